@@ -1,0 +1,3 @@
+//! Samples to verdicts.
+
+pub mod report;

@@ -1,0 +1,178 @@
+//! What readers ask the analytics thread, and what it tells them.
+//!
+//! A question travels to the analytics thread, which first judges every block sent before it: so a
+//! read sees each sample whose 202 had left. The report is a copy; the reader works on it in its own
+//! time (percentiles, JSON), and the writer never waits.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::handover::Sleeper;
+use crate::sample::{DeviceId, Verdict};
+
+/// A question, with where to send the report. A dropped sender means that the server is stopping.
+#[derive(Debug)]
+pub enum Question {
+    /// The windows of one device, or of the fleet.
+    Windows(Option<DeviceId>, Sender<WindowsReport>),
+    /// Devices in order.
+    Devices(DevicesQuery, Sender<Vec<DeviceReport>>),
+    /// The latest anomalies, newest first.
+    Anomalies(RecentQuery, Sender<Vec<AnomalyReport>>),
+    /// The latest samples, newest first.
+    Latest(RecentQuery, Sender<Vec<SampleReport>>),
+    /// What was counted since the start.
+    Totals(Sender<TotalsReport>),
+}
+
+/// Asks the analytics thread, from any thread but a worker: it waits for the report.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    questions: Sender<Question>,
+    sleeper: Arc<Sleeper>,
+}
+
+impl Asker {
+    /// Questions go into `questions`, whose reader sleeps in `sleeper`.
+    pub fn new(questions: Sender<Question>, sleeper: Arc<Sleeper>) -> Self {
+        Self { questions, sleeper }
+    }
+
+    /// Waits for the report. None once the analytics thread has stopped.
+    pub fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
+        let (reply, report) = bounded(1);
+        self.questions.send(question(reply)).ok()?;
+        self.sleeper.wake();
+        report.recv().ok()
+    }
+}
+
+/// What the analytics thread has counted since the start.
+#[derive(Clone, Debug, Default)]
+pub struct TotalsReport {
+    /// Samples judged.
+    pub samples: u64,
+    /// Anomalies by metric, of device windows and, for samples without a device, the fleet's.
+    pub anomalies: Vec<(Arc<str>, u64)>,
+    /// Devices with windows.
+    pub devices: usize,
+    /// Streams (device × metric) with windows.
+    pub streams: usize,
+}
+
+/// What `/devices` asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct DevicesQuery {
+    /// At most so many.
+    pub limit: usize,
+    /// Largest first.
+    pub sort: DevicesSort,
+}
+
+/// The order of `/devices`; ties in the order of device ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DevicesSort {
+    /// Largest score of any metric's last verdict.
+    Score,
+    /// Most recently heard from.
+    LastSeen,
+    /// Most anomalies so far.
+    Anomalies,
+}
+
+/// What `/anomalies` and `/latest` ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct RecentQuery {
+    /// Only this device.
+    pub device: Option<DeviceId>,
+    /// At most so many.
+    pub limit: usize,
+    /// Only what arrived at or after it, microseconds since 1970.
+    pub since_us: i64,
+}
+
+/// The windows of one device, or of the fleet.
+#[derive(Clone, Debug, Default)]
+pub struct WindowsReport {
+    /// One for each metric that was ever sent, in the order of metric ids.
+    pub metrics: Vec<MetricReport>,
+    /// The timestamp of the last sample.
+    pub last_timestamp_us: Option<i64>,
+}
+
+/// One stream.
+#[derive(Clone, Debug)]
+pub struct MetricReport {
+    /// The metric's name.
+    pub metric: Arc<str>,
+    /// The window, oldest first; never empty.
+    pub values: Vec<f64>,
+    /// Mean of the window.
+    pub mean: f64,
+    /// Population standard deviation of the window.
+    pub std_dev: f64,
+    /// Of the last value.
+    pub verdict: Verdict,
+    /// Values since the start.
+    pub total_count: u64,
+    /// Anomalies since the start.
+    pub anomaly_count: u64,
+}
+
+/// One device in `/devices`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceReport {
+    /// Its name.
+    pub device: Arc<str>,
+    /// Largest score of any metric's last verdict.
+    pub score: f64,
+    /// True when the last verdict of any metric was an anomaly.
+    pub is_anomaly: bool,
+    /// The metric with that score.
+    pub metric: Arc<str>,
+    /// That metric's last value.
+    pub last: f64,
+    /// When it was last heard from, microseconds since 1970, by our clock.
+    pub last_seen_us: i64,
+    /// Samples since the start.
+    pub total_count: u64,
+    /// Anomalies since the start.
+    pub anomaly_count: u64,
+}
+
+/// One anomaly in `/anomalies`: judged by the window of its device, or by the fleet's without one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnomalyReport {
+    /// Counts up from 1 for each anomaly of this process.
+    pub serial: u64,
+    /// The device, None for the fleet.
+    pub device: Option<Arc<str>>,
+    /// The metric.
+    pub metric: Arc<str>,
+    /// The value.
+    pub value: f64,
+    /// Mean of the window before it.
+    pub mean: f64,
+    /// Population standard deviation of the window before it.
+    pub std_dev: f64,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// As the client said.
+    pub timestamp_us: i64,
+    /// When it arrived.
+    pub arrived_us: i64,
+}
+
+/// One sample in `/latest`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleReport {
+    /// The device, None for none.
+    pub device: Option<Arc<str>>,
+    /// As the client said.
+    pub timestamp_us: i64,
+    /// When it arrived.
+    pub arrived_us: i64,
+    /// Names and values.
+    pub readings: Vec<(Arc<str>, f64)>,
+}

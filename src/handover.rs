@@ -1,0 +1,344 @@
+//! The hand-over of samples from the workers to the analytics thread.
+//!
+//! Each worker owns a [`Lane`]: a bounded crossbeam channel of blocks, and a second one on which
+//! emptied blocks come back. A worker fills a block and sends it when it is full or its round ends,
+//! so a sample crosses threads in company. Nothing is allocated once the blocks in flight have been.
+//!
+//! A lane holds [`QUEUE_SAMPLES_MAX`] samples at most; [`Lane::has_room`] is asked before a request is
+//! kept, and [`Lane::push`] never fails after it.
+//!
+//! Sleeping: the analytics thread dozes under load (a timed park that no sender ends, so that a
+//! request costs no system call) and parks when idle (which the next sender ends). See [`Sleeper`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::thread::Thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+
+use crate::clock::Now;
+use crate::sample::Batch;
+use crate::tally::Tally;
+
+/// A worker's samples on their way to analytics; past it requests are answered 503.
+pub const QUEUE_SAMPLES_MAX: usize = 65_536;
+/// Samples in one block: enough that its hand-over costs 2–3 ns a sample, few enough for the cache.
+pub const BLOCK_SAMPLES: usize = 128;
+/// Blocks on their way: rounds of one sample each can stay unread for 40 ms before one is refused.
+pub const BLOCKS_MAX: usize = 8_192;
+const _: () = assert!(BLOCKS_MAX * BLOCK_SAMPLES >= 2 * QUEUE_SAMPLES_MAX);
+
+/// Samples that travel together.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// The samples.
+    pub batch: Batch,
+    /// When the worker sent it.
+    pub sent: Now,
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct Lane {
+    full: Sender<Box<Block>>,
+    emptied: Receiver<Box<Block>>,
+    sleeper: Arc<Sleeper>,
+    /// Last in, first out: the block most recently used is the one still in the cache.
+    spare: Vec<Box<Block>>,
+    filling: Box<Block>,
+    samples_in_flight: usize,
+    blocks_in_flight: usize,
+    tallies: Arc<LaneTallies>,
+}
+
+/// What is counted of a lane; written by its worker.
+#[derive(Debug, Default)]
+pub struct LaneTallies {
+    /// Samples handed over since the start.
+    pub samples_total: Tally,
+    /// Blocks handed over since the start.
+    pub blocks_total: Tally,
+    /// Samples sent and not yet seen to be judged.
+    pub samples_in_flight: Tally,
+}
+
+/// The analytics thread's end of one lane.
+#[derive(Debug)]
+pub struct LaneEnd {
+    full: Receiver<Box<Block>>,
+    emptied: Sender<Box<Block>>,
+}
+
+/// A lane whose reader sleeps in `sleeper`.
+pub fn lane(sleeper: Arc<Sleeper>, tallies: Arc<LaneTallies>) -> (Lane, LaneEnd) {
+    let (full, full_end) = bounded(BLOCKS_MAX);
+    let (emptied_end, emptied) = bounded(BLOCKS_MAX);
+    let lane = Lane {
+        full,
+        emptied,
+        sleeper,
+        spare: Vec::new(),
+        filling: Box::default(),
+        samples_in_flight: 0,
+        blocks_in_flight: 0,
+        tallies,
+    };
+    (lane, LaneEnd { full: full_end, emptied: emptied_end })
+}
+
+impl Lane {
+    /// True when `samples` more can be kept. Asked before any of them is.
+    #[inline]
+    pub fn has_room(&mut self, samples: usize) -> bool {
+        if self.fits(samples) {
+            return true;
+        }
+        self.reclaim();
+        self.fits(samples)
+    }
+
+    fn fits(&self, samples: usize) -> bool {
+        // Two blocks may be partly filled: the first that takes samples and the last.
+        let blocks = samples / BLOCK_SAMPLES + 2;
+        self.samples_in_flight + self.filling.batch.len() + samples <= QUEUE_SAMPLES_MAX
+            && self.blocks_in_flight + blocks <= BLOCKS_MAX
+    }
+
+    /// Keeps the samples, in order; full blocks leave at once, the last at [`Lane::send`].
+    #[inline]
+    pub fn push(&mut self, batch: &Batch, now: Now) {
+        let mut samples = batch.iter();
+        while samples.len() > 0 {
+            self.filling.batch.take_from(&mut samples, BLOCK_SAMPLES);
+            if self.filling.batch.len() == BLOCK_SAMPLES {
+                self.send(now);
+            }
+        }
+    }
+
+    /// Sends what has been kept: called before the answers that promise it.
+    #[inline]
+    pub fn send(&mut self, now: Now) {
+        if self.filling.batch.is_empty() {
+            return;
+        }
+        self.reclaim();
+        let samples = self.filling.batch.len();
+        let empty = self.spare.pop().unwrap_or_default();
+        let mut block = std::mem::replace(&mut self.filling, empty);
+        block.sent = now;
+        self.samples_in_flight += samples;
+        self.blocks_in_flight += 1;
+        self.tallies.samples_total.add(samples as u64);
+        self.tallies.blocks_total.add(1);
+        self.tallies.samples_in_flight.set(self.samples_in_flight as u64);
+        // has_room() keeps blocks in flight below the channel's capacity, and the reader outlives us.
+        self.full.try_send(block).expect("the analytics thread outlives its lanes, which have room");
+        self.sleeper.wake_if_parked();
+    }
+
+    /// Takes back the blocks that have been read.
+    fn reclaim(&mut self) {
+        while let Ok(mut block) = self.emptied.try_recv() {
+            self.samples_in_flight -= block.batch.len();
+            self.blocks_in_flight -= 1;
+            block.batch.clear();
+            self.spare.push(block);
+        }
+    }
+}
+
+impl LaneEnd {
+    /// The next block, if one is there. `Err` once the worker has gone and all is read.
+    #[inline]
+    pub fn receive(&self) -> Result<Option<Box<Block>>, LaneClosed> {
+        match self.full.try_recv() {
+            Ok(block) => Ok(Some(block)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(LaneClosed),
+        }
+    }
+
+    /// Gives a block back to its worker once it has been read.
+    #[inline]
+    pub fn give_back(&self, block: Box<Block>) {
+        // Err: the worker has gone, and its blocks with it.
+        let _ = self.emptied.try_send(block);
+    }
+
+    /// Blocks waiting.
+    pub fn len(&self) -> usize {
+        self.full.len()
+    }
+
+    /// True when no block waits.
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+}
+
+/// The worker of a lane has gone and everything it sent was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LaneClosed;
+
+const AWAKE: u8 = 0;
+const DOZING: u8 = 1;
+const PARKED: u8 = 2;
+
+/// How the analytics thread sleeps, and who may wake it.
+///
+/// A doze ends by itself; senders of samples leave it alone, a reader's question ends it. A park is
+/// ended by anyone.
+#[derive(Debug)]
+pub struct Sleeper {
+    state: AtomicU8,
+    thread: std::sync::OnceLock<Thread>,
+}
+
+impl Default for Sleeper {
+    fn default() -> Self {
+        Self { state: AtomicU8::new(AWAKE), thread: std::sync::OnceLock::new() }
+    }
+}
+
+impl Sleeper {
+    /// Names the thread that will sleep; called by that thread, before it first does.
+    pub fn adopt(&self) {
+        self.thread.set(std::thread::current()).expect("one thread sleeps here");
+    }
+
+    /// Sleeps until `limit` has passed or [`Sleeper::wake`] is called. Returns at once when
+    /// `has_work` says so.
+    pub fn doze(&self, limit: Duration, has_work: impl FnOnce() -> bool) {
+        self.sleep(DOZING, has_work, || std::thread::park_timeout(limit));
+    }
+
+    /// Sleeps until anyone wakes it. Returns at once when `has_work` says so.
+    pub fn park(&self, has_work: impl FnOnce() -> bool) {
+        self.sleep(PARKED, has_work, std::thread::park);
+    }
+
+    fn sleep(&self, state: u8, has_work: impl FnOnce() -> bool, block: impl FnOnce()) {
+        self.state.store(state, Ordering::Relaxed);
+        // Pairs with the fence in wake_from: either the sender sees our state, or we see its work.
+        fence(Ordering::SeqCst);
+        if !has_work() {
+            block();
+        }
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+
+    /// Ends a park, not a doze. Called after the work was queued.
+    #[inline]
+    pub fn wake_if_parked(&self) {
+        self.wake_from(PARKED);
+    }
+
+    /// Ends a park or a doze. Called after the work was queued.
+    #[inline]
+    pub fn wake(&self) {
+        self.wake_from(DOZING);
+    }
+
+    #[inline]
+    fn wake_from(&self, least: u8) {
+        // Pairs with the fence in sleep.
+        fence(Ordering::SeqCst);
+        // Relaxed suffices behind the fence; the swap lets one of several senders pay for the call.
+        if self.state.load(Ordering::Relaxed) >= least
+            && self.state.swap(AWAKE, Ordering::Relaxed) >= least
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{MetricId, Reading};
+
+    fn batch(values: std::ops::Range<usize>) -> Batch {
+        let mut batch = Batch::default();
+        for value in values {
+            batch.push(0, None, &[Reading { metric: MetricId::RPS, value: value as f64 }]);
+        }
+        batch
+    }
+
+    fn values(block: &Block) -> Vec<usize> {
+        block.batch.iter().map(|(_, readings)| readings[0].value as usize).collect()
+    }
+
+    #[test]
+    fn samples_arrive_in_order_and_full_blocks_leave_at_once() {
+        let (mut lane, end) = lane(Arc::default(), Arc::default());
+        lane.push(&batch(0..BLOCK_SAMPLES + 5), Now::default());
+        assert_eq!(end.len(), 1);
+        lane.push(&batch(BLOCK_SAMPLES + 5..BLOCK_SAMPLES + 7), Now::default());
+        lane.send(Now::default());
+        let mut seen = Vec::new();
+        while let Ok(Some(block)) = end.receive() {
+            seen.extend(values(&block));
+            end.give_back(block);
+        }
+        assert_eq!(seen, (0..BLOCK_SAMPLES + 7).collect::<Vec<_>>());
+        drop(lane);
+        assert_eq!(end.receive().err(), Some(LaneClosed));
+    }
+
+    #[test]
+    fn a_full_lane_refuses_until_blocks_come_back() {
+        let (mut lane, end) = lane(Arc::default(), Arc::default());
+        assert!(lane.has_room(QUEUE_SAMPLES_MAX));
+        lane.push(&batch(0..QUEUE_SAMPLES_MAX), Now::default());
+        assert!(!lane.has_room(1));
+        let block = end.receive().expect("open").expect("full");
+        end.give_back(block);
+        assert!(lane.has_room(BLOCK_SAMPLES));
+        assert!(!lane.has_room(BLOCK_SAMPLES + 1));
+    }
+
+    #[test]
+    fn rounds_of_one_sample_are_bounded_too() {
+        let (mut lane, _end) = lane(Arc::default(), Arc::default());
+        let mut sent = 0;
+        while lane.has_room(1) {
+            lane.push(&batch(0..1), Now::default());
+            lane.send(Now::default());
+            sent += 1;
+        }
+        assert!((BLOCKS_MAX - 2..=BLOCKS_MAX).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_parked_reader_is_woken_by_every_sample() {
+        let sleeper = Arc::new(Sleeper::default());
+        let (mut lane, end) = lane(sleeper.clone(), Arc::default());
+        let reader = std::thread::spawn(move || {
+            sleeper.adopt();
+            let mut seen = 0;
+            loop {
+                match end.receive() {
+                    Ok(Some(block)) => {
+                        seen += block.batch.len();
+                        end.give_back(block);
+                    }
+                    Ok(None) if seen == 10_000 => return,
+                    Ok(None) => sleeper.park(|| !end.is_empty()),
+                    Err(LaneClosed) => return,
+                }
+            }
+        });
+        for _ in 0..10_000 {
+            while !lane.has_room(1) {
+                std::thread::yield_now();
+            }
+            lane.push(&batch(0..1), Now::default());
+            lane.send(Now::default());
+        }
+        reader.join().expect("every sample was seen");
+    }
+}

@@ -1,0 +1,2 @@
+//! The `sigmad` binary.
+fn main() {}

@@ -1,0 +1,144 @@
+//! The words everyone shares: sample, reading, batch, verdict, and the ids that stand for names.
+//!
+//! Data only. A [`Batch`] has passed the decoder's checks: every value is finite, at most
+//! [`VALUE_MAX`] in magnitude, and every id was given out by the [`registry`](crate::registry).
+
+/// Larger magnitudes are refused: their squares would leave no digits for the rest of a window.
+pub const VALUE_MAX: f64 = 1e15;
+/// Readings in one sample; a wider one is answered 400.
+pub const READINGS_MAX: usize = 32;
+/// Bytes in the name of a device or a metric.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// A device, by its slot in the registry.
+///
+/// Slots are used again once their device has been silent for long; the generation tells the
+/// occupants apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceId {
+    /// The slot.
+    pub index: u32,
+    /// How often the slot had been given out before.
+    pub generation: u32,
+}
+
+/// A metric, by the order in which its name was first seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MetricId(pub u16);
+
+impl MetricId {
+    /// `cpu` is always the first metric.
+    pub const CPU: Self = Self(0);
+    /// `rps` is always the second metric.
+    pub const RPS: Self = Self(1);
+}
+
+/// One named number of a sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// Which metric.
+    pub metric: MetricId,
+    /// Finite, at most [`VALUE_MAX`] in magnitude.
+    pub value: f64,
+}
+
+/// One sample; its readings stand in the batch that holds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Microseconds since 1970, as the client said or the time of arrival.
+    pub timestamp_us: i64,
+    /// None for a sample that counts for the fleet alone.
+    pub device: Option<DeviceId>,
+    /// How many readings it has, 1 to [`READINGS_MAX`].
+    pub readings: u32,
+}
+
+/// Samples in the order in which they were sent, with their readings.
+///
+/// Keeps its memory when cleared.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    samples: Vec<Sample>,
+    readings: Vec<Reading>,
+}
+
+impl Batch {
+    /// How many samples.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// True without samples.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Forgets the samples, keeps the memory.
+    pub fn clear(&mut self) {
+        self.samples.clear();
+        self.readings.clear();
+    }
+
+    /// Adds one sample.
+    pub fn push(&mut self, timestamp_us: i64, device: Option<DeviceId>, readings: &[Reading]) {
+        debug_assert!((1..=READINGS_MAX).contains(&readings.len()));
+        debug_assert!(readings.iter().all(|r| r.value.abs() <= VALUE_MAX));
+        self.samples.push(Sample { timestamp_us, device, readings: readings.len() as u32 });
+        self.readings.extend_from_slice(readings);
+    }
+
+    /// The samples with their readings, in order.
+    pub fn iter(&self) -> BatchIter<'_> {
+        BatchIter { samples: &self.samples, readings: &self.readings }
+    }
+
+    /// Moves the samples of `from` that fit until `self` holds `capacity`; `from` advances past them.
+    pub fn take_from(&mut self, from: &mut BatchIter<'_>, capacity: usize) {
+        let count = from.samples.len().min(capacity.saturating_sub(self.samples.len()));
+        let (taken, rest) = from.samples.split_at(count);
+        let width = taken.iter().map(|sample| sample.readings as usize).sum();
+        let (readings, readings_rest) = from.readings.split_at(width);
+        self.samples.extend_from_slice(taken);
+        self.readings.extend_from_slice(readings);
+        *from = BatchIter { samples: rest, readings: readings_rest };
+    }
+}
+
+/// Goes through a [`Batch`] in order.
+#[derive(Clone, Debug)]
+pub struct BatchIter<'a> {
+    samples: &'a [Sample],
+    readings: &'a [Reading],
+}
+
+impl<'a> Iterator for BatchIter<'a> {
+    type Item = (Sample, &'a [Reading]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&sample, samples) = self.samples.split_first()?;
+        let (readings, rest) = self.readings.split_at(sample.readings as usize);
+        *self = Self { samples, readings: rest };
+        Some((sample, readings))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.samples.len(), Some(self.samples.len()))
+    }
+}
+
+impl ExactSizeIterator for BatchIter<'_> {}
+
+/// What a detector says of one value, given the window before it.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Verdict {
+    /// How strange, 0 and up: the detector's own scale (`zscore`: |z|).
+    pub score: f64,
+    /// Standard score against the window before the value, within ±[`Z_MAX`].
+    pub z_score: f64,
+    /// Past the threshold, with enough values to say so.
+    pub is_anomaly: bool,
+}
+
+/// The z-score of a value that differs from a window without spread: finite, as JSON needs.
+pub const Z_MAX: f64 = 1e6;
