@@ -134,7 +134,9 @@ impl Lane {
         self.tallies.blocks_total.add(1);
         self.tallies.samples_in_flight.set(self.samples_in_flight as u64);
         // has_room() keeps blocks in flight below the channel's capacity, and the reader outlives us.
-        self.full.try_send(block).expect("the analytics thread outlives its lanes, which have room");
+        self.full
+            .try_send(block)
+            .expect("the analytics thread outlives its lanes, which have room");
         self.sleeper.wake_if_parked();
     }
 

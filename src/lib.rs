@@ -1,4 +1,46 @@
-//! The map of sigmad.
+//! sigmad, the sigma daemon: samples in over HTTP, verdicts out within a millisecond.
+//!
+//! # Threads
+//!
+//! ```text
+//!  clients          clients                            one core each, pinned where there is room
+//!     │                │
+//! ┌───▼────┐      ┌────▼───┐   blocks of samples   ┌───────────┐
+//! │worker-0│  …   │worker-N├──────────────────────►│ analytics │  judges, keeps every window
+//! └─┬────▲─┘      └─┬────▲─┘   (a lane each)       └─────▲─────┘
+//!   │    │          │    │                               │ questions, reports
+//!   │    └──────────│────┴───── answers by ticket ──┐    │
+//!   └───────────────┴───────── reads ────────────►┌─┴────▼───┐
+//!                                                 │ reader-0… │  JSON, the scrape, compression
+//!                                                 └───────────┘
+//! ```
+//!
+//! `main` starts them in [`server`], waits for a signal, and stops them in the order of the arrows.
+//!
+//! # The life of a sample
+//!
+//! 1. A [`http::worker`] reads a socket; [`http::head`] finds the request, [`http::protocol`] calls
+//!    the service.
+//! 2. [`api`] routes it; [`decode`] turns the body into a [`sample::Batch`], with names already
+//!    turned into ids by the [`registry`].
+//! 3. If the worker's [`handover::Lane`] has room the batch is kept, else nothing of the request is.
+//! 4. At the end of the round the lane sends its block, and only then do the answers leave: a 202
+//!    means that the sample is on its way in memory, in order.
+//! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet,
+//!    then lets it enter them.
+//! 6. Reads come as questions to the same thread, which first judges all blocks sent before: a read
+//!    sees every sample whose 202 had left.
+//!
+//! # Invariants
+//!
+//! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another. They share the words
+//!   of [`sample`] and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
+//! - A worker blocks in one place, its poller, and never on another thread. What could take long
+//!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Ticket`].
+//! - [`analytics`] does no I/O; only [`clock`] reads the clock.
+//! - No allocation per sample between socket and verdict once its stream exists.
+//! - A request writes no memory that another worker writes. [`tally`] counters have one writer.
+//! - Nothing is refused or dropped without a counter beside the code that does it.
 
 pub mod analytics;
 pub mod api;

@@ -45,7 +45,10 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: Box::new(std::array::from_fn(|_| Tally::default())), sum_ns: Tally::default() }
+        Self {
+            buckets: Box::new(std::array::from_fn(|_| Tally::default())),
+            sum_ns: Tally::default(),
+        }
     }
 }
 
@@ -111,7 +114,8 @@ fn bucket_of(ns: u64) -> usize {
         return ns as usize;
     }
     let shift = exponent - SUB_BITS;
-    let index = ((shift + 1) << SUB_BITS) as usize + ((ns >> shift) as usize & ((1 << SUB_BITS) - 1));
+    let index =
+        ((shift + 1) << SUB_BITS) as usize + ((ns >> shift) as usize & ((1 << SUB_BITS) - 1));
     index.min(BUCKETS - 1)
 }
 

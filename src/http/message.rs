@@ -30,7 +30,10 @@ pub struct Headers<'a>(pub &'a [httparse::Header<'a>]);
 impl<'a> Headers<'a> {
     /// The first field of that name (any case).
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.0.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+        self.0
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value)
     }
 }
 
@@ -61,7 +64,13 @@ pub type HeaderField = (&'static str, Cow<'static, str>);
 /// Where a service puts its answer: exactly one call for each request.
 pub trait Answer {
     /// Answers now. The engine adds `Date`, `Content-Length` and `Connection`.
-    fn send(&mut self, status: u16, content_type: &'static str, fields: &[HeaderField], body: &[u8]);
+    fn send(
+        &mut self,
+        status: u16,
+        content_type: &'static str,
+        fields: &[HeaderField],
+        body: &[u8],
+    );
     /// Promises an answer by ticket, from any thread.
     fn later(&mut self) -> Ticket;
 }
@@ -153,7 +162,8 @@ impl Drop for Ticket {
                 status: 500,
                 content_type: "application/json",
                 fields: Vec::new(),
-                body: br#"{"error":{"code":"internal","message":"the request was given up"}}"#.to_vec(),
+                body: br#"{"error":{"code":"internal","message":"the request was given up"}}"#
+                    .to_vec(),
             };
             engine.deliver(self.serial, Delivery::Whole(response));
         }

@@ -1,0 +1,225 @@
+//! Answers to bytes: heads, chunks, the Date line.
+
+use super::message::HeaderField;
+
+/// What an answer must respect of the request it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// HTTP/1.0: keep-alive is said, chunks are not.
+    pub is_http10: bool,
+    /// HEAD: the body is left out.
+    pub is_head: bool,
+    /// The connection closes behind the answer.
+    pub closes: bool,
+}
+
+/// How the length of an answer's body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// Content-Length.
+    Known(usize),
+    /// Chunked, or to the end of the connection for HTTP/1.0.
+    Streamed,
+}
+
+/// The `Date` line, composed once a second.
+#[derive(Debug)]
+pub struct DateLine {
+    wall_s: i64,
+    line: [u8; 37],
+}
+
+impl Default for DateLine {
+    fn default() -> Self {
+        let mut line = Self { wall_s: -1, line: *b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n" };
+        line.update(0);
+        line
+    }
+}
+
+impl DateLine {
+    /// Brings the line to that second since 1970.
+    pub fn update(&mut self, wall_s: i64) {
+        if wall_s == self.wall_s {
+            return;
+        }
+        self.wall_s = wall_s;
+        let Ok(date) = time::OffsetDateTime::from_unix_timestamp(wall_s) else { return };
+        const DAYS: [&[u8; 3]; 7] = [b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun"];
+        const MONTHS: [&[u8; 3]; 12] = [
+            b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov",
+            b"Dec",
+        ];
+        let line = &mut self.line;
+        line[6..9].copy_from_slice(DAYS[usize::from(date.weekday().number_days_from_monday())]);
+        two_digits(&mut line[11..13], date.day());
+        line[14..17].copy_from_slice(MONTHS[usize::from(u8::from(date.month())) - 1]);
+        two_digits(&mut line[18..20], (date.year() / 100) as u8);
+        two_digits(&mut line[20..22], (date.year() % 100) as u8);
+        two_digits(&mut line[23..25], date.hour());
+        two_digits(&mut line[26..28], date.minute());
+        two_digits(&mut line[29..31], date.second());
+    }
+
+    /// `date: …\r\n`
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.line
+    }
+}
+
+fn two_digits(into: &mut [u8], number: u8) {
+    into[0] = b'0' + number / 10;
+    into[1] = b'0' + number % 10;
+}
+
+/// Writes an answer of known body.
+#[inline]
+pub fn answer(
+    out: &mut Vec<u8>,
+    terms: Terms,
+    date: &DateLine,
+    status: u16,
+    content_type: &str,
+    fields: &[HeaderField],
+    body: &[u8],
+) {
+    head(out, terms, date, status, content_type, fields, Length::Known(body.len()));
+    if !terms.is_head {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Writes the head of an answer.
+#[inline]
+pub fn head(
+    out: &mut Vec<u8>,
+    terms: Terms,
+    date: &DateLine,
+    status: u16,
+    content_type: &str,
+    fields: &[HeaderField],
+    length: Length,
+) {
+    out.extend_from_slice(status_line(status));
+    out.extend_from_slice(date.as_bytes());
+    out.extend_from_slice(b"content-type: ");
+    out.extend_from_slice(content_type.as_bytes());
+    for (name, value) in fields {
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+    }
+    match length {
+        Length::Known(bytes) => {
+            out.extend_from_slice(b"\r\ncontent-length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
+        }
+        Length::Streamed if terms.is_http10 => {}
+        Length::Streamed => out.extend_from_slice(b"\r\ntransfer-encoding: chunked"),
+    }
+    if terms.closes {
+        out.extend_from_slice(b"\r\nconnection: close");
+    } else if terms.is_http10 {
+        out.extend_from_slice(b"\r\nconnection: keep-alive");
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Writes one part of a streamed answer.
+pub fn part(out: &mut Vec<u8>, terms: Terms, part: &[u8]) {
+    if terms.is_head || part.is_empty() {
+        return;
+    }
+    if terms.is_http10 {
+        out.extend_from_slice(part);
+        return;
+    }
+    out.extend_from_slice(format!("{:x}\r\n", part.len()).as_bytes());
+    out.extend_from_slice(part);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the end of a streamed answer.
+pub fn end(out: &mut Vec<u8>, terms: Terms) {
+    if !terms.is_head && !terms.is_http10 {
+        out.extend_from_slice(b"0\r\n\r\n");
+    }
+}
+
+/// The status line (RFC 9110 section 15); a code that sigmad does not send reads as 500.
+fn status_line(status: u16) -> &'static [u8] {
+    match status {
+        200 => b"HTTP/1.1 200 OK\r\n",
+        202 => b"HTTP/1.1 202 Accepted\r\n",
+        400 => b"HTTP/1.1 400 Bad Request\r\n",
+        401 => b"HTTP/1.1 401 Unauthorized\r\n",
+        403 => b"HTTP/1.1 403 Forbidden\r\n",
+        404 => b"HTTP/1.1 404 Not Found\r\n",
+        405 => b"HTTP/1.1 405 Method Not Allowed\r\n",
+        406 => b"HTTP/1.1 406 Not Acceptable\r\n",
+        408 => b"HTTP/1.1 408 Request Timeout\r\n",
+        409 => b"HTTP/1.1 409 Conflict\r\n",
+        413 => b"HTTP/1.1 413 Content Too Large\r\n",
+        415 => b"HTTP/1.1 415 Unsupported Media Type\r\n",
+        417 => b"HTTP/1.1 417 Expectation Failed\r\n",
+        429 => b"HTTP/1.1 429 Too Many Requests\r\n",
+        431 => b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
+        501 => b"HTTP/1.1 501 Not Implemented\r\n",
+        503 => b"HTTP/1.1 503 Service Unavailable\r\n",
+        505 => b"HTTP/1.1 505 HTTP Version Not Supported\r\n",
+        _ => b"HTTP/1.1 500 Internal Server Error\r\n",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Terms = Terms { is_http10: false, is_head: false, closes: false };
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn the_date_is_an_imf_fixdate() {
+        let mut date = DateLine::default();
+        date.update(784_111_777); // the example of RFC 9110 section 5.6.7
+        assert_eq!(date.as_bytes(), b"date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    }
+
+    #[test]
+    fn answers_follow_their_terms() {
+        let date = DateLine::default();
+        let one =
+            |terms| text(|out| answer(out, terms, &date, 202, "a/b", &[("x", "y".into())], b"{}"));
+        assert_eq!(
+            one(PLAIN),
+            "HTTP/1.1 202 Accepted\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+             content-type: a/b\r\nx: y\r\ncontent-length: 2\r\n\r\n{}"
+        );
+        assert!(one(Terms { is_head: true, ..PLAIN }).ends_with("content-length: 2\r\n\r\n"));
+        assert!(one(Terms { closes: true, ..PLAIN }).contains("\r\nconnection: close\r\n"));
+        assert!(one(Terms { is_http10: true, ..PLAIN }).contains("\r\nconnection: keep-alive\r\n"));
+    }
+
+    #[test]
+    fn streams_are_chunked_but_for_http10() {
+        let date = DateLine::default();
+        let stream = |terms| {
+            text(|out| {
+                head(out, terms, &date, 200, "a/b", &[], Length::Streamed);
+                out.clear();
+                part(out, terms, b"0123456789abcdef");
+                part(out, terms, b"");
+                end(out, terms);
+            })
+        };
+        assert_eq!(stream(PLAIN), "10\r\n0123456789abcdef\r\n0\r\n\r\n");
+        assert_eq!(stream(Terms { is_http10: true, ..PLAIN }), "0123456789abcdef");
+        assert_eq!(stream(Terms { is_head: true, ..PLAIN }), "");
+    }
+}

@@ -1,0 +1,532 @@
+//! The head of a request: where it ends, whether it is sound, and how its body is framed.
+//!
+//! Pure and allocation-free. `httparse` reads the syntax; here stand the rules of RFC 9112 on which
+//! two readers of the same bytes must never disagree (line ends, lengths, codings, Host). Whatever
+//! is doubtful is refused, and the connection with it.
+
+use std::mem::MaybeUninit;
+
+use super::message::{Headers, Method};
+
+/// More header fields are answered 431.
+pub const HEADERS_MAX: usize = 100;
+
+/// Room for the header fields of one head.
+pub type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; HEADERS_MAX];
+
+/// Why a request was refused before any service saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not a request line as in RFC 9112 section 3.
+    RequestLine,
+    /// A header field that breaks RFC 9112 section 5.
+    HeaderField,
+    /// A line that ends in a bare CR or LF (RFC 9112 section 2.2).
+    LineEnd,
+    /// Neither HTTP/1.0 nor HTTP/1.1.
+    Version,
+    /// Not one valid Host (RFC 9112 section 3.2).
+    Host,
+    /// Content-Length is not one decimal number (RFC 9112 section 6.3).
+    ContentLength,
+    /// Both Content-Length and Transfer-Encoding, or a Transfer-Encoding in HTTP/1.0 (section 6.1).
+    TwoFramings,
+    /// `chunked` is not the last transfer coding, or stands twice (section 6.1).
+    TransferEncoding,
+    /// A transfer coding other than chunked.
+    TransferCoding,
+    /// The chunked framing is broken (section 7.1).
+    Chunk,
+    /// The client stopped sending before the body was complete.
+    Truncated,
+    /// The head is larger than `--max-head`.
+    HeadTooLarge,
+    /// More than [`HEADERS_MAX`] header fields.
+    TooManyHeaders,
+    /// The body is larger than `--max-body`, as sent or when unpacked.
+    BodyTooLarge,
+    /// A Content-Encoding other than gzip, zstd and identity.
+    ContentCoding,
+    /// The body does not unpack.
+    CodedBody,
+    /// An Expect other than 100-continue.
+    Expectation,
+    /// The head or a part of the body did not arrive in time.
+    Timeout,
+    /// No connection to spare.
+    TooManyConnections,
+}
+
+impl Refusal {
+    /// Every refusal, in the order of the declaration.
+    pub const ALL: [Self; 19] = [
+        Self::RequestLine,
+        Self::HeaderField,
+        Self::LineEnd,
+        Self::Version,
+        Self::Host,
+        Self::ContentLength,
+        Self::TwoFramings,
+        Self::TransferEncoding,
+        Self::TransferCoding,
+        Self::Chunk,
+        Self::Truncated,
+        Self::HeadTooLarge,
+        Self::TooManyHeaders,
+        Self::BodyTooLarge,
+        Self::ContentCoding,
+        Self::CodedBody,
+        Self::Expectation,
+        Self::Timeout,
+        Self::TooManyConnections,
+    ];
+
+    /// The status code of the answer.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::RequestLine
+            | Self::HeaderField
+            | Self::LineEnd
+            | Self::Host
+            | Self::ContentLength
+            | Self::TwoFramings
+            | Self::TransferEncoding
+            | Self::Chunk
+            | Self::Truncated
+            | Self::CodedBody => 400,
+            Self::Timeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::ContentCoding => 415,
+            Self::Expectation => 417,
+            Self::HeadTooLarge | Self::TooManyHeaders => 431,
+            Self::TransferCoding => 501,
+            Self::TooManyConnections => 503,
+            Self::Version => 505,
+        }
+    }
+
+    /// A word for machines: the `code` of the answer and the `reason` of the counter.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::RequestLine => "bad_request_line",
+            Self::HeaderField => "bad_header",
+            Self::LineEnd => "bare_line_end",
+            Self::Version => "unsupported_version",
+            Self::Host => "bad_host",
+            Self::ContentLength => "bad_content_length",
+            Self::TwoFramings => "two_framings",
+            Self::TransferEncoding => "bad_transfer_encoding",
+            Self::TransferCoding => "unknown_transfer_coding",
+            Self::Chunk => "bad_chunk",
+            Self::Truncated => "truncated_body",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TooManyHeaders => "too_many_headers",
+            Self::BodyTooLarge => "body_too_large",
+            Self::ContentCoding => "unknown_content_coding",
+            Self::CodedBody => "corrupt_body",
+            Self::Expectation => "unknown_expectation",
+            Self::Timeout => "timeout",
+            Self::TooManyConnections => "too_many_connections",
+        }
+    }
+
+    /// A sentence for people.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::RequestLine => "the request line is not METHOD SP target SP HTTP/1.x",
+            Self::HeaderField => "a header field is not `name: value`",
+            Self::LineEnd => "a line of the head ends in a bare CR or LF",
+            Self::Version => "the HTTP version is neither 1.0 nor 1.1",
+            Self::Host => "HTTP/1.1 needs exactly one valid Host header",
+            Self::ContentLength => "Content-Length must be one decimal number",
+            Self::TwoFramings => {
+                "Transfer-Encoding goes neither with Content-Length nor with HTTP/1.0"
+            }
+            Self::TransferEncoding => "`chunked` must be the last transfer coding and stand once",
+            Self::TransferCoding => "the only transfer coding understood is chunked",
+            Self::Chunk => "the chunked body is broken",
+            Self::Truncated => "the connection ended before the body was complete",
+            Self::HeadTooLarge => "the request head is larger than --max-head",
+            Self::TooManyHeaders => "the request has more than 100 header fields",
+            Self::BodyTooLarge => "the body is larger than --max-body, as sent or when unpacked",
+            Self::ContentCoding => "the content codings understood are gzip, zstd and identity",
+            Self::CodedBody => "the body does not unpack as its Content-Encoding says",
+            Self::Expectation => "the only expectation understood is 100-continue",
+            Self::Timeout => "the request did not arrive within --read-timeout",
+            Self::TooManyConnections => "--max-connections are open",
+        }
+    }
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// So many bytes; 0 without a body.
+    Length(usize),
+    /// Chunked (RFC 9112 section 7.1).
+    Chunked,
+}
+
+/// A sound head.
+#[derive(Debug)]
+pub struct Head<'h, 'b> {
+    /// The method.
+    pub method: Method,
+    /// The path of the target, as sent.
+    pub path: &'b str,
+    /// What follows the `?`, as sent.
+    pub query: &'b str,
+    /// The fields.
+    pub headers: Headers<'h>,
+    /// How the body ends.
+    pub framing: Framing,
+    /// True when the connection outlives the answer, as far as the client is concerned.
+    pub keep_alive: bool,
+    /// True for HTTP/1.0: keep-alive must then be said in the answer.
+    pub is_http10: bool,
+    /// True when the client waits for `100 Continue`.
+    pub expects_continue: bool,
+    /// The value of Content-Encoding, if there is one.
+    pub content_encoding: Option<&'h [u8]>,
+}
+
+/// How far the search for the end of a head has come; start with the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    line_start: usize,
+    searched: usize,
+}
+
+/// Finds the length of the head at the start of `buffer`, its empty line included, or None when
+/// more must arrive. `search` remembers what was looked at, so that a slow head costs each byte once.
+///
+/// # Errors
+/// When the head can't become sound: a bare LF, or more than `head_bytes_max` without an end.
+pub fn find_end(
+    buffer: &[u8],
+    search: &mut Search,
+    head_bytes_max: usize,
+) -> Result<Option<usize>, Refusal> {
+    while let Some(offset) = memchr::memchr(b'\n', &buffer[search.searched..]) {
+        let line_feed = search.searched + offset;
+        if line_feed == 0 || buffer[line_feed - 1] != b'\r' {
+            return Err(Refusal::LineEnd);
+        }
+        let is_empty_line = line_feed - 1 == search.line_start;
+        search.searched = line_feed + 1;
+        search.line_start = line_feed + 1;
+        if line_feed >= head_bytes_max {
+            return Err(Refusal::HeadTooLarge);
+        }
+        if is_empty_line {
+            return Ok(Some(line_feed + 1));
+        }
+    }
+    search.searched = buffer.len();
+    if buffer.len() >= head_bytes_max { Err(Refusal::HeadTooLarge) } else { Ok(None) }
+}
+
+/// Tells early that an incomplete head can't become sound, before its sender falls silent.
+///
+/// # Errors
+/// As [`parse`], for what can be seen so far.
+pub fn check_partial(buffer: &[u8]) -> Result<(), Refusal> {
+    let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(buffer, &mut slots) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(refusal_of(error)),
+    }
+}
+
+fn refusal_of(error: httparse::Error) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => Refusal::TooManyHeaders,
+        httparse::Error::Version => Refusal::Version,
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => Refusal::HeaderField,
+        httparse::Error::NewLine => Refusal::LineEnd,
+        httparse::Error::Token | httparse::Error::Status => Refusal::RequestLine,
+    }
+}
+
+/// Reads a whole head, as [`find_end`] measured it.
+///
+/// # Errors
+/// A [`Refusal`] when it breaks a rule of RFC 9112 or a limit.
+pub fn parse<'h, 'b>(
+    head: &'b [u8],
+    slots: &'h mut HeaderSlots<'b>,
+    body_bytes_max: usize,
+) -> Result<Head<'h, 'b>, Refusal> {
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, slots) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        // The head ends where find_end says, or the two readers disagree.
+        Ok(_) => return Err(Refusal::HeaderField),
+        Err(error) => return Err(refusal_of(error)),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+    else {
+        return Err(Refusal::RequestLine);
+    };
+    let headers: &'h [httparse::Header<'b>] = request.headers;
+    let is_http10 = minor == 0;
+    let (path, query, has_authority) = split_target(target, method)?;
+
+    let mut hosts = 0;
+    let mut content_length = None;
+    let mut chunked = None;
+    let mut says_close = false;
+    let mut says_keep_alive = false;
+    let mut expects_continue = false;
+    let mut content_encoding = None;
+    for header in headers {
+        let (name, value) = (header.name, header.value);
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => {
+                hosts += 1;
+                if !is_host(value) {
+                    return Err(Refusal::Host);
+                }
+            }
+            6 if name.eq_ignore_ascii_case("expect") && !is_http10 => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::Expectation);
+                }
+                expects_continue = true;
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    says_close |= option.eq_ignore_ascii_case(b"close");
+                    says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => {
+                // Twice, even with the same value, is a sign of two readers: refused.
+                if content_length.replace(decimal(value)?).is_some() {
+                    return Err(Refusal::ContentLength);
+                }
+            }
+            16 if name.eq_ignore_ascii_case("content-encoding") => {
+                if content_encoding.replace(value).is_some() {
+                    return Err(Refusal::ContentCoding);
+                }
+            }
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                transfer_encoding(value, &mut chunked)?;
+            }
+            _ => {}
+        }
+    }
+
+    if hosts > 1 || (hosts == 0 && !is_http10 && !has_authority) {
+        return Err(Refusal::Host);
+    }
+    let framing = match (chunked, content_length) {
+        (None, length) => {
+            let length = length.unwrap_or(0);
+            if length > body_bytes_max as u64 {
+                return Err(Refusal::BodyTooLarge);
+            }
+            Framing::Length(length as usize)
+        }
+        (Some(_), Some(_)) => return Err(Refusal::TwoFramings),
+        (Some(_), None) if is_http10 => return Err(Refusal::TwoFramings),
+        (Some(true), None) => Framing::Chunked,
+        (Some(false), None) => return Err(Refusal::TransferCoding),
+    };
+    Ok(Head {
+        method: match method {
+            "GET" => Method::Get,
+            "POST" => Method::Post,
+            "HEAD" => Method::Head,
+            _ => Method::Other,
+        },
+        path,
+        query,
+        headers: Headers(headers),
+        framing,
+        keep_alive: !says_close && (!is_http10 || says_keep_alive),
+        is_http10,
+        expects_continue,
+        content_encoding,
+    })
+}
+
+/// Path, query, and whether the target named an authority (RFC 9112 section 3.2).
+fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str, bool), Refusal> {
+    if target.contains('#') {
+        return Err(Refusal::RequestLine);
+    }
+    let (origin, has_authority) = if target.starts_with('/') {
+        (target, false)
+    } else if target == "*" && method == "OPTIONS" {
+        return Ok(("*", "", false));
+    } else {
+        let scheme_length = ["http://", "https://"]
+            .into_iter()
+            .find(|scheme| {
+                target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+            })
+            .map(str::len)
+            .ok_or(Refusal::RequestLine)?;
+        let rest = &target[scheme_length..];
+        let authority_length = rest.find(['/', '?']).unwrap_or(rest.len());
+        if authority_length == 0 || !is_host(&rest.as_bytes()[..authority_length]) {
+            return Err(Refusal::Host);
+        }
+        (&rest[authority_length..], true)
+    };
+    let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
+    Ok((if path.is_empty() { "/" } else { path }, query, has_authority))
+}
+
+/// True for the characters of `uri-host [ ":" port ]` (RFC 3986 section 3.2.2), or nothing at all.
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte))
+}
+
+fn decimal(value: &[u8]) -> Result<u64, Refusal> {
+    if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Refusal::ContentLength);
+    }
+    Ok(value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+/// Goes on with the list of transfer codings; `chunked`: None before the first, then whether the
+/// last one was `chunked` and the only one.
+fn transfer_encoding(value: &[u8], chunked: &mut Option<bool>) -> Result<(), Refusal> {
+    for coding in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+        *chunked = match *chunked {
+            // Anything after chunked: a reader that stops there would see another body.
+            Some(true) => return Err(Refusal::TransferEncoding),
+            None => Some(is_chunked),
+            Some(false) => Some(false),
+        };
+        if coding.is_empty() {
+            return Err(Refusal::TransferEncoding);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY_MAX: usize = 1000;
+
+    fn read(text: &str) -> Result<(Method, String, String, Framing, bool), Refusal> {
+        let mut search = Search::default();
+        let Some(length) = find_end(text.as_bytes(), &mut search, 16_384)? else {
+            check_partial(text.as_bytes())?;
+            return Err(Refusal::Timeout);
+        };
+        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let head = parse(&text.as_bytes()[..length], &mut slots, BODY_MAX)?;
+        Ok((head.method, head.path.into(), head.query.into(), head.framing, head.keep_alive))
+    }
+
+    #[test]
+    fn sound_heads() {
+        let (method, path, query, framing, keep) =
+            read("POST /ingest?a=1 HTTP/1.1\r\nHost: x:80\r\nContent-Length: 47\r\n\r\n")
+                .expect("sound");
+        assert_eq!((method, path.as_str(), query.as_str()), (Method::Post, "/ingest", "a=1"));
+        assert_eq!((framing, keep), (Framing::Length(47), true));
+        let keeps = |text: &str| read(text).expect("sound").4;
+        assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
+        assert!(keeps("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nHost:\r\nConnection: te, close\r\n\r\n"));
+        let path = |text: &str| read(text).expect("sound").1;
+        assert_eq!(path("GET http://a.b:1/stats?x HTTP/1.1\r\nHost: c\r\n\r\n"), "/stats");
+        assert_eq!(path("GET HTTP://a.b?x HTTP/1.1\r\nHost: c\r\n\r\n"), "/");
+        assert_eq!(path("OPTIONS * HTTP/1.1\r\nHost: c\r\n\r\n"), "*");
+        assert_eq!(
+            read("POST / HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: Chunked\r\n\r\n")
+                .map(|r| r.3),
+            Ok(Framing::Chunked)
+        );
+    }
+
+    #[test]
+    fn unsound_heads() {
+        for (text, refusal) in [
+            ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
+            ("GET x HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
+            ("GET /#a HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
+            ("GET * HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
+            ("\x16\x03\x01\x02", Refusal::RequestLine),
+            ("GET / HTTP/1.2\r\nHost: x\r\n\r\n", Refusal::Version),
+            ("PRI * HTTP/2.0\r\n\r\n", Refusal::Version),
+            ("GET / HTTP/1.1\nHost: x\n\n", Refusal::LineEnd),
+            ("GET / HTTP/1.1\r\nHost: x\n\r\n", Refusal::LineEnd),
+            ("GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", Refusal::HeaderField),
+            ("GET / HTTP/1.1\r\nHost : x\r\n\r\n", Refusal::HeaderField),
+            ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", Refusal::HeaderField),
+            ("GET / HTTP/1.1\r\n\r\n", Refusal::Host),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Refusal::Host),
+            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Refusal::Host),
+            ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", Refusal::Host),
+            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\n", Refusal::ContentLength),
+            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\n", Refusal::ContentLength),
+            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: \r\n\r\n", Refusal::ContentLength),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                Refusal::ContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+                Refusal::ContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Refusal::TwoFramings,
+            ),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::TwoFramings),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
+                Refusal::TransferEncoding,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Refusal::TransferEncoding,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                Refusal::TransferCoding,
+            ),
+            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", Refusal::BodyTooLarge),
+            ("POST / HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", Refusal::Expectation),
+        ] {
+            assert_eq!(read(text).map(|_| ()), Err(refusal), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let head = |size: usize| {
+            let base = "GET / HTTP/1.1\r\nHost: x\r\nA: \r\n\r\n";
+            format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(size - base.len()))
+        };
+        assert!(read(&head(16_384)).is_ok());
+        assert_eq!(read(&head(16_385)).map(|_| ()), Err(Refusal::HeadTooLarge));
+        let fields = |count: usize| {
+            format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(count - 1))
+        };
+        assert!(read(&fields(100)).is_ok());
+        assert_eq!(read(&fields(101)).map(|_| ()), Err(Refusal::TooManyHeaders));
+    }
+
+    #[test]
+    fn a_head_in_pieces_ends_where_the_whole_does() {
+        let text = b"POST /ingest HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1";
+        let mut search = Search::default();
+        for end in 0..text.len() - 1 {
+            assert_eq!(find_end(&text[..end], &mut search, 100), Ok(None), "{end}");
+            assert_eq!(check_partial(&text[..end]), Ok(()), "{end}");
+        }
+        assert_eq!(find_end(text, &mut search, 100), Ok(Some(text.len() - 1)));
+    }
+}

@@ -1,0 +1,123 @@
+//! Talks to the native engine's protocol without a socket: what it calls and says for given bytes.
+//! Shared by the property tests and the fuzz targets.
+
+use std::sync::Arc;
+
+use sigmad::clock::{self, Clock, Now};
+use sigmad::http::Limits;
+use sigmad::http::encode::DateLine;
+use sigmad::http::message::{Answer, Deliver, Delivery, Request, Service};
+use sigmad::http::protocol::{Buffers, Phase, Protocol, Round};
+use sigmad::http::tallies::Tallies;
+
+/// Small, so that tests reach them.
+pub const LIMITS: Limits = Limits {
+    head_bytes_max: 1024,
+    body_bytes_max: 4096,
+    connections_max: 1,
+    read_timeout_ms: 1000,
+    idle_timeout_ms: 1000,
+};
+
+/// What the service saw of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub path: String,
+    pub query: String,
+    pub body: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Listener(Vec<Call>);
+
+impl Service for Listener {
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+        self.0.push(Call {
+            path: request.path.into(),
+            query: request.query.into(),
+            body: request.body.to_vec(),
+        });
+        answer.send(200, "text/plain", &[], b"ok");
+    }
+    fn round_called(&mut self, _now: Now) {}
+    fn round_answered(&mut self, _elapsed_ns: u64) {}
+}
+
+struct Nowhere;
+
+impl Deliver for Nowhere {
+    fn deliver(&self, _serial: u64, _delivery: Delivery) {}
+}
+
+/// The outcome of one conversation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conversation {
+    pub calls: Vec<Call>,
+    /// The status codes of the answers, 100 Continue left out.
+    pub statuses: Vec<u16>,
+    pub is_closing: bool,
+}
+
+/// Says `pieces` one after the other, then, if `ends`, nothing more.
+pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> Conversation {
+    let engine: Arc<dyn Deliver> = Arc::new(Nowhere);
+    let mut listener = Listener::default();
+    let mut out = Vec::new();
+    let mut protocol = Protocol::new(0, true);
+    let tallies = Tallies::default();
+    let mut round = Round {
+        service: &mut listener,
+        out: &mut out,
+        buffers: &mut Buffers::default(),
+        date: &DateLine::default(),
+        limits: &LIMITS,
+        tallies: &tallies,
+        engine: &engine,
+        clock: &Clock::new(clock::start()),
+        now: Now::default(),
+        is_draining: false,
+        calls: 0,
+        timed_since_ns: None,
+    };
+    for piece in pieces {
+        if protocol.phase() == Phase::Closing || piece.is_empty() {
+            continue;
+        }
+        protocol.receive(&mut piece.to_vec(), &mut round);
+        while protocol.has_backlog() {
+            protocol.resume(&mut round);
+        }
+    }
+    if ends {
+        protocol.finish(&mut round);
+    }
+    let is_closing = protocol.phase() == Phase::Closing;
+    let text = String::from_utf8(out).expect("answers are text");
+    let statuses = text
+        .match_indices("HTTP/1.1 ")
+        .filter_map(|(at, _)| text[at + 9..].get(..3)?.parse().ok())
+        .filter(|&status| status != 100)
+        .collect();
+    Conversation { calls: listener.0, statuses, is_closing }
+}
+
+/// The same conversation whole and in pieces of the given sizes (repeated), which must agree.
+pub fn converse_both_ways(data: &[u8], sizes: &[u8]) {
+    let whole = converse([data], true);
+    let mut pieces = Vec::new();
+    let mut rest = data;
+    for size in sizes.iter().cycle() {
+        if rest.is_empty() || sizes.is_empty() {
+            break;
+        }
+        let (piece, behind) = rest.split_at(rest.len().min(usize::from(*size) + 1));
+        pieces.push(piece);
+        rest = behind;
+    }
+    pieces.push(rest);
+    let split = converse(pieces, true);
+    assert_eq!(whole.calls, split.calls);
+    assert_eq!(whole.is_closing, split.is_closing);
+    // A broken request may be found out earlier in pieces, by another of its faults.
+    assert_eq!(whole.statuses.len(), split.statuses.len());
+}

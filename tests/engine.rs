@@ -1,0 +1,256 @@
+//! The native engine with a toy service: what no route of sigmad shows by itself.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use sigmad::clock::{self, Now};
+use sigmad::http::Limits;
+use sigmad::http::listen::listeners;
+use sigmad::http::message::{
+    Answer, Request, Response, STREAM_QUEUE_BYTES_MAX, Service, StreamRefusal, StreamWriter, Ticket,
+};
+use sigmad::http::tallies::Tallies;
+use sigmad::http::worker::{Mailbox, Worker};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `/now` answers at once, `/later` and `/stream` pass their ticket to the test.
+struct Toy {
+    tickets: mpsc::Sender<Ticket>,
+    in_round: usize,
+    log: mpsc::Sender<String>,
+}
+
+impl Service for Toy {
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+        self.in_round += 1;
+        match request.path {
+            "/now" => answer.send(200, "text/plain", &[], request.body),
+            _ => self.tickets.send(answer.later()).expect("the test listens"),
+        }
+    }
+
+    fn round_called(&mut self, _now: Now) {
+        let _ = self.log.send(format!("called {}", self.in_round));
+        self.in_round = 0;
+    }
+
+    fn round_answered(&mut self, _elapsed_ns: u64) {
+        let _ = self.log.send("answered".into());
+    }
+}
+
+struct Engine {
+    address: SocketAddr,
+    tickets: mpsc::Receiver<Ticket>,
+    log: mpsc::Receiver<String>,
+    mailbox: Arc<Mailbox>,
+    tallies: Arc<Tallies>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+fn engine() -> Engine {
+    let limits = Limits {
+        head_bytes_max: 16 * 1024,
+        body_bytes_max: 1024 * 1024,
+        connections_max: 100,
+        read_timeout_ms: 10_000,
+        idle_timeout_ms: 75_000,
+    };
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let listener = listeners(any, 1).expect("a free port").remove(0);
+    let address = listener.local_addr().expect("bound");
+    let (ticket_end, tickets) = mpsc::channel();
+    let (log_end, log) = mpsc::channel();
+    let tallies = Arc::new(Tallies::default());
+    let toy = Toy { tickets: ticket_end, in_round: 0, log: log_end };
+    let open = Arc::new(AtomicUsize::new(0));
+    let worker = Worker::new(listener, limits, open, tallies.clone(), clock::start(), toy)
+        .expect("a poller");
+    let mailbox = worker.mailbox();
+    let thread = Some(std::thread::spawn(move || worker.run().expect("it drains")));
+    Engine { address, tickets, log, mailbox, tallies, thread }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.mailbox.drain(Duration::ZERO);
+        self.thread.take().expect("once").join().expect("the worker ends");
+    }
+}
+
+impl Engine {
+    fn connect(&self) -> TcpStream {
+        let socket = TcpStream::connect(self.address).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        socket
+    }
+
+    fn ask(&self, path: &str) -> TcpStream {
+        let mut socket = self.connect();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+        socket
+    }
+
+    fn ticket(&self) -> Ticket {
+        self.tickets.recv_timeout(PATIENCE).expect("a request")
+    }
+
+    fn stream(&self) -> (TcpStream, StreamWriter) {
+        let socket = self.ask("/stream");
+        (socket, self.ticket().stream(response(b"first")))
+    }
+}
+
+fn response(body: &[u8]) -> Response {
+    Response { status: 200, content_type: "text/plain", fields: Vec::new(), body: body.to_vec() }
+}
+
+fn read_until(socket: &mut TcpStream, end: &[u8]) -> String {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 65536];
+    while !seen.ends_with(end) {
+        let length = socket.read(&mut buffer).expect("an answer in time");
+        assert!(length > 0, "ended after {:?}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&buffer[..length]);
+    }
+    String::from_utf8(seen).expect("text")
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("never: {what}");
+}
+
+#[test]
+fn a_round_is_called_before_it_is_answered() {
+    let engine = engine();
+    let mut socket = engine.connect();
+    socket
+        .write_all(&b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na".repeat(3))
+        .expect("it reads");
+    read_until(&mut socket, b"\r\n\r\na");
+    assert_eq!(engine.log.recv_timeout(PATIENCE).expect("a round"), "called 3");
+    assert_eq!(engine.log.recv_timeout(PATIENCE).expect("a round"), "answered");
+}
+
+#[test]
+fn what_follows_a_ticket_waits_for_its_answer() {
+    let engine = engine();
+    let mut socket = engine.connect();
+    let later = "GET /later HTTP/1.1\r\nHost: x\r\n\r\n";
+    let now = "POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnow";
+    write!(socket, "{later}{now}{later}{now}").expect("it reads");
+    for _ in 0..2 {
+        engine.ticket().send(response(b"later"));
+        let text = read_until(&mut socket, b"\r\n\r\nnow");
+        assert!(text.contains("\r\n\r\nlaterHTTP/1.1 200 OK"), "{text}");
+    }
+}
+
+#[test]
+fn a_dropped_ticket_is_answered() {
+    let engine = engine();
+    let mut socket = engine.ask("/later");
+    drop(engine.ticket());
+    assert!(read_until(&mut socket, b"}}").starts_with("HTTP/1.1 500 "));
+}
+
+#[test]
+fn a_half_closed_client_gets_its_late_answer_and_then_the_end() {
+    let engine = engine();
+    let mut socket = engine.ask("/later");
+    let ticket = engine.ticket();
+    socket.shutdown(std::net::Shutdown::Write).expect("open");
+    ticket.send(response(b"late"));
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("an answer, then the end");
+    assert!(text.ends_with("\r\n\r\nlate"), "{text}");
+}
+
+#[test]
+fn a_stream_arrives_in_chunks_and_the_connection_goes_on() {
+    let engine = engine();
+    let (mut socket, writer) = engine.stream();
+    read_until(&mut socket, b"first\r\n");
+    writer.send(b"second".to_vec()).expect("room");
+    assert_eq!(read_until(&mut socket, b"second\r\n"), "6\r\nsecond\r\n");
+    drop(writer);
+    assert_eq!(read_until(&mut socket, b"\r\n\r\n"), "0\r\n\r\n");
+    socket
+        .write_all(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nnext")
+        .expect("open");
+    read_until(&mut socket, b"\r\n\r\nnext");
+}
+
+#[test]
+fn a_slow_reader_fills_its_own_queue_and_nobody_waits() {
+    let engine = engine();
+    let (mut socket, writer) = engine.stream();
+    let part = vec![b'x'; 16 * 1024];
+    assert!(STREAM_QUEUE_BYTES_MAX > part.len());
+    wait_until("the queue is full", || {
+        let mut neighbour = engine.connect();
+        neighbour
+            .write_all(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
+            .expect("it reads");
+        read_until(&mut neighbour, b"\r\n\r\nok");
+        (0..16).any(|_| writer.send(part.clone()) == Err(StreamRefusal::Full))
+    });
+    let mut buffer = vec![0; 1024 * 1024];
+    while writer.send(part.clone()) == Err(StreamRefusal::Full) {
+        assert!(socket.read(&mut buffer).expect("parts") > 0);
+    }
+}
+
+#[test]
+fn a_stream_learns_that_its_client_has_gone() {
+    let engine = engine();
+    let (socket, writer) = engine.stream();
+    drop(socket);
+    wait_until("closed", || writer.is_closed());
+    assert_eq!(writer.send(b"x".to_vec()), Err(StreamRefusal::Closed));
+    // A ticket whose client has gone before the stream began.
+    let socket = engine.ask("/stream");
+    let ticket = engine.ticket();
+    drop(socket);
+    let (mut other, _writer) = engine.stream();
+    read_until(&mut other, b"first\r\n");
+    let writer = ticket.stream(response(b""));
+    wait_until("closed", || writer.send(b"x".to_vec()) == Err(StreamRefusal::Closed));
+}
+
+#[test]
+fn http10_streams_end_with_the_connection() {
+    let engine = engine();
+    let mut socket = engine.connect();
+    socket.write_all(b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("it reads");
+    drop(engine.ticket().stream(response(b"all")));
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("the answer, then the end");
+    assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("\r\n\r\nall"), "{text}");
+}
+
+#[test]
+fn an_idle_connection_may_still_ask_while_draining() {
+    let engine = engine();
+    let mut socket = engine.connect();
+    wait_until("accepted", || engine.tallies.open.get() == 1);
+    engine.mailbox.drain(Duration::from_secs(5));
+    wait_until("not listening", || TcpStream::connect(engine.address).is_err());
+    socket
+        .write_all(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
+        .expect("open");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("the answer, then the end");
+    assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("ok"), "{text}");
+}
