@@ -1,1 +1,804 @@
-//! config
+//! Every setting: its default, its limits, and what it costs to turn.
+//!
+//! [`parse`] is the only source of [`Settings`]: what it gives out has passed every check and has its
+//! tokens read, so nobody checks a setting again. A bad value, an unknown name or values that
+//! contradict each other stop the start with a message that names them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// What the environment calls a setting: this, and the flag's name.
+pub const VARIABLE_PREFIX: &str = "SIGMAD_";
+
+/// More would only take turns on the cores of the largest machines.
+const WORKERS_MAX: usize = 1_024;
+/// One value has no spread; past the upper end every read of a window copies more than 80 kB.
+const WINDOW: RangeInclusive<usize> = 2..=10_000;
+/// 100 million names alone are more than 10 GB.
+const STREAMS: RangeInclusive<usize> = 1..=100_000_000;
+/// More than the ports of fifteen client addresses.
+const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// A browser's head fits the lower end; each connection may hold the upper one in memory.
+const HEAD_BYTES: RangeInclusive<usize> = 1_024..=256 * 1024;
+/// Each connection may hold the upper end in memory, packed and unpacked.
+const BODY_BYTES: RangeInclusive<usize> = 1_024..=256 * 1024 * 1024;
+/// Below it a packet lost once is a client lost.
+const READ_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
+/// Zero stops at once; past an hour nobody waits for a process to stop.
+const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+/// Below it devices that report once a second would lose their windows between two samples.
+const STREAM_IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=YEAR;
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=YEAR;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The settings of `sigmad serve`. The first line of each is its line in `--help`.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Address of everything; [::]:8080 for both families
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// HTTP threads; 0: one per core of quota and cpuset, less one for analytics
+    #[arg(long, value_name = "N", default_value = "0", value_parser = count(0..=WORKERS_MAX))]
+    pub workers: usize,
+
+    /// Threads stay on their cores; auto: with no CPU quota and a core for each
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub pin: Pin,
+
+    /// HTTP engine; may is for comparisons on trusted networks only
+    #[arg(long, value_enum, value_name = "ENGINE", default_value = "native")]
+    pub engine: Engine,
+
+    /// Values a verdict looks back on; 8 bytes each in every stream
+    #[arg(long, value_name = "N", default_value = "50", value_parser = count(WINDOW))]
+    pub window: usize,
+
+    /// An anomaly is further than so many deviations from the mean
+    #[arg(long, value_name = "Z", default_value = "2.0", value_parser = threshold)]
+    pub threshold: f64,
+
+    /// Nothing is an anomaly until its window holds so many values
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count(WINDOW))]
+    pub min_samples: usize,
+
+    /// Detector that gives isAnomaly
+    #[arg(long, value_enum, value_name = "NAME", default_value = "zscore")]
+    pub detector: Detector,
+
+    /// Streams (device × metric), up to 1 KiB each at window 50; past it 429
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = count(STREAMS))]
+    pub max_streams: usize,
+
+    /// A device silent for so long makes room for a new one
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration(STREAM_IDLE))]
+    pub stream_idle: Duration,
+
+    /// Open connections, as far as the file limit allows; past it the oldest idle one closes
+    #[arg(long, value_name = "N", default_value = "20000", value_parser = count(CONNECTIONS))]
+    pub max_connections: usize,
+
+    /// Request body, as sent and unpacked; past it 413
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = size(BODY_BYTES))]
+    pub max_body: usize,
+
+    /// Request head; past it 431
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = size(HEAD_BYTES))]
+    pub max_head: usize,
+
+    /// Idle connections close; keep it above the proxy's own (nginx: 60s)
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = duration(IDLE_TIMEOUT))]
+    pub idle_timeout: Duration,
+
+    /// A head must be whole, and a body move on, within it; else 408
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(READ_TIMEOUT))]
+    pub read_timeout: Duration,
+
+    /// Time for answers in flight after SIGTERM; keep it below the grace period
+    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration(DRAIN))]
+    pub drain: Duration,
+
+    /// How long the store keeps a sample
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration(TTL))]
+    pub ttl: Duration,
+
+    /// Bearer token asked of POSTs: itself, or @file
+    #[arg(long, value_name = "TOKEN")]
+    pub ingest_token: Option<Token>,
+
+    /// Bearer token asked of GETs of data: itself, or @file
+    #[arg(long, value_name = "TOKEN")]
+    pub read_token: Option<Token>,
+
+    /// Log level, or a filter such as info,sigmad::http=debug
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
+    pub log: String,
+
+    /// Log lines on stderr; auto: human on a terminal, else json
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+}
+
+/// When threads are bound to cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pin {
+    /// Without a quota, when each thread can have a core of its own.
+    Auto,
+    /// Always, round robin over the cores there are.
+    On,
+    /// Never.
+    Off,
+}
+
+/// What serves HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// sigmad's own.
+    Native,
+    /// may_minihttp, with the limits listed in the README.
+    May,
+}
+
+/// What judges a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Detector {
+    /// The distance from the window's mean, in standard deviations.
+    Zscore,
+}
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// For machines: one object a line.
+    Json,
+}
+
+/// A bearer token. Prints as `set`, whoever prints it.
+#[derive(Clone)]
+pub struct Token {
+    /// As given: the token, or `@` and the file that holds it.
+    given: String,
+    /// Empty until [`Token::read`].
+    secret: String,
+}
+
+impl Token {
+    /// What clients must send.
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.given.strip_prefix('@').map(Path::new)
+    }
+
+    fn read(&mut self, flag: &'static str) -> Result<(), SettingsError> {
+        self.secret = match self.file() {
+            None => self.given.clone(),
+            Some(file) => {
+                let text = std::fs::read_to_string(file).map_err(|error| {
+                    SettingsError::TokenUnreadable { flag, file: file.to_path_buf(), error }
+                })?;
+                text.trim_end_matches(['\r', '\n']).to_owned()
+            }
+        };
+        if self.secret.is_empty() {
+            return Err(SettingsError::TokenEmpty { flag });
+        }
+        // A header carries nothing else, so no client could ever send it.
+        if !self.secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(SettingsError::TokenUnsendable { flag });
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Token {
+    type Err = std::convert::Infallible;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        Ok(Self { given: given.to_owned(), secret: String::new() })
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("set")
+    }
+}
+
+impl Settings {
+    /// Every setting by its flag, with the value in force in the form in which it is given.
+    pub fn in_force(&self) -> Vec<(&'static str, Shown)> {
+        // Without `..`: a new setting does not compile until it is listed.
+        let Self {
+            listen,
+            workers,
+            pin,
+            engine,
+            window,
+            threshold,
+            min_samples,
+            detector,
+            max_streams,
+            stream_idle,
+            max_connections,
+            max_body,
+            max_head,
+            idle_timeout,
+            read_timeout,
+            drain,
+            ttl,
+            ingest_token,
+            read_token,
+            log,
+            log_format,
+        } = self;
+        vec![
+            ("listen", Shown::value(listen)),
+            ("workers", Shown::value(workers)),
+            ("pin", Shown::choice(pin)),
+            ("engine", Shown::choice(engine)),
+            ("window", Shown::value(window)),
+            ("threshold", Shown::value(threshold)),
+            ("min-samples", Shown::value(min_samples)),
+            ("detector", Shown::choice(detector)),
+            ("max-streams", Shown::value(max_streams)),
+            ("stream-idle", Shown::duration(*stream_idle)),
+            ("max-connections", Shown::value(max_connections)),
+            ("max-body", Shown::value(max_body)),
+            ("max-head", Shown::value(max_head)),
+            ("idle-timeout", Shown::duration(*idle_timeout)),
+            ("read-timeout", Shown::duration(*read_timeout)),
+            ("drain", Shown::duration(*drain)),
+            ("ttl", Shown::duration(*ttl)),
+            ("ingest-token", Shown::token(ingest_token.as_ref())),
+            ("read-token", Shown::token(read_token.as_ref())),
+            ("log", Shown::value(log)),
+            ("log-format", Shown::choice(log_format)),
+        ]
+    }
+
+    /// The settings in force as environment lines that can be read again; secrets are comments.
+    pub fn to_environment(&self) -> String {
+        let mut lines = String::new();
+        for (flag, shown) in self.in_force() {
+            let variable = variable(flag);
+            lines += &match shown {
+                Shown::Value(value) => format!("{variable}={value}\n"),
+                Shown::Secret => format!("# {variable} is set\n"),
+                Shown::Unset => format!("# {variable} is not set\n"),
+            };
+        }
+        lines
+    }
+
+    /// The settings in force on one line, for the log.
+    pub fn summary(&self) -> String {
+        let pairs = self.in_force().into_iter().map(|(flag, shown)| match shown {
+            Shown::Value(value) => format!("{flag}={value}"),
+            Shown::Secret => format!("{flag}=(set)"),
+            Shown::Unset => format!("{flag}=(none)"),
+        });
+        pairs.collect::<Vec<_>>().join(" ")
+    }
+
+    /// What no single value shows.
+    fn checked(mut self) -> Result<Self, SettingsError> {
+        let Self { window, min_samples, .. } = self;
+        if min_samples > window {
+            return Err(SettingsError::MinSamplesPastWindow { min_samples, window });
+        }
+        if let Some(token) = &mut self.ingest_token {
+            token.read("ingest-token")?;
+        }
+        if let Some(token) = &mut self.read_token {
+            token.read("read-token")?;
+        }
+        Ok(self)
+    }
+}
+
+/// How a setting is shown to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// In the form in which it is given.
+    Value(String),
+    /// It has a value that is not for showing.
+    Secret,
+    /// It has none.
+    Unset,
+}
+
+impl Shown {
+    fn value(value: &impl fmt::Display) -> Self {
+        Self::Value(value.to_string())
+    }
+
+    fn duration(value: Duration) -> Self {
+        // "1h 15m" is read again as "1h15m", which needs no quotes in an environment file.
+        Self::Value(humantime::format_duration(value).to_string().replace(' ', ""))
+    }
+
+    fn choice(value: &impl ValueEnum) -> Self {
+        let name = value.to_possible_value().expect("no value of a setting is hidden");
+        Self::Value(name.get_name().to_owned())
+    }
+
+    fn token(value: Option<&Token>) -> Self {
+        match value {
+            // The name of a file is no secret, and lets the printed settings be used again.
+            Some(token) if token.file().is_some() => Self::Value(token.given.clone()),
+            Some(_) => Self::Secret,
+            None => Self::Unset,
+        }
+    }
+}
+
+/// Values that are right by themselves and cannot work. Exit code 78, the `EX_CONFIG` of sysexits.
+#[derive(Debug)]
+pub enum SettingsError {
+    /// No window could ever be judged.
+    MinSamplesPastWindow {
+        /// As set.
+        min_samples: usize,
+        /// As set.
+        window: usize,
+    },
+    /// The file of a token.
+    TokenUnreadable {
+        /// Which token.
+        flag: &'static str,
+        /// Where it should be.
+        file: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// An empty token would let everyone in.
+    TokenEmpty {
+        /// Which token.
+        flag: &'static str,
+    },
+    /// Nobody could send it.
+    TokenUnsendable {
+        /// Which token.
+        flag: &'static str,
+    },
+    /// A name in the environment that is no setting: a slip of the pen would else go unnoticed.
+    UnknownVariable {
+        /// The name.
+        name: String,
+    },
+}
+
+impl std::error::Error for SettingsError {}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MinSamplesPastWindow { min_samples, window } => write!(
+                f,
+                "--min-samples {min_samples} is more than --window {window} ever holds: \
+                 nothing would be judged"
+            ),
+            Self::TokenUnreadable { flag, file, error } => {
+                write!(f, "--{flag}: {} cannot be read: {error}", file.display())
+            }
+            Self::TokenEmpty { flag } => {
+                write!(f, "--{flag} is empty: leave it out to let everyone in")
+            }
+            Self::TokenUnsendable { flag } => write!(
+                f,
+                "--{flag} holds what no Authorization header carries: \
+                 use letters, digits and -._~+/= only"
+            ),
+            Self::UnknownVariable { name } => {
+                write!(f, "{name} in the environment is no setting (see sigmad --help)")
+            }
+        }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve with these settings.
+    Serve(Settings),
+    /// Print these settings.
+    PrintConfig(Settings),
+}
+
+/// Why nothing starts.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The command line, or a single value; also the help, which is asked for in the same place.
+    Usage(clap::Error),
+    /// The settings as a whole.
+    Settings(SettingsError),
+}
+
+/// `EX_CONFIG` of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+impl Refusal {
+    /// Tells the user, and says how to exit: 0 after help, 2 for usage, 78 for settings.
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Self::Usage(error) => {
+                // Nowhere is left to say that stderr is gone.
+                let _ = error.print();
+                ExitCode::from(error.exit_code() as u8)
+            }
+            Self::Settings(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(EXIT_CONFIG)
+            }
+        }
+    }
+}
+
+/// Reads the command line and the environment of this process.
+pub fn parse() -> Result<Command, Refusal> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    refuse_unknown_variables(names).map_err(Refusal::Settings)?;
+    parse_from(std::env::args_os())
+}
+
+fn parse_from<T>(args: impl IntoIterator<Item = T>) -> Result<Command, Refusal>
+where
+    T: Into<std::ffi::OsString> + Clone,
+{
+    let matches = command_line().try_get_matches_from(args).map_err(Refusal::Usage)?;
+    let line = CommandLine::from_arg_matches(&matches).map_err(Refusal::Usage)?;
+    let Serve { settings, print_config } = match line.subcommand {
+        Some(Subcommands::Serve(serve)) => *serve,
+        None => line.serve,
+    };
+    let settings = settings.checked().map_err(Refusal::Settings)?;
+    Ok(if print_config { Command::PrintConfig(settings) } else { Command::Serve(settings) })
+}
+
+/// Rolling statistics and anomaly verdicts for fleets, over HTTP.
+#[derive(Parser)]
+#[command(name = "sigmad", version, args_conflicts_with_subcommands = true)]
+#[command(disable_help_subcommand = true, max_term_width = 80)]
+#[command(after_help = "Each flag is also SIGMAD_<FLAG> in the environment: --max-body is \
+                        SIGMAD_MAX_BODY.\nTIME is 100ms, 75s, 10m or 1h; SIZE is bytes, 16KiB \
+                        or 8MiB.")]
+struct CommandLine {
+    #[command(subcommand)]
+    subcommand: Option<Subcommands>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Take samples and give verdicts: what sigmad does without a command
+    Serve(Box<Serve>),
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+    /// Print the settings in force as environment lines, and exit
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn command_line() -> clap::Command {
+    // Here and not at each setting, so that no setting can be without its variable. Out of the help:
+    // 21 names that repeat their flags.
+    let with_variable = |arg: clap::Arg| {
+        let Some(flag) = arg.get_long().filter(|flag| *flag != PRINT_CONFIG) else { return arg };
+        let variable = variable(flag);
+        arg.env(variable).hide_env(true)
+    };
+    CommandLine::command()
+        .mut_args(with_variable)
+        .mut_subcommands(|command| command.mut_args(with_variable))
+}
+
+/// A request, not a setting.
+const PRINT_CONFIG: &str = "print-config";
+
+fn variable(flag: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", flag.replace('-', "_").to_uppercase())
+}
+
+fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
+    let command = command_line();
+    let known: BTreeSet<_> =
+        command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    for name in names {
+        if name.starts_with(VARIABLE_PREFIX)
+            && !known.contains(name.as_str())
+            && !is_of_kubernetes(&name)
+        {
+            return Err(SettingsError::UnknownVariable { name });
+        }
+    }
+    Ok(())
+}
+
+/// Kubernetes tells every container of every Service: one named `sigmad`, or `sigmad-redis`, becomes
+/// `SIGMAD_SERVICE_HOST`, `SIGMAD_PORT_8080_TCP_ADDR`, `SIGMAD_REDIS_PORT` and their like.
+fn is_of_kubernetes(name: &str) -> bool {
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_")
+        || name.ends_with("_PORT")
+}
+
+fn within<T: PartialOrd>(
+    value: T,
+    range: &RangeInclusive<T>,
+    show: impl Fn(&T) -> String,
+) -> Result<T, String> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("must be {} to {}", show(range.start()), show(range.end())))
+}
+
+fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let value = text.parse().map_err(|_| "must be a whole number".to_owned())?;
+        within(value, &range, usize::to_string)
+    }
+}
+
+fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let value = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+        within(value, &range, |limit| humantime::format_duration(*limit).to_string())
+    }
+}
+
+fn size(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let bytes = text.parse::<ByteSize>().map_err(|_| "must be like 65536, 16KiB or 8MiB")?;
+        let bytes = usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX);
+        within(bytes, &range, |limit| ByteSize(*limit as u64).to_string())
+    }
+}
+
+/// A larger z-score is never given, so a larger threshold would never be passed.
+const THRESHOLD_MAX: f64 = crate::sample::Z_MAX;
+
+fn threshold(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < THRESHOLD_MAX => Ok(value),
+        _ => Err(format!("must be a number above 0 and below {THRESHOLD_MAX}")),
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Command, Refusal> {
+        parse_from([&["sigmad"], args].concat())
+    }
+
+    fn settings(args: &[&str]) -> Settings {
+        match parsed(args) {
+            Ok(Command::Serve(settings)) => settings,
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+
+    fn refusal(args: &[&str]) -> String {
+        match parsed(args).expect_err("refused") {
+            Refusal::Usage(error) => error.to_string(),
+            Refusal::Settings(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_command() {
+        assert_eq!(settings(&[]).listen.to_string(), "0.0.0.0:8080");
+        for args in [&["--listen", "[::]:1"][..], &["serve", "--listen", "[::]:1"]] {
+            assert_eq!(settings(args).listen.to_string(), "[::]:1");
+        }
+        assert!(refusal(&["--window", "20", "serve"]).contains("serve"));
+        assert!(matches!(parsed(&["serve", "--print-config"]), Ok(Command::PrintConfig(_))));
+    }
+
+    #[test]
+    fn values_are_read_in_their_units() {
+        let set = settings(&[
+            "--max-body=1MiB",
+            "--max-head=2000",
+            "--idle-timeout=10m",
+            "--read-timeout=100ms",
+            "--stream-idle=1h30m",
+            "--threshold=3",
+        ]);
+        assert_eq!((set.max_body, set.max_head), (1 << 20, 2000));
+        assert_eq!(set.idle_timeout, Duration::from_secs(600));
+        assert_eq!(set.read_timeout, Duration::from_millis(100));
+        assert_eq!(set.stream_idle, Duration::from_secs(5400));
+        assert_eq!(set.threshold, 3.0);
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same_settings() {
+        let odd: &[&[&str]] = &[
+            &[],
+            &["--idle-timeout=1h15m3s", "--max-body=1025", "--threshold=0.1", "--listen=[::1]:0"],
+            &["--log=warn,sigmad::http=trace", "--pin=off", "--engine=may", "--log-format=json"],
+        ];
+        for args in odd {
+            let before = settings(args).in_force();
+            let flags: Vec<String> = before
+                .iter()
+                .filter_map(|(flag, shown)| match shown {
+                    Shown::Value(value) => Some(format!("--{flag}={value}")),
+                    Shown::Secret | Shown::Unset => None,
+                })
+                .collect();
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            assert_eq!(settings(&flags).in_force(), before);
+        }
+    }
+
+    #[test]
+    fn every_flag_is_listed_once_and_has_its_variable() {
+        let shown: BTreeSet<_> = settings(&[]).in_force().iter().map(|(flag, _)| *flag).collect();
+        let command = command_line();
+        let serve = command.find_subcommand("serve").expect("a command");
+        for command in [&command, serve] {
+            let flags: BTreeSet<_> = command
+                .get_arguments()
+                .filter_map(|arg| {
+                    let flag = arg.get_long()?;
+                    let name = arg.get_env()?.to_str()?;
+                    assert_eq!(name, variable(flag));
+                    Some(flag)
+                })
+                .collect();
+            assert_eq!(flags, shown);
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name_with_the_limit() {
+        let cases = [
+            ("--window=1", "must be 2 to 10000"),
+            ("--window=10001", "must be 2 to 10000"),
+            ("--window=-1", "must be a whole number"),
+            ("--window=5.5", "must be a whole number"),
+            ("--min-samples=1", "must be 2 to 10000"),
+            ("--workers=1025", "must be 0 to 1024"),
+            ("--threshold=0", "above 0"),
+            ("--threshold=-1", "above 0"),
+            ("--threshold=NaN", "above 0"),
+            ("--threshold=inf", "above 0"),
+            ("--threshold=1e6", "below 1000000"),
+            ("--max-body=1GiB", "must be 1.0 KiB to 256.0 MiB"),
+            ("--max-body=8Mb", "must be like"),
+            ("--max-body=-1", "must be like"),
+            ("--max-head=1023", "must be 1.0 KiB to 256.0 KiB"),
+            ("--max-head=99999999999999999999", "must be"),
+            ("--idle-timeout=75", "time unit needed"),
+            ("--idle-timeout=0s", "must be 1s to 1day"),
+            ("--read-timeout=99ms", "must be 100ms to 1h"),
+            ("--drain=2h", "must be 0s to 1h"),
+            ("--ttl=", "empty"),
+            ("--stream-idle=9s", "must be 10s to"),
+            ("--max-streams=0", "must be 1 to 100000000"),
+            ("--max-connections=0", "must be 1 to 1000000"),
+            ("--listen=nowhere", "invalid socket address"),
+            ("--listen=localhost:8080", "invalid socket address"),
+            ("--pin=maybe", "auto, on, off"),
+            ("--engine=iis", "native, may"),
+            ("--detector=oracle", "zscore"),
+            ("--log=sigmad=loud", "invalid"),
+            ("--log-format=xml", "auto, human, json"),
+        ];
+        for (arg, reason) in cases {
+            let message = refusal(&[arg]);
+            let (flag, _) = arg.split_once('=').expect("a value");
+            assert!(message.contains(flag) && message.contains(reason), "{arg}: {message}");
+        }
+        assert!(refusal(&["--redis-url=redis://localhost"]).contains("--redis-url"));
+    }
+
+    #[test]
+    fn values_that_contradict_each_other_are_refused() {
+        let message = refusal(&["--window=5"]);
+        assert!(
+            message.contains("--min-samples 10") && message.contains("--window 5"),
+            "{message}"
+        );
+        settings(&["--window=10"]);
+    }
+
+    #[test]
+    fn a_token_is_a_value_or_a_file_and_is_never_shown() {
+        let file = std::env::temp_dir().join(format!("sigmad-token-{}", std::process::id()));
+        let at_file = format!("@{}", file.display());
+        for (content, expected) in [
+            (&b"s3cret\n"[..], Ok("s3cret")),
+            (b"s3cret", Ok("s3cret")),
+            (b"s3cret\r\n", Ok("s3cret")),
+            (b"\n", Err("--read-token is empty")),
+            (b"two words", Err("--read-token holds")),
+            (b"two\nlines", Err("--read-token holds")),
+            (b"\xff\xfe", Err("cannot be read")),
+        ] {
+            std::fs::write(&file, content).expect("a temporary file");
+            match expected {
+                Ok(secret) => {
+                    let token = settings(&["--read-token", &at_file]).read_token.expect("a token");
+                    assert_eq!(token.secret(), secret);
+                }
+                Err(reason) => {
+                    let message = refusal(&["--read-token", &at_file]);
+                    assert!(message.contains(reason), "{message}");
+                }
+            }
+        }
+        std::fs::remove_file(&file).expect("it was written");
+        assert!(refusal(&["--ingest-token", &at_file]).contains("--ingest-token"));
+        assert!(refusal(&["--ingest-token="]).contains("--ingest-token is empty"));
+
+        let set = settings(&["--ingest-token", "s3cret"]);
+        assert_eq!(set.ingest_token.as_ref().map(Token::secret), Some("s3cret"));
+        for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_variables_are_refused_and_those_of_kubernetes_are_not() {
+        let check = |name: &str| refuse_unknown_variables([name.to_owned()].into_iter());
+        for name in ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"] {
+            assert!(check(name).expect_err(name).to_string().contains(name));
+        }
+        for name in ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"] {
+            check(name).expect(name);
+        }
+        check("SIGMAD_PORT_8080_TCP_ADDR").expect("a Service named sigmad");
+    }
+
+    #[test]
+    fn the_help_fits_a_screen() {
+        let help = refusal(&["--help"]);
+        assert!(help.lines().count() <= 48, "{} lines\n{help}", help.lines().count());
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(help.contains("SIGMAD_<FLAG>"));
+    }
+}

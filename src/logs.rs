@@ -1,0 +1,27 @@
+//! Where log lines go and how they look: stderr, for people on a terminal, as JSON elsewhere.
+//!
+//! Times are RFC 3339 in UTC. Nothing is logged per request.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Starts logging what `filter` lets through; called once, by `main`, before any other thread runs.
+pub fn start(filter: &str, format: LogFormat) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
+    match (format, is_terminal) {
+        (LogFormat::Human, _) | (LogFormat::Auto, true) => {
+            // NO_COLOR (any value) is how people ask every tool for plain text.
+            let is_coloured = is_terminal && std::env::var_os("NO_COLOR").is_none();
+            logs.with_ansi(is_coloured).with_target(false).init();
+        }
+        (LogFormat::Json, _) | (LogFormat::Auto, false) => {
+            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        }
+    }
+}
