@@ -45,91 +45,91 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The settings of `sigmad serve`. The first line of each is its line in `--help`.
+/// The settings of `sigmad serve`. The doc of each is its line in `--help`.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Address of everything; [::]:8080 for both families
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    /// where to listen; [::]:8080 for both families
+    #[arg(long, default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
-    /// HTTP threads; 0: one per core of quota and cpuset, less one for analytics
-    #[arg(long, value_name = "N", default_value = "0", value_parser = count(0..=WORKERS_MAX))]
+    /// HTTP threads; 0: as many as quota and cpuset allow, less one for analytics
+    #[arg(long, default_value = "0", value_parser = count(0..=WORKERS_MAX))]
     pub workers: usize,
 
-    /// Threads stay on their cores; auto: with no CPU quota and a core for each
-    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    /// threads stay on their cores: auto (without CPU quota, a core for each), on, off
+    #[arg(long, value_enum, default_value = "auto")]
     pub pin: Pin,
 
-    /// HTTP engine; may is for comparisons on trusted networks only
-    #[arg(long, value_enum, value_name = "ENGINE", default_value = "native")]
+    /// native, or may: comparisons on trusted networks only
+    #[arg(long, value_enum, default_value = "native")]
     pub engine: Engine,
 
-    /// Values a verdict looks back on; 8 bytes each in every stream
-    #[arg(long, value_name = "N", default_value = "50", value_parser = count(WINDOW))]
+    /// values to judge by; 8 bytes each per stream
+    #[arg(long, default_value = "50", value_parser = count(WINDOW))]
     pub window: usize,
 
-    /// An anomaly is further than so many deviations from the mean
-    #[arg(long, value_name = "Z", default_value = "2.0", value_parser = threshold)]
+    /// anomaly past so many standard deviations
+    #[arg(long, default_value = "2.0", value_parser = threshold)]
     pub threshold: f64,
 
-    /// Nothing is an anomaly until its window holds so many values
-    #[arg(long, value_name = "N", default_value = "10", value_parser = count(WINDOW))]
+    /// values in a window before any anomaly
+    #[arg(long, default_value = "10", value_parser = count(WINDOW))]
     pub min_samples: usize,
 
-    /// Detector that gives isAnomaly
-    #[arg(long, value_enum, value_name = "NAME", default_value = "zscore")]
+    /// what gives isAnomaly
+    #[arg(long, value_enum, default_value = "zscore")]
     pub detector: Detector,
 
-    /// Streams (device × metric), up to 1 KiB each at window 50; past it 429
-    #[arg(long, value_name = "N", default_value = "1000000", value_parser = count(STREAMS))]
+    /// device × metric, up to 1 KiB each; past it 429
+    #[arg(long, default_value = "1000000", value_parser = count(STREAMS))]
     pub max_streams: usize,
 
-    /// A device silent for so long makes room for a new one
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration(STREAM_IDLE))]
+    /// a device silent for so long makes room
+    #[arg(long, default_value = "1h", value_parser = duration(STREAM_IDLE))]
     pub stream_idle: Duration,
 
-    /// Open connections, as far as the file limit allows; past it the oldest idle one closes
-    #[arg(long, value_name = "N", default_value = "20000", value_parser = count(CONNECTIONS))]
+    /// open at once, if the file limit allows; past it the oldest idle one closes, else 503
+    #[arg(long, default_value = "20000", value_parser = count(CONNECTIONS))]
     pub max_connections: usize,
 
-    /// Request body, as sent and unpacked; past it 413
-    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = size(BODY_BYTES))]
+    /// body, as sent and as unpacked; past it 413
+    #[arg(long, default_value = "8MiB", value_parser = size(BODY_BYTES))]
     pub max_body: usize,
 
-    /// Request head; past it 431
-    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = size(HEAD_BYTES))]
+    /// request head; past it 431
+    #[arg(long, default_value = "16KiB", value_parser = size(HEAD_BYTES))]
     pub max_head: usize,
 
-    /// Idle connections close; keep it above the proxy's own (nginx: 60s)
-    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = duration(IDLE_TIMEOUT))]
+    /// idle connections close; above the proxy's own
+    #[arg(long, default_value = "75s", value_parser = duration(IDLE_TIMEOUT))]
     pub idle_timeout: Duration,
 
-    /// A head must be whole, and a body move on, within it; else 408
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration(READ_TIMEOUT))]
+    /// for a whole head, and for each step of a body; past it 408
+    #[arg(long, default_value = "10s", value_parser = duration(READ_TIMEOUT))]
     pub read_timeout: Duration,
 
-    /// Time for answers in flight after SIGTERM; keep it below the grace period
-    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration(DRAIN))]
+    /// for answers in flight after SIGTERM; keep it below the grace period
+    #[arg(long, default_value = "25s", value_parser = duration(DRAIN))]
     pub drain: Duration,
 
-    /// How long the store keeps a sample
-    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = duration(TTL))]
+    /// how long the store keeps a sample
+    #[arg(long, default_value = "300s", value_parser = duration(TTL))]
     pub ttl: Duration,
 
-    /// Bearer token asked of POSTs: itself, or @file
-    #[arg(long, value_name = "TOKEN")]
+    /// bearer token for POSTs: itself or @file
+    #[arg(long)]
     pub ingest_token: Option<Token>,
 
-    /// Bearer token asked of GETs of data: itself, or @file
-    #[arg(long, value_name = "TOKEN")]
+    /// bearer token for GETs of data: itself or @file
+    #[arg(long)]
     pub read_token: Option<Token>,
 
-    /// Log level, or a filter such as info,sigmad::http=debug
-    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
+    /// level, or a filter such as info,sigmad::http=debug
+    #[arg(long, default_value = "info", value_parser = log_filter)]
     pub log: String,
 
-    /// Log lines on stderr; auto: human on a terminal, else json
-    #[arg(long, value_enum, value_name = "FORMAT", default_value = "auto")]
+    /// human, json, or auto: human on a terminal
+    #[arg(long, value_enum, default_value = "auto")]
     pub log_format: LogFormat,
 }
 
@@ -476,13 +476,10 @@ where
     Ok(if print_config { Command::PrintConfig(settings) } else { Command::Serve(settings) })
 }
 
-/// Rolling statistics and anomaly verdicts for fleets, over HTTP.
+/// Rolling statistics and anomaly verdicts for fleets, over HTTP
 #[derive(Parser)]
-#[command(name = "sigmad", version, args_conflicts_with_subcommands = true)]
-#[command(disable_help_subcommand = true, max_term_width = 80)]
-#[command(after_help = "Each flag is also SIGMAD_<FLAG> in the environment: --max-body is \
-                        SIGMAD_MAX_BODY.\nTIME is 100ms, 75s, 10m or 1h; SIZE is bytes, 16KiB \
-                        or 8MiB.")]
+#[command(name = "sigmad", version, disable_help_subcommand = true)]
+#[command(args_conflicts_with_subcommands = true)]
 struct CommandLine {
     #[command(subcommand)]
     subcommand: Option<Subcommands>,
@@ -492,7 +489,7 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Subcommands {
-    /// Take samples and give verdicts: what sigmad does without a command
+    /// take samples, give verdicts; the default
     Serve(Box<Serve>),
 }
 
@@ -500,23 +497,67 @@ enum Subcommands {
 struct Serve {
     #[command(flatten)]
     settings: Settings,
-    /// Print the settings in force as environment lines, and exit
+    /// print the settings in force, and exit
     #[arg(long)]
     print_config: bool,
 }
 
 fn command_line() -> clap::Command {
-    // Here and not at each setting, so that no setting can be without its variable. Out of the help:
-    // 21 names that repeat their flags.
-    let with_variable = |arg: clap::Arg| {
-        let Some(flag) = arg.get_long().filter(|flag| *flag != PRINT_CONFIG) else { return arg };
-        let variable = variable(flag);
-        arg.env(variable).hide_env(true)
+    // Here and not at each setting, so that no setting can be without its variable.
+    let with_variable = |arg: clap::Arg| match arg.get_long() {
+        Some(flag) if flag != PRINT_CONFIG => {
+            let variable = variable(flag);
+            arg.env(variable)
+        }
+        _ => arg,
     };
-    CommandLine::command()
+    let command = CommandLine::command()
         .mut_args(with_variable)
-        .mut_subcommands(|command| command.mut_args(with_variable))
+        .mut_subcommands(|command| command.mut_args(with_variable));
+    let help = help(&command);
+    command.override_help(help.clone()).mut_subcommand("serve", |serve| serve.override_help(help))
 }
+
+/// One flag a line, with its default: clap's own layout takes two screens.
+fn help(command: &clap::Command) -> String {
+    let about = command.get_about().expect("a doc comment");
+    let mut help = format!("{about}\n\nUsage: sigmad [COMMAND] [FLAGS]\n\n");
+    for subcommand in command.get_subcommands() {
+        let about = subcommand.get_about().expect("a doc comment");
+        help += &format!("  {:<17}  {about}\n", subcommand.get_name());
+    }
+    help += &format!("\n  {:<17}  {:<12} meaning\n", "flag", "default");
+    for arg in command.get_arguments() {
+        let default = arg.get_default_values().first().and_then(|value| value.to_str());
+        let meaning = arg.get_help().expect("a doc comment").to_string();
+        let mut column = format!(
+            "--{:<15}  {:<12}",
+            arg.get_id().as_str().replace('_', "-"),
+            default.unwrap_or("")
+        );
+        let mut line = String::new();
+        for word in meaning.split_whitespace() {
+            if line.chars().count() + 1 + word.chars().count() > HELP_MEANING_COLUMNS {
+                help += &format!("  {column:<31}{line}\n");
+                column.clear();
+                line.clear();
+            }
+            line += " ";
+            line += word;
+        }
+        help += &format!("  {column:<31}{line}\n");
+    }
+    help += HELP_END;
+    help
+}
+
+/// What 80 columns leave beside flag and default.
+const HELP_MEANING_COLUMNS: usize = 47;
+const HELP_END: &str = "  --help, --version
+
+A flag is also SIGMAD_<FLAG> in the environment: --max-body is SIGMAD_MAX_BODY.
+Times are like 100ms, 75s, 10m, 1h; sizes like 16KiB, 8MiB, or bytes.
+";
 
 /// A request, not a setting.
 const PRINT_CONFIG: &str = "print-config";
@@ -706,7 +747,7 @@ mod tests {
             ("--threshold=inf", "above 0"),
             ("--threshold=1e6", "below 1000000"),
             ("--max-body=1GiB", "must be 1.0 KiB to 256.0 MiB"),
-            ("--max-body=8Mb", "must be like"),
+            ("--max-body=8Meg", "must be like"),
             ("--max-body=-1", "must be like"),
             ("--max-head=1023", "must be 1.0 KiB to 256.0 KiB"),
             ("--max-head=99999999999999999999", "must be"),

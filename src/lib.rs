@@ -49,6 +49,7 @@ pub mod config;
 pub mod decode;
 pub mod handover;
 pub mod http;
+pub mod layout;
 pub mod logs;
 pub mod registry;
 pub mod sample;
