@@ -11,7 +11,7 @@
 //! request costs no system call) and parks when idle (which the next sender ends). See [`Sleeper`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -43,8 +43,10 @@ pub struct Block {
 pub struct Lane {
     full: Sender<Box<Block>>,
     emptied: Receiver<Box<Block>>,
+    closed: Arc<AtomicBool>,
     sleeper: Arc<Sleeper>,
     /// Last in, first out: the block most recently used is the one still in the cache.
+    #[expect(clippy::vec_box, reason = "boxes are what the channels carry")]
     spare: Vec<Box<Block>>,
     filling: Box<Block>,
     samples_in_flight: usize,
@@ -68,15 +70,18 @@ pub struct LaneTallies {
 pub struct LaneEnd {
     full: Receiver<Box<Block>>,
     emptied: Sender<Box<Block>>,
+    closed: Arc<AtomicBool>,
 }
 
 /// A lane whose reader sleeps in `sleeper`.
 pub fn lane(sleeper: Arc<Sleeper>, tallies: Arc<LaneTallies>) -> (Lane, LaneEnd) {
     let (full, full_end) = bounded(BLOCKS_MAX);
     let (emptied_end, emptied) = bounded(BLOCKS_MAX);
+    let closed = Arc::new(AtomicBool::new(false));
     let lane = Lane {
         full,
         emptied,
+        closed: closed.clone(),
         sleeper,
         spare: Vec::new(),
         filling: Box::default(),
@@ -84,7 +89,7 @@ pub fn lane(sleeper: Arc<Sleeper>, tallies: Arc<LaneTallies>) -> (Lane, LaneEnd)
         blocks_in_flight: 0,
         tallies,
     };
-    (lane, LaneEnd { full: full_end, emptied: emptied_end })
+    (lane, LaneEnd { full: full_end, emptied: emptied_end, closed })
 }
 
 impl Lane {
@@ -151,15 +156,31 @@ impl Lane {
     }
 }
 
+impl Drop for Lane {
+    /// Says so to a reader that sleeps; the channel itself closes a moment later, too late for that.
+    fn drop(&mut self) {
+        // Release, for the Acquire in receive(): who sees it sees every block.
+        self.closed.store(true, Ordering::Release);
+        self.sleeper.wake_if_parked();
+    }
+}
+
 impl LaneEnd {
     /// The next block, if one is there. `Err` once the worker has gone and all is read.
     #[inline]
     pub fn receive(&self) -> Result<Option<Box<Block>>, LaneClosed> {
+        // Asked first: what is not there after the close will never be.
+        let closed = self.closed.load(Ordering::Acquire);
         match self.full.try_recv() {
             Ok(block) => Ok(Some(block)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(LaneClosed),
+            Err(TryRecvError::Empty) if !closed => Ok(None),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Err(LaneClosed),
         }
+    }
+
+    /// True when [`LaneEnd::receive`] has something to say: a block, or that the worker has gone.
+    pub fn has_news(&self) -> bool {
+        !self.full.is_empty() || self.closed.load(Ordering::Acquire)
     }
 
     /// Gives a block back to its worker once it has been read.
@@ -247,9 +268,14 @@ impl Sleeper {
     fn wake_from(&self, least: u8) {
         // Pairs with the fence in sleep.
         fence(Ordering::SeqCst);
-        // Relaxed suffices behind the fence; the swap lets one of several senders pay for the call.
-        if self.state.load(Ordering::Relaxed) >= least
-            && self.state.swap(AWAKE, Ordering::Relaxed) >= least
+        // Relaxed suffices behind the fence. The exchange lets one of several senders pay for the call;
+        // where it fails, the sleeper has been up since, and looked for work after our fence.
+        let seen = self.state.load(Ordering::Relaxed);
+        if seen >= least
+            && self
+                .state
+                .compare_exchange(seen, AWAKE, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
@@ -329,7 +355,7 @@ mod tests {
                         end.give_back(block);
                     }
                     Ok(None) if seen == 10_000 => return,
-                    Ok(None) => sleeper.park(|| !end.is_empty()),
+                    Ok(None) => sleeper.park(|| end.has_news()),
                     Err(LaneClosed) => return,
                 }
             }

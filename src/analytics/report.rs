@@ -6,10 +6,17 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::handover::Sleeper;
 use crate::sample::{DeviceId, Verdict};
+
+/// Questions waiting; past it askers wait too.
+pub const QUESTIONS_MAX: usize = 1_024;
+/// Devices in one report, whatever was asked: what is copied for one reader holds up the samples.
+pub const DEVICES_REPORTED_MAX: usize = 1_000;
+/// Samples in one report, whatever was asked, for the same reason.
+pub const SAMPLES_REPORTED_MAX: usize = 1_000;
 
 /// A question, with where to send the report. A dropped sender means that the server is stopping.
 #[derive(Debug)]
@@ -33,12 +40,13 @@ pub struct Asker {
     sleeper: Arc<Sleeper>,
 }
 
-impl Asker {
-    /// Questions go into `questions`, whose reader sleeps in `sleeper`.
-    pub fn new(questions: Sender<Question>, sleeper: Arc<Sleeper>) -> Self {
-        Self { questions, sleeper }
-    }
+/// Where questions go in, and where the analytics thread, which sleeps in `sleeper`, takes them out.
+pub fn questions(sleeper: Arc<Sleeper>) -> (Asker, Receiver<Question>) {
+    let (questions, asked) = bounded(QUESTIONS_MAX);
+    (Asker { questions, sleeper }, asked)
+}
 
+impl Asker {
     /// Waits for the report. None once the analytics thread has stopped.
     pub fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
         let (reply, report) = bounded(1);

@@ -1,1 +1,3 @@
-//! store
+//! What outlives a moment: samples and verdicts, in memory.
+
+pub mod memory;

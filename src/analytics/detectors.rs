@@ -1,0 +1,3 @@
+//! Detectors: what a value is worth, given the window before it.
+
+pub mod zscore;

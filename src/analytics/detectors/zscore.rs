@@ -1,0 +1,119 @@
+//! `zscore`: how many standard deviations a value lies from the mean of the window before it.
+
+use crate::analytics::window::Moments;
+use crate::sample::{Verdict, Z_MAX};
+
+/// The detector and its settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ZScore {
+    /// An anomaly lies more than so many deviations from the mean.
+    pub threshold: f64,
+    /// Values that the window must hold before anything is an anomaly.
+    pub min_samples: u32,
+}
+
+impl ZScore {
+    /// Judges a value by the window that it is about to enter.
+    #[inline]
+    pub fn judge(&self, before: &Moments, value: f64) -> Verdict {
+        let distance = value - before.mean;
+        let std_dev = before.std_dev();
+        let (z_score, is_strange) = if before.count == 0 {
+            (0.0, false)
+        } else if std_dev > 0.0 {
+            let z = (distance / std_dev).clamp(-Z_MAX, Z_MAX);
+            (z, z.abs() > self.threshold)
+        } else if distance * distance == 0.0 {
+            // Equal, or so close that the square of the distance is nothing, as those in the window.
+            (0.0, false)
+        } else {
+            (Z_MAX.copysign(distance), true)
+        };
+        let is_anomaly = is_strange && before.count >= self.min_samples;
+        Verdict { score: z_score.abs(), z_score, is_anomaly }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::analytics::window::Window;
+
+    const DETECTOR: ZScore = ZScore { threshold: 2.0, min_samples: 10 };
+
+    fn moments(count: u32, mean: f64, std_dev: f64) -> Moments {
+        Moments { count, mean, variance: std_dev * std_dev }
+    }
+
+    #[test]
+    fn an_outlier_is_told_from_its_window() {
+        let verdict = DETECTOR.judge(&moments(50, 100.0, 5.0), 115.0);
+        assert_eq!(verdict, Verdict { score: 3.0, z_score: 3.0, is_anomaly: true });
+        let verdict = DETECTOR.judge(&moments(50, 100.0, 5.0), 90.0);
+        assert_eq!(verdict, Verdict { score: 2.0, z_score: -2.0, is_anomaly: false });
+    }
+
+    #[test]
+    fn few_values_make_no_anomaly() {
+        assert_eq!(DETECTOR.judge(&moments(0, 0.0, 0.0), 5.0), Verdict::default());
+        let verdict = DETECTOR.judge(&moments(9, 100.0, 5.0), 1e9);
+        assert_eq!((verdict.z_score, verdict.is_anomaly), (Z_MAX, false));
+        assert!(DETECTOR.judge(&moments(10, 100.0, 5.0), 1e9).is_anomaly);
+    }
+
+    #[test]
+    fn without_spread_any_other_value_is_an_anomaly() {
+        let flat = moments(50, 7.0, 0.0);
+        assert_eq!(DETECTOR.judge(&flat, 7.0), Verdict::default());
+        let verdict = DETECTOR.judge(&flat, 7.0f64.next_down());
+        assert_eq!(verdict, Verdict { score: Z_MAX, z_score: -Z_MAX, is_anomaly: true });
+        let deaf = ZScore { threshold: 2.0 * Z_MAX, ..DETECTOR };
+        assert!(deaf.judge(&flat, 8.0).is_anomaly);
+        assert!(!DETECTOR.judge(&moments(9, 7.0, 0.0), 8.0).is_anomaly);
+    }
+
+    /// SPEC section 3, word for word.
+    fn naive(history: &[f64], window_size: usize, value: f64) -> (f64, bool) {
+        let window = &history[history.len().saturating_sub(window_size)..];
+        let n = window.len() as f64;
+        if window.is_empty() {
+            return (0.0, false);
+        }
+        let enough = window.len() >= 10;
+        if window.iter().all(|&v| v == window[0]) {
+            return if value == window[0] {
+                (0.0, false)
+            } else {
+                (Z_MAX.copysign(value - window[0]), enough)
+            };
+        }
+        let mean = window.iter().sum::<f64>() / n;
+        let variance = window.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        let z = ((value - mean) / variance.sqrt()).clamp(-Z_MAX, Z_MAX);
+        (z, enough && z.abs() > 2.0)
+    }
+
+    proptest! {
+        #[test]
+        fn verdicts_agree_with_the_contract(
+            values in prop::collection::vec(
+                prop_oneof![6 => 90.0..110.0f64, 3 => Just(100.0), 1 => 0.0..1e6f64], 1..300),
+            constant in 0..80usize,
+        ) {
+            let mut window = Window::default();
+            let mut ring = [0.0; 50];
+            let mut history = Vec::new();
+            for value in std::iter::repeat_n(42.5, constant).chain(values) {
+                let verdict = DETECTOR.judge(&window.moments(), value);
+                let (z, is_anomaly) = naive(&history, 50, value);
+                prop_assert!((verdict.z_score - z).abs() <= 1e-7 * z.abs().max(1.0), "{verdict:?} {z}");
+                // A z within rounding of the threshold may fall on either side.
+                prop_assert!(verdict.is_anomaly == is_anomaly || (z.abs() - 2.0).abs() < 1e-6);
+                window.push(&mut ring, value);
+                history.push(value);
+            }
+        }
+    }
+}

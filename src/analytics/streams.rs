@@ -1,0 +1,221 @@
+//! Who has which streams: a dense table of devices, and the fleet's streams by metric.
+//!
+//! A device stands at its id's index, a metric at its id. The registry gives a silent device's index to
+//! another under the next generation; the first sample of the new occupant clears the place. A sample
+//! of an occupant that has already been replaced, or that was evicted before it was ever heard here,
+//! counts for the fleet alone: its device's windows are gone, and it must not enter another's.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::analytics::arena::{Arena, Stream, StreamPlace};
+use crate::analytics::names::Names;
+use crate::sample::{DeviceId, MetricId};
+
+/// Devices are added so many at a time, so that growing never copies them.
+pub const DEVICES_PER_CHUNK: usize = 1_024;
+
+/// One stream of a device, with what `/devices` orders by, so that ordering touches no stream.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceStream {
+    /// Score of the last verdict.
+    pub score: f64,
+    /// The stream.
+    pub place: StreamPlace,
+    /// Its metric.
+    pub metric: MetricId,
+    /// Whether the last verdict was an anomaly.
+    pub is_anomaly: bool,
+}
+
+/// One device, or a place without an occupant so far.
+#[derive(Debug, Default)]
+pub struct Device {
+    /// None: nobody yet.
+    pub name: Option<Arc<str>>,
+    /// Which occupant of its place it is.
+    pub generation: u32,
+    /// In the order in which they were first sent.
+    pub streams: SmallVec<[DeviceStream; 2]>,
+    /// Samples since the start.
+    pub total_count: u64,
+    /// Anomalies since the start.
+    pub anomaly_count: u64,
+    /// By our clock.
+    pub last_seen_us: i64,
+    /// By the client's.
+    pub last_timestamp_us: i64,
+}
+
+impl Device {
+    /// Its stream of that metric, taken when the metric is new. `hint`: where it probably stands, for
+    /// most samples of a device name the same metrics in the same order.
+    #[inline]
+    pub fn stream(
+        &mut self,
+        metric: MetricId,
+        hint: usize,
+        arena: &mut Arena,
+    ) -> &mut DeviceStream {
+        let hinted = self.streams.get(hint).is_some_and(|stream| stream.metric == metric);
+        let at = if hinted {
+            hint
+        } else {
+            let known = self.streams.iter().position(|stream| stream.metric == metric);
+            known.unwrap_or_else(|| self.open(metric, arena))
+        };
+        &mut self.streams[at]
+    }
+
+    #[cold]
+    fn open(&mut self, metric: MetricId, arena: &mut Arena) -> usize {
+        let place = arena.take();
+        self.streams.push(DeviceStream { score: 0.0, place, metric, is_anomaly: false });
+        self.streams.len() - 1
+    }
+
+    /// The stream with the largest score, the earliest of equals. None of an empty place.
+    pub fn strangest(&self) -> Option<&DeviceStream> {
+        self.streams.iter().reduce(|best, next| if next.score > best.score { next } else { best })
+    }
+}
+
+/// One metric, over all devices.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The metric's name.
+    pub name: Arc<str>,
+    /// Its id.
+    pub metric: MetricId,
+    /// Its stream.
+    pub place: StreamPlace,
+}
+
+/// All devices and streams.
+#[derive(Debug)]
+pub struct Streams {
+    names: Names,
+    devices: Vec<Box<[Device]>>,
+    occupied: usize,
+    fleet: Vec<Option<Fleet>>,
+    fleet_count: usize,
+    /// The streams of devices and of the fleet.
+    pub arena: Arena,
+}
+
+impl Streams {
+    /// Streams with `window` values each.
+    pub fn new(window: usize, names: Names) -> Self {
+        Self {
+            names,
+            devices: Vec::new(),
+            occupied: 0,
+            fleet: Vec::new(),
+            fleet_count: 0,
+            arena: Arena::new(window),
+        }
+    }
+
+    /// Devices with streams.
+    pub fn devices(&self) -> usize {
+        self.occupied
+    }
+
+    /// Streams of devices.
+    pub fn device_streams(&self) -> usize {
+        self.arena.len() - self.fleet_count
+    }
+
+    /// Places of devices, occupied or not.
+    pub fn places(&self) -> usize {
+        self.devices.len() * DEVICES_PER_CHUNK
+    }
+
+    /// The devices from place `from` to the end of their chunk.
+    pub fn chunk_from(&self, from: usize) -> &[Device] {
+        let chunk = self.devices.get(from / DEVICES_PER_CHUNK);
+        chunk.map_or(&[], |devices| &devices[from % DEVICES_PER_CHUNK..])
+    }
+
+    /// The device of that id, while it has its place.
+    #[inline]
+    pub fn device(&self, id: DeviceId) -> Option<&Device> {
+        let index = id.index as usize;
+        let device = &self.devices.get(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK];
+        (device.generation == id.generation && device.name.is_some()).then_some(device)
+    }
+
+    /// True while the registry still knows the device: an evicted one keeps its place here until
+    /// another takes it.
+    pub fn is_current(&self, id: DeviceId) -> bool {
+        self.names.device(id).is_some()
+    }
+
+    /// The device of that id, which takes its place when it is new, and the streams. None when it has
+    /// been evicted in the meantime.
+    #[inline]
+    pub fn device_mut(&mut self, id: DeviceId) -> Option<(&mut Device, &mut Arena)> {
+        if self.device(id).is_none() {
+            self.occupy(id)?;
+        }
+        let index = id.index as usize;
+        let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
+        Some((device, &mut self.arena))
+    }
+
+    /// Gives the place to a new occupant.
+    #[cold]
+    fn occupy(&mut self, id: DeviceId) -> Option<()> {
+        let index = id.index as usize;
+        while self.devices.len() <= index / DEVICES_PER_CHUNK {
+            let chunk = std::iter::repeat_with(Device::default).take(DEVICES_PER_CHUNK);
+            self.devices.push(chunk.collect());
+        }
+        let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
+        if device.name.is_some() && device.generation > id.generation {
+            return None;
+        }
+        let name = self.names.device(id)?;
+        self.occupied += usize::from(device.name.is_none());
+        for stream in &device.streams {
+            self.arena.give_back(stream.place);
+        }
+        let generation = id.generation;
+        *device = Device { name: Some(name), generation, ..Device::default() };
+        Some(())
+    }
+
+    /// The fleet's stream of that metric and its ring, taken when the metric is new.
+    #[inline]
+    pub fn fleet_mut(&mut self, metric: MetricId) -> (&mut Stream, &mut [f64]) {
+        let place = match self.fleet.get(usize::from(metric.0)) {
+            Some(Some(fleet)) => fleet.place,
+            _ => self.open_fleet(metric),
+        };
+        self.arena.get_mut(place)
+    }
+
+    #[cold]
+    fn open_fleet(&mut self, metric: MetricId) -> StreamPlace {
+        let index = usize::from(metric.0);
+        if self.fleet.len() <= index {
+            self.fleet.resize_with(index + 1, || None);
+        }
+        let (name, place) = (self.names.metric(metric), self.arena.take());
+        self.fleet[index] = Some(Fleet { name, metric, place });
+        self.fleet_count += 1;
+        place
+    }
+
+    /// The metrics that were ever judged, in the order of their ids.
+    pub fn fleet(&self) -> impl Iterator<Item = &Fleet> {
+        self.fleet.iter().flatten()
+    }
+
+    /// The name of a metric that was judged.
+    pub fn metric_name(&self, metric: MetricId) -> Arc<str> {
+        let fleet = self.fleet.get(usize::from(metric.0)).and_then(Option::as_ref);
+        fleet.map_or_else(|| self.names.metric(metric), |fleet| fleet.name.clone())
+    }
+}

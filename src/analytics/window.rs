@@ -1,0 +1,342 @@
+//! The window of one stream: its last N values and their running sums.
+//!
+//! Pure, and without memory of its own: the values stand in a ring that the caller lends, always the
+//! same one; its length is N. A push costs the same however large N is.
+//!
+//! The sums are taken of `d = x − offset`, with an offset close to the mean, so that values near 1e9
+//! with a spread of 1 lose no digits: `sum = Σd`, `square_sum = Σd²`, from which
+//! `mean = offset + sum/n` and `squares = Σ(x − mean)² = square_sum − sum²/n`.
+//!
+//! # Why the sums never drift
+//!
+//! They are taken afresh from the ring (a *rebase*, around the mean of the moment) once per turn of
+//! the ring, so at most N pushes' rounding is ever in them, and besides whenever `squares` has fallen
+//! below `peak / 1024`, where `peak` is the largest `square_sum` since the last rebase. That bounds the
+//! error. With `u = 2⁻⁵³`: every `d²` that came or went is at most `peak`, so each push errs by at most
+//! `2u·peak` in `square_sum` and by `u(√n + 2)√peak` in `sum`, which by Cauchy–Schwarz is at most
+//! `√(n·peak)`; the rebase itself is a sum of n terms. Together `squares` is off by at most
+//! `(7N + 4√N + 8)u·peak`, and, as `squares ≥ peak/1024`, by `(7N + 4√N + 8)·1024u` of itself; the
+//! deviation by half of that: 2.2e-11 for N = 50, 4.0e-9 for [`WINDOW_MAX`]. The same steps
+//! bound the error of the mean by `(2N + 2√N + 1)·32u` deviations, beside its own rounding.
+//! Both hold for ever, whatever came before: one value of 1e15 forces a rebase as it leaves.
+//!
+//! A constant stream never forces one: all its `d` are 0, and so is `peak`.
+
+use crate::sample::VALUE_MAX;
+
+/// Values in a window, at most: keeps the error bound of the deviation below 1e-8.
+pub const WINDOW_MAX: usize = 10_000;
+
+/// How far `squares` may fall below the peak before the digits it has left are too few.
+const CANCELLATION_MAX: f64 = 1.0 / 1024.0;
+
+/// What a window says of its values at one moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moments {
+    /// How many values it holds.
+    pub count: u32,
+    /// Their mean; 0 of none.
+    pub mean: f64,
+    /// Their population variance; exactly 0 when all are equal.
+    pub variance: f64,
+}
+
+impl Moments {
+    /// Population standard deviation.
+    #[inline]
+    pub fn std_dev(&self) -> f64 {
+        self.variance.sqrt()
+    }
+}
+
+/// Running sums over the values in a ring.
+#[derive(Clone, Debug, Default)]
+pub struct Window {
+    offset: f64,
+    sum: f64,
+    square_sum: f64,
+    /// Largest `square_sum` since the last rebase.
+    peak: f64,
+    /// Σ(x − mean)², never negative.
+    squares: f64,
+    /// 1 / count.
+    count_inverse: f64,
+    count: u32,
+    /// Where the next value goes: the place of the oldest once the ring is full.
+    next: u32,
+}
+
+impl Window {
+    /// How many values it holds.
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Mean and variance of the values it holds.
+    #[inline]
+    pub fn moments(&self) -> Moments {
+        Moments {
+            count: self.count,
+            mean: self.offset + self.sum * self.count_inverse,
+            variance: self.squares * self.count_inverse,
+        }
+    }
+
+    /// The newest value. None before the first.
+    pub fn last(&self, ring: &[f64]) -> Option<f64> {
+        let newest = (self.next as usize).checked_sub(1).unwrap_or(ring.len() - 1);
+        (self.count > 0).then(|| ring[newest])
+    }
+
+    /// The values, oldest first.
+    pub fn values<'a>(&self, ring: &'a [f64]) -> impl Iterator<Item = f64> + use<'a> {
+        let (older, newer) = if self.count() == ring.len() {
+            let (newer, older) = ring.split_at(self.next as usize);
+            (older, newer)
+        } else {
+            (&ring[..self.count()], &ring[..0])
+        };
+        older.iter().chain(newer).copied()
+    }
+
+    /// Adds a value, in the place of the oldest when the ring is full.
+    #[inline]
+    pub fn push(&mut self, ring: &mut [f64], value: f64) {
+        debug_assert!(value.abs() <= VALUE_MAX, "the decoder refuses {value}");
+        debug_assert!((1..=WINDOW_MAX).contains(&ring.len()));
+        let place = &mut ring[self.next as usize];
+        let gone = std::mem::replace(place, value);
+        let full = self.count() == ring.len();
+        if full {
+            let (come, gone) = (value - self.offset, gone - self.offset);
+            self.sum += come - gone;
+            self.square_sum += come * come - gone * gone;
+        } else {
+            self.grow(value);
+        }
+        self.next += 1;
+        let turned = self.next as usize == ring.len();
+        if turned {
+            self.next = 0;
+        }
+        self.peak = self.peak.max(self.square_sum);
+        self.squares = self.square_sum - self.sum * self.sum * self.count_inverse;
+        if turned || self.squares < self.peak * CANCELLATION_MAX {
+            self.rebase(&ring[..self.count as usize]);
+        }
+    }
+
+    fn grow(&mut self, value: f64) {
+        if self.count == 0 {
+            self.offset = value;
+        }
+        let come = value - self.offset;
+        self.sum += come;
+        self.square_sum += come * come;
+        self.count += 1;
+        self.count_inverse = 1.0 / f64::from(self.count);
+    }
+
+    /// Takes the sums afresh. The mean is found from the first value on, so that equal values give
+    /// exactly that value, and no spread.
+    #[inline(never)]
+    fn rebase(&mut self, values: &[f64]) {
+        let first = values[0];
+        let (from_first, _) = sums_around(first, values);
+        self.offset = first + from_first * self.count_inverse;
+        (self.sum, self.square_sum) = sums_around(self.offset, values);
+        self.peak = self.square_sum;
+        let squares = self.square_sum - self.sum * self.sum * self.count_inverse;
+        self.squares = squares.max(0.0);
+    }
+}
+
+/// `Σd` and `Σd²` of `d = v − offset`: in four lanes, which the CPU adds side by side.
+fn sums_around(offset: f64, values: &[f64]) -> (f64, f64) {
+    const LANES: usize = 4;
+    let mut sums = [0.0; LANES];
+    let mut square_sums = [0.0; LANES];
+    let (wide, rest) = values.as_chunks::<LANES>();
+    for four in wide {
+        for lane in 0..LANES {
+            let d = four[lane] - offset;
+            sums[lane] += d;
+            square_sums[lane] += d * d;
+        }
+    }
+    for (lane, value) in rest.iter().enumerate() {
+        let d = value - offset;
+        sums[lane] += d;
+        square_sums[lane] += d * d;
+    }
+    ((sums[0] + sums[1]) + (sums[2] + sums[3]), square_sums.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Two passes in plain order: what the running sums must agree with.
+    fn two_pass(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+        let n = values.clone().count() as f64;
+        let first = values.clone().next().expect("not empty");
+        let rough = first + values.clone().map(|v| v - first).sum::<f64>() / n;
+        let mean = rough + values.clone().map(|v| v - rough).sum::<f64>() / n;
+        let squares = values.clone().map(|v| (v - mean) * (v - mean)).sum::<f64>();
+        (mean, (squares / n).sqrt())
+    }
+
+    /// Below it squares leave the range in which a float keeps its digits.
+    const DEVIATION_MIN: f64 = 1e-150;
+
+    fn assert_agrees(window: &Window, ring: &[f64], relative: f64) {
+        let (mean, std_dev) = two_pass(window.values(ring).collect::<Vec<_>>().into_iter());
+        let got = window.moments();
+        let mean_error = (got.mean - mean).abs();
+        assert!(
+            mean_error <= relative * std_dev + 4.0 * f64::EPSILON * mean.abs() + DEVIATION_MIN,
+            "mean {} instead of {mean}, deviation {std_dev}",
+            got.mean
+        );
+        let deviation_error = (got.std_dev() - std_dev).abs();
+        assert!(
+            deviation_error <= relative * std_dev + DEVIATION_MIN,
+            "deviation {} instead of {std_dev}",
+            got.std_dev()
+        );
+    }
+
+    /// Pushes them all; the window agrees after each, and holds what it should.
+    fn check(window_size: usize, values: &[f64]) {
+        let mut window = Window::default();
+        let mut ring = vec![0.0; window_size];
+        let mut naive = VecDeque::new();
+        for &value in values {
+            window.push(&mut ring, value);
+            naive.push_back(value);
+            if naive.len() > window_size {
+                naive.pop_front();
+            }
+            assert!(window.values(&ring).eq(naive.iter().copied()));
+            assert_eq!(window.last(&ring), Some(value));
+            assert_agrees(&window, &ring, 1e-9);
+        }
+    }
+
+    fn any_stretch() -> impl Strategy<Value = Vec<f64>> {
+        let noise = |level: f64, spread: f64| {
+            prop::collection::vec((-1.0..1.0f64).prop_map(move |r| level + spread * r), 1..120)
+        };
+        prop_oneof![
+            4 => (-1e3..1e3f64, 1e-3..10.0f64).prop_flat_map(move |(l, s)| noise(l, s)),
+            2 => (1e8..1e10f64, 0.1..10.0f64).prop_flat_map(move |(l, s)| noise(l, s)),
+            1 => Just(()).prop_flat_map(move |()| noise(0.0, 1e-100)),
+            1 => Just(()).prop_flat_map(move |()| noise(1.0, 1e-14)),
+            1 => (-1e6..1e6f64, 1..120usize).prop_map(|(v, n)| vec![v; n]),
+            1 => (-1e9..1e9f64, 1..120usize)
+                .prop_map(|(v, n)| (0..n).map(|i| if i % 2 == 0 { v } else { -v }).collect()),
+            1 => (0.0..1.0f64, 2.0..1e4f64, 1..60usize)
+                .prop_map(|(v, q, n)| (0..n).map(|i| 1e15 * v / q.powi(i as i32)).collect()),
+            2 => prop_oneof![Just(1e15), Just(-1e15), -1e15..1e15f64].prop_map(|v| vec![v]),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn agrees_with_two_passes(
+            window_size in prop_oneof![3 => Just(50usize), 1 => 1..130usize],
+            stretches in prop::collection::vec(any_stretch(), 1..6),
+        ) {
+            check(window_size, &stretches.concat());
+        }
+    }
+
+    #[test]
+    fn a_level_shift_is_followed_exactly() {
+        let step = |i: usize| if i < 70 { 0.0 } else { 1e9 } + (i % 7) as f64;
+        check(50, &(0..300).map(step).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_huge_value_leaves_no_trace_wherever_it_stood() {
+        for place in 0..50 {
+            let mut window = Window::default();
+            let mut ring = [0.0; 50];
+            for i in 0..50 + place {
+                window.push(&mut ring, (i % 11) as f64);
+            }
+            window.push(&mut ring, 1e15);
+            for i in 0..50 {
+                assert!(window.moments().std_dev() > 1e13);
+                window.push(&mut ring, 0.1 * (i % 13) as f64);
+            }
+            assert!(window.values(&ring).all(|v| v < 2.0));
+            assert_agrees(&window, &ring, 1e-13);
+        }
+    }
+
+    #[test]
+    fn equal_values_have_exactly_no_spread_and_force_no_rebase() {
+        for value in [0.1, 1.0 / 3.0, 1e9 + 0.1, -7e14, 1e-300] {
+            let mut window = Window::default();
+            let mut ring = [0.0; 50];
+            window.push(&mut ring, 12.5);
+            for pushed in 0..500 {
+                window.push(&mut ring, value);
+                if pushed >= 50 {
+                    assert_eq!((window.moments().mean, window.moments().variance), (value, 0.0));
+                    assert!(window.peak == 0.0, "a rebase could be forced again");
+                }
+            }
+        }
+    }
+
+    /// A cheap generator, so that a billion updates take seconds.
+    struct Normal(u64);
+
+    impl Normal {
+        fn next(&mut self) -> f64 {
+            // Sum of four uniforms of 16 bits: normal enough, deviation 1 after scaling.
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            let sum = (0..4).map(|i| (self.0 >> (16 * i) & 0xffff) as f64).sum::<f64>();
+            (sum / 65_536.0 - 2.0) * 3f64.sqrt()
+        }
+    }
+
+    fn drift(updates: u64) {
+        let mut normal = Normal(0x9e37_79b9_7f4a_7c15);
+        let mut window = Window::default();
+        let mut ring = [0.0; 50];
+        let mut worst: f64 = 0.0;
+        for update in 1..=updates {
+            window.push(&mut ring, 1e9 + normal.next());
+            if update % 4_099 == 0 {
+                let (mean, std_dev) = two_pass(ring.iter().copied());
+                let got = window.moments();
+                worst = worst.max((got.mean / mean - 1.0).abs());
+                worst = worst.max((got.std_dev() / std_dev - 1.0).abs());
+            }
+        }
+        println!("after {updates} updates: {worst:e} at worst");
+        assert!(worst < 1e-12, "{worst:e}");
+    }
+
+    #[test]
+    fn no_drift_in_twenty_million_updates() {
+        drift(20_000_000);
+    }
+
+    #[test]
+    #[ignore = "a billion updates take seconds in a release build, minutes in this one"]
+    fn no_drift_in_a_billion_updates() {
+        drift(1_000_000_000);
+    }
+}
