@@ -19,10 +19,9 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::clock::Now;
 use crate::sample::Batch;
+pub use crate::sample::QUEUE_SAMPLES_MAX;
 use crate::tally::Tally;
 
-/// A worker's samples on their way to analytics; past it requests are answered 503.
-pub const QUEUE_SAMPLES_MAX: usize = 65_536;
 /// Samples in one block: enough that its hand-over costs 2–3 ns a sample, few enough for the cache.
 pub const BLOCK_SAMPLES: usize = 128;
 /// Blocks on their way: rounds of one sample each can stay unread for 40 ms before one is refused.

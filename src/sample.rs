@@ -9,6 +9,9 @@ pub const VALUE_MAX: f64 = 1e15;
 pub const READINGS_MAX: usize = 32;
 /// Bytes in the name of a device or a metric.
 pub const NAME_BYTES_MAX: usize = 128;
+/// A worker's samples on their way to analytics; past it requests are answered 503. A body that
+/// holds more could never be kept, so the decoder stops there.
+pub const QUEUE_SAMPLES_MAX: usize = 65_536;
 
 /// A device, by its slot in the registry.
 ///
@@ -79,7 +82,16 @@ impl Batch {
         self.readings.clear();
     }
 
+    /// Forgets the samples after the first `len`, keeps the memory.
+    pub fn truncate(&mut self, len: usize) {
+        let dropped = self.samples.get(len..).unwrap_or_default();
+        let width: usize = dropped.iter().map(|sample| sample.readings as usize).sum();
+        self.readings.truncate(self.readings.len() - width);
+        self.samples.truncate(len);
+    }
+
     /// Adds one sample.
+    #[inline]
     pub fn push(&mut self, timestamp_us: i64, device: Option<DeviceId>, readings: &[Reading]) {
         debug_assert!((1..=READINGS_MAX).contains(&readings.len()));
         debug_assert!(readings.iter().all(|r| r.value.abs() <= VALUE_MAX));
