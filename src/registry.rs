@@ -159,15 +159,15 @@ impl Registry {
 
     /// The hash by which names are found, here and in the decoders' caches.
     #[inline]
-    pub fn hash_name(&self, name: &str) -> u64 {
+    pub fn hash_name(&self, name: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write(name.as_bytes());
+        hasher.write(name);
         hasher.finish()
     }
 
     /// The device of that name.
     pub fn find_device(&self, name: &str) -> Option<DeviceId> {
-        let hash = self.hash_name(name);
+        let hash = self.hash_name(name.as_bytes());
         let names = self.names.read();
         names.device(hash, name).map(|index| self.device_id(index))
     }
@@ -190,7 +190,7 @@ impl Registry {
 
     /// The metric of that name.
     pub fn find_metric(&self, name: &str) -> Option<MetricId> {
-        let hash = self.hash_name(name);
+        let hash = self.hash_name(name.as_bytes());
         self.names.read().metric(hash, name)
     }
 
@@ -203,7 +203,7 @@ impl Registry {
             return Ok(metric);
         }
         let mut names = self.names.write();
-        if let Some(metric) = names.metric(self.hash_name(name), name) {
+        if let Some(metric) = names.metric(self.hash_name(name.as_bytes()), name) {
             return Ok(metric);
         }
         if names.metrics.len() == METRICS_MAX {
@@ -272,7 +272,7 @@ impl Registry {
         now_s: u32,
     ) -> Result<Option<Admitted>, Full> {
         debug_assert!((1..=READINGS_MAX).contains(&metrics.len()));
-        let hash = device.map(|name| self.hash_name(name));
+        let hash = device.map(|name| self.hash_name(name.as_bytes()));
         {
             let names = self.names.read();
             let missing = self.look_up_metrics(&names, metrics);
@@ -324,7 +324,7 @@ impl Registry {
         let mut missing = 0;
         for (name, id) in metrics {
             if id.is_none() {
-                *id = names.metric(self.hash_name(name), name);
+                *id = names.metric(self.hash_name(name.as_bytes()), name);
                 missing += usize::from(id.is_none());
             }
         }
@@ -348,8 +348,8 @@ impl Registry {
         let Names { metrics, metrics_by_name, .. } = names;
         let id = metrics.len() as u16;
         metrics.push(name.into());
-        metrics_by_name.insert_unique(self.hash_name(name), id, |&id| {
-            self.hash_name(&metrics[usize::from(id)])
+        metrics_by_name.insert_unique(self.hash_name(name.as_bytes()), id, |&id| {
+            self.hash_name(metrics[usize::from(id)].as_bytes())
         });
         MetricId(id)
     }
@@ -362,7 +362,8 @@ impl Registry {
         });
         slots[index as usize].name = Some(name.into());
         devices_by_name.insert_unique(hash, index, |&index| {
-            self.hash_name(slots[index as usize].name.as_deref().expect("it is in the table"))
+            let name = slots[index as usize].name.as_deref().expect("it is in the table");
+            self.hash_name(name.as_bytes())
         });
         index
     }
@@ -399,7 +400,7 @@ impl Registry {
         let slot = std::mem::take(&mut names.slots[index]);
         let name = slot.name.as_deref().expect("only a slot in use is evicted");
         match names.devices_by_name.entry(
-            self.hash_name(name),
+            self.hash_name(name.as_bytes()),
             |&other| other as usize == index,
             |_| unreachable!("removing needs no growth"),
         ) {

@@ -1,17 +1,50 @@
 //! Bodies to samples; knows no sockets.
+//!
+//! A body is one sample object, an array of them, `{"metrics":[…]}`, or lines (NDJSON). It is walked
+//! sample by sample. The usual shape is read by [`scan`]; for anything else [`skip`] finds where the
+//! sample ends and simd-json reads it ([`tape`]). So a wrong sample is refused alone, by its index,
+//! and what a body can make us allocate is bounded by one sample, not by the body.
+//!
+//! Known names are found in caches of the worker ([`names`]); nothing is allocated, and no lock is
+//! taken, for a sample whose names have been met.
+//!
+//! A sample that is refused leaves no trace. A body that turns out to be broken adds nothing to the
+//! batch; the names of its good samples stay known until they have been silent for long.
 
+mod fields;
+mod names;
+mod scan;
+mod skip;
+mod tape;
+mod timestamp;
+
+use std::fmt;
 use std::sync::Arc;
 
+use memchr::memchr;
+use smallvec::SmallVec;
+
+use self::fields::{Fault, Fields, VALUES_MAX};
+use self::names::{DeviceCache, MetricCache};
+use self::skip::{Broken, Extent, skip_space, skip_string, skip_value};
+use self::tape::Parser;
 use crate::clock::Now;
-use crate::registry::Registry;
-use crate::sample::Batch;
+use crate::registry::{Admitted, Registry};
+use crate::sample::{Batch, MetricId, QUEUE_SAMPLES_MAX, READINGS_MAX};
 
 /// Refusals of single samples that an answer lists; the rest are only counted.
 pub const REFUSALS_LISTED_MAX: usize = 10;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// Reads bodies for one worker, with buffers and a cache of names of its own.
-#[derive(Debug)]
-pub struct Decoder {}
+pub struct Decoder {
+    registry: Arc<Registry>,
+    devices: DeviceCache,
+    metrics: MetricCache,
+    parser: Parser,
+    refusals: Vec<Refusal>,
+}
 
 /// What became of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +73,12 @@ pub enum BodyError {
     TooManySamples,
 }
 
+impl From<Broken> for BodyError {
+    fn from(broken: Broken) -> Self {
+        Self::Malformed { offset: broken.offset }
+    }
+}
+
 /// One refused sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -53,14 +92,31 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("refusals", &self.refusals).finish_non_exhaustive()
+    }
+}
+
 impl Decoder {
     /// Names are interned in `registry`.
     pub fn new(registry: Arc<Registry>) -> Self {
-        let _ = registry;
-        todo!()
+        let mut metrics = MetricCache::new();
+        for id in [MetricId::CPU, MetricId::RPS] {
+            metrics.keep(&registry.metric_name(id), id);
+        }
+        Self {
+            registry,
+            devices: DeviceCache::new(),
+            metrics,
+            parser: Parser::new(),
+            refusals: Vec::new(),
+        }
     }
 
     /// Adds the good samples of `body` to `batch`. `lines`: the client said that it is NDJSON.
+    ///
+    /// The body is left in an unspecified state.
     ///
     /// # Errors
     /// When the body as a whole can't be read; nothing is added then.
@@ -71,12 +127,406 @@ impl Decoder {
         now: Now,
         batch: &mut Batch,
     ) -> Result<Decoded, BodyError> {
-        let _ = (body, lines, now, batch);
-        todo!()
+        self.refusals.clear();
+        let before = batch.len();
+        let mut pass = Pass {
+            decoder: self,
+            batch,
+            now_us: now.wall_us,
+            now_s: (now.monotonic_ns / 1_000_000_000) as u32,
+            decoded: Decoded { is_batch: true, accepted: 0, invalid: 0, unroomed: 0 },
+        };
+        let read = match pass.body(body, lines) {
+            Ok(()) if pass.index() == 0 => Err(BodyError::Empty),
+            read => read,
+        };
+        let decoded = pass.decoded;
+        match read {
+            Ok(()) => Ok(decoded),
+            Err(error) => {
+                self.refusals.clear();
+                batch.truncate(before);
+                Err(error)
+            }
+        }
     }
 
     /// The first refusals of the last body.
     pub fn refusals(&self) -> &[Refusal] {
-        todo!()
+        &self.refusals
     }
+}
+
+/// One body on its way into a batch.
+struct Pass<'p> {
+    decoder: &'p mut Decoder,
+    batch: &'p mut Batch,
+    now_us: i64,
+    now_s: u32,
+    decoded: Decoded,
+}
+
+/// Where a sample stands in its text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing may follow it but white space.
+    Last,
+    /// Other elements of an array may follow it.
+    Among,
+}
+
+/// What follows the first value of a body.
+enum After {
+    End,
+    Line,
+    Text { offset: usize },
+}
+
+/// An object at the top level that [`scan`] found unusual.
+enum TopLevel {
+    Sample(Extent),
+    /// Has a field `metrics` that is an array.
+    Wrapper,
+}
+
+impl Pass<'_> {
+    fn body(&mut self, body: &mut [u8], lines: bool) -> Result<(), BodyError> {
+        let text_at = if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        let first_at = skip_space(body, text_at);
+        let Some(&first) = body.get(first_at) else { return Ok(()) };
+        if lines {
+            return self.lines(body, text_at);
+        }
+        match first {
+            b'{' => self.object(body, first_at),
+            b'[' => {
+                let end = self.array(body, first_at)?;
+                self.nothing_after(body, end)
+            }
+            _ => match memchr(b'\n', &body[first_at..]) {
+                Some(line) if skip_space(body, first_at + line) < body.len() => {
+                    self.lines(body, first_at)
+                }
+                _ => Err(BodyError::Malformed { offset: first_at }),
+            },
+        }
+    }
+
+    /// A body that starts with an object: one sample, a wrapper, or lines.
+    fn object(&mut self, body: &mut [u8], at: usize) -> Result<(), BodyError> {
+        if self.usual(body, at, Place::Last).is_some() {
+            self.decoded.is_batch = false;
+            return Ok(());
+        }
+        match top_level(body, at)? {
+            TopLevel::Wrapper => self.wrapper(body, at),
+            TopLevel::Sample(extent) => match after(body, extent.end) {
+                After::End => {
+                    self.decoded.is_batch = false;
+                    let wrong = self.sample(&mut body[at..extent.end], extent.values);
+                    wrong.map_err(|wrong| BodyError::Malformed { offset: at + wrong.offset })
+                }
+                After::Line => self.lines(body, at),
+                After::Text { offset } => Err(BodyError::Malformed { offset }),
+            },
+        }
+    }
+
+    /// The array that opens at `at`; says where it ends.
+    fn array(&mut self, body: &mut [u8], at: usize) -> Result<usize, BodyError> {
+        let mut at = skip_space(body, at + 1);
+        if body.get(at) == Some(&b']') {
+            return Ok(at + 1);
+        }
+        loop {
+            let end = self.element(body, at)?;
+            at = skip_space(body, end);
+            match body.get(at) {
+                Some(b',') => at = skip_space(body, at + 1),
+                Some(b']') => return Ok(at + 1),
+                _ => return Err(BodyError::Malformed { offset: at }),
+            }
+        }
+    }
+
+    /// The element of an array that starts at `at`; says where it ends.
+    #[inline]
+    fn element(&mut self, body: &mut [u8], at: usize) -> Result<usize, BodyError> {
+        self.count()?;
+        if let Some(end) = self.usual(body, at, Place::Among) {
+            return Ok(end);
+        }
+        let Extent { end, values } = skip_value(body, at)?;
+        if self.sample(&mut body[at..end], values).is_err() {
+            self.refuse(Fault::NotJson);
+        }
+        Ok(end)
+    }
+
+    fn lines(&mut self, body: &mut [u8], mut at: usize) -> Result<(), BodyError> {
+        while at < body.len() {
+            let end = memchr(b'\n', &body[at..]).map_or(body.len(), |length| at + length);
+            self.line(&mut body[at..end])?;
+            at = end + 1;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn line(&mut self, line: &mut [u8]) -> Result<(), BodyError> {
+        let at = skip_space(line, 0);
+        if at == line.len() {
+            return Ok(());
+        }
+        self.count()?;
+        if self.usual(line, at, Place::Last).is_some() {
+            return Ok(());
+        }
+        match skip_value(line, at) {
+            Ok(Extent { end, values }) if skip_space(line, end) == line.len() => {
+                if self.sample(&mut line[at..end], values).is_err() {
+                    self.refuse(Fault::NotJson);
+                }
+            }
+            Ok(_) | Err(_) => self.refuse(Fault::NotJson),
+        }
+        Ok(())
+    }
+
+    /// `{"metrics":[…]}`, with any other fields, which are ignored.
+    fn wrapper(&mut self, body: &mut [u8], at: usize) -> Result<(), BodyError> {
+        let mut has_metrics = false;
+        let mut at = skip_space(body, at + 1);
+        loop {
+            let (key, value_at) = key(body, at)?;
+            let is_metrics = is_metrics(&body[key.clone()]);
+            self.valid(body, key.start - 1, Extent { end: key.end + 1, values: 0 })?;
+            if is_metrics && body.get(value_at) == Some(&b'[') {
+                if std::mem::replace(&mut has_metrics, true) {
+                    return Err(BodyError::Malformed { offset: at });
+                }
+                at = self.array(body, value_at)?;
+            } else {
+                let extent = skip_value(body, value_at)?;
+                self.valid(body, value_at, extent)?;
+                at = extent.end;
+            }
+            at = skip_space(body, at);
+            match body.get(at) {
+                Some(b',') => at = skip_space(body, at + 1),
+                Some(b'}') => return self.nothing_after(body, at + 1),
+                _ => return Err(BodyError::Malformed { offset: at }),
+            }
+        }
+    }
+
+    /// Checks that a value which is ignored is JSON.
+    fn valid(&mut self, body: &mut [u8], at: usize, extent: Extent) -> Result<(), BodyError> {
+        if extent.values > VALUES_MAX {
+            return Err(BodyError::Malformed { offset: at });
+        }
+        match self.decoder.parser.parse(&mut body[at..extent.end]) {
+            Ok(tape) => {
+                self.decoder.parser.keep(tape);
+                Ok(())
+            }
+            Err(wrong) => Err(BodyError::Malformed { offset: at + wrong.offset }),
+        }
+    }
+
+    fn nothing_after(&self, body: &[u8], at: usize) -> Result<(), BodyError> {
+        let offset = skip_space(body, at);
+        if offset < body.len() { Err(BodyError::Malformed { offset }) } else { Ok(()) }
+    }
+
+    /// Counts a sample of a batch before it is read.
+    #[inline]
+    fn count(&self) -> Result<(), BodyError> {
+        if self.index() == QUEUE_SAMPLES_MAX { Err(BodyError::TooManySamples) } else { Ok(()) }
+    }
+
+    /// How many samples have been read.
+    #[inline]
+    fn index(&self) -> usize {
+        self.decoded.accepted + self.decoded.invalid + self.decoded.unroomed
+    }
+
+    /// Keeps the sample at `at` if it is a usual one; says where it ends.
+    #[inline]
+    fn usual(&mut self, text: &[u8], at: usize, place: Place) -> Option<usize> {
+        let mut fields = Fields::new();
+        let end = scan::scan(text, at, &self.decoder.metrics, &mut fields)?;
+        if place == Place::Last && skip_space(text, end) < text.len() {
+            return None;
+        }
+        self.accept(&fields);
+        Some(end)
+    }
+
+    /// An unusual sample. `Err` when it is not JSON: that is for the caller to judge.
+    fn sample(&mut self, text: &mut [u8], values: usize) -> Result<(), tape::NotJson> {
+        if text.first() != Some(&b'{') {
+            self.refuse(Fault::NotAnObject);
+            return Ok(());
+        }
+        if values > VALUES_MAX {
+            self.refuse(Fault::TooManyValues);
+            return Ok(());
+        }
+        let tape = self.decoder.parser.parse(text)?;
+        match tape::fields(&tape.0, &self.decoder.metrics) {
+            Ok(fields) => self.accept(&fields),
+            Err(fault) => self.refuse(fault),
+        }
+        self.decoder.parser.keep(tape);
+        Ok(())
+    }
+
+    #[inline]
+    fn accept(&mut self, fields: &Fields<'_>) {
+        let timestamp_us = fields.timestamp_us.unwrap_or(self.now_us);
+        let device = match fields.device {
+            None if fields.all_masked => None,
+            Some(name) if fields.all_masked => {
+                let hash = self.decoder.registry.hash_name(name);
+                match self.decoder.devices.find(hash, name) {
+                    Some(known)
+                        if fields.metrics_mask & !known.metrics_mask == 0
+                            && self.decoder.registry.touch(known.device, self.now_s) =>
+                    {
+                        Some(known.device)
+                    }
+                    _ => return self.admit(fields, timestamp_us),
+                }
+            }
+            _ => return self.admit(fields, timestamp_us),
+        };
+        self.batch.push(timestamp_us, device, &fields.readings);
+        self.decoded.accepted += 1;
+    }
+
+    /// Accepts a sample with a name that this worker has not met, if there is room.
+    #[cold]
+    fn admit(&mut self, fields: &Fields<'_>, timestamp_us: i64) {
+        let text = |name| str::from_utf8(name).expect("the names of a good sample are UTF-8");
+        let mut metrics: SmallVec<[(&str, Option<MetricId>); READINGS_MAX]> = fields
+            .readings
+            .iter()
+            .zip(&fields.names)
+            .map(|(reading, name)| {
+                let known = (reading.metric != fields::UNKNOWN).then_some(reading.metric);
+                (text(name), known)
+            })
+            .collect();
+        let device = fields.device.map(text);
+        match self.decoder.registry.admit(device, &mut metrics, self.now_s) {
+            Ok(admitted) => {
+                let mut readings = fields.readings.clone();
+                for (reading, (name, id)) in readings.iter_mut().zip(&metrics) {
+                    let id = id.expect("an admitted metric has an id");
+                    if reading.metric == fields::UNKNOWN {
+                        self.decoder.metrics.keep(name, id);
+                        reading.metric = id;
+                    }
+                }
+                if let Some((admitted, name)) = admitted.zip(fields.device) {
+                    self.remember(name, admitted);
+                }
+                let device = admitted.map(|admitted| admitted.device);
+                self.batch.push(timestamp_us, device, &readings);
+                self.decoded.accepted += 1;
+            }
+            Err(full) => self.refuse(Fault::Full(full)),
+        }
+    }
+
+    fn remember(&mut self, name: &[u8], admitted: Admitted) {
+        let hash = self.decoder.registry.hash_name(name);
+        self.decoder.devices.keep(hash, name, admitted);
+    }
+
+    #[cold]
+    fn refuse(&mut self, fault: Fault<'_>) {
+        let index = self.index();
+        if self.decoder.refusals.len() < REFUSALS_LISTED_MAX {
+            self.decoder.refusals.push(Refusal {
+                index,
+                code: fault.code(),
+                status: fault.status(),
+                message: fault.to_string(),
+            });
+        }
+        match fault {
+            Fault::Full(_) => self.decoded.unroomed += 1,
+            _ => self.decoded.invalid += 1,
+        }
+    }
+}
+
+fn after(body: &[u8], end: usize) -> After {
+    let offset = skip_space(body, end);
+    if offset == body.len() {
+        After::End
+    } else if body[end..offset].contains(&b'\n') {
+        After::Line
+    } else {
+        After::Text { offset }
+    }
+}
+
+/// What the object that opens at `at` is, by the names of its fields alone.
+fn top_level(body: &mut [u8], at: usize) -> Result<TopLevel, BodyError> {
+    // As skip_value counts: one for the bracket, and one for each comma.
+    let mut values = 1;
+    let mut next = skip_space(body, at + 1);
+    loop {
+        let Ok((key, value_at)) = key(body, next) else {
+            // Not JSON; but it may be a line, and the next one good.
+            return Ok(TopLevel::Sample(skip_value(body, at)?));
+        };
+        if body.get(value_at) == Some(&b'[') && is_metrics(&body[key]) {
+            return Ok(TopLevel::Wrapper);
+        }
+        let Ok(extent) = skip_value(body, value_at) else {
+            return Ok(TopLevel::Sample(skip_value(body, at)?));
+        };
+        values += extent.values;
+        next = skip_space(body, extent.end);
+        match body.get(next) {
+            Some(b',') => {
+                values += 1;
+                next = skip_space(body, next + 1);
+            }
+            Some(b'}') => return Ok(TopLevel::Sample(Extent { end: next + 1, values })),
+            _ => return Ok(TopLevel::Sample(skip_value(body, at)?)),
+        }
+    }
+}
+
+/// The key at `at`, without its quotes, and where its value starts.
+fn key(body: &[u8], at: usize) -> Result<(std::ops::Range<usize>, usize), Broken> {
+    if body.get(at) != Some(&b'"') {
+        return Err(Broken { offset: at });
+    }
+    let end = skip_string(body, at)?;
+    let colon = skip_space(body, end);
+    if body.get(colon) != Some(&b':') {
+        return Err(Broken { offset: colon });
+    }
+    Ok((at + 1..end - 1, skip_space(body, colon + 1)))
+}
+
+/// True for `metrics`, however it is escaped.
+fn is_metrics(key: &[u8]) -> bool {
+    /// `metrics` with each of its letters as six bytes.
+    const ESCAPED_BYTES_MAX: usize = 42;
+    if key == b"metrics" {
+        return true;
+    }
+    if key.len() > ESCAPED_BYTES_MAX || memchr(b'\\', key).is_none() {
+        return false;
+    }
+    let mut quoted = [b"\"", key, b"\""].concat();
+    simd_json::to_tape(&mut quoted)
+        .is_ok_and(|tape| *tape.0 == [simd_json::Node::String("metrics")])
 }

@@ -1,0 +1,144 @@
+//! What one worker remembers of the registry, so that a known name takes no lock.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::registry::{Admitted, METRICS_MAX};
+use crate::sample::{DeviceId, MetricId};
+
+/// Devices remembered: as many as one worker of a large fleet hears between two turns, in 2 MiB
+/// that are only touched as devices come.
+const DEVICES_CACHED: usize = 32 * 1024;
+/// One cache line.
+const ENTRY_BYTES: usize = 64;
+/// Longer names are looked up in the registry each time.
+const NAME_BYTES_CACHED: usize = ENTRY_BYTES - NAME_AT;
+const _: () = assert!(DEVICES_CACHED.is_power_of_two());
+
+/// Where in an entry its parts stand.
+const MASK_AT: usize = 0;
+const INDEX_AT: usize = 8;
+const GENERATION_AT: usize = 12;
+/// 0 in an entry that is empty: no device has an empty name.
+const LENGTH_AT: usize = 16;
+const NAME_AT: usize = 17;
+
+/// Devices met lately, direct-mapped: a name has one place and takes it from whoever is there.
+pub(super) struct DeviceCache {
+    /// Bytes, not entries, because only those come zeroed from the system, untouched.
+    memory: Vec<u8>,
+    /// Where the first entry stands, so that none straddles two cache lines.
+    first: usize,
+}
+
+impl DeviceCache {
+    pub(super) fn new() -> Self {
+        let memory = vec![0_u8; DEVICES_CACHED * ENTRY_BYTES + ENTRY_BYTES];
+        let first = memory.as_ptr().align_offset(ENTRY_BYTES).min(ENTRY_BYTES);
+        Self { memory, first }
+    }
+
+    fn place(&self, hash: u64) -> usize {
+        self.first + (hash >> 32) as usize % DEVICES_CACHED * ENTRY_BYTES
+    }
+
+    #[inline]
+    pub(super) fn find(&self, hash: u64, name: &[u8]) -> Option<Admitted> {
+        let place = self.place(hash);
+        let entry: &[u8; ENTRY_BYTES] = self.memory[place..].first_chunk()?;
+        let length = usize::from(entry[LENGTH_AT]);
+        if length != name.len() || entry.get(NAME_AT..NAME_AT + length)? != name {
+            return None;
+        }
+        let (mask, rest) = entry.split_first_chunk::<{ INDEX_AT - MASK_AT }>()?;
+        let (index, rest) = rest.split_first_chunk::<{ GENERATION_AT - INDEX_AT }>()?;
+        let generation = rest.first_chunk::<{ LENGTH_AT - GENERATION_AT }>()?;
+        Some(Admitted {
+            device: DeviceId {
+                index: u32::from_ne_bytes(*index),
+                generation: u32::from_ne_bytes(*generation),
+            },
+            metrics_mask: u64::from_ne_bytes(*mask),
+        })
+    }
+
+    pub(super) fn keep(&mut self, hash: u64, name: &[u8], admitted: Admitted) {
+        if name.len() > NAME_BYTES_CACHED {
+            return;
+        }
+        let place = self.place(hash);
+        let entry = &mut self.memory[place..place + ENTRY_BYTES];
+        entry[MASK_AT..INDEX_AT].copy_from_slice(&admitted.metrics_mask.to_ne_bytes());
+        entry[INDEX_AT..GENERATION_AT].copy_from_slice(&admitted.device.index.to_ne_bytes());
+        entry[GENERATION_AT..LENGTH_AT].copy_from_slice(&admitted.device.generation.to_ne_bytes());
+        entry[LENGTH_AT] = name.len() as u8;
+        entry[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
+    }
+}
+
+/// Metrics met so far. A metric keeps its id for ever, so nothing here goes stale.
+pub(super) struct MetricCache {
+    hasher: RandomState,
+    by_name: HashTable<(Arc<str>, MetricId)>,
+}
+
+impl MetricCache {
+    pub(super) fn new() -> Self {
+        Self { hasher: RandomState::default(), by_name: HashTable::new() }
+    }
+
+    fn hash(&self, name: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(name);
+        hasher.finish()
+    }
+
+    #[inline]
+    pub(super) fn find(&self, name: &[u8]) -> Option<MetricId> {
+        let (_, id) = self.by_name.find(self.hash(name), |(met, _)| met.as_bytes() == name)?;
+        Some(*id)
+    }
+
+    pub(super) fn keep(&mut self, name: &str, id: MetricId) {
+        if self.find(name.as_bytes()).is_none() {
+            debug_assert!(self.by_name.len() < METRICS_MAX);
+            let hash = self.hash(name.as_bytes());
+            let hasher = &self.hasher;
+            self.by_name.insert_unique(hash, (name.into(), id), |(met, _)| {
+                let mut state = hasher.build_hasher();
+                state.write(met.as_bytes());
+                state.finish()
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_until_another_takes_its_place() {
+        let mut cache = DeviceCache::new();
+        let admitted =
+            Admitted { device: DeviceId { index: 7, generation: 3 }, metrics_mask: u64::MAX };
+        assert_eq!(
+            cache.find(0, b""),
+            Some(Admitted { device: DeviceId { index: 0, generation: 0 }, metrics_mask: 0 })
+                .filter(|_| false)
+        );
+        for length in 1..=NAME_BYTES_CACHED {
+            let name = vec![b'x'; length];
+            cache.keep(u64::MAX, &name, admitted);
+            assert_eq!(cache.find(u64::MAX, &name), Some(admitted));
+            assert_eq!(cache.find(u64::MAX, &name[1..]), None);
+            assert_eq!(cache.find(0, &name), None);
+        }
+        let long = [b'x'; NAME_BYTES_CACHED + 1];
+        cache.keep(1, &long, admitted);
+        assert_eq!(cache.find(1, &long), None);
+    }
+}
