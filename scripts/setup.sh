@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Installs what `make test` needs and this machine lacks. Quick when nothing is missing; what it
+# cannot install it names, and fails.
+#
+# Debian packages need root and apt-get; the rest goes into .venv and .tools, beside the sources.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.tools/bin:$PATH:/usr/sbin:/sbin"
+
+# command, Debian package
+packages=(
+  "c++ g++"             # libFuzzer
+  "curl curl"
+  "strace strace"       # system calls per request
+  "nginx nginx"         # the proxy in front
+  "ab apache2-utils"
+  "hey hey"
+  "wrk wrk"
+)
+# Pinned: a new release does not change what passes.
+cargo_tools=(
+  "cargo-deny 0.20.2"   # licences, sources, advisories
+  "cargo-fuzz 0.13.1"
+)
+
+say() { printf 'setup: %s\n' "$*"; }
+by_hand=()
+
+missing=()
+for entry in "${packages[@]}"; do
+  read -r command package <<<"$entry"
+  command -v "$command" >/dev/null || missing+=("$package")
+done
+# Debian leaves pip out of venv; the module is there only with its package.
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+
+if ((${#missing[@]})); then
+  if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    say "apt-get install ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq </dev/null
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+  else
+    by_hand+=("Debian packages (as root: apt-get install ${missing[*]})")
+  fi
+fi
+
+if ! cmp -s scripts/requirements.txt .venv/installed.txt; then
+  if python3 -c 'import ensurepip' 2>/dev/null; then
+    say "pip install -r scripts/requirements.txt, into .venv"
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt </dev/null
+    cp scripts/requirements.txt .venv/installed.txt
+  else
+    by_hand+=("what scripts/requirements.txt names (needs python3 with venv)")
+  fi
+fi
+
+for entry in "${cargo_tools[@]}"; do
+  read -r tool version <<<"$entry"
+  [[ $("$tool" --version 2>/dev/null || true) == "$tool $version" ]] && continue
+  say "cargo install $tool $version, into .tools"
+  # Unoptimised: they run for seconds, and an optimised build takes minutes longer than it saves.
+  CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=.tools/target \
+    cargo install --quiet --locked --debug --root .tools --version "$version" "$tool" </dev/null \
+    || by_hand+=("$tool (cargo install --locked --version $version $tool)")
+done
+rm -rf .tools/target
+
+if ((${#by_hand[@]})); then
+  say "missing, and not for this script to install:"
+  printf '  %s\n' "${by_hand[@]}"
+  exit 1
+fi
