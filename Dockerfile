@@ -1,25 +1,25 @@
 # One static binary in an image without a shell. Build it with `make image`.
 
 FROM rust:1.95-slim-bookworm AS build
-# Static on the gnu target: no libc to match in the final image. Names are resolved by Rust's own
-# connections to literal addresses and by glibc's static resolver.
+# Static on the gnu target: the final image has no libc.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
-# rustc refuses to build procedural macros static unless the target is named.
-ARG TARGET=x86_64-unknown-linux-gnu
 WORKDIR /build
 
-# Dependencies in a layer of their own: it is built again only when the manifests change.
+# Dependencies in a layer of their own: it is built again only when the manifests change. The benches
+# are there because the manifest names them.
 COPY Cargo.toml Cargo.lock ./
+COPY benches benches
+# The target is named because rustc refuses to link procedural macros static for itself.
 RUN mkdir src \
  && echo 'fn main() {}' > src/main.rs \
- && echo '' > src/lib.rs \
- && cargo build --release --locked --target "$TARGET"
+ && touch src/lib.rs \
+ && cargo build --release --locked --bin sigmad --target "$(uname -m)-unknown-linux-gnu"
 
 COPY src src
 # The stub is younger than the sources that replace it, and cargo goes by the time of files.
 RUN touch src/main.rs src/lib.rs \
- && cargo build --release --locked --target "$TARGET" \
- && strip -o /sigmad "target/$TARGET/release/sigmad"
+ && cargo build --release --locked --bin sigmad --target "$(uname -m)-unknown-linux-gnu" \
+ && strip -o /sigmad "target/$(uname -m)-unknown-linux-gnu/release/sigmad"
 
 FROM gcr.io/distroless/static-debian12:nonroot
 ARG VERSION=0.1.0

@@ -48,7 +48,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The settings of `sigmad serve`. The doc of each is its line in `--help`.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// where to listen; [::]:8080 for both families
+    /// where to listen; `[::]:8080` for both families
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
@@ -60,7 +60,7 @@ pub struct Settings {
     #[arg(long, value_enum, default_value = "auto")]
     pub pin: Pin,
 
-    /// native, or may: comparisons on trusted networks only
+    /// `native`, or `may`: comparisons on trusted networks only
     #[arg(long, value_enum, default_value = "native")]
     pub engine: Engine,
 
@@ -529,7 +529,7 @@ fn help(command: &clap::Command) -> String {
     help += &format!("\n  {:<17}  {:<12} meaning\n", "flag", "default");
     for arg in command.get_arguments() {
         let default = arg.get_default_values().first().and_then(|value| value.to_str());
-        let meaning = arg.get_help().expect("a doc comment").to_string();
+        let meaning = arg.get_help().expect("a doc comment").to_string().replace('`', "");
         let mut column = format!(
             "--{:<15}  {:<12}",
             arg.get_id().as_str().replace('_', "-"),
@@ -831,6 +831,14 @@ mod tests {
             check(name).expect(name);
         }
         check("SIGMAD_PORT_8080_TCP_ADDR").expect("a Service named sigmad");
+    }
+
+    #[test]
+    fn the_readme_lists_every_flag() {
+        let readme = include_str!("../README.md");
+        for (flag, _) in settings(&[]).in_force() {
+            assert!(readme.contains(&format!("| `--{flag}` |")), "{flag}");
+        }
     }
 
     #[test]
