@@ -8,10 +8,9 @@ mod harness;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::{
-    Engine, Launch, Model, Response, Server, WAIT, assert_close, get, post, request, shown,
+    Engine, Launch, Model, Response, Server, WAIT, assert_close, get, now_s, post, request, shown,
 };
 use serde_json::{Value, json};
 
@@ -141,11 +140,6 @@ fn may_passes_all_but_the_listed() {
 
 fn start(engine: Engine) -> Server {
     Server::start(engine, &[])
-}
-
-fn now_s() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    since.as_secs_f64()
 }
 
 /// The rows of a list answer: the array itself, or the only array in the object.
