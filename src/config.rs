@@ -153,11 +153,30 @@ pub enum Engine {
     May,
 }
 
+impl Engine {
+    /// As the flag and the metrics call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::May => "may",
+        }
+    }
+}
+
 /// What judges a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Detector {
     /// The distance from the window's mean, in standard deviations.
     Zscore,
+}
+
+impl Detector {
+    /// As the flag and the answers call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Zscore => "zscore",
+        }
+    }
 }
 
 /// The shape of log lines.

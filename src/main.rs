@@ -1,17 +1,19 @@
 //! The `sigmad` binary: reads its settings, starts the logs, serves.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use sigmad::config::{self, Command, Settings};
-use sigmad::{logs, server};
+use sigmad::{clock, logs, server};
 use tracing::{error, info};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let start = clock::start();
     match config::parse() {
-        Ok(Command::Serve(settings)) => serve(&settings),
+        Ok(Command::Serve(settings)) => serve(&settings, start),
         Ok(Command::PrintConfig(settings)) => {
             print!("{}", settings.to_environment());
             ExitCode::SUCCESS
@@ -20,10 +22,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(settings: &Settings) -> ExitCode {
+fn serve(settings: &Settings, start: Instant) -> ExitCode {
     logs::start(&settings.log, settings.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), settings = settings.summary(), "starting");
-    match server::run(settings) {
+    match server::run(settings, start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "stopped");

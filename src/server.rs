@@ -1,23 +1,398 @@
-//! server
+//! Makes the queues, starts every thread in its place, and stops them in the order of the data.
+//!
+//! Owns the life cycle: the file limit, the layout of threads, readiness, signals, the drain. What
+//! the threads do is said where they are.
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crate::config::Settings;
+use core_affinity::CoreId;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{info, warn};
+
+use crate::analytics::detectors::zscore::ZScore;
+use crate::analytics::report::{TotalsReport, questions};
+use crate::analytics::thread::{AnalyticsTallies, AnalyticsThread};
+use crate::analytics::{self, Analytics};
+use crate::api::answers::Judging;
+use crate::api::reader::{self, Desk, READERS, READS_WAITING_MAX, ReadRequest};
+use crate::api::readiness::{Phase, Readiness};
+use crate::api::router::{Parts as RouterParts, Router};
+use crate::api::tallies::{RequestTallies, RouterTallies};
+use crate::api::tokens::{Token, Tokens};
+use crate::clock::Clock;
+use crate::config::{Engine, Settings};
+use crate::decode::Decoder;
+use crate::handover::{LaneTallies, Sleeper, lane};
+use crate::http::listen::listeners;
+use crate::http::worker::{Mailbox, REFUSED_CONNECTIONS_MAX, Worker};
+use crate::http::{self, Limits};
+use crate::layout::{self, Layout, Machine};
+use crate::registry::Registry;
+use crate::tally::Tally;
+use crate::telemetry::{Build, Sources, Telemetry};
+
+/// Descriptors kept from connections: standard streams, logs, listeners and pollers of four workers.
+const FILES_RESERVED: usize = 64;
+/// Descriptors of one more worker: listener, poller, mailbox.
+const FILES_PER_WORKER: usize = 3;
+/// An exit code for those who did not wait for the drain.
+const EXIT_IMPATIENT: i32 = 1;
 
 /// Why the server could not run.
 #[derive(Debug)]
-pub enum ServerError {}
+pub enum ServerError {
+    /// The address of `--listen` can't be had.
+    Listen(SocketAddr, io::Error),
+    /// The kernel refused a thread, a poller or signals.
+    Start(io::Error),
+    /// A worker lost its poller.
+    Worker(io::Error),
+    /// The file limit leaves no room for connections.
+    FileLimit(usize),
+}
 
 impl std::error::Error for ServerError {}
 
 impl fmt::Display for ServerError {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {}
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, error) => write!(f, "can't listen on {address} (--listen): {error}"),
+            Self::Start(error) => write!(f, "can't start: {error}"),
+            Self::Worker(error) => write!(f, "a worker failed: {error}"),
+            Self::FileLimit(limit) => {
+                write!(f, "the file limit of {limit} leaves no room for connections; raise `ulimit -n`")
+            }
+        }
     }
 }
 
-/// Serves until a signal says stop. A stub: it returns at once.
-pub fn run(settings: &Settings) -> Result<(), ServerError> {
-    let _ = settings;
+/// What ends the wait of the main thread.
+enum Event {
+    Signal(i32),
+    WorkerFailed(io::Error),
+}
+
+/// Serves until a signal says stop, then drains. `start` is the moment from which all clocks count.
+///
+/// # Errors
+/// When it can't start, or lost what it needs to go on.
+pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
+    let (events_end, events) = unbounded();
+    watch_signals(events_end.clone()).map_err(ServerError::Start)?;
+    let layout = layout::decide(&Machine::of_this_process(), settings.workers, settings.pin);
+    let limits = limits(settings, layout.workers())?;
+    let readiness = Arc::new(Readiness::default());
+
+    let parts = Parts::new(settings, &layout, start, &readiness);
+    let analytics = parts.analytics.start(layout.analytics_core).map_err(ServerError::Start)?;
+    let readers = parts.readers.start(start).map_err(ServerError::Start)?;
+    let engine = match settings.engine {
+        Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
+        Engine::May => todo!("merge"),
+    };
+    readiness.set(Phase::Ready);
+    info!(
+        address = %engine.address,
+        workers = layout.workers(),
+        workers_because = %layout.workers_reason,
+        cores = ?layout.worker_cores,
+        analytics_core = ?layout.analytics_core,
+        pinned_because = %layout.pin_reason,
+        connections_max = limits.connections_max,
+        started_ms = start.elapsed().as_millis() as u64,
+        "listening"
+    );
+
+    let event = events.recv().expect("this function holds a sender");
+    readiness.set(Phase::Draining);
+    let failure = match event {
+        Event::Signal(signal) => {
+            info!(signal, "draining");
+            None
+        }
+        Event::WorkerFailed(error) => Some(error),
+    };
+    engine.drain(settings.drain);
+    // The workers have gone: readers and lanes see their channels closed, and end once they are empty.
+    join_all(readers);
+    let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
+    report(&totals, &parts.routers);
+    failure.map_or(Ok(()), |error| Err(ServerError::Worker(error)))
+}
+
+/// Sends the first signal to the main thread; the second ends the process.
+fn watch_signals(events: Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut signals = signals.forever();
+        if let Some(signal) = signals.next() {
+            // Err: the main thread is on its way out already.
+            let _ = events.send(Event::Signal(signal));
+        }
+        if let Some(signal) = signals.next() {
+            warn!(signal, "not waiting for the drain");
+            std::process::exit(EXIT_IMPATIENT);
+        }
+    })?;
     Ok(())
+}
+
+fn limits(settings: &Settings, workers: usize) -> Result<Limits, ServerError> {
+    let files = raise_file_limit().map_err(ServerError::Start)?;
+    let reserved = FILES_RESERVED + workers * FILES_PER_WORKER + REFUSED_CONNECTIONS_MAX;
+    let room = files.checked_sub(reserved).filter(|&room| room > 0);
+    let room = room.ok_or(ServerError::FileLimit(files))?;
+    if room < settings.max_connections {
+        warn!(connections_max = room, files, "the file limit is below --max-connections");
+    }
+    Ok(Limits {
+        head_bytes_max: settings.max_head,
+        body_bytes_max: settings.max_body,
+        connections_max: settings.max_connections.min(room),
+        read_timeout_ms: settings.read_timeout.as_millis() as u64,
+        idle_timeout_ms: settings.idle_timeout.as_millis() as u64,
+    })
+}
+
+/// Raises the soft limit of open files to the hard one; returns what is in force.
+fn raise_file_limit() -> io::Result<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit, which the call fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the pointer is to a live rlimit, which the call only reads.
+    let files = match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
+        0 => raised.rlim_cur,
+        _ => limit.rlim_cur,
+    };
+    Ok(usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+/// Everything that is made before any thread runs.
+struct Parts {
+    workers: Vec<WorkerParts>,
+    analytics: AnalyticsParts,
+    readers: ReaderParts,
+    routers: Vec<Arc<RouterTallies>>,
+}
+
+struct WorkerParts {
+    router: Router,
+    tallies: Arc<http::tallies::Tallies>,
+}
+
+struct AnalyticsParts(AnalyticsThread);
+
+struct ReaderParts {
+    reads: Receiver<ReadRequest>,
+    desk: Arc<Desk>,
+    tallies: Vec<Arc<RequestTallies>>,
+}
+
+impl Parts {
+    fn new(
+        settings: &Settings,
+        layout: &Layout,
+        start: Instant,
+        readiness: &Arc<Readiness>,
+    ) -> Self {
+        let stream_idle_s = u32::try_from(settings.stream_idle.as_secs()).unwrap_or(u32::MAX);
+        let registry = Arc::new(Registry::new(settings.max_streams, stream_idle_s));
+        let sleeper = Arc::new(Sleeper::default());
+        let (asker, questions) = questions(sleeper.clone());
+        let (reads_end, reads) = bounded(READS_WAITING_MAX);
+        let tokens = Arc::new(Tokens {
+            ingest: settings.ingest_token.as_ref().map(|token| Token::new(token.secret())),
+            read: settings.read_token.as_ref().map(|token| Token::new(token.secret())),
+        });
+
+        let mut sources = Sources {
+            http: Vec::new(),
+            routers: Vec::new(),
+            lanes: Vec::new(),
+            readers: (0..READERS).map(|_| Arc::default()).collect(),
+            analytics: Arc::new(AnalyticsTallies::default()),
+            registry: registry.clone(),
+        };
+        let mut workers = Vec::new();
+        let mut lane_ends = Vec::new();
+        for _ in 0..layout.workers() {
+            let lane_tallies = Arc::new(LaneTallies::default());
+            let (lane, lane_end) = lane(sleeper.clone(), lane_tallies.clone());
+            let router_tallies = Arc::new(RouterTallies::default());
+            let tallies = Arc::new(http::tallies::Tallies::default());
+            let router = Router::new(RouterParts {
+                decoder: Decoder::new(registry.clone()),
+                lane,
+                clock: Clock::new(start),
+                tallies: router_tallies.clone(),
+                reads: reads_end.clone(),
+                tokens: tokens.clone(),
+                readiness: readiness.clone(),
+            });
+            sources.http.push(tallies.clone());
+            sources.routers.push(router_tallies);
+            sources.lanes.push(lane_tallies);
+            lane_ends.push(lane_end);
+            workers.push(WorkerParts { router, tallies });
+        }
+
+        let (window, threshold) = (settings.window, settings.threshold);
+        // config bounds it far below.
+        let min_samples = settings.min_samples as u32;
+        let judging = analytics::Settings { window, detector: ZScore { threshold, min_samples } };
+        let analytics = AnalyticsThread::new(
+            Analytics::new(judging, registry.clone().into()),
+            settings.ttl.as_micros() as i64,
+            lane_ends,
+            questions,
+            sleeper,
+            start,
+            sources.analytics.clone(),
+        );
+        let build = Build {
+            version: env!("CARGO_PKG_VERSION"),
+            engine: settings.engine.name(),
+            detector: settings.detector.name(),
+            window,
+        };
+        let routers = sources.routers.clone();
+        let readers = ReaderParts {
+            reads,
+            tallies: sources.readers.clone(),
+            desk: Arc::new(Desk {
+                asker,
+                registry,
+                telemetry: Telemetry::new(build, sources),
+                judging: Judging { window, threshold, detector: settings.detector.name() },
+            }),
+        };
+        Self { workers, analytics: AnalyticsParts(analytics), readers, routers }
+    }
+}
+
+impl AnalyticsParts {
+    fn start(self, core: Option<usize>) -> io::Result<JoinHandle<TotalsReport>> {
+        spawn("analytics".into(), core, move || self.0.run())
+    }
+}
+
+impl ReaderParts {
+    fn start(self, start: Instant) -> io::Result<Vec<JoinHandle<()>>> {
+        let Self { reads, desk, tallies } = self;
+        let readers = tallies.into_iter().enumerate().map(|(index, tallies)| {
+            reader::start(index, reads.clone(), desk.clone(), tallies, Clock::new(start))
+        });
+        readers.collect()
+    }
+}
+
+/// What serves HTTP, whichever it is.
+struct RunningEngine {
+    address: SocketAddr,
+    drain: Box<dyn FnOnce(Duration)>,
+}
+
+impl RunningEngine {
+    /// Returns when the last connection has gone, or after `limit`.
+    fn drain(self, limit: Duration) {
+        (self.drain)(limit);
+    }
+}
+
+fn native(
+    settings: &Settings,
+    limits: Limits,
+    layout: &Layout,
+    workers: Vec<WorkerParts>,
+    start: Instant,
+    events: Sender<Event>,
+) -> Result<RunningEngine, ServerError> {
+    let refused = |error| ServerError::Listen(settings.listen, error);
+    let listeners = listeners(settings.listen, workers.len()).map_err(refused)?;
+    let address = listeners[0].local_addr().map_err(refused)?;
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut threads = Vec::new();
+    let mut mailboxes: Vec<Arc<Mailbox>> = Vec::new();
+    for (index, (parts, listener)) in workers.into_iter().zip(listeners).enumerate() {
+        let WorkerParts { router, tallies } = parts;
+        let worker = Worker::new(listener, limits, open.clone(), tallies, start, router)
+            .map_err(ServerError::Start)?;
+        mailboxes.push(worker.mailbox());
+        let events = events.clone();
+        let thread = spawn(format!("worker-{index}"), layout.worker_cores[index], move || {
+            if let Err(error) = worker.run() {
+                // Err: the main thread is on its way out already.
+                let _ = events.send(Event::WorkerFailed(error));
+            }
+        });
+        threads.push(thread.map_err(ServerError::Start)?);
+    }
+    let drain = move |limit| {
+        for mailbox in &mailboxes {
+            mailbox.drain(limit);
+        }
+        join_all(threads);
+    };
+    Ok(RunningEngine { address, drain: Box::new(drain) })
+}
+
+/// Starts a thread on a core. A panic in it is our mistake, and without it nothing is promised any
+/// more: it ends the process.
+fn spawn<T: Send + 'static>(
+    name: String,
+    core: Option<usize>,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    struct AbortOnPanic;
+    impl Drop for AbortOnPanic {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                std::process::abort();
+            }
+        }
+    }
+    std::thread::Builder::new().name(name).spawn(move || {
+        let _guard = AbortOnPanic;
+        if let Some(id) = core
+            && !core_affinity::set_for_current(CoreId { id })
+        {
+            warn!(core = id, "the kernel did not pin this thread");
+        }
+        run()
+    })
+}
+
+fn join_all(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // Err: it panicked, which spawn() has dealt with.
+        let _ = thread.join();
+    }
+}
+
+/// The last words: what was promised, and that it was kept.
+fn report(totals: &TotalsReport, routers: &[Arc<RouterTallies>]) {
+    let sum = |of: fn(&RouterTallies) -> &Tally| routers.iter().map(|r| of(r).get()).sum::<u64>();
+    info!(
+        requests = sum(|router| &router.ingest_requests_total),
+        accepted = sum(|router| &router.accepted_total),
+        judged = totals.samples,
+        invalid = sum(|router| &router.invalid_total),
+        no_room = sum(|router| &router.no_room_total),
+        queue_full = sum(|router| &router.queue_full_total),
+        anomalies = totals.anomalies.iter().map(|(_, count)| count).sum::<u64>(),
+        devices = totals.devices,
+        streams = totals.streams,
+        "stopped"
+    );
 }

@@ -1,1 +1,22 @@
-//! api
+//! What each path answers.
+//!
+//! [`routes`] is the table of paths. A worker's [`router`] takes samples in ([`ingest`]) and passes
+//! what reads to the threads of [`reader`], which ask analytics, lay the reports out as
+//! [`answers`] and send them by ticket: a worker does no slow work.
+
+pub mod accept;
+pub mod answers;
+pub mod errors;
+pub mod ingest;
+pub mod query;
+pub mod reader;
+pub mod readiness;
+pub mod router;
+pub mod routes;
+pub mod tallies;
+#[cfg(test)]
+mod testing;
+pub mod tokens;
+
+/// The media type of every answer but the scrape.
+pub const JSON: &str = "application/json";

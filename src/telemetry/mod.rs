@@ -1,1 +1,462 @@
-//! telemetry
+//! What is counted and timed, as the scrape shows it.
+//!
+//! Nothing is counted here: each thread has its own [`tally`](crate::tally) beside the code that it
+//! counts, and the scrape adds them up, on a reader, without stopping anyone. What is not a tally (the
+//! process, later the store) stands in a [`prometheus::Registry`].
+
+mod families;
+pub mod openmetrics;
+mod process;
+
+use std::sync::Arc;
+
+use prometheus::TextEncoder;
+use prometheus::proto::MetricFamily;
+
+use self::families::Family;
+use crate::analytics::report::{TotalsReport, WindowsReport};
+use crate::analytics::thread::AnalyticsTallies;
+use crate::api::routes::{Get, Label};
+use crate::api::tallies::{CODES, METHODS, RequestTallies, RouterTallies};
+use crate::handover::LaneTallies;
+use crate::http;
+use crate::http::head::Refusal;
+use crate::http::message::Method;
+use crate::registry::Registry;
+use crate::tally::{Counts, Histogram, Tally};
+
+/// The media type of [`text`].
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The media type of [`openmetrics::encode`].
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper ends of the buckets of requests: 33 µs to 8.6 s by powers of two, which a
+/// [`Histogram`] tells apart exactly.
+const REQUEST_EDGES_NS: [u64; 19] = edges(15);
+/// Upper ends of the buckets of stages: 64 ns to 16.8 ms.
+const STAGE_EDGES_NS: [u64; 19] = edges(6);
+
+/// Powers of two, the first 2^`exponent`.
+const fn edges<const N: usize>(exponent: u32) -> [u64; N] {
+    let mut edges = [0; N];
+    let mut at = 0;
+    while at < N {
+        edges[at] = 1 << (exponent + at as u32);
+        at += 1;
+    }
+    edges
+}
+
+/// What runs here, for `sigmad_build_info`.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// The version of sigmad.
+    pub version: &'static str,
+    /// The HTTP engine.
+    pub engine: &'static str,
+    /// The detector that gives `isAnomaly`.
+    pub detector: &'static str,
+    /// Values in a window.
+    pub window: usize,
+}
+
+/// Everything that counts, thread by thread.
+#[derive(Debug)]
+pub struct Sources {
+    /// Connections, of each worker.
+    pub http: Vec<Arc<http::tallies::Tallies>>,
+    /// Requests and samples, of each worker.
+    pub routers: Vec<Arc<RouterTallies>>,
+    /// Samples on their way, of each worker.
+    pub lanes: Vec<Arc<LaneTallies>>,
+    /// Reads, of each reader.
+    pub readers: Vec<Arc<RequestTallies>>,
+    /// The analytics thread.
+    pub analytics: Arc<AnalyticsTallies>,
+    /// The names in use.
+    pub registry: Arc<Registry>,
+}
+
+/// Answers the scrape.
+#[derive(Debug)]
+pub struct Telemetry {
+    build: Build,
+    sources: Sources,
+    registry: prometheus::Registry,
+}
+
+impl Telemetry {
+    /// Shows `sources`, and the process that asks.
+    pub fn new(build: Build, sources: Sources) -> Self {
+        let registry = prometheus::Registry::new();
+        let process = Box::new(process::Process::default());
+        registry.register(process).expect("the registry is empty");
+        Self { build, sources, registry }
+    }
+
+    /// Where those register who count with the prometheus crate.
+    pub fn registry(&self) -> &prometheus::Registry {
+        &self.registry
+    }
+
+    /// All there is to show, in the order of names. `totals` and `fleet` come from analytics.
+    pub fn gather(&self, totals: &TotalsReport, fleet: &WindowsReport) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        families.extend(self.requests());
+        families.extend(self.connections());
+        families.extend(self.samples());
+        families.extend(self.stages());
+        families.extend(streams(totals, fleet));
+        families.push(self.build_info());
+        let mut families: Vec<_> = families.into_iter().filter_map(Family::finish).collect();
+        families.extend(self.registry.gather());
+        families.sort_by(|one, other| one.name().cmp(other.name()));
+        families
+    }
+
+    fn requests(&self) -> [Family; 3] {
+        let Sources { http, routers, readers, .. } = &self.sources;
+        let all =
+            || routers.iter().map(|router| &router.requests).chain(readers.iter().map(|r| &**r));
+
+        let mut requests = Family::counter(
+            "http_requests_total",
+            "Requests answered, by route; those refused before their route was known: see http_requests_refused_total.",
+        );
+        let mut durations = Family::histogram(
+            "http_request_duration_seconds",
+            "From the moment that a request was read to the moment that its answer had left, or was handed to its worker.",
+        );
+        for label in Label::all() {
+            let path = label.path();
+            for (method, (kind, method_name)) in METHODS.iter().enumerate() {
+                for (code, status) in CODES.iter().enumerate() {
+                    let count: u64 = all().map(|t| t.answered(label, method, code)).sum();
+                    if count > 0 || is_usual(label, *kind, *status) {
+                        let code = status.to_string();
+                        let labels = [("method", *method_name), ("path", path), ("code", &code)];
+                        requests.add(&labels, count as f64);
+                    }
+                }
+            }
+            let counts = merged(all().map(|tallies| tallies.durations(label)));
+            durations.add_histogram(&[("path", path)], &counts, &REQUEST_EDGES_NS);
+        }
+
+        let mut refused = Family::counter(
+            "http_requests_refused_total",
+            "Requests refused before their route was known, by reason.",
+        );
+        for (place, refusal) in Refusal::ALL.iter().enumerate() {
+            let count = sum(http, |tallies| &tallies.refusals[place]);
+            let code = refusal.status().to_string();
+            refused.add(&[("reason", refusal.code()), ("code", &code)], count);
+        }
+        [requests, durations, refused]
+    }
+
+    fn connections(&self) -> [Family; 4] {
+        let http = &self.sources.http;
+        let mut open = Family::gauge("http_connections_open", "Connections open now.");
+        open.add(&[], sum(http, |tallies| &tallies.open));
+        let mut accepted = Family::counter(
+            "http_connections_accepted_total",
+            "Connections taken from the kernel.",
+        );
+        accepted.add(&[], sum(http, |tallies| &tallies.accepted_total));
+        let mut failures = Family::counter(
+            "http_accept_failures_total",
+            "Times that accept failed for want of descriptors or memory.",
+        );
+        failures.add(&[], sum(http, |tallies| &tallies.accept_failures_total));
+        let mut closed = Family::counter(
+            "http_connections_closed_total",
+            "Connections closed by this side, by reason: idle, evicted to make room, stalled in reading their answer, cut at the end of the drain.",
+        );
+        closed.add(&[("reason", "idle")], sum(http, |tallies| &tallies.closed_idle_total));
+        closed.add(&[("reason", "evicted")], sum(http, |tallies| &tallies.closed_evicted_total));
+        closed.add(&[("reason", "stalled")], sum(http, |tallies| &tallies.closed_stalled_total));
+        closed.add(&[("reason", "drain")], sum(http, |tallies| &tallies.closed_drain_total));
+        [open, accepted, failures, closed]
+    }
+
+    fn samples(&self) -> [Family; 5] {
+        let Sources { routers, lanes, registry, .. } = &self.sources;
+        let mut requests = Family::counter("ingest_requests_total", "POSTs that bring samples.");
+        requests.add(&[], sum(routers, |tallies| &tallies.ingest_requests_total));
+        let mut reads =
+            Family::counter("sigmad_reads_refused_total", "Reads refused because too many waited.");
+        reads.add(&[], sum(routers, |tallies| &tallies.reads_refused_total));
+        let mut samples = Family::counter(
+            "ingest_samples_total",
+            "Samples received, by what became of them: accepted, invalid, no_room for another stream, queue_full.",
+        );
+        for (result, count) in [
+            ("accepted", sum(routers, |tallies| &tallies.accepted_total)),
+            ("invalid", sum(routers, |tallies| &tallies.invalid_total)),
+            ("no_room", sum(routers, |tallies| &tallies.no_room_total)),
+            ("queue_full", sum(routers, |tallies| &tallies.queue_full_total)),
+        ] {
+            samples.add(&[("result", result)], count);
+        }
+        let mut queued = Family::gauge(
+            "sigmad_queue_samples",
+            "Samples sent to analytics and not yet seen to be judged, by worker.",
+        );
+        for (worker, lane) in lanes.iter().enumerate() {
+            queued.add(&[("worker", &worker.to_string())], lane.samples_in_flight.get() as f64);
+        }
+        let mut evicted = Family::counter(
+            "sigmad_devices_evicted_total",
+            "Silent devices that made room for others.",
+        );
+        evicted.add(&[], registry.evicted() as f64);
+        [requests, reads, samples, queued, evicted]
+    }
+
+    fn stages(&self) -> [Family; 2] {
+        let Sources { http, routers, analytics, .. } = &self.sources;
+        let mut stages = Family::histogram(
+            "sigmad_stage_duration_seconds",
+            "Stages in the life of a sample, a few of many timed. analytics: from the hand-over of a block to its last verdict.",
+        );
+        for (stage, counts) in [
+            ("read", merged(http.iter().map(|tallies| &tallies.read_ns))),
+            ("parse", merged(http.iter().map(|tallies| &tallies.parse_ns))),
+            ("decode", merged(routers.iter().map(|tallies| &tallies.decode_ns))),
+            ("handover", merged(routers.iter().map(|tallies| &tallies.handover_ns))),
+            ("analytics", merged([&analytics.lag])),
+            ("write", merged(http.iter().map(|tallies| &tallies.write_ns))),
+        ] {
+            stages.add_histogram(&[("stage", stage)], &counts, &STAGE_EDGES_NS);
+        }
+        let mut judge = Family::histogram(
+            "sigmad_judge_duration_seconds",
+            "Judging one sample, a few of many timed.",
+        );
+        judge.add_histogram(&[], &merged([&analytics.judge]), &STAGE_EDGES_NS);
+        [stages, judge]
+    }
+
+    fn build_info(&self) -> Family {
+        let Build { version, engine, detector, window } = self.build;
+        let mut info =
+            Family::gauge("sigmad_build_info", "Always 1; the labels say what runs here.");
+        let window = window.to_string();
+        let labels =
+            [("version", version), ("engine", engine), ("detector", detector), ("window", &window)];
+        info.add(&labels, 1.0);
+        info
+    }
+}
+
+/// What analytics reports of its streams.
+fn streams(totals: &TotalsReport, fleet: &WindowsReport) -> [Family; 6] {
+    let mut judged = Family::counter("sigmad_samples_judged_total", "Samples judged.");
+    judged.add(&[], totals.samples as f64);
+    let mut devices = Family::gauge("sigmad_devices", "Devices with windows.");
+    devices.add(&[], totals.devices as f64);
+    let mut streams = Family::gauge("sigmad_streams", "Streams (device × metric) with windows.");
+    streams.add(&[], totals.streams as f64);
+
+    let mut anomalies = Family::counter(
+        "anomalies_total",
+        "Anomalies, judged by the windows of devices, or the fleet's for samples without one.",
+    );
+    for metric in ["cpu", "rps"] {
+        if !totals.anomalies.iter().any(|(name, _)| &**name == metric) {
+            anomalies.add(&[("metric", metric)], 0.0);
+        }
+    }
+    for (metric, count) in &totals.anomalies {
+        anomalies.add(&[("metric", metric)], *count as f64);
+    }
+    let mut averages = Family::gauge("rolling_avg", "Mean of the fleet's window.");
+    let mut z_scores = Family::gauge("zscore", "Standard score of the fleet's last value.");
+    for report in &fleet.metrics {
+        averages.add(&[("metric", &report.metric)], report.mean);
+        z_scores.add(&[("metric", &report.metric)], report.verdict.z_score);
+    }
+    [judged, devices, streams, anomalies, averages, z_scores]
+}
+
+/// Shown from the start, at 0: `increase()` misses the jump with which a series appears.
+fn is_usual(label: Label, method: Method, status: u16) -> bool {
+    let Some(route) = label.route() else { return method == Method::Get && status == 404 };
+    match method {
+        Method::Get => {
+            (route.get.is_some() && status == 200)
+                || (route.get == Some(Get::Ready) && status == 503)
+        }
+        Method::Post => route
+            .post_status
+            .is_some_and(|success| status == success || matches!(status, 400 | 413 | 429 | 503)),
+        Method::Head | Method::Other => false,
+    }
+}
+
+fn sum<T>(sources: &[Arc<T>], tally: impl Fn(&T) -> &Tally) -> f64 {
+    sources.iter().map(|source| tally(source).get()).sum::<u64>() as f64
+}
+
+fn merged<'a>(histograms: impl IntoIterator<Item = &'a Histogram>) -> Counts {
+    let mut counts = Counts::default();
+    histograms.into_iter().for_each(|histogram| histogram.merge_into(&mut counts));
+    counts
+}
+
+/// The families in Prometheus text 0.0.4.
+pub fn text(families: &[MetricFamily]) -> String {
+    TextEncoder::new().encode_to_string(families).expect("every family has a name and a metric")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Verdict;
+
+    fn telemetry() -> Telemetry {
+        let sources = Sources {
+            http: vec![Arc::default(), Arc::default()],
+            routers: vec![Arc::default(), Arc::default()],
+            lanes: vec![Arc::default(), Arc::default()],
+            readers: vec![Arc::default()],
+            analytics: Arc::default(),
+            registry: Arc::new(Registry::new(10, 3_600)),
+        };
+        let build = Build { version: "0.1.0", engine: "native", detector: "zscore", window: 50 };
+        Telemetry::new(build, sources)
+    }
+
+    /// Figures with names and values that try to break out.
+    pub(super) fn figures() -> (TotalsReport, WindowsReport) {
+        let hostile: Arc<str> = "m\"} 1\n\\é☃".into();
+        let anomalies = vec![("rps".into(), 2), (hostile.clone(), 1)];
+        let totals = TotalsReport { samples: 70, anomalies, devices: 3, streams: 5 };
+        let metric = |metric, mean| crate::analytics::report::MetricReport {
+            metric,
+            values: vec![mean],
+            mean,
+            std_dev: 0.0,
+            verdict: Verdict { score: 1e6, z_score: -1e6, is_anomaly: true },
+            total_count: 1,
+            anomaly_count: 1,
+        };
+        let metrics = vec![metric("rps".into(), 1e15), metric(hostile, -40.5)];
+        (totals, WindowsReport { metrics, last_timestamp_us: None })
+    }
+
+    fn lines(telemetry: &Telemetry) -> Vec<String> {
+        let (totals, fleet) = figures();
+        text(&telemetry.gather(&totals, &fleet)).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_happens_rarely_is_shown_from_the_start() {
+        let telemetry = telemetry();
+        let none = telemetry.gather(&TotalsReport::default(), &WindowsReport::default());
+        let text = text(&none);
+        for line in [
+            r#"http_requests_total{method="POST",path="/ingest",code="202"} 0"#,
+            r#"http_requests_total{method="POST",path="/ingest",code="503"} 0"#,
+            r#"http_requests_total{method="POST",path="/metrics",code="200"} 0"#,
+            r#"http_requests_total{method="GET",path="/analyze",code="200"} 0"#,
+            r#"http_requests_total{method="GET",path="/readyz",code="503"} 0"#,
+            r#"http_requests_total{method="GET",path="other",code="404"} 0"#,
+            r#"http_requests_refused_total{reason="head_too_large",code="431"} 0"#,
+            r#"ingest_samples_total{result="accepted"} 0"#,
+            r#"ingest_samples_total{result="queue_full"} 0"#,
+            r#"anomalies_total{metric="cpu"} 0"#,
+            r#"anomalies_total{metric="rps"} 0"#,
+            "ingest_requests_total 0",
+            "sigmad_samples_judged_total 0",
+            r#"http_request_duration_seconds_count{path="/ingest"} 0"#,
+            r#"sigmad_stage_duration_seconds_count{stage="write"} 0"#,
+            r#"sigmad_build_info{version="0.1.0",engine="native",detector="zscore",window="50"} 1"#,
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_tallies_of_all_threads_add_up() {
+        let telemetry = telemetry();
+        let label = crate::api::routes::find("/metrics");
+        let Sources { routers, readers, http, lanes, analytics, .. } = &telemetry.sources;
+        routers[0].requests.count(label, Method::Post, 200);
+        routers[1].requests.count(label, Method::Post, 200);
+        readers[0].count(label, Method::Get, 200);
+        routers[1].requests.count(label, Method::Head, 401);
+        routers[0].requests.time(label, 32_767, 2);
+        readers[0].time(label, 32_768, 1);
+        readers[0].time(label, 60_000_000_000, 1);
+        routers[0].accepted_total.add(5);
+        routers[1].accepted_total.add(6);
+        http[1].refusals[0].add(3);
+        http[0].open.set(2);
+        lanes[1].samples_in_flight.set(9);
+        analytics.lag.record(100, 4);
+        let lines = lines(&telemetry);
+        for line in [
+            r#"http_requests_total{method="POST",path="/metrics",code="200"} 2"#,
+            r#"http_requests_total{method="GET",path="/metrics",code="200"} 1"#,
+            r#"http_requests_total{method="HEAD",path="/metrics",code="401"} 1"#,
+            r#"http_request_duration_seconds_bucket{path="/metrics",le="0.000032768"} 2"#,
+            r#"http_request_duration_seconds_bucket{path="/metrics",le="0.000065536"} 3"#,
+            r#"http_request_duration_seconds_bucket{path="/metrics",le="8.589934592"} 3"#,
+            r#"http_request_duration_seconds_bucket{path="/metrics",le="+Inf"} 4"#,
+            r#"http_request_duration_seconds_count{path="/metrics"} 4"#,
+            r#"http_request_duration_seconds_sum{path="/metrics"} 60.000098302"#,
+            r#"ingest_samples_total{result="accepted"} 11"#,
+            r#"http_requests_refused_total{reason="bad_request_line",code="400"} 3"#,
+            "http_connections_open 2",
+            r#"sigmad_queue_samples{worker="0"} 0"#,
+            r#"sigmad_queue_samples{worker="1"} 9"#,
+            r#"sigmad_stage_duration_seconds_bucket{stage="analytics",le="0.000000128"} 4"#,
+            r#"anomalies_total{metric="rps"} 2"#,
+            r#"anomalies_total{metric="m\"} 1\n\\é☃"} 1"#,
+            r#"rolling_avg{metric="rps"} 1000000000000000"#,
+            r#"zscore{metric="rps"} -1000000"#,
+            "sigmad_devices 3",
+            "sigmad_streams 5",
+        ] {
+            assert!(lines.iter().any(|shown| shown == line), "{line} is missing in {lines:#?}");
+        }
+        for family in ["process_resident_memory_bytes", "process_cpu_seconds_total"] {
+            assert!(lines.iter().any(|line| line.starts_with(family)), "{family}");
+        }
+        let once: std::collections::HashSet<_> = lines.iter().collect();
+        assert_eq!(once.len(), lines.len(), "no line twice");
+    }
+
+    #[test]
+    fn families_stand_in_the_order_of_their_names() {
+        let names: Vec<String> = lines(&telemetry())
+            .iter()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
+            .collect();
+        assert!(names.is_sorted(), "{names:?}");
+    }
+
+    #[test]
+    fn buckets_end_where_the_histogram_tells_them_apart() {
+        for edge_ns in REQUEST_EDGES_NS.into_iter().chain(STAGE_EDGES_NS) {
+            let histogram = Histogram::default();
+            histogram.record(edge_ns - 1, 1);
+            histogram.record(edge_ns, 1);
+            assert_eq!(merged([&histogram]).below(edge_ns), 1, "{edge_ns}");
+        }
+    }
+
+    /// Writes both formats for `scripts/check-exposition.py`, which reads them as Prometheus does.
+    #[test]
+    fn both_formats_for_the_parsers_of_others() {
+        let Some(directory) = std::env::var_os("SIGMAD_EXPOSITION_DIR") else { return };
+        let (totals, fleet) = figures();
+        let families = telemetry().gather(&totals, &fleet);
+        let directory = std::path::PathBuf::from(directory);
+        std::fs::write(directory.join("metrics.txt"), text(&families)).expect("writable");
+        std::fs::write(directory.join("openmetrics.txt"), openmetrics::encode(&families))
+            .expect("writable");
+    }
+}

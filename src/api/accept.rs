@@ -1,0 +1,197 @@
+//! What a client takes: `Accept` and `Accept-Encoding` with their weights (RFC 9110 section 12).
+
+/// The formats of the scrape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposition {
+    /// Prometheus text 0.0.4, for everyone who does not say otherwise.
+    Text,
+    /// OpenMetrics 1.0.0, for those who name it and like it better.
+    OpenMetrics,
+}
+
+/// Weights are counted in thousandths.
+const WEIGHT_MAX: u16 = 1_000;
+
+/// How well one range of `Accept` fits, and how much it is liked.
+#[derive(Clone, Copy, Default)]
+struct Fit {
+    /// How exactly the range names the format; 0 for not at all.
+    precision: u8,
+    weight: u16,
+    /// Where it stands in the list.
+    place: usize,
+}
+
+impl Fit {
+    /// The most exact range decides; the first of several.
+    fn consider(&mut self, precision: u8, weight: u16, place: usize) {
+        if precision > self.precision {
+            *self = Self { precision, weight, place };
+        }
+    }
+}
+
+/// The format in which to answer a scrape.
+pub fn exposition(accept: &str) -> Exposition {
+    let (mut text, mut open) = (Fit::default(), Fit::default());
+    for (place, element) in elements(accept).enumerate() {
+        let Some(range) = Range::of(element) else { continue };
+        let kind = range.name.to_ascii_lowercase();
+        match (kind.as_str(), range.version) {
+            ("application/openmetrics-text", None) => open.consider(1, range.weight, place),
+            ("application/openmetrics-text", Some("1.0.0")) => {
+                open.consider(2, range.weight, place);
+            }
+            ("*/*", None) => text.consider(1, range.weight, place),
+            ("text/*", None) => text.consider(2, range.weight, place),
+            ("text/plain", None) => text.consider(3, range.weight, place),
+            ("text/plain", Some("0.0.4")) => text.consider(4, range.weight, place),
+            _ => {}
+        }
+    }
+    // Liked equally, a format that is named goes before a wildcard, then the one named first.
+    let is_text_named = text.precision >= 3;
+    let is_before = !is_text_named || open.place < text.place;
+    if open.weight > text.weight || (open.weight > 0 && open.weight == text.weight && is_before) {
+        Exposition::OpenMetrics
+    } else {
+        Exposition::Text
+    }
+}
+
+/// True when an answer may be sent as gzip: it is acceptable, and not liked less than plain.
+pub fn takes_gzip(accept_encoding: &str) -> bool {
+    let (mut gzip, mut identity, mut any) = (None, None, None);
+    for element in elements(accept_encoding) {
+        let Some(range) = Range::of(element) else { continue };
+        let coding = match range.name.to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => &mut gzip,
+            "identity" => &mut identity,
+            "*" => &mut any,
+            _ => continue,
+        };
+        coding.get_or_insert(range.weight);
+    }
+    let gzip = gzip.or(any).unwrap_or(0);
+    // Plain is always acceptable, and the least liked, unless it is named.
+    gzip > 0 && gzip >= identity.unwrap_or(0)
+}
+
+fn elements(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|element| !element.is_empty())
+}
+
+/// One element of a list: a name, its parameters, its weight.
+struct Range<'a> {
+    name: &'a str,
+    version: Option<&'a str>,
+    weight: u16,
+}
+
+impl<'a> Range<'a> {
+    /// None for an element with a weight that is none.
+    fn of(element: &'a str) -> Option<Self> {
+        let mut parts = element.split(';').map(str::trim);
+        let mut range = Self { name: parts.next()?, version: None, weight: WEIGHT_MAX };
+        for part in parts {
+            let Some((name, value)) = part.split_once('=') else { continue };
+            let (name, value) = (name.trim_end(), value.trim_start());
+            if name.eq_ignore_ascii_case("version") {
+                range.version = Some(value.trim_matches('"'));
+            } else if name.eq_ignore_ascii_case("q") {
+                range.weight = weight(value)?;
+            }
+        }
+        Some(range)
+    }
+}
+
+/// `0`, `1`, or a fraction of up to three digits.
+fn weight(text: &str) -> Option<u16> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let thousandths = format!("{fraction:0<3}").parse().ok()?;
+    match (whole, thousandths) {
+        ("0", thousandths) => Some(thousandths),
+        ("1", 0) => Some(WEIGHT_MAX),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_have_three_digits() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1", Some(1000)),
+            ("0.5", Some(500)),
+            ("0.75", Some(750)),
+            ("0.001", Some(1)),
+            ("1.000", Some(1000)),
+            ("0.", Some(0)),
+            ("1.001", None),
+            ("0.0001", None),
+            ("2", None),
+            ("-1", None),
+            ("", None),
+            (".5", None),
+            ("0.+1", None),
+            ("NaN", None),
+        ] {
+            assert_eq!(weight(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn openmetrics_goes_to_those_who_prefer_it() {
+        for accept in [
+            // Prometheus 2.42 and 3.x, the latter also with native histograms on.
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            "application/openmetrics-text",
+            "Application/OpenMetrics-Text; Version=\"1.0.0\"; Q=0.9, text/plain; q=0.3",
+            "application/openmetrics-text, */*",
+            "*/*, application/openmetrics-text",
+            "application/openmetrics-text, text/plain",
+        ] {
+            assert_eq!(exposition(accept), Exposition::OpenMetrics, "{accept}");
+        }
+        for accept in [
+            "",
+            "*/*",
+            "text/plain",
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            "application/json",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=x",
+            "application/openmetrics-text;version=0.0.1",
+            "application/openmetrics-text;version=1.0.0;q=0,application/openmetrics-text",
+            "application/openmetrics-text;q=0.5, */*;q=0.8",
+            "text/plain, application/openmetrics-text",
+            "text/*;q=0.6, application/openmetrics-text;q=0.5",
+            ";,=;q",
+        ] {
+            assert_eq!(exposition(accept), Exposition::Text, "{accept}");
+        }
+    }
+
+    #[test]
+    fn gzip_goes_to_those_who_take_it() {
+        for accept in
+            ["gzip", "gzip, deflate, br, zstd", "x-gzip", "*", "br;q=1, GZIP;q=0.1", "*;q=0.5"]
+        {
+            assert!(takes_gzip(accept), "{accept}");
+        }
+        for accept in
+            ["", "identity", "br", "gzip;q=0", "*, gzip;q=0", "identity, gzip;q=0.5", "gzip;q=2"]
+        {
+            assert!(!takes_gzip(accept), "{accept}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The answers to bodies of samples.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::errors::{ApiError, Error};
+use crate::decode::{Decoded, Refusal};
+use crate::http::message::Headers;
+
+const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
+/// The text, a number of up to 20 digits, a brace.
+const ACCEPTED_BYTES_MAX: usize = ACCEPTED.len() + 21;
+
+/// The body of the usual answer, composed in place.
+pub struct Accepted {
+    bytes: [u8; ACCEPTED_BYTES_MAX],
+    length: usize,
+}
+
+impl Accepted {
+    /// All `samples` were kept.
+    #[inline]
+    pub fn new(samples: usize) -> Self {
+        let mut bytes = [0; ACCEPTED_BYTES_MAX];
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(samples).as_bytes();
+        let end = ACCEPTED.len() + digits.len();
+        bytes[..ACCEPTED.len()].copy_from_slice(ACCEPTED);
+        bytes[ACCEPTED.len()..end].copy_from_slice(digits);
+        bytes[end] = b'}';
+        Self { bytes, length: end + 1 }
+    }
+
+    /// The body.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// A batch of which not all was kept.
+#[derive(Serialize)]
+struct Partial<'a> {
+    status: &'static str,
+    accepted: usize,
+    rejected: usize,
+    errors: Vec<Rejected<'a>>,
+    /// When nothing was kept: every error has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Error<'a>>,
+}
+
+#[derive(Serialize)]
+struct Rejected<'a> {
+    index: usize,
+    message: &'a str,
+}
+
+/// Writes the answer to a body with refused samples over `body`, and returns its status.
+/// `success` is the status for a batch of which something was kept.
+pub fn write_refused(
+    decoded: Decoded,
+    refusals: &[Refusal],
+    success: u16,
+    body: &mut Vec<u8>,
+) -> u16 {
+    let rejected = decoded.invalid + decoded.unroomed;
+    let first = refusals.first().expect("a refused sample is listed");
+    if !decoded.is_batch {
+        let error = ApiError::Sample(first);
+        error.write(body);
+        return error.status();
+    }
+    let (status, error) = if decoded.accepted > 0 {
+        (success, None)
+    } else {
+        let status = if decoded.invalid > 0 { 400 } else { 429 };
+        let message = Cow::Owned(format!(
+            "none of {rejected} samples was accepted; sample {}: {}",
+            first.index, first.message
+        ));
+        (status, Some(Error { code: first.code, message }))
+    };
+    let errors = refusals
+        .iter()
+        .map(|refusal| Rejected { index: refusal.index, message: &refusal.message })
+        .collect();
+    let partial =
+        Partial { status: "partial", accepted: decoded.accepted, rejected, errors, error };
+    body.clear();
+    serde_json::to_writer(body, &partial)
+        .expect("strings always become JSON, and a Vec takes them");
+    status
+}
+
+/// True when the client says that each line of the body is a value.
+#[inline]
+pub fn says_lines(headers: &Headers<'_>) -> bool {
+    let Some(kind) = headers.get("content-type") else { return false };
+    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"]
+        .iter()
+        .any(|name| essence.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn refusal(index: usize, status: u16) -> Refusal {
+        Refusal { index, code: "bad_value", status, message: format!("`c\"pu\n` {index}") }
+    }
+
+    fn answer(decoded: Decoded, refusals: &[Refusal]) -> (u16, Value) {
+        let mut body = b"left from before".to_vec();
+        let status = write_refused(decoded, refusals, 202, &mut body);
+        (status, serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    #[test]
+    fn the_usual_answer() {
+        for (samples, expected) in [
+            (1, r#"{"status":"accepted","accepted":1}"#),
+            (65_536, r#"{"status":"accepted","accepted":65536}"#),
+            (usize::MAX, r#"{"status":"accepted","accepted":18446744073709551615}"#),
+        ] {
+            assert_eq!(Accepted::new(samples).bytes(), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_single_sample_is_refused_as_an_error() {
+        for status in [400, 429] {
+            let decoded = Decoded { is_batch: false, accepted: 0, invalid: 1, unroomed: 0 };
+            let (actual, body) = answer(decoded, &[refusal(0, status)]);
+            assert_eq!(actual, status);
+            assert_eq!(body, json!({"error": {"code": "bad_value", "message": "`c\"pu\n` 0"}}));
+        }
+    }
+
+    #[test]
+    fn a_batch_says_what_was_kept_and_why_not_the_rest() {
+        let some = Decoded { is_batch: true, accepted: 2, invalid: 1, unroomed: 1 };
+        let (status, body) = answer(some, &[refusal(1, 400), refusal(3, 429)]);
+        assert_eq!(status, 202);
+        let errors = json!([
+            {"index": 1, "message": "`c\"pu\n` 1"}, {"index": 3, "message": "`c\"pu\n` 3"}
+        ]);
+        assert_eq!(
+            body,
+            json!({"status": "partial", "accepted": 2, "rejected": 2, "errors": errors})
+        );
+        for (invalid, unroomed, expected) in [(2, 0, 400), (1, 1, 400), (0, 2, 429)] {
+            let none = Decoded { is_batch: true, accepted: 0, invalid, unroomed };
+            let (status, body) = answer(none, &[refusal(0, 400), refusal(1, 400)]);
+            assert_eq!(status, expected);
+            assert_eq!((&body["accepted"], &body["rejected"]), (&json!(0), &json!(2)));
+            assert_eq!(body["error"]["code"], "bad_value");
+            assert!(body["error"]["message"].as_str().expect("text").contains("none of 2"));
+        }
+    }
+
+    #[test]
+    fn lines_are_announced_by_content_type() {
+        let says = |kind: &str| {
+            let fields = [httparse::Header { name: "CONTENT-TYPE", value: kind.as_bytes() }];
+            says_lines(&Headers(&fields))
+        };
+        for kind in
+            ["application/x-ndjson", "Application/NDJSON ; charset=utf-8", "application/jsonl"]
+        {
+            assert!(says(kind), "{kind}");
+        }
+        for kind in ["", "application/json", "application/json-seq", "text/plain", "x-ndjson"] {
+            assert!(!says(kind), "{kind}");
+        }
+        assert!(!says_lines(&Headers(&[])));
+    }
+}

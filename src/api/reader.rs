@@ -1,0 +1,409 @@
+//! The threads that answer reads, so that no worker does slow work.
+//!
+//! A reader takes a request with its ticket, asks analytics (which waits until every sample sent
+//! before is judged), lays the report out, packs it where the client likes that, and answers. It ends
+//! when the last worker has gone.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Receiver;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::accept::{Exposition, exposition, takes_gzip};
+use super::answers::{self, Judging};
+use super::errors::ApiError;
+use super::query::Query;
+use super::routes::{Label, Read};
+use super::tallies::RequestTallies;
+use crate::analytics::report::{Asker, DevicesQuery, Question, RecentQuery, WindowsReport};
+use crate::clock::{Clock, Now};
+use crate::http::message::{HeaderField, Method, Response, Ticket};
+use crate::registry::Registry;
+use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
+
+/// Reader threads: one may be packing a scrape while the other answers.
+pub const READERS: usize = 2;
+/// Reads that wait for a reader; past it 503. A second of work, for two readers of slow scrapes.
+pub const READS_WAITING_MAX: usize = 256;
+/// A smaller body fits one packet as it is.
+pub const GZIP_BYTES_MIN: usize = 1_024;
+
+/// One request for a reader.
+#[derive(Debug)]
+pub struct ReadRequest {
+    /// What is asked.
+    pub read: Read,
+    /// What it is counted under.
+    pub label: Label,
+    /// GET or HEAD.
+    pub method: Method,
+    /// The query string, as sent.
+    pub query: String,
+    /// The field `Accept`, empty without one.
+    pub accept: String,
+    /// The field `Accept-Encoding`, empty without one.
+    pub accept_encoding: String,
+    /// When a worker read the request, on the monotonic clock.
+    pub read_ns: u64,
+    /// Where the answer goes.
+    pub ticket: Ticket,
+}
+
+/// What all readers share.
+#[derive(Debug)]
+pub struct Desk {
+    /// Knows the windows.
+    pub asker: Asker,
+    /// Knows the names.
+    pub registry: Arc<Registry>,
+    /// Knows what is counted.
+    pub telemetry: Telemetry,
+    /// How values are judged.
+    pub judging: Judging,
+}
+
+/// Starts the reader `index`.
+pub fn start(
+    index: usize,
+    reads: Receiver<ReadRequest>,
+    desk: Arc<Desk>,
+    tallies: Arc<RequestTallies>,
+    mut clock: Clock,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("reader-{index}")).spawn(move || {
+        for request in reads {
+            serve(request, &desk, &tallies, &mut clock);
+        }
+    })
+}
+
+fn serve(request: ReadRequest, desk: &Desk, tallies: &RequestTallies, clock: &mut Clock) {
+    let ReadRequest { label, method, read_ns, ticket, .. } = request;
+    let now = clock.now();
+    let question =
+        Asked { read: request.read, query: &request.query, accept: &request.accept, now };
+    // A mistake of ours in one answer must not silence all reads to come.
+    let answered = catch_unwind(AssertUnwindSafe(|| {
+        let answer = question.answer(desk).unwrap_or_else(|error| error.response());
+        pack(answer, &request.accept_encoding)
+    }));
+    let response = answered.unwrap_or_else(|panic| internal_error(&*panic));
+    tallies.count(label, method, response.status);
+    ticket.send(response);
+    tallies.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
+}
+
+fn internal_error(panic: &(dyn Any + Send)) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
+    tracing::error!("a read was given up: {text}");
+    ApiError::Internal.response()
+}
+
+/// One read, as far as its answer depends on it.
+struct Asked<'a> {
+    read: Read,
+    query: &'a str,
+    accept: &'a str,
+    now: Now,
+}
+
+impl Asked<'_> {
+    fn answer(&self, desk: &Desk) -> Result<Response, ApiError<'static>> {
+        let query = Query::new(self.query);
+        let body = match self.read {
+            Read::Analyze => {
+                query.scope()?;
+                let device = query.device()?;
+                answers::analyze(device, &windows(device, desk)?, &desk.judging, self.now)
+            }
+            Read::Stats => answers::stats(&windows(query.device()?, desk)?),
+            Read::Devices => {
+                let asked = DevicesQuery { limit: query.limit()?, sort: query.sort()? };
+                answers::devices(&ask(desk, |to| Question::Devices(asked, to))?)
+            }
+            Read::Anomalies => match recent(&query, query.since_us()?, desk)? {
+                Some(asked) => answers::anomalies(&ask(desk, |to| Question::Anomalies(asked, to))?),
+                None => answers::anomalies(&[]),
+            },
+            Read::Latest => match recent(&query, i64::MIN, desk)? {
+                Some(asked) => answers::latest(&ask(desk, |to| Question::Latest(asked, to))?),
+                None => answers::latest(&[]),
+            },
+            Read::Scrape => return self.scrape(desk),
+            Read::OpenApi => answers::OPENAPI.as_bytes().to_vec(),
+        };
+        Ok(ok(super::JSON, Vec::new(), body))
+    }
+
+    fn scrape(&self, desk: &Desk) -> Result<Response, ApiError<'static>> {
+        let totals = ask(desk, Question::Totals)?;
+        let fleet = ask(desk, |to| Question::Windows(None, to))?;
+        let families = desk.telemetry.gather(&totals, &fleet);
+        let (content_type, text) = match exposition(self.accept) {
+            Exposition::Text => (TEXT, crate::telemetry::text(&families)),
+            Exposition::OpenMetrics => (OPENMETRICS, openmetrics::encode(&families)),
+        };
+        Ok(ok(content_type, vec![("Vary", Cow::Borrowed("Accept"))], text.into_bytes()))
+    }
+}
+
+fn ok(content_type: &'static str, fields: Vec<HeaderField>, body: Vec<u8>) -> Response {
+    Response { status: 200, content_type, fields, body }
+}
+
+fn ask<T>(
+    desk: &Desk,
+    question: impl FnOnce(crossbeam_channel::Sender<T>) -> Question,
+) -> Result<T, ApiError<'static>> {
+    desk.asker.ask(question).ok_or(ApiError::Stopping)
+}
+
+/// The windows of the fleet, or of a device: none, if nobody has heard of it.
+fn windows(device: Option<&str>, desk: &Desk) -> Result<WindowsReport, ApiError<'static>> {
+    let Some(name) = device else { return ask(desk, |to| Question::Windows(None, to)) };
+    match desk.registry.find_device(name) {
+        Some(id) => ask(desk, |to| Question::Windows(Some(id), to)),
+        None => Ok(WindowsReport::default()),
+    }
+}
+
+/// What `/anomalies` and `/latest` ask for; None for a device that nobody has heard of.
+fn recent(
+    query: &Query<'_>,
+    since_us: i64,
+    desk: &Desk,
+) -> Result<Option<RecentQuery>, ApiError<'static>> {
+    let limit = query.limit()?;
+    let device = match query.device()? {
+        None => None,
+        Some(name) => match desk.registry.find_device(name) {
+            None => return Ok(None),
+            known => known,
+        },
+    };
+    Ok(Some(RecentQuery { device, limit, since_us }))
+}
+
+/// Packs a body that is worth it, for those who take it.
+fn pack(mut response: Response, accept_encoding: &str) -> Response {
+    if response.body.len() <= GZIP_BYTES_MIN {
+        return response;
+    }
+    response.fields.push(("Vary", Cow::Borrowed("Accept-Encoding")));
+    if takes_gzip(accept_encoding) {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let packed = encoder.write_all(&response.body).and_then(|()| encoder.finish());
+        response.body = packed.expect("a Vec takes everything");
+        response.fields.push(("Content-Encoding", Cow::Borrowed("gzip")));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use serde_json::{Value, json};
+
+    use super::super::routes::{self, Action, Get};
+    use super::super::tallies::{CODES, METHODS};
+    use super::super::testing::{FakeEngine, desk, field, json};
+    use super::*;
+    use crate::clock;
+    use crate::http::message::Answer;
+    use crate::tally::Counts;
+
+    struct Library {
+        desk: Arc<Desk>,
+        engine: FakeEngine,
+        tallies: RequestTallies,
+        clock: Clock,
+    }
+
+    fn library() -> Library {
+        let (desk, _) = desk(Arc::new(Registry::new(1_000, 3_600)));
+        Library {
+            desk,
+            engine: FakeEngine::default(),
+            tallies: RequestTallies::default(),
+            clock: Clock::new(clock::start()),
+        }
+    }
+
+    fn request(engine: &mut FakeEngine, target: &str, accept: [&str; 2]) -> ReadRequest {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let label = routes::find(path);
+        let Action::Tell(Get::Read(read)) = routes::action(label, Method::Get) else {
+            panic!("{path} is not read")
+        };
+        ReadRequest {
+            read,
+            label,
+            method: Method::Get,
+            query: query.to_owned(),
+            accept: accept[0].to_owned(),
+            accept_encoding: accept[1].to_owned(),
+            read_ns: 0,
+            ticket: engine.later(),
+        }
+    }
+
+    impl Library {
+        fn ask(&mut self, target: &str, accept: [&str; 2]) -> Response {
+            let request = request(&mut self.engine, target, accept);
+            serve(request, &self.desk, &self.tallies, &mut self.clock);
+            self.engine.delivered()
+        }
+
+        fn get(&mut self, target: &str) -> Response {
+            self.ask(target, ["", ""])
+        }
+
+        fn rows(&mut self, target: &str, list: &str) -> Vec<Value> {
+            let response = self.get(target);
+            assert_eq!(response.status, 200, "{target}");
+            json(&response)[list].as_array().expect("a list").clone()
+        }
+    }
+
+    #[test]
+    fn every_read_is_answered() {
+        let mut library = library();
+        for target in [
+            "/analyze",
+            "/analyze?scope=local&x=1",
+            "/stats",
+            "/stats?device=nobody",
+            "/openapi.json",
+        ] {
+            let response = library.get(target);
+            assert_eq!((response.status, response.content_type), (200, "application/json"));
+            assert!(json(&response).is_object());
+        }
+        let report = json(&library.get("/analyze"));
+        assert_eq!((&report["lastRps"], &report["zScore"]), (&json!(1e15 as u64), &json!(-1e6)));
+        let report = json(&library.get("/analyze?device=no+one"));
+        assert_eq!((&report["device"], &report["count"]), (&json!("no one"), &json!(0)));
+        assert_eq!(report["metrics"], json!({}));
+    }
+
+    #[test]
+    fn lists_ask_for_what_the_query_says() {
+        let mut library = library();
+        assert_eq!(library.rows("/devices", "devices").len(), 100);
+        let rows = library.rows("/devices?limit=3&sort=last_seen", "devices");
+        assert_eq!((rows.len(), &rows[0]["device"]), (3, &json!("LastSeen")));
+        let rows = library.rows("/anomalies?limit=1000&since=1735100000", "anomalies");
+        assert_eq!((rows.len(), &rows[0]["timestamp"]), (1000, &json!(1_735_100_000)));
+        assert_eq!(library.rows("/anomalies?device=nobody", "anomalies").len(), 0);
+        assert_eq!(library.rows("/latest?limit=2", "samples").len(), 2);
+        assert_eq!(library.rows("/latest?device=nobody", "samples").len(), 0);
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        let mut library = library();
+        for (target, name) in [
+            ("/analyze?scope=moon", "scope"),
+            ("/analyze?device=", "device"),
+            ("/stats?device=%00", "device"),
+            ("/devices?limit=0", "limit"),
+            ("/devices?sort=size", "sort"),
+            ("/anomalies?since=soon", "since"),
+            ("/anomalies?limit=x", "limit"),
+            ("/latest?limit=1001", "limit"),
+        ] {
+            let response = library.get(target);
+            let body = json(&response);
+            assert_eq!(response.status, 400, "{target}");
+            assert_eq!(body["error"]["code"], "bad_parameter");
+            assert!(body["error"]["message"].as_str().expect("text").contains(name), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_scrape_comes_in_the_format_asked_for() {
+        let mut library = library();
+        for path in ["/metrics", "/metrics/prometheus"] {
+            let response = library.get(path);
+            assert_eq!(response.content_type, "text/plain; version=0.0.4; charset=utf-8");
+            let text = String::from_utf8(response.body).expect("UTF-8");
+            assert!(text.contains("# TYPE http_requests_total counter\n"), "{text}");
+            let accept = "application/openmetrics-text;version=1.0.0;q=0.9,text/plain;q=0.3";
+            let response = library.ask(path, [accept, ""]);
+            assert!(response.content_type.starts_with("application/openmetrics-text; version=1"));
+            assert_eq!(field(&response, "Vary"), Some("Accept"));
+            assert!(response.body.ends_with(b"\n# EOF\n"));
+        }
+    }
+
+    #[test]
+    fn large_bodies_are_packed_for_those_who_take_it() {
+        let mut library = library();
+        let plain = library.get("/openapi.json");
+        assert_eq!(field(&plain, "Content-Encoding"), None);
+        assert_eq!(field(&plain, "Vary"), Some("Accept-Encoding"));
+        let packed = library.ask("/openapi.json", ["", "gzip, br"]);
+        assert_eq!(field(&packed, "Content-Encoding"), Some("gzip"));
+        assert!(packed.body.len() < plain.body.len() / 4);
+        let mut unpacked = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(&*packed.body);
+        decoder.read_to_end(&mut unpacked).expect("gzip");
+        assert_eq!(unpacked, plain.body);
+        let small = library.ask("/stats", ["", "gzip"]);
+        assert_eq!((field(&small, "Content-Encoding"), field(&small, "Vary")), (None, None));
+    }
+
+    #[test]
+    fn reads_are_counted_and_timed_and_mistakes_survived() {
+        let mut library = library();
+        library.get("/devices");
+        library.get("/devices?limit=x");
+        // Nobody keeps more than u64: a panic in the fake analytics drops the sender instead.
+        let label = routes::find("/devices");
+        let count = |status| {
+            let code = CODES.iter().position(|code| *code == status).expect("listed");
+            let method = METHODS.iter().position(|(method, _)| *method == Method::Get);
+            library.tallies.answered(label, method.expect("listed"), code)
+        };
+        assert_eq!((count(200), count(400)), (1, 1));
+        let mut counts = Counts::default();
+        library.tallies.durations(label).merge_into(&mut counts);
+        assert_eq!(counts.count(), 2);
+        assert!(counts.sum_ns > 0);
+    }
+
+    #[test]
+    fn without_analytics_reads_say_that_the_server_is_stopping() {
+        let mut library = library();
+        let (asker, _) = crate::analytics::report::questions(Arc::default());
+        Arc::get_mut(&mut library.desk).expect("ours alone").asker = asker;
+        for target in ["/analyze", "/metrics", "/latest"] {
+            let response = library.get(target);
+            assert_eq!(response.status, 503);
+            assert_eq!(json(&response)["error"]["code"], "stopping");
+        }
+        assert_eq!(library.get("/openapi.json").status, 200);
+    }
+
+    #[test]
+    fn readers_end_when_the_last_worker_has_gone() {
+        let Library { desk, mut engine, clock, .. } = library();
+        let (reads, asked) = crossbeam_channel::bounded(READS_WAITING_MAX);
+        let reader = start(0, asked, desk, Arc::default(), clock).expect("a thread");
+        assert_eq!(reader.thread().name(), Some("reader-0"));
+        for _ in 0..3 {
+            reads.send(request(&mut engine, "/stats", ["", ""])).expect("room");
+            assert_eq!(engine.delivered().status, 200);
+        }
+        drop(reads);
+        reader.join().expect("no panic");
+    }
+}

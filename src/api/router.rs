@@ -1,0 +1,531 @@
+//! What a worker answers, one request after the other.
+//!
+//! Samples are decoded into a staging batch, and kept only if all of it fits into the worker's lane;
+//! the lane sends before the answers of the round leave. Health is told at once. What else reads goes
+//! to the readers with a ticket.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TrySendError};
+
+use super::JSON;
+use super::errors::ApiError;
+use super::ingest::{Accepted, says_lines, write_refused};
+use super::reader::ReadRequest;
+use super::readiness::Readiness;
+use super::routes::{self, Action, Get, LABELS, Label, Read};
+use super::tallies::RouterTallies;
+use super::tokens::{self, Tokens};
+use crate::clock::{Clock, Now};
+use crate::decode::Decoder;
+use crate::handover::Lane;
+use crate::http::message::{Answer, HeaderField, Method, Request, Service};
+use crate::sample::Batch;
+
+/// What a router works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Turns bodies into samples.
+    pub decoder: Decoder,
+    /// Takes the samples to analytics.
+    pub lane: Lane,
+    /// Times stages.
+    pub clock: Clock,
+    /// Counts what this router does.
+    pub tallies: Arc<RouterTallies>,
+    /// Leads to the readers.
+    pub reads: Sender<ReadRequest>,
+    /// What clients must present.
+    pub tokens: Arc<Tokens>,
+    /// What `/readyz` tells.
+    pub readiness: Arc<Readiness>,
+}
+
+/// The service of one worker.
+#[derive(Debug)]
+pub struct Router {
+    parts: Parts,
+    staging: Batch,
+    /// Bodies that are not composed in place.
+    body: Vec<u8>,
+    round: Round,
+}
+
+/// What the current round has answered so far, by label; timed when it ends.
+#[derive(Debug, Default)]
+struct Round {
+    answered: [u32; LABELS],
+    /// A bit for each label that is not 0.
+    labels: u32,
+    /// Time that a timed request of this round took to be handed over, so far.
+    handover_ns: Option<u64>,
+}
+
+impl Router {
+    /// Nothing answered yet.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, staging: Batch::default(), body: Vec::new(), round: Round::default() }
+    }
+
+    fn ingest(&mut self, exchange: &mut Exchange<'_>, request: Request<'_>, success: u16) {
+        let Parts { decoder, lane, clock, tallies, tokens, .. } = &mut self.parts;
+        tallies.ingest_requests_total.add(1);
+        if let Err(denied) = tokens::check(tokens.ingest.as_ref(), &request.headers) {
+            return self.refuse(exchange, ApiError::Denied(denied));
+        }
+        let lines = says_lines(&request.headers);
+        let since_ns = if request.is_timed { clock.monotonic_ns() } else { 0 };
+        self.staging.clear();
+        let decoded = decoder.decode(request.body, lines, request.now, &mut self.staging);
+        let decoded_ns = if request.is_timed { clock.monotonic_ns() } else { 0 };
+        if request.is_timed {
+            tallies.decode_ns.record(decoded_ns - since_ns, 1);
+        }
+        let decoded = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => return self.refuse(exchange, ApiError::Body(error)),
+        };
+        debug_assert_eq!(decoded.accepted, self.staging.len());
+        tallies.invalid_total.add(decoded.invalid as u64);
+        tallies.no_room_total.add(decoded.unroomed as u64);
+        if decoded.accepted > 0 {
+            if !lane.has_room(decoded.accepted) {
+                tallies.queue_full_total.add(decoded.accepted as u64);
+                return self.refuse(exchange, ApiError::QueueFull);
+            }
+            lane.push(&self.staging, request.now);
+            tallies.accepted_total.add(decoded.accepted as u64);
+        }
+        if request.is_timed {
+            self.round.handover_ns = Some(clock.monotonic_ns() - decoded_ns);
+        }
+        if decoded.invalid + decoded.unroomed == 0 {
+            let body = Accepted::new(decoded.accepted);
+            exchange.send(&self.parts.tallies, &mut self.round, success, &[], body.bytes());
+        } else {
+            let status = write_refused(decoded, decoder.refusals(), success, &mut self.body);
+            exchange.send(&self.parts.tallies, &mut self.round, status, &[], &self.body);
+        }
+    }
+
+    fn tell(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, get: Get) {
+        if get.is_data()
+            && let Err(denied) = tokens::check(self.parts.tokens.read.as_ref(), &request.headers)
+        {
+            return self.refuse(exchange, ApiError::Denied(denied));
+        }
+        match get {
+            Get::Health => {
+                let body = br#"{"status":"ok"}"#;
+                exchange.send(&self.parts.tallies, &mut self.round, 200, &[], body);
+            }
+            Get::Ready => {
+                let (status, body) = self.parts.readiness.phase().answer();
+                exchange.send(&self.parts.tallies, &mut self.round, status, &[], body.as_bytes());
+            }
+            Get::Read(read) => self.pass_on(exchange, request, read),
+        }
+    }
+
+    /// Leaves the answer to a reader.
+    fn pass_on(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, read: Read) {
+        let text = |name| {
+            let value = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let passed = self.parts.reads.try_send(ReadRequest {
+            read,
+            label: exchange.label,
+            method: exchange.method,
+            query: request.query.to_owned(),
+            accept: text("accept"),
+            accept_encoding: text("accept-encoding"),
+            read_ns: request.now.monotonic_ns,
+            ticket: exchange.answer.later(),
+        });
+        let (request, error) = match passed {
+            Ok(()) => return,
+            Err(TrySendError::Full(request)) => (request, ApiError::ReadsFull),
+            Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
+        };
+        self.parts.tallies.reads_refused_total.add(1);
+        exchange.note(&self.parts.tallies, &mut self.round, error.status());
+        request.ticket.send(error.response());
+    }
+
+    fn refuse(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
+        error.write(&mut self.body);
+        let fields = error.field();
+        let Self { parts, round, body, .. } = self;
+        exchange.send(&parts.tallies, round, error.status(), fields.as_slice(), body);
+    }
+}
+
+/// One request on its way to its answer.
+struct Exchange<'a> {
+    label: Label,
+    method: Method,
+    answer: &'a mut dyn Answer,
+}
+
+impl Exchange<'_> {
+    #[inline]
+    fn send(
+        &mut self,
+        tallies: &RouterTallies,
+        round: &mut Round,
+        status: u16,
+        fields: &[HeaderField],
+        body: &[u8],
+    ) {
+        self.note(tallies, round, status);
+        self.answer.send(status, JSON, fields, body);
+    }
+
+    #[inline]
+    fn note(&self, tallies: &RouterTallies, round: &mut Round, status: u16) {
+        tallies.requests.count(self.label, self.method, status);
+        round.answered[self.label.index()] += 1;
+        round.labels |= 1 << self.label.index();
+    }
+}
+
+impl Service for Router {
+    #[inline]
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+        let label = routes::find(request.path);
+        let mut exchange = Exchange { label, method: request.method, answer };
+        match routes::action(label, request.method) {
+            Action::Ingest(success) => self.ingest(&mut exchange, request, success),
+            Action::Tell(get) => self.tell(&mut exchange, &request, get),
+            Action::WrongMethod(allow) => {
+                self.refuse(&mut exchange, ApiError::WrongMethod(allow));
+            }
+            Action::Unknown => self.refuse(&mut exchange, ApiError::NotFound),
+        }
+    }
+
+    fn round_called(&mut self, now: Now) {
+        let Parts { lane, clock, tallies, .. } = &mut self.parts;
+        let Some(pushed_ns) = self.round.handover_ns.take() else { return lane.send(now) };
+        let since_ns = clock.monotonic_ns();
+        lane.send(now);
+        tallies.handover_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
+    }
+
+    fn round_answered(&mut self, elapsed_ns: u64) {
+        let mut labels = std::mem::take(&mut self.round.labels);
+        while labels != 0 {
+            let label = Label::at(labels.trailing_zeros() as usize);
+            labels &= labels - 1;
+            let count = std::mem::take(&mut self.round.answered[label.index()]);
+            self.parts.tallies.requests.time(label, elapsed_ns, u64::from(count));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Receiver, bounded};
+    use serde_json::{Value, json};
+
+    use super::super::readiness::Phase;
+    use super::super::tallies::{CODES, METHODS};
+    use super::super::testing::{FakeEngine, field, json};
+    use super::super::tokens::Token;
+    use super::*;
+    use crate::clock;
+    use crate::handover::{LaneEnd, lane};
+    use crate::http::message::{Headers, Response};
+    use crate::registry::Registry;
+    use crate::sample::QUEUE_SAMPLES_MAX;
+    use crate::tally::Counts;
+
+    struct Bench {
+        router: Router,
+        engine: FakeEngine,
+        lane_end: LaneEnd,
+        reads: Receiver<ReadRequest>,
+        tallies: Arc<RouterTallies>,
+        readiness: Arc<Readiness>,
+    }
+
+    fn bench_with(tokens: Tokens, reads_max: usize, max_streams: usize) -> Bench {
+        let (lane, lane_end) = lane(Arc::default(), Arc::default());
+        let (sender, reads) = bounded(reads_max);
+        let tallies: Arc<RouterTallies> = Arc::default();
+        let readiness: Arc<Readiness> = Arc::default();
+        let router = Router::new(Parts {
+            decoder: Decoder::new(Arc::new(Registry::new(max_streams, 3600))),
+            lane,
+            clock: Clock::new(clock::start()),
+            tallies: tallies.clone(),
+            reads: sender,
+            tokens: Arc::new(tokens),
+            readiness: readiness.clone(),
+        });
+        Bench { router, engine: FakeEngine::default(), lane_end, reads, tallies, readiness }
+    }
+
+    fn bench() -> Bench {
+        bench_with(Tokens::default(), 8, 1_000)
+    }
+
+    impl Bench {
+        fn call(&mut self, method: Method, target: &str, fields: &[(&str, &str)], body: &str) {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
+                .collect();
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            let request = Request {
+                method,
+                path,
+                query,
+                headers: Headers(&fields),
+                body: &mut body.as_bytes().to_vec(),
+                is_loopback: true,
+                now: Now { monotonic_ns: 7, wall_us: 1_735_100_000_000_000 },
+                is_timed: true,
+            };
+            self.router.call(request, &mut self.engine);
+        }
+
+        fn ask(&mut self, method: Method, target: &str, fields: &[(&str, &str)]) -> Response {
+            self.call(method, target, fields, "");
+            self.engine.sent()
+        }
+
+        fn post(&mut self, path: &str, body: &str) -> Response {
+            self.call(Method::Post, path, &[], body);
+            self.engine.sent()
+        }
+
+        fn counted(&self, path: &str, method: Method, status: u16) -> u64 {
+            let code = CODES.iter().position(|code| *code == status).expect("listed");
+            self.tallies.requests.answered(routes::find(path), method as usize, code)
+        }
+
+        fn kept(&mut self) -> usize {
+            self.router.round_called(Now::default());
+            let mut kept = 0;
+            while let Ok(Some(block)) = self.lane_end.receive() {
+                kept += block.batch.len();
+                self.lane_end.give_back(block);
+            }
+            kept
+        }
+    }
+
+    fn error_code(response: &Response) -> String {
+        json(response)["error"]["code"].as_str().expect("a code").to_owned()
+    }
+
+    #[test]
+    fn samples_are_answered_at_once_and_leave_with_the_round() {
+        let mut bench = bench();
+        for (path, status) in [("/ingest", 202), ("/metrics", 200)] {
+            let response = bench.post(path, r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#);
+            assert_eq!((response.status, response.content_type), (status, JSON));
+            assert_eq!(response.body, br#"{"status":"accepted","accepted":1}"#);
+            assert_eq!(bench.counted(path, Method::Post, status), 1);
+        }
+        let response = bench.post("/ingest?source=cron", r#"[{"rps":1},{"rps":2},{"cpu":3}]"#);
+        assert_eq!(json(&response)["accepted"], 3);
+        assert!(bench.lane_end.is_empty(), "nothing leaves before the round ends");
+        assert_eq!(bench.kept(), 5);
+        assert_eq!(bench.tallies.accepted_total.get(), 5);
+        assert_eq!(bench.tallies.ingest_requests_total.get(), 3);
+    }
+
+    #[test]
+    fn what_is_refused_is_answered_and_counted() {
+        let mut bench = bench();
+        let response = bench.post("/ingest", r#"{"rps":-1}"#);
+        assert_eq!(response.status, 400);
+        let message = json(&response)["error"]["message"].as_str().expect("text").to_owned();
+        assert!(message.contains("rps"), "{message}");
+
+        let response = bench.post("/ingest", r#"[{"rps":1},{"cpu":-1},{"rps":2}]"#);
+        assert_eq!(response.status, 202);
+        let body = json(&response);
+        assert_eq!((&body["status"], &body["accepted"]), (&json!("partial"), &json!(2)));
+        assert_eq!((&body["rejected"], &body["errors"][0]["index"]), (&json!(1), &json!(1)));
+        assert_eq!(bench.post("/metrics", r#"[{"rps":1},{"cpu":-1}]"#).status, 200);
+
+        let response = bench.post("/ingest", r#"[{"cpu":-1},{"cpu":-2}]"#);
+        assert_eq!((response.status, &json(&response)["rejected"]), (400, &json!(2)));
+        for (body, code) in [("", "empty_body"), ("[]", "empty_body"), ("{", "malformed_json")] {
+            let response = bench.post("/ingest", body);
+            assert_eq!((response.status, &*error_code(&response)), (400, code), "{body:?}");
+        }
+        assert_eq!(bench.kept(), 3);
+        assert_eq!(bench.tallies.invalid_total.get(), 5);
+        assert_eq!(bench.counted("/ingest", Method::Post, 400), 5);
+    }
+
+    #[test]
+    fn no_room_for_streams_is_429() {
+        let mut bench = bench_with(Tokens::default(), 8, 1);
+        assert_eq!(bench.post("/ingest", r#"{"device":"a","rps":1}"#).status, 202);
+        assert_eq!(bench.post("/ingest", r#"{"device":"b","rps":1}"#).status, 429);
+        let none = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"c","rps":1}]"#);
+        assert_eq!(none.status, 429);
+        let some = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":1}]"#);
+        assert_eq!(some.status, 202);
+        let mixed = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":-1}]"#);
+        assert_eq!(mixed.status, 400);
+        assert_eq!(bench.tallies.no_room_total.get(), 5);
+        assert_eq!(bench.kept(), 2);
+    }
+
+    #[test]
+    fn a_full_queue_keeps_nothing_of_a_request() {
+        let mut bench = bench();
+        let half = format!("[{}]", vec![r#"{"rps":1}"#; QUEUE_SAMPLES_MAX / 2].join(","));
+        assert_eq!(bench.post("/ingest", &half).status, 202);
+        assert_eq!(bench.post("/ingest", &half).status, 202);
+        let response = bench.post("/ingest", r#"[{"rps":1},{"rps":1}]"#);
+        assert_eq!((response.status, field(&response, "Retry-After")), (503, Some("1")));
+        assert_eq!(error_code(&response), "queue_full");
+        assert_eq!(bench.tallies.queue_full_total.get(), 2);
+        assert_eq!(bench.kept(), QUEUE_SAMPLES_MAX);
+        assert_eq!(bench.post("/ingest", r#"{"rps":1}"#).status, 202);
+        let too_many = format!("[{}]", vec![r#"{"rps":1}"#; QUEUE_SAMPLES_MAX + 1].join(","));
+        let response = bench.post("/ingest", &too_many);
+        assert_eq!((response.status, &*error_code(&response)), (413, "too_many_samples"));
+        assert_eq!(bench.kept(), 1);
+    }
+
+    #[test]
+    fn paths_and_methods_that_are_not_there() {
+        let mut bench = bench();
+        for path in ["/", "/nope", "/ingest/", "/events", "/debug/pprof/"] {
+            for (method, _) in METHODS {
+                let response = bench.ask(method, path, &[]);
+                assert_eq!((response.status, &*error_code(&response)), (404, "not_found"));
+            }
+        }
+        assert_eq!(bench.counted("/", Method::Post, 404), 5);
+        for (path, method, allow) in [
+            ("/ingest", Method::Get, "POST"),
+            ("/ingest", Method::Head, "POST"),
+            ("/metrics", Method::Other, "GET, HEAD, POST"),
+            ("/health", Method::Post, "GET, HEAD"),
+            ("/analyze", Method::Other, "GET, HEAD"),
+        ] {
+            let response = bench.ask(method, path, &[]);
+            assert_eq!((response.status, field(&response, "Allow")), (405, Some(allow)), "{path}");
+            assert_eq!(error_code(&response), "method_not_allowed");
+            assert_eq!(bench.counted(path, method, 405), 1);
+        }
+    }
+
+    #[test]
+    fn health_is_told_by_the_worker() {
+        let mut bench = bench();
+        for path in ["/health", "/healthz", "/livez"] {
+            for method in [Method::Get, Method::Head] {
+                let response = bench.ask(method, path, &[]);
+                assert_eq!((response.status, json(&response)), (200, json!({"status": "ok"})));
+            }
+        }
+        for (phase, status) in [(Phase::Starting, 503), (Phase::Ready, 200), (Phase::Draining, 503)]
+        {
+            bench.readiness.set(phase);
+            assert_eq!(bench.ask(Method::Get, "/readyz", &[]).status, status);
+            assert_eq!(bench.ask(Method::Get, "/health", &[]).status, 200);
+        }
+    }
+
+    #[test]
+    fn tokens_guard_samples_and_data_each_with_its_own() {
+        let tokens = Tokens { ingest: Some(Token::new("wri-te")), read: Some(Token::new("re-ad")) };
+        let mut bench = bench_with(tokens, 100, 1_000);
+        for route in &routes::ROUTES {
+            for (method, token, is_asked) in [
+                (Method::Post, "wri-te", route.post_status.is_some()),
+                (Method::Get, "re-ad", route.get.is_some_and(Get::is_data)),
+            ] {
+                if !is_asked {
+                    continue;
+                }
+                let response = bench.ask(method, route.path, &[]);
+                assert_eq!(response.status, 401, "{}", route.path);
+                assert_eq!(field(&response, "WWW-Authenticate"), Some("Bearer"));
+                let wrong = [("authorization", "Bearer 0ther")];
+                assert_eq!(bench.ask(method, route.path, &wrong).status, 403);
+                let right = format!("Bearer {token}");
+                bench.call(method, route.path, &[("Authorization", &right)], r#"{"rps":1}"#);
+                if method == Method::Post {
+                    assert_eq!(Some(bench.engine.sent().status), route.post_status);
+                }
+            }
+        }
+        for path in ["/health", "/healthz", "/livez"] {
+            assert_eq!(bench.ask(Method::Get, path, &[]).status, 200);
+        }
+        assert_eq!(bench.kept(), 2);
+        bench.call(Method::Get, "/openapi.json", &[], "");
+        assert_eq!(bench.reads.len(), 8, "seven reads of data, and the description");
+    }
+
+    #[test]
+    fn reads_go_to_the_readers_until_too_many_wait() {
+        let mut bench = bench_with(Tokens::default(), 1, 1_000);
+        let fields = [("ACCEPT", "text/plain"), ("accept-encoding", "gzip")];
+        bench.call(Method::Head, "/analyze?device=a&x", &fields, "");
+        assert!(bench.engine.is_silent());
+        bench.call(Method::Get, "/stats", &[], "");
+        let refused = bench.engine.delivered();
+        assert_eq!((refused.status, &*error_code(&refused)), (503, "too_many_reads"));
+        assert_eq!(field(&refused, "Retry-After"), Some("1"));
+        assert_eq!(bench.tallies.reads_refused_total.get(), 1);
+        assert_eq!(bench.counted("/stats", Method::Get, 503), 1);
+        let request = bench.reads.recv().expect("the first read");
+        assert_eq!((request.read, request.method), (Read::Analyze, Method::Head));
+        assert_eq!(request.query, "device=a&x");
+        assert_eq!((&*request.accept, &*request.accept_encoding), ("text/plain", "gzip"));
+        assert_eq!(request.read_ns, 7);
+        drop(request);
+        assert_eq!(bench.engine.delivered().status, 500, "a dropped ticket answers");
+        let (_, nobody) = bounded(1);
+        bench.reads = nobody;
+        bench.call(Method::Get, "/stats", &[], "");
+        assert_eq!(error_code(&bench.engine.delivered()), "stopping");
+    }
+
+    #[test]
+    fn a_round_times_what_it_answered() {
+        let mut bench = bench();
+        for _ in 0..3 {
+            bench.post("/ingest", r#"{"rps":1}"#);
+        }
+        bench.ask(Method::Get, "/nope", &[]);
+        bench.router.round_called(Now::default());
+        bench.router.round_answered(40_000);
+        bench.router.round_answered(1);
+        for (path, count) in [("/ingest", 3), ("/nope", 1), ("/metrics", 0)] {
+            let mut counts = Counts::default();
+            bench.tallies.requests.durations(routes::find(path)).merge_into(&mut counts);
+            assert_eq!((counts.count(), counts.sum_ns), (count, count * 40_000), "{path}");
+        }
+        for (stage, count) in [(&bench.tallies.decode_ns, 3), (&bench.tallies.handover_ns, 1)] {
+            let mut counts = Counts::default();
+            stage.merge_into(&mut counts);
+            assert_eq!(counts.count(), count);
+        }
+    }
+
+    #[test]
+    fn answers_under_overload_take_no_memory() {
+        let mut bench = bench();
+        bench.post("/ingest", r#"{"rps":-1}"#);
+        let capacity = bench.router.body.capacity();
+        for _ in 0..100 {
+            bench.post("/ingest", r#"{"rps":-1}"#);
+        }
+        assert_eq!(bench.router.body.capacity(), capacity);
+        let _: Value = json(&bench.post("/ingest", "{"));
+    }
+}

@@ -1,0 +1,261 @@
+//! The table of paths: the one source of routing, of `Allow`, of the metric label `path`, and of what
+//! `openapi.json` has to describe.
+
+use crate::http::message::Method;
+
+/// One path.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// As clients ask for it; also the metric label.
+    pub path: &'static str,
+    /// What GET and HEAD do.
+    pub get: Option<Get>,
+    /// POST takes samples and answers with this status.
+    pub post_status: Option<u16>,
+}
+
+/// What a GET does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Get {
+    /// Says that the process serves; answered by the worker.
+    Health,
+    /// Says whether to send it requests; answered by the worker.
+    Ready,
+    /// Answered by a reader.
+    Read(Read),
+}
+
+/// What readers answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// `/analyze`
+    Analyze,
+    /// `/stats`
+    Stats,
+    /// `/devices`
+    Devices,
+    /// `/anomalies`
+    Anomalies,
+    /// `/latest`
+    Latest,
+    /// The metrics of this process.
+    Scrape,
+    /// The description of this interface.
+    OpenApi,
+}
+
+impl Get {
+    /// Asks for the read token: everything that tells of samples.
+    pub const fn is_data(self) -> bool {
+        match self {
+            Self::Health | Self::Ready | Self::Read(Read::OpenApi) => false,
+            Self::Read(_) => true,
+        }
+    }
+}
+
+/// Every path; the busiest first, as they are compared in this order.
+pub const ROUTES: [Route; 13] = [
+    posts("/ingest", 202),
+    Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post_status: Some(200) },
+    reads("/analyze", Read::Analyze),
+    reads("/stats", Read::Stats),
+    reads("/devices", Read::Devices),
+    reads("/anomalies", Read::Anomalies),
+    reads("/latest", Read::Latest),
+    gets("/health", Get::Health),
+    gets("/healthz", Get::Health),
+    gets("/livez", Get::Health),
+    gets("/readyz", Get::Ready),
+    reads("/metrics/prometheus", Read::Scrape),
+    reads("/openapi.json", Read::OpenApi),
+];
+
+const fn posts(path: &'static str, status: u16) -> Route {
+    Route { path, get: None, post_status: Some(status) }
+}
+
+const fn gets(path: &'static str, get: Get) -> Route {
+    Route { path, get: Some(get), post_status: None }
+}
+
+const fn reads(path: &'static str, read: Read) -> Route {
+    gets(path, Get::Read(read))
+}
+
+/// What a request is counted under: a place in [`ROUTES`], or [`Label::OTHER`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label(u8);
+
+/// How many labels there are.
+pub const LABELS: usize = ROUTES.len() + 1;
+const _: () = assert!(LABELS <= 32, "a round marks the labels it met in the bits of a u32");
+
+impl Label {
+    /// Every path that is not in the table.
+    pub const OTHER: Self = Self(ROUTES.len() as u8);
+
+    /// All labels, in the order of [`ROUTES`].
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..LABELS as u8).map(Self)
+    }
+
+    /// The label with that [`Label::index`].
+    #[inline]
+    pub fn at(index: usize) -> Self {
+        debug_assert!(index < LABELS);
+        Self(index as u8)
+    }
+
+    /// Below [`LABELS`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The route, None for [`Label::OTHER`].
+    pub fn route(self) -> Option<&'static Route> {
+        ROUTES.get(self.index())
+    }
+
+    /// The value of the metric label `path`.
+    pub fn path(self) -> &'static str {
+        self.route().map_or("other", |route| route.path)
+    }
+}
+
+/// The label of a path.
+#[inline]
+pub fn find(path: &str) -> Label {
+    let place = ROUTES.iter().position(|route| route.path == path);
+    place.map_or(Label::OTHER, |place| Label(place as u8))
+}
+
+impl Route {
+    /// What this path answers other methods with, in `Allow`.
+    pub const fn allow(&self) -> &'static str {
+        match (self.get.is_some(), self.post_status.is_some()) {
+            (true, true) => "GET, HEAD, POST",
+            (true, false) => "GET, HEAD",
+            (false, _) => "POST",
+        }
+    }
+}
+
+/// What a request asks for, once path and method are known.
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    /// Take samples, answer with this status.
+    Ingest(u16),
+    /// Tell something.
+    Tell(Get),
+    /// The path has other methods, these.
+    WrongMethod(&'static str),
+    /// No such path.
+    Unknown,
+}
+
+/// What `method` asks of the path behind `label`.
+#[inline]
+pub fn action(label: Label, method: Method) -> Action {
+    let Some(route) = label.route() else { return Action::Unknown };
+    let action = match method {
+        Method::Post => route.post_status.map(Action::Ingest),
+        Method::Get | Method::Head => route.get.map(Action::Tell),
+        Method::Other => None,
+    };
+    action.unwrap_or(Action::WrongMethod(route.allow()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_found_as_they_are_and_once() {
+        for (place, route) in ROUTES.iter().enumerate() {
+            assert_eq!(find(route.path).index(), place);
+            assert_eq!(find(route.path).path(), route.path);
+        }
+        for path in ["/", "", "/ingest/", "/INGEST", "/metrics/", "/ingest%00", "*"] {
+            assert_eq!(find(path), Label::OTHER, "{path}");
+        }
+        assert_eq!(Label::OTHER.path(), "other");
+    }
+
+    #[test]
+    fn methods_lead_to_actions() {
+        let act = |path, method| action(find(path), method);
+        assert!(matches!(act("/ingest", Method::Post), Action::Ingest(202)));
+        assert!(matches!(act("/metrics", Method::Post), Action::Ingest(200)));
+        assert!(matches!(act("/ingest", Method::Head), Action::WrongMethod("POST")));
+        assert!(matches!(act("/metrics", Method::Head), Action::Tell(Get::Read(Read::Scrape))));
+        assert!(matches!(act("/metrics", Method::Other), Action::WrongMethod("GET, HEAD, POST")));
+        assert!(matches!(act("/health", Method::Post), Action::WrongMethod("GET, HEAD")));
+        assert!(matches!(act("/nope", Method::Other), Action::Unknown));
+    }
+
+    #[test]
+    fn the_openapi_document_describes_exactly_these_routes() {
+        let document: serde_json::Value =
+            serde_json::from_str(super::super::answers::OPENAPI).expect("the document is JSON");
+        let described: Vec<(&str, Vec<&str>)> = document["paths"]
+            .as_object()
+            .expect("paths")
+            .iter()
+            .map(|(path, item)| {
+                let methods = item.as_object().expect("operations").keys().map(String::as_str);
+                (path.as_str(), methods.collect())
+            })
+            .collect();
+        let mut routed: Vec<(&str, Vec<&str>)> = ROUTES
+            .iter()
+            .map(|route| {
+                // That HEAD goes wherever GET does is said once.
+                let get = route.get.map(|_| "get");
+                (route.path, get.into_iter().chain(route.post_status.map(|_| "post")).collect())
+            })
+            .collect();
+        routed.sort_unstable();
+        // serde_json keeps objects in the order of their keys.
+        assert_eq!(described, routed);
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let responses = operation["responses"].as_object().expect("responses");
+                let route = find(path).route().expect("routed");
+                let success = if method == "post" { route.post_status } else { Some(200) };
+                let success = success.expect("allowed").to_string();
+                assert!(responses.contains_key(&success), "{method} {path}: {success}");
+                let is_data = route.get.is_some_and(Get::is_data) || method == "post";
+                for status in ["401", "403"] {
+                    assert_eq!(
+                        responses.contains_key(status),
+                        is_data,
+                        "{method} {path}: {status}"
+                    );
+                }
+                assert_eq!(operation.get("security").is_some(), is_data, "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reference_of_the_openapi_document_leads_somewhere() {
+        fn check(value: &serde_json::Value, document: &serde_json::Value) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    if let Some(reference) = fields.get("$ref").and_then(|to| to.as_str()) {
+                        let pointer = reference.strip_prefix('#').expect("local references");
+                        assert!(document.pointer(pointer).is_some(), "{reference}");
+                    }
+                    fields.values().for_each(|value| check(value, document));
+                }
+                serde_json::Value::Array(items) => {
+                    items.iter().for_each(|value| check(value, document));
+                }
+                _ => {}
+            }
+        }
+        let document = serde_json::from_str(super::super::answers::OPENAPI).expect("JSON");
+        check(&document, &document);
+    }
+}

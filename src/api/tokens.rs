@@ -1,0 +1,115 @@
+//! Bearer tokens: who may post and who may read.
+//!
+//! How long a comparison takes tells nothing of the secret: every presented token is read to the
+//! end of the same padded length, word by word.
+
+use std::fmt;
+
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::http::message::Headers;
+
+/// Secrets are padded to a multiple of it, so that time tells their length no more closely.
+const PADDED_WORDS: usize = 8;
+
+/// One secret. Prints as `set`.
+#[derive(Clone)]
+pub struct Token {
+    words: Box<[u64]>,
+    length: usize,
+}
+
+/// What clients must present; None asks for nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens {
+    /// Of POSTs.
+    pub ingest: Option<Token>,
+    /// Of GETs that tell of samples.
+    pub read: Option<Token>,
+}
+
+/// Why a client was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// No bearer token.
+    Missing,
+    /// Another one.
+    Wrong,
+}
+
+impl Token {
+    /// Clients must present exactly `secret`, which is not empty.
+    pub fn new(secret: &str) -> Self {
+        assert!(!secret.is_empty(), "an empty token would let everyone in");
+        let bytes = secret.as_bytes();
+        let words = bytes.len().div_ceil(8).next_multiple_of(PADDED_WORDS);
+        Self { words: (0..words).map(|at| word(bytes, at)).collect(), length: bytes.len() }
+    }
+
+    fn is(&self, presented: &[u8]) -> bool {
+        let mut is_same: Choice = (self.length as u64).ct_eq(&(presented.len() as u64));
+        for (at, secret) in self.words.iter().enumerate() {
+            is_same &= secret.ct_eq(&word(presented, at));
+        }
+        is_same.into()
+    }
+}
+
+/// The bytes of one word, zero past the end.
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let rest = bytes.get(at * 8..).unwrap_or_default();
+    let mut word = [0; 8];
+    let length = rest.len().min(8);
+    word[..length].copy_from_slice(&rest[..length]);
+    u64::from_ne_bytes(word)
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("set")
+    }
+}
+
+/// Lets the request pass when it presents `token`.
+#[inline]
+pub fn check(token: Option<&Token>, headers: &Headers<'_>) -> Result<(), Denied> {
+    let Some(token) = token else { return Ok(()) };
+    let presented = headers.get("authorization").and_then(bearer).ok_or(Denied::Missing)?;
+    if token.is(presented) { Ok(()) } else { Err(Denied::Wrong) }
+}
+
+/// What follows the scheme `Bearer`, in any case (RFC 9110 section 11.1).
+fn bearer(field: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = field.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn present(token: &Token, field: &str) -> Result<(), Denied> {
+        let fields = [httparse::Header { name: "authorization", value: field.as_bytes() }];
+        check(Some(token), &Headers(&fields))
+    }
+
+    #[test]
+    fn only_the_secret_passes() {
+        let long = "x".repeat(200);
+        for secret in ["s3cret", "exactly-sixty-four", &"y".repeat(64), &"y".repeat(65), &long] {
+            let token = Token::new(secret);
+            assert_eq!(present(&token, &format!("Bearer {secret}")), Ok(()));
+            assert_eq!(present(&token, &format!("bearer  {secret} ")), Ok(()));
+            let shorter = &secret[1..];
+            for wrong in [shorter, &format!("{secret}x"), &format!("{secret}\0"), "s3cret2", "x"] {
+                assert_eq!(present(&token, &format!("Bearer {wrong}")), Err(Denied::Wrong));
+            }
+            for absent in ["", "Bearer", "Basic czNjcmV0", secret] {
+                assert_eq!(present(&token, absent), Err(Denied::Missing), "{absent}");
+            }
+            assert_eq!(check(Some(&token), &Headers(&[])), Err(Denied::Missing));
+            assert_eq!(format!("{token:?}"), "set");
+        }
+        assert_eq!(check(None, &Headers(&[])), Ok(()));
+    }
+}
