@@ -1,0 +1,99 @@
+//! Once the names are known and the buffers warm, decoding allocates nothing, whatever the shape.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use sigmad::clock::Now;
+use sigmad::decode::Decoder;
+use sigmad::registry::Registry;
+use sigmad::sample::Batch;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as our caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as our caller promised.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as our caller promised.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn now(second: u64) -> Now {
+    Now { monotonic_ns: second * 1_000_000_000, wall_us: 1_735_100_000_000_000 }
+}
+
+#[test]
+fn a_warm_decoder_allocates_nothing() {
+    let usual = r#"{"timestamp":1735100000,"device":"edge-17","cpu":60.5,"rps":2000,"disk":7}"#;
+    let without_device = r#"{"timestamp":"2024-12-25T04:13:20Z","cpu":60.5,"rps":2000}"#;
+    let unusual = r#"{"device":"\u00e9dge","cpu":1.5e2,"tags":[1,{"a":null}],"host":"b"}"#;
+    let long_name = format!(r#"{{"device":"{}","cpu":1}}"#, "x".repeat(128));
+    let wide: Vec<_> = (0..32).map(|i| format!(r#""metric_{i}":{i}"#)).collect();
+    let wide = format!("{{{}}}", wide.join(","));
+    let samples = [usual, without_device, unusual, &long_name, &wide];
+    let mut bodies: Vec<String> = samples.map(str::to_owned).to_vec();
+    for sample in samples {
+        let many = vec![sample; 100];
+        bodies.push(format!("[{}]", many.join(",")));
+        bodies.push(format!(r#"{{"source":"agent","metrics":[{}]}}"#, many.join(", ")));
+        bodies.push(many.join("\n"));
+    }
+    let mut decoder = Decoder::new(Arc::new(Registry::new(1_000, 60)));
+    let mut batch = Batch::default();
+    let mut body = Vec::with_capacity(1 << 20);
+    for second in 0..5 {
+        for text in &bodies {
+            body.clear();
+            body.extend_from_slice(text.as_bytes());
+            batch.clear();
+            let before = ALLOCATIONS.get();
+            let decoded = decoder.decode(&mut body, false, now(second), &mut batch);
+            let allocations = ALLOCATIONS.get() - before;
+            let decoded = decoded.expect("the body is good");
+            assert_eq!(decoded.accepted, batch.len(), "{:?}", decoder.refusals());
+            assert_eq!(decoded.invalid + decoded.unroomed, 0);
+            assert!(second == 0 || allocations == 0, "{allocations} for {text}");
+        }
+    }
+}
+
+#[test]
+fn a_registry_of_a_million_streams_is_small() {
+    let registry = Registry::new(1_000_000, 60);
+    let before = resident_bytes();
+    for device in 0..500_000 {
+        let name = format!("device-{device:06}");
+        let mut metrics = [("cpu", None), ("rps", None)];
+        registry.admit(Some(&name), &mut metrics, 1).expect("room");
+    }
+    assert_eq!((registry.streams(), registry.devices()), (1_000_000, 500_000));
+    let bytes = (resident_bytes() - before) / 500_000;
+    println!("{bytes} bytes a device in the registry");
+    assert!(bytes <= 150, "{bytes} bytes a device");
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages: usize = statm.split(' ').nth(1).expect("resident").parse().expect("a number");
+    pages * 4096
+}
