@@ -39,14 +39,13 @@ fn a_bad_value_exits_2_and_names_its_flag_wherever_it_came_from() {
 
 #[test]
 fn settings_that_cannot_work_exit_78() {
-    let cases: [(&[&str], &[(&str, &str)], &str); 4] = [
-        (&["--window=5"], &[], "--min-samples"),
-        (&["--ingest-token=@/no/such/file"], &[], "--ingest-token"),
-        (&[], &[("SIGMAD_READ_TOKEN", "")], "--read-token"),
-        (&[], &[("SIGMAD_TRESHOLD", "3")], "SIGMAD_TRESHOLD"),
+    let cases = [
+        (sigmad(&["--window=5"], &[]), "--min-samples"),
+        (sigmad(&["--ingest-token=@/no/such/file"], &[]), "--ingest-token"),
+        (sigmad(&[], &[("SIGMAD_READ_TOKEN", "")]), "--read-token"),
+        (sigmad(&[], &[("SIGMAD_TRESHOLD", "3")]), "SIGMAD_TRESHOLD"),
     ];
-    for (args, environment, named) in cases {
-        let output = sigmad(args, environment);
+    for (output, named) in cases {
         assert_eq!(output.status.code(), Some(78), "{named}");
         assert!(text(&output.stderr).contains(named), "{}", text(&output.stderr));
     }
