@@ -1,0 +1,176 @@
+"""What the whole-server benches share: processes, their CPU time, the record of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "benches" / "record"
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# A start takes 50 ms; a loaded machine takes longer.
+START_TIMEOUT_S = 10.0
+
+
+def target_dir() -> Path:
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+
+
+def sigmad_binary() -> str:
+    return os.environ.get("SIGMAD", str(target_dir() / "sigmad"))
+
+
+def pinned(core: int | None, command: list[str]) -> list[str]:
+    return command if core is None else ["taskset", "-c", str(core), *command]
+
+
+@contextlib.contextmanager
+def running(command: list[str], **options):
+    """A child that is gone when the block ends."""
+    child = subprocess.Popen(command, **options)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+@contextlib.contextmanager
+def sigmad(*flags: str, core: int | None = None, binary: str | None = None, listen: str = "127.0.0.1:0"):
+    """sigmad on a free port: yields the process and the port."""
+    command = pinned(core, [binary or sigmad_binary(), "--listen", listen, *flags])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
+    with running(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        port = None
+        alarm = threading.Timer(START_TIMEOUT_S, child.kill)
+        alarm.start()
+        lines = []
+        for line in child.stderr:
+            lines.append(line)
+            found = re.search(r"127\.0\.0\.1:([1-9]\d*)", line) if "listening" in line else None
+            if found:
+                port = int(found.group(1))
+                break
+        alarm.cancel()
+        if port is None:
+            sys.exit("sigmad did not start:\n" + "".join(lines))
+        # The rest of the log is read so that the pipe never fills, and kept.
+        child.log = lines
+        reader = threading.Thread(target=lambda: lines.extend(child.stderr), daemon=True)
+        reader.start()
+        yield child, port
+
+
+def cpu_ns(pid: int) -> int:
+    """Time on a core of all threads, in nanoseconds."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+def cpu_ticks(pid: int) -> tuple[int, int]:
+    """User and system time in ticks, for the split between them."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return int(fields[11]), int(fields[12])
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def exchange(port: int, request: bytes) -> bytes:
+    """One request on a connection of its own: the raw answer, by its Content-Length."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(request)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += receive(client)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        length = int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", head).group(1))
+        while len(body) < length:
+            body += receive(client)
+        return head + b"\r\n\r\n" + body
+
+
+def receive(client: socket.socket) -> bytes:
+    part = client.recv(65536)
+    if not part:
+        raise ConnectionError("closed in the middle of an answer")
+    return part
+
+
+def get_json(port: int, path: str):
+    answer = exchange(port, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise ValueError(f"{path}: {head.decode()}")
+    return json.loads(body)
+
+
+def output_of(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return done.stdout.strip()
+
+
+def cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def machine_name() -> str:
+    """A short name for the folder of the record."""
+    words = re.sub(r"\(.*?\)|cpu|processor|@.*", " ", cpu_model().lower())
+    slug = "-".join(re.findall(r"[a-z0-9]+", words)[:3])
+    return os.environ.get("BENCH_MACHINE", f"{slug}-{os.cpu_count()}c")
+
+
+def steal_ticks() -> int:
+    return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+
+
+def manifest() -> dict:
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": output_of("git", "describe", "--always", "--dirty"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "rustc": output_of("rustc", "--version"),
+        "load_average_at_start": os.getloadavg()[0],
+    }
+
+
+def write_record(name: str, record: dict, text: str) -> Path:
+    """Leaves NAME.json and NAME.md in the folder of the day and the machine."""
+    folder = RECORD / f"{record['manifest']['date'][:10]}-{machine_name()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    lines = [f"# {name}", "", text.strip(), "", "| | |", "| --- | --- |"]
+    lines += [f"| {key} | {value} |" for key, value in record["manifest"].items()]
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    return "\n".join(lines)

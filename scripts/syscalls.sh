@@ -1,0 +1,103 @@
+#!/bin/sh
+# How many system calls does a keep-alive request cost?
+#
+# Counts with strace on a running sigmad, once for one connection that asks again and again and once
+# for 64 connections that ask together, and fails when a request costs more than one read, one write
+# and its share of epoll_wait. SIGMAD names the binary.
+# shellcheck disable=SC2016,SC2317
+set -eu
+
+cd "$(dirname "$0")/.."
+SIGMAD=${SIGMAD:-target/release/sigmad}
+# Long enough that what a connection costs once does not count.
+REQUESTS=${REQUESTS:-6400}
+# One each; the rest is accepting the connections and their last, empty reads.
+READS_MAX=1.02
+WRITES_MAX=1.02
+# Anything else, each kind for itself: what happens now and then, never for each request.
+OTHERS_MAX=0.05
+# Calls by the clock, not by the request: the analytics thread sleeping between blocks, at most every
+# 200 us, twice (to sleep, and once in a while to be woken). strace slows requests, not the clock.
+TIMERS_PER_S_MAX=10000
+
+scratch=$(mktemp -d)
+server=
+cleanup() {
+    [ -z "$server" ] || kill "$server" 2>/dev/null || true
+    rm -rf "$scratch"
+}
+trap cleanup EXIT INT TERM
+
+"$SIGMAD" --listen 127.0.0.1:0 --workers 1 2>"$scratch/log" &
+server=$!
+
+# Prints the port once the log has it.
+port=$(timeout 10 sh -c '
+    while :; do
+        port=$(sed -n "/listening/s/.*127\.0\.0\.1:\([1-9][0-9]*\).*/\1/p" "$0" | head -n 1)
+        [ -z "$port" ] || { echo "$port"; exit; }
+        sleep 0.02
+    done' "$scratch/log") || { cat "$scratch/log"; echo "sigmad did not start" >&2; exit 1; }
+
+cat >"$scratch/load.py" <<'PYTHON'
+"""Sends REQUESTS requests over CONNECTIONS connections in rounds; prints the seconds it took."""
+import socket
+import sys
+import time
+
+port, connections, requests = map(int, sys.argv[1:])
+body = b'{"timestamp":1735100000,"cpu":60.5,"rps":2000}'
+request = b"POST /ingest HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+clients = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(connections)]
+began = time.monotonic()
+for _ in range(requests // connections):
+    for client in clients:
+        client.sendall(request)
+    for client in clients:
+        answer = b""
+        while not answer.endswith(b"}"):
+            part = client.recv(4096)
+            assert part, "closed"
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 202 "), answer
+print(time.monotonic() - began)
+PYTHON
+
+failed=0
+for connections in 1 64; do
+    strace -f -qq -c -o "$scratch/counts" -p "$server" 2>"$scratch/strace" &
+    tracer=$!
+    # Until it has attached: the tracer's number stands in the server's status.
+    timeout 10 sh -c 'until grep -q "^TracerPid:[[:space:]]*[1-9]" "/proc/$0/status"; do sleep 0.02; done' "$server"
+    sleep 0.2
+    seconds=$(python3 "$scratch/load.py" "$port" "$connections" "$REQUESTS")
+    kill -INT "$tracer"
+    wait "$tracer" || true
+    echo "$connections connection(s), $REQUESTS requests in $seconds s under strace:"
+    awk -v requests="$REQUESTS" -v seconds="$seconds" -v reads="$READS_MAX" -v writes="$WRITES_MAX" \
+        -v others="$OTHERS_MAX" -v timers="$TIMERS_PER_S_MAX" '
+        # A row: % time, seconds, usecs/call, calls, [errors,] name.
+        $1 ~ /^[0-9.]+$/ && $NF != "total" { calls[class($NF)] += $4 }
+        function class(name) {
+            if (name ~ /^(read|readv|recvfrom|recvmsg)$/) return "read"
+            if (name ~ /^(write|writev|sendto|sendmsg)$/) return "write"
+            if (name ~ /^epoll_p?wait2?$/) return "epoll_wait"
+            return name
+        }
+        END {
+            for (name in calls) {
+                each = calls[name] / requests
+                limit = name == "read" ? reads : name == "write" ? writes : others
+                is_timer = name == "futex" || name == "clock_nanosleep"
+                if (name == "epoll_wait") verdict = ""
+                else if (each <= limit) verdict = ""
+                else if (is_timer && calls[name] / seconds <= timers)
+                    verdict = sprintf("(by the clock: %d per second)", calls[name] / seconds)
+                else { verdict = "TOO MANY"; bad = 1 }
+                printf "  %-18s %8d  %.3f per request %s\n", name, calls[name], each, verdict
+            }
+            if (!("read" in calls)) { print "  nothing was counted"; bad = 1 }
+            exit bad
+        }' "$scratch/counts" || failed=1
+done
+exit "$failed"
