@@ -148,7 +148,7 @@ pub fn end(out: &mut Vec<u8>, terms: Terms) {
 }
 
 /// The status line (RFC 9110 section 15); a code that sigmad does not send reads as 500.
-fn status_line(status: u16) -> &'static [u8] {
+pub(super) fn status_line(status: u16) -> &'static [u8] {
     match status {
         200 => b"HTTP/1.1 200 OK\r\n",
         202 => b"HTTP/1.1 202 Accepted\r\n",

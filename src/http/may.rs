@@ -1,0 +1,167 @@
+//! The other engine: may_minihttp 0.1.11 behind the same [`Service`], for comparisons.
+//!
+//! may_minihttp owns the sockets: one coroutine for each connection reads, calls its service and
+//! writes. Around it stand three mends. [`connection`] puts right, inside a call, what may_minihttp
+//! gets wrong about bodies, closing and answers that come later. [`watch`] keeps the deadlines and
+//! the number of connections from outside. The accept loop waits in [`Factory`] before descriptors
+//! run out. What can't be mended through the public API is [`KNOWN_LIMITS`].
+//!
+//! It answers request by request, so each request is a round. [`Service::round_answered`] is told
+//! when the answer has been handed to may_minihttp, a moment before it is written.
+
+mod connection;
+mod socket;
+mod watch;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use may::coroutine::JoinHandle;
+use may_minihttp::HttpServiceFactory;
+use parking_lot::Mutex;
+
+use self::connection::{Connection, Lines, pause};
+use self::socket::{Socket, descriptor_limit};
+use self::watch::{CONNECTIONS_OVER_MAX, Watch};
+use super::Limits;
+use super::message::Service;
+use super::tallies::Tallies;
+use crate::clock::Clock;
+
+/// What a user must know before choosing this engine; printed at start, and the table of the README.
+pub const KNOWN_LIMITS: &[&str] = &[
+    "more than 16 header fields, or a head it can't parse: closed without an answer, and answers not yet sent are lost",
+    "no chunked request bodies: 501",
+    "a client that ends its side together with its request gets no answer",
+    "a head is limited to --max-head only within 50 ms; bare line feeds in it are accepted",
+    "HEAD and streamed answers close their connection; behind pipelined requests HEAD says Content-Length: 0 and a stream is 503",
+    "requests pipelined behind the last one of a connection are answered 503, not ignored",
+    "70 KiB and more for each connection, and 256 KiB of stack reserved",
+    "a flood on one connection delays others; idle workers wake 100 times a second",
+    "it writes to stderr on every head it can't parse",
+];
+
+/// In words of 8 bytes: 256 KiB, since a parser of nested JSON overflows may's 32 KiB.
+const STACK_WORDS: usize = 0x8000;
+/// Stacks that may maps at start; its own 1000 cost 20 ms.
+const STACKS_KEPT: usize = 100;
+/// Descriptors left for listeners, pollers, the store and the log.
+const DESCRIPTORS_RESERVED: usize = 64;
+/// Connections the engine can't do without, however low the limit on descriptors.
+const CONNECTIONS_MIN: usize = 8;
+/// The accept loop's pause while no further descriptor may be opened.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+/// How long connections that were cut may take to notice.
+const CUT_GRACE: Duration = Duration::from_millis(500);
+
+/// One of the services, and what it needs to answer. One connection at a time is inside.
+struct Slot<S> {
+    /// Taken out when the engine has stopped.
+    service: Option<S>,
+    lines: Lines,
+    calls: u64,
+}
+
+/// What all connections share.
+struct Shared<S> {
+    slots: Box<[Mutex<Slot<S>>]>,
+    watch: Arc<Watch>,
+}
+
+struct Factory<S> {
+    shared: Arc<Shared<S>>,
+    start: Instant,
+}
+
+impl<S: Service + Send + 'static> HttpServiceFactory for Factory<S> {
+    type Service = Connection<S>;
+
+    /// Runs in the accept loop, which therefore waits here when descriptors are about to run out:
+    /// past the limit may_minihttp would spin.
+    fn new_service(&self, id: usize) -> Connection<S> {
+        while self.shared.watch.is_full() {
+            pause(FULL_PAUSE);
+        }
+        let socket = Socket::borrow(id);
+        // Err: the client has gone already; its first read will tell.
+        let (Ok(()) | Err(_)) = socket.set_nodelay();
+        let mut clock = Clock::new(self.start);
+        let registered = self.shared.watch.admit(socket, &mut clock);
+        Connection::new(self.shared.clone(), registered, clock)
+    }
+}
+
+/// A running engine.
+pub struct MayEngine<S> {
+    address: SocketAddr,
+    shared: Arc<Shared<S>>,
+    accepting: JoinHandle<()>,
+    watching: std::thread::JoinHandle<()>,
+    start: Instant,
+}
+
+/// Starts the engine with one thread for each of `services`; `start` is the moment from which all
+/// clocks count, `tallies` what the engine counts of all connections together.
+///
+/// may's threads, their pinning and its stacks are the process's, set by the first engine.
+///
+/// # Errors
+/// When the address can't be bound, the limit on descriptors can't be read, or no thread starts.
+pub fn start<S: Service + Send + 'static>(
+    address: SocketAddr,
+    services: Vec<S>,
+    mut limits: Limits,
+    is_pinned: bool,
+    tallies: Arc<Tallies>,
+    start: Instant,
+) -> io::Result<MayEngine<S>> {
+    assert!(!services.is_empty(), "an engine without threads");
+    let spare = descriptor_limit()?.saturating_sub(DESCRIPTORS_RESERVED + CONNECTIONS_OVER_MAX);
+    limits.connections_max = limits.connections_max.min(spare.max(CONNECTIONS_MIN));
+    may::config()
+        .set_workers(services.len())
+        .set_stack_size(STACK_WORDS)
+        .set_pool_capacity(STACKS_KEPT)
+        .set_worker_pin(is_pinned);
+    let slot = |service| Slot { service: Some(service), lines: Lines::default(), calls: 0 };
+    let shared = Arc::new(Shared {
+        slots: services.into_iter().map(|service| Mutex::new(slot(service))).collect(),
+        watch: Arc::new(Watch::new(limits, tallies)),
+    });
+    // may_minihttp binds by itself, sharing the port with whoever else would, and does not say which
+    // port it got.
+    let address = TcpListener::bind(address)?.local_addr()?;
+    let accepting = Factory { shared: shared.clone(), start }.start(address)?;
+    let watch = shared.watch.clone();
+    let watching = std::thread::Builder::new()
+        .name("watch".into())
+        .spawn(move || watch.run(Clock::new(start)))?;
+    Ok(MayEngine { address, shared, accepting, watching, start })
+}
+
+impl<S> MayEngine<S> {
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, answers what is under way with `Connection: close`, closes idle connections a
+    /// moment later and all of them after `limit`; returns the services, which are called no more.
+    pub fn stop(self, limit: Duration) -> Vec<S> {
+        let watch = &self.shared.watch;
+        watch.drain(limit, Clock::new(self.start).now().monotonic_ms());
+        // SAFETY: cancelling unwinds the accept loop where it waits: in accept or in a pause, with
+        // no lock held and nothing half done.
+        unsafe { self.accepting.coroutine().cancel() };
+        // Err: it ended by that unwinding.
+        let (Ok(()) | Err(_)) = self.accepting.join();
+        watch.wait_until_empty(limit + CUT_GRACE);
+        let services = self.shared.slots.iter().filter_map(|slot| slot.lock().service.take());
+        let services = services.collect();
+        watch.end();
+        self.watching.join().expect("the watch does not panic");
+        services
+    }
+}
