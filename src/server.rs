@@ -64,11 +64,16 @@ impl std::error::Error for ServerError {}
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen(address, error) => write!(f, "can't listen on {address} (--listen): {error}"),
+            Self::Listen(address, error) => {
+                write!(f, "can't listen on {address} (--listen): {error}")
+            }
             Self::Start(error) => write!(f, "can't start: {error}"),
             Self::Worker(error) => write!(f, "a worker failed: {error}"),
             Self::FileLimit(limit) => {
-                write!(f, "the file limit of {limit} leaves no room for connections; raise `ulimit -n`")
+                write!(
+                    f,
+                    "the file limit of {limit} leaves no room for connections; raise `ulimit -n`"
+                )
             }
         }
     }
@@ -96,7 +101,7 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
-        Engine::May => todo!("merge"),
+        Engine::May => may(settings, limits, &layout, parts.workers, start)?,
     };
     readiness.set(Phase::Ready);
     info!(
@@ -344,6 +349,24 @@ fn native(
         }
         join_all(threads);
     };
+    Ok(RunningEngine { address, drain: Box::new(drain) })
+}
+
+fn may(
+    settings: &Settings,
+    limits: Limits,
+    layout: &Layout,
+    workers: Vec<WorkerParts>,
+    start: Instant,
+) -> Result<RunningEngine, ServerError> {
+    warn!(limits = ?http::may::KNOWN_LIMITS, "--engine may is for comparisons on trusted networks");
+    let tallies = workers[0].tallies.clone();
+    let routers = workers.into_iter().map(|parts| parts.router).collect();
+    let is_pinned = layout.analytics_core.is_some();
+    let engine = http::may::start(settings.listen, routers, limits, is_pinned, tallies, start)
+        .map_err(|error| ServerError::Listen(settings.listen, error))?;
+    let address = engine.address();
+    let drain = move |limit| drop(engine.stop(limit));
     Ok(RunningEngine { address, drain: Box::new(drain) })
 }
 
