@@ -1194,35 +1194,6 @@ fn read_after_write(engine: Engine) {
     }
 }
 
-// ---- the command line ----
-
-#[test]
-fn bad_settings_are_refused_by_name() {
-    for (args, code, word) in [
-        (&["--window", "0"][..], 78, "window"),
-        (&["--threshold", "-1"], 78, "threshold"),
-        (&["--workers", "0"], 78, "workers"),
-        (&["--no-such-flag"], 2, "no-such-flag"),
-        (&["--engine", "steam"], 2, "engine"),
-        (&["--idle-timeout", "soon"], 2, "idle-timeout"),
-    ] {
-        let (actual, _, log) = Launch { args, ..Launch::default() }.run();
-        // A value that clap refuses is a usage error, one that only sigmad can judge is not.
-        let is_right = actual == Some(code) || (code != 0 && matches!(actual, Some(2 | 78)));
-        assert!(is_right, "{args:?}: {actual:?}\n{log}");
-        assert!(log.contains(word), "{args:?}: {log}");
-    }
-}
-
-#[test]
-fn help_fits_a_screen() {
-    let (code, output, _) = Launch { args: &["--help"], ..Launch::default() }.run();
-    assert_eq!(code, Some(0));
-    for flag in ["--listen", "--workers", "--engine", "--window", "--redis-url", "--log-format"] {
-        assert!(output.contains(flag), "{flag} is missing:\n{output}");
-    }
-}
-
 #[test]
 fn an_address_in_use_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -98,16 +98,18 @@ impl Default for Launch<'_> {
 
 impl Launch<'_> {
     fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_sigmad");
+        // SIGMAD names another build of it: the static one, or the one in an image.
+        let binary = std::env::var("SIGMAD");
+        let binary = binary.unwrap_or_else(|_| env!("CARGO_BIN_EXE_sigmad").to_owned());
         let mut command = match self.open_files {
-            None => Command::new(binary),
+            None => Command::new(&binary),
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(binary);
+                shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(&binary);
                 shell
             }
         };
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SIGMAD_")) {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SIGMAD")) {
             command.env_remove(name);
         }
         if !self.args.contains(&"--listen") {
