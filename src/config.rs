@@ -28,10 +28,10 @@ const WINDOW: RangeInclusive<usize> = 2..=10_000;
 const STREAMS: RangeInclusive<usize> = 1..=100_000_000;
 /// More than the ports of fifteen client addresses.
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
-/// A browser's head fits the lower end; each connection may hold the upper one in memory.
-const HEAD_BYTES: RangeInclusive<usize> = 1_024..=256 * 1024;
-/// Each connection may hold the upper end in memory, packed and unpacked.
-const BODY_BYTES: RangeInclusive<usize> = 1_024..=256 * 1024 * 1024;
+/// The lower end takes what curl sends; each connection may hold the upper one in memory.
+const HEAD_BYTES: RangeInclusive<usize> = 256..=256 * 1024;
+/// The lower end takes one sample; each connection may hold the upper one in memory, packed and unpacked.
+const BODY_BYTES: RangeInclusive<usize> = 64..=256 * 1024 * 1024;
 /// Below it a packet lost once is a client lost.
 const READ_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;

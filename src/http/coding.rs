@@ -10,6 +10,8 @@ use zstd::stream::read::Decoder as ZstdDecoder;
 
 /// RFC 8878 section 3.1.1.1.2 lets a decoder refuse windows above 8 MiB: 2^23 bytes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Unpacked so much at a time: fits the stack and the first cache.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// How a body was packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +79,28 @@ pub fn unpack(
     }
 }
 
-fn read_bounded(source: impl Read, limit: usize, into: &mut Vec<u8>) -> Result<(), CodingError> {
-    // One byte more than allowed tells a body of exactly `limit` from a larger one.
-    let taken = source.take(limit as u64 + 1).read_to_end(into);
-    match taken {
-        Ok(length) if length > limit => Err(CodingError::TooLarge),
-        Ok(_) => Ok(()),
-        Err(_) => Err(CodingError::Corrupt),
+fn read_bounded(
+    mut source: impl Read,
+    limit: usize,
+    into: &mut Vec<u8>,
+) -> Result<(), CodingError> {
+    let start = into.len();
+    let mut piece = [0; PIECE_BYTES];
+    loop {
+        let length = source.read(&mut piece).map_err(|_: io::Error| CodingError::Corrupt)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let needed = into.len() + length;
+        if needed - start > limit {
+            return Err(CodingError::TooLarge);
+        }
+        if needed > into.capacity() {
+            // Doubling, but never past the limit: a bomb must not take twice of it.
+            let room = (2 * into.capacity()).clamp(needed, needed.max(start + limit));
+            into.reserve_exact(room - into.len());
+        }
+        into.extend_from_slice(&piece[..length]);
     }
 }
 

@@ -271,7 +271,7 @@ pub fn parse<'h, 'b>(
     };
     let headers: &'h [httparse::Header<'b>] = request.headers;
     let is_http10 = minor == 0;
-    let (path, query, has_authority) = split_target(target, method)?;
+    let (path, query) = split_target(target, method)?;
 
     let mut hosts = 0;
     let mut content_length = None;
@@ -319,7 +319,7 @@ pub fn parse<'h, 'b>(
         }
     }
 
-    if hosts > 1 || (hosts == 0 && !is_http10 && !has_authority) {
+    if hosts > 1 || (hosts == 0 && !is_http10) {
         return Err(Refusal::Host);
     }
     let framing = match (chunked, content_length) {
@@ -353,15 +353,15 @@ pub fn parse<'h, 'b>(
     })
 }
 
-/// Path, query, and whether the target named an authority (RFC 9112 section 3.2).
-fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str, bool), Refusal> {
+/// Path and query of a target in origin or absolute form (RFC 9112 section 3.2).
+fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str), Refusal> {
     if target.contains('#') {
         return Err(Refusal::RequestLine);
     }
-    let (origin, has_authority) = if target.starts_with('/') {
-        (target, false)
+    let origin = if target.starts_with('/') {
+        target
     } else if target == "*" && method == "OPTIONS" {
-        return Ok(("*", "", false));
+        return Ok(("*", ""));
     } else {
         let scheme_length = ["http://", "https://"]
             .into_iter()
@@ -375,10 +375,10 @@ fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str, 
         if authority_length == 0 || !is_host(&rest.as_bytes()[..authority_length]) {
             return Err(Refusal::Host);
         }
-        (&rest[authority_length..], true)
+        &rest[authority_length..]
     };
     let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
-    Ok((if path.is_empty() { "/" } else { path }, query, has_authority))
+    Ok((if path.is_empty() { "/" } else { path }, query))
 }
 
 /// True for the characters of `uri-host [ ":" port ]` (RFC 3986 section 3.2.2), or nothing at all.
