@@ -59,10 +59,16 @@ pub struct Sample {
 /// Samples in the order in which they were sent, with their readings.
 ///
 /// Keeps its memory when cleared.
+///
+/// A sample can be built in place: [`Batch::draft`] its readings, then [`Batch::complete`] or
+/// [`Batch::discard`] it. A draft belongs to no sample until then.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     samples: Vec<Sample>,
+    /// Those of all samples, then those of the draft.
     readings: Vec<Reading>,
+    /// How many belong to samples.
+    completed: usize,
 }
 
 impl Batch {
@@ -80,28 +86,57 @@ impl Batch {
     pub fn clear(&mut self) {
         self.samples.clear();
         self.readings.clear();
+        self.completed = 0;
     }
 
     /// Forgets the samples after the first `len`, keeps the memory.
     pub fn truncate(&mut self, len: usize) {
         let dropped = self.samples.get(len..).unwrap_or_default();
         let width: usize = dropped.iter().map(|sample| sample.readings as usize).sum();
-        self.readings.truncate(self.readings.len() - width);
+        self.completed -= width;
+        self.readings.truncate(self.completed);
         self.samples.truncate(len);
+    }
+
+    /// Adds a reading to the draft.
+    #[inline]
+    pub fn draft(&mut self, reading: Reading) {
+        self.readings.push(reading);
+    }
+
+    /// The readings of the draft.
+    #[inline]
+    pub fn drafted(&mut self) -> &mut [Reading] {
+        &mut self.readings[self.completed..]
+    }
+
+    /// Makes a sample of the draft.
+    #[inline]
+    pub fn complete(&mut self, timestamp_us: i64, device: Option<DeviceId>) {
+        let readings = self.readings.len() - self.completed;
+        debug_assert!((1..=READINGS_MAX).contains(&readings));
+        debug_assert!(self.drafted().iter().all(|r| r.value.abs() <= VALUE_MAX));
+        self.samples.push(Sample { timestamp_us, device, readings: readings as u32 });
+        self.completed = self.readings.len();
+    }
+
+    /// Forgets the draft.
+    #[inline]
+    pub fn discard(&mut self) {
+        self.readings.truncate(self.completed);
     }
 
     /// Adds one sample.
     #[inline]
     pub fn push(&mut self, timestamp_us: i64, device: Option<DeviceId>, readings: &[Reading]) {
-        debug_assert!((1..=READINGS_MAX).contains(&readings.len()));
-        debug_assert!(readings.iter().all(|r| r.value.abs() <= VALUE_MAX));
-        self.samples.push(Sample { timestamp_us, device, readings: readings.len() as u32 });
+        debug_assert!(self.drafted().is_empty());
         self.readings.extend_from_slice(readings);
+        self.complete(timestamp_us, device);
     }
 
     /// The samples with their readings, in order.
     pub fn iter(&self) -> BatchIter<'_> {
-        BatchIter { samples: &self.samples, readings: &self.readings }
+        BatchIter { samples: &self.samples, readings: &self.readings[..self.completed] }
     }
 
     /// Moves the samples of `from` that fit until `self` holds `capacity`; `from` advances past them.
@@ -112,6 +147,7 @@ impl Batch {
         let (readings, readings_rest) = from.readings.split_at(width);
         self.samples.extend_from_slice(taken);
         self.readings.extend_from_slice(readings);
+        self.completed = self.readings.len();
         *from = BatchIter { samples: rest, readings: readings_rest };
     }
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::timestamp::Stamp;
 use crate::registry::{Full, METRICS_MAX, mask_of};
-use crate::sample::{MetricId, NAME_BYTES_MAX, READINGS_MAX, Reading};
+use crate::sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, Reading};
 
 /// Values in one sample, ignored ones included: simd-json takes some 100 bytes for each.
 pub(super) const VALUES_MAX: usize = 16_384;
@@ -16,18 +16,17 @@ const NAME_CHARS_SHOWN: usize = 64;
 pub(super) const UNKNOWN: MetricId = MetricId(u16::MAX);
 const _: () = assert!(METRICS_MAX < UNKNOWN.0 as usize);
 
-/// One sample, found good. Memory in place: a fixed array would be filled for each sample.
+/// One sample, found good; its readings are the draft of the batch.
 pub(super) struct Fields<'a> {
     /// None for the time of arrival.
     pub(super) timestamp_us: Stamp,
     pub(super) device: Option<&'a [u8]>,
-    pub(super) readings: SmallVec<[Reading; READINGS_MAX]>,
-    /// The name of each reading; empty for those with a bit in the mask.
-    pub(super) names: SmallVec<[&'a [u8]; READINGS_MAX]>,
     /// The metrics that have a bit in a device's mask.
     pub(super) metrics_mask: u64,
-    /// Every reading has its bit.
-    pub(super) all_masked: bool,
+    /// How many readings are drafted.
+    pub(super) readings: usize,
+    /// The others, by their place in the draft. Memory in place: an array would be filled each time.
+    pub(super) unmasked: SmallVec<[(usize, &'a [u8]); READINGS_MAX]>,
 }
 
 impl<'a> Fields<'a> {
@@ -36,26 +35,37 @@ impl<'a> Fields<'a> {
         Self {
             timestamp_us: None,
             device: None,
-            readings: SmallVec::new(),
-            names: SmallVec::new(),
             metrics_mask: 0,
-            all_masked: true,
+            readings: 0,
+            unmasked: SmallVec::new(),
         }
     }
 
+    /// Drafts the reading of a metric with a bit in the mask.
     #[inline(always)]
-    pub(super) fn push(&mut self, name: &'a [u8], known: Option<MetricId>, value: f64) {
+    pub(super) fn push_masked(&mut self, metric: MetricId, value: f64, batch: &mut Batch) {
+        self.metrics_mask |= mask_of(metric);
+        self.readings += 1;
         // Plus zero: -0 is stored as 0.
-        self.readings.push(Reading { metric: known.unwrap_or(UNKNOWN), value: value + 0.0 });
-        self.names.push(name);
+        batch.draft(Reading { metric, value: value + 0.0 });
     }
 
-    pub(super) fn push_named(&mut self, name: &'a [u8], known: Option<MetricId>, value: f64) {
-        match known.map_or(0, mask_of) {
-            0 => self.all_masked = false,
-            bit => self.metrics_mask |= bit,
+    /// Drafts the reading of any metric; `known` when this worker has met it.
+    pub(super) fn push(
+        &mut self,
+        name: &'a [u8],
+        known: Option<MetricId>,
+        value: f64,
+        batch: &mut Batch,
+    ) {
+        match known {
+            Some(metric) if mask_of(metric) != 0 => self.push_masked(metric, value, batch),
+            _ => {
+                self.unmasked.push((self.readings, name));
+                self.readings += 1;
+                batch.draft(Reading { metric: known.unwrap_or(UNKNOWN), value: value + 0.0 });
+            }
         }
-        self.push(name, known, value);
     }
 }
 

@@ -355,12 +355,17 @@ impl Pass<'_> {
     #[inline]
     fn usual(&mut self, text: &[u8], at: usize, place: Place) -> Option<usize> {
         let mut fields = Fields::new();
-        let end = scan::scan(text, at, &self.decoder.metrics, &mut fields)?;
-        if place == Place::Last && skip_space(text, end) < text.len() {
-            return None;
+        let scanned = scan::scan(text, at, &self.decoder.metrics, &mut fields, self.batch);
+        match scanned {
+            Some(end) if place == Place::Among || skip_space(text, end) == text.len() => {
+                self.accept(&fields);
+                Some(end)
+            }
+            _ => {
+                self.batch.discard();
+                None
+            }
         }
-        self.accept(&fields);
-        Some(end)
     }
 
     /// An unusual sample. `Err` when it is not JSON: that is for the caller to judge.
@@ -374,55 +379,52 @@ impl Pass<'_> {
             return Ok(());
         }
         let tape = self.decoder.parser.parse(text)?;
-        match tape::fields(&tape.0, &self.decoder.metrics) {
-            Ok(fields) => self.accept(&fields),
+        let mut fields = Fields::new();
+        match tape::read(&tape.0, &self.decoder.metrics, &mut fields, self.batch) {
+            Ok(()) => self.accept(&fields),
             Err(fault) => self.refuse(fault),
         }
         self.decoder.parser.keep(tape);
         Ok(())
     }
 
+    /// Makes a sample of the batch's draft.
     #[inline]
     fn accept(&mut self, fields: &Fields<'_>) {
-        let timestamp_us = fields.timestamp_us.unwrap_or(self.now_us);
-        let device = match fields.device {
-            None if fields.all_masked => None,
-            Some(name) if fields.all_masked => {
-                let hash = self.decoder.registry.hash_name(name);
-                match self.decoder.devices.find(hash, name) {
-                    Some(known)
-                        if fields.metrics_mask & !known.metrics_mask == 0
-                            && self.decoder.registry.touch(known.device, self.now_s) =>
-                    {
-                        Some(known.device)
-                    }
-                    _ => return self.admit(fields, timestamp_us),
+        if !fields.unmasked.is_empty() {
+            return self.admit(fields);
+        }
+        let mut device = None;
+        if let Some(name) = fields.device {
+            let hash = self.decoder.registry.hash_name(name);
+            match self.decoder.devices.find(hash, name) {
+                Some(known)
+                    if fields.metrics_mask & !known.metrics_mask == 0
+                        && self.decoder.registry.touch(known.device, self.now_s) =>
+                {
+                    device = Some(known.device);
                 }
+                _ => return self.admit(fields),
             }
-            _ => return self.admit(fields, timestamp_us),
-        };
-        self.batch.push(timestamp_us, device, &fields.readings);
+        }
+        self.batch.complete(fields.timestamp_us.unwrap_or(self.now_us), device);
         self.decoded.accepted += 1;
     }
 
     /// Accepts a sample with a name that this worker has not met, if there is room.
     #[cold]
-    fn admit(&mut self, fields: &Fields<'_>, timestamp_us: i64) {
+    fn admit(&mut self, fields: &Fields<'_>) {
         let text = |name| str::from_utf8(name).expect("the names of a good sample are UTF-8");
-        let mut metrics: SmallVec<[(&str, Option<MetricId>); READINGS_MAX]> = fields
-            .readings
-            .iter()
-            .zip(&fields.names)
-            .map(|(reading, name)| {
-                let known = (reading.metric != fields::UNKNOWN).then_some(reading.metric);
-                (text(name), known)
-            })
-            .collect();
-        let device = fields.device.map(text);
-        match self.decoder.registry.admit(device, &mut metrics, self.now_s) {
+        let mut metrics: SmallVec<[(&str, Option<MetricId>); READINGS_MAX]> = SmallVec::new();
+        for reading in self.batch.drafted() {
+            metrics.push(("", (reading.metric != fields::UNKNOWN).then_some(reading.metric)));
+        }
+        for &(place, name) in &fields.unmasked {
+            metrics[place].0 = text(name);
+        }
+        match self.decoder.registry.admit(fields.device.map(text), &mut metrics, self.now_s) {
             Ok(admitted) => {
-                let mut readings = fields.readings.clone();
-                for (reading, (name, id)) in readings.iter_mut().zip(&metrics) {
+                for (reading, (name, id)) in self.batch.drafted().iter_mut().zip(metrics) {
                     let id = id.expect("an admitted metric has an id");
                     if reading.metric == fields::UNKNOWN {
                         self.decoder.metrics.keep(name, id);
@@ -433,7 +435,7 @@ impl Pass<'_> {
                     self.remember(name, admitted);
                 }
                 let device = admitted.map(|admitted| admitted.device);
-                self.batch.push(timestamp_us, device, &readings);
+                self.batch.complete(fields.timestamp_us.unwrap_or(self.now_us), device);
                 self.decoded.accepted += 1;
             }
             Err(full) => self.refuse(Fault::Full(full)),
@@ -447,6 +449,7 @@ impl Pass<'_> {
 
     #[cold]
     fn refuse(&mut self, fault: Fault<'_>) {
+        self.batch.discard();
         let index = self.index();
         if self.decoder.refusals.len() < REFUSALS_LISTED_MAX {
             self.decoder.refusals.push(Refusal {

@@ -11,27 +11,21 @@ use smallvec::SmallVec;
 
 use super::fields::Fields;
 use super::names::MetricCache;
+use super::skip;
 use super::timestamp;
 use crate::registry::mask_of;
-use crate::sample::{MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
+use crate::sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 const LOWS: u64 = !HIGHS;
 
-/// Integers below it are exact as f64.
-const EXACT_BELOW: u64 = 1 << 53;
-/// Powers of ten that are exact as f64: an exact integer divided by one is rounded once, as the
-/// decimal itself would be (Clinger's fast path).
-const POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
-    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
-];
-const INTEGER_POWERS: [u64; 9] =
-    [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-/// Digits that a u64 always holds.
-const DIGITS_MAX: usize = 19;
-const _: () = assert!(DIGITS_MAX < POWERS.len());
+/// Of a number read here: 15 digits and a point are below 2^53, exact as f64, and 16 digits without a
+/// point are rounded once, like the text itself would be. Microseconds have 16.
+const SHORT_BYTES: usize = 16;
+/// Exact as f64, so that an exact number divided by one is rounded once (Clinger's fast path).
+const POWERS: [f64; SHORT_BYTES] =
+    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 /// Ignored fields whose names are remembered, to see whether one of them comes twice.
 const IGNORED_MAX: usize = 16;
 
@@ -42,305 +36,279 @@ enum Key<'a> {
     Other(&'a [u8]),
 }
 
-/// A number in the text.
-enum Number {
-    /// `digits / 10^decimals`, and its sign; whole when `decimals` is 0.
-    Decimal { negative: bool, digits: u64, decimals: usize },
-    /// With an exponent, or too many digits.
-    Float(f64),
-}
-
-impl Number {
-    #[inline(always)]
-    fn value(&self, text: &[u8]) -> Option<f64> {
-        match *self {
-            Self::Decimal { negative, digits, decimals } if digits < EXACT_BELOW => {
-                let magnitude = digits as f64 / POWERS[decimals];
-                Some(if negative { -magnitude } else { magnitude })
-            }
-            Self::Decimal { .. } => parse_float(text),
-            Self::Float(value) => Some(value),
-        }
-    }
-}
-
-#[cold]
-fn parse_float(text: &[u8]) -> Option<f64> {
-    str::from_utf8(text).ok()?.parse().ok()
-}
-
-struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-/// Reads the object that opens at `start`; says where it ends, or None when it is unusual.
+/// Reads the object that opens at `start`; says where it ends, or None when it is unusual: what was
+/// drafted in `batch` is then for the caller to discard.
 #[inline]
 pub(super) fn scan<'a>(
     text: &'a [u8],
     start: usize,
     metrics: &MetricCache,
     fields: &mut Fields<'a>,
+    batch: &mut Batch,
 ) -> Option<usize> {
-    let mut scanner = Scanner { text, at: start };
     let mut has_timestamp = false;
     let mut ignored: SmallVec<[&[u8]; IGNORED_MAX]> = SmallVec::new();
-    if scanner.next()? != b'{' {
+    if text.get(start) != Some(&b'{') {
         return None;
     }
-    scanner.skip_space();
+    // Where the bracket or the comma stands that a key follows.
+    let mut at = start;
     loop {
-        let key = scanner.key()?;
-        scanner.skip_space();
+        let key;
+        (key, at) = key_at(text, at + 1)?;
+        let next;
+        at = skip_space(text, at);
         match key {
             Key::Metric(id) => {
-                let value = scanner.number()?;
-                if value.is_sign_negative() && value != 0.0 {
+                let number;
+                (number, at, next) = number_at(text, at)?;
+                let value = number.value();
+                if fields.metrics_mask & mask_of(id) != 0 || !(0.0..=VALUE_MAX).contains(&value) {
                     return None;
                 }
-                fields.add_known(id, value)?;
+                fields.push_masked(id, value, batch);
             }
             Key::Timestamp => {
                 if std::mem::replace(&mut has_timestamp, true) {
                     return None;
                 }
-                fields.timestamp_us = scanner.timestamp()?;
+                (fields.timestamp_us, at) = timestamp_at(text, at)?;
+                next = byte_at(text, at);
             }
             Key::Device => {
-                let device = scanner.string()?;
+                let device;
+                (device, at) = string_at(text, at)?;
                 if fields.device.is_some() || !(1..=NAME_BYTES_MAX).contains(&device.len()) {
                     return None;
                 }
                 fields.device = Some(device);
+                next = byte_at(text, at);
             }
             Key::Other(name) => {
                 let known = metrics.find(name);
                 let is_known_twice = known.is_some_and(|id| fields.metrics_mask & mask_of(id) != 0);
-                if is_known_twice || ignored.contains(&name) {
+                let is_met_twice = fields.unmasked.iter().any(|(_, met)| *met == name);
+                if is_known_twice || is_met_twice || ignored.contains(&name) {
                     return None;
                 }
-                if scanner.peek()? == b'"' {
-                    scanner.string()?;
-                    if fields.names.contains(&name) || ignored.len() == IGNORED_MAX {
+                if text.get(at) == Some(&b'"') {
+                    (_, at) = string_at(text, at)?;
+                    next = byte_at(text, at);
+                    if ignored.len() == IGNORED_MAX {
                         return None;
                     }
                     ignored.push(name);
                 } else {
-                    let value = scanner.number()?;
-                    fields.add(name, known, value)?;
+                    let number;
+                    (number, at, next) = number_at(text, at)?;
+                    let value = number.value();
+                    if value.abs() > VALUE_MAX || !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+                        return None;
+                    }
+                    fields.push(name, known, value, batch);
                 }
             }
         }
-        scanner.skip_space();
-        match scanner.next()? {
-            b',' => scanner.skip_space(),
+        if next == b',' {
+            continue;
+        }
+        at = skip_space(text, at);
+        match byte_at(text, at) {
+            b',' => {}
             b'}' => break,
             _ => return None,
         }
     }
-    (!fields.readings.is_empty()).then_some(scanner.at)
+    (1..=READINGS_MAX).contains(&fields.readings).then_some(at + 1)
 }
 
-impl<'a> Fields<'a> {
-    #[inline(always)]
-    fn add_known(&mut self, id: MetricId, value: f64) -> Option<()> {
-        let bit = mask_of(id);
-        if self.metrics_mask & bit != 0 {
-            return None;
-        }
-        self.metrics_mask |= bit;
-        self.keep(b"", Some(id), value)
-    }
-
-    #[inline]
-    fn add(&mut self, name: &'a [u8], known: Option<MetricId>, value: f64) -> Option<()> {
-        match known {
-            Some(id) if mask_of(id) != 0 => return self.add_known(id, value),
-            _ if self.names.contains(&name) => return None,
-            _ => self.all_masked = false,
-        }
-        if !(1..=NAME_BYTES_MAX).contains(&name.len()) {
-            return None;
-        }
-        self.keep(name, known, value)
-    }
-
-    #[inline(always)]
-    fn keep(&mut self, name: &'a [u8], known: Option<MetricId>, value: f64) -> Option<()> {
-        if value.abs() > VALUE_MAX || self.readings.len() == READINGS_MAX {
-            return None;
-        }
-        self.push(name, known, value);
-        Some(())
+#[inline(always)]
+fn skip_space(text: &[u8], at: usize) -> usize {
+    match text.get(at) {
+        Some(..=b' ') => skip::skip_space(text, at),
+        _ => at,
     }
 }
 
-impl<'a> Scanner<'a> {
-    #[inline(always)]
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
+/// The byte at `at`, past the end 0: no byte of JSON.
+#[inline(always)]
+fn byte_at(text: &[u8], at: usize) -> u8 {
+    text.get(at).copied().unwrap_or_default()
+}
 
-    #[inline(always)]
-    fn next(&mut self) -> Option<u8> {
-        let byte = self.peek()?;
-        self.at += 1;
-        Some(byte)
+/// The eight bytes at `at`; zeros past the end.
+#[inline(always)]
+fn word_at(text: &[u8], at: usize) -> u64 {
+    match text.get(at..).and_then(|rest| rest.first_chunk()) {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => last_word(text, at),
     }
+}
 
+#[inline(never)]
+fn last_word(text: &[u8], at: usize) -> u64 {
+    let rest = text.get(at..).unwrap_or_default();
+    match text.last_chunk() {
+        // As the end of the last eight bytes, without a loop.
+        Some(bytes) if !rest.is_empty() => u64::from_le_bytes(*bytes) >> (64 - 8 * rest.len()),
+        _ => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    }
+}
+
+/// The key at `at`, and where what follows its colon starts.
+#[inline(always)]
+fn key_at(text: &[u8], at: usize) -> Option<(Key<'_>, usize)> {
+    const CPU: u64 = u64::from_le_bytes(*b"\"cpu\":\0\0");
+    const RPS: u64 = u64::from_le_bytes(*b"\"rps\":\0\0");
+    const SIX_BYTES: u64 = (1 << 48) - 1;
+    const TIMESTAMP: u64 = u64::from_le_bytes(*b"\"timesta");
+    const DEVICE: u64 = u64::from_le_bytes(*b"\"device\"");
+    let word = word_at(text, at);
+    if word & SIX_BYTES == CPU {
+        return Some((Key::Metric(MetricId::CPU), at + 6));
+    }
+    if word & SIX_BYTES == RPS {
+        return Some((Key::Metric(MetricId::RPS), at + 6));
+    }
+    if word == TIMESTAMP && text.get(at + 8..at + 12) == Some(b"mp\":") {
+        return Some((Key::Timestamp, at + 12));
+    }
+    if word == DEVICE && text.get(at + 8) == Some(&b':') {
+        return Some((Key::Device, at + 9));
+    }
+    spaced_key_at(text, at)
+}
+
+#[inline]
+fn spaced_key_at(text: &[u8], at: usize) -> Option<(Key<'_>, usize)> {
+    let (name, at) = string_at(text, skip_space(text, at))?;
+    let colon = skip_space(text, at);
+    if text.get(colon) != Some(&b':') {
+        return None;
+    }
+    let key = match name {
+        b"cpu" => Key::Metric(MetricId::CPU),
+        b"rps" => Key::Metric(MetricId::RPS),
+        b"timestamp" => Key::Timestamp,
+        b"device" | b"device_id" => Key::Device,
+        _ => Key::Other(name),
+    };
+    Some((key, colon + 1))
+}
+
+/// The string at `at`, when it is plain, and what follows it.
+#[inline(always)]
+fn string_at(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    if text.get(at) != Some(&b'"') {
+        return None;
+    }
+    let start = at + 1;
+    let mut end = start;
+    loop {
+        let special = not_plain(word_at(text, end));
+        if special != 0 {
+            end += special.trailing_zeros() as usize / 8;
+            break;
+        }
+        end += 8;
+    }
+    (text.get(end) == Some(&b'"')).then(|| (&text[start..end], end + 1))
+}
+
+#[inline(always)]
+fn timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
+    if text.get(at) == Some(&b'"') {
+        let (string, end) = string_at(text, at)?;
+        let stamp = timestamp::from_text(str::from_utf8(string).ok()?)?;
+        return Some((stamp.ok()?, end));
+    }
+    let (number, end, _) = number_at(text, at)?;
+    let stamp = match number {
+        Number::Decimal { digits, decimals: 0, negative: false } => {
+            timestamp::from_integer(digits as u64)
+        }
+        // Nanoseconds have 19 digits.
+        Number::Long(_) if let Ok(whole) = str::from_utf8(&text[at..end]).ok()?.parse() => {
+            timestamp::from_integer(whole)
+        }
+        number => timestamp::from_float(number.value()),
+    };
+    Some((stamp.ok()?, end))
+}
+
+enum Number {
+    /// `digits / 10^decimals`, and its sign: at most [`SHORT_BYTES`] long.
+    Decimal { negative: bool, digits: i64, decimals: usize },
+    /// With an exponent, or longer.
+    Long(f64),
+}
+
+impl Number {
     #[inline(always)]
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
-            self.at += 1;
+    fn value(self) -> f64 {
+        match self {
+            Self::Decimal { negative, digits, decimals } => {
+                let digits = digits as f64;
+                // The only rounding: without decimals of the conversion, else of the division.
+                let magnitude = if decimals == 0 { digits } else { digits / POWERS[decimals] };
+                if negative { -magnitude } else { magnitude }
+            }
+            Self::Long(value) => value,
         }
     }
+}
 
-    /// The eight bytes at `at`; zeros past the end.
-    #[inline(always)]
-    fn word(&self, at: usize) -> u64 {
-        match self.text.get(at..).and_then(|rest| rest.first_chunk()) {
-            Some(bytes) => u64::from_le_bytes(*bytes),
-            None => self.last_word(at),
-        }
+/// The number at `at`, where it ends, and the byte that stands there.
+///
+/// Digits are taken one by one: these branches the processor foresees, and so it need not wait for the
+/// end of one number to start on the next.
+#[inline(always)]
+fn number_at(text: &[u8], start: usize) -> Option<(Number, usize, u8)> {
+    let mut at = start;
+    let mut byte = byte_at(text, at);
+    let negative = byte == b'-';
+    if negative {
+        at += 1;
+        byte = byte_at(text, at);
     }
-
-    fn last_word(&self, at: usize) -> u64 {
-        let rest = self.text.get(at..).unwrap_or_default();
-        match self.text.last_chunk() {
-            // As the end of the last eight bytes, without a loop.
-            Some(bytes) if !rest.is_empty() => u64::from_le_bytes(*bytes) >> (64 - 8 * rest.len()),
-            _ => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
-        }
+    let whole = at;
+    let has_leading_zero = byte == b'0';
+    let mut digits = 0_i64;
+    while byte.is_ascii_digit() {
+        digits = digits.wrapping_mul(10).wrapping_add(i64::from(byte - b'0'));
+        at += 1;
+        byte = byte_at(text, at);
     }
-
-    /// The key at hand, and the colon after it.
-    #[inline(always)]
-    fn key(&mut self) -> Option<Key<'a>> {
-        const CPU: u64 = u64::from_le_bytes(*b"\"cpu\":\0\0");
-        const RPS: u64 = u64::from_le_bytes(*b"\"rps\":\0\0");
-        const SIX_BYTES: u64 = (1 << 48) - 1;
-        let word = self.word(self.at);
-        if word & SIX_BYTES == CPU {
-            self.at += 6;
-            return Some(Key::Metric(MetricId::CPU));
+    if at == whole || has_leading_zero && at > whole + 1 {
+        return None;
+    }
+    let mut decimals = 0;
+    if byte == b'.' {
+        let point = at;
+        at += 1;
+        byte = byte_at(text, at);
+        while byte.is_ascii_digit() {
+            digits = digits.wrapping_mul(10).wrapping_add(i64::from(byte - b'0'));
+            at += 1;
+            byte = byte_at(text, at);
         }
-        if word & SIX_BYTES == RPS {
-            self.at += 6;
-            return Some(Key::Metric(MetricId::RPS));
-        }
-        if word == u64::from_le_bytes(*b"\"timesta")
-            && self.word(self.at + 8) as u32 == u32::from_le_bytes(*b"mp\":")
-        {
-            self.at += 12;
-            return Some(Key::Timestamp);
-        }
-        if word == u64::from_le_bytes(*b"\"device\"") && self.text.get(self.at + 8) == Some(&b':') {
-            self.at += 9;
-            return Some(Key::Device);
-        }
-        let name = self.string()?;
-        self.skip_space();
-        if self.next()? != b':' {
+        decimals = at - point - 1;
+        if decimals == 0 {
             return None;
         }
-        Some(match name {
-            b"cpu" => Key::Metric(MetricId::CPU),
-            b"rps" => Key::Metric(MetricId::RPS),
-            b"timestamp" => Key::Timestamp,
-            b"device" | b"device_id" => Key::Device,
-            _ => Key::Other(name),
-        })
     }
+    if at - whole > SHORT_BYTES || byte | 0x20 == b'e' {
+        return long_number_at(text, start);
+    }
+    Some((Number::Decimal { negative, digits, decimals }, at, byte))
+}
 
-    /// The string at hand, when it is plain.
-    #[inline(always)]
-    fn string(&mut self) -> Option<&'a [u8]> {
-        if self.next()? != b'"' {
-            return None;
-        }
-        let start = self.at;
-        loop {
-            let special = not_plain(self.word(self.at));
-            if special != 0 {
-                self.at += special.trailing_zeros() as usize / 8;
-                break;
-            }
-            self.at += 8;
-        }
-        let string = self.text.get(start..self.at)?;
-        (self.next()? == b'"').then_some(string)
-    }
-
-    #[inline(always)]
-    fn timestamp(&mut self) -> Option<timestamp::Stamp> {
-        if self.peek()? == b'"' {
-            let text = str::from_utf8(self.string()?).ok()?;
-            return timestamp::from_text(text)?.ok();
-        }
-        let start = self.at;
-        let number = self.decimal()?;
-        let stamp = match number {
-            Number::Decimal { negative: false, digits, decimals: 0 } => {
-                timestamp::from_integer(digits)
-            }
-            number => timestamp::from_float(number.value(&self.text[start..self.at])?),
-        };
-        stamp.ok()
-    }
-
-    #[inline(always)]
-    fn number(&mut self) -> Option<f64> {
-        let start = self.at;
-        let number = self.decimal()?;
-        number.value(&self.text[start..self.at])
-    }
-
-    #[inline(always)]
-    fn decimal(&mut self) -> Option<Number> {
-        let start = self.at;
-        let negative = self.peek()? == b'-';
-        self.at += usize::from(negative);
-        let has_leading_zero = self.peek()? == b'0';
-        let mut digits = 0;
-        let whole = self.digits(&mut digits);
-        if whole == 0 || has_leading_zero && whole > 1 {
-            return None;
-        }
-        let mut decimals = 0;
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            decimals = self.digits(&mut digits);
-            if decimals == 0 {
-                return None;
-            }
-        }
-        if whole + decimals > DIGITS_MAX || matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at = number_end(self.text, start)?;
-            return parse_float(&self.text[start..self.at]).map(Number::Float);
-        }
-        Some(Number::Decimal { negative, digits, decimals })
-    }
-
-    /// Appends the digits at hand to `number`; says how many. Past [`DIGITS_MAX`] the number is
-    /// meaningless.
-    #[inline(always)]
-    fn digits(&mut self, number: &mut u64) -> usize {
-        let mut total = 0;
-        loop {
-            let word = self.word(self.at);
-            let count = digits_in(word);
-            if count != 0 {
-                let shifted = word << (64 - 8 * count);
-                *number =
-                    number.wrapping_mul(INTEGER_POWERS[count]).wrapping_add(to_number(shifted));
-            }
-            self.at += count;
-            total += count;
-            if count < 8 {
-                return total;
-            }
-        }
-    }
+#[cold]
+#[inline(never)]
+fn long_number_at(text: &[u8], at: usize) -> Option<(Number, usize, u8)> {
+    let end = number_end(text, at)?;
+    let value = str::from_utf8(&text[at..end]).ok()?.parse().ok()?;
+    Some((Number::Long(value), end, byte_at(text, end)))
 }
 
 /// A high bit for each byte that can't stand in a plain string, and for the quote that ends it.
@@ -356,26 +324,6 @@ fn not_plain(word: u64) -> u64 {
 fn equal(word: u64, byte: u8) -> u64 {
     let differing = word ^ (ONES * byte as u64);
     !(((differing & LOWS) + LOWS) | differing)
-}
-
-/// How many bytes from the first on are digits.
-#[inline(always)]
-fn digits_in(word: u64) -> usize {
-    let values = word ^ (ONES * b'0' as u64);
-    let others = (((values & LOWS) + ONES * (0x80 - 10)) | values) & HIGHS;
-    others.trailing_zeros() as usize / 8
-}
-
-/// The number that eight digits spell. Bytes that are 0 count as the digit 0.
-#[inline(always)]
-fn to_number(word: u64) -> u64 {
-    let digits = word & (ONES * 0x0F);
-    // Pairs, then fours, then all eight: each step multiplies and adds in all lanes at once.
-    let pairs = digits * 10 + (digits >> 8);
-    let lane = 0x0000_00FF_0000_00FF;
-    let high = (pairs & lane).wrapping_mul(0x000F_4240_0000_0064);
-    let low = ((pairs >> 16) & lane).wrapping_mul(0x0000_2710_0000_0001);
-    high.wrapping_add(low) >> 32
 }
 
 /// Where the JSON number that starts at `at` ends, None when there is none.
@@ -414,8 +362,8 @@ mod tests {
     use super::*;
 
     fn number(text: &str) -> Option<f64> {
-        let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
-        scanner.number().filter(|_| scanner.at == text.len())
+        let (number, end, _) = number_at(text.as_bytes(), 0)?;
+        (end == text.len()).then(|| number.value())
     }
 
     #[test]
@@ -473,13 +421,12 @@ mod tests {
     fn the_last_word_ends_in_zeros() {
         let text = b"0123456789";
         for end in 0..=text.len() {
-            let scanner = Scanner { text: &text[..end], at: 0 };
             for at in 0..=end + 1 {
                 let mut bytes = [0; 8];
                 let rest = text[..end].get(at..).unwrap_or_default();
                 let count = rest.len().min(8);
                 bytes[..count].copy_from_slice(&rest[..count]);
-                assert_eq!(scanner.word(at), u64::from_le_bytes(bytes));
+                assert_eq!(word_at(&text[..end], at), u64::from_le_bytes(bytes));
             }
         }
     }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::fields::{Fault, Fields, VALUES_MAX};
 use super::names::MetricCache;
 use super::timestamp;
-use crate::sample::{MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
+use crate::sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
 
 /// After a longer text the buffers (some 2.5 bytes for each of its bytes) are given back.
 const TEXT_BYTES_KEPT: usize = 256 * 1024;
@@ -88,11 +88,14 @@ fn width(node: &Node<'_>) -> usize {
     }
 }
 
-/// What a sample's tape says, when nothing is wrong with it.
-pub(super) fn fields<'a>(
+/// Fills in what a sample's tape says, when nothing is wrong with it. Readings are drafted in `batch`, where
+/// those of a faulty sample are left for the caller to discard.
+pub(super) fn read<'a>(
     tape: &[Node<'a>],
     metrics: &MetricCache,
-) -> Result<Fields<'a>, Fault<'a>> {
+    fields: &mut Fields<'a>,
+    batch: &mut Batch,
+) -> Result<(), Fault<'a>> {
     let Some((Node::Object { len, .. }, mut rest)) = tape.split_first() else {
         return Err(Fault::NotAnObject);
     };
@@ -126,7 +129,6 @@ pub(super) fn fields<'a>(
         }
         rest = &rest[1 + width(node)..];
     }
-    let mut fields = Fields::new();
     fields.timestamp_us = timestamp_field.map_or(Ok(None), timestamp_of)?;
     let device = device_field.map_or(Ok(None), |node| device_of(node, "device"))?;
     let device_id = device_id_field.map_or(Ok(None), |node| device_of(node, "device_id"))?;
@@ -138,12 +140,12 @@ pub(super) fn fields<'a>(
         match value {
             Value::Number(number) if number < 0.0 => return Err(Fault::Negative(name)),
             Value::Number(number) if number > VALUE_MAX => return Err(Fault::TooLarge(name)),
-            Value::Number(number) => fields.push_named(b"", Some(id), number),
+            Value::Number(number) => fields.push_masked(id, number, batch),
             Value::Null => {}
             Value::Other => return Err(Fault::NumberType(name)),
         }
     }
-    for (name, value) in others {
+    for &(name, value) in &others {
         let Value::Number(number) = value else { continue };
         if !is_name(name) {
             return Err(Fault::MetricName(name));
@@ -151,12 +153,12 @@ pub(super) fn fields<'a>(
         if number.abs() > VALUE_MAX {
             return Err(Fault::TooLarge(name));
         }
-        if fields.readings.len() == READINGS_MAX {
+        if fields.readings == READINGS_MAX {
             return Err(Fault::TooManyReadings);
         }
-        fields.push_named(name.as_bytes(), metrics.find(name.as_bytes()), number);
+        fields.push(name.as_bytes(), metrics.find(name.as_bytes()), number, batch);
     }
-    if fields.readings.is_empty() { Err(Fault::NoNumber) } else { Ok(fields) }
+    if fields.readings == 0 { Err(Fault::NoNumber) } else { Ok(()) }
 }
 
 fn timestamp_of<'a>(node: &Node<'a>) -> Result<timestamp::Stamp, Fault<'a>> {
