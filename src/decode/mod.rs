@@ -533,3 +533,239 @@ fn is_metrics(key: &[u8]) -> bool {
     simd_json::to_tape(&mut quoted)
         .is_ok_and(|tape| *tape.0 == [simd_json::Node::String("metrics")])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { monotonic_ns: 5_000_000_000, wall_us: 1_735_100_000_000_000 };
+
+    struct Fixture {
+        registry: Arc<Registry>,
+        decoder: Decoder,
+        batch: Batch,
+    }
+
+    impl Fixture {
+        fn new(max_streams: usize) -> Self {
+            let registry = Arc::new(Registry::new(max_streams, 60));
+            let decoder = Decoder::new(registry.clone());
+            Self { registry, decoder, batch: Batch::default() }
+        }
+
+        fn decode(&mut self, body: impl AsRef<[u8]>) -> Result<Decoded, BodyError> {
+            self.decoder.decode(&mut body.as_ref().to_vec(), false, NOW, &mut self.batch)
+        }
+
+        fn messages(&self) -> Vec<&str> {
+            self.decoder.refusals().iter().map(|refusal| &*refusal.message).collect()
+        }
+    }
+
+    fn decode(body: impl AsRef<[u8]>) -> Result<Decoded, BodyError> {
+        Fixture::new(1_000).decode(body)
+    }
+
+    fn batch_of(accepted: usize, invalid: usize) -> Result<Decoded, BodyError> {
+        Ok(Decoded { is_batch: true, accepted, invalid, unroomed: 0 })
+    }
+
+    const ONE: Result<Decoded, BodyError> =
+        Ok(Decoded { is_batch: false, accepted: 1, invalid: 0, unroomed: 0 });
+
+    #[test]
+    fn a_refusal_names_what_is_wrong() {
+        for (sample, message) in [
+            (r#"{}"#, "a sample needs at least one number"),
+            (r#"{"cpu":null,"host":"a"}"#, "a sample needs at least one number"),
+            (r#"{"cpu":"1"}"#, "cpu must be a number"),
+            (r#"{"rps":true,"cpu":1}"#, "rps must be a number"),
+            (r#"{"rps":-1}"#, "rps must not be negative"),
+            (r#"{"rps":1e308}"#, "rps must be at most 1e15 in magnitude"),
+            (r#"{"rps":1e400}"#, "rps must be at most 1e15 in magnitude"),
+            (r#"{"rps":1000000000000001}"#, "rps must be at most 1e15 in magnitude"),
+            (
+                r#"{"x\n":-1e400}"#,
+                "the name of a metric must be 1 to 128 bytes without control characters: x\\n",
+            ),
+            (r#"{"disk":-1e16}"#, "disk must be at most 1e15 in magnitude"),
+            (
+                r#"{"cpu":1,"timestamp":-5}"#,
+                "timestamp must not be before 1970 or past the year 2262",
+            ),
+            (
+                r#"{"cpu":1,"timestamp":1e30}"#,
+                "timestamp must not be before 1970 or past the year 2262",
+            ),
+            (r#"{"cpu":1,"timestamp":[]}"#, "timestamp must be a number or an RFC 3339 string"),
+            (
+                r#"{"cpu":1,"timestamp":"1735100000"}"#,
+                "timestamp must be an RFC 3339 string like 2024-12-25T04:13:20Z, or a number without quotes",
+            ),
+            (r#"{"cpu":1,"device":7}"#, "device must be a string"),
+            (r#"{"cpu":1,"device_id":{}}"#, "device_id must be a string"),
+            (
+                r#"{"cpu":1,"device":""}"#,
+                "device must be 1 to 128 bytes without control characters",
+            ),
+            (
+                r#"{"cpu":1,"device":"a\u0085"}"#,
+                "device must be 1 to 128 bytes without control characters",
+            ),
+            (r#"{"cpu":1,"device":"a","device_id":"b"}"#, "device and device_id differ"),
+        ] {
+            let mut fixture = Fixture::new(1_000);
+            let refused = Decoded { is_batch: false, accepted: 0, invalid: 1, unroomed: 0 };
+            assert_eq!(fixture.decode(sample), Ok(refused), "{sample}");
+            assert_eq!(fixture.messages(), [message]);
+            assert_eq!(fixture.decoder.refusals()[0].status, 400);
+            assert_eq!((fixture.registry.streams(), fixture.registry.metrics()), (0, 2));
+            assert!(fixture.batch.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_wrong_element_is_refused_alone() {
+        let mut fixture = Fixture::new(1_000);
+        let body = r#"[{"cpu":1},{"cpu":1e400},[{"cpu":1}],5,{"cpu":tru},{"cpu":12345678901234567890123},{"cpu":2}]"#;
+        assert_eq!(fixture.decode(body), batch_of(2, 5));
+        let indexes: Vec<_> = fixture.decoder.refusals().iter().map(|r| r.index).collect();
+        assert_eq!(indexes, [1, 2, 3, 4, 5]);
+        assert_eq!(fixture.batch.iter().map(|(_, readings)| readings[0].value).sum::<f64>(), 3.0);
+    }
+
+    #[test]
+    fn ten_refusals_are_listed_and_all_are_counted() {
+        let mut fixture = Fixture::new(1_000);
+        let body = format!("[{}]", vec!["{}"; 100].join(","));
+        assert_eq!(fixture.decode(body), batch_of(0, 100));
+        assert_eq!(fixture.decoder.refusals().len(), REFUSALS_LISTED_MAX);
+    }
+
+    #[test]
+    fn a_broken_body_adds_nothing() {
+        for (body, offset) in [
+            (r#"[{"cpu":1},{"cpu":2}"#, 20),
+            (r#"[{"cpu":1},]"#, 11),
+            (r#"[{"cpu":1} {"cpu":2}]"#, 11),
+            (r#"[{"cpu":1}] x"#, 12),
+            (r#"{"cpu":1} {"cpu":2}"#, 10),
+            (r#"{"cpu":1"#, 8),
+            (r#"{"metrics":[{"cpu":1}],"x":tru}"#, 27),
+            ("hello", 0),
+        ] {
+            let mut fixture = Fixture::new(1_000);
+            let kept = fixture.decode(r#"{"cpu":5}"#);
+            assert_eq!(kept, ONE);
+            assert_eq!(fixture.decode(body), Err(BodyError::Malformed { offset }), "{body}");
+            assert_eq!(fixture.batch.len(), 1);
+            assert_eq!(fixture.decoder.refusals(), []);
+        }
+    }
+
+    #[test]
+    fn an_empty_body_is_empty() {
+        for body in ["", " \r\n\t", "[]", " [ ] ", r#"{"metrics":[]}"#, "\u{feff}", "\u{feff}\n"] {
+            assert_eq!(decode(body), Err(BodyError::Empty), "{body}");
+        }
+    }
+
+    #[test]
+    fn lines_are_told_by_their_shape() {
+        assert_eq!(decode("{\"cpu\":1}\r\n\r\n {\"cpu\":2} \r\n"), batch_of(2, 0));
+        assert_eq!(decode("{\"cpu\":1}\nx\n{\"cpu\":2"), batch_of(1, 2));
+        assert_eq!(decode("x\n{\"cpu\":2}"), batch_of(1, 1));
+        assert_eq!(decode("{\"cpu\":\n1}\n"), ONE);
+        let mut fixture = Fixture::new(10);
+        let decoded =
+            fixture.decoder.decode(&mut br#"{"cpu":1}"#.to_vec(), true, NOW, &mut fixture.batch);
+        assert_eq!(decoded, batch_of(1, 0));
+    }
+
+    #[test]
+    fn a_wrapper_may_have_other_fields() {
+        assert_eq!(
+            decode(r#"{"a":{"metrics":1},"metrics":[{"cpu":1},{}],"b":[1,2]}"#),
+            batch_of(1, 1)
+        );
+        assert_eq!(decode(r#"{"metrics":7}"#), ONE);
+        assert_eq!(decode(r#"{"metri\u0063s" : [{"cpu":1}]}"#), batch_of(1, 0));
+    }
+
+    #[test]
+    fn nesting_may_be_as_deep_as_there_may_be_values() {
+        for depth in [40, 10_000, VALUES_MAX - 2] {
+            let nested = format!(r#"{{"x":{}{},"cpu":1}}"#, "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(decode(nested), ONE, "{depth}");
+        }
+        let mut fixture = Fixture::new(10);
+        let depth = 1 << 20;
+        let nested = format!(r#"{{"x":{}{},"cpu":1}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(fixture.decode(nested).map(|decoded| decoded.invalid), Ok(1));
+        assert_eq!(fixture.messages(), ["more than 16384 values in one sample"]);
+        assert!(matches!(decode("[".repeat(depth)), Err(BodyError::Malformed { .. })));
+        assert!(matches!(decode("{\"a\":".repeat(depth)), Err(BodyError::Malformed { .. })));
+    }
+
+    #[test]
+    fn one_sample_may_fill_a_body() {
+        let megabytes = 8 << 20;
+        assert_eq!(decode(format!(r#"{{"x":"{}","cpu":1}}"#, "é".repeat(megabytes / 2))), ONE);
+        assert_eq!(decode(format!(r#"{}{{"cpu":1}}"#, " ".repeat(megabytes))), ONE);
+        assert_eq!(decode(format!(r#"{{"cpu":{}1}}"#, " ".repeat(megabytes))), ONE);
+    }
+
+    #[test]
+    fn a_body_holds_no_more_samples_than_a_queue() {
+        let body = |count| format!("[{}]", vec![r#"{"cpu":1}"#; count].join(","));
+        assert_eq!(decode(body(QUEUE_SAMPLES_MAX)), batch_of(QUEUE_SAMPLES_MAX, 0));
+        assert_eq!(decode(body(QUEUE_SAMPLES_MAX + 1)), Err(BodyError::TooManySamples));
+        let lines = "{}\n".repeat(QUEUE_SAMPLES_MAX + 1);
+        assert_eq!(decode(lines), Err(BodyError::TooManySamples));
+    }
+
+    #[test]
+    fn a_sample_has_at_most_32_metrics() {
+        let wide = |count: usize| {
+            let fields: Vec<_> = (0..count).map(|i| format!(r#""m{i}":{i}"#)).collect();
+            format!("{{{}}}", fields.join(","))
+        };
+        assert_eq!(decode(wide(READINGS_MAX)), ONE);
+        let mut fixture = Fixture::new(1_000);
+        assert_eq!(fixture.decode(wide(READINGS_MAX + 1)).map(|decoded| decoded.invalid), Ok(1));
+        assert_eq!(fixture.messages(), ["more than 32 metrics in one sample"]);
+    }
+
+    #[test]
+    fn what_has_no_room_is_refused_by_its_limit() {
+        let mut fixture = Fixture::new(2);
+        let body =
+            r#"[{"device":"a","cpu":1},{"device":"b","cpu":1,"rps":1},{"device":"b","rps":2}]"#;
+        let decoded = fixture.decode(body).expect("a good body");
+        assert_eq!((decoded.accepted, decoded.invalid, decoded.unroomed), (2, 0, 1));
+        let refusal = &fixture.decoder.refusals()[0];
+        assert_eq!((refusal.index, refusal.status, refusal.code), (1, 429, "too_many_streams"));
+        assert!(refusal.message.contains("--max-streams"));
+    }
+
+    #[test]
+    fn an_evicted_device_is_not_found_in_the_cache() {
+        let mut fixture = Fixture::new(1);
+        let at = |second: u64| Now { monotonic_ns: second * 1_000_000_000, wall_us: 0 };
+        let mut post = |fixture: &mut Fixture, device: &str, second| {
+            let mut body = format!(r#"{{"device":"{device}","cpu":1}}"#).into_bytes();
+            fixture.batch.clear();
+            let decoded = fixture.decoder.decode(&mut body, false, at(second), &mut fixture.batch);
+            assert!(decoded.is_ok());
+            fixture.batch.iter().next().and_then(|(sample, _)| sample.device)
+        };
+        let a = post(&mut fixture, "a", 0).expect("room");
+        assert_eq!(post(&mut fixture, "a", 30), Some(a));
+        assert_eq!(post(&mut fixture, "b", 90), None);
+        let b = post(&mut fixture, "b", 91).expect("a was silent");
+        assert_eq!((b.index, b.generation), (a.index, a.generation + 1));
+        assert_eq!(post(&mut fixture, "a", 92), None);
+        let again = post(&mut fixture, "a", 200).expect("b was silent");
+        assert_eq!(again.generation, b.generation + 1);
+    }
+}
