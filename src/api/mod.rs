@@ -15,7 +15,7 @@ pub mod router;
 pub mod routes;
 pub mod tallies;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tokens;
 
 /// The media type of every answer but the scrape.

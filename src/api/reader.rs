@@ -214,8 +214,9 @@ mod tests {
 
     use super::super::routes::{self, Action, Get};
     use super::super::tallies::{CODES, METHODS};
-    use super::super::testing::{FakeEngine, desk, field, json};
+    use super::super::testing::{FakeEngine, desk, field, fleet, json};
     use super::*;
+    use crate::analytics::report::questions;
     use crate::clock;
     use crate::http::message::Answer;
     use crate::tally::Counts;
@@ -362,11 +363,10 @@ mod tests {
     }
 
     #[test]
-    fn reads_are_counted_and_timed_and_mistakes_survived() {
+    fn reads_are_counted_and_timed() {
         let mut library = library();
         library.get("/devices");
         library.get("/devices?limit=x");
-        // Nobody keeps more than u64: a panic in the fake analytics drops the sender instead.
         let label = routes::find("/devices");
         let count = |status| {
             let code = CODES.iter().position(|code| *code == status).expect("listed");
@@ -381,9 +381,27 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_of_ours_ends_one_read_and_no_more() {
+        let mut library = library();
+        let (asker, asked) = questions(Arc::default());
+        Arc::get_mut(&mut library.desk).expect("ours alone").asker = asker;
+        std::thread::spawn(move || {
+            for question in asked {
+                let Question::Windows(_, to) = question else { panic!("{question:?}") };
+                let mut report = fleet();
+                report.metrics[0].values.clear();
+                to.send(report).expect("the reader waits");
+            }
+        });
+        let response = library.get("/analyze");
+        assert_eq!((response.status, &json(&response)["error"]["code"]), (500, &json!("internal")));
+        assert_eq!(library.get("/openapi.json").status, 200);
+    }
+
+    #[test]
     fn without_analytics_reads_say_that_the_server_is_stopping() {
         let mut library = library();
-        let (asker, _) = crate::analytics::report::questions(Arc::default());
+        let (asker, _) = questions(Arc::default());
         Arc::get_mut(&mut library.desk).expect("ours alone").asker = asker;
         for target in ["/analyze", "/metrics", "/latest"] {
             let response = library.get(target);

@@ -313,42 +313,15 @@ pub fn text(families: &[MetricFamily]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::Verdict;
+    use crate::api::testing;
 
     fn telemetry() -> Telemetry {
-        let sources = Sources {
-            http: vec![Arc::default(), Arc::default()],
-            routers: vec![Arc::default(), Arc::default()],
-            lanes: vec![Arc::default(), Arc::default()],
-            readers: vec![Arc::default()],
-            analytics: Arc::default(),
-            registry: Arc::new(Registry::new(10, 3_600)),
-        };
-        let build = Build { version: "0.1.0", engine: "native", detector: "zscore", window: 50 };
-        Telemetry::new(build, sources)
-    }
-
-    /// Figures with names and values that try to break out.
-    pub(super) fn figures() -> (TotalsReport, WindowsReport) {
-        let hostile: Arc<str> = "m\"} 1\n\\é☃".into();
-        let anomalies = vec![("rps".into(), 2), (hostile.clone(), 1)];
-        let totals = TotalsReport { samples: 70, anomalies, devices: 3, streams: 5 };
-        let metric = |metric, mean| crate::analytics::report::MetricReport {
-            metric,
-            values: vec![mean],
-            mean,
-            std_dev: 0.0,
-            verdict: Verdict { score: 1e6, z_score: -1e6, is_anomaly: true },
-            total_count: 1,
-            anomaly_count: 1,
-        };
-        let metrics = vec![metric("rps".into(), 1e15), metric(hostile, -40.5)];
-        (totals, WindowsReport { metrics, last_timestamp_us: None })
+        testing::telemetry(Arc::new(Registry::new(10, 3_600)))
     }
 
     fn lines(telemetry: &Telemetry) -> Vec<String> {
-        let (totals, fleet) = figures();
-        text(&telemetry.gather(&totals, &fleet)).lines().map(str::to_owned).collect()
+        let families = telemetry.gather(&testing::totals(), &testing::fleet());
+        text(&families).lines().map(str::to_owned).collect()
     }
 
     #[test]
@@ -452,8 +425,7 @@ mod tests {
     #[test]
     fn both_formats_for_the_parsers_of_others() {
         let Some(directory) = std::env::var_os("SIGMAD_EXPOSITION_DIR") else { return };
-        let (totals, fleet) = figures();
-        let families = telemetry().gather(&totals, &fleet);
+        let families = telemetry().gather(&testing::totals(), &testing::fleet());
         let directory = std::path::PathBuf::from(directory);
         std::fs::write(directory.join("metrics.txt"), text(&families)).expect("writable");
         std::fs::write(directory.join("openmetrics.txt"), openmetrics::encode(&families))

@@ -130,7 +130,7 @@ mod tests {
         let counter = IntCounterVec::new(Opts::new("hits_total", "Hits \"x\"\n\\."), &["path"])
             .expect("a name");
         counter.with_label_values(&["/a\"\\\n☃"]).inc_by(3);
-        let gauge = Gauge::new("level", "").expect("a name");
+        let gauge = Gauge::new("level", "Level.").expect("a name");
         gauge.set(-0.5);
         let options = HistogramOpts::new("took_seconds", "Took.").buckets(vec![0.25, 1.0]);
         let histogram = prometheus::Histogram::with_opts(options).expect("a name");
@@ -142,6 +142,7 @@ mod tests {
 # HELP hits Hits \"x\"\n\\.
 hits_total{path="/a\"\\\n☃"} 3
 # TYPE level gauge
+# HELP level Level.
 level -0.5
 # TYPE took_seconds histogram
 # HELP took_seconds Took.
