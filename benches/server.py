@@ -90,14 +90,14 @@ LOADS = [
 ]
 
 
-def wrk(port: int, load: Load, seconds: float, scratch: Path) -> dict:
+def wrk(port: int, load: Load, seconds: int, scratch: Path) -> dict:
     data = scratch / "request"
     data.write_bytes(load.request * load.pipeline)
     script = scratch / "load.lua"
     script.write_text(LUA % data)
     command = bench.pinned(
         LOAD_CORE,
-        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script), f"http://127.0.0.1:{port}"],
+        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"],
     )
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
     found = re.search(r"RESULT (\{.*\})", done.stdout)
@@ -109,9 +109,9 @@ def wrk(port: int, load: Load, seconds: float, scratch: Path) -> dict:
     return result
 
 
-def measure(pid: int, port: int, load: Load, seconds: float, scratch: Path, served) -> dict:
+def measure(pid: int, port: int, load: Load, seconds: int, scratch: Path, served) -> dict:
     """One leg: a short warm-up, then CPU time and requests of the same span."""
-    wrk(port, load, 0.5, scratch)
+    wrk(port, load, 1, scratch)
     count_before = served()
     ticks_before, ns_before = bench.cpu_ticks(pid), bench.cpu_ns(pid)
     result = wrk(port, load, seconds, scratch)
@@ -138,7 +138,7 @@ def measure(pid: int, port: int, load: Load, seconds: float, scratch: Path, serv
     }
 
 
-def floor_leg(load: Load, seconds: float, scratch: Path, answer: bytes) -> dict:
+def floor_leg(load: Load, seconds: int, scratch: Path, answer: bytes) -> dict:
     (scratch / "answer").write_bytes(answer)
     command = [str(bench.target_dir() / "examples" / "floor"), str(len(load.request)), str(scratch / "answer")]
     with bench.running(bench.pinned(SERVER_CORE, command), stdout=subprocess.PIPE, text=True) as child:
@@ -146,7 +146,7 @@ def floor_leg(load: Load, seconds: float, scratch: Path, answer: bytes) -> dict:
         return measure(child.pid, port, load, seconds, scratch, lambda: None)
 
 
-def sigmad_leg(child, port: int, load: Load, seconds: float, scratch: Path) -> dict:
+def sigmad_leg(child, port: int, load: Load, seconds: int, scratch: Path) -> dict:
     def served() -> int:
         return bench.get_json(port, "/analyze")["totalCount"]
 
@@ -206,7 +206,7 @@ def medians(legs: list[Leg], loads: list[Load], servers: list[str]) -> list[dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a leg")
+    parser.add_argument("--seconds", type=int, default=4, help="length of a leg")
     parser.add_argument("--engine", action="append", choices=["native", "may"], help="default: native")
     parser.add_argument("--load", action="append", choices=[load.name for load in LOADS])
     parser.add_argument("--flags", nargs="*", default=[], help="further flags of sigmad")

@@ -31,6 +31,8 @@ STATUS = {"/ingest": 202, "/metrics": 200}
 REQUESTS = int(os.environ.get("CLIENT_REQUESTS", "5000"))
 SECONDS = int(os.environ.get("CLIENT_SECONDS", "3"))
 CONCURRENCY = 20
+# Locust takes a second or two to bring up its users, and counts in steps as long.
+LOCUST_SECONDS = SECONDS + 5
 
 
 def output(*command: str, timeout: float = 60 + SECONDS) -> str:
@@ -174,7 +176,7 @@ def locust(port: int, scratch: Path) -> None:
     file = scratch / "locustfile.py"
     file.write_text(LOCUSTFILE % SEEDS)
     command = [sys.executable, "-m", "locust", "-f", str(file), "--headless", "--only-summary", "-u", "20", "-r", "20"]
-    command += ["-t", f"{SECONDS}s", "--host", f"http://127.0.0.1:{port}", "--csv", str(scratch / "locust")]
+    command += ["-t", f"{LOCUST_SECONDS}s", "--host", f"http://127.0.0.1:{port}", "--csv", str(scratch / "locust")]
     # Locust exits 1 when any request has failed.
     output(*command, timeout=60 + SECONDS)
     with open(scratch / "locust_stats.csv", newline="") as rows:
