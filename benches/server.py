@@ -109,18 +109,29 @@ def wrk(port: int, load: Load, seconds: int, scratch: Path) -> dict:
     return result
 
 
+def settled(pid: int) -> int:
+    """CPU time once the server has nothing left to do: what wrk left in flight has been served."""
+    before = bench.cpu_ns(pid)
+    while True:
+        time.sleep(0.1)
+        now = bench.cpu_ns(pid)
+        # A sleeping server still looks up now and then.
+        if now - before < 1_000_000:
+            return now
+        before = now
+
+
 def measure(pid: int, port: int, load: Load, seconds: int, scratch: Path, served) -> dict:
     """One leg: a short warm-up, then CPU time and requests of the same span."""
     wrk(port, load, 1, scratch)
+    settled(pid)
     count_before = served()
     ticks_before, ns_before = bench.cpu_ticks(pid), bench.cpu_ns(pid)
     result = wrk(port, load, seconds, scratch)
-    # What was in flight when wrk left is still being served.
-    time.sleep(0.05)
-    ns = bench.cpu_ns(pid) - ns_before
+    ns = settled(pid) - ns_before
     user, system = (after - before for after, before in zip(bench.cpu_ticks(pid), ticks_before, strict=True))
     requests = result["requests"]
-    if served() is not None:
+    if count_before is not None:
         counted = (served() - count_before) / load.samples
         if abs(counted - requests) > COUNT_DIFFERENCE_MAX * requests + CONNECTIONS * load.pipeline:
             sys.exit(f"{load.name}: wrk counts {requests} requests, the server {counted}")
