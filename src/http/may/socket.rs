@@ -24,15 +24,6 @@ pub enum Found {
     End,
 }
 
-/// What the kernel has counted of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Counted {
-    /// Bytes that the client's kernel has acknowledged.
-    pub acknowledged: u64,
-    /// Bytes that came from the client.
-    pub received: u64,
-}
-
 /// The part of the kernel's `struct tcp_info` (linux/tcp.h) up to what is needed; `libc`'s ends before.
 #[repr(C)]
 struct TcpInfo {
@@ -95,8 +86,25 @@ impl Socket {
         ready != 0
     }
 
-    /// What the kernel has counted; None where it counts less than Linux 4.1.
-    pub fn counted(self) -> Option<Counted> {
+    /// Bytes given to the kernel since the connection began; None where it does not count them.
+    ///
+    /// An acknowledgement that arrives in between makes it less than it is, never more.
+    pub fn written(self) -> Option<u64> {
+        let acknowledged = self.info()?.bytes_acked;
+        // SIOCOUTQ has the same number.
+        Some(acknowledged + self.queued(libc::TIOCOUTQ)?)
+    }
+
+    /// Bytes taken from the kernel since the connection began; None where it does not count them.
+    ///
+    /// Bytes that arrive in between make it less than it is, never more.
+    pub fn taken(self) -> Option<u64> {
+        let received = self.info()?.bytes_received;
+        Some(received.saturating_sub(self.queued(libc::FIONREAD)?))
+    }
+
+    /// None before Linux 4.1, which counts less.
+    fn info(self) -> Option<TcpInfo> {
         let mut info = TcpInfo { _before: [0; 15], bytes_acked: 0, bytes_received: 0 };
         let mut length = size_of::<TcpInfo>() as libc::socklen_t;
         // SAFETY: the kernel writes at most `length` bytes of plain integers into `info`.
@@ -109,19 +117,14 @@ impl Socket {
                 &raw mut length,
             )
         };
-        (result == 0 && length as usize == size_of::<TcpInfo>())
-            .then_some(Counted { acknowledged: info.bytes_acked, received: info.bytes_received })
+        (result == 0 && length as usize == size_of::<TcpInfo>()).then_some(info)
     }
 
-    /// Bytes given to the kernel since the connection began; None where it does not count them.
-    ///
-    /// An acknowledgement that arrives in between makes it less than it is, never more.
-    pub fn written(self) -> Option<u64> {
-        let acknowledged = self.counted()?.acknowledged;
-        let mut unacknowledged: libc::c_int = 0;
-        // SAFETY: SIOCOUTQ, the same number as TIOCOUTQ, writes one int.
-        let result = unsafe { libc::ioctl(self.0, libc::TIOCOUTQ, &raw mut unacknowledged) };
-        (result == 0).then(|| acknowledged + unacknowledged.max(0) as u64)
+    fn queued(self, request: libc::Ioctl) -> Option<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: both requests of this file write one int.
+        let result = unsafe { libc::ioctl(self.0, request, &raw mut bytes) };
+        (result == 0).then_some(bytes.max(0) as u64)
     }
 
     /// Makes the poller report again what is there to read.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use slab::Slab;
 
-use super::socket::{Counted, Found, Socket};
+use super::socket::{Found, Socket};
 use crate::clock::{Clock, Now};
 use crate::http::Limits;
 use crate::http::encode::{self, DateLine, Terms};
@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Connections asked of the kernel in one look whether a head is arriving: 20,000 idle ones take
 /// turns within 4 s, at 5,000 system calls a second.
 const PROBES_PER_LOOK: usize = 256;
+/// may_minihttp reads so much at most before it looks for a head in it.
+const READ_BYTES_MAX: usize = 64 * 1024;
 /// How long a connection that was cut, or whose last answer has left, may still be read from.
 pub const LINGER_MS: u64 = 2_000;
 /// How long a client may take to read its last answer.
@@ -143,9 +145,9 @@ struct Watched {
     seen: Arc<Seen>,
     /// The wait in which the following was found.
     word: Word,
-    /// Bytes received when the wait began.
-    received_before: Option<u64>,
-    /// When the first bytes of a head were found.
+    /// Bytes taken from the kernel when the wait began.
+    taken_before: Option<u64>,
+    /// When the first bytes of a head had been taken.
     head_since_ms: Option<u64>,
 }
 
@@ -229,7 +231,7 @@ impl Watch {
             socket.shut(if is_told { Shutdown::Write } else { Shutdown::Both });
         }
         let watched =
-            Watched { seen: seen.clone(), word, received_before: Some(0), head_since_ms: None };
+            Watched { seen: seen.clone(), word, taken_before: Some(0), head_since_ms: None };
         let key = registry.connections.insert(watched);
         self.tallies.accepted_total.add(1);
         self.tallies.open.set(registry.connections.len() as u64);
@@ -335,11 +337,12 @@ impl Watch {
                         self.tell(seen, refusal, now.wall_s());
                         socket.shut(Shutdown::Both);
                     }
-                } else if is_idle && (may_go || waited_ms >= self.limits.idle_timeout_ms) {
-                    if seen.cut(word, now) {
-                        self.tallies.closed_idle_total.add(u64::from(!may_go));
-                        socket.shut(Shutdown::Both);
-                    }
+                } else if is_idle
+                    && (may_go || waited_ms >= self.limits.idle_timeout_ms)
+                    && seen.cut(word, now)
+                {
+                    self.tallies.closed_idle_total.add(u64::from(!may_go));
+                    socket.shut(Shutdown::Both);
                 }
             }
             // The connection finds itself cut and its body short, and answers 408.
@@ -400,16 +403,16 @@ impl Watched {
     fn look_for_head(&mut self, word: Word, limits: &Limits, now_ms: u64) -> Option<Refusal> {
         if self.word != word {
             self.word = word;
-            self.received_before = None;
+            self.taken_before = None;
             self.head_since_ms = None;
         }
-        let Counted { received, .. } = self.seen.socket.counted()?;
-        let before = *self.received_before.get_or_insert(received);
-        if received == before {
+        let taken = self.seen.socket.taken()?;
+        let before = *self.taken_before.get_or_insert(taken);
+        if taken == before {
             return None;
         }
         let head_since_ms = *self.head_since_ms.get_or_insert(now_ms);
-        if received - before > limits.head_bytes_max as u64 {
+        if taken.saturating_sub(before) > (limits.head_bytes_max + READ_BYTES_MAX) as u64 {
             Some(Refusal::HeadTooLarge)
         } else if now_ms - head_since_ms >= limits.read_timeout_ms {
             Some(Refusal::Timeout)
