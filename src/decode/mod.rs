@@ -389,7 +389,7 @@ impl Pass<'_> {
     }
 
     /// Makes a sample of the batch's draft.
-    #[inline]
+    #[inline(always)]
     fn accept(&mut self, fields: &Fields<'_>) {
         if !fields.unmasked.is_empty() {
             return self.admit(fields);
@@ -752,7 +752,7 @@ mod tests {
     fn an_evicted_device_is_not_found_in_the_cache() {
         let mut fixture = Fixture::new(1);
         let at = |second: u64| Now { monotonic_ns: second * 1_000_000_000, wall_us: 0 };
-        let mut post = |fixture: &mut Fixture, device: &str, second| {
+        let post = |fixture: &mut Fixture, device: &str, second| {
             let mut body = format!(r#"{{"device":"{device}","cpu":1}}"#).into_bytes();
             fixture.batch.clear();
             let decoded = fixture.decoder.decode(&mut body, false, at(second), &mut fixture.batch);

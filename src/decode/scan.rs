@@ -61,7 +61,7 @@ pub(super) fn scan<'a>(
         match key {
             Key::Metric(id) => {
                 let number;
-                (number, at, next) = number_at(text, at)?;
+                (number, at, next) = number_at::<false>(text, at)?;
                 let value = number.value();
                 if fields.metrics_mask & mask_of(id) != 0 || !(0.0..=VALUE_MAX).contains(&value) {
                     return None;
@@ -100,7 +100,7 @@ pub(super) fn scan<'a>(
                     ignored.push(name);
                 } else {
                     let number;
-                    (number, at, next) = number_at(text, at)?;
+                    (number, at, next) = number_at::<false>(text, at)?;
                     let value = number.value();
                     if value.abs() > VALUE_MAX || !(1..=NAME_BYTES_MAX).contains(&name.len()) {
                         return None;
@@ -222,7 +222,7 @@ fn timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
         let stamp = timestamp::from_text(str::from_utf8(string).ok()?)?;
         return Some((stamp.ok()?, end));
     }
-    let (number, end, _) = number_at(text, at)?;
+    let (number, end, _) = number_at::<true>(text, at)?;
     let stamp = match number {
         Number::Decimal { digits, decimals: 0, negative: false } => {
             timestamp::from_integer(digits as u64)
@@ -261,9 +261,10 @@ impl Number {
 /// The number at `at`, where it ends, and the byte that stands there.
 ///
 /// Digits are taken one by one: these branches the processor foresees, and so it need not wait for the
-/// end of one number to start on the next.
+/// end of one number to start on the next. One that `IS_LONG` as a rule has its first eight taken at
+/// once.
 #[inline(always)]
-fn number_at(text: &[u8], start: usize) -> Option<(Number, usize, u8)> {
+fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, usize, u8)> {
     let mut at = start;
     let mut byte = byte_at(text, at);
     let negative = byte == b'-';
@@ -274,6 +275,14 @@ fn number_at(text: &[u8], start: usize) -> Option<(Number, usize, u8)> {
     let whole = at;
     let has_leading_zero = byte == b'0';
     let mut digits = 0_i64;
+    if IS_LONG
+        && let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk())
+        && are_digits(u64::from_le_bytes(*word))
+    {
+        digits = to_number(u64::from_le_bytes(*word)) as i64;
+        at += 8;
+        byte = byte_at(text, at);
+    }
     while byte.is_ascii_digit() {
         digits = digits.wrapping_mul(10).wrapping_add(i64::from(byte - b'0'));
         at += 1;
@@ -326,6 +335,24 @@ fn equal(word: u64, byte: u8) -> u64 {
     !(((differing & LOWS) + LOWS) | differing)
 }
 
+#[inline(always)]
+fn are_digits(word: u64) -> bool {
+    let values = word ^ (ONES * b'0' as u64);
+    (((values & LOWS) + ONES * (0x80 - 10)) | values) & HIGHS == 0
+}
+
+/// The number that eight digits spell.
+#[inline(always)]
+fn to_number(word: u64) -> u64 {
+    let digits = word & (ONES * 0x0F);
+    // Pairs, then fours, then all eight: each step multiplies and adds in all lanes at once.
+    let pairs = digits * 10 + (digits >> 8);
+    let lane = 0x0000_00FF_0000_00FF;
+    let high = (pairs & lane).wrapping_mul(0x000F_4240_0000_0064);
+    let low = ((pairs >> 16) & lane).wrapping_mul(0x0000_2710_0000_0001);
+    high.wrapping_add(low) >> 32
+}
+
 /// Where the JSON number that starts at `at` ends, None when there is none.
 pub(super) fn number_end(text: &[u8], at: usize) -> Option<usize> {
     let byte = |at: usize| text.get(at).copied().unwrap_or_default();
@@ -362,8 +389,12 @@ mod tests {
     use super::*;
 
     fn number(text: &str) -> Option<f64> {
-        let (number, end, _) = number_at(text.as_bytes(), 0)?;
-        (end == text.len()).then(|| number.value())
+        let short =
+            number_at::<false>(text.as_bytes(), 0).map(|(number, end, _)| (number.value(), end));
+        let long =
+            number_at::<true>(text.as_bytes(), 0).map(|(number, end, _)| (number.value(), end));
+        assert_eq!(short, long);
+        short.filter(|&(_, end)| end == text.len()).map(|(value, _)| value)
     }
 
     #[test]
