@@ -10,7 +10,8 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use harness::{
-    Engine, Launch, Model, Response, Server, WAIT, assert_close, get, now_s, post, request, shown,
+    End, Engine, Launch, Model, Response, Server, WAIT, assert_close, get, now_s, post, request,
+    shown,
 };
 use serde_json::{Value, json};
 
@@ -24,6 +25,10 @@ const SEEDS: [&str; 3] = [
 /// Cases that `--engine may` cannot pass, and why.
 const MAY_CANNOT: &[(&str, &str)] = &[
     ("chunked_body", "may_minihttp does not know chunked bodies"),
+    (
+        "head_keeps_the_connection",
+        "an answer to HEAD can only be written past may_minihttp, which ends it",
+    ),
     ("a_hundred_headers", "may_minihttp closes without an answer past 16 headers"),
 ];
 
@@ -85,6 +90,7 @@ cases![
     prometheus_counts,
     openmetrics,
     head_requests,
+    head_keeps_the_connection,
     method_not_allowed,
     not_found,
     query_strings,
@@ -1042,19 +1048,28 @@ fn openmetrics(engine: Engine) {
 fn head_requests(engine: Engine) {
     let server = start(engine);
     server.ingest(SEEDS[0]).expect(202);
-    let mut connection = server.connect();
-    for (path, methods) in ROUTES.iter().filter(|(_, methods)| methods.contains(&"HEAD")) {
-        let got = connection.exchange(&get(path));
+    for (path, _) in ROUTES.iter().filter(|(_, methods)| methods.contains(&"HEAD")) {
+        let got = server.get(path);
+        let mut connection = server.connect();
         let head = connection.exchange(&request("HEAD", path, &[], b""));
-        assert_eq!(got.status, head.status, "{path} {methods:?}");
+        assert_eq!(got.status, head.status, "{path}");
         assert_eq!(got.header("content-type"), head.header("content-type"), "{path}");
-        assert!(head.body.is_empty());
-        let length: usize = head.header("content-length").expect("length").parse().expect("number");
-        assert!(length > 0, "{path}");
+        let length = head.header("content-length").expect("length");
+        assert!(length.parse::<usize>().is_ok_and(|length| length > 0), "{path}: {length}");
+        connection.finish();
+        assert_eq!(connection.read_end(), End::Closed, "{path}: a body after HEAD");
     }
-    connection.exchange(&request("HEAD", "/nowhere", &[], b"")).expect(404);
-    connection.exchange(&request("HEAD", "/ingest", &[], b"")).expect(405);
-    connection.exchange(&get("/health")).expect(200);
+    server.ask(&request("HEAD", "/nowhere", &[], b"")).expect(404);
+    server.ask(&request("HEAD", "/ingest", &[], b"")).expect(405);
+}
+
+fn head_keeps_the_connection(engine: Engine) {
+    let server = start(engine);
+    let mut connection = server.connect();
+    for _ in 0..3 {
+        connection.exchange(&request("HEAD", "/metrics", &[], b"")).expect(200);
+        connection.exchange(&get("/health")).expect(200);
+    }
 }
 
 fn method_not_allowed(engine: Engine) {
