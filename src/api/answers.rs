@@ -60,6 +60,11 @@ impl Serialize for Seconds {
     }
 }
 
+/// `/analyze` and `/stats` tell whole seconds: clients of the services before us read integers there.
+fn whole_seconds(us: i64) -> i64 {
+    us.div_euclid(1_000_000)
+}
+
 fn body(answer: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(answer).expect("reports hold nothing that JSON can't say")
 }
@@ -80,8 +85,8 @@ struct Analyze<'a> {
     total_count: u64,
     last_rps: Option<Plain>,
     last_cpu: Option<Plain>,
-    last_timestamp: Option<Seconds>,
-    computed_at: Seconds,
+    last_timestamp: Option<i64>,
+    computed_at: i64,
     detector: &'static str,
     metrics: Metrics<'a>,
 }
@@ -164,8 +169,8 @@ pub fn analyze(
         total_count: rps.map_or(0, |rps| rps.total_count),
         last_rps: rps.map(last),
         last_cpu: find(report, "cpu").map(last),
-        last_timestamp: report.last_timestamp_us.map(Seconds),
-        computed_at: Seconds(now.wall_us),
+        last_timestamp: report.last_timestamp_us.map(whole_seconds),
+        computed_at: now.wall_s(),
         detector: judging.detector,
         metrics: Metrics(&report.metrics),
     })
@@ -178,7 +183,7 @@ struct Stats {
     avg_rps: Option<f64>,
     last_rps: Option<Plain>,
     last_cpu: Option<Plain>,
-    last_timestamp: Option<Seconds>,
+    last_timestamp: Option<i64>,
     zscore_rps: Option<f64>,
     is_anomaly_rps: bool,
     zscore_cpu: Option<f64>,
@@ -198,7 +203,7 @@ pub fn stats(report: &WindowsReport) -> Vec<u8> {
         avg_rps: rps.map(|rps| rps.mean),
         last_rps: rps.map(last),
         last_cpu: cpu.map(last),
-        last_timestamp: report.last_timestamp_us.map(Seconds),
+        last_timestamp: report.last_timestamp_us.map(whole_seconds),
         zscore_rps: rps.map(|rps| rps.verdict.z_score),
         is_anomaly_rps: rps.is_some_and(|rps| rps.verdict.is_anomaly),
         zscore_cpu: cpu.map(|cpu| cpu.verdict.z_score),

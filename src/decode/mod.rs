@@ -203,12 +203,7 @@ impl Pass<'_> {
                 let end = self.array(body, first_at)?;
                 self.nothing_after(body, end)
             }
-            _ => match memchr(b'\n', &body[first_at..]) {
-                Some(line) if skip_space(body, first_at + line) < body.len() => {
-                    self.lines(body, first_at)
-                }
-                _ => Err(BodyError::Malformed { offset: first_at }),
-            },
+            _ => Err(BodyError::Malformed { offset: first_at }),
         }
     }
 

@@ -100,7 +100,6 @@ pub fn expected(body: &[u8], lines: bool, now_us: i64) -> Expected {
             Ok(elements) => many(elements.into_iter().map(|raw| sample(raw, now_us).ok())),
             Err(_) => Expected::Wrong,
         },
-        _ if text.contains(&b'\n') => by_line(text, now_us),
         _ => Expected::Malformed,
     }
 }
