@@ -8,11 +8,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
+/// may and may_minihttp log three lines for each connection, its normal end as an error. `--log`
+/// comes after it and may say otherwise.
+const MAY_IS_SILENT: &str = "may=off";
+
 /// Starts logging what `filter` lets through; called once, by `main`, before any other thread runs.
 pub fn start(filter: &str, format: LogFormat) {
     let is_terminal = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_env_filter(EnvFilter::new(format!("{MAY_IS_SILENT},{filter}")))
         .with_writer(std::io::stderr);
     match (format, is_terminal) {
         (LogFormat::Human, _) | (LogFormat::Auto, true) => {

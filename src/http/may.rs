@@ -1,9 +1,9 @@
 //! The other engine: may_minihttp 0.1.11 behind the same [`Service`], for comparisons.
 //!
 //! may_minihttp owns the sockets: one coroutine for each connection reads, calls its service and
-//! writes. Around it stand three mends. [`connection`] puts right, inside a call, what may_minihttp
-//! gets wrong about bodies, closing and answers that come later. [`watch`] keeps the deadlines and
-//! the number of connections from outside. The accept loop waits in [`Factory`] before descriptors
+//! writes. Around it stand three mends. `connection` puts right, inside a call, what may_minihttp
+//! gets wrong about bodies, closing and answers that come later. `watch` keeps the deadlines and
+//! the number of connections from outside. The accept loop waits in `Factory` before descriptors
 //! run out. What can't be mended through the public API is [`KNOWN_LIMITS`].
 //!
 //! It answers request by request, so each request is a round. [`Service::round_answered`] is told
@@ -35,9 +35,10 @@ pub const KNOWN_LIMITS: &[&str] = &[
     "more than 16 header fields, or a head it can't parse: closed without an answer, and answers not yet sent are lost",
     "no chunked request bodies: 501",
     "a client that ends its side together with its request gets no answer",
-    "a head is limited to --max-head only within 50 ms; bare line feeds in it are accepted",
+    "a head that never ends is noticed 50 ms late and at --max-head plus 64 KiB; bare line feeds in a head are accepted",
     "HEAD and streamed answers close their connection; behind pipelined requests HEAD says Content-Length: 0 and a stream is 503",
     "requests pipelined behind the last one of a connection are answered 503, not ignored",
+    "past 1,024 distinct header lines per worker, a line that was never sent before is left out",
     "70 KiB and more for each connection, and 256 KiB of stack reserved",
     "a flood on one connection delays others; idle workers wake 100 times a second",
     "it writes to stderr on every head it can't parse",
@@ -45,7 +46,7 @@ pub const KNOWN_LIMITS: &[&str] = &[
 
 /// In words of 8 bytes: 256 KiB, since a parser of nested JSON overflows may's 32 KiB.
 const STACK_WORDS: usize = 0x8000;
-/// Stacks that may maps at start; its own 1000 cost 20 ms.
+/// Stacks that may maps at start, before the first answer; its own 1000 are 256 MiB of addresses.
 const STACKS_KEPT: usize = 100;
 /// Descriptors left for listeners, pollers, the store and the log.
 const DESCRIPTORS_RESERVED: usize = 64;
