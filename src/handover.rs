@@ -10,18 +10,21 @@
 //! Sleeping: the analytics thread dozes under load (a timed park that no sender ends, so that a
 //! request costs no system call) and parks when idle (which the next sender ends). See [`Sleeper`].
 
+mod sleeper;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
-use std::thread::Thread;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
+pub use sleeper::Sleeper;
+
 use crate::clock::Now;
 use crate::sample::Batch;
-pub use crate::sample::QUEUE_SAMPLES_MAX;
 use crate::tally::Tally;
 
+/// A worker's samples on their way to analytics; past it requests are answered 503.
+pub const QUEUE_SAMPLES_MAX: usize = 65_536;
 /// Samples in one block: enough that its hand-over costs 2–3 ns a sample, few enough for the cache.
 pub const BLOCK_SAMPLES: usize = 128;
 /// Blocks on their way: rounds of one sample each can stay unread for 40 ms before one is refused.
@@ -203,84 +206,6 @@ impl LaneEnd {
 /// The worker of a lane has gone and everything it sent was read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LaneClosed;
-
-const AWAKE: u8 = 0;
-const DOZING: u8 = 1;
-const PARKED: u8 = 2;
-
-/// How the analytics thread sleeps, and who may wake it.
-///
-/// A doze ends by itself; senders of samples leave it alone, a reader's question ends it. A park is
-/// ended by anyone.
-#[derive(Debug)]
-pub struct Sleeper {
-    state: AtomicU8,
-    thread: std::sync::OnceLock<Thread>,
-}
-
-impl Default for Sleeper {
-    fn default() -> Self {
-        Self { state: AtomicU8::new(AWAKE), thread: std::sync::OnceLock::new() }
-    }
-}
-
-impl Sleeper {
-    /// Names the thread that will sleep; called by that thread, before it first does.
-    pub fn adopt(&self) {
-        self.thread.set(std::thread::current()).expect("one thread sleeps here");
-    }
-
-    /// Sleeps until `limit` has passed or [`Sleeper::wake`] is called. Returns at once when
-    /// `has_work` says so.
-    pub fn doze(&self, limit: Duration, has_work: impl FnOnce() -> bool) {
-        self.sleep(DOZING, has_work, || std::thread::park_timeout(limit));
-    }
-
-    /// Sleeps until anyone wakes it. Returns at once when `has_work` says so.
-    pub fn park(&self, has_work: impl FnOnce() -> bool) {
-        self.sleep(PARKED, has_work, std::thread::park);
-    }
-
-    fn sleep(&self, state: u8, has_work: impl FnOnce() -> bool, block: impl FnOnce()) {
-        self.state.store(state, Ordering::Relaxed);
-        // Pairs with the fence in wake_from: either the sender sees our state, or we see its work.
-        fence(Ordering::SeqCst);
-        if !has_work() {
-            block();
-        }
-        self.state.store(AWAKE, Ordering::Relaxed);
-    }
-
-    /// Ends a park, not a doze. Called after the work was queued.
-    #[inline]
-    pub fn wake_if_parked(&self) {
-        self.wake_from(PARKED);
-    }
-
-    /// Ends a park or a doze. Called after the work was queued.
-    #[inline]
-    pub fn wake(&self) {
-        self.wake_from(DOZING);
-    }
-
-    #[inline]
-    fn wake_from(&self, least: u8) {
-        // Pairs with the fence in sleep.
-        fence(Ordering::SeqCst);
-        // Relaxed suffices behind the fence. The exchange lets one of several senders pay for the call;
-        // where it fails, the sleeper has been up since, and looked for work after our fence.
-        let seen = self.state.load(Ordering::Relaxed);
-        if seen >= least
-            && self
-                .state
-                .compare_exchange(seen, AWAKE, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1172,9 +1172,9 @@ fn token_from_file(engine: Engine) {
 }
 
 fn setting_from_environment(engine: Engine) {
-    let env = [("SIGMAD_WINDOW", "7"), ("SIGMAD_INGEST_TOKEN", "e")];
+    let env = [("SIGMAD_WINDOW", "17"), ("SIGMAD_INGEST_TOKEN", "e")];
     let server = Launch { engine, env: &env, ..Launch::default() }.start();
-    assert_eq!(server.get("/analyze").json()["windowSize"], 7);
+    assert_eq!(server.get("/analyze").json()["windowSize"], 17);
     server.ingest(SEEDS[0]).error(401);
 }
 

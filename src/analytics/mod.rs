@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anomalies::{Anomalies, Anomaly};
-use arena::{Stream, StreamPlace};
+use arena::StreamPlace;
 use crossbeam_channel::Sender;
 use detectors::zscore::ZScore;
 use names::Names;
@@ -31,9 +31,8 @@ use report::{
 };
 use scan::Scan;
 use streams::Streams;
-use window::Moments;
 
-use crate::sample::{Batch, DeviceId, MetricId, Reading, Sample, Verdict};
+use crate::sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 /// How to judge.
 #[derive(Clone, Copy, Debug)]
@@ -90,12 +89,13 @@ impl Analytics {
     fn judge_for_fleet(&mut self, sample: &Sample, readings: &[Reading], arrived_us: i64) {
         for &Reading { metric, value } in readings {
             let (stream, ring) = self.streams.fleet_mut(metric);
-            let (before, verdict) = enter(&self.detector, stream, ring, value);
+            let before = stream.window.moments();
+            let verdict = self.detector.judge(&before, value);
+            stream.enter(ring, value, verdict);
             if verdict.is_anomaly && sample.device.is_none() {
                 let timestamp_us = sample.timestamp_us;
-                let device = None;
                 self.anomalies.push(Anomaly {
-                    device,
+                    device: None,
                     metric,
                     value,
                     before,
@@ -119,11 +119,13 @@ impl Analytics {
             return;
         };
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
-            let place = device.stream(metric, at, arena);
-            let (stream, ring) = arena.get_mut(place.place);
-            let (before, verdict) = enter(&self.detector, stream, ring, value);
-            place.score = verdict.score;
-            place.is_anomaly = verdict.is_anomaly;
+            let entry = device.stream(metric, at, arena);
+            let (stream, ring) = arena.get_mut(entry.place);
+            let before = stream.window.moments();
+            let verdict = self.detector.judge(&before, value);
+            stream.enter(ring, value, verdict);
+            entry.score = verdict.score;
+            entry.is_anomaly = verdict.is_anomaly;
             if verdict.is_anomaly {
                 device.anomaly_count += 1;
                 self.anomalies.push(Anomaly {
@@ -222,19 +224,292 @@ impl Analytics {
     }
 }
 
-/// Judges a value by the window before it, and lets it enter.
-#[inline]
-fn enter(
-    detector: &ZScore,
-    stream: &mut Stream,
-    ring: &mut [f64],
-    value: f64,
-) -> (Moments, Verdict) {
-    let before = stream.window.moments();
-    let verdict = detector.judge(&before, value);
-    stream.window.push(ring, value);
-    stream.verdict = verdict;
-    stream.total_count += 1;
-    stream.anomaly_count += u64::from(verdict.is_anomaly);
-    (before, verdict)
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crossbeam_channel::bounded;
+    use proptest::prelude::*;
+    use report::DevicesSort;
+
+    use super::*;
+    use crate::sample::Z_MAX;
+
+    /// Device `i` of generation `g` is called `i.g`; metric `m` is called `m`.
+    fn names() -> Names {
+        Names::new(
+            |id| Some(format!("{}.{}", id.index, id.generation).into()),
+            |id| id.0.to_string().into(),
+        )
+    }
+
+    fn analytics() -> Analytics {
+        Analytics::new(Settings::default(), names())
+    }
+
+    fn id(index: u32, generation: u32) -> DeviceId {
+        DeviceId { index, generation }
+    }
+
+    fn one(device: Option<DeviceId>, readings: &[(u16, f64)]) -> Batch {
+        let mut batch = Batch::default();
+        let readings: Vec<_> = readings
+            .iter()
+            .map(|&(metric, value)| Reading { metric: MetricId(metric), value })
+            .collect();
+        batch.push(7, device, &readings);
+        batch
+    }
+
+    fn devices(analytics: &mut Analytics, sort: DevicesSort, limit: usize) -> Vec<DeviceReport> {
+        let (reply, report) = bounded(1);
+        analytics.scan_devices(DevicesQuery { limit, sort }, reply);
+        while analytics.advance_scans() {}
+        report.try_recv().expect("the scan has ended")
+    }
+
+    /// One stream as SPEC section 3 has it, keeping everything.
+    #[derive(Default)]
+    struct NaiveStream {
+        values: Vec<f64>,
+        z: f64,
+        is_anomaly: bool,
+        anomalies: u64,
+    }
+
+    impl NaiveStream {
+        fn window(&self) -> &[f64] {
+            &self.values[self.values.len().saturating_sub(50)..]
+        }
+
+        fn mean_and_deviation(&self) -> (f64, f64) {
+            let window = self.window();
+            let n = window.len() as f64;
+            if window.iter().all(|&v| v == window[0]) {
+                return (window[0], 0.0);
+            }
+            let mean = window.iter().sum::<f64>() / n;
+            (mean, (window.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt())
+        }
+
+        fn judge(&mut self, value: f64) {
+            (self.z, self.is_anomaly) = (0.0, false);
+            if !self.values.is_empty() {
+                let (mean, deviation) = self.mean_and_deviation();
+                self.z = match (value - mean, deviation) {
+                    (0.0, 0.0) => 0.0,
+                    (distance, 0.0) => Z_MAX.copysign(distance),
+                    (distance, deviation) => (distance / deviation).clamp(-Z_MAX, Z_MAX),
+                };
+                self.is_anomaly = self.window().len() >= 10 && self.z.abs() > 2.0;
+            }
+            self.anomalies += u64::from(self.is_anomaly);
+            self.values.push(value);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct Sent {
+        device: Option<u32>,
+        replaces: bool,
+        readings: Vec<(u16, f64)>,
+    }
+
+    fn any_sent() -> impl Strategy<Value = Sent> {
+        // Whole numbers: the naive sums are exact, so that thresholds are met on the same side.
+        let value = prop_oneof![8 => 90..110i32, 1 => -1_000_000..1_000_000i32].prop_map(f64::from);
+        let device = prop_oneof![1 => Just(None), 4 => (0..4u32).prop_map(Some)];
+        let readings = prop::collection::btree_map(0..4u16, value, 1..4);
+        (device, 0..200u32, readings).prop_map(|(device, r, readings)| Sent {
+            device,
+            replaces: r == 0,
+            readings: readings.into_iter().collect(),
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn reports_are_what_the_contract_says(sent in prop::collection::vec(any_sent(), 1..800)) {
+            let mut analytics = analytics();
+            let mut fleet: BTreeMap<u16, NaiveStream> = BTreeMap::new();
+            let mut windows: BTreeMap<u32, BTreeMap<u16, NaiveStream>> = BTreeMap::new();
+            let mut generations = [0; 4];
+            let mut anomalies = Vec::new();
+            for (at, sample) in sent.iter().enumerate() {
+                let device = sample.device.map(|index| {
+                    if sample.replaces {
+                        generations[index as usize] += 1;
+                        windows.remove(&index);
+                    }
+                    id(index, generations[index as usize])
+                });
+                analytics.judge(&one(device, &sample.readings), at as i64);
+                for &(metric, value) in &sample.readings {
+                    let stream = fleet.entry(metric).or_default();
+                    stream.judge(value);
+                    if device.is_none() && stream.is_anomaly {
+                        anomalies.push((None, metric, value, at as i64));
+                    }
+                }
+                for &(metric, value) in &sample.readings {
+                    if let Some(id) = device {
+                        let streams = windows.entry(id.index).or_default();
+                        let stream = streams.entry(metric).or_default();
+                        stream.judge(value);
+                        if stream.is_anomaly {
+                            let name = format!("{}.{}", id.index, id.generation);
+                            anomalies.push((Some(name), metric, value, at as i64));
+                        }
+                    }
+                }
+            }
+
+            let agree = |report: WindowsReport, naive: &BTreeMap<u16, NaiveStream>| {
+                assert_eq!(report.metrics.len(), naive.len());
+                for (got, (metric, naive)) in report.metrics.iter().zip(naive) {
+                    let (mean, deviation) = naive.mean_and_deviation();
+                    assert_eq!(*got.metric, *metric.to_string());
+                    assert_eq!(got.values, naive.window());
+                    assert!((got.mean - mean).abs() <= 1e-9 * (deviation + mean.abs()));
+                    assert!((got.std_dev - deviation).abs() <= 1e-9 * deviation);
+                    assert!((got.verdict.z_score - naive.z).abs() <= 1e-8 * naive.z.abs().max(1.0));
+                    assert_eq!(got.verdict.is_anomaly, naive.is_anomaly);
+                    assert_eq!(got.total_count as usize, naive.values.len());
+                    assert_eq!(got.anomaly_count, naive.anomalies);
+                }
+            };
+            agree(analytics.windows(None), &fleet);
+            for (&index, naive) in &windows {
+                agree(analytics.windows(Some(id(index, generations[index as usize]))), naive);
+            }
+
+            let everything = RecentQuery { device: None, limit: usize::MAX, since_us: 0 };
+            let found = analytics.anomalies(&everything);
+            prop_assert_eq!(found.len(), anomalies.len());
+            for (got, (device, metric, value, at)) in found.iter().rev().zip(&anomalies) {
+                prop_assert_eq!(got.device.as_deref(), device.as_deref());
+                prop_assert_eq!(&*got.metric, &*metric.to_string());
+                prop_assert_eq!((got.value, got.arrived_us), (*value, *at));
+            }
+            let totals = analytics.totals();
+            prop_assert_eq!(totals.samples as usize, sent.len());
+            prop_assert_eq!(totals.devices, windows.len());
+            prop_assert_eq!(totals.streams, windows.values().map(BTreeMap::len).sum::<usize>());
+            let counted: u64 = totals.anomalies.iter().map(|(_, n)| n).sum();
+            prop_assert_eq!(counted as usize, anomalies.len());
+        }
+
+        #[test]
+        fn devices_come_in_order(
+            values in prop::collection::vec((0..60u32, 0..50i32), 1..600),
+            limit in 0..70usize,
+        ) {
+            let mut analytics = analytics();
+            for (at, &(index, value)) in values.iter().enumerate() {
+                // Far apart, so that a scan takes several steps.
+                let device = id(index * 97, 0);
+                analytics.judge(&one(Some(device), &[(0, f64::from(value))]), at as i64);
+            }
+            let sorts = [DevicesSort::Score, DevicesSort::LastSeen, DevicesSort::Anomalies];
+            for sort in sorts {
+                let all = devices(&mut analytics, sort, usize::MAX);
+                let key = |device: &DeviceReport| match sort {
+                    DevicesSort::Score => device.score,
+                    DevicesSort::LastSeen => device.last_seen_us as f64,
+                    DevicesSort::Anomalies => device.anomaly_count as f64,
+                };
+                let index = |device: &DeviceReport| {
+                    device.device.split('.').next().and_then(|i| i.parse::<u32>().ok())
+                };
+                let in_order = |a: &DeviceReport, b: &DeviceReport| {
+                    key(a) > key(b) || key(a) == key(b) && index(a) < index(b)
+                };
+                prop_assert!(all.is_sorted_by(in_order));
+                prop_assert_eq!(all.len(), analytics.totals().devices);
+                let some = devices(&mut analytics, sort, limit);
+                prop_assert_eq!(&some[..], &all[..limit.min(all.len())]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_occupant_starts_afresh_and_gives_nothing_away() {
+        let mut analytics = analytics();
+        for i in 0..60 {
+            let readings = [(0, f64::from(i % 5)), (1, 1.0), (2, 2.0)];
+            analytics.judge(&one(Some(id(5, 0)), &readings), 1);
+        }
+        analytics.judge(&one(Some(id(5, 0)), &[(0, 1e6)]), 2);
+        let streams = analytics.streams.arena.in_use();
+        analytics.judge(&one(Some(id(5, 3)), &[(1, 9.0)]), 3);
+        assert_eq!(analytics.streams.arena.in_use(), streams - 2);
+        assert!(analytics.windows(Some(id(5, 0))).metrics.is_empty());
+        assert_eq!(analytics.device_name(id(5, 0)), None);
+        let report = analytics.windows(Some(id(5, 3)));
+        assert_eq!(report.metrics.len(), 1);
+        assert_eq!(
+            (report.metrics[0].values.as_slice(), report.metrics[0].total_count),
+            (&[9.0][..], 1)
+        );
+        assert_eq!((analytics.totals().devices, analytics.totals().streams), (1, 1));
+
+        // A straggler of the old occupant, from another worker's lane.
+        analytics.judge(&one(Some(id(5, 1)), &[(1, 77.0)]), 4);
+        assert_eq!(analytics.windows(Some(id(5, 3))).metrics[0].values, [9.0]);
+        assert_eq!(analytics.windows(None).metrics[1].total_count, 62);
+
+        // The old occupant's anomaly stays its own.
+        let query = RecentQuery { device: None, limit: 10, since_us: 0 };
+        let latest = analytics.anomalies(&query);
+        assert_eq!((latest[0].device.as_deref(), latest[0].value), (Some("5.0"), 1e6));
+        let query = RecentQuery { device: Some(id(5, 3)), ..query };
+        assert!(analytics.anomalies(&query).is_empty());
+    }
+
+    #[test]
+    fn a_device_evicted_before_it_was_heard_counts_for_the_fleet_alone() {
+        let nobody = Names::new(|_| None, |id| id.0.to_string().into());
+        let mut analytics = Analytics::new(Settings::default(), nobody);
+        analytics.judge(&one(Some(id(3, 1)), &[(0, 5.0)]), 1);
+        assert_eq!(analytics.windows(None).metrics[0].values, [5.0]);
+        let totals = analytics.totals();
+        assert_eq!((totals.samples, totals.devices, totals.streams), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_scan_drops_who_was_evicted_meanwhile() {
+        let gone = |id: DeviceId| (id.generation > 0).then(|| Arc::from("new"));
+        let known = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let still = known.clone();
+        let names = Names::new(
+            move |id| {
+                let all = still.load(std::sync::atomic::Ordering::Relaxed);
+                if all { Some("old".into()) } else { gone(id) }
+            },
+            |_| "cpu".into(),
+        );
+        let mut analytics = Analytics::new(Settings::default(), names);
+        for index in 0..3 {
+            analytics.judge(&one(Some(id(index, u32::from(index == 1))), &[(0, 1.0)]), 1);
+        }
+        assert_eq!(devices(&mut analytics, DevicesSort::Score, 10).len(), 3);
+        known.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(devices(&mut analytics, DevicesSort::Score, 10).len(), 1);
+    }
+
+    #[test]
+    fn metrics_may_come_in_any_order_and_change_from_sample_to_sample() {
+        let mut analytics = analytics();
+        analytics.judge(&one(Some(id(0, 0)), &[(1, 1.0), (0, 2.0)]), 1);
+        analytics.judge(&one(Some(id(0, 0)), &[(0, 3.0)]), 1);
+        analytics.judge(&one(Some(id(0, 0)), &[(9, 5.0), (0, 4.0), (1, 6.0)]), 1);
+        for device in [None, Some(id(0, 0))] {
+            let report = analytics.windows(device);
+            let got: Vec<_> =
+                report.metrics.iter().map(|m| (&*m.metric, m.values.clone())).collect();
+            let expected = [("0", vec![2.0, 3.0, 4.0]), ("1", vec![1.0, 6.0]), ("9", vec![5.0])];
+            assert_eq!(got, expected);
+        }
+    }
 }

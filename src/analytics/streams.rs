@@ -29,8 +29,9 @@ pub struct DeviceStream {
     pub is_anomaly: bool,
 }
 
-/// One device, or a place without an occupant so far.
+/// One device, or a place without an occupant so far. Two cache lines, never three.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Device {
     /// None: nobody yet.
     pub name: Option<Arc<str>>,
@@ -47,6 +48,8 @@ pub struct Device {
     /// By the client's.
     pub last_timestamp_us: i64,
 }
+
+const _: () = assert!(size_of::<Device>() == 128);
 
 impl Device {
     /// Its stream of that metric, taken when the metric is new. `hint`: where it probably stands, for
@@ -124,7 +127,7 @@ impl Streams {
 
     /// Streams of devices.
     pub fn device_streams(&self) -> usize {
-        self.arena.len() - self.fleet_count
+        self.arena.in_use() - self.fleet_count
     }
 
     /// Places of devices, occupied or not.

@@ -247,3 +247,208 @@ fn reply<T>(to: &Sender<T>, report: T) {
     // Err: who asked has gone.
     let _ = to.try_send(report);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::analytics::Settings;
+    use crate::analytics::names::Names;
+    use crate::analytics::report::{Asker, DevicesQuery, DevicesSort, WindowsReport, questions};
+    use crate::clock;
+    use crate::handover::{Lane, lane};
+    use crate::sample::{Batch, DeviceId, MetricId, Reading};
+
+    struct Running {
+        lanes: Vec<Lane>,
+        asker: Asker,
+        tallies: Arc<AnalyticsTallies>,
+        thread: thread::JoinHandle<TotalsReport>,
+    }
+
+    fn running(lanes: usize) -> Running {
+        let sleeper = Arc::new(Sleeper::default());
+        let (asker, asked) = questions(sleeper.clone());
+        let (lanes, ends) = (0..lanes).map(|_| lane(sleeper.clone(), Arc::default())).unzip();
+        let names = Names::new(
+            |id| Some(format!("d{}", id.index).into()),
+            |id| format!("m{}", id.0).into(),
+        );
+        let analytics = Analytics::new(Settings::default(), names);
+        let tallies = Arc::<AnalyticsTallies>::default();
+        let counted = tallies.clone();
+        let thread = thread::spawn(move || {
+            let start = clock::start();
+            AnalyticsThread::new(analytics, 1_000_000, ends, asked, sleeper, start, counted).run()
+        });
+        Running { lanes, asker, tallies, thread }
+    }
+
+    fn device(index: u32) -> DeviceId {
+        DeviceId { index, generation: 0 }
+    }
+
+    fn samples(index: u32, values: std::ops::Range<usize>) -> Batch {
+        let mut batch = Batch::default();
+        for value in values {
+            let reading = Reading { metric: MetricId::RPS, value: value as f64 };
+            batch.push(value as i64, Some(device(index)), &[reading]);
+        }
+        batch
+    }
+
+    fn send(lane: &mut Lane, batch: &Batch) {
+        while !lane.has_room(batch.len()) {
+            thread::yield_now();
+        }
+        lane.push(batch, Now::default());
+        lane.send(Now::default());
+    }
+
+    fn total(report: &WindowsReport) -> u64 {
+        report.metrics.first().map_or(0, |metric| metric.total_count)
+    }
+
+    #[test]
+    fn an_answer_sees_every_sample_sent_before_its_question() {
+        const LANES: usize = 3;
+        let Running { lanes, asker, thread, .. } = running(LANES);
+        let acknowledged = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for (index, mut lane) in lanes.into_iter().enumerate() {
+                let (asker, acknowledged) = (asker.clone(), &acknowledged);
+                scope.spawn(move || {
+                    let mut sent = 0;
+                    for round in 0..1_500 {
+                        // Bursts of several blocks, and single samples.
+                        let size = if round % 50 == 0 { 5_000 } else { 1 + round % 3 };
+                        send(&mut lane, &samples(index as u32, sent..sent + size));
+                        sent += size;
+                        acknowledged.fetch_add(size as u64, Ordering::SeqCst);
+
+                        let before = acknowledged.load(Ordering::SeqCst);
+                        let mine = device(index as u32);
+                        let report = asker.ask(|to| Question::Windows(Some(mine), to)).expect("up");
+                        // Only this thread sends for its device: exactly so many, in order.
+                        assert_eq!(total(&report), sent as u64);
+                        let newest = *report.metrics[0].values.last().expect("not empty");
+                        assert_eq!(newest, (sent - 1) as f64);
+                        let fleet = asker.ask(|to| Question::Windows(None, to)).expect("running");
+                        assert!(total(&fleet) >= before);
+                    }
+                });
+            }
+        });
+        let totals = thread.join().expect("no panic");
+        assert_eq!(totals.samples, acknowledged.into_inner());
+        assert_eq!(totals.devices, LANES);
+        assert!(asker.ask(Question::Totals).is_none());
+    }
+
+    #[test]
+    fn a_flood_of_questions_and_one_of_samples_both_get_through() {
+        let Running { mut lanes, asker, tallies, thread } = running(1);
+        let mut lane = lanes.pop().expect("one");
+        thread::scope(|scope| {
+            let askers: Vec<_> = (0..2)
+                .map(|_| {
+                    let asker = asker.clone();
+                    scope.spawn(move || {
+                        for round in 0..2_000 {
+                            let limit = 10;
+                            let query = RecentQuery { device: None, limit, since_us: i64::MIN };
+                            let sort = DevicesSort::LastSeen;
+                            let devices = DevicesQuery { limit, sort };
+                            match round % 3 {
+                                0 => _ = asker.ask(|to| Question::Latest(query, to)).expect("up"),
+                                1 => {
+                                    _ = asker.ask(|to| Question::Devices(devices, to)).expect("up")
+                                }
+                                _ => {
+                                    _ = asker.ask(|to| Question::Anomalies(query, to)).expect("up")
+                                }
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let mut sent = 0;
+            while sent < 1_000 || askers.iter().any(|asker| !asker.is_finished()) {
+                send(&mut lane, &samples(sent as u32 % 7, sent..sent + 300));
+                sent += 300;
+            }
+            drop(lane);
+        });
+        let totals = thread.join().expect("no panic");
+        assert_eq!(tallies.questions_total.get(), 4_000);
+        assert_eq!(tallies.samples_total.get(), totals.samples);
+    }
+
+    #[test]
+    fn a_thread_that_parks_sleeps_on_until_called_and_ends_with_its_lanes() {
+        let Running { mut lanes, asker, tallies, thread } = running(2);
+        for round in 1..=3 {
+            asker.ask(Question::Totals).expect("running");
+            // It parks some 20 ms from here; nothing wakes it then.
+            while tallies.parks_total.get() < round {
+                thread::yield_now();
+            }
+        }
+        assert_eq!(tallies.parks_total.get(), 3);
+        send(&mut lanes[0], &samples(1, 0..10));
+        while tallies.parks_total.get() < 4 {
+            thread::yield_now();
+        }
+        assert_eq!(tallies.samples_total.get(), 10);
+        lanes.pop();
+        assert_eq!(asker.ask(Question::Totals).expect("running").samples, 10);
+        while tallies.parks_total.get() < 6 {
+            thread::yield_now();
+        }
+        lanes.pop();
+        assert_eq!(thread.join().expect("no panic").samples, 10);
+    }
+
+    #[test]
+    fn the_latest_samples_carry_names_until_they_are_too_old() {
+        let Running { mut lanes, asker, thread, .. } = running(1);
+        let mut clock = Clock::new(clock::start());
+        let now = clock.now();
+        let old = Now { wall_us: now.wall_us - 2_000_000, ..now };
+        for (sent, at) in [(0..3, old), (3..5, now)] {
+            lanes[0].push(&samples(9, sent), at);
+            lanes[0].send(at);
+        }
+        let query = RecentQuery { device: Some(device(9)), limit: 10, since_us: 0 };
+        let ask = |query| asker.ask(|to| Question::Latest(query, to)).expect("running");
+        let latest = ask(query);
+        let expected = |value: f64| SampleReport {
+            device: Some("d9".into()),
+            timestamp_us: value as i64,
+            arrived_us: now.wall_us,
+            readings: vec![("m1".into(), value)],
+        };
+        assert_eq!(latest, [expected(4.0), expected(3.0)]);
+        assert_eq!(ask(RecentQuery { limit: 1, ..query }), [expected(4.0)]);
+        assert_eq!(ask(RecentQuery { device: Some(device(8)), ..query }), []);
+        lanes.clear();
+        thread.join().expect("no panic");
+    }
+
+    #[test]
+    fn the_time_to_the_verdict_is_sampled() {
+        let Running { mut lanes, asker, tallies, thread } = running(1);
+        for block in 0..BLOCKS_PER_TIMED as usize + 1 {
+            send(&mut lanes[0], &samples(0, block..block + 1));
+        }
+        asker.ask(Question::Totals).expect("running");
+        let mut lag = crate::tally::Counts::default();
+        tallies.lag.merge_into(&mut lag);
+        assert_eq!(lag.count(), 2);
+        assert_eq!(tallies.blocks_total.get(), BLOCKS_PER_TIMED + 1);
+        lanes.clear();
+        thread.join().expect("no panic");
+    }
+}

@@ -133,6 +133,8 @@ impl Router {
             let value = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
             value.unwrap_or_default().to_owned()
         };
+        // A reader may ask before this round ends: the posts ahead of this read must be there by then.
+        self.parts.lane.send(request.now);
         let passed = self.parts.reads.try_send(ReadRequest {
             read,
             label: exchange.label,

@@ -303,14 +303,10 @@ pub fn parse<'h, 'b>(
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
                 // Twice, even with the same value, is a sign of two readers: refused.
-                if content_length.replace(decimal(value)?).is_some() {
-                    return Err(Refusal::ContentLength);
-                }
+                set_once(&mut content_length, decimal(value)?, Refusal::ContentLength)?;
             }
             16 if name.eq_ignore_ascii_case("content-encoding") => {
-                if content_encoding.replace(value).is_some() {
-                    return Err(Refusal::ContentCoding);
-                }
+                set_once(&mut content_encoding, value, Refusal::ContentCoding)?;
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 transfer_encoding(value, &mut chunked)?;
@@ -384,6 +380,10 @@ fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str),
 /// True for the characters of `uri-host [ ":" port ]` (RFC 3986 section 3.2.2), or nothing at all.
 fn is_host(value: &[u8]) -> bool {
     value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte))
+}
+
+fn set_once<T>(slot: &mut Option<T>, value: T, refusal: Refusal) -> Result<(), Refusal> {
+    if slot.replace(value).is_some() { Err(refusal) } else { Ok(()) }
 }
 
 fn decimal(value: &[u8]) -> Result<u64, Refusal> {

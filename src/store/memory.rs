@@ -108,7 +108,7 @@ mod tests {
             let readings: Vec<_> = (0..width)
                 .map(|m| Reading { metric: MetricId(m as u16), value: (i + m) as f64 })
                 .collect();
-            let device = (i % 3 > 0).then(|| DeviceId { index: (i % 3) as u32, generation: 7 });
+            let device = (i % 3 > 0).then_some(DeviceId { index: (i % 3) as u32, generation: 7 });
             batch.push(i as i64, device, &readings);
         }
         batch

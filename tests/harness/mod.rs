@@ -159,7 +159,11 @@ impl Launch<'_> {
             Server { child, log, reader, address: (Ipv4Addr::LOCALHOST, 0).into(), exit: None };
         match address.flatten() {
             Some(address) => server.address = address,
-            None => panic!("no line with \"listening\" and the address:\n{}", server.log_text()),
+            None => {
+                let log = server.log_text();
+                let last = log.lines().next_back().unwrap_or("nothing");
+                panic!("no line with \"listening\" and the address, the last is: {last}");
+            }
         }
         server
     }

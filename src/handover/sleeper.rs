@@ -1,0 +1,99 @@
+//! How the analytics thread sleeps, and who may wake it.
+//!
+//! The atomics and the park are loom's under `--cfg loom`, where `tests/sleeper_loom.rs` includes this
+//! file and tries every order of its steps.
+
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU8, Ordering, fence};
+#[cfg(not(loom))]
+use std::thread::{Thread, current, park, park_timeout};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU8, Ordering, fence};
+#[cfg(loom)]
+use loom::thread::{Thread, current, park};
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+const AWAKE: u8 = 0;
+const DOZING: u8 = 1;
+const PARKED: u8 = 2;
+
+/// A doze ends by itself: senders of samples leave it alone, a reader's question ends it. A park is
+/// ended by anyone.
+#[derive(Debug)]
+pub struct Sleeper {
+    state: AtomicU8,
+    thread: OnceLock<Thread>,
+}
+
+impl Default for Sleeper {
+    fn default() -> Self {
+        Self { state: AtomicU8::new(AWAKE), thread: OnceLock::new() }
+    }
+}
+
+impl Sleeper {
+    /// Names the thread that will sleep; called by that thread, before it first does.
+    pub fn adopt(&self) {
+        self.thread.set(current()).expect("one thread sleeps here");
+    }
+
+    /// Sleeps until `limit` has passed or [`Sleeper::wake`] is called. Returns at once when
+    /// `has_work` says so.
+    pub fn doze(&self, limit: Duration, has_work: impl FnOnce() -> bool) {
+        self.sleep(DOZING, has_work, || park_timeout(limit));
+    }
+
+    /// Sleeps until anyone wakes it. Returns at once when `has_work` says so.
+    pub fn park(&self, has_work: impl FnOnce() -> bool) {
+        self.sleep(PARKED, has_work, park);
+    }
+
+    fn sleep(&self, state: u8, has_work: impl FnOnce() -> bool, block: impl FnOnce()) {
+        self.state.store(state, Ordering::Relaxed);
+        // Pairs with the fence in wake_from: either the sender sees our state, or we see its work.
+        fence(Ordering::SeqCst);
+        if !has_work() {
+            block();
+        }
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+
+    /// Ends a park, not a doze. Called after the work was queued.
+    #[inline]
+    pub fn wake_if_parked(&self) {
+        self.wake_from(PARKED);
+    }
+
+    /// Ends a park or a doze. Called after the work was queued.
+    #[inline]
+    pub fn wake(&self) {
+        self.wake_from(DOZING);
+    }
+
+    #[inline]
+    fn wake_from(&self, least: u8) {
+        // Pairs with the fence in sleep.
+        fence(Ordering::SeqCst);
+        // Relaxed suffices behind the fence. The exchange lets one of several senders pay for the call;
+        // where it fails, the sleeper has been up since, and looked for work after our fence.
+        let seen = self.state.load(Ordering::Relaxed);
+        if seen >= least
+            && self
+                .state
+                .compare_exchange(seen, AWAKE, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+/// loom has no time: a doze may end at any moment.
+#[cfg(loom)]
+fn park_timeout(_: Duration) {
+    loom::thread::yield_now();
+}
