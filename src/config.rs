@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -487,10 +488,15 @@ where
 {
     let matches = command_line().try_get_matches_from(args).map_err(Refusal::Usage)?;
     let line = CommandLine::from_arg_matches(&matches).map_err(Refusal::Usage)?;
-    let Serve { settings, print_config } = match line.subcommand {
+    let Serve { mut settings, print_config } = match line.subcommand {
         Some(Subcommands::Serve(serve)) => *serve,
         None => line.serve,
     };
+    let given = matches.subcommand_matches("serve").unwrap_or(&matches);
+    if given.value_source("min_samples") == Some(ValueSource::DefaultValue) {
+        // Who asks for a small window asks for nothing more.
+        settings.min_samples = settings.min_samples.min(settings.window);
+    }
     let settings = settings.checked().map_err(Refusal::Settings)?;
     Ok(if print_config { Command::PrintConfig(settings) } else { Command::Serve(settings) })
 }
@@ -765,10 +771,10 @@ mod tests {
             ("--threshold=NaN", "above 0"),
             ("--threshold=inf", "above 0"),
             ("--threshold=1e6", "below 1000000"),
-            ("--max-body=1GiB", "must be 1.0 KiB to 256.0 MiB"),
+            ("--max-body=1GiB", "must be 64 B to 256.0 MiB"),
             ("--max-body=8Meg", "must be like"),
             ("--max-body=-1", "must be like"),
-            ("--max-head=1023", "must be 1.0 KiB to 256.0 KiB"),
+            ("--max-head=255", "must be 256 B to 256.0 KiB"),
             ("--max-head=99999999999999999999", "must be"),
             ("--idle-timeout=75", "time unit needed"),
             ("--idle-timeout=0s", "must be 1s to 1day"),
@@ -796,12 +802,13 @@ mod tests {
 
     #[test]
     fn values_that_contradict_each_other_are_refused() {
-        let message = refusal(&["--window=5"]);
+        let message = refusal(&["--window=5", "--min-samples=10"]);
         assert!(
             message.contains("--min-samples 10") && message.contains("--window 5"),
             "{message}"
         );
-        settings(&["--window=10"]);
+        assert_eq!(settings(&["--window=5"]).min_samples, 5);
+        assert_eq!(settings(&["serve", "--window=60"]).min_samples, 10);
     }
 
     #[test]

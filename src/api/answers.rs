@@ -365,7 +365,7 @@ mod tests {
         };
         let body = analyze(Some("edge-17"), &report, &JUDGING, NOW);
         let text = String::from_utf8(body).expect("UTF-8");
-        let top = r#"{"scope":"local","device":"edge-17","count":2,"windowSize":50,"rollingAvg":120.3,"stdDev":1.76,"zScore":-0.18,"isAnomaly":false,"thresholdZ":2.0,"anomalyCount":2,"totalCount":9,"lastRps":120,"lastCpu":12,"lastTimestamp":1766925730,"computedAt":1766925730.25,"detector":"zscore","metrics":{"#;
+        let top = r#"{"scope":"local","device":"edge-17","count":2,"windowSize":50,"rollingAvg":120.3,"stdDev":1.76,"zScore":-0.18,"isAnomaly":false,"thresholdZ":2.0,"anomalyCount":2,"totalCount":9,"lastRps":120,"lastCpu":12,"lastTimestamp":1766925730,"computedAt":1766925730,"detector":"zscore","metrics":{"#;
         assert!(text.starts_with(top), "{text}");
         let rps = r#""rps":{"count":2,"mean":120.3,"stdDev":1.76,"zScore":-0.18,"score":0.18,"isAnomaly":false,"anomalyCount":2,"min":119.5,"max":120,"last":120,"p50":119.75,"p95":"#;
         assert!(text.contains(rps), "{text}");
@@ -380,7 +380,7 @@ mod tests {
                 "scope": "local", "device": null, "count": 0, "windowSize": 50, "rollingAvg": null,
                 "stdDev": null, "zScore": null, "isAnomaly": false, "thresholdZ": 2.0,
                 "anomalyCount": 0, "totalCount": 0, "lastRps": null, "lastCpu": null,
-                "lastTimestamp": null, "computedAt": 1766925730.25, "detector": "zscore",
+                "lastTimestamp": null, "computedAt": 1766925730, "detector": "zscore",
                 "metrics": {}
             })
         );

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX};
+use crate::decode::timestamp;
 use crate::sample::NAME_BYTES_MAX;
 
 /// Rows of a list, unless `limit` says otherwise.
@@ -100,23 +98,15 @@ impl<'a> Query<'a> {
 
 /// The forms of a sample's timestamp, as text; 0 is the beginning of time.
 fn moment_us(text: &str) -> Option<i64> {
-    if let Ok(number) = text.parse::<u64>() {
-        let number = i64::try_from(number).ok()?;
-        return Some(match number {
-            0..100_000_000_000 => number * 1_000_000,
-            100_000_000_000..100_000_000_000_000 => number * 1_000,
-            100_000_000_000_000..100_000_000_000_000_000 => number,
-            _ => number / 1_000,
-        });
-    }
-    // Seconds with a fraction, as our own answers show them.
-    if let Ok(seconds) = text.parse::<f64>() {
-        return (0.0..1e11).contains(&seconds).then_some((seconds * 1e6).round() as i64);
-    }
-    // A `+` that nobody encoded has become a space.
-    let text = text.replace(' ', "+");
-    let moment = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
-    i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000)).ok()
+    let stamp = if let Ok(number) = text.parse() {
+        timestamp::from_integer(number).ok()?
+    } else if let Ok(number) = text.parse() {
+        timestamp::from_float(number).ok()?
+    } else {
+        // A `+` that nobody encoded has become a space.
+        timestamp::from_text(&text.replace(' ', "+"))?.ok()?
+    };
+    Some(stamp.unwrap_or(0))
 }
 
 #[cfg(test)]

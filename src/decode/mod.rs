@@ -16,7 +16,7 @@ mod names;
 mod scan;
 mod skip;
 mod tape;
-mod timestamp;
+pub mod timestamp;
 
 use std::fmt;
 use std::sync::Arc;
@@ -669,7 +669,7 @@ mod tests {
     fn lines_are_told_by_their_shape() {
         assert_eq!(decode("{\"cpu\":1}\r\n\r\n {\"cpu\":2} \r\n"), batch_of(2, 0));
         assert_eq!(decode("{\"cpu\":1}\nx\n{\"cpu\":2"), batch_of(1, 2));
-        assert_eq!(decode("x\n{\"cpu\":2}"), batch_of(1, 1));
+        assert_eq!(decode("x\n{\"cpu\":2}"), Err(BodyError::Malformed { offset: 0 }));
         assert_eq!(decode("{\"cpu\":\n1}\n"), ONE);
         let mut fixture = Fixture::new(10);
         let decoded =

@@ -12,13 +12,14 @@ const MICROS_BELOW: f64 = 1e17;
 
 /// A moment that we can't keep: before 1970, or past what an i64 of nanoseconds can say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OutOfRange;
+pub struct OutOfRange;
 
 /// None for the time of arrival.
-pub(super) type Stamp = Option<i64>;
+pub type Stamp = Option<i64>;
 
+/// A number without a fraction.
 #[inline]
-pub(super) fn from_integer(number: u64) -> Result<Stamp, OutOfRange> {
+pub fn from_integer(number: u64) -> Result<Stamp, OutOfRange> {
     let number = i64::try_from(number).map_err(|_| OutOfRange)?;
     Ok(match number {
         0 => None,
@@ -29,7 +30,8 @@ pub(super) fn from_integer(number: u64) -> Result<Stamp, OutOfRange> {
     })
 }
 
-pub(super) fn from_float(number: f64) -> Result<Stamp, OutOfRange> {
+/// Any other number.
+pub fn from_float(number: f64) -> Result<Stamp, OutOfRange> {
     // NaN is not JSON, and no decoder gives it.
     if number == 0.0 {
         return Ok(None);
@@ -50,7 +52,7 @@ pub(super) fn from_float(number: f64) -> Result<Stamp, OutOfRange> {
 }
 
 /// None for a text that is not RFC 3339.
-pub(super) fn from_text(text: &str) -> Option<Result<Stamp, OutOfRange>> {
+pub fn from_text(text: &str) -> Option<Result<Stamp, OutOfRange>> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     let micros = moment.unix_timestamp_nanos().div_euclid(1_000);
     Some(i64::try_from(micros).ok().filter(|&us| us >= 0).map(Some).ok_or(OutOfRange))

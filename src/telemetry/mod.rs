@@ -420,15 +420,4 @@ mod tests {
             assert_eq!(merged([&histogram]).below(edge_ns), 1, "{edge_ns}");
         }
     }
-
-    /// Writes both formats for `scripts/check-exposition.py`, which reads them as Prometheus does.
-    #[test]
-    fn both_formats_for_the_parsers_of_others() {
-        let Some(directory) = std::env::var_os("SIGMAD_EXPOSITION_DIR") else { return };
-        let families = telemetry().gather(&testing::totals(), &testing::fleet());
-        let directory = std::path::PathBuf::from(directory);
-        std::fs::write(directory.join("metrics.txt"), text(&families)).expect("writable");
-        std::fs::write(directory.join("openmetrics.txt"), openmetrics::encode(&families))
-            .expect("writable");
-    }
 }

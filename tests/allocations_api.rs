@@ -1,0 +1,150 @@
+//! A warm router allocates nothing between a body and its answer: kept, refused for want of room, or
+//! told to come back.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use crossbeam_channel::bounded;
+use sigmad::api::router::{Parts, Router};
+use sigmad::clock::{self, Clock, Now};
+use sigmad::decode::Decoder;
+use sigmad::handover::{LaneEnd, lane};
+use sigmad::http::message::{Answer, HeaderField, Headers, Method, Request, Service as _, Ticket};
+use sigmad::registry::Registry;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as our caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as our caller promised.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as our caller promised.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Keeps the status of the last answer.
+struct LastStatus(u16);
+
+impl Answer for LastStatus {
+    fn send(&mut self, status: u16, _kind: &'static str, _fields: &[HeaderField], _body: &[u8]) {
+        self.0 = status;
+    }
+
+    fn later(&mut self) -> Ticket {
+        unreachable!("nothing here is read")
+    }
+}
+
+struct Worker {
+    router: Router,
+    lane_end: LaneEnd,
+    scratch: Vec<u8>,
+}
+
+impl Worker {
+    fn new() -> Self {
+        let (lane, lane_end) = lane(Arc::default(), Arc::default());
+        let router = Router::new(Parts {
+            decoder: Decoder::new(Arc::new(Registry::new(1_000, 3_600))),
+            lane,
+            clock: Clock::new(clock::start()),
+            tallies: Arc::default(),
+            reads: bounded(1).0,
+            tokens: Arc::default(),
+            readiness: Arc::default(),
+        });
+        Self { router, lane_end, scratch: Vec::new() }
+    }
+
+    fn round(&mut self, method: Method, path: &str, body: &[u8]) -> u16 {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(body);
+        let fields = [
+            httparse::Header { name: "Host", value: b"localhost:8080" },
+            httparse::Header { name: "Content-Type", value: b"application/json" },
+        ];
+        let now = Now { monotonic_ns: 7_000_000_000, wall_us: 1_735_100_000_000_000 };
+        let request = Request {
+            method,
+            path,
+            query: "source=cron",
+            headers: Headers(&fields),
+            body: &mut self.scratch,
+            is_loopback: true,
+            now,
+            is_timed: true,
+        };
+        let mut answer = LastStatus(0);
+        self.router.call(request, &mut answer);
+        self.router.round_called(now);
+        self.router.round_answered(40_000);
+        answer.0
+    }
+
+    /// Gives the lane its room back, as the analytics thread does.
+    fn judge(&mut self) {
+        while let Ok(Some(block)) = self.lane_end.receive() {
+            self.lane_end.give_back(block);
+        }
+    }
+}
+
+fn allocations_of(mut run: impl FnMut()) -> usize {
+    // Twice warm: the first run opens streams and sizes buffers, the second finds what came back.
+    run();
+    run();
+    let before = ALLOCATIONS.get();
+    for _ in 0..100 {
+        run();
+    }
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn a_warm_router_allocates_nothing() {
+    let single = r#"{"timestamp":1735100000,"device":"edge-17","cpu":60.5,"rps":2000}"#;
+    let batch = format!("[{}]", vec![single; 300].join(","));
+    let lines = vec![single; 100].join("\n");
+    let mut worker = Worker::new();
+    for (method, path, body, status) in [
+        (Method::Post, "/ingest", single, 202),
+        (Method::Post, "/metrics", single, 200),
+        (Method::Post, "/ingest", &*batch, 202),
+        (Method::Post, "/ingest", &*lines, 202),
+        (Method::Get, "/health", "", 200),
+        (Method::Head, "/readyz", "", 503),
+        (Method::Get, "/nowhere", "", 404),
+        (Method::Post, "/ingest", " ", 400),
+    ] {
+        let allocations = allocations_of(|| {
+            assert_eq!(worker.round(method, path, body.as_bytes()), status, "{path}");
+            worker.judge();
+        });
+        assert_eq!(allocations, 0, "{path} {status}");
+    }
+    while worker.round(Method::Post, "/ingest", batch.as_bytes()) == 202 {}
+    let allocations = allocations_of(|| {
+        assert_eq!(worker.round(Method::Post, "/ingest", batch.as_bytes()), 503);
+    });
+    assert_eq!(allocations, 0, "a full queue");
+}

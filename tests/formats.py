@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""What the real binary says, read by other people's parsers.
+
+The scrape by prometheus_client, which must find the same in both formats; openapi.json by
+openapi-spec-validator; and each answer of every route by the schema that the document gives for its
+status. `tests/requirements.txt` says what is needed; SIGMAD names the binary.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+from prometheus_client import openmetrics, parser
+
+# The package binds its name to the exposition, not to the parser beside it.
+from prometheus_client.openmetrics import parser as openmetrics_parser
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
+
+import bench
+
+assert openmetrics
+HOSTILE = 'a"} 1 \\n\\é☃{'
+# What Prometheus 3 sends.
+ACCEPT = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
+    "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+)
+
+
+class Client:
+    """Checks every answer by the document."""
+
+    def __init__(self, port: int) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+        self.document = json.loads(self.fetch("GET", "/openapi.json")[2])
+        self.seen: set[tuple[str, str, str]] = set()
+
+    def fetch(self, method: str, target: str, body: bytes | None = None, **fields: str):
+        fields = {name.replace("_", "-"): value for name, value in fields.items()}
+        request = urllib.request.Request(self.base + target, body, fields, method=method)
+        try:
+            answer = urllib.request.urlopen(request, timeout=10)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            payload = answer.read()
+            if answer.headers["Content-Encoding"] == "gzip":
+                payload = gzip.decompress(payload)
+            return answer.status, answer.headers, payload
+
+    def ask(self, method: str, target: str, expected: int, body: bytes | None = None, **fields: str):
+        status, headers, payload = self.fetch(method, target, body, **fields)
+        assert status == expected, f"{method} {target}: {status} {payload!r}"
+        path = target.partition("?")[0]
+        response = self.document["paths"][path][method.lower()]["responses"][str(status)]
+        response = self.resolve(response)
+        for name in response.get("headers", {}):
+            assert name in headers, f"{method} {target}: no {name}"
+        content = response["content"][headers["Content-Type"]]
+        self.seen.add((method, path, str(status)))
+        if headers["Content-Type"] != "application/json":
+            return payload.decode()
+        value = json.loads(payload, parse_constant=lambda word: sys.exit(f"{word} in {target}"))
+        schema = {**content["schema"], "components": self.document["components"]}
+        Draft202012Validator(strict(schema)).validate(value)
+        return value
+
+    def resolve(self, part: dict) -> dict:
+        if "$ref" not in part:
+            return part
+        for name in part["$ref"].removeprefix("#/").split("/"):
+            part = (self.document if name == "components" else part)[name]
+        return part
+
+
+def strict(schema):
+    """Objects may have no fields that the document does not name."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: strict(part) for name, part in schema.items()}
+    if "properties" in closed and "additionalProperties" not in closed:
+        closed["additionalProperties"] = False
+    return closed
+
+
+def samples(families) -> dict:
+    """By name and labels; bounds of buckets as numbers, which the formats write differently."""
+
+    def key(sample):
+        labels = {name: float(value) if name == "le" else value for name, value in sample.labels.items()}
+        return sample.name, tuple(sorted(labels.items()))
+
+    return {key(sample): sample.value for family in families for sample in family.samples}
+
+
+def check_answers(client: Client) -> None:
+    for path in ("/analyze", "/stats", "/devices", "/anomalies", "/latest"):
+        client.ask("GET", path, 200)
+    calm = [{"device": "a", "rps": 9 + 2 * (i % 2), HOSTILE: -0.5, "arrivedAt": 1} for i in range(12)]
+    wild = {"device": HOSTILE, "timestamp": "2024-12-25T04:13:20.125Z", "rps": 1e15, "cpu": 0}
+    lone = {"cpu": 12}
+    for path, status in (("/ingest", 202), ("/metrics", 200)):
+        for body in (calm, calm, lone, wild, {"metrics": [{**wild, "device": "a"}]}, {"rps": 1e15}):
+            client.ask("POST", path, status, json.dumps(body).encode())
+        client.ask("POST", path, status, b'[{"rps":1},{"rps":-1}]')
+        for body in (b"", b"{", b"[]", b'{"rps":-1}', b'[{"rps":-1},{"cpu":"x"}]', b'{"a":"b"}'):
+            client.ask("POST", path, 400, body)
+        client.ask("POST", path, 413, b"[" + b'{"rps":1},' * 65536 + b'{"rps":1}]')
+        client.ask("POST", path, 415, b"x", Content_Encoding="br")
+    # A fleet of equal values, and one that differs.
+    for target in ("/analyze", "/analyze?device=a", "/analyze?device=nobody&scope=local", "/stats"):
+        client.ask("GET", target, 200)
+    assert client.ask("GET", "/anomalies?since=1735100000", 200)["anomalies"]
+    assert len(client.ask("GET", "/devices?sort=last_seen&limit=1", 200)["devices"]) == 1
+    assert client.ask("GET", "/latest?limit=1000", 200)["count"] > 30
+    for target in ("/analyze?scope=moon", "/stats?device=", "/devices?limit=0", "/anomalies?since=x", "/latest?limit=a"):
+        client.ask("GET", target, 400)
+    for path in ("/health", "/healthz", "/livez", "/readyz", "/openapi.json"):
+        client.ask("GET", path, 200, Accept_Encoding="gzip")
+
+
+def check_scrape(client: Client) -> int:
+    count = 0
+    for path in ("/metrics", "/metrics/prometheus"):
+        plain = samples(parser.text_string_to_metric_families(client.ask("GET", path, 200)))
+        packed = client.ask("GET", path, 200, Accept=ACCEPT, Accept_Encoding="gzip")
+        open_metrics = samples(openmetrics_parser.text_string_to_metric_families(packed))
+        differing = plain.keys() ^ open_metrics.keys()
+        assert not differing, f"{path}: only in one format: {differing}"
+        assert open_metrics["anomalies_total", (("metric", HOSTILE),)] >= 0
+        count = len(plain)
+    return count
+
+
+def main() -> None:
+    with bench.sigmad() as (_, port):
+        client = Client(port)
+        validate(client.document)
+        check_answers(client)
+        count = check_scrape(client)
+    with bench.sigmad("--ingest-token", "w", "--read-token", "r", "--max-streams", "1") as (_, port):
+        client_with_tokens = Client(port)
+        client_with_tokens.seen = client.seen
+        for path, item in client.document["paths"].items():
+            for method, operation in item.items():
+                if "security" not in operation:
+                    continue
+                client_with_tokens.ask(method.upper(), path, 401)
+                client_with_tokens.ask(method.upper(), path, 403, Authorization="Bearer x")
+        for path, status in (("/ingest", 202), ("/metrics", 200)):
+            fields = {"Authorization": "Bearer w"}
+            client_with_tokens.ask("POST", path, status, b'{"device":"a","rps":1}', **fields)
+            client_with_tokens.ask("POST", path, 429, b'{"device":"b","rps":1}', **fields)
+            client_with_tokens.ask("POST", path, 429, b'[{"device":"b","rps":1}]', **fields)
+    described = {
+        (method.upper(), path, status)
+        for path, item in client.document["paths"].items()
+        for method, operation in item.items()
+        for status in operation["responses"]
+        # Of overload, slow clients and draining: other suites see to those.
+        if status not in ("503", "408", "default")
+    }
+    assert described <= client.seen, f"described and never seen: {described - client.seen}"
+    print(f"formats: ok, {count} samples in both formats, {len(client.seen)} kinds of answers")
+
+
+if __name__ == "__main__":
+    main()
