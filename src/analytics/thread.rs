@@ -27,7 +27,7 @@ const BLOCKS_PER_TURN: usize = 64;
 /// Questions answered before samples have their turn again: 10 ms of the dearest, 1 ms of the usual.
 const QUESTIONS_PER_TURN: usize = 64;
 /// How long a sample waits at most for a thread that has nothing else to do.
-const DOZE: Duration = Duration::from_micros(500);
+const DOZE: Duration = Duration::from_micros(900);
 /// Without samples and questions for so long it parks: 40 dozes, whose cost is then behind it.
 const PARK_AFTER_NS: u64 = 20_000_000;
 /// One block in so many is timed, which takes two clock reads.

@@ -9,34 +9,13 @@ use crate::decode::{Decoded, Refusal};
 use crate::http::message::Headers;
 
 const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
-/// The text, a number of up to 20 digits, a brace.
-const ACCEPTED_BYTES_MAX: usize = ACCEPTED.len() + 21;
-
-/// The body of the usual answer, composed in place.
-pub struct Accepted {
-    bytes: [u8; ACCEPTED_BYTES_MAX],
-    length: usize,
-}
-
-impl Accepted {
-    /// All `samples` were kept.
-    #[inline]
-    pub fn new(samples: usize) -> Self {
-        let mut bytes = [0; ACCEPTED_BYTES_MAX];
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(samples).as_bytes();
-        let end = ACCEPTED.len() + digits.len();
-        bytes[..ACCEPTED.len()].copy_from_slice(ACCEPTED);
-        bytes[ACCEPTED.len()..end].copy_from_slice(digits);
-        bytes[end] = b'}';
-        Self { bytes, length: end + 1 }
-    }
-
-    /// The body.
-    #[inline]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
+/// The body of the usual answer: all `samples` were kept.
+#[inline]
+pub fn write_accepted(samples: usize, body: &mut Vec<u8>) {
+    body.clear();
+    body.extend_from_slice(ACCEPTED);
+    body.extend_from_slice(itoa::Buffer::new().format(samples).as_bytes());
+    body.push(b'}');
 }
 
 /// A batch of which not all was kept.
@@ -127,7 +106,9 @@ mod tests {
             (65_536, r#"{"status":"accepted","accepted":65536}"#),
             (usize::MAX, r#"{"status":"accepted","accepted":18446744073709551615}"#),
         ] {
-            assert_eq!(Accepted::new(samples).bytes(), expected.as_bytes());
+            let mut body = b"what was there".to_vec();
+            write_accepted(samples, &mut body);
+            assert_eq!(body, expected.as_bytes());
         }
     }
 

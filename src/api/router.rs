@@ -10,7 +10,7 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use super::JSON;
 use super::errors::ApiError;
-use super::ingest::{Accepted, says_lines, write_refused};
+use super::ingest::{says_lines, write_accepted, write_refused};
 use super::reader::ReadRequest;
 use super::readiness::Readiness;
 use super::routes::{self, Action, Get, LABELS, Label, Read};
@@ -100,8 +100,8 @@ impl Router {
             self.round.handover_ns = Some(clock.monotonic_ns() - decoded_ns);
         }
         if decoded.invalid + decoded.unroomed == 0 {
-            let body = Accepted::new(decoded.accepted);
-            exchange.send(&self.parts.tallies, &mut self.round, success, &[], body.bytes());
+            write_accepted(decoded.accepted, &mut self.body);
+            exchange.send(&self.parts.tallies, &mut self.round, success, &[], &self.body);
         } else {
             let status = write_refused(decoded, decoder.refusals(), success, &mut self.body);
             exchange.send(&self.parts.tallies, &mut self.round, status, &[], &self.body);

@@ -28,13 +28,25 @@ pub enum Method {
 pub struct Headers<'a>(pub &'a [httparse::Header<'a>]);
 
 impl<'a> Headers<'a> {
-    /// The first field of that name (any case).
+    /// The first field of that name (any case); `name` in lower case.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.0
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name))
-            .map(|header| header.value)
+        self.0.iter().find(|header| is_name(header.name, name)).map(|header| header.value)
     }
+}
+
+/// True when `name`, in any case, is the name given in lower case.
+///
+/// For the bytes of a token (RFC 9110 section 5.6.2), of which only capitals become small letters or
+/// a hyphen by setting bit 5; without a branch on each byte, which pays on every request.
+#[inline]
+pub fn is_name(name: &str, lower: &str) -> bool {
+    name.len() == lower.len()
+        && name
+            .bytes()
+            .zip(lower.bytes())
+            .fold(0, |differing, (one, other)| differing | ((one | 0x20) ^ other))
+            == 0
 }
 
 /// One request, whole: framing and content coding already undone.
