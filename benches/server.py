@@ -25,7 +25,6 @@ import bench
 
 SERVER_CORE = 0
 LOAD_CORE = 1
-CONNECTIONS = 64
 # wrk stops in the middle of things: what the server served and what wrk saw differ by that much.
 COUNT_DIFFERENCE_MAX = 0.02
 
@@ -52,6 +51,7 @@ class Load:
     request: bytes
     pipeline: int
     samples: int
+    connections: int
 
 
 @dataclass
@@ -82,11 +82,13 @@ def batch(count: int) -> bytes:
     return json.dumps(samples, separators=(",", ":")).encode()
 
 
+# Fewer connections for batches: what is sent while the analytics thread waits for its turn on the
+# shared core must not fill the queue of 65,536 samples, for an answer of 503 is not measured here.
 LOADS = [
-    Load("single", post(SEED), 1, 1),
-    Load("pipelined-16", post(SEED), 16, 1),
-    Load("batch-100", post(batch(100)), 1, 100),
-    Load("batch-1000", post(batch(1000)), 1, 1000),
+    Load("single", post(SEED), 1, 1, 64),
+    Load("pipelined-16", post(SEED), 16, 1, 64),
+    Load("batch-100", post(batch(100)), 1, 100, 16),
+    Load("batch-1000", post(batch(1000)), 1, 1000, 4),
 ]
 
 
@@ -97,7 +99,7 @@ def wrk(port: int, load: Load, seconds: int, scratch: Path) -> dict:
     script.write_text(LUA % data)
     command = bench.pinned(
         LOAD_CORE,
-        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"],
+        ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"],
     )
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
     found = re.search(r"RESULT (\{.*\})", done.stdout)
@@ -133,7 +135,7 @@ def measure(pid: int, port: int, load: Load, seconds: int, scratch: Path, served
     requests = result["requests"]
     if count_before is not None:
         counted = (served() - count_before) / load.samples
-        if abs(counted - requests) > COUNT_DIFFERENCE_MAX * requests + CONNECTIONS * load.pipeline:
+        if abs(counted - requests) > COUNT_DIFFERENCE_MAX * requests + load.connections * load.pipeline:
             sys.exit(f"{load.name}: wrk counts {requests} requests, the server {counted}")
         requests = counted
     per_request = ns / requests

@@ -20,15 +20,16 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 pub use sleeper::Sleeper;
 
 use crate::clock::Now;
-use crate::sample::Batch;
+use crate::sample::{Batch, QUEUE_SAMPLES_MAX};
 use crate::tally::Tally;
 
-/// A worker's samples on their way to analytics; past it requests are answered 503.
-pub const QUEUE_SAMPLES_MAX: usize = 65_536;
 /// Samples in one block: enough that its hand-over costs 2–3 ns a sample, few enough for the cache.
 pub const BLOCK_SAMPLES: usize = 128;
 /// Blocks on their way: rounds of one sample each can stay unread for 40 ms before one is refused.
 pub const BLOCKS_MAX: usize = 8_192;
+/// Turns that a worker without room leaves to others before it refuses: some microseconds, where the
+/// analytics thread has a core of its own and is behind all the same.
+const YIELDS_MAX: usize = 4;
 const _: () = assert!(BLOCKS_MAX * BLOCK_SAMPLES >= 2 * QUEUE_SAMPLES_MAX);
 
 /// Samples that travel together.
@@ -100,6 +101,15 @@ impl Lane {
     pub fn has_room(&mut self, samples: usize) -> bool {
         if self.fits(samples) {
             return true;
+        }
+        for _ in 0..YIELDS_MAX {
+            self.reclaim();
+            if self.fits(samples) {
+                return true;
+            }
+            // Where the analytics thread has to share our core, it may be waiting for its turn.
+            self.sleeper.wake();
+            std::thread::yield_now();
         }
         self.reclaim();
         self.fits(samples)

@@ -114,7 +114,7 @@ fn bytes_per_stream(devices: u32) -> usize {
     assert_eq!(analytics.totals().streams, 2 * devices as usize);
     let resident = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let resident = resident.lines().find(|line| line.starts_with("VmRSS")).expect("always there");
-    let bytes = (BYTES.get() - before) / (2 * devices as usize);
+    let bytes = BYTES.get().wrapping_sub(before) / (2 * devices as usize);
     println!("{bytes} bytes a stream of {devices} devices with two; {resident}");
     bytes
 }

@@ -1,4 +1,4 @@
-//! Every order in which a sleeper and its wakers can meet: `RUSTFLAGS="--cfg loom" cargo test --release
+//! The orders in which a sleeper and its wakers can meet: `RUSTFLAGS="--cfg loom" cargo test
 //! --test sleeper_loom --target-dir target/loom`. A wake that is lost leaves the sleeper parked for ever,
 //! which loom reports as a deadlock.
 #![cfg(loom)]
@@ -30,7 +30,10 @@ fn sleep_until(sleeper: &Sleeper, work: &AtomicUsize, wanted: usize, doze_first:
 }
 
 fn model(doze_first: bool, wakes: &'static [fn(&Sleeper)]) {
-    loom::model(move || {
+    let mut builder = loom::model::Builder::new();
+    // Two threads: every order. Three: those in which at most so many steps are interrupted.
+    builder.preemption_bound = (wakes.len() > 1).then_some(3);
+    builder.check(move || {
         let (sleeper, work) = (Arc::new(Sleeper::default()), Arc::new(AtomicUsize::new(0)));
         let wakers: Vec<_> = wakes
             .iter()

@@ -80,11 +80,12 @@ impl Sleeper {
         // Relaxed suffices behind the fence. The exchange lets one of several senders pay for the call;
         // where it fails, the sleeper has been up since, and looked for work after our fence.
         let seen = self.state.load(Ordering::Relaxed);
+        let to_awake = || {
+            let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
+            self.state.compare_exchange(seen, AWAKE, success, failure).is_ok()
+        };
         if seen >= least
-            && self
-                .state
-                .compare_exchange(seen, AWAKE, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+            && to_awake()
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
