@@ -6,9 +6,12 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
-# In the order in which they run: what fails soonest comes first.
-SUITES := fmt scripts dockerfile deny clippy doc unit fuzz
+# What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls clients nginx loom fuzz
 
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# The suites that speak to the installed binary take its name from here.
+WITH_BINARY = SIGMAD=$(TARGET)/release/sigmad
 VERSION = $(shell sed -n '/^version = /{s/[^"]*"\(.*\)"/\1/p;q}' Cargo.toml)
 REVISION = $(shell git rev-parse HEAD)
 # podman and buildah understand the same arguments.
@@ -33,9 +36,13 @@ setup: ## install what the suites need and this machine lacks
 
 fmt: ## suite: formatting
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path loom/Cargo.toml
+	ruff format --check benches tests
 
-scripts: ## suite: shell scripts
+scripts: ## suite: shell and Python
 	shellcheck scripts/*.sh .ci/run
+	ruff check benches tests
 
 dockerfile: ## suite: Dockerfile
 	hadolint Dockerfile
@@ -49,14 +56,33 @@ clippy: ## suite: lints
 doc: ## suite: the documentation builds, and its links lead somewhere
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-unit: ## suite: unit and integration tests
+unit: ## suite: unit tests, and the debug binary spoken to through real sockets
 	cargo test --locked
+
+release: ## suite: the binary as it is installed, for the suites below
+	cargo build --release --locked --bins --examples
+
+formats: release ## suite: answers and scrapes read by other people's parsers
+	$(WITH_BINARY) tests/formats.py
+
+syscalls: release ## suite: system calls per request
+	$(WITH_BINARY) scripts/syscalls.sh
+
+clients: release ## suite: curl, requests, ab, wrk, hey, Locust
+	$(WITH_BINARY) tests/clients.py
+
+nginx: release ## suite: behind nginx; NGINX_SECONDS=60 for longer than 10 s
+	$(WITH_BINARY) tests/nginx.py
+
+loom: ## suite: every order in which the analytics thread can fall asleep and be woken
+	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom
 
 fuzz: ## suite: every fuzz target for 15 seconds
 	scripts/fuzz.sh
 
-bench: ## criterion benches; see benches/README.md
-	cargo bench --locked --benches
+bench: setup release ## criterion benches, then the whole server; see benches/README.md
+	cargo bench --locked --bench '*'
+	@for bench in server openloop idle; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .

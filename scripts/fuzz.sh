@@ -6,7 +6,9 @@ seconds=${1:-15}
 
 shopt -s nullglob
 targets=(fuzz/fuzz_targets/*.rs)
-((${#targets[@]})) || { echo "no fuzz targets"; exit 0; }
+((${#targets[@]})) || { echo "no fuzz targets" >&2; exit 1; }
+# cargo fuzz would mend a stale lock file in silence.
+cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 
 # Coverage needs flags that stable hides, and no sanitizer: those need a nightly standard library.
 export RUSTC_BOOTSTRAP=1

@@ -9,10 +9,12 @@ export PATH="$PWD/.tools/bin:$PATH:/usr/sbin:/sbin"
 
 # command, Debian package
 packages=(
-  "c++ g++"             # libFuzzer
-  "curl curl"
+  "c++ g++"             # libFuzzer, and the C of some dependencies
+  "python3 python3"     # clients, formats, nginx
+  "taskset util-linux"  # benches
   "strace strace"       # system calls per request
   "nginx nginx"         # the proxy in front
+  "curl curl"           # the rest: clients that people use
   "ab apache2-utils"
   "hey hey"
   "wrk wrk"
@@ -45,16 +47,22 @@ if ((${#missing[@]})); then
   fi
 fi
 
-if ! cmp -s scripts/requirements.txt .venv/installed.txt; then
+if ! cmp -s tests/requirements.txt .venv/installed.txt; then
   if python3 -c 'import ensurepip' 2>/dev/null; then
-    say "pip install -r scripts/requirements.txt, into .venv"
+    say "pip install -r tests/requirements.txt, into .venv"
     python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt </dev/null
-    cp scripts/requirements.txt .venv/installed.txt
+    .venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt </dev/null
+    cp tests/requirements.txt .venv/installed.txt
   else
-    by_hand+=("what scripts/requirements.txt names (needs python3 with venv)")
+    by_hand+=("what tests/requirements.txt names (needs python3 with venv)")
   fi
 fi
+
+for component in rustfmt clippy; do
+  "cargo-${component/rust/}" --version >/dev/null 2>&1 && continue
+  say "rustup component add $component"
+  rustup component add "$component" >/dev/null 2>&1 || by_hand+=("$component (rustup component add $component)")
+done
 
 for entry in "${cargo_tools[@]}"; do
   read -r tool version <<<"$entry"

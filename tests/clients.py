@@ -2,8 +2,8 @@
 """The clients that people use, against the real binary: curl, requests, ab, wrk, hey, Locust.
 
 Each sends the seed bodies to /ingest and /metrics, and its own report must show no error and no
-answer but 2xx. A client that is not installed fails the run: `tests/requirements.txt` says what is
-needed. `make clients` runs it; SIGMAD names the binary.
+answer but 2xx. A client that is not installed fails the run: `make setup` installs them all.
+`make clients` runs it; SIGMAD names the binary.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def main() -> None:
     wanted = sys.argv[1:] or list(CLIENTS)
     missing = [program for program in PROGRAMS if program in wanted and not shutil.which(program)]
     if missing:
-        sys.exit(f"not installed: {', '.join(missing)} (see tests/requirements.txt)")
+        sys.exit(f"not installed: {', '.join(missing)} (`make setup` does that)")
     failures = 0
     for name in wanted:
         with bench.sigmad() as (child, port), tempfile.TemporaryDirectory(prefix="sigmad-clients-") as folder:

@@ -3,7 +3,7 @@
 
 The scrape by prometheus_client, which must find the same in both formats; openapi.json by
 openapi-spec-validator; and each answer of every route by the schema that the document gives for its
-status. `tests/requirements.txt` says what is needed; SIGMAD names the binary.
+status. `make formats` runs it; SIGMAD names the binary.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 
 Upstream connections are kept for 60 s over HTTP/1.1 and requests carry a browser's headers and the
 proxy's, more than 25 in all. First a stretch of load over two replicas, then each of them is
-stopped and started again under load. NGINX_SECONDS is the length of the stretch (10; the issue asks for 60).
+stopped and started again under load. NGINX_SECONDS is the length of the stretch, 10 unless set;
+`make nginx` runs it, SIGMAD names the binary.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def replica(port: int):
 def main() -> None:
     nginx = shutil.which("nginx") or "/usr/sbin/nginx"
     if not Path(nginx).exists():
-        sys.exit("nginx is not installed (see tests/requirements.txt)")
+        sys.exit("nginx is not installed (`make setup` does that)")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-nginx-")))
         # nginx may run its worker as another user.

@@ -1,6 +1,6 @@
 //! How the analytics thread sleeps, and who may wake it.
 //!
-//! The atomics and the park are loom's under `--cfg loom`, where `tests/sleeper_loom.rs` includes this
+//! The atomics and the park are loom's under `--cfg loom`, where `loom/sleeper.rs` includes this
 //! file and tries every order of its steps.
 
 #[cfg(not(loom))]

@@ -1,7 +1,8 @@
-//! The orders in which a sleeper and its wakers can meet: `RUSTFLAGS="--cfg loom" cargo test
-//! --test sleeper_loom --target-dir target/loom`. A wake that is lost leaves the sleeper parked for ever,
-//! which loom reports as a deadlock.
-#![cfg(loom)]
+//! The orders in which a sleeper and its wakers can meet; `make loom` runs it. A wake that is lost
+//! leaves the sleeper parked for ever, which loom reports as a deadlock.
+
+#[cfg(not(loom))]
+compile_error!("without --cfg loom nothing is modelled");
 
 #[path = "../src/handover/sleeper.rs"]
 mod sleeper;
