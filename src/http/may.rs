@@ -166,3 +166,17 @@ impl<S> MayEngine<S> {
         services
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_lists_every_known_limit_and_no_other() {
+        let (_, table) =
+            include_str!("../../README.md").split_once("known limits |").expect("the table");
+        let rows = table.lines().skip(2).take_while(|row| row.starts_with('|'));
+        let listed: Vec<_> = rows.filter_map(|row| row.split('|').nth(1)).map(str::trim).collect();
+        assert_eq!(listed, KNOWN_LIMITS);
+    }
+}
