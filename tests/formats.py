@@ -124,7 +124,13 @@ def check_answers(client: Client) -> None:
     assert client.ask("GET", "/anomalies?since=1735100000", 200)["anomalies"]
     assert len(client.ask("GET", "/devices?sort=last_seen&limit=1", 200)["devices"]) == 1
     assert client.ask("GET", "/latest?limit=1000", 200)["count"] > 30
-    for target in ("/analyze?scope=moon", "/stats?device=", "/devices?limit=0", "/anomalies?since=x", "/latest?limit=a"):
+    for target in (
+        "/analyze?scope=moon",
+        "/stats?device=",
+        "/devices?limit=0",
+        "/anomalies?since=x",
+        "/latest?limit=a",
+    ):
         client.ask("GET", target, 400)
     for path in ("/health", "/healthz", "/livez", "/readyz", "/openapi.json"):
         client.ask("GET", path, 200, Accept_Encoding="gzip")
