@@ -1,58 +1,12 @@
 //! What analytics takes from the allocator: nothing for a sample once its streams exist, and at most
 //! 1 KiB for each stream.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::sample::{Batch, DeviceId, MetricId, Reading};
 use sigmad::store::memory::Latest;
-
-thread_local! {
-    static CALLS: Cell<usize> = const { Cell::new(0) };
-    static BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts what the calling thread asks for.
-struct Counting;
-
-fn count(calls: usize, taken: usize, given_back: usize) {
-    CALLS.set(CALLS.get() + calls);
-    // A thread may give back what another took.
-    BYTES.set(BYTES.get().wrapping_add(taken).wrapping_sub(given_back));
-}
-
-// SAFETY: every call goes to the system's allocator as it came; counting touches only thread locals
-// that are const-initialised and need no allocation.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(1, layout.size(), 0);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(1, layout.size(), 0);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        count(0, 0, layout.size());
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(1, size, layout.size());
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(block, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn analytics() -> Analytics {
     let names = Names::new(
@@ -83,12 +37,12 @@ fn a_sample_allocates_nothing_once_its_streams_exist() {
     for batch in &batches[..1] {
         analytics.judge(batch, 0);
     }
-    let before = CALLS.get();
+    let before = counting::calls();
     for (round, batch) in batches.iter().enumerate() {
         analytics.judge(batch, round as i64);
         latest.keep(batch, round as i64);
     }
-    assert_eq!(CALLS.get() - before, 0);
+    assert_eq!(counting::calls() - before, 0);
     assert_eq!(analytics.totals().samples, 301 * 128);
     assert!(analytics.totals().anomalies.iter().all(|(_, n)| *n > 100));
 }
@@ -96,7 +50,7 @@ fn a_sample_allocates_nothing_once_its_streams_exist() {
 /// Fills two windows for each device and returns the bytes of memory that one stream takes, names and
 /// device table included.
 fn bytes_per_stream(devices: u32) -> usize {
-    let before = BYTES.get();
+    let before = counting::bytes();
     let mut analytics = analytics();
     for round in 0..60 {
         for from in (0..devices).step_by(1_000) {
@@ -114,7 +68,7 @@ fn bytes_per_stream(devices: u32) -> usize {
     assert_eq!(analytics.totals().streams, 2 * devices as usize);
     let resident = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let resident = resident.lines().find(|line| line.starts_with("VmRSS")).expect("always there");
-    let bytes = BYTES.get().wrapping_sub(before) / (2 * devices as usize);
+    let bytes = counting::bytes().wrapping_sub(before) / (2 * devices as usize);
     println!("{bytes} bytes a stream of {devices} devices with two; {resident}");
     bytes
 }

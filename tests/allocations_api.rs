@@ -1,46 +1,19 @@
-//! A warm router allocates nothing between a body and its answer: kept, refused for want of room, or
-//! told to come back.
+//! Nothing is allocated between the first byte of a body and the last verdict on it, nor for an answer
+//! that refuses it, once names are known and buffers warm.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::sync::Arc;
 
 use crossbeam_channel::bounded;
+use sigmad::analytics::{Analytics, Settings};
 use sigmad::api::router::{Parts, Router};
 use sigmad::clock::{self, Clock, Now};
 use sigmad::decode::Decoder;
 use sigmad::handover::{LaneEnd, lane};
 use sigmad::http::message::{Answer, HeaderField, Headers, Method, Request, Service as _, Ticket};
 use sigmad::registry::Registry;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as our caller promised.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as our caller promised.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as our caller promised.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use sigmad::store::memory::Latest;
 
 /// Keeps the status of the last answer.
 struct LastStatus(u16);
@@ -58,14 +31,17 @@ impl Answer for LastStatus {
 struct Worker {
     router: Router,
     lane_end: LaneEnd,
+    analytics: Analytics,
+    latest: Latest,
     scratch: Vec<u8>,
 }
 
 impl Worker {
     fn new() -> Self {
         let (lane, lane_end) = lane(Arc::default(), Arc::default());
+        let registry = Arc::new(Registry::new(1_000, 3_600));
         let router = Router::new(Parts {
-            decoder: Decoder::new(Arc::new(Registry::new(1_000, 3_600))),
+            decoder: Decoder::new(registry.clone()),
             lane,
             clock: Clock::new(clock::start()),
             tallies: Arc::default(),
@@ -73,7 +49,8 @@ impl Worker {
             tokens: Arc::default(),
             readiness: Arc::default(),
         });
-        Self { router, lane_end, scratch: Vec::new() }
+        let analytics = Analytics::new(Settings::default(), registry.into());
+        Self { router, lane_end, analytics, latest: Latest::default(), scratch: Vec::new() }
     }
 
     fn round(&mut self, method: Method, path: &str, body: &[u8]) -> u16 {
@@ -101,9 +78,11 @@ impl Worker {
         answer.0
     }
 
-    /// Gives the lane its room back, as the analytics thread does.
+    /// What the analytics thread does.
     fn judge(&mut self) {
         while let Ok(Some(block)) = self.lane_end.receive() {
+            self.analytics.judge(&block.batch, block.sent.wall_us);
+            self.latest.keep(&block.batch, block.sent.wall_us);
             self.lane_end.give_back(block);
         }
     }
@@ -113,15 +92,15 @@ fn allocations_of(mut run: impl FnMut()) -> usize {
     // Twice warm: the first run opens streams and sizes buffers, the second finds what came back.
     run();
     run();
-    let before = ALLOCATIONS.get();
+    let before = counting::calls();
     for _ in 0..100 {
         run();
     }
-    ALLOCATIONS.get() - before
+    counting::calls() - before
 }
 
 #[test]
-fn a_warm_router_allocates_nothing() {
+fn a_sample_allocates_nothing_from_body_to_verdict() {
     let single = r#"{"timestamp":1735100000,"device":"edge-17","cpu":60.5,"rps":2000}"#;
     let batch = format!("[{}]", vec![single; 300].join(","));
     let lines = vec![single; 100].join("\n");

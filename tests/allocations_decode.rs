@@ -1,42 +1,13 @@
 //! Once the names are known and the buffers warm, decoding allocates nothing, whatever the shape.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::sync::Arc;
 
 use sigmad::clock::Now;
 use sigmad::decode::Decoder;
 use sigmad::registry::Registry;
 use sigmad::sample::Batch;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as our caller promised.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as our caller promised.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as our caller promised.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 fn now(second: u64) -> Now {
     Now { monotonic_ns: second * 1_000_000_000, wall_us: 1_735_100_000_000_000 }
@@ -66,9 +37,9 @@ fn a_warm_decoder_allocates_nothing() {
             body.clear();
             body.extend_from_slice(text.as_bytes());
             batch.clear();
-            let before = ALLOCATIONS.get();
+            let before = counting::calls();
             let decoded = decoder.decode(&mut body, false, now(second), &mut batch);
-            let allocations = ALLOCATIONS.get() - before;
+            let allocations = counting::calls() - before;
             let decoded = decoded.expect("the body is good");
             assert_eq!(decoded.accepted, batch.len(), "{:?}", decoder.refusals());
             assert_eq!(decoded.invalid + decoded.unroomed, 0);

@@ -27,6 +27,7 @@ const UNPACKED_KEPT_BYTES: usize = 1024 * 1024;
 const INPUT_KEPT_BYTES: usize = 256 * 1024;
 /// Input buffers kept for the next request that arrives in pieces.
 const SPARE_INPUTS_MAX: usize = 16;
+const JSON: &str = "application/json";
 /// Low bits of a ticket's serial: the connection's key.
 pub const KEY_BITS: u32 = 24;
 
@@ -200,15 +201,26 @@ impl Protocol {
     pub fn finish<S: Service>(&mut self, round: &mut Round<'_, S>) {
         match self.phase {
             Phase::Idle => self.phase = Phase::Closing,
-            Phase::Head | Phase::Body => self.refuse(Refusal::Truncated, round),
+            Phase::Head | Phase::Body => {
+                self.refuse(Refusal::Truncated, round.out, round.date, round.tallies)
+            }
             Phase::Answer | Phase::Closing => {}
         }
     }
 
     /// Answers with the refusal and ends the conversation.
-    pub fn refuse<S>(&mut self, refusal: Refusal, round: &mut Round<'_, S>) {
+    pub fn refuse(
+        &mut self,
+        refusal: Refusal,
+        out: &mut Vec<u8>,
+        date: &DateLine,
+        tallies: &Tallies,
+    ) {
+        tallies.refusals[refusal as usize].add(1);
+        let (code, message) = (refusal.code(), refusal.message());
+        let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
         let terms = Terms { is_http10: false, is_head: false, closes: true };
-        refuse(refusal, terms, round.out, round.date, round.tallies);
+        encode::answer(out, terms, date, refusal.status(), JSON, &[], body.as_bytes());
         self.phase = Phase::Closing;
         self.lingers = true;
     }
@@ -232,7 +244,7 @@ impl Protocol {
                 Ok(Step::Skipped(length)) => position += length,
                 Ok(Step::Incomplete) => return position,
                 Err(refusal) => {
-                    self.refuse(refusal, round);
+                    self.refuse(refusal, round.out, round.date, round.tallies);
                     return data.len();
                 }
             }
@@ -471,14 +483,6 @@ pub fn turn_away(delivery: Delivery) {
     if let Delivery::Begin(_, state) = delivery {
         state.closed.store(true, Ordering::Relaxed);
     }
-}
-
-/// Writes the answer of a refusal and counts it.
-fn refuse(refusal: Refusal, terms: Terms, out: &mut Vec<u8>, date: &DateLine, tallies: &Tallies) {
-    tallies.refusals[refusal as usize].add(1);
-    let body =
-        format!(r#"{{"error":{{"code":"{}","message":"{}"}}}}"#, refusal.code(), refusal.message());
-    encode::answer(out, terms, date, refusal.status(), "application/json", &[], body.as_bytes());
 }
 
 fn refusal_of(error: CodingError) -> Refusal {

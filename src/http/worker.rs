@@ -540,21 +540,7 @@ impl<S: Service> Worker<S> {
     fn refuse(&mut self, key: usize, refusal: Refusal) {
         let start = self.out.len();
         let connection = &mut self.connections[key];
-        let mut round = Round {
-            service: &mut self.service,
-            out: &mut self.out,
-            buffers: &mut self.buffers,
-            date: &self.date,
-            limits: &self.limits,
-            tallies: &self.tallies,
-            engine: &self.engine,
-            clock: &self.clock,
-            now: self.now,
-            is_draining: true,
-            calls: 0,
-            timed_since_ns: None,
-        };
-        connection.protocol.refuse(refusal, &mut round);
+        connection.protocol.refuse(refusal, &mut self.out, &self.date, &self.tallies);
         self.write(key, start..self.out.len());
     }
 
