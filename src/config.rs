@@ -402,11 +402,6 @@ pub enum SettingsError {
         /// Which token.
         flag: &'static str,
     },
-    /// A name in the environment that is no setting: a slip of the pen would else go unnoticed.
-    UnknownVariable {
-        /// The name.
-        name: String,
-    },
 }
 
 impl std::error::Error for SettingsError {}
@@ -430,9 +425,6 @@ impl fmt::Display for SettingsError {
                 "--{flag} holds what no Authorization header carries: \
                  use letters, digits and -._~+/= only"
             ),
-            Self::UnknownVariable { name } => {
-                write!(f, "{name} in the environment is no setting (see sigmad --help)")
-            }
         }
     }
 }
@@ -477,8 +469,6 @@ impl Refusal {
 
 /// Reads the command line and the environment of this process.
 pub fn parse() -> Result<Command, Refusal> {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    refuse_unknown_variables(names).map_err(Refusal::Settings)?;
     parse_from(std::env::args_os())
 }
 
@@ -591,19 +581,16 @@ fn variable(flag: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", flag.replace('-', "_").to_uppercase())
 }
 
-fn refuse_unknown_variables(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
+/// Which of these names in the environment look like settings and are none: a slip of the pen, of
+/// which the log warns. It stops no start: the environment is not ours alone.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
     let command = command_line();
     let known: BTreeSet<_> =
         command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
-    for name in names {
-        if name.starts_with(VARIABLE_PREFIX)
-            && !known.contains(name.as_str())
-            && !is_of_kubernetes(&name)
-        {
-            return Err(SettingsError::UnknownVariable { name });
-        }
-    }
-    Ok(())
+    names
+        .filter(|name| name.starts_with(VARIABLE_PREFIX))
+        .filter(|name| !known.contains(name.as_str()) && !is_of_kubernetes(name))
+        .collect()
 }
 
 /// Kubernetes tells every container of every Service: one named `sigmad`, or `sigmad-redis`, becomes
@@ -848,15 +835,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_refused_and_those_of_kubernetes_are_not() {
-        let check = |name: &str| refuse_unknown_variables([name.to_owned()].into_iter());
-        for name in ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"] {
-            assert!(check(name).expect_err(name).to_string().contains(name));
-        }
-        for name in ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"] {
-            check(name).expect(name);
-        }
-        check("SIGMAD_PORT_8080_TCP_ADDR").expect("a Service named sigmad");
+    fn unknown_variables_are_told_from_those_of_kubernetes() {
+        let unknown = ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"];
+        let others = ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"];
+        let names = unknown.into_iter().chain(others).chain(["SIGMAD_PORT_8080_TCP_ADDR"]);
+        assert_eq!(unknown_variables(names.map(str::to_owned)), unknown);
     }
 
     #[test]

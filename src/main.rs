@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use sigmad::config::{self, Command, Settings};
 use sigmad::{clock, logs, server};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,6 +25,10 @@ fn main() -> ExitCode {
 fn serve(settings: &Settings, start: Instant) -> ExitCode {
     logs::start(&settings.log, settings.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), settings = settings.summary(), "starting");
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in config::unknown_variables(names) {
+        warn!(name, "no setting has this name; it is ignored");
+    }
     match server::run(settings, start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
