@@ -3,7 +3,9 @@
 use std::process::{Command, Output};
 
 fn sigmad(args: &[&str], environment: &[(&str, &str)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sigmad"))
+    Command::new("timeout")
+        .arg("10")
+        .arg(env!("CARGO_BIN_EXE_sigmad"))
         .args(args)
         .env_clear()
         .envs(environment.iter().copied())
