@@ -58,7 +58,7 @@ doc: ## suite: the documentation builds, and its links lead somewhere
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items
 
 unit: ## suite: unit tests, and the debug binary spoken to through real sockets
-	cargo test --locked
+	cargo test --locked --no-fail-fast
 
 release: ## suite: the binary as it is installed, for the suites below
 	cargo build --release --locked --bins --examples
