@@ -24,11 +24,12 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=1000)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--engine", choices=["native", "may"], default="native")
+    parser.add_argument("--pin", choices=["auto", "on", "off"], default="auto")
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
 
     record = {"manifest": bench.manifest()}
-    with bench.sigmad("--engine", arguments.engine) as (child, port):
+    with bench.sigmad("--engine", arguments.engine, "--pin", arguments.pin) as (child, port):
         before = bench.cpu_ns(child.pid)
         command = [str(bench.target_dir() / "examples" / "openloop"), f"127.0.0.1:{port}"]
         command += [str(arguments.rate), str(arguments.seconds)]
@@ -45,8 +46,9 @@ def main() -> None:
         ],
     )
     print(text)
+    name = "openloop" if arguments.pin == "auto" else f"openloop-pin-{arguments.pin}"
     if not arguments.no_record:
-        print("record in", bench.write_record("openloop", record, text))
+        print("record in", bench.write_record(name, record, text))
     if result["errors"] or counted != result["requests"]:
         sys.exit(f"{result['errors']} errors; {counted} counted of {result['requests']}")
     if result["p99_us"] >= P99_US_MAX:

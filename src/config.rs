@@ -57,7 +57,7 @@ pub struct Settings {
     #[arg(long, default_value = "0", value_parser = count(0..=WORKERS_MAX))]
     pub workers: usize,
 
-    /// threads stay on their cores: auto (without CPU quota, a core for each), on, off
+    /// threads stay on their cores: auto (four cores, no CPU quota, a core for each), on, off
     #[arg(long, value_enum, default_value = "auto")]
     pub pin: Pin,
 

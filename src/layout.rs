@@ -14,6 +14,10 @@ pub mod machine;
 
 pub use machine::Machine;
 
+/// With fewer cores, whatever else runs there has nowhere to go but to the core of a pinned thread,
+/// which then can't give way: `benches/openloop.py --pin on` beside `--pin off` shows it.
+const PINNED_CORES_MIN: usize = 4;
+
 /// Which threads run where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
@@ -53,7 +57,7 @@ pub enum PinReason {
     CoreForEach,
     /// A quota applies: the cores are shared.
     Quota,
-    /// Fewer cores than threads.
+    /// Fewer cores than threads, or than [`PINNED_CORES_MIN`].
     TooFewCores,
     /// The cores could not be listed.
     CoresUnknown,
@@ -78,7 +82,9 @@ pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Layout {
         _ if machine.cores.is_empty() => (false, PinReason::CoresUnknown),
         Pin::On => (true, PinReason::Asked),
         Pin::Auto if machine.quota_cores.is_some() => (false, PinReason::Quota),
-        Pin::Auto if threads > machine.cores.len() => (false, PinReason::TooFewCores),
+        Pin::Auto if machine.cores.len() < PINNED_CORES_MIN.max(threads) => {
+            (false, PinReason::TooFewCores)
+        }
         Pin::Auto => (true, PinReason::CoreForEach),
     };
     // Workers first, analytics after them; round robin where `on` asks for more than there is.
@@ -119,7 +125,7 @@ impl fmt::Display for PinReason {
             Self::Asked => "--pin",
             Self::CoreForEach => "a core for each thread",
             Self::Quota => "a CPU quota applies",
-            Self::TooFewCores => "fewer cores than threads",
+            Self::TooFewCores => "too few cores",
             Self::CoresUnknown => "the cores could not be listed",
         })
     }
@@ -184,7 +190,9 @@ mod tests {
     fn auto_pins_where_each_thread_has_a_core_and_no_quota_applies() {
         let cases = [
             // cores, quota, --workers, pinned, why
-            (2, None, 0, true, PinReason::CoreForEach),
+            (2, None, 0, false, PinReason::TooFewCores),
+            (3, None, 0, false, PinReason::TooFewCores),
+            (4, None, 0, true, PinReason::CoreForEach),
             (64, None, 0, true, PinReason::CoreForEach),
             (8, None, 7, true, PinReason::CoreForEach),
             (8, None, 8, false, PinReason::TooFewCores),
@@ -238,8 +246,8 @@ mod tests {
             "workers: 1 (CPU quota of 0.25 cores), not pinned (a CPU quota applies)"
         );
         assert_eq!(
-            say(&machine(3, None)),
-            "workers: 2 (3 cores), pinned to cores [0, 1], analytics to 2 (a core for each thread)"
+            say(&machine(4, None)),
+            "workers: 3 (4 cores), pinned to cores [0, 1, 2], analytics to 3 (a core for each thread)"
         );
     }
 }
