@@ -1,0 +1,314 @@
+//! What the analytics thread and the store tell each other: judged samples one way, the windows of all
+//! replicas the other.
+//!
+//! Data and the queue between two threads, no logic of either. Used only when there is a store beyond
+//! this process.
+//!
+//! Judged samples travel in blocks that are filled, sent, emptied and used again. The queue holds as
+//! many bytes as the store has left of its bound ([`Held`]); past it the oldest block goes, counted, so
+//! that a store which hangs never holds up a verdict.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+
+use crate::handover::Sleeper;
+use crate::sample::{DeviceId, MetricId};
+use crate::tally::Tally;
+
+/// Readings in one block at most: what a few hundred samples have.
+pub const BLOCK_READINGS_MAX: usize = 512;
+/// Samples in one block at most.
+pub const BLOCK_SAMPLES_MAX: usize = 256;
+/// Bytes that a block stands for, however full it is.
+pub const BLOCK_BYTES: usize =
+    BLOCK_SAMPLES_MAX * size_of::<JudgedSample>() + BLOCK_READINGS_MAX * size_of::<JudgedReading>();
+/// Emptied blocks kept for use again.
+const SPARE_BLOCKS_MAX: usize = 64;
+/// Messages to analytics on their way; past it the store waits.
+const SHARED_WAITING_MAX: usize = 64;
+
+/// How many values a stream has seen, and how many of them were anomalies; of this replica alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Values, or samples of a device.
+    pub total: u64,
+    /// Anomalies among them.
+    pub anomalies: u64,
+}
+
+/// One value that has entered its windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct JudgedReading {
+    /// Which metric.
+    pub metric: MetricId,
+    /// The value.
+    pub value: f64,
+    /// The device's stream, after this value; zeros without a device.
+    pub stream: Counts,
+    /// The fleet's stream, after this value.
+    pub fleet: Counts,
+}
+
+/// One judged sample; its readings stand in the block that holds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct JudgedSample {
+    /// When it arrived, microseconds since 1970, by our clock. Together with `sequence` it grows from
+    /// each sample of this replica to the next, whatever the clock does.
+    pub time_us: i64,
+    /// Tells samples of one `time_us` apart, in order: below 1,000.
+    pub sequence: u16,
+    /// How many readings it has.
+    pub readings: u16,
+    /// As the client said, microseconds since 1970.
+    pub timestamp_us: i64,
+    /// None for a sample that counts for the fleet alone.
+    pub device: Option<DeviceId>,
+    /// Samples and anomalies of the device after this one; zeros without a device.
+    pub of_device: Counts,
+}
+
+/// Judged samples that travel together, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    samples: Vec<JudgedSample>,
+    readings: Vec<JudgedReading>,
+}
+
+impl Judged {
+    /// True when it takes a sample of `readings` more.
+    pub fn has_room(&self, readings: usize) -> bool {
+        self.samples.len() < BLOCK_SAMPLES_MAX
+            && self.readings.len() + readings <= BLOCK_READINGS_MAX
+    }
+
+    /// Adds one reading of the sample that [`Judged::complete`] will add.
+    #[inline]
+    pub fn draft(&mut self, reading: JudgedReading) {
+        self.readings.push(reading);
+    }
+
+    /// Adds a sample with the readings drafted for it, of which `sample.readings` tells the number.
+    #[inline]
+    pub fn complete(&mut self, sample: JudgedSample) {
+        self.samples.push(sample);
+        debug_assert_eq!(
+            self.readings.len(),
+            self.samples.iter().map(|s| usize::from(s.readings)).sum::<usize>()
+        );
+    }
+
+    /// How many samples.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// True without samples.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Forgets the samples, keeps the memory.
+    pub fn clear(&mut self) {
+        self.samples.clear();
+        self.readings.clear();
+    }
+
+    /// The samples with their readings, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&JudgedSample, &[JudgedReading])> {
+        let mut rest = &*self.readings;
+        self.samples.iter().map(move |sample| {
+            let (readings, after) = rest.split_at(usize::from(sample.readings));
+            rest = after;
+            (sample, readings)
+        })
+    }
+}
+
+/// The windows of all replicas for one device, or for the fleet, as the store read them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedWindows {
+    /// None for the fleet.
+    pub device: Option<DeviceId>,
+    /// Samples and anomalies that the other replicas counted.
+    pub others: Counts,
+    /// When any replica last heard from it, microseconds since 1970, by that replica's clock.
+    pub last_seen_us: i64,
+    /// The timestamp of that sample.
+    pub last_timestamp_us: i64,
+    /// Its metrics.
+    pub metrics: Vec<SharedMetric>,
+}
+
+/// One stream as all replicas see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedMetric {
+    /// Which metric.
+    pub metric: MetricId,
+    /// What the other replicas counted.
+    pub others: Counts,
+    /// How many values this replica had counted when it last wrote: what came after is not in `values`.
+    pub own_total: u64,
+    /// How many of `values` are this replica's own.
+    pub own_values: usize,
+    /// The newest values, oldest first; one more than a window, so that the last can be judged.
+    pub values: Vec<f64>,
+}
+
+/// What the store tells analytics.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FromStore {
+    /// What other replicas have changed.
+    Windows(Vec<SharedWindows>),
+    /// Whatever any replica had written until then has been told; microseconds since 1970.
+    SyncedAt(i64),
+}
+
+/// Bytes that the store holds, shared with the queue in front of it.
+#[derive(Debug)]
+pub struct Held {
+    bytes_max: usize,
+    /// Written by the store, read by the queue; Relaxed, for it orders nothing else.
+    bytes: AtomicUsize,
+}
+
+impl Held {
+    /// Nothing so far, of at most `bytes_max`.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, bytes: AtomicUsize::new(0) }
+    }
+
+    /// Says how many bytes the store holds now.
+    pub fn set(&self, bytes: usize) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The bound.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Blocks that may wait in the queue: at least two, one on its way in, one on its way out.
+    fn blocks_max(&self) -> usize {
+        let held = self.bytes.load(Ordering::Relaxed);
+        (self.bytes_max.saturating_sub(held) / BLOCK_BYTES).max(2)
+    }
+}
+
+/// What is counted at the analytics thread's end.
+#[derive(Debug, Default)]
+pub struct OutletTallies {
+    /// Samples handed to the store.
+    pub samples_total: Tally,
+    /// Samples dropped because the store took none for too long.
+    pub dropped_total: Tally,
+}
+
+/// The analytics thread's end.
+#[derive(Debug)]
+pub struct Outlet {
+    full: Sender<Box<Judged>>,
+    /// The store's own receiver: the oldest block can be taken back.
+    oldest: Receiver<Box<Judged>>,
+    emptied: Receiver<Box<Judged>>,
+    held: Arc<Held>,
+    filling: Box<Judged>,
+    /// What the store has read.
+    pub shared: Receiver<FromStore>,
+    tallies: Arc<OutletTallies>,
+}
+
+/// The store's end.
+#[derive(Debug)]
+pub struct Inlet {
+    /// Blocks to take; closed once analytics has gone and all were taken.
+    pub full: Receiver<Box<Judged>>,
+    emptied: Sender<Box<Judged>>,
+    /// How much the store holds.
+    pub held: Arc<Held>,
+    shared: Sender<FromStore>,
+    sleeper: Arc<Sleeper>,
+}
+
+/// Both ends; the analytics thread sleeps in `sleeper`.
+pub fn exchange(
+    bytes_max: usize,
+    sleeper: Arc<Sleeper>,
+    tallies: Arc<OutletTallies>,
+) -> (Outlet, Inlet) {
+    let (full, taken) = unbounded();
+    let (emptied_end, emptied) = bounded(SPARE_BLOCKS_MAX);
+    let (shared_end, shared) = bounded(SHARED_WAITING_MAX);
+    let held = Arc::new(Held::new(bytes_max));
+    let outlet = Outlet {
+        full,
+        oldest: taken.clone(),
+        emptied,
+        held: held.clone(),
+        filling: Box::default(),
+        shared,
+        tallies,
+    };
+    (outlet, Inlet { full: taken, emptied: emptied_end, held, shared: shared_end, sleeper })
+}
+
+impl Outlet {
+    /// The block that takes a sample of `readings` more; a full one leaves first.
+    #[inline]
+    pub fn block(&mut self, readings: usize) -> &mut Judged {
+        if !self.filling.has_room(readings) {
+            self.send();
+        }
+        &mut self.filling
+    }
+
+    /// True when samples wait to be sent.
+    pub fn has_unsent(&self) -> bool {
+        !self.filling.is_empty()
+    }
+
+    /// Sends what was filled, if the store keeps up; else it may as well be filled further. True when
+    /// nothing is left.
+    pub fn send_if_taken(&mut self) -> bool {
+        if self.has_unsent() && self.full.len() < SPARE_BLOCKS_MAX {
+            self.send();
+        }
+        !self.has_unsent()
+    }
+
+    /// Sends what was filled, in the place of the oldest blocks when there is no room.
+    pub fn send(&mut self) {
+        if self.filling.is_empty() {
+            return;
+        }
+        while self.full.len() >= self.held.blocks_max() {
+            // Err: the store has just made room.
+            let Ok(mut oldest) = self.oldest.try_recv() else { break };
+            self.tallies.dropped_total.add(oldest.len() as u64);
+            oldest.clear();
+        }
+        let empty = self.emptied.try_recv().unwrap_or_default();
+        let block = std::mem::replace(&mut self.filling, empty);
+        self.tallies.samples_total.add(block.len() as u64);
+        self.full.send(block).expect("this end holds a receiver too");
+    }
+}
+
+impl Inlet {
+    /// Gives a block back once its samples were taken.
+    pub fn give_back(&self, mut block: Box<Judged>) {
+        block.clear();
+        match self.emptied.try_send(block) {
+            // Enough of them are kept, or analytics has gone.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Tells analytics. False once it has gone.
+    pub fn tell(&self, news: FromStore) -> bool {
+        let told = self.shared.send(news).is_ok();
+        self.sleeper.wake();
+        told
+    }
+}
