@@ -55,11 +55,22 @@ impl Coding {
     }
 }
 
-/// Unpacks `body` to the end of `into`, at most `limit` bytes.
+/// Replaces `into` by what `body` holds once it is unpacked as the value of its `Content-Encoding` says,
+/// at most `limit` bytes.
 ///
 /// # Errors
 /// As [`CodingError`] says; `into` then holds what was unpacked so far.
 pub fn unpack(
+    content_encoding: &[u8],
+    body: &[u8],
+    limit: usize,
+    into: &mut Vec<u8>,
+) -> Result<(), CodingError> {
+    into.clear();
+    unpack_as(Coding::parse(content_encoding)?, body, limit, into)
+}
+
+fn unpack_as(
     coding: Coding,
     body: &[u8],
     limit: usize,
@@ -128,7 +139,7 @@ mod tests {
 
     fn unpacked(coding: Coding, body: &[u8], limit: usize) -> Result<Vec<u8>, CodingError> {
         let mut into = Vec::new();
-        let result = unpack(coding, body, limit, &mut into);
+        let result = unpack_as(coding, body, limit, &mut into);
         assert!(into.len() <= limit + 1, "{} bytes for a limit of {limit}", into.len());
         result.map(|()| into)
     }

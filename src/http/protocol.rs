@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::Limits;
 use super::chunked::Chunked;
-use super::coding::{Coding, CodingError, unpack};
+use super::coding::{CodingError, unpack};
 use super::encode::{self, DateLine, Terms};
 use super::head::{self, Framing, HEADERS_MAX, Head, Refusal, Search};
 use super::message::{
@@ -357,11 +357,7 @@ impl Protocol {
             None => body,
             Some(value) => {
                 unpacked = std::mem::take(&mut round.buffers.unpacked);
-                unpacked.clear();
-                Coding::parse(value)
-                    .and_then(|coding| {
-                        unpack(coding, body, round.limits.body_bytes_max, &mut unpacked)
-                    })
+                unpack(value, body, round.limits.body_bytes_max, &mut unpacked)
                     .map_err(refusal_of)?;
                 &mut unpacked
             }

@@ -20,7 +20,7 @@ use super::socket::{Found, Socket};
 use super::watch::{LINGER_MS, Phase, Registered, refusal_answer, refusal_body};
 use super::{Shared, Slot};
 use crate::clock::{Clock, Now};
-use crate::http::coding::{Coding, CodingError, unpack};
+use crate::http::coding::{CodingError, unpack};
 use crate::http::encode::{self, DateLine, Length, Terms};
 use crate::http::head::{self, Framing, HEADERS_MAX, Refusal};
 use crate::http::message::{
@@ -332,9 +332,7 @@ impl<S: Service> Connection<S> {
         self.read_body(request, length, head.expects_continue)?;
         let mut body = &mut self.body;
         if let Some(value) = head.content_encoding {
-            let coding = Coding::parse(value)?;
-            self.unpacked.clear();
-            unpack(coding, body, limits.body_bytes_max, &mut self.unpacked)?;
+            unpack(value, body, limits.body_bytes_max, &mut self.unpacked)?;
             body = &mut self.unpacked;
         }
 
