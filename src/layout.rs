@@ -131,20 +131,6 @@ impl fmt::Display for PinReason {
     }
 }
 
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { worker_cores, analytics_core, workers_reason, pin_reason } = self;
-        write!(f, "workers: {} ({workers_reason}), ", worker_cores.len())?;
-        match analytics_core {
-            None => write!(f, "not pinned ({pin_reason})"),
-            Some(analytics) => {
-                let cores: Vec<usize> = worker_cores.iter().copied().flatten().collect();
-                write!(f, "pinned to cores {cores:?}, analytics to {analytics} ({pin_reason})")
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,15 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn the_log_says_what_and_why() {
-        let say = |machine: &Machine| decide(machine, 0, Pin::Auto).to_string();
-        assert_eq!(
-            say(&machine(64, Some(0.25))),
-            "workers: 1 (CPU quota of 0.25 cores), not pinned (a CPU quota applies)"
-        );
-        assert_eq!(
-            say(&machine(4, None)),
-            "workers: 3 (4 cores), pinned to cores [0, 1, 2], analytics to 3 (a core for each thread)"
-        );
+    fn the_log_says_why() {
+        let layout = decide(&machine(64, Some(0.25)), 0, Pin::Auto);
+        assert_eq!(layout.workers_reason.to_string(), "CPU quota of 0.25 cores");
+        assert_eq!(layout.pin_reason.to_string(), "a CPU quota applies");
+        let layout = decide(&machine(4, None), 0, Pin::Auto);
+        assert_eq!(layout.workers_reason.to_string(), "4 cores");
+        assert_eq!(layout.pin_reason.to_string(), "a core for each thread");
     }
 }
