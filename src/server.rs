@@ -32,7 +32,8 @@ use crate::config::{Engine, Settings};
 use crate::decode::Decoder;
 use crate::handover::{LaneTallies, Sleeper, lane};
 use crate::http::listen::listeners;
-use crate::http::worker::{Mailbox, REFUSED_CONNECTIONS_MAX, Worker};
+use crate::http::may::CONNECTIONS_OVER_MAX;
+use crate::http::worker::{Mailbox, Worker};
 use crate::http::{self, Limits};
 use crate::layout::{self, Layout, Machine};
 use crate::registry::Registry;
@@ -97,7 +98,9 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
     let readiness = Arc::new(Readiness::default());
 
     let parts = Parts::new(settings, &layout, start, &readiness);
-    let analytics = parts.analytics.start(layout.analytics_core).map_err(ServerError::Start)?;
+    let analytics = parts.analytics;
+    let analytics = spawn("analytics".into(), layout.analytics_core, move || analytics.run())
+        .map_err(ServerError::Start)?;
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
@@ -152,7 +155,8 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
 
 fn limits(settings: &Settings, workers: usize) -> Result<Limits, ServerError> {
     let files = raise_file_limit().map_err(ServerError::Start)?;
-    let reserved = FILES_RESERVED + workers * FILES_PER_WORKER + REFUSED_CONNECTIONS_MAX;
+    // The native engine takes fewer above the limit, to tell them that they are.
+    let reserved = FILES_RESERVED + workers * FILES_PER_WORKER + CONNECTIONS_OVER_MAX;
     let room = files.checked_sub(reserved).filter(|&room| room > 0);
     let room = room.ok_or(ServerError::FileLimit(files))?;
     if room < settings.max_connections {
@@ -186,7 +190,7 @@ fn raise_file_limit() -> io::Result<usize> {
 /// Everything that is made before any thread runs.
 struct Parts {
     workers: Vec<WorkerParts>,
-    analytics: AnalyticsParts,
+    analytics: AnalyticsThread,
     readers: ReaderParts,
     routers: Vec<Arc<RouterTallies>>,
 }
@@ -195,8 +199,6 @@ struct WorkerParts {
     router: Router,
     tallies: Arc<http::tallies::Tallies>,
 }
-
-struct AnalyticsParts(AnalyticsThread);
 
 struct ReaderParts {
     reads: Receiver<ReadRequest>,
@@ -282,13 +284,7 @@ impl Parts {
                 judging: Judging { window, threshold, detector: settings.detector.name() },
             }),
         };
-        Self { workers, analytics: AnalyticsParts(analytics), readers, routers }
-    }
-}
-
-impl AnalyticsParts {
-    fn start(self, core: Option<usize>) -> io::Result<JoinHandle<TotalsReport>> {
-        spawn("analytics".into(), core, move || self.0.run())
+        Self { workers, analytics, readers, routers }
     }
 }
 

@@ -23,8 +23,9 @@ use may_minihttp::HttpServiceFactory;
 use parking_lot::Mutex;
 
 use self::connection::{Connection, Lines, pause};
-use self::socket::{Socket, descriptor_limit};
-use self::watch::{CONNECTIONS_OVER_MAX, Watch};
+use self::socket::Socket;
+pub use self::watch::CONNECTIONS_OVER_MAX;
+use self::watch::Watch;
 use super::Limits;
 use super::message::Service;
 use super::tallies::Tallies;
@@ -48,10 +49,6 @@ pub const KNOWN_LIMITS: &[&str] = &[
 const STACK_WORDS: usize = 0x8000;
 /// Stacks that may maps at start, before the first answer; its own 1000 are 256 MiB of addresses.
 const STACKS_KEPT: usize = 100;
-/// Descriptors left for listeners, pollers, the store and the log.
-const DESCRIPTORS_RESERVED: usize = 64;
-/// Connections the engine can't do without, however low the limit on descriptors.
-const CONNECTIONS_MIN: usize = 8;
 /// The accept loop's pause while no further descriptor may be opened.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// How long connections that were cut may take to notice.
@@ -106,21 +103,20 @@ pub struct MayEngine<S> {
 /// Starts the engine with one thread for each of `services`; `start` is the moment from which all
 /// clocks count, `tallies` what the engine counts of all connections together.
 ///
-/// may's threads, their pinning and its stacks are the process's, set by the first engine.
+/// may's threads, their pinning and its stacks are the process's, set by the first engine. `limits` leaves
+/// [`CONNECTIONS_OVER_MAX`] descriptors more than connections.
 ///
 /// # Errors
-/// When the address can't be bound, the limit on descriptors can't be read, or no thread starts.
+/// When the address can't be bound, or no thread starts.
 pub fn start<S: Service + Send + 'static>(
     address: SocketAddr,
     services: Vec<S>,
-    mut limits: Limits,
+    limits: Limits,
     is_pinned: bool,
     tallies: Arc<Tallies>,
     start: Instant,
 ) -> io::Result<MayEngine<S>> {
     assert!(!services.is_empty(), "an engine without threads");
-    let spare = descriptor_limit()?.saturating_sub(DESCRIPTORS_RESERVED + CONNECTIONS_OVER_MAX);
-    limits.connections_max = limits.connections_max.min(spare.max(CONNECTIONS_MIN));
     may::config()
         .set_workers(services.len())
         .set_stack_size(STACK_WORDS)

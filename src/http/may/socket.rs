@@ -158,13 +158,3 @@ fn found(result: io::Result<usize>) -> Found {
         Err(_) => Found::End,
     }
 }
-
-/// Descriptors that this process may have open.
-pub fn descriptor_limit() -> io::Result<usize> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the call fills in one rlimit.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
-}
