@@ -34,8 +34,8 @@
 //! # Invariants
 //!
 //! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another, but that
-//!   [`analytics::thread`] keeps what it has judged in the [`store`]. They share the words of [`sample`]
-//!   and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
+//!   [`analytics::thread`] keeps what it has judged in the [`store`]. They share the words of [`sample`],
+//!   the form of a [`number`] and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
 //! - A worker blocks in one place, its poller, and never on another thread. What could take long
 //!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Ticket`].
 //! - [`analytics`] does no I/O; only [`clock`] reads the clock.
@@ -53,6 +53,7 @@ pub mod handover;
 pub mod http;
 pub mod layout;
 pub mod logs;
+pub mod number;
 pub mod registry;
 pub mod sample;
 pub mod server;

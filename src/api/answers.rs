@@ -13,6 +13,7 @@ use crate::analytics::report::{
     AnomalyReport, DeviceReport, MetricReport, SampleReport, WindowsReport,
 };
 use crate::clock::Now;
+use crate::number::Plain;
 
 /// The description of this interface; a test in [`super::routes`] holds it against the routes.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -26,23 +27,6 @@ pub struct Judging {
     pub threshold: f64,
     /// The name of the detector that gives `isAnomaly`.
     pub detector: &'static str,
-}
-
-/// A number as it was sent: whole numbers without a fraction.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Plain(f64);
-
-/// Every whole number below it is exact in an f64.
-const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
-
-impl Serialize for Plain {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0.fract() == 0.0 && self.0.abs() < EXACT_BELOW {
-            serializer.serialize_i64(self.0 as i64)
-        } else {
-            serializer.serialize_f64(self.0)
-        }
-    }
 }
 
 /// Microseconds, shown as seconds: with a fraction where there is one.
