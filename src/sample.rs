@@ -13,6 +13,12 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// holds more could never be kept, so the decoder stops there.
 pub const QUEUE_SAMPLES_MAX: usize = 65_536;
 
+/// True for what may be the name of a device or a metric: not empty, not too long, and without control
+/// characters.
+pub fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
 /// A device, by its slot in the registry.
 ///
 /// Slots are used again once their device has been silent for long; the generation tells the

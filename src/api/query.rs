@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX};
 use crate::decode::timestamp;
-use crate::sample::NAME_BYTES_MAX;
+use crate::sample::{NAME_BYTES_MAX, is_name};
 
 /// Rows of a list, unless `limit` says otherwise.
 pub const LIMIT_DEFAULT: usize = 100;
@@ -45,9 +45,6 @@ impl<'a> Query<'a> {
     pub fn device(&self) -> Result<Option<&str>, ApiError<'static>> {
         let allowed = "1 to 128 bytes without control characters";
         const _: () = assert!(NAME_BYTES_MAX == 128);
-        let is_name = |name: &str| {
-            (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
-        };
         match self.device.as_deref() {
             Some(name) if !is_name(name) => Err(ApiError::Parameter { name: "device", allowed }),
             device => Ok(device),

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::fields::{Fault, Fields, VALUES_MAX};
 use super::names::MetricCache;
 use super::timestamp;
-use crate::sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
+use crate::sample::{Batch, MetricId, READINGS_MAX, VALUE_MAX, is_name};
 
 /// After a longer text the buffers (some 2.5 bytes for each of its bytes) are given back.
 const TEXT_BYTES_KEPT: usize = 256 * 1024;
@@ -185,8 +185,4 @@ fn device_of<'a>(node: &Node<'a>, field: &'static str) -> Result<Option<&'a str>
         Node::String(_) => Err(Fault::DeviceName(field)),
         Node::Static(_) | Node::Object { .. } | Node::Array { .. } => Err(Fault::DeviceType(field)),
     }
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
