@@ -7,7 +7,11 @@
 //!
 //! Every sample has one fate, counted here: stored, coalesced or dropped. Until then it is queued.
 
+pub mod commands;
+pub mod keys;
 pub mod memory;
+pub mod queue;
+pub mod windows;
 
 use crate::tally::{Histogram, Tally};
 
