@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::handover::Sleeper;
 use crate::sample::{DeviceId, MetricId};
@@ -214,7 +214,7 @@ pub struct Outlet {
     emptied: Receiver<Box<Judged>>,
     held: Arc<Held>,
     filling: Box<Judged>,
-    /// What the store has read.
+    /// What the store tells.
     pub shared: Receiver<FromStore>,
     tallies: Arc<OutletTallies>,
 }
@@ -237,10 +237,11 @@ pub fn exchange(
     sleeper: Arc<Sleeper>,
     tallies: Arc<OutletTallies>,
 ) -> (Outlet, Inlet) {
-    let (full, taken) = unbounded();
+    let held = Arc::new(Held::new(bytes_max));
+    // Places for as many as there can ever be: an unbounded queue would ask for memory as it goes.
+    let (full, taken) = bounded(held.blocks_max());
     let (emptied_end, emptied) = bounded(SPARE_BLOCKS_MAX);
     let (shared_end, shared) = bounded(SHARED_WAITING_MAX);
-    let held = Arc::new(Held::new(bytes_max));
     let outlet = Outlet {
         full,
         oldest: taken.clone(),
@@ -282,16 +283,18 @@ impl Outlet {
         if self.filling.is_empty() {
             return;
         }
+        let mut dropped = None;
         while self.full.len() >= self.held.blocks_max() {
             // Err: the store has just made room.
             let Ok(mut oldest) = self.oldest.try_recv() else { break };
             self.tallies.dropped_total.add(oldest.len() as u64);
             oldest.clear();
+            dropped = Some(oldest);
         }
-        let empty = self.emptied.try_recv().unwrap_or_default();
-        let block = std::mem::replace(&mut self.filling, empty);
+        let empty = dropped.or_else(|| self.emptied.try_recv().ok());
+        let block = std::mem::replace(&mut self.filling, empty.unwrap_or_default());
         self.tallies.samples_total.add(block.len() as u64);
-        self.full.send(block).expect("this end holds a receiver too");
+        self.full.try_send(block).expect("room was made, and this end holds a receiver too");
     }
 }
 
@@ -310,5 +313,141 @@ impl Inlet {
         let told = self.shared.send(news).is_ok();
         self.sleeper.wake();
         told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(bytes_max: usize) -> (Outlet, Inlet, Arc<OutletTallies>) {
+        let tallies = Arc::<OutletTallies>::default();
+        let (outlet, inlet) = exchange(bytes_max, Arc::default(), tallies.clone());
+        (outlet, inlet, tallies)
+    }
+
+    fn fill(outlet: &mut Outlet, time_us: i64, readings: u16) {
+        let block = outlet.block(usize::from(readings));
+        for at in 0..readings {
+            block.draft(JudgedReading {
+                metric: MetricId(at),
+                value: time_us as f64,
+                stream: Counts::default(),
+                fleet: Counts::default(),
+            });
+        }
+        block.complete(JudgedSample {
+            time_us,
+            sequence: 0,
+            readings,
+            timestamp_us: 0,
+            device: None,
+            of_device: Counts::default(),
+        });
+    }
+
+    fn send(outlet: &mut Outlet, time_us: i64) {
+        fill(outlet, time_us, 1);
+        outlet.send();
+    }
+
+    fn times(inlet: &Inlet) -> Vec<i64> {
+        let mut times = Vec::new();
+        for block in inlet.full.try_iter() {
+            times.extend(block.iter().map(|(sample, _)| sample.time_us));
+            inlet.give_back(block);
+        }
+        times
+    }
+
+    #[test]
+    fn samples_keep_their_readings_and_full_blocks_leave_at_once() {
+        let (mut outlet, inlet, tallies) = ends(1 << 20);
+        for sample in 0..BLOCK_SAMPLES_MAX as i64 + 1 {
+            fill(&mut outlet, sample, 1);
+        }
+        assert_eq!((inlet.full.len(), outlet.has_unsent()), (1, true));
+        let wide = BLOCK_READINGS_MAX / 16 + 1;
+        for sample in 0..wide as i64 {
+            fill(&mut outlet, sample, (sample % 2) as u16 * 15 + 16);
+        }
+        outlet.send();
+        assert!(!outlet.has_unsent());
+        let mut samples = 0;
+        for block in inlet.full.try_iter() {
+            for (sample, readings) in block.iter() {
+                assert_eq!(readings.len(), usize::from(sample.readings));
+                for (at, reading) in readings.iter().enumerate() {
+                    assert_eq!(reading.metric, MetricId(at as u16));
+                    assert_eq!(reading.value, sample.time_us as f64);
+                }
+                samples += 1;
+            }
+        }
+        assert_eq!(samples, BLOCK_SAMPLES_MAX + 1 + wide);
+        assert_eq!(tallies.samples_total.get(), samples as u64);
+        assert_eq!(tallies.dropped_total.get(), 0);
+    }
+
+    #[test]
+    fn blocks_are_used_again() {
+        let (mut outlet, inlet, _) = ends(1 << 20);
+        let mut seen = std::collections::HashSet::new();
+        for time_us in 0..100 {
+            send(&mut outlet, time_us);
+            let block = inlet.full.try_recv().expect("sent");
+            seen.insert(&raw const *block);
+            inlet.give_back(block);
+        }
+        assert_eq!(seen.len(), 2, "one being filled, one on its way");
+    }
+
+    #[test]
+    fn past_the_bound_the_oldest_go_and_are_counted() {
+        let (mut outlet, inlet, tallies) = ends(4 * BLOCK_BYTES);
+        // A send that waited would wait for ever: nobody takes anything.
+        (0..10_000).for_each(|time_us| send(&mut outlet, time_us));
+        assert_eq!(tallies.dropped_total.get(), 9_996);
+        assert_eq!(times(&inlet), [9_996, 9_997, 9_998, 9_999]);
+        inlet.held.set(BLOCK_BYTES);
+        (0..4).for_each(|time_us| send(&mut outlet, time_us));
+        assert_eq!(times(&inlet), [1, 2, 3]);
+        // Whatever the store holds, two may be on their way.
+        inlet.held.set(usize::MAX);
+        (0..4).for_each(|time_us| send(&mut outlet, time_us));
+        assert_eq!(times(&inlet), [2, 3]);
+        assert_eq!(tallies.samples_total.get(), 10_008);
+        assert_eq!(tallies.dropped_total.get(), 9_999);
+    }
+
+    #[test]
+    fn a_store_that_lags_gets_fuller_blocks() {
+        let (mut outlet, inlet, _) = ends(1 << 30);
+        assert!(outlet.send_if_taken(), "nothing to send");
+        for time_us in 0..SPARE_BLOCKS_MAX as i64 {
+            fill(&mut outlet, time_us, 1);
+            assert!(outlet.send_if_taken());
+        }
+        fill(&mut outlet, -1, 1);
+        assert!(!outlet.send_if_taken());
+        fill(&mut outlet, -2, 1);
+        drop(inlet.full.try_recv());
+        assert!(outlet.send_if_taken());
+        assert_eq!(inlet.full.try_iter().last().map_or(0, |block| block.len()), 2);
+    }
+
+    #[test]
+    fn each_end_sees_that_the_other_has_gone() {
+        let (mut outlet, inlet, _) = ends(1 << 20);
+        assert!(inlet.tell(FromStore::SyncedAt(5)));
+        assert_eq!(outlet.shared.try_recv(), Ok(FromStore::SyncedAt(5)));
+        send(&mut outlet, 1);
+        drop(outlet);
+        assert!(!inlet.tell(FromStore::SyncedAt(6)));
+        assert_eq!(inlet.full.iter().count(), 1, "what was sent is there, then comes the end");
+
+        let (mut outlet, inlet, _) = ends(1 << 20);
+        drop(inlet);
+        (0..1_000).for_each(|time_us| send(&mut outlet, time_us));
     }
 }

@@ -263,6 +263,7 @@ impl Parts {
             settings.ttl.as_micros() as i64,
             lane_ends,
             questions,
+            None,
             sleeper,
             start,
             sources.analytics.clone(),

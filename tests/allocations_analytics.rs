@@ -3,8 +3,11 @@
 
 mod counting;
 
+use std::sync::Arc;
+
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
+use sigmad::exchange::exchange;
 use sigmad::sample::{Batch, DeviceId, MetricId, Reading};
 use sigmad::store::memory::Latest;
 
@@ -45,6 +48,32 @@ fn a_sample_allocates_nothing_once_its_streams_exist() {
     assert_eq!(counting::calls() - before, 0);
     assert_eq!(analytics.totals().samples, 301 * 128);
     assert!(analytics.totals().anomalies.iter().all(|(_, n)| *n > 100));
+}
+
+#[test]
+fn a_sample_for_the_store_allocates_nothing_while_blocks_come_back() {
+    let mut analytics = analytics();
+    let (mut outlet, inlet) = exchange(64 << 20, Arc::default(), Arc::default());
+    let batches: Vec<_> = (0..100).map(|round| batch(0..128, round)).collect();
+    let mut handed_on = 0;
+    let mut run = || {
+        for (round, batch) in batches.iter().enumerate() {
+            analytics.judge_and_hand_on(batch, 0, round as i64, &mut outlet);
+            // Partly filled ones too, and several on their way at once.
+            if round % 7 == 0 {
+                outlet.send();
+                for block in inlet.full.try_iter() {
+                    handed_on += block.len();
+                    inlet.give_back(block);
+                }
+            }
+        }
+    };
+    run();
+    let before = counting::calls();
+    (0..10).for_each(|_| run());
+    assert_eq!(counting::calls() - before, 0);
+    assert!(handed_on > 10 * 99 * 128);
 }
 
 /// Fills two windows for each device and returns the bytes of memory that one stream takes, names and

@@ -4,6 +4,7 @@
 //! chunk and copies nothing; a stream that is given back is the next to be taken.
 
 use crate::analytics::window::{WINDOW_MAX, Window};
+use crate::exchange::Counts;
 use crate::sample::Verdict;
 
 /// Memory for rings is taken so much at a time: some 50 µs of page faults, spread over its use.
@@ -20,10 +21,8 @@ pub struct Stream {
     pub window: Window,
     /// Of the last value.
     pub verdict: Verdict,
-    /// Values since the start.
-    pub total_count: u64,
-    /// Anomalies since the start.
-    pub anomaly_count: u64,
+    /// What was judged here since the start.
+    pub own: Counts,
 }
 
 const _: () = assert!(size_of::<Stream>() <= 128);
@@ -34,8 +33,8 @@ impl Stream {
     pub fn enter(&mut self, ring: &mut [f64], value: f64, verdict: Verdict) {
         self.window.push(ring, value);
         self.verdict = verdict;
-        self.total_count += 1;
-        self.anomaly_count += u64::from(verdict.is_anomaly);
+        self.own.total += 1;
+        self.own.anomalies += u64::from(verdict.is_anomaly);
     }
 }
 
@@ -150,13 +149,13 @@ mod tests {
         let (a, b) = (arena.take(), arena.take());
         let (stream, ring) = arena.get_mut(a);
         stream.window.push(ring, 5.0);
-        stream.total_count = 1;
+        stream.own.total = 1;
         arena.give_back(a);
         assert_eq!(arena.in_use(), 1);
         let again = arena.take();
         assert_eq!(again, a);
         assert_ne!(again, b);
         let (stream, ring) = arena.get(again);
-        assert_eq!((stream.total_count, stream.window.last(ring)), (0, None));
+        assert_eq!((stream.own.total, stream.window.last(ring)), (0, None));
     }
 }

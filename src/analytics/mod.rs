@@ -32,6 +32,7 @@ use report::{
 use scan::Scan;
 use streams::Streams;
 
+use crate::exchange::{Counts, JudgedReading, JudgedSample, Outlet};
 use crate::sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 /// How to judge.
@@ -75,14 +76,67 @@ impl Analytics {
 
     /// Judges the samples, in order, each by the windows before it.
     pub fn judge(&mut self, batch: &Batch, arrived_us: i64) {
-        for (sample, readings) in batch.iter() {
+        self.judge_each(batch, arrived_us, |_, _, _, _| {});
+    }
+
+    /// The same, and hands each sample on to the store beyond this process, as of `time_us`: larger
+    /// than that of any batch before.
+    pub fn judge_and_hand_on(
+        &mut self,
+        batch: &Batch,
+        arrived_us: i64,
+        time_us: i64,
+        outlet: &mut Outlet,
+    ) {
+        self.judge_each(batch, arrived_us, |analytics, sequence, sample, readings| {
+            analytics.hand_on(time_us, sequence, sample, readings, outlet);
+        });
+    }
+
+    #[inline(always)] // so that without a store there is nothing to call
+    fn judge_each(
+        &mut self,
+        batch: &Batch,
+        arrived_us: i64,
+        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+    ) {
+        for (at, (sample, readings)) in batch.iter().enumerate() {
             self.judge_for_fleet(&sample, readings, arrived_us);
             if let Some(id) = sample.device {
                 self.judge_for_device(id, &sample, readings, arrived_us);
             }
             self.last_timestamp_us = Some(sample.timestamp_us);
+            judged(self, at as u16, &sample, readings);
         }
         self.samples += batch.len() as u64;
+    }
+
+    /// The counts are those right after this sample: whatever is lost on the way, a later sample
+    /// brings them up to date.
+    fn hand_on(
+        &self,
+        time_us: i64,
+        sequence: u16,
+        sample: &Sample,
+        readings: &[Reading],
+        outlet: &mut Outlet,
+    ) {
+        let device = sample.device.and_then(|id| Some((id, self.streams.device(id)?)));
+        let block = outlet.block(readings.len());
+        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
+            let fleet = self.streams.fleet_counts(metric);
+            let stream = device
+                .map_or(Counts::default(), |(_, device)| self.streams.counts(device, metric, at));
+            block.draft(JudgedReading { metric, value, stream, fleet });
+        }
+        block.complete(JudgedSample {
+            time_us,
+            sequence,
+            readings: readings.len() as u16,
+            timestamp_us: sample.timestamp_us,
+            device: device.map(|(id, _)| id),
+            of_device: device.map_or(Counts::default(), |(_, device)| device.own),
+        });
     }
 
     #[inline]
@@ -127,7 +181,7 @@ impl Analytics {
             entry.score = verdict.score;
             entry.is_anomaly = verdict.is_anomaly;
             if verdict.is_anomaly {
-                device.anomaly_count += 1;
+                device.own.anomalies += 1;
                 self.anomalies.push(Anomaly {
                     device: device.name.clone().map(|name| (id, name)),
                     metric,
@@ -139,7 +193,7 @@ impl Analytics {
                 });
             }
         }
-        device.total_count += 1;
+        device.own.total += 1;
         device.last_seen_us = arrived_us;
         device.last_timestamp_us = sample.timestamp_us;
     }
@@ -185,8 +239,8 @@ impl Analytics {
             mean: moments.mean,
             std_dev: moments.std_dev(),
             verdict: stream.verdict,
-            total_count: stream.total_count,
-            anomaly_count: stream.anomaly_count,
+            total_count: stream.own.total,
+            anomaly_count: stream.own.anomalies,
         }
     }
 

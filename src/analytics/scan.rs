@@ -82,7 +82,7 @@ fn key(sort: DevicesSort, device: &Device) -> u64 {
         // The bits of floats that are not negative are ordered as they are.
         DevicesSort::Score => device.strangest().map_or(0, |stream| stream.score.to_bits()),
         DevicesSort::LastSeen => device.last_seen_us.max(0) as u64,
-        DevicesSort::Anomalies => device.anomaly_count,
+        DevicesSort::Anomalies => device.own.anomalies,
     }
 }
 
@@ -96,7 +96,7 @@ fn report(streams: &Streams, device: &Device) -> Option<DeviceReport> {
         metric: streams.metric_name(strangest.metric),
         last: stream.window.last(ring)?,
         last_seen_us: device.last_seen_us,
-        total_count: device.total_count,
-        anomaly_count: device.anomaly_count,
+        total_count: device.own.total,
+        anomaly_count: device.own.anomalies,
     })
 }

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::analytics::arena::{Arena, Stream, StreamPlace};
 use crate::analytics::names::Names;
+use crate::exchange::Counts;
 use crate::sample::{DeviceId, MetricId};
 
 /// Devices are added so many at a time, so that growing never copies them.
@@ -39,10 +40,8 @@ pub struct Device {
     pub generation: u32,
     /// In the order in which they were first sent.
     pub streams: SmallVec<[DeviceStream; 2]>,
-    /// Samples since the start.
-    pub total_count: u64,
-    /// Anomalies since the start.
-    pub anomaly_count: u64,
+    /// Samples heard here since the start, and anomalies in them.
+    pub own: Counts,
     /// By our clock.
     pub last_seen_us: i64,
     /// By the client's.
@@ -61,14 +60,16 @@ impl Device {
         hint: usize,
         arena: &mut Arena,
     ) -> &mut DeviceStream {
-        let hinted = self.streams.get(hint).is_some_and(|stream| stream.metric == metric);
-        let at = if hinted {
-            hint
-        } else {
-            let known = self.streams.iter().position(|stream| stream.metric == metric);
-            known.unwrap_or_else(|| self.open(metric, arena))
-        };
+        let at = self.find(metric, hint).unwrap_or_else(|| self.open(metric, arena));
         &mut self.streams[at]
+    }
+
+    #[inline]
+    fn find(&self, metric: MetricId, hint: usize) -> Option<usize> {
+        if self.streams.get(hint).is_some_and(|stream| stream.metric == metric) {
+            return Some(hint);
+        }
+        self.streams.iter().position(|stream| stream.metric == metric)
     }
 
     #[cold]
@@ -147,6 +148,20 @@ impl Streams {
         let index = id.index as usize;
         let device = &self.devices.get(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK];
         (device.generation == id.generation && device.name.is_some()).then_some(device)
+    }
+
+    /// What was judged here of a device's stream; `hint` as for [`Device::stream`].
+    #[inline]
+    pub fn counts(&self, device: &Device, metric: MetricId, hint: usize) -> Counts {
+        let at = device.find(metric, hint);
+        at.map_or(Counts::default(), |at| self.arena.get(device.streams[at].place).0.own)
+    }
+
+    /// What was judged here of the fleet's stream.
+    #[inline]
+    pub fn fleet_counts(&self, metric: MetricId) -> Counts {
+        let fleet = self.fleet.get(usize::from(metric.0)).and_then(Option::as_ref);
+        fleet.map_or(Counts::default(), |fleet| self.arena.get(fleet.place).0.own)
     }
 
     /// True while the registry still knows the device: an evicted one keeps its place here until

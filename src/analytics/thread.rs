@@ -18,6 +18,7 @@ use crate::analytics::report::{
     Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, TotalsReport,
 };
 use crate::clock::{Clock, Now};
+use crate::exchange::Outlet;
 use crate::handover::{Block, LaneClosed, LaneEnd, Sleeper};
 use crate::store::memory::Latest;
 use crate::tally::{Histogram, Tally};
@@ -64,9 +65,18 @@ pub struct AnalyticsThread {
     questions: Receiver<Question>,
     /// Taken, and waiting for the blocks ahead of them.
     taken: Vec<Question>,
+    beyond: Option<Beyond>,
     sleeper: Arc<Sleeper>,
     clock: Clock,
     tallies: Arc<AnalyticsTallies>,
+}
+
+/// The store beyond this process.
+#[derive(Debug)]
+struct Beyond {
+    outlet: Outlet,
+    /// As of when the last block was handed on: grows, whatever the clock does.
+    time_us: i64,
 }
 
 /// One worker's samples.
@@ -78,13 +88,15 @@ struct Source {
 }
 
 impl AnalyticsThread {
-    /// Samples come from `lanes`, whose workers wake `sleeper`, as do those who ask. `/latest` shows
-    /// samples for `ttl_us`.
+    /// Samples come from `lanes`, whose workers wake `sleeper`, as do those who ask and the store that
+    /// takes what is judged from `outlet`. `/latest` shows samples for `ttl_us`.
+    #[expect(clippy::too_many_arguments, reason = "each is another end of the thread")]
     pub fn new(
         analytics: Analytics,
         ttl_us: i64,
         lanes: Vec<LaneEnd>,
         questions: Receiver<Question>,
+        outlet: Option<Outlet>,
         sleeper: Arc<Sleeper>,
         start: Instant,
         tallies: Arc<AnalyticsTallies>,
@@ -96,6 +108,7 @@ impl AnalyticsThread {
             sources: lanes.into_iter().map(|end| Source { end, ahead: 0 }).collect(),
             questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
+            beyond: outlet.map(|outlet| Beyond { outlet, time_us: 0 }),
             sleeper,
             clock: Clock::new(start),
             tallies,
@@ -116,6 +129,9 @@ impl AnalyticsThread {
             if asked || judged || scanned {
                 busy_ns = self.clock.monotonic_ns();
             } else if self.sources.is_empty() {
+                if let Some(beyond) = &mut self.beyond {
+                    beyond.outlet.send();
+                }
                 return self.analytics.totals();
             } else {
                 self.sleep(busy_ns);
@@ -141,13 +157,13 @@ impl AnalyticsThread {
 
     /// Judges what the lanes hold, a bounded number of blocks from each.
     fn judge(&mut self) -> bool {
-        let Self { analytics, latest, sources, clock, tallies, .. } = self;
+        let Self { analytics, latest, sources, beyond, clock, tallies, .. } = self;
         let mut any = false;
         sources.retain_mut(|source| {
             for _ in 0..BLOCKS_PER_TURN {
                 match source.end.receive() {
                     Ok(Some(block)) => {
-                        judge_block(analytics, latest, &block, clock, tallies);
+                        judge_block(analytics, latest, beyond.as_mut(), &block, clock, tallies);
                         source.end.give_back(block);
                         source.ahead = source.ahead.saturating_sub(1);
                         any = true;
@@ -183,10 +199,14 @@ impl AnalyticsThread {
     }
 
     fn sleep(&mut self, busy_ns: u64) {
+        // What the store has no use for yet waits here, and nobody would end a park for it.
+        let all_sent = self.beyond.as_mut().is_none_or(|beyond| beyond.outlet.send_if_taken());
         let has_work = || {
-            self.sources.iter().any(|source| source.end.has_news()) || !self.questions.is_empty()
+            self.sources.iter().any(|source| source.end.has_news())
+                || !self.questions.is_empty()
+                || self.beyond.as_ref().is_some_and(|beyond| !beyond.outlet.shared.is_empty())
         };
-        if self.clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
+        if !all_sent || self.clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
             self.sleeper.doze(DOZE, has_work);
         } else {
             self.tallies.parks_total.add(1);
@@ -199,14 +219,22 @@ impl AnalyticsThread {
 fn judge_block(
     analytics: &mut Analytics,
     latest: &mut Latest,
+    beyond: Option<&mut Beyond>,
     block: &Block,
     clock: &Clock,
     tallies: &AnalyticsTallies,
 ) {
     let timed = tallies.blocks_total.get().is_multiple_of(BLOCKS_PER_TIMED);
     let begun_ns = if timed { clock.monotonic_ns() } else { 0 };
-    analytics.judge(&block.batch, block.sent.wall_us);
-    latest.keep(&block.batch, block.sent.wall_us);
+    let arrived_us = block.sent.wall_us;
+    match beyond {
+        None => analytics.judge(&block.batch, arrived_us),
+        Some(Beyond { outlet, time_us, .. }) => {
+            *time_us = arrived_us.max(*time_us + 1);
+            analytics.judge_and_hand_on(&block.batch, arrived_us, *time_us, outlet);
+        }
+    }
+    latest.keep(&block.batch, arrived_us);
     let samples = block.batch.len() as u64;
     tallies.samples_total.add(samples);
     tallies.blocks_total.add(1);
@@ -260,6 +288,7 @@ mod tests {
     use crate::analytics::names::Names;
     use crate::analytics::report::{Asker, DevicesQuery, DevicesSort, WindowsReport, questions};
     use crate::clock;
+    use crate::exchange::{Counts, Inlet, exchange};
     use crate::handover::{Lane, lane};
     use crate::sample::{Batch, DeviceId, MetricId, Reading};
 
@@ -271,6 +300,10 @@ mod tests {
     }
 
     fn running(lanes: usize) -> Running {
+        running_with(lanes, |_| None)
+    }
+
+    fn running_with(lanes: usize, outlet: impl FnOnce(Arc<Sleeper>) -> Option<Outlet>) -> Running {
         let sleeper = Arc::new(Sleeper::default());
         let (asker, asked) = questions(sleeper.clone());
         let (lanes, ends) = (0..lanes).map(|_| lane(sleeper.clone(), Arc::default())).unzip();
@@ -281,11 +314,24 @@ mod tests {
         let analytics = Analytics::new(Settings::default(), names);
         let tallies = Arc::<AnalyticsTallies>::default();
         let counted = tallies.clone();
+        let outlet = outlet(sleeper.clone());
         let thread = thread::spawn(move || {
             let start = clock::start();
-            AnalyticsThread::new(analytics, 1_000_000, ends, asked, sleeper, start, counted).run()
+            AnalyticsThread::new(analytics, 1_000_000, ends, asked, outlet, sleeper, start, counted)
+                .run()
         });
         Running { lanes, asker, tallies, thread }
+    }
+
+    /// With a store, of which this is the end.
+    fn running_beside_a_store(lanes: usize) -> (Running, Inlet) {
+        let mut inlet = None;
+        let running = running_with(lanes, |sleeper| {
+            let (outlet, other) = exchange(64 << 20, sleeper, Arc::default());
+            inlet = Some(other);
+            Some(outlet)
+        });
+        (running, inlet.expect("made with the outlet"))
     }
 
     fn device(index: u32) -> DeviceId {
@@ -450,5 +496,86 @@ mod tests {
         assert_eq!(tallies.blocks_total.get(), BLOCKS_PER_TIMED + 1);
         lanes.clear();
         thread.join().expect("no panic");
+    }
+
+    #[test]
+    fn the_store_gets_every_sample_in_order_with_its_counts() {
+        let (running, inlet) = running_beside_a_store(2);
+        let Running { mut lanes, asker, tallies, thread } = running;
+        let mut sent = [0, 0];
+        for round in 0..300 {
+            let lane = round % 2;
+            let size = if round % 50 == 0 { 1_000 } else { 1 + round % 3 };
+            // All at one moment, which is before 1970: the clock may say anything.
+            send(&mut lanes[lane], &samples(lane as u32, sent[lane]..sent[lane] + size));
+            sent[lane] += size;
+        }
+        let mut alone = Batch::default();
+        alone.push(-7, None, &[Reading { metric: MetricId::CPU, value: 0.5 }]);
+        asker.ask(Question::Totals).expect("running");
+        send(&mut lanes[0], &alone);
+        lanes.clear();
+        let (mut order, mut of_devices, mut fleet) = ((i64::MIN, 0), [0, 0], 0);
+        let mut last = None;
+        for block in inlet.full.iter() {
+            for (sample, readings) in block.iter() {
+                assert!((sample.time_us, sample.sequence) > order && sample.sequence < 1_000);
+                order = (sample.time_us, sample.sequence);
+                last = Some(*sample);
+                let Some(id) = sample.device else {
+                    assert_eq!(readings[0].stream, Counts::default());
+                    continue;
+                };
+                let count = &mut of_devices[id.index as usize];
+                assert_eq!(readings.len(), 1);
+                assert_eq!((readings[0].metric, readings[0].value), (MetricId::RPS, *count as f64));
+                assert_eq!(sample.timestamp_us, *count as i64);
+                *count += 1;
+                fleet += 1;
+                assert_eq!(readings[0].stream.total, *count as u64);
+                assert_eq!(sample.of_device, readings[0].stream);
+                assert_eq!(readings[0].fleet.total, fleet);
+            }
+            inlet.give_back(block);
+        }
+        assert_eq!(of_devices, sent);
+        let last = last.expect("not empty");
+        assert_eq!((last.timestamp_us, last.device, last.of_device.total), (-7, None, 0));
+        assert_eq!(thread.join().expect("no panic").samples, tallies.samples_total.get());
+    }
+
+    #[test]
+    fn nothing_is_left_behind_while_the_store_lags() {
+        let (running, inlet) = running_beside_a_store(1);
+        let Running { mut lanes, asker, tallies, thread } = running;
+        let waits = |is_over: &dyn Fn() -> bool| {
+            while !is_over() {
+                thread::yield_now();
+            }
+        };
+        let mut sent = 0;
+        let mut send_one = || {
+            send(&mut lanes[0], &samples(0, sent..sent + 1));
+            sent += 1;
+            asker.ask(Question::Totals).expect("running");
+        };
+        // Each in a block of its own, until the store is too far behind for that.
+        for blocks in 1..=64 {
+            send_one();
+            waits(&|| inlet.full.len() == blocks);
+        }
+        send_one();
+        let (parks, wakes) = (tallies.parks_total.get(), tallies.wakes_total.get());
+        waits(&|| tallies.wakes_total.get() > wakes + 10);
+        assert_eq!((inlet.full.len(), tallies.parks_total.get()), (64, parks));
+        let mut taken = 0;
+        while taken < 65 {
+            let block = inlet.full.recv().expect("running");
+            taken += block.len();
+            inlet.give_back(block);
+        }
+        waits(&|| tallies.parks_total.get() > parks);
+        lanes.clear();
+        assert_eq!(thread.join().expect("no panic").samples, 65);
     }
 }
