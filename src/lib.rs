@@ -5,9 +5,9 @@
 //! ```text
 //!  clients          clients                            one core each, pinned where there is room
 //!     │                │
-//! ┌───▼────┐      ┌────▼───┐   blocks of samples   ┌───────────┐
-//! │worker-0│  …   │worker-N├──────────────────────►│ analytics │  judges, keeps every window
-//! └─┬────▲─┘      └─┬────▲─┘   (a lane each)       └─────▲─────┘
+//! ┌───▼────┐      ┌────▼───┐   blocks of samples   ┌───────────┐  judged   ┌───────┐
+//! │worker-0│  …   │worker-N├──────────────────────►│ analytics │◄─────────►│ store │◄──► Redis
+//! └─┬────▲─┘      └─┬────▲─┘   (a lane each)       └─────▲─────┘  windows  └───────┘
 //!   │    │          │    │                               │ questions, reports
 //!   │    └──────────│────┴───── answers by ticket ──┐    │
 //!   └───────────────┴───────── reads ────────────►┌─┴────▼───┐
@@ -15,7 +15,8 @@
 //!                                                 └───────────┘
 //! ```
 //!
-//! `main` starts them in [`server`], waits for a signal, and stops them in the order of the arrows.
+//! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
+//! other replicas. `main` starts them in [`server`], waits for a signal, and stops them in the order of the arrows.
 //!
 //! # The life of a sample
 //!
@@ -28,7 +29,9 @@
 //!    means that the sample is on its way in memory, in order.
 //! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet,
 //!    then lets it enter them.
-//! 6. Reads come as questions to the same thread, which first judges all blocks sent before: a read
+//! 6. With Redis it hands the sample to the [`store::thread`] through the [`exchange`], which writes it
+//!    with the next flush, reads what other replicas have changed, and hands that back.
+//! 7. Reads come as questions to the same thread, which first judges all blocks sent before: a read
 //!    sees every sample whose 202 had left.
 //!
 //! # Invariants

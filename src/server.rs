@@ -4,10 +4,11 @@
 //! the threads do is said where they are.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,9 @@ use crate::api::router::{Parts as RouterParts, Router};
 use crate::api::tallies::{RequestTallies, RouterTallies};
 use crate::api::tokens::{Token, Tokens};
 use crate::clock::Clock;
-use crate::config::{Engine, Settings};
+use crate::config::{Engine, RedisHistory, Settings};
 use crate::decode::Decoder;
+use crate::exchange::{Outlet, exchange};
 use crate::handover::{LaneTallies, Sleeper, lane};
 use crate::http::listen::listeners;
 use crate::http::may::CONNECTIONS_OVER_MAX;
@@ -37,13 +39,20 @@ use crate::http::worker::{Mailbox, Worker};
 use crate::http::{self, Limits};
 use crate::layout::{self, Layout, Machine};
 use crate::registry::Registry;
+use crate::store::commands::{Commands, Options};
+use crate::store::keys::Replica;
+use crate::store::queue::Queue;
+use crate::store::thread::{Parts as StoreThreadParts, StoreThread};
+use crate::store::url::Target;
 use crate::tally::Tally;
-use crate::telemetry::{Build, Sources, Telemetry};
+use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
 
 /// Descriptors kept from connections: standard streams, logs, listeners and pollers of four workers.
 const FILES_RESERVED: usize = 64;
 /// Descriptors of one more worker: listener, poller, mailbox.
 const FILES_PER_WORKER: usize = 3;
+/// Samples in the history of one replica: a minute of a large fleet, some 20 MB in Redis.
+const HISTORY_SAMPLES: usize = 100_000;
 /// An exit code for those who did not wait for the drain.
 const EXIT_IMPATIENT: i32 = 1;
 
@@ -84,6 +93,8 @@ impl fmt::Display for ServerError {
 enum Event {
     Signal(i32),
     WorkerFailed(io::Error),
+    /// The windows of the cluster are read, or Redis is away.
+    StoreLoaded,
 }
 
 /// Serves until a signal says stop, then drains. `start` is the moment from which all clocks count.
@@ -97,16 +108,20 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
     let limits = limits(settings, layout.workers())?;
     let readiness = Arc::new(Readiness::default());
 
-    let parts = Parts::new(settings, &layout, start, &readiness);
+    let parts = Parts::new(settings, &layout, start, &readiness, &events_end);
     let analytics = parts.analytics;
     let analytics = spawn("analytics".into(), layout.analytics_core, move || analytics.run())
         .map_err(ServerError::Start)?;
+    let store = parts.store.map(|store| spawn("store".into(), None, move || store.run()));
+    let store = store.transpose().map_err(ServerError::Start)?;
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
         Engine::May => may(settings, limits, &layout, parts.workers, start)?,
     };
-    readiness.set(Phase::Ready);
+    if store.is_none() {
+        readiness.set(Phase::Ready);
+    }
     info!(
         address = %engine.address,
         workers = layout.workers(),
@@ -119,20 +134,29 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
         "listening"
     );
 
-    let event = events.recv().expect("this function holds a sender");
-    readiness.set(Phase::Draining);
-    let failure = match event {
-        Event::Signal(signal) => {
-            info!(signal, "draining");
-            None
+    let failure = loop {
+        match events.recv().expect("this function holds a sender") {
+            Event::StoreLoaded => readiness.set(Phase::Ready),
+            Event::Signal(signal) => {
+                info!(signal, "draining");
+                break None;
+            }
+            Event::WorkerFailed(error) => break Some(error),
         }
-        Event::WorkerFailed(error) => Some(error),
     };
+    readiness.set(Phase::Draining);
+    if let Some(deadline_ns) = &parts.store_deadline_ns {
+        let deadline = start.elapsed() + settings.drain;
+        // Relaxed: nothing else travels with it; the store looks again and again.
+        deadline_ns.store(deadline.as_nanos() as u64, Ordering::Relaxed);
+    }
     engine.drain(settings.drain);
     // The workers have gone: readers and lanes see their channels closed, and end once they are empty.
     join_all(readers);
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
-    report(&totals, &parts.routers);
+    // Analytics has gone: the store writes what is left.
+    join_all(store.into_iter().collect());
+    report(&totals, &parts.routers, parts.store_tallies.as_ref());
     failure.map_or(Ok(()), |error| Err(ServerError::Worker(error)))
 }
 
@@ -192,6 +216,10 @@ struct Parts {
     workers: Vec<WorkerParts>,
     analytics: AnalyticsThread,
     readers: ReaderParts,
+    store: Option<StoreThread>,
+    /// When the store gives up what is left; 0 until the drain begins.
+    store_deadline_ns: Option<Arc<AtomicU64>>,
+    store_tallies: Option<StoreSources>,
     routers: Vec<Arc<RouterTallies>>,
 }
 
@@ -212,6 +240,7 @@ impl Parts {
         layout: &Layout,
         start: Instant,
         readiness: &Arc<Readiness>,
+        events: &Sender<Event>,
     ) -> Self {
         let stream_idle_s = u32::try_from(settings.stream_idle.as_secs()).unwrap_or(u32::MAX);
         let registry = Arc::new(Registry::new(settings.max_streams, stream_idle_s));
@@ -223,7 +252,12 @@ impl Parts {
             read: settings.read_token.as_ref().map(|token| Token::new(token.secret())),
         });
 
+        let store = settings
+            .redis_url
+            .as_ref()
+            .map(|target| StoreParts::new(target, settings, &registry, &sleeper, start, events));
         let mut sources = Sources {
+            store: store.as_ref().map(|store| store.tallies.clone()),
             http: Vec::new(),
             routers: Vec::new(),
             lanes: Vec::new(),
@@ -258,12 +292,14 @@ impl Parts {
         // config bounds it far below.
         let min_samples = settings.min_samples as u32;
         let judging = analytics::Settings { window, detector: ZScore { threshold, min_samples } };
+        let store_deadline_ns = store.as_ref().map(|store| store.deadline_ns.clone());
+        let (outlet, store) = store.map(|store| (store.outlet, store.thread)).unzip();
         let analytics = AnalyticsThread::new(
             Analytics::new(judging, registry.clone().into()),
             settings.ttl.as_micros() as i64,
             lane_ends,
             questions,
-            None,
+            outlet,
             sleeper,
             start,
             sources.analytics.clone(),
@@ -274,7 +310,7 @@ impl Parts {
             detector: settings.detector.name(),
             window,
         };
-        let routers = sources.routers.clone();
+        let (routers, store_tallies) = (sources.routers.clone(), sources.store.clone());
         let readers = ReaderParts {
             reads,
             tallies: sources.readers.clone(),
@@ -285,7 +321,60 @@ impl Parts {
                 judging: Judging { window, threshold, detector: settings.detector.name() },
             }),
         };
-        Self { workers, analytics, readers, routers }
+        Self { workers, analytics, readers, store, store_deadline_ns, store_tallies, routers }
+    }
+}
+
+/// What there is with Redis only.
+struct StoreParts {
+    outlet: Outlet,
+    thread: StoreThread,
+    tallies: StoreSources,
+    deadline_ns: Arc<AtomicU64>,
+}
+
+impl StoreParts {
+    fn new(
+        target: &Target,
+        settings: &Settings,
+        registry: &Arc<Registry>,
+        sleeper: &Arc<Sleeper>,
+        start: Instant,
+        events: &Sender<Event>,
+    ) -> Self {
+        // Seeded by the system for each process.
+        let random = RandomState::new().build_hasher().finish();
+        let tallies = StoreSources { outlet: Arc::default(), store: Arc::default() };
+        let (outlet, inlet) =
+            exchange(settings.redis_queue, sleeper.clone(), tallies.outlet.clone());
+        let keeps_history = settings.redis_history == RedisHistory::Stream;
+        let options = Options {
+            replica: Replica::new(random as u32),
+            window: settings.window,
+            ttl: settings.ttl,
+            stream_idle: settings.stream_idle,
+            history_len: keeps_history.then_some(HISTORY_SAMPLES),
+            devices_max: settings.max_streams,
+        };
+        let (names, events) = (registry.clone(), events.clone());
+        let deadline_ns = Arc::new(AtomicU64::new(0));
+        let thread = StoreThread::new(StoreThreadParts {
+            target: target.clone(),
+            commands: Commands::new(options, move |metric| names.metric_name(metric)),
+            queue: Queue::new(inlet.held.clone(), &options),
+            flush_interval: settings.flush_interval,
+            inlet,
+            registry: registry.clone(),
+            tallies: tallies.store.clone(),
+            clock: Clock::new(start),
+            seed: random,
+            loaded: Box::new(move || {
+                // Err: the main thread is on its way out already.
+                let _ = events.send(Event::StoreLoaded);
+            }),
+            deadline_ns: deadline_ns.clone(),
+        });
+        Self { outlet, thread, tallies, deadline_ns }
     }
 }
 
@@ -401,7 +490,16 @@ fn join_all(threads: Vec<JoinHandle<()>>) {
 }
 
 /// The last words: what was promised, and that it was kept.
-fn report(totals: &TotalsReport, routers: &[Arc<RouterTallies>]) {
+fn report(totals: &TotalsReport, routers: &[Arc<RouterTallies>], store: Option<&StoreSources>) {
+    if let Some(StoreSources { outlet, store }) = store {
+        let dropped = store.dropped_total.iter().map(Tally::get).sum::<u64>();
+        info!(
+            stored = store.stored_total.get(),
+            coalesced = store.coalesced_total.get(),
+            dropped = outlet.dropped_total.get() + dropped,
+            "Redis has"
+        );
+    }
     let sum = |of: fn(&RouterTallies) -> &Tally| routers.iter().map(|r| of(r).get()).sum::<u64>();
     info!(
         requests = sum(|router| &router.ingest_requests_total),

@@ -111,6 +111,7 @@ pub fn telemetry(registry: Arc<Registry>) -> Telemetry {
         readers: vec![Arc::default()],
         analytics: Arc::default(),
         registry,
+        store: None,
     };
     let build = Build { version: "0.1.0", engine: "native", detector: "zscore", window: 50 };
     Telemetry::new(build, sources)

@@ -7,11 +7,17 @@
 //!
 //! Every sample has one fate, counted here: stored, coalesced or dropped. Until then it is queued.
 
+pub mod backoff;
+mod cluster;
 pub mod commands;
 pub mod keys;
+pub mod link;
 pub mod memory;
 pub mod queue;
+pub mod thread;
+pub mod url;
 pub mod windows;
+mod wire;
 
 use crate::tally::{Histogram, Tally};
 
@@ -20,6 +26,8 @@ use crate::tally::{Histogram, Tally};
 pub struct StoreTallies {
     /// 1 while Redis does what it is asked.
     pub up: Tally,
+    /// Samples taken over from analytics.
+    pub taken_total: Tally,
     /// Samples whose key was written with their value.
     pub stored_total: Tally,
     /// Samples whose key was written with the value of a later one.
@@ -38,6 +46,10 @@ pub struct StoreTallies {
     pub commands_total: Tally,
     /// Connections made.
     pub connections_total: Tally,
+    /// Windows read because another replica had changed them.
+    pub windows_read_total: Tally,
+    /// Members, counts and names in Redis that are not what a replica writes; left out.
+    pub foreign_total: Tally,
     /// Windows of other replicas left out because `--max-streams` are in use here.
     pub no_room_total: Tally,
     /// From the first command of a flush to its last answer.

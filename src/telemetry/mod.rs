@@ -7,6 +7,7 @@
 mod families;
 pub mod openmetrics;
 mod process;
+mod store;
 
 use std::sync::Arc;
 
@@ -18,11 +19,13 @@ use crate::analytics::report::{TotalsReport, WindowsReport};
 use crate::analytics::thread::AnalyticsTallies;
 use crate::api::routes::{Get, Label};
 use crate::api::tallies::{CODES, METHODS, RequestTallies, RouterTallies};
+use crate::exchange::OutletTallies;
 use crate::handover::LaneTallies;
 use crate::http;
 use crate::http::head::Refusal;
 use crate::http::message::Method;
 use crate::registry::Registry;
+use crate::store::StoreTallies;
 use crate::tally::{Counts, Histogram, Tally};
 
 /// The media type of [`text`].
@@ -75,6 +78,17 @@ pub struct Sources {
     pub analytics: Arc<AnalyticsTallies>,
     /// The names in use.
     pub registry: Arc<Registry>,
+    /// Redis, when it is on.
+    pub store: Option<StoreSources>,
+}
+
+/// What counts on both sides of the exchange with the store.
+#[derive(Clone, Debug)]
+pub struct StoreSources {
+    /// Where analytics hands samples over.
+    pub outlet: Arc<OutletTallies>,
+    /// The store.
+    pub store: Arc<StoreTallies>,
 }
 
 /// Answers the scrape.
@@ -106,6 +120,8 @@ impl Telemetry {
         families.extend(self.connections());
         families.extend(self.samples());
         families.extend(self.stages());
+        families.extend(store::ledger(&self.sources));
+        families.extend(self.sources.store.as_ref().map(store::redis).into_iter().flatten());
         families.extend(streams(totals, fleet));
         families.push(self.build_info());
         let mut families: Vec<_> = families.into_iter().filter_map(Family::finish).collect();

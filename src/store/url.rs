@@ -1,0 +1,475 @@
+//! `--redis-url`: where Redis is, how it is arranged, and who we are there.
+//!
+//! ```text
+//! redis://[user:password@]host[:port][/database]
+//! redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database][?sentinel_password=…]
+//! redis+cluster://[user:password@]host[:port][,host[:port]…]
+//! ```
+//!
+//! `rediss` in front instead of `redis` asks for TLS, everywhere: sentinels and all nodes. The user may
+//! be left out (`:password@`); what would end a part of the URL (`/ ? # @ :`) is percent-encoded.
+//! User and password are for the nodes that hold data. Sentinels have users of their own, so they are
+//! told nothing but `sentinel_password`.
+//!
+//! Nothing here shows a password: neither [`Target`], however it is printed, nor [`UrlError`].
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// Where Redis listens.
+const REDIS_PORT: u16 = 6379;
+/// Where sentinels listen.
+const SENTINEL_PORT: u16 = 26_379;
+/// Each host that is away costs a timeout before the next is tried.
+const HOSTS_MAX: usize = 16;
+
+/// Where one process of Redis listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// Who we say we are. Prints without the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// None: the default user.
+    pub user: Option<String>,
+    /// Never empty.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.user.as_deref().unwrap_or("default"))
+    }
+}
+
+/// How Redis is arranged.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Topology {
+    /// One process.
+    Single(Address),
+    /// A master and its replicas; who is master, sentinels say.
+    Sentinel {
+        /// The sentinels, in the order in which they are asked.
+        sentinels: Vec<Address>,
+        /// What they call the master.
+        master: String,
+        /// What they ask of us.
+        login: Option<Login>,
+    },
+    /// Nodes that share the keys.
+    Cluster {
+        /// Some of its nodes, in the order in which they are asked for all.
+        seeds: Vec<Address>,
+    },
+}
+
+/// What a URL says. Prints as the URL with `***` for every password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Target {
+    /// How Redis is arranged, and where to find it.
+    pub topology: Topology,
+    /// For every connection, sentinels' included.
+    pub is_tls: bool,
+    /// For the nodes that hold data.
+    pub login: Option<Login>,
+    /// `SELECT`; 0 in a cluster.
+    pub database: u32,
+}
+
+/// What is wrong with a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UrlError {
+    /// Another scheme, or none.
+    Scheme,
+    /// A user or a password holds what ends it.
+    Unencoded,
+    /// Text that is not UTF-8 once it is decoded.
+    NotUtf8,
+    /// A user without a password, or an empty one.
+    Password,
+    /// No host, or what cannot be one.
+    Host,
+    /// Not 1 to 65535.
+    Port,
+    /// More than one, and neither sentinels nor a cluster.
+    SeveralHosts,
+    /// More than are ever asked.
+    TooManyHosts,
+    /// Not what the sentinels could call a master.
+    Master,
+    /// Not a number.
+    Database,
+    /// A cluster has only the first.
+    ClusterDatabase,
+    /// A parameter that is not known, at least not here.
+    Parameter,
+}
+
+impl fmt::Display for UrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scheme => f.write_str(
+                "must start with redis://, redis+sentinel://, redis+cluster://, or rediss for TLS",
+            ),
+            Self::Unencoded => f.write_str("/ ? # in a user or password must be percent-encoded"),
+            Self::NotUtf8 => f.write_str("user and password must be UTF-8"),
+            Self::Password => f.write_str("must have user:password@ or :password@ before the host"),
+            Self::Host => f.write_str("must have a host: a name, an IPv4 address or an [IPv6] one"),
+            Self::Port => f.write_str("the port must be 1 to 65535"),
+            Self::SeveralHosts => {
+                f.write_str("several hosts need redis+sentinel:// or redis+cluster://")
+            }
+            Self::TooManyHosts => write!(f, "must name at most {HOSTS_MAX} hosts"),
+            Self::Master => f.write_str(
+                "must name the sentinels' master after the hosts: letters, digits, '.', '-', '_'",
+            ),
+            Self::Database => f.write_str("the database after the '/' must be a number"),
+            Self::ClusterDatabase => f.write_str("a cluster has no databases"),
+            Self::Parameter => f.write_str(
+                "after the '?' only sentinel_password is known, and only with redis+sentinel://",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for UrlError {}
+
+/// The second half of the scheme.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arrangement {
+    Single,
+    Sentinel,
+    Cluster,
+}
+
+impl FromStr for Target {
+    type Err = UrlError;
+
+    fn from_str(url: &str) -> Result<Self, UrlError> {
+        let (scheme, rest) = url.split_once("://").ok_or(UrlError::Scheme)?;
+        let (protocol, arrangement) = match scheme.split_once('+') {
+            None => (scheme, Arrangement::Single),
+            Some((protocol, "sentinel")) => (protocol, Arrangement::Sentinel),
+            Some((protocol, "cluster")) => (protocol, Arrangement::Cluster),
+            Some(_) => return Err(UrlError::Scheme),
+        };
+        let is_tls = match protocol {
+            "redis" => false,
+            "rediss" => true,
+            _ => return Err(UrlError::Scheme),
+        };
+
+        let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, rest) = rest.split_at(authority_end);
+        if rest.contains(['@', '#']) {
+            return Err(UrlError::Unencoded);
+        }
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (Some(login.parse()?), hosts),
+            None => (None, authority),
+        };
+        let addresses = addresses(hosts, arrangement)?;
+        if !query.is_empty() && arrangement != Arrangement::Sentinel {
+            return Err(UrlError::Parameter);
+        }
+        let (topology, database) = match arrangement {
+            Arrangement::Single => {
+                let [address] =
+                    <[Address; 1]>::try_from(addresses).map_err(|_| UrlError::SeveralHosts)?;
+                (Topology::Single(address), database(path)?)
+            }
+            Arrangement::Sentinel => {
+                let (master, path) = path.split_once('/').unwrap_or((path, ""));
+                // The characters that sentinels allow.
+                let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+                if master.is_empty() || !master.bytes().all(is_allowed) {
+                    return Err(UrlError::Master);
+                }
+                let login = sentinel_login(query)?;
+                let master = master.to_owned();
+                (Topology::Sentinel { sentinels: addresses, master, login }, database(path)?)
+            }
+            Arrangement::Cluster => {
+                if database(path)? != 0 {
+                    return Err(UrlError::ClusterDatabase);
+                }
+                (Topology::Cluster { seeds: addresses }, 0)
+            }
+        };
+        Ok(Self { topology, is_tls, login, database })
+    }
+}
+
+impl FromStr for Login {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let (user, password) = text.split_once(':').ok_or(UrlError::Password)?;
+        let (user, password) = (decoded(user)?, decoded(password)?);
+        if password.is_empty() {
+            return Err(UrlError::Password);
+        }
+        Ok(Self { user: Some(user).filter(|user| !user.is_empty()), password })
+    }
+}
+
+fn decoded(text: &str) -> Result<String, UrlError> {
+    let text = percent_decode_str(text).decode_utf8().map_err(|_| UrlError::NotUtf8)?;
+    Ok(text.into_owned())
+}
+
+fn sentinel_login(query: &str) -> Result<Option<Login>, UrlError> {
+    if query.is_empty() {
+        return Ok(None);
+    }
+    let password = query.strip_prefix("sentinel_password=").ok_or(UrlError::Parameter)?;
+    if password.contains('&') {
+        return Err(UrlError::Parameter);
+    }
+    let password = decoded(password)?;
+    if password.is_empty() {
+        return Err(UrlError::Parameter);
+    }
+    Ok(Some(Login { user: None, password }))
+}
+
+fn database(path: &str) -> Result<u32, UrlError> {
+    if path.is_empty() {
+        return Ok(0);
+    }
+    number(path).ok_or(UrlError::Database)
+}
+
+/// Digits and nothing else: `parse` alone takes a sign.
+fn number<T: FromStr>(digits: &str) -> Option<T> {
+    let is_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_digits.then(|| digits.parse().ok()).flatten()
+}
+
+fn addresses(hosts: &str, arrangement: Arrangement) -> Result<Vec<Address>, UrlError> {
+    let port = match arrangement {
+        Arrangement::Sentinel => SENTINEL_PORT,
+        Arrangement::Single | Arrangement::Cluster => REDIS_PORT,
+    };
+    let addresses: Vec<Address> =
+        hosts.split(',').map(|host| address(host, port)).collect::<Result<_, _>>()?;
+    if addresses.len() > HOSTS_MAX {
+        return Err(UrlError::TooManyHosts);
+    }
+    Ok(addresses)
+}
+
+fn address(text: &str, default_port: u16) -> Result<Address, UrlError> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or(UrlError::Host)?;
+            host.parse::<Ipv6Addr>().map_err(|_| UrlError::Host)?;
+            if port.is_empty() {
+                (host, None)
+            } else {
+                (host, Some(port.strip_prefix(':').ok_or(UrlError::Host)?))
+            }
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_allowed) {
+        return Err(UrlError::Host);
+    }
+    let port = match port {
+        None => default_port,
+        Some(digits) => number(digits).filter(|&port| port != 0).ok_or(UrlError::Port)?,
+    };
+    Ok(Address { host: host.to_owned(), port })
+}
+
+impl Target {
+    /// True when it holds a password.
+    pub fn has_secret(&self) -> bool {
+        let of_sentinels = match &self.topology {
+            Topology::Sentinel { login, .. } => login.is_some(),
+            Topology::Single(_) | Topology::Cluster { .. } => false,
+        };
+        self.login.is_some() || of_sentinels
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_tls { "rediss" } else { "redis" })?;
+        f.write_str(match &self.topology {
+            Topology::Single(_) => "://",
+            Topology::Sentinel { .. } => "+sentinel://",
+            Topology::Cluster { .. } => "+cluster://",
+        })?;
+        if let Some(login) = &self.login {
+            let user = login.user.as_deref().unwrap_or("");
+            write!(f, "{}:***@", utf8_percent_encode(user, NON_ALPHANUMERIC))?;
+        }
+        let hosts = match &self.topology {
+            Topology::Single(address) => std::slice::from_ref(address),
+            Topology::Sentinel { sentinels: hosts, .. } | Topology::Cluster { seeds: hosts } => {
+                hosts
+            }
+        };
+        for (index, host) in hosts.iter().enumerate() {
+            write!(f, "{}{host}", if index == 0 { "" } else { "," })?;
+        }
+        if let Topology::Sentinel { master, .. } = &self.topology {
+            write!(f, "/{master}")?;
+        }
+        if self.database != 0 {
+            write!(f, "/{}", self.database)?;
+        }
+        if let Topology::Sentinel { login: Some(_), .. } = &self.topology {
+            f.write_str("?sentinel_password=***")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Target {
+        url.parse().unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    #[test]
+    fn every_form_is_read_and_shown_without_passwords() {
+        for (url, shown) in [
+            ("redis://localhost", "redis://localhost:6379"),
+            ("redis://localhost/", "redis://localhost:6379"),
+            ("redis://127.0.0.1:7000/0", "redis://127.0.0.1:7000"),
+            ("redis://127.0.0.1:7000/3", "redis://127.0.0.1:7000/3"),
+            ("rediss://my-redis.internal", "rediss://my-redis.internal:6379"),
+            ("redis://[::1]", "redis://[::1]:6379"),
+            ("redis://[fd00::7]:7000/1", "redis://[fd00::7]:7000/1"),
+            ("redis://:s3cret@h", "redis://:***@h:6379"),
+            ("redis://sigmad:s3cret@h:1", "redis://sigmad:***@h:1"),
+            ("redis://si%40gmad:s3cret@h", "redis://si%40gmad:***@h:6379"),
+            ("redis+sentinel://a,b:1/main", "redis+sentinel://a:26379,b:1/main"),
+            (
+                "rediss+sentinel://u:s3cret@a,b/my-master.1/2?sentinel_password=s3cret",
+                "rediss+sentinel://u:***@a:26379,b:26379/my-master.1/2?sentinel_password=***",
+            ),
+            ("redis+cluster://:s3cret@a,[::1]:1/", "redis+cluster://:***@a:6379,[::1]:1"),
+            ("rediss+cluster://a/0", "rediss+cluster://a:6379"),
+        ] {
+            let target = target(url);
+            assert_eq!(target.to_string(), shown, "{url}");
+            assert_eq!(format!("{target:?}"), shown, "{url}");
+            assert!(!format!("{:?}", target.login).contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_are_decoded() {
+        for (url, user, password) in [
+            ("redis://:p%40%2F%3a%25@h", None, "p@/:%"),
+            ("redis://u:p:q@h", Some("u"), "p:q"),
+            ("redis://u:p@q@h", Some("u"), "p@q"),
+            ("redis://u:100%@h", Some("u"), "100%"),
+            ("redis://u:a+b@h", Some("u"), "a+b"),
+            ("redis://%C3%BC:%C3%A9@h", Some("ü"), "é"),
+        ] {
+            let login = target(url).login.expect("a login");
+            assert_eq!((login.user.as_deref(), login.password.as_str()), (user, password), "{url}");
+        }
+        assert_eq!(target("redis://h").login, None);
+    }
+
+    #[test]
+    fn sentinels_get_their_own_password_and_no_other() {
+        for (url, expected) in [
+            ("redis+sentinel://u:p@a/m", None),
+            ("redis+sentinel://u:p@a/m?sentinel_password=q%26", Some("q&")),
+        ] {
+            let Topology::Sentinel { login, .. } = target(url).topology else {
+                panic!("{url}: no sentinels");
+            };
+            assert!(login.as_ref().is_none_or(|login| login.user.is_none()));
+            assert_eq!(login.as_ref().map(|login| login.password.as_str()), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_password_with_it() {
+        for (url, error) in [
+            ("", UrlError::Scheme),
+            ("localhost:6379", UrlError::Scheme),
+            ("http://localhost", UrlError::Scheme),
+            ("unix:///run/redis.sock", UrlError::Scheme),
+            ("redis+unix:///run/redis.sock", UrlError::Scheme),
+            ("redis+://h", UrlError::Scheme),
+            ("redis:/h", UrlError::Scheme),
+            ("redis://", UrlError::Host),
+            ("redis:///1", UrlError::Host),
+            ("redis://:s3cret@", UrlError::Host),
+            ("redis://h h", UrlError::Host),
+            ("redis://[h]", UrlError::Host),
+            ("redis://[::1", UrlError::Host),
+            ("redis://[::1]7000", UrlError::Host),
+            ("redis+cluster://a,,b", UrlError::Host),
+            ("redis://::1", UrlError::Host),
+            ("redis://h:", UrlError::Port),
+            ("redis://h:0", UrlError::Port),
+            ("redis://h:65536", UrlError::Port),
+            ("redis://h:+1", UrlError::Port),
+            ("redis://a,b", UrlError::SeveralHosts),
+            ("redis://s3cret@h", UrlError::Password),
+            ("redis://:@h", UrlError::Password),
+            ("redis://u:@h", UrlError::Password),
+            ("redis://:%ff@h", UrlError::NotUtf8),
+            ("redis://:s3/cret@h", UrlError::Unencoded),
+            ("redis://:s3?cret@h", UrlError::Unencoded),
+            ("redis://:s3#cret@h", UrlError::Unencoded),
+            ("redis://h/one", UrlError::Database),
+            ("redis://h/-1", UrlError::Database),
+            ("redis://h/+1", UrlError::Database),
+            ("redis://h/1/2", UrlError::Database),
+            ("redis://h?db=1", UrlError::Parameter),
+            ("redis+cluster://a/1", UrlError::ClusterDatabase),
+            ("redis+cluster://a?sentinel_password=s3cret", UrlError::Parameter),
+            ("redis+sentinel://a", UrlError::Master),
+            ("redis+sentinel://a/", UrlError::Master),
+            ("redis+sentinel://a/my master", UrlError::Master),
+            ("redis+sentinel://a/m/x", UrlError::Database),
+            ("redis+sentinel://a/m?password=s3cret", UrlError::Parameter),
+            ("redis+sentinel://a/m?sentinel_password=", UrlError::Parameter),
+            ("redis+sentinel://a/m?sentinel_password=s3cret&x=1", UrlError::Parameter),
+        ] {
+            assert_eq!(url.parse::<Target>(), Err(error), "{url}");
+            assert!(!error.to_string().contains("s3cret"));
+        }
+        let many = format!("redis+cluster://{}", vec!["h"; HOSTS_MAX + 1].join(","));
+        assert_eq!(many.parse::<Target>(), Err(UrlError::TooManyHosts));
+    }
+}

@@ -1,0 +1,143 @@
+//! What became of every sample, and how the store fares.
+
+use super::families::Family;
+use super::{REQUEST_EDGES_NS, Sources, StoreSources, merged};
+use crate::api::tallies::RouterTallies;
+use crate::store::{DropReason, ErrorKind};
+use crate::tally::Tally;
+
+/// What became of every sample: at rest, received is the sum of the fates and of what is queued.
+pub fn ledger(sources: &Sources) -> [Family; 3] {
+    let Sources { routers, lanes, analytics, .. } = sources;
+    let total = |tally: fn(&RouterTallies) -> &Tally| -> u64 {
+        routers.iter().map(|router| tally(router).get()).sum()
+    };
+    let rejected = total(|tallies| &tallies.invalid_total)
+        + total(|tallies| &tallies.no_room_total)
+        + total(|tallies| &tallies.queue_full_total);
+    let accepted = total(|tallies| &tallies.accepted_total);
+    let sent: u64 = lanes.iter().map(|lane| lane.samples_total.get()).sum();
+    let fates = match &sources.store {
+        // What is judged is kept in memory, in the same step.
+        None => Fates { stored: analytics.samples_total.get(), ..Fates::default() },
+        Some(StoreSources { outlet, store }) => Fates {
+            stored: store.stored_total.get(),
+            coalesced: store.coalesced_total.get(),
+            dropped: outlet.dropped_total.get()
+                + store.dropped_total.iter().map(Tally::get).sum::<u64>(),
+        },
+    };
+    let queued = match &sources.store {
+        None => sent.saturating_sub(fates.stored),
+        Some(StoreSources { outlet, store }) => {
+            let gone = outlet.dropped_total.get() + store.taken_total.get();
+            sent.saturating_sub(gone) + store.held_samples.get()
+        }
+    };
+
+    let mut received = Family::counter(
+        "sigmad_samples_received_total",
+        "Samples received, whatever became of them.",
+    );
+    received.add(&[], (accepted + rejected) as f64);
+    let mut samples = Family::counter(
+        "sigmad_samples_total",
+        "Samples by their fate: rejected in the answer, stored, coalesced with a later one of the same key, dropped.",
+    );
+    for (fate, count) in [
+        ("rejected", rejected),
+        ("stored", fates.stored),
+        ("coalesced", fates.coalesced),
+        ("dropped", fates.dropped),
+    ] {
+        samples.add(&[("fate", fate)], count as f64);
+    }
+    let mut waiting = Family::gauge(
+        "sigmad_samples_queued",
+        "Samples accepted that have met no fate yet: on their way to analytics or to the store.",
+    );
+    waiting.add(&[], queued as f64);
+    [received, samples, waiting]
+}
+
+#[derive(Default)]
+struct Fates {
+    stored: u64,
+    coalesced: u64,
+    dropped: u64,
+}
+
+/// Redis.
+pub fn redis(StoreSources { outlet, store }: &StoreSources) -> [Family; 13] {
+    let gauge = |name, help, tally: &Tally| {
+        let mut family = Family::gauge(name, help);
+        family.add(&[], tally.get() as f64);
+        family
+    };
+    let counter = |name, help, tally: &Tally| {
+        let mut family = Family::counter(name, help);
+        family.add(&[], tally.get() as f64);
+        family
+    };
+    let mut dropped = Family::counter(
+        "sigmad_store_dropped_total",
+        "Samples dropped, by reason: queue_full while Redis was away, refused by Redis for good, shutdown before Redis had them.",
+    );
+    for reason in DropReason::ALL {
+        let mut count = store.dropped_total[reason as usize].get();
+        if reason == DropReason::QueueFull {
+            count += outlet.dropped_total.get();
+        }
+        dropped.add(&[("reason", reason.name())], count as f64);
+    }
+    let mut errors = Family::counter("sigmad_store_errors_total", "Failures of Redis, by kind.");
+    for kind in ErrorKind::ALL {
+        let count = store.errors_total[kind as usize].get();
+        errors.add(&[("kind", kind.name())], count as f64);
+    }
+    let mut flush = Family::histogram(
+        "sigmad_store_flush_duration_seconds",
+        "From the first command of a flush to its last answer.",
+    );
+    flush.add_histogram(&[], &merged([&store.flush]), &REQUEST_EDGES_NS);
+    let mut delay = Family::histogram(
+        "sigmad_store_delay_seconds",
+        "From the arrival of the oldest sample of a flush to the moment that Redis had it.",
+    );
+    delay.add_histogram(&[], &merged([&store.delay]), &REQUEST_EDGES_NS);
+    [
+        gauge("sigmad_store_up", "1 while Redis does what it is asked.", &store.up),
+        gauge("sigmad_store_held_samples", "Samples held for Redis.", &store.held_samples),
+        gauge("sigmad_store_held_bytes", "Memory they take.", &store.held_bytes),
+        dropped,
+        errors,
+        counter(
+            "sigmad_store_flushes_total",
+            "Flushes that reached Redis whole.",
+            &store.flushes_total,
+        ),
+        counter(
+            "sigmad_store_commands_total",
+            "Commands that Redis has answered.",
+            &store.commands_total,
+        ),
+        counter("sigmad_store_connections_total", "Connections made.", &store.connections_total),
+        counter(
+            "sigmad_store_windows_read_total",
+            "Windows read because another replica had changed them.",
+            &store.windows_read_total,
+        ),
+        counter(
+            "sigmad_store_no_room_total",
+            "Windows of other replicas left out for want of room (--max-streams).",
+            &store.no_room_total,
+        ),
+        counter(
+            "sigmad_store_foreign_total",
+            "Members, counts and names found in Redis that no replica writes; left out.",
+            &store.foreign_total,
+        ),
+        flush,
+        delay,
+    ]
+}
