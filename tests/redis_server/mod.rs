@@ -1,0 +1,633 @@
+//! Real Redis processes: alone, with password, user or TLS, as a cluster, behind sentinels.
+//!
+//! Each listens on free ports of 127.0.0.1, keeps its files in a temporary directory, and is killed
+//! and removed when dropped. Every wait is bounded and ends at an answer of Redis, never at a guess.
+
+#![allow(dead_code, reason = "each suite uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{
+    Client, Connection, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo,
+    TlsCertificates,
+};
+
+/// A start takes 30 ms, a cluster 3 s, a failover 4 s; a loaded machine takes longer.
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Any answer comes within it, or the test fails.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the sentinels call their master.
+pub const MASTER_NAME: &str = "main";
+/// Sentinels that must agree that a master is gone.
+const QUORUM: &str = "2";
+/// Long enough for a paused thread, short enough for a test.
+const DOWN_AFTER_MS: &str = "1000";
+/// Slots of a cluster.
+const SLOTS: u16 = 16_384;
+
+/// Below those that the kernel gives to outgoing connections: a Redis that is away keeps its port.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() as u16 % 200 * 100;
+    loop {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + first.wrapping_add(turn) % (PORTS.end - PORTS.start);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A directory of its own; removed when dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sigmad-redis-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a temporary directory");
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What stays behind is in /tmp, and no reason to fail.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Asks until there is an answer that will do.
+#[track_caller]
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a process listens with.
+#[derive(Clone, Debug, Default)]
+struct Access {
+    user: Option<String>,
+    password: Option<String>,
+    is_tls: bool,
+}
+
+/// One process; killed when dropped.
+pub struct Redis {
+    child: Child,
+    directory: Directory,
+    port: u16,
+    access: Access,
+    args: Vec<String>,
+}
+
+impl Redis {
+    /// A Redis of its own, with further arguments of redis-server.
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_with(Access::default(), args, |_| {})
+    }
+
+    /// `requirepass`.
+    pub fn with_password(password: &str) -> Self {
+        let access = Access { password: Some(password.to_owned()), ..Access::default() };
+        Self::start_with(access, &["--requirepass", password], |_| {})
+    }
+
+    /// A user with these rules (`~* +@all`), and no other.
+    pub fn with_user(user: &str, password: &str, rules: &str) -> Self {
+        let access = Access {
+            user: Some(user.to_owned()),
+            password: Some(password.to_owned()),
+            is_tls: false,
+        };
+        Self::start_with(access, &["--aclfile", "users.acl"], |directory| {
+            let users = format!("user default off\nuser {user} on >{password} {rules}\n");
+            std::fs::write(directory.file("users.acl"), users).expect("users.acl");
+        })
+    }
+
+    /// TLS only, with a certificate for 127.0.0.1 and localhost by an authority of its own.
+    pub fn with_tls() -> Self {
+        let args = ["--tls-cert-file", "server.crt", "--tls-key-file", "server.key"];
+        let more = ["--tls-ca-cert-file", "ca.crt", "--tls-auth-clients", "no"];
+        let access = Access { is_tls: true, ..Access::default() };
+        Self::start_with(access, &[args, more].concat(), make_certificates)
+    }
+
+    fn start_with(access: Access, args: &[&str], prepare: impl FnOnce(&Directory)) -> Self {
+        let mut directory = Directory::new();
+        prepare(&directory);
+        let mut args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        for arg in ["--save", "", "--appendonly", "no", "--enable-debug-command", "local"] {
+            args.push(arg.to_owned());
+        }
+        loop {
+            let port = free_port();
+            let child = spawn(&directory, port, access.is_tls, &args);
+            let mut redis =
+                Self { child, directory, port, access: access.clone(), args: args.clone() };
+            if redis.wait_for_pong() {
+                return redis;
+            }
+            // Somebody took the port in between: the next one.
+            assert!(redis.log().contains("already in use"), "redis-server: {}", redis.log());
+            directory = std::mem::replace(&mut redis.directory, Directory::new());
+        }
+    }
+
+    /// False when it has exited instead.
+    fn wait_for_pong(&mut self) -> bool {
+        until("PING answers", || {
+            if self.child.try_wait().expect("wait").is_some() {
+                return Some(false);
+            }
+            // Its own word for it: at the port somebody else may answer.
+            let log = self.log();
+            if !log.contains("Ready to accept connections") && !log.contains("Sentinel ID is") {
+                return None;
+            }
+            let mut connection = self.try_connection().ok()?;
+            redis::cmd("PING").query::<String>(&mut connection).ok().map(|_| true)
+        })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As `--redis-url` takes it.
+    pub fn url(&self) -> String {
+        let scheme = if self.access.is_tls { "rediss" } else { "redis" };
+        let login = match (&self.access.user, &self.access.password) {
+            (Some(user), Some(password)) => format!("{user}:{password}@"),
+            (None, Some(password)) => format!(":{password}@"),
+            _ => String::new(),
+        };
+        format!("{scheme}://{login}127.0.0.1:{}", self.port)
+    }
+
+    /// The certificate of its authority, for `SSL_CERT_FILE`.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.file("ca.crt")
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.directory.file("redis.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// A connection past everything of ours, for assertions.
+    pub fn connection(&self) -> Connection {
+        self.try_connection().expect("redis answers")
+    }
+
+    fn try_connection(&self) -> redis::RedisResult<Connection> {
+        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(user) = &self.access.user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = &self.access.password {
+            login = login.set_password(password);
+        }
+        let info = self.url().into_connection_info()?.set_redis_settings(login);
+        let client = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            let authority = std::fs::read(self.authority()).expect("ca.crt");
+            let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority) };
+            Client::build_with_tls(info, certificates)?
+        } else {
+            Client::open(info)?
+        };
+        let connection = client.get_connection_with_timeout(ANSWER_TIMEOUT)?;
+        connection.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        connection.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        Ok(connection)
+    }
+
+    /// One command on a connection of its own.
+    #[track_caller]
+    pub fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        ask(&mut self.connection(), command)
+    }
+
+    /// One field of INFO.
+    #[track_caller]
+    pub fn info(&self, field: &str) -> String {
+        let info: String = self.ask(&["INFO", "everything"]);
+        field_of(&info, field).unwrap_or_else(|| panic!("no {field} in {info}"))
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        // SAFETY: plain system call; the child has not been waited for, so the pid is ours.
+        let sent = unsafe { libc::kill(self.pid().cast_signed(), signal) };
+        assert_eq!(sent, 0, "kill: {}", io::Error::last_os_error());
+    }
+
+    /// SIGSTOP: connections are accepted, nothing is answered.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// SIGTERM, and waits for the exit: connections are closed, the port refuses.
+    pub fn stop(&mut self) {
+        self.signal(libc::SIGTERM);
+        let child = &mut self.child;
+        until("redis-server exits", || child.try_wait().expect("wait"));
+    }
+
+    /// SIGKILL, and waits for the exit: the port refuses.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// Starts it again after [`Redis::stop`] or [`Redis::kill`]: same port, no data.
+    pub fn restart(&mut self) {
+        // What replication or SAVE has left; mostly nothing.
+        drop(std::fs::remove_file(self.directory.file("dump.rdb")));
+        self.child = spawn(&self.directory, self.port, self.access.is_tls, &self.args);
+        assert!(self.wait_for_pong(), "redis-server: {}", self.log());
+    }
+
+    /// Starts it again with its data, which it then reads for about that long: LOADING.
+    pub fn restart_loading(&mut self, duration: Duration) {
+        // It answers once in so many bytes of its file, not in so much time: long values.
+        const KEYS: u32 = 200;
+        self.ask::<()>(&["DEBUG", "POPULATE", &KEYS.to_string(), "padding", "2000"]);
+        self.ask::<()>(&["CONFIG", "SET", "rdbcompression", "no"]);
+        self.ask::<()>(&["SAVE"]);
+        self.kill();
+        let delay_us = duration.as_micros() / u128::from(KEYS);
+        let mut args = self.args.clone();
+        for arg in ["--key-load-delay", &delay_us.to_string()] {
+            args.push(arg.to_owned());
+        }
+        args.extend(["--loading-process-events-interval-bytes".to_owned(), "1024".to_owned()]);
+        self.child = spawn(&self.directory, self.port, self.access.is_tls, &args);
+        until("it loads", || {
+            let mut connection = self.try_connection().ok()?;
+            let error = redis::cmd("PING").query::<String>(&mut connection).err()?;
+            (error.code() == Some("LOADING")).then_some(())
+        });
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may be gone already: then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(20)..];
+            eprintln!("--- log of Redis at {}:\n{}\n---", self.port, last.join("\n"));
+        }
+    }
+}
+
+fn spawn(directory: &Directory, port: u16, is_tls: bool, args: &[String]) -> Child {
+    let mut command = Command::new("redis-server");
+    if is_tls {
+        command.args(["--port", "0", "--tls-port"]);
+    } else {
+        command.arg("--port");
+    }
+    command.arg(port.to_string()).args(["--bind", "127.0.0.1"]).args(args);
+    spawn_logged(&mut command, directory)
+}
+
+fn spawn_logged(command: &mut Command, directory: &Directory) -> Child {
+    let log = File::create(directory.file("redis.log")).expect("redis.log");
+    command
+        .current_dir(&directory.0)
+        .stdin(Stdio::null())
+        .stderr(log.try_clone().expect("redis.log"))
+        .stdout(log)
+        .spawn()
+        .expect("redis-server starts (Debian: redis-server)")
+}
+
+/// `server.crt`, `server.key`, and `ca.crt` of who signed it.
+fn make_certificates(directory: &Directory) {
+    let openssl = |args: &[&str]| {
+        let output = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-nodes", "-days", "1"])
+            .args(args)
+            .current_dir(&directory.0)
+            .output()
+            .expect("openssl starts (Debian: openssl)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    // Without a configuration of its own the system's would make every certificate an authority.
+    let empty = "[req]\ndistinguished_name = name\n[name]\n";
+    std::fs::write(directory.file("openssl.cnf"), empty).expect("openssl.cnf");
+    openssl(&[
+        "-config",
+        "openssl.cnf",
+        "-subj",
+        "/CN=authority of a test",
+        "-addext",
+        "basicConstraints = critical, CA:TRUE",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.crt",
+    ]);
+    openssl(&[
+        "-config",
+        "openssl.cnf",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "basicConstraints = critical, CA:FALSE",
+        "-addext",
+        "subjectAltName = DNS:localhost, IP:127.0.0.1",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+        "-keyout",
+        "server.key",
+        "-out",
+        "server.crt",
+    ]);
+}
+
+/// One command.
+#[track_caller]
+pub fn ask<T: FromRedisValue>(connection: &mut Connection, command: &[&str]) -> T {
+    match redis::cmd(command[0]).arg(&command[1..]).query(connection) {
+        Ok(answer) => answer,
+        Err(error) => panic!("{command:?}: {error}"),
+    }
+}
+
+/// The value of a line `field:value`.
+fn field_of(info: &str, field: &str) -> Option<String> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+}
+
+/// Three masters that share the slots, without replicas.
+pub struct Cluster {
+    pub nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    const NODES: u16 = 3;
+
+    /// Waits until every node says that the cluster is whole.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments of redis-server for every node.
+    pub fn start_with(args: &[&str]) -> Self {
+        let start = || {
+            let bus = free_port().to_string();
+            let own = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+            let timeout = ["--cluster-node-timeout", "2000"];
+            Redis::start(&[args, &own, &timeout].concat())
+        };
+        let nodes: Vec<Redis> = (0..Self::NODES).map(|_| start()).collect();
+        for (index, node) in (0..).zip(&nodes) {
+            let first = (SLOTS / Self::NODES) * index;
+            let last = if index + 1 == Self::NODES { SLOTS } else { first + SLOTS / Self::NODES };
+            let (first, last) = (first.to_string(), (last - 1).to_string());
+            node.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+            // Else the nodes settle in votes who is who, and the state flaps.
+            node.ask::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+        }
+        for node in &nodes[1..] {
+            let (_, bus): (String, String) = node.ask(&["CONFIG", "GET", "cluster-port"]);
+            let port = node.port.to_string();
+            nodes[0].ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        }
+        let cluster = Self { nodes };
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    /// Waits until every node knows all others and serves.
+    pub fn wait_until_whole(&self) {
+        for node in &self.nodes {
+            until("cluster_state:ok", || {
+                let info: String = node.ask(&["CLUSTER", "INFO"]);
+                let is =
+                    |field: &str, value: &str| field_of(&info, field).as_deref() == Some(value);
+                let all = Self::NODES.to_string();
+                (is("cluster_state", "ok")
+                    && is("cluster_known_nodes", &all)
+                    && is("cluster_size", &all))
+                .then_some(())
+            });
+        }
+    }
+
+    /// As `--redis-url` takes it, with every node.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// The slot of a key.
+    pub fn slot(&self, key: &str) -> u16 {
+        self.nodes[0].ask(&["CLUSTER", "KEYSLOT", key])
+    }
+
+    /// The index of the node that first had the slots of this key.
+    pub fn first_owner(&self, key: &str) -> usize {
+        let index = self.slot(key) / (SLOTS / Self::NODES);
+        usize::from(index.min(Self::NODES - 1))
+    }
+
+    /// Gives a slot with all its keys to another node: every step of a real migration.
+    pub fn migrate(&self, slot: u16, from: usize, to: usize) {
+        self.begin_migration(slot, from, to);
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let slot_text = slot.to_string();
+        let keys: Vec<String> = source.ask(&["CLUSTER", "GETKEYSINSLOT", &slot_text, "1000"]);
+        for key in keys {
+            let port = target.port.to_string();
+            source.ask::<()>(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]);
+        }
+        let id: String = target.ask(&["CLUSTER", "MYID"]);
+        for node in [target, source] {
+            node.ask::<()>(&["CLUSTER", "SETSLOT", &slot_text, "NODE", &id]);
+        }
+    }
+
+    /// The slot is on its way and its keys are not: new ones are answered with ASK.
+    pub fn begin_migration(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let (source_id, target_id): (String, String) =
+            (source.ask(&["CLUSTER", "MYID"]), target.ask(&["CLUSTER", "MYID"]));
+        target.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
+        source.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
+    }
+}
+
+/// A master, its replica, and three sentinels that watch both.
+pub struct Sentinels {
+    /// Master and replica; after a failover the other way round.
+    pub nodes: [Redis; 2],
+    pub sentinels: Vec<Redis>,
+}
+
+impl Sentinels {
+    const SENTINELS: usize = 3;
+
+    /// Waits until the sentinels know each other and the replica.
+    pub fn start() -> Self {
+        Self::start_with(None, None)
+    }
+
+    /// With a password on master and replica, and one on the sentinels.
+    pub fn start_with(password: Option<&str>, sentinel_password: Option<&str>) -> Self {
+        let access = Access { password: password.map(str::to_owned), ..Access::default() };
+        let passwords: Vec<&str> = match password {
+            Some(password) => vec!["--requirepass", password, "--masterauth", password],
+            None => Vec::new(),
+        };
+        let master = Redis::start_with(access.clone(), &passwords, |_| {});
+        let port = master.port.to_string();
+        let args = [&passwords[..], &["--replicaof", "127.0.0.1", &port]].concat();
+        // A replica reads its master's data at once, without the 5 s that gather more replicas.
+        master.ask::<()>(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        let replica = Redis::start_with(access, &args, |_| {});
+        until("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
+        let start = || start_sentinel(&master, sentinel_password);
+        let sentinels: Vec<Redis> = (0..Self::SENTINELS).map(|_| start()).collect();
+        let group = Self { nodes: [master, replica], sentinels };
+        for sentinel in &group.sentinels {
+            until("the sentinels know each other and the replica", || {
+                let (others, replicas) =
+                    (group.known(sentinel, "SENTINELS"), group.known(sentinel, "REPLICAS"));
+                (others == Self::SENTINELS - 1 && replicas == 1).then_some(())
+            });
+        }
+        group
+    }
+
+    fn known(&self, sentinel: &Redis, what: &str) -> usize {
+        sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", what, MASTER_NAME]).len()
+    }
+
+    /// As `--redis-url` takes it.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> =
+            self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        let login = match &self.nodes[0].access.password {
+            Some(password) => format!(":{password}@"),
+            None => String::new(),
+        };
+        let query = match &self.sentinels[0].access.password {
+            Some(password) => format!("?sentinel_password={password}"),
+            None => String::new(),
+        };
+        format!("redis+sentinel://{login}{}/{MASTER_NAME}{query}", hosts.join(","))
+    }
+
+    /// The port that the sentinels give for the master.
+    pub fn master_port(&self) -> u16 {
+        let address: (String, u16) =
+            self.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME]);
+        address.1
+    }
+
+    /// The node that says it is the master.
+    pub fn master(&self) -> &Redis {
+        let port = self.master_port();
+        self.nodes.iter().find(|node| node.port == port).expect("one of ours")
+    }
+
+    /// Waits until all sentinels give the other node, and it says so itself.
+    pub fn wait_for_failover(&self, from: u16) -> &Redis {
+        let other = self.nodes.iter().find(|node| node.port != from).expect("two nodes");
+        until("a failover", || {
+            let agree = self.sentinels.iter().all(|sentinel| {
+                let (_, port): (String, u16) =
+                    sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME]);
+                port == other.port
+            });
+            (agree && other.info("role") == "master").then_some(())
+        });
+        other
+    }
+}
+
+/// Sentinels rewrite their configuration, so it is a file.
+fn start_sentinel(master: &Redis, password: Option<&str>) -> Redis {
+    let mut directory = Directory::new();
+    loop {
+        let port = free_port();
+        let mut lines = vec![
+            format!("port {port}"),
+            "bind 127.0.0.1".to_owned(),
+            format!("sentinel monitor {MASTER_NAME} 127.0.0.1 {} {QUORUM}", master.port),
+            format!("sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}"),
+            format!("sentinel failover-timeout {MASTER_NAME} 5000"),
+        ];
+        if let Some(password) = &master.access.password {
+            lines.push(format!("sentinel auth-pass {MASTER_NAME} {password}"));
+        }
+        if let Some(password) = password {
+            lines.push(format!("requirepass {password}"));
+            lines.push(format!("sentinel sentinel-pass {password}"));
+        }
+        std::fs::write(directory.file("sentinel.conf"), lines.join("\n")).expect("sentinel.conf");
+        let mut command = Command::new("redis-sentinel");
+        let child = spawn_logged(command.arg("sentinel.conf"), &directory);
+        let access = Access { password: password.map(str::to_owned), ..Access::default() };
+        let mut sentinel = Redis { child, directory, port, access, args: Vec::new() };
+        if sentinel.wait_for_pong() {
+            // How often they greet each other and look; as they are made they take seconds.
+            let periods = ["publish-period", "200", "info-period", "500", "ping-period", "100"];
+            let command = [&["SENTINEL", "DEBUG"][..], &periods, &["ask-period", "100"]].concat();
+            sentinel.ask::<()>(&command);
+            return sentinel;
+        }
+        assert!(sentinel.log().contains("already in use"), "redis-sentinel: {}", sentinel.log());
+        directory = std::mem::replace(&mut sentinel.directory, Directory::new());
+    }
+}
+
+/// For a test that needs an address at which nobody listens.
+pub fn unused_port() -> u16 {
+    free_port()
+}
