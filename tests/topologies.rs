@@ -2,31 +2,475 @@
 
 mod redis_server;
 
+#[allow(clippy::disallowed_methods, reason = "tests measure how long a call takes")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::Command;
 use std::time::Duration;
 
-use redis_server::{Cluster, Redis, Sentinels, ask};
+use redis::{Pipeline, Value};
+use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask, until, unused_port};
+use sigmad::store::ErrorKind;
+use sigmad::store::link::{Link, LinkError};
+
+/// What one attempt may take against one address: 1 s to connect, 2 s for an answer; and this machine.
+const ATTEMPT: Duration = Duration::from_millis(4_500);
+
+type Answers = Vec<Result<Value, LinkError>>;
+
+#[track_caller]
+fn connect(url: &str) -> Link {
+    try_connect(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+fn try_connect(url: &str) -> Result<Link, LinkError> {
+    Link::connect(&url.parse().unwrap_or_else(|error| panic!("{url}: {error}")))
+}
+
+/// The error of an attempt that must fail, and within its time.
+#[track_caller]
+fn refusal(url: &str) -> LinkError {
+    let start = now();
+    let error = try_connect(url).err().unwrap_or_else(|| panic!("{url} connects"));
+    let took = start.elapsed();
+    assert!(took < ATTEMPT, "{url}: {took:?} for {error}");
+    error
+}
+
+fn commands(lines: &[&[&str]]) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    for line in lines {
+        pipeline.cmd(line[0]).arg(&line[1..]);
+    }
+    pipeline
+}
+
+#[track_caller]
+fn run(link: &mut Link, lines: &[&[&str]]) -> Answers {
+    let answers = link.run(&commands(lines)).unwrap_or_else(|error| panic!("{lines:?}: {error}"));
+    assert_eq!(answers.len(), lines.len());
+    answers
+}
+
+fn kinds(answers: &Answers) -> Vec<Option<ErrorKind>> {
+    answers.iter().map(|answer| answer.as_ref().err().map(|error| error.kind)).collect()
+}
+
+fn bytes(text: &str) -> Value {
+    Value::BulkString(text.into())
+}
 
 #[test]
-fn the_harness_starts_what_it_says() {
-    let mut redis = Redis::with_password("s3cret");
+fn answers_come_in_order_and_a_refusal_hides_no_other() {
+    let redis = Redis::start(&[]);
+    let mut link = connect(&redis.url());
+    let answers = run(
+        &mut link,
+        &[
+            &["SET", "a", "1"],
+            &["ZADD", "a", "1", "m"],
+            &["GET", "a"],
+            &["NONSENSE"],
+            &["XADD", "s", "5-1", "f", "v"],
+            &["XADD", "s", "5-1", "f", "v"],
+            &["XADD", "s", "5-2", "f", "v"],
+        ],
+    );
+    let kinds = kinds(&answers);
+    let (wrong, other) = (Some(ErrorKind::WrongType), Some(ErrorKind::Other));
+    assert_eq!(kinds, [None, wrong, None, other, None, other, None]);
+    assert_eq!(answers[2], Ok(bytes("1")));
+    let is_there =
+        |index: usize| answers[index].as_ref().is_err_and(LinkError::is_in_stream_already);
+    assert!(is_there(5) && !is_there(3) && !is_there(1), "{answers:?}");
+    assert_eq!(run(&mut link, &[]), []);
+}
+
+#[test]
+fn passwords_users_and_databases() {
+    let open = Redis::start(&[]);
+    let mut link = connect(&format!("{}/3", open.url()));
+    run(&mut link, &[&["SET", "a", "1"]]);
+    let (keyspace, none): (String, u32) =
+        (ask(&mut open.connection(), &["INFO", "keyspace"]), open.ask(&["DBSIZE"]));
+    assert!(keyspace.contains("db3:keys=1") && none == 0, "{keyspace}");
+    assert_eq!(refusal(&format!("{}/99", open.url())).kind, ErrorKind::Connect);
+    let no_password_needed = format!("redis://:s3cret@127.0.0.1:{}", open.port());
+    assert_eq!(refusal(&no_password_needed).kind, ErrorKind::Auth);
+
+    let locked = Redis::with_password("s3cret/@");
+    let at = |login: &str| format!("redis://{login}127.0.0.1:{}", locked.port());
+    for login in [":s3cret%2F%40@", "default:s3cret%2F%40@"] {
+        assert_eq!(kinds(&run(&mut connect(&at(login)), &[&["SET", "a", "1"]])), [None]);
+    }
+    for login in ["", ":wrong@", "nobody:s3cret%2F%40@"] {
+        let error = refusal(&at(login));
+        assert_eq!(error.kind, ErrorKind::Auth, "{login}: {error}");
+        let place = format!("127.0.0.1:{}", locked.port());
+        assert!(error.message.contains(&place) && !error.message.contains("s3cret"), "{error}");
+    }
+
+    // A Redis that repeats what it does not understand.
+    let renamed = Redis::start(&["--rename-command", "AUTH", "auth-of-ours"]);
+    let error = refusal(&format!("redis://:s3cret@127.0.0.1:{}", renamed.port()));
+    assert!(error.kind == ErrorKind::Auth && !error.message.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn a_user_may_do_what_its_rules_allow() {
+    let redis = Redis::with_user("sigmad", "p", "~metric:* +@all -zadd");
+    let mut link = connect(&redis.url());
+    let zadd_in_script = "return redis.call('ZADD', KEYS[1], 1, 'm')";
+    let answers = run(
+        &mut link,
+        &[
+            &["SET", "metric:1", "1"],
+            &["SET", "other", "1"],
+            &["ZADD", "metric:z", "1", "m"],
+            &["EVAL", zadd_in_script, "1", "metric:z"],
+            &["GET", "metric:1"],
+        ],
+    );
+    let auth = Some(ErrorKind::Auth);
+    assert_eq!(kinds(&answers), [None, auth, auth, auth, None], "{answers:?}");
+    assert_eq!(refusal(&format!("redis://127.0.0.1:{}", redis.port())).kind, ErrorKind::Auth);
+}
+
+/// Where the child of the test below shall connect.
+const CHILD_URL: &str = "TOPOLOGIES_CHILD_URL";
+
+/// Connects in a process of its own, whose roots are in that file: what it says of it.
+fn connect_trusting(authority: &std::path::Path, url: &str) -> String {
+    let output = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "says_how_its_connection_went", "--ignored", "--nocapture"])
+        .env("SSL_CERT_FILE", authority)
+        .env(CHILD_URL, url)
+        .output()
+        .expect("this binary starts");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+#[ignore = "the child of tls_trusts_the_roots_it_is_given"]
+fn says_how_its_connection_went() {
+    let url = std::env::var(CHILD_URL).expect("a URL");
+    match try_connect(&url) {
+        Ok(mut link) => println!("answers {:?}", run(&mut link, &[&["GET", "a"]])),
+        Err(error) => println!("fails {error}"),
+    }
+}
+
+#[test]
+fn tls_trusts_the_roots_it_is_given() {
+    let (redis, other) = (Redis::with_tls(), Redis::with_tls());
     redis.ask::<()>(&["SET", "a", "1"]);
-    redis.stop();
+    let url = redis.url();
+    let by_name = format!("rediss://localhost:{}", redis.port());
+    let by_other_name = format!("rediss://127.0.0.2:{}", redis.port());
+    for (authority, url, said) in [
+        (redis.authority(), &url, "answers [Ok(bulk-string('\"1\"'))]"),
+        (redis.authority(), &by_name, "answers [Ok(bulk-string('\"1\"'))]"),
+        (other.authority(), &url, "fails connect: "),
+        (redis.authority(), &by_other_name, "fails connect: "),
+    ] {
+        let output = connect_trusting(&authority, url);
+        assert!(output.contains(said), "{url}: {output}");
+    }
+    // The system's roots do not know it either; nor does one side speak TLS alone.
+    let plain = Redis::start(&[]);
+    for url in [
+        &url,
+        &format!("redis://127.0.0.1:{}", redis.port()),
+        &format!("rediss://127.0.0.1:{}", plain.port()),
+    ] {
+        let error = refusal(url);
+        assert!(matches!(error.kind, ErrorKind::Connect | ErrorKind::Timeout), "{url}: {error}");
+    }
+}
+
+#[test]
+fn nobody_there_is_a_connect_error() {
+    for url in [
+        format!("redis://127.0.0.1:{}", unused_port()),
+        format!("rediss://127.0.0.1:{}", unused_port()),
+        format!("redis+sentinel://127.0.0.1:{},127.0.0.1:{}/main", unused_port(), unused_port()),
+        format!("redis+cluster://127.0.0.1:{},127.0.0.1:{}", unused_port(), unused_port()),
+        "redis://0.0.0.0".to_owned(),
+        "redis://sigmad.invalid".to_owned(),
+    ] {
+        let error = refusal(&url);
+        assert_eq!(error.kind, ErrorKind::Connect, "{url}: {error}");
+    }
+
+    let redis = Redis::start(&[]);
+    let mut first = redis.connection();
+    ask::<()>(&mut first, &["CONFIG", "SET", "maxclients", "1"]);
+    let error = refusal(&redis.url());
+    assert_eq!(error.kind, ErrorKind::Connect, "{error}");
+}
+
+/// Accepts in the kernel, and never says a word.
+fn mute() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    (listener, address)
+}
+
+#[test]
+fn who_never_answers_is_given_up_in_time() {
+    let (_listener, address) = mute();
+    for url in [
+        format!("redis://{address}"),
+        format!("redis://u:p@{address}/3"),
+        format!("rediss://{address}"),
+        format!("redis+sentinel://{address}/main"),
+        format!("redis+cluster://{address}"),
+    ] {
+        let error = refusal(&url);
+        assert_eq!(error.kind, ErrorKind::Timeout, "{url}: {error}");
+    }
+}
+
+#[test]
+fn a_syn_that_is_dropped_is_given_up_in_time() {
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
+    socket.listen(0).expect("listens");
+    let address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
+    // Nobody accepts: once its queue is full, the kernel drops every SYN.
+    let waiting = Duration::from_millis(200);
+    let mut queued = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, waiting) {
+        queued.push(stream);
+        assert!(queued.len() < 100, "the queue never fills");
+    }
+    let start = now();
+    let error = refusal(&format!("redis://{address}"));
+    assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_stopped_redis_is_given_up_once_and_not_once_a_command() {
+    let redis = Redis::start(&[]);
+    let mut link = connect(&redis.url());
+    let mut batch = redis::pipe();
+    for key in 0..300 {
+        batch.cmd("SET").arg(key).arg("1");
+    }
+    redis.pause();
+    let start = now();
+    let error = link.run(&batch).expect_err("nobody answers");
+    assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
+    assert!(start.elapsed() < ATTEMPT, "{:?}", start.elapsed());
+    assert_eq!(refusal(&redis.url()).kind, ErrorKind::Timeout);
+    redis.resume();
+    let answers = connect(&redis.url()).run(&batch).expect("it is back");
+    assert!(answers.iter().all(Result::is_ok));
+}
+
+#[test]
+fn a_batch_larger_than_every_buffer_is_given_up_too() {
+    let redis = Redis::start(&[]);
+    let mut link = connect(&redis.url());
+    redis.pause();
+    let mut batch = redis::pipe();
+    batch.cmd("SET").arg("a").arg(vec![b'x'; 32 << 20]);
+    let start = now();
+    let error = link.run(&batch).expect_err("nobody reads");
+    assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
+    assert!(start.elapsed() < ATTEMPT, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_connection_that_is_cut_is_broken() {
+    let mut redis = Redis::start(&[]);
+    let mut link = connect(&redis.url());
+    redis.ask::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    let error = link.run(&commands(&[&["PING"]])).expect_err("cut");
+    assert_eq!(error.kind, ErrorKind::Broken, "{error}");
+    let mut link = connect(&redis.url());
+    redis.kill();
+    let error = link.run(&commands(&[&["PING"]])).expect_err("gone");
+    assert_eq!(error.kind, ErrorKind::Broken, "{error}");
+    assert_eq!(refusal(&redis.url()).kind, ErrorKind::Connect);
     redis.restart();
-    assert_eq!(redis.ask::<u32>(&["DBSIZE"]), 0);
-    redis.restart_loading(Duration::from_secs(1));
-    let user = Redis::with_user("sigmad", "p", "~* +@all");
-    assert_eq!(user.ask::<String>(&["ACL", "WHOAMI"]), "sigmad");
-    let tls = Redis::with_tls();
-    assert_eq!(tls.ask::<String>(&["PING"]), "PONG");
+    assert_eq!(kinds(&run(&mut connect(&redis.url()), &[&["PING"]])), [None]);
+}
+
+#[test]
+fn what_passes_is_told_from_what_stays() {
+    let redis = Redis::start(&[]);
+    let mut link = connect(&redis.url());
+    redis.ask::<()>(&["SET", "a", "1"]);
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    let answers = run(&mut link, &[&["SET", "b", "1"], &["GET", "a"], &["PEXPIRE", "a", "9999"]]);
+    assert_eq!(kinds(&answers), [Some(ErrorKind::OutOfMemory), None, None], "{answers:?}");
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+
+    let replica = Redis::start(&["--replicaof", "127.0.0.1", &redis.port().to_string()]);
+    until("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
+    let answers = run(&mut connect(&replica.url()), &[&["SET", "b", "1"], &["GET", "a"]]);
+    assert_eq!(kinds(&answers), [Some(ErrorKind::ReadOnly), None], "{answers:?}");
+
+    redis.lose_disk();
+    let answers = run(&mut link, &[&["SET", "b", "1"], &["GET", "a"]]);
+    assert_eq!(kinds(&answers), [Some(ErrorKind::ReadOnly), None], "{answers:?}");
+    assert!(answers[0].as_ref().is_err_and(|error| error.message.starts_with("MISCONF")));
+}
+
+#[test]
+fn a_redis_that_reads_its_data_is_loading() {
+    let mut redis = Redis::start(&[]);
+    redis.ask::<()>(&["SET", "a", "1"]);
+    redis.restart_loading(Duration::from_secs(2));
+    let error = refusal(&redis.url());
+    assert_eq!(error.kind, ErrorKind::Loading, "{error}");
+    let mut link = until("it has loaded", || try_connect(&redis.url()).ok());
+    assert_eq!(run(&mut link, &[&["GET", "a"]]), [Ok(bytes("1"))]);
+}
+
+#[test]
+fn each_command_goes_to_the_node_of_its_key() {
     let cluster = Cluster::start();
+    let mut link = connect(&cluster.url());
+    let keys: Vec<String> = (0..100).map(|number| format!("key:{number}")).collect();
+    let mut batch = redis::pipe();
+    for key in &keys {
+        batch.cmd("SET").arg(key).arg(key);
+        batch.cmd("ZADD").arg(key).arg(1).arg("m");
+        batch.cmd("EVAL").arg("return redis.call('GET', KEYS[1])").arg(1).arg(key);
+    }
+    let answers = link.run(&batch).expect("all nodes answer");
+    let (kinds, wrong) = (kinds(&answers), Some(ErrorKind::WrongType));
+    for (index, key) in keys.iter().enumerate() {
+        assert_eq!(kinds[index * 3..index * 3 + 3], [None, wrong, None], "{key}");
+        assert_eq!(answers[index * 3 + 2], Ok(bytes(key)));
+    }
+    for node in &cluster.nodes {
+        assert!(node.ask::<u32>(&["DBSIZE"]) > 10);
+    }
+
+    // One node that nobody can reach is enough to find the others.
+    let url = format!(
+        "redis+cluster://127.0.0.1:{},127.0.0.1:{}",
+        unused_port(),
+        cluster.nodes[2].port()
+    );
+    assert_eq!(run(&mut connect(&url), &[&["GET", &keys[0]]]), [Ok(bytes(&keys[0]))]);
+
+    // Redis alone is no cluster, and a cluster is not Redis alone.
+    let single = Redis::start(&[]);
+    let error = refusal(&format!("redis+cluster://127.0.0.1:{}", single.port()));
+    assert_eq!(error.kind, ErrorKind::Cluster, "{error}");
+    let away = (cluster.first_owner("a") + 1) % cluster.nodes.len();
+    let answers = run(&mut connect(&cluster.nodes[away].url()), &[&["GET", "a"]]);
+    assert_eq!(self::kinds(&answers), [Some(ErrorKind::Cluster)], "{answers:?}");
+}
+
+#[test]
+fn commands_follow_a_slot_that_moves() {
+    let cluster = Cluster::start();
+    let mut link = connect(&cluster.url());
+    let (old, new) = ("{moving}:old", "{moving}:new");
+    let slot = cluster.slot(old);
+    let from = cluster.first_owner(old);
+    let to = (from + 1) % cluster.nodes.len();
+    run(&mut link, &[&["SET", old, "1"]]);
+
+    // On its way: what is there is answered there, what is not is asked for at the other node.
+    cluster.begin_migration(slot, from, to);
+    let answers = run(
+        &mut link,
+        &[&["GET", old], &["SET", new, "2"], &["GET", new], &["SET", "elsewhere", "3"]],
+    );
+    assert_eq!(kinds(&answers), [None; 4], "{answers:?}");
+    assert_eq!((&answers[0], &answers[2]), (&Ok(bytes("1")), &Ok(bytes("2"))));
+
+    // There: the first command finds out, the others go there at once.
+    cluster.migrate(slot, from, to);
+    for _ in 0..2 {
+        let answers = run(&mut link, &[&["GET", old], &["GET", new], &["GET", "elsewhere"]]);
+        assert_eq!(answers, [Ok(bytes("1")), Ok(bytes("2")), Ok(bytes("3"))]);
+    }
+    let moved: String = cluster.nodes[from].info("errorstat_MOVED");
+    assert_eq!(moved, "count=2", "GET and GET, once");
+
+    // A slot that nobody has: the refusal of one command.
+    let slot = slot.to_string();
+    for node in &cluster.nodes {
+        node.ask::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    cluster.nodes[to].ask::<()>(&["CLUSTER", "DELSLOTS", &slot]);
+    let answers = run(&mut link, &[&["GET", old], &["GET", "elsewhere"]]);
+    assert_eq!(kinds(&answers), [Some(ErrorKind::Cluster), None], "{answers:?}");
+}
+
+#[test]
+fn a_node_that_is_away_fails_the_batch_and_the_next_connect() {
+    let mut cluster = Cluster::start();
+    let mut link = connect(&cluster.url());
     let key = "a";
     let owner = cluster.first_owner(key);
-    cluster.nodes[owner].ask::<()>(&["SET", key, "1"]);
-    cluster.migrate(cluster.slot(key), owner, (owner + 1) % 3);
-    let moved = &cluster.nodes[(owner + 1) % 3];
-    assert_eq!(ask::<String>(&mut moved.connection(), &["GET", key]), "1");
-    let mut group = Sentinels::start_with(Some("s3cret"), Some("sentinel"));
-    let port = group.master_port();
-    group.nodes[0].kill();
-    assert_ne!(group.wait_for_failover(port).port(), port);
+    cluster.nodes[owner].kill();
+    let error = link.run(&commands(&[&["SET", key, "1"]])).expect_err("its node is gone");
+    assert_eq!(error.kind, ErrorKind::Broken, "{error}");
+    let error = refusal(&cluster.url());
+    assert_eq!(error.kind, ErrorKind::Connect, "{error}");
+    assert!(error.message.contains(&cluster.nodes[owner].port().to_string()), "{error}");
+    cluster.nodes[owner].restart();
+}
+
+#[test]
+fn after_a_failover_the_link_leads_to_the_new_master() {
+    let mut group = Sentinels::start_with(Some("s3cret"), Some("sentinels"));
+    let url = group.url();
+    let mut link = connect(&url);
+    run(&mut link, &[&["SET", "a", "1"]]);
+    let old_port = group.master_port();
+    let error = refusal(&url.replace("sentinel_password=sentinels", "sentinel_password=wrong"));
+    assert_eq!(error.kind, ErrorKind::Auth, "{error}");
+    let error = refusal(&url.replace(MASTER_NAME, "unknown"));
+    assert_eq!(error.kind, ErrorKind::ReadOnly, "{error}");
+
+    // One sentinel that is away does not matter.
+    group.sentinels[0].kill();
+    assert_eq!(run(&mut connect(&url), &[&["GET", "a"]]), [Ok(bytes("1"))]);
+    group.sentinels.remove(0);
+
+    let master = group.nodes.iter_mut().find(|node| node.port() == old_port).expect("one of ours");
+    master.kill();
+    let error = link.run(&commands(&[&["SET", "a", "2"]])).expect_err("killed");
+    assert_eq!(error.kind, ErrorKind::Broken, "{error}");
+    let mut link = until("a link to the new master", || {
+        let start = now();
+        let attempt = try_connect(&url);
+        assert!(start.elapsed() < ATTEMPT, "{:?}", start.elapsed());
+        attempt.ok()
+    });
+    assert_eq!(kinds(&run(&mut link, &[&["SET", "a", "2"]])), [None]);
+    let master = group.wait_for_failover(old_port);
+    assert_eq!(master.ask::<String>(&["GET", "a"]), "2");
+}
+
+#[test]
+fn a_master_that_was_demoted_says_so_and_is_not_taken_again() {
+    let group = Sentinels::start();
+    let url = group.url();
+    let mut link = connect(&url);
+    let old_port = group.master_port();
+    group.sentinels[0].ask::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]);
+    let master = group.wait_for_failover(old_port);
+    let old = group.nodes.iter().find(|node| node.port() == old_port).expect("one of ours");
+    until("the old master is a replica", || (old.info("role") == "slave").then_some(()));
+    match link.run(&commands(&[&["SET", "a", "1"]])) {
+        Ok(answers) => assert_eq!(kinds(&answers), [Some(ErrorKind::ReadOnly)]),
+        Err(error) => assert_eq!(error.kind, ErrorKind::Broken, "{error}"),
+    }
+    run(&mut connect(&url), &[&["SET", "a", "1"]]);
+    assert_eq!(master.ask::<String>(&["GET", "a"]), "1");
 }

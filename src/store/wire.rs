@@ -158,9 +158,13 @@ impl Wire {
         for index in 0..hello.len() {
             if let Err(error) = self.read()? {
                 let mut error = LinkError::refusal(&error);
-                if index == 0 && login.is_some() && error.kind == ErrorKind::Other {
-                    // AUTH where there are no users to be.
-                    error.kind = ErrorKind::Auth;
+                if let (0, Some(Login { password, .. })) = (index, login) {
+                    // AUTH where there are no passwords, or no AUTH.
+                    if error.kind == ErrorKind::Other {
+                        error.kind = ErrorKind::Auth;
+                    }
+                    // An unknown command is repeated with its arguments.
+                    error.message = error.message.replace(password, "***");
                 }
                 return Err(error);
             }

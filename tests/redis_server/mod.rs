@@ -20,7 +20,7 @@ use redis::{
 };
 
 /// A start takes 30 ms, a cluster 3 s, a failover 4 s; a loaded machine takes longer.
-pub const START_TIMEOUT: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Any answer comes within it, or the test fails.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the sentinels call their master.
@@ -29,6 +29,8 @@ pub const MASTER_NAME: &str = "main";
 const QUORUM: &str = "2";
 /// Long enough for a paused thread, short enough for a test.
 const DOWN_AFTER_MS: &str = "1000";
+/// When the votes for who leads a failover are split, they are cast again after twice as long.
+const FAILOVER_TIMEOUT_MS: &str = "2000";
 /// Slots of a cluster.
 const SLOTS: u16 = 16_384;
 
@@ -240,6 +242,14 @@ impl Redis {
     pub fn info(&self, field: &str) -> String {
         let info: String = self.ask(&["INFO", "everything"]);
         field_of(&info, field).unwrap_or_else(|| panic!("no {field} in {info}"))
+    }
+
+    /// Its directory is gone: it can save nothing, and notices.
+    pub fn lose_disk(&self) {
+        std::fs::remove_dir_all(&self.directory.0).expect("its directory");
+        self.ask::<()>(&["CONFIG", "SET", "save", "3600 1"]);
+        self.ask::<()>(&["BGSAVE"]);
+        until("it cannot save", || (self.info("rdb_last_bgsave_status") == "err").then_some(()));
     }
 
     fn signal(&self, signal: libc::c_int) {
@@ -601,7 +611,7 @@ fn start_sentinel(master: &Redis, password: Option<&str>) -> Redis {
             "bind 127.0.0.1".to_owned(),
             format!("sentinel monitor {MASTER_NAME} 127.0.0.1 {} {QUORUM}", master.port),
             format!("sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}"),
-            format!("sentinel failover-timeout {MASTER_NAME} 5000"),
+            format!("sentinel failover-timeout {MASTER_NAME} {FAILOVER_TIMEOUT_MS}"),
         ];
         if let Some(password) = &master.access.password {
             lines.push(format!("sentinel auth-pass {MASTER_NAME} {password}"));
