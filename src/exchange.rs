@@ -8,6 +8,7 @@
 //! many bytes as the store has left of its bound ([`Held`]); past it the oldest block goes, counted, so
 //! that a store which hangs never holds up a verdict.
 
+use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,13 +30,21 @@ const SPARE_BLOCKS_MAX: usize = 64;
 /// Messages to analytics on their way; past it the store waits.
 const SHARED_WAITING_MAX: usize = 64;
 
-/// How many values a stream has seen, and how many of them were anomalies; of this replica alone.
+/// How many values a stream has seen, and how many of them were anomalies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Values, or samples of a device.
     pub total: u64,
     /// Anomalies among them.
     pub anomalies: u64,
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { total: self.total + other.total, anomalies: self.anomalies + other.anomalies }
+    }
 }
 
 /// One value that has entered its windows.
@@ -45,9 +54,9 @@ pub struct JudgedReading {
     pub metric: MetricId,
     /// The value.
     pub value: f64,
-    /// The device's stream, after this value; zeros without a device.
+    /// This replica's of the device's stream, after this value; zeros without a device.
     pub stream: Counts,
-    /// The fleet's stream, after this value.
+    /// This replica's of the fleet's stream, after this value.
     pub fleet: Counts,
 }
 
@@ -65,7 +74,7 @@ pub struct JudgedSample {
     pub timestamp_us: i64,
     /// None for a sample that counts for the fleet alone.
     pub device: Option<DeviceId>,
-    /// Samples and anomalies of the device after this one; zeros without a device.
+    /// This replica's samples and anomalies of the device, after this one; zeros without a device.
     pub of_device: Counts,
 }
 
@@ -159,7 +168,8 @@ pub struct SharedMetric {
 /// What the store tells analytics.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FromStore {
-    /// What other replicas have changed.
+    /// What other replicas have changed. What is told while samples of ours are on their way has to be
+    /// told again once they are written: only then is their place among the others' known.
     Windows(Vec<SharedWindows>),
     /// Whatever any replica had written until then has been told; microseconds since 1970.
     SyncedAt(i64),

@@ -1,7 +1,9 @@
 //! Where streams live: headers and rings, in chunks that never move.
 //!
-//! A stream is a header of two cache lines and, elsewhere, a ring of N values. Growing takes one more
-//! chunk and copies nothing; a stream that is given back is the next to be taken.
+//! A stream is a header of two cache lines and, elsewhere, a ring of N values: 128 + 8·N bytes. One
+//! whose ring holds values of several replicas has its own ones once more, at the price of a second
+//! stream. Growing takes one more chunk and copies nothing; a stream that is given back is the next to
+//! be taken.
 
 use crate::analytics::window::{WINDOW_MAX, Window};
 use crate::exchange::Counts;
@@ -14,8 +16,21 @@ const CHUNK_RING_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamPlace(u32);
 
+/// Whose values a stream's ring holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RingOf {
+    /// This replica's alone, or nobody's.
+    #[default]
+    Own,
+    /// Other replicas'; none came here so far.
+    Others,
+    /// Both; the own ones stand once more in the stream there, with the verdict of the last of them.
+    Both(StreamPlace),
+}
+
 /// What is kept of one stream beside its ring.
 #[derive(Clone, Debug, Default)]
+#[repr(align(64))]
 pub struct Stream {
     /// The sums over its ring.
     pub window: Window,
@@ -23,9 +38,13 @@ pub struct Stream {
     pub verdict: Verdict,
     /// What was judged here since the start.
     pub own: Counts,
+    /// What other replicas judged, as they last said.
+    pub others: Counts,
+    /// Whose values they are.
+    pub ring_of: RingOf,
 }
 
-const _: () = assert!(size_of::<Stream>() <= 128);
+const _: () = assert!(size_of::<Stream>() == 128);
 
 impl Stream {
     /// Lets a value in that was judged by the window before it.
@@ -54,6 +73,8 @@ pub struct Arena {
     /// Places up to here have been taken at least once.
     taken: u32,
     given_back: Vec<StreamPlace>,
+    /// How many of those in use hold the own values of another.
+    seconds: usize,
 }
 
 impl Arena {
@@ -62,12 +83,30 @@ impl Arena {
         assert!((1..=WINDOW_MAX).contains(&window), "config checks --window");
         let streams = CHUNK_RING_BYTES / (window * size_of::<f64>());
         let chunk_bits = streams.max(1).ilog2();
-        Self { window, chunk_bits, chunks: Vec::new(), taken: 0, given_back: Vec::new() }
+        Self {
+            window,
+            chunk_bits,
+            chunks: Vec::new(),
+            taken: 0,
+            given_back: Vec::new(),
+            seconds: 0,
+        }
     }
 
-    /// How many streams are in use.
+    /// Values in a window.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// How many streams are in use, each once.
     pub fn in_use(&self) -> usize {
-        self.taken as usize - self.given_back.len()
+        self.taken as usize - self.given_back.len() - self.seconds
+    }
+
+    /// How many streams are in use, with those that hold the own values of another.
+    #[cfg(test)]
+    pub fn places_in_use(&self) -> usize {
+        self.in_use() + self.seconds
     }
 
     /// An empty stream.
@@ -91,7 +130,71 @@ impl Arena {
 
     /// Forgets a stream; its place will be taken again.
     pub fn give_back(&mut self, place: StreamPlace) {
+        self.give_back_second(place);
         self.given_back.push(place);
+    }
+
+    /// The stream that holds the values of this replica and the verdict of the last of them, with its
+    /// ring. None while there are no such values.
+    pub fn own(&self, place: StreamPlace) -> Option<(&Stream, &[f64])> {
+        match self.get(place).0.ring_of {
+            RingOf::Own => Some(self.get(place)).filter(|(stream, _)| stream.window.count() > 0),
+            RingOf::Others => None,
+            RingOf::Both(second) => Some(self.get(second)),
+        }
+    }
+
+    /// Lets a value that has entered a ring of several replicas into this replica's own as well.
+    #[inline(never)] // called only where there are other replicas
+    pub fn enter_own(&mut self, place: StreamPlace, value: f64, verdict: Verdict) {
+        let second = match self.get(place).0.ring_of {
+            RingOf::Own => return,
+            RingOf::Others => self.take_second(place),
+            RingOf::Both(second) => second,
+        };
+        let (stream, ring) = self.get_mut(second);
+        stream.window.push(ring, value);
+        stream.verdict = verdict;
+    }
+
+    /// Others' values are about to enter a ring that may have been ours alone: keeps `own`, which it
+    /// holds, apart.
+    pub fn share(&mut self, place: StreamPlace, own: &[f64]) {
+        let (stream, _) = self.get_mut(place);
+        if stream.ring_of != RingOf::Own {
+            return;
+        }
+        if own.is_empty() {
+            stream.ring_of = RingOf::Others;
+            return;
+        }
+        let verdict = stream.verdict;
+        let second = self.take_second(place);
+        let (stream, ring) = self.get_mut(second);
+        stream.window.refill(ring, own);
+        stream.verdict = verdict;
+    }
+
+    /// Others' values have gone from the ring: it takes back `own`, which had stood apart.
+    pub fn unshare(&mut self, place: StreamPlace, own: &[f64]) {
+        self.give_back_second(place);
+        let (stream, ring) = self.get_mut(place);
+        stream.window.refill(ring, own);
+        stream.ring_of = RingOf::Own;
+    }
+
+    fn take_second(&mut self, place: StreamPlace) -> StreamPlace {
+        let second = self.take();
+        self.get_mut(place).0.ring_of = RingOf::Both(second);
+        self.seconds += 1;
+        second
+    }
+
+    fn give_back_second(&mut self, place: StreamPlace) {
+        if let RingOf::Both(second) = self.get(place).0.ring_of {
+            self.given_back.push(second);
+            self.seconds -= 1;
+        }
     }
 
     /// A stream and its ring.
@@ -141,6 +244,38 @@ mod tests {
             }
             assert_eq!(arena.get(places[0]).1.as_ptr(), first);
         }
+    }
+
+    #[test]
+    fn a_shared_stream_is_counted_once_and_gives_both_back() {
+        let mut arena = Arena::new(4);
+        let (shared, foreign) = (arena.take(), arena.take());
+        let (stream, ring) = arena.get_mut(shared);
+        stream.window.push(ring, 1.0);
+        stream.verdict.score = 3.0;
+        arena.share(shared, &[1.0]);
+        arena.share(foreign, &[]);
+        assert!(arena.own(foreign).is_none());
+        for place in [shared, foreign] {
+            let (stream, ring) = arena.get_mut(place);
+            stream.window.refill(ring, &[8.0, 9.0]);
+            arena.share(place, &[]);
+        }
+        let own = |arena: &Arena, place| {
+            let (stream, ring) = arena.own(place).expect("there are values");
+            (stream.window.values(ring).collect::<Vec<_>>(), stream.verdict.score)
+        };
+        assert_eq!(own(&arena, shared), (vec![1.0], 3.0));
+        let verdict = Verdict { score: 7.0, ..Verdict::default() };
+        arena.enter_own(shared, 2.0, verdict);
+        arena.enter_own(foreign, 2.0, verdict);
+        assert_eq!(own(&arena, shared), (vec![1.0, 2.0], 7.0));
+        assert_eq!(own(&arena, foreign), (vec![2.0], 7.0));
+        assert_eq!((arena.in_use(), arena.taken), (2, 4));
+        arena.unshare(shared, &[1.0, 2.0]);
+        arena.give_back(foreign);
+        assert_eq!((arena.in_use(), arena.given_back.len()), (1, 3));
+        assert_eq!(arena.get(shared).0.ring_of, RingOf::Own);
     }
 
     #[test]

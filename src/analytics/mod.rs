@@ -9,6 +9,7 @@
 pub mod anomalies;
 pub mod arena;
 pub mod detectors;
+mod merge;
 pub mod names;
 pub mod quantile;
 pub mod report;
@@ -21,19 +22,24 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anomalies::{Anomalies, Anomaly};
-use arena::StreamPlace;
+use arena::{RingOf, StreamPlace};
 use crossbeam_channel::Sender;
 use detectors::zscore::ZScore;
+use merge::Merge;
 use names::Names;
 use report::{
-    AnomalyReport, DeviceReport, DevicesQuery, MetricReport, RecentQuery, TotalsReport,
+    AnomalyReport, DeviceReport, DevicesQuery, MetricReport, RecentQuery, Scope, TotalsReport,
     WindowsReport,
 };
 use scan::Scan;
-use streams::Streams;
+use streams::{LastHeard, Streams};
 
-use crate::exchange::{Counts, JudgedReading, JudgedSample, Outlet};
+use crate::exchange::{Counts, JudgedReading, JudgedSample, Outlet, SharedWindows};
 use crate::sample::{Batch, DeviceId, MetricId, Reading, Sample};
+
+/// A store that is reached gets what it is sent within seconds, one that was away after its oldest
+/// samples were written; and clocks of replicas may differ by seconds.
+const LOST_AFTER_S: u32 = 60;
 
 /// How to judge.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +63,12 @@ pub struct Analytics {
     streams: Streams,
     anomalies: Anomalies,
     samples: u64,
-    last_timestamp_us: Option<i64>,
+    /// Samples of all devices and of none that other replicas heard, as they last said.
+    others: Counts,
+    last: LastHeard,
+    /// As [`streams::Device::own_heard_s`].
+    own_heard_s: u32,
+    merge: Merge,
     scans: VecDeque<Scan>,
 }
 
@@ -69,7 +80,10 @@ impl Analytics {
             streams: Streams::new(settings.window, names),
             anomalies: Anomalies::default(),
             samples: 0,
-            last_timestamp_us: None,
+            others: Counts::default(),
+            last: LastHeard::default(),
+            own_heard_s: 0,
+            merge: Merge::default(),
             scans: VecDeque::new(),
         }
     }
@@ -105,10 +119,11 @@ impl Analytics {
             if let Some(id) = sample.device {
                 self.judge_for_device(id, &sample, readings, arrived_us);
             }
-            self.last_timestamp_us = Some(sample.timestamp_us);
+            self.last.here(arrived_us, sample.timestamp_us, self.others);
             judged(self, at as u16, &sample, readings);
         }
         self.samples += batch.len() as u64;
+        self.own_heard_s = LastHeard::seconds(arrived_us);
     }
 
     /// The counts are those right after this sample: whatever is lost on the way, a later sample
@@ -142,10 +157,14 @@ impl Analytics {
     #[inline]
     fn judge_for_fleet(&mut self, sample: &Sample, readings: &[Reading], arrived_us: i64) {
         for &Reading { metric, value } in readings {
-            let (stream, ring) = self.streams.fleet_mut(metric);
+            let place = self.streams.fleet_stream(metric);
+            let (stream, ring) = self.streams.arena.get_mut(place);
             let before = stream.window.moments();
             let verdict = self.detector.judge(&before, value);
             stream.enter(ring, value, verdict);
+            if stream.ring_of != RingOf::Own {
+                self.streams.arena.enter_own(place, value, verdict);
+            }
             if verdict.is_anomaly && sample.device.is_none() {
                 let timestamp_us = sample.timestamp_us;
                 self.anomalies.push(Anomaly {
@@ -178,6 +197,9 @@ impl Analytics {
             let before = stream.window.moments();
             let verdict = self.detector.judge(&before, value);
             stream.enter(ring, value, verdict);
+            if stream.ring_of != RingOf::Own {
+                arena.enter_own(entry.place, value, verdict);
+            }
             entry.score = verdict.score;
             entry.is_anomaly = verdict.is_anomaly;
             if verdict.is_anomaly {
@@ -194,8 +216,56 @@ impl Analytics {
             }
         }
         device.own.total += 1;
-        device.last_seen_us = arrived_us;
-        device.last_timestamp_us = sample.timestamp_us;
+        device.last.here(arrived_us, sample.timestamp_us, device.others);
+        device.own_heard_s = LastHeard::seconds(arrived_us);
+    }
+
+    /// Lets in what other replicas have changed. A device of which nothing was heard here is opened,
+    /// unless it has been evicted in the meantime.
+    pub fn apply(&mut self, shared: &SharedWindows) {
+        match shared.device {
+            None => self.apply_to_fleet(shared),
+            Some(id) => self.apply_to_device(id, shared),
+        }
+    }
+
+    fn apply_to_fleet(&mut self, shared: &SharedWindows) {
+        self.others = shared.others;
+        self.last.anywhere(shared.last_seen_us, shared.last_timestamp_us);
+        let all_sent = was_sent(self.own_heard_s, shared);
+        for stream in &shared.metrics {
+            let place = match self.streams.known_fleet_stream(stream.metric) {
+                Some(place) => place,
+                None if stream.values.is_empty() => continue,
+                None => self.streams.fleet_stream(stream.metric),
+            };
+            let arena = &mut self.streams.arena;
+            self.merge.stream(arena, place, stream, all_sent, &self.detector);
+        }
+    }
+
+    fn apply_to_device(&mut self, id: DeviceId, shared: &SharedWindows) {
+        let is_empty = shared.metrics.iter().all(|stream| stream.values.is_empty());
+        if is_empty && self.streams.device(id).is_none() {
+            return;
+        }
+        let Some((device, arena)) = self.streams.device_mut(id) else {
+            return;
+        };
+        device.others = shared.others;
+        device.last.anywhere(shared.last_seen_us, shared.last_timestamp_us);
+        let all_sent = was_sent(device.own_heard_s, shared);
+        for (at, stream) in shared.metrics.iter().enumerate() {
+            if stream.values.is_empty() && device.find(stream.metric, at).is_none() {
+                continue;
+            }
+            let entry = device.stream(stream.metric, at, arena);
+            let verdict = self.merge.stream(arena, entry.place, stream, all_sent, &self.detector);
+            if let Some(verdict) = verdict {
+                entry.score = verdict.score;
+                entry.is_anomaly = verdict.is_anomaly;
+            }
+        }
     }
 
     /// The name of a device that has windows. None once another has its place.
@@ -209,12 +279,15 @@ impl Analytics {
     }
 
     /// The windows of one device, or of the fleet. Empty for a device without.
-    pub fn windows(&self, device: Option<DeviceId>) -> WindowsReport {
+    pub fn windows(&self, device: Option<DeviceId>, scope: Scope) -> WindowsReport {
         let Some(id) = device else {
             let fleet = self.streams.fleet();
             return WindowsReport {
-                metrics: fleet.map(|f| self.metric_report(f.metric, f.place)).collect(),
-                last_timestamp_us: self.last_timestamp_us,
+                metrics: fleet
+                    .filter_map(|f| self.metric_report(f.metric, f.place, scope))
+                    .collect(),
+                last_timestamp_us: last_timestamp(&self.last, self.samples, self.others, scope),
+                synced_at_us: None,
             };
         };
         let Some(device) = self.streams.device(id) else {
@@ -222,26 +295,41 @@ impl Analytics {
         };
         let mut streams = device.streams.clone();
         streams.sort_unstable_by_key(|stream| stream.metric);
+        let reports = streams.iter().filter_map(|s| self.metric_report(s.metric, s.place, scope));
         WindowsReport {
-            metrics: streams.iter().map(|s| self.metric_report(s.metric, s.place)).collect(),
-            last_timestamp_us: Some(device.last_timestamp_us),
+            metrics: reports.collect(),
+            last_timestamp_us: last_timestamp(&device.last, device.own.total, device.others, scope),
+            synced_at_us: None,
         }
     }
 
-    fn metric_report(&self, metric: MetricId, place: StreamPlace) -> MetricReport {
-        let (stream, ring) = self.streams.arena.get(place);
+    /// None when there are no values of that scope.
+    fn metric_report(
+        &self,
+        metric: MetricId,
+        place: StreamPlace,
+        scope: Scope,
+    ) -> Option<MetricReport> {
+        let (all, ring_of_all) = self.streams.arena.get(place);
+        let (stream, ring, counts) = match scope {
+            Scope::Cluster => (all, ring_of_all, all.own + all.others),
+            Scope::Local => {
+                let (own, ring) = self.streams.arena.own(place)?;
+                (own, ring, all.own)
+            }
+        };
         let moments = stream.window.moments();
         let mut values = Vec::with_capacity(stream.window.count());
         values.extend(stream.window.values(ring));
-        MetricReport {
+        Some(MetricReport {
             metric: self.metric_name(metric),
             values,
             mean: moments.mean,
             std_dev: moments.std_dev(),
             verdict: stream.verdict,
-            total_count: stream.own.total,
-            anomaly_count: stream.own.anomalies,
-        }
+            total_count: counts.total,
+            anomaly_count: counts.anomalies,
+        })
     }
 
     /// The latest anomalies, newest first.
@@ -275,6 +363,19 @@ impl Analytics {
             scan.reply(&self.streams);
         }
         true
+    }
+}
+
+/// True when the store must have had all that was heard here: it tells of samples much newer than the
+/// last of those. What it has not got of them it has lost, and has not still to get.
+fn was_sent(own_heard_s: u32, shared: &SharedWindows) -> bool {
+    LastHeard::seconds(shared.last_seen_us).saturating_sub(own_heard_s) > LOST_AFTER_S
+}
+
+fn last_timestamp(last: &LastHeard, own: u64, others: Counts, scope: Scope) -> Option<i64> {
+    match scope {
+        Scope::Cluster => (own + others.total > 0).then_some(last.timestamp_us),
+        Scope::Local => (own > 0).then_some(last.own_timestamp_us),
     }
 }
 
@@ -433,9 +534,9 @@ mod tests {
                     assert_eq!(got.anomaly_count, naive.anomalies);
                 }
             };
-            agree(analytics.windows(None), &fleet);
+            agree(analytics.windows(None, Scope::Cluster), &fleet);
             for (&index, naive) in &windows {
-                agree(analytics.windows(Some(id(index, generations[index as usize]))), naive);
+                agree(analytics.windows(Some(id(index, generations[index as usize])), Scope::Cluster), naive);
             }
 
             let everything = RecentQuery { device: None, limit: usize::MAX, since_us: 0 };
@@ -498,9 +599,9 @@ mod tests {
         let streams = analytics.streams.arena.in_use();
         analytics.judge(&one(Some(id(5, 3)), &[(1, 9.0)]), 3);
         assert_eq!(analytics.streams.arena.in_use(), streams - 2);
-        assert!(analytics.windows(Some(id(5, 0))).metrics.is_empty());
+        assert!(analytics.windows(Some(id(5, 0)), Scope::Cluster).metrics.is_empty());
         assert_eq!(analytics.device_name(id(5, 0)), None);
-        let report = analytics.windows(Some(id(5, 3)));
+        let report = analytics.windows(Some(id(5, 3)), Scope::Cluster);
         assert_eq!(report.metrics.len(), 1);
         assert_eq!(
             (report.metrics[0].values.as_slice(), report.metrics[0].total_count),
@@ -510,8 +611,8 @@ mod tests {
 
         // A straggler of the old occupant, from another worker's lane.
         analytics.judge(&one(Some(id(5, 1)), &[(1, 77.0)]), 4);
-        assert_eq!(analytics.windows(Some(id(5, 3))).metrics[0].values, [9.0]);
-        assert_eq!(analytics.windows(None).metrics[1].total_count, 62);
+        assert_eq!(analytics.windows(Some(id(5, 3)), Scope::Cluster).metrics[0].values, [9.0]);
+        assert_eq!(analytics.windows(None, Scope::Cluster).metrics[1].total_count, 62);
 
         // The old occupant's anomaly stays its own.
         let query = RecentQuery { device: None, limit: 10, since_us: 0 };
@@ -526,7 +627,7 @@ mod tests {
         let nobody = Names::new(|_| None, |id| id.0.to_string().into());
         let mut analytics = Analytics::new(Settings::default(), nobody);
         analytics.judge(&one(Some(id(3, 1)), &[(0, 5.0)]), 1);
-        assert_eq!(analytics.windows(None).metrics[0].values, [5.0]);
+        assert_eq!(analytics.windows(None, Scope::Cluster).metrics[0].values, [5.0]);
         let totals = analytics.totals();
         assert_eq!((totals.samples, totals.devices, totals.streams), (1, 0, 0));
     }
@@ -559,7 +660,7 @@ mod tests {
         analytics.judge(&one(Some(id(0, 0)), &[(0, 3.0)]), 1);
         analytics.judge(&one(Some(id(0, 0)), &[(9, 5.0), (0, 4.0), (1, 6.0)]), 1);
         for device in [None, Some(id(0, 0))] {
-            let report = analytics.windows(device);
+            let report = analytics.windows(device, Scope::Cluster);
             let got: Vec<_> =
                 report.metrics.iter().map(|m| (&*m.metric, m.values.clone())).collect();
             let expected = [("0", vec![2.0, 3.0, 4.0]), ("1", vec![1.0, 6.0]), ("9", vec![5.0])];

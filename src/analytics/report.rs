@@ -22,7 +22,7 @@ pub const SAMPLES_REPORTED_MAX: usize = 1_000;
 #[derive(Debug)]
 pub enum Question {
     /// The windows of one device, or of the fleet.
-    Windows(Option<DeviceId>, Sender<WindowsReport>),
+    Windows(Option<DeviceId>, Scope, Sender<WindowsReport>),
     /// Devices in order.
     Devices(DevicesQuery, Sender<Vec<DeviceReport>>),
     /// The latest anomalies, newest first.
@@ -100,6 +100,15 @@ pub struct RecentQuery {
     pub since_us: i64,
 }
 
+/// Whose values a report is about. Without a store beyond this process there is no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All replicas': the windows that values are judged by.
+    Cluster,
+    /// This replica's own.
+    Local,
+}
+
 /// The windows of one device, or of the fleet.
 #[derive(Clone, Debug, Default)]
 pub struct WindowsReport {
@@ -107,6 +116,9 @@ pub struct WindowsReport {
     pub metrics: Vec<MetricReport>,
     /// The timestamp of the last sample.
     pub last_timestamp_us: Option<i64>,
+    /// What other replicas had written by then is in it, microseconds since 1970. None without a store
+    /// beyond this process, and before that has told anything.
+    pub synced_at_us: Option<i64>,
 }
 
 /// One stream.
@@ -120,7 +132,7 @@ pub struct MetricReport {
     pub mean: f64,
     /// Population standard deviation of the window.
     pub std_dev: f64,
-    /// Of the last value.
+    /// Of the last value, by the window of all.
     pub verdict: Verdict,
     /// Values since the start.
     pub total_count: u64,

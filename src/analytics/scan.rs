@@ -81,22 +81,23 @@ fn key(sort: DevicesSort, device: &Device) -> u64 {
     match sort {
         // The bits of floats that are not negative are ordered as they are.
         DevicesSort::Score => device.strangest().map_or(0, |stream| stream.score.to_bits()),
-        DevicesSort::LastSeen => device.last_seen_us.max(0) as u64,
-        DevicesSort::Anomalies => device.own.anomalies,
+        DevicesSort::LastSeen => device.last.seen_us.max(0) as u64,
+        DevicesSort::Anomalies => device.own.anomalies + device.others.anomalies,
     }
 }
 
 fn report(streams: &Streams, device: &Device) -> Option<DeviceReport> {
     let strangest = device.strangest()?;
     let (stream, ring) = streams.arena.get(strangest.place);
+    let counts = device.own + device.others;
     Some(DeviceReport {
         device: device.name.clone()?,
         score: strangest.score,
         is_anomaly: device.streams.iter().any(|stream| stream.is_anomaly),
         metric: streams.metric_name(strangest.metric),
         last: stream.window.last(ring)?,
-        last_seen_us: device.last_seen_us,
-        total_count: device.own.total,
-        anomaly_count: device.own.anomalies,
+        last_seen_us: device.last.seen_us,
+        total_count: counts.total,
+        anomaly_count: counts.anomalies,
     })
 }

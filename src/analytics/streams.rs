@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::analytics::arena::{Arena, Stream, StreamPlace};
+use crate::analytics::arena::{Arena, StreamPlace};
 use crate::analytics::names::Names;
 use crate::exchange::Counts;
 use crate::sample::{DeviceId, MetricId};
@@ -30,6 +30,41 @@ pub struct DeviceStream {
     pub is_anomaly: bool,
 }
 
+/// The last sample of a device or of the fleet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastHeard {
+    /// When any replica heard it, by that replica's clock.
+    pub seen_us: i64,
+    /// Its timestamp.
+    pub timestamp_us: i64,
+    /// The timestamp of the last one that was heard here.
+    pub own_timestamp_us: i64,
+}
+
+impl LastHeard {
+    /// A sample was heard here, after those that any of `others` heard before it.
+    #[inline]
+    pub fn here(&mut self, arrived_us: i64, timestamp_us: i64, others: Counts) {
+        self.own_timestamp_us = timestamp_us;
+        // With nobody else to compare with, what came last is the last, whatever the clock says.
+        if arrived_us >= self.seen_us || others.total == 0 {
+            (self.seen_us, self.timestamp_us) = (arrived_us, timestamp_us);
+        }
+    }
+
+    /// Any replica may have heard it.
+    pub fn anywhere(&mut self, seen_us: i64, timestamp_us: i64) {
+        if seen_us > self.seen_us {
+            (self.seen_us, self.timestamp_us) = (seen_us, timestamp_us);
+        }
+    }
+
+    /// A moment in whole seconds, for places where there is room for no more; until 2106.
+    pub fn seconds(at_us: i64) -> u32 {
+        (at_us / 1_000_000) as u32
+    }
+}
+
 /// One device, or a place without an occupant so far. Two cache lines, never three.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -42,10 +77,12 @@ pub struct Device {
     pub streams: SmallVec<[DeviceStream; 2]>,
     /// Samples heard here since the start, and anomalies in them.
     pub own: Counts,
-    /// By our clock.
-    pub last_seen_us: i64,
-    /// By the client's.
-    pub last_timestamp_us: i64,
+    /// What other replicas heard, as they last said.
+    pub others: Counts,
+    /// The last sample.
+    pub last: LastHeard,
+    /// When it was last heard from here, by [`LastHeard::seconds`].
+    pub own_heard_s: u32,
 }
 
 const _: () = assert!(size_of::<Device>() == 128);
@@ -64,8 +101,9 @@ impl Device {
         &mut self.streams[at]
     }
 
+    /// Where its stream of that metric stands; `hint` as for [`Device::stream`].
     #[inline]
-    fn find(&self, metric: MetricId, hint: usize) -> Option<usize> {
+    pub fn find(&self, metric: MetricId, hint: usize) -> Option<usize> {
         if self.streams.get(hint).is_some_and(|stream| stream.metric == metric) {
             return Some(hint);
         }
@@ -160,8 +198,8 @@ impl Streams {
     /// What was judged here of the fleet's stream.
     #[inline]
     pub fn fleet_counts(&self, metric: MetricId) -> Counts {
-        let fleet = self.fleet.get(usize::from(metric.0)).and_then(Option::as_ref);
-        fleet.map_or(Counts::default(), |fleet| self.arena.get(fleet.place).0.own)
+        let place = self.known_fleet_stream(metric);
+        place.map_or(Counts::default(), |place| self.arena.get(place).0.own)
     }
 
     /// True while the registry still knows the device: an evicted one keeps its place here until
@@ -204,14 +242,16 @@ impl Streams {
         Some(())
     }
 
-    /// The fleet's stream of that metric and its ring, taken when the metric is new.
+    /// The fleet's stream of that metric, taken when the metric is new.
     #[inline]
-    pub fn fleet_mut(&mut self, metric: MetricId) -> (&mut Stream, &mut [f64]) {
-        let place = match self.fleet.get(usize::from(metric.0)) {
-            Some(Some(fleet)) => fleet.place,
-            _ => self.open_fleet(metric),
-        };
-        self.arena.get_mut(place)
+    pub fn fleet_stream(&mut self, metric: MetricId) -> StreamPlace {
+        self.known_fleet_stream(metric).unwrap_or_else(|| self.open_fleet(metric))
+    }
+
+    /// The fleet's stream of that metric, if there is one.
+    #[inline]
+    pub fn known_fleet_stream(&self, metric: MetricId) -> Option<StreamPlace> {
+        Some(self.fleet.get(usize::from(metric.0))?.as_ref()?.place)
     }
 
     #[cold]

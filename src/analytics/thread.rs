@@ -10,15 +10,16 @@
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::vec;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use crate::analytics::Analytics;
 use crate::analytics::report::{
-    Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, TotalsReport,
+    Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, TotalsReport, WindowsReport,
 };
 use crate::clock::{Clock, Now};
-use crate::exchange::Outlet;
+use crate::exchange::{FromStore, Outlet, SharedWindows};
 use crate::handover::{Block, LaneClosed, LaneEnd, Sleeper};
 use crate::store::memory::Latest;
 use crate::tally::{Histogram, Tally};
@@ -27,6 +28,9 @@ use crate::tally::{Histogram, Tally};
 const BLOCKS_PER_TURN: usize = 64;
 /// Questions answered before samples have their turn again: 10 ms of the dearest, 1 ms of the usual.
 const QUESTIONS_PER_TURN: usize = 64;
+/// Values of the store let in before samples have their turn again, and the rest of a device: as many
+/// as some hundred windows of usual size hold.
+const SHARED_VALUES_PER_TURN: usize = 16_384;
 /// How long a sample waits at most for a thread that has nothing else to do: its verdict comes within a
 /// millisecond, and a wake-up, which costs more than judging a hundred samples, comes no more often.
 const DOZE: Duration = Duration::from_micros(900);
@@ -77,6 +81,15 @@ struct Beyond {
     outlet: Outlet,
     /// As of when the last block was handed on: grows, whatever the clock does.
     time_us: i64,
+    /// What it told, waiting for its turn.
+    windows: vec::IntoIter<SharedWindows>,
+    synced_at_us: Option<i64>,
+}
+
+impl Beyond {
+    fn new(outlet: Outlet) -> Self {
+        Self { outlet, time_us: 0, windows: Vec::new().into_iter(), synced_at_us: None }
+    }
 }
 
 /// One worker's samples.
@@ -108,7 +121,7 @@ impl AnalyticsThread {
             sources: lanes.into_iter().map(|end| Source { end, ahead: 0 }).collect(),
             questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
-            beyond: outlet.map(|outlet| Beyond { outlet, time_us: 0 }),
+            beyond: outlet.map(Beyond::new),
             sleeper,
             clock: Clock::new(start),
             tallies,
@@ -123,10 +136,11 @@ impl AnalyticsThread {
         loop {
             let asked = self.take_questions();
             let judged = self.judge();
+            let told = self.hear_store();
             self.answer();
             let scanned = self.analytics.advance_scans();
 
-            if asked || judged || scanned {
+            if asked || judged || told || scanned {
                 busy_ns = self.clock.monotonic_ns();
             } else if self.sources.is_empty() {
                 if let Some(beyond) = &mut self.beyond {
@@ -177,6 +191,30 @@ impl AnalyticsThread {
         any
     }
 
+    /// Lets in what the store has told, a bounded part of it.
+    fn hear_store(&mut self) -> bool {
+        let Some(beyond) = &mut self.beyond else {
+            return false;
+        };
+        let mut let_in = 0;
+        while let_in < SHARED_VALUES_PER_TURN {
+            if let Some(shared) = beyond.windows.next() {
+                self.analytics.apply(&shared);
+                let_in += shared.metrics.iter().map(|stream| stream.values.len()).sum::<usize>();
+            } else {
+                match beyond.outlet.shared.try_recv() {
+                    Ok(FromStore::Windows(windows)) => beyond.windows = windows.into_iter(),
+                    Ok(FromStore::SyncedAt(at_us)) => beyond.synced_at_us = Some(at_us),
+                    // Nothing more, or nobody any more.
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            // Counts without values are work too.
+            let_in += 1;
+        }
+        let_in > 0
+    }
+
     /// Answers the questions taken, once no block is ahead of them.
     fn answer(&mut self) {
         if self.taken.is_empty() || self.sources.iter().any(|source| source.ahead > 0) {
@@ -184,10 +222,14 @@ impl AnalyticsThread {
         }
         let now = self.clock.now();
         self.tallies.questions_total.add(self.taken.len() as u64);
-        let Self { analytics, latest, ttl_us, taken, .. } = self;
+        let Self { analytics, latest, beyond, ttl_us, taken, .. } = self;
         for question in taken.drain(..) {
             match question {
-                Question::Windows(device, to) => reply(&to, analytics.windows(device)),
+                Question::Windows(device, scope, to) => {
+                    let report = analytics.windows(device, scope);
+                    let synced_at_us = beyond.as_ref().and_then(|beyond| beyond.synced_at_us);
+                    reply(&to, WindowsReport { synced_at_us, ..report });
+                }
                 Question::Devices(query, to) => analytics.scan_devices(query, to),
                 Question::Anomalies(query, to) => reply(&to, analytics.anomalies(&query)),
                 Question::Latest(query, to) => {
@@ -286,7 +328,7 @@ mod tests {
     use super::*;
     use crate::analytics::Settings;
     use crate::analytics::names::Names;
-    use crate::analytics::report::{Asker, DevicesQuery, DevicesSort, WindowsReport, questions};
+    use crate::analytics::report::{Asker, DevicesQuery, DevicesSort, Scope, questions};
     use crate::clock;
     use crate::exchange::{Counts, Inlet, exchange};
     use crate::handover::{Lane, lane};
@@ -378,12 +420,16 @@ mod tests {
 
                         let before = acknowledged.load(Ordering::SeqCst);
                         let mine = device(index as u32);
-                        let report = asker.ask(|to| Question::Windows(Some(mine), to)).expect("up");
+                        let report = asker
+                            .ask(|to| Question::Windows(Some(mine), Scope::Cluster, to))
+                            .expect("up");
                         // Only this thread sends for its device: exactly so many, in order.
                         assert_eq!(total(&report), sent as u64);
                         let newest = *report.metrics[0].values.last().expect("not empty");
                         assert_eq!(newest, (sent - 1) as f64);
-                        let fleet = asker.ask(|to| Question::Windows(None, to)).expect("running");
+                        let fleet = asker
+                            .ask(|to| Question::Windows(None, Scope::Cluster, to))
+                            .expect("running");
                         assert!(total(&fleet) >= before);
                     }
                 });

@@ -42,6 +42,15 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// Of these values, in two passes.
+    pub fn of(values: &[f64]) -> Self {
+        let mut window = Window::default();
+        if !values.is_empty() {
+            window.count_as(values);
+        }
+        window.moments()
+    }
+
     /// Population standard deviation.
     #[inline]
     pub fn std_dev(&self) -> f64 {
@@ -127,6 +136,19 @@ impl Window {
         }
     }
 
+    /// Holds these values and no others, oldest first: some, and no more than the ring has places.
+    pub fn refill(&mut self, ring: &mut [f64], values: &[f64]) {
+        ring[..values.len()].copy_from_slice(values);
+        self.next = (values.len() % ring.len()) as u32;
+        self.count_as(values);
+    }
+
+    fn count_as(&mut self, values: &[f64]) {
+        self.count = values.len() as u32;
+        self.count_inverse = 1.0 / f64::from(self.count);
+        self.rebase(values);
+    }
+
     fn grow(&mut self, value: f64) {
         if self.count == 0 {
             self.offset = value;
@@ -191,6 +213,28 @@ mod tests {
         let squares = values.clone().map(|v| (v - mean) * (v - mean)).sum::<f64>();
         let rest = values.map(|v| v - mean).sum::<f64>();
         (mean, ((squares - rest * rest / n) / n).sqrt())
+    }
+
+    #[test]
+    fn a_refilled_window_goes_on_as_if_the_values_had_been_pushed() {
+        let value = |i: usize| 1e9 + (i * i % 23) as f64;
+        for (size, held, more) in [(50, 50, 120), (50, 7, 120), (1, 1, 3), (5, 4, 12)] {
+            let (mut window, mut ring) = (Window::default(), vec![7e14; size]);
+            for _ in 0..size + 2 {
+                window.push(&mut ring, -7e14);
+            }
+            let values: Vec<_> = (0..held).map(value).collect();
+            window.refill(&mut ring, &values);
+            let of = Moments::of(&values);
+            assert_eq!(window.moments(), of);
+            for i in held..held + more {
+                assert!(window.values(&ring).eq((i.saturating_sub(size)..i).map(value)));
+                assert_eq!(window.last(&ring), Some(value(i - 1)));
+                assert_agrees(&window, &ring, 1e-9);
+                window.push(&mut ring, value(i));
+            }
+        }
+        assert_eq!(Moments::of(&[]), Window::default().moments());
     }
 
     /// Below it squares leave the range in which a float keeps its digits.

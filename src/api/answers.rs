@@ -346,6 +346,7 @@ mod tests {
         let report = WindowsReport {
             metrics: vec![metric("cpu", &[50.0, 12.0]), metric("rps", &[119.5, 120.0])],
             last_timestamp_us: Some(1_766_925_730_000_000),
+            synced_at_us: None,
         };
         let body = analyze(Some("edge-17"), &report, &JUDGING, NOW);
         let text = String::from_utf8(body).expect("UTF-8");
@@ -375,7 +376,8 @@ mod tests {
     #[test]
     fn stats_count_cpu_where_there_is_no_rps() {
         let cpu = metric("cpu", &[50.0, 12.0, 13.0]);
-        let mut report = WindowsReport { metrics: vec![cpu], last_timestamp_us: Some(1) };
+        let mut report =
+            WindowsReport { metrics: vec![cpu], last_timestamp_us: Some(1), synced_at_us: None };
         let answer = parse(&stats(&report));
         assert_eq!((&answer["count"], &answer["window_size_used"]), (&json!(3), &json!(3)));
         assert_eq!((&answer["avg_rps"], &answer["avg_cpu"]), (&Value::Null, &json!(120.3)));
@@ -417,6 +419,7 @@ mod tests {
             let report = WindowsReport {
                 metrics: vec![MetricReport { mean: value, ..metric("rps", &[value; 3]) }],
                 last_timestamp_us: Some(i64::MAX),
+                synced_at_us: None,
             };
             parse(&analyze(None, &report, &JUDGING, NOW));
             parse(&stats(&report));

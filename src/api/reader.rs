@@ -21,7 +21,7 @@ use super::errors::ApiError;
 use super::query::Query;
 use super::routes::{Label, Read};
 use super::tallies::RequestTallies;
-use crate::analytics::report::{Asker, DevicesQuery, Question, RecentQuery, WindowsReport};
+use crate::analytics::report::{Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport};
 use crate::clock::{Clock, Now};
 use crate::http::message::{HeaderField, Method, Response, Ticket};
 use crate::registry::Registry;
@@ -144,7 +144,7 @@ impl Asked<'_> {
 
     fn scrape(&self, desk: &Desk) -> Result<Response, ApiError<'static>> {
         let totals = ask(desk, Question::Totals)?;
-        let fleet = ask(desk, |to| Question::Windows(None, to))?;
+        let fleet = ask(desk, |to| Question::Windows(None, Scope::Cluster, to))?;
         let families = desk.telemetry.gather(&totals, &fleet);
         let (content_type, text) = match exposition(self.accept) {
             Exposition::Text => (TEXT, crate::telemetry::text(&families)),
@@ -167,9 +167,11 @@ fn ask<T>(
 
 /// The windows of the fleet, or of a device: none, if nobody has heard of it.
 fn windows(device: Option<&str>, desk: &Desk) -> Result<WindowsReport, ApiError<'static>> {
-    let Some(name) = device else { return ask(desk, |to| Question::Windows(None, to)) };
+    let Some(name) = device else {
+        return ask(desk, |to| Question::Windows(None, Scope::Cluster, to));
+    };
     match desk.registry.find_device(name) {
-        Some(id) => ask(desk, |to| Question::Windows(Some(id), to)),
+        Some(id) => ask(desk, |to| Question::Windows(Some(id), Scope::Cluster, to)),
         None => Ok(WindowsReport::default()),
     }
 }
@@ -387,7 +389,7 @@ mod tests {
         Arc::get_mut(&mut library.desk).expect("ours alone").asker = asker;
         std::thread::spawn(move || {
             for question in asked {
-                let Question::Windows(_, to) = question else { panic!("{question:?}") };
+                let Question::Windows(_, _, to) = question else { panic!("{question:?}") };
                 let mut report = fleet();
                 report.metrics[0].values.clear();
                 to.send(report).expect("the reader waits");

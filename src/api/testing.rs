@@ -134,6 +134,7 @@ pub fn fleet() -> WindowsReport {
     WindowsReport {
         metrics: vec![metric("rps", 1e15), metric(HOSTILE, -40.5)],
         last_timestamp_us: Some(1_735_100_000_500_000),
+        synced_at_us: None,
     }
 }
 
@@ -147,7 +148,7 @@ fn tell(question: Question) {
     let verdict = Verdict { score: 5.0, z_score: 5.0, is_anomaly: true };
     // A reader that has stopped waiting is none of our business.
     match question {
-        Question::Windows(_, to) => drop(to.send(fleet())),
+        Question::Windows(_, _, to) => drop(to.send(fleet())),
         Question::Totals(to) => drop(to.send(totals())),
         Question::Devices(query, to) => {
             let report = DeviceReport {
