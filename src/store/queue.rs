@@ -645,3 +645,176 @@ impl Stream {
 fn grown(len: usize) -> usize {
     if len == 0 { 0 } else { len.next_power_of_two() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::keys::Replica;
+
+    fn options(history_len: Option<usize>) -> Options {
+        Options {
+            replica: Replica::new(1),
+            window: 3,
+            ttl: Duration::from_secs(300),
+            stream_idle: Duration::from_secs(3_600),
+            history_len,
+            devices_max: 1_000,
+        }
+    }
+
+    fn queue(bytes_max: usize, history_len: Option<usize>) -> (Queue, Arc<Held>) {
+        let held = Arc::new(Held::new(bytes_max));
+        (Queue::new(held.clone(), &options(history_len)), held)
+    }
+
+    /// A block of samples with serial numbers as times.
+    fn block(from: u64, samples: &[(u32, i64, u16)]) -> Judged {
+        let mut block = Judged::default();
+        for (serial, &(device, timestamp_us, width)) in (from..).zip(samples) {
+            for metric in 0..width {
+                let counts = Counts { total: serial, anomalies: 0 };
+                let (metric, value) = (MetricId(metric), serial as f64);
+                block.draft(JudgedReading { metric, value, stream: counts, fleet: counts });
+            }
+            block.complete(JudgedSample {
+                time_us: serial as i64,
+                sequence: 0,
+                readings: width,
+                timestamp_us,
+                device: (device > 0).then_some(DeviceId { index: device, generation: 0 }),
+                of_device: Counts::default(),
+            });
+        }
+        block
+    }
+
+    fn name(device: DeviceId) -> Option<Arc<str>> {
+        // Every seventh has been evicted.
+        (device.index % 7 != 6).then(|| format!("device-{}", device.index).into())
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take(Vec<(u32, i64, u16)>),
+        Begin,
+        Done,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let sample = (0..40_u32, 0..60_i64, 1..6_u16);
+        prop_oneof![
+            6 => proptest::collection::vec(sample, 1..60).prop_map(Step::Take),
+            1 => Just(Step::Begin),
+            1 => Just(Step::Done),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn bounded_oldest_first_and_each_sample_counted(
+            steps in proptest::collection::vec(step(), 1..80),
+            bytes_max in 1_000..200_000_usize,
+            history_len in proptest::option::of(Just(100)),
+        ) {
+            let (mut queue, held) = queue(bytes_max, history_len);
+            let (mut taken, mut finished, mut dropped) = (0, 0, 0);
+            for step in steps {
+                match step {
+                    Step::Take(samples) => {
+                        dropped += queue.take(&block(taken, &samples), name);
+                        taken += samples.len() as u64;
+                    }
+                    Step::Begin => {
+                        let samples = queue.begin().map(Segment::samples);
+                        prop_assert_eq!(queue.begin().map(Segment::samples), samples);
+                        prop_assert!(samples.is_some() || taken == finished + dropped);
+                    }
+                    Step::Done => if let Some(flight) = queue.in_flight() {
+                        let samples = flight.samples();
+                        let fates = queue.done(Refusals::default());
+                        prop_assert_eq!(fates.stored + fates.coalesced + fates.refused, samples);
+                        prop_assert!(fates.refused == 0 && fates.stored > 0);
+                        prop_assert!(history_len.is_none() || fates.coalesced == 0);
+                        finished += samples;
+                    },
+                }
+                prop_assert_eq!(queue.samples(), taken - finished - dropped);
+                let mut sum = 0;
+                queue.segments.iter().for_each(|segment| sum += segment.samples());
+                prop_assert_eq!(sum, queue.samples());
+                let flight = queue.in_flight();
+                prop_assert!(queue.bytes() <= bytes_max.max(flight.map_or(0, Segment::bytes)));
+                // What waits is the newest, without a gap.
+                let waiting = sum - flight.map_or(0, Segment::samples);
+                if let Some(oldest) = queue.segments.get(usize::from(queue.is_flushing)) {
+                    prop_assert_eq!(oldest.since_us() as u64, taken - waiting);
+                }
+            }
+            let waiting = queue.samples();
+            prop_assert_eq!(queue.drop_all(), waiting);
+            prop_assert_eq!((queue.samples(), queue.bytes()), (0, 0));
+            prop_assert_eq!(format!("{held:?}"), format!("{:?}", Held::new(bytes_max)));
+        }
+    }
+
+    #[test]
+    fn a_segment_in_flight_takes_no_more() {
+        let (mut queue, _) = queue(1 << 20, None);
+        assert!(queue.begin().is_none() && queue.in_flight().is_none());
+        assert_eq!(queue.take(&Judged::default(), name), 0);
+        assert!(queue.begin().is_none());
+        queue.take(&block(0, &[(1, 5, 1), (1, 5, 1)]), name);
+        assert_eq!(queue.begin().expect("one").samples(), 2);
+        queue.take(&block(2, &[(1, 5, 1)]), name);
+        assert_eq!((queue.begin().expect("one").samples(), queue.samples()), (2, 3));
+        let refusals = Refusals { keys: 1, history: 0 };
+        assert_eq!(queue.done(refusals), Fates { stored: 0, coalesced: 1, refused: 1 });
+        assert_eq!(queue.begin().expect("one").samples(), 1);
+        assert_eq!(queue.done(Refusals::default()), Fates { stored: 1, ..Fates::default() });
+        assert!(queue.begin().is_none());
+    }
+
+    #[test]
+    fn coalesced_samples_take_no_room() {
+        let (mut queue, held) = queue(1 << 20, None);
+        let samples: Vec<_> = (0..200).map(|at| (1 + at % 5, i64::from(at % 2), 2)).collect();
+        queue.take(&block(0, &samples), name);
+        let bytes = queue.bytes();
+        for round in 1..1_000 {
+            assert_eq!(queue.take(&block(round * 200, &samples), name), 0);
+        }
+        assert_eq!((queue.bytes(), queue.samples()), (bytes, 200_000));
+        assert!(bytes < held.bytes_max() / SEGMENTS_IN_BOUND && !queue.has_full());
+        let segment = queue.begin().expect("one");
+        for stream in &segment.streams {
+            let values: Vec<_> = segment.values_of(stream).map(|value| value.value).collect();
+            let newest = values[3] as u64;
+            let apart = if stream.owner == FLEET { 1 } else { 5 };
+            let expected: Vec<_> =
+                (0..4).map(|back| (newest - (3 - back) * apart) as f64).collect();
+            assert_eq!(values, expected);
+        }
+        let fates = queue.done(Refusals::default());
+        assert_eq!(fates, Fates { stored: 10, coalesced: 199_990, refused: 0 });
+    }
+
+    #[test]
+    fn a_full_segment_is_closed() {
+        let (mut queue, _) = queue(1 << 20, None);
+        let mut taken = 0;
+        while !queue.has_full() {
+            let samples: Vec<_> = (0..50).map(|at| (1, taken as i64 + at, 1)).collect();
+            assert_eq!(queue.take(&block(taken, &samples), name), 0);
+            taken += 50;
+        }
+        let bytes = queue.bytes();
+        assert!((65_536..140_000).contains(&bytes), "{bytes}");
+        queue.take(&block(taken, &[(1, 0, 1)]), name);
+        assert_eq!(queue.begin().expect("one").samples(), taken);
+        assert!(!queue.has_full());
+    }
+}
