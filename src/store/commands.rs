@@ -412,7 +412,7 @@ impl Commands {
     }
 
     /// Marks names (a device's, or an empty one for the fleet) as changed by us, and asks who was
-    /// changed after `cursor`. At most [`MARKED_MAX`] names; without names it only asks.
+    /// changed after `cursor`. Takes the first [`MARKED_MAX`] names; without names it only asks.
     pub fn mark<'a>(&self, cursor: u64, names: impl Iterator<Item = &'a str>) -> Cmd {
         let Options { devices_max, .. } = self.options;
         let mut cmd = Cmd::new();

@@ -13,7 +13,8 @@ use crate::sample::{DeviceId, MetricId, READINGS_MAX};
 
 /// Replicas in a hash of counts that nobody minds: more than are running, and those of a few restarts.
 pub const REPLICAS_KEPT: usize = 16;
-/// A replica that has not heard from a device for so long has most likely gone.
+/// A replica that has not heard from a device for so long has most likely gone. Should it hear again,
+/// what it had counted before counts twice.
 pub const GONE_AFTER_US: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// What all replicas have counted of a device, or of the fleet.
@@ -226,5 +227,146 @@ fn admit(
             metrics.iter_mut().for_each(|(_, id)| *id = None);
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: u32 = 0xaaaa_0000;
+
+    fn own() -> Replica {
+        Replica::new(OWN)
+    }
+
+    fn bulk(text: impl AsRef<[u8]>) -> Value {
+        Value::BulkString(text.as_ref().to_vec())
+    }
+
+    fn array(texts: &[&str]) -> Value {
+        Value::Array(texts.iter().map(bulk).collect())
+    }
+
+    fn counts(total: u64, anomalies: u64) -> Counts {
+        Counts { total, anomalies }
+    }
+
+    #[test]
+    fn the_others_are_all_but_us() {
+        let fields = [
+            ("aaaa0000", "50:5:1000:100"),
+            ("aaaa0000:rps", "900:90"),
+            ("0000bbbb", "60:4:20:2"),
+            ("0000bbbb:rps", "10:1"),
+            ("0000bbbb:a:b", "7:0"),
+            ("0000cccc", "40:9:3:0"),
+            ("0000cccc:rps", "2:2"),
+            ("past", "30:3:5:1"),
+            ("past:rps", "4:4"),
+            // Not ours, or damaged.
+            ("hello", "1:1"),
+            ("0000dddd", "1:1"),
+            ("0000dddd:rps", "1:x"),
+            ("0000dddd:", "1:1"),
+        ];
+        let flat: Vec<_> = fields.iter().flat_map(|&(field, value)| [field, value]).collect();
+        let counted = Counted::read(&array(&flat), own());
+        let pairs = fields.iter().map(|&(field, value)| (bulk(field), bulk(value))).collect();
+        assert_eq!(counted, Counted::read(&Value::Map(pairs), own()));
+        assert_eq!((counted.others, counted.last), (counts(28, 3), (60, 4)));
+        let metric =
+            |name: &str, others, own_total| CountedMetric { name: name.into(), others, own_total };
+        let metrics = [metric("a:b", counts(7, 0), 0), metric("rps", counts(16, 7), 900)];
+        assert_eq!((&counted.metrics[..], counted.foreign), (&metrics[..], 4));
+        assert_eq!(Counted::read(&Value::Array(vec![]), own()), Counted::default());
+        assert_eq!(Counted::read(&Value::Okay, own()).foreign, 1);
+        assert_eq!(Counted::read(&array(&["0000bbbb"]), own()).foreign, 1);
+    }
+
+    #[test]
+    fn numbers_without_end_stay_numbers() {
+        let most = i64::MAX;
+        let mut fields = Vec::new();
+        for replica in 0..5_u32 {
+            let replica = Replica::new(replica);
+            fields.extend([bulk(replica.as_str()), bulk(format!("{most}:{most}:{most}:{most}"))]);
+            fields.extend([bulk(format!("{replica}:cpu")), bulk(format!("{most}:{most}"))]);
+        }
+        let counted = Counted::read(&Value::Array(fields), own());
+        assert_eq!(counted.others, counts(u64::MAX, u64::MAX));
+        assert_eq!(counted.metrics[0].others, counts(u64::MAX, u64::MAX));
+        assert_eq!(counted.gone(most), []);
+    }
+
+    #[test]
+    fn values_are_read_in_order() {
+        let member = |replica, value| {
+            let member = Member { time_us: 7, replica: Replica::new(replica), sequence: 0, value };
+            let mut text = Vec::new();
+            member.write(&mut text);
+            bulk(text)
+        };
+        let reply =
+            Value::Array(vec![member(1, 5.0), member(OWN, -0.5), bulk("junk"), member(2, 1e15)]);
+        let read = Values::read(&reply, own());
+        assert_eq!(read, Values { values: vec![5.0, -0.5, 1e15], own: 1, foreign: 1 });
+        assert_eq!(Values::read(&Value::Nil, own()).foreign, 1);
+    }
+
+    #[test]
+    fn only_old_replicas_among_many_have_gone() {
+        let now_us = 10 * GONE_AFTER_US;
+        let hash = |replicas: u32, old: u32| {
+            let mut fields = vec![bulk(own().as_str()), bulk("0:0:1:0")];
+            for replica in 0..replicas {
+                let old_us = if replica < old { now_us - GONE_AFTER_US - 1 } else { now_us };
+                let replica = Replica::new(replica);
+                fields.extend([bulk(replica.as_str()), bulk(format!("{old_us}:0:1:0"))]);
+            }
+            Counted::read(&Value::Array(fields), own()).gone(now_us)
+        };
+        assert_eq!(hash(16, 16), []);
+        assert_eq!(hash(17, 0), []);
+        assert_eq!(hash(17, 2), [Replica::new(0), Replica::new(1)]);
+        assert_eq!(hash(40, 40).len(), 40);
+    }
+
+    #[test]
+    fn windows_without_room_are_counted() {
+        let registry = Registry::new(40, 60);
+        let metrics = |count: usize| {
+            (0..count)
+                .map(|at| CountedMetric {
+                    name: format!("m{at:02}").into(),
+                    others: counts(at as u64, 0),
+                    own_total: 1,
+                })
+                .collect::<Vec<_>>()
+        };
+        let share = |device, count: usize| {
+            let counted = Counted { metrics: metrics(count), last: (9, 8), ..Counted::default() };
+            let window = |at| Values { values: vec![at as f64], own: 1, foreign: 0 };
+            super::share(device, &counted, (0..count).map(window).collect(), &registry, 5)
+        };
+        let (shared, no_room) = share(Some("a"), 34);
+        let shared = shared.expect("there is room");
+        assert_eq!((shared.device, no_room), (registry.find_device("a"), 0));
+        assert_eq!((shared.last_seen_us, shared.last_timestamp_us), (9, 8));
+        for (at, metric) in shared.metrics.iter().enumerate() {
+            assert_eq!(&*registry.metric_name(metric.metric), format!("m{at:02}"));
+            assert_eq!((metric.values[0], metric.others.total), (at as f64, at as u64));
+            assert_eq!((metric.own_values, metric.own_total), (1, 1));
+        }
+        // Six streams are left: of the next device as many find room.
+        let (shared, no_room) = share(Some("b"), 10);
+        assert_eq!((shared.expect("some").metrics.len(), no_room), (6, 4));
+        assert_eq!(share(Some("c"), 3), (None, 3));
+        assert_eq!(registry.find_device("c"), None);
+        // The fleet takes no streams, but metrics are known.
+        let (shared, no_room) = share(None, 50);
+        let shared = shared.expect("there is room");
+        assert_eq!((shared.device, shared.metrics.len(), no_room), (None, 50, 0));
+        assert_eq!(share(Some("a"), 0), (None, 0));
     }
 }

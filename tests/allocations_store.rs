@@ -1,0 +1,105 @@
+//! What the store's queue takes from the allocator: what it says it holds, and nothing for a sample
+//! whose key and streams are there.
+
+mod counting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sigmad::exchange::{BLOCK_SAMPLES_MAX, Counts, Held, Judged, JudgedReading, JudgedSample};
+use sigmad::sample::{DeviceId, MetricId};
+use sigmad::store::commands::Options;
+use sigmad::store::keys::Replica;
+use sigmad::store::queue::{Queue, Refusals};
+
+fn queue(history_len: Option<usize>) -> Queue {
+    let options = Options {
+        replica: Replica::new(1),
+        window: 50,
+        ttl: Duration::from_secs(300),
+        stream_idle: Duration::from_secs(3_600),
+        history_len,
+        devices_max: 1_000_000,
+    };
+    Queue::new(Arc::new(Held::new(1 << 30)), &options)
+}
+
+/// Samples of two metrics: the device and the timestamp of each.
+fn block(samples: impl Iterator<Item = (u32, i64)>) -> Judged {
+    let mut block = Judged::default();
+    for (at, (device, timestamp_us)) in samples.enumerate() {
+        for metric in [MetricId::CPU, MetricId::RPS] {
+            let counts = Counts { total: 1, anomalies: 0 };
+            block.draft(JudgedReading { metric, value: 1.5, stream: counts, fleet: counts });
+        }
+        block.complete(JudgedSample {
+            time_us: 1_735_100_000_000_000 + at as i64,
+            sequence: 0,
+            readings: 2,
+            timestamp_us,
+            device: Some(DeviceId { index: device, generation: 0 }),
+            of_device: Counts::default(),
+        });
+    }
+    block
+}
+
+/// Names that are there anyway, as in the registry: none is allocated for the queue.
+fn take(queue: &mut Queue, block: &Judged, name: &Arc<str>) {
+    assert_eq!(queue.take(block, |_| Some(name.clone())), 0);
+}
+
+const BLOCK: u32 = BLOCK_SAMPLES_MAX as u32;
+
+#[test]
+fn the_queue_holds_what_it_says() {
+    let name: Arc<str> = "edge-17".into();
+    // Devices, timestamps, samples; some coalesce, some hardly ever do.
+    for (devices, timestamps, samples) in
+        [(100_000, 1, 100_000), (1, 100_000, 100_000), (50, 40, 300_000), (1_000, 77, 61_000)]
+    {
+        for history_len in [None, Some(1_000)] {
+            let before = counting::bytes();
+            let mut queue = queue(history_len);
+            for from in (0..samples).step_by(BLOCK as usize) {
+                let block = block(
+                    (from..from + BLOCK).map(|at| (at % devices, i64::from(at % timestamps))),
+                );
+                take(&mut queue, &block, &name);
+            }
+            // Four bytes for each device's place are said to come on top.
+            let hints = 4 * (devices as usize).next_power_of_two();
+            let (taken, held) = (counting::bytes().wrapping_sub(before), queue.bytes());
+            println!("{devices} devices, {timestamps} timestamps: {taken} taken, {held} held");
+            assert!(taken <= held + hints + 8_192, "{taken} bytes taken, {held} held");
+            assert!(held <= 2 * taken, "{taken} bytes taken, {held} held");
+        }
+    }
+}
+
+#[test]
+fn a_sample_allocates_nothing_once_its_key_exists() {
+    let name: Arc<str> = "edge-17".into();
+    let mut queue = queue(None);
+    let blocks: Vec<_> =
+        (0..8).map(|at| block((0..BLOCK).map(move |device| (device, i64::from(at))))).collect();
+    let fill = |queue: &mut Queue, rounds| {
+        for _ in 0..rounds {
+            for block in &blocks {
+                take(queue, block, &name);
+            }
+        }
+    };
+    fill(&mut queue, 60);
+    let before = counting::calls();
+    fill(&mut queue, 60);
+    assert_eq!(counting::calls() - before, 0);
+    // Nor does the segment after the next, which gets the memory of one that is done.
+    queue.begin().expect("samples");
+    fill(&mut queue, 60);
+    queue.done(Refusals::default());
+    queue.begin().expect("samples");
+    let before = counting::calls();
+    fill(&mut queue, 60);
+    assert_eq!(counting::calls() - before, 0);
+}

@@ -1,0 +1,474 @@
+//! The store's commands against a real Redis: sent twice they change nothing, scripts do what they say,
+//! and what one replica writes another reads.
+
+#![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Connection, Value};
+use sigmad::exchange::{Counts, Held, Judged, JudgedReading, JudgedSample};
+use sigmad::registry::Registry;
+use sigmad::sample::{DeviceId, MetricId};
+use sigmad::store::commands::{Batch, Commands, MARKED_MAX, Marked, Options, Progress};
+use sigmad::store::keys::Replica;
+use sigmad::store::queue::{Queue, Refusals, Segment};
+use sigmad::store::windows::{Counted, GONE_AFTER_US, Values, share};
+
+const WAIT: Duration = Duration::from_secs(10);
+const WINDOW: usize = 5;
+const NOW_US: i64 = 1_800_000_000_000_000;
+
+/// A Redis of its own, without a disk, reached by a socket that nobody else can take.
+struct Redis {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Redis {
+    fn start() -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let serial = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sigmad-commands-{}-{serial}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir).expect("a new directory");
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--unixsocket", "redis.sock"])
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .current_dir(&dir)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        Self { child, dir }
+    }
+
+    fn connect(&self) -> Connection {
+        let address = format!("redis+unix://{}", self.dir.join("redis.sock").display());
+        let client = redis::Client::open(address).expect("an address");
+        let deadline = Instant::now() + WAIT;
+        loop {
+            match client.get_connection_with_timeout(WAIT) {
+                Ok(connection) => return connection,
+                Err(error) if Instant::now() > deadline => panic!("{error}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+        std::fs::remove_dir_all(&self.dir).expect("it is ours");
+    }
+}
+
+fn options(replica: u32, history_len: Option<usize>) -> Options {
+    Options {
+        replica: Replica::new(replica),
+        window: WINDOW,
+        ttl: Duration::from_secs(300),
+        stream_idle: Duration::from_secs(3_600),
+        history_len,
+        devices_max: 5_000,
+    }
+}
+
+/// One replica, with names of its own.
+struct Writer {
+    commands: Commands,
+    queue: Queue,
+    registry: Arc<Registry>,
+    time_us: i64,
+    totals: HashMap<(Option<DeviceId>, MetricId), u64>,
+}
+
+impl Writer {
+    fn new(replica: u32, history_len: Option<usize>) -> Self {
+        let registry = Arc::new(Registry::new(100_000, 60));
+        let options = options(replica, history_len);
+        let names = registry.clone();
+        Self {
+            queue: Queue::new(Arc::new(Held::new(64 << 20)), &options),
+            commands: Commands::new(options, move |metric| names.metric_name(metric)),
+            registry,
+            time_us: NOW_US + i64::from(replica),
+            totals: HashMap::new(),
+        }
+    }
+
+    fn replica(&self) -> Replica {
+        self.commands.options().replica
+    }
+
+    /// Takes samples of two metrics, ten microseconds apart.
+    fn take<'a>(&mut self, samples: impl IntoIterator<Item = (Option<&'a str>, i64, f64)>) {
+        let mut block = Judged::default();
+        for (device, timestamp_us, value) in samples {
+            let mut names = [("cpu", None), ("r}ps:", None)];
+            let admitted = self.registry.admit(device, &mut names, 1).expect("room");
+            let device = admitted.map(|admitted| admitted.device);
+            self.time_us += 10;
+            for (metric, value) in
+                names.map(|(_, id)| id.expect("known")).into_iter().zip([value, 0.5])
+            {
+                let mut count = |device| {
+                    let total = self.totals.entry((device, metric)).or_default();
+                    *total += 1;
+                    Counts { total: *total, anomalies: 1 }
+                };
+                let stream = if device.is_some() { count(device) } else { Counts::default() };
+                block.draft(JudgedReading { metric, value, stream, fleet: count(None) });
+            }
+            block.complete(JudgedSample {
+                time_us: self.time_us,
+                sequence: 0,
+                readings: 2,
+                timestamp_us,
+                device,
+                of_device: Counts { total: 1, anomalies: 1 },
+            });
+            if !block.has_room(2) {
+                self.queue.take(&block, |device| self.registry.device_name(device));
+                block.clear();
+            }
+        }
+        self.queue.take(&block, |device| self.registry.device_name(device));
+    }
+
+    /// Sends what waits, `times` times, and returns what was refused for good.
+    fn flush(&mut self, redis: &mut Connection, times: usize) -> Refusals {
+        let mut refusals = Refusals::default();
+        while let Some(segment) = self.queue.begin() {
+            for _ in 0..times {
+                refusals = Refusals::default();
+                send(&mut self.commands, segment, redis, &mut refusals);
+            }
+            let samples = segment.samples();
+            let fates = self.queue.done(refusals);
+            assert_eq!(fates.stored + fates.coalesced + fates.refused, samples);
+        }
+        refusals
+    }
+
+    fn mark(&self, redis: &mut Connection, cursor: u64, names: &[&str]) -> Marked {
+        let reply = ask(redis, &self.commands.mark(cursor, names.iter().copied()));
+        Marked::read(&reply, cursor).expect("an answer of the script")
+    }
+
+    fn read(&mut self, redis: &mut Connection, device: Option<&str>) -> (Counted, Vec<Values>) {
+        let own = self.replica();
+        let counted = Counted::read(&ask(redis, &self.commands.read_counts(device)), own);
+        let windows = counted
+            .metrics
+            .iter()
+            .map(|metric| {
+                let reply = ask(redis, &self.commands.read_window(device, &metric.name));
+                Values::read(&reply, own)
+            })
+            .collect();
+        (counted, windows)
+    }
+}
+
+fn send(
+    commands: &mut Commands,
+    segment: &Segment,
+    redis: &mut Connection,
+    refusals: &mut Refusals,
+) {
+    let (mut batch, mut progress) = (Batch::default(), Progress::default());
+    while commands.fill(segment, &mut progress, &mut batch) {
+        let bytes = batch.pipeline.get_packed_pipeline();
+        let replies =
+            redis::ConnectionLike::req_packed_commands(redis, &bytes, 0, batch.purposes.len())
+                .expect("Redis answers");
+        assert_eq!(replies.len(), batch.purposes.len());
+        for (reply, purpose) in replies.iter().zip(&batch.purposes) {
+            if let Value::ServerError(error) = reply
+                && !purpose.is_done_by(error.details().unwrap_or_default())
+            {
+                purpose.refused(refusals);
+            }
+        }
+    }
+}
+
+fn ask(redis: &mut Connection, cmd: &Cmd) -> Value {
+    cmd.query(redis).expect("Redis answers")
+}
+
+/// Everything that Redis holds, but how long it still lives.
+fn contents(redis: &mut Connection) -> BTreeMap<String, String> {
+    let mut contents = BTreeMap::new();
+    let names: Vec<String> = redis::cmd("KEYS").arg("*").query(redis).expect("keys");
+    for name in names {
+        let kind: String = redis::cmd("TYPE").arg(&name).query(redis).expect("a type");
+        let cmd = match &*kind {
+            "string" => redis::cmd("GET").arg(&name).clone(),
+            "zset" => redis::cmd("ZRANGE").arg(&name).arg(0).arg(-1).arg("WITHSCORES").clone(),
+            "hash" => redis::cmd("HGETALL").arg(&name).clone(),
+            "stream" => redis::cmd("XRANGE").arg(&name).arg("-").arg("+").clone(),
+            _ => panic!("{name} is a {kind}"),
+        };
+        let ttl: i64 = redis::cmd("PTTL").arg(&name).query(redis).expect("a time");
+        let limit = if name.starts_with("metric:") { 300_000 } else { 3_600_000 };
+        let has_limit = kind != "stream";
+        assert!(!has_limit || (limit - 60_000..=limit).contains(&ttl), "{name}: {ttl}");
+        let value = match ask(redis, &cmd) {
+            Value::Array(mut fields) if kind == "hash" => {
+                // In no order of their own.
+                let mut pairs: Vec<_> =
+                    fields.chunks_mut(2).map(|pair| format!("{pair:?}")).collect();
+                pairs.sort_unstable();
+                format!("{pairs:?}")
+            }
+            value => format!("{value:?}"),
+        };
+        contents.insert(name, value);
+    }
+    contents
+}
+
+/// Samples of a few devices, with names that end other texts.
+fn samples(count: i64) -> Vec<(Option<&'static str>, i64, f64)> {
+    let devices = [None, Some("edge-1"), Some("a:b{}\"%7D"), Some("\u{1f980} \u{2028}")];
+    (0..count)
+        .map(|at| {
+            let timestamp_us = NOW_US + at / 7 * 500_000;
+            (devices[at as usize % 4], timestamp_us, at as f64 / 3.0)
+        })
+        .collect()
+}
+
+#[test]
+fn twice_is_once() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let mut found = Vec::new();
+    for times in [1, 2, 3] {
+        redis::cmd("FLUSHALL").exec(&mut connection).expect("emptied");
+        let mut writer = Writer::new(7, Some(1_000));
+        for part in samples(900).chunks(300) {
+            writer.take(part.iter().copied());
+            let refusals = writer.flush(&mut connection, times);
+            assert_eq!(refusals, Refusals::default());
+        }
+        found.push(contents(&mut connection));
+    }
+    let once = &found[0];
+    assert!(found.iter().all(|times| times == once));
+    assert_eq!(once["metric:edge-1:1800000000"], format!("{:?}", Value::BulkString(
+        br#"{"timestamp":1800000000,"device":"edge-1","cpu":1.6666666666666667,"r}ps:":0.5}"#.to_vec()
+    )));
+    assert!(once.contains_key("sigmad:{a:b{%7D\"%257D}:window:r}ps:"), "{:?}", once.keys());
+    let members: usize = redis::cmd("ZCARD")
+        .arg("sigmad:fleet:window:cpu")
+        .query(&mut connection)
+        .expect("a number");
+    let history: usize =
+        redis::cmd("XLEN").arg("sigmad:history:00000007").query(&mut connection).expect("a number");
+    assert_eq!((members, history), (WINDOW + 1, 900));
+}
+
+#[test]
+fn a_replica_reads_what_the_others_wrote() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let (mut a, mut b) = (Writer::new(0xa, None), Writer::new(0xb, None));
+    a.take([(Some("x"), NOW_US, 1.0), (Some("x"), NOW_US + 5_000_000, 2.0), (None, NOW_US, 3.0)]);
+    b.take((0..4).map(|at| (Some("x"), NOW_US, 10.0 + f64::from(at))));
+    // The newest arrive first.
+    b.flush(&mut connection, 1);
+    a.flush(&mut connection, 1);
+    let (counted, windows) = a.read(&mut connection, Some("x"));
+    assert_eq!((counted.foreign, counted.metrics.len()), (0, 2));
+    assert_eq!(counted.others, Counts { total: 1, anomalies: 1 });
+    let (shared, no_room) = share(Some("x"), &counted, windows, &a.registry, 1);
+    let shared = shared.expect("there is room");
+    assert_eq!((shared.device, no_room), (a.registry.find_device("x"), 0));
+    let cpu = shared.metrics.iter().find(|metric| metric.metric == MetricId::CPU).expect("cpu");
+    assert_eq!(cpu.values, [1.0, 10.0, 2.0, 11.0, 12.0, 13.0]);
+    assert_eq!((cpu.own_total, cpu.own_values), (2, 2));
+    assert_eq!(cpu.others, Counts { total: 4, anomalies: 1 });
+    // To a third one both are others; of the fleet it finds both as well.
+    let mut c = Writer::new(0xc, None);
+    let (counted, windows) = c.read(&mut connection, None);
+    let (shared, _) = share(None, &counted, windows, &c.registry, 1);
+    let shared = shared.expect("the fleet");
+    assert_eq!((shared.device, shared.metrics.len()), (None, 2));
+    assert_eq!(shared.metrics[0].others, Counts { total: 7, anomalies: 2 });
+    assert_eq!(shared.metrics[0].values, [10.0, 2.0, 11.0, 3.0, 12.0, 13.0]);
+    assert_eq!((shared.last_seen_us, shared.last_timestamp_us), (b.time_us, NOW_US));
+}
+
+#[test]
+fn keys_of_another_kind_cost_only_their_own() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let set = |connection: &mut Connection, key: &str| {
+        redis::cmd("LPUSH").arg(key).arg("not ours").exec(connection).expect("a list");
+    };
+    set(&mut connection, "sigmad:{edge-1}:window:cpu");
+    set(&mut connection, "sigmad:{edge-1}:counts");
+    set(&mut connection, "metric:edge-1:1800000000");
+    set(&mut connection, "sigmad:history:00000007");
+    let mut writer = Writer::new(7, Some(100));
+    writer.take((0..3).map(|at| (Some("edge-1"), NOW_US, f64::from(at))));
+    // SET replaces whatever there is; a history does not, and two samples were only there.
+    let refusals = writer.flush(&mut connection, 1);
+    assert_eq!(refusals, Refusals { keys: 0, history: 2 });
+    let (counted, windows) = writer.read(&mut connection, None);
+    assert_eq!((counted.foreign, windows[0].values.len()), (0, 3));
+    let fleet: String =
+        redis::cmd("GET").arg("metric:edge-1:1800000000").query(&mut connection).expect("ours");
+    assert!(fleet.contains("\"cpu\":2"), "{fleet}");
+}
+
+#[test]
+fn a_mark_tells_what_others_changed_since() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
+    let named = |names: &[&str]| -> Vec<Option<Box<str>>> {
+        names.iter().map(|&name| (!name.is_empty()).then(|| name.into())).collect()
+    };
+    let first = a.mark(&mut connection, 0, &["", "x", "y}"]);
+    assert_eq!(
+        (&first.changed[..], first.is_all, first.has_lost, first.foreign),
+        (&[][..], true, false, 0)
+    );
+    let others = b.mark(&mut connection, 0, &["", "z"]);
+    assert_eq!(others.changed, named(&["", "x", "y}"]));
+    assert!(others.cursor > first.cursor);
+    // Only what came after, and by others; asking marks nothing.
+    let second = a.mark(&mut connection, first.cursor, &[]);
+    assert_eq!(second.changed, named(&["", "z"]));
+    let third = a.mark(&mut connection, second.cursor, &["x"]);
+    assert_eq!((third.changed.len(), third.has_lost), (0, false));
+    assert_eq!(b.mark(&mut connection, others.cursor, &[]).changed, named(&["x"]));
+    // An answer that was lost: asked again from the same cursor, nothing is missing.
+    let again = a.mark(&mut connection, first.cursor, &[]);
+    assert_eq!(again.changed, named(&["", "z", "x"]));
+    // Names that are none are left out.
+    redis::cmd("ZADD")
+        .arg("{sigmad}:changed")
+        .arg(9e15)
+        .arg("\u{7}")
+        .exec(&mut connection)
+        .expect("added");
+    let foreign = a.mark(&mut connection, again.cursor, &[]);
+    assert_eq!((foreign.changed.len(), foreign.foreign), (0, 1));
+}
+
+#[test]
+fn a_loss_of_data_is_noticed_or_does_not_matter() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
+    let before = a.mark(&mut connection, 0, &["x"]).cursor;
+    redis::cmd("FLUSHALL").exec(&mut connection).expect("emptied");
+    // Numbers go on with the clock, so what others change afterwards is told as ever.
+    b.mark(&mut connection, 0, &["y"]);
+    let after = a.mark(&mut connection, before, &[]);
+    assert_eq!((after.changed, after.has_lost), (vec![Some("y".into())], false));
+    // Unless the clock has gone back as well.
+    let future = after.cursor + 3_600_000_000;
+    let lost = a.mark(&mut connection, future, &[]);
+    assert!(lost.has_lost && lost.changed.is_empty());
+    assert_eq!(a.mark(&mut connection, 0, &[]).changed, [Some("y".into())]);
+    // With the counter alone kept, numbers still grow.
+    redis::cmd("SET").arg("{sigmad}:change").arg(future).exec(&mut connection).expect("set");
+    assert_eq!(a.mark(&mut connection, after.cursor, &[]).cursor, future + 1);
+}
+
+#[test]
+fn many_changes_are_told_page_by_page() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
+    let names: Vec<String> = (0..8_000).map(|at| format!("device-{at:04}")).collect();
+    let mut own = 0;
+    for chunk in names.chunks(MARKED_MAX - 1) {
+        let chunk: Vec<&str> = chunk.iter().map(String::as_str).collect();
+        let marked = a.mark(&mut connection, own, &chunk);
+        assert!(marked.is_all && marked.changed.is_empty());
+        own = marked.cursor;
+    }
+    let (mut cursor, mut found, mut pages) = (0, Vec::new(), 0);
+    loop {
+        let page = b.mark(&mut connection, cursor, &[]);
+        assert!(!page.has_lost);
+        pages += 1;
+        (cursor, found) = (page.cursor, [found, page.changed].concat());
+        if page.is_all {
+            break;
+        }
+    }
+    // As many as there may be devices, and the fleet: the others were changed longest ago.
+    let expected: Vec<_> =
+        names[8_000 - 5_001..].iter().map(|name| Some((&**name).into())).collect();
+    assert_eq!((found.len(), pages), (5_001, 2));
+    assert!(found == expected);
+}
+
+#[test]
+fn folding_moves_counts_to_the_past() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let mut own = Writer::new(0xffff, None);
+    let mut gone = Vec::new();
+    for replica in 0..20 {
+        let mut writer = Writer::new(replica, None);
+        writer.take((0..=i64::from(replica)).map(|at| (Some("x"), NOW_US + at, 1.0)));
+        writer.flush(&mut connection, 1);
+        gone.push(writer.replica());
+    }
+    own.take([(Some("x"), NOW_US, 1.0)]);
+    own.flush(&mut connection, 1);
+    let (before, _) = own.read(&mut connection, Some("x"));
+    assert_eq!(before.gone(NOW_US + GONE_AFTER_US), []);
+    // The replica of that number heard last 11 microseconds for each replica before it, and 10.
+    let now_us = NOW_US + GONE_AFTER_US + 10 * 11;
+    let old = before.gone(now_us);
+    assert_eq!(old, gone[..10]);
+    let fold = own.commands.fold(Some("x"), &old);
+    assert_eq!(ask(&mut connection, &fold), Value::Int(3 * 10));
+    let (after, _) = own.read(&mut connection, Some("x"));
+    let fields: usize =
+        redis::cmd("HLEN").arg("sigmad:{x}:counts").query(&mut connection).expect("a number");
+    assert_eq!(fields, 3 * (10 + 1 + 1));
+    assert_eq!(
+        (after.others, after.last, &after.metrics),
+        (before.others, before.last, &before.metrics)
+    );
+    assert_eq!(after.metrics[0].others.total, (1..=20).sum::<u64>());
+    assert_eq!(after.gone(now_us), []);
+    // Again: nothing is left to move.
+    assert_eq!(ask(&mut connection, &fold), Value::Int(0));
+    // The others, on top of the past; the time is that of the last.
+    let rest = own.commands.fold(Some("x"), &gone);
+    assert_eq!(ask(&mut connection, &rest), Value::Int(3 * 10));
+    let (after, _) = own.read(&mut connection, Some("x"));
+    assert_eq!(
+        (after.others, after.last, &after.metrics),
+        (before.others, before.last, &before.metrics)
+    );
+    let past: String = redis::cmd("HGET")
+        .arg("sigmad:{x}:counts")
+        .arg("past")
+        .query(&mut connection)
+        .expect("there");
+    assert!(past.ends_with(":20:20"), "{past}");
+    let metric: String = redis::cmd("HGET")
+        .arg("sigmad:{x}:counts")
+        .arg("past:r}ps:")
+        .query(&mut connection)
+        .expect("there");
+    assert_eq!(metric, "210:20");
+}
