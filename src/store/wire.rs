@@ -127,11 +127,16 @@ impl Wire {
         } else {
             ConnectionAddr::Tcp(host, port)
         };
+        let tcp = TcpSettings::default()
+            // A flush is one write: waiting for more of it only delays the end.
+            .set_nodelay(true)
+            // A write of many parts has a timeout for each, as long as some of it is taken; this one
+            // counts from the last byte that the other side took.
+            .set_user_timeout(ANSWER_TIMEOUT);
         let open = || {
             let info = to
                 .into_connection_info()?
-                // A flush is one write: waiting for more of it only delays the end.
-                .set_tcp_settings(TcpSettings::default().set_nodelay(true))
+                .set_tcp_settings(tcp)
                 // The crate would wait for each answer of its introduction, one timeout after another.
                 .set_redis_settings(RedisConnectionInfo::default().set_skip_set_lib_name());
             let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;

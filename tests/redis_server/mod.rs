@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use redis::{
     Client, Connection, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo,
     TlsCertificates,
@@ -185,12 +186,8 @@ impl Redis {
     /// As `--redis-url` takes it.
     pub fn url(&self) -> String {
         let scheme = if self.access.is_tls { "rediss" } else { "redis" };
-        let login = match (&self.access.user, &self.access.password) {
-            (Some(user), Some(password)) => format!("{user}:{password}@"),
-            (None, Some(password)) => format!(":{password}@"),
-            _ => String::new(),
-        };
-        format!("{scheme}://{login}127.0.0.1:{}", self.port)
+        let Access { user, password, .. } = &self.access;
+        format!("{scheme}://{}127.0.0.1:{}", login(user.as_deref(), password.as_deref()), self.port)
     }
 
     /// The certificate of its authority, for `SSL_CERT_FILE`.
@@ -346,6 +343,18 @@ fn spawn_logged(command: &mut Command, directory: &Directory) -> Child {
         .stdout(log)
         .spawn()
         .expect("redis-server starts (Debian: redis-server)")
+}
+
+fn encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
+}
+
+/// What stands before the host in a URL.
+fn login(user: Option<&str>, password: Option<&str>) -> String {
+    match password {
+        Some(password) => format!("{}:{}@", encoded(user.unwrap_or("")), encoded(password)),
+        None => String::new(),
+    }
 }
 
 /// `server.crt`, `server.key`, and `ca.crt` of who signed it.
@@ -562,12 +571,9 @@ impl Sentinels {
     pub fn url(&self) -> String {
         let hosts: Vec<_> =
             self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-        let login = match &self.nodes[0].access.password {
-            Some(password) => format!(":{password}@"),
-            None => String::new(),
-        };
+        let login = login(None, self.nodes[0].access.password.as_deref());
         let query = match &self.sentinels[0].access.password {
-            Some(password) => format!("?sentinel_password={password}"),
+            Some(password) => format!("?sentinel_password={}", encoded(password)),
             None => String::new(),
         };
         format!("redis+sentinel://{login}{}/{MASTER_NAME}{query}", hosts.join(","))
