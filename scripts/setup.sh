@@ -15,8 +15,6 @@ packages=(
   "strace strace"       # system calls per request
   "nginx nginx"         # the proxy in front
   "redis-server redis-server" # the store: real ones, started by the tests
-  "redis-sentinel redis-sentinel"
-  "redis-cli redis-tools"
   "openssl openssl"     # their certificates
   "curl curl"           # the rest: clients that people use
   "ab apache2-utils"

@@ -324,7 +324,7 @@ impl Drop for Redis {
 }
 
 fn spawn(directory: &Directory, port: u16, is_tls: bool, args: &[String]) -> Child {
-    let mut command = Command::new("redis-server");
+    let mut command = redis_server();
     if is_tls {
         command.args(["--port", "0", "--tls-port"]);
     } else {
@@ -332,6 +332,11 @@ fn spawn(directory: &Directory, port: u16, is_tls: bool, args: &[String]) -> Chi
     }
     command.arg(port.to_string()).args(["--bind", "127.0.0.1"]).args(args);
     spawn_logged(&mut command, directory)
+}
+
+/// REDIS_SERVER names another one: an older Redis, or a Valkey.
+fn redis_server() -> Command {
+    Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
 }
 
 fn spawn_logged(command: &mut Command, directory: &Directory) -> Child {
@@ -627,8 +632,8 @@ fn start_sentinel(master: &Redis, password: Option<&str>) -> Redis {
             lines.push(format!("sentinel sentinel-pass {password}"));
         }
         std::fs::write(directory.file("sentinel.conf"), lines.join("\n")).expect("sentinel.conf");
-        let mut command = Command::new("redis-sentinel");
-        let child = spawn_logged(command.arg("sentinel.conf"), &directory);
+        let mut command = redis_server();
+        let child = spawn_logged(command.args(["sentinel.conf", "--sentinel"]), &directory);
         let access = Access { password: password.map(str::to_owned), ..Access::default() };
         let mut sentinel = Redis { child, directory, port, access, args: Vec::new() };
         if sentinel.wait_for_pong() {
@@ -638,7 +643,7 @@ fn start_sentinel(master: &Redis, password: Option<&str>) -> Redis {
             sentinel.ask::<()>(&command);
             return sentinel;
         }
-        assert!(sentinel.log().contains("already in use"), "redis-sentinel: {}", sentinel.log());
+        assert!(sentinel.log().contains("already in use"), "redis-server: {}", sentinel.log());
         directory = std::mem::replace(&mut sentinel.directory, Directory::new());
     }
 }
