@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls clients nginx loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls clients nginx replicas loom fuzz
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
@@ -74,6 +74,9 @@ clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 
 nginx: release ## suite: behind nginx; NGINX_SECONDS=60 for longer than 10 s
 	$(WITH_BINARY) tests/nginx.py
+
+replicas: release ## suite: three replicas behind nginx, one Redis
+	$(WITH_BINARY) tests/replicas.py
 
 loom: ## suite: every order in which the analytics thread can fall asleep and be woken
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom

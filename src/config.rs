@@ -5,6 +5,7 @@
 //! contradict each other stop the start with a message that names them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -14,11 +15,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::store::url::Target;
+use crate::store::url::{Target, UrlError};
 
 /// What the environment calls a setting: this, and the flag's name.
 pub const VARIABLE_PREFIX: &str = "SIGMAD_";
@@ -120,7 +123,7 @@ pub struct Settings {
     pub drain: Duration,
 
     /// where replicas share; also rediss://, redis+sentinel://, redis+cluster://; none: memory
-    #[arg(long)]
+    #[arg(long, value_parser = TargetParser)]
     pub redis_url: Option<Target>,
 
     /// how often it is written to; replicas know this much less of each other
@@ -649,6 +652,28 @@ fn is_of_kubernetes(name: &str) -> bool {
         || name.ends_with("_PORT")
 }
 
+/// Reads a [`Target`]; unlike other parsers never repeats what it can't read, which may hold a password.
+#[derive(Clone)]
+struct TargetParser;
+
+impl TypedValueParser for TargetParser {
+    type Value = Target;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Target, clap::Error> {
+        let refused = |reason: &dyn fmt::Display| {
+            let message = format!("invalid value for '--redis-url': {reason}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        };
+        let text = value.to_str().ok_or_else(|| refused(&UrlError::NotUtf8))?;
+        text.parse().map_err(|error: UrlError| refused(&error))
+    }
+}
+
 fn within<T: PartialOrd>(
     value: T,
     range: &RangeInclusive<T>,
@@ -890,6 +915,8 @@ mod tests {
         for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
             assert!(!text.contains("s3cret"), "{text}");
         }
+        let message = refusal(&["--redis-url=redis://:s3cret@redis/one"]);
+        assert!(!message.contains("s3cret") && message.contains("--redis-url"), "{message}");
         let set = settings(&["--redis-url=redis://redis:6380/2"]);
         assert!(set.to_environment().contains("SIGMAD_REDIS_URL=redis://redis:6380/2"));
     }

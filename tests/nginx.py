@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -109,22 +108,6 @@ http {{
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for_port(port: int, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        if time.monotonic() > deadline:
-            sys.exit(f"nothing listens on {port}")
-        time.sleep(0.02)
-
-
 class Load:
     """Clients that post through nginx until told to stop; counts what comes back."""
 
@@ -185,7 +168,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-nginx-")))
         # nginx may run its worker as another user.
         folder.chmod(0o755)
-        ports = {"first": free_port(), "second": free_port(), "port": free_port()}
+        ports = {name: bench.free_port() for name in ("first", "second", "port")}
         (folder / "nginx.conf").write_text(CONF.format(folder=folder, **ports))
         replicas = {}
         for name in ("first", "second"):
@@ -194,7 +177,7 @@ def main() -> None:
             replicas[name].child = child
         command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
         stack.enter_context(bench.running(command, stderr=subprocess.DEVNULL))
-        wait_for_port(ports["port"])
+        bench.wait_for_port(ports["port"])
 
         with Load(ports["port"]) as load:
             time.sleep(SECONDS)
