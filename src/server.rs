@@ -24,7 +24,7 @@ use crate::analytics::thread::{AnalyticsTallies, AnalyticsThread};
 use crate::analytics::{self, Analytics};
 use crate::api::answers::Judging;
 use crate::api::reader::{self, Desk, READERS, READS_WAITING_MAX, ReadRequest};
-use crate::api::readiness::{Phase, Readiness};
+use crate::api::readiness::{Phase, Readiness, StoreState};
 use crate::api::router::{Parts as RouterParts, Router};
 use crate::api::tallies::{RequestTallies, RouterTallies};
 use crate::api::tokens::{Token, Tokens};
@@ -93,8 +93,8 @@ impl fmt::Display for ServerError {
 enum Event {
     Signal(i32),
     WorkerFailed(io::Error),
-    /// The windows of the cluster are read, or Redis is away.
-    StoreLoaded,
+    /// The windows of the cluster are read, or Redis is away; or that has changed.
+    StoreTold,
 }
 
 /// Serves until a signal says stop, then drains. `start` is the moment from which all clocks count.
@@ -136,7 +136,7 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
 
     let failure = loop {
         match events.recv().expect("this function holds a sender") {
-            Event::StoreLoaded => readiness.set(Phase::Ready),
+            Event::StoreTold => readiness.set(Phase::Ready),
             Event::Signal(signal) => {
                 info!(signal, "draining");
                 break None;
@@ -252,10 +252,9 @@ impl Parts {
             read: settings.read_token.as_ref().map(|token| Token::new(token.secret())),
         });
 
-        let store = settings
-            .redis_url
-            .as_ref()
-            .map(|target| StoreParts::new(target, settings, &registry, &sleeper, start, events));
+        let store = settings.redis_url.as_ref().map(|target| {
+            StoreParts::new(target, settings, &registry, &sleeper, start, readiness, events)
+        });
         let mut sources = Sources {
             store: store.as_ref().map(|store| store.tallies.clone()),
             http: Vec::new(),
@@ -319,6 +318,7 @@ impl Parts {
                 registry,
                 telemetry: Telemetry::new(build, sources),
                 judging: Judging { window, threshold, detector: settings.detector.name() },
+                is_shared: settings.redis_url.is_some(),
             }),
         };
         Self { workers, analytics, readers, store, store_deadline_ns, store_tallies, routers }
@@ -340,6 +340,7 @@ impl StoreParts {
         registry: &Arc<Registry>,
         sleeper: &Arc<Sleeper>,
         start: Instant,
+        readiness: &Arc<Readiness>,
         events: &Sender<Event>,
     ) -> Self {
         // Seeded by the system for each process.
@@ -356,7 +357,8 @@ impl StoreParts {
             history_len: keeps_history.then_some(HISTORY_SAMPLES),
             devices_max: settings.max_streams,
         };
-        let (names, events) = (registry.clone(), events.clone());
+        readiness.set_store(StoreState::Degraded);
+        let (names, readiness, events) = (registry.clone(), readiness.clone(), events.clone());
         let deadline_ns = Arc::new(AtomicU64::new(0));
         let thread = StoreThread::new(StoreThreadParts {
             target: target.clone(),
@@ -368,9 +370,10 @@ impl StoreParts {
             tallies: tallies.store.clone(),
             clock: Clock::new(start),
             seed: random,
-            loaded: Box::new(move || {
+            on_state: Box::new(move |is_up| {
+                readiness.set_store(if is_up { StoreState::Ok } else { StoreState::Degraded });
                 // Err: the main thread is on its way out already.
-                let _ = events.send(Event::StoreLoaded);
+                let _ = events.send(Event::StoreTold);
             }),
             deadline_ns: deadline_ns.clone(),
         });

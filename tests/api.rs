@@ -775,7 +775,8 @@ fn stats(engine: Engine) {
         rps.push(x);
         cpu.push(y);
     }
-    let report = server.get("/stats").expect(200).json();
+    let report = server.get("/stats?scope=local").expect(200).json();
+    assert_eq!(report["scope"], "local");
     assert_close(&report["avg_rps"], rps.mean(), "avg_rps");
     assert_close(&report["avg_cpu"], cpu.mean(), "avg_cpu");
     assert_close(&report["last_rps"], rps.values[49], "last_rps");
@@ -828,6 +829,8 @@ fn devices_bad_queries(engine: Engine) {
         "/anomalies?since=soon",
         "/latest?limit=1e3",
         "/analyze?scope=moon",
+        "/analyze?scope=cluster",
+        "/stats?scope=cluster",
     ] {
         server.get(path).error(400);
     }

@@ -330,7 +330,7 @@ mod tests {
     use crate::analytics::names::Names;
     use crate::analytics::report::{Asker, DevicesQuery, DevicesSort, Scope, questions};
     use crate::clock;
-    use crate::exchange::{Counts, Inlet, exchange};
+    use crate::exchange::{Counts, Inlet, SharedMetric, exchange};
     use crate::handover::{Lane, lane};
     use crate::sample::{Batch, DeviceId, MetricId, Reading};
 
@@ -623,5 +623,52 @@ mod tests {
         waits(&|| tallies.parks_total.get() > parks);
         lanes.clear();
         assert_eq!(thread.join().expect("no panic").samples, 65);
+    }
+
+    #[test]
+    fn what_the_store_tells_is_let_in_whatever_else_goes_on() {
+        const DEVICES: u32 = 2_000;
+        let (running, inlet) = running_beside_a_store(1);
+        let Running { mut lanes, asker, tallies, thread } = running;
+        let counts = Counts { total: 50, anomalies: 2 };
+        let windows = (0..DEVICES).map(|index| SharedWindows {
+            device: Some(device(index)),
+            others: counts,
+            last_seen_us: 9,
+            last_timestamp_us: 8,
+            metrics: vec![SharedMetric {
+                metric: MetricId::RPS,
+                others: counts,
+                own_total: 0,
+                own_values: 0,
+                values: (0..50).map(f64::from).collect(),
+            }],
+        });
+        let ask = |index| {
+            let device = Some(device(index));
+            asker.ask(|to| Question::Windows(device, Scope::Cluster, to)).expect("running")
+        };
+        assert_eq!(ask(0).synced_at_us, None);
+        // Let it fall asleep: whoever tells it wakes it.
+        while tallies.parks_total.get() == 0 {
+            thread::yield_now();
+        }
+        assert!(inlet.tell(FromStore::Windows(windows.collect())));
+        assert!(inlet.tell(FromStore::SyncedAt(77)));
+        // Far more than one turn lets in: samples are judged in between, and nothing is lost of either.
+        for value in 0..100 {
+            send(&mut lanes[0], &samples(DEVICES, value..value + 1));
+            assert_eq!(total(&ask(DEVICES)), value as u64 + 1);
+        }
+        while ask(0).synced_at_us != Some(77) {
+            thread::yield_now();
+        }
+        let report = ask(DEVICES - 1);
+        assert_eq!((total(&report), report.last_timestamp_us), (50, Some(8)));
+        assert_eq!(report.metrics[0].values.len(), 50);
+        lanes.clear();
+        let totals = thread.join().expect("no panic");
+        assert_eq!((totals.samples, totals.devices), (100, DEVICES as usize + 1));
+        assert!(!inlet.tell(FromStore::SyncedAt(78)));
     }
 }

@@ -10,7 +10,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use crate::analytics::quantile::Quantiles;
 use crate::analytics::report::{
-    AnomalyReport, DeviceReport, MetricReport, SampleReport, WindowsReport,
+    AnomalyReport, DeviceReport, MetricReport, SampleReport, Scope, WindowsReport,
 };
 use crate::clock::Now;
 use crate::number::Plain;
@@ -27,6 +27,29 @@ pub struct Judging {
     pub threshold: f64,
     /// The name of the detector that gives `isAnomaly`.
     pub detector: &'static str,
+}
+
+/// Whose windows an answer shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    /// Whose.
+    pub scope: Scope,
+    /// Replicas share their windows, so an answer says how far this one is in step.
+    pub is_shared: bool,
+}
+
+impl Shown {
+    const fn scope(self) -> &'static str {
+        match self.scope {
+            Scope::Cluster => "cluster",
+            Scope::Local => "local",
+        }
+    }
+
+    /// None where there is nobody to be in step with, null before it was told for the first time.
+    fn synced_at(self, report: &WindowsReport) -> Option<Option<Seconds>> {
+        self.is_shared.then(|| report.synced_at_us.map(Seconds))
+    }
 }
 
 /// Microseconds, shown as seconds: with a fraction where there is one.
@@ -57,6 +80,8 @@ fn body(answer: &impl Serialize) -> Vec<u8> {
 #[serde(rename_all = "camelCase")]
 struct Analyze<'a> {
     scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    synced_at: Option<Option<Seconds>>,
     device: Option<&'a str>,
     count: usize,
     window_size: usize,
@@ -135,12 +160,14 @@ fn find<'a>(report: &'a WindowsReport, metric: &str) -> Option<&'a MetricReport>
 pub fn analyze(
     device: Option<&str>,
     report: &WindowsReport,
+    shown: Shown,
     judging: &Judging,
     now: Now,
 ) -> Vec<u8> {
     let rps = find(report, "rps");
     body(&Analyze {
-        scope: "local",
+        scope: shown.scope(),
+        synced_at: shown.synced_at(report),
         device,
         count: rps.map_or(0, |rps| rps.values.len()),
         window_size: judging.window,
@@ -162,6 +189,9 @@ pub fn analyze(
 
 #[derive(Serialize)]
 struct Stats {
+    scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    synced_at: Option<Option<Seconds>>,
     count: usize,
     avg_cpu: Option<f64>,
     avg_rps: Option<f64>,
@@ -177,11 +207,13 @@ struct Stats {
 }
 
 /// `/stats`: the counts are those of `rps`, of `cpu` where no `rps` was ever sent.
-pub fn stats(report: &WindowsReport) -> Vec<u8> {
+pub fn stats(report: &WindowsReport, shown: Shown) -> Vec<u8> {
     let (rps, cpu) = (find(report, "rps"), find(report, "cpu"));
     let counted = rps.or(cpu);
     let count = counted.map_or(0, |metric| metric.values.len());
     body(&Stats {
+        scope: shown.scope(),
+        synced_at: shown.synced_at(report),
         count,
         avg_cpu: cpu.map(|cpu| cpu.mean),
         avg_rps: rps.map(|rps| rps.mean),
@@ -325,6 +357,8 @@ mod tests {
     const JUDGING: Judging = Judging { window: 50, threshold: 2.0, detector: "zscore" };
     const NOW: Now = Now { monotonic_ns: 5, wall_us: 1_766_925_730_250_000 };
 
+    const ALONE: Shown = Shown { scope: Scope::Local, is_shared: false };
+
     fn metric(name: &str, values: &[f64]) -> MetricReport {
         MetricReport {
             metric: name.into(),
@@ -348,7 +382,7 @@ mod tests {
             last_timestamp_us: Some(1_766_925_730_000_000),
             synced_at_us: None,
         };
-        let body = analyze(Some("edge-17"), &report, &JUDGING, NOW);
+        let body = analyze(Some("edge-17"), &report, ALONE, &JUDGING, NOW);
         let text = String::from_utf8(body).expect("UTF-8");
         let top = r#"{"scope":"local","device":"edge-17","count":2,"windowSize":50,"rollingAvg":120.3,"stdDev":1.76,"zScore":-0.18,"isAnomaly":false,"thresholdZ":2.0,"anomalyCount":2,"totalCount":9,"lastRps":120,"lastCpu":12,"lastTimestamp":1766925730,"computedAt":1766925730,"detector":"zscore","metrics":{"#;
         assert!(text.starts_with(top), "{text}");
@@ -358,7 +392,7 @@ mod tests {
 
     #[test]
     fn without_samples_there_are_nulls() {
-        let answer = parse(&analyze(None, &WindowsReport::default(), &JUDGING, NOW));
+        let answer = parse(&analyze(None, &WindowsReport::default(), ALONE, &JUDGING, NOW));
         assert_eq!(
             answer,
             json!({
@@ -369,8 +403,25 @@ mod tests {
                 "metrics": {}
             })
         );
-        let answer = parse(&stats(&WindowsReport::default()));
+        let answer = parse(&stats(&WindowsReport::default(), ALONE));
         assert_eq!((&answer["count"], &answer["avg_rps"]), (&json!(0), &Value::Null));
+    }
+
+    #[test]
+    fn replicas_that_share_say_whose_windows_and_since_when() {
+        let mut report = WindowsReport::default();
+        for (scope, name) in [(Scope::Cluster, "cluster"), (Scope::Local, "local")] {
+            let shown = Shown { scope, is_shared: true };
+            for (synced_at_us, text) in [(None, "null"), (Some(1_500_000), "1.5")] {
+                report.synced_at_us = synced_at_us;
+                let body = analyze(None, &report, shown, &JUDGING, NOW);
+                let text = format!(r#"{{"scope":"{name}","syncedAt":{text},"device":null,"#);
+                assert!(body.starts_with(text.as_bytes()), "{text}");
+                let text =
+                    text.replace("syncedAt", "synced_at").replace("device\":null", "count\":0");
+                assert!(stats(&report, shown).starts_with(text.as_bytes()), "{text}");
+            }
+        }
     }
 
     #[test]
@@ -378,12 +429,13 @@ mod tests {
         let cpu = metric("cpu", &[50.0, 12.0, 13.0]);
         let mut report =
             WindowsReport { metrics: vec![cpu], last_timestamp_us: Some(1), synced_at_us: None };
-        let answer = parse(&stats(&report));
+        let answer = parse(&stats(&report, ALONE));
         assert_eq!((&answer["count"], &answer["window_size_used"]), (&json!(3), &json!(3)));
         assert_eq!((&answer["avg_rps"], &answer["avg_cpu"]), (&Value::Null, &json!(120.3)));
         report.metrics.push(metric("rps", &[1.0]));
-        assert_eq!(parse(&stats(&report))["count"], 1);
+        assert_eq!(parse(&stats(&report, ALONE))["count"], 1);
         let order = [
+            "scope",
             "count",
             "avg_cpu",
             "avg_rps",
@@ -397,7 +449,7 @@ mod tests {
             "anomaly_count",
             "window_size_used",
         ];
-        let text = String::from_utf8(stats(&report)).expect("UTF-8");
+        let text = String::from_utf8(stats(&report, ALONE)).expect("UTF-8");
         let places = order.map(|name| text.find(&format!("\"{name}\":")).expect(name));
         assert!(places.is_sorted());
     }
@@ -421,8 +473,8 @@ mod tests {
                 last_timestamp_us: Some(i64::MAX),
                 synced_at_us: None,
             };
-            parse(&analyze(None, &report, &JUDGING, NOW));
-            parse(&stats(&report));
+            parse(&analyze(None, &report, ALONE, &JUDGING, NOW));
+            parse(&stats(&report, ALONE));
         }
         for (us, text) in [
             (1_735_100_000_000_000, "1735100000"),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::errors::ApiError;
-use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX};
+use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
 use crate::decode::timestamp;
 use crate::sample::{NAME_BYTES_MAX, is_name};
 
@@ -51,12 +51,15 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Whose windows: without Redis this replica's, there are no others.
-    pub fn scope(&self) -> Result<(), ApiError<'static>> {
-        match self.scope.as_deref() {
-            None | Some("local") => Ok(()),
-            Some(_) => Err(ApiError::Parameter { name: "scope", allowed: "local" }),
-        }
+    /// Whose windows: the cluster's unless asked otherwise, where replicas share theirs.
+    pub fn scope(&self, is_shared: bool) -> Result<Scope, ApiError<'static>> {
+        let allowed = match (self.scope.as_deref(), is_shared) {
+            (None | Some("cluster"), true) => return Ok(Scope::Cluster),
+            (None, false) | (Some("local"), _) => return Ok(Scope::Local),
+            (Some(_), true) => "cluster or local",
+            (Some(_), false) => "local: without --redis-url this replica knows of no cluster",
+        };
+        Err(ApiError::Parameter { name: "scope", allowed })
     }
 
     /// How many rows.
@@ -117,7 +120,7 @@ mod tests {
         assert_eq!(query.limit().expect("a number"), 7);
         assert_eq!(query.sort().expect("default"), DevicesSort::Score);
         assert_eq!(query.since_us().expect("default"), i64::MIN);
-        assert!(query.scope().is_ok());
+        assert_eq!(query.scope(false).expect("default"), Scope::Local);
         assert_eq!(Query::new("").limit().expect("default"), 100);
     }
 
@@ -135,12 +138,26 @@ mod tests {
             let query = format!("device={device}");
             assert_eq!(named(Query::new(&query).device().map(drop)), "device", "{device}");
         }
-        assert_eq!(named(Query::new("scope=moon").scope()), "scope");
+        for (scope, is_shared) in [("moon", true), ("moon", false), ("", true), ("cluster", false)]
+        {
+            let query = format!("scope={scope}");
+            assert_eq!(named(Query::new(&query).scope(is_shared).map(drop)), "scope", "{scope}");
+        }
         assert_eq!(named(Query::new("sort=size").sort().map(drop)), "sort");
         for since in ["soon", "", "-1", "1e300", "NaN", "2024-13-01T00:00:00Z", "2024-12-25"] {
             let query = format!("since={since}");
             assert_eq!(named(Query::new(&query).since_us().map(drop)), "since", "{since}");
         }
+    }
+
+    #[test]
+    fn the_scope_is_the_cluster_where_there_is_one() {
+        let scope = |query, is_shared| Query::new(query).scope(is_shared).expect("allowed");
+        assert_eq!(scope("", true), Scope::Cluster);
+        assert_eq!(scope("scope=cluster", true), Scope::Cluster);
+        assert_eq!(scope("scope=local", true), Scope::Local);
+        assert_eq!(scope("scope=local", false), Scope::Local);
+        assert_eq!(scope("", false), Scope::Local);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::accept::{Exposition, exposition, takes_gzip};
-use super::answers::{self, Judging};
+use super::answers::{self, Judging, Shown};
 use super::errors::ApiError;
 use super::query::Query;
 use super::routes::{Label, Read};
@@ -66,6 +66,8 @@ pub struct Desk {
     pub telemetry: Telemetry,
     /// How values are judged.
     pub judging: Judging,
+    /// Replicas share their windows, through a store beyond this process.
+    pub is_shared: bool,
 }
 
 /// Starts the reader `index`.
@@ -119,11 +121,14 @@ impl Asked<'_> {
         let query = Query::new(self.query);
         let body = match self.read {
             Read::Analyze => {
-                query.scope()?;
-                let device = query.device()?;
-                answers::analyze(device, &windows(device, desk)?, &desk.judging, self.now)
+                let (shown, device) = (shown(&query, desk)?, query.device()?);
+                let report = windows(device, shown.scope, desk)?;
+                answers::analyze(device, &report, shown, &desk.judging, self.now)
             }
-            Read::Stats => answers::stats(&windows(query.device()?, desk)?),
+            Read::Stats => {
+                let shown = shown(&query, desk)?;
+                answers::stats(&windows(query.device()?, shown.scope, desk)?, shown)
+            }
             Read::Devices => {
                 let asked = DevicesQuery { limit: query.limit()?, sort: query.sort()? };
                 answers::devices(&ask(desk, |to| Question::Devices(asked, to))?)
@@ -165,15 +170,26 @@ fn ask<T>(
     desk.asker.ask(question).ok_or(ApiError::Stopping)
 }
 
+fn shown(query: &Query<'_>, desk: &Desk) -> Result<Shown, ApiError<'static>> {
+    Ok(Shown { scope: query.scope(desk.is_shared)?, is_shared: desk.is_shared })
+}
+
 /// The windows of the fleet, or of a device: none, if nobody has heard of it.
-fn windows(device: Option<&str>, desk: &Desk) -> Result<WindowsReport, ApiError<'static>> {
-    let Some(name) = device else {
-        return ask(desk, |to| Question::Windows(None, Scope::Cluster, to));
+fn windows(
+    device: Option<&str>,
+    scope: Scope,
+    desk: &Desk,
+) -> Result<WindowsReport, ApiError<'static>> {
+    let device = match device.map(|name| desk.registry.find_device(name)) {
+        None => None,
+        Some(Some(id)) => Some(id),
+        Some(None) => {
+            // How far this replica is in step with others is told of the unknown too.
+            let fleet = ask(desk, |to| Question::Windows(None, scope, to))?;
+            return Ok(WindowsReport { metrics: Vec::new(), last_timestamp_us: None, ..fleet });
+        }
     };
-    match desk.registry.find_device(name) {
-        Some(id) => ask(desk, |to| Question::Windows(Some(id), Scope::Cluster, to)),
-        None => Ok(WindowsReport::default()),
-    }
+    ask(desk, |to| Question::Windows(device, scope, to))
 }
 
 /// What `/anomalies` and `/latest` ask for; None for a device that nobody has heard of.
@@ -298,6 +314,26 @@ mod tests {
     }
 
     #[test]
+    fn replicas_that_share_tell_of_the_cluster_and_since_when() {
+        let mut library = library();
+        let alone = json(&library.get("/analyze"));
+        assert_eq!((&alone["scope"], alone.get("syncedAt")), (&json!("local"), None));
+        Arc::get_mut(&mut library.desk).expect("ours alone").is_shared = true;
+        for (query, scope, total) in [("", "cluster", 70), ("scope=local", "local", 7)] {
+            let report = json(&library.get(&format!("/analyze?{query}")));
+            assert_eq!((&report["scope"], &report["totalCount"]), (&json!(scope), &json!(total)));
+            assert_eq!(report["syncedAt"], json!(1_735_100_001.25));
+            let report = json(&library.get(&format!("/analyze?device=nobody&{query}")));
+            assert_eq!((&report["count"], &report["metrics"]), (&json!(0), &json!({})));
+            assert_eq!(report["syncedAt"], json!(1_735_100_001.25));
+            let report = json(&library.get(&format!("/stats?{query}")));
+            assert_eq!(report["scope"], scope);
+            assert_eq!(report["synced_at"], json!(1_735_100_001.25));
+        }
+        assert_eq!(library.get("/analyze?scope=moon").status, 400);
+    }
+
+    #[test]
     fn lists_ask_for_what_the_query_says() {
         let mut library = library();
         assert_eq!(library.rows("/devices", "devices").len(), 100);
@@ -315,6 +351,8 @@ mod tests {
         let mut library = library();
         for (target, name) in [
             ("/analyze?scope=moon", "scope"),
+            ("/analyze?scope=cluster", "scope"),
+            ("/stats?scope=cluster", "scope"),
             ("/analyze?device=", "device"),
             ("/stats?device=%00", "device"),
             ("/devices?limit=0", "limit"),

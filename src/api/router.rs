@@ -120,7 +120,7 @@ impl Router {
                 exchange.send(&self.parts.tallies, &mut self.round, 200, &[], body);
             }
             Get::Ready => {
-                let (status, body) = self.parts.readiness.phase().answer();
+                let (status, body) = self.parts.readiness.answer();
                 exchange.send(&self.parts.tallies, &mut self.round, status, &[], body.as_bytes());
             }
             Get::Read(read) => self.pass_on(exchange, request, read),
@@ -231,7 +231,7 @@ mod tests {
     use crossbeam_channel::{Receiver, bounded};
     use serde_json::json;
 
-    use super::super::readiness::Phase;
+    use super::super::readiness::{Phase, StoreState};
     use super::super::tallies::{CODES, METHODS};
     use super::super::testing::{FakeEngine, field, json};
     use super::super::tokens::Token;
@@ -438,6 +438,12 @@ mod tests {
             assert_eq!(bench.ask(Method::Get, "/readyz", &[]).status, status);
             assert_eq!(bench.ask(Method::Get, "/health", &[]).status, 200);
         }
+        bench.readiness.set(Phase::Ready);
+        bench.readiness.set_store(StoreState::Degraded);
+        let response = bench.ask(Method::Get, "/readyz", &[]);
+        assert_eq!((response.status, &json(&response)["status"]), (200, &json!("degraded")));
+        let response = bench.ask(Method::Get, "/livez", &[]);
+        assert_eq!((response.status, json(&response)), (200, json!({"status": "ok"})));
     }
 
     #[test]

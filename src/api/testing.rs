@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::answers::Judging;
 use super::reader::Desk;
 use crate::analytics::report::{
-    AnomalyReport, DeviceReport, MetricReport, Question, SampleReport, TotalsReport, WindowsReport,
-    questions,
+    AnomalyReport, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
+    WindowsReport, questions,
 };
 use crate::http::message::{Answer, Deliver, Delivery, HeaderField, Response, Ticket};
 use crate::registry::Registry;
@@ -98,6 +98,7 @@ pub fn desk(registry: Arc<Registry>) -> (Arc<Desk>, JoinHandle<()>) {
         telemetry: telemetry(registry.clone()),
         registry,
         judging: Judging { window: 50, threshold: 2.0, detector: "zscore" },
+        is_shared: false,
     };
     (Arc::new(desk), analytics)
 }
@@ -134,7 +135,7 @@ pub fn fleet() -> WindowsReport {
     WindowsReport {
         metrics: vec![metric("rps", 1e15), metric(HOSTILE, -40.5)],
         last_timestamp_us: Some(1_735_100_000_500_000),
-        synced_at_us: None,
+        synced_at_us: Some(1_735_100_001_250_000),
     }
 }
 
@@ -148,7 +149,13 @@ fn tell(question: Question) {
     let verdict = Verdict { score: 5.0, z_score: 5.0, is_anomaly: true };
     // A reader that has stopped waiting is none of our business.
     match question {
-        Question::Windows(_, _, to) => drop(to.send(fleet())),
+        Question::Windows(_, scope, to) => {
+            let mut report = fleet();
+            if scope == Scope::Local {
+                report.metrics.iter_mut().for_each(|metric| metric.total_count /= 10);
+            }
+            drop(to.send(report));
+        }
         Question::Totals(to) => drop(to.send(totals())),
         Question::Devices(query, to) => {
             let report = DeviceReport {

@@ -54,8 +54,9 @@ pub struct Parts {
     pub tallies: Arc<StoreTallies>,
     /// Tells the time.
     pub clock: Clock,
-    /// Called once: the cluster's windows are read, or Redis is away.
-    pub loaded: Box<dyn FnOnce() + Send>,
+    /// Told whether Redis does what it is asked: when the windows of the cluster are read or it is away,
+    /// and whenever that changes.
+    pub on_state: Box<dyn Fn(bool) + Send>,
     /// Another for each replica, for the waits between attempts.
     pub seed: u64,
     /// When to give up what is left, on the monotonic clock; 0 until somebody knows.
@@ -72,7 +73,7 @@ pub struct StoreThread {
     registry: Arc<Registry>,
     tallies: Arc<StoreTallies>,
     clock: Clock,
-    loaded: Option<Box<dyn FnOnce() + Send>>,
+    on_state: Box<dyn Fn(bool) + Send>,
     deadline_ns: Arc<AtomicU64>,
 
     link: Option<Link>,
@@ -85,6 +86,7 @@ pub struct StoreThread {
     /// Whom others have changed, still to be read; None for the fleet.
     changed: Vec<Option<Box<str>>>,
     outage: Option<Outage>,
+    is_up: Option<bool>,
     /// When a command was last refused for good, by kind.
     refused_ns: [Option<u64>; ErrorKind::ALL.len()],
 }
@@ -101,7 +103,7 @@ impl StoreThread {
     /// Not connected yet.
     pub fn new(parts: Parts) -> Self {
         let Parts { target, commands, queue, flush_interval, inlet, registry, tallies, .. } = parts;
-        let Parts { clock, loaded, seed, deadline_ns, .. } = parts;
+        let Parts { clock, on_state, seed, deadline_ns, .. } = parts;
         Self {
             target,
             commands,
@@ -111,7 +113,7 @@ impl StoreThread {
             registry,
             tallies,
             clock,
-            loaded: Some(loaded),
+            on_state,
             deadline_ns,
             link: None,
             backoff: Backoff::new(seed),
@@ -120,6 +122,7 @@ impl StoreThread {
             cursor: 0,
             changed: Vec::new(),
             outage: None,
+            is_up: None,
             refused_ns: [None; ErrorKind::ALL.len()],
         }
     }
@@ -138,9 +141,6 @@ impl StoreThread {
                 match self.flush() {
                     Ok(()) => self.works(),
                     Err(error) => self.fails(&error),
-                }
-                if let Some(loaded) = self.loaded.take() {
-                    loaded();
                 }
             }
             if !is_open {
@@ -380,7 +380,7 @@ impl StoreThread {
     }
 
     fn works(&mut self) {
-        self.tallies.up.set(1);
+        self.say(true);
         self.backoff.succeeded();
         if let Some(outage) = self.outage.take() {
             let outage_ms = (self.clock.monotonic_ns() - outage.since_ns) / 1_000_000;
@@ -390,7 +390,7 @@ impl StoreThread {
 
     fn fails(&mut self, error: &LinkError) {
         self.link = None;
-        self.tallies.up.set(0);
+        self.say(false);
         self.tallies.errors_total[error.kind as usize].add(1);
         let now_ns = self.clock.monotonic_ns();
         self.retry_ns = now_ns + self.backoff.after_failure().as_nanos() as u64;
@@ -401,6 +401,13 @@ impl StoreThread {
         if !is_named {
             let kind = error.kind.name();
             warn!(kind, error = %error.message, "Redis fails; samples wait for it");
+        }
+    }
+
+    fn say(&mut self, is_up: bool) {
+        if self.is_up.replace(is_up) != Some(is_up) {
+            self.tallies.up.set(u64::from(is_up));
+            (self.on_state)(is_up);
         }
     }
 
