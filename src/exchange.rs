@@ -43,7 +43,11 @@ impl Add for Counts {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { total: self.total + other.total, anomalies: self.anomalies + other.anomalies }
+        // Saturating: what other replicas are said to have counted may be any number.
+        Self {
+            total: self.total.saturating_add(other.total),
+            anomalies: self.anomalies.saturating_add(other.anomalies),
+        }
     }
 }
 

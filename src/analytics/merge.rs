@@ -206,6 +206,7 @@ mod tests {
         outlet: Outlet,
         inlet: Inlet,
         time_us: i64,
+        #[expect(clippy::vec_box, reason = "boxes are what the exchange carries")]
         unsent: Vec<Box<Judged>>,
         own: BTreeMap<Key, Vec<f64>>,
     }

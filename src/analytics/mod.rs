@@ -374,7 +374,7 @@ fn was_sent(own_heard_s: u32, shared: &SharedWindows) -> bool {
 
 fn last_timestamp(last: &LastHeard, own: u64, others: Counts, scope: Scope) -> Option<i64> {
     match scope {
-        Scope::Cluster => (own + others.total > 0).then_some(last.timestamp_us),
+        Scope::Cluster => (own > 0 || others.total > 0).then_some(last.timestamp_us),
         Scope::Local => (own > 0).then_some(last.own_timestamp_us),
     }
 }

@@ -1,9 +1,10 @@
-//! The thread that drives [`Analytics`], and where it meets the store's memory: it takes blocks from
-//! the workers and questions from readers, and sleeps when there are neither.
+//! The thread that drives [`Analytics`], and where it meets the store: it takes blocks from the
+//! workers, questions from readers and windows from the store, hands on what it has judged, and sleeps
+//! when there is nothing of these.
 //!
 //! A question is taken first, and answered once every block has been judged that lay in a lane at that
-//! moment: a block sent before a question was asked is always seen by the answer. All work of one turn
-//! is bounded, so neither samples nor questions can starve the other.
+//! moment, and everything is in that the store had told by then: what came before a question is always
+//! seen by the answer. All work of one turn is bounded, so that nothing can starve the rest.
 //!
 //! Under load it dozes between turns, and no worker pays for waking it; once nothing has come for a
 //! while it parks, and costs nothing until something does.
@@ -83,12 +84,14 @@ struct Beyond {
     time_us: i64,
     /// What it told, waiting for its turn.
     windows: vec::IntoIter<SharedWindows>,
+    /// What it has to have told in full before the questions taken may be answered.
+    ahead: usize,
     synced_at_us: Option<i64>,
 }
 
 impl Beyond {
     fn new(outlet: Outlet) -> Self {
-        Self { outlet, time_us: 0, windows: Vec::new().into_iter(), synced_at_us: None }
+        Self { outlet, time_us: 0, windows: Vec::new().into_iter(), ahead: 0, synced_at_us: None }
     }
 }
 
@@ -166,6 +169,9 @@ impl AnalyticsThread {
         for source in &mut self.sources {
             source.ahead = source.end.len();
         }
+        if let Some(beyond) = &mut self.beyond {
+            beyond.ahead = beyond.outlet.shared.len() + usize::from(beyond.windows.len() > 0);
+        }
         true
     }
 
@@ -211,13 +217,18 @@ impl AnalyticsThread {
             }
             // Counts without values are work too.
             let_in += 1;
+            if beyond.windows.len() == 0 {
+                beyond.ahead = beyond.ahead.saturating_sub(1);
+            }
         }
         let_in > 0
     }
 
-    /// Answers the questions taken, once no block is ahead of them.
+    /// Answers the questions taken, once nothing is ahead of them.
     fn answer(&mut self) {
-        if self.taken.is_empty() || self.sources.iter().any(|source| source.ahead > 0) {
+        let is_told = self.beyond.as_ref().is_none_or(|beyond| beyond.ahead == 0);
+        let is_judged = self.sources.iter().all(|source| source.ahead == 0);
+        if self.taken.is_empty() || !is_told || !is_judged {
             return;
         }
         let now = self.clock.now();
@@ -626,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_tells_is_let_in_whatever_else_goes_on() {
+    fn an_answer_sees_what_the_store_told_before_its_question() {
         const DEVICES: u32 = 2_000;
         let (running, inlet) = running_beside_a_store(1);
         let Running { mut lanes, asker, tallies, thread } = running;
@@ -655,17 +666,12 @@ mod tests {
         }
         assert!(inlet.tell(FromStore::Windows(windows.collect())));
         assert!(inlet.tell(FromStore::SyncedAt(77)));
-        // Far more than one turn lets in: samples are judged in between, and nothing is lost of either.
-        for value in 0..100 {
-            send(&mut lanes[0], &samples(DEVICES, value..value + 1));
-            assert_eq!(total(&ask(DEVICES)), value as u64 + 1);
-        }
-        while ask(0).synced_at_us != Some(77) {
-            thread::yield_now();
-        }
+        // Far more than one turn lets in, and the answer sees it all.
+        send(&mut lanes[0], &samples(DEVICES, 0..100));
         let report = ask(DEVICES - 1);
         assert_eq!((total(&report), report.last_timestamp_us), (50, Some(8)));
-        assert_eq!(report.metrics[0].values.len(), 50);
+        assert_eq!((report.metrics[0].values.len(), report.synced_at_us), (50, Some(77)));
+        assert_eq!(total(&ask(DEVICES)), 100);
         lanes.clear();
         let totals = thread.join().expect("no panic");
         assert_eq!((totals.samples, totals.devices), (100, DEVICES as usize + 1));
