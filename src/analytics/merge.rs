@@ -416,7 +416,8 @@ mod tests {
                     // Judged as they came, so they may differ from those of one; not among replicas.
                     prop_assert_eq!(got.anomaly_count, counted[name].anomaly_count);
                 }
-                prop_assert_eq!(replica.analytics.streams.arena.in_use(), one.streams.arena.in_use());
+                let in_use = replica.analytics.streams.arena.in_use();
+                prop_assert_eq!(in_use, one.streams.arena.in_use());
             }
         }
     }

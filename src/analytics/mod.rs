@@ -536,7 +536,8 @@ mod tests {
             };
             agree(analytics.windows(None, Scope::Cluster), &fleet);
             for (&index, naive) in &windows {
-                agree(analytics.windows(Some(id(index, generations[index as usize])), Scope::Cluster), naive);
+                let id = id(index, generations[index as usize]);
+                agree(analytics.windows(Some(id), Scope::Cluster), naive);
             }
 
             let everything = RecentQuery { device: None, limit: usize::MAX, since_us: 0 };
