@@ -80,6 +80,8 @@ pub struct JudgedSample {
     pub device: Option<DeviceId>,
     /// This replica's samples and anomalies of the device, after this one; zeros without a device.
     pub of_device: Counts,
+    /// Samples of this replica after this one.
+    pub of_replica: u64,
 }
 
 /// Judged samples that travel together, in order.
@@ -357,6 +359,7 @@ mod tests {
             timestamp_us: 0,
             device: None,
             of_device: Counts::default(),
+            of_replica: 1,
         });
     }
 

@@ -39,6 +39,7 @@ fn block(samples: impl Iterator<Item = (u32, i64)>) -> Judged {
             timestamp_us,
             device: Some(DeviceId { index: device, generation: 0 }),
             of_device: Counts::default(),
+            of_replica: 1,
         });
     }
     block

@@ -132,6 +132,7 @@ impl Writer {
                 timestamp_us,
                 device,
                 of_device: Counts { total: 1, anomalies: 1 },
+                of_replica: 1,
             });
             if !block.has_room(2) {
                 self.queue.take(&block, |device| self.registry.device_name(device));

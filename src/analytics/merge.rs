@@ -49,7 +49,10 @@ impl Merge {
         own.clear();
         own.extend(arena.own(place).into_iter().flat_map(|(own, ring)| own.window.values(ring)));
         let unsent = if all_sent { 0 } else { own_total.saturating_sub(shared.own_total) };
-        let unsent = own.len().min(usize::try_from(unsent).unwrap_or(usize::MAX));
+        let unsent = usize::try_from(unsent).unwrap_or(usize::MAX);
+        // More than a window of ours is still to be sent: what stands before it here is not the store's.
+        let is_all_ours = unsent > own.len();
+        let unsent = unsent.min(own.len());
         let (sent, since) = own.split_at(own.len() - unsent);
         let lost = &sent[..sent.len().saturating_sub(shared.own_values)];
         let room = (window + 1).saturating_sub(shared.values.len() + since.len());
@@ -71,8 +74,8 @@ impl Merge {
         }
         let (&last, before) = line.split_last().expect("there are values");
         let verdict = match arena.own(place) {
-            // Judged as it came.
-            Some((own, _)) if !since.is_empty() => own.verdict,
+            Some((own, _)) if is_all_ours => own.verdict,
+            // Also of a value that is still to be sent: what came before it elsewhere may be news.
             _ => detector.judge(&Moments::of(newest(before, window)), last),
         };
         arena.get_mut(place).0.verdict = verdict;

@@ -151,6 +151,7 @@ impl Analytics {
             timestamp_us: sample.timestamp_us,
             device: device.map(|(id, _)| id),
             of_device: device.map_or(Counts::default(), |(_, device)| device.own),
+            of_replica: self.samples + u64::from(sequence) + 1,
         });
     }
 

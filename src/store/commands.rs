@@ -664,6 +664,7 @@ mod tests {
     struct Naive {
         contents: Contents,
         counts: BTreeMap<(Option<u32>, Option<u16>), u64>,
+        samples: u64,
         time_us: i64,
         sequence: u16,
     }
@@ -684,6 +685,8 @@ mod tests {
             };
             let id = sample.device.map(|device| device.index);
             let of_device = if id.is_some() { count(id, None) } else { Counts::default() };
+            self.samples += 1;
+            let of_replica = self.samples;
             let readings: Vec<_> = sample
                 .metrics
                 .iter()
@@ -702,6 +705,7 @@ mod tests {
                 timestamp_us: sample.timestamp_us,
                 device: sample.device,
                 of_device,
+                of_replica,
             });
 
             let name = sample.device.and_then(device_name);
@@ -733,7 +737,8 @@ mod tests {
                 contents.strings.insert(format!("metric:{device}:{timestamp}"), json.clone());
             }
             for device in BTreeSet::from([None, device]) {
-                let of_device = if device.is_some() { of_device } else { Counts::default() };
+                let of_fleet = Counts { total: of_replica, anomalies: 0 };
+                let of_device = if device.is_some() { of_device } else { of_fleet };
                 let hash = contents.hashes.entry(format!("{}:counts", owner(device))).or_default();
                 let heard = format!(
                     "{time_us}:{}:{}:{}",

@@ -96,7 +96,7 @@ pub(super) struct Owner {
     first_stream: u32,
     last_stream: u32,
     newest_key: u32,
-    /// Samples and anomalies; zeros for the fleet, of which only streams are counted.
+    /// Samples and anomalies; of the fleet only samples, its anomalies are those of its streams.
     pub(super) counts: Counts,
     /// Of the last sample.
     pub(super) time_us: i64,
@@ -238,6 +238,11 @@ impl Queue {
     /// True when a segment is full and waits to be flushed.
     pub fn has_full(&self) -> bool {
         self.segments.iter().skip(usize::from(self.is_flushing)).any(|s| self.is_full(s))
+    }
+
+    /// When the oldest sample that waits or is in flight arrived, microseconds since 1970.
+    pub fn since_us(&self) -> Option<i64> {
+        self.segments.front().map(Segment::since_us)
     }
 
     /// Samples that wait or are in flight.
@@ -441,7 +446,8 @@ impl Segment {
             self.since_us = sample.time_us;
         }
         self.samples += 1;
-        self.owners[FLEET as usize].heard(sample, Counts::default());
+        let of_fleet = Counts { total: sample.of_replica, anomalies: 0 };
+        self.owners[FLEET as usize].heard(sample, of_fleet);
         let mut hint = NONE;
         for reading in readings {
             let stream = self.fleet_stream(reading.metric);
@@ -687,6 +693,7 @@ mod tests {
                 timestamp_us,
                 device: (device > 0).then_some(DeviceId { index: device, generation: 0 }),
                 of_device: Counts::default(),
+                of_replica: 1,
             });
         }
         block

@@ -6,6 +6,7 @@
 //! sent again whole: every command may be sent twice. Between two batches what analytics has handed over
 //! is taken in, so that a slow Redis makes nobody wait but this thread.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,6 +31,8 @@ use crate::registry::Registry;
 const GATHER_EVERY: Duration = Duration::from_millis(25);
 /// Owners read in one round trip: half a megabyte of windows.
 const OWNERS_PER_READ: usize = 128;
+/// A sample that has arrived is in the queue by then, on the busiest machine.
+const ON_ITS_WAY_US: i64 = 1_000_000;
 /// A command refused for good is named again only after so long without: the same key is refused anew
 /// at every flush.
 const REFUSAL_OVER_NS: u64 = 60_000_000_000;
@@ -85,6 +88,9 @@ pub struct StoreThread {
     cursor: u64,
     /// Whom others have changed, still to be read; None for the fleet.
     changed: Vec<Option<Box<str>>>,
+    /// Whom to read again once our next samples of them are written, and the time of the last sample
+    /// that was read: ours were on their way, and some may be older.
+    overlapping: HashMap<Option<Box<str>>, i64>,
     outage: Option<Outage>,
     is_up: Option<bool>,
     /// When a command was last refused for good, by kind.
@@ -121,6 +127,7 @@ impl StoreThread {
             batch: Batch::default(),
             cursor: 0,
             changed: Vec::new(),
+            overlapping: HashMap::new(),
             outage: None,
             is_up: None,
             refused_ns: [None; ErrorKind::ALL.len()],
@@ -183,10 +190,20 @@ impl StoreThread {
             }
         }
         let asked = self.clock.now();
+        let sent_us = self.sent_us(asked);
+        self.overlapping.retain(|_, last_us| *last_us > sent_us);
         self.read_changed(asked)?;
         // False: analytics has gone, and nobody reads windows any more.
         let _ = self.inlet.tell(FromStore::SyncedAt(asked.wall_us));
         Ok(())
+    }
+
+    /// What arrived here until then has been written.
+    fn sent_us(&self, now: Now) -> i64 {
+        match self.queue.since_us() {
+            Some(since_us) => since_us - 1,
+            None => now.wall_us - ON_ITS_WAY_US,
+        }
     }
 
     fn connect(&mut self) -> Result<(), LinkError> {
@@ -223,6 +240,15 @@ impl StoreThread {
         }
         self.mark()?;
         let Some(segment) = self.queue.in_flight() else { return Ok(()) };
+        for name in segment.names() {
+            if self.overlapping.is_empty() {
+                break;
+            }
+            let owner = (!name.is_empty()).then(|| Box::from(name));
+            if let Some((owner, _)) = self.overlapping.remove_entry(&owner) {
+                self.changed.push(owner);
+            }
+        }
         let since_us = segment.since_us();
         let fates = self.queue.done(refusals);
         self.tallies.stored_total.add(fates.stored);
@@ -308,9 +334,13 @@ impl StoreThread {
         }
         let mut replies = self.send(&pipeline)?.into_iter();
 
+        let sent_us = self.sent_us(now);
         let mut shared = Vec::with_capacity(owners.len());
         pipeline.clear();
         for (owner, counted) in owners.iter().zip(&counted) {
+            if counted.last.0 > sent_us {
+                self.overlapping.insert(owner.clone(), counted.last.0);
+            }
             let mut windows = Vec::with_capacity(counted.metrics.len());
             for reply in replies.by_ref().take(counted.metrics.len()) {
                 let read = match reply {
