@@ -97,7 +97,9 @@ class Client:
 def figures(port: int, path: str) -> dict:
     """An answer without what depends on the moment or on who is asked."""
     answer = bench.get_json(port, path)
-    return {name: value for name, value in answer.items() if name not in ("computedAt", "syncedAt", "synced_at", "scope")}
+    return {
+        name: value for name, value in answer.items() if name not in ("computedAt", "syncedAt", "synced_at", "scope")
+    }
 
 
 def differences(one: object, other: object, path: str = "") -> list[str]:
@@ -117,34 +119,26 @@ def paths() -> list[str]:
     return ["/analyze", "/stats", *(f"/analyze{device}" for device in devices)]
 
 
-def disagreements(expected: dict[str, dict], ports: list[int]) -> list[str]:
-    found = []
-    for path, wanted in expected.items():
-        for port in ports:
+def disagreements(asked: list[str], first: int, others: list[int], total: int) -> list[str]:
+    seen = figures(first, "/analyze")["totalCount"]
+    found = [] if seen == total else [f"{first} knows of {seen} samples, not of {total}"]
+    for path in asked:
+        wanted = figures(first, path)
+        for port in others:
             found += [f"{path} of {port}{what}" for what in differences(wanted, figures(port, path))]
     return found
 
 
-def check(what: str, expected: dict[str, dict], ports: list[int]) -> bool:
+def check(what: str, asked: list[str], ports: list[int], total: int) -> bool:
     """Waits until all replicas have read what all have written, and no longer."""
     deadline = time.monotonic() + SETTLE_S
-    while found := disagreements(expected, ports):
+    while found := disagreements(asked, ports[0], ports[1:], total):
         if time.monotonic() > deadline:
             print(f"{what}: FAILED", *found[:10], sep="\n  ", flush=True)
             return False
         time.sleep(0.05)
-    print(f"{what}: {len(expected)} answers of {len(ports)} replicas alike", flush=True)
+    print(f"{what}: {len(asked)} answers of {len(ports)} processes alike", flush=True)
     return True
-
-
-def settled(port: int, total: int) -> dict[str, dict]:
-    """The answers of one replica once it knows of `total` samples."""
-    deadline = time.monotonic() + SETTLE_S
-    while (seen := figures(port, "/analyze")["totalCount"]) != total:
-        if time.monotonic() > deadline:
-            sys.exit(f"a replica knows of {seen} samples, not of {total}")
-        time.sleep(0.02)
-    return {path: figures(port, path) for path in paths()}
 
 
 def in_turn(port: int, alone: int) -> None:
@@ -169,22 +163,21 @@ def at_once(port: int) -> None:
         thread.join()
 
 
-def spike(ports: list[int]) -> bool:
+def spike(ports: list[int], total: int) -> bool:
     """One replica hears of a device for the first time, and knows what is usual all the same."""
     first, second = Client(ports[0]), Client(ports[1])
     for index in range(60):
         first.post(json.dumps({"device": "lonely", "rps": 1000 + index % 2}).encode())
-    total = figures(ports[0], "/analyze")["totalCount"]
-    settled(ports[1], total)
+    lonely = ["/analyze?device=lonely"]
+    good = check("a device that one replica hears", lonely, ports, total + 60)
     second.post(json.dumps({"device": "lonely", "rps": 1500}).encode())
     judged = bench.get_json(ports[1], "/analyze?device=lonely")
     anomaly = bench.get_json(ports[1], "/anomalies?device=lonely")["anomalies"]
-    good = judged["isAnomaly"] and abs(judged["zScore"] - 999) < TOLERANCE * 999 and len(anomaly) == 1
+    is_seen = judged["isAnomaly"] and abs(judged["zScore"] - 999) < TOLERANCE * 999 and len(anomaly) == 1
     print(f"a spike at a replica that never heard of its device: z = {judged['zScore']}", flush=True)
-    if not good:
+    if not is_seen:
         print("FAILED", judged, anomaly)
-    expected = {"/analyze?device=lonely": figures(ports[1], "/analyze?device=lonely")}
-    return check("after the spike", expected, ports) and good
+    return check("after the spike", lonely, ports, total + 61) and is_seen and good
 
 
 def main() -> None:
@@ -211,23 +204,22 @@ def main() -> None:
 
         in_turn(port, alone)
         total = ROUNDS * DEVICES
-        good = check("one after the other, as a single process", settled(alone, total), ports)
+        good = check("one after the other, as a single process", paths(), [alone, *ports], total)
         judged = [bench.get_json(each, "/analyze?scope=local")["totalCount"] for each in ports]
         print(f"samples of each replica: {judged}", flush=True)
         good = good and sum(judged) == total and min(judged) > 0
 
         at_once(port)
         total += CLIENT_ROUNDS * DEVICES // CLIENTS * CLIENTS
-        expected = settled(ports[0], total)
-        good = check("many clients at once", expected, ports) and good
+        good = check("many clients at once", paths(), ports, total) and good
 
         _, late = replica()
-        good = check("a fourth that starts late", expected, [late]) and good
+        good = check("a fourth that starts late", paths(), [late, *ports], total) and good
         replicas[1][0].kill()
         replicas[1][0].wait()
         left = [ports[0], ports[2], late]
-        good = check("one killed", expected, left) and good
-        good = spike(left) and good
+        good = check("one killed", paths(), left, total) and good
+        good = spike(left, total) and good
     sys.exit(0 if good else 1)
 
 
