@@ -96,6 +96,7 @@ class Client:
 
 def figures(port: int, path: str) -> dict:
     """An answer without what depends on the moment or on who is asked."""
+    personal = ("computedAt", "syncedAt", "synced_at", "scope")
     answer = bench.get_json(port, path)
     return {
         name: value for name, value in answer.items() if name not in ("computedAt", "syncedAt", "synced_at", "scope")
