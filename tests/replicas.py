@@ -98,9 +98,7 @@ def figures(port: int, path: str) -> dict:
     """An answer without what depends on the moment or on who is asked."""
     personal = ("computedAt", "syncedAt", "synced_at", "scope")
     answer = bench.get_json(port, path)
-    return {
-        name: value for name, value in answer.items() if name not in ("computedAt", "syncedAt", "synced_at", "scope")
-    }
+    return {name: value for name, value in answer.items() if name not in personal}
 
 
 def differences(one: object, other: object, path: str = "") -> list[str]:

@@ -1,0 +1,295 @@
+#!/usr/bin/env python3
+"""What does Redis cost, and how much goes through it?
+
+Three questions, one record:
+
+1. CPU time of a request with and without Redis, thread by thread, in turns.
+2. Samples a second that reach Redis, and Redis' own CPU time per sample, from fleets of 1 to 100,000
+   devices pushed as hard as one client can.
+3. How long after its 202 a sample can be read in Redis.
+
+sigmad has core 0; wrk or the pushing client, and Redis, share core 1.
+
+    cargo build --release --bins --examples && benches/store.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import re
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import bench
+import server
+
+FLEETS = [1, 100, 10_000, 100_000]
+BATCH = 100
+# A fleet reports once a second: that many different timestamps are sent.
+SECONDS_APART = 10
+PROBES = 300
+# The background of the third question.
+PROBE_RATE = 1000
+
+
+class Resp:
+    """One connection to Redis that speaks just enough."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = self.socket.makefile("rb")
+
+    def ask(self, *words: str) -> bytes | None:
+        parts = [f"*{len(words)}\r\n"] + [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        self.socket.sendall("".join(parts).encode())
+        line = self.file.readline()
+        if line.startswith(b"$"):
+            length = int(line[1:])
+            return None if length < 0 else self.file.read(length + 2)[:-2]
+        return line.strip()
+
+
+def thread_ns(pid: int) -> dict[str, int]:
+    """CPU time of each kind of thread: worker-0 and worker-1 are both `worker`."""
+    kinds: dict[str, int] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            kind = re.sub(r"-\d+$", "", (task / "comm").read_text().strip())
+            kinds[kind] = kinds.get(kind, 0) + int((task / "schedstat").read_text().split()[0])
+    return kinds
+
+
+def scrape(port: int) -> dict[str, float]:
+    text = bench.exchange(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").decode()
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:7] == "sigmad_"
+    }
+
+
+def fate(scraped: dict[str, float], name: str) -> float:
+    return scraped[f'sigmad_samples_total{{fate="{name}"}}']
+
+
+# --- 1. what a request costs ---
+
+
+def cost_leg(load: server.Load, seconds: int, scratch: Path, with_redis: bool) -> dict:
+    with contextlib.ExitStack() as stack:
+        flags = ["--workers", "1"]
+        if with_redis:
+            redis = stack.enter_context(bench.redis(scratch, core=server.LOAD_CORE))
+            flags += ["--redis-url", f"redis://127.0.0.1:{redis}"]
+        child, port = stack.enter_context(bench.sigmad(*flags, core=server.SERVER_CORE))
+        server.wrk(port, load, 1, scratch)
+        server.settled(child.pid)
+        before = thread_ns(child.pid)
+        requests = server.wrk(port, load, seconds, scratch)["requests"]
+        server.settled(child.pid)
+        after = thread_ns(child.pid)
+        return {kind: (after[kind] - before.get(kind, 0)) / requests for kind in after}
+
+
+def cost(arguments, scratch: Path) -> list[dict]:
+    legs = []
+    for number in range(1, arguments.rounds + 1):
+        for load in (server.LOADS[0], server.LOADS[2]):
+            # Neither is always the first.
+            for with_redis in (False, True) if number % 2 else (True, False):
+                figures = cost_leg(load, arguments.seconds, scratch, with_redis)
+                legs.append({"round": number, "load": load.name, "redis": with_redis, "ns": figures})
+                shown = ", ".join(f"{kind} {ns:.0f}" for kind, ns in sorted(figures.items()) if ns >= 1)
+                print(f"round {number} {load.name} {'with' if with_redis else 'without'} Redis: {shown} ns", flush=True)
+    return legs
+
+
+def cost_table(legs: list[dict]) -> str:
+    rows = []
+    for load in dict.fromkeys(leg["load"] for leg in legs):
+        medians = {}
+        for with_redis in (False, True):
+            chosen = [leg["ns"] for leg in legs if leg["load"] == load and leg["redis"] == with_redis]
+            kinds = sorted({kind for ns in chosen for kind in ns})
+            medians[with_redis] = {k: statistics.median(ns.get(k, 0) for ns in chosen) for k in kinds}
+        for kind in ("worker", "analytics", "store"):
+            without, with_it = medians[False].get(kind, 0), medians[True].get(kind, 0)
+            more = f"{(with_it / without - 1) * 100:+.1f} %" if without else ""
+            rows.append([load, kind, f"{without:.0f}", f"{with_it:.0f}", more])
+    return bench.table(["load", "thread", "ns per request without", "with Redis", "difference"], rows)
+
+
+# --- 2. how much goes through ---
+
+
+def bodies(devices: int) -> list[bytes]:
+    chosen = random.Random(devices)
+    order = list(range(devices))
+    chosen.shuffle(order)
+    requests = []
+    count = max(1, devices // BATCH) * SECONDS_APART
+    for number in range(min(count, 10_000)):
+        second = number * BATCH // devices if devices > 1 else number
+        samples = [
+            {
+                "timestamp": 1735100000 + second,
+                "device": f"edge-{order[(number * BATCH + at) % devices]}",
+                "cpu": round(chosen.uniform(20, 80), 1),
+                "rps": chosen.randrange(1800, 2200),
+            }
+            for at in range(BATCH)
+        ]
+        requests.append(server.post(json.dumps(samples, separators=(",", ":")).encode()))
+    return requests
+
+
+def push(port: int, requests: list[bytes], until: float) -> tuple[int, int]:
+    """Pushes one request after the other, four on their way at a time; (202s, others)."""
+    accepted = others = 0
+    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+    answers = client.makefile("rb")
+    at = 0
+    while time.monotonic() < until:
+        for _ in range(4):
+            client.sendall(requests[at % len(requests)])
+            at += 1
+        for _ in range(4):
+            line = answers.readline()
+            length = 0
+            while (field := answers.readline()) != b"\r\n":
+                if field.lower().startswith(b"content-length:"):
+                    length = int(field.split(b":")[1])
+            answers.read(length)
+            accepted, others = (accepted + 1, others) if b" 202 " in line else (accepted, others + 1)
+    return accepted, others
+
+
+def throughput_leg(devices: int, seconds: int, scratch: Path) -> dict:
+    with bench.redis(scratch, core=server.LOAD_CORE) as redis:
+        flags = ["--workers", "1", "--redis-url", f"redis://127.0.0.1:{redis}"]
+        with bench.sigmad(*flags, core=server.SERVER_CORE) as (child, port):
+            redis_pid = int((scratch / "redis.pid").read_text())
+            requests = bodies(devices)
+            # All streams exist, here and in Redis, before the clock runs.
+            push(port, requests, time.monotonic() + max(2.0, devices / 50_000))
+            before, cpu = scrape(port), (bench.cpu_ns(redis_pid), thread_ns(child.pid))
+            start = time.monotonic()
+            accepted, others = push(port, requests, start + seconds)
+            after, elapsed = scrape(port), time.monotonic() - start
+            redis_ns = bench.cpu_ns(redis_pid) - cpu[0]
+            threads = thread_ns(child.pid)
+            delta = {name: fate(after, name) - fate(before, name) for name in ("stored", "coalesced", "dropped")}
+            written = delta["stored"] + delta["coalesced"]
+            info = Resp(redis).ask("INFO", "memory").decode()
+            streams = 2 * devices + 2
+            return {
+                "devices": devices,
+                "offered_per_s": accepted * BATCH / elapsed,
+                "answers_not_202": others,
+                "written_per_s": written / elapsed,
+                "coalesced_share": delta["coalesced"] / max(1, written),
+                "dropped_per_s": delta["dropped"] / elapsed,
+                "queued_at_end": after["sigmad_samples_queued"],
+                "redis_us_per_sample": redis_ns / 1_000 / max(1, written),
+                "store_us_per_sample": (threads["store"] - cpu[1]["store"]) / 1_000 / max(1, written),
+                "commands_per_sample": (after["sigmad_store_commands_total"] - before["sigmad_store_commands_total"])
+                / max(1, written),
+                "flushes_per_s": (after["sigmad_store_flushes_total"] - before["sigmad_store_flushes_total"]) / elapsed,
+                "redis_bytes_per_stream": int(re.search(r"used_memory:(\d+)", info).group(1)) / streams,
+            }
+
+
+def throughput_table(legs: list[dict]) -> str:
+    header = ["devices", "offered/s", "written/s", "of it coalesced", "dropped/s", "queued at the end"]
+    header += ["Redis µs/sample", "store µs/sample", "commands/sample", "Redis bytes/stream"]
+    rows = [
+        [
+            f"{leg['devices']:,}",
+            f"{leg['offered_per_s']:,.0f}",
+            f"{leg['written_per_s']:,.0f}",
+            f"{leg['coalesced_share'] * 100:.0f} %",
+            f"{leg['dropped_per_s']:,.0f}",
+            f"{leg['queued_at_end']:,.0f}",
+            f"{leg['redis_us_per_sample']:.2f}",
+            f"{leg['store_us_per_sample']:.2f}",
+            f"{leg['commands_per_sample']:.2f}",
+            f"{leg['redis_bytes_per_stream']:,.0f}",
+        ]
+        for leg in legs
+    ]
+    return bench.table(header, rows)
+
+
+# --- 3. how soon it is there ---
+
+
+def delay(scratch: Path) -> dict:
+    with bench.redis(scratch, core=server.LOAD_CORE) as redis:
+        flags = ["--workers", "1", "--redis-url", f"redis://127.0.0.1:{redis}"]
+        with bench.sigmad(*flags, core=server.SERVER_CORE) as (_, port):
+            over = threading.Event()
+            background = threading.Thread(target=trickle, args=(port, over))
+            background.start()
+            found = []
+            resp, chosen = Resp(redis), random.Random(1)
+            for number in range(PROBES):
+                # At no fixed point between two flushes.
+                time.sleep(chosen.uniform(0, 0.1))
+                body = json.dumps({"timestamp": 1736000000 + number, "device": "probe", "rps": number}).encode()
+                if not bench.exchange(port, server.post(body)).startswith(b"HTTP/1.1 202 "):
+                    raise ValueError("a probe was refused")
+                answered = time.monotonic()
+                while resp.ask("GET", f"metric:probe:{1736000000 + number}") is None:
+                    time.sleep(0.0005)
+                found.append((time.monotonic() - answered) * 1_000)
+            over.set()
+            background.join()
+    found.sort()
+    return {"p50_ms": found[len(found) // 2], "p99_ms": found[len(found) * 99 // 100], "max_ms": found[-1]}
+
+
+def trickle(port: int, over: threading.Event) -> None:
+    """PROBE_RATE samples a second of a hundred devices."""
+    requests, at = bodies(100), 0
+    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+    while not over.is_set():
+        client.sendall(requests[at % len(requests)])
+        client.recv(65536)
+        at += 1
+        over.wait(BATCH / PROBE_RATE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of the first question")
+    parser.add_argument("--seconds", type=int, default=5, help="length of each leg")
+    parser.add_argument("--no-record", action="store_true")
+    arguments = parser.parse_args()
+    manifest = bench.manifest()
+    with tempfile.TemporaryDirectory(prefix="sigmad-bench-") as folder:
+        scratch = Path(folder)
+        costs = cost(arguments, scratch)
+        legs = [throughput_leg(devices, 2 * arguments.seconds, scratch) for devices in FLEETS]
+        soon = delay(scratch)
+    text = "\n\n".join(
+        [
+            cost_table(costs),
+            throughput_table(legs),
+            f"From a 202 to the sample in Redis: p50 {soon['p50_ms']:.0f} ms, p99 {soon['p99_ms']:.0f} ms, "
+            f"at most {soon['max_ms']:.0f} ms ({PROBES} probes beside {PROBE_RATE} samples a second).",
+        ]
+    )
+    print(text)
+    if not arguments.no_record:
+        record = {"manifest": manifest, "cost": costs, "throughput": legs, "delay": soon}
+        print("record in", bench.write_record("store", record, text))
+
+
+if __name__ == "__main__":
+    main()
