@@ -52,6 +52,7 @@ pub mod exchange;
 pub mod handover;
 pub mod http;
 pub mod layout;
+pub mod load;
 pub mod logs;
 pub mod registry;
 pub mod sample;
