@@ -1,5 +1,7 @@
 //! Answers: where one ends, what it says. Pure; incomplete is not an error.
 
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
@@ -35,9 +37,13 @@ pub struct Malformed;
 pub fn parse(input: &[u8], has_ended: bool) -> Result<Option<Answer>, Malformed> {
     let mut start = 0;
     loop {
-        let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut response = httparse::Response::new(&mut fields);
-        let head = match response.parse(&input[start..]).map_err(|_| Malformed)? {
+        // Not cleared: that would take longer than all the rest.
+        let mut fields = [MaybeUninit::uninit(); HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let parsed =
+            config.parse_response_with_uninit_headers(&mut response, &input[start..], &mut fields);
+        let head = match parsed.map_err(|_| Malformed)? {
             httparse::Status::Partial if input.len() > ANSWER_BYTES_MAX => return Err(Malformed),
             httparse::Status::Partial => return Ok(None),
             httparse::Status::Complete(length) => start + length,
@@ -47,14 +53,16 @@ pub fn parse(input: &[u8], has_ended: bool) -> Result<Option<Answer>, Malformed>
             start = head;
             continue;
         }
-        let framing = Framing::of(&response, status)?;
+        let Fields { mut framing, closes, keeps } = Fields::of(response.headers)?;
+        if matches!(status, 204 | 304) {
+            framing = Framing::Length(0);
+        }
         let is_http_10 = response.version == Some(0);
-        let is_last = is_http_10 && !says(&response, "keep-alive") || says(&response, "close");
         let found = body(&input[head..], framing, has_ended)?;
         return Ok(found.map(|(body, length)| Answer {
             status,
             accepted: accepted(&body),
-            is_last: is_last || framing == Framing::Rest,
+            is_last: closes || (is_http_10 && !keeps) || framing == Framing::Rest,
             bytes: head + length,
         }));
     }
@@ -68,43 +76,42 @@ enum Framing {
     Rest,
 }
 
-impl Framing {
-    fn of(response: &httparse::Response<'_, '_>, status: u16) -> Result<Self, Malformed> {
-        if matches!(status, 204 | 304) {
-            return Ok(Self::Length(0));
-        }
-        for field in response.headers.iter() {
-            if field.name.eq_ignore_ascii_case("transfer-encoding") {
-                let is_chunked = field.value.eq_ignore_ascii_case(b"chunked");
-                return if is_chunked { Ok(Self::Chunked) } else { Err(Malformed) };
-            }
-            if field.name.eq_ignore_ascii_case("content-length") {
-                let text = std::str::from_utf8(field.value).map_err(|_| Malformed)?;
+/// What the header fields say.
+struct Fields {
+    framing: Framing,
+    closes: bool,
+    keeps: bool,
+}
+
+impl Fields {
+    fn of(headers: &[httparse::Header<'_>]) -> Result<Self, Malformed> {
+        let mut fields = Self { framing: Framing::Rest, closes: false, keeps: false };
+        for httparse::Header { name, value } in headers {
+            if name.eq_ignore_ascii_case("content-length") {
+                let text = std::str::from_utf8(value).map_err(|_| Malformed)?;
                 let length = text.trim().parse().map_err(|_| Malformed)?;
-                return if length > ANSWER_BYTES_MAX {
-                    Err(Malformed)
-                } else {
-                    Ok(Self::Length(length))
-                };
+                if length > ANSWER_BYTES_MAX {
+                    return Err(Malformed);
+                }
+                fields.framing = Framing::Length(length);
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed);
+                }
+                fields.framing = Framing::Chunked;
+            } else if name.eq_ignore_ascii_case("connection") {
+                for word in value.split(|byte| *byte == b',') {
+                    fields.closes |= word.trim_ascii().eq_ignore_ascii_case(b"close");
+                    fields.keeps |= word.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
+                }
             }
         }
-        Ok(Self::Rest)
+        Ok(fields)
     }
 }
 
-/// True when `Connection` lists that word.
-fn says(response: &httparse::Response<'_, '_>, word: &str) -> bool {
-    let mut fields = response.headers.iter();
-    fields.any(|field| {
-        field.name.eq_ignore_ascii_case("connection")
-            && field
-                .value
-                .split(|byte| *byte == b',')
-                .any(|part| part.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-    })
-}
-
-type Body<'a> = (std::borrow::Cow<'a, [u8]>, usize);
+/// A body without its framing, and how many bytes it took with it.
+type Body<'a> = (Cow<'a, [u8]>, usize);
 
 fn body(input: &[u8], framing: Framing, has_ended: bool) -> Result<Option<Body<'_>>, Malformed> {
     match framing {
