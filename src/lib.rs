@@ -16,6 +16,7 @@
 //! ```
 //!
 //! `main` starts them in [`server`], waits for a signal, and stops them in the order of the arrows.
+//! `sigmad load` starts none of them: [`load`] is a client with threads of its own.
 //!
 //! # The life of a sample
 //!

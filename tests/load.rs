@@ -258,7 +258,7 @@ fn a_rate_that_cannot_be_held_is_said() {
         "{}",
         run.table
     );
-    assert!(run.table.contains("the server is slower"), "{}", run.table);
+    assert!(run.table.contains("waiting for answers: the server"), "{}", run.table);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A request is a template in which only digits change, so its length never does and preparing one
 //! costs some ten nanoseconds a sample. Every value is a function of the seed and the number of its
 //! sample alone: threads need not agree on anything, and what was injected is not stored but asked
-//! for again ([`Fleet::anomaly`]) once the answer says that it arrived.
+//! for again ([`Fleet::truth`]) once the answer says that it arrived.
 //!
 //! Sample `n` is of device `n mod devices`. Each device has its own level of cpu and rps, a slow wave
 //! around it, and noise that never passes [`NOISE_SIGMAS_MAX`] standard deviations, while an anomaly

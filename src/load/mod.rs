@@ -15,10 +15,9 @@
 //! n-th, and [`bodies`] makes the bytes of a request from its number alone.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,6 +30,7 @@ use signal_hook::flag;
 use self::bodies::Bodies;
 use self::cost::CpuTime;
 use self::driver::{Driver, Part, Shared};
+use self::files::Files;
 use self::outcome::Outcome;
 use self::progress::Progress;
 use self::report::{Cost, Summary};
@@ -42,6 +42,7 @@ pub mod bodies;
 pub mod connection;
 pub mod cost;
 pub mod driver;
+mod files;
 pub mod hgrm;
 pub mod outcome;
 pub mod progress;
@@ -151,38 +152,6 @@ pub fn run(settings: &Settings, start: Instant) -> ExitCode {
     }
 }
 
-/// Where results go; opened before the run, so that none is for nothing.
-struct Files {
-    truth: Option<(PathBuf, BufWriter<File>)>,
-    hgrm: Option<(PathBuf, BufWriter<File>)>,
-    /// None for the path: standard output.
-    json: Option<(Option<PathBuf>, Box<dyn Write>)>,
-}
-
-impl Files {
-    fn create(settings: &Settings) -> Result<Self, LoadError> {
-        let create = |path: &PathBuf| match File::create(path) {
-            Ok(file) => Ok((path.clone(), BufWriter::new(file))),
-            Err(error) => Err(LoadError::File(path.clone(), error)),
-        };
-        let json = match &settings.json {
-            None => None,
-            Some(path) if path == Path::new("-") => {
-                Some((None, Box::new(io::stdout()) as Box<dyn Write>))
-            }
-            Some(path) => {
-                let (path, file) = create(path)?;
-                Some((Some(path), Box::new(file) as Box<dyn Write>))
-            }
-        };
-        Ok(Self {
-            truth: settings.truth.as_ref().map(create).transpose()?,
-            hgrm: settings.hgrm.as_ref().map(create).transpose()?,
-            json,
-        })
-    }
-}
-
 fn measure(settings: &Settings, start: Instant, mut files: Files) -> Result<Summary, LoadError> {
     let cpu_of = |pid| CpuTime::of(pid).map_err(|error| LoadError::Process(pid, error));
     settings.pid.map(cpu_of).transpose()?;
@@ -236,7 +205,7 @@ fn measure(settings: &Settings, start: Instant, mut files: Files) -> Result<Summ
         return Err(LoadError::Unreachable(settings.url.authority.clone(), error));
     }
     let summary = Summary::new(settings, &outcome, start_ns, from_us, server, generator);
-    write(settings, &summary, &outcome, files)?;
+    files.write(settings, &summary, &outcome)?;
     Ok(summary)
 }
 
@@ -332,10 +301,7 @@ impl Run<'_> {
             match self.messages.recv_timeout(Duration::from_nanos(wait_ns)) {
                 Ok(Message::Ready(_)) => unreachable!("all were ready"),
                 Ok(Message::Truth(lines)) => {
-                    if let Some((path, file)) = &mut files.truth {
-                        let wrote = file.write_all(&lines);
-                        wrote.map_err(|error| LoadError::File(path.clone(), error))?;
-                    }
+                    files.add_truth(&lines)?;
                 }
                 Ok(Message::Done(result)) => {
                     outcome.merge(*result.map_err(LoadError::Start)?);
@@ -372,39 +338,4 @@ impl Run<'_> {
         }
         Some(before)
     }
-}
-
-fn write(
-    settings: &Settings,
-    summary: &Summary,
-    outcome: &Outcome,
-    files: Files,
-) -> Result<(), LoadError> {
-    let failed = |path: PathBuf| move |error| LoadError::File(path, error);
-    let Files { truth, hgrm, json } = files;
-    if let Some((path, mut file)) = truth {
-        file.flush().map_err(failed(path))?;
-    }
-    if let Some((path, mut file)) = hgrm {
-        hgrm::write(&outcome.latency, &mut file)
-            .and_then(|()| file.flush())
-            .map_err(failed(path))?;
-    }
-    let table = report::table(settings, summary);
-    let stdout = || PathBuf::from("standard output");
-    match json {
-        Some((path, mut file)) => {
-            let text = summary.to_json();
-            let is_stdout = path.is_none();
-            file.write_all(text.as_bytes())
-                .and_then(|()| file.flush())
-                .map_err(failed(path.unwrap_or_else(stdout)))?;
-            if is_stdout {
-                eprint!("{table}");
-                return Ok(());
-            }
-        }
-        None => {}
-    }
-    io::stdout().write_all(table.as_bytes()).map_err(failed(stdout()))
 }

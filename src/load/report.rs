@@ -16,6 +16,8 @@ use super::settings::Settings;
 
 /// A generator whose own part of the lateness is larger at the 99th percentile says so.
 const OWN_LATENESS_NS: u64 = 1_000_000;
+/// A thread that is on a core for a larger part of the time leaves answers unread.
+const BUSY_CORES: f64 = 0.9;
 /// Ticks of CPU time below which user and system can't be told apart.
 const SPLIT_TICKS_MIN: u64 = 20;
 
@@ -336,11 +338,13 @@ impl Summary {
             notes.push("NO REQUEST SUCCEEDED".into());
         }
         if let (Some(rate), Some(due), true) = (self.rate, self.requests.due, unsent > 0) {
-            let blame = if waited > self.requests.sent / 2 || own.is_none() {
-                "the connections were waiting for answers: the server is slower than that, or \
-                 --connections are too few"
-            } else {
+            let is_busy =
+                self.generator_cpu.is_some_and(|cpu| cpu.cores > BUSY_CORES * self.threads as f64);
+            let blame = if is_busy || (own.is_some() && waited < self.requests.sent / 2) {
                 "the generator itself was too slow: give it --threads, or ask for less"
+            } else {
+                "the connections were waiting for answers: the server, or the cores that the two \
+                 share, are too slow for it, or --connections too few"
             };
             notes.push(format!(
                 "THE RATE WAS NOT HELD: asked for {} requests/s, sent {}; {} of {} never left, and \
@@ -491,7 +495,10 @@ fn cpu_text(cpu: CpuPerRequest) -> String {
             (1.0 - user) * 100.0,
             cpu.tick_ns / 1_000_000
         ),
-        None => "too little to tell user from system".to_owned(),
+        None => format!(
+            "too little to tell user from system (in ticks of {} ms)",
+            cpu.tick_ns / 1_000_000
+        ),
     };
     format!(
         "{} of CPU a request, {} a sample; {:.2} cores; {split}",
@@ -511,7 +518,7 @@ pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -567,7 +574,7 @@ mod tests {
         assert_eq!((slow_server.rate_held, slow_server.requests.due), (Some(false), Some(1000)));
         let note = &slow_server.notes[0];
         assert!(note.starts_with("THE RATE WAS NOT HELD: asked for 100 requests/s, sent 60; 400"));
-        assert!(note.contains("the server is slower"), "{note}");
+        assert!(note.contains("the server, or"), "{note}");
 
         let mut slow_self = outcome(600, 600, 0);
         slow_self.unsent = 400;

@@ -121,7 +121,7 @@ pub struct Settings {
     #[arg(long, default_value = "1", value_parser = count(THREADS))]
     pub threads: usize,
 
-    /// the server's process: its CPU time per request
+    /// the server's process: its CPU time per request, to the ns; user and system in ticks
     #[arg(long)]
     pub pid: Option<u32>,
 
