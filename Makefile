@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls clients nginx replicas loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls clients load nginx replicas loom fuzz
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
@@ -38,11 +38,11 @@ fmt: ## suite: formatting
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path loom/Cargo.toml
-	ruff format --check benches tests
+	ruff format --check benches load tests
 
 scripts: ## suite: shell and Python
-	shellcheck scripts/*.sh .ci/run
-	ruff check benches tests
+	shellcheck scripts/*.sh load/*.sh .ci/run
+	ruff check benches load tests
 
 dockerfile: ## suite: Dockerfile
 	hadolint Dockerfile
@@ -71,6 +71,9 @@ syscalls: release ## suite: system calls per request
 
 clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 	$(WITH_BINARY) tests/clients.py
+
+load: release ## suite: the scripts in load/; k6 only where it is installed
+	$(WITH_BINARY) tests/load.py
 
 nginx: release ## suite: behind nginx; NGINX_SECONDS=60 for longer than 10 s
 	$(WITH_BINARY) tests/nginx.py

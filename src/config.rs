@@ -21,6 +21,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::load;
 use crate::store::url::{Target, UrlError};
 
 /// What the environment calls a setting: this, and the flag's name.
@@ -244,7 +245,8 @@ impl Token {
         self.given.strip_prefix('@').map(Path::new)
     }
 
-    fn read(&mut self, flag: &'static str) -> Result<(), SettingsError> {
+    /// Reads its file, if it is one; checks that it can be sent.
+    pub(crate) fn read(&mut self, flag: &'static str) -> Result<(), SettingsError> {
         self.secret = match self.file() {
             None => self.given.clone(),
             Some(file) => {
@@ -486,6 +488,8 @@ pub enum Command {
     Serve(Settings),
     /// Print these settings.
     PrintConfig(Settings),
+    /// Load a server like this.
+    Load(Box<load::Settings>),
 }
 
 /// Why nothing starts.
@@ -530,6 +534,10 @@ where
     let line = CommandLine::from_arg_matches(&matches).map_err(Refusal::Usage)?;
     let Serve { mut settings, print_config } = match line.subcommand {
         Some(Subcommands::Serve(serve)) => *serve,
+        Some(Subcommands::Load(load)) => {
+            let load = load.checked().map_err(Refusal::Usage)?;
+            return Ok(Command::Load(Box::new(load)));
+        }
         None => line.serve,
     };
     let given = matches.subcommand_matches("serve").unwrap_or(&matches);
@@ -556,6 +564,8 @@ struct CommandLine {
 enum Subcommands {
     /// take samples, give verdicts; the default
     Serve(Box<Serve>),
+    /// ask a server for much, and tell how it answered
+    Load(Box<load::Settings>),
 }
 
 #[derive(Args)]
@@ -578,20 +588,29 @@ fn command_line() -> clap::Command {
     };
     let command = CommandLine::command()
         .mut_args(with_variable)
-        .mut_subcommands(|command| command.mut_args(with_variable));
-    let help = help(&command);
-    command.override_help(help.clone()).mut_subcommand("serve", |serve| serve.override_help(help))
+        .mut_subcommand("serve", |serve| serve.mut_args(with_variable));
+    let help = help(&command, "sigmad [COMMAND] [FLAGS]", HELP_END);
+    command
+        .override_help(help.clone())
+        .mut_subcommand("serve", |serve| serve.override_help(help))
+        .mut_subcommand("load", |load| {
+            let help = self::help(&load, "sigmad load [FLAGS]", load::settings::HELP_END);
+            load.override_help(help)
+        })
 }
 
 /// One flag a line, with its default: clap's own layout takes two screens.
-fn help(command: &clap::Command) -> String {
+fn help(command: &clap::Command, usage: &str, end: &str) -> String {
     let about = command.get_about().expect("a doc comment");
-    let mut help = format!("{about}\n\nUsage: sigmad [COMMAND] [FLAGS]\n\n");
+    let mut help = format!("{about}\n\nUsage: {usage}\n\n");
     for subcommand in command.get_subcommands() {
         let about = subcommand.get_about().expect("a doc comment");
         help += &format!("  {:<17}  {about}\n", subcommand.get_name());
     }
-    help += &format!("\n  {:<17}  {:<12} meaning\n", "flag", "default");
+    if command.has_subcommands() {
+        help.push('\n');
+    }
+    help += &format!("  {:<17}  {:<12} meaning\n", "flag", "default");
     for arg in command.get_arguments() {
         let default = arg.get_default_values().first().and_then(|value| value.to_str());
         let meaning = arg.get_help().expect("a doc comment").to_string().replace('`', "");
@@ -600,22 +619,28 @@ fn help(command: &clap::Command) -> String {
             arg.get_id().as_str().replace('_', "-"),
             default.unwrap_or("")
         );
+        if column.chars().count() > HELP_FLAG_COLUMNS {
+            help += &format!("  {column}\n");
+            column.clear();
+        }
         let mut line = String::new();
         for word in meaning.split_whitespace() {
             if line.chars().count() + 1 + word.chars().count() > HELP_MEANING_COLUMNS {
-                help += &format!("  {column:<31}{line}\n");
+                help += &format!("  {column:<HELP_FLAG_COLUMNS$}{line}\n");
                 column.clear();
                 line.clear();
             }
             line += " ";
             line += word;
         }
-        help += &format!("  {column:<31}{line}\n");
+        help += &format!("  {column:<HELP_FLAG_COLUMNS$}{line}\n");
     }
-    help += HELP_END;
+    help += end;
     help
 }
 
+/// Flag and default; what is longer has a line of its own.
+const HELP_FLAG_COLUMNS: usize = 31;
 /// What 80 columns leave beside flag and default.
 const HELP_MEANING_COLUMNS: usize = 47;
 const HELP_END: &str = "  --help, --version
@@ -685,14 +710,18 @@ fn within<T: PartialOrd>(
     Err(format!("must be {} to {}", show(range.start()), show(range.end())))
 }
 
-fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> + Clone {
+pub(crate) fn count(
+    range: RangeInclusive<usize>,
+) -> impl Fn(&str) -> Result<usize, String> + Clone {
     move |text| {
         let value = text.parse().map_err(|_| "must be a whole number".to_owned())?;
         within(value, &range, usize::to_string)
     }
 }
 
-fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+pub(crate) fn duration(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     move |text| {
         let value = humantime::parse_duration(text).map_err(|error| error.to_string())?;
         within(value, &range, |limit| humantime::format_duration(*limit).to_string())
@@ -935,6 +964,38 @@ mod tests {
         for (flag, _) in settings(&[]).in_force() {
             assert!(readme.contains(&format!("| `--{flag}` |")), "{flag}");
         }
+    }
+
+    #[test]
+    fn the_load_is_its_own_command_and_has_no_variables() {
+        let Ok(Command::Load(load)) = parsed(&["load", "--rate", "500", "--duration=2m"]) else {
+            panic!("it is a load");
+        };
+        assert_eq!((load.rate, load.duration), (Some(500), Duration::from_secs(120)));
+        let command = command_line();
+        let load = command.find_subcommand("load").expect("a command");
+        assert!(load.get_arguments().all(|arg| arg.get_env().is_none()));
+        for (args, reason) in [
+            (&["load", "--rate=0"][..], "1 to 10000000"),
+            (&["load", "--url=https://a"], "only http"),
+            (&["load", "--devices=5"], "--profile devices"),
+            (&["load", "--truth=a", "--profile=devices"], "--profile anomalies"),
+            (&["load", "--profile=anomalies", "--anomaly-rate=0.6"], "0 to 0.5"),
+            (&["load", "--threads=9", "--connections=8"], "--connections 8"),
+            (&["load", "--token="], "--token is empty"),
+        ] {
+            assert!(refusal(args).contains(reason), "{}", refusal(args));
+        }
+    }
+
+    #[test]
+    fn the_help_of_a_load_fits_a_screen() {
+        let help = refusal(&["load", "--help"]);
+        assert!(help.lines().count() <= 60, "{} lines\n{help}", help.lines().count());
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(!help.contains("SIGMAD_") && help.contains("sigmad load --rate"), "{help}");
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
-//! other replicas. `main` starts them in [`server`], waits for a signal, and stops them in the order of the arrows.
+//! other replicas. `main` starts them in [`server`], waits for a signal, and stops them in the order of
+//! the arrows. `sigmad load` starts none of them: [`load`] is a client with threads of its own.
 //!
 //! # The life of a sample
 //!
@@ -55,6 +56,7 @@ pub mod exchange;
 pub mod handover;
 pub mod http;
 pub mod layout;
+pub mod load;
 pub mod logs;
 pub mod number;
 pub mod registry;

@@ -1,10 +1,10 @@
-//! The `sigmad` binary: reads its settings, starts the logs, serves.
+//! The `sigmad` binary: reads its settings, then serves or loads a server.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use sigmad::config::{self, Command, Settings};
-use sigmad::{clock, logs, server};
+use sigmad::{clock, load, logs, server};
 use tracing::{error, info, warn};
 
 #[global_allocator]
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             print!("{}", settings.to_environment());
             ExitCode::SUCCESS
         }
+        Ok(Command::Load(settings)) => load::run(&settings, start),
         Err(refusal) => refusal.report(),
     }
 }

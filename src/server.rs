@@ -196,7 +196,10 @@ fn limits(settings: &Settings, workers: usize) -> Result<Limits, ServerError> {
 }
 
 /// Raises the soft limit of open files to the hard one; returns what is in force.
-fn raise_file_limit() -> io::Result<usize> {
+///
+/// # Errors
+/// When the kernel does not tell the limit.
+pub fn raise_file_limit() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live rlimit, which the call fills.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {

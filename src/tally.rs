@@ -89,6 +89,15 @@ impl Counts {
         self.buckets.iter().sum()
     }
 
+    /// What was added since `before`, an earlier moment of the same.
+    pub fn since(&self, before: &Self) -> Self {
+        let buckets = self.buckets.iter().zip(&before.buckets);
+        Self {
+            buckets: buckets.map(|(now, then)| now - then).collect(),
+            sum_ns: self.sum_ns.wrapping_sub(before.sum_ns),
+        }
+    }
+
     /// How many were shorter than `ns`; exact where `ns` is a bucket's edge, else rounded down to one.
     pub fn below(&self, ns: u64) -> u64 {
         self.buckets[..bucket_of(ns)].iter().sum()

@@ -1,0 +1,576 @@
+//! One thread of a load run: a poller, a timer, connections, and the loop that keeps them busy.
+//!
+//! In an open loop a request leaves at its moment, on the connection that has been free the longest;
+//! when none is free it leaves late, and its latency counts from the moment when it was due all the
+//! same. In a closed loop every connection has
+//! `--pipeline` requests under way, and latency counts from the sending.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use mio::{Events, Poll, Token};
+
+use super::answer::{self, Answer, Malformed};
+use super::bodies::Bodies;
+use super::connection::{Connection, InFlight, Progress};
+use super::outcome::{GOOD, Outcome};
+use super::schedule::Schedule;
+use super::settings::Settings;
+use super::timer::Timer;
+use super::{Live, Message};
+use crate::clock::Clock;
+
+/// One read: the answers to a whole pipeline.
+const READ_BYTES: usize = 64 * 1024;
+/// Ready sockets taken from the poller at once: the answer of the last waits for the first to be read.
+const EVENTS_PER_ROUND_MAX: usize = 64;
+/// Requests sent before answers are looked at again, for the same reason.
+const SENDS_PER_ROUND_MAX: usize = 16;
+/// Attempts to connect under way at once: fewer than any listener's queue holds.
+const CONNECTING_MAX: usize = 64;
+/// Before the next attempt, after one that failed or a connection that gave no answer.
+const RETRY_NS: u64 = 100_000_000;
+/// Deadlines are looked at no more often.
+const SCAN_NS: u64 = 50_000_000;
+/// The last requests are due just before the end: a thread that wakes up so late may still send them.
+const END_GRACE_NS: u64 = 5_000_000;
+/// Lines of the truth go to their file in pieces of that size.
+const TRUTH_BYTES: usize = 64 * 1024;
+
+/// A sleeping thread wakes up some 50 µs late, which would count in every latency: so it is woken so
+/// much before a request is due, and stays awake …
+const AWAKE_NS: u64 = 70_000;
+/// … but not for more than this part of the time, for the server needs the core.
+const AWAKE_PART: u64 = 8;
+
+const TIMER: Token = Token(usize::MAX);
+
+/// Why requests will not be answered.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Ended,
+    Timeout,
+    Malformed,
+}
+
+enum Pace {
+    Open(Schedule),
+    Closed { next: u64, step: u64 },
+}
+
+/// Which part of the load is this thread's.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Number of the thread.
+    pub index: usize,
+    /// How many threads there are.
+    pub of: usize,
+}
+
+impl Part {
+    fn share(self, whole: usize) -> usize {
+        whole / self.of + usize::from(self.index < whole % self.of)
+    }
+}
+
+/// One thread's part of a run.
+pub struct Driver {
+    part: Part,
+    rate: Option<u64>,
+    pipeline: usize,
+    batch: u64,
+    timeout_ns: u64,
+    address: SocketAddr,
+    poll: Poll,
+    timer: Timer,
+    /// Before a request is due, this thread does not sleep for so long.
+    awake_ns: u64,
+    /// The moment for which the timer is set.
+    timer_ns: u64,
+    clock: Clock,
+    connections: Vec<Connection>,
+    connecting: usize,
+    in_flight: usize,
+    pace: Pace,
+    bodies: Bodies,
+    /// The request that is ready to be sent.
+    prepared: Option<u64>,
+    /// Connections with room for a request, of an open loop.
+    free: VecDeque<usize>,
+    /// When a connection became free after there had been none.
+    free_since_ns: u64,
+    start_ns: u64,
+    end_ns: u64,
+    next_scan_ns: u64,
+    /// No more requests leave.
+    is_ending: bool,
+    stop: Arc<AtomicBool>,
+    scratch: Box<[u8]>,
+    outcome: Outcome,
+    live: Arc<Live>,
+    /// None: nobody asks for it.
+    truth: Option<Vec<u8>>,
+    messages: Sender<Message>,
+}
+
+/// What all threads of a run share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Where to.
+    pub address: SocketAddr,
+    /// The requests.
+    pub bodies: Bodies,
+    /// Set when the run is to end early.
+    pub stop: Arc<AtomicBool>,
+    /// Where messages go.
+    pub messages: Sender<Message>,
+}
+
+impl Driver {
+    /// The `part` of the run that the settings ask for. `start`: from which all clocks count.
+    ///
+    /// # Errors
+    /// When the kernel has no poller or timer.
+    pub fn new(
+        settings: &Settings,
+        part: Part,
+        shared: Shared,
+        live: Arc<Live>,
+        start: Instant,
+    ) -> io::Result<Self> {
+        let Shared { address, bodies, stop, messages } = shared;
+        let poll = Poll::new()?;
+        let timer = Timer::new(poll.registry(), TIMER)?;
+        let count = part.share(settings.connections);
+        Ok(Self {
+            part,
+            rate: settings.rate.map(|rate| rate as u64),
+            pipeline: settings.pipeline,
+            batch: settings.batch as u64,
+            timeout_ns: settings.timeout.as_nanos() as u64,
+            address,
+            poll,
+            timer,
+            awake_ns: settings.rate.map_or(0, |rate| {
+                let gap_ns = 1_000_000_000 * part.of as u64 / rate as u64;
+                AWAKE_NS.min(gap_ns / AWAKE_PART)
+            }),
+            timer_ns: 0,
+            clock: Clock::new(start),
+            connections: (0..count).map(|_| Connection::new(settings.pipeline)).collect(),
+            connecting: 0,
+            in_flight: 0,
+            pace: Pace::Closed { next: part.index as u64, step: part.of as u64 },
+            bodies,
+            prepared: None,
+            free: VecDeque::with_capacity(count),
+            free_since_ns: 0,
+            start_ns: 0,
+            end_ns: 0,
+            next_scan_ns: 0,
+            is_ending: false,
+            stop,
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+            outcome: Outcome::default(),
+            live,
+            truth: settings.truth.as_ref().map(|_| Vec::new()),
+            messages,
+        })
+    }
+
+    /// Opens every connection, or tries for as long as an answer may take; returns how many are open.
+    ///
+    /// # Errors
+    /// When the poller fails.
+    pub fn connect(&mut self) -> io::Result<usize> {
+        let mut events = Events::with_capacity(EVENTS_PER_ROUND_MAX);
+        let deadline_ns = self.clock.monotonic_ns() + self.timeout_ns;
+        let mut next = 0;
+        loop {
+            let now_ns = self.clock.monotonic_ns();
+            while next < self.connections.len() && self.connecting < CONNECTING_MAX {
+                self.begin_connecting(next, now_ns);
+                next += 1;
+            }
+            let is_stopped = self.stop.load(Ordering::Relaxed);
+            if self.connecting == 0 || now_ns >= deadline_ns || is_stopped {
+                return Ok(self.connections.iter().filter(|c| c.is_open()).count());
+            }
+            poll(&mut self.poll, &mut events, SCAN_NS)?;
+            for event in &events {
+                if event.token() != TIMER {
+                    self.finish_connecting(event.token().0);
+                }
+            }
+        }
+    }
+
+    /// Ends without having sent anything.
+    pub fn give_up(self) -> Outcome {
+        self.outcome
+    }
+
+    /// Sends from `start_ns` on for `duration`, then waits for what is under way.
+    ///
+    /// # Errors
+    /// When the poller fails.
+    pub fn run(mut self, start_ns: u64, duration: Duration) -> io::Result<Outcome> {
+        self.start_ns = start_ns;
+        self.end_ns = start_ns + duration.as_nanos() as u64;
+        if let Some(rate) = self.rate {
+            let Part { index, of } = self.part;
+            self.pace = Pace::Open(Schedule::new(start_ns, rate, index as u64, of as u64));
+        }
+        let mut events = Events::with_capacity(EVENTS_PER_ROUND_MAX);
+        self.begin();
+        while !(self.is_ending && self.in_flight == 0) {
+            self.wait(&mut events)?; // the only place where this thread blocks
+            self.read(&events); // answers are counted; a closed loop sends anew
+            self.send(); // what is due, of an open loop
+            self.expire(); // late answers, lost connections
+            self.end(); // when it is time
+        }
+        if let Some(lines) = self.truth.take() {
+            self.post_truth(lines);
+        }
+        Ok(self.outcome)
+    }
+
+    fn begin(&mut self) {
+        let is_open_loop = matches!(self.pace, Pace::Open(_));
+        if !is_open_loop {
+            // An open loop waits for its first request; this one begins at the same moment.
+            let wait_ns = self.start_ns.saturating_sub(self.clock.monotonic_ns());
+            std::thread::sleep(Duration::from_nanos(wait_ns));
+        }
+        for key in 0..self.connections.len() {
+            self.employ(key);
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        self.prepare();
+        let now_ns = self.clock.monotonic_ns();
+        let mut wait_ns = self.next_scan_ns.saturating_sub(now_ns);
+        if let Pace::Open(schedule) = &self.pace
+            && !self.is_ending
+            && !self.free.is_empty()
+        {
+            let due_ns = schedule.due_ns();
+            let wake_ns = due_ns - self.awake_ns;
+            if due_ns >= self.end_ns {
+                // Nothing more is due.
+            } else if wake_ns <= now_ns {
+                wait_ns = 0;
+            } else if self.timer_ns != wake_ns {
+                self.timer.set(wake_ns - now_ns);
+                self.timer_ns = wake_ns;
+            }
+        }
+        poll(&mut self.poll, events, wait_ns)
+    }
+
+    /// Makes the next request while there is time.
+    fn prepare(&mut self) {
+        if let Pace::Open(schedule) = &self.pace {
+            let number = schedule.next_number();
+            if self.prepared != Some(number) && !self.is_ending {
+                self.bodies.prepare(number);
+                self.prepared = Some(number);
+            }
+        }
+    }
+
+    fn read(&mut self, events: &Events) {
+        for event in events {
+            let Token(key) = event.token();
+            if event.token() == TIMER {
+                continue;
+            }
+            if !self.connections[key].is_open() {
+                self.finish_connecting(key);
+                continue;
+            }
+            if self.connections[key].has_output() && event.is_writable() {
+                self.flush(key);
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.read_answers(key, event.is_read_closed() || event.is_error());
+            }
+            self.employ(key);
+        }
+    }
+
+    fn read_answers(&mut self, key: usize, to_the_end: bool) {
+        let mut has_ended = self.connections[key].read(&mut self.scratch, to_the_end);
+        let now_ns = self.clock.monotonic_ns();
+        let mut taken = 0;
+        let mut loss = Loss::Ended;
+        while !self.connections[key].in_flight.is_empty() {
+            match answer::parse(&self.connections[key].input[taken..], has_ended) {
+                Ok(None) => break,
+                Ok(Some(answer)) => {
+                    taken += answer.bytes;
+                    self.count(key, answer, now_ns);
+                    if answer.is_last {
+                        has_ended = true;
+                        break;
+                    }
+                }
+                Err(Malformed) => {
+                    (has_ended, loss) = (true, Loss::Malformed);
+                    break;
+                }
+            }
+        }
+        let connection = &mut self.connections[key];
+        connection.input.drain(..taken);
+        // An answer that nobody asked for (408) announces the end.
+        has_ended |= connection.in_flight.is_empty() && !connection.input.is_empty();
+        if has_ended {
+            self.lose(key, loss, now_ns);
+        }
+    }
+
+    fn count(&mut self, key: usize, answer: Answer, now_ns: u64) {
+        let connection = &mut self.connections[key];
+        connection.answers += 1;
+        let request = connection.in_flight.pop_front().expect("looked at by the caller");
+        self.in_flight -= 1;
+        let outcome = &mut self.outcome;
+        outcome.last_answer_ns = now_ns;
+        *outcome.statuses.entry(answer.status).or_default() += 1;
+        let latency_ns = now_ns.saturating_sub(request.due_ns);
+        self.live.latency.record(latency_ns, 1);
+        if !GOOD.contains(&answer.status) {
+            outcome.refusal_latency.saturating_record(latency_ns);
+            self.live.failed.add(1);
+            return;
+        }
+        outcome.latency.saturating_record(latency_ns);
+        outcome.accepted += answer.accepted.unwrap_or(0);
+        self.live.good.add(1);
+        if answer.accepted == Some(self.batch) {
+            self.keep_truth(request.number);
+        } else {
+            self.doubt_truth(request.number);
+        }
+    }
+
+    fn keep_truth(&mut self, number: u64) {
+        let Some(lines) = &mut self.truth else { return };
+        let samples = self.bodies.samples(number);
+        self.outcome.anomalies += self.bodies.fleet().truth(samples, lines);
+        if lines.len() >= TRUTH_BYTES {
+            let lines = std::mem::take(lines);
+            self.post_truth(lines);
+        }
+    }
+
+    fn doubt_truth(&mut self, number: u64) {
+        if self.truth.is_some() {
+            let samples = self.bodies.samples(number);
+            self.outcome.anomalies_unknown += self.bodies.fleet().truth(samples, &mut Vec::new());
+        }
+    }
+
+    fn post_truth(&self, lines: Vec<u8>) {
+        self.messages.send(Message::Truth(lines)).expect("the run waits for every thread");
+    }
+
+    /// Gives a connection that has room something to do: at once in a closed loop, when a request is
+    /// due in an open one.
+    fn employ(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        let room = self.pipeline - connection.in_flight.len();
+        if self.is_ending || !connection.is_open() || connection.has_output() || room == 0 {
+            return;
+        }
+        match &mut self.pace {
+            Pace::Open(_) if connection.is_listed => {}
+            Pace::Open(_) => {
+                connection.is_listed = true;
+                if self.free.is_empty() {
+                    self.free_since_ns = self.clock.monotonic_ns();
+                }
+                self.free.push_back(key);
+            }
+            Pace::Closed { next, step } => {
+                let now_ns = self.clock.monotonic_ns();
+                for _ in 0..room {
+                    let number = *next;
+                    *next += *step;
+                    self.bodies.prepare(number);
+                    if room > 1 {
+                        connection.queue(self.bodies.request());
+                    }
+                    let sent = InFlight { number, due_ns: now_ns, sent_ns: now_ns };
+                    connection.in_flight.push_back(sent);
+                }
+                self.outcome.sent += room as u64;
+                self.live.sent.add(room as u64);
+                self.in_flight += room;
+                // One request needs no copy, many need only one write.
+                let sent = match room {
+                    1 => connection.send(self.bodies.request()),
+                    _ => connection.flush(),
+                };
+                if sent.is_err() {
+                    self.lose(key, Loss::Ended, now_ns);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        for _ in 0..SENDS_PER_ROUND_MAX {
+            let Pace::Open(schedule) = &mut self.pace else { return };
+            let due_ns = schedule.due_ns();
+            let now_ns = self.clock.monotonic_ns();
+            if due_ns > now_ns || due_ns >= self.end_ns || self.is_ending {
+                return;
+            }
+            let Some(key) = self.free.pop_front() else { return };
+            let connection = &mut self.connections[key];
+            connection.is_listed = false;
+            if !connection.is_open() || connection.has_output() {
+                // Lost since; it comes back by itself.
+                continue;
+            }
+            let number = schedule.take();
+            if self.prepared != Some(number) {
+                self.bodies.prepare(number);
+            }
+            connection.in_flight.push_back(InFlight { number, due_ns, sent_ns: now_ns });
+            self.in_flight += 1;
+            self.live.sent.add(1);
+            let outcome = &mut self.outcome;
+            outcome.sent += 1;
+            outcome.waited += u64::from(due_ns < self.free_since_ns);
+            outcome.lateness.saturating_record(now_ns - due_ns);
+            let could_ns = due_ns.max(self.free_since_ns);
+            outcome.own_lateness.saturating_record(now_ns.saturating_sub(could_ns));
+            let sent = connection.send(self.bodies.request());
+            if sent.is_err() {
+                self.lose(key, Loss::Ended, now_ns);
+            } else if connection.in_flight.len() < self.pipeline && !connection.has_output() {
+                connection.is_listed = true;
+                self.free.push_back(key);
+            }
+        }
+    }
+
+    fn flush(&mut self, key: usize) {
+        if self.connections[key].flush().is_err() {
+            let now_ns = self.clock.monotonic_ns();
+            self.lose(key, Loss::Ended, now_ns);
+        }
+    }
+
+    /// Closes a connection: what it waited for will not come.
+    fn lose(&mut self, key: usize, loss: Loss, now_ns: u64) {
+        let lost = std::mem::take(&mut self.connections[key].in_flight);
+        for request in &lost {
+            self.doubt_truth(request.number);
+        }
+        self.in_flight -= lost.len();
+        self.live.failed.add(lost.len() as u64);
+        *match loss {
+            Loss::Ended => &mut self.outcome.lost,
+            Loss::Timeout => &mut self.outcome.timeouts,
+            Loss::Malformed => &mut self.outcome.malformed,
+        } += lost.len() as u64;
+        let connection = &mut self.connections[key];
+        // At once, unless nothing good ever came of it.
+        let retry_ns = if connection.answers > 0 { now_ns } else { now_ns + RETRY_NS };
+        connection.close(retry_ns);
+        if connection.wants_retry(now_ns) && !self.is_ending {
+            self.begin_connecting(key, now_ns);
+        }
+    }
+
+    fn begin_connecting(&mut self, key: usize, now_ns: u64) {
+        let (address, registry) = (self.address, self.poll.registry());
+        match self.connections[key].connect(address, registry, Token(key), now_ns) {
+            Ok(()) => self.connecting += 1,
+            Err(error) => self.fail_connecting(key, &error, now_ns),
+        }
+    }
+
+    fn finish_connecting(&mut self, key: usize) {
+        match self.connections[key].finish_connecting() {
+            Progress::Unchanged => {}
+            Progress::Opened => {
+                self.connecting -= 1;
+                self.outcome.opened += 1;
+                let was_open = std::mem::replace(&mut self.connections[key].was_open, true);
+                self.outcome.reopened += u64::from(was_open);
+                if self.end_ns > 0 {
+                    self.employ(key);
+                }
+            }
+            Progress::Failed(error) => {
+                self.connecting -= 1;
+                let now_ns = self.clock.monotonic_ns();
+                self.fail_connecting(key, &error, now_ns);
+            }
+        }
+    }
+
+    fn fail_connecting(&mut self, key: usize, error: &io::Error, now_ns: u64) {
+        self.outcome.connect_errors += 1;
+        self.outcome.connect_error = Some(error.to_string());
+        self.connections[key].close(now_ns + RETRY_NS);
+    }
+
+    fn expire(&mut self) {
+        let now_ns = self.clock.monotonic_ns();
+        if now_ns < self.next_scan_ns {
+            return;
+        }
+        self.next_scan_ns = now_ns + SCAN_NS.min(self.timeout_ns / 2);
+        for key in 0..self.connections.len() {
+            let connection = &self.connections[key];
+            let is_late = |since_ns: u64| now_ns.saturating_sub(since_ns) >= self.timeout_ns;
+            if connection.in_flight.front().is_some_and(|request| is_late(request.sent_ns)) {
+                self.lose(key, Loss::Timeout, now_ns);
+            } else if connection.connecting_since_ns().is_some_and(is_late) {
+                self.connecting -= 1;
+                self.fail_connecting(key, &io::ErrorKind::TimedOut.into(), now_ns);
+            } else if connection.wants_retry(now_ns) && !self.is_ending {
+                self.begin_connecting(key, now_ns);
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let now_ns = self.clock.monotonic_ns();
+        let is_stopped = self.stop.load(Ordering::Relaxed);
+        let grace_ns = if matches!(self.pace, Pace::Open(_)) { END_GRACE_NS } else { 0 };
+        if self.is_ending || (now_ns < self.end_ns + grace_ns && !is_stopped) {
+            return;
+        }
+        self.is_ending = true;
+        self.outcome.end_ns = self.end_ns.min(now_ns);
+        if let Pace::Open(schedule) = &self.pace {
+            self.outcome.unsent = schedule.left_before(self.outcome.end_ns);
+        }
+    }
+}
+
+/// Waits for events, so long at most; a signal ends the wait without any.
+fn poll(poll: &mut Poll, events: &mut Events, wait_ns: u64) -> io::Result<()> {
+    match poll.poll(events, Some(Duration::from_nanos(wait_ns))) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            events.clear();
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,104 @@
+//! Where results go: opened before the run, so that none is for nothing.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::outcome::Outcome;
+use super::report::{self, Summary};
+use super::settings::Settings;
+use super::{LoadError, hgrm};
+
+/// The value of `--json` that means standard output.
+const STDOUT: &str = "-";
+
+struct Output {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Output {
+    fn create(path: &PathBuf) -> Result<Self, LoadError> {
+        match File::create(path) {
+            Ok(file) => Ok(Self { path: path.clone(), file: BufWriter::new(file) }),
+            Err(error) => Err(LoadError::File(path.clone(), error)),
+        }
+    }
+
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> Result<(), LoadError> {
+        write(&mut self.file).map_err(|error| LoadError::File(self.path.clone(), error))
+    }
+}
+
+/// The files that the settings name.
+pub struct Files {
+    truth: Option<Output>,
+    hgrm: Option<Output>,
+    json: Option<Output>,
+    has_json_on_stdout: bool,
+}
+
+impl Files {
+    /// Creates them.
+    ///
+    /// # Errors
+    /// When one can't be written.
+    pub fn create(settings: &Settings) -> Result<Self, LoadError> {
+        let create = |path: Option<&PathBuf>| path.map(Output::create).transpose();
+        let has_json_on_stdout = settings.json.as_deref() == Some(Path::new(STDOUT));
+        Ok(Self {
+            truth: create(settings.truth.as_ref())?,
+            hgrm: create(settings.hgrm.as_ref())?,
+            json: create(settings.json.as_ref().filter(|_| !has_json_on_stdout))?,
+            has_json_on_stdout,
+        })
+    }
+
+    /// Adds lines to the truth.
+    ///
+    /// # Errors
+    /// When the file takes no more.
+    pub fn add_truth(&mut self, lines: &[u8]) -> Result<(), LoadError> {
+        self.truth.as_mut().map_or(Ok(()), |truth| truth.write(|file| file.write_all(lines)))
+    }
+
+    /// Writes what was found: files, and the table to standard output unless the JSON goes there.
+    ///
+    /// # Errors
+    /// When one of them takes no more.
+    pub fn write(
+        self,
+        settings: &Settings,
+        summary: &Summary,
+        outcome: &Outcome,
+    ) -> Result<(), LoadError> {
+        if let Some(mut truth) = self.truth {
+            truth.write(|file| file.flush())?;
+        }
+        if let Some(mut output) = self.hgrm {
+            output.write(|file| {
+                hgrm::write(&outcome.latency, file)?;
+                file.flush()
+            })?;
+        }
+        let json = summary.to_json();
+        if let Some(mut output) = self.json {
+            output.write(|file| {
+                file.write_all(json.as_bytes())?;
+                file.flush()
+            })?;
+        }
+        let table = report::table(settings, summary);
+        let text = if self.has_json_on_stdout { &json } else { &table };
+        io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| LoadError::File("standard output".into(), error))?;
+        if self.has_json_on_stdout {
+            eprint!("{table}");
+        }
+        Ok(())
+    }
+}

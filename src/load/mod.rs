@@ -1,0 +1,341 @@
+//! `sigmad load`: asks a server for much, and tells truly how it answered.
+//!
+//! ```text
+//!             schedule ─┐ when                     ┌─► outcome ─► report, hgrm
+//!  settings ──bodies ───┴► driver ─► connection ─►─┤
+//!                 what     (a thread)    answer    └─► truth
+//! ```
+//!
+//! With `--rate` the loop is open: requests leave by a [`schedule`], and latency counts from the
+//! moment when a request was due. A server that stops for half a second delays all that were due in
+//! that time, and all of them are seen; a closed loop would have asked once and waited. What the
+//! generator itself delays is told apart ([`outcome::Outcome::own_lateness`]).
+//!
+//! A [`driver`] shares nothing with its neighbours: requests have numbers, each thread takes every
+//! n-th, and [`bodies`] makes the bytes of a request from its number alone.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use self::bodies::Bodies;
+use self::cost::CpuTime;
+use self::driver::{Driver, Part, Shared};
+use self::files::Files;
+use self::outcome::Outcome;
+use self::progress::Progress;
+use self::report::{Cost, Summary};
+use crate::clock::Clock;
+use crate::tally::{Histogram, Tally};
+
+pub mod answer;
+pub mod bodies;
+pub mod connection;
+pub mod cost;
+pub mod driver;
+mod files;
+pub mod hgrm;
+pub mod outcome;
+pub mod progress;
+pub mod report;
+pub mod schedule;
+pub mod settings;
+pub mod timer;
+
+pub use settings::Settings;
+
+/// Between the last thread's readiness and the first request.
+const LEAD_NS: u64 = 5_000_000;
+/// The server's work for the last answers is part of its cost: it is waited for in such steps …
+const REST_STEP: Duration = Duration::from_millis(50);
+/// … until a step brings less than this …
+const REST_NS: u64 = 500_000;
+/// … or so many have passed: it has other clients.
+const REST_STEPS_MAX: usize = 20;
+/// Descriptors that are no connections: standard streams, results, poller and timer of each thread.
+const FILES_RESERVED: usize = 16 + 2 * settings::THREADS_MAX;
+/// An exit code for those who did not wait for the last answers.
+const EXIT_IMPATIENT: i32 = 1;
+
+/// What the progress line shows; written by one thread.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Requests that were written.
+    pub sent: Tally,
+    /// Answers with 2xx.
+    pub good: Tally,
+    /// Other answers, and requests without one.
+    pub failed: Tally,
+    /// Of all answers.
+    pub latency: Histogram,
+}
+
+/// What threads tell the run.
+pub enum Message {
+    /// So many connections are open; the thread waits for the start.
+    Ready(usize),
+    /// Whole lines.
+    Truth(Vec<u8>),
+    /// The thread has ended.
+    Done(io::Result<Box<Outcome>>),
+}
+
+/// Why there are no results.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The host of `--url` has no address.
+    Host(String, io::Error),
+    /// Nobody answers there.
+    Unreachable(String, String),
+    /// `--pid` names no process that can be measured.
+    Process(u32, io::Error),
+    /// A file can't be written.
+    File(PathBuf, io::Error),
+    /// More connections than files may be open.
+    FileLimit(usize),
+    /// The kernel refused a thread, a poller, a timer or signals.
+    Start(io::Error),
+}
+
+impl std::error::Error for LoadError {}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host, error) => write!(f, "--url: {host} has no address: {error}"),
+            Self::Unreachable(authority, error) => {
+                write!(f, "--url: can't connect to {authority}: {error}")
+            }
+            Self::Process(pid, error) => write!(f, "--pid {pid} can't be measured: {error}"),
+            Self::File(path, error) => write!(f, "{} can't be written: {error}", path.display()),
+            Self::FileLimit(limit) => {
+                write!(f, "--connections: at most {limit} files may be open; raise `ulimit -n`")
+            }
+            Self::Start(error) => write!(f, "can't start: {error}"),
+        }
+    }
+}
+
+/// `EX_USAGE` would be 64; flags that name what is not there exit like any other wrong flag.
+const EXIT_USAGE: u8 = 2;
+
+impl LoadError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Process(..) | Self::File(..) | Self::FileLimit(_) => ExitCode::from(EXIT_USAGE),
+            Self::Host(..) | Self::Unreachable(..) | Self::Start(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Runs the load and reports; 0 when at least one request succeeded. `start`: from which clocks
+/// count.
+pub fn run(settings: &Settings, start: Instant) -> ExitCode {
+    let files = Files::create(settings);
+    let result = files.and_then(|files| measure(settings, start, files));
+    match result {
+        Ok(summary) if summary.requests.good > 0 => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn measure(settings: &Settings, start: Instant, mut files: Files) -> Result<Summary, LoadError> {
+    let cpu_of = |pid| CpuTime::of(pid).map_err(|error| LoadError::Process(pid, error));
+    settings.pid.map(cpu_of).transpose()?;
+    let files_max = crate::server::raise_file_limit().map_err(LoadError::Start)?;
+    if settings.connections + FILES_RESERVED > files_max {
+        return Err(LoadError::FileLimit(files_max));
+    }
+    let address = reachable(settings)?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second one does not wait.
+        flag::register_conditional_shutdown(signal, EXIT_IMPATIENT, stop.clone())
+            .and_then(|_| flag::register(signal, stop.clone()))
+            .map_err(LoadError::Start)?;
+    }
+
+    let mut clock = Clock::new(start);
+    let from_us = match settings.from {
+        Some(from_s) => from_s as u64 * 1_000_000,
+        None => clock.now().wall_us.cast_unsigned(),
+    };
+    let bodies = Bodies::new(settings, from_us);
+    let (sender, messages) = unbounded();
+    let shared = Shared { address, bodies, stop, messages: sender };
+    let lives: Vec<_> = (0..settings.threads).map(|_| Arc::new(Live::default())).collect();
+    let (go, gone) = bounded(settings.threads);
+
+    let run = std::thread::scope(|scope| {
+        for (index, live) in lives.iter().enumerate() {
+            let part = Part { index, of: settings.threads };
+            let (shared, live, gone) = (shared.clone(), live.clone(), gone.clone());
+            std::thread::Builder::new()
+                .name(format!("load-{index}"))
+                .spawn_scoped(scope, move || {
+                    let messages = shared.messages.clone();
+                    let outcome = drive(settings, part, shared, live, start, &gone);
+                    let message = Message::Done(outcome.map(Box::new));
+                    messages.send(message).expect("the run waits for every thread");
+                })
+                .map_err(LoadError::Start)?;
+        }
+        let run = Run { settings, clock: &clock, lives: &lives, messages: &messages };
+        // Dropped with this block: threads that still wait for the start then end.
+        run.watch(go, &mut files)
+    })?;
+
+    let Measured { outcome, start_ns, server, generator } = run;
+    if outcome.opened == 0 {
+        let error = outcome.connect_error.unwrap_or_else(|| "it was stopped".to_owned());
+        return Err(LoadError::Unreachable(settings.url.authority.clone(), error));
+    }
+    let summary = Summary::new(settings, &outcome, start_ns, from_us, server, generator);
+    files.write(settings, &summary, &outcome)?;
+    Ok(summary)
+}
+
+/// The first address of the host that takes a connection.
+fn reachable(settings: &Settings) -> Result<SocketAddr, LoadError> {
+    let url = &settings.url;
+    let addresses = (url.host.as_str(), url.port)
+        .to_socket_addrs()
+        .map_err(|error| LoadError::Host(url.host.clone(), error))?;
+    let mut last = "it has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, settings.timeout) {
+            Ok(_) => return Ok(address),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(LoadError::Unreachable(url.authority.clone(), last))
+}
+
+fn drive(
+    settings: &Settings,
+    part: Part,
+    shared: Shared,
+    live: Arc<Live>,
+    start: Instant,
+    gone: &Receiver<u64>,
+) -> io::Result<Outcome> {
+    let messages = shared.messages.clone();
+    let mut driver = Driver::new(settings, part, shared, live, start)?;
+    let open = driver.connect()?;
+    messages.send(Message::Ready(open)).expect("the run waits for every thread");
+    match gone.recv() {
+        Ok(start_ns) => driver.run(start_ns, settings.duration),
+        // Another thread could not start, or nobody has a connection.
+        Err(_) => Ok(driver.give_up()),
+    }
+}
+
+/// The main thread's view of a run under way.
+struct Run<'a> {
+    settings: &'a Settings,
+    clock: &'a Clock,
+    lives: &'a [Arc<Live>],
+    messages: &'a Receiver<Message>,
+}
+
+struct Measured {
+    outcome: Outcome,
+    start_ns: u64,
+    /// CPU time of the server from the start until it rested; None when it was not asked for, or
+    /// when the process has gone.
+    server: Option<Cost>,
+    generator: Option<Cost>,
+}
+
+impl Run<'_> {
+    fn watch(&self, go: Sender<u64>, files: &mut Files) -> Result<Measured, LoadError> {
+        let mut outcome = Outcome::default();
+        let mut left = self.settings.threads;
+        let mut waiting = left;
+        let mut open = 0;
+        // Until each has its connections, or has failed.
+        while waiting > 0 && left > 0 {
+            match self.messages.recv().expect("threads send before they end") {
+                Message::Ready(connections) => {
+                    open += connections;
+                    waiting -= 1;
+                }
+                Message::Truth(_) => unreachable!("nothing was sent yet"),
+                Message::Done(result) => {
+                    drop(go);
+                    return Err(LoadError::Start(result.expect_err("it waits for the start")));
+                }
+            }
+        }
+        let me = std::process::id();
+        let cpu = |pid: Option<u32>| pid.and_then(|pid| CpuTime::of(pid).ok());
+        let (server_before, me_before) = (cpu(self.settings.pid), cpu(Some(me)));
+        let start_ns = self.clock.monotonic_ns() + LEAD_NS;
+        if open > 0 {
+            for _ in 0..self.settings.threads {
+                go.send(start_ns).expect("there is room for each");
+            }
+        }
+        drop(go);
+
+        let mut progress =
+            (open > 0 && io::stderr().is_terminal()).then(|| Progress::new(start_ns, self.lives));
+        while left > 0 {
+            let wait_ns = progress.as_ref().map_or(u64::MAX, |progress| {
+                progress.next_ns().saturating_sub(self.clock.monotonic_ns())
+            });
+            match self.messages.recv_timeout(Duration::from_nanos(wait_ns)) {
+                Ok(Message::Ready(_)) => unreachable!("all were ready"),
+                Ok(Message::Truth(lines)) => {
+                    files.add_truth(&lines)?;
+                }
+                Ok(Message::Done(result)) => {
+                    outcome.merge(*result.map_err(LoadError::Start)?);
+                    left -= 1;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let now_ns = self.clock.monotonic_ns();
+                    if let Some(progress) = &mut progress {
+                        progress.show(now_ns);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => unreachable!("each says when it is done"),
+            }
+        }
+        if let Some(progress) = progress {
+            progress.clear();
+        }
+        let generator = Cost::between(me_before, cpu(Some(me)));
+        let server = Cost::between(server_before, self.at_rest());
+        Ok(Measured { outcome, start_ns, server, generator })
+    }
+
+    /// CPU time of the server once it has nothing left to do.
+    fn at_rest(&self) -> Option<CpuTime> {
+        let pid = self.settings.pid?;
+        let mut before = CpuTime::of(pid).ok()?;
+        for _ in 0..REST_STEPS_MAX {
+            std::thread::sleep(REST_STEP);
+            let now = CpuTime::of(pid).ok()?;
+            if now.total_ns - before.total_ns < REST_NS {
+                return Some(now);
+            }
+            before = now;
+        }
+        Some(before)
+    }
+}
