@@ -29,6 +29,9 @@ use crate::registry::Registry;
 /// How often the samples handed over are taken in: seldom enough to cost nothing at rest, often enough
 /// that a million a second take little memory in between.
 const GATHER_EVERY: Duration = Duration::from_millis(25);
+/// Blocks taken in between two batches, and while a full segment waits: more than Redis can be given of
+/// what does not coalesce. What it can't be given anyway is dropped unread, where it costs least.
+const BLOCKS_BETWEEN_BATCHES: usize = 4;
 /// Owners read in one round trip: half a megabyte of windows.
 const OWNERS_PER_READ: usize = 128;
 /// A sample that has arrived is in the queue by then, on the busiest machine.
@@ -140,7 +143,8 @@ impl StoreThread {
         let mut due_ns = 0;
         let mut closed_ns = None;
         loop {
-            let is_open = self.gather();
+            let is_behind = self.link.is_some() && self.queue.has_full();
+            let is_open = self.gather(if is_behind { BLOCKS_BETWEEN_BATCHES } else { usize::MAX });
             let now_ns = self.clock.monotonic_ns();
             let is_due = now_ns >= due_ns || !is_open || self.queue.has_full();
             if is_due && now_ns >= self.retry_ns {
@@ -164,9 +168,10 @@ impl StoreThread {
         }
     }
 
-    /// Takes in what analytics has handed over by now. False once it has gone and all is taken.
-    fn gather(&mut self) -> bool {
-        for _ in 0..=self.inlet.full.len() {
+    /// Takes in what analytics has handed over by now, a block more than `blocks_max` at most. False once
+    /// it has gone and all is taken.
+    fn gather(&mut self, blocks_max: usize) -> bool {
+        for _ in 0..=self.inlet.full.len().min(blocks_max) {
             let block = match self.inlet.full.try_recv() {
                 Ok(block) => block,
                 Err(TryRecvError::Empty) => break,
@@ -236,7 +241,7 @@ impl StoreThread {
                 }
             }
             self.batch = batch;
-            self.gather();
+            self.gather(BLOCKS_BETWEEN_BATCHES);
         }
         self.mark()?;
         let Some(segment) = self.queue.in_flight() else { return Ok(()) };
@@ -300,7 +305,7 @@ impl StoreThread {
                     return Err(error);
                 }
             }
-            self.gather();
+            self.gather(BLOCKS_BETWEEN_BATCHES);
         }
         Ok(())
     }
