@@ -8,10 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, mpsc};
 use std::time::Duration;
 
-use harness::{Engine, Server};
+use harness::{Engine, Server, WAIT};
 use serde_json::Value;
 
 /// No run of these tests takes longer, on the slowest machine.
@@ -349,13 +349,21 @@ fn the_truth_scores_a_detector() {
 
 #[test]
 fn a_signal_ends_the_run_with_its_results() {
-    let address = toy(|_| Some(answer("202 Accepted", "", ACCEPTED)));
+    let (answered, requests) = mpsc::channel();
+    let address = toy(move |number| {
+        // Err: the test has seen enough.
+        let (Ok(()) | Err(_)) = answered.send(number);
+        Some(answer("202 Accepted", "", ACCEPTED))
+    });
     let mut child = load_command(address, &["--rate=100", "--duration=1h", "--json=-"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
-    std::thread::sleep(Duration::from_millis(500));
+    // The second request comes after the first answer.
+    for _ in 0..2 {
+        requests.recv_timeout(WAIT).expect("requests come");
+    }
     // `timeout` passes it on.
     // SAFETY: a plain system call; the child has not been waited for, so the pid is ours.
     assert_eq!(unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) }, 0);
