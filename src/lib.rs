@@ -47,6 +47,7 @@ pub mod analytics;
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod dashboard;
 pub mod decode;
 pub mod exchange;
 pub mod handover;

@@ -29,7 +29,7 @@ fn serve(settings: &Settings, start: Instant) -> ExitCode {
     for name in config::unknown_variables(names) {
         warn!(name, "no setting has this name; it is ignored");
     }
-    match server::run(settings, start) {
+    match server::run(settings, start, |_| {}) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "stopped");

@@ -29,6 +29,8 @@ use crate::api::tallies::{RequestTallies, RouterTallies};
 use crate::api::tokens::{Token, Tokens};
 use crate::clock::Clock;
 use crate::config::{Engine, Settings};
+use crate::dashboard::events::{self, Events, EventsTallies};
+use crate::dashboard::sampler::Sampler;
 use crate::decode::Decoder;
 use crate::handover::{LaneTallies, Sleeper, lane};
 use crate::http::listen::listeners;
@@ -85,11 +87,16 @@ enum Event {
     WorkerFailed(io::Error),
 }
 
-/// Serves until a signal says stop, then drains. `start` is the moment from which all clocks count.
+/// Serves until a signal says stop, then drains. `start` is the moment from which all clocks count;
+/// `is_listening` is called once, when the address takes requests.
 ///
 /// # Errors
 /// When it can't start, or lost what it needs to go on.
-pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
+pub fn run(
+    settings: &Settings,
+    start: Instant,
+    is_listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServerError> {
     let (events_end, events) = unbounded();
     watch_signals(events_end.clone()).map_err(ServerError::Start)?;
     let layout = layout::decide(&Machine::of_this_process(), settings.workers, settings.pin);
@@ -99,6 +106,8 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
     let parts = Parts::new(settings, &layout, start, &readiness);
     let analytics = parts.analytics.start(layout.analytics_core).map_err(ServerError::Start)?;
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
+    let events_thread = spawn("events".into(), None, move || parts.events.run());
+    let events_thread = events_thread.map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
         Engine::May => may(settings, limits, &layout, parts.workers, start)?,
@@ -115,6 +124,7 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
         started_ms = start.elapsed().as_millis() as u64,
         "listening"
     );
+    is_listening(engine.address);
 
     let event = events.recv().expect("this function holds a sender");
     readiness.set(Phase::Draining);
@@ -128,6 +138,7 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
     engine.drain(settings.drain);
     // The workers have gone: readers and lanes see their channels closed, and end once they are empty.
     join_all(readers);
+    join_all(vec![events_thread]);
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
     report(&totals, &parts.routers);
     failure.map_or(Ok(()), |error| Err(ServerError::Worker(error)))
@@ -188,6 +199,7 @@ struct Parts {
     workers: Vec<WorkerParts>,
     analytics: AnalyticsParts,
     readers: ReaderParts,
+    events: Events,
     routers: Vec<Arc<RouterTallies>>,
 }
 
@@ -227,6 +239,7 @@ impl Parts {
             lanes: Vec::new(),
             readers: (0..READERS).map(|_| Arc::default()).collect(),
             analytics: Arc::new(AnalyticsTallies::default()),
+            events: Arc::new(EventsTallies::default()),
             registry: registry.clone(),
         };
         let mut workers = Vec::new();
@@ -272,18 +285,43 @@ impl Parts {
             window,
         };
         let routers = sources.routers.clone();
+        let (door, arrivals) = events::door(sources.events.clone());
+        let server = events::Server {
+            version: build.version,
+            replica: host_name(),
+            engine: build.engine,
+            detector: build.detector,
+            window,
+            threshold,
+        };
+        let events = Events::new(
+            arrivals,
+            Sampler::new(asker.clone(), registry.clone(), sources.clone()),
+            server,
+            readiness.clone(),
+            sources.events.clone(),
+            start,
+        );
         let readers = ReaderParts {
             reads,
             tallies: sources.readers.clone(),
             desk: Arc::new(Desk {
                 asker,
+                events: door,
                 registry,
                 telemetry: Telemetry::new(build, sources),
                 judging: Judging { window, threshold, detector: settings.detector.name() },
             }),
         };
-        Self { workers, analytics: AnalyticsParts(analytics), readers, routers }
+        Self { workers, analytics: AnalyticsParts(analytics), readers, events, routers }
     }
+}
+
+/// What the machine, or the container, is called.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    // A name for people, and nothing depends on it.
+    name.map_or_else(|_| "unknown".to_owned(), |name| name.trim_end().to_owned())
 }
 
 impl AnalyticsParts {
