@@ -49,6 +49,7 @@ pub mod clock;
 pub mod config;
 pub mod dashboard;
 pub mod decode;
+pub mod demo;
 pub mod exchange;
 pub mod handover;
 pub mod http;
