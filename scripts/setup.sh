@@ -14,6 +14,8 @@ packages=(
   "taskset util-linux"  # benches
   "strace strace"       # system calls per request
   "nginx nginx"         # the proxy in front
+  "chromium chromium"   # the live page
+  "chromedriver chromium-driver"
   "curl curl"           # the rest: clients that people use
   "ab apache2-utils"
   "hey hey"

@@ -18,6 +18,8 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::demo;
+
 /// What the environment calls a setting: this, and the flag's name.
 pub const VARIABLE_PREFIX: &str = "SIGMAD_";
 
@@ -488,7 +490,8 @@ where
     let given = matches.subcommand().map_or(&matches, |(_, given)| given);
     if given.value_source("min_samples") == Some(ValueSource::DefaultValue) {
         // Who asks for a small window asks for nothing more.
-        settings.min_samples = settings.min_samples.min(settings.window);
+        let wished = if is_demo { demo::MIN_SAMPLES } else { settings.min_samples };
+        settings.min_samples = wished.min(settings.window);
     }
     let settings = settings.checked().map_err(Refusal::Settings)?;
     Ok(match (print_config, is_demo) {

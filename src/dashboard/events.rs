@@ -38,10 +38,10 @@ const HEARTBEAT_MS: u64 = 10_000;
 /// How long a client whose stream has ended waits before it comes back.
 const RETRY_MS: u64 = 1_000;
 /// A tick that is slow, for a million devices are looked at, is followed by a pause so many times as
-/// long: what is spent on watching stays below a twentieth.
-const REST: u64 = 20;
-/// But no longer than this.
-const REST_MS_MAX: u64 = 5_000;
+/// long: pages are the first to wait when there is much to do.
+const REST: u64 = 4;
+/// But no longer than this: a page takes a silence of five seconds for the end.
+const REST_MS_MAX: u64 = 1_000;
 
 /// What runs here, as the page's first line tells it.
 #[derive(Clone, Debug, Serialize)]

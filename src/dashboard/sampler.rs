@@ -4,15 +4,15 @@
 //! Rates are those of the last second, latencies those of the last ten: a figure that people read
 //! must not jump four times a second.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::analytics::report::{
-    AnomalyReport, Asker, DevicesQuery, DevicesSort, MetricReport, Question, RecentQuery,
-    SampleReport, TotalsReport, WindowsReport,
+    AnomalyReport, Asker, DeviceReport, DevicesQuery, DevicesSort, MetricReport, Question,
+    RecentQuery, SampleReport, TotalsReport, WindowsReport,
 };
 use crate::api::routes::Label;
 use crate::clock::Now;
@@ -35,8 +35,8 @@ const SPARK_VALUES_MAX: usize = 50;
 pub const SAMPLES_TOLD_MAX: usize = 1_000;
 /// A device that was strange stays in the table for so long: a spike shorter than a tick is seen too.
 const STRANGE_FOR_MS: u64 = 60_000;
-/// Strange devices looked back on.
-const STRANGE_MAX: usize = 256;
+/// What is looked back on for that: a table a second, and anomalies.
+const STRANGE_MAX: usize = 60 * DEVICES_SHOWN_MAX + 512;
 
 const RATES_OVER_MS: u64 = 1_000;
 const LATENCIES_OVER_MS: u64 = 10_000;
@@ -86,8 +86,8 @@ struct Latest {
     kept: VecDeque<AnomalyReport>,
 }
 
-/// A device that was strange lately.
-#[derive(Debug)]
+/// A device that was stranger than others lately.
+#[derive(Clone, Debug)]
 struct Strange {
     device: Arc<str>,
     metric: Arc<str>,
@@ -199,7 +199,7 @@ pub struct DeviceRow {
     metric: Box<str>,
     last: f64,
     z_score: f64,
-    /// The largest |z| of the last minute.
+    /// The largest score of the last minute: of its anomalies, and as seen once a second.
     peak: f64,
     is_anomaly: bool,
     anomaly_count: u64,
@@ -253,6 +253,8 @@ impl Sampler {
 
     /// What is new of the whole. None once analytics has stopped.
     pub fn pulse(&mut self, now: Now) -> Option<Pulse> {
+        // Before the questions, which are answered once nothing waits any more.
+        let queue = self.waiting();
         let totals = self.asker.ask(Question::Totals)?;
         let windows = self.asker.ask(|to| Question::Windows(None, to))?;
         let (anomalies, anomalies_left_out) = self.new_anomalies(now)?;
@@ -260,7 +262,7 @@ impl Sampler {
         let counted = self.count(at_ms, &totals);
         let before = self.before(&counted);
         let (answer, verdict) = self.latencies(at_ms);
-        let (load, workers) = self.load(&counted, &before, &totals);
+        let (load, workers) = self.load(&counted, &before, &totals, queue);
         self.counted.push_back(counted);
         Some(Pulse {
             now,
@@ -287,15 +289,9 @@ impl Sampler {
             }
             self.anomalies.kept.push_back(anomaly.clone());
             if let Some(device) = &anomaly.device {
-                if self.strange.len() == STRANGE_MAX {
-                    self.strange.pop_front();
-                }
-                self.strange.push_back(Strange {
-                    device: device.clone(),
-                    metric: anomaly.metric.clone(),
-                    score: anomaly.verdict.score,
-                    at_ms: now.monotonic_ms(),
-                });
+                let (device, metric) = (device.clone(), anomaly.metric.clone());
+                let (score, at_ms) = (anomaly.verdict.score, now.monotonic_ms());
+                self.strange.push_back(Strange { device, metric, score, at_ms });
             }
         }
         Some((found, left_out))
@@ -305,6 +301,14 @@ impl Sampler {
     pub fn remembered(&self, after_us: i64) -> Vec<AnomalyReport> {
         let kept = self.anomalies.kept.iter();
         kept.filter(|anomaly| anomaly.arrived_us > after_us).cloned().collect()
+    }
+
+    /// Samples handed over and not yet judged.
+    fn waiting(&self) -> u64 {
+        // The judged first: what is judged between the two reads is not below zero.
+        let judged = self.sources.analytics.samples_total.get();
+        let sent: u64 = self.sources.lanes.iter().map(|lane| lane.samples_total.get()).sum();
+        sent.saturating_sub(judged)
     }
 
     fn count(&self, at_ms: u64, totals: &TotalsReport) -> Counted {
@@ -331,6 +335,7 @@ impl Sampler {
         counted: &Counted,
         before: &Counted,
         totals: &TotalsReport,
+        queue: u64,
     ) -> (Load, Vec<Worker>) {
         let elapsed_s = (counted.at_ms - before.at_ms) as f64 / 1e3;
         let rate = |now: u64, before: u64| {
@@ -341,7 +346,8 @@ impl Sampler {
             rate(both().map(|(now, _)| of(now)).sum(), both().map(|(_, before)| of(before)).sum())
         };
         let workers = both().enumerate().map(|(index, (now, before))| Worker {
-            queue: self.sources.lanes[index].samples_in_flight.get(),
+            // A lane sees what was judged when it next sends: until then its own count is too high.
+            queue: self.sources.lanes[index].samples_in_flight.get().min(queue),
             requests: rate(now.requests, before.requests),
             accepted: rate(now.accepted, before.accepted),
             connections: self.sources.http[index].open.get(),
@@ -355,7 +361,7 @@ impl Sampler {
             anomalies: rate(counted.anomalies, before.anomalies),
             answer: None,
             verdict: None,
-            queue: workers.iter().map(|worker| worker.queue).sum(),
+            queue,
             queue_max: (QUEUE_SAMPLES_MAX * workers.len()) as u64,
             samples: totals.samples,
             anomalies_total: counted.anomalies,
@@ -395,31 +401,35 @@ impl Sampler {
 
     /// The strangest devices, of this moment and of the last minute. None once analytics has stopped.
     pub fn devices(&mut self, now: Now) -> Option<Vec<DeviceRow>> {
-        let oldest_ms = now.monotonic_ms().saturating_sub(STRANGE_FOR_MS);
-        while self.strange.front().is_some_and(|strange| strange.at_ms < oldest_ms) {
-            self.strange.pop_front();
-        }
+        let at_ms = now.monotonic_ms();
         let query = DevicesQuery { limit: DEVICES_SHOWN_MAX, sort: DevicesSort::Score };
-        let now_strange = self.asker.ask(|to| Question::Devices(query, to))?;
-        let mut candidates: Vec<(Arc<str>, Arc<str>, f64)> = Vec::new();
-        let lately = self.strange.iter().map(|s| (&s.device, &s.metric, s.score));
-        for (device, metric, score) in lately
-            .chain(now_strange.iter().map(|report| (&report.device, &report.metric, report.score)))
-        {
-            match candidates.iter_mut().find(|(known, _, _)| known == device) {
-                Some(known) if known.2 >= score => {}
-                Some(known) => *known = (device.clone(), metric.clone(), score),
-                None => candidates.push((device.clone(), metric.clone(), score)),
+        let strangest = self.asker.ask(|to| Question::Devices(query, to))?;
+        self.strange.extend(strangest.into_iter().map(
+            |DeviceReport { device, metric, score, .. }| Strange { device, metric, score, at_ms },
+        ));
+        let oldest_ms = at_ms.saturating_sub(STRANGE_FOR_MS);
+        let forgotten = self.strange.partition_point(|strange| strange.at_ms < oldest_ms);
+        let too_many = self.strange.len().saturating_sub(STRANGE_MAX);
+        self.strange.drain(..forgotten.max(too_many));
+
+        // The largest score of each, and of what metric it was.
+        let mut peaks: HashMap<&str, &Strange> = HashMap::new();
+        for strange in &self.strange {
+            let peak = peaks.entry(&strange.device).or_insert(strange);
+            if strange.score > peak.score {
+                *peak = strange;
             }
         }
-        candidates
-            .sort_by(|one, other| other.2.total_cmp(&one.2).then_with(|| one.0.cmp(&other.0)));
+        let mut peaks: Vec<&Strange> = peaks.into_values().collect();
+        peaks.sort_by(|one, other| {
+            other.score.total_cmp(&one.score).then_with(|| one.device.cmp(&other.device))
+        });
         let mut rows = Vec::new();
-        for (device, metric, peak) in candidates.into_iter().take(DEVICES_SHOWN_MAX) {
-            let Some(id) = self.registry.find_device(&device) else { continue };
+        for Strange { device, metric, score, .. } in peaks.into_iter().take(DEVICES_SHOWN_MAX) {
+            let Some(id) = self.registry.find_device(device) else { continue };
             let windows = self.asker.ask(|to| Question::Windows(Some(id), to))?;
-            let found = windows.metrics.iter().find(|report| report.metric == metric);
-            rows.extend(found.map(|report| row(&device, report, &windows, peak)));
+            let found = windows.metrics.iter().find(|report| report.metric == *metric);
+            rows.extend(found.map(|report| row(device, report, &windows, *score)));
         }
         Some(rows)
     }

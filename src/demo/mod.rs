@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use self::fleet::{Fleet, Reading};
+use self::fleet::{Fleet, Reading, WARM_UP_S};
 use crate::clock::Clock;
 
 /// Each device measures so often.
 const PERIOD: Duration = Duration::from_millis(250);
+/// `--min-samples`, unless it is set: noise that stays within bounds needs that many values to show them.
+pub const MIN_SAMPLES: usize = 40;
 /// An answer that takes longer is as good as none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer lines than ours are not read to their end.
@@ -46,10 +48,11 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 fn run(mut poster: Poster, clock: &Clock) {
     let mut fleet = Fleet::default();
+    let warm_up = Duration::from_secs_f64(WARM_UP_S);
     let begun_ns = clock.monotonic_ns();
     for turn in 0u32.. {
         let due = PERIOD * turn;
-        let elapsed = Duration::from_nanos(clock.monotonic_ns() - begun_ns);
+        let elapsed = warm_up + Duration::from_nanos(clock.monotonic_ns() - begun_ns);
         std::thread::sleep(due.saturating_sub(elapsed));
         for rack in fleet.measure(due.as_secs_f64()) {
             if let Err(error) = poster.post(&body(&rack)) {

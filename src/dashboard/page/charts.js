@@ -35,7 +35,14 @@ const axis = (options) => ({
 });
 
 const timeAxis = () =>
-  axis({ space: 90, size: 26, gap: 6, grid: { show: false }, values: (_, splits) => splits.map((at) => time(at)) });
+  axis({ space: 90, size: 26, gap: 6, grid: { show: false }, values: timeLabels });
+
+/** Without those that the edges would cut. */
+function timeLabels(plot, splits) {
+  const { min, max } = plot.scales.x;
+  const edge = (30 * (max - min)) / Math.max(plot.bbox.width / devicePixelRatio, 1);
+  return splits.map((at) => (at < min + edge / 3 || at > max - edge ? "" : time(at)));
+}
 
 const cursor = { y: false, points: { show: false }, drag: { x: false, y: false }, sync: { key: "sigmad" } };
 
@@ -100,7 +107,8 @@ class BandChart {
       if (at >= from) take(Math.min(top, Math.max(bottom, value)));
     }
     const pad = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);
-    return [low >= 0 ? Math.max(0, low - pad) : low - pad, high + pad];
+    // What is never negative has its floor at zero, with room for a dot on it.
+    return [low >= 0 ? Math.max(-0.6 * pad, low - pad) : low - pad, high + pad];
   }
 
   drawDots() {
@@ -139,18 +147,21 @@ class BandChart {
     const at = this.plot?.cursor.idx ?? null;
     const last = this.points.t.length - 1;
     const place = at ?? last;
-    const { t, line, high } = this.points;
+    const { t, line, low, high } = this.points;
     const value = line[place];
     if (place < 0 || !isNumber(value)) return this.readoutNode.replaceChildren();
     const bold = document.createElement("b");
     bold.textContent = reading(value);
-    const mean = isNumber(high[place]) ? ` ± ${reading(high[place] - this.middle(place))}` : "";
+    const usual = isNumber(high[place]) ? this.usual(low[place], high[place]) : "";
     const when = at === null ? "" : `${time(t[place])}  `;
-    this.readoutNode.replaceChildren(`${when}${this.lineName} `, bold, mean);
+    this.readoutNode.replaceChildren(`${when}${this.lineName} `, bold, usual);
   }
 
-  middle(place) {
-    return (this.points.low[place] + this.points.high[place]) / 2;
+  /** The band in words. A mean has its spread; a value has what was usual when it came. */
+  usual(low, high) {
+    const figure = (value) => reading(Number(value.toPrecision(3)));
+    if (this.lineName === "mean") return ` ± ${figure((high - low) / 2)} (${threshold}σ)`;
+    return `, usual ${figure(low)} to ${figure(high)}`;
   }
 
   show() {

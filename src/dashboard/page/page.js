@@ -5,6 +5,8 @@ const ANOMALIES_KEPT = 2_000;
 /** Readings of a device that are shown. */
 const READINGS_KEPT = 2_000;
 const ANNOUNCE_MS = 10_000;
+/** Metrics that come first. */
+const USUAL = ["rps", "cpu"];
 
 let threshold = 2;
 let boot = null;
@@ -109,8 +111,10 @@ function showRate(at, total) {
 
 function showDevice(data) {
   const { metrics } = data.device;
+  const place = (metric) => (USUAL.indexOf(metric) + USUAL.length + 1) % (USUAL.length + 1);
+  const names = Object.keys(metrics).sort((one, other) => place(one) - place(other));
   for (const sample of data.samples ?? []) {
-    for (const metric of Object.keys(metrics)) {
+    for (const metric of names) {
       if (!isNumber(sample[metric])) continue;
       const { points } = chartOf(metric, byId("device-charts"), "last");
       const { t, line, low, high } = points;
@@ -127,7 +131,8 @@ function showDevice(data) {
       trim(points);
     }
   }
-  for (const [metric, figures] of Object.entries(metrics)) {
+  for (const metric of names) {
+    const figures = metrics[metric];
     const { statsNode } = chartOf(metric, byId("device-charts"), "last");
     const shown = [
       ["z", deviations(figures.zScore)],
@@ -151,7 +156,6 @@ function showDevice(data) {
       },
     );
   }
-  const names = Object.keys(metrics);
   const last = [...charts.values()].map((chart) => chart.points.t.at(-1) ?? 0);
   const line = names.length
     ? `${names.length === 1 ? "one metric" : `${names.length} metrics`}, windows of ${windowSize} values` +
@@ -226,7 +230,7 @@ function showAge() {
   const live = byId("live");
   if (live.dataset.state !== "live") return;
   const age = (Date.now() - told) / 1000;
-  write(byId("live-text"), `live, ${age < 1.5 ? "now" : `${age.toFixed(0)} s old`}`);
+  write(byId("live-text"), `live · ${age < 1.5 ? "now" : `${age.toFixed(0)} s ago`}`);
 }
 
 function onState(state, why) {

@@ -65,7 +65,8 @@ function showDevices(devices) {
     write(row.cells[4], deviations(device.zScore));
     row.cells[4].classList.toggle("alarm", device.isAnomaly);
     write(row.cells[5], deviations(device.peak));
-    row.classList.toggle("strange", device.peak > threshold);
+    // A hair past the threshold is strange; far past it is what somebody should look at.
+    row.classList.toggle("strange", device.isAnomaly || device.peak > 2 * threshold);
   });
 }
 
