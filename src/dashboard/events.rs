@@ -143,8 +143,9 @@ pub struct Events {
     devices: Vec<DeviceRow>,
     devices_due_ms: u64,
     heartbeat_due_ms: u64,
-    /// When the last tick began, and when the next may.
+    /// When the last tick began.
     ticked_ms: u64,
+    /// When the next may, after a slow one.
     rested_ms: u64,
     /// Anomalies not yet part of a point of the history.
     anomalies_counted: u64,
@@ -214,6 +215,9 @@ impl Events {
                 if self.tick(now).is_none() {
                     return;
                 }
+                let end_ms = self.clock.now().monotonic_ms();
+                let rest_ms = (end_ms - now.monotonic_ms()) * REST;
+                self.rested_ms = end_ms + rest_ms.min(REST_MS_MAX);
                 continue;
             }
             // No longer than a tick, for the drain is only looked at.
@@ -245,12 +249,14 @@ impl Events {
         self.ticked_ms = now.monotonic_ms();
         let pulse = self.sampler.pulse(now)?;
         self.remember(&pulse);
-        let has_devices = !self.whole.clients.is_empty() && self.ticked_ms >= self.devices_due_ms;
-        if has_devices {
-            self.devices = self.sampler.devices(now)?;
-            self.devices_due_ms = self.ticked_ms + DEVICES_MS;
+        if self.speaks(&pulse) {
+            let has_devices = self.ticked_ms >= self.devices_due_ms;
+            if has_devices {
+                self.devices = self.sampler.devices(now)?;
+                self.devices_due_ms = self.ticked_ms + DEVICES_MS;
+            }
+            self.tell_whole(&pulse, has_devices);
         }
-        self.tell_whole(&pulse, has_devices);
         self.tell_narrowed(now)?;
         self.last = Some(pulse);
         if self.ticked_ms >= self.heartbeat_due_ms {
@@ -261,8 +267,6 @@ impl Events {
         }
         self.narrowed.retain(|(_, _, watch)| !watch.clients.is_empty());
         self.tallies.clients.set(self.clients() as u64);
-        let end_ms = self.clock.now().monotonic_ms();
-        self.rested_ms = end_ms + ((end_ms - self.ticked_ms) * REST).min(REST_MS_MAX);
         Some(())
     }
 
@@ -277,16 +281,18 @@ impl Events {
         self.history.push(at_ms, pulse.now.wall_us, load.accepted, anomalies as f64, fleet);
     }
 
-    fn tell_whole(&mut self, pulse: &Pulse, has_devices: bool) {
-        let at_ms = pulse.now.monotonic_ms();
+    /// True when those who watch the whole are to be told of this tick.
+    fn speaks(&self, pulse: &Pulse) -> bool {
         let is_quiet = pulse.anomalies.is_empty()
             && self.last.as_ref().is_some_and(|last| {
                 let (now, then) = (&pulse.load, &last.load);
                 now.samples == then.samples && now.requests == then.requests
             });
-        if self.whole.clients.is_empty() || (is_quiet && at_ms < self.whole.told_ms + QUIET_MS) {
-            return;
-        }
+        let is_due = pulse.now.monotonic_ms() >= self.whole.told_ms + QUIET_MS;
+        !self.whole.clients.is_empty() && (is_due || !is_quiet)
+    }
+
+    fn tell_whole(&mut self, pulse: &Pulse, has_devices: bool) {
         let mut message = self.message("delta", pulse.now);
         self.whole_sections(&mut message, pulse);
         if has_devices {
@@ -297,7 +303,7 @@ impl Events {
         if pulse.anomalies_left_out > 0 {
             message.section("anomaliesLeftOut", &pulse.anomalies_left_out);
         }
-        self.whole.told_ms = at_ms;
+        self.whole.told_ms = pulse.now.monotonic_ms();
         self.whole.send(&message.finish(), &self.tallies);
     }
 
@@ -442,4 +448,207 @@ fn device_sections(message: &mut Message, name: &str, pulse: &DevicePulse) {
         message.section("samples", &pulse.samples.iter().map(answers::Sample).collect::<Vec<_>>());
     }
     anomalies(message, &pulse.anomalies.iter().collect::<Vec<_>>());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::testing;
+    use crate::clock;
+    use crate::http::message::{Deliver, Delivery, STREAM_QUEUE_BYTES_MAX, StreamState};
+    use crate::registry::Registry;
+
+    /// An engine with a client that reads at once, or never.
+    #[derive(Default)]
+    struct Reader {
+        never_reads: bool,
+        events: Mutex<Vec<String>>,
+        state: Mutex<Arc<StreamState>>,
+        has_ended: std::sync::atomic::AtomicBool,
+    }
+
+    impl Deliver for Reader {
+        fn deliver(&self, _serial: u64, delivery: Delivery) {
+            let bytes = match delivery {
+                Delivery::Begin(head, state) => {
+                    assert_eq!((head.status, head.content_type), (200, EVENT_STREAM));
+                    *self.state.lock().expect("no panic") = state;
+                    head.body
+                }
+                Delivery::Part(bytes) => bytes,
+                Delivery::End => {
+                    return self.has_ended.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                Delivery::Whole(response) => panic!("{response:?}"),
+            };
+            if !self.never_reads {
+                let state = self.state.lock().expect("no panic");
+                state.queued_bytes.fetch_sub(bytes.len(), std::sync::atomic::Ordering::Relaxed);
+            }
+            let text = String::from_utf8(bytes).expect("UTF-8");
+            self.events.lock().expect("no panic").push(text);
+        }
+    }
+
+    impl Reader {
+        fn events(&self) -> Vec<Value> {
+            let events = self.events.lock().expect("no panic");
+            let data = |event: &String| -> Option<Value> {
+                let lines: Vec<_> =
+                    event.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+                (!lines.is_empty()).then(|| serde_json::from_str(&lines.join("\n")).expect("JSON"))
+            };
+            events.iter().filter_map(data).collect()
+        }
+    }
+
+    struct Bench {
+        events: Events,
+        now_ms: u64,
+    }
+
+    fn bench() -> Bench {
+        let registry = Arc::new(Registry::new(1_000, 3_600));
+        let (desk, _) = testing::desk(registry.clone());
+        let sources = testing::sources(registry.clone());
+        let sampler = Sampler::new(desk.asker.clone(), registry, sources);
+        let tallies = Arc::<EventsTallies>::default();
+        let (_, arrivals) = door(tallies.clone());
+        let server = Server {
+            version: "0.1.0",
+            replica: "here".into(),
+            engine: "native",
+            detector: "zscore",
+            window: 50,
+            threshold: 2.0,
+        };
+        let start = clock::start();
+        let events = Events::new(arrivals, sampler, server, Arc::default(), tallies, start);
+        Bench { events, now_ms: 1_000 }
+    }
+
+    impl Bench {
+        fn now(&self) -> Now {
+            let wall_us = (self.events.boot_ms + self.now_ms as i64) * 1_000;
+            Now { monotonic_ns: self.now_ms * 1_000_000, wall_us }
+        }
+
+        fn tick(&mut self) {
+            self.now_ms += TICK_MS;
+            self.events.tick(self.now()).expect("analytics runs");
+        }
+
+        fn enter(&mut self, reader: &Arc<Reader>, device: Option<&str>, last_event_id: String) {
+            let ticket = Ticket::new(1, reader.clone());
+            let arrival = Arrival { ticket, device: device.map(Box::from), last_event_id };
+            self.events.welcome(arrival, self.now()).expect("analytics runs");
+        }
+    }
+
+    #[test]
+    fn everyone_is_told_the_same_once_and_quiet_ticks_are_left_out() {
+        let mut bench = bench();
+        let readers = [Arc::<Reader>::default(), Arc::default()];
+        for reader in &readers {
+            bench.enter(reader, None, String::new());
+        }
+        for _ in 0..8 {
+            bench.tick();
+        }
+        for reader in &readers {
+            let events = reader.events();
+            assert_eq!(events[0]["resumed"], false);
+            assert_eq!(events[0]["server"]["replica"], "here");
+            assert!(events[0]["history"]["at"].as_array().is_some_and(|at| !at.is_empty()));
+            assert_eq!(events[0]["fleet"]["rps"]["mean"], 1e15);
+            // Two seconds in which nothing came.
+            assert!((2..=4).contains(&events.len()), "{}", events.len());
+            let has_devices = events.iter().filter(|event| !event["devices"].is_null()).count();
+            assert!(has_devices >= 2, "the table comes although nothing else does");
+        }
+        assert_eq!(bench.events.tallies.clients.get(), 2);
+    }
+
+    #[test]
+    fn who_comes_back_is_told_what_was_missed() {
+        let mut bench = bench();
+        for _ in 0..40 {
+            bench.tick();
+        }
+        let id = EventId { boot_ms: bench.events.boot_ms, at_ms: bench.now_ms - 2_500 };
+        let other = EventId { boot_ms: id.boot_ms - 1, ..id };
+        let future = EventId { at_ms: bench.now_ms + 1, ..id };
+        for (id, resumed, points) in
+            [(id, true, 2..=3), (other, false, 9..=11), (future, false, 9..=11)]
+        {
+            let reader = Arc::<Reader>::default();
+            bench.enter(&reader, None, id.to_string());
+            let hello = &reader.events()[0];
+            assert_eq!(hello["resumed"], resumed);
+            let at = hello["history"]["at"].as_array().expect("points").len();
+            assert!(points.contains(&at), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_let_go_and_the_others_are_not() {
+        let mut bench = bench();
+        let slow = Arc::new(Reader { never_reads: true, ..Reader::default() });
+        let quick = Arc::<Reader>::default();
+        bench.enter(&slow, None, String::new());
+        bench.enter(&quick, None, String::new());
+        let mut ticks = 0;
+        while bench.events.tallies.dropped_total.get() == 0 {
+            bench.tick();
+            ticks += 1;
+            assert!(ticks < 10_000, "it is never let go");
+        }
+        assert!(slow.has_ended.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(!quick.has_ended.load(std::sync::atomic::Ordering::Relaxed));
+        let queued: usize = slow.events.lock().expect("no panic").iter().map(String::len).sum();
+        assert!(queued <= STREAM_QUEUE_BYTES_MAX, "{queued}");
+        assert_eq!(bench.events.tallies.clients.get(), 1);
+    }
+
+    #[test]
+    fn a_client_that_has_gone_is_forgotten() {
+        let mut bench = bench();
+        let reader = Arc::<Reader>::default();
+        bench.enter(&reader, Some("nobody"), String::new());
+        assert_eq!(reader.events()[0]["device"]["device"], "nobody");
+        let state = reader.state.lock().expect("no panic").clone();
+        state.closed.store(true, std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..4 {
+            bench.tick();
+        }
+        assert!(bench.events.narrowed.is_empty());
+        assert_eq!(bench.events.tallies.clients.get(), 0);
+        assert_eq!(bench.events.tallies.dropped_total.get(), 0);
+    }
+
+    #[test]
+    fn the_door_closes_when_there_are_too_many() {
+        let tallies = Arc::<EventsTallies>::default();
+        let (door, waiting) = door(tallies.clone());
+        let arrival = || Arrival {
+            ticket: Ticket::new(1, Arc::new(Reader::default())),
+            device: None,
+            last_event_id: String::new(),
+        };
+        assert!(door.enter(arrival()).is_ok());
+        tallies.clients.set(CLIENTS_MAX as u64);
+        let reason = door.enter(arrival()).expect_err("full");
+        let TurnedAway::Full(ticket) = reason else { panic!("{reason:?}") };
+        std::mem::forget(ticket);
+        tallies.clients.set(0);
+        std::mem::forget(waiting.recv().expect("the first").ticket);
+        drop(waiting);
+        let reason = door.enter(arrival()).expect_err("stopping");
+        let TurnedAway::Stopping(ticket) = reason else { panic!("{reason:?}") };
+        std::mem::forget(ticket);
+    }
 }
