@@ -12,6 +12,10 @@
 //!   │    └──────────│────┴───── answers by ticket ──┐    │
 //!   └───────────────┴───────── reads ────────────►┌─┴────▼───┐
 //!                                                 │ reader-0… │  JSON, the scrape, compression
+//!                                                 └──┬────────┘
+//!                                                    │ clients of /events
+//!                                                 ┌──▼────────┐
+//!                                                 │  events   │  asks once a tick, tells all who watch
 //!                                                 └───────────┘
 //! ```
 //!

@@ -2,7 +2,7 @@
 
 /** A chart shows this much of the past at most, and at least. */
 const PAST_S = 600;
-const PAST_S_MIN = 60;
+const PAST_S_MIN = 30;
 
 /** Colours as the style has them, for the canvas: they follow the scheme. */
 let colours = {};
@@ -199,7 +199,7 @@ class Ribbon {
           x: { time: true, range: () => span(this.points.t[0]) },
           y: { range: (_, low, high) => [0, Math.max(high ?? 0, 4)] },
         },
-        axes: [timeAxis(), axis({ size: 52, space: 24, gap: 8, values: (_, splits) => splits.map((n) => (Number.isInteger(n) ? count(n) : "")) })],
+        axes: [timeAxis(), axis({ size: 52, space: 24, gap: 8, incrs: [1, 2, 5].flatMap((n) => [n, 10 * n, 100 * n, 1e3 * n, 1e4 * n, 1e5 * n]).sort((n, m) => n - m), values: (_, splits) => splits.map(count) })],
         series: [
           {},
           {
