@@ -89,7 +89,7 @@ fuzz: ## suite: every fuzz target for 15 seconds
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
-	@for bench in server openloop idle; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+	@for bench in server openloop idle pages; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .

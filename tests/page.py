@@ -77,7 +77,7 @@ def browser(width: int = 1440, height: int = 900, phone: bool = False, scheme: s
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
         try:
-            screen = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
             features = [{"name": "prefers-color-scheme", "value": scheme}]
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -35,7 +35,7 @@ const axis = (options) => ({
 });
 
 const timeAxis = () =>
-  axis({ space: 90, size: 26, gap: 6, grid: { show: false }, values: timeLabels });
+  axis({ space: 70, size: 26, gap: 6, grid: { show: false }, values: timeLabels });
 
 /** Without those that the edges would cut. */
 function timeLabels(plot, splits) {

@@ -2,6 +2,9 @@
 
 const ANOMALIES_SHOWN = 16;
 const ANOMALIES_KEPT = 2_000;
+const ANOMALIES_ASKED = 1_000;
+/** Points of the fleet come every second; past this some are missing. */
+const GAP_S = 5;
 /** Readings of a device that are shown. */
 const READINGS_KEPT = 2_000;
 const ANNOUNCE_MS = 10_000;
@@ -75,6 +78,11 @@ function showFleet(at, fleet) {
 
 function append({ t, line, low, high }, at, mean, stdDev) {
   if (t.length && at <= t.at(-1)) return;
+  if (t.length && at - t.at(-1) > GAP_S) {
+    // Nobody watched: the line is broken, not drawn across.
+    t.push(t.at(-1) + 0.001);
+    [line, low, high].forEach((column) => column.push(null));
+  }
   t.push(at);
   line.push(mean);
   low.push(isNumber(mean) ? mean - threshold * stdDev : null);
@@ -171,20 +179,33 @@ let windowSize = 50;
 let announced = 0;
 let unannounced = 0;
 
-function takeAnomalies(oldestFirst) {
+function takeAnomalies(oldestFirst, isNews) {
   const known = new Set(anomalies.map((anomaly) => anomaly.key));
   for (const anomaly of oldestFirst) {
     anomaly.key = `${boot}-${anomaly.serial}`;
     if (!known.has(anomaly.key)) anomalies.push(anomaly);
   }
+  anomalies.sort((one, other) => one.arrivedAt - other.arrivedAt);
   anomalies.splice(0, anomalies.length - ANOMALIES_KEPT);
-  unannounced += oldestFirst.length;
+  if (isNews) unannounced += oldestFirst.length;
   if (unannounced && Date.now() - announced > ANNOUNCE_MS) {
     announced = Date.now();
     const latest = anomalies.at(-1);
     write(byId("announce"), `${unannounced} new anomalies, the latest of ${latest.device ?? "the fleet"}, ${latest.metric}`);
     unannounced = 0;
   }
+}
+
+/** The dots of the past: the stream begins with the latest alone. */
+async function fetchAnomalies() {
+  const of = device === null ? "" : `&device=${encodeURIComponent(device)}`;
+  const before = [boot, device];
+  const answer = await ask(`/anomalies?limit=${ANOMALIES_ASKED}${of}`).catch(() => null);
+  if (!answer?.ok) return;
+  const told = await answer.json();
+  if (before[0] !== boot || before[1] !== device) return;
+  takeAnomalies(told.anomalies.reverse(), false);
+  dirty = true;
 }
 
 const newestFirst = () => anomalies.slice(-ANOMALIES_SHOWN).reverse();
@@ -242,7 +263,8 @@ function onState(state, why) {
     if (before === "lost") notice("connected again", 3000);
   } else {
     write(byId("live-text"), state === "lost" ? "reconnecting" : state);
-    notice(state === "lost" ? `${why}: what you see is from ${time(told / 1000)}; trying again` : "");
+    const seen = told ? `what you see is from ${time(told / 1000)}; ` : "";
+    notice(state === "lost" ? `${why}: ${seen}trying again` : "");
   }
 }
 
@@ -252,7 +274,7 @@ function onEvent(name, data) {
   told = Date.now();
   if (name === "hello") onHello(data);
   showStatus(data);
-  if (data.anomalies) takeAnomalies(data.anomalies);
+  if (data.anomalies) takeAnomalies(data.anomalies, name === "delta");
   if (data.load) {
     showLoad(data.load);
     showRate(data.at, data.load.anomaliesTotal);
@@ -273,6 +295,7 @@ function onHello(data) {
     counted = null;
   }
   if (boot === null || Math.abs(started - boot) > 0.5) boot = started;
+  if (!data.resumed) fetchAnomalies();
   if (data.history && data.load.samples > 0) {
     byId("empty").hidden = true;
     byId("fleet").hidden = false;
