@@ -19,6 +19,8 @@
 //!                                                 └───────────┘
 //! ```
 //!
+//! `sigmad demo` has one more, [`demo`], which posts as any client does.
+//!
 //! `main` starts them in [`server`], waits for a signal, and stops them in the order of the arrows.
 //!
 //! # The life of a sample
@@ -42,6 +44,7 @@
 //!   and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
 //! - A worker blocks in one place, its poller, and never on another thread. What could take long
 //!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Ticket`].
+//! - However many clients watch, the [`dashboard`] asks once a tick, and nobody waits for it.
 //! - [`analytics`] does no I/O; only [`clock`] reads the clock.
 //! - No allocation per sample between socket and verdict once its stream exists.
 //! - A request writes no memory that another worker writes. [`tally`] counters have one writer.

@@ -12,6 +12,7 @@ import base64
 import contextlib
 import json
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -349,6 +350,21 @@ def check_restart(driver) -> None:
     check_console(driver, "/events .*(net::ERR|status of 503)")
 
 
+def check_silence(driver) -> None:
+    """A server that is stopped in its tracks, as one looks to a laptop that slept."""
+    with bench.sigmad() as (child, port):
+        post(port, calm("pump-3"))
+        open_page(driver, port)
+        child.send_signal(signal.SIGSTOP)
+        try:
+            seconds = wait(driver, lambda: state(driver) == "lost", "the silence is noticed")
+        finally:
+            child.send_signal(signal.SIGCONT)
+        assert seconds < 8, seconds
+        wait(driver, lambda: state(driver) == "live", "the page is live again")
+        check_console(driver, "/events .*net::ERR")
+
+
 def check_tokens(driver) -> None:
     with bench.sigmad("--read-token", "s3cret", "--ingest-token", "wr1te") as (_, port):
         assert Events(port).status == 401
@@ -452,6 +468,7 @@ def main() -> None:
             check_hostile(driver, port)
             check_third_parties(driver, port)
             check_restart(driver)
+            check_silence(driver)
             check_tokens(driver)
         with bench.sigmad() as (_, port):
             check_stream(port)

@@ -220,8 +220,7 @@ impl Events {
                 self.rested_ms = end_ms + rest_ms.min(REST_MS_MAX);
                 continue;
             }
-            // No longer than a tick, for the drain is only looked at.
-            match self.arrivals.recv_timeout(Duration::from_millis(wait_ms.min(TICK_MS))) {
+            match self.arrivals.recv_timeout(Duration::from_millis(wait_ms)) {
                 Ok(arrival) => {
                     let now = self.clock.now();
                     if self.welcome(arrival, now).is_none() {
@@ -293,7 +292,7 @@ impl Events {
     }
 
     fn tell_whole(&mut self, pulse: &Pulse, has_devices: bool) {
-        let mut message = self.message("delta", pulse.now);
+        let mut message = self.message("delta", pulse.now, None);
         self.whole_sections(&mut message, pulse);
         if has_devices {
             message.section("devices", &self.devices);
@@ -316,7 +315,7 @@ impl Events {
             if is_quiet && at_ms < watch.told_ms + QUIET_MS {
                 continue;
             }
-            let mut message = self.message("delta", now);
+            let mut message = self.message("delta", now, None);
             device_sections(&mut message, name, &pulse);
             watch.told_ms = at_ms;
             watch.send(&message.finish(), &self.tallies);
@@ -336,7 +335,7 @@ impl Events {
             .filter(|at_ms| *at_ms >= self.history.oldest_ms());
         let seen_us = seen_ms.map_or(i64::MIN, |at_ms| (self.boot_ms + at_ms as i64) * 1_000);
 
-        let mut message = self.message_with_retry("hello", now);
+        let mut message = self.message("hello", now, Some(RETRY_MS));
         message.section("server", &self.server).section("resumed", &seen_ms.is_some());
         match device {
             None => {
@@ -385,15 +384,8 @@ impl Events {
         ticket.stream(head(body))
     }
 
-    fn message(&self, event: &'static str, now: Now) -> Message {
-        self.open(event, now, None)
-    }
-
-    fn message_with_retry(&self, event: &'static str, now: Now) -> Message {
-        self.open(event, now, Some(RETRY_MS))
-    }
-
-    fn open(&self, event: &'static str, now: Now, retry_ms: Option<u64>) -> Message {
+    /// An event with what all of them have.
+    fn message(&self, event: &'static str, now: Now, retry_ms: Option<u64>) -> Message {
         let id = EventId { boot_ms: self.boot_ms, at_ms: now.monotonic_ms() };
         let mut message = Message::new(event, id, retry_ms);
         let uptime = now.monotonic_ms() as f64 / 1e3;

@@ -41,26 +41,26 @@ enum Fault {
     Oscillation,
 }
 
-/// Which devices break: their place, how, and when first.
-const FAULTS: [(usize, Fault, f64); 5] = [
-    (2, Fault::Spike, WARM_UP_S + 3.0),
-    (10, Fault::Drop, WARM_UP_S + 6.0),
-    (16, Fault::Drift, 0.0),
-    (21, Fault::FlatLine, WARM_UP_S + 12.0),
-    (33, Fault::Oscillation, WARM_UP_S + 18.0),
+/// Which devices break: their place, how, when first, and how long from one time to the next. No two
+/// in step.
+const FAULTS: [(usize, Fault, f64, f64); 5] = [
+    (2, Fault::Spike, WARM_UP_S + 3.0, 37.0),
+    (10, Fault::Drop, WARM_UP_S + 6.0, 71.0),
+    (16, Fault::Drift, -16.0, 53.0),
+    (21, Fault::FlatLine, WARM_UP_S + 12.0, 83.0),
+    (33, Fault::Oscillation, WARM_UP_S + 18.0, 61.0),
 ];
 /// What the devices have measured when they first find their server: a full window each, so that from
 /// the first moment on what is flagged is what broke.
 pub const WARM_UP_S: f64 = 12.5;
-/// Time between two beginnings of the same fault.
-const FAULT_EVERY_S: f64 = 40.0;
 
 #[derive(Debug)]
 struct Device {
     name: Box<str>,
     /// Load of this device beside the others'.
     share: f64,
-    fault: Option<(Fault, f64)>,
+    /// How it breaks, when first, and how long from one time to the next.
+    fault: Option<(Fault, f64, f64)>,
     /// What it said last before it hung.
     held: Option<(f64, f64)>,
 }
@@ -79,8 +79,8 @@ impl Default for Fleet {
             (1..=DEVICES_PER_RACK).map(move |number| format!("{rack}-edge-{number:02}").into())
         });
         let device = |(place, name): (usize, Box<str>)| {
-            let fault = FAULTS.iter().find(|(at, _, _)| *at == place);
-            let fault = fault.map(|(_, fault, first_s)| (*fault, *first_s));
+            let fault = FAULTS.iter().find(|(at, ..)| *at == place);
+            let fault = fault.map(|&(_, fault, first_s, every_s)| (fault, first_s, every_s));
             Device { name, share: 1.0 + 0.08 * dice.swing(), fault, held: None }
         };
         Self { devices: names.enumerate().map(device).collect(), dice }
@@ -104,14 +104,17 @@ impl Device {
         let load = tide * self.share;
         let mut rps = 2000.0 * load * (1.0 + NOISE * dice.swing());
         let mut cpu = 46.0 * load * (1.0 + NOISE * dice.swing());
-        if let Some((fault, first_s)) = self.fault {
+        if let Some((fault, first_s, every_s)) = self.fault {
             // Seconds since the fault began, for the last time.
-            let since_s = (at_s - first_s).rem_euclid(FAULT_EVERY_S);
+            let since_s = (at_s - first_s).rem_euclid(every_s);
             let has_begun = at_s >= first_s;
             match fault {
                 Fault::Spike if has_begun && since_s < 0.5 => rps *= 3.2,
                 Fault::Drop if has_begun && since_s < 5.0 => (rps, cpu) = (rps * 0.04, cpu * 0.3),
-                Fault::Drift => cpu += (0.3 * ((since_s - 24.0) / 3.0).exp()).min(95.0 - cpu),
+                Fault::Drift => {
+                    let left_s = every_s - since_s;
+                    cpu += (0.3 * ((16.0 - left_s) / 3.0).exp()).min(95.0 - cpu);
+                }
                 Fault::Oscillation if has_begun && since_s < 9.0 => {
                     rps *= 1.0 + 0.7 * (TAU * since_s / 2.0).sin();
                 }
@@ -190,7 +193,7 @@ mod tests {
         for device in &fleet.devices {
             let count = found.get(&device.name).map_or(0, Vec::len);
             match device.fault {
-                Some((fault, _)) => assert!(count >= 10, "{fault:?}: {count}"),
+                Some((fault, ..)) => assert!(count >= 10, "{fault:?}: {count}"),
                 None => others += count,
             }
         }
