@@ -356,6 +356,7 @@ mod tests {
             ("/anomalies?since=soon", "since"),
             ("/anomalies?limit=x", "limit"),
             ("/latest?limit=1001", "limit"),
+            ("/events?device=", "device"),
         ] {
             let response = library.get(target);
             let body = json(&response);
@@ -445,6 +446,29 @@ mod tests {
             assert_eq!(json(&response)["error"]["code"], "stopping");
         }
         assert_eq!(library.get("/openapi.json").status, 200);
+    }
+
+    #[test]
+    fn clients_of_events_are_shown_in() {
+        let mut library = library();
+        let (door, arrivals) = events::door(Arc::default());
+        Arc::get_mut(&mut library.desk).expect("ours alone").events = door;
+        let mut head = request(&mut library.engine, "/events?device=a", ["", ""]);
+        head.method = Method::Head;
+        serve(head, &library.desk, &library.tallies, &mut library.clock);
+        let response = library.engine.delivered();
+        assert_eq!((response.status, response.content_type), (200, events::EVENT_STREAM));
+        assert_eq!(field(&response, "X-Accel-Buffering"), Some("no"));
+
+        let mut get = request(&mut library.engine, "/events?device=a", ["", ""]);
+        get.last_event_id = "7-9".to_owned();
+        serve(get, &library.desk, &library.tallies, &mut library.clock);
+        assert!(library.engine.is_silent());
+        let arrival = arrivals.recv().expect("a client");
+        assert_eq!((arrival.device.as_deref(), &*arrival.last_event_id), (Some("a"), "7-9"));
+        drop(arrivals);
+        let response = library.get("/events");
+        assert_eq!((response.status, &json(&response)["error"]["code"]), (503, &json!("stopping")));
     }
 
     #[test]

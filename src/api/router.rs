@@ -443,6 +443,26 @@ mod tests {
     }
 
     #[test]
+    fn the_page_comes_packed_as_its_client_takes_it() {
+        let mut bench = bench();
+        for (path, kind) in
+            [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/java")]
+        {
+            for (accepted, coding) in
+                [("gzip, br", Some("br")), ("gzip", Some("gzip")), ("", None), ("br;q=0", None)]
+            {
+                let response = bench.ask(Method::Get, path, &[("Accept-Encoding", accepted)]);
+                assert_eq!(response.status, 200);
+                assert!(response.content_type.starts_with(kind), "{}", response.content_type);
+                assert_eq!(field(&response, "Content-Encoding"), coding, "{path} {accepted}");
+                let policy = field(&response, "Content-Security-Policy").expect("a policy");
+                assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"));
+            }
+            assert_eq!(bench.counted(path, Method::Get, 200), 4);
+        }
+    }
+
+    #[test]
     fn health_is_told_by_the_worker() {
         let mut bench = bench();
         for path in ["/health", "/healthz", "/livez"] {
