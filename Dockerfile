@@ -15,6 +15,7 @@ RUN mkdir src \
  && touch src/lib.rs \
  && cargo build --release --locked --bin sigmad --target "$(uname -m)-unknown-linux-gnu"
 
+COPY build.rs .
 COPY src src
 # The stub is younger than the sources that replace it, and cargo goes by the time of files.
 RUN touch src/main.rs src/lib.rs \

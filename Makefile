@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls clients load nginx replicas loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats page syscalls clients load nginx replicas loom fuzz
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
@@ -18,10 +18,13 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run test setup bench image help $(SUITES)
+.PHONY: run demo test setup bench image help $(SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
+
+demo: ## the same, with a fleet that does not exist, to look at
+	cargo run --release --locked -- demo $(FLAGS)
 
 test: setup ## check everything: every suite below
 	@for suite in $(SUITES); do \
@@ -66,6 +69,9 @@ release: ## suite: the binary as it is installed, for the suites below
 formats: release ## suite: answers and scrapes read by other people's parsers
 	$(WITH_BINARY) tests/formats.py
 
+page: release ## suite: the live page in a real browser
+	$(WITH_BINARY) tests/page.py
+
 syscalls: release ## suite: system calls per request
 	$(WITH_BINARY) scripts/syscalls.sh
 
@@ -89,7 +95,7 @@ fuzz: ## suite: every fuzz target for 15 seconds
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
-	@for bench in server store openloop idle; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+	@for bench in server store openloop idle pages; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .

@@ -51,11 +51,17 @@ def running(command: list[str], **options):
 
 
 @contextlib.contextmanager
-def sigmad(*flags: str, core: int | None = None, binary: str | None = None, listen: str = "127.0.0.1:0"):
+def sigmad(
+    *flags: str,
+    core: int | None = None,
+    binary: str | None = None,
+    listen: str = "127.0.0.1:0",
+    command: str = "serve",
+):
     """sigmad on a free port: yields the process and the port."""
-    command = pinned(core, [binary or sigmad_binary(), "--listen", listen, *flags])
+    line = pinned(core, [binary or sigmad_binary(), command, "--listen", listen, *flags])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
-    with running(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+    with running(line, stderr=subprocess.PIPE, text=True, env=environment) as child:
         port = None
         alarm = threading.Timer(START_TIMEOUT_S, child.kill)
         alarm.start()

@@ -16,6 +16,8 @@ packages=(
   "nginx nginx"         # the proxy in front
   "redis-server redis-server" # the store: real ones, started by the tests
   "openssl openssl"     # their certificates
+  "chromium chromium"   # the live page
+  "chromedriver chromium-driver"
   "curl curl"           # the rest: clients that people use
   "ab apache2-utils"
   "hey hey"

@@ -21,6 +21,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::demo;
 use crate::load;
 use crate::store::url::{Target, UrlError};
 
@@ -486,6 +487,8 @@ impl fmt::Display for SettingsError {
 pub enum Command {
     /// Serve with these settings.
     Serve(Settings),
+    /// Serve with these settings, and invent a fleet.
+    Demo(Settings),
     /// Print these settings.
     PrintConfig(Settings),
     /// Load a server like this.
@@ -532,21 +535,27 @@ where
 {
     let matches = command_line().try_get_matches_from(args).map_err(Refusal::Usage)?;
     let line = CommandLine::from_arg_matches(&matches).map_err(Refusal::Usage)?;
+    let is_demo = matches!(line.subcommand, Some(Subcommands::Demo(_)));
     let Serve { mut settings, print_config } = match line.subcommand {
-        Some(Subcommands::Serve(serve)) => *serve,
+        Some(Subcommands::Serve(serve) | Subcommands::Demo(serve)) => *serve,
         Some(Subcommands::Load(load)) => {
             let load = load.checked().map_err(Refusal::Usage)?;
             return Ok(Command::Load(Box::new(load)));
         }
         None => line.serve,
     };
-    let given = matches.subcommand_matches("serve").unwrap_or(&matches);
+    let given = matches.subcommand().map_or(&matches, |(_, given)| given);
     if given.value_source("min_samples") == Some(ValueSource::DefaultValue) {
         // Who asks for a small window asks for nothing more.
-        settings.min_samples = settings.min_samples.min(settings.window);
+        let wished = if is_demo { demo::MIN_SAMPLES } else { settings.min_samples };
+        settings.min_samples = wished.min(settings.window);
     }
     let settings = settings.checked().map_err(Refusal::Settings)?;
-    Ok(if print_config { Command::PrintConfig(settings) } else { Command::Serve(settings) })
+    Ok(match (print_config, is_demo) {
+        (true, _) => Command::PrintConfig(settings),
+        (false, true) => Command::Demo(settings),
+        (false, false) => Command::Serve(settings),
+    })
 }
 
 /// Rolling statistics and anomaly verdicts for fleets, over HTTP
@@ -564,6 +573,8 @@ struct CommandLine {
 enum Subcommands {
     /// take samples, give verdicts; the default
     Serve(Box<Serve>),
+    /// the same, with a fleet that does not exist: to look at
+    Demo(Box<Serve>),
     /// ask a server for much, and tell how it answered
     Load(Box<load::Settings>),
 }
@@ -588,11 +599,14 @@ fn command_line() -> clap::Command {
     };
     let command = CommandLine::command()
         .mut_args(with_variable)
-        .mut_subcommand("serve", |serve| serve.mut_args(with_variable));
+        .mut_subcommand("serve", |serve| serve.mut_args(with_variable))
+        .mut_subcommand("demo", |demo| demo.mut_args(with_variable));
     let help = help(&command, "sigmad [COMMAND] [FLAGS]", HELP_END);
+    let serve_help = help.clone();
     command
         .override_help(help.clone())
-        .mut_subcommand("serve", |serve| serve.override_help(help))
+        .mut_subcommand("serve", |serve| serve.override_help(serve_help))
+        .mut_subcommand("demo", |demo| demo.override_help(help))
         .mut_subcommand("load", |load| {
             let help = self::help(&load, "sigmad load [FLAGS]", load::settings::HELP_END);
             load.override_help(help)
@@ -785,6 +799,10 @@ mod tests {
             assert_eq!(settings(args).listen.to_string(), "[::]:1");
         }
         assert!(refusal(&["--window", "20", "serve"]).contains("serve"));
+        match parsed(&["demo", "--window", "5"]) {
+            Ok(Command::Demo(settings)) => assert_eq!(settings.min_samples, 5),
+            other => panic!("{other:?}"),
+        }
         assert!(matches!(parsed(&["serve", "--print-config"]), Ok(Command::PrintConfig(_))));
     }
 

@@ -12,12 +12,17 @@
 //!   │    └──────────│────┴───── answers by ticket ──┐    │
 //!   └───────────────┴───────── reads ────────────►┌─┴────▼───┐
 //!                                                 │ reader-0… │  JSON, the scrape, compression
+//!                                                 └──┬────────┘
+//!                                                    │ clients of /events
+//!                                                 ┌──▼────────┐
+//!                                                 │  events   │  asks once a tick, tells all who watch
 //!                                                 └───────────┘
 //! ```
 //!
 //! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
 //! other replicas. `main` starts them in [`server`], waits for a signal, and stops them in the order of
-//! the arrows. `sigmad load` starts none of them: [`load`] is a client with threads of its own.
+//! the arrows. `sigmad demo` has one more, [`demo`], which posts as any client does. `sigmad load` starts
+//! none of them: [`load`] is a client with threads of its own.
 //!
 //! # The life of a sample
 //!
@@ -42,6 +47,7 @@
 //!   the form of a [`number`] and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
 //! - A worker blocks in one place, its poller, and never on another thread. What could take long
 //!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Ticket`].
+//! - However many clients watch, the [`dashboard`] asks once a tick, and nobody waits for it.
 //! - [`analytics`] does no I/O; only [`clock`] reads the clock.
 //! - No allocation per sample between socket and verdict once its stream exists.
 //! - A request writes no memory that another worker writes. [`tally`] counters have one writer.
@@ -51,7 +57,9 @@ pub mod analytics;
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod dashboard;
 pub mod decode;
+pub mod demo;
 pub mod exchange;
 pub mod handover;
 pub mod http;

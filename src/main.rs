@@ -1,10 +1,11 @@
 //! The `sigmad` binary: reads its settings, then serves or loads a server.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use sigmad::config::{self, Command, Settings};
-use sigmad::{clock, load, logs, server};
+use sigmad::{clock, demo, load, logs, server};
 use tracing::{error, info, warn};
 
 #[global_allocator]
@@ -13,7 +14,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let start = clock::start();
     match config::parse() {
-        Ok(Command::Serve(settings)) => serve(&settings, start),
+        Ok(Command::Serve(settings)) => serve(&settings, start, |_| {}),
+        Ok(Command::Demo(settings)) => serve(&settings, start, |address| {
+            let token = settings.ingest_token.as_ref().map(|token| token.secret().to_owned());
+            match demo::start(address, token, start) {
+                Ok(()) => println!("a fleet is up: http://{}/", demo::reachable(address)),
+                Err(error) => error!(%error, "no fleet"),
+            }
+        }),
         Ok(Command::PrintConfig(settings)) => {
             print!("{}", settings.to_environment());
             ExitCode::SUCCESS
@@ -23,14 +31,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(settings: &Settings, start: Instant) -> ExitCode {
+fn serve(settings: &Settings, start: Instant, is_listening: impl FnOnce(SocketAddr)) -> ExitCode {
     logs::start(&settings.log, settings.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), settings = settings.summary(), "starting");
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in config::unknown_variables(names) {
         warn!(name, "no setting has this name; it is ignored");
     }
-    match server::run(settings, start) {
+    match server::run(settings, start, is_listening) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "stopped");

@@ -30,6 +30,8 @@ use crate::api::tallies::{RequestTallies, RouterTallies};
 use crate::api::tokens::{Token, Tokens};
 use crate::clock::Clock;
 use crate::config::{Engine, RedisHistory, Settings};
+use crate::dashboard::events::{self, Events, EventsTallies};
+use crate::dashboard::sampler::Sampler;
 use crate::decode::Decoder;
 use crate::exchange::{Outlet, exchange};
 use crate::handover::{LaneTallies, Sleeper, lane};
@@ -97,11 +99,16 @@ enum Event {
     StoreTold,
 }
 
-/// Serves until a signal says stop, then drains. `start` is the moment from which all clocks count.
+/// Serves until a signal says stop, then drains. `start` is the moment from which all clocks count;
+/// `is_listening` is called once, when the address takes requests.
 ///
 /// # Errors
 /// When it can't start, or lost what it needs to go on.
-pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
+pub fn run(
+    settings: &Settings,
+    start: Instant,
+    is_listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServerError> {
     let (events_end, events) = unbounded();
     watch_signals(events_end.clone()).map_err(ServerError::Start)?;
     let layout = layout::decide(&Machine::of_this_process(), settings.workers, settings.pin);
@@ -115,6 +122,8 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
     let store = parts.store.map(|store| spawn("store".into(), None, move || store.run()));
     let store = store.transpose().map_err(ServerError::Start)?;
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
+    let events_thread = spawn("events".into(), None, move || parts.events.run());
+    let events_thread = events_thread.map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
         Engine::May => may(settings, limits, &layout, parts.workers, start)?,
@@ -133,6 +142,7 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
         started_ms = start.elapsed().as_millis() as u64,
         "listening"
     );
+    is_listening(engine.address);
 
     let failure = loop {
         match events.recv().expect("this function holds a sender") {
@@ -153,6 +163,7 @@ pub fn run(settings: &Settings, start: Instant) -> Result<(), ServerError> {
     engine.drain(settings.drain);
     // The workers have gone: readers and lanes see their channels closed, and end once they are empty.
     join_all(readers);
+    join_all(vec![events_thread]);
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
     // Analytics has gone: the store writes what is left.
     join_all(store.into_iter().collect());
@@ -223,6 +234,7 @@ struct Parts {
     /// When the store gives up what is left; 0 until the drain begins.
     store_deadline_ns: Option<Arc<AtomicU64>>,
     store_tallies: Option<StoreSources>,
+    events: Events,
     routers: Vec<Arc<RouterTallies>>,
 }
 
@@ -265,6 +277,7 @@ impl Parts {
             lanes: Vec::new(),
             readers: (0..READERS).map(|_| Arc::default()).collect(),
             analytics: Arc::new(AnalyticsTallies::default()),
+            events: Arc::new(EventsTallies::default()),
             registry: registry.clone(),
         };
         let mut workers = Vec::new();
@@ -313,18 +326,45 @@ impl Parts {
             window,
         };
         let (routers, store_tallies) = (sources.routers.clone(), sources.store.clone());
+        let (door, arrivals) = events::door(sources.events.clone());
+        let server = events::Server {
+            version: build.version,
+            replica: host_name(),
+            engine: build.engine,
+            detector: build.detector,
+            window,
+            threshold,
+        };
+        let events = Events::new(
+            arrivals,
+            Sampler::new(asker.clone(), registry.clone(), sources.clone()),
+            server,
+            readiness.clone(),
+            sources.events.clone(),
+            start,
+        );
         let readers = ReaderParts {
             reads,
             tallies: sources.readers.clone(),
             desk: Arc::new(Desk {
                 asker,
+                events: door,
                 registry,
                 telemetry: Telemetry::new(build, sources),
                 judging: Judging { window, threshold, detector: settings.detector.name() },
                 is_shared: settings.redis_url.is_some(),
             }),
         };
-        Self { workers, analytics, readers, store, store_deadline_ns, store_tallies, routers }
+        Self {
+            workers,
+            analytics,
+            readers,
+            events,
+            store,
+            store_deadline_ns,
+            store_tallies,
+            routers,
+        }
     }
 }
 
@@ -460,6 +500,13 @@ fn may(
     let address = engine.address();
     let drain = move |limit| drop(engine.stop(limit));
     Ok(RunningEngine { address, drain: Box::new(drain) })
+}
+
+/// What the machine, or the container, is called.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    // A name for people, and nothing depends on it.
+    name.map_or_else(|_| "unknown".to_owned(), |name| name.trim_end().to_owned())
 }
 
 /// Starts a thread on a core. A panic in it is our mistake, and without it nothing is promised any

@@ -84,18 +84,19 @@ impl Default for Counts {
 }
 
 impl Counts {
+    /// What was counted after `earlier`, which is an earlier state of the same histograms.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let buckets = self.buckets.iter().zip(&earlier.buckets);
+        Self {
+            // Wrapping, as the tallies do.
+            buckets: buckets.map(|(now, then)| now.wrapping_sub(*then)).collect(),
+            sum_ns: self.sum_ns.wrapping_sub(earlier.sum_ns),
+        }
+    }
+
     /// How many durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
-    }
-
-    /// What was added since `before`, an earlier moment of the same.
-    pub fn since(&self, before: &Self) -> Self {
-        let buckets = self.buckets.iter().zip(&before.buckets);
-        Self {
-            buckets: buckets.map(|(now, then)| now - then).collect(),
-            sum_ns: self.sum_ns.wrapping_sub(before.sum_ns),
-        }
     }
 
     /// How many were shorter than `ns`; exact where `ns` is a bucket's edge, else rounded down to one.
@@ -161,6 +162,11 @@ mod tests {
         assert_eq!(counts.count(), 1000);
         assert_eq!(counts.sum_ns, 500_500);
         assert_eq!(counts.below(512), 511);
+        histogram.record(7, 3);
+        let mut later = Counts::default();
+        histogram.merge_into(&mut later);
+        let between = later.since(&counts);
+        assert_eq!((between.count(), between.sum_ns, between.below(8)), (3, 21, 3));
         let median = counts.quantile_ns(0.5).expect("not empty");
         assert!((500..=576).contains(&median), "{median}");
     }

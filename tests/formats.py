@@ -52,7 +52,9 @@ class Client:
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
-            payload = answer.read()
+            is_stream = answer.headers["Content-Type"] == "text/event-stream"
+            # Of a stream without end, its beginning.
+            payload = answer.read1() if is_stream else answer.read()
             if answer.headers["Content-Encoding"] == "gzip":
                 payload = gzip.decompress(payload)
             return answer.status, answer.headers, payload
@@ -132,6 +134,10 @@ def check_answers(client: Client) -> None:
         "/latest?limit=a",
     ):
         client.ask("GET", target, 400)
+    for path in ("/", "/page.css", "/page.js"):
+        client.ask("GET", path, 200, Accept_Encoding="gzip")
+    assert client.ask("GET", "/events", 200).startswith("id: ")
+    client.ask("GET", "/events?device=", 400)
     for path in ("/health", "/healthz", "/livez", "/readyz", "/openapi.json"):
         client.ask("GET", path, 200, Accept_Encoding="gzip")
 

@@ -61,20 +61,29 @@ pub fn exposition(accept: &str) -> Exposition {
 
 /// True when an answer may be sent as gzip: it is acceptable, and not liked less than plain.
 pub fn takes_gzip(accept_encoding: &str) -> bool {
-    let (mut gzip, mut identity, mut any) = (None, None, None);
+    takes(&["gzip", "x-gzip"], accept_encoding)
+}
+
+/// The same of Brotli.
+pub fn takes_brotli(accept_encoding: &str) -> bool {
+    takes(&["br"], accept_encoding)
+}
+
+fn takes(names: &[&str], accept_encoding: &str) -> bool {
+    let (mut named, mut identity, mut any) = (None, None, None);
     for element in elements(accept_encoding) {
         let Some(range) = Range::of(element) else { continue };
         let coding = match range.name.to_ascii_lowercase().as_str() {
-            "gzip" | "x-gzip" => &mut gzip,
+            name if names.contains(&name) => &mut named,
             "identity" => &mut identity,
             "*" => &mut any,
             _ => continue,
         };
         coding.get_or_insert(range.weight);
     }
-    let gzip = gzip.or(any).unwrap_or(0);
+    let weight = named.or(any).unwrap_or(0);
     // Plain is always acceptable, and the least liked, unless it is named.
-    gzip > 0 && gzip >= identity.unwrap_or(0)
+    weight > 0 && weight >= identity.unwrap_or(0)
 }
 
 fn elements(list: &str) -> impl Iterator<Item = &str> {
@@ -193,5 +202,6 @@ mod tests {
         {
             assert!(!takes_gzip(accept), "{accept}");
         }
+        assert!(takes_brotli("gzip, br") && takes_brotli("*") && !takes_brotli("gzip, br;q=0"));
     }
 }

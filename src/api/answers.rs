@@ -101,7 +101,7 @@ struct Analyze<'a> {
 }
 
 /// An object with a field for each metric.
-struct Metrics<'a>(&'a [MetricReport]);
+pub(crate) struct Metrics<'a>(pub &'a [MetricReport]);
 
 impl Serialize for Metrics<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -274,9 +274,10 @@ struct Anomalies<'a> {
     count: usize,
 }
 
+/// One anomaly.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Anomaly<'a> {
+pub(crate) struct Anomaly<'a> {
     serial: u64,
     device: Option<&'a str>,
     metric: &'a str,
@@ -321,7 +322,7 @@ struct Latest<'a> {
 }
 
 /// A sample as it was sent, with the time of its arrival.
-struct Sample<'a>(&'a SampleReport);
+pub(crate) struct Sample<'a>(pub &'a SampleReport);
 
 /// Taken by the time of arrival: a metric of that name is left out of `/latest`.
 const ARRIVED_AT: &str = "arrivedAt";

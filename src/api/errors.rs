@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::tokens::Denied;
+use crate::dashboard::events::CLIENTS_MAX;
 use crate::decode::{BodyError, Refusal};
 use crate::http::message::{HeaderField, Response};
 use crate::sample::QUEUE_SAMPLES_MAX;
@@ -26,6 +27,8 @@ pub enum ApiError<'a> {
     QueueFull,
     /// Too many reads wait.
     ReadsFull,
+    /// Too many clients stream events.
+    EventsFull,
     /// The analytics thread has stopped.
     Stopping,
     /// A mistake of ours.
@@ -68,7 +71,7 @@ impl ApiError<'_> {
             Self::Body(BodyError::TooManySamples) => 413,
             Self::Sample(refusal) => refusal.status,
             Self::Internal => 500,
-            Self::QueueFull | Self::ReadsFull | Self::Stopping => 503,
+            Self::QueueFull | Self::ReadsFull | Self::EventsFull | Self::Stopping => 503,
         }
     }
 
@@ -77,7 +80,9 @@ impl ApiError<'_> {
         match self {
             Self::WrongMethod(allow) => Some(("Allow", Cow::Borrowed(allow))),
             Self::Denied(Denied::Missing) => Some(("WWW-Authenticate", Cow::Borrowed("Bearer"))),
-            Self::QueueFull | Self::ReadsFull => Some(("Retry-After", Cow::Borrowed("1"))),
+            Self::QueueFull | Self::ReadsFull | Self::EventsFull => {
+                Some(("Retry-After", Cow::Borrowed("1")))
+            }
             _ => None,
         }
     }
@@ -94,6 +99,7 @@ impl ApiError<'_> {
             Self::Sample(refusal) => refusal.code,
             Self::QueueFull => "queue_full",
             Self::ReadsFull => "too_many_reads",
+            Self::EventsFull => "too_many_clients",
             Self::Stopping => "stopping",
             Self::Internal => "internal",
             Self::Parameter { .. } => "bad_parameter",
@@ -121,6 +127,7 @@ impl ApiError<'_> {
                 "the queue to analytics is full; nothing of this request was kept".into()
             }
             Self::ReadsFull => "too many reads are waiting".into(),
+            Self::EventsFull => format!("{CLIENTS_MAX} clients stream events already").into(),
             Self::Stopping => "the server is stopping".into(),
             Self::Internal => "the request was given up; the log says why".into(),
             Self::Parameter { name, allowed } => format!("`{name}` must be {allowed}").into(),

@@ -23,6 +23,7 @@ use super::routes::{Label, Read};
 use super::tallies::RequestTallies;
 use crate::analytics::report::{Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport};
 use crate::clock::{Clock, Now};
+use crate::dashboard::events::{self, Arrival, Door, TurnedAway};
 use crate::http::message::{HeaderField, Method, Response, Ticket};
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
@@ -49,6 +50,8 @@ pub struct ReadRequest {
     pub accept: String,
     /// The field `Accept-Encoding`, empty without one.
     pub accept_encoding: String,
+    /// The field `Last-Event-ID`, empty without one.
+    pub last_event_id: String,
     /// When a worker read the request, on the monotonic clock.
     pub read_ns: u64,
     /// Where the answer goes.
@@ -62,6 +65,8 @@ pub struct Desk {
     pub asker: Asker,
     /// Knows the names.
     pub registry: Arc<Registry>,
+    /// Leads to the thread that streams events.
+    pub events: Door,
     /// Knows what is counted.
     pub telemetry: Telemetry,
     /// How values are judged.
@@ -86,6 +91,9 @@ pub fn start(
 }
 
 fn serve(request: ReadRequest, desk: &Desk, tallies: &RequestTallies, clock: &mut Clock) {
+    if request.read == Read::Events && request.method != Method::Head {
+        return show_in(request, desk, tallies, clock);
+    }
     let ReadRequest { label, method, read_ns, ticket, .. } = request;
     let now = clock.now();
     let question =
@@ -98,6 +106,28 @@ fn serve(request: ReadRequest, desk: &Desk, tallies: &RequestTallies, clock: &mu
     let response = answered.unwrap_or_else(|panic| internal_error(&*panic));
     tallies.count(label, method, response.status);
     ticket.send(response);
+    tallies.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
+}
+
+/// Brings a client to the thread that streams events.
+fn show_in(request: ReadRequest, desk: &Desk, tallies: &RequestTallies, clock: &Clock) {
+    let ReadRequest { label, method, query, last_event_id, read_ns, ticket, .. } = request;
+    let query = Query::new(&query);
+    let (status, turned_away) = match query.device() {
+        Err(error) => (error.status(), Some((error, ticket))),
+        Ok(device) => {
+            let device = device.map(Box::from);
+            match desk.events.enter(Arrival { ticket, device, last_event_id }) {
+                Ok(()) => (200, None),
+                Err(TurnedAway::Full(ticket)) => (503, Some((ApiError::EventsFull, ticket))),
+                Err(TurnedAway::Stopping(ticket)) => (503, Some((ApiError::Stopping, ticket))),
+            }
+        }
+    };
+    tallies.count(label, method, status);
+    if let Some((error, ticket)) = turned_away {
+        ticket.send(error.response());
+    }
     tallies.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
 }
 
@@ -142,6 +172,11 @@ impl Asked<'_> {
                 None => answers::latest(&[]),
             },
             Read::Scrape => return self.scrape(desk),
+            // HEAD: what a GET would begin with.
+            Read::Events => {
+                query.device()?;
+                return Ok(events::head(Vec::new()));
+            }
             Read::OpenApi => answers::OPENAPI.as_bytes().to_vec(),
         };
         Ok(ok(super::JSON, Vec::new(), body))
@@ -269,6 +304,7 @@ mod tests {
             query: query.to_owned(),
             accept: accept[0].to_owned(),
             accept_encoding: accept[1].to_owned(),
+            last_event_id: String::new(),
             read_ns: 0,
             ticket: engine.later(),
         }
@@ -360,6 +396,7 @@ mod tests {
             ("/anomalies?since=soon", "since"),
             ("/anomalies?limit=x", "limit"),
             ("/latest?limit=1001", "limit"),
+            ("/events?device=", "device"),
         ] {
             let response = library.get(target);
             let body = json(&response);
@@ -449,6 +486,29 @@ mod tests {
             assert_eq!(json(&response)["error"]["code"], "stopping");
         }
         assert_eq!(library.get("/openapi.json").status, 200);
+    }
+
+    #[test]
+    fn clients_of_events_are_shown_in() {
+        let mut library = library();
+        let (door, arrivals) = events::door(Arc::default());
+        Arc::get_mut(&mut library.desk).expect("ours alone").events = door;
+        let mut head = request(&mut library.engine, "/events?device=a", ["", ""]);
+        head.method = Method::Head;
+        serve(head, &library.desk, &library.tallies, &mut library.clock);
+        let response = library.engine.delivered();
+        assert_eq!((response.status, response.content_type), (200, events::EVENT_STREAM));
+        assert_eq!(field(&response, "X-Accel-Buffering"), Some("no"));
+
+        let mut get = request(&mut library.engine, "/events?device=a", ["", ""]);
+        get.last_event_id = "7-9".to_owned();
+        serve(get, &library.desk, &library.tallies, &mut library.clock);
+        assert!(library.engine.is_silent());
+        let arrival = arrivals.recv().expect("a client");
+        assert_eq!((arrival.device.as_deref(), &*arrival.last_event_id), (Some("a"), "7-9"));
+        drop(arrivals);
+        let response = library.get("/events");
+        assert_eq!((response.status, &json(&response)["error"]["code"]), (503, &json!("stopping")));
     }
 
     #[test]

@@ -6,8 +6,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use serde::Serialize;
+
 /// How far the process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Not everything runs yet.
     Starting,
@@ -26,6 +29,17 @@ pub enum StoreState {
     Ok,
     /// It does not: samples wait for it, and what other replicas change is not seen.
     Degraded,
+}
+
+impl StoreState {
+    /// As `/readyz` and the live page call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+        }
+    }
 }
 
 /// The shared flags.

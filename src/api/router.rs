@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, TrySendError};
 
 use super::JSON;
+use super::accept::{takes_brotli, takes_gzip};
 use super::errors::ApiError;
 use super::ingest::{says_lines, write_accepted, write_refused};
 use super::reader::ReadRequest;
@@ -17,6 +18,7 @@ use super::routes::{self, Action, Get, LABELS, Label, Read};
 use super::tallies::RouterTallies;
 use super::tokens::{self, Tokens};
 use crate::clock::{Clock, Now};
+use crate::dashboard::page::{self, Asset, Packing};
 use crate::decode::Decoder;
 use crate::handover::Lane;
 use crate::http::message::{Answer, HeaderField, Method, Request, Service};
@@ -123,16 +125,26 @@ impl Router {
                 let (status, body) = self.parts.readiness.answer();
                 exchange.send(&self.parts.tallies, &mut self.round, status, &[], body.as_bytes());
             }
+            Get::Page(asset) => self.show(exchange, request, asset),
             Get::Read(read) => self.pass_on(exchange, request, read),
         }
     }
 
+    /// A file of the page, which is packed already.
+    fn show(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, asset: Asset) {
+        let accepted = text(request, "accept-encoding");
+        let packing = match accepted {
+            _ if takes_brotli(accepted) => Packing::Brotli,
+            _ if takes_gzip(accepted) => Packing::Gzip,
+            _ => Packing::Plain,
+        };
+        exchange.note(&self.parts.tallies, &mut self.round, 200);
+        let fields = page::fields(packing);
+        exchange.answer.send(200, asset.content_type(), fields.as_ref(), asset.body(packing));
+    }
+
     /// Leaves the answer to a reader.
     fn pass_on(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, read: Read) {
-        let text = |name| {
-            let value = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
-            value.unwrap_or_default().to_owned()
-        };
         // A read sees the samples that its own connection sent before it, 202 received or not.
         self.parts.lane.send(request.now);
         let passed = self.parts.reads.try_send(ReadRequest {
@@ -140,8 +152,9 @@ impl Router {
             label: exchange.label,
             method: exchange.method,
             query: request.query.to_owned(),
-            accept: text("accept"),
-            accept_encoding: text("accept-encoding"),
+            accept: text(request, "accept").to_owned(),
+            accept_encoding: text(request, "accept-encoding").to_owned(),
+            last_event_id: text(request, "last-event-id").to_owned(),
             read_ns: request.now.monotonic_ns,
             ticket: exchange.answer.later(),
         });
@@ -161,6 +174,12 @@ impl Router {
         let Self { parts, round, body, .. } = self;
         exchange.send(&parts.tallies, round, error.status(), fields.as_slice(), body);
     }
+}
+
+/// A header field; empty when it is absent or no text.
+fn text<'a>(request: &Request<'a>, name: &str) -> &'a str {
+    let value = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
+    value.unwrap_or_default()
 }
 
 /// One request on its way to its answer.
@@ -402,13 +421,13 @@ mod tests {
     #[test]
     fn paths_and_methods_that_are_not_there() {
         let mut bench = bench();
-        for path in ["/", "/nope", "/ingest/", "/events", "/debug/pprof/"] {
+        for path in ["//", "/nope", "/ingest/", "/events/", "/page.html"] {
             for (method, _) in METHODS {
                 let response = bench.ask(method, path, &[]);
                 assert_eq!((response.status, &*error_code(&response)), (404, "not_found"));
             }
         }
-        assert_eq!(bench.counted("/", Method::Post, 404), 5);
+        assert_eq!(bench.counted("/nope", Method::Post, 404), 5);
         for (path, method, allow) in [
             ("/ingest", Method::Get, "POST"),
             ("/ingest", Method::Head, "POST"),
@@ -420,6 +439,26 @@ mod tests {
             assert_eq!((response.status, field(&response, "Allow")), (405, Some(allow)), "{path}");
             assert_eq!(error_code(&response), "method_not_allowed");
             assert_eq!(bench.counted(path, method, 405), 1);
+        }
+    }
+
+    #[test]
+    fn the_page_comes_packed_as_its_client_takes_it() {
+        let mut bench = bench();
+        for (path, kind) in
+            [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/java")]
+        {
+            for (accepted, coding) in
+                [("gzip, br", Some("br")), ("gzip", Some("gzip")), ("", None), ("br;q=0", None)]
+            {
+                let response = bench.ask(Method::Get, path, &[("Accept-Encoding", accepted)]);
+                assert_eq!(response.status, 200);
+                assert!(response.content_type.starts_with(kind), "{}", response.content_type);
+                assert_eq!(field(&response, "Content-Encoding"), coding, "{path} {accepted}");
+                let policy = field(&response, "Content-Security-Policy").expect("a policy");
+                assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"));
+            }
+            assert_eq!(bench.counted(path, Method::Get, 200), 4);
         }
     }
 
@@ -475,7 +514,7 @@ mod tests {
         }
         assert_eq!(bench.kept(), 2);
         bench.call(Method::Get, "/openapi.json", &[], "");
-        assert_eq!(bench.reads.len(), 8, "seven reads of data, and the description");
+        assert_eq!(bench.reads.len(), 9, "eight reads of data, and the description");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The table of paths: the one source of routing, of `Allow`, of the metric label `path`, and of what
 //! `openapi.json` has to describe.
 
+use crate::dashboard::page::Asset;
 use crate::http::message::Method;
 
 /// One path.
@@ -21,6 +22,8 @@ pub enum Get {
     Health,
     /// Says whether to send it requests; answered by the worker.
     Ready,
+    /// A file of the live page; answered by the worker.
+    Page(Asset),
     /// Answered by a reader.
     Read(Read),
 }
@@ -42,20 +45,22 @@ pub enum Read {
     Scrape,
     /// The description of this interface.
     OpenApi,
+    /// `/events`: a reader brings the client to the thread that streams.
+    Events,
 }
 
 impl Get {
     /// Asks for the read token: everything that tells of samples.
     pub const fn is_data(self) -> bool {
         match self {
-            Self::Health | Self::Ready | Self::Read(Read::OpenApi) => false,
+            Self::Health | Self::Ready | Self::Page(_) | Self::Read(Read::OpenApi) => false,
             Self::Read(_) => true,
         }
     }
 }
 
 /// Every path; the busiest first, as they are compared in this order.
-pub const ROUTES: [Route; 13] = [
+pub const ROUTES: [Route; 17] = [
     posts("/ingest", 202),
     Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post_status: Some(200) },
     reads("/analyze", Read::Analyze),
@@ -68,6 +73,10 @@ pub const ROUTES: [Route; 13] = [
     gets("/livez", Get::Health),
     gets("/readyz", Get::Ready),
     reads("/metrics/prometheus", Read::Scrape),
+    reads("/events", Read::Events),
+    gets("/", Get::Page(Asset::Html)),
+    gets("/page.css", Get::Page(Asset::Style)),
+    gets("/page.js", Get::Page(Asset::Script)),
     reads("/openapi.json", Read::OpenApi),
 ];
 
@@ -176,7 +185,7 @@ mod tests {
             assert_eq!(find(route.path).index(), place);
             assert_eq!(find(route.path).path(), route.path);
         }
-        for path in ["/", "", "/ingest/", "/INGEST", "/metrics/", "/ingest%00", "*"] {
+        for path in ["", "//", "/ingest/", "/INGEST", "/metrics/", "/ingest%00", "*"] {
             assert_eq!(find(path), Label::OTHER, "{path}");
         }
         assert_eq!(Label::OTHER.path(), "other");

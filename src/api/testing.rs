@@ -14,6 +14,7 @@ use crate::analytics::report::{
     AnomalyReport, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
     WindowsReport, questions,
 };
+use crate::dashboard::events::door;
 use crate::http::message::{Answer, Deliver, Delivery, HeaderField, Response, Ticket};
 use crate::registry::Registry;
 use crate::sample::Verdict;
@@ -93,8 +94,10 @@ pub fn json(response: &Response) -> Value {
 pub fn desk(registry: Arc<Registry>) -> (Arc<Desk>, JoinHandle<()>) {
     let (asker, asked) = questions(Arc::default());
     let analytics = std::thread::spawn(move || asked.into_iter().for_each(tell));
+    let (events, _) = door(Arc::default());
     let desk = Desk {
         asker,
+        events,
         telemetry: telemetry(registry.clone()),
         registry,
         judging: Judging { window: 50, threshold: 2.0, detector: "zscore" },
@@ -105,17 +108,22 @@ pub fn desk(registry: Arc<Registry>) -> (Arc<Desk>, JoinHandle<()>) {
 
 /// The telemetry of two workers and a reader.
 pub fn telemetry(registry: Arc<Registry>) -> Telemetry {
-    let sources = Sources {
+    let build = Build { version: "0.1.0", engine: "native", detector: "zscore", window: 50 };
+    Telemetry::new(build, sources(registry))
+}
+
+/// The tallies of two workers and a reader.
+pub fn sources(registry: Arc<Registry>) -> Sources {
+    Sources {
         http: vec![Arc::default(), Arc::default()],
         routers: vec![Arc::default(), Arc::default()],
         lanes: vec![Arc::default(), Arc::default()],
         readers: vec![Arc::default()],
         analytics: Arc::default(),
+        events: Arc::default(),
         registry,
         store: None,
-    };
-    let build = Build { version: "0.1.0", engine: "native", detector: "zscore", window: 50 };
-    Telemetry::new(build, sources)
+    }
 }
 
 /// A name that would break out of any string it is not escaped in.
@@ -172,7 +180,7 @@ fn tell(question: Question) {
         }
         Question::Anomalies(query, to) => {
             let report = AnomalyReport {
-                serial: 1,
+                serial: query.limit as u64,
                 device: None,
                 metric: "rps".into(),
                 value: 9.0,
@@ -182,7 +190,9 @@ fn tell(question: Question) {
                 timestamp_us: query.since_us.max(0),
                 arrived_us: 1,
             };
-            drop(to.send(vec![report; query.limit]));
+            let serials = (1..=query.limit as u64).rev();
+            let reports = serials.map(|serial| AnomalyReport { serial, ..report.clone() });
+            drop(to.send(reports.collect()));
         }
         Question::Latest(query, to) => {
             let readings = vec![("rps".into(), 1.5)];

@@ -19,6 +19,7 @@ use crate::analytics::report::{TotalsReport, WindowsReport};
 use crate::analytics::thread::AnalyticsTallies;
 use crate::api::routes::{Get, Label};
 use crate::api::tallies::{CODES, METHODS, RequestTallies, RouterTallies};
+use crate::dashboard::events::EventsTallies;
 use crate::exchange::OutletTallies;
 use crate::handover::LaneTallies;
 use crate::http;
@@ -64,7 +65,7 @@ pub struct Build {
 }
 
 /// Everything that counts, thread by thread.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Sources {
     /// Connections, of each worker.
     pub http: Vec<Arc<http::tallies::Tallies>>,
@@ -76,6 +77,8 @@ pub struct Sources {
     pub readers: Vec<Arc<RequestTallies>>,
     /// The analytics thread.
     pub analytics: Arc<AnalyticsTallies>,
+    /// The thread behind `/events`.
+    pub events: Arc<EventsTallies>,
     /// The names in use.
     pub registry: Arc<Registry>,
     /// Redis, when it is on.
@@ -122,6 +125,7 @@ impl Telemetry {
         families.extend(self.stages());
         families.extend(store::ledger(&self.sources));
         families.extend(self.sources.store.as_ref().map(store::redis).into_iter().flatten());
+        families.extend(self.events());
         families.extend(streams(totals, fleet));
         families.push(self.build_info());
         let mut families: Vec<_> = families.into_iter().filter_map(Family::finish).collect();
@@ -252,6 +256,23 @@ impl Telemetry {
         );
         judge.add_histogram(&[], &merged([&analytics.judge]), &STAGE_EDGES_NS);
         [stages, judge]
+    }
+
+    fn events(&self) -> [Family; 3] {
+        let events = &self.sources.events;
+        let mut clients = Family::gauge("sigmad_events_clients", "Clients of /events now.");
+        clients.add(&[], events.clients.get() as f64);
+        let mut sent = Family::counter(
+            "sigmad_events_sent_bytes_total",
+            "Bytes handed to the workers for the clients of /events.",
+        );
+        sent.add(&[], events.sent_bytes_total.get() as f64);
+        let mut dropped = Family::counter(
+            "sigmad_events_clients_dropped_total",
+            "Clients of /events that were let go because they read too slowly.",
+        );
+        dropped.add(&[], events.dropped_total.get() as f64);
+        [clients, sent, dropped]
     }
 
     fn build_info(&self) -> Family {

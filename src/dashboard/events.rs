@@ -1,0 +1,647 @@
+//! The thread behind `/events`.
+//!
+//! Readers bring clients through the [`Door`]. Four times a second, while there are any, the thread
+//! composes one event for each thing that is watched (the whole, or one device) and hands every
+//! client a copy. A client that does not keep up is let go: its queue is bounded, and nobody waits
+//! for it. Without clients it takes a point of [`History`] a second and sleeps.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use serde::Serialize;
+
+use super::history::{History, POINT_MS};
+use super::message::{EventId, HEARTBEAT, Message};
+use super::sampler::{ByName, DevicePlace, DevicePulse, DeviceRow, Pulse, Sampler};
+use crate::analytics::report::AnomalyReport;
+use crate::api::answers;
+use crate::api::readiness::{Phase, Readiness};
+use crate::clock::{Clock, Now};
+use crate::http::message::{Response, StreamRefusal, StreamWriter, Ticket};
+use crate::tally::Tally;
+
+/// The media type of `/events`.
+pub const EVENT_STREAM: &str = "text/event-stream";
+/// Open at once; past it 503. Each costs up to some 20 kB a second.
+pub const CLIENTS_MAX: usize = 1_000;
+/// Clients that wait to be let in.
+const ARRIVALS_MAX: usize = 64;
+/// Between two events of one client.
+const TICK_MS: u64 = 250;
+/// When nothing happens an event comes all the same, so that its age can be seen.
+const QUIET_MS: u64 = 1_000;
+/// Between two looks at all devices.
+const DEVICES_MS: u64 = 1_000;
+const HEARTBEAT_MS: u64 = 10_000;
+/// How long a client whose stream has ended waits before it comes back.
+const RETRY_MS: u64 = 1_000;
+/// A tick that is slow, for a million devices are looked at, is followed by a pause so many times as
+/// long: pages are the first to wait when there is much to do.
+const REST: u64 = 4;
+/// But no longer than this: a page takes a silence of five seconds for the end.
+const REST_MS_MAX: u64 = 1_000;
+
+/// What runs here, as the page's first line tells it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Server {
+    /// The version of sigmad.
+    pub version: &'static str,
+    /// The name of the machine or container.
+    pub replica: String,
+    /// The HTTP engine.
+    pub engine: &'static str,
+    /// The detector that gives `isAnomaly`.
+    pub detector: &'static str,
+    /// Values in a window.
+    pub window: usize,
+    /// Deviations past which a value is an anomaly.
+    pub threshold: f64,
+}
+
+/// What is counted here; written by this thread.
+#[derive(Debug, Default)]
+pub struct EventsTallies {
+    /// Open now.
+    pub clients: Tally,
+    /// Bytes handed to the engine.
+    pub sent_bytes_total: Tally,
+    /// Clients let go because they read too slowly.
+    pub dropped_total: Tally,
+}
+
+/// A client that wants events.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Where they go.
+    pub ticket: Ticket,
+    /// Only of this device.
+    pub device: Option<Box<str>>,
+    /// `Last-Event-ID`, as sent; empty without one.
+    pub last_event_id: String,
+}
+
+/// Where readers bring clients.
+#[derive(Clone, Debug)]
+pub struct Door {
+    arrivals: Sender<Arrival>,
+    tallies: Arc<EventsTallies>,
+}
+
+/// Why a client was not let in; it comes back with the reason.
+#[derive(Debug)]
+pub enum TurnedAway {
+    /// There are too many.
+    Full(Ticket),
+    /// The server is stopping.
+    Stopping(Ticket),
+}
+
+/// A door, and what waits behind it.
+pub fn door(tallies: Arc<EventsTallies>) -> (Door, Receiver<Arrival>) {
+    let (arrivals, waiting) = bounded(ARRIVALS_MAX);
+    (Door { arrivals, tallies }, waiting)
+}
+
+impl Door {
+    /// Lets a client in, if there is room.
+    pub fn enter(&self, arrival: Arrival) -> Result<(), TurnedAway> {
+        if self.tallies.clients.get() >= CLIENTS_MAX as u64 {
+            return Err(TurnedAway::Full(arrival.ticket));
+        }
+        self.arrivals.try_send(arrival).map_err(|error| match error {
+            TrySendError::Full(arrival) => TurnedAway::Full(arrival.ticket),
+            TrySendError::Disconnected(arrival) => TurnedAway::Stopping(arrival.ticket),
+        })
+    }
+}
+
+/// The answer to `HEAD /events`, and the beginning of that to GET with `body`.
+pub fn head(body: Vec<u8>) -> Response {
+    let fields = vec![
+        ("Cache-Control", "no-store".into()),
+        // nginx would keep events back until a buffer is full.
+        ("X-Accel-Buffering", "no".into()),
+    ];
+    Response { status: 200, content_type: EVENT_STREAM, fields, body }
+}
+
+/// The thread's state; [`Events::run`] is its life.
+pub struct Events {
+    arrivals: Receiver<Arrival>,
+    sampler: Sampler,
+    history: History,
+    server: Server,
+    readiness: Arc<Readiness>,
+    tallies: Arc<EventsTallies>,
+    clock: Clock,
+    /// When the process started, milliseconds since 1970.
+    boot_ms: i64,
+    last: Option<Pulse>,
+    devices: Vec<DeviceRow>,
+    devices_due_ms: u64,
+    heartbeat_due_ms: u64,
+    /// When the last tick began.
+    ticked_ms: u64,
+    /// When the next may, after a slow one.
+    rested_ms: u64,
+    /// Anomalies not yet part of a point of the history.
+    anomalies_counted: u64,
+    whole: Watch,
+    narrowed: Vec<(Box<str>, DevicePlace, Watch)>,
+}
+
+/// Those who watch the same.
+#[derive(Default)]
+struct Watch {
+    clients: Vec<StreamWriter>,
+    /// When they were last told something.
+    told_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Status {
+    phase: Phase,
+    /// No store is behind the windows.
+    redis: &'static str,
+    uptime: f64,
+}
+
+impl Events {
+    /// Clients come from `arrivals`; `start` is the moment from which all clocks count.
+    pub fn new(
+        arrivals: Receiver<Arrival>,
+        sampler: Sampler,
+        server: Server,
+        readiness: Arc<Readiness>,
+        tallies: Arc<EventsTallies>,
+        start: Instant,
+    ) -> Self {
+        let mut clock = Clock::new(start);
+        let now = clock.now();
+        Self {
+            arrivals,
+            sampler,
+            history: History::default(),
+            server,
+            readiness,
+            tallies,
+            clock,
+            boot_ms: now.wall_us / 1_000 - now.monotonic_ms() as i64,
+            last: None,
+            devices: Vec::new(),
+            devices_due_ms: 0,
+            heartbeat_due_ms: 0,
+            ticked_ms: 0,
+            rested_ms: 0,
+            anomalies_counted: 0,
+            whole: Watch::default(),
+            narrowed: Vec::new(),
+        }
+    }
+
+    /// Runs on the calling thread until the server drains, its doors are gone, or analytics has
+    /// stopped. All streams end with it, and their clients come back to whoever serves then.
+    pub fn run(mut self) {
+        loop {
+            if self.readiness.phase() == Phase::Draining {
+                return;
+            }
+            let now = self.clock.now();
+            let wait_ms = self.due_ms().saturating_sub(now.monotonic_ms());
+            if wait_ms == 0 {
+                if self.tick(now).is_none() {
+                    return;
+                }
+                let end_ms = self.clock.now().monotonic_ms();
+                let rest_ms = (end_ms - now.monotonic_ms()) * REST;
+                self.rested_ms = end_ms + rest_ms.min(REST_MS_MAX);
+                continue;
+            }
+            match self.arrivals.recv_timeout(Duration::from_millis(wait_ms)) {
+                Ok(arrival) => {
+                    let now = self.clock.now();
+                    if self.welcome(arrival, now).is_none() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn clients(&self) -> usize {
+        let narrowed = self.narrowed.iter().map(|(_, _, watch)| watch.clients.len());
+        self.whole.clients.len() + narrowed.sum::<usize>()
+    }
+
+    fn due_ms(&self) -> u64 {
+        let every_ms = if self.clients() > 0 { TICK_MS } else { POINT_MS };
+        (self.ticked_ms + every_ms).max(self.rested_ms)
+    }
+
+    /// Looks at what is new, and tells everyone. None once analytics has stopped.
+    fn tick(&mut self, now: Now) -> Option<()> {
+        self.ticked_ms = now.monotonic_ms();
+        let pulse = self.sampler.pulse(now)?;
+        self.remember(&pulse);
+        if self.speaks(&pulse) {
+            let has_devices = self.ticked_ms >= self.devices_due_ms;
+            if has_devices {
+                self.devices = self.sampler.devices(now)?;
+                self.devices_due_ms = self.ticked_ms + DEVICES_MS;
+            }
+            self.tell_whole(&pulse, has_devices);
+        }
+        self.tell_narrowed(now)?;
+        self.last = Some(pulse);
+        if self.ticked_ms >= self.heartbeat_due_ms {
+            self.heartbeat_due_ms = self.ticked_ms + HEARTBEAT_MS;
+            let (whole, tallies) = (&mut self.whole, &self.tallies);
+            whole.send(HEARTBEAT, tallies);
+            self.narrowed.iter_mut().for_each(|(_, _, watch)| watch.send(HEARTBEAT, tallies));
+        }
+        self.narrowed.retain(|(_, _, watch)| !watch.clients.is_empty());
+        self.tallies.clients.set(self.clients() as u64);
+        Some(())
+    }
+
+    fn remember(&mut self, pulse: &Pulse) {
+        let at_ms = pulse.now.monotonic_ms();
+        if !self.history.is_due(at_ms) {
+            return;
+        }
+        let Pulse { load, fleet, .. } = pulse;
+        let anomalies = load.anomalies_total - self.anomalies_counted;
+        self.anomalies_counted = load.anomalies_total;
+        self.history.push(at_ms, pulse.now.wall_us, load.accepted, anomalies as f64, fleet);
+    }
+
+    /// True when those who watch the whole are to be told of this tick.
+    fn speaks(&self, pulse: &Pulse) -> bool {
+        let is_quiet = pulse.anomalies.is_empty()
+            && self.last.as_ref().is_some_and(|last| {
+                let (now, then) = (&pulse.load, &last.load);
+                now.samples == then.samples && now.requests == then.requests
+            });
+        let is_due = pulse.now.monotonic_ms() >= self.whole.told_ms + QUIET_MS;
+        !self.whole.clients.is_empty() && (is_due || !is_quiet)
+    }
+
+    fn tell_whole(&mut self, pulse: &Pulse, has_devices: bool) {
+        let mut message = self.message("delta", pulse.now, None);
+        self.whole_sections(&mut message, pulse);
+        if has_devices {
+            message.section("devices", &self.devices);
+        }
+        let oldest_first: Vec<_> = pulse.anomalies.iter().rev().collect();
+        anomalies(&mut message, &oldest_first);
+        if pulse.anomalies_left_out > 0 {
+            message.section("anomaliesLeftOut", &pulse.anomalies_left_out);
+        }
+        self.whole.told_ms = pulse.now.monotonic_ms();
+        self.whole.send(&message.finish(), &self.tallies);
+    }
+
+    fn tell_narrowed(&mut self, now: Now) -> Option<()> {
+        let at_ms = now.monotonic_ms();
+        let mut narrowed = std::mem::take(&mut self.narrowed);
+        for (name, place, watch) in &mut narrowed {
+            let pulse = self.sampler.device(name, place)?;
+            let is_quiet = pulse.samples.is_empty() && pulse.anomalies.is_empty();
+            if is_quiet && at_ms < watch.told_ms + QUIET_MS {
+                continue;
+            }
+            let mut message = self.message("delta", now, None);
+            device_sections(&mut message, name, &pulse);
+            watch.told_ms = at_ms;
+            watch.send(&message.finish(), &self.tallies);
+        }
+        self.narrowed = narrowed;
+        Some(())
+    }
+
+    /// Lets a client in: the first event has all that it needs to begin with, or, when it comes back
+    /// within the memory of this process, what it has missed. None once analytics has stopped.
+    fn welcome(&mut self, arrival: Arrival, now: Now) -> Option<()> {
+        let Arrival { ticket, device, last_event_id } = arrival;
+        let seen = EventId::from_str(&last_event_id).ok();
+        let seen_ms = seen
+            .filter(|id| id.boot_ms == self.boot_ms && id.at_ms <= now.monotonic_ms())
+            .map(|id| id.at_ms)
+            .filter(|at_ms| *at_ms >= self.history.oldest_ms());
+        let seen_us = seen_ms.map_or(i64::MIN, |at_ms| (self.boot_ms + at_ms as i64) * 1_000);
+
+        let mut message = self.message("hello", now, Some(RETRY_MS));
+        message.section("server", &self.server).section("resumed", &seen_ms.is_some());
+        match device {
+            None => {
+                if self.last.is_none() || self.clients() == 0 {
+                    // The last look may be a second old, and the table of devices as old as its last reader.
+                    self.tick(now)?;
+                    self.devices = self.sampler.devices(now)?;
+                }
+                let pulse = self.last.as_ref().expect("a tick leaves its pulse");
+                self.whole_sections(&mut message, pulse);
+                message.section("devices", &self.devices);
+                message.section("history", &self.history.after(seen_ms.unwrap_or(0)));
+                let missed = self.sampler.remembered(seen_us);
+                anomalies(&mut message, &missed.iter().collect::<Vec<_>>());
+                let writer = self.begin(ticket, message);
+                self.whole.clients.push(writer);
+            }
+            Some(name) => {
+                let known = self.narrowed.iter_mut().find(|(known, _, _)| *known == name);
+                let mut place = DevicePlace { arrived_us: seen_us, serial: 0 };
+                let mut pulse = self.sampler.device(&name, &mut place)?;
+                pulse.anomalies.retain(|anomaly| anomaly.arrived_us > seen_us);
+                // Those who watch already are told by the next tick what this one is told now.
+                if let Some((_, known, _)) = known {
+                    pulse.samples.retain(|sample| sample.arrived_us <= known.arrived_us);
+                    pulse.anomalies.retain(|anomaly| anomaly.serial <= known.serial);
+                }
+                device_sections(&mut message, &name, &pulse);
+                let writer = self.begin(ticket, message);
+                match self.narrowed.iter_mut().find(|(known, _, _)| *known == name) {
+                    Some((_, _, watch)) => watch.clients.push(writer),
+                    None => {
+                        let watch = Watch { clients: vec![writer], ..Watch::default() };
+                        self.narrowed.push((name, place, watch));
+                    }
+                }
+            }
+        }
+        self.tallies.clients.set(self.clients() as u64);
+        Some(())
+    }
+
+    fn begin(&self, ticket: Ticket, message: Message) -> StreamWriter {
+        let body = message.finish();
+        self.tallies.sent_bytes_total.add(body.len() as u64);
+        ticket.stream(head(body))
+    }
+
+    /// An event with what all of them have.
+    fn message(&self, event: &'static str, now: Now, retry_ms: Option<u64>) -> Message {
+        let id = EventId { boot_ms: self.boot_ms, at_ms: now.monotonic_ms() };
+        let mut message = Message::new(event, id, retry_ms);
+        let uptime = now.monotonic_ms() as f64 / 1e3;
+        let status =
+            Status { phase: self.readiness.phase(), redis: self.readiness.store().name(), uptime };
+        message.section("at", &((now.wall_us / 1_000) as f64 / 1e3)).section("status", &status);
+        message
+    }
+
+    fn whole_sections(&self, message: &mut Message, pulse: &Pulse) {
+        message
+            .section("load", &pulse.load)
+            .section("workers", &pulse.workers)
+            .section("fleet", &ByName(&pulse.fleet));
+    }
+}
+
+impl Watch {
+    /// Hands everyone a copy; lets go of who has gone, or can't keep up.
+    fn send(&mut self, event: &[u8], tallies: &EventsTallies) {
+        self.clients.retain(|client| match client.send(event.to_vec()) {
+            Ok(()) => {
+                tallies.sent_bytes_total.add(event.len() as u64);
+                true
+            }
+            Err(StreamRefusal::Full) => {
+                tallies.dropped_total.add(1);
+                false
+            }
+            Err(StreamRefusal::Closed) => false,
+        });
+    }
+}
+
+fn anomalies(message: &mut Message, oldest_first: &[&AnomalyReport]) {
+    if !oldest_first.is_empty() {
+        let shown = oldest_first.iter().map(|report| answers::Anomaly::from(*report));
+        message.section("anomalies", &shown.collect::<Vec<_>>());
+    }
+}
+
+fn device_sections(message: &mut Message, name: &str, pulse: &DevicePulse) {
+    #[derive(Serialize)]
+    struct Device<'a> {
+        device: &'a str,
+        metrics: answers::Metrics<'a>,
+    }
+    message.section(
+        "device",
+        &Device { device: name, metrics: answers::Metrics(&pulse.windows.metrics) },
+    );
+    if !pulse.samples.is_empty() {
+        message.section("samples", &pulse.samples.iter().map(answers::Sample).collect::<Vec<_>>());
+    }
+    anomalies(message, &pulse.anomalies.iter().collect::<Vec<_>>());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::testing;
+    use crate::clock;
+    use crate::http::message::{Deliver, Delivery, STREAM_QUEUE_BYTES_MAX, StreamState};
+    use crate::registry::Registry;
+
+    /// An engine with a client that reads at once, or never.
+    #[derive(Default)]
+    struct Reader {
+        never_reads: bool,
+        events: Mutex<Vec<String>>,
+        state: Mutex<Arc<StreamState>>,
+        has_ended: std::sync::atomic::AtomicBool,
+    }
+
+    impl Deliver for Reader {
+        fn deliver(&self, _serial: u64, delivery: Delivery) {
+            let bytes = match delivery {
+                Delivery::Begin(head, state) => {
+                    assert_eq!((head.status, head.content_type), (200, EVENT_STREAM));
+                    *self.state.lock().expect("no panic") = state;
+                    head.body
+                }
+                Delivery::Part(bytes) => bytes,
+                Delivery::End => {
+                    return self.has_ended.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                Delivery::Whole(response) => panic!("{response:?}"),
+            };
+            if !self.never_reads {
+                let state = self.state.lock().expect("no panic");
+                state.queued_bytes.fetch_sub(bytes.len(), std::sync::atomic::Ordering::Relaxed);
+            }
+            let text = String::from_utf8(bytes).expect("UTF-8");
+            self.events.lock().expect("no panic").push(text);
+        }
+    }
+
+    impl Reader {
+        fn events(&self) -> Vec<Value> {
+            let events = self.events.lock().expect("no panic");
+            let data = |event: &String| -> Option<Value> {
+                let lines: Vec<_> =
+                    event.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+                (!lines.is_empty()).then(|| serde_json::from_str(&lines.join("\n")).expect("JSON"))
+            };
+            events.iter().filter_map(data).collect()
+        }
+    }
+
+    struct Bench {
+        events: Events,
+        now_ms: u64,
+    }
+
+    fn bench() -> Bench {
+        let registry = Arc::new(Registry::new(1_000, 3_600));
+        let (desk, _) = testing::desk(registry.clone());
+        let sources = testing::sources(registry.clone());
+        let sampler = Sampler::new(desk.asker.clone(), registry, sources);
+        let tallies = Arc::<EventsTallies>::default();
+        let (_, arrivals) = door(tallies.clone());
+        let server = Server {
+            version: "0.1.0",
+            replica: "here".into(),
+            engine: "native",
+            detector: "zscore",
+            window: 50,
+            threshold: 2.0,
+        };
+        let start = clock::start();
+        let events = Events::new(arrivals, sampler, server, Arc::default(), tallies, start);
+        Bench { events, now_ms: 1_000 }
+    }
+
+    impl Bench {
+        fn now(&self) -> Now {
+            let wall_us = (self.events.boot_ms + self.now_ms as i64) * 1_000;
+            Now { monotonic_ns: self.now_ms * 1_000_000, wall_us }
+        }
+
+        fn tick(&mut self) {
+            self.now_ms += TICK_MS;
+            self.events.tick(self.now()).expect("analytics runs");
+        }
+
+        fn enter(&mut self, reader: &Arc<Reader>, device: Option<&str>, last_event_id: String) {
+            let ticket = Ticket::new(1, reader.clone());
+            let arrival = Arrival { ticket, device: device.map(Box::from), last_event_id };
+            self.events.welcome(arrival, self.now()).expect("analytics runs");
+        }
+    }
+
+    #[test]
+    fn everyone_is_told_the_same_once_and_quiet_ticks_are_left_out() {
+        let mut bench = bench();
+        let readers = [Arc::<Reader>::default(), Arc::default()];
+        for reader in &readers {
+            bench.enter(reader, None, String::new());
+        }
+        for _ in 0..8 {
+            bench.tick();
+        }
+        for reader in &readers {
+            let events = reader.events();
+            assert_eq!(events[0]["resumed"], false);
+            assert_eq!(events[0]["server"]["replica"], "here");
+            assert!(events[0]["history"]["at"].as_array().is_some_and(|at| !at.is_empty()));
+            assert_eq!(events[0]["fleet"]["rps"]["mean"], 1e15);
+            // Two seconds in which nothing came.
+            assert!((2..=4).contains(&events.len()), "{}", events.len());
+            let has_devices = events.iter().filter(|event| !event["devices"].is_null()).count();
+            assert!(has_devices >= 2, "the table comes although nothing else does");
+        }
+        assert_eq!(bench.events.tallies.clients.get(), 2);
+    }
+
+    #[test]
+    fn who_comes_back_is_told_what_was_missed() {
+        let mut bench = bench();
+        for _ in 0..40 {
+            bench.tick();
+        }
+        let id = EventId { boot_ms: bench.events.boot_ms, at_ms: bench.now_ms - 2_500 };
+        let other = EventId { boot_ms: id.boot_ms - 1, ..id };
+        let future = EventId { at_ms: bench.now_ms + 1, ..id };
+        for (id, resumed, points) in
+            [(id, true, 2..=3), (other, false, 9..=11), (future, false, 9..=11)]
+        {
+            let reader = Arc::<Reader>::default();
+            bench.enter(&reader, None, id.to_string());
+            let hello = &reader.events()[0];
+            assert_eq!(hello["resumed"], resumed);
+            let at = hello["history"]["at"].as_array().expect("points").len();
+            assert!(points.contains(&at), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_let_go_and_the_others_are_not() {
+        let mut bench = bench();
+        let slow = Arc::new(Reader { never_reads: true, ..Reader::default() });
+        let quick = Arc::<Reader>::default();
+        bench.enter(&slow, None, String::new());
+        bench.enter(&quick, None, String::new());
+        let mut ticks = 0;
+        while bench.events.tallies.dropped_total.get() == 0 {
+            bench.tick();
+            ticks += 1;
+            assert!(ticks < 10_000, "it is never let go");
+        }
+        assert!(slow.has_ended.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(!quick.has_ended.load(std::sync::atomic::Ordering::Relaxed));
+        let queued: usize = slow.events.lock().expect("no panic").iter().map(String::len).sum();
+        assert!(queued <= STREAM_QUEUE_BYTES_MAX, "{queued}");
+        assert_eq!(bench.events.tallies.clients.get(), 1);
+    }
+
+    #[test]
+    fn a_client_that_has_gone_is_forgotten() {
+        let mut bench = bench();
+        let reader = Arc::<Reader>::default();
+        bench.enter(&reader, Some("nobody"), String::new());
+        assert_eq!(reader.events()[0]["device"]["device"], "nobody");
+        let state = reader.state.lock().expect("no panic").clone();
+        state.closed.store(true, std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..4 {
+            bench.tick();
+        }
+        assert!(bench.events.narrowed.is_empty());
+        assert_eq!(bench.events.tallies.clients.get(), 0);
+        assert_eq!(bench.events.tallies.dropped_total.get(), 0);
+    }
+
+    #[test]
+    fn the_door_closes_when_there_are_too_many() {
+        let tallies = Arc::<EventsTallies>::default();
+        let (door, waiting) = door(tallies.clone());
+        let arrival = || Arrival {
+            ticket: Ticket::new(1, Arc::new(Reader::default())),
+            device: None,
+            last_event_id: String::new(),
+        };
+        assert!(door.enter(arrival()).is_ok());
+        tallies.clients.set(CLIENTS_MAX as u64);
+        let reason = door.enter(arrival()).expect_err("full");
+        let TurnedAway::Full(ticket) = reason else { panic!("{reason:?}") };
+        std::mem::forget(ticket);
+        tallies.clients.set(0);
+        std::mem::forget(waiting.recv().expect("the first").ticket);
+        drop(waiting);
+        let reason = door.enter(arrival()).expect_err("stopping");
+        let TurnedAway::Stopping(ticket) = reason else { panic!("{reason:?}") };
+        std::mem::forget(ticket);
+    }
+}

@@ -1,0 +1,104 @@
+//! Server-sent events as text.
+//!
+//! The data of an event is one JSON object with a section a line: what a program joins and parses, a
+//! person can read.
+
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+use serde::Serialize;
+
+/// The place in the stream behind which a client goes on: what it says in `Last-Event-ID`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventId {
+    /// When the process started, milliseconds since 1970: another process, another stream.
+    pub boot_ms: i64,
+    /// When the event was composed, milliseconds since the process started.
+    pub at_ms: u64,
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.boot_ms, self.at_ms)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (boot, at) = text.split_once('-').ok_or(())?;
+        let (boot_ms, at_ms) = (boot.parse(), at.parse());
+        Ok(Self { boot_ms: boot_ms.map_err(|_| ())?, at_ms: at_ms.map_err(|_| ())? })
+    }
+}
+
+/// A comment that tells a silent stream from a dead one.
+pub const HEARTBEAT: &[u8] = b": still here\n\n";
+
+/// One event on its way to be text.
+#[derive(Debug)]
+pub struct Message {
+    text: String,
+    is_first: bool,
+}
+
+impl Message {
+    /// An event of that kind, without data so far. `retry_ms`: how long clients wait before they
+    /// come back.
+    pub fn new(event: &'static str, id: EventId, retry_ms: Option<u64>) -> Self {
+        let mut text = format!("id: {id}\nevent: {event}\n");
+        if let Some(retry_ms) = retry_ms {
+            writeln!(text, "retry: {retry_ms}").expect("a String takes everything");
+        }
+        text += "data: {";
+        Self { text, is_first: true }
+    }
+
+    /// Adds a section. JSON has no line ends but those we write.
+    pub fn section(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> &mut Self {
+        if !std::mem::take(&mut self.is_first) {
+            self.text += ",\ndata: ";
+        }
+        let json = serde_json::to_string(value).expect("reports hold nothing that JSON can't say");
+        write!(self.text, "\"{name}\":{json}").expect("a String takes everything");
+        self
+    }
+
+    /// The event.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.text += "}\n\n";
+        self.text.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_object_a_section_a_line() {
+        let id = EventId { boot_ms: 1_700_000_000_123, at_ms: 4_500 };
+        let mut message = Message::new("delta", id, Some(1_000));
+        message.section("at", &1.5).section("names", &["a\nb\r\u{2028}", "\"}"]);
+        let text = String::from_utf8(message.finish()).expect("UTF-8");
+        let lines: Vec<&str> = text.split('\n').collect();
+        assert_eq!(lines[..3], ["id: 1700000000123-4500", "event: delta", "retry: 1000"]);
+        let data: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("data: ")).collect();
+        assert_eq!(data.len(), 2);
+        let value: serde_json::Value = serde_json::from_str(&data.join("\n")).expect("JSON");
+        assert_eq!(value, json!({"at": 1.5, "names": ["a\nb\r\u{2028}", "\"}"]}));
+        assert!(text.ends_with("}\n\n"));
+    }
+
+    #[test]
+    fn ids_read_back_and_nothing_else_does() {
+        let id = EventId { boot_ms: 1_700_000_000_123, at_ms: 4_500 };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["", "-", "7", "1-", "-1", "1-2-3", "a-b", "1-99999999999999999999"] {
+            assert_eq!(text.parse::<EventId>(), Err(()), "{text}");
+        }
+    }
+}

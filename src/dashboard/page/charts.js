@@ -1,0 +1,244 @@
+// Charts: what was, what is usual, and what fell out of it.
+
+/** A chart shows this much of the past at most, and at least. */
+const PAST_S = 600;
+const PAST_S_MIN = 30;
+
+/** Colours as the style has them, for the canvas: they follow the scheme. */
+let colours = {};
+function readColours() {
+  const style = document.createElement("i");
+  document.body.append(style);
+  for (const name of ["text", "muted", "line", "accent", "band", "alarm", "card"]) {
+    style.style.color = `var(--${name})`;
+    colours[name] = getComputedStyle(style).color;
+  }
+  style.remove();
+}
+
+const font = () => `12px ${getComputedStyle(document.documentElement).fontFamily}`;
+
+function span(first) {
+  const now = Date.now() / 1000 + skew;
+  return [Math.min(now - PAST_S_MIN, Math.max(now - PAST_S, first ?? now)), now];
+}
+
+/** The server's clock less ours: the right edge of a chart is now, by the clock of its points. */
+let skew = 0;
+
+const axis = (options) => ({
+  stroke: () => colours.muted,
+  grid: { stroke: () => colours.line, width: 1 },
+  ticks: { show: false },
+  font: font(),
+  ...options,
+});
+
+const timeAxis = () =>
+  axis({ space: 70, size: 26, gap: 6, grid: { show: false }, values: timeLabels });
+
+/** Without those that the edges would cut. */
+function timeLabels(plot, splits) {
+  const { min, max } = plot.scales.x;
+  const edge = (30 * (max - min)) / Math.max(plot.bbox.width / devicePixelRatio, 1);
+  return splits.map((at) => (at < min + edge / 3 || at > max - edge ? "" : time(at)));
+}
+
+const cursor = { y: false, points: { show: false }, drag: { x: false, y: false }, sync: { key: "sigmad" } };
+
+/** Mean or value, its band, and anomalies as dots. */
+class BandChart {
+  /** `points`: {t, line, low, high}; `dots()`: [{at, value}], oldest first. */
+  constructor(parent, title, lineName, dots) {
+    this.node = byId("chart-template").content.firstElementChild.cloneNode(true);
+    this.plotNode = this.node.querySelector(".plot");
+    this.readoutNode = this.node.querySelector(".readout");
+    this.statsNode = this.node.querySelector(".stats");
+    this.node.querySelector("h2").textContent = title;
+    this.title = title;
+    this.lineName = lineName;
+    this.dots = dots;
+    this.points = { t: [], line: [], low: [], high: [] };
+    this.now = "";
+    parent.append(this.node);
+    this.plot = new uPlot(
+      {
+        width: this.plotNode.clientWidth || 300,
+        height: this.plotNode.clientHeight,
+        padding: [8, 6, 0, 0],
+        legend: { show: false },
+        cursor,
+        scales: { x: { time: true, range: () => span(this.points.t[0]) }, y: { range: () => this.range() } },
+        axes: [timeAxis(), axis({ size: 52, space: 36, gap: 8, values: (_, splits) => splits.map(reading) })],
+        series: [
+          {},
+          { stroke: "transparent", points: { show: false } },
+          { stroke: "transparent", points: { show: false } },
+          { stroke: () => colours.accent, width: 1.75, points: { show: false } },
+        ],
+        bands: [{ series: [1, 2], fill: () => colours.band }],
+        hooks: { draw: [() => this.drawDots()], setCursor: [() => this.say()] },
+      },
+      this.data(),
+      this.plotNode,
+    );
+  }
+
+  data() {
+    const { t, line, low, high } = this.points;
+    return [t, high, low, line];
+  }
+
+  /** The band, and dots near it: one wild value must not flatten the rest. */
+  range() {
+    let low = Infinity;
+    let high = -Infinity;
+    const take = (value) => {
+      if (value === null || value === undefined) return;
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    };
+    for (const column of ["low", "high", "line"]) this.points[column].forEach(take);
+    if (low > high) return [0, 1];
+    const room = Math.max(high - low, Math.abs(high) * 1e-3, 1e-9) * 2;
+    const [bottom, top] = [low - room, high + room];
+    const from = this.points.t[0] ?? 0;
+    for (const { at, value } of this.dots()) {
+      if (at >= from) take(Math.min(top, Math.max(bottom, value)));
+    }
+    const pad = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);
+    // What is never negative has its floor at zero, with room for a dot on it.
+    return [low >= 0 ? Math.max(-0.6 * pad, low - pad) : low - pad, high + pad];
+  }
+
+  drawDots() {
+    const { ctx, bbox } = this.plot;
+    const { min, max } = this.plot.scales.x;
+    const radius = 3.25 * devicePixelRatio;
+    ctx.save();
+    ctx.fillStyle = colours.alarm;
+    ctx.strokeStyle = colours.card;
+    ctx.lineWidth = devicePixelRatio;
+    for (const { at, value } of this.dots()) {
+      if (at < min || at > max) continue;
+      const x = this.plot.valToPos(at, "x", true);
+      const y = this.plot.valToPos(value, "y", true);
+      ctx.beginPath();
+      if (y < bbox.top || y > bbox.top + bbox.height) {
+        // Beyond the edge: an arrow that points to it.
+        const up = y < bbox.top;
+        const tip = up ? bbox.top : bbox.top + bbox.height;
+        const foot = tip + (up ? 2 : -2) * radius;
+        ctx.moveTo(x, tip);
+        ctx.lineTo(x - radius, foot);
+        ctx.lineTo(x + radius, foot);
+        ctx.closePath();
+      } else {
+        ctx.arc(x, y, radius, 0, 2 * Math.PI);
+      }
+      ctx.fill();
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+
+  /** The figures under the cursor, or the latest. */
+  say() {
+    const at = this.plot?.cursor.idx ?? null;
+    const last = this.points.t.length - 1;
+    const place = at ?? last;
+    const { t, line, low, high } = this.points;
+    const value = line[place];
+    if (place < 0 || !isNumber(value)) return this.readoutNode.replaceChildren();
+    const bold = document.createElement("b");
+    bold.textContent = reading(value);
+    const usual = isNumber(high[place]) ? this.usual(low[place], high[place]) : "";
+    const when = at === null ? "" : `${time(t[place])}  `;
+    this.readoutNode.replaceChildren(`${when}${this.lineName} `, bold, usual);
+  }
+
+  /** The band in words. A mean has its spread; a value has what was usual when it came. */
+  usual(low, high) {
+    const figure = (value) => reading(Number(value.toPrecision(3)));
+    if (this.lineName === "mean") return ` ± ${figure((high - low) / 2)} (${threshold}σ)`;
+    return `, usual ${figure(low)} to ${figure(high)}`;
+  }
+
+  show() {
+    this.plot.setData(this.data());
+    this.say();
+    const place = this.points.t.length - 1;
+    const label = place < 0 ? "nothing yet" : `${this.lineName} ${reading(this.points.line[place])}`;
+    this.plotNode.setAttribute("aria-label", `${this.title}: ${label}, ${this.dots().length} anomalies shown`);
+  }
+
+  fit() {
+    this.plot.setSize({ width: this.plotNode.clientWidth, height: this.plotNode.clientHeight });
+  }
+
+  remove() {
+    this.plot.destroy();
+    this.node.remove();
+  }
+}
+
+/** Anomalies a second, as bars. */
+class Ribbon {
+  constructor(plotNode, readoutNode) {
+    this.plotNode = plotNode;
+    this.readoutNode = readoutNode;
+    this.points = { t: [], n: [] };
+    this.plot = new uPlot(
+      {
+        width: plotNode.clientWidth || 300,
+        height: plotNode.clientHeight,
+        padding: [4, 6, 0, 0],
+        legend: { show: false },
+        cursor,
+        scales: {
+          x: { time: true, range: () => span(this.points.t[0]) },
+          y: { range: (_, low, high) => [0, Math.max(high ?? 0, 4)] },
+        },
+        axes: [timeAxis(), axis({ size: 52, space: 24, gap: 8, incrs: [1, 2, 5].flatMap((n) => [n, 10 * n, 100 * n, 1e3 * n, 1e4 * n, 1e5 * n]).sort((n, m) => n - m), values: (_, splits) => splits.map(count) })],
+        series: [
+          {},
+          {
+            fill: () => colours.alarm,
+            width: 0,
+            points: { show: false },
+            paths: uPlot.paths.bars({ size: [0.8, 8, 1.5] }),
+          },
+        ],
+        hooks: { setCursor: [() => this.say()] },
+      },
+      [[], []],
+      plotNode,
+    );
+  }
+
+  say() {
+    const at = this.plot?.cursor.idx ?? null;
+    const { t, n } = this.points;
+    if (at !== null && t[at]) return write(this.readoutNode, `${time(t[at])}  ${count(n[at])}`);
+    const from = (t.at(-1) ?? 0) - 60;
+    const lastMinute = n.reduce((sum, value, place) => (t[place] > from ? sum + value : sum), 0);
+    write(this.readoutNode, t.length ? `${count(lastMinute)} in the last minute` : "");
+  }
+
+  show() {
+    this.plot.setData([this.points.t, this.points.n]);
+    this.say();
+  }
+
+  fit() {
+    this.plot.setSize({ width: this.plotNode.clientWidth, height: this.plotNode.clientHeight });
+  }
+}
+
+/** Forgets what has left the chart. */
+function trim(points) {
+  const { t } = points;
+  const from = t.at(-1) - PAST_S;
+  const gone = t.findIndex((at) => at >= from);
+  if (gone > 60) Object.values(points).forEach((column) => column.splice(0, gone));
+}

@@ -1,0 +1,476 @@
+// The page: what the stream tells, put where people look for it.
+
+const ANOMALIES_SHOWN = 16;
+const ANOMALIES_KEPT = 2_000;
+const ANOMALIES_ASKED = 1_000;
+/** Points of the fleet come every second; past this some are missing. */
+const GAP_S = 5;
+/** Readings of a device that are shown. */
+const READINGS_KEPT = 2_000;
+const ANNOUNCE_MS = 10_000;
+/** Metrics that come first. */
+const USUAL = ["rps", "cpu"];
+
+let threshold = 2;
+let boot = null;
+let told = 0;
+let device = null;
+let anomalies = [];
+let charts = new Map();
+let ribbon = null;
+let counted = null;
+
+// ---- the whole
+
+function figure(id, text, isBad = false) {
+  const node = byId(id);
+  write(node, text);
+  node.classList.toggle("zero", text === "0" || text === NONE);
+  node.classList.toggle("bad", isBad);
+}
+
+function showLoad(load) {
+  figure("accepted", count(load.accepted));
+  figure("rejected", count(load.rejected), load.rejected > 0);
+  figure("dropped", count(load.dropped), load.dropped > 0);
+  for (const what of ["answer", "verdict"]) {
+    for (const rank of ["p50", "p99", "p999"]) figure(`${what}-${rank}`, milliseconds(load[what]?.[rank]));
+  }
+  figure("devices-count", count(load.devices));
+  figure("samples-count", count(load.samples));
+  figure("anomalies-count", count(load.anomaliesTotal));
+  write(byId("queue"), `${count(load.queue)} of ${count(load.queueMax)} waiting`);
+  const share = load.queueMax ? (100 * load.queue) / load.queueMax : 0;
+  byId("queue-bar").setAttribute("width", share.toFixed(2));
+  byId("queue-bar").classList.toggle("bad", share > 50);
+  const isEmpty = load.samples === 0 && load.accepted === 0;
+  byId("empty").hidden = !isEmpty || device !== null;
+  byId("fleet").hidden = isEmpty || device !== null;
+  if (!byId("fleet").hidden) makeRibbon();
+}
+
+function makeRibbon() {
+  ribbon ??= new Ribbon(byId("ribbon"), byId("ribbon-readout"));
+}
+
+function chartOf(metric, parent, lineName) {
+  let chart = charts.get(metric);
+  if (!chart) {
+    const dots = () =>
+      anomalies
+        .filter((anomaly) => anomaly.metric === metric)
+        .map((anomaly) => ({ at: anomaly.arrivedAt, value: anomaly.value }));
+    chart = new BandChart(parent, metric, lineName, dots);
+    charts.set(metric, chart);
+    // One chart has the width of two.
+    charts.forEach((other) => other.fit());
+  }
+  return chart;
+}
+
+function showFleet(at, fleet) {
+  for (const [metric, { mean, stdDev }] of Object.entries(fleet)) {
+    const { points } = chartOf(metric, byId("charts"), "mean");
+    append(points, at, mean, stdDev);
+    trim(points);
+  }
+}
+
+function append({ t, line, low, high }, at, mean, stdDev) {
+  if (t.length && at <= t.at(-1)) return;
+  if (t.length && at - t.at(-1) > GAP_S) {
+    // Nobody watched: the line is broken, not drawn across.
+    t.push(t.at(-1) + 0.001);
+    [line, low, high].forEach((column) => column.push(null));
+  }
+  t.push(at);
+  line.push(mean);
+  low.push(isNumber(mean) ? mean - threshold * stdDev : null);
+  high.push(isNumber(mean) ? mean + threshold * stdDev : null);
+}
+
+function showHistory(history) {
+  makeRibbon();
+  for (const [metric, { mean, stdDev }] of Object.entries(history.metrics)) {
+    const { points } = chartOf(metric, byId("charts"), "mean");
+    history.at.forEach((at, place) => append(points, at, mean[place], stdDev[place]));
+  }
+  const last = ribbon.points.t.at(-1) ?? 0;
+  history.at.forEach((at, place) => {
+    if (at <= last) return;
+    ribbon.points.t.push(at);
+    ribbon.points.n.push(history.anomalies[place]);
+  });
+}
+
+/** One bar a second, from what the server has counted. */
+function showRate(at, total) {
+  if (!ribbon) return;
+  const { t, n } = ribbon.points;
+  if (counted === null || total < counted.total) counted = { at, total };
+  if (at - counted.at < 0.95) return;
+  t.push(at);
+  n.push(total - counted.total);
+  counted = { at, total };
+  trim(ribbon.points);
+}
+
+// ---- one device
+
+function showDevice(data) {
+  const { metrics } = data.device;
+  const place = (metric) => (USUAL.indexOf(metric) + USUAL.length + 1) % (USUAL.length + 1);
+  const names = Object.keys(metrics).sort((one, other) => place(one) - place(other));
+  for (const sample of data.samples ?? []) {
+    for (const metric of names) {
+      if (!isNumber(sample[metric])) continue;
+      const { points } = chartOf(metric, byId("device-charts"), "last");
+      const { t, line, low, high } = points;
+      if (t.length && sample.arrivedAt <= t.at(-1)) continue;
+      const window = line.slice(-windowSize);
+      const mean = window.reduce((sum, value) => sum + value, 0) / window.length;
+      const spread = Math.sqrt(window.reduce((sum, value) => sum + (value - mean) ** 2, 0) / window.length);
+      const isKnown = window.length >= Math.min(10, windowSize);
+      t.push(sample.arrivedAt);
+      line.push(sample[metric]);
+      low.push(isKnown ? mean - threshold * spread : null);
+      high.push(isKnown ? mean + threshold * spread : null);
+      if (t.length > READINGS_KEPT) Object.values(points).forEach((column) => column.shift());
+      trim(points);
+    }
+  }
+  for (const metric of names) {
+    const figures = metrics[metric];
+    const { statsNode } = chartOf(metric, byId("device-charts"), "last");
+    const shown = [
+      ["z", deviations(figures.zScore)],
+      ["mean", reading(figures.mean)],
+      ["std dev", reading(figures.stdDev)],
+      ["p95", reading(figures.p95)],
+      ["anomalies", count(figures.anomalyCount)],
+    ];
+    rows(
+      statsNode,
+      shown,
+      ([name]) => name,
+      () => {
+        const pair = document.createElement("div");
+        pair.append(document.createElement("dt"), document.createElement("dd"));
+        return pair;
+      },
+      (pair, [name, text]) => {
+        write(pair.firstElementChild, name);
+        write(pair.lastElementChild, text);
+      },
+    );
+  }
+  const last = [...charts.values()].map((chart) => chart.points.t.at(-1) ?? 0);
+  const line = names.length
+    ? `${names.length === 1 ? "one metric" : `${names.length} metrics`}, windows of ${windowSize} values` +
+      (Math.max(...last) > 0 ? `, last heard ${duration(data.at - Math.max(...last))} ago` : "")
+    : "Nothing has been heard of it; its first sample shows here.";
+  write(byId("device-line"), line);
+}
+
+let windowSize = 50;
+
+// ---- anomalies
+
+let announced = 0;
+let unannounced = 0;
+
+function takeAnomalies(oldestFirst, isNews) {
+  const known = new Set(anomalies.map((anomaly) => anomaly.key));
+  for (const anomaly of oldestFirst) {
+    anomaly.key = `${boot}-${anomaly.serial}`;
+    if (!known.has(anomaly.key)) anomalies.push(anomaly);
+  }
+  anomalies.sort((one, other) => one.arrivedAt - other.arrivedAt);
+  anomalies.splice(0, anomalies.length - ANOMALIES_KEPT);
+  if (isNews) unannounced += oldestFirst.length;
+  if (unannounced && Date.now() - announced > ANNOUNCE_MS) {
+    announced = Date.now();
+    const latest = anomalies.at(-1);
+    write(byId("announce"), `${unannounced} new anomalies, the latest of ${latest.device ?? "the fleet"}, ${latest.metric}`);
+    unannounced = 0;
+  }
+}
+
+/** The dots of the past: the stream begins with the latest alone. */
+async function fetchAnomalies() {
+  const of = device === null ? "" : `&device=${encodeURIComponent(device)}`;
+  const before = [boot, device];
+  const answer = await ask(`/anomalies?limit=${ANOMALIES_ASKED}${of}`).catch(() => null);
+  if (!answer?.ok) return;
+  const told = await answer.json();
+  if (before[0] !== boot || before[1] !== device) return;
+  takeAnomalies(told.anomalies.reverse(), false);
+  dirty = true;
+}
+
+const newestFirst = () => anomalies.slice(-ANOMALIES_SHOWN).reverse();
+
+function showLatest() {
+  const prefix = device === null ? "" : "device-";
+  showAnomalies(byId(`${prefix}anomalies`), byId(`no-${prefix}anomalies`), newestFirst(), device === null);
+}
+
+// ---- the first line
+
+function showServer(server) {
+  threshold = server.threshold;
+  windowSize = server.window;
+  write(byId("version"), server.version);
+  write(byId("replica"), server.replica);
+  byId("replica").title = server.replica;
+}
+
+function showStatus(data) {
+  skew = data.at - Date.now() / 1000;
+  write(byId("uptime"), duration(data.status.uptime));
+  write(byId("redis"), data.status.redis);
+  byId("redis").dataset.redis = data.status.redis;
+  if (data.status.phase === "draining") notice("the server is draining");
+}
+
+let noticeTimer = 0;
+
+function notice(text, ms = 0) {
+  clearTimeout(noticeTimer);
+  const node = byId("notice");
+  if (node.textContent !== text) {
+    const bubble = document.createElement("span");
+    bubble.textContent = text;
+    node.replaceChildren(...(text ? [bubble] : []));
+  }
+  if (ms) noticeTimer = setTimeout(() => node.replaceChildren(), ms);
+}
+
+/** How old what you see is; said while it is young too. */
+function showAge() {
+  const live = byId("live");
+  if (live.dataset.state !== "live") return;
+  const age = (Date.now() - told) / 1000;
+  write(byId("live-text"), `live · ${age < 1.5 ? "now" : `${age.toFixed(0)} s ago`}`);
+}
+
+function onState(state, why) {
+  const live = byId("live");
+  if (live.dataset.state === state && state === "live") return;
+  const before = live.dataset.state;
+  live.dataset.state = state;
+  if (state === "live") {
+    if (before === "lost") notice("connected again", 3000);
+  } else {
+    write(byId("live-text"), state === "lost" ? "reconnecting" : state);
+    const seen = told ? `what you see is from ${time(told / 1000)}; ` : "";
+    notice(state === "lost" ? `${why}: ${seen}trying again` : "");
+  }
+}
+
+// ---- events
+
+function onEvent(name, data) {
+  told = Date.now();
+  if (name === "hello") onHello(data);
+  showStatus(data);
+  if (data.anomalies) takeAnomalies(data.anomalies, name === "delta");
+  if (data.load) {
+    showLoad(data.load);
+    showRate(data.at, data.load.anomaliesTotal);
+    showWorkers(data.workers);
+    if (!byId("fleet").hidden) showFleet(data.at, data.fleet);
+  }
+  if (data.devices) showDevices(data.devices);
+  if (data.device) showDevice(data);
+  dirty = true;
+}
+
+function onHello(data) {
+  showServer(data.server);
+  // To the tenth: a process has one beginning, told by clocks that tick apart.
+  const started = (data.at - data.status.uptime).toFixed(1);
+  if (boot !== null && Math.abs(started - boot) > 0.5) {
+    notice(`the server was restarted ${duration(data.status.uptime)} ago`, 6000);
+    counted = null;
+  }
+  if (boot === null || Math.abs(started - boot) > 0.5) boot = started;
+  if (!data.resumed) fetchAnomalies();
+  if (data.history && data.load.samples > 0) {
+    byId("empty").hidden = true;
+    byId("fleet").hidden = false;
+    showHistory(data.history);
+    counted = { at: data.at, total: data.load.anomaliesTotal };
+  }
+}
+
+/** Painted once a frame, however much has come, and not at all while nobody looks. */
+let dirty = false;
+function paint() {
+  requestAnimationFrame(paint);
+  if (!dirty) return;
+  dirty = false;
+  charts.forEach((chart) => chart.show());
+  if (device === null) ribbon?.show();
+  showLatest();
+}
+
+// ---- places
+
+function route() {
+  const match = /^#device=(.+)$/.exec(location.hash);
+  let name = null;
+  try {
+    name = match && decodeURIComponent(match[1]);
+  } catch {
+    // A broken address leads to the fleet.
+  }
+  device = name;
+  charts.forEach((chart) => chart.remove());
+  charts = new Map();
+  anomalies = [];
+  counted = null;
+  if (ribbon) ribbon.points.t.length = ribbon.points.n.length = 0;
+  for (const id of ["anomalies", "device-anomalies"]) byId(id).replaceChildren();
+  byId("empty").hidden = true;
+  byId("fleet").hidden = name !== null;
+  byId("device").hidden = name === null;
+  write(byId("device-name"), name ?? "");
+  write(byId("device-line"), "");
+  document.title = name === null ? "sigmad" : `${name} · sigmad`;
+  byId("query").value = "";
+  closeFound();
+  stream.open(name === null ? "/events" : `/events?device=${encodeURIComponent(name)}`);
+  scrollTo(0, 0);
+}
+
+// ---- search
+
+let selected = -1;
+let searchTimer = 0;
+/** As many as the server tells at once. */
+const SEARCHED = 1000;
+const FOUND_MAX = 8;
+
+function closeFound() {
+  byId("found").hidden = true;
+  byId("query").setAttribute("aria-expanded", "false");
+  byId("query").removeAttribute("aria-activedescendant");
+  selected = -1;
+}
+
+function select(place) {
+  const options = [...byId("found").querySelectorAll("[role=option]")];
+  selected = options.length ? (place + options.length) % options.length : -1;
+  options.forEach((option, at) => option.setAttribute("aria-selected", String(at === selected)));
+  if (selected >= 0) byId("query").setAttribute("aria-activedescendant", options[selected].id);
+}
+
+async function find() {
+  const text = byId("query").value.trim();
+  if (!text) return closeFound();
+  const answer = await ask(`/devices?limit=${SEARCHED}`).catch(() => null);
+  if (!answer?.ok || byId("query").value.trim() !== text) return;
+  const { devices } = await answer.json();
+  const wanted = text.toLowerCase();
+  const names = devices.map((each) => each.device).filter((name) => name.toLowerCase().includes(wanted));
+  names.sort((one, other) => Number(other.toLowerCase().startsWith(wanted)) - Number(one.toLowerCase().startsWith(wanted)) || one.localeCompare(other));
+  const options = names.slice(0, FOUND_MAX).map((name, at) => {
+    const option = document.createElement("li");
+    option.id = `found-${at}`;
+    option.setAttribute("role", "option");
+    option.textContent = name;
+    option.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      location.hash = address(name);
+    });
+    return option;
+  });
+  if (!options.length) {
+    const none = document.createElement("li");
+    none.className = "muted";
+    none.textContent = devices.length < SEARCHED ? "No device has that in its name." : `Not among the ${SEARCHED} strangest; Enter opens a device of exactly that name.`;
+    options.push(none);
+  }
+  byId("found").replaceChildren(...options);
+  byId("found").hidden = false;
+  byId("query").setAttribute("aria-expanded", "true");
+  select(names.length ? 0 : -1);
+}
+
+byId("query").addEventListener("input", () => {
+  clearTimeout(searchTimer);
+  searchTimer = setTimeout(find, 150);
+});
+byId("query").addEventListener("blur", closeFound);
+byId("query").addEventListener("keydown", (event) => {
+  if (event.key === "ArrowDown") select(selected + 1);
+  else if (event.key === "ArrowUp") select(selected - 1);
+  else if (event.key === "Escape") closeFound();
+  else return;
+  event.preventDefault();
+});
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const option = byId(`found-${selected}`);
+  const name = option?.textContent ?? byId("query").value.trim();
+  if (name) location.hash = address(name);
+  byId("query").blur();
+});
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, textarea")) return;
+  event.preventDefault();
+  byId("query").focus();
+});
+
+// ---- buttons
+
+const SCHEMES = { auto: "Auto", light: "Light", dark: "Dark" };
+const SCHEME_KEY = "sigmad-scheme";
+
+function setScheme(scheme) {
+  document.documentElement.dataset.theme = scheme;
+  localStorage.setItem(SCHEME_KEY, scheme);
+  write(byId("theme"), SCHEMES[scheme]);
+  byId("theme").setAttribute("aria-label", `Colour scheme: ${SCHEMES[scheme]}`);
+  readColours();
+  charts.forEach((chart) => chart.plot.redraw());
+  ribbon?.plot.redraw();
+}
+
+byId("theme").addEventListener("click", () => {
+  const names = Object.keys(SCHEMES);
+  setScheme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setScheme(document.documentElement.dataset.theme));
+
+for (const id of ["copy-anomalies", "copy-device-anomalies"]) {
+  byId(id).addEventListener("click", () => copy(asJson(newestFirst()), byId(id)));
+}
+byId("copy-curl").addEventListener("click", () => copy(byId("curl").textContent, byId("copy-curl")));
+byId("curl").textContent = `curl ${location.origin}/ingest -d '{"device":"edge-17","cpu":60.5,"rps":2000}'`;
+
+// ---- token
+
+function askForToken(status) {
+  write(byId("token-why"), status === 403 ? "The one given is not the right one." : "It was set with --read-token.");
+  if (!byId("token").open) byId("token").showModal();
+}
+byId("token-form").addEventListener("submit", () => {
+  sessionStorage.setItem(TOKEN_KEY, byId("token-value").value.trim());
+  byId("token-value").value = "";
+  route();
+});
+
+// ---- begin
+
+const stream = new Stream({ event: onEvent, state: onState, denied: askForToken });
+setScheme(SCHEMES[localStorage.getItem(SCHEME_KEY)] ? localStorage.getItem(SCHEME_KEY) : "auto");
+addEventListener("hashchange", route);
+new ResizeObserver(() => {
+  charts.forEach((chart) => chart.fit());
+  if (!byId("fleet").hidden) ribbon?.fit();
+}).observe(byId("main"));
+setInterval(showAge, 500);
+route();
+paint();

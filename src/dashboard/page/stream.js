@@ -1,0 +1,130 @@
+// Server-sent events, read with fetch: an EventSource could not send the token.
+
+const TOKEN_KEY = "sigmad-token";
+/** The server says something every second; after so many it is gone, or we were asleep. */
+const SILENCE_MS = 5_000;
+const RETRY_MS_MAX = 10_000;
+/** A page that nobody looks at gives its connection back: a browser has six for one server. */
+const HIDDEN_MS = 30_000;
+
+const readToken = () => sessionStorage.getItem(TOKEN_KEY);
+
+/** Asks the server, with the token if there is one. */
+function ask(path, options = {}) {
+  const headers = new Headers(options.headers);
+  if (readToken()) headers.set("Authorization", `Bearer ${readToken()}`);
+  return fetch(path, { ...options, headers, cache: "no-store" });
+}
+
+class Stream {
+  /** `on.event(name, data)`, `on.state(state, why)` with live, lost, waiting or asleep, `on.denied(status)`. */
+  constructor(on) {
+    this.on = on;
+    this.path = null;
+    this.lastEventId = "";
+    this.heardAt = 0;
+    this.retryMs = 1_000;
+    this.failures = 0;
+    this.attempt = null;
+    setInterval(() => this.watch(), 500);
+    document.addEventListener("visibilitychange", () => this.lookedAt());
+    addEventListener("online", () => this.wake());
+    addEventListener("pageshow", () => this.wake());
+  }
+
+  /** Goes over to another stream. */
+  open(path) {
+    this.path = path;
+    this.lastEventId = "";
+    this.failures = 0;
+    this.connect();
+  }
+
+  connect() {
+    this.attempt?.abort();
+    clearTimeout(this.timer);
+    this.attempt = new AbortController();
+    this.heardAt = Date.now();
+    this.read(this.attempt);
+  }
+
+  async read(attempt) {
+    let why = "the server ended the stream";
+    try {
+      const headers = { Accept: "text/event-stream" };
+      if (this.lastEventId) headers["Last-Event-ID"] = this.lastEventId;
+      const answer = await ask(this.path, { headers, signal: attempt.signal });
+      if (answer.status === 401 || answer.status === 403) {
+        this.on.state("lost", "the token is missing");
+        this.path = null;
+        return this.on.denied(answer.status);
+      }
+      if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let text = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        this.heardAt = Date.now();
+        this.failures = 0;
+        text += value;
+        const blocks = text.split("\n\n");
+        text = blocks.pop();
+        blocks.forEach((block) => this.dispatch(block));
+      }
+    } catch (error) {
+      if (error instanceof TypeError) why = "the server is not there";
+      else if (error.name !== "AbortError") why = error.message;
+    }
+    if (attempt !== this.attempt || this.path === null) return;
+    this.on.state("lost", why);
+    // Each failure waits longer, and not all pages come at once.
+    const wait = Math.min(this.retryMs * 2 ** this.failures, RETRY_MS_MAX) * (0.7 + 0.6 * Math.random());
+    this.failures += 1;
+    this.timer = setTimeout(() => this.connect(), wait);
+  }
+
+  dispatch(block) {
+    let name = "message";
+    let id = null;
+    const data = [];
+    for (const line of block.split("\n")) {
+      const at = line.indexOf(":");
+      const field = line.slice(0, at);
+      const value = line.slice(at + 1).replace(/^ /, "");
+      if (field === "event") name = value;
+      else if (field === "data") data.push(value);
+      else if (field === "id") id = value;
+      else if (field === "retry") this.retryMs = Number(value) || this.retryMs;
+    }
+    if (!data.length) return;
+    this.on.state("live");
+    this.on.event(name, JSON.parse(data.join("\n")));
+    if (id) this.lastEventId = id;
+  }
+
+  /** Silence is noticed here: also that of a laptop which slept. */
+  watch() {
+    if (this.path && this.attempt && !document.hidden && Date.now() - this.heardAt > SILENCE_MS) {
+      this.on.state("lost", "the server is silent");
+      this.connect();
+    }
+  }
+
+  wake() {
+    if (this.path && Date.now() - this.heardAt > 2_000) this.connect();
+  }
+
+  lookedAt() {
+    clearTimeout(this.sleep);
+    if (!document.hidden) return this.wake();
+    this.sleep = setTimeout(() => {
+      this.on.state("asleep");
+      clearTimeout(this.timer);
+      const attempt = this.attempt;
+      this.attempt = null;
+      attempt?.abort();
+      this.heardAt = 0;
+    }, HIDDEN_MS);
+  }
+}

@@ -1,0 +1,104 @@
+// Tables: rows are kept and rewritten, so that nothing flickers and a selection survives.
+
+const template = (id) => byId(id).content.firstElementChild;
+
+/** Brings the rows of a table body to `items`, by key; `make` builds a row, `fill` writes it. */
+function rows(body, items, key, make, fill) {
+  const known = new Map([...body.children].map((row) => [row.dataset.key, row]));
+  let place = body.firstElementChild;
+  for (const item of items) {
+    const name = String(key(item));
+    let row = known.get(name);
+    if (row) known.delete(name);
+    else {
+      row = make();
+      row.dataset.key = name;
+    }
+    fill(row, item);
+    if (row === place) place = place.nextElementSibling;
+    else body.insertBefore(row, place);
+  }
+  known.forEach((row) => row.remove());
+}
+
+const address = (device) => `#device=${encodeURIComponent(device)}`;
+
+function link(cell, device) {
+  const anchor = cell.querySelector("a");
+  write(anchor, device);
+  if (anchor.getAttribute("href") !== address(device)) anchor.href = address(device);
+  anchor.title = device;
+}
+
+function showWorkers(workers) {
+  const make = () => {
+    const row = document.createElement("tr");
+    for (let at = 0; at < 5; at++) row.append(document.createElement("td"));
+    [...row.cells].slice(1).forEach((cell) => (cell.className = "n"));
+    return row;
+  };
+  const items = workers.map((worker, index) => ({ ...worker, index }));
+  rows(byId("workers"), items, (worker) => worker.index, make, (row, worker) => {
+    const figures = [worker.accepted, worker.requests, worker.connections, worker.queue].map(count);
+    [String(worker.index), ...figures].forEach((text, at) => write(row.cells[at], text));
+  });
+}
+
+/** The line of a sparkline in a box of 100 × 24. */
+function sparkPoints(values) {
+  const low = Math.min(...values);
+  const height = Math.max(...values) - low;
+  const step = 100 / Math.max(values.length - 1, 1);
+  const y = (value) => (height > 0 ? 22 - (20 * (value - low)) / height : 12);
+  return values.map((value, at) => `${(at * step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+}
+
+function showDevices(devices) {
+  const body = byId("devices");
+  const make = () => template("device-row").cloneNode(true);
+  rows(body, devices, (device) => device.device, make, (row, device) => {
+    link(row.cells[0], device.device);
+    write(row.cells[1], device.metric);
+    row.cells[1].title = device.metric;
+    write(row.cells[2], reading(device.last));
+    row.querySelector("polyline").setAttribute("points", sparkPoints(device.spark));
+    write(row.cells[4], deviations(device.zScore));
+    row.cells[4].classList.toggle("alarm", device.isAnomaly);
+    write(row.cells[5], deviations(device.peak));
+    // A hair past the threshold is strange; far past it is what somebody should look at.
+    row.classList.toggle("strange", device.isAnomaly || device.peak > 2 * threshold);
+  });
+}
+
+/** `withDevice`: the second column is the device and its metric, else the metric alone. */
+function showAnomalies(body, none, newestFirst, withDevice) {
+  none.hidden = newestFirst.length > 0;
+  // Whoever is about to press something there presses what they saw.
+  if (body.matches(":hover") || body.contains(document.activeElement)) return;
+  const make = () => {
+    const row = template("anomaly-row").cloneNode(true);
+    if (body.childElementCount) row.className = "new";
+    return row;
+  };
+  rows(body, newestFirst, (anomaly) => anomaly.key, make, (row, anomaly) => {
+    if (row.anomaly) return;
+    row.anomaly = anomaly;
+    row.cells[0].textContent = time(anomaly.arrivedAt);
+    row.cells[0].title = new Date(anomaly.arrivedAt * 1000).toISOString();
+    const [anchor, metric] = row.cells[1].children;
+    if (withDevice && anomaly.device !== null) link(row.cells[1], anomaly.device);
+    else if (withDevice) anchor.replaceWith("the fleet");
+    else anchor.remove();
+    metric.textContent = anomaly.metric;
+    row.cells[2].textContent = reading(anomaly.value);
+    row.cells[2].title = `${anomaly.value}, where ${reading(anomaly.mean)} ± ${reading(anomaly.stdDev)} was usual`;
+    row.cells[3].textContent = deviations(anomaly.zScore);
+    const button = row.querySelector("button");
+    button.addEventListener("click", () => copy(asJson(anomaly), button));
+  });
+}
+
+/** As `/anomalies` tells it. */
+function asJson(value) {
+  return JSON.stringify(value, (name, field) => (name === "key" ? undefined : field), 2);
+}

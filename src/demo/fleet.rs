@@ -1,0 +1,222 @@
+//! What the devices of a fleet that does not exist measure.
+//!
+//! A day passes in a quarter of an hour; noise stays within what the default threshold calls ordinary, so
+//! that what is flagged is what broke. Five devices break, each in its own way, again and again.
+
+use std::f64::consts::TAU;
+
+/// Racks of devices; each posts for itself.
+const RACKS: [&str; 6] = ["ams-1", "ams-2", "fra-1", "fra-2", "sgp-1", "sgp-2"];
+const DEVICES_PER_RACK: usize = 6;
+/// One day and night.
+const DAY_S: f64 = 900.0;
+/// How far the load of the day lies from its mean.
+const TIDE: f64 = 0.12;
+/// How far a reading lies from its load at most.
+const NOISE: f64 = 0.08;
+
+/// One device's reading.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Its name.
+    pub device: Box<str>,
+    /// Requests per second.
+    pub rps: f64,
+    /// Percent.
+    pub cpu: f64,
+}
+
+/// How a device breaks, again every so many seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// One reading several times as high.
+    Spike,
+    /// Next to nothing for some seconds.
+    Drop,
+    /// A leak: slow for a while, then ever faster, until it is restarted.
+    Drift,
+    /// The same number again and again: a sensor that hangs.
+    FlatLine,
+    /// Up and down between two extremes.
+    Oscillation,
+}
+
+/// Which devices break: their place, how, when first, and how long from one time to the next. No two
+/// in step.
+const FAULTS: [(usize, Fault, f64, f64); 5] = [
+    (2, Fault::Spike, WARM_UP_S + 3.0, 37.0),
+    (10, Fault::Drop, WARM_UP_S + 6.0, 71.0),
+    (16, Fault::Drift, -16.0, 53.0),
+    (21, Fault::FlatLine, WARM_UP_S + 12.0, 83.0),
+    (33, Fault::Oscillation, WARM_UP_S + 18.0, 61.0),
+];
+/// What the devices have measured when they first find their server: a full window each, so that from
+/// the first moment on what is flagged is what broke.
+pub const WARM_UP_S: f64 = 12.5;
+
+#[derive(Debug)]
+struct Device {
+    name: Box<str>,
+    /// Load of this device beside the others'.
+    share: f64,
+    /// How it breaks, when first, and how long from one time to the next.
+    fault: Option<(Fault, f64, f64)>,
+    /// What it said last before it hung.
+    held: Option<(f64, f64)>,
+}
+
+/// All devices.
+#[derive(Debug)]
+pub struct Fleet {
+    devices: Vec<Device>,
+    dice: Dice,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        let mut dice = Dice(7);
+        let names = RACKS.iter().flat_map(|rack| {
+            (1..=DEVICES_PER_RACK).map(move |number| format!("{rack}-edge-{number:02}").into())
+        });
+        let device = |(place, name): (usize, Box<str>)| {
+            let fault = FAULTS.iter().find(|(at, ..)| *at == place);
+            let fault = fault.map(|&(_, fault, first_s, every_s)| (fault, first_s, every_s));
+            Device { name, share: 1.0 + 0.08 * dice.swing(), fault, held: None }
+        };
+        Self { devices: names.enumerate().map(device).collect(), dice }
+    }
+}
+
+impl Fleet {
+    /// What every device measures `at_s` seconds after the beginning, rack by rack.
+    pub fn measure(&mut self, at_s: f64) -> Vec<Vec<Reading>> {
+        let Self { devices, dice } = self;
+        // Begins in the morning, when the load rises.
+        let tide = 1.0 + TIDE * (TAU * (at_s / DAY_S - 0.1)).sin();
+        let readings: Vec<Reading> =
+            devices.iter_mut().map(|device| device.measure(at_s, tide, dice)).collect();
+        readings.chunks(DEVICES_PER_RACK).map(<[Reading]>::to_vec).collect()
+    }
+}
+
+impl Device {
+    fn measure(&mut self, at_s: f64, tide: f64, dice: &mut Dice) -> Reading {
+        let load = tide * self.share;
+        let mut rps = 2000.0 * load * (1.0 + NOISE * dice.swing());
+        let mut cpu = 46.0 * load * (1.0 + NOISE * dice.swing());
+        if let Some((fault, first_s, every_s)) = self.fault {
+            // Seconds since the fault began, for the last time.
+            let since_s = (at_s - first_s).rem_euclid(every_s);
+            let has_begun = at_s >= first_s;
+            match fault {
+                Fault::Spike if has_begun && since_s < 0.5 => rps *= 3.2,
+                Fault::Drop if has_begun && since_s < 5.0 => (rps, cpu) = (rps * 0.04, cpu * 0.3),
+                Fault::Drift => {
+                    let left_s = every_s - since_s;
+                    cpu += (0.3 * ((16.0 - left_s) / 3.0).exp()).min(95.0 - cpu);
+                }
+                Fault::Oscillation if has_begun && since_s < 9.0 => {
+                    rps *= 1.0 + 0.7 * (TAU * since_s / 2.0).sin();
+                }
+                Fault::FlatLine if has_begun && since_s < 14.0 => {
+                    (rps, cpu) = *self.held.get_or_insert((rps, cpu));
+                }
+                Fault::FlatLine => self.held = None,
+                Fault::Spike | Fault::Drop | Fault::Oscillation => {}
+            }
+        }
+        Reading { device: self.name.clone(), rps, cpu: cpu.clamp(0.0, 100.0) }
+    }
+}
+
+/// Numbers that look like chance, the same in every run (splitmix64).
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    /// From 0 to 1, evenly.
+    fn even(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((bits ^ (bits >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// From -1 to 1, more often near the ends: no reading lies two deviations from the mean.
+    fn swing(&mut self) -> f64 {
+        (TAU * self.even()).sin()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::MIN_SAMPLES;
+    use super::*;
+    use crate::analytics::detectors::zscore::ZScore;
+    use crate::analytics::window::Moments;
+
+    /// Anomalies by device after so many seconds, judged as the demo is unless told otherwise.
+    fn anomalies(seconds: u32) -> BTreeMap<Box<str>, Vec<f64>> {
+        let detector = ZScore { threshold: 2.0, min_samples: MIN_SAMPLES as u32 };
+        let mut windows: BTreeMap<(Box<str>, bool), Vec<f64>> = BTreeMap::new();
+        let mut found: BTreeMap<Box<str>, Vec<f64>> = BTreeMap::new();
+        let mut fleet = Fleet::default();
+        for turn in 0..seconds * 4 {
+            let at_s = f64::from(turn) / 4.0;
+            for reading in fleet.measure(at_s).into_iter().flatten() {
+                for (is_cpu, value) in [(false, reading.rps), (true, reading.cpu)] {
+                    let window = windows.entry((reading.device.clone(), is_cpu)).or_default();
+                    let last = &window[window.len().saturating_sub(50)..];
+                    let count = last.len() as f64;
+                    let mean = last.iter().sum::<f64>() / count;
+                    let squares = last.iter().map(|value| (value - mean).powi(2));
+                    let variance = squares.sum::<f64>() / count;
+                    let moments = Moments { count: last.len() as u32, mean, variance };
+                    if !last.is_empty() && detector.judge(&moments, value).is_anomaly {
+                        found.entry(reading.device.clone()).or_default().push(at_s);
+                    }
+                    window.push(value);
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn what_breaks_is_flagged_and_hardly_anything_else() {
+        let found = anomalies(600);
+        let fleet = Fleet::default();
+        let mut others = 0;
+        for device in &fleet.devices {
+            let count = found.get(&device.name).map_or(0, Vec::len);
+            match device.fault {
+                Some((fault, ..)) => assert!(count >= 10, "{fault:?}: {count}"),
+                None => others += count,
+            }
+        }
+        // One reading in a thousand, of 31 devices with two metrics and 2,400 readings each.
+        assert!(others < 150, "{others}");
+    }
+
+    #[test]
+    fn a_newcomer_sees_something_break_within_ten_seconds() {
+        let until_s = WARM_UP_S as u32 + 10;
+        assert!(anomalies(until_s).values().flatten().any(|at_s| *at_s > WARM_UP_S));
+    }
+
+    #[test]
+    fn loads_are_believable() {
+        let mut fleet = Fleet::default();
+        for turn in 0..2_400 {
+            let racks = fleet.measure(f64::from(turn) / 4.0);
+            assert_eq!(racks.len(), RACKS.len());
+            for reading in racks.into_iter().flatten() {
+                assert!((0.0..=10_000.0).contains(&reading.rps), "{reading:?}");
+                assert!((0.0..=100.0).contains(&reading.cpu), "{reading:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! `sigmad demo`: a believable fleet, so that a newcomer sees everything alive.
+//!
+//! [`fleet`] invents what its devices would measure; a thread posts that to this process's own
+//! address, over HTTP like anyone else.
+
+pub mod fleet;
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use self::fleet::{Fleet, Reading, WARM_UP_S};
+use crate::clock::Clock;
+
+/// Each device measures so often.
+const PERIOD: Duration = Duration::from_millis(250);
+/// `--min-samples`, unless it is set: noise that stays within bounds needs that many values to show them.
+pub const MIN_SAMPLES: usize = 40;
+/// An answer that takes longer is as good as none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer lines than ours are not read to their end.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// Starts the thread that posts to `address` for as long as the process lives; `token` is what POSTs
+/// ask for.
+///
+/// # Errors
+/// When the kernel refuses a thread.
+pub fn start(address: SocketAddr, token: Option<String>, start: Instant) -> io::Result<()> {
+    let poster = Poster { address: reachable(address), token, connection: None };
+    let run = move || run(poster, &Clock::new(start));
+    std::thread::Builder::new().name("demo".into()).spawn(run)?;
+    Ok(())
+}
+
+/// Where a client on this machine finds a server that listens on `address`.
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+fn run(mut poster: Poster, clock: &Clock) {
+    let mut fleet = Fleet::default();
+    let warm_up = Duration::from_secs_f64(WARM_UP_S);
+    let begun_ns = clock.monotonic_ns();
+    for turn in 0u32.. {
+        let due = PERIOD * turn;
+        let elapsed = warm_up + Duration::from_nanos(clock.monotonic_ns() - begun_ns);
+        std::thread::sleep(due.saturating_sub(elapsed));
+        for rack in fleet.measure(due.as_secs_f64()) {
+            if let Err(error) = poster.post(&body(&rack)) {
+                poster.connection = None;
+                warn!(%error, "the demo's fleet was not heard");
+            }
+        }
+    }
+}
+
+/// One connection, kept while it works.
+struct Poster {
+    address: SocketAddr,
+    token: Option<String>,
+    connection: Option<BufReader<TcpStream>>,
+}
+
+impl Poster {
+    fn post(&mut self, body: &str) -> io::Result<()> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let stream = TcpStream::connect(self.address)?;
+                stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+                stream.set_nodelay(true)?;
+                self.connection.insert(BufReader::new(stream))
+            }
+        };
+        let mut request = format!(
+            "POST /ingest HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
+            self.address,
+            body.len()
+        );
+        if let Some(token) = &self.token {
+            write!(request, "Authorization: Bearer {token}\r\n").expect("a String takes it");
+        }
+        request += "\r\n";
+        request += body;
+        connection.get_mut().write_all(request.as_bytes())?;
+        read_answer(connection)
+    }
+}
+
+/// Reads past one answer; an error unless it is a success.
+fn read_answer(connection: &mut impl BufRead) -> io::Result<()> {
+    let mut head = connection.take(ANSWER_BYTES_MAX);
+    let mut line = String::new();
+    head.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).unwrap_or("nothing").to_owned();
+    let mut length = 0;
+    loop {
+        line.clear();
+        if head.read_line(&mut line)? <= 2 {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+    }
+    io::copy(&mut connection.take(length), &mut io::sink())?;
+    if status == "202" { Ok(()) } else { Err(io::Error::other(format!("answered {status}"))) }
+}
+
+fn body(rack: &[Reading]) -> String {
+    let mut body = String::from("[");
+    for Reading { device, rps, cpu } in rack {
+        let comma = if body.len() > 1 { "," } else { "" };
+        write!(body, r#"{comma}{{"device":"{device}","rps":{rps:.0},"cpu":{cpu:.1}}}"#)
+            .expect("a String takes it");
+    }
+    body + "]"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_to_their_end() {
+        let answers =
+            "HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\n12345HTTP/1.1 503 No\r\n\r\n";
+        let mut connection = BufReader::new(answers.as_bytes());
+        read_answer(&mut connection).expect("a success");
+        assert!(read_answer(&mut connection).expect_err("a refusal").to_string().contains("503"));
+        assert!(read_answer(&mut connection).is_err(), "nothing is no success");
+    }
+
+    #[test]
+    fn a_rack_is_an_array_of_samples() {
+        let reading = |device: &str| Reading { device: device.into(), rps: 2000.4, cpu: 60.25 };
+        let sent = body(&[reading("a"), reading("b")]);
+        assert_eq!(
+            sent,
+            r#"[{"device":"a","rps":2000,"cpu":60.2},{"device":"b","rps":2000,"cpu":60.2}]"#
+        );
+    }
+
+    #[test]
+    fn a_server_on_every_address_is_found_on_loopback() {
+        for (listens, reached) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("192.0.2.1:80", "192.0.2.1:80"),
+        ] {
+            let address = listens.parse().expect("an address");
+            assert_eq!(reachable(address).to_string(), reached);
+        }
+    }
+}

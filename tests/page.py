@@ -1,0 +1,498 @@
+#!/usr/bin/env python3
+"""The live page in a real browser, and its stream, against the real binary.
+
+Chromium without a display, driven over the WebDriver protocol. `make page` runs it; SIGMAD names the
+binary. Pictures go into a temporary folder, or where `--pictures FOLDER` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import re
+import signal
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
+
+import bench
+
+# Debian's names.
+CHROMIUM = "/usr/bin/chromium"
+CHROMEDRIVER = "/usr/bin/chromedriver"
+# A loaded machine is slow to paint; what has a limit of its own is measured.
+WAIT_S = 20
+PAGES = 200
+PACKED_BYTES_MAX = 100_000
+# (width, height, is a phone)
+SCREENS = {"1440": (1440, 900, False), "390": (390, 844, True)}
+HOSTILE = [
+    "<img src=x onerror='window.broken=1'>",
+    '"><script>window.broken=1</script>',
+    "javascript:window.broken=1",
+    "' onmouseover=window.broken=1 x='",
+    "&lt;b&gt;&#x27;",
+    "%3Cscript%3E#?/&",
+    "__proto__",
+    "constructor",
+    "\u202egnp.exe",
+    "a\u0301\u0302" * 20,
+    "\U0001f469\u200d\U0001f4bb \u2028 ${1} {{2}}",
+    "x" * 128,
+]
+
+
+@contextlib.contextmanager
+def browser(width: int = 1440, height: int = 900, phone: bool = False, scheme: str = "light"):
+    with tempfile.TemporaryDirectory(prefix="sigmad-browser-", ignore_cleanup_errors=True) as folder:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for flag in (
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}",
+        ):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+        try:
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            yield driver
+        finally:
+            driver.quit()
+
+
+def open_page(driver, port: int, place: str = "") -> None:
+    driver.get(f"http://127.0.0.1:{port}/{place}")
+    wait(driver, lambda: state(driver) == "live", "the page is live")
+
+
+def leave(driver) -> None:
+    """Before its server goes: the page would call for it, and complain in the next check's console."""
+    driver.get("about:blank")
+
+
+def wait(driver, condition, what: str, seconds: float = WAIT_S) -> float:
+    """Seconds until the condition holds."""
+    began = time.monotonic()
+    WebDriverWait(driver, seconds, poll_frequency=0.02).until(lambda _: condition(), what)
+    return time.monotonic() - began
+
+
+def state(driver) -> str:
+    return driver.find_element(By.ID, "live").get_attribute("data-state")
+
+
+def text(driver, selector: str) -> str:
+    """As it stands in the document, shown or not; empty without such an element."""
+    return driver.execute_script("return document.querySelector(arguments[0])?.textContent.trim() ?? ''", selector)
+
+
+def names(driver, table: str) -> list[str]:
+    script = "return [...document.querySelectorAll(`#${arguments[0]} tr`)].map((row) => row.cells[%d].textContent)"
+    return driver.execute_script(script % (1 if table == "anomalies" else 0), table)
+
+
+def check_console(driver, expected: str = "$^") -> None:
+    """Nothing but what is expected was complained of; a lost server always is, by the browser itself."""
+    lines = [line for line in driver.get_log("browser") if line["level"] in ("WARNING", "SEVERE")]
+    unexpected = [line["message"] for line in lines if not re.search(expected, line["message"])]
+    assert not unexpected, unexpected
+
+
+def post(port: int, samples: object, token: str | None = None) -> None:
+    fields = {"Authorization": f"Bearer {token}"} if token else {}
+    body = json.dumps(samples).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/ingest", body, fields)
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert answer.status == 202
+
+
+def calm(device: str, metric: str = "rps", count: int = 20) -> list[dict]:
+    return [{"device": device, metric: 100 + place % 2} for place in range(count)]
+
+
+class Events:
+    """One client of /events, without a browser."""
+
+    def __init__(self, port: int, query: str = "", **fields: str) -> None:
+        self.client = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+        # HTTP/1.0: the stream as it is, without chunks.
+        self.client.sendall(f"GET /events{query} HTTP/1.0\r\n{lines}\r\n".encode())
+        self.file = self.client.makefile("rb")
+        self.status = int(self.file.readline().split()[1])
+        self.fields = {}
+        while (line := self.file.readline().strip()) != b"":
+            name, _, value = line.decode().partition(": ")
+            self.fields[name.lower()] = value
+
+    def next(self) -> dict:
+        """The next event, or comment."""
+        found: dict = {"data": []}
+        while (line := self.file.readline().decode().rstrip("\n")) != "":
+            name, _, value = line.partition(":")
+            if name == "data":
+                found["data"].append(value.removeprefix(" "))
+            else:
+                found[name or "comment"] = value.strip()
+        assert found["data"] or "comment" in found, "the stream has ended"
+        found["data"] = json.loads("\n".join(found["data"]) or "null")
+        return found
+
+    def close(self) -> None:
+        self.file.close()
+        self.client.close()
+
+
+def check_files(port: int) -> int:
+    """What a browser loads: small, packed, from here alone, and without leave to do anything else."""
+    total = 0
+    for path in ("/", "/page.css", "/page.js"):
+        for coding, accepted in (("br", "gzip, deflate, br, zstd"), ("gzip", "gzip"), (None, "identity")):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept-Encoding": accepted})
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                body = answer.read()
+                assert answer.headers["Content-Encoding"] == coding
+                policy = answer.headers["Content-Security-Policy"]
+                assert policy.startswith("default-src 'none';") and "unsafe" not in policy, policy
+                total += len(body) if coding == "br" else 0
+    assert total < PACKED_BYTES_MAX, total
+    return total
+
+
+def check_stream(port: int) -> None:
+    events = Events(port)
+    assert events.status == 200
+    assert events.fields["content-type"] == "text/event-stream"
+    assert events.fields["x-accel-buffering"] == "no"
+    hello = events.next()
+    assert (hello["event"], hello["retry"]) == ("hello", "1000")
+    assert hello["data"]["status"]["redis"] == "off" and not hello["data"]["resumed"]
+
+    # At full load, at most four a second.
+    began, seen, comments = time.monotonic(), [], 0
+    while time.monotonic() - began < 3:
+        post(port, calm("busy", count=5))
+        events.client.setblocking(True)
+        event = events.next()
+        if "comment" in event:
+            comments += 1
+        else:
+            seen.append(event)
+    assert len(seen) <= 4 * 3 + 1, len(seen)
+    assert all(event["event"] == "delta" for event in seen)
+    # In silence one a second, and a comment now and then.
+    while comments == 0:
+        comments += "comment" in events.next()
+    assert time.monotonic() - began < 15, "a heartbeat comes every ten seconds"
+
+    # Who comes back is told what it missed, and no more.
+    last = seen[-1]["id"]
+    events.close()
+    post(port, [*calm("late"), {"device": "late", "rps": 9_000}])
+    time.sleep(1.1)
+    again = Events(port, Last_Event_ID=last)
+    hello = again.next()["data"]
+    assert hello["resumed"]
+    assert all(at > seen[-1]["data"]["at"] - 0.1 for at in hello["history"]["at"])
+    assert {anomaly["device"] for anomaly in hello["anomalies"]} == {"late"}
+    again.close()
+    for strange in ("1-1", "nonsense", ""):
+        fresh = Events(port, Last_Event_ID=strange)
+        assert not fresh.next()["data"]["resumed"]
+        fresh.close()
+
+    # One device alone.
+    narrow = Events(port, "?device=late")
+    hello = narrow.next()["data"]
+    assert "fleet" not in hello and hello["device"]["device"] == "late"
+    assert hello["samples"][-1]["rps"] == 9_000 and hello["anomalies"][-1]["value"] == 9_000
+    post(port, [{"device": "late", "rps": 101}, {"device": "other", "rps": 5}])
+    while "samples" not in (delta := narrow.next()["data"] or {}):
+        pass
+    assert [sample["rps"] for sample in delta["samples"]] == [101]
+    narrow.close()
+    refused = Events(port, "?device=")
+    assert refused.status == 400
+    refused.close()
+
+
+def check_many(port: int) -> None:
+    """200 pages at once, and posts are answered meanwhile."""
+    pages = [Events(port) for _ in range(PAGES)]
+    for page in pages:
+        assert page.next()["event"] == "hello"
+    slowest = 0.0
+    for _ in range(20):
+        began = time.monotonic()
+        post(port, calm("crowd"))
+        slowest = max(slowest, time.monotonic() - began)
+    for page in pages:
+        assert "data" in page.next()
+        page.close()
+    assert slowest < 1, slowest
+
+
+def check_empty_then_alive(driver, port: int) -> None:
+    open_page(driver, port)
+    wait(driver, lambda: driver.find_element(By.ID, "empty").is_displayed(), "the empty page")
+    line = text(driver, "#curl")
+    assert line.startswith(f"curl http://127.0.0.1:{port}/ingest -d '"), line
+    # The line that newcomers paste works.
+    post(port, json.loads(line.split("'")[1]))
+    wait(driver, lambda: driver.find_element(By.ID, "fleet").is_displayed(), "the fleet")
+    wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, "#charts canvas")) == 2, "two charts")
+    wait(driver, lambda: names(driver, "devices") == ["edge-17"], "the device")
+    assert text(driver, "#redis") == "off" and re.match(r"\d", text(driver, "#version"))
+    check_console(driver)
+
+
+def check_anomaly(driver, port: int) -> float:
+    post(port, calm("pump-3"))
+    wait(driver, lambda: "pump-3" in names(driver, "devices"), "the device")
+    slowest = 0.0
+    for turn in range(5):
+        shown = len(names(driver, "anomalies"))
+        post(port, {"device": "pump-3", "rps": 5_000 * 10**turn})
+        seconds = wait(driver, lambda shown=shown: len(names(driver, "anomalies")) > shown, "the anomaly", 5)
+        slowest = max(slowest, seconds)
+        post(port, calm("pump-3", count=60))
+    assert slowest < 1, f"an anomaly took {slowest:.2f} s to its page"
+    assert "pump-3" in names(driver, "anomalies")[0]
+    return slowest
+
+
+def check_device(driver, port: int) -> None:
+    driver.find_element(By.CSS_SELECTOR, "#devices tr a[title='pump-3']").click()
+    wait(driver, lambda: text(driver, "#device-name") == "pump-3", "its name")
+    wait(driver, lambda: len(names(driver, "device-anomalies")) >= 5, "its anomalies")
+    wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#device-charts canvas"), "its chart")
+    assert not driver.find_element(By.ID, "fleet").is_displayed()
+    post(port, {"device": "pump-3", "rps": 4_321})
+    wait(driver, lambda: "4,321" in text(driver, "#device-charts .readout"), "its last value")
+    driver.find_element(By.CSS_SELECTOR, ".back a").click()
+    wait(driver, lambda: driver.find_element(By.ID, "fleet").is_displayed(), "the fleet again")
+    # By keyboard alone.
+    body = driver.find_element(By.TAG_NAME, "body")
+    body.send_keys("/")
+    query = driver.switch_to.active_element
+    assert query.get_attribute("id") == "query"
+    query.send_keys("ump")
+    wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#found [role=option]"), "a device found")
+    query.send_keys(Keys.ENTER)
+    wait(driver, lambda: text(driver, "#device-name") == "pump-3", "the device found")
+    driver.get(f"http://127.0.0.1:{port}/#device=nobody")
+    wait(driver, lambda: "Nothing has been heard" in text(driver, "#device-line"), "a device unknown")
+    driver.get(f"http://127.0.0.1:{port}/#")
+    check_console(driver)
+
+
+def check_hostile(driver, port: int) -> None:
+    for name in HOSTILE:
+        wild = {"device": name, "rps": 7_777, name: 9_999}
+        post(port, [*({"device": name, "rps": 100 + i % 2, name: 100 + i % 2} for i in range(20)), wild])
+    open_page(driver, port)
+    wait(driver, lambda: set(HOSTILE) <= set(names(driver, "devices")), "every name as it is")
+    for name in HOSTILE:
+        anchor = next(a for a in driver.find_elements(By.CSS_SELECTOR, "#devices a") if a.get_property("title") == name)
+        driver.execute_script("arguments[0].click()", anchor)
+        wait(driver, lambda name=name: text(driver, "#device-name") == name.strip(), f"the page of {name}")
+        wait(driver, lambda name=name: driver.execute_script(TITLES) == ["rps", name], f"the charts of {name}")
+        driver.back()
+        wait(driver, lambda: len(names(driver, "devices")) >= len(HOSTILE), "the fleet again")
+    assert driver.execute_script("return window.broken") is None
+    assert not driver.find_elements(By.CSS_SELECTOR, "main img, main script")
+    width = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
+    assert width <= 0, f"{width} pixels too wide"
+    check_console(driver)
+
+
+def check_third_parties(driver, port: int) -> None:
+    loaded = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert loaded and all(name.startswith((f"http://127.0.0.1:{port}/", "data:")) for name in loaded), loaded
+
+
+def check_restart(driver) -> None:
+    with bench.sigmad() as (_, port):
+        post(port, calm("before"))
+        open_page(driver, port)
+        wait(driver, lambda: names(driver, "devices") == ["before"], "a device")
+        driver.execute_script("window.stays = true")
+    wait(driver, lambda: state(driver) == "lost", "the loss is seen")
+    assert "what you see is from" in text(driver, "#notice")
+    with bench.sigmad(listen=f"127.0.0.1:{port}"):
+        post(port, calm("after"))
+        wait(driver, lambda: state(driver) == "live", "the page is live again")
+        wait(driver, lambda: names(driver, "devices") == ["after"], "the new device")
+        assert "restarted" in text(driver, "#notice"), text(driver, "#notice")
+        assert driver.execute_script("return window.stays"), "without loading the page again"
+        check_console(driver, "/events .*(net::ERR|status of 503)")
+        leave(driver)
+
+
+def check_silence(driver) -> None:
+    """A server that is stopped in its tracks, as one looks to a laptop that slept."""
+    with bench.sigmad() as (child, port):
+        post(port, calm("pump-3"))
+        open_page(driver, port)
+        child.send_signal(signal.SIGSTOP)
+        try:
+            seconds = wait(driver, lambda: state(driver) == "lost", "the silence is noticed")
+        finally:
+            child.send_signal(signal.SIGCONT)
+        assert seconds < 8, seconds
+        wait(driver, lambda: state(driver) == "live", "the page is live again")
+        check_console(driver, "/events .*net::ERR")
+        leave(driver)
+
+
+def check_tokens(driver) -> None:
+    with bench.sigmad("--read-token", "s3cret", "--ingest-token", "wr1te") as (_, port):
+        assert Events(port).status == 401
+        assert Events(port, Authorization="Bearer other").status == 403
+        post(port, calm("guarded"), "wr1te")
+        driver.get(f"http://127.0.0.1:{port}/")
+        field = driver.find_element(By.ID, "token-value")
+        for secret in ("wrong", "s3cret"):
+            wait(driver, field.is_displayed, "the token is asked for")
+            field.send_keys(secret, Keys.ENTER)
+            wait(driver, lambda: not field.get_property("value"), "it is taken")
+        wait(driver, lambda: names(driver, "devices") == ["guarded"], "the fleet")
+        check_console(driver, "status of 40[13]")
+        leave(driver)
+
+
+TITLES = "return [...document.querySelectorAll('#device-charts h2')].map((title) => title.textContent)"
+# The contrast of every text with what is behind it (WCAG 2.2, 1.4.3), the worst first.
+CONTRAST = """
+const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+function rgb(colour) {
+  canvas.clearRect(0, 0, 1, 1);
+  canvas.fillStyle = colour;
+  canvas.fillRect(0, 0, 1, 1);
+  return canvas.getImageData(0, 0, 1, 1).data;
+}
+function luminance([r, g, b]) {
+  const part = (value) => ((value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+}
+function ground(node) {
+  for (; node; node = node.parentElement) {
+    const colour = rgb(getComputedStyle(node).backgroundColor);
+    if (colour[3] === 255) return colour;
+  }
+  return rgb("white");
+}
+const found = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const node = walker.currentNode.parentElement;
+  if (!walker.currentNode.data.trim() || !node.checkVisibility({ opacityProperty: true })) continue;
+  if (node.closest(".new, .unseen")) continue;
+  const [one, other] = [luminance(rgb(getComputedStyle(node).color)), luminance(ground(node))];
+  const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+  found.push([Math.round(ratio * 100) / 100, walker.currentNode.data.trim().slice(0, 30)]);
+}
+return found.sort((one, other) => one[0] - other[0]);
+"""
+SHIFTS = """
+new PerformanceObserver((list) => {
+  // Rows move within their table when another goes before them; nothing else may.
+  const isRow = ({ node }) => (node?.nodeType === Node.TEXT_NODE ? node.parentElement : node)?.closest("tbody");
+  const own = list.getEntries().filter((entry) => !entry.hadRecentInput && !entry.sources.every(isRow));
+  window.shifted = own.reduce((sum, entry) => sum + entry.value, window.shifted ?? 0);
+}).observe({ type: "layout-shift" });
+"""
+
+
+def check_looks(port: int, pictures: Path) -> None:
+    """Every screen in both schemes: nothing too wide, nothing too faint, nothing that jumps."""
+    for width, screen in SCREENS.items():
+        for scheme in ("light", "dark"):
+            with browser(*screen, scheme=scheme) as driver:
+                open_page(driver, port)
+                wait(driver, lambda driver=driver: len(names(driver, "devices")) == 20, "twenty devices")
+                driver.execute_script(SHIFTS)
+                time.sleep(3)
+                shifted = driver.execute_script("return window.shifted ?? 0")
+                assert shifted < 0.02, f"{width} {scheme}: the layout jumps by {shifted}"
+                faint = driver.execute_script(CONTRAST)
+                assert faint[0][0] >= 4.5, f"{width} {scheme}: {faint[:5]}"
+                too_wide = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
+                assert too_wide <= 0, f"{width} {scheme}: {too_wide} pixels too wide"
+                picture(driver, pictures / f"page-{width}-{scheme}.png")
+                driver.get(f"http://127.0.0.1:{port}/#device=fra-1-edge-05")
+                wait(driver, lambda driver=driver: len(names(driver, "device-anomalies")) >= 1, "its anomalies")
+                assert driver.execute_script(CONTRAST)[0][0] >= 4.5
+                time.sleep(1)
+                picture(driver, pictures / f"device-{width}-{scheme}.png")
+                check_console(driver)
+
+
+def picture(driver, path: Path) -> None:
+    size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    path.write_bytes(base64.b64decode(shot["data"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, help="where to keep the pictures")
+    parser.add_argument("--after", type=float, default=0, help="seconds that the fleet runs before they are taken")
+    arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = arguments.pictures or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-page-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        with bench.sigmad() as (_, port), browser() as driver:
+            packed = check_files(port)
+            check_empty_then_alive(driver, port)
+            seconds = check_anomaly(driver, port)
+            check_device(driver, port)
+            check_hostile(driver, port)
+            check_third_parties(driver, port)
+            leave(driver)
+            check_restart(driver)
+            check_silence(driver)
+            check_tokens(driver)
+        with bench.sigmad() as (_, port):
+            check_stream(port)
+            check_many(port)
+        with bench.sigmad(command="demo") as (_, port):
+            time.sleep(arguments.after)
+            check_looks(port, folder)
+        pictures = len(list(folder.glob("*.png")))
+        print(f"page: ok, {packed} bytes packed, an anomaly shown within {seconds:.2f} s, {pictures} pictures")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{error.url}: {error.code} {error.read()!r}")
