@@ -27,6 +27,9 @@ pub const BLOCK_BYTES: usize =
     BLOCK_SAMPLES_MAX * size_of::<JudgedSample>() + BLOCK_READINGS_MAX * size_of::<JudgedReading>();
 /// Emptied blocks kept for use again.
 const SPARE_BLOCKS_MAX: usize = 64;
+/// This part of the bound is left to blocks on their way: a full store drops its oldest samples, and
+/// takes newer ones at its leisure.
+const ON_THEIR_WAY_PART: usize = 16;
 /// Messages to analytics on their way; past it the store waits.
 const SHARED_WAITING_MAX: usize = 64;
 
@@ -203,6 +206,11 @@ impl Held {
     /// The bound.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    /// What the store itself may hold of it.
+    pub fn store_bytes_max(&self) -> usize {
+        self.bytes_max - self.bytes_max / ON_THEIR_WAY_PART
     }
 
     /// Blocks that may wait in the queue: at least two, one on its way in, one on its way out.
@@ -435,6 +443,14 @@ mod tests {
         assert_eq!(times(&inlet), [2, 3]);
         assert_eq!(tallies.samples_total.get(), 10_008);
         assert_eq!(tallies.dropped_total.get(), 9_999);
+    }
+
+    #[test]
+    fn a_full_store_leaves_room_for_what_is_on_its_way() {
+        let (mut outlet, inlet, tallies) = ends(64 * BLOCK_BYTES);
+        inlet.held.set(inlet.held.store_bytes_max());
+        (0..4).for_each(|time_us| send(&mut outlet, time_us));
+        assert_eq!((times(&inlet), tallies.dropped_total.get()), (vec![0, 1, 2, 3], 0));
     }
 
     #[test]

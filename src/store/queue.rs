@@ -266,7 +266,7 @@ impl Queue {
 
     fn drop_past_bound(&mut self) -> u64 {
         let mut dropped = 0;
-        while self.bytes() > self.held.bytes_max() {
+        while self.bytes() > self.held.store_bytes_max() {
             let Some(oldest) = self.segments.remove(usize::from(self.is_flushing)) else { break };
             dropped += oldest.samples;
         }
@@ -754,7 +754,8 @@ mod tests {
                 queue.segments.iter().for_each(|segment| sum += segment.samples());
                 prop_assert_eq!(sum, queue.samples());
                 let flight = queue.in_flight();
-                prop_assert!(queue.bytes() <= bytes_max.max(flight.map_or(0, Segment::bytes)));
+                let most = held.store_bytes_max().max(flight.map_or(0, Segment::bytes));
+                prop_assert!(queue.bytes() <= most);
                 // What waits is the newest, without a gap.
                 let waiting = sum - flight.map_or(0, Segment::samples);
                 if let Some(oldest) = queue.segments.get(usize::from(queue.is_flushing)) {
