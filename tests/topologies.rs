@@ -14,7 +14,7 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask, until, unused_port};
 use sigmad::store::ErrorKind;
-use sigmad::store::link::{Link, LinkError};
+use sigmad::store::link::{Link, LinkError, Origin};
 
 /// What one attempt may take against one address: 1 s to connect, 2 s for an answer; and this machine.
 const ATTEMPT: Duration = Duration::from_millis(4_500);
@@ -27,7 +27,16 @@ fn connect(url: &str) -> Link {
 }
 
 fn try_connect(url: &str) -> Result<Link, LinkError> {
-    Link::connect(&url.parse().unwrap_or_else(|error| panic!("{url}: {error}")))
+    connect_from(&origin("a-test"), url)
+}
+
+fn connect_from(origin: &Origin, url: &str) -> Result<Link, LinkError> {
+    let target = url.parse().unwrap_or_else(|error| panic!("{url}: {error}"));
+    Link::connect(&target, origin)
+}
+
+fn origin(name: &str) -> Origin {
+    Origin::new(name.to_owned())
 }
 
 /// The error of an attempt that must fail, and within its time.
@@ -473,4 +482,42 @@ fn a_master_that_was_demoted_says_so_and_is_not_taken_again() {
     }
     run(&mut connect(&url), &[&["SET", "a", "1"]]);
     assert_eq!(master.ask::<String>(&["GET", "a"]), "1");
+}
+
+#[test]
+fn what_was_lost_is_ended_before_anything_is_sent() {
+    let redis = Redis::start(&[]);
+    let cluster = Cluster::start();
+    for url in [redis.url(), cluster.url()] {
+        let (mut ours, theirs) = (origin("ours"), origin("theirs"));
+        let mut lost = connect_from(&ours, &url).expect("connects");
+        let mut other = connect_from(&theirs, &url).expect("connects");
+        // Numbers that somebody else has now are left alone.
+        ours.has_lost(other.sessions());
+        drop(connect_from(&ours, &url).expect("connects"));
+        run(&mut other, &[&["SET", "a", "1"], &["SET", "b", "1"], &["SET", "c", "1"]]);
+
+        ours.has_lost(lost.sessions());
+        let mut next = connect_from(&ours, &url).expect("connects");
+        // a, b and c are each on a node of their own.
+        for key in ["a", "b", "c"] {
+            let error = lost.run(&commands(&[&["SET", key, "late"]])).expect_err("ended");
+            assert_eq!(error.kind, ErrorKind::Broken, "{error}");
+        }
+        assert_eq!(run(&mut next, &[&["GET", "a"]]), [Ok(bytes("1"))]);
+        // It was lost before, and is nowhere any more.
+        drop(connect_from(&ours, &url).expect("connects"));
+    }
+}
+
+#[test]
+fn who_may_not_end_connections_connects_all_the_same() {
+    let redis = Redis::with_user("writer", "secret", "~* +@all -client");
+    let mut ours = origin("ours");
+    let mut lost = connect_from(&ours, &redis.url()).expect("connects");
+    ours.has_lost(lost.sessions());
+    let mut next = connect_from(&ours, &redis.url()).expect("connects");
+    for link in [&mut lost, &mut next] {
+        run(link, &[&["SET", "a", "1"]]);
+    }
 }

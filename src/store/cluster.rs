@@ -8,7 +8,7 @@ use redis::{Arg, Cmd, Pipeline, ServerError, Value};
 use super::ErrorKind;
 use super::link::to;
 use super::url::{Address, Target};
-use super::wire::{Answer, LinkError, Wire};
+use super::wire::{Answer, LinkError, Origin, Session, Wire};
 
 /// Into so many slots the keys are divided.
 const SLOTS: usize = 16_384;
@@ -20,6 +20,7 @@ const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 /// Connections to all nodes that have slots.
 pub(super) struct Cluster {
     target: Target,
+    origin: Origin,
     nodes: Vec<Wire>,
     /// The node of each slot; of one that nobody has, any: it will say so.
     owners: Vec<usize>,
@@ -35,12 +36,12 @@ struct Errand {
 impl Cluster {
     /// Asks one seed after the other for the slots, and connects to all nodes that have some. What went
     /// wrong with such a node says more than a seed that is away; no node is tried twice.
-    pub fn connect(seeds: &[Address], target: &Target) -> Result<Self, LinkError> {
+    pub fn connect(seeds: &[Address], target: &Target, origin: &Origin) -> Result<Self, LinkError> {
         let mut tried: Vec<Address> = Vec::new();
         let mut of_node = None;
         let mut of_seed = None;
         'seeds: for seed in seeds {
-            let (wire, ranges) = match slots_by(seed, target) {
+            let (wire, ranges) = match slots_by(seed, target, origin) {
                 Ok(found) => found,
                 Err(error) => {
                     of_seed = Some(error);
@@ -50,8 +51,8 @@ impl Cluster {
             if ranges.iter().any(|range| tried.contains(&range.master)) {
                 continue;
             }
-            let mut cluster =
-                Self { target: target.clone(), nodes: vec![wire], owners: vec![0; SLOTS] };
+            let (target, origin) = (target.clone(), origin.clone());
+            let mut cluster = Self { target, origin, nodes: vec![wire], owners: vec![0; SLOTS] };
             for SlotRange { first, last, master } in ranges {
                 match cluster.node(&master) {
                     Ok(node) => cluster.owners[first..=last].fill(node),
@@ -72,8 +73,12 @@ impl Cluster {
         if let Some(node) = self.nodes.iter().position(|wire| wire.address() == address) {
             return Ok(node);
         }
-        self.nodes.push(to(address, &self.target)?);
+        self.nodes.push(to(address, &self.target, &self.origin)?);
         Ok(self.nodes.len() - 1)
+    }
+
+    pub fn sessions(&self) -> Vec<Session> {
+        self.nodes.iter().filter_map(Wire::session).collect()
     }
 
     /// Sends every command to its node, all nodes at once, and puts the answers in order.
@@ -158,8 +163,12 @@ struct SlotRange {
     master: Address,
 }
 
-fn slots_by(seed: &Address, target: &Target) -> Result<(Wire, Vec<SlotRange>), LinkError> {
-    let mut wire = to(seed, target)?;
+fn slots_by(
+    seed: &Address,
+    target: &Target,
+    origin: &Origin,
+) -> Result<(Wire, Vec<SlotRange>), LinkError> {
+    let mut wire = to(seed, target, origin)?;
     let mut question = redis::cmd("CLUSTER");
     question.arg("SLOTS");
     let answer = match wire.ask(&question) {

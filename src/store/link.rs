@@ -15,8 +15,8 @@ use redis::{Pipeline, Value};
 use super::ErrorKind;
 use super::cluster::Cluster;
 use super::url::{Address, Login, Target, Topology};
-pub use super::wire::LinkError;
-use super::wire::Wire;
+pub use super::wire::{LinkError, Origin};
+use super::wire::{Session, Wire};
 
 /// A connection to Redis, or one to each node of a cluster.
 pub struct Link(Route);
@@ -30,17 +30,25 @@ enum Route {
 impl Link {
     /// Connects; a master is asked for anew each time.
     ///
-    /// Ends within 3 s for one Redis. Each sentinel or seed that is away adds as much, and so does the
+    /// Ends within 3 s for one Redis that is away. Each sentinel or seed that is away adds as much, and so does the
     /// first node that is.
-    pub fn connect(target: &Target) -> Result<Self, LinkError> {
+    pub fn connect(target: &Target, origin: &Origin) -> Result<Self, LinkError> {
         let route = match &target.topology {
-            Topology::Single(address) => Route::Whole(to(address, target)?),
+            Topology::Single(address) => Route::Whole(to(address, target, origin)?),
             Topology::Sentinel { sentinels, master, login } => {
-                Route::Whole(master_of(sentinels, master, login.as_ref(), target)?)
+                Route::Whole(master_of(sentinels, master, login.as_ref(), target, origin)?)
             }
-            Topology::Cluster { seeds } => Route::ByKey(Cluster::connect(seeds, target)?),
+            Topology::Cluster { seeds } => Route::ByKey(Cluster::connect(seeds, target, origin)?),
         };
         Ok(Self(route))
+    }
+
+    /// What is lost when this is dropped after an error: see [`Origin::has_lost`].
+    pub fn sessions(&self) -> Vec<Session> {
+        match &self.0 {
+            Route::Whole(wire) => wire.session().into_iter().collect(),
+            Route::ByKey(cluster) => cluster.sessions(),
+        }
     }
 
     /// Sends commands and reads their answers, in the commands' order. In a cluster the commands of one
@@ -69,8 +77,8 @@ impl Link {
 }
 
 /// To a node that holds data.
-pub(super) fn to(address: &Address, target: &Target) -> Result<Wire, LinkError> {
-    Wire::connect(address, target.is_tls, target.login.as_ref(), target.database)
+pub(super) fn to(address: &Address, target: &Target, origin: &Origin) -> Result<Wire, LinkError> {
+    Wire::connect(address, target.is_tls, target.login.as_ref(), target.database, origin)
 }
 
 /// Asks one sentinel after the other. What went wrong with a master that one of them gave says more than
@@ -80,15 +88,16 @@ fn master_of(
     name: &str,
     login: Option<&Login>,
     target: &Target,
+    origin: &Origin,
 ) -> Result<Wire, LinkError> {
     let mut tried: Vec<Address> = Vec::new();
     let mut of_master = None;
     let mut of_sentinel = None;
     for sentinel in sentinels {
-        match given_master(sentinel, name, login, target.is_tls) {
+        match given_master(sentinel, name, login, target.is_tls, origin) {
             Err(error) => of_sentinel = Some(error),
             Ok(address) if tried.contains(&address) => {}
-            Ok(address) => match to(&address, target).and_then(checked_master) {
+            Ok(address) => match to(&address, target, origin).and_then(checked_master) {
                 Ok(wire) => return Ok(wire),
                 Err(error) => {
                     of_master = Some(error);
@@ -106,8 +115,9 @@ fn given_master(
     name: &str,
     login: Option<&Login>,
     is_tls: bool,
+    origin: &Origin,
 ) -> Result<Address, LinkError> {
-    let mut wire = Wire::connect(sentinel, is_tls, login, 0)?;
+    let mut wire = Wire::connect(sentinel, is_tls, login, 0, origin)?;
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
     let answer = wire.ask(&question)?;

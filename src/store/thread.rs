@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::commands::{Batch, Commands, MARKED_MAX, Marked, Progress};
-use super::link::{Link, LinkError};
+use super::link::{Link, LinkError, Origin};
 use super::queue::{Queue, Refusals};
 use super::url::Target;
 use super::windows::{Counted, Values, share};
@@ -83,6 +83,7 @@ pub struct StoreThread {
     deadline_ns: Arc<AtomicU64>,
 
     link: Option<Link>,
+    origin: Origin,
     backoff: Backoff,
     /// No attempt before.
     retry_ns: u64,
@@ -113,6 +114,7 @@ impl StoreThread {
     pub fn new(parts: Parts) -> Self {
         let Parts { target, commands, queue, flush_interval, inlet, registry, tallies, .. } = parts;
         let Parts { clock, on_state, seed, deadline_ns, .. } = parts;
+        let origin = Origin::new(format!("sigmad-{}", commands.options().replica));
         Self {
             target,
             commands,
@@ -125,6 +127,7 @@ impl StoreThread {
             on_state,
             deadline_ns,
             link: None,
+            origin,
             backoff: Backoff::new(seed),
             retry_ns: 0,
             batch: Batch::default(),
@@ -213,7 +216,7 @@ impl StoreThread {
 
     fn connect(&mut self) -> Result<(), LinkError> {
         if self.link.is_none() {
-            self.link = Some(Link::connect(&self.target)?);
+            self.link = Some(Link::connect(&self.target, &self.origin)?);
             self.tallies.connections_total.add(1);
         }
         Ok(())
@@ -424,7 +427,9 @@ impl StoreThread {
     }
 
     fn fails(&mut self, error: &LinkError) {
-        self.link = None;
+        if let Some(link) = self.link.take() {
+            self.origin.has_lost(link.sessions());
+        }
         self.say(false);
         self.tallies.errors_total[error.kind as usize].add(1);
         let now_ns = self.clock.monotonic_ns();

@@ -85,6 +85,37 @@ fn kind_of_loss(error: &RedisError) -> ErrorKind {
     if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Broken }
 }
 
+/// Who connects, and which of its connections are lost.
+///
+/// What was sent on a connection may be on its way still when sigmad gives it up, and would arrive after
+/// what the next connection brings: older values in the place of newer ones. So whoever connects has
+/// Redis end first what was lost.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Nobody else's.
+    name: String,
+    lost: Vec<Session>,
+}
+
+impl Origin {
+    /// Of a name without spaces that no other process has.
+    pub fn new(name: String) -> Self {
+        Self { name, lost: Vec::new() }
+    }
+
+    /// These are lost, and none that were lost before: those are ended, or out of reach.
+    pub fn has_lost(&mut self, sessions: Vec<Session>) {
+        self.lost = sessions;
+    }
+}
+
+/// One connection, as Redis calls it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    address: Address,
+    id: i64,
+}
+
 /// Redis' answer to one command.
 pub(super) type Answer = Result<Value, ServerError>;
 
@@ -92,19 +123,24 @@ pub(super) type Answer = Result<Value, ServerError>;
 pub(super) struct Wire {
     connection: Connection,
     address: Address,
+    /// By which Redis knows it, if it tells.
+    id: Option<i64>,
 }
 
 impl Wire {
-    /// Connects, says who we are, chooses the database, and waits until Redis answers PING.
+    /// Connects, says who we are, chooses the database, waits until Redis answers PING, and has it end
+    /// what was lost.
     pub fn connect(
         address: &Address,
         is_tls: bool,
         login: Option<&Login>,
         database: u32,
+        origin: &Origin,
     ) -> Result<Self, LinkError> {
         Self::open(address, is_tls)
             .and_then(|mut wire| {
-                wire.introduce(login, database)?;
+                wire.introduce(login, database, &origin.name)?;
+                wire.end_lost(origin)?;
                 Ok(wire)
             })
             .map_err(|error| {
@@ -145,12 +181,17 @@ impl Wire {
             Ok(connection)
         };
         match open() {
-            Ok(connection) => Ok(Self { connection, address: address.clone() }),
+            Ok(connection) => Ok(Self { connection, address: address.clone(), id: None }),
             Err(error) => Err(lost(&error)),
         }
     }
 
-    fn introduce(&mut self, login: Option<&Login>, database: u32) -> Result<(), LinkError> {
+    fn introduce(
+        &mut self,
+        login: Option<&Login>,
+        database: u32,
+        name: &str,
+    ) -> Result<(), LinkError> {
         let mut hello = redis::pipe();
         if let Some(Login { user, password }) = login {
             hello.cmd("AUTH").arg(user).arg(password);
@@ -159,8 +200,10 @@ impl Wire {
             hello.cmd("SELECT").arg(database);
         }
         hello.cmd("PING");
+        let needed = hello.len();
+        hello.cmd("CLIENT").arg("SETNAME").arg(name).cmd("CLIENT").arg("ID");
         self.write(&hello.get_packed_pipeline())?;
-        for index in 0..hello.len() {
+        for index in 0..needed {
             if let Err(error) = self.read()? {
                 let mut error = LinkError::refusal(&error);
                 if let (0, Some(Login { password, .. })) = (index, login) {
@@ -174,7 +217,45 @@ impl Wire {
                 return Err(error);
             }
         }
+        // Whoever may not do this is not hindered: only what arrives late is not kept out.
+        let is_named = self.read()?.is_ok();
+        if let Ok(Value::Int(id)) = self.read()?
+            && is_named
+        {
+            self.id = Some(id);
+        }
         Ok(())
+    }
+
+    fn end_lost(&mut self, origin: &Origin) -> Result<(), LinkError> {
+        let is_here = |session: &&Session| session.address == self.address;
+        let ids: Vec<i64> = origin.lost.iter().filter(is_here).map(|session| session.id).collect();
+        for id in ids {
+            // A Redis that has started anew may have given the number to somebody else.
+            let mut question = redis::cmd("CLIENT");
+            question.arg("LIST").arg("ID").arg(id);
+            self.write(&question.get_packed_command())?;
+            let is_ours = match self.read()? {
+                Ok(Value::BulkString(line)) => {
+                    let line = String::from_utf8_lossy(&line);
+                    line.split(' ').any(|field| field.strip_prefix("name=") == Some(&origin.name))
+                }
+                _ => false,
+            };
+            if is_ours {
+                let mut command = redis::cmd("CLIENT");
+                command.arg("KILL").arg("ID").arg(id);
+                self.write(&command.get_packed_command())?;
+                // Refused: it has ended in between, or this user may not.
+                drop(self.read()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// None when Redis does not tell.
+    pub fn session(&self) -> Option<Session> {
+        Some(Session { address: self.address.clone(), id: self.id? })
     }
 
     pub fn address(&self) -> &Address {
