@@ -41,6 +41,11 @@ impl Clock {
         clock
     }
 
+    /// The moment from which monotonic time counts.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
     /// The present moment.
     pub fn now(&mut self) -> Now {
         let monotonic_ns = self.monotonic_ns();

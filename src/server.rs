@@ -44,7 +44,7 @@ use crate::registry::Registry;
 use crate::store::commands::{Commands, Options};
 use crate::store::keys::Replica;
 use crate::store::queue::Queue;
-use crate::store::thread::{Parts as StoreThreadParts, StoreThread};
+use crate::store::thread::{LAST_FLUSH, Parts as StoreThreadParts, StoreThread};
 use crate::store::url::Target;
 use crate::tally::Tally;
 use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
@@ -55,6 +55,9 @@ const FILES_RESERVED: usize = 64;
 const FILES_PER_WORKER: usize = 3;
 /// Samples in the history of one replica: a minute of a large fleet, some 20 MB in Redis.
 const HISTORY_SAMPLES: usize = 100_000;
+/// What an attempt of the store that has begun in time may take: to connect, and for an answer that does
+/// not come. Longer takes only an answer that comes byte by byte, and nobody waits for that.
+const STORE_ATTEMPT: Duration = Duration::from_secs(3);
 /// An exit code for those who did not wait for the drain.
 const EXIT_IMPATIENT: i32 = 1;
 
@@ -155,8 +158,8 @@ pub fn run(
         }
     };
     readiness.set(Phase::Draining);
+    let deadline = start.elapsed() + settings.drain;
     if let Some(deadline_ns) = &parts.store_deadline_ns {
-        let deadline = start.elapsed() + settings.drain;
         // Relaxed: nothing else travels with it; the store looks again and again.
         deadline_ns.store(deadline.as_nanos() as u64, Ordering::Relaxed);
     }
@@ -166,7 +169,10 @@ pub fn run(
     join_all(vec![events_thread]);
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
     // Analytics has gone: the store writes what is left.
-    join_all(store.into_iter().collect());
+    if let (Some(store), Some(tallies)) = (store, &parts.store_tallies) {
+        let now = start.elapsed();
+        join_store(&store, start, deadline.max(now + LAST_FLUSH) + STORE_ATTEMPT, tallies);
+    }
     report(&totals, &parts.routers, parts.store_tallies.as_ref());
     failure.map_or(Ok(()), |error| Err(ServerError::Worker(error)))
 }
@@ -539,6 +545,19 @@ fn join_all(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         // Err: it panicked, which spawn() has dealt with.
         let _ = thread.join();
+    }
+}
+
+/// Waits for the store until `deadline` after `start`. What it still holds then, nobody gets.
+fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, tallies: &StoreSources) {
+    const LOOK: Duration = Duration::from_millis(5);
+    while !store.is_finished() {
+        if start.elapsed() > deadline {
+            let samples = tallies.store.held_samples.get();
+            warn!(samples, "Redis hangs; what is left is lost");
+            return;
+        }
+        std::thread::sleep(LOOK);
     }
 }
 

@@ -36,7 +36,7 @@ fn connect_from(origin: &Origin, url: &str) -> Result<Link, LinkError> {
 }
 
 fn origin(name: &str) -> Origin {
-    Origin::new(name.to_owned())
+    Origin::new(name.to_owned(), now())
 }
 
 /// The error of an attempt that must fail, and within its time.

@@ -40,7 +40,7 @@ const ON_ITS_WAY_US: i64 = 1_000_000;
 /// at every flush.
 const REFUSAL_OVER_NS: u64 = 60_000_000_000;
 /// After the last sample has come, Redis has so long at least to take what is left.
-const LAST_FLUSH_NS: u64 = 2_000_000_000;
+pub const LAST_FLUSH: Duration = Duration::from_secs(2);
 
 /// What the thread is given.
 pub struct Parts {
@@ -114,7 +114,7 @@ impl StoreThread {
     pub fn new(parts: Parts) -> Self {
         let Parts { target, commands, queue, flush_interval, inlet, registry, tallies, .. } = parts;
         let Parts { clock, on_state, seed, deadline_ns, .. } = parts;
-        let origin = Origin::new(format!("sigmad-{}", commands.options().replica));
+        let origin = Origin::new(format!("sigmad-{}", commands.options().replica), clock.start());
         Self {
             target,
             commands,
@@ -162,7 +162,7 @@ impl StoreThread {
                 let deadline_ns = self.deadline_ns.load(Ordering::Relaxed);
                 if self.queue.samples() == 0 {
                     return;
-                } else if now_ns >= deadline_ns.max(closed_ns + LAST_FLUSH_NS) {
+                } else if now_ns >= deadline_ns.max(closed_ns + LAST_FLUSH.as_nanos() as u64) {
                     return self.give_up();
                 }
             }

@@ -6,7 +6,7 @@
 //! and waits once more for each of the rest.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -23,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// For each write, and for each read of an answer: past it Redis hangs, or the network does.
 /// A script or a fork that stops a healthy Redis takes tenths of it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// For all answers to what was sent at once: a batch has hundreds, and each may come just in time. Redis
+/// takes milliseconds for them, a bad network a second or two.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What went wrong, for counters and for a line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,13 +97,15 @@ fn kind_of_loss(error: &RedisError) -> ErrorKind {
 pub struct Origin {
     /// Nobody else's.
     name: String,
+    /// Of the process.
+    start: Instant,
     lost: Vec<Session>,
 }
 
 impl Origin {
-    /// Of a name without spaces that no other process has.
-    pub fn new(name: String) -> Self {
-        Self { name, lost: Vec::new() }
+    /// Of a name without spaces that no other process has. Times count from `start`.
+    pub fn new(name: String, start: Instant) -> Self {
+        Self { name, start, lost: Vec::new() }
     }
 
     /// These are lost, and none that were lost before: those are ended, or out of reach.
@@ -125,6 +130,9 @@ pub(super) struct Wire {
     address: Address,
     /// By which Redis knows it, if it tells.
     id: Option<i64>,
+    start: Instant,
+    /// When something was last sent, after the start.
+    sent: Duration,
 }
 
 impl Wire {
@@ -137,7 +145,7 @@ impl Wire {
         database: u32,
         origin: &Origin,
     ) -> Result<Self, LinkError> {
-        Self::open(address, is_tls)
+        Self::open(address, is_tls, origin.start)
             .and_then(|mut wire| {
                 wire.introduce(login, database, &origin.name)?;
                 wire.end_lost(origin)?;
@@ -155,7 +163,7 @@ impl Wire {
             })
     }
 
-    fn open(address: &Address, is_tls: bool) -> Result<Self, LinkError> {
+    fn open(address: &Address, is_tls: bool, start: Instant) -> Result<Self, LinkError> {
         let Address { host, port } = address.clone();
         let to = if is_tls {
             // Without parameters the roots are the system's, or those of SSL_CERT_FILE.
@@ -181,7 +189,10 @@ impl Wire {
             Ok(connection)
         };
         match open() {
-            Ok(connection) => Ok(Self { connection, address: address.clone(), id: None }),
+            Ok(connection) => {
+                let (address, sent) = (address.clone(), start.elapsed());
+                Ok(Self { connection, address, id: None, start, sent })
+            }
             Err(error) => Err(lost(&error)),
         }
     }
@@ -285,10 +296,14 @@ impl Wire {
     }
 
     fn write(&mut self, packed: &[u8]) -> Result<(), LinkError> {
+        self.sent = self.start.elapsed();
         self.connection.send_packed_command(packed).map_err(|error| lost(&error))
     }
 
     fn read(&mut self) -> Result<Answer, LinkError> {
+        if self.start.elapsed() - self.sent > ANSWERS_TIMEOUT {
+            return Err(LinkError::new(ErrorKind::Timeout, "the answers come too slowly"));
+        }
         match self.connection.recv_response() {
             Ok(Value::ServerError(error)) => Ok(Err(error)),
             Ok(value) => Ok(Ok(value)),
