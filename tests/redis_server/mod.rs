@@ -290,12 +290,12 @@ impl Redis {
     /// Starts it again with its data, which it then reads for about that long: LOADING.
     pub fn restart_loading(&mut self, duration: Duration) {
         // It answers once in so many bytes of its file, not in so much time: long values.
-        const KEYS: u32 = 200;
-        self.ask::<()>(&["DEBUG", "POPULATE", &KEYS.to_string(), "padding", "2000"]);
+        self.ask::<()>(&["DEBUG", "POPULATE", "200", "padding", "2000"]);
         self.ask::<()>(&["CONFIG", "SET", "rdbcompression", "no"]);
+        let keys: u32 = self.ask(&["DBSIZE"]);
         self.ask::<()>(&["SAVE"]);
         self.kill();
-        let delay_us = duration.as_micros() / u128::from(KEYS);
+        let delay_us = duration.as_micros() / u128::from(keys);
         let mut args = self.args.clone();
         for arg in ["--key-load-delay", &delay_us.to_string()] {
             args.push(arg.to_owned());
