@@ -1,0 +1,131 @@
+//! Redis stops and goes on, every three seconds, for a minute or as long as `SOAK_SECONDS` says.
+//!
+//! 5,000 samples a second all the time. Memory stays where the bound says, nobody is answered late, and
+//! at the end every sample has its fate.
+
+#![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
+
+mod harness;
+mod redis_server;
+mod store_ledger;
+
+use std::time::{Duration, Instant};
+
+use harness::Launch;
+use redis_server::Redis;
+use store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape, Watch};
+
+/// In which Redis is stopped; then it goes on for as long.
+const TURN: Duration = Duration::from_secs(3);
+/// By default.
+const SECONDS: u64 = 60;
+/// 4 clients × 50 requests × 25 samples a second.
+const SAMPLES_PER_S: u64 = 5_000;
+const REQUESTS_PER_S: u64 = 200;
+const PLAN: Plan = Plan {
+    clients: 4,
+    interval: Duration::from_millis(20),
+    sizes: &[25],
+    // As from devices that say the second: about fifty samples share each key.
+    keys: Keys::Runs(400),
+};
+const _: () =
+    assert!(PLAN.clients * 1_000 / 20 == REQUESTS_PER_S && REQUESTS_PER_S * 25 == SAMPLES_PER_S);
+
+/// `--redis-queue`. Six seconds of this load take less than half of it, so nothing is dropped.
+const QUEUE_BYTES: u64 = 16 << 20;
+/// Above what the process takes once its windows and buffers exist: the queue, and what an allocator
+/// keeps of memory that was in use for a moment (half as much again), and the buffers of one batch.
+const SLACK_KIB: u64 = 8 << 10;
+const GROWTH_KIB_MAX: u64 = QUEUE_BYTES * 3 / 2 / 1024 + SLACK_KIB;
+/// From the first half to the last: a minute of what leaks 50 bytes for each sample would be 7 MiB more,
+/// ten minutes 70; an allocator's moods are 3.
+const DRIFT_KIB_MAX: u64 = 7 << 10;
+
+fn seconds() -> u64 {
+    std::env::var("SOAK_SECONDS")
+        .map_or(SECONDS, |text| text.parse().expect("SOAK_SECONDS is a number of seconds"))
+}
+
+/// Half of the rounds fill what is kept for use again; the other half finds it there.
+#[track_caller]
+fn assert_flat(largest_kib: &[u64]) {
+    let (first, last) = largest_kib.split_at(largest_kib.len() / 2);
+    let (first, last) = (first.iter().max(), last.iter().max());
+    let (first, last) = (*first.expect("rounds"), *last.expect("rounds"));
+    assert!(last < first + DRIFT_KIB_MAX, "{first} KiB in the first half, {last} KiB in the last");
+}
+
+#[test]
+fn stopped_and_continued_again_and_again() {
+    let redis = Redis::start(&[]);
+    let queue = QUEUE_BYTES.to_string();
+    // No key may be gone before the end, when all are compared.
+    let args = ["--redis-url", &redis.url(), "--redis-queue", &queue, "--ttl", "1h"];
+    let server = Launch { args: &args, ..Launch::default() }.start();
+
+    let watch = Watch::resident_kib(server.pid());
+    let load = Ledger::new(PLAN).post_to(&server);
+    load.run(Phase::Control, REQUESTS_PER_S * TURN.as_secs());
+    let base_kib = watch.take();
+
+    let rounds = (seconds() / (2 * TURN.as_secs())).max(2);
+    let requests = REQUESTS_PER_S * TURN.as_secs();
+    let mut largest_kib = Vec::new();
+    let since = Instant::now();
+    for _ in 0..rounds {
+        redis.pause();
+        load.run(Phase::Fault, requests);
+        redis.resume();
+        load.run(Phase::Fault, requests);
+        largest_kib.push(watch.take());
+        server.get("/readyz").expect(200);
+    }
+    let took = since.elapsed();
+    let ledger = load.stop();
+    let rate = ledger.accepted() as f64 / (took + TURN).as_secs_f64();
+    println!("{} samples at {rate:.0}/s; {base_kib} KiB, then {largest_kib:?}", ledger.accepted());
+    assert!(rate > SAMPLES_PER_S as f64 * 0.9, "{rate} samples a second");
+
+    ledger.assert_all_answered();
+    ledger.settle(&server);
+    let scrape = Scrape::of(&server);
+    assert_eq!(scrape.sum("sigmad_store_dropped_total"), 0, "dropped");
+    let findings = ledger.check(&redis, &Excuse::NONE);
+    ledger.check_answers(&server, &findings.contents);
+    ledger.assert_not_slower();
+
+    let largest = *largest_kib.iter().max().expect("rounds");
+    assert!(largest < base_kib + GROWTH_KIB_MAX, "{base_kib} KiB, then {largest} KiB");
+    assert_flat(&largest_kib);
+}
+
+/// A bound that a second of the load overflows: nearly all of it is dropped.
+const SMALL_QUEUE: &str = "1MiB";
+
+#[test]
+fn away_all_the_time() {
+    let mut redis = Redis::start(&[]);
+    redis.stop();
+    let args = ["--redis-url", &redis.url(), "--redis-queue", SMALL_QUEUE];
+    let server = Launch { args: &args, ..Launch::default() }.start();
+    let plan = Plan { keys: Keys::Unique, ..PLAN };
+    let load = Ledger::new(plan).post_to(&server);
+    let watch = Watch::resident_kib(server.pid());
+    let rounds = (seconds() / TURN.as_secs()).max(4);
+    let largest_kib: Vec<u64> = (0..rounds)
+        .map(|_| {
+            load.run(Phase::Fault, REQUESTS_PER_S * TURN.as_secs());
+            watch.take()
+        })
+        .collect();
+    let ledger = load.stop();
+    redis.restart();
+    ledger.assert_all_answered();
+    let dropped = ledger.settle(&server).dropped("queue_full");
+    println!("{dropped} of {} dropped; {largest_kib:?} KiB", ledger.accepted());
+    let findings = ledger.check(&redis, &Excuse { dropped, ..Excuse::NONE });
+    ledger.check_answers(&server, &findings.contents);
+    // The first seconds fill the windows, and the latest samples that are kept in memory.
+    assert_flat(&largest_kib[1..]);
+}
