@@ -317,7 +317,7 @@ impl Segment {
 
     /// What it takes, with the room that vectors and tables keep for growing.
     pub fn bytes(&self) -> usize {
-        fn of<T>(vec: &Vec<T>) -> usize {
+        fn of<T>(vec: &[T]) -> usize {
             grown(vec.len()) * size_of::<T>()
         }
         let table = |len: usize| grown(len * 8 / 7) * (size_of::<u32>() + 1);
