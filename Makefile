@@ -18,7 +18,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run test setup bench image help $(SUITES)
+.PHONY: run test setup bench prometheusrule image help $(SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -84,6 +84,10 @@ fuzz: ## suite: every fuzz target for 15 seconds
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
 	@for bench in server openloop idle; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+
+prometheusrule: ## write the alert rules once more, as the operator of Prometheus takes them
+	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
+	sed -n '/^groups:/,$${s/^./  &/;p}' k8s/monitoring/rules.yml >>k8s/overlays/production/prometheusrule.yaml
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .
