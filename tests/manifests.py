@@ -47,7 +47,8 @@ Objects = list[dict]
 
 
 def build(folder: Path) -> Objects:
-    command = ["kubectl", "kustomize"] if shutil.which("kubectl") else ["kustomize", "build"]
+    # scripts/setup.sh installs kustomize where kubectl has none, or too old a one.
+    command = ["kustomize", "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{folder}: {done.stderr}"
     return [item for item in yaml.safe_load_all(done.stdout) if item]
@@ -180,6 +181,8 @@ def check_references(objects: Objects, by_hand: dict[str, set[str]]) -> None:
             for source in container.get("envFrom", []):
                 assert source["configMapRef"]["name"] in maps, f"{place}: {source}"
             known: list[str] = []
+            if workload["spec"].get("completionMode") == "Indexed":
+                known.append("JOB_COMPLETION_INDEX")
             for variable in container.get("env", []):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference:
@@ -546,20 +549,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def check_load_job(objects: Objects) -> str:
+def check_load_job(objects: Objects) -> None:
     """The generator takes its flags."""
     job = find(objects, "Job sigmad-load")
     [container] = containers(pod_of(job))
-    values = {each["name"]: each["value"] for each in container["env"]}
+    values = {each["name"]: each["value"] for each in container["env"]} | {"JOB_COMPLETION_INDEX": "0"}
     arguments = [re.sub(r"\$\((\w+)\)", lambda found: values[found.group(1)], each) for each in container["args"]]
-    done = subprocess.run([bench.sigmad_binary(), "load", "--help"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return "not checked against this binary, which has no load"
     # Nobody listens there; flags are read before.
     arguments[1] = "--url=http://127.0.0.1:1/ingest"
     done = subprocess.run([bench.sigmad_binary(), *arguments], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1, f"{arguments}: {done.returncode}, {done.stderr}"
-    return "its flags are known"
 
 
 def check_rule_copies(production: Objects) -> None:
@@ -672,14 +671,12 @@ def main() -> None:
     wrong = check_wrongs(built["base"], routes)
     for name in ("base", "overlays/production"):
         check_redis(built[name])
-    job = check_load_job(built["loadgen"])
+    check_load_job(built["loadgen"])
     check_rule_copies(built["overlays/production"])
     check_monitoring(built["monitoring"])
     check_compose()
     count = sum(map(len, built.values()))
-    print(
-        f"manifests: ok, {count} objects by Kubernetes {' and '.join(VERSIONS)}, {wrong} mistakes seen; the Job: {job}"
-    )
+    print(f"manifests: ok, {count} objects by Kubernetes {' and '.join(VERSIONS)}, {wrong} mistakes seen")
 
 
 if __name__ == "__main__":
