@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
 
-# The autoscaler looks every 15 s, metrics-server as often.
-STEP_S = 5.0
+# Between two looks. The autoscaler looks every 15 s, metrics-server as often.
+STEP_S = float(os.environ.get("WATCH_STEP_S", "5"))
 # One run takes about half a minute; all of them, and their pods' starts, far less than this.
 JOB_S_MAX = 1800
 # Two minutes of stabilisation, three replicas at one in 15 s, and some patience.
