@@ -588,7 +588,12 @@ def check_monitoring(objects: Objects) -> None:
     scrape = yaml.safe_load(config["data"]["scrape.yml"])
     [job] = scrape["scrape_configs"]
     assert job["job_name"] == "sigmad", "the rules speak of this job"
-    assert job["relabel_configs"][0]["regex"] == "sigmad;http", "Service and port"
+    [server] = of_kind(build(K8S / "base"), "Deployment")
+    labels = pod_of(server)["metadata"]["labels"]
+    wanted = [labels[f"app.kubernetes.io/{name}"] for name in ("name", "component")]
+    wanted.append(containers(pod_of(server))[0]["ports"][0]["name"])
+    assert job["relabel_configs"][0]["regex"] == ";".join(wanted), wanted
+    assert job["kubernetes_sd_configs"][0]["namespaces"]["names"] == ["sigmad"]
     webhook = urlsplit(
         values["alertmanager"]["config"]["receivers"][0]["webhook_configs"][0]["url"],
     )
