@@ -658,6 +658,17 @@ def secrets_by_hand() -> dict[str, set[str]]:
     return found
 
 
+def check_one_liner() -> None:
+    """The pod of DEPLOY.md's busybox loop is taken by the namespace, and its body by sigmad."""
+    [text] = re.findall(r"--overrides '(.*)'", (ROOT / "docs" / "DEPLOY.md").read_text())
+    spec = json.loads(text)["spec"]
+    [container] = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["seccompProfile"]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    [body] = re.findall(r'--post-data "(.*)" http://sigmad:8080/ingest', container["command"][-1])
+    assert json.loads(body.replace('\\"', '"'))["rps"]
+
+
 def routes_of_binary() -> dict[str, set[str]]:
     with bench.sigmad() as (_, port):
         return {path: set(item) for path, item in bench.get_json(port, "/openapi.json")["paths"].items()}
@@ -680,6 +691,7 @@ def main() -> None:
     check_rule_copies(built["overlays/production"])
     check_monitoring(built["monitoring"])
     check_compose()
+    check_one_liner()
     count = sum(map(len, built.values()))
     print(f"manifests: ok, {count} objects by Kubernetes {' and '.join(VERSIONS)}, {wrong} mistakes seen")
 
