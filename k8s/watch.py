@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Watches the autoscaler while the load Job runs and until it is back at its minimum; ends with a table.
+
+k8s/demo.sh calls it. It asks the cluster through kubectl alone: the autoscaler for replicas and CPU, the pods
+of the Job for what the generator saw, the replicas' own scrape for latencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+
+# Between two looks. The autoscaler looks every 15 s, metrics-server as often.
+STEP_S = float(os.environ.get("WATCH_STEP_S", "5"))
+# One run takes about half a minute; all of them, and their pods' starts, far less than this.
+JOB_S_MAX = 1800
+# Two minutes of stabilisation, three replicas at one in 15 s, and some patience.
+DOWN_S_MAX = 420
+# Until metrics-server has measured a new pod.
+READY_S_MAX = 300
+BUCKET = re.compile(r'^http_request_duration_seconds_bucket\{path="/ingest",le="([^"]+)"\} (\S+)$', re.MULTILINE)
+
+
+class Cluster:
+    """kubectl, in one context."""
+
+    def __init__(self, context: str) -> None:
+        self.context = context
+
+    def ask(self, *arguments: str, namespace: str = "sigmad") -> str:
+        command = ["kubectl", "--context", self.context, "--namespace", namespace, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *arguments: str) -> dict:
+        return json.loads(self.ask("get", *arguments, "--output", "json"))
+
+    def pods(self, component: str) -> list[str]:
+        selector = f"app.kubernetes.io/name=sigmad,app.kubernetes.io/component={component}"
+        return [pod["metadata"]["name"] for pod in self.get("pods", "--selector", selector)["items"]]
+
+
+def millicores(quantity: str) -> float:
+    """Of a quantity as Kubernetes writes it."""
+    scale = {"n": 1e-6, "u": 1e-3, "m": 1.0}.get(quantity[-1:])
+    return float(quantity) * 1000 if scale is None else float(quantity[:-1]) * scale
+
+
+def autoscaler(cluster: Cluster) -> tuple[int, float | None, int | None]:
+    """Replicas, millicores of each and their share of the request; None as long as they are unknown."""
+    hpa = cluster.get("hpa", "sigmad")
+    status = hpa["status"]
+    current = [metric["resource"]["current"] for metric in status.get("currentMetrics") or [] if metric.get("resource")]
+    if not current or "averageValue" not in current[0]:
+        return status.get("currentReplicas", 0), None, None
+    used = millicores(current[0]["averageValue"])
+    return status["currentReplicas"], used, current[0].get("averageUtilization")
+
+
+def buckets(cluster: Cluster) -> Counter[float]:
+    """Answers to POST /ingest by the upper end of their bucket, cumulative, of all replicas there are."""
+    sums: Counter[float] = Counter()
+    for pod in cluster.pods("server"):
+        try:
+            scrape = cluster.ask("get", "--raw", f"/api/v1/namespaces/sigmad/pods/{pod}:8080/proxy/metrics")
+        except RuntimeError:
+            # It ends, or is not there yet.
+            continue
+        for edge, count in BUCKET.findall(scrape):
+            sums[float(edge)] += float(count)
+    return sums
+
+
+def quantile(share: float, cumulative: Counter[float]) -> float | None:
+    """The upper end of the bucket that holds it, in seconds."""
+    edges = sorted(cumulative)
+    if not edges or cumulative[edges[-1]] <= 0:
+        return None
+    rank = share * cumulative[edges[-1]]
+    return next(edge for edge in edges if cumulative[edge] >= rank)
+
+
+def summaries(cluster: Cluster) -> list[dict]:
+    """What each finished run of the generator says: one JSON object in its log, beside a table for people."""
+    found = []
+    for pod in cluster.pods("load"):
+        log = cluster.ask("logs", pod)
+        start = re.search(r"^\{", log, re.MULTILINE)
+        if start:
+            found.append(json.JSONDecoder().raw_decode(log[start.start() :])[0])
+    return found
+
+
+def job_state(cluster: Cluster) -> str:
+    conditions = cluster.get("job", "sigmad-load")["status"].get("conditions", [])
+    states = {condition["type"] for condition in conditions if condition["status"] == "True"}
+    return "failed" if "Failed" in states else "complete" if "Complete" in states else "running"
+
+
+def until_ready(cluster: Cluster) -> None:
+    """The autoscaler holds its minimum and knows the CPU of its replicas."""
+    deadline = time.monotonic() + READY_S_MAX
+    least = cluster.get("hpa", "sigmad")["spec"]["minReplicas"]
+    while True:
+        replicas, used, _ = autoscaler(cluster)
+        ready = cluster.get("deployment", "sigmad")["status"].get("readyReplicas", 0)
+        print(f"replicas {replicas}, ready {ready}, CPU {'unknown' if used is None else f'{used:.0f}m'}", flush=True)
+        if used is not None and replicas >= least and ready >= replicas:
+            return
+        if time.monotonic() > deadline:
+            sys.exit('the autoscaler knows no CPU; see "<unknown>" in docs/DEPLOY.md')
+        time.sleep(STEP_S)
+
+
+def watch(cluster: Cluster) -> dict:
+    least = cluster.get("hpa", "sigmad")["spec"]["minReplicas"]
+    start = time.monotonic()
+    state, ended = "running", None
+    before = latencies = buckets(cluster)
+    replicas_seen, cpu_seen = [], []
+    while True:
+        now = time.monotonic() - start
+        replicas, used, share = autoscaler(cluster)
+        replicas_seen.append(replicas)
+        if state == "running":
+            state = job_state(cluster)
+            if used is not None:
+                cpu_seen.append(used * replicas)
+            latencies = buckets(cluster)
+            if state != "running":
+                ended = now
+        cpu = "unknown" if used is None else f"{used:4.0f}m each, {share} % of what they ask for"
+        print(f"{now:4.0f} s  load {state:8}  replicas {replicas}  CPU {cpu}", flush=True)
+        if ended is not None and (replicas <= least or now > ended + DOWN_S_MAX):
+            break
+        if now > JOB_S_MAX:
+            sys.exit("the load does not end")
+        time.sleep(STEP_S)
+    latencies = Counter({edge: count - before[edge] for edge, count in latencies.items()})
+    return {
+        "state": state,
+        "replicas": replicas_seen,
+        "cpu": cpu_seen,
+        "latencies": latencies,
+        "runs": summaries(cluster),
+    }
+
+
+def table(seen: dict) -> list[tuple[str, str]]:
+    runs = seen["runs"]
+    good = sum(run["requests"]["good"] for run in runs)
+    failed = sum(run["requests"]["failed"] + run["requests"]["unsent"] for run in runs)
+    seconds = sum(run["elapsed_s"] for run in runs)
+    p95 = quantile(0.95, seen["latencies"])
+    replicas, cpu = seen["replicas"], seen["cpu"]
+    return [
+        ("runs of the generator", f"{len(runs)}, {seen['state']}"),
+        ("RPS answered with 2xx", f"{good / seconds:.0f}" if seconds else "unknown"),
+        ("p95, as the replicas saw it", "unknown" if p95 is None else f"at most {p95 * 1e3:.3g} ms"),
+        ("errors", f"{failed} of {good + failed}"),
+        ("replicas, least and most", f"{min(replicas)}, {max(replicas)}; at the end {replicas[-1]}"),
+        ("average CPU of all replicas", f"{sum(cpu) / len(cpu):.0f}m" if cpu else "unknown"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--context", default="sigmad")
+    parser.add_argument("--until-ready", action="store_true", help="wait until the autoscaler can decide, and end")
+    parser.add_argument("--alerts", action="store_true", help="show the alerts that came to the webhook")
+    arguments = parser.parse_args()
+    cluster = Cluster(arguments.context)
+    if arguments.until_ready:
+        return until_ready(cluster)
+    seen = watch(cluster)
+    rows = table(seen)
+    if arguments.alerts:
+        lines = cluster.ask("logs", "deployment/alert-webhook", "--tail=20", namespace="monitoring").splitlines()
+        rows.append(("alerts at the webhook", str(len(lines))))
+        print("\n".join(lines))
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"  {name:{width}}  {value}")
+    if seen["state"] != "complete":
+        sys.exit("a run of the generator failed: kubectl -n sigmad logs job/sigmad-load")
+
+
+if __name__ == "__main__":
+    main()

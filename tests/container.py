@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""The container image, built as the Dockerfile says and run without rights.
+
+No registry is needed: what the Dockerfile is FROM is made here under the same names, the toolchain's base from
+Debian packages and the Rust of this machine, the other from what a static binary finds in its own (certificates,
+users). Then the image is run as Kubernetes would: read-only, as nobody, without capabilities, 128 MiB, a
+quarter of a core. It must answer, take load, drain on SIGTERM and exit 0. `make container` runs it, as root;
+everything stays in target/container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "container"
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+IMAGE = f"localhost/sigmad:{VERSION}"
+# With the base, unpacked.
+IMAGE_BYTES_MAX = 10_000_000
+MEMORY = "128m"
+CPUS = "0.25"
+RATE = 1000
+LOAD_S = 8
+# The answer of a quarter of a core that other processes share; throttled it would be 75 ms and more.
+P99_US_MAX = 50_000
+# A neighbour on the machine may spoil one.
+ATTEMPTS = 3
+START_S_MAX = 20.0
+# What podman gives without being asked is more than may be had where it runs in a container itself.
+ULIMITS = ["--ulimit=nofile=4096:4096", "--ulimit=nproc=1024:1024"]
+
+
+def run(*command: str, **options) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-6000:]}")
+    return done.stdout
+
+
+def storage() -> list[str]:
+    """Images of our own, apart from those of the machine."""
+    return [f"--root={FOLDER}/storage", f"--runroot={FOLDER}/run"]
+
+
+def buildah(*arguments: str, **options) -> str:
+    environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
+    return run("buildah", *storage(), *arguments, env=environment, **options)
+
+
+def podman_command(*arguments: str) -> list[str]:
+    return ["podman", *storage(), "--cgroup-manager=cgroupfs", "--runtime=runc", *arguments]
+
+
+def podman(*arguments: str) -> str:
+    return run(*podman_command(*arguments))
+
+
+def exists(image: str) -> bool:
+    command = ["buildah", *storage(), "inspect", "--type", "image", image]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def bases() -> list[str]:
+    """What the Dockerfile is FROM."""
+    return re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def import_tree(tree: Path, image: str, *config: str) -> None:
+    container = buildah("from", "scratch").strip()
+    buildah("add", "--quiet", container, str(tree), "/")
+    if config:
+        buildah("config", *config, container)
+    buildah("commit", "--quiet", "--rm", container, image)
+
+
+def make_toolchain_base(image: str) -> None:
+    """rust:…-slim: Debian with a C compiler, and the toolchain."""
+    suite = image.rpartition("-")[2]
+    sysroot = Path(run("rustc", "--print", "sysroot").strip())
+    found = re.search(r"(\d+\.\d+)", run("rustc", "--version")).group(1)
+    wanted = re.search(r":(\d+\.\d+)-", image).group(1)
+    assert tuple(map(int, found.split("."))) >= tuple(map(int, wanted.split("."))), f"Rust {found}, not {wanted}"
+    with tempfile.TemporaryDirectory(prefix="base-", dir=FOLDER) as folder:
+        tree = Path(folder) / "tree"
+        packages = "--include=gcc,libc6-dev,ca-certificates"
+        run("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", packages, suite, str(tree))
+        shutil.rmtree(tree / "dev")
+        for part in ("bin", "lib", "libexec"):
+            if (sysroot / part).exists():
+                shutil.copytree(sysroot / part, tree / "usr/local" / part, symlinks=True, dirs_exist_ok=True)
+        import_tree(tree, image, "--env=CARGO_HOME=/usr/local/cargo", "--env=PATH=/usr/local/bin:/usr/bin:/bin")
+
+
+def make_static_base(image: str) -> None:
+    """distroless/static: certificates, users, and a place for temporary files."""
+    with tempfile.TemporaryDirectory(prefix="base-", dir=FOLDER) as folder:
+        tree = Path(folder)
+        (tree / "etc/ssl/certs").mkdir(parents=True)
+        (tree / "tmp").mkdir(mode=0o1777)
+        shutil.copy("/etc/ssl/certs/ca-certificates.crt", tree / "etc/ssl/certs")
+        (tree / "etc/passwd").write_text(
+            "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532::/:/sbin/nologin\n"
+        )
+        (tree / "etc/group").write_text("root:x:0:\nnonroot:x:65532:\n")
+        import_tree(tree, image, "--user=65532")
+
+
+def build() -> None:
+    toolchain, static = bases()
+    # Made once: their names carry their versions.
+    if not exists(toolchain):
+        make_toolchain_base(toolchain)
+    if not exists(static):
+        make_static_base(static)
+    registry = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "registry"
+    # Layers are kept: the next build compiles dependencies only when they have changed.
+    arguments = ["--layers", "--pull=never", "--network=host", "--format=docker", "--isolation=chroot"]
+    if registry.exists():
+        # Crates that this machine has need no second download.
+        arguments.append(f"--volume={registry}:/usr/local/cargo/registry")
+    arguments += [f"--build-arg=VERSION={VERSION}", "--build-arg=REVISION=test", f"--tag={IMAGE}", str(ROOT)]
+    buildah("build", *arguments)
+
+
+def check_image() -> int:
+    """Small, and what the manifests take it for."""
+    [image] = json.loads(podman("image", "inspect", IMAGE))
+    size = image["Size"]
+    assert size < IMAGE_BYTES_MAX, f"the image takes {size} bytes"
+    config = image["Config"]
+    assert config["Labels"]["org.opencontainers.image.version"] == VERSION
+    manifest = yaml.safe_load((ROOT / "k8s/base/deployment.yaml").read_text())
+    context = manifest["spec"]["template"]["spec"]["securityContext"]
+    assert config["User"] == f"{context['runAsUser']}:{context['runAsGroup']}", config["User"]
+    assert config["ExposedPorts"] == {"8080/tcp": {}}
+    assert config["Entrypoint"] == ["/sigmad"]
+    shell = subprocess.run(
+        podman_command("run", "--rm", *ULIMITS, "--network=host", "--entrypoint=/bin/sh", IMAGE, "-c", "true"),
+        capture_output=True,
+        check=False,
+    )
+    assert shell.returncode == 127, "there is a shell"
+    return size
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Container:
+    """The server, as little as it may have."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.port = free_port()
+        self.name = f"sigmad-{os.getpid()}"
+        rights = ["--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+        limits = [f"--memory={MEMORY}", f"--memory-swap={MEMORY}", f"--cpus={CPUS}", "--network=host"]
+        flags = [f"--listen=127.0.0.1:{self.port}", "--log-format=json", "--drain=25s"]
+        podman("run", "--detach", f"--name={self.name}", *ULIMITS, *rights, *limits, IMAGE, *flags)
+        stack.callback(podman, "rm", "--force", self.name)
+        self.pid = int(podman("inspect", "--format={{.State.Pid}}", self.name))
+        deadline = time.monotonic() + START_S_MAX
+        while True:
+            with contextlib.suppress(OSError), self.get("/readyz") as answer:
+                assert answer.status == 200
+                return
+            assert time.monotonic() < deadline, f"it does not start: {self.log()}"
+            time.sleep(0.05)
+
+    def get(self, path: str):
+        return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+
+    def log(self) -> str:
+        done = subprocess.run(podman_command("logs", self.name), capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    def check_rights(self) -> None:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert set(fields["Uid"].split()) == {"65532"}, fields["Uid"]
+        assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0, "it has capabilities"
+        assert fields["NoNewPrivs"] == "1"
+        mounts = Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()
+        [root] = [line.split() for line in mounts if line.split()[4] == "/"]
+        assert "ro" in root[5].split(","), root
+
+    def check_layout(self) -> str:
+        """One worker: that is what a quarter of a core is for."""
+        scrape = self.get("/metrics").read().decode()
+        workers = set(re.findall(r'^sigmad_queue_samples\{worker="(\d+)"\}', scrape, re.MULTILINE))
+        assert workers == {"0"}, f"workers {workers}"
+        return scrape
+
+    def cpu_s(self) -> float:
+        scrape = self.get("/metrics").read().decode()
+        return float(re.search(r"^process_cpu_seconds_total (\S+)", scrape, re.MULTILINE).group(1))
+
+    def load(self, *flags: str) -> dict:
+        """The generator of the same image, as the Job runs it."""
+        command = ["run", "--rm", *ULIMITS, "--network=host", "--read-only", "--cap-drop=ALL", IMAGE]
+        command += ["load", f"--url=http://127.0.0.1:{self.port}/ingest", "--json=-", *flags]
+        return json.loads(podman(*command))
+
+
+def check_load(container: Container) -> str:
+    """1,000 requests a second of a quarter of a core."""
+    for attempt in range(ATTEMPTS):
+        before, start = container.cpu_s(), time.monotonic()
+        seen = container.load(f"--rate={RATE}", f"--duration={LOAD_S}s", "--profile=devices")
+        used = (container.cpu_s() - before) / (time.monotonic() - start)
+        assert seen["requests"]["failed"] == 0 and seen["requests"]["unsent"] == 0, seen["requests"]
+        latency = seen["latency_us"]
+        if latency["p99"] < P99_US_MAX:
+            break
+        assert attempt + 1 < ATTEMPTS, f"p99 {latency['p99'] / 1e3:.1f} ms"
+    resident = re.search(r"^process_resident_memory_bytes (\S+)", container.check_layout(), re.MULTILINE).group(1)
+    return (
+        f"{RATE} requests/s, p50 {latency['p50'] / 1e3:.2f} ms, p99 {latency['p99'] / 1e3:.2f} ms, "
+        f"{used * 1e3:.0f}m of {float(CPUS) * 1e3:.0f}m CPU, {float(resident) / 2**20:.0f} MiB"
+    )
+
+
+def check_drain(container: Container) -> None:
+    """SIGTERM under load: what was accepted was answered, and the exit is clean."""
+    found: list[dict] = []
+
+    def drive() -> None:
+        with contextlib.suppress(SystemExit):
+            found.append(container.load("--rate=200", "--duration=4s", "--connections=8"))
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    time.sleep(2)
+    os.kill(container.pid, signal.SIGTERM)
+    code = int(podman("wait", container.name))
+    thread.join()
+    assert code == 0, f"exit {code}: {container.log()[-2000:]}"
+    # None was cut in the middle of an answer: what failed was never taken.
+    assert found and found[0]["requests"]["malformed"] == 0, found
+    assert '"level":"ERROR"' not in container.log(), container.log()[-2000:]
+
+
+def main() -> None:
+    if os.geteuid() != 0:
+        sys.exit("it takes root to make the bases")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    build()
+    seconds = time.monotonic() - start
+    size = check_image()
+    print(f"container: built in {seconds:.0f} s, {size / 1e6:.1f} MB", flush=True)
+    with contextlib.ExitStack() as stack:
+        container = Container(stack)
+        container.check_rights()
+        container.check_layout()
+        load = check_load(container)
+        check_drain(container)
+    print(f"container: ok, as nobody, read-only, without capabilities: {load}; drained, exit 0")
+
+
+if __name__ == "__main__":
+    main()
