@@ -34,7 +34,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 
 import bench
-from nginx import CONF, free_port, wait_for_port
+from bench import free_port, wait_for_port
+from nginx import CONF
 
 MONITORING = bench.ROOT / "k8s" / "monitoring"
 # Of values with normal noise, judged by the 50 before them, so many lie past two standard deviations.
