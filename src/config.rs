@@ -18,6 +18,8 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::eval;
+
 /// What the environment calls a setting: this, and the flag's name.
 pub const VARIABLE_PREFIX: &str = "SIGMAD_";
 
@@ -436,6 +438,8 @@ pub enum Command {
     Serve(Settings),
     /// Print these settings.
     PrintConfig(Settings),
+    /// Evaluate the detectors.
+    Eval(eval::Settings),
 }
 
 /// Why nothing starts.
@@ -479,6 +483,7 @@ where
     let matches = command_line().try_get_matches_from(args).map_err(Refusal::Usage)?;
     let line = CommandLine::from_arg_matches(&matches).map_err(Refusal::Usage)?;
     let Serve { mut settings, print_config } = match line.subcommand {
+        Some(Subcommands::Eval(settings)) => return Ok(Command::Eval(settings)),
         Some(Subcommands::Serve(serve)) => *serve,
         None => line.serve,
     };
@@ -506,6 +511,8 @@ struct CommandLine {
 enum Subcommands {
     /// take samples, give verdicts; the default
     Serve(Box<Serve>),
+    /// how well the detectors detect, on labelled data; eval --help
+    Eval(eval::Settings),
 }
 
 #[derive(Args)]
@@ -528,7 +535,7 @@ fn command_line() -> clap::Command {
     };
     let command = CommandLine::command()
         .mut_args(with_variable)
-        .mut_subcommands(|command| command.mut_args(with_variable));
+        .mut_subcommand("serve", |command| command.mut_args(with_variable));
     let help = help(&command);
     command.override_help(help.clone()).mut_subcommand("serve", |serve| serve.override_help(help))
 }

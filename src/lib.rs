@@ -48,6 +48,7 @@ pub mod api;
 pub mod clock;
 pub mod config;
 pub mod decode;
+pub mod eval;
 pub mod exchange;
 pub mod handover;
 pub mod http;

@@ -1,10 +1,10 @@
-//! The `sigmad` binary: reads its settings, starts the logs, serves.
+//! The `sigmad` binary: reads its settings, starts the logs, serves; or evaluates the detectors.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use sigmad::config::{self, Command, Settings};
-use sigmad::{clock, logs, server};
+use sigmad::{clock, eval, logs, server};
 use tracing::{error, info, warn};
 
 #[global_allocator]
@@ -18,6 +18,13 @@ fn main() -> ExitCode {
             print!("{}", settings.to_environment());
             ExitCode::SUCCESS
         }
+        Ok(Command::Eval(settings)) => match eval::run(&settings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Err(refusal) => refusal.report(),
     }
 }
