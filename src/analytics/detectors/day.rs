@@ -44,3 +44,25 @@ impl Day {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_hour_has_its_own_mean() {
+        let (mut scale, mut day) = (Scale::default(), Day::default());
+        let mut error = |hour: f64, value: f64| {
+            if let Some(conversion) = scale.take(value) {
+                day.convert(conversion);
+            }
+            day.error(&scale, (hour * 3_600e6) as i64, value)
+        };
+        assert_eq!(error(-1.0, 10.0), None);
+        assert_eq!(error(0.0, 50.0), None);
+        assert!((error(23.2, 10.0).expect("visited")).abs() < 1e-3);
+        assert!((error(24.4, 56.0).expect("visited") - 6.0).abs() < 1e-3);
+        assert_eq!(error(24.6, 56.0), None);
+        assert!((error(48.1, 53.0).expect("visited")).abs() < 1e-3);
+    }
+}

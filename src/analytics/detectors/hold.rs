@@ -32,3 +32,35 @@ impl Hold {
         if score > LOUDER * loudest { score } else { 0.0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_louder_ones_pass_until_the_time_is_over() {
+        let mut hold = Hold::default();
+        let step = 1.0 / 80.0;
+        assert_eq!(hold.pass(2.0, step), 2.0);
+        assert_eq!(hold.pass(2.1, step), 0.0);
+        assert_eq!(hold.pass(2.5, step), 2.5);
+        let passes = (0..200).find(|_| hold.pass(2.0, step) > 0.0);
+        // In parts of an eighth, and 2.0 itself is held on the way.
+        assert_eq!(passes, None);
+        let mut hold = Hold::default();
+        hold.pass(2.5, step);
+        let quiet = (0..200).find(|_| {
+            hold.pass(0.0, step);
+            hold.clone().pass(1.0, step) > 0.0
+        });
+        assert!((70..=80).contains(&quiet.expect("it ends")), "{quiet:?}");
+    }
+
+    #[test]
+    fn a_long_silence_forgets_everything() {
+        let mut hold = Hold::default();
+        hold.pass(9.0, 0.01);
+        hold.pass(0.0, 100.0);
+        assert_eq!(hold.pass(1.0, 0.01), 1.0);
+    }
+}

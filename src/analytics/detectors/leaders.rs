@@ -182,3 +182,88 @@ fn tagged(value: f32, number: usize) -> f32 {
 fn tag(tagged: f32) -> usize {
     (tagged.to_bits() & TAG) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HABIT: Habit = Habit { reach: 0.4, fading: 2e-3 };
+
+    /// The same without tags, lanes and second thoughts.
+    #[derive(Default)]
+    struct Naive {
+        centres: Vec<([f32; 2], f32)>,
+        gain: f32,
+    }
+
+    impl Naive {
+        fn visit(&mut self, point: [f32; 2]) -> f32 {
+            let squared = |c: &[f32; 2]| (point[0] - c[0]).powi(2) + (point[1] - c[1]).powi(2);
+            let known = self.centres.iter().filter(|c| c.1 >= KNOWN * self.gain);
+            let known = known.map(|c| squared(&c.0)).min_by(f32::total_cmp).unwrap_or(0.0);
+            let nearest = (0..self.centres.len()).min_by(|&a, &b| {
+                squared(&self.centres[a].0).total_cmp(&squared(&self.centres[b].0))
+            });
+            self.gain *= 1.0 + HABIT.fading;
+            match nearest {
+                Some(i) if squared(&self.centres[i].0) / 2.0 <= HABIT.reach * HABIT.reach => {
+                    let (centre, weight) = &mut self.centres[i];
+                    *weight += self.gain;
+                    let pull = (self.gain / *weight).max(PULL_MIN);
+                    for (c, at) in centre.iter_mut().zip(point) {
+                        *c += pull * (at - *c);
+                    }
+                }
+                _ => {
+                    if self.centres.len() == CENTRES {
+                        let lightest = (0..CENTRES)
+                            .min_by(|&a, &b| self.centres[a].1.total_cmp(&self.centres[b].1));
+                        self.centres.swap_remove(lightest.expect("not empty"));
+                    }
+                    self.centres.push((point, self.gain));
+                }
+            }
+            (known / 2.0).sqrt()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn distances_are_those_of_the_plain_rule(
+            // Far from ties, which may go either way.
+            points in prop::collection::vec((0.0..7.0f32, 0.0..7.0f32), 1..400),
+        ) {
+            let mut leaders = Leaders::<2>::default();
+            let mut naive = Naive { gain: 1.0, ..Naive::default() };
+            for (x, y) in points {
+                let (got, expected) = (leaders.visit(HABIT, [x, y], 1.0), naive.visit([x, y]));
+                prop_assert!((got - expected).abs() <= 1e-3 * expected.max(0.1), "{got} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_visited_again_is_forgotten() {
+        let mut leaders = Leaders::<1>::default();
+        assert_eq!(leaders.visit(HABIT, [0.0], 1.0), 0.0);
+        assert_eq!(leaders.visit(HABIT, [5.0], 1.0), 5.0);
+        assert_eq!(leaders.clone().visit(HABIT, [5.0], 1.0), 0.0);
+        for _ in 0..2_000 {
+            leaders.visit(HABIT, [0.0], 1.0);
+        }
+        assert_eq!(leaders.visit(HABIT, [5.0], 1.0), 5.0);
+    }
+
+    #[test]
+    fn weights_stay_finite_for_ever() {
+        let mut leaders = Leaders::<1>::default();
+        let quick = Habit { reach: 0.4, fading: 0.5 };
+        for i in 0..10_000 {
+            leaders.visit(quick, [(i % 3) as f32], 1.0);
+        }
+        assert!(leaders.weights.iter().all(|weight| weight.is_finite()));
+        assert_eq!(leaders.visit(quick, [0.0], 1.0), 0.0);
+    }
+}

@@ -44,3 +44,23 @@ impl Pace {
         self.interval_s.max(INTERVAL_MIN_S)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_is_the_usual_one() {
+        let mut pace = Pace::default();
+        for minute in 0..1_000i64 {
+            let elapsed = pace.elapsed_s(1_700_000_000_000_000 + minute * 60_000_000);
+            assert_eq!(elapsed, if minute == 0 { 0.0 } else { 60.0 });
+        }
+        assert!((pace.interval_s() - 60.0).abs() < 1e-3);
+        // A day's gap, and a clock set back.
+        assert!((pace.elapsed_s(1_700_200_000_000_000) - 600.0).abs() < 0.1);
+        assert_eq!(pace.elapsed_s(i64::MIN), 0.0);
+        assert_eq!(pace.elapsed_s(i64::MIN), 0.0);
+        assert!((50.0..70.0).contains(&pace.interval_s()));
+    }
+}

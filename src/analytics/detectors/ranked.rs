@@ -114,3 +114,43 @@ impl<T: Copy + PartialOrd + Into<f64>, const N: usize> Ranked<T, N> {
         distances.sum::<f64>() / count as f64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn median(mut values: Vec<f64>) -> f64 {
+        values.sort_by(f64::total_cmp);
+        let n = values.len();
+        0.5 * (values[(n - 1) / 2] + values[n / 2])
+    }
+
+    proptest! {
+        #[test]
+        fn medians_are_those_of_a_sort(
+            values in prop::collection::vec(
+                prop_oneof![3 => -50..50i32, 1 => Just(7), 1 => -1_000_000..1_000_000i32], 1..120),
+        ) {
+            let mut ranked = Ranked::<f64, 10>::default();
+            let mut last = VecDeque::new();
+            for value in values.into_iter().map(f64::from) {
+                ranked.take(value);
+                last.push_back(value);
+                if last.len() > 10 {
+                    last.pop_front();
+                }
+                let middle = median(last.iter().copied().collect());
+                let distances: Vec<f64> = last.iter().map(|v| (v - middle).abs()).collect();
+                prop_assert_eq!(ranked.count(), last.len());
+                prop_assert_eq!(ranked.median(), middle);
+                let mean = distances.iter().sum::<f64>() / distances.len() as f64;
+                prop_assert!((ranked.mean_distance(middle) - mean).abs() <= 1e-12 * mean);
+                prop_assert_eq!(ranked.median_distance(middle), median(distances));
+            }
+        }
+    }
+}

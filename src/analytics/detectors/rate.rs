@@ -35,3 +35,24 @@ impl Rate {
         self.events / (self.days + QUIET_DAYS)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_rate_of_the_last_month() {
+        let mut rate = Rate::default();
+        rate.count();
+        assert!((rate.per_day() - 0.2).abs() < 1e-6);
+        for _ in 0..100_000 {
+            rate.pass(0.01);
+            rate.count();
+        }
+        assert!((80.0..=100.0).contains(&rate.per_day()), "{}", rate.per_day());
+        for _ in 0..20_000 {
+            rate.pass(0.01);
+        }
+        assert!(rate.per_day() < 0.5);
+    }
+}

@@ -58,3 +58,31 @@ impl Ratio {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_error_in_fifty_is_above_one() {
+        let mut ratio = Ratio::default();
+        let mut state = 1u32;
+        let mut above = 0;
+        for i in 0..200_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let uniform = (state >> 8) as f32 / (1 << 24) as f32;
+            let is_above = ratio.judge(-(1.0 - uniform).ln()) > 1.0;
+            above += u32::from(is_above && i >= 100_000);
+        }
+        assert!((1_600..2_400).contains(&above), "{above} of 100,000");
+    }
+
+    #[test]
+    fn no_errors_are_no_trouble() {
+        let mut ratio = Ratio::default();
+        for _ in 0..1_000 {
+            assert_eq!(ratio.judge(0.0), 0.0);
+        }
+        assert!(ratio.judge(1.0) > 1.0);
+    }
+}

@@ -116,3 +116,52 @@ impl Scale {
         conversion
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_keep_their_distances_through_every_conversion() {
+        let mut scale = Scale::default();
+        let mut kept: Vec<(f64, f32)> = Vec::new();
+        let mut conversions = 0;
+        for i in 0..200_000u32 {
+            let noise = f64::from(i.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24) - 0.5;
+            // From a quiet zero to a noisy billion and to a whisper.
+            let value = match i {
+                0..50_000 => noise,
+                50_000..100_000 => 1e9 + 1e3 * noise,
+                _ => 1e9 + noise,
+            };
+            if let Some(conversion) = scale.take(value) {
+                conversions += 1;
+                for (_, at) in &mut kept {
+                    *at = conversion.apply(*at);
+                }
+            }
+            kept.push((value, scale.at(value)));
+            if kept.len() > 4 {
+                kept.remove(0);
+            }
+            if scale.inverse() > 0.0 {
+                for &(value, at) in &kept {
+                    let off = (at - scale.at(value)).abs() * scale.inverse();
+                    assert!(off < 1e-2, "{value}: {off} deviations off after {i}");
+                }
+            }
+        }
+        assert!((1..100).contains(&conversions), "{conversions}");
+    }
+
+    #[test]
+    fn without_spread_there_is_no_distance() {
+        let mut scale = Scale::default();
+        for _ in 0..100 {
+            assert_eq!(scale.take(0.1), None);
+            assert_eq!((scale.inverse(), scale.at(0.1)), (0.0, 0.0));
+        }
+        scale.take(0.2);
+        assert!(scale.inverse() > 0.0);
+    }
+}

@@ -124,3 +124,61 @@ fn bin(value: f32) -> usize {
 fn edge(bin: usize) -> f32 {
     f32::from_bits((bin as u32 + FIRST) << BIN_SHIFT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_surprise_is_the_share_of_the_past_that_came_as_far() {
+        let mut tail = Tail::default();
+        // 1 to 1000, well mixed.
+        for i in 0..10_000u32 {
+            tail.surprise(((i * 617) % 1_000 + 1) as f32 / 100.0);
+        }
+        for (value, share) in [(9.21, 0.08), (9.51, 0.05), (9.91, 0.01)] {
+            let surprise = tail.clone().surprise(value);
+            let expected = -f32::log10(share);
+            assert!((surprise - expected).abs() < 0.15, "{value}: {surprise}, not {expected}");
+        }
+        assert_eq!(tail.clone().surprise(5.0), 0.0);
+        let mut before = 0.0;
+        for value in [10.0, 10.5, 12.0, 14.0] {
+            let surprise = tail.clone().surprise(value);
+            assert!(surprise > before, "{value}: {surprise}");
+            before = surprise;
+        }
+        assert_eq!(tail.surprise(1e6), SURPRISE_MAX);
+    }
+
+    #[test]
+    fn the_bar_of_what_is_usual_is_where_a_count_puts_it() {
+        let mut tail = Tail::default();
+        let mut state = 1u32;
+        for i in 0..60_000u32 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let level = if i % 30_000 < 15_000 { 1.0 } else { 64.0 };
+            tail.surprise(level * (state >> 8) as f32 / (1 << 24) as f32);
+            let above =
+                |bin: usize| -> u32 { tail.bins[bin + 1..].iter().map(|&n| u32::from(n)).sum() };
+            let most = USUAL * (f32::from(tail.count) + 1.0);
+            let usual = usize::from(tail.usual);
+            assert_eq!(above(usual), u32::from(tail.above_usual));
+            assert!(above(usual) as f32 <= most);
+            assert!(usual == 0 || above(usual - 1) as f32 > most);
+            assert!(tail.count < COUNT_MAX);
+        }
+    }
+
+    #[test]
+    fn the_first_values_and_the_extremes_of_floats_are_taken() {
+        let mut tail = Tail::default();
+        for value in [0.0, 1e-40, 3e38, 0.0, 1.0] {
+            assert_eq!(tail.surprise(value), 0.0);
+        }
+        for _ in 0..100 {
+            tail.surprise(0.0);
+        }
+        assert!((1.0..=SURPRISE_MAX).contains(&tail.surprise(3e38)));
+    }
+}
