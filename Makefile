@@ -12,13 +12,15 @@ SUITES := fmt scripts dockerfile deny clippy doc unit release formats syscalls c
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
 WITH_BINARY = SIGMAD=$(TARGET)/release/sigmad
+# Labelled series of public benchmarks; they are not part of the project.
+DATA ?= ../shared/data
 VERSION = $(shell sed -n '/^version = /{s/[^"]*"\(.*\)"/\1/p;q}' Cargo.toml)
 REVISION = $(shell git rev-parse HEAD)
 # podman and buildah understand the same arguments.
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run test setup bench image help $(SUITES)
+.PHONY: run test setup bench eval image help $(SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -84,6 +86,11 @@ fuzz: ## suite: every fuzz target for 15 seconds
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
 	@for bench in server openloop idle; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+
+eval: release ## how well the detectors detect; DATA is where nab/ and mscloud/ lie
+	$(TARGET)/release/sigmad eval --data $(DATA)/nab --data $(DATA)/mscloud/data --synthetic
+	@for half in a b; do echo; echo "# half $$half"; \
+	  $(TARGET)/release/sigmad eval --half $$half --data $(DATA)/nab --data $(DATA)/mscloud/data; done
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .

@@ -31,6 +31,8 @@
 //! 6. Reads come as questions to the same thread, which first judges all blocks sent before: a read
 //!    sees every sample whose 202 had left.
 //!
+//! [`eval`] is beside all that: it runs the detectors over labelled data, and says how well they detect.
+//!
 //! # Invariants
 //!
 //! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another, but that

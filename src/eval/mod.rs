@@ -277,14 +277,14 @@ fn synthetic_tables(settings: &Settings, mut remote: Option<&mut Remote>) -> Res
             let is_flagged = |score| scored.is_anomaly(score);
             let c = Confusion::new(pairs(&all, &scored.scores), is_flagged);
             println!(
-                "| {} | {} | {} | {} | {} | {:.3} | {:.3} | {:.4} | {:.5} | {:.3} | {}/{} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {:.4} | {:.5} | {:.3} | {}/{} |",
                 scored.name,
                 c.true_positive,
                 c.true_negative,
                 c.false_positive,
                 c.false_negative,
-                c.precision(),
-                c.recall(),
+                part(c.precision()),
+                part(c.recall()),
                 c.accuracy(),
                 c.false_positive_rate(),
                 c.false_per_day,
@@ -297,6 +297,11 @@ fn synthetic_tables(settings: &Settings, mut remote: Option<&mut Remote>) -> Res
         }
     }
     Ok(())
+}
+
+/// Of nothing there is no part.
+fn part(part: f64) -> String {
+    if part.is_nan() { String::new() } else { format!("{part:.3}") }
 }
 
 fn write_scores(folder: &Path, all: &[Series], scores: &[Vec<f64>]) -> Result<(), DataError> {

@@ -10,7 +10,7 @@ const CURVE_HEIGHT: f64 = 240.0;
 const LANE_HEIGHT: f64 = 18.0;
 const MARGIN: f64 = 90.0;
 /// More points than pixels show nothing more: extremes of each column are drawn.
-const COLUMNS: usize = 1_000;
+const COLUMNS: usize = 600;
 
 /// Draws it, with a lane of marks for each detector: its name, and whether each value is an anomaly.
 pub fn svg(series: &Series, lanes: &[(&str, Vec<bool>)]) -> String {

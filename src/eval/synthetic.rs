@@ -1,5 +1,5 @@
-//! Scenarios with known truth: two weeks of one value a minute, normal around 100 with a deviation of
-//! 10, and one thing wrong with it. The same seeds give the same series everywhere.
+//! Scenarios with known truth: mostly two weeks of one value a minute, normal around 100 with a
+//! deviation of 10, and one thing wrong with it. The same seeds give the same series everywhere.
 
 use crate::eval::events;
 use crate::eval::series::Series;
@@ -17,8 +17,10 @@ const SERIES: u64 = 8;
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scenario {
-    /// Nothing.
-    Quiet,
+    /// Nothing, in values so many seconds apart.
+    Quiet(u32),
+    /// Nothing, but noise of heavy tails: Student's t with three degrees of freedom.
+    HeavyTails,
     /// This part of the values lie 6 to 12 deviations off.
     Spikes(f64),
     /// Once a day twenty values 6 deviations up.
@@ -36,8 +38,12 @@ pub enum Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 10] = [
-    Scenario::Quiet,
+pub const SCENARIOS: [Scenario; 14] = [
+    Scenario::Quiet(60),
+    Scenario::Quiet(1),
+    Scenario::Quiet(300),
+    Scenario::Quiet(3_600),
+    Scenario::HeavyTails,
     Scenario::Spikes(0.01),
     Scenario::Spikes(0.02),
     Scenario::Spikes(0.05),
@@ -53,7 +59,8 @@ impl Scenario {
     /// For tables.
     pub fn name(self) -> String {
         match self {
-            Self::Quiet => "normal alone".to_owned(),
+            Self::Quiet(seconds) => format!("normal alone, every {seconds} s"),
+            Self::HeavyTails => "heavy tails alone".to_owned(),
             Self::Spikes(part) => format!("spikes at {:.0} %", 100.0 * part),
             Self::Bursts => "bursts of 20".to_owned(),
             Self::LevelShift => "level shift".to_owned(),
@@ -69,18 +76,31 @@ impl Scenario {
         (0..SERIES).map(|seed| self.one(seed)).collect()
     }
 
+    /// How many, and the microseconds between them: two days at least, at most a quarter of a year.
+    fn rows(self) -> (usize, i64) {
+        let seconds = if let Self::Quiet(seconds) = self { seconds as usize } else { 60 };
+        let least = 2 * DAY * 60 / seconds;
+        let most = 90 * DAY * 60 / seconds;
+        (ROWS.clamp(least, most), seconds as i64 * 1_000_000)
+    }
+
     fn one(self, seed: u64) -> Series {
         let mut random = Random(seed);
         // In the second week, away from its ends: every detector knows the stream by then.
         let from = ROWS / 2 + (random.uniform() * (ROWS / 2 - 2 * DAY) as f64) as usize;
         let mut stuck_at = LEVEL;
         let mut series = Series { name: format!("{} {seed}", self.name()), ..Series::default() };
-        for row in 0..ROWS {
+        let (rows, interval_us) = self.rows();
+        for row in 0..rows {
             let since = row.checked_sub(from);
             let within = |rows: usize| since.is_some_and(|since| since < rows);
             let normal = LEVEL + DEVIATION * random.normal();
             let (value, is_anomalous) = match self {
-                Self::Quiet => (normal, false),
+                Self::Quiet(_) => (normal, false),
+                Self::HeavyTails => {
+                    let squares: f64 = (0..3).map(|_| random.normal().powi(2)).sum();
+                    (LEVEL + (normal - LEVEL) / (squares / 3.0).sqrt(), false)
+                }
                 Self::Spikes(part) => {
                     let off = DEVIATION * (6.0 + 6.0 * random.uniform());
                     let sign = if random.uniform() < 0.5 { -1.0 } else { 1.0 };
@@ -117,11 +137,11 @@ impl Scenario {
                     (normal + 5.0 * DEVIATION * wave, missing)
                 }
             };
-            series.timestamps_us.push(START_US + row as i64 * 60_000_000);
+            series.timestamps_us.push(START_US + row as i64 * interval_us);
             series.values.push(value);
             series.labels.push(is_anomalous);
         }
-        series.present = vec![true; ROWS];
+        series.present = vec![true; rows];
         series
     }
 }
@@ -165,7 +185,11 @@ impl Confusion {
             }
             let flags = scores.iter().map(|&score| f64::from(u8::from(is_flagged(score))));
             scores_floor.push((series, flags.collect::<Vec<_>>()));
-            days += (series.values.len() - events::SKIP) as f64 / DAY as f64;
+            if let (Some(last), Some(first)) =
+                (series.timestamps_us.last(), series.timestamps_us.get(events::SKIP))
+            {
+                days += (last - first) as f64 / (DAY as f64 * 60e6);
+            }
         }
         let flags = scores_floor.iter().map(|(series, flags)| (*series, flags.as_slice()));
         let score = events::Ranking::new(flags).score(Some(1.0));
