@@ -99,11 +99,11 @@ impl<const D: usize> Leaders<D> {
     fn nearest(&self, point: &[f32; D], counts: impl Fn(f32) -> bool) -> usize {
         let mut nearest = [f32::MAX; LANES];
         for from in (0..CENTRES).step_by(LANES) {
-            for lane in 0..LANES {
+            for (lane, nearest) in nearest.iter_mut().enumerate() {
                 let number = from + lane;
                 let counts = counts(self.weights[number]);
                 let distance = if counts { self.distance(number, point) } else { f32::MAX };
-                nearest[lane] = lesser(nearest[lane], tagged(distance, number));
+                *nearest = lesser(*nearest, tagged(distance, number));
             }
         }
         tag(least(nearest))
@@ -112,9 +112,9 @@ impl<const D: usize> Leaders<D> {
     fn found(&mut self, point: [f32; D]) {
         let mut lightest = [f32::MAX; LANES];
         for from in (0..CENTRES).step_by(LANES) {
-            for lane in 0..LANES {
-                lightest[lane] =
-                    lesser(lightest[lane], tagged(self.weights[from + lane], from + lane));
+            for (lane, lightest) in lightest.iter_mut().enumerate() {
+                let number = from + lane;
+                *lightest = lesser(*lightest, tagged(self.weights[number], number));
             }
         }
         let lightest = tag(least(lightest));
