@@ -25,7 +25,7 @@ const MINUTE_US: i64 = 60_000_000;
 fn value(stream: usize, row: usize) -> f64 {
     let mixed = ((stream * 1_000_003 + row) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let noise = (mixed >> 40) as f64 / f64::from(1 << 24);
-    let spike = if mixed % 1_000 == 0 { 100.0 } else { 0.0 };
+    let spike = if mixed.is_multiple_of(1_000) { 100.0 } else { 0.0 };
     let wave = ((row + stream) as f64 / 1_440.0 * std::f64::consts::TAU).sin();
     1_000.0 + 10.0 * wave + 5.0 * noise + spike
 }

@@ -1,9 +1,12 @@
 //! Detection on two series of public benchmarks (`detection/`, with their licences), and on scenarios.
 
+mod harness;
+
 use std::path::Path;
 use std::process::Command;
 
 use clap::ValueEnum;
+use harness::{Engine, Server};
 use sigmad::eval::events;
 use sigmad::eval::judges::Judge;
 use sigmad::eval::nab::{self, PROFILES};
@@ -167,4 +170,28 @@ fn what_cannot_be_evaluated_is_named() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(message.contains(named), "{message}");
     }
+}
+
+#[test]
+fn a_running_server_judges_as_this_process_does() {
+    let server = Server::start(Engine::Native, &["--workers", "1"]);
+    let folder = std::env::temp_dir().join(format!("sigmad-remote-{}", std::process::id()));
+    let output = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_sigmad"), "eval", "--data"])
+        .arg(format!("{FOLDER}/nab"))
+        .args(["--url", &format!("http://{}", server.address)])
+        .args(["--scores", &folder.display().to_string()])
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let written = folder.join("realAdExchange/exchange-2_cpc_results.txt");
+    let remote = std::fs::read_to_string(written).expect("scores");
+    let local = Judge::Zscore.scores(&nab_series()[0]);
+    assert_eq!(remote.lines().count(), local.len());
+    for (row, (remote, local)) in remote.lines().zip(local).enumerate() {
+        let remote: f64 = remote.parse().expect("a number");
+        // JSON is read to the last digit but one.
+        assert!((remote - local).abs() <= 1e-12 * local.max(1.0), "row {row}: {remote} {local}");
+    }
+    std::fs::remove_dir_all(&folder).expect("it was written");
 }

@@ -86,10 +86,9 @@ fn z_scores(series: &Series) -> Vec<f64> {
     let detector = ZScore { threshold: Z_THRESHOLD, min_samples: MIN_SAMPLES };
     let (mut window, mut ring) = (Window::default(), [0.0; WINDOW]);
     let mut judge = |value| {
-        let before = window.moments();
-        let verdict = detector.judge(&before, value);
+        let verdict = detector.judge(&window.moments(), value);
         window.push(&mut ring, value);
-        if before.count < MIN_SAMPLES { 0.0 } else { verdict.score }
+        verdict.score
     };
     series.values.iter().map(|&value| judge(value)).collect()
 }
