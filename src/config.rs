@@ -511,7 +511,7 @@ struct CommandLine {
 enum Subcommands {
     /// take samples, give verdicts; the default
     Serve(Box<Serve>),
-    /// how well the detectors detect, on labelled data; eval --help
+    /// how well the detectors detect; eval --help
     Eval(eval::Settings),
 }
 
