@@ -125,7 +125,7 @@ fn spikes_in_noise_are_told_from_the_noise() {
     let confusion = |judge: Judge| {
         let scored = scores(judge, &all);
         let pairs: Vec<_> = scored.iter().map(|(series, s)| (*series, s.as_slice())).collect();
-        Confusion::new(pairs.iter().copied(), |score| judge.is_anomaly(score))
+        Confusion::new(pairs.iter().copied(), |score| judge.is_anomaly(score, judge.threshold()))
     };
     let pager = confusion(Judge::Pager);
     assert!(pager.precision() > 0.7, "{pager:?}");

@@ -54,13 +54,11 @@ impl Judge {
         }
     }
 
-    /// Whether such a score is an anomaly; |z| must be past its threshold.
-    pub fn is_anomaly(self, score: f64) -> bool {
+    /// Whether a score is an anomaly by a threshold: at it, but |z| must be past it.
+    pub fn is_anomaly(self, score: f64, threshold: f64) -> bool {
         match self {
-            Self::Zscore => score > Z_THRESHOLD,
-            Self::Robust | Self::Residual | Self::Novelty | Self::Pager => {
-                score >= self.threshold()
-            }
+            Self::Zscore => score > threshold,
+            Self::Robust | Self::Residual | Self::Novelty | Self::Pager => score >= threshold,
         }
     }
 

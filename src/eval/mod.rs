@@ -107,17 +107,14 @@ impl From<RemoteError> for EvalError {
 
 /// One detector's scores of every series.
 struct Scored {
-    name: String,
-    /// From here on a score is an anomaly.
+    judge: Judge,
     threshold: f64,
-    /// Of `zscore`: a score must be past it.
-    past: bool,
     scores: Vec<Vec<f64>>,
 }
 
 impl Scored {
     fn is_anomaly(&self, score: f64) -> bool {
-        score > self.threshold || (score == self.threshold && !self.past)
+        self.judge.is_anomaly(score, self.threshold)
     }
 }
 
@@ -137,12 +134,7 @@ pub fn run(settings: &Settings) -> Result<(), EvalError> {
             Corpus::Labelled(all) => (all, false),
         };
         if let Some(half) = settings.half {
-            let kept = if half == Half::A { 0 } else { 1 };
-            let mut place = 0;
-            all.retain(|_| {
-                place += 1;
-                (place - 1) % 2 == kept
-            });
+            all = all.into_iter().skip(usize::from(half == Half::B)).step_by(2).collect();
         }
         let judged = judge(settings, remote.as_mut(), &all)?;
         println!("\n## {}: {} series\n", root.display(), all.len());
@@ -193,12 +185,7 @@ fn judge(
 }
 
 fn scored(settings: &Settings, judge: Judge, scores: Vec<Vec<f64>>) -> Scored {
-    Scored {
-        name: judge.name().to_owned(),
-        threshold: settings.threshold.unwrap_or(judge.threshold()),
-        past: judge == Judge::Zscore,
-        scores,
-    }
+    Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold()), scores }
 }
 
 fn pairs<'a>(
@@ -230,7 +217,12 @@ fn nab_table(all: &[Series], judged: &[Scored]) {
                 standard.false_rows
             )
         };
-        println!("| {} | {} | {} |", scored.name, cells(None), cells(Some(scored.threshold)));
+        println!(
+            "| {} | {} | {} |",
+            scored.judge.name(),
+            cells(None),
+            cells(Some(scored.threshold))
+        );
     }
 }
 
@@ -246,7 +238,7 @@ fn events_table(all: &[Series], judged: &[Scored]) {
         let fixed = ranking.score(Some(scored.threshold));
         println!(
             "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {:.3} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {:.3} |",
-            scored.name,
+            scored.judge.name(),
             best.f1,
             best.precision,
             best.recall,
@@ -278,7 +270,7 @@ fn synthetic_tables(settings: &Settings, mut remote: Option<&mut Remote>) -> Res
             let c = Confusion::new(pairs(&all, &scored.scores), is_flagged);
             println!(
                 "| {} | {} | {} | {} | {} | {} | {} | {:.4} | {:.5} | {:.3} | {}/{} |",
-                scored.name,
+                scored.judge.name(),
                 c.true_positive,
                 c.true_negative,
                 c.false_positive,
@@ -323,7 +315,7 @@ fn draw(folder: &Path, all: &[Series], judged: &[Scored]) -> Result<(), DataErro
             scored.scores[number].iter().map(|&score| scored.is_anomaly(score)).collect()
         };
         let lanes: Vec<(&str, Vec<bool>)> =
-            judged.iter().map(|scored| (scored.name.as_str(), flags(scored))).collect();
+            judged.iter().map(|scored| (scored.judge.name(), flags(scored))).collect();
         let name = series.name.replace(' ', "-");
         write(folder, &format!("{name}.svg"), &plot::svg(series, &lanes))?;
     }

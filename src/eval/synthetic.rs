@@ -172,7 +172,7 @@ impl Confusion {
         is_flagged: impl Fn(f64) -> bool,
     ) -> Self {
         let mut confusion = Self::default();
-        let (mut scores_floor, mut days) = (Vec::new(), 0.0);
+        let (mut flagged, mut days) = (Vec::new(), 0.0);
         for (series, scores) in scored {
             for (&score, &is_anomalous) in scores.iter().zip(&series.labels).skip(events::SKIP) {
                 let cell = match (is_flagged(score), is_anomalous) {
@@ -184,14 +184,14 @@ impl Confusion {
                 *cell += 1;
             }
             let flags = scores.iter().map(|&score| f64::from(u8::from(is_flagged(score))));
-            scores_floor.push((series, flags.collect::<Vec<_>>()));
+            flagged.push((series, flags.collect::<Vec<_>>()));
             if let (Some(last), Some(first)) =
                 (series.timestamps_us.last(), series.timestamps_us.get(events::SKIP))
             {
                 days += (last - first) as f64 / (DAY as f64 * 60e6);
             }
         }
-        let flags = scores_floor.iter().map(|(series, flags)| (*series, flags.as_slice()));
+        let flags = flagged.iter().map(|(series, flags)| (*series, flags.as_slice()));
         let score = events::Ranking::new(flags).score(Some(1.0));
         confusion.events_found = score.hits;
         confusion.events = score.events;
