@@ -14,13 +14,15 @@ VERIFY_SUITES := autoscaler container
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
 WITH_BINARY = SIGMAD=$(TARGET)/release/sigmad
+# Labelled series of public benchmarks; they are not part of the project.
+DATA ?= ../shared/data
 VERSION = $(shell sed -n '/^version = /{s/[^"]*"\(.*\)"/\1/p;q}' Cargo.toml)
 REVISION = $(shell git rev-parse HEAD)
 # podman and buildah understand the same arguments.
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify setup bench prometheusrule image help $(SUITES) $(VERIFY_SUITES)
+.PHONY: run demo test verify setup bench eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -124,6 +126,11 @@ bench: setup release ## criterion benches, then the whole server; see benches/RE
 prometheusrule: ## write the alert rules once more, as the operator of Prometheus takes them
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
 	sed -n '/^groups:/,$${s/^./  &/;p}' k8s/monitoring/rules.yml >>k8s/overlays/production/prometheusrule.yaml
+
+eval: release ## how well the detectors detect; DATA is where nab/ and mscloud/ lie
+	$(TARGET)/release/sigmad eval --data $(DATA)/nab --data $(DATA)/mscloud/data --synthetic
+	@for half in a b; do echo; echo "# half $$half"; \
+	  $(TARGET)/release/sigmad eval --half $$half --data $(DATA)/nab --data $(DATA)/mscloud/data; done
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .

@@ -22,6 +22,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::demo;
+use crate::eval;
 use crate::load;
 use crate::store::url::{Target, UrlError};
 
@@ -493,6 +494,8 @@ pub enum Command {
     PrintConfig(Settings),
     /// Load a server like this.
     Load(Box<load::Settings>),
+    /// Evaluate the detectors.
+    Eval(eval::Settings),
 }
 
 /// Why nothing starts.
@@ -542,6 +545,7 @@ where
             let load = load.checked().map_err(Refusal::Usage)?;
             return Ok(Command::Load(Box::new(load)));
         }
+        Some(Subcommands::Eval(settings)) => return Ok(Command::Eval(settings)),
         None => line.serve,
     };
     let given = matches.subcommand().map_or(&matches, |(_, given)| given);
@@ -577,6 +581,8 @@ enum Subcommands {
     Demo(Box<Serve>),
     /// ask a server for much, and tell how it answered
     Load(Box<load::Settings>),
+    /// how well the detectors detect; eval --help
+    Eval(eval::Settings),
 }
 
 #[derive(Args)]

@@ -40,6 +40,8 @@
 //! 7. Reads come as questions to the same thread, which first judges all blocks sent before: a read
 //!    sees every sample whose 202 had left.
 //!
+//! [`eval`] is beside all that: it runs the detectors over labelled data, and says how well they detect.
+//!
 //! # Invariants
 //!
 //! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another, but that
@@ -60,6 +62,7 @@ pub mod config;
 pub mod dashboard;
 pub mod decode;
 pub mod demo;
+pub mod eval;
 pub mod exchange;
 pub mod handover;
 pub mod http;

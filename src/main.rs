@@ -1,11 +1,11 @@
-//! The `sigmad` binary: reads its settings, then serves or loads a server.
+//! The `sigmad` binary: reads its settings, then serves, loads a server, or evaluates the detectors.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use sigmad::config::{self, Command, Settings};
-use sigmad::{clock, demo, load, logs, server};
+use sigmad::{clock, demo, eval, load, logs, server};
 use tracing::{error, info, warn};
 
 #[global_allocator]
@@ -27,6 +27,13 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Load(settings)) => load::run(&settings, start),
+        Ok(Command::Eval(settings)) => match eval::run(&settings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Err(refusal) => refusal.report(),
     }
 }

@@ -1,3 +1,31 @@
-//! Detectors: what a value is worth, given the window before it.
+//! Detectors: what a value is worth, given what its stream has been.
+//!
+//! [`zscore`] is the contract, and judges by the window. The others keep a memory of their own for every
+//! stream, a fixed number of bytes without a pointer in it. All are causal and have one set of
+//! parameters for every stream: what they say of a value depends on that value and those before it, on
+//! their timestamps, and on nothing else.
 
+mod day;
+mod hold;
+mod leaders;
+mod level;
+pub mod novelty;
+mod pace;
+pub mod pager;
+mod ranked;
+mod rate;
+mod ratio;
+pub mod residual;
+pub mod robust;
+mod scale;
+mod tail;
 pub mod zscore;
+
+/// The memory that a detector has of one stream.
+pub trait Detector: Default {
+    /// From this score on a value is an anomaly.
+    const THRESHOLD: f64;
+
+    /// How strange a value is, 0 and up and finite; then it is part of the stream's past.
+    fn observe(&mut self, timestamp_us: i64, value: f64) -> f64;
+}

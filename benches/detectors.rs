@@ -1,0 +1,87 @@
+//! What one value costs each detector, with 4,096 streams in turn: none is in a cache when its turn comes.
+
+mod measure;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::measurement::Measurement;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use measure::CpuTime;
+use sigmad::analytics::detectors::Detector;
+use sigmad::analytics::detectors::novelty::Novelty;
+use sigmad::analytics::detectors::pager::Pager;
+use sigmad::analytics::detectors::residual::Residual;
+use sigmad::analytics::detectors::robust::Robust;
+use sigmad::analytics::detectors::zscore::ZScore;
+use sigmad::analytics::window::Window;
+
+const STREAMS: usize = 4_096;
+/// Values each stream has before it is measured: past every warm-up, with full tables.
+const BEFORE: usize = 1_500;
+const MINUTE_US: i64 = 60_000_000;
+
+/// A wave of the day with noise, other for every stream; and a spike in a thousand.
+fn value(stream: usize, row: usize) -> f64 {
+    let mixed = ((stream * 1_000_003 + row) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let noise = (mixed >> 40) as f64 / f64::from(1 << 24);
+    let spike = if mixed.is_multiple_of(1_000) { 100.0 } else { 0.0 };
+    let wave = ((row + stream) as f64 / 1_440.0 * std::f64::consts::TAU).sin();
+    1_000.0 + 10.0 * wave + 5.0 * noise + spike
+}
+
+fn observed<D: Detector, M: Measurement>(group: &mut BenchmarkGroup<'_, M>, name: &str) {
+    let mut detectors: Vec<D> = (0..STREAMS).map(|_| D::default()).collect();
+    let mut row = 0;
+    let mut alarms = 0usize;
+    let mut turn = |values: &[f64], row: usize| {
+        for (detector, &value) in detectors.iter_mut().zip(values) {
+            let score = detector.observe(row as i64 * MINUTE_US, value);
+            alarms += usize::from(black_box(score) >= D::THRESHOLD);
+        }
+    };
+    let rows: Vec<Vec<f64>> =
+        (0..BEFORE).map(|row| (0..STREAMS).map(|stream| value(stream, row)).collect()).collect();
+    while row < BEFORE {
+        turn(&rows[row], row);
+        row += 1;
+    }
+    group.bench_function(format!("{name}, {} bytes a stream", size_of::<D>()), |b| {
+        b.iter(|| {
+            turn(&rows[row % BEFORE], row);
+            row += 1;
+        });
+    });
+    assert!(alarms > 0, "{name} has seen spikes and found none");
+}
+
+fn detectors(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("detectors");
+    group.throughput(Throughput::Elements(STREAMS as u64));
+    let zscore = ZScore { threshold: 2.0, min_samples: 10 };
+    let mut windows = vec![(Window::default(), [0.0; 50]); STREAMS];
+    let mut row = 0;
+    group.bench_function("zscore, with its window", |b| {
+        let values: Vec<f64> = (0..STREAMS).map(|stream| value(stream, 0)).collect();
+        b.iter(|| {
+            for ((window, ring), &value) in windows.iter_mut().zip(&values) {
+                let value = value + f64::from(row % 17);
+                black_box(zscore.judge(&window.moments(), value));
+                window.push(ring, value);
+            }
+            row += 1;
+        });
+    });
+    observed::<Robust, _>(&mut group, "robust");
+    observed::<Residual, _>(&mut group, "residual");
+    observed::<Novelty, _>(&mut group, "novelty");
+    observed::<Pager, _>(&mut group, "pager");
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
+    targets = detectors
+}
+criterion_main!(benches);

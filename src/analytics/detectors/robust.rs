@@ -1,0 +1,53 @@
+//! `robust`: how far a value lies from the median of the last fifty, in median distances.
+//!
+//! The modified z-score 0.6745 |x − median| / MAD, with MAD the median of |x − median|; above 3.5 a
+//! value is an outlier (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993). Where more than
+//! half of the values are equal the MAD is 0, and the mean distance stands in for it, with their factor
+//! of 1.2533. Up to 24 outliers of fifty leave both medians where they are, and cannot hide each other.
+
+use crate::analytics::detectors::Detector;
+use crate::analytics::detectors::ranked::Ranked;
+use crate::sample::Z_MAX;
+
+/// Values judged by.
+const VALUES: usize = 50;
+/// Before so many nothing is an outlier, as for `zscore`.
+const COUNT_MIN: usize = 10;
+/// Makes a median distance of a normal deviate a deviation.
+const OF_MEDIAN: f64 = 0.6745;
+/// The same of a mean distance.
+const OF_MEAN: f64 = 1.0 / 1.253_314;
+
+/// One stream.
+#[derive(Clone, Debug, Default)]
+pub struct Robust {
+    last: Ranked<f64, VALUES>,
+}
+
+impl Detector for Robust {
+    const THRESHOLD: f64 = 3.5;
+
+    #[inline]
+    fn observe(&mut self, _timestamp_us: i64, value: f64) -> f64 {
+        let score = if self.last.count() < COUNT_MIN { 0.0 } else { self.score(value) };
+        self.last.take(value);
+        score
+    }
+}
+
+impl Robust {
+    fn score(&self, value: f64) -> f64 {
+        let median = self.last.median();
+        let distance = (value - median).abs();
+        if distance == 0.0 {
+            return 0.0;
+        }
+        let median_distance = self.last.median_distance(median);
+        let deviation = if median_distance > 0.0 {
+            median_distance / OF_MEDIAN
+        } else {
+            self.last.mean_distance(median) / OF_MEAN
+        };
+        if deviation > 0.0 { (distance / deviation).min(Z_MAX) } else { Z_MAX }
+    }
+}

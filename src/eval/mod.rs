@@ -1,0 +1,330 @@
+//! `sigmad eval`: how well the detectors detect, on labelled data and on scenarios with known truth.
+//!
+//! Detectors are run as the server runs them, in this process or, with `--url`, in a running server.
+//! Tables go to stdout; the same data gives the same tables.
+
+pub mod events;
+pub mod judges;
+pub mod nab;
+mod plot;
+mod remote;
+pub mod series;
+pub mod synthetic;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use judges::Judge;
+use nab::{NabScore, PROFILES};
+use remote::{Remote, RemoteError};
+use series::{Corpus, DataError, Series};
+use synthetic::{Confusion, SCENARIOS};
+
+/// What `sigmad eval` is asked for.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// labelled data: NAB's layout, or a tree of CSV files
+    #[arg(long)]
+    pub data: Vec<PathBuf>,
+
+    /// scenarios with known truth
+    #[arg(long)]
+    pub synthetic: bool,
+
+    /// only these detectors; all unless given
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub detector: Vec<Judge>,
+
+    /// in place of each detector's own threshold
+    #[arg(long)]
+    pub threshold: Option<f64>,
+
+    /// only one half of the files, by place in the sorted list: a the even ones, b the odd
+    #[arg(long, value_enum)]
+    pub half: Option<Half>,
+
+    /// write one score per row here, as .txt in the data's tree; of the only detector
+    #[arg(long)]
+    pub scores: Option<PathBuf>,
+
+    /// draw every series here, as .svg in the data's tree
+    #[arg(long)]
+    pub plot: Option<PathBuf>,
+
+    /// judge by a running server, like http://127.0.0.1:8080, whose detector it then is
+    #[arg(long, conflicts_with = "detector")]
+    pub url: Option<String>,
+}
+
+/// Every other file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Half {
+    /// Those at even places, from 0.
+    A,
+    /// Those at odd places.
+    B,
+}
+
+/// Why there is no table.
+#[derive(Debug)]
+pub enum EvalError {
+    /// Nothing to evaluate.
+    Nothing,
+    /// `--scores` wants one detector.
+    ScoresOfMany,
+    /// Data that cannot be read, or a file not written.
+    Data(DataError),
+    /// The server.
+    Remote(RemoteError),
+}
+
+impl std::error::Error for EvalError {}
+
+impl fmt::Display for EvalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("--data or --synthetic says what to evaluate"),
+            Self::ScoresOfMany => f.write_str("--scores takes those of one --detector"),
+            Self::Data(error) => error.fmt(f),
+            Self::Remote(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<DataError> for EvalError {
+    fn from(error: DataError) -> Self {
+        Self::Data(error)
+    }
+}
+
+impl From<RemoteError> for EvalError {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(error)
+    }
+}
+
+/// One detector's scores of every series.
+struct Scored {
+    judge: Judge,
+    threshold: f64,
+    scores: Vec<Vec<f64>>,
+}
+
+impl Scored {
+    fn is_anomaly(&self, score: f64) -> bool {
+        self.judge.is_anomaly(score, self.threshold)
+    }
+}
+
+/// Prints the tables that are asked for.
+pub fn run(settings: &Settings) -> Result<(), EvalError> {
+    if settings.data.is_empty() && !settings.synthetic {
+        return Err(EvalError::Nothing);
+    }
+    if settings.scores.is_some() && settings.url.is_none() && settings.detector.len() != 1 {
+        return Err(EvalError::ScoresOfMany);
+    }
+    let mut remote = settings.url.as_deref().map(Remote::connect).transpose()?;
+    for root in &settings.data {
+        let corpus = series::read(root)?;
+        let (mut all, is_nab) = match corpus {
+            Corpus::Nab(all) => (all, true),
+            Corpus::Labelled(all) => (all, false),
+        };
+        if let Some(half) = settings.half {
+            all = all.into_iter().skip(usize::from(half == Half::B)).step_by(2).collect();
+        }
+        let judged = judge(settings, remote.as_mut(), &all)?;
+        println!("\n## {}: {} series\n", root.display(), all.len());
+        if is_nab {
+            nab_table(&all, &judged)
+        } else {
+            events_table(&all, &judged)
+        }
+        if let Some(folder) = &settings.scores {
+            for scored in &judged {
+                write_scores(folder, &all, &scored.scores)?;
+            }
+        }
+        if let Some(folder) = &settings.plot {
+            draw(folder, &all, &judged)?;
+        }
+    }
+    if settings.synthetic {
+        synthetic_tables(settings, remote.as_mut())?;
+    }
+    Ok(())
+}
+
+fn judge(
+    settings: &Settings,
+    remote: Option<&mut Remote>,
+    all: &[Series],
+) -> Result<Vec<Scored>, EvalError> {
+    if let Some(remote) = remote {
+        let mut name = String::new();
+        let mut scores = Vec::with_capacity(all.len());
+        for series in all {
+            let (detector, of_series) = remote.scores(series)?;
+            name = detector;
+            scores.push(of_series);
+        }
+        let known = Judge::from_str(&name, false);
+        let judge = known.map_err(|_| RemoteError::Answer(format!("unknown detector {name}")))?;
+        return Ok(vec![scored(settings, judge, scores)]);
+    }
+    let judges = if settings.detector.is_empty() {
+        Judge::value_variants()
+    } else {
+        settings.detector.as_slice()
+    };
+    let of_all = |judge: &Judge| all.iter().map(|series| judge.scores(series)).collect();
+    Ok(judges.iter().map(|judge| scored(settings, *judge, of_all(judge))).collect())
+}
+
+fn scored(settings: &Settings, judge: Judge, scores: Vec<Vec<f64>>) -> Scored {
+    Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold()), scores }
+}
+
+fn pairs<'a>(
+    all: &'a [Series],
+    scores: &'a [Vec<f64>],
+) -> impl Iterator<Item = (&'a Series, &'a [f64])> + Clone {
+    all.iter().zip(scores).map(|(series, scores)| (series, scores.as_slice()))
+}
+
+fn nab_table(all: &[Series], judged: &[Scored]) {
+    println!(
+        "| detector | best: standard / low FP / low FN | at | windows | false rows \
+              | fixed: standard / low FP / low FN | at | windows | false rows |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for scored in judged {
+        let ranking = nab::Ranking::new(pairs(all, &scored.scores));
+        let cells = |threshold: Option<f64>| {
+            let scores: Vec<NabScore> =
+                PROFILES.iter().map(|&profile| ranking.score(profile, threshold)).collect();
+            let standard = scores[0];
+            let three: Vec<_> = scores.iter().map(|s| format!("{:.2}", s.score)).collect();
+            format!(
+                "{} | {:.4} | {}/{} | {}",
+                three.join(" / "),
+                standard.threshold,
+                standard.hits,
+                standard.windows,
+                standard.false_rows
+            )
+        };
+        println!(
+            "| {} | {} | {} |",
+            scored.judge.name(),
+            cells(None),
+            cells(Some(scored.threshold))
+        );
+    }
+}
+
+fn events_table(all: &[Series], judged: &[Scored]) {
+    println!(
+        "| detector | best: F1 | precision | recall | at | false/day \
+              | fixed: F1 | precision | recall | at | events | false/day |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for scored in judged {
+        let ranking = events::Ranking::new(pairs(all, &scored.scores));
+        let best = ranking.score(None);
+        let fixed = ranking.score(Some(scored.threshold));
+        println!(
+            "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {:.3} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {:.3} |",
+            scored.judge.name(),
+            best.f1,
+            best.precision,
+            best.recall,
+            best.threshold,
+            best.false_per_day,
+            fixed.f1,
+            fixed.precision,
+            fixed.recall,
+            fixed.threshold,
+            fixed.hits,
+            fixed.events,
+            fixed.false_per_day,
+        );
+    }
+}
+
+fn synthetic_tables(settings: &Settings, mut remote: Option<&mut Remote>) -> Result<(), EvalError> {
+    for scenario in SCENARIOS {
+        let all = scenario.series();
+        let judged = judge(settings, remote.as_deref_mut(), &all)?;
+        println!("\n## {}\n", scenario.name());
+        println!(
+            "| detector | TP | TN | FP | FN | precision | recall | accuracy | FP rate \
+                  | false/day | events |"
+        );
+        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+        for scored in &judged {
+            let is_flagged = |score| scored.is_anomaly(score);
+            let c = Confusion::new(pairs(&all, &scored.scores), is_flagged);
+            println!(
+                "| {} | {} | {} | {} | {} | {} | {} | {:.4} | {:.5} | {:.3} | {}/{} |",
+                scored.judge.name(),
+                c.true_positive,
+                c.true_negative,
+                c.false_positive,
+                c.false_negative,
+                part(c.precision()),
+                part(c.recall()),
+                c.accuracy(),
+                c.false_positive_rate(),
+                c.false_per_day,
+                c.events_found,
+                c.events,
+            );
+        }
+        if let Some(folder) = &settings.plot {
+            draw(folder, &all[..1], &judged)?;
+        }
+    }
+    Ok(())
+}
+
+/// Of nothing there is no part.
+fn part(part: f64) -> String {
+    if part.is_nan() { String::new() } else { format!("{part:.3}") }
+}
+
+fn write_scores(folder: &Path, all: &[Series], scores: &[Vec<f64>]) -> Result<(), DataError> {
+    for (series, scores) in all.iter().zip(scores) {
+        let mut text = String::new();
+        let mut scores = scores.iter();
+        for &is_present in &series.present {
+            let score = if is_present { scores.next() } else { None };
+            text += &format!("{}\n", score.unwrap_or(&0.0));
+        }
+        write(folder, &format!("{}.txt", series.name), &text)?;
+    }
+    Ok(())
+}
+
+fn draw(folder: &Path, all: &[Series], judged: &[Scored]) -> Result<(), DataError> {
+    for (number, series) in all.iter().enumerate() {
+        let flags = |scored: &Scored| {
+            scored.scores[number].iter().map(|&score| scored.is_anomaly(score)).collect()
+        };
+        let lanes: Vec<(&str, Vec<bool>)> =
+            judged.iter().map(|scored| (scored.judge.name(), flags(scored))).collect();
+        let name = series.name.replace(' ', "-");
+        write(folder, &format!("{name}.svg"), &plot::svg(series, &lanes))?;
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<(), DataError> {
+    let path = folder.join(name);
+    let parent = path.parent().unwrap_or(folder);
+    let made = fs::create_dir_all(parent).and_then(|()| fs::write(&path, text));
+    made.map_err(|error| DataError::Io(path.clone(), error))
+}

@@ -1,0 +1,197 @@
+//! Detection on two series of public benchmarks (`detection/`, with their licences), and on scenarios.
+
+mod harness;
+
+use std::path::Path;
+use std::process::Command;
+
+use clap::ValueEnum;
+use harness::{Engine, Server};
+use sigmad::eval::events;
+use sigmad::eval::judges::Judge;
+use sigmad::eval::nab::{self, PROFILES};
+use sigmad::eval::series::{self, Corpus, Series};
+use sigmad::eval::synthetic::{Confusion, Scenario};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/detection");
+
+fn nab_series() -> Vec<Series> {
+    match series::read(&Path::new(FOLDER).join("nab")) {
+        Ok(Corpus::Nab(all)) => all,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn labelled_series() -> Vec<Series> {
+    match series::read(&Path::new(FOLDER).join("mscloud")) {
+        Ok(Corpus::Labelled(all)) => all,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn scores(judge: Judge, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
+    all.iter().map(|series| (series, judge.scores(series))).collect()
+}
+
+/// What the reference implementation makes of these scores of `zscore`, which never change.
+#[test]
+fn scores_are_those_of_the_reference() {
+    let all = nab_series();
+    let scored = scores(Judge::Zscore, &all);
+    let ranking = nab::Ranking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
+    let best = [58.923_076_402_750_89, 20.425_638_940_385_26, 72.615_384_268_500_62];
+    let fixed = [-154.743_033_452_263_57, -409.398_179_498_593, -69.828_688_968_175_68];
+    for ((profile, best), fixed) in PROFILES.into_iter().zip(best).zip(fixed) {
+        assert!((ranking.score(profile, None).score - best).abs() < 1e-9, "{}", profile.name);
+        let at_two = ranking.score(profile, Some(2.0));
+        assert!((at_two.score - fixed).abs() < 1e-9, "{}: {}", profile.name, at_two.score);
+        assert_eq!((at_two.hits, at_two.windows, at_two.false_rows), (1, 1, 47));
+    }
+
+    let all = labelled_series();
+    let scored = scores(Judge::Zscore, &all);
+    let ranking = events::Ranking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
+    assert_eq!(ranking.score(None).f1, 1.0);
+    let fixed = ranking.score(Some(2.0));
+    assert_eq!((fixed.hits, fixed.events, fixed.false_alarms), (3, 3, 45));
+    assert!((fixed.f1 - 0.117_647_058_823_529_41).abs() < 1e-12);
+    assert!((fixed.false_per_day - 1.129_850_880_344_951_4).abs() < 1e-12);
+}
+
+#[test]
+fn what_follows_changes_nothing() {
+    for series in nab_series().iter().chain(&labelled_series()) {
+        for judge in Judge::value_variants() {
+            let whole = judge.scores(series);
+            for cut in [1, 2, 149, 151, 500, 777, series.values.len() - 1] {
+                let start = Series {
+                    timestamps_us: series.timestamps_us[..cut].to_vec(),
+                    values: series.values[..cut].to_vec(),
+                    ..Series::default()
+                };
+                assert_eq!(judge.scores(&start), whole[..cut], "{} {cut}", judge.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_are_finite_and_not_negative_whatever_comes() {
+    let cruel: [fn(usize) -> f64; 6] = [
+        |_| 0.0,
+        |row| if row % 1_000 == 999 { 1e15 } else { 1.0 },
+        |row| if row % 2 == 0 { 1e15 } else { -1e15 },
+        |row| 1e-300 * (row % 7) as f64,
+        |row| 1e9 + (row % 13) as f64 * 1e-6,
+        |row| (row as f64).powi(3),
+    ];
+    let clocks: [fn(usize) -> i64; 4] = [
+        |row| row as i64 * 1_000,
+        |_| 0,
+        |row| -(row as i64) * 60_000_000,
+        |row| {
+            if row % 2 == 0 { i64::MAX } else { i64::MIN }
+        },
+    ];
+    for value in cruel {
+        for clock in clocks {
+            let series = Series {
+                timestamps_us: (0..5_000).map(clock).collect(),
+                values: (0..5_000).map(value).collect(),
+                ..Series::default()
+            };
+            for judge in Judge::value_variants() {
+                let scores = judge.scores(&series);
+                assert!(scores.iter().all(|s| s.is_finite() && *s >= 0.0), "{}", judge.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn units_and_zero_are_the_streams_own_business() {
+    let series = &nab_series()[0];
+    let plain = Judge::Pager.scores(series);
+    let values = series.values.iter().map(|v| 4096.0 * v + 1e6).collect();
+    let other = Series { values, ..series.clone() };
+    for (row, (a, b)) in plain.iter().zip(Judge::Pager.scores(&other)).enumerate() {
+        assert!((a - b).abs() < 0.05 * a.max(1.0), "row {row}: {a} and {b}");
+    }
+}
+
+#[test]
+fn spikes_in_noise_are_told_from_the_noise() {
+    let all = Scenario::Spikes(0.01).series();
+    let confusion = |judge: Judge| {
+        let scored = scores(judge, &all);
+        let pairs: Vec<_> = scored.iter().map(|(series, s)| (*series, s.as_slice())).collect();
+        Confusion::new(pairs.iter().copied(), |score| judge.is_anomaly(score, judge.threshold()))
+    };
+    let pager = confusion(Judge::Pager);
+    assert!(pager.precision() > 0.7, "{pager:?}");
+    assert!(pager.false_positive_rate() < 0.1, "{pager:?}");
+    // What the contract's detector does is known, and is no accident.
+    let zscore = confusion(Judge::Zscore);
+    assert!((0.2..0.3).contains(&zscore.precision()), "{zscore:?}");
+}
+
+#[test]
+fn the_command_prints_tables_and_writes_a_score_for_every_row() {
+    let folder = std::env::temp_dir().join(format!("sigmad-eval-{}", std::process::id()));
+    let output = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_sigmad"), "eval", "--detector", "pager", "--data"])
+        .arg(format!("{FOLDER}/nab"))
+        .args(["--scores", &folder.display().to_string(), "--plot", &folder.display().to_string()])
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tables = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(tables.contains("| pager |"), "{tables}");
+    let written = folder.join("realAdExchange/exchange-2_cpc_results");
+    let scores = std::fs::read_to_string(written.with_extension("txt")).expect("scores");
+    let scores: Vec<f64> = scores.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(scores, Judge::Pager.scores(&nab_series()[0]));
+    let svg = std::fs::read_to_string(written.with_extension("svg")).expect("a picture");
+    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+    std::fs::remove_dir_all(&folder).expect("it was written");
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_named() {
+    for (args, named) in [
+        (&["eval"][..], "--data"),
+        (&["eval", "--data", "/no/such/folder"], "/no/such/folder"),
+        (&["eval", "--synthetic", "--scores", "/tmp/none"], "--scores"),
+        (&["eval", "--synthetic", "--url", "127.0.0.1:1"], "http://"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_sigmad")).args(args).output();
+        let output = output.expect("the binary runs");
+        assert_eq!(output.status.code(), Some(1));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.contains(named), "{message}");
+    }
+}
+
+#[test]
+fn a_running_server_judges_as_this_process_does() {
+    let server = Server::start(Engine::Native, &["--workers", "1"]);
+    let folder = std::env::temp_dir().join(format!("sigmad-remote-{}", std::process::id()));
+    let output = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_sigmad"), "eval", "--data"])
+        .arg(format!("{FOLDER}/nab"))
+        .args(["--url", &format!("http://{}", server.address)])
+        .args(["--scores", &folder.display().to_string()])
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let written = folder.join("realAdExchange/exchange-2_cpc_results.txt");
+    let remote = std::fs::read_to_string(written).expect("scores");
+    let local = Judge::Zscore.scores(&nab_series()[0]);
+    assert_eq!(remote.lines().count(), local.len());
+    for (row, (remote, local)) in remote.lines().zip(local).enumerate() {
+        let remote: f64 = remote.parse().expect("a number");
+        // JSON is read to the last digit but one.
+        assert!((remote - local).abs() <= 1e-12 * local.max(1.0), "row {row}: {remote} {local}");
+    }
+    std::fs::remove_dir_all(&folder).expect("it was written");
+}
