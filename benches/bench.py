@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,11 +51,17 @@ def running(command: list[str], **options):
 
 
 @contextlib.contextmanager
-def sigmad(*flags: str, core: int | None = None, binary: str | None = None, listen: str = "127.0.0.1:0"):
+def sigmad(
+    *flags: str,
+    core: int | None = None,
+    binary: str | None = None,
+    listen: str = "127.0.0.1:0",
+    command: str = "serve",
+):
     """sigmad on a free port: yields the process and the port."""
-    command = pinned(core, [binary or sigmad_binary(), "--listen", listen, *flags])
+    line = pinned(core, [binary or sigmad_binary(), command, "--listen", listen, *flags])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
-    with running(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+    with running(line, stderr=subprocess.PIPE, text=True, env=environment) as child:
         port = None
         alarm = threading.Timer(START_TIMEOUT_S, child.kill)
         alarm.start()
@@ -73,6 +80,34 @@ def sigmad(*flags: str, core: int | None = None, binary: str | None = None, list
         reader = threading.Thread(target=lambda: lines.extend(child.stderr), daemon=True)
         reader.start()
         yield child, port
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_port(port: int, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if time.monotonic() > deadline:
+            sys.exit(f"nothing listens on {port}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def redis(folder: Path, *flags: str, core: int | None = None):
+    """redis-server on a free port, without a file: yields the port; its process id is in redis.pid."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command += ["--appendonly", "no", "--pidfile", str(folder / "redis.pid"), *flags]
+    with running(pinned(core, command), stdout=subprocess.DEVNULL) as child:
+        (folder / "redis.pid").write_text(str(child.pid))
+        wait_for_port(port)
+        yield port
 
 
 def cpu_ns(pid: int) -> int:
