@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,11 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
+
+import bench
+
+ROOT = bench.ROOT
 FOLDER = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "container"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 IMAGE = f"localhost/sigmad:{VERSION}"
@@ -160,17 +163,11 @@ def check_image() -> int:
     return size
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Container:
     """The server, as little as it may have."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.port = free_port()
+        self.port = bench.free_port()
         # Requests that the generator saw accepted.
         self.answered = 0
         self.name = f"sigmad-{os.getpid()}"
