@@ -43,7 +43,7 @@ STEP_S = 5
 # Long enough that the noise fills every window of the rules that is used before the baseline is known.
 CALM_S = 45.0
 BURST_S = 6.0
-# What the issue of an alert may take, from the first wrong value to the webhook.
+# From the first wrong value to the webhook.
 FIRING_S_MAX = 30.0
 # The windows of 15 s empty, then Alertmanager's group_interval.
 RESOLVED_S_MAX = 90.0
