@@ -34,7 +34,6 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 
 import bench
-from bench import free_port, wait_for_port
 from nginx import CONF
 
 MONITORING = bench.ROOT / "k8s" / "monitoring"
@@ -44,7 +43,7 @@ STEP_S = 5
 # Long enough that the noise fills every window of the rules that is used before the baseline is known.
 CALM_S = 45.0
 BURST_S = 6.0
-# What the issue of an alert may take, from the first wrong value to the webhook.
+# From the first wrong value to the webhook.
 FIRING_S_MAX = 30.0
 # The windows of 15 s empty, then Alertmanager's group_interval.
 RESOLVED_S_MAX = 90.0
@@ -223,7 +222,7 @@ class Webhook:
     """k8s/monitoring/webhook.py, and the alerts that it has shown."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.port = free_port()
+        self.port = bench.free_port()
         self.alerts: list[dict] = []
         command = [sys.executable, str(MONITORING / "webhook.py")]
         environment = os.environ | {"WEBHOOK_LISTEN": f"127.0.0.1:{self.port}"}
@@ -231,7 +230,7 @@ class Webhook:
             bench.running(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=environment)
         )
         threading.Thread(target=self.read, daemon=True).start()
-        wait_for_port(self.port)
+        bench.wait_for_port(self.port)
 
     def read(self) -> None:
         for line in self.child.stdout:
@@ -284,7 +283,7 @@ def config_of_prometheus(folder: Path, replicas: list[int], alertmanager: int) -
 
 def start_monitoring(stack: contextlib.ExitStack, folder: Path, replicas: list[int], webhook: int) -> int:
     """The port of Prometheus."""
-    alerts, prometheus = free_port(), free_port()
+    alerts, prometheus = bench.free_port(), bench.free_port()
     text = (MONITORING / "alertmanager.yml").read_text()
     assert "http://alert-webhook:9095/" in text
     (folder / "alertmanager.yml").write_text(text.replace("alert-webhook:9095", f"127.0.0.1:{webhook}"))
@@ -295,8 +294,8 @@ def start_monitoring(stack: contextlib.ExitStack, folder: Path, replicas: list[i
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/tsdb"]
     command += [f"--web.listen-address=127.0.0.1:{prometheus}"]
     stack.enter_context(bench.running(command, stderr=(folder / "prometheus.log").open("w")))
-    wait_for_port(alerts, 30)
-    wait_for_port(prometheus, 30)
+    bench.wait_for_port(alerts, 30)
+    bench.wait_for_port(prometheus, 30)
     return prometheus
 
 
@@ -316,11 +315,8 @@ def check_live() -> str:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-alerts-")))
         folder.chmod(0o755)
-        redis = free_port()
-        command = ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-        stack.enter_context(bench.running(command, stdout=subprocess.DEVNULL))
-        wait_for_port(redis)
-        ports = {"first": free_port(), "second": free_port(), "port": free_port()}
+        redis = stack.enter_context(bench.redis(folder))
+        ports = {"first": bench.free_port(), "second": bench.free_port(), "port": bench.free_port()}
         flags = ["--redis-url", f"redis://127.0.0.1:{redis}", "--workers", "1"]
         replicas = {}
         for name in ("first", "second"):
@@ -330,7 +326,7 @@ def check_live() -> str:
         (folder / "nginx.conf").write_text(CONF.format(folder=folder, **ports))
         command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
         stack.enter_context(bench.running(command, stderr=subprocess.DEVNULL))
-        wait_for_port(ports["port"])
+        bench.wait_for_port(ports["port"])
         webhook = Webhook(stack)
         webhook.check_hostile()
         prometheus = start_monitoring(stack, folder, [ports["first"], ports["second"]], webhook.port)

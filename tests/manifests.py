@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -513,7 +512,7 @@ def check_redis(objects: Objects) -> None:
             shutil.copy(path / "tls.crt", path / "ca.crt")
         arguments = [each.replace("/etc/redis-tls", folder).replace("/etc/redis", folder) for each in arguments]
         # Only the port is another: it may be taken.
-        port = free_port()
+        port = bench.free_port()
         arguments = [str(port) if each == "6379" else each for each in arguments]
         if str(port) not in arguments:
             arguments += ["--port", str(port)]
@@ -541,12 +540,6 @@ def check_redis(objects: Objects) -> None:
                 ["redis-cli", "-p", str(port), "ping"], capture_output=True, text=True, check=False, timeout=10
             )
             assert "PONG" not in plain.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def check_load_job(objects: Objects) -> None:
