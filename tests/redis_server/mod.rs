@@ -638,8 +638,10 @@ fn start_sentinel(master: &Redis, password: Option<&str>) -> Redis {
         let access = Access { password: password.map(str::to_owned), ..Access::default() };
         let mut sentinel = Redis { child, directory, port, access, args: Vec::new() };
         if sentinel.wait_for_pong() {
-            // How often they greet each other and look; as they are made they take seconds.
-            let periods = ["publish-period", "200", "info-period", "500", "ping-period", "100"];
+            // How often they greet each other and look; as they are made they take seconds. A replica is
+            // good enough to follow a lost master if its INFO is younger than five pings, and then it is
+            // asked for it once a second.
+            let periods = ["publish-period", "200", "info-period", "500", "ping-period", "300"];
             let command = [&["SENTINEL", "DEBUG"][..], &periods, &["ask-period", "100"]].concat();
             sentinel.ask::<()>(&command);
             return sentinel;
