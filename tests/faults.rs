@@ -145,6 +145,16 @@ impl Scene {
         self.expect_named(kind, 1);
     }
 
+    /// What was slow, and never away, is over: nothing is lost, and nobody was answered late.
+    #[track_caller]
+    fn expect_nothing_lost(&self, load: Load) {
+        load.run(Phase::After, REQUESTS_AFTER);
+        self.expect_back();
+        let ledger = load.stop();
+        self.compare(&ledger, &Excuse::NONE);
+        ledger.assert_not_slower();
+    }
+
     /// At rest everything adds up.
     #[track_caller]
     fn compare(&self, ledger: &Ledger, excuse: &Excuse) -> store_ledger::Findings {
@@ -321,11 +331,7 @@ fn half_a_second_of_delay_each_way() {
     load.run(Phase::Fault, REQUESTS * 3);
     scene.server.get("/readyz").expect(200);
     scene.proxy().set(Fault::None);
-    load.run(Phase::After, REQUESTS_AFTER);
-    scene.expect_back();
-    let ledger = load.stop();
-    scene.compare(&ledger, &Excuse::NONE);
-    ledger.assert_not_slower();
+    scene.expect_nothing_lost(load);
     // Slow is not away, unless a second is more than what is waited for: then it is said once.
     let lines = log_of_redis(&scene.server);
     assert!(lines.len() <= 5, "{lines:#?}");
@@ -358,11 +364,7 @@ fn replies_come_half_a_second_late() {
     scene.proxy().set(Fault::Delay { requests: Duration::ZERO, replies });
     load.run(Phase::Fault, REQUESTS * 2);
     scene.proxy().set(Fault::None);
-    load.run(Phase::After, REQUESTS_AFTER);
-    scene.expect_back();
-    let ledger = load.stop();
-    scene.compare(&ledger, &Excuse::NONE);
-    ledger.assert_not_slower();
+    scene.expect_nothing_lost(load);
 }
 
 #[test]
@@ -419,11 +421,7 @@ fn redis_pauses_its_clients() {
     scene.redis.ask::<()>(&["CLIENT", "PAUSE", "2500", "ALL"]);
     load.run(Phase::Fault, REQUESTS * 5 / 2);
     scene.server.get("/readyz").expect(200);
-    load.run(Phase::After, REQUESTS_AFTER);
-    scene.expect_back();
-    let ledger = load.stop();
-    scene.compare(&ledger, &Excuse::NONE);
-    ledger.assert_not_slower();
+    scene.expect_nothing_lost(load);
     let lines = log_of_redis(&scene.server);
     assert!(lines.len() <= 5, "{lines:#?}");
 }

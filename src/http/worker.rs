@@ -631,7 +631,7 @@ fn list(connection: &mut Connection, key: usize, turns: &mut Vec<usize>) {
 }
 
 /// Writes as much as the kernel takes; returns how much that was.
-fn write_all(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub fn write_all(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {
         match socket.write(&bytes[written..]) {

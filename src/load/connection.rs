@@ -3,11 +3,13 @@
 //! It knows no schedule and counts nothing: the [`driver`](super::driver) does.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+
+use crate::http::worker::write_all;
 
 /// A request without its answer.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +162,7 @@ impl Connection {
     /// When the connection has gone.
     pub fn flush(&mut self) -> io::Result<()> {
         let State::Open(socket) = &mut self.state else { return Ok(()) };
-        self.written += write(socket, &self.output[self.written..])?;
+        self.written += write_all(socket, &self.output[self.written..])?;
         if self.written == self.output.len() {
             self.output.clear();
             self.written = 0;
@@ -175,7 +177,7 @@ impl Connection {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         debug_assert!(!self.has_output());
         let State::Open(socket) = &mut self.state else { return Ok(()) };
-        let taken = write(socket, bytes)?;
+        let taken = write_all(socket, bytes)?;
         self.output.extend_from_slice(&bytes[taken..]);
         Ok(())
     }
@@ -201,18 +203,4 @@ impl Connection {
             }
         }
     }
-}
-
-fn write(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match socket.write(&bytes[written..]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(length) => written += length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(written)
 }
