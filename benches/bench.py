@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -18,6 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benches" / "record"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# The server has one core, whoever asks it the other: what one does is not charged to the other.
+SERVER_CORE = 0
+LOAD_CORE = 1
 # A start takes 50 ms; a loaded machine takes longer.
 START_TIMEOUT_S = 10.0
 
@@ -159,6 +163,29 @@ def get_json(port: int, path: str):
     return json.loads(body)
 
 
+def load(port: int, *flags: str, core: int | None = LOAD_CORE, pid: int | None = None, seconds: float) -> dict:
+    """One run of `sigmad load`: its summary. Any request that failed ends the bench."""
+    summary = offer(port, *flags, core=core, pid=pid, seconds=seconds)
+    requests = summary["requests"]
+    if requests["failed"] or requests["good"] != requests["answered"]:
+        sys.exit(f"{' '.join(flags)}: {requests}, {summary['status']}")
+    return summary
+
+
+def offer(port: int, *flags: str, core: int | None = LOAD_CORE, pid: int | None = None, seconds: float) -> dict:
+    """The same, where refusals are what is looked for."""
+    command = [str(target_dir() / "sigmad"), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--json", "-"]
+    command += ["--duration", f"{round(seconds * 1000)}ms", *flags]
+    if pid is not None:
+        command += ["--pid", str(pid)]
+    done = subprocess.run(
+        pinned(core, command), capture_output=True, text=True, check=False, timeout=seconds + START_TIMEOUT_S
+    )
+    if not done.stdout:
+        sys.exit(f"sigmad load: {done.stderr}")
+    return json.loads(done.stdout)
+
+
 def output_of(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     return done.stdout.strip()
@@ -193,6 +220,23 @@ def manifest() -> dict:
         "rustc": output_of("rustc", "--version"),
         "load_average_at_start": os.getloadavg()[0],
     }
+
+
+def spread(values: list[float]) -> dict:
+    """What the rounds found: the median, and the smallest and the largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": len(values)}
+
+
+@contextlib.contextmanager
+def record(name: str, rounds: int):
+    """The record of one part of `make perf`: yields it to be filled, and writes it at the end with what
+    the machine did meanwhile."""
+    found: dict = {"manifest": manifest() | {"rounds": rounds}}
+    stolen, began = steal_ticks(), time.monotonic()
+    yield found
+    found["manifest"]["stolen_s"] = (steal_ticks() - stolen) / TICKS_PER_S
+    found["manifest"]["seconds"] = round(time.monotonic() - began)
+    print("record in", write_record(name, found, found.pop("text")))
 
 
 def write_record(name: str, record: dict, text: str) -> Path:
