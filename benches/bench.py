@@ -148,6 +148,16 @@ def exchange(port: int, request: bytes) -> bytes:
         return head + b"\r\n\r\n" + body
 
 
+def exchange_redis(port: int, command: bytes) -> bytes:
+    """One command that is answered in one line."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(command)
+        answer = b""
+        while not answer.endswith(b"\r\n"):
+            answer += receive(client)
+        return answer
+
+
 def receive(client: socket.socket) -> bytes:
     part = client.recv(65536)
     if not part:
@@ -239,10 +249,16 @@ def record(name: str, rounds: int):
     print("record in", write_record(name, found, found.pop("text")))
 
 
+def record_folder(manifest: dict) -> Path:
+    """Of the day and the machine; made if need be."""
+    folder = RECORD / f"{manifest['date'][:10]}-{machine_name()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def write_record(name: str, record: dict, text: str) -> Path:
     """Leaves NAME.json and NAME.md in the folder of the day and the machine."""
-    folder = RECORD / f"{record['manifest']['date'][:10]}-{machine_name()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = record_folder(record["manifest"])
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [f"# {name}", "", text.strip(), "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {value} |" for key, value in record["manifest"].items()]

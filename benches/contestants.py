@@ -61,15 +61,16 @@ class Contestant:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
         # Go and tokio take as many threads as there are cores; they see one.
         line = bench.pinned(bench.SERVER_CORE, command)
-        with bench.running(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options) as child:
+        with bench.running(
+            line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+        ) as child:
             bench.wait_for_port(port, 60 if before else bench.START_TIMEOUT_S)
             yield child, port
 
     def check(self, port: int) -> None:
         """One sample must be accepted, and be found in the window."""
         before = self.counted(port)
-        head = f"POST /ingest HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(SEED)}\r\n\r\n"
-        answer = bench.exchange(port, head.encode() + SEED)
+        answer = bench.exchange(port, post(SEED))
         if not answer.startswith(b"HTTP/1.1 202 ") or json.loads(answer.partition(b"\r\n\r\n")[2])["accepted"] != 1:
             sys.exit(f"{self.name} answers {answer!r}")
         if self.counted(port) != before + 1:
@@ -100,13 +101,17 @@ class Floor(Contestant):
         raise NotImplementedError
 
 
+def post(body: bytes) -> bytes:
+    head = ["POST /ingest HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
 def accepted(batch: int) -> bytes:
     """sigmad's answer to a request of so many samples."""
     sigmad = everyone()["sigmad"]
     with sigmad.running() as (_, port):
         body = b"[" + b",".join([SEED] * batch) + b"]"
-        head = f"POST /ingest HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-        return bench.exchange(port, head.encode() + body)
+        return bench.exchange(port, post(body))
 
 
 def request_bytes(batch: int) -> int:

@@ -58,7 +58,12 @@ def paced(child, port: int, seconds: float) -> dict:
     summary = bench.load(port, *flags, pid=child.pid, seconds=seconds)
     latency = {f"{key}_us": summary["latency_us"][key] for key in ("p50", "p99", "p999", "max")}
     own = {f"own_{key}_us": summary["own_lateness_us"][key] for key in ("p50", "p99", "p999")}
-    return {"requests": summary["requests"]["good"], "total_ns": summary["server_cpu"]["ns_per_request"], **latency, **own}
+    return {
+        "requests": summary["requests"]["good"],
+        "total_ns": summary["server_cpu"]["ns_per_request"],
+        **latency,
+        **own,
+    }
 
 
 def counted_all(contestant, port: int, before: int, expected: int) -> None:
@@ -99,7 +104,10 @@ def medians(rounds: list[dict]) -> dict:
     def over(part: str, field: str) -> dict:
         return bench.spread([leg[part][field] for leg in rounds])
 
-    single = {field: over("single", field) for field in ("total_ns", "per_s", "p50_us", "p99_us", "server_cores", "generator_cores")}
+    single = {
+        field: over("single", field)
+        for field in ("total_ns", "per_s", "p50_us", "p99_us", "server_cores", "generator_cores")
+    }
     cpu_ns = sum(leg["single"]["cpu_ns"] for leg in rounds)
     share = sum(leg["single"]["cpu_ns"] * leg["single"]["user_share"] for leg in rounds) / cpu_ns
     single["user_share"] = share
@@ -108,7 +116,8 @@ def medians(rounds: list[dict]) -> dict:
     batch = {field: over("batch", field) for field in ("sample_ns", "per_s")}
     batch["samples_per_core_s"] = 1e9 / batch["sample_ns"]["median"]
     paced_figures = {
-        field: over("paced", field) for field in ("p50_us", "p99_us", "p999_us", "total_ns", "own_p99_us", "own_p999_us")
+        field: over("paced", field)
+        for field in ("p50_us", "p99_us", "p999_us", "total_ns", "own_p99_us", "own_p999_us")
     }
     return {
         "single": single,
@@ -138,7 +147,8 @@ def main() -> None:
                 rounds[contestant.name].append(leg)
                 print(
                     f"round {number + 1} {contestant.name:9} {leg['single']['total_ns']:7.0f} ns/request "
-                    f"{leg['batch']['sample_ns']:6.0f} ns/sample  p50 {leg['paced']['p50_us']:5.0f} p99 {leg['paced']['p99_us']:6.0f} us",
+                    f"{leg['batch']['sample_ns']:6.0f} ns/sample  "
+                    f"p50 {leg['paced']['p50_us']:5.0f} p99 {leg['paced']['p99_us']:6.0f} us",
                     flush=True,
                 )
         servers = {}
