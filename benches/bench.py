@@ -250,8 +250,8 @@ def record(name: str, rounds: int):
 
 
 def record_folder(manifest: dict) -> Path:
-    """Of the day and the machine; made if need be."""
-    folder = RECORD / f"{manifest['date'][:10]}-{machine_name()}"
+    """Of the day and the machine, or BENCH_RECORD; made if need be."""
+    folder = Path(os.environ.get("BENCH_RECORD", RECORD / f"{manifest['date'][:10]}-{machine_name()}"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

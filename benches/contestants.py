@@ -23,6 +23,7 @@ import bench
 
 SEED = b'{"timestamp":1735100000,"cpu":60.5,"rps":2000}'
 LADDER = bench.ROOT / "benches" / "ladder"
+GO = bench.ROOT / "benches" / "baseline" / "go"
 
 
 def ladder_dir() -> Path:
@@ -36,7 +37,7 @@ def ladder_binary() -> str:
 
 
 def go_binary() -> str:
-    return str(bench.ROOT / "benches" / "baseline" / "go" / "baseline")
+    return str(bench.target_dir().parent / "go" / "baseline")
 
 
 @dataclass(frozen=True)

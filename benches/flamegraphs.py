@@ -169,6 +169,16 @@ def pictures(folder: Path, slug: str, before: Counter[str], after: Counter[str],
     )
 
 
+def moved(before: Counter[str], after: Counter[str], count: int = 8) -> list[dict]:
+    """Functions whose own ns changed the most."""
+    change: Counter[str] = Counter()
+    for stacks, sign in ((after, 1), (before, -1)):
+        for stack, weight in stacks.items():
+            change[stack.rpartition(";")[2].removesuffix("_[k]")] += sign * weight
+    by_size = sorted(change.items(), key=lambda item: -abs(item[1]))
+    return [{"function": name, "change_ns": weight / TENTHS} for name, weight in by_size[:count]]
+
+
 def heaviest(stacks: Counter[str], count: int = 12) -> list[dict]:
     """Functions by what they cost themselves, in ns of a request."""
     own: Counter[str] = Counter()
@@ -190,7 +200,11 @@ def main() -> None:
         with rungs.surroundings() as around:
             for step in steps:
                 stacks[step.name], known = profile(step.contestant(around), arguments.seconds, rungs.CONNECTIONS)
-                found[step.name] = known | {"heaviest": heaviest(stacks[step.name])}
+                found[step.name] = known | {
+                    "slug": step.slug,
+                    "title": step.title,
+                    "heaviest": heaviest(stacks[step.name]),
+                }
                 print(
                     f"{step.slug}: {known['samples']} samples, {known['captured']:.0%} of the CPU time, "
                     f"{known['kernel_share']:.0%} kernel, {known['hanging_share']:.1%} without a beginning",
@@ -198,6 +212,7 @@ def main() -> None:
                 )
         for before, after in itertools.pairwise(steps):
             pictures(folder, after.slug, stacks[before.name], stacks[after.name], (before.title, after.title))
+            found[after.name]["moved"] = moved(stacks[before.name], stacks[after.name])
         record["rungs"] = found
         record["text"] = bench.table(
             ["rung", "ns/request", "samples", "captured", "kernel", "without a beginning"],
