@@ -16,11 +16,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use judges::Judge;
+use judges::Z_THRESHOLD;
 use nab::{NabScore, PROFILES};
 use remote::{Remote, RemoteError};
 use series::{Corpus, DataError, Series};
 use synthetic::{Confusion, SCENARIOS};
+
+use crate::analytics::detectors::Kind;
 
 /// What `sigmad eval` is asked for.
 #[derive(Args, Clone, Debug)]
@@ -35,7 +37,7 @@ pub struct Settings {
 
     /// only these detectors; all unless given
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub detector: Vec<Judge>,
+    pub detector: Vec<Kind>,
 
     /// in place of each detector's own threshold
     #[arg(long)]
@@ -107,7 +109,7 @@ impl From<RemoteError> for EvalError {
 
 /// One detector's scores of every series.
 struct Scored {
-    judge: Judge,
+    judge: Kind,
     threshold: f64,
     scores: Vec<Vec<f64>>,
 }
@@ -171,21 +173,21 @@ fn judge(
             name = detector;
             scores.push(of_series);
         }
-        let known = Judge::from_str(&name, false);
+        let known = Kind::from_str(&name, false);
         let judge = known.map_err(|_| RemoteError::Answer(format!("unknown detector {name}")))?;
         return Ok(vec![scored(settings, judge, scores)]);
     }
     let judges = if settings.detector.is_empty() {
-        Judge::value_variants()
+        Kind::value_variants()
     } else {
         settings.detector.as_slice()
     };
-    let of_all = |judge: &Judge| all.iter().map(|series| judge.scores(series)).collect();
+    let of_all = |judge: &Kind| all.iter().map(|series| judge.scores(series)).collect();
     Ok(judges.iter().map(|judge| scored(settings, *judge, of_all(judge))).collect())
 }
 
-fn scored(settings: &Settings, judge: Judge, scores: Vec<Vec<f64>>) -> Scored {
-    Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold()), scores }
+fn scored(settings: &Settings, judge: Kind, scores: Vec<Vec<f64>>) -> Scored {
+    Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold(Z_THRESHOLD)), scores }
 }
 
 fn pairs<'a>(
