@@ -222,7 +222,7 @@ def scaled(record: dict) -> str:
         panel.series([(0, 0), (across[-1], across[-1])], GREY, "4 4", dots=False)
         entries = [("linear", GREY, "4 4")]
         colours = {"contention_only": ORANGE, "coherency_only": GREEN, "fitted": ORANGE}
-        for name, values in one["usl"].items():
+        for name, values in record["usl"].items():
             if name == "points":
                 continue
             model = [(n, scaling.capacity(n, values["sigma"], values["kappa"])) for n in range(1, workers + 1)]
@@ -240,16 +240,15 @@ def scaled(record: dict) -> str:
 
 
 def budget(record: dict) -> str:
-    """The stages of a request, as long as they take."""
-    colours = [BLUE, ORANGE, GREEN, RED, PURPLE, GREY, "#b08d57", "#4aa3a2"]
-    names = [(stage["title"], colours[place % len(colours)]) for place, stage in enumerate(record["stages"])]
+    """The stages of a request, as long as they take at the mean."""
+    colours = [GREY, BLUE, GREEN, PURPLE, RED, ORANGE, "#b08d57", "#4aa3a2"]
+    stages = record["loads"]["paced"]["stages"]
+    names = [(stage["name"], colours[place % len(colours)]) for place, stage in enumerate(stages)]
     rows = []
-    for key, words in (("mean_ns", "mean"), ("p50_ns", "p50"), ("p99_ns", "p99")):
-        parts = [stage[key] for stage in record["stages"]]
-        rows.append((words, parts, f"{sum(parts):,.0f}"))
-    return bars(
-        rows, names, "Where the time of a request goes inside sigmad, at 1,000 requests a second", "ns by stage"
-    )
+    for one in record["loads"].values():
+        parts = [stage["mean_ns"] or 0 for stage in one["stages"]]
+        rows.append((one["title"], parts, f"{sum(parts):,.0f}"))
+    return bars(rows, names, "Where the time of a request goes inside sigmad", "mean ns, by stage")
 
 
 def main() -> None:

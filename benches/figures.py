@@ -122,19 +122,26 @@ def headline(records: Records) -> str:
     return bench.table([*header, "M samples/s/core", "binary MiB", "RSS MiB"], rows)
 
 
+def stages_of(records: Records, load: str, keys: dict[str, str]) -> str:
+    one = records.of("budget")["loads"][load]
+    whole = one["whole"]
+    rows = []
+    for stage in [*one["stages"], whole, one["analytics"]]:
+        # What comes after the answer is no share of it.
+        share = f"{stage['mean_ns'] / whole['mean_ns']:.1%}" if stage is not one["analytics"] else ""
+        figures = ["–" if stage[key] is None else f"{stage[key]:,.0f}" for key in keys.values()]
+        rows.append([stage["name"], stage["covers"], figures[0], share, *figures[1:]])
+    header = list(keys)
+    return bench.table(["stage", "covers", header[0], "share", *header[1:]], rows)
+
+
 def budget(records: Records) -> str:
-    record = records.of("budget")
-    total = sum(stage["mean_ns"] for stage in record["stages"])
-    rows = [
-        [
-            stage["title"],
-            f"{stage['mean_ns']:,.0f}",
-            f"{stage['mean_ns'] / total:.0%}",
-            *(f"{stage[key]:,.0f}" for key in ("p50_ns", "p99_ns", "p999_ns")),
-        ]
-        for stage in record["stages"]
-    ]
-    return bench.table(["stage", "mean ns", "share", "p50 ns", "p99 ns", "p99.9 ns"], rows)
+    return stages_of(records, "paced", {"mean ns": "mean_ns", "p50 ns": "p50_ns", "p99 ns": "p99_ns"})
+
+
+def budget_full(records: Records) -> str:
+    keys = {"mean ns": "mean_ns", "p50 ns": "p50_ns", "p99 ns": "p99_ns", "p99.9 ns": "p999_ns"}
+    return stages_of(records, "full", keys)
 
 
 def latency(records: Records) -> str:
@@ -244,8 +251,8 @@ def scaling(records: Records) -> str:
 def model(records: Records) -> str:
     record = records.of("scaling")
     rows = []
-    for load, one in record["loads"].items():
-        for name, values in one["usl"].items():
+    for load in record["loads"]:
+        for name, values in record["usl"].items():
             if name == "points":
                 continue
             modelled = record["model"][load]
@@ -298,7 +305,7 @@ def builds(records: Records) -> str:
 TABLES: dict[str, Callable[[Records], str]] = {
     made.__name__: made
     for made in (
-        *(headline, budget, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
+        *(headline, budget, budget_full, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
         *(scaling, model, profiler, builds),
     )
 }

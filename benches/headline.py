@@ -164,6 +164,9 @@ def main() -> None:
                 figures["floor_ratio"] = bench.spread(ratios)
             servers[contestant.name] = figures
         record["servers"], record["rounds"] = servers, rounds
+        if "floor" in rounds:
+            floor = servers["floor"]["single"]["total_ns"]
+            record["noise"] = {"floor_spread": (floor["max"] - floor["min"]) / floor["median"]}
         record["text"] = table(servers)
         print(record["text"])
 
