@@ -99,9 +99,9 @@ fn pair(c: &mut Criterion<CpuTime>) {
     }
 }
 
-/// The answer: 4 GiB are 8,192 samples, so 5 % are more than four standard deviations.
+/// The answer: 16 GiB are 32,768 samples, so 5 % are nine standard deviations.
 fn check() {
-    const BYTES: u64 = 4 << 30;
+    const BYTES: u64 = 16 << 30;
     for size in [64, 1024, 100_000] {
         let layout = Layout::from_size_align(size, 8).expect("a layout");
         let before = allocated_bytes();

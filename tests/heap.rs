@@ -21,7 +21,8 @@ fn below(function: &str) -> Site {
     let is_below = |site: &Site| {
         site.stack.iter().any(|&address| {
             let mut is_it = false;
-            backtrace::resolve(address as *mut _, |symbol| {
+            // The call itself: the address it returns to may be of another function.
+            backtrace::resolve((address - 1) as *mut _, |symbol| {
                 is_it |= symbol.name().is_some_and(|name| name.to_string().contains(function));
             });
             is_it
