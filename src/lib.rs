@@ -70,6 +70,7 @@ pub mod layout;
 pub mod load;
 pub mod logs;
 pub mod number;
+pub mod profile;
 pub mod registry;
 pub mod sample;
 pub mod server;

@@ -230,7 +230,7 @@ impl Service for Router {
         let Parts { lane, clock, tallies, .. } = &mut self.parts;
         let Some(pushed_ns) = self.round.handover_ns.take() else { return lane.send(now) };
         let since_ns = clock.monotonic_ns();
-        lane.send(now);
+        lane.send_timed(now, since_ns);
         tallies.handover_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
     }
 

@@ -55,8 +55,17 @@ pub struct Round<'a, S> {
     pub is_draining: bool,
     /// Requests called in this round, over all connections.
     pub calls: usize,
-    /// Set when the stages of the next request are timed: when its bytes had been read.
-    pub timed_since_ns: Option<u64>,
+    /// Set when the stages of the next request are timed.
+    pub timed: Option<Timed>,
+}
+
+/// The read that brought a request whose stages are timed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timed {
+    /// When the call began.
+    pub read_since_ns: u64,
+    /// When it had returned.
+    pub read_ns: u64,
 }
 
 /// Buffers that outlive the connection that filled them.
@@ -345,9 +354,11 @@ impl Protocol {
             is_head: head.method == Method::Head,
             closes: !head.keep_alive || round.is_draining,
         };
-        let is_timed = match round.timed_since_ns.take() {
-            Some(since_ns) => {
-                round.tallies.parse_ns.record(round.clock.monotonic_ns() - since_ns, 1);
+        let is_timed = match round.timed.take() {
+            Some(Timed { read_since_ns, read_ns }) => {
+                round.tallies.turn_ns.record(read_since_ns - round.now.monotonic_ns, 1);
+                round.tallies.read_ns.record(read_ns - read_since_ns, 1);
+                round.tallies.parse_ns.record(round.clock.monotonic_ns() - read_ns, 1);
                 true
             }
             None => false,

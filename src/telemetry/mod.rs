@@ -5,6 +5,7 @@
 //! process, later the store) stands in a [`prometheus::Registry`].
 
 mod families;
+pub mod latency;
 pub mod openmetrics;
 mod process;
 mod store;
@@ -238,9 +239,10 @@ impl Telemetry {
         let Sources { http, routers, analytics, .. } = &self.sources;
         let mut stages = Family::histogram(
             "sigmad_stage_duration_seconds",
-            "Stages in the life of a sample, a few of many timed. analytics: from the hand-over of a block to its last verdict.",
+            "Stages in the life of a sample, a few of many timed. turn: from the poller's return to the read; analytics: from the hand-over of a block to its last verdict.",
         );
         for (stage, counts) in [
+            ("turn", merged(http.iter().map(|tallies| &tallies.turn_ns))),
             ("read", merged(http.iter().map(|tallies| &tallies.read_ns))),
             ("parse", merged(http.iter().map(|tallies| &tallies.parse_ns))),
             ("decode", merged(routers.iter().map(|tallies| &tallies.decode_ns))),
