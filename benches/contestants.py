@@ -27,9 +27,8 @@ GO = bench.ROOT / "benches" / "baseline" / "go"
 
 
 def ladder_dir() -> Path:
-    """Where the ladder's crate is built."""
-    shared = os.environ.get("CARGO_TARGET_DIR")
-    return Path(shared) / "ladder" / "release" if shared else LADDER / "target" / "release"
+    """Where the ladder's crate is built: beside sigmad's, for its dependencies are others."""
+    return bench.target_dir().parent / "ladder" / "release"
 
 
 def ladder_binary() -> str:

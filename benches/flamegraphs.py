@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -192,6 +193,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rung", action="append", help="only these; all unless given")
     arguments = parser.parse_args()
+    # Where scripts/setup.sh puts inferno.
+    os.environ["PATH"] = f"{bench.ROOT / '.tools' / 'bin'}:{os.environ['PATH']}"
     with bench.record("flamegraphs", 1) as record:
         folder = bench.record_folder(record["manifest"]) / "flamegraphs"
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,9 +53,11 @@ def build(is_quick: bool) -> None:
     """All that is compared. Nothing here is measured."""
     release = ["cargo", "build", "--release", "--locked"]
     at_home = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
+    ladder = ["--manifest-path", str(contestants.LADDER / "Cargo.toml")]
+    ladder += ["--target-dir", str(contestants.ladder_dir().parent)]
     steps = [
         ([*release, "--bins", "--examples"], at_home),
-        ([*release, "--manifest-path", str(contestants.LADDER / "Cargo.toml"), "--workspace"], at_home),
+        ([*release, *ladder, "--workspace", "--bins"], at_home),
         (["go", "build", "-C", str(contestants.GO), "-trimpath", "-o", contestants.go_binary(), "."], at_home),
     ]
     if not is_quick:
