@@ -302,11 +302,19 @@ def builds(records: Records) -> str:
     return bench.table(["instrument", "single ×", "rounds", "batch ×", "rounds"], rows)
 
 
+def heap(records: Records) -> str:
+    rows = [
+        [what, *(f"{one[key]:.2f}" for key in ("mimalloc", "sampled", "added"))]
+        for what, one in records.of("instruments")["heap"]["pairs_ns"].items()
+    ]
+    return bench.table(["alloc and free of", "mimalloc ns", "sampled ns", "added ns"], rows)
+
+
 TABLES: dict[str, Callable[[Records], str]] = {
     made.__name__: made
     for made in (
         *(headline, budget, budget_full, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
-        *(scaling, model, profiler, builds),
+        *(scaling, model, profiler, builds, heap),
     )
 }
 
