@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import bench
+import headline
 import rungs
 
 HZ = 999
@@ -202,7 +203,7 @@ def main() -> None:
         stacks, found = {}, {}
         with rungs.surroundings() as around:
             for step in steps:
-                stacks[step.name], known = profile(step.contestant(around), arguments.seconds, rungs.CONNECTIONS)
+                stacks[step.name], known = profile(step.contestant(around), arguments.seconds, headline.CONNECTIONS)
                 found[step.name] = known | {
                     "slug": step.slug,
                     "title": step.title,

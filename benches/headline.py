@@ -35,15 +35,17 @@ def closed(child, port: int, seconds: float, connections: int, batch: int = 1) -
     """CPU time of a closed loop, by request and by sample."""
     flags = ["--connections", str(connections), *contestants.batch_flags(batch)]
     bench.load(port, *flags, seconds=WARM_UP_S)
+    before = bench.cpu_ticks(child.pid)
     summary = bench.load(port, *flags, pid=child.pid, seconds=seconds)
+    ticks = [after - before for after, before in zip(bench.cpu_ticks(child.pid), before, strict=True)]
     cpu = summary["server_cpu"]
     return {
+        "user_ticks": ticks[0],
+        "system_ticks": ticks[1],
         "requests": summary["requests"]["good"],
         "per_s": summary["requests"]["good_per_s"],
         "total_ns": cpu["ns_per_request"],
         "sample_ns": cpu["ns_per_sample"],
-        "cpu_ns": cpu["total_ns"],
-        "user_share": cpu["user_share"],
         "server_cores": cpu["cores"],
         "generator_cores": summary["generator_cpu"]["cores"],
         "p50_us": summary["latency_us"]["p50"],
@@ -108,8 +110,8 @@ def medians(rounds: list[dict]) -> dict:
         field: over("single", field)
         for field in ("total_ns", "per_s", "p50_us", "p99_us", "server_cores", "generator_cores")
     }
-    cpu_ns = sum(leg["single"]["cpu_ns"] for leg in rounds)
-    share = sum(leg["single"]["cpu_ns"] * leg["single"]["user_share"] for leg in rounds) / cpu_ns
+    user, system = (sum(leg["single"][f"{kind}_ticks"] for leg in rounds) for kind in ("user", "system"))
+    share = user / max(1, user + system)
     single["user_share"] = share
     single["user_ns"] = single["total_ns"]["median"] * share
     single["system_ns"] = single["total_ns"]["median"] * (1 - share)

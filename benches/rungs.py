@@ -22,11 +22,7 @@ from pathlib import Path
 import bench
 import contestants
 import counts
-
-CONNECTIONS = 64
-BATCH, BATCH_CONNECTIONS = 100, 16
-RATE, RATE_CONNECTIONS = 1000, 16
-WARM_UP_S = 0.4
+import headline
 
 
 @dataclass(frozen=True)
@@ -68,40 +64,24 @@ def forget(redis_port: int) -> None:
     bench.exchange_redis(redis_port, b"*1\r\n$8\r\nFLUSHALL\r\n")
 
 
-def closed(child, port: int, seconds: float, connections: int, batch: int) -> dict:
-    flags = ["--connections", str(connections), *contestants.batch_flags(batch)]
-    bench.load(port, *flags, seconds=WARM_UP_S)
-    summary = bench.load(port, *flags, pid=child.pid, seconds=seconds)
-    cpu = summary["server_cpu"]
-    return {
-        "ns": cpu["ns_per_request"],
-        "sample_ns": cpu["ns_per_sample"],
-        "cpu_ns": cpu["total_ns"],
-        "user_share": cpu["user_share"],
-        "per_s": summary["requests"]["good_per_s"],
-        "server_cores": cpu["cores"],
-        "generator_cores": summary["generator_cpu"]["cores"],
-    }
-
-
 def leg(step: Step, redis_port: int, seconds: float, paced_seconds: float) -> dict:
     forget(redis_port)
     contestant = step.contestant(redis_port)
     with contestant.running() as (child, port):
         contestant.check(port)
-        single = closed(child, port, seconds, CONNECTIONS, 1)
-        flags = ["--connections", str(RATE_CONNECTIONS), "--rate", str(RATE)]
+        single = headline.closed(child, port, seconds, headline.CONNECTIONS)
+        flags = ["--connections", str(headline.RATE_CONNECTIONS), "--rate", str(headline.RATE)]
         latency = bench.load(port, *flags, seconds=paced_seconds)["latency_us"]
-        batch = closed(child, port, seconds, BATCH_CONNECTIONS, BATCH)
+        batch = headline.closed(child, port, seconds, headline.BATCH_CONNECTIONS, headline.BATCH)
     return {"single": single, "batch": batch, "paced": {f"{key}_us": latency[key] for key in ("p50", "p99")}}
 
 
 def figures(step: Step, below: Step | None, rounds: dict[str, list[dict]], counted: dict | None) -> dict:
     """Of one rung: medians, how far the rounds lie apart, and the ratio to the rung below within a round."""
     mine = rounds[step.name]
-    single = {"total_ns": bench.spread([one["single"]["ns"] for one in mine])}
-    share = sum(one["single"]["cpu_ns"] * one["single"]["user_share"] for one in mine)
-    share /= sum(one["single"]["cpu_ns"] for one in mine)
+    single = {"total_ns": bench.spread([one["single"]["total_ns"] for one in mine])}
+    user, system = (sum(one["single"][f"{kind}_ticks"] for one in mine) for kind in ("user", "system"))
+    share = user / max(1, user + system)
     single["user_ns"] = single["total_ns"]["median"] * share
     single["system_ns"] = single["total_ns"]["median"] * (1 - share)
     single["per_s"] = statistics.median(one["single"]["per_s"] for one in mine)
@@ -119,7 +99,7 @@ def figures(step: Step, below: Step | None, rounds: dict[str, list[dict]], count
     if below:
         pairs = list(zip(mine, rounds[below.name], strict=True))
         found["vs_below"] = {
-            "single": bench.spread([one["single"]["ns"] / other["single"]["ns"] for one, other in pairs]),
+            "single": bench.spread([one["single"]["total_ns"] / other["single"]["total_ns"] for one, other in pairs]),
             "batch": bench.spread([one["batch"]["sample_ns"] / other["batch"]["sample_ns"] for one, other in pairs]),
         }
     return found
@@ -141,7 +121,7 @@ def main() -> None:
                 one = leg(step, redis_port, arguments.seconds, arguments.paced_seconds)
                 rounds[step.name].append(one)
                 print(
-                    f"round {number + 1} {step.slug:20} {one['single']['ns']:7.0f} ns/request "
+                    f"round {number + 1} {step.slug:20} {one['single']['total_ns']:7.0f} ns/request "
                     f"{one['batch']['sample_ns']:6.0f} ns/sample  p50 {one['paced']['p50_us']:5.0f} us",
                     flush=True,
                 )
