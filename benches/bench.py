@@ -34,7 +34,7 @@ def sigmad_binary() -> str:
     return os.environ.get("SIGMAD", str(target_dir() / "sigmad"))
 
 
-def pinned(core: int | None, command: list[str]) -> list[str]:
+def pinned(core: int | str | None, command: list[str]) -> list[str]:
     return command if core is None else ["taskset", "-c", str(core), *command]
 
 

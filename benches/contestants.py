@@ -46,8 +46,10 @@ class Contestant:
     name: str
     title: str
     command: tuple[str, ...]
-    # What the allocator of the whole process is, and what drives it: for the table's reader.
+    # For the table's reader.
     built_on: str
+    # As taskset takes them.
+    cores: str = str(bench.SERVER_CORE)
 
     @property
     def binary(self) -> str:
@@ -60,7 +62,7 @@ class Contestant:
         command = [*before, *(word.format(listen=f"127.0.0.1:{port}") for word in self.command)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
         # Go and tokio take as many threads as there are cores; they see one.
-        line = bench.pinned(bench.SERVER_CORE, command)
+        line = bench.pinned(self.cores, command)
         with bench.running(
             line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
         ) as child:
@@ -90,7 +92,7 @@ class Floor(Contestant):
             answer = Path(folder) / "answer"
             answer.write_bytes(accepted(batch))
             command = [*before, self.binary, str(request_bytes(batch)), str(answer)]
-            line = bench.pinned(bench.SERVER_CORE, command)
+            line = bench.pinned(self.cores, command)
             with bench.running(line, stdout=subprocess.PIPE, text=True, **options) as child:
                 yield child, int(child.stdout.readline())
 

@@ -266,7 +266,7 @@ def main() -> None:
     draw(
         "overload",
         "curve",
-        lambda r: curve(r["curves"]["refusing"], "100 samples a request, --detector pager, one core"),
+        lambda r: curve(r["curves"]["refusing"], "100 samples a request, --detector pager, both cores"),
     )
     draw("ladder", "ladder", ladder)
     draw("ladder-batch", "ladder", ladder_batch)
