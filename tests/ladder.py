@@ -5,7 +5,7 @@ Each rung of the ladder, the servers beside it and both baselines get the same s
 in which a body may come, of devices and of none. The windows that /analyze then tells must be those
 computed here; what is wrong must be refused, and be in no window.
 
-    tests/ladder.py [NAME]...    # LADDER: where ladder and baseline lie; BASELINE_GO: the Go server, if built
+    tests/ladder.py [NAME]...    # LADDER: where ladder and baseline lie; BASELINE_GO: where to build the Go server
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,7 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 import bench
 
 FOLDER = Path(os.environ.get("LADDER", bench.ROOT / "target" / "ladder" / "debug"))
+BASELINE_GO = Path(os.environ.get("BASELINE_GO", bench.ROOT / "target" / "go" / "baseline")).absolute()
 START_TIMEOUT_S = 30
+# To fetch its modules, and to build.
+GO_TIMEOUT_S = 120
 WINDOW = 50
 
 
@@ -182,6 +186,25 @@ def wait_for_keys(port: int) -> int:
             time.sleep(0.02)
 
 
+def built_in_go() -> Path | None:
+    """The Go server, where there are Go and its modules."""
+    sources = bench.ROOT / "benches" / "baseline" / "go"
+
+    def go(*arguments: str) -> bool:
+        return subprocess.run(["go", *arguments], cwd=sources, check=False, timeout=GO_TIMEOUT_S).returncode == 0
+
+    try:
+        if not shutil.which("go") or not go("mod", "download"):
+            print("baseline-go: NOT checked: no Go, or its modules can't be had from here")
+            return None
+        if not go("build", "-buildvcs=false", "-o", str(BASELINE_GO), "."):
+            sys.exit("baseline-go does not build")
+    except subprocess.TimeoutExpired as slow:
+        print(f"baseline-go: NOT checked: {slow}")
+        return None
+    return BASELINE_GO
+
+
 def main() -> None:
     listed = subprocess.run([FOLDER / "ladder", "--list"], check=True, capture_output=True, text=True)
     rungs = json.loads(listed.stdout)
@@ -189,8 +212,8 @@ def main() -> None:
     assert numbers == list(range(len(numbers))) and len(numbers) >= 9, numbers
     servers = {rung["name"]: [str(FOLDER / "ladder"), "--rung", rung["name"]] for rung in rungs}
     servers["baseline-alone"] = [str(FOLDER / "baseline")]
-    if go := os.environ.get("BASELINE_GO"):
-        servers["baseline-go"] = [go]
+    if go := built_in_go():
+        servers["baseline-go"] = [str(go)]
     wanted = sys.argv[1:] or list(servers)
     failures = 0
     with tempfile.TemporaryDirectory(prefix="sigmad-ladder-") as folder, bench.redis(Path(folder)) as redis_port:

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use sigmad::analytics::report::Scope;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::clock::Clock;
-use sigmad::handover::{LaneEnd, Sleeper};
+use sigmad::handover::{LaneClosed, LaneEnd, Sleeper};
 use sigmad::registry::Registry;
 use sigmad::sample::Batch;
 
@@ -224,7 +224,10 @@ pub fn by_blocks(
                             lane.give_back(block);
                         }
                         Ok(None) => return true,
-                        Err(_) => return false,
+                        Err(LaneClosed) => {
+                            is_busy = true;
+                            return false;
+                        }
                     }
                 }
                 true
