@@ -35,23 +35,21 @@ NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
 FIGURE = re.compile(rf"({NUMBER})<!-- ([a-z]+) (\S+)(?: ([*/])([\d.]+))? -->")
 TABLE = re.compile(r"(<!-- table (\w+) -->\n\n)((?:\|.*\n)+)")
 
-# What is a setting, a name or a unit, and so stands in no record. Each as it is written.
+# What is a setting, a name or a law, and so stands in no record. Each as it is written.
 GIVEN = [
-    r"p50|p90|p99\.9|p99",
-    r"core [01]|one of 2 cores|2 cores|two cores",
-    r"1,000 requests (?:a|per) second|1,000 RPS",
-    r"\b\d+ connections",
-    r"batches of 100|100 samples|100 devices",
-    r"999 Hz|100 Hz|\d+ Hz",
-    r"503s?|202s?|409",
-    r"HTTP/1\.1",
-    r"port \d+",
-    r"rungs? \d+(?:[–, and]+\d+)*",
-    r"16 cores|16-core|sixteen cores|C\(N\) = N / \(1 \+ σ\(N − 1\) \+ κN\(N − 1\)\)|σ \+ 2κ|C\(2\)",
-    r"50 ms|±10 %|±5 %|10 ms|4 ms|0\.9 ms|300 s|30 s|5 minutes|25 minutes|3 minutes|512 KiB|16 KiB|16,384",
-    r"2×|2 ×|twice|90 %|1 ns",
-    r"2D|x86-64|AVX2|glibc 2\.\d+",
-    r"\d\. ",
+    r"^#+ \d+\. |^\d\. ",
+    r"\bp50\b|\bp90\b|\bp99\.9\b|\bp99\b",
+    r"\bcore [01]\b|\b2 (?:cores|workers)\b|\b16 cores\b|\b16-core\b",
+    r"1,000 requests a second|\b(?:16|64|256) connections|batches of 100\b|\b100 (?:samples|devices)\b",
+    r"\b(?:100|999) Hz|\bnot 1,000 so as\b|16,384 bytes|perf_event_paranoid` at 1\b| at 1\.$",
+    r"\b(?:503|202)s?\b|HTTP/1\.1",
+    r"\brung \d+\b|\brungs \d+(?: to | and )\d+\b",
+    r"C\(N\) = N / \(1 \+ σ\(N − 1\) \+ κN\(N − 1\)\)|σ \+ 2κ",
+    # The hypotheses and changes of the ladder.
+    r"\b50 (?:values|bytes)\b|\b512 SETs\b|\b128 samples\b|\b0\.9 ms\b|\b4 ms\b|\b10 ms\b",
+    # What was asked for.
+    r"the old target of 50 ms|be 50 ms at|\b25 minutes\b|\bin 3 minutes\b|\bin 5 minutes\b",
+    r"\b90 %|\b1 ns a pair\b|\b0\.95 to 1\.05\b",
 ]
 
 
@@ -353,7 +351,7 @@ def unfounded(page: str) -> list[str]:
     bare = FIGURE.sub("", bare)
     # What is left of comments, and what is no claim: code, where links lead, pictures.
     for pattern in (r"```.*?```", r"<!--.*?-->", r"`[^`\n]*`", r"\]\([^)]*\)", *GIVEN):
-        bare = re.sub(pattern, " ", bare, flags=re.DOTALL)
+        bare = re.sub(pattern, " ", bare, flags=re.DOTALL | re.MULTILINE)
     return [line.strip() for line in bare.splitlines() if re.search(r"\d", line)]
 
 
