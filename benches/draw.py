@@ -98,11 +98,17 @@ class Axes:
         for x, y in placed if dots else []:
             self.canvas.dot(x, y, colour)
 
-    def legend(self, entries: list[tuple[str, str, str]]) -> None:
+    def legend(self, entries: list[tuple[str, str, str]], is_low: bool = False) -> None:
+        """In the upper left corner, or the lower right one, on a ground of its own."""
+        wide = 50 + 7 * max(len(words) for words, _, _ in entries)
+        high = 18 * len(entries) + 8
+        x = self.x + self.width - wide - 4 if is_low else self.x + 4
+        y = self.y + self.height - high - 4 if is_low else self.y + 4
+        self.canvas.box(x, y, wide, high, "#ffffff")
         for place, (words, colour, dash) in enumerate(entries):
-            y = self.y + 16 + 18 * place
-            self.canvas.line(self.x + 10, y - 4, self.x + 36, y - 4, colour, 2, dash)
-            self.canvas.text(self.x + 42, y, words)
+            base = y + 17 + 18 * place
+            self.canvas.line(x + 6, base - 4, x + 32, base - 4, colour, 2, dash)
+            self.canvas.text(x + 38, base, words)
 
 
 def short(value: float) -> str:
@@ -152,8 +158,7 @@ def curve(one: dict, title: str) -> str:
     for key, _, colour in keys:
         right.series([(point["offered_per_s"], point[key]) for point in points if point[key]], colour)
     right.legend([(words, colour, "") for _, words, colour in keys])
-    # Below the curve that rises from the corner there is room.
-    left.legend(entries)
+    left.legend(entries, is_low=True)
     return canvas.svg()
 
 
