@@ -297,8 +297,10 @@ def check_events_not_samples(driver, port: int) -> None:
     row = "#anomalies tr:first-child"
     wait(driver, lambda: "pump-4" in text(driver, row), "the anomaly")
     cells = [text(driver, f"{row} td:nth-child({place})") for place in range(1, 7)]
-    started = driver.execute_script("return time(arguments[0])", at)
-    assert cells[:4] == [started, "pump-4rps", "900", "99.5 – 101.5"], cells
+    digits = "{ hour: '2-digit', minute: '2-digit', second: '2-digit' }"
+    clock = f"return new Intl.DateTimeFormat('en-GB', {digits}).format(arguments[0] * 1000)"
+    started = driver.execute_script(clock, at)
+    assert cells[:4] == [started, "pump-4rps", "900", "99.5 \u2013 101.5"], cells
     assert cells[5] == "open" and text(driver, "#anomalies-title .detector") == "zscore", cells
     shown = len(names(driver, "anomalies"))
     post(port, {"device": "pump-4", "rps": 5_000, "timestamp": at + 60})

@@ -106,7 +106,7 @@ function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detect
   write(where, `${reading(expected.low)} – ${reading(expected.high)}`);
   where.title = where.textContent;
   write(strength, deviations(detector === "zscore" ? zScore : score));
-  write(lasted, isOpen ? "open" : duration(end - start));
+  write(lasted, isOpen ? "open" : end - start < 1 ? "<1 s" : duration(end - start));
   lasted.title = `${flags} ${flags === 1 ? "value" : "values"} flagged`;
 }
 
