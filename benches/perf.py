@@ -40,7 +40,7 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "curve": ("curve.py", ["--rounds", "3", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.4"]),
     "ladder": (
         "rungs.py",
-        ["--rounds", "3", "--seconds", "1.2", "--paced-seconds", "2"],
+        ["--rounds", "3", "--seconds", "1", "--paced-seconds", "1.5"],
         ["--rounds", "1", "--seconds", "0.4", "--paced-seconds", "0.5", "--no-counts"],
     ),
     "flamegraphs": ("flamegraphs.py", ["--seconds", "3"], ["--seconds", "1"]),
