@@ -1,0 +1,10 @@
+//! Profiles of this process, as `go tool pprof` reads them.
+//!
+//! [`symbols`] turns addresses into functions, [`proto`] makes a profile of stacks and values. Nothing
+//! here knows HTTP: [`crate::api::debug`] asks, on threads of its own.
+
+pub mod cmdline;
+pub mod kernel;
+pub mod maps;
+pub mod proto;
+pub mod symbols;
