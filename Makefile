@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats manifests page syscalls clients load nginx replicas alerts loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats manifests page syscalls gates heap clients load nginx replicas alerts loom fuzz
 # What needs containers and CPU quotas, and so a machine that allows them.
 VERIFY_SUITES := autoscaler container
 
@@ -22,7 +22,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify setup bench eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
+.PHONY: run demo test verify setup bench gates-update eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -92,6 +92,16 @@ manifests: release ## suite: Kubernetes manifests: schemas, and what only an API
 syscalls: release ## suite: system calls per request
 	$(WITH_BINARY) scripts/syscalls.sh
 
+gates: release ## suite: what may not grow, without a clock: allocations per sample, instructions per request
+	cargo test --locked --test 'allocations_*'
+	benches/gates/instructions.py
+
+gates-update: release ## count the instructions anew that gates compares with
+	benches/gates/instructions.py --update
+
+heap: release ## suite: memory profiles and the stage budget, held against what is known
+	$(WITH_BINARY) tests/heap.py
+
 clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 	$(WITH_BINARY) tests/clients.py
 
@@ -136,4 +146,4 @@ image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14

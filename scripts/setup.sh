@@ -13,6 +13,7 @@ packages=(
   "python3 python3"     # clients, formats, nginx
   "taskset util-linux"  # benches
   "strace strace"       # system calls per request
+  "valgrind valgrind"   # instructions per request
   "nginx nginx"         # the proxy in front
   "redis-server redis-server" # the store: real ones, started by the tests
   "openssl openssl"     # their certificates

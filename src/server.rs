@@ -128,7 +128,7 @@ pub fn run(
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
     let events_thread = spawn("events".into(), None, move || parts.events.run());
     let events_thread = events_thread.map_err(ServerError::Start)?;
-    let debug = debug::start(parts.debugs, parts.debug_tallies, start);
+    let debug = debug::start(parts.debugs, parts.sources, start);
     let debug = debug.map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
@@ -245,7 +245,8 @@ struct Parts {
     store_tallies: Option<StoreSources>,
     events: Events,
     debugs: Receiver<DebugRequest>,
-    debug_tallies: Arc<RequestTallies>,
+    /// For the stage budget.
+    sources: Arc<Sources>,
     routers: Vec<Arc<RouterTallies>>,
 }
 
@@ -341,7 +342,7 @@ impl Parts {
             window,
         };
         let (routers, store_tallies) = (sources.routers.clone(), sources.store.clone());
-        let debug_tallies = sources.debug.clone();
+        let all_sources = Arc::new(sources.clone());
         let (door, arrivals) = events::door(sources.events.clone());
         let server = events::Server {
             version: build.version,
@@ -377,7 +378,7 @@ impl Parts {
             readers,
             events,
             debugs,
-            debug_tallies,
+            sources: all_sources,
             store,
             store_deadline_ns,
             store_tallies,

@@ -11,13 +11,16 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
+use super::accept::takes_text;
 use super::errors::ApiError;
 use super::routes::{Debug, Label};
-use super::tallies::RequestTallies;
 use crate::clock::Clock;
 use crate::http::message::{HeaderField, Method, Response, Ticket};
 use crate::profile::cmdline;
+use crate::profile::memory::{self, View};
 use crate::profile::symbols::Symbols;
+use crate::telemetry::Sources;
+use crate::telemetry::latency::Budget;
 
 /// Requests that wait for the thread.
 pub const DEBUGS_WAITING_MAX: usize = 16;
@@ -40,6 +43,8 @@ pub struct DebugRequest {
     pub path: String,
     /// The query string, as sent.
     pub query: String,
+    /// The field `Accept`, empty without one.
+    pub accept: String,
     /// The body.
     pub body: Vec<u8>,
     /// When a worker read the request, on the monotonic clock.
@@ -58,7 +63,7 @@ struct Answered {
 
 /// The thread `debug`.
 struct Attendant {
-    tallies: Arc<RequestTallies>,
+    sources: Arc<Sources>,
     clock: Clock,
     told: Sender<Answered>,
     /// Threads that answer at present.
@@ -68,12 +73,12 @@ struct Attendant {
 /// Starts the thread. It ends when the last worker has gone, and its answers are given.
 pub fn start(
     requests: Receiver<DebugRequest>,
-    tallies: Arc<RequestTallies>,
+    sources: Arc<Sources>,
     start: Instant,
 ) -> io::Result<JoinHandle<()>> {
     let (told, answered) = unbounded();
     let clock = Clock::new(start);
-    let mut attendant = Attendant { tallies, clock, told, running: 0 };
+    let mut attendant = Attendant { sources, clock, told, running: 0 };
     std::thread::Builder::new().name("debug".into()).spawn(move || {
         loop {
             select! {
@@ -102,8 +107,9 @@ impl Attendant {
             return self.count(&count(error.status()));
         }
         let (told, clock) = (self.told.clone(), Clock::new(self.clock.start()));
+        let sources = self.sources.clone();
         let answering = std::thread::Builder::new().name("profile".into()).spawn(move || {
-            let status = answer(request, clock);
+            let status = answer(request, &sources, clock);
             // Err: the process is on its way out.
             let _ = told.send(count(status));
         });
@@ -124,20 +130,23 @@ impl Attendant {
 
     fn count(&self, answered: &Answered) {
         let Answered { label, method, status, read_ns } = *answered;
-        self.tallies.count(label, method, status);
-        self.tallies.time(label, self.clock.monotonic_ns().saturating_sub(read_ns), 1);
+        self.sources.debug.count(label, method, status);
+        self.sources.debug.time(label, self.clock.monotonic_ns().saturating_sub(read_ns), 1);
     }
 }
 
 /// Answers, and returns with what status.
-fn answer(request: DebugRequest, _clock: Clock) -> u16 {
-    let DebugRequest { debug, path, query, body, ticket, .. } = request;
+fn answer(request: DebugRequest, sources: &Sources, mut clock: Clock) -> u16 {
+    let DebugRequest { debug, path, query, accept, body, ticket, .. } = request;
     // A mistake of ours must not leave the count of running threads wrong.
     let made = catch_unwind(AssertUnwindSafe(|| {
         let made = match debug {
             Debug::Index => Ok(index(&path)),
             Debug::Cmdline => Ok(text(cmdline::of_this_process())),
             Debug::Symbol => Ok(names(if body.is_empty() { query.as_bytes() } else { &body })),
+            Debug::Heap => Ok(memory(View::InUse, &query, &mut clock)),
+            Debug::Allocs => Ok(memory(View::Allocated, &query, &mut clock)),
+            Debug::Latency => Ok(latency(&Budget::of(sources), &query, &accept)),
             Debug::Profile | Debug::Flamegraph | Debug::Threads => {
                 Err(ApiError::Unprofilable("this build takes none yet"))
             }
@@ -148,6 +157,33 @@ fn answer(request: DebugRequest, _clock: Clock) -> u16 {
     let status = response.status;
     ticket.send(response);
     status
+}
+
+fn memory(view: View, query: &str, clock: &mut Clock) -> Response {
+    if asks(query, "debug", |level| level != "0") {
+        return text(memory::text(view).into_bytes());
+    }
+    let name = match view {
+        View::InUse => "heap",
+        View::Allocated => "allocs",
+    };
+    file(name, memory::profile(view, clock.now().wall_us))
+}
+
+fn latency(budget: &Budget, query: &str, accept: &str) -> Response {
+    let named = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "format");
+    let is_text = named.map_or_else(|| takes_text(accept), |(_, format)| format == "text");
+    if is_text {
+        return text(budget.text().into_bytes());
+    }
+    let mut fields = nosniff();
+    fields.push(("Vary", "Accept".into()));
+    Response { status: 200, content_type: super::JSON, fields, body: budget.json() }
+}
+
+/// True when the query has the parameter, with a value that fits.
+fn asks(query: &str, name: &str, fits: impl Fn(&str) -> bool) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == name && fits(&value))
 }
 
 fn text(body: Vec<u8>) -> Response {
@@ -171,6 +207,8 @@ const CONTENTS: &[(&str, &str)] = &[
     ("profile?seconds=30", "where CPU time goes; ?seconds= 1 to 300, ?hz= 1 to 1000"),
     ("flamegraph?seconds=10", "the same as a picture (SVG)"),
     ("threads?debug=1", "the stack of every thread; without debug=1 for go tool pprof"),
+    ("heap", "who holds memory; ?debug=1 as text"),
+    ("allocs", "who took memory since the start; ?debug=1 as text"),
     ("cmdline", "how the process was started"),
     ("symbol", "names of addresses: ?0x1f+0x2e"),
 ];

@@ -149,6 +149,7 @@ impl Router {
             method: exchange.method,
             path: request.path.to_owned(),
             query: request.query.to_owned(),
+            accept: text(request, "accept").to_owned(),
             body: request.body.to_vec(),
             read_ns: request.now.monotonic_ns,
             ticket: exchange.answer.later(),

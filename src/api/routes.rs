@@ -54,6 +54,12 @@ pub enum Debug {
     Cmdline,
     /// Names of addresses.
     Symbol,
+    /// Who holds memory.
+    Heap,
+    /// Who took memory.
+    Allocs,
+    /// Where the time of a request goes.
+    Latency,
 }
 
 /// What readers answer.
@@ -89,7 +95,7 @@ impl Get {
 }
 
 /// Every path; the busiest first, as they are compared in this order.
-pub const ROUTES: [Route; 25] = [
+pub const ROUTES: [Route; 28] = [
     Route { path: "/ingest", get: None, post: Some(Post::Ingest(202)) },
     Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post: Some(Post::Ingest(200)) },
     reads("/analyze", Read::Analyze),
@@ -113,6 +119,9 @@ pub const ROUTES: [Route; 25] = [
     debugs("/debug/pprof/flamegraph", Debug::Flamegraph),
     debugs("/debug/pprof/threads", Debug::Threads),
     debugs("/debug/pprof/goroutine", Debug::Threads),
+    debugs("/debug/pprof/heap", Debug::Heap),
+    debugs("/debug/pprof/allocs", Debug::Allocs),
+    debugs("/debug/latency", Debug::Latency),
     debugs("/debug/pprof/cmdline", Debug::Cmdline),
     Route {
         path: "/debug/pprof/symbol",
