@@ -6,18 +6,25 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
 use super::errors::ApiError;
+use super::query::Query;
+use super::readiness::{Phase, Readiness};
 use super::routes::{Debug, Label};
 use super::tallies::RequestTallies;
 use crate::clock::Clock;
-use crate::http::message::{HeaderField, Method, Response, Ticket};
-use crate::profile::cmdline;
+use crate::http::message::{HeaderField, Method, Response, StreamRefusal, StreamWriter, Ticket};
+use crate::profile::cpu::{CpuProfile, Recording};
+use crate::profile::proto::{self, About, Sample};
 use crate::profile::symbols::Symbols;
+use crate::profile::threads::{self, Thread};
+use crate::profile::unwind::Unwinder;
+use crate::profile::{cmdline, flame};
 
 /// Requests that wait for the thread.
 pub const DEBUGS_WAITING_MAX: usize = 16;
@@ -25,6 +32,11 @@ pub const DEBUGS_WAITING_MAX: usize = 16;
 const AT_ONCE_MAX: usize = 4;
 /// Addresses of one request for names; a stack has some fifty.
 const ADDRESSES_MAX: usize = 10_000;
+/// A part of a streamed answer.
+const PART_BYTES: usize = 64 * 1024;
+/// While a client has taken none of the last part.
+const PAUSE: Duration = Duration::from_millis(5);
+const NS_PER_S: u64 = 1_000_000_000;
 const OCTETS: &str = "application/octet-stream";
 
 /// One request to look into the process.
@@ -56,8 +68,40 @@ struct Answered {
     read_ns: u64,
 }
 
+/// What those who look into the process share.
+struct Room {
+    readiness: Arc<Readiness>,
+    /// When the CPU profile that is being taken ends, on the monotonic clock; 0 while none is.
+    profile_ends_ns: AtomicU64,
+}
+
+/// The right to take a CPU profile.
+struct Claim<'r>(&'r Room);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.profile_ends_ns.store(0, Ordering::Release);
+    }
+}
+
+impl Room {
+    /// Lets one CPU profile be taken at a time: two would see each other.
+    fn claim(&self, now_ns: u64, seconds: u64) -> Result<Claim<'_>, ApiError<'static>> {
+        let ends_ns = now_ns + seconds * NS_PER_S;
+        let (taken, free) = (Ordering::Acquire, Ordering::Relaxed);
+        match self.profile_ends_ns.compare_exchange(0, ends_ns, taken, free) {
+            Ok(_) => Ok(Claim(self)),
+            Err(until_ns) => {
+                let left_s = until_ns.saturating_sub(now_ns).div_ceil(NS_PER_S);
+                Err(ApiError::ProfileRuns(left_s.max(1)))
+            }
+        }
+    }
+}
+
 /// The thread `debug`.
 struct Attendant {
+    room: Arc<Room>,
     tallies: Arc<RequestTallies>,
     clock: Clock,
     told: Sender<Answered>,
@@ -69,11 +113,13 @@ struct Attendant {
 pub fn start(
     requests: Receiver<DebugRequest>,
     tallies: Arc<RequestTallies>,
+    readiness: Arc<Readiness>,
     start: Instant,
 ) -> io::Result<JoinHandle<()>> {
     let (told, answered) = unbounded();
     let clock = Clock::new(start);
-    let mut attendant = Attendant { tallies, clock, told, running: 0 };
+    let room = Arc::new(Room { readiness, profile_ends_ns: AtomicU64::new(0) });
+    let mut attendant = Attendant { room, tallies, clock, told, running: 0 };
     std::thread::Builder::new().name("debug".into()).spawn(move || {
         loop {
             select! {
@@ -101,9 +147,10 @@ impl Attendant {
             request.ticket.send(error.debug_response());
             return self.count(&count(error.status()));
         }
-        let (told, clock) = (self.told.clone(), Clock::new(self.clock.start()));
+        let (told, room) = (self.told.clone(), self.room.clone());
+        let clock = Clock::new(self.clock.start());
         let answering = std::thread::Builder::new().name("profile".into()).spawn(move || {
-            let status = answer(request, clock);
+            let status = answer(request, &room, clock);
             // Err: the process is on its way out.
             let _ = told.send(count(status));
         });
@@ -130,24 +177,159 @@ impl Attendant {
 }
 
 /// Answers, and returns with what status.
-fn answer(request: DebugRequest, _clock: Clock) -> u16 {
-    let DebugRequest { debug, path, query, body, ticket, .. } = request;
-    // A mistake of ours must not leave the count of running threads wrong.
-    let made = catch_unwind(AssertUnwindSafe(|| {
-        let made = match debug {
-            Debug::Index => Ok(index(&path)),
-            Debug::Cmdline => Ok(text(cmdline::of_this_process())),
-            Debug::Symbol => Ok(names(if body.is_empty() { query.as_bytes() } else { &body })),
-            Debug::Profile | Debug::Flamegraph | Debug::Threads => {
-                Err(ApiError::Unprofilable("this build takes none yet"))
-            }
-        };
-        made.unwrap_or_else(|error| error.debug_response())
+fn answer(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+    // A mistake of ours must not leave the count of running threads wrong; the ticket answers for it.
+    let answered = catch_unwind(AssertUnwindSafe(|| match request.debug {
+        Debug::Profile | Debug::Flamegraph => record(request, room, clock),
+        _ => {
+            let response = whole(&request, clock).unwrap_or_else(|error| error.debug_response());
+            let status = response.status;
+            request.ticket.send(response);
+            status
+        }
     }));
-    let response = made.unwrap_or_else(|_| ApiError::Internal.debug_response());
-    let status = response.status;
-    ticket.send(response);
-    status
+    answered.unwrap_or(500)
+}
+
+/// What is answered as soon as it is known.
+fn whole(request: &DebugRequest, clock: Clock) -> Result<Response, ApiError<'static>> {
+    let DebugRequest { debug, path, query, body, .. } = request;
+    match debug {
+        Debug::Index => Ok(index(path)),
+        Debug::Cmdline => Ok(text(cmdline::of_this_process())),
+        Debug::Symbol => Ok(names(if body.is_empty() { query.as_bytes() } else { body })),
+        Debug::Threads => all_threads(&Query::new(query), clock),
+        Debug::Profile | Debug::Flamegraph => unreachable!("they are streamed"),
+    }
+}
+
+/// A CPU profile. The answer begins with it, so that a client that goes away is noticed; its body comes at
+/// the end.
+fn record(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+    let DebugRequest { debug, method, query, ticket, .. } = request;
+    let refuse = |ticket: Ticket, error: ApiError<'_>| {
+        ticket.send(error.debug_response());
+        error.status()
+    };
+    let order = match Query::new(&query).order() {
+        Ok(order) => order,
+        Err(error) => return refuse(ticket, error),
+    };
+    let head = match debug {
+        Debug::Flamegraph => Response {
+            status: 200,
+            content_type: "image/svg+xml",
+            fields: nosniff(),
+            body: Vec::new(),
+        },
+        _ => file("profile", Vec::new()),
+    };
+    if method == Method::Head {
+        ticket.send(head);
+        return 200;
+    }
+    let claim = match room.claim(clock.monotonic_ns(), order.seconds) {
+        Ok(claim) => claim,
+        Err(error) => return refuse(ticket, error),
+    };
+    let recording = match Recording::begin(order, clock) {
+        Ok(recording) => recording,
+        Err(error) => {
+            let why = format!("backend={} can't: {error}", order.backend.name());
+            return refuse(ticket, ApiError::Unprofilable(&why));
+        }
+    };
+    let writer = ticket.stream(head);
+    let is_over = || writer.is_closed() || room.readiness.phase() == Phase::Draining;
+    let recorded = recording.record(is_over);
+    drop(claim);
+    if writer.is_closed() {
+        return 200;
+    }
+    match recorded.and_then(|mut profile| match debug {
+        Debug::Flamegraph => picture(&mut profile),
+        _ => Ok(profile.encode()),
+    }) {
+        Ok(body) => send_all(&writer, &body),
+        // The head has left: all that can be told is an answer that is no profile.
+        Err(error) => tracing::error!(%error, "a CPU profile is lost"),
+    }
+    200
+}
+
+fn picture(profile: &mut CpuProfile) -> io::Result<Vec<u8>> {
+    let mut lines = profile.fold();
+    if lines.is_empty() {
+        lines.push("nothing_was_sampled 1".to_owned());
+    }
+    let title = format!("sigmad, CPU time in {:.1} s", profile.duration_ns() as f64 / 1e9);
+    flame::draw(&lines, title, profile.comments.join("; "))
+}
+
+/// Sends as fast as the client takes it. One that takes nothing is closed by the engine.
+fn send_all(writer: &StreamWriter, body: &[u8]) {
+    for part in body.chunks(PART_BYTES) {
+        loop {
+            match writer.send(part.to_vec()) {
+                Ok(()) => break,
+                Err(StreamRefusal::Full) => std::thread::sleep(PAUSE),
+                Err(StreamRefusal::Closed) => return,
+            }
+        }
+    }
+}
+
+/// Where each thread is.
+fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError<'static>> {
+    let mut symbols = Symbols::of_this_process();
+    let mut unwinder = Unwinder::new(&symbols);
+    let threads = threads::stacks(&mut unwinder).map_err(|error| {
+        tracing::error!(%error, "threads can't be looked at");
+        ApiError::Unprofilable("the kernel takes no signals to look at threads with")
+    })?;
+    let threads = threads.ok_or(ApiError::DebugFull)?;
+    if query.is_text() {
+        return Ok(text(listing(&threads, &mut symbols).into_bytes()));
+    }
+    let about = About {
+        sample_types: &[("threads", "count")],
+        default_sample_type: "threads",
+        period_type: ("threads", "count"),
+        period: 1,
+        wall_us: clock.now().wall_us,
+        duration_ns: 0,
+        comments: &[],
+    };
+    let labels: Vec<_> = threads.iter().map(|thread| [("thread", &*thread.name)]).collect();
+    let samples = threads.iter().zip(&labels).map(|(thread, labels)| Sample {
+        stack: &thread.stack,
+        is_leaf_exact: true,
+        values: &[1],
+        labels,
+    });
+    Ok(file("threads", proto::encode(&about, samples, &mut symbols)))
+}
+
+/// A paragraph for each thread, a line for each function.
+fn listing(threads: &[Thread], symbols: &mut Symbols) -> String {
+    let mut lines = format!("threads: {}\n", threads.len());
+    for Thread { tid, name, state, stack } in threads {
+        lines += &format!("\n{tid} {name:?} {state}\n");
+        if stack.is_empty() {
+            lines += "  did not answer: it can't be interrupted at present\n";
+        }
+        let sample = Sample { stack, is_leaf_exact: true, values: &[], labels: &[] };
+        for (place, at) in stack.iter().enumerate() {
+            for frame in symbols.resolve(proto::address_at(&sample, place)).iter() {
+                lines += &format!("  {at:#018x} {}", frame.function);
+                if frame.line > 0 {
+                    lines += &format!(" {}:{}", frame.file, frame.line);
+                }
+                lines.push('\n');
+            }
+        }
+    }
+    lines
 }
 
 fn text(body: Vec<u8>) -> Response {
