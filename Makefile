@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats manifests page syscalls gates heap clients load nginx replicas alerts loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts loom fuzz
 # What needs containers and CPU quotas, and so a machine that allows them.
 VERIFY_SUITES := autoscaler container
 
@@ -82,6 +82,9 @@ release: ## suite: the binary as it is installed, for the suites below
 
 formats: release ## suite: answers and scrapes read by other people's parsers
 	$(WITH_BINARY) tests/formats.py
+
+pprof: release ## suite: profiles read by go tool pprof; PPROF_CYCLES=1000 for more that are given up
+	$(WITH_BINARY) tests/pprof.py
 
 page: release ## suite: the live page in a real browser
 	$(WITH_BINARY) tests/page.py

@@ -50,6 +50,7 @@
 //!   the form of a [`number`] and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
 //! - A worker blocks in one place, its poller, and never on another thread. What could take long
 //!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Ticket`].
+//! - Who looks into the process, through [`profile`], is answered on threads of its own ([`api::debug`]).
 //! - However many clients watch, the [`dashboard`] asks once a tick, and nobody waits for it.
 //! - [`analytics`] does no I/O; only [`clock`] reads the clock.
 //! - No allocation per sample between socket and verdict once its stream exists.

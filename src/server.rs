@@ -128,7 +128,7 @@ pub fn run(
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
     let events_thread = spawn("events".into(), None, move || parts.events.run());
     let events_thread = events_thread.map_err(ServerError::Start)?;
-    let debug = debug::start(parts.debugs, parts.sources, start);
+    let debug = debug::start(parts.debugs, parts.sources, readiness.clone(), start);
     let debug = debug.map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,

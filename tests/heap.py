@@ -176,6 +176,7 @@ def check_latency() -> str:
             lines = text.decode().splitlines()
             assert [line.split()[0] for line in lines[1:10]] == list(stages), lines
             assert int(lines[2].split()[1]) >= stages["read"]["count"], lines
+        assert get(port, "/debug/latency?format=xml")[0] == 400
         assert get(port, "/debug/latency", X_Real_IP="127.0.0.1")[0] == 403
         shares = ", ".join(f"{name} {stages[name]['share']:.0%}" for name in [*path, "rest"])
         return f"{stages['whole']['meanNs'] / 1e3:.1f} µs: {shares}"

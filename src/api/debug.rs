@@ -6,19 +6,26 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
 use super::accept::takes_text;
 use super::errors::ApiError;
+use super::query::Query;
+use super::readiness::{Phase, Readiness};
 use super::routes::{Debug, Label};
 use crate::clock::Clock;
-use crate::http::message::{HeaderField, Method, Response, Ticket};
-use crate::profile::cmdline;
+use crate::http::message::{HeaderField, Method, Response, StreamRefusal, StreamWriter, Ticket};
+use crate::profile::cpu::{CpuProfile, Recording};
 use crate::profile::memory::{self, View};
+use crate::profile::proto::{self, About, Sample};
 use crate::profile::symbols::Symbols;
+use crate::profile::threads::{self, Thread};
+use crate::profile::unwind::Unwinder;
+use crate::profile::{cmdline, flame};
 use crate::telemetry::Sources;
 use crate::telemetry::latency::Budget;
 
@@ -28,6 +35,11 @@ pub const DEBUGS_WAITING_MAX: usize = 16;
 const AT_ONCE_MAX: usize = 4;
 /// Addresses of one request for names; a stack has some fifty.
 const ADDRESSES_MAX: usize = 10_000;
+/// A part of a streamed answer.
+const PART_BYTES: usize = 64 * 1024;
+/// While a client has taken none of the last part.
+const PAUSE: Duration = Duration::from_millis(5);
+const NS_PER_S: u64 = 1_000_000_000;
 const OCTETS: &str = "application/octet-stream";
 
 /// One request to look into the process.
@@ -61,9 +73,42 @@ struct Answered {
     read_ns: u64,
 }
 
+/// What those who look into the process share.
+struct Room {
+    /// What is counted and timed.
+    sources: Arc<Sources>,
+    readiness: Arc<Readiness>,
+    /// When the CPU profile that is being taken ends, on the monotonic clock; 0 while none is.
+    profile_ends_ns: AtomicU64,
+}
+
+/// The right to take a CPU profile.
+struct Claim<'r>(&'r Room);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.profile_ends_ns.store(0, Ordering::Release);
+    }
+}
+
+impl Room {
+    /// Lets one CPU profile be taken at a time: two would see each other.
+    fn claim(&self, now_ns: u64, seconds: u64) -> Result<Claim<'_>, ApiError<'static>> {
+        let ends_ns = now_ns + seconds * NS_PER_S;
+        let (taken, free) = (Ordering::Acquire, Ordering::Relaxed);
+        match self.profile_ends_ns.compare_exchange(0, ends_ns, taken, free) {
+            Ok(_) => Ok(Claim(self)),
+            Err(until_ns) => {
+                let left_s = until_ns.saturating_sub(now_ns).div_ceil(NS_PER_S);
+                Err(ApiError::ProfileRuns(left_s.max(1)))
+            }
+        }
+    }
+}
+
 /// The thread `debug`.
 struct Attendant {
-    sources: Arc<Sources>,
+    room: Arc<Room>,
     clock: Clock,
     told: Sender<Answered>,
     /// Threads that answer at present.
@@ -74,11 +119,13 @@ struct Attendant {
 pub fn start(
     requests: Receiver<DebugRequest>,
     sources: Arc<Sources>,
+    readiness: Arc<Readiness>,
     start: Instant,
 ) -> io::Result<JoinHandle<()>> {
     let (told, answered) = unbounded();
     let clock = Clock::new(start);
-    let mut attendant = Attendant { sources, clock, told, running: 0 };
+    let room = Arc::new(Room { sources, readiness, profile_ends_ns: AtomicU64::new(0) });
+    let mut attendant = Attendant { room, clock, told, running: 0 };
     std::thread::Builder::new().name("debug".into()).spawn(move || {
         loop {
             select! {
@@ -106,10 +153,10 @@ impl Attendant {
             request.ticket.send(error.debug_response());
             return self.count(&count(error.status()));
         }
-        let (told, clock) = (self.told.clone(), Clock::new(self.clock.start()));
-        let sources = self.sources.clone();
+        let (told, room) = (self.told.clone(), self.room.clone());
+        let clock = Clock::new(self.clock.start());
         let answering = std::thread::Builder::new().name("profile".into()).spawn(move || {
-            let status = answer(request, &sources, clock);
+            let status = answer(request, &room, clock);
             // Err: the process is on its way out.
             let _ = told.send(count(status));
         });
@@ -130,37 +177,179 @@ impl Attendant {
 
     fn count(&self, answered: &Answered) {
         let Answered { label, method, status, read_ns } = *answered;
-        self.sources.debug.count(label, method, status);
-        self.sources.debug.time(label, self.clock.monotonic_ns().saturating_sub(read_ns), 1);
+        let tallies = &self.room.sources.debug;
+        tallies.count(label, method, status);
+        tallies.time(label, self.clock.monotonic_ns().saturating_sub(read_ns), 1);
     }
 }
 
 /// Answers, and returns with what status.
-fn answer(request: DebugRequest, sources: &Sources, mut clock: Clock) -> u16 {
-    let DebugRequest { debug, path, query, accept, body, ticket, .. } = request;
-    // A mistake of ours must not leave the count of running threads wrong.
-    let made = catch_unwind(AssertUnwindSafe(|| {
-        let made = match debug {
-            Debug::Index => Ok(index(&path)),
-            Debug::Cmdline => Ok(text(cmdline::of_this_process())),
-            Debug::Symbol => Ok(names(if body.is_empty() { query.as_bytes() } else { &body })),
-            Debug::Heap => Ok(memory(View::InUse, &query, &mut clock)),
-            Debug::Allocs => Ok(memory(View::Allocated, &query, &mut clock)),
-            Debug::Latency => Ok(latency(&Budget::of(sources), &query, &accept)),
-            Debug::Profile | Debug::Flamegraph | Debug::Threads => {
-                Err(ApiError::Unprofilable("this build takes none yet"))
-            }
-        };
-        made.unwrap_or_else(|error| error.debug_response())
+fn answer(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+    // A mistake of ours must not leave the count of running threads wrong; the ticket answers for it.
+    let answered = catch_unwind(AssertUnwindSafe(|| match request.debug {
+        Debug::Profile | Debug::Flamegraph => record(request, room, clock),
+        _ => {
+            let response =
+                whole(&request, room, clock).unwrap_or_else(|error| error.debug_response());
+            let status = response.status;
+            request.ticket.send(response);
+            status
+        }
     }));
-    let response = made.unwrap_or_else(|_| ApiError::Internal.debug_response());
-    let status = response.status;
-    ticket.send(response);
-    status
+    answered.unwrap_or(500)
 }
 
-fn memory(view: View, query: &str, clock: &mut Clock) -> Response {
-    if asks(query, "debug", |level| level != "0") {
+/// What is answered as soon as it is known.
+fn whole(
+    request: &DebugRequest,
+    room: &Room,
+    mut clock: Clock,
+) -> Result<Response, ApiError<'static>> {
+    let DebugRequest { debug, path, query, accept, body, .. } = request;
+    match debug {
+        Debug::Index => Ok(index(path)),
+        Debug::Cmdline => Ok(text(cmdline::of_this_process())),
+        Debug::Symbol => Ok(names(if body.is_empty() { query.as_bytes() } else { body })),
+        Debug::Threads => all_threads(&Query::new(query), clock),
+        Debug::Heap => Ok(heap(View::InUse, &Query::new(query), &mut clock)),
+        Debug::Allocs => Ok(heap(View::Allocated, &Query::new(query), &mut clock)),
+        Debug::Latency => latency(&room.sources, &Query::new(query), accept),
+        Debug::Profile | Debug::Flamegraph => unreachable!("they are streamed"),
+    }
+}
+
+/// A CPU profile. The answer begins with it, so that a client that goes away is noticed; its body comes at
+/// the end.
+fn record(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+    let DebugRequest { debug, method, query, ticket, .. } = request;
+    let refuse = |ticket: Ticket, error: ApiError<'_>| {
+        ticket.send(error.debug_response());
+        error.status()
+    };
+    let order = match Query::new(&query).order() {
+        Ok(order) => order,
+        Err(error) => return refuse(ticket, error),
+    };
+    let head = match debug {
+        Debug::Flamegraph => Response {
+            status: 200,
+            content_type: "image/svg+xml",
+            fields: nosniff(),
+            body: Vec::new(),
+        },
+        _ => file("profile", Vec::new()),
+    };
+    if method == Method::Head {
+        ticket.send(head);
+        return 200;
+    }
+    let claim = match room.claim(clock.monotonic_ns(), order.seconds) {
+        Ok(claim) => claim,
+        Err(error) => return refuse(ticket, error),
+    };
+    let recording = match Recording::begin(order, clock) {
+        Ok(recording) => recording,
+        Err(error) => {
+            let why = format!("backend={} can't: {error}", order.backend.name());
+            return refuse(ticket, ApiError::Unprofilable(&why));
+        }
+    };
+    let writer = ticket.stream(head);
+    let is_over = || writer.is_closed() || room.readiness.phase() == Phase::Draining;
+    let recorded = recording.record(is_over);
+    drop(claim);
+    if writer.is_closed() {
+        return 200;
+    }
+    match recorded.and_then(|mut profile| match debug {
+        Debug::Flamegraph => picture(&mut profile),
+        _ => Ok(profile.encode()),
+    }) {
+        Ok(body) => send_all(&writer, &body),
+        // The head has left: all that can be told is an answer that is no profile.
+        Err(error) => tracing::error!(%error, "a CPU profile is lost"),
+    }
+    200
+}
+
+fn picture(profile: &mut CpuProfile) -> io::Result<Vec<u8>> {
+    let mut lines = profile.fold();
+    if lines.is_empty() {
+        lines.push("nothing_was_sampled 1".to_owned());
+    }
+    let title = format!("sigmad, CPU time in {:.1} s", profile.duration_ns() as f64 / 1e9);
+    flame::draw(&lines, title, profile.comments.join("; "))
+}
+
+/// Sends as fast as the client takes it. One that takes nothing is closed by the engine.
+fn send_all(writer: &StreamWriter, body: &[u8]) {
+    for part in body.chunks(PART_BYTES) {
+        loop {
+            match writer.send(part.to_vec()) {
+                Ok(()) => break,
+                Err(StreamRefusal::Full) => std::thread::sleep(PAUSE),
+                Err(StreamRefusal::Closed) => return,
+            }
+        }
+    }
+}
+
+/// Where each thread is.
+fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError<'static>> {
+    let mut symbols = Symbols::of_this_process();
+    let mut unwinder = Unwinder::new(&symbols);
+    let threads = threads::stacks(&mut unwinder).map_err(|error| {
+        tracing::error!(%error, "threads can't be looked at");
+        ApiError::Unprofilable("the kernel takes no signals to look at threads with")
+    })?;
+    let threads = threads.ok_or(ApiError::DebugFull)?;
+    if query.is_text() {
+        return Ok(text(listing(&threads, &mut symbols).into_bytes()));
+    }
+    let about = About {
+        sample_types: &[("threads", "count")],
+        default_sample_type: "threads",
+        period_type: ("threads", "count"),
+        period: 1,
+        wall_us: clock.now().wall_us,
+        duration_ns: 0,
+        comments: &[],
+    };
+    let labels: Vec<_> = threads.iter().map(|thread| [("thread", &*thread.name)]).collect();
+    let samples = threads.iter().zip(&labels).map(|(thread, labels)| Sample {
+        stack: &thread.stack,
+        is_leaf_exact: true,
+        values: &[1],
+        labels,
+    });
+    Ok(file("threads", proto::encode(&about, samples, &mut symbols)))
+}
+
+/// A paragraph for each thread, a line for each function.
+fn listing(threads: &[Thread], symbols: &mut Symbols) -> String {
+    let mut lines = format!("threads: {}\n", threads.len());
+    for Thread { tid, name, state, stack } in threads {
+        lines += &format!("\n{tid} {name:?} {state}\n");
+        if stack.is_empty() {
+            lines += "  did not answer: it can't be interrupted at present\n";
+        }
+        let sample = Sample { stack, is_leaf_exact: true, values: &[], labels: &[] };
+        for (place, at) in stack.iter().enumerate() {
+            for frame in symbols.resolve(proto::address_at(&sample, place)).iter() {
+                lines += &format!("  {at:#018x} {}", frame.function);
+                if frame.line > 0 {
+                    lines += &format!(" {}:{}", frame.file, frame.line);
+                }
+                lines.push('\n');
+            }
+        }
+    }
+    lines
+}
+
+/// Who holds memory, or took it.
+fn heap(view: View, query: &Query<'_>, clock: &mut Clock) -> Response {
+    if query.is_text() {
         return text(memory::text(view).into_bytes());
     }
     let name = match view {
@@ -170,20 +359,19 @@ fn memory(view: View, query: &str, clock: &mut Clock) -> Response {
     file(name, memory::profile(view, clock.now().wall_us))
 }
 
-fn latency(budget: &Budget, query: &str, accept: &str) -> Response {
-    let named = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "format");
-    let is_text = named.map_or_else(|| takes_text(accept), |(_, format)| format == "text");
-    if is_text {
-        return text(budget.text().into_bytes());
+/// Where the time of a request goes.
+fn latency(
+    sources: &Sources,
+    query: &Query<'_>,
+    accept: &str,
+) -> Result<Response, ApiError<'static>> {
+    let budget = Budget::of(sources);
+    if query.wants_text()?.unwrap_or_else(|| takes_text(accept)) {
+        return Ok(text(budget.text().into_bytes()));
     }
     let mut fields = nosniff();
     fields.push(("Vary", "Accept".into()));
-    Response { status: 200, content_type: super::JSON, fields, body: budget.json() }
-}
-
-/// True when the query has the parameter, with a value that fits.
-fn asks(query: &str, name: &str, fits: impl Fn(&str) -> bool) -> bool {
-    form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == name && fits(&value))
+    Ok(Response { status: 200, content_type: super::JSON, fields, body: budget.json() })
 }
 
 fn text(body: Vec<u8>) -> Response {

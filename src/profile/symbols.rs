@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use addr2line::Loader;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
-use object::{Object as _, elf};
+use object::{Object as _, ObjectSection as _, elf};
 
 use super::kernel::{KernelSymbols, is_kernel};
 use super::maps::{self, Mapping};
@@ -35,6 +35,17 @@ pub struct Image {
     pub build_id: String,
     /// What addresses in memory are ahead of those in the file.
     bias: u64,
+}
+
+/// A section of a file that tells how to unwind.
+#[derive(Debug)]
+pub struct UnwindTable {
+    /// `.eh_frame`, or what goes with it.
+    pub name: &'static str,
+    /// Where it would lie, were the file not moved.
+    pub svma: std::ops::Range<u64>,
+    /// Its bytes.
+    pub data: Vec<u8>,
 }
 
 /// The functions of this process.
@@ -158,6 +169,17 @@ fn file_of(mapping: &Mapping) -> Option<std::path::PathBuf> {
         .filter(|_| mapping.is_file())
 }
 
+fn table<'d>(
+    object: &object::File<'d, impl object::ReadRef<'d>>,
+    name: &'static str,
+) -> Option<UnwindTable> {
+    let section = object.section_by_name(name)?;
+    let svma = section.address()..section.address() + section.size();
+    // Of the others, where they are is enough.
+    let data = if name.starts_with(".eh") { section.data().ok()?.to_vec() } else { Vec::new() };
+    Some(UnwindTable { name, svma, data })
+}
+
 fn open(mapping: &Mapping) -> Option<Loader> {
     Loader::new(file_of(mapping)?).ok()
 }
@@ -167,6 +189,30 @@ impl Image {
         let read = Self::read(&mapping);
         let (bias, build_id) = read.unwrap_or((mapping.start - mapping.offset, String::new()));
         Self { mapping, build_id, bias }
+    }
+
+    /// What addresses in memory are ahead of those in the file.
+    pub fn bias(&self) -> u64 {
+        self.bias
+    }
+
+    /// How to unwind what lies here; None where nobody knows.
+    pub fn unwind_tables(&self) -> Option<Vec<UnwindTable>> {
+        let tables = |object: &dyn Fn(&'static str) -> Option<UnwindTable>| {
+            [".text", ".got", ".eh_frame", ".eh_frame_hdr"].into_iter().filter_map(object).collect()
+        };
+        if self.mapping.path == "[vdso]" {
+            let length = (self.mapping.end - self.mapping.start) as usize;
+            // SAFETY: the kernel maps its page for the life of the process, to be read.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(self.mapping.start as *const u8, length) };
+            let object = object::File::parse(bytes).ok()?;
+            return Some(tables(&|name| table(&object, name)));
+        }
+        let file = File::open(file_of(&self.mapping)?).ok()?;
+        let cache = object::ReadCache::new(file);
+        let object = object::File::parse(&cache).ok()?;
+        Some(tables(&|name| table(&object, name)))
     }
 
     /// How far the file was moved, and its build id.
