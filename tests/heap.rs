@@ -52,7 +52,10 @@ fn blocks(size: usize) -> usize {
 
 #[inline(never)]
 fn held_small(sizes: &[usize]) -> Vec<Vec<u8>> {
-    sizes.iter().flat_map(|&size| (0..blocks(size)).map(move |_| black_box(vec![1; size]))).collect()
+    sizes
+        .iter()
+        .flat_map(|&size| (0..blocks(size)).map(move |_| black_box(vec![1; size])))
+        .collect()
 }
 
 #[test]

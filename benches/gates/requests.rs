@@ -68,6 +68,7 @@ impl Bench {
             clock: Clock::new(start),
             tallies: Arc::default(),
             reads: bounded(1).0,
+            debug: bounded(1).0,
             tokens: Arc::default(),
             readiness: Arc::default(),
         });

@@ -43,7 +43,7 @@ pub struct Round<'a, S> {
     pub date: &'a DateLine,
     /// What may be sent to us.
     pub limits: &'a Limits,
-    /// Takes the refusals and the time of parsing.
+    /// Takes the refusals.
     pub tallies: &'a Tallies,
     /// Where tickets are answered.
     pub engine: &'a Arc<dyn Deliver>,
@@ -66,6 +66,8 @@ pub struct Timed {
     pub read_since_ns: u64,
     /// When it had returned.
     pub read_ns: u64,
+    /// When the request was whole, and about to be called.
+    pub parsed_ns: Option<u64>,
 }
 
 /// Buffers that outlive the connection that filled them.
@@ -354,14 +356,12 @@ impl Protocol {
             is_head: head.method == Method::Head,
             closes: !head.keep_alive || round.is_draining,
         };
-        let is_timed = match round.timed.take() {
-            Some(Timed { read_since_ns, read_ns }) => {
-                round.tallies.turn_ns.record(read_since_ns - round.now.monotonic_ns, 1);
-                round.tallies.read_ns.record(read_ns - read_since_ns, 1);
-                round.tallies.parse_ns.record(round.clock.monotonic_ns() - read_ns, 1);
+        let is_timed = match &mut round.timed {
+            Some(timed) if timed.parsed_ns.is_none() => {
+                timed.parsed_ns = Some(round.clock.monotonic_ns());
                 true
             }
-            None => false,
+            Some(_) | None => false,
         };
         let mut unpacked = Vec::new();
         let body = match head.content_encoding {

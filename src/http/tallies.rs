@@ -22,14 +22,14 @@ pub struct Tallies {
     pub accept_failures_total: Tally,
     /// Requests refused before any service saw them, in the order of [`Refusal::ALL`].
     pub refusals: [Tally; Refusal::ALL.len()],
-    /// From the return of the poller to the read, behind the others of the round; like all that follows,
-    /// of the first request of one read in [`super::worker::TIMED_EVERY`].
+    /// From the return of the poller to the read, behind the others of the round. This and what follows is
+    /// of the first request of one read in [`super::worker::TIMED_EVERY`], if the round answers it.
     pub turn_ns: Histogram,
     /// The read call.
     pub read_ns: Histogram,
     /// From bytes to a request.
     pub parse_ns: Histogram,
-    /// The write call, of requests answered in the round that read them.
+    /// The write call.
     pub write_ns: Histogram,
     /// From the return of the poller to the end of the write: all stages, and what lies between them.
     pub whole_ns: Histogram,

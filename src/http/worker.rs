@@ -41,7 +41,7 @@ const ACCEPT_PAUSE_MS: u64 = 20;
 const EXPIRY_SCAN_MS: u64 = 100;
 /// Connections above the limit that are told so; past them new ones are just closed.
 pub const REFUSED_CONNECTIONS_MAX: usize = 16;
-/// Stages are timed for the first request of one read in so many.
+/// Stages are timed for the first request of one read in so many, and of one in a round at most.
 pub const TIMED_EVERY: u64 = 64;
 
 const LISTENER: Token = Token(usize::MAX);
@@ -148,12 +148,12 @@ pub struct Worker<S> {
     drain: Option<Drain>,
 }
 
-/// Whose write of this round is timed.
+/// A timed request whose answer is written in this round.
 #[derive(Clone, Copy)]
 struct TimedWrite {
     key: usize,
-    /// When the round began that read the request.
-    since_ns: u64,
+    timed: Timed,
+    parsed_ns: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -402,7 +402,7 @@ impl<S: Service> Worker<S> {
             return;
         }
         let start = self.out.len();
-        let is_timed = self.reads.is_multiple_of(TIMED_EVERY);
+        let is_timed = self.reads.is_multiple_of(TIMED_EVERY) && self.timed_write.is_none();
         let mut round = Round {
             service: &mut self.service,
             out: &mut self.out,
@@ -432,15 +432,17 @@ impl<S: Service> Worker<S> {
                 Ok(length) => {
                     self.reads += 1;
                     if is_timed {
-                        round.timed = Some(Timed { read_since_ns, read_ns: self.clock.monotonic_ns() });
+                        let read_ns = self.clock.monotonic_ns();
+                        round.timed = Some(Timed { read_since_ns, read_ns, parsed_ns: None });
                     }
                     // A short read has emptied the socket (epoll(7)); an end would still be unread.
                     connection.is_readable = length == READ_BYTES || connection.is_half_closed;
                     connection.protocol.receive(&mut self.scratch[..length], &mut round);
-                    // Taken by the request; one that is answered by ticket is not written in this round.
-                    if is_timed && round.timed.is_none() && round.out.len() > start {
-                        let since_ns = self.now.monotonic_ns;
-                        self.timed_write = Some(TimedWrite { key, since_ns });
+                    // Without answer: the request is not whole, or answered by ticket.
+                    if let Some(timed @ Timed { parsed_ns: Some(parsed_ns), .. }) = round.timed
+                        && round.out.len() > start
+                    {
+                        self.timed_write = Some(TimedWrite { key, timed, parsed_ns });
                     }
                     has_progressed = true;
                 }
@@ -491,6 +493,8 @@ impl<S: Service> Worker<S> {
         }
         self.answers = answers;
         self.out.clear();
+        // Its connection may have gone.
+        self.timed_write = None;
         if std::mem::take(&mut self.calls) > 0 {
             self.service.round_answered(self.clock.monotonic_ns() - self.now.monotonic_ns);
         }
@@ -498,7 +502,7 @@ impl<S: Service> Worker<S> {
 
     fn write(&mut self, key: usize, range: Range<usize>) {
         let connection = &mut self.connections[key];
-        let timed = self.timed_write.take_if(|timed| timed.key == key);
+        let timed = self.timed_write.take_if(|write| write.key == key);
         let since_ns = if timed.is_some() { self.clock.monotonic_ns() } else { 0 };
         let written = if connection.has_output() {
             connection.output.extend_from_slice(&self.out[range]);
@@ -509,10 +513,16 @@ impl<S: Service> Worker<S> {
             write_all(&mut connection.socket, bytes)
                 .map(|length| connection.output.extend_from_slice(&bytes[length..]))
         };
-        if let Some(timed) = timed {
-            let written_ns = self.clock.monotonic_ns();
-            self.tallies.write_ns.record(written_ns - since_ns, 1);
-            self.tallies.whole_ns.record(written_ns - timed.since_ns, 1);
+        if let Some(TimedWrite { timed: Timed { read_since_ns, read_ns, .. }, parsed_ns, .. }) =
+            timed
+        {
+            let (begun_ns, written_ns) = (self.now.monotonic_ns, self.clock.monotonic_ns());
+            let tallies = &self.tallies;
+            tallies.turn_ns.record(read_since_ns - begun_ns, 1);
+            tallies.read_ns.record(read_ns - read_since_ns, 1);
+            tallies.parse_ns.record(parsed_ns - read_ns, 1);
+            tallies.write_ns.record(written_ns - since_ns, 1);
+            tallies.whole_ns.record(written_ns - begun_ns, 1);
         }
         if written.is_err() {
             return self.close(key);

@@ -74,7 +74,7 @@ impl Budget {
             in_turn_ns += counts.sum_ns;
             stages.push(Stage::of(stage, covers, &counts, share(counts.sum_ns)));
         }
-        // The tallies of a stage and of the whole are written one after the other, and read meanwhile.
+        // Saturating: tallies are written one after the other, and read meanwhile.
         let rest_ns = whole.sum_ns.saturating_sub(in_turn_ns);
         stages.push(Stage {
             stage: "rest",
