@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
 use crate::analytics::detectors::zscore::ZScore;
+use crate::analytics::memories::Detectors;
 use crate::analytics::report::{TotalsReport, questions};
 use crate::analytics::thread::{AnalyticsTallies, AnalyticsThread};
 use crate::analytics::{self, Analytics};
@@ -322,7 +323,10 @@ impl Parts {
         let (window, threshold) = (settings.window, settings.threshold);
         // config bounds it far below.
         let min_samples = settings.min_samples as u32;
-        let judging = analytics::Settings { window, detector: ZScore { threshold, min_samples } };
+        let zscore = ZScore { threshold, min_samples };
+        let detectors = Detectors { zscore, kinds: settings.detector.clone() };
+        let detector = detectors.first();
+        let judging = analytics::Settings { window, detectors };
         let store_deadline_ns = store.as_ref().map(|store| store.deadline_ns.clone());
         let (outlet, store) = store.map(|store| (store.outlet, store.thread)).unzip();
         let analytics = AnalyticsThread::new(
@@ -338,7 +342,7 @@ impl Parts {
         let build = Build {
             version: env!("CARGO_PKG_VERSION"),
             engine: settings.engine.name(),
-            detector: settings.detector.name(),
+            detector: detector.name(),
             window,
         };
         let (routers, store_tallies) = (sources.routers.clone(), sources.store.clone());
@@ -351,6 +355,7 @@ impl Parts {
             detector: build.detector,
             window,
             threshold,
+            score_threshold: detector.threshold(threshold),
         };
         let events = Events::new(
             arrivals,
@@ -368,7 +373,7 @@ impl Parts {
                 events: door,
                 registry,
                 telemetry: Telemetry::new(build, sources),
-                judging: Judging { window, threshold, detector: settings.detector.name() },
+                judging: Judging { window, threshold, detector: detector.name() },
                 is_shared: settings.redis_url.is_some(),
             }),
         };

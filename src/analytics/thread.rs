@@ -337,7 +337,9 @@ mod tests {
     use super::*;
     use crate::analytics::Settings;
     use crate::analytics::names::Names;
-    use crate::analytics::report::{Asker, DevicesQuery, DevicesSort, Scope, questions};
+    use crate::analytics::report::{
+        AnomaliesQuery, Asker, DevicesQuery, DevicesSort, Scope, questions,
+    };
     use crate::clock;
     use crate::exchange::{Counts, Inlet, SharedMetric, exchange};
     use crate::handover::{Lane, lane};
@@ -470,6 +472,10 @@ mod tests {
                                     _ = asker.ask(|to| Question::Devices(devices, to)).expect("up")
                                 }
                                 _ => {
+                                    let RecentQuery { device, limit, since_us } = query;
+                                    let after_change = 0;
+                                    let query =
+                                        AnomaliesQuery { device, limit, since_us, after_change };
                                     _ = asker.ask(|to| Question::Anomalies(query, to)).expect("up")
                                 }
                             }
