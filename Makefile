@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts loom fuzz
+SUITES := fmt scripts dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
 # What needs containers and CPU quotas, and so a machine that allows them.
 VERIFY_SUITES := autoscaler container
 
@@ -54,6 +54,7 @@ fmt: ## suite: formatting
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path loom/Cargo.toml
+	cargo fmt --check --all --manifest-path benches/ladder/Cargo.toml
 	ruff format --check benches k8s load tests
 
 scripts: ## suite: shell, Python and YAML
@@ -125,6 +126,10 @@ autoscaler: release ## suite of verify: CPU under a quota, and what the autoscal
 
 container: ## suite of verify: the container image, built without a registry and run without rights
 	tests/container.py
+
+ladder: ## suite: the servers that PERF.md compares do the work they are measured by
+	cargo build --locked --workspace --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)/ladder
+	LADDER=$(TARGET)/ladder/debug BASELINE_GO=$(TARGET)/go/baseline tests/ladder.py
 
 loom: ## suite: every order in which the analytics thread can fall asleep and be woken
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom
