@@ -5,11 +5,12 @@ No registry is needed: what the Dockerfile is FROM is made here under the same n
 Debian packages and the Rust of this machine, the other from what a static binary finds in its own (certificates,
 users). Then the image is run as Kubernetes would: read-only, as nobody, without capabilities, 128 MiB, a
 quarter of a core. It must answer, take load, drain on SIGTERM and exit 0. `make container` runs it, as root;
-everything stays in target/container.
+everything stays in target/container. With --record it leaves what it measured in benches/record.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -262,8 +263,8 @@ class Container:
         return seen
 
 
-def check_load(container: Container) -> str:
-    """1,000 requests a second of a quarter of a core."""
+def check_load(container: Container) -> tuple[str, dict]:
+    """1,000 requests a second of a quarter of a core; in words, and as the generator saw it."""
     for attempt in range(ATTEMPTS):
         before, start = container.gauge("process_cpu_seconds_total"), time.monotonic()
         seen = container.load(f"--rate={RATE}", f"--duration={LOAD_S}s", "--profile=devices")
@@ -274,10 +275,11 @@ def check_load(container: Container) -> str:
             break
         assert attempt + 1 < ATTEMPTS, f"p99 {latency['p99'] / 1e3:.1f} ms, {requests}"
     resident = container.gauge("process_resident_memory_bytes")
-    return (
+    text = (
         f"{RATE} requests/s, p50 {latency['p50'] / 1e3:.2f} ms, p99 {latency['p99'] / 1e3:.2f} ms, "
         f"{used * 1e3:.0f}m of {float(CPUS) * 1e3:.0f}m CPU, {resident / 2**20:.0f} MiB"
     )
+    return text, seen
 
 
 def check_drain(container: Container) -> None:
@@ -301,6 +303,9 @@ def check_drain(container: Container) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
     missing = refused()
     if missing:
         sys.exit(f"container: this machine does not allow {', '.join(missing)}")
@@ -314,8 +319,12 @@ def main() -> None:
         container = Container(stack)
         container.check_rights()
         container.check_layout()
-        load = check_load(container)
+        load, seen = check_load(container)
         check_drain(container)
+    if arguments.record:
+        record = {"manifest": bench.manifest(), "image_bytes": size, "build_s": seconds, "load": seen}
+        text = f"An image of {size / 1e6:.1f} MB, with {CPUS} cores and {MEMORY} of memory: {load}."
+        print(bench.write_record("container", record, text))
     print(f"container: ok, as nobody, read-only, without capabilities: {load}; drained, exit 0")
 
 
