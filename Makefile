@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
+SUITES := fmt scripts perf-numbers dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
 # What needs containers and CPU quotas, and so a machine that allows them.
 VERIFY_SUITES := autoscaler container
 
@@ -22,7 +22,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify setup bench gates-update eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
+.PHONY: run demo test verify setup bench perf perf-quick gates-update eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -140,6 +140,17 @@ fuzz: ## suite: every fuzz target for 15 seconds
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
 	@for bench in server store openloop idle pages; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+
+perf: ## everything PERF.md rests on, on this machine: 25 minutes; PARTS="ladder curve" for some of it
+	@scripts/setup.sh perf
+	benches/perf.py $(addprefix --part ,$(PARTS))
+
+perf-quick: ## the same in 3 minutes once it is built: one short round of each
+	@scripts/setup.sh perf
+	benches/perf.py --quick $(addprefix --part ,$(PARTS))
+
+perf-numbers: ## suite: every figure in PERF.md is in a record
+	tests/perf_numbers.py
 
 prometheusrule: ## write the alert rules once more, as the operator of Prometheus takes them
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
