@@ -10,6 +10,7 @@ use baseline::sample::Sample;
 use baseline::windows::WINDOW;
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
+use sigmad::analytics::memories::Detectors;
 use sigmad::analytics::report::Scope;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::clock::Clock;
@@ -120,7 +121,8 @@ pub struct ById {
 impl ById {
     /// Without samples.
     pub fn new(registry: Arc<Registry>, writer: Option<Writer>) -> Self {
-        let settings = Settings { window: WINDOW, detector: DETECTOR };
+        let detectors = Detectors { zscore: DETECTOR, ..Detectors::default() };
+        let settings = Settings { window: WINDOW, detectors };
         let analytics = Analytics::new(settings, registry.clone().into());
         Self { analytics, registry, writer }
     }
