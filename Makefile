@@ -156,10 +156,8 @@ prometheusrule: ## write the alert rules once more, as the operator of Prometheu
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
 	sed -n '/^groups:/,$${s/^./  &/;p}' k8s/monitoring/rules.yml >>k8s/overlays/production/prometheusrule.yaml
 
-eval: release ## how well the detectors detect; DATA is where nab/ and mscloud/ lie
-	$(TARGET)/release/sigmad eval --data $(DATA)/nab --data $(DATA)/mscloud/data --synthetic
-	@for half in a b; do echo; echo "# half $$half"; \
-	  $(TARGET)/release/sigmad eval --half $$half --data $(DATA)/nab --data $(DATA)/mscloud/data; done
+eval: release ## how well the detectors detect, held against docs/DETECTION.md; DATA is where nab/ and mscloud/ lie
+	$(WITH_BINARY) tests/tables.py --data $(DATA)
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .

@@ -142,6 +142,8 @@ pub fn run(settings: &Settings) -> Result<(), EvalError> {
         println!("\n## {}: {} series\n", root.display(), all.len());
         if is_nab {
             nab_table(&all, &judged)
+        } else if all.iter().all(|series| series.labels.is_empty()) {
+            println!("No labels: there is nothing to compare verdicts with.");
         } else {
             events_table(&all, &judged)
         }
@@ -239,20 +241,20 @@ fn events_table(all: &[Series], judged: &[Scored]) {
         let best = ranking.score(None);
         let fixed = ranking.score(Some(scored.threshold));
         println!(
-            "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {:.3} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {:.3} |",
+            "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {} |",
             scored.judge.name(),
             best.f1,
             best.precision,
             best.recall,
             best.threshold,
-            best.false_per_day,
+            part(best.false_per_day),
             fixed.f1,
             fixed.precision,
             fixed.recall,
             fixed.threshold,
             fixed.hits,
             fixed.events,
-            fixed.false_per_day,
+            part(fixed.false_per_day),
         );
     }
 }
@@ -295,7 +297,7 @@ fn synthetic_tables(settings: &Settings, mut remote: Option<&mut Remote>) -> Res
 
 /// Of nothing there is no part.
 fn part(part: f64) -> String {
-    if part.is_nan() { String::new() } else { format!("{part:.3}") }
+    if !part.is_finite() { String::new() } else { format!("{part:.3}") }
 }
 
 fn write_scores(folder: &Path, all: &[Series], scores: &[Vec<f64>]) -> Result<(), DataError> {

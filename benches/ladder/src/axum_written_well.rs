@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use axum::body::Bytes;
 use axum::extract::{OriginalUri, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use baseline::sample::Sample;
 use crossbeam_channel::Sender;
 use serde_json::json;
 use sigmad::clock;
+use sigmad::http::listen::listeners;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Options;
@@ -58,37 +60,40 @@ impl Shared {
     }
 }
 
-/// Serves until SIGTERM.
+/// Serves until SIGTERM: each worker a runtime of its own, with a listener of its own.
 ///
 /// # Errors
 /// When the address can't be had, or Redis does not answer.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let shared = Shared::start(options)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.workers)
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(options, shared))
+    let listeners = listeners(options.listen, options.workers)?;
+    eprintln!("listening on {}", listeners[0].local_addr()?);
+    let workers = listeners.into_iter().map(|listener| {
+        let shared = shared.clone();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(serve(listener, shared))
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.join().expect("no worker panics")?;
+    }
+    Ok(())
 }
 
-async fn serve(options: &Options, shared: Arc<Shared>) -> Result<(), Box<dyn Error>> {
+async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<()> {
     let router = Router::new()
         .route("/ingest", post(ingest))
         .route("/metrics", post(ingest).get(scrape))
         .route("/analyze", get(analyze))
         .route("/healthz", get(healthz))
         .with_state(shared);
-    let listener = tokio::net::TcpListener::bind(options.listen).await?;
-    eprintln!("listening on {}", listener.local_addr()?);
-    let listener = listener.tap_io(|socket| {
-        // Err: the client has gone.
-        let _ = socket.set_nodelay(true);
-    });
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
         terminate.recv().await;
     });
-    Ok(serving.await?)
+    serving.await
 }
 
 async fn ingest(

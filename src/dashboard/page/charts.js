@@ -206,7 +206,8 @@ class Ribbon {
             fill: () => colours.alarm,
             width: 0,
             points: { show: false },
-            paths: uPlot.paths.bars({ size: [0.8, 8, 1.5] }),
+            // A bar stands for the second before its moment, so that the newest is not cut.
+            paths: uPlot.paths.bars({ size: [0.8, 8, 1.5], align: -1 }),
           },
         ],
         hooks: { setCursor: [() => this.say()] },
