@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 
 import bench
 
-PPROF = bench.ROOT / ".tools" / "bin" / "pprof"
+PPROF = Path(os.environ.get("PPROF", bench.ROOT / ".tools" / "bin" / "pprof"))
 VALUES = ("alloc_objects", "alloc_space", "inuse_objects", "inuse_space")
 TOLERANCE = 0.05
 DEVICES = 100_000
