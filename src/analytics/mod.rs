@@ -113,7 +113,12 @@ impl Analytics {
         arrived_us: i64,
         mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
     ) {
+        let keep_any = self.streams.arena.memories().keep_any();
+        let mut ahead = batch.iter().skip(1);
         for (at, (sample, readings)) in batch.iter().enumerate() {
+            if keep_any && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
+                self.streams.fetch(id);
+            }
             self.judge_for_fleet(&sample, readings, arrived_us);
             if let Some(id) = sample.device {
                 self.judge_for_device(id, &sample, readings, arrived_us);
