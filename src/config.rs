@@ -21,6 +21,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::analytics::detectors::Kind;
 use crate::demo;
 use crate::eval;
 use crate::load;
@@ -89,11 +90,11 @@ pub struct Settings {
     #[arg(long, default_value = "10", value_parser = count(WINDOW))]
     pub min_samples: usize,
 
-    /// what gives isAnomaly
-    #[arg(long, value_enum, default_value = "zscore")]
-    pub detector: Detector,
+    /// what runs; the first gives isAnomaly; pager: 4 KiB a stream
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "zscore")]
+    pub detector: Vec<Kind>,
 
-    /// device × metric, up to 1 KiB each; past it 429
+    /// device × metric, up to 1 KiB each with zscore alone; past it 429
     #[arg(long, default_value = "1000000", value_parser = count(STREAMS))]
     pub max_streams: usize,
 
@@ -153,6 +154,10 @@ pub struct Settings {
     #[arg(long)]
     pub read_token: Option<Token>,
 
+    /// bearer token for /debug/ from elsewhere than loopback: itself or @file
+    #[arg(long)]
+    pub debug_token: Option<Token>,
+
     /// level, or a filter such as info,sigmad::http=debug
     #[arg(long, default_value = "info", value_parser = log_filter)]
     pub log: String,
@@ -188,22 +193,6 @@ impl Engine {
         match self {
             Self::Native => "native",
             Self::May => "may",
-        }
-    }
-}
-
-/// What judges a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Detector {
-    /// The distance from the window's mean, in standard deviations.
-    Zscore,
-}
-
-impl Detector {
-    /// As the flag and the answers call it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Zscore => "zscore",
         }
     }
 }
@@ -311,6 +300,7 @@ impl Settings {
             ttl,
             ingest_token,
             read_token,
+            debug_token,
             log,
             log_format,
         } = self;
@@ -322,7 +312,7 @@ impl Settings {
             ("window", Shown::value(window)),
             ("threshold", Shown::value(threshold)),
             ("min-samples", Shown::value(min_samples)),
-            ("detector", Shown::choice(detector)),
+            ("detector", Shown::choices(detector)),
             ("max-streams", Shown::value(max_streams)),
             ("stream-idle", Shown::duration(*stream_idle)),
             ("max-connections", Shown::value(max_connections)),
@@ -338,6 +328,7 @@ impl Settings {
             ("ttl", Shown::duration(*ttl)),
             ("ingest-token", Shown::token(ingest_token.as_ref())),
             ("read-token", Shown::token(read_token.as_ref())),
+            ("debug-token", Shown::token(debug_token.as_ref())),
             ("log", Shown::value(log)),
             ("log-format", Shown::choice(log_format)),
         ]
@@ -373,11 +364,19 @@ impl Settings {
         if min_samples > window {
             return Err(SettingsError::MinSamplesPastWindow { min_samples, window });
         }
+        for (place, kind) in self.detector.iter().enumerate() {
+            if self.detector[..place].contains(kind) {
+                return Err(SettingsError::DetectorTwice(kind.name()));
+            }
+        }
         if let Some(token) = &mut self.ingest_token {
             token.read("ingest-token")?;
         }
         if let Some(token) = &mut self.read_token {
             token.read("read-token")?;
+        }
+        if let Some(token) = &mut self.debug_token {
+            token.read("debug-token")?;
         }
         Ok(self)
     }
@@ -409,6 +408,11 @@ impl Shown {
         Self::Value(name.get_name().to_owned())
     }
 
+    fn choices<T: ValueEnum>(values: &[T]) -> Self {
+        let names = values.iter().filter_map(ValueEnum::to_possible_value);
+        Self::Value(names.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(","))
+    }
+
     fn target(value: Option<&Target>) -> Self {
         match value {
             Some(target) if target.has_secret() => Self::Secret,
@@ -437,6 +441,8 @@ pub enum SettingsError {
         /// As set.
         window: usize,
     },
+    /// This detector is named more than once.
+    DetectorTwice(&'static str),
     /// The file of a token.
     TokenUnreadable {
         /// Which token.
@@ -468,6 +474,7 @@ impl fmt::Display for SettingsError {
                 "--min-samples {min_samples} is more than --window {window} ever holds: \
                  nothing would be judged"
             ),
+            Self::DetectorTwice(name) => write!(f, "--detector names {name} twice"),
             Self::TokenUnreadable { flag, file, error } => {
                 write!(f, "--{flag}: {} cannot be read: {error}", file.display())
             }

@@ -192,6 +192,8 @@ pub struct Verdict {
     pub z_score: f64,
     /// Past the threshold, with enough values to say so.
     pub is_anomaly: bool,
+    /// The same of `zscore`, whichever detector the rest is of.
+    pub is_far: bool,
 }
 
 /// The z-score of a value that differs from a window without spread: finite, as JSON needs.

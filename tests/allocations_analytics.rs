@@ -1,10 +1,13 @@
-//! What analytics takes from the allocator: nothing for a sample once its streams exist, and at most
-//! 1 KiB for each stream.
+//! What analytics takes from the allocator: nothing for a sample once its streams exist, whatever
+//! detectors run, and at most 1 KiB for each stream, or 4 KiB with `pager`.
 
 mod counting;
 
 use std::sync::Arc;
 
+use clap::ValueEnum;
+use sigmad::analytics::detectors::Kind;
+use sigmad::analytics::memories::Detectors;
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::exchange::exchange;
@@ -12,11 +15,16 @@ use sigmad::sample::{Batch, DeviceId, MetricId, Reading};
 use sigmad::store::memory::Latest;
 
 fn analytics() -> Analytics {
+    analytics_with(&[Kind::Zscore])
+}
+
+fn analytics_with(kinds: &[Kind]) -> Analytics {
     let names = Names::new(
         |id| Some(format!("device-{:07}", id.index).into()),
         |id| format!("metric-{}", id.0).into(),
     );
-    Analytics::new(Settings::default(), names)
+    let detectors = Detectors { kinds: kinds.to_vec(), ..Detectors::default() };
+    Analytics::new(Settings { detectors, ..Settings::default() }, names)
 }
 
 /// One sample of two metrics from each of these devices.
@@ -35,7 +43,13 @@ fn batch(devices: std::ops::Range<u32>, round: u32) -> Batch {
 
 #[test]
 fn a_sample_allocates_nothing_once_its_streams_exist() {
-    let (mut analytics, mut latest) = (analytics(), Latest::default());
+    for kinds in [&[Kind::Zscore][..], &[Kind::Pager, Kind::Zscore], Kind::value_variants()] {
+        judges_without_the_allocator(kinds);
+    }
+}
+
+fn judges_without_the_allocator(kinds: &[Kind]) {
+    let (mut analytics, mut latest) = (analytics_with(kinds), Latest::default());
     let batches: Vec<_> = (0..300).map(|round| batch(0..128, round)).collect();
     for batch in &batches[..1] {
         analytics.judge(batch, 0);
@@ -47,7 +61,7 @@ fn a_sample_allocates_nothing_once_its_streams_exist() {
     }
     assert_eq!(counting::calls() - before, 0);
     assert_eq!(analytics.totals().samples, 301 * 128);
-    assert!(analytics.totals().anomalies.iter().all(|(_, n)| *n > 100));
+    assert!(analytics.totals().anomalies.iter().all(|(_, n)| *n > 30), "{kinds:?}");
 }
 
 #[test]
@@ -78,9 +92,9 @@ fn a_sample_for_the_store_allocates_nothing_while_blocks_come_back() {
 
 /// Fills two windows for each device and returns the bytes of memory that one stream takes, names and
 /// device table included.
-fn bytes_per_stream(devices: u32) -> usize {
+fn bytes_per_stream(kinds: &[Kind], devices: u32) -> usize {
     let before = counting::bytes();
-    let mut analytics = analytics();
+    let mut analytics = analytics_with(kinds);
     for round in 0..60 {
         for from in (0..devices).step_by(1_000) {
             let mut samples = Batch::default();
@@ -104,11 +118,16 @@ fn bytes_per_stream(devices: u32) -> usize {
 
 #[test]
 fn a_stream_takes_less_than_a_kibibyte() {
-    assert!(bytes_per_stream(20_000) <= 1_024);
+    assert!(bytes_per_stream(&[Kind::Zscore], 20_000) <= 1_024);
+}
+
+#[test]
+fn with_pager_a_stream_takes_less_than_four() {
+    assert!(bytes_per_stream(&[Kind::Pager, Kind::Zscore], 10_000) <= 4_096);
 }
 
 #[test]
 #[ignore = "takes 600 MB of memory"]
 fn a_million_streams_leave_a_third_of_their_room_to_the_registry() {
-    assert!(bytes_per_stream(500_000) <= 640);
+    assert!(bytes_per_stream(&[Kind::Zscore], 500_000) <= 640);
 }

@@ -78,6 +78,7 @@ cases![
     outlier_does_not_hide_itself,
     a_huge_value_leaves_no_trace,
     settings_of_the_window,
+    detectors_beside_each_other,
     stats,
     devices,
     devices_bad_queries,
@@ -524,7 +525,7 @@ const ANALYZE_FIELDS: [&str; 18] = [
     "metrics",
     "metrics",
 ];
-const METRIC_FIELDS: [&str; 13] = [
+const METRIC_FIELDS: [&str; 14] = [
     "count",
     "mean",
     "stdDev",
@@ -538,6 +539,7 @@ const METRIC_FIELDS: [&str; 13] = [
     "p50",
     "p95",
     "p99",
+    "detectors",
 ];
 
 fn analyze_without_samples(engine: Engine) {
@@ -578,10 +580,46 @@ fn analyze_shape(engine: Engine) {
         for metric in ["rps", "cpu"] {
             for field in METRIC_FIELDS {
                 let value = &report["metrics"][metric][field];
-                assert!(value.is_number() || value.is_boolean(), "{metric}.{field} in {report}");
+                let is_shown = value.is_number() || value.is_boolean() || field == "detectors";
+                assert!(is_shown, "{metric}.{field} in {report}");
             }
+            let figures = &report["metrics"][metric];
+            let zscore = json!({"score": figures["score"], "isAnomaly": false, "threshold": 2.0});
+            assert_eq!(figures["detectors"], json!({ "zscore": zscore }));
         }
     }
+}
+
+/// The first gives the verdict; what `zscore` says is the same wherever it stands.
+fn detectors_beside_each_other(engine: Engine) {
+    let all = ["zscore", "robust", "residual", "novelty", "pager"];
+    let servers = [&all[..1], &all[..], &["robust", "zscore"]].map(|detectors| {
+        (Server::start(engine, &[&format!("--detector={}", detectors.join(","))]), detectors)
+    });
+    let mut values = readings(5, 60);
+    // Eleven in the window hide the twelfth from mean and deviation, not from the medians.
+    values.extend([1e6; 12]);
+    let reports = servers.each_ref().map(|(server, _)| feed(server, "d", &values));
+    for (report, (server, detectors)) in reports.iter().zip(&servers) {
+        let figures = &report["metrics"]["rps"];
+        let said = figures["detectors"].as_object().expect("an object");
+        assert_eq!(said.len(), detectors.len());
+        assert_eq!(report["detector"], detectors[0]);
+        for field in ["score", "isAnomaly"] {
+            assert_eq!(figures[field], said[detectors[0]][field], "{report}");
+        }
+        assert_eq!(report["isAnomaly"], detectors[0] == "robust", "{report}");
+        assert_eq!(said["zscore"], reports[0]["metrics"]["rps"]["detectors"]["zscore"]);
+        assert_eq!(report["zScore"], reports[0]["zScore"]);
+        assert_eq!(report["thresholdZ"], 2.0);
+        let row = &rows(&server.get("/devices").json())[0];
+        assert_eq!((&row["score"], &row["isAnomaly"]), (&figures["score"], &report["isAnomaly"]));
+    }
+    let count = |server: &Server| server.get("/analyze?device=d").json()["anomalyCount"].clone();
+    assert_eq!(count(&servers[0].0), count(&servers[1].0));
+    let rows = rows(&servers[2].0.get("/anomalies?limit=1").json());
+    assert_eq!((&rows[0]["detector"], &rows[0]["isOpen"]), (&json!("robust"), &json!(true)));
+    assert_eq!(rows[0]["flags"], 12);
 }
 
 fn analyze_of_an_unknown_device(engine: Engine) {
@@ -844,13 +882,46 @@ fn anomalies(engine: Engine) {
         feed(&server, device, &[50.0]);
         feed(&server, device, &[500.0]);
     }
+    // Two flags in a row are one anomaly, and show the stranger.
     let all = rows(&server.get("/anomalies").expect(200).json());
-    assert_eq!(all.len(), 4);
+    assert_eq!(all.len(), 2);
     assert_eq!(all[0]["device"], "b", "newest first");
     assert_eq!(all[0]["metric"], "rps");
     assert_eq!(all[0]["value"], 500.0);
-    assert!(all[0]["zScore"].as_f64().is_some_and(|z| z > 2.0), "{}", all[0]);
-    assert_close(&all[1]["zScore"], 40.0, "zScore");
+    assert!(all[0]["zScore"].as_f64().is_some_and(|z| z > 40.0), "{}", all[0]);
+    assert_eq!((&all[0]["score"], &all[0]["detector"]), (&all[0]["zScore"], &json!("zscore")));
+    assert_eq!((&all[0]["isOpen"], &all[0]["end"]), (&json!(true), &Value::Null));
+    assert_eq!(all[0]["flags"], 2);
+    let [mean, deviation] = ["mean", "stdDev"].map(|name| all[0][name].as_f64().expect(name));
+    assert_close(&all[0]["expected"]["low"], mean - 2.0 * deviation, "low");
+    assert_close(&all[0]["expected"]["high"], mean + 2.0 * deviation, "high");
+    let scrape = server.get("/metrics").expect(200);
+    assert!(
+        scrape.text().contains("anomalies_total{metric=\"rps\"} 4"),
+        "flags are what is counted"
+    );
+    // It ends with the next value that is none; the next after that is another.
+    let at = |minute: i64| 1_735_100_000 + 60 * minute;
+    let calm = (0..60).map(|minute| (minute - 60, 9 + 2 * (minute % 2)));
+    let wild = [400, 300, 11, 400].into_iter().zip(1..).map(|(value, minute)| (minute, value));
+    for (minute, value) in calm.chain(wild) {
+        let sample = json!({"device": "c", "rps": value, "timestamp": at(minute)});
+        server.ingest(&sample.to_string()).expect(202);
+    }
+    let of_c = rows(&server.get("/anomalies?device=c").json());
+    let shown = |row: &Value| {
+        ["value", "start", "end", "isOpen", "flags", "timestamp"].map(|name| row[name].clone())
+    };
+    assert_eq!(of_c.len(), 2, "{of_c:?}");
+    assert_eq!(
+        shown(&of_c[0]),
+        [json!(400), json!(at(4)), Value::Null, json!(true), json!(1), json!(at(4))]
+    );
+    assert_eq!(
+        shown(&of_c[1]),
+        [json!(400), json!(at(1)), json!(at(3)), json!(false), json!(2), json!(at(1))]
+    );
+    feed(&server, "a", &[10.0]);
     let of_a = rows(&server.get("/anomalies?device=a&limit=1").json());
     assert_eq!(of_a.len(), 1);
     assert_eq!(of_a[0]["device"], "a");
@@ -858,6 +929,7 @@ fn anomalies(engine: Engine) {
     assert_eq!(rows(&server.get(&format!("/anomalies?since={since}")).json()).len(), 0);
     let since = now_s() as u64 - 3600;
     assert_eq!(rows(&server.get(&format!("/anomalies?since={since}")).json()).len(), 4);
+    assert_eq!(rows(&server.get("/anomalies?device=a").json())[0]["isOpen"], false);
     assert_eq!(rows(&server.get("/anomalies?device=nobody").json()).len(), 0);
 }
 

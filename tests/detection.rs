@@ -7,8 +7,9 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use harness::{Engine, Server};
+use sigmad::analytics::detectors::Kind;
 use sigmad::eval::events;
-use sigmad::eval::judges::Judge;
+use sigmad::eval::judges::Z_THRESHOLD;
 use sigmad::eval::nab::{self, PROFILES};
 use sigmad::eval::series::{self, Corpus, Series};
 use sigmad::eval::synthetic::{Confusion, Scenario};
@@ -29,7 +30,7 @@ fn labelled_series() -> Vec<Series> {
     }
 }
 
-fn scores(judge: Judge, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
+fn scores(judge: Kind, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
     all.iter().map(|series| (series, judge.scores(series))).collect()
 }
 
@@ -37,7 +38,7 @@ fn scores(judge: Judge, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
 #[test]
 fn scores_are_those_of_the_reference() {
     let all = nab_series();
-    let scored = scores(Judge::Zscore, &all);
+    let scored = scores(Kind::Zscore, &all);
     let ranking = nab::Ranking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
     let best = [58.923_076_402_750_89, 20.425_638_940_385_26, 72.615_384_268_500_62];
     let fixed = [-154.743_033_452_263_57, -409.398_179_498_593, -69.828_688_968_175_68];
@@ -49,7 +50,7 @@ fn scores_are_those_of_the_reference() {
     }
 
     let all = labelled_series();
-    let scored = scores(Judge::Zscore, &all);
+    let scored = scores(Kind::Zscore, &all);
     let ranking = events::Ranking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
     assert_eq!(ranking.score(None).f1, 1.0);
     let fixed = ranking.score(Some(2.0));
@@ -61,7 +62,7 @@ fn scores_are_those_of_the_reference() {
 #[test]
 fn what_follows_changes_nothing() {
     for series in nab_series().iter().chain(&labelled_series()) {
-        for judge in Judge::value_variants() {
+        for judge in Kind::value_variants() {
             let whole = judge.scores(series);
             for cut in [1, 2, 149, 151, 500, 777, series.values.len() - 1] {
                 let start = Series {
@@ -100,7 +101,7 @@ fn scores_are_finite_and_not_negative_whatever_comes() {
                 values: (0..5_000).map(value).collect(),
                 ..Series::default()
             };
-            for judge in Judge::value_variants() {
+            for judge in Kind::value_variants() {
                 let scores = judge.scores(&series);
                 assert!(scores.iter().all(|s| s.is_finite() && *s >= 0.0), "{}", judge.name());
             }
@@ -111,10 +112,10 @@ fn scores_are_finite_and_not_negative_whatever_comes() {
 #[test]
 fn units_and_zero_are_the_streams_own_business() {
     let series = &nab_series()[0];
-    let plain = Judge::Pager.scores(series);
+    let plain = Kind::Pager.scores(series);
     let values = series.values.iter().map(|v| 4096.0 * v + 1e6).collect();
     let other = Series { values, ..series.clone() };
-    for (row, (a, b)) in plain.iter().zip(Judge::Pager.scores(&other)).enumerate() {
+    for (row, (a, b)) in plain.iter().zip(Kind::Pager.scores(&other)).enumerate() {
         assert!((a - b).abs() < 0.05 * a.max(1.0), "row {row}: {a} and {b}");
     }
 }
@@ -122,16 +123,18 @@ fn units_and_zero_are_the_streams_own_business() {
 #[test]
 fn spikes_in_noise_are_told_from_the_noise() {
     let all = Scenario::Spikes(0.01).series();
-    let confusion = |judge: Judge| {
+    let confusion = |judge: Kind| {
         let scored = scores(judge, &all);
         let pairs: Vec<_> = scored.iter().map(|(series, s)| (*series, s.as_slice())).collect();
-        Confusion::new(pairs.iter().copied(), |score| judge.is_anomaly(score, judge.threshold()))
+        Confusion::new(pairs.iter().copied(), |score| {
+            judge.is_anomaly(score, judge.threshold(Z_THRESHOLD))
+        })
     };
-    let pager = confusion(Judge::Pager);
+    let pager = confusion(Kind::Pager);
     assert!(pager.precision() > 0.7, "{pager:?}");
     assert!(pager.false_positive_rate() < 0.1, "{pager:?}");
     // What the contract's detector does is known, and is no accident.
-    let zscore = confusion(Judge::Zscore);
+    let zscore = confusion(Kind::Zscore);
     assert!((0.2..0.3).contains(&zscore.precision()), "{zscore:?}");
 }
 
@@ -150,7 +153,7 @@ fn the_command_prints_tables_and_writes_a_score_for_every_row() {
     let written = folder.join("realAdExchange/exchange-2_cpc_results");
     let scores = std::fs::read_to_string(written.with_extension("txt")).expect("scores");
     let scores: Vec<f64> = scores.lines().map(|line| line.parse().expect("a number")).collect();
-    assert_eq!(scores, Judge::Pager.scores(&nab_series()[0]));
+    assert_eq!(scores, Kind::Pager.scores(&nab_series()[0]));
     let svg = std::fs::read_to_string(written.with_extension("svg")).expect("a picture");
     assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
     std::fs::remove_dir_all(&folder).expect("it was written");
@@ -172,26 +175,65 @@ fn what_cannot_be_evaluated_is_named() {
     }
 }
 
-#[test]
-fn a_running_server_judges_as_this_process_does() {
-    let server = Server::start(Engine::Native, &["--workers", "1"]);
-    let folder = std::env::temp_dir().join(format!("sigmad-remote-{}", std::process::id()));
+/// The scores that `sigmad eval --url` reads back.
+fn remote_scores(server: &Server, root: &str, name: &str) -> Vec<f64> {
+    let folder = std::env::temp_dir().join(format!("sigmad-remote-{}", server.address.port()));
     let output = Command::new("timeout")
-        .args(["60", env!("CARGO_BIN_EXE_sigmad"), "eval", "--data"])
-        .arg(format!("{FOLDER}/nab"))
+        .args(["60", env!("CARGO_BIN_EXE_sigmad"), "eval", "--data", root])
         .args(["--url", &format!("http://{}", server.address)])
         .args(["--scores", &folder.display().to_string()])
         .output()
         .expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let written = folder.join("realAdExchange/exchange-2_cpc_results.txt");
-    let remote = std::fs::read_to_string(written).expect("scores");
-    let local = Judge::Zscore.scores(&nab_series()[0]);
-    assert_eq!(remote.lines().count(), local.len());
-    for (row, (remote, local)) in remote.lines().zip(local).enumerate() {
-        let remote: f64 = remote.parse().expect("a number");
-        // JSON is read to the last digit but one.
-        assert!((remote - local).abs() <= 1e-12 * local.max(1.0), "row {row}: {remote} {local}");
-    }
+    let scores = std::fs::read_to_string(folder.join(name)).expect("scores");
     std::fs::remove_dir_all(&folder).expect("it was written");
+    scores.lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+#[test]
+fn a_running_server_judges_as_this_process_does() {
+    let series = &nab_series()[0];
+    for detectors in ["zscore", "pager", "robust,pager", "residual", "novelty,zscore"] {
+        let flags = ["--workers", "1", "--detector", detectors];
+        let server = Server::start(Engine::Native, &flags);
+        let name = format!("{}.txt", series.name);
+        let remote = remote_scores(&server, &format!("{FOLDER}/nab"), &name);
+        let first = detectors.split(',').next().expect("not empty");
+        let judge = Kind::from_str(first, false).expect("a detector");
+        let local = judge.scores(series);
+        assert_eq!(remote.len(), local.len());
+        for (row, (remote, local)) in remote.into_iter().zip(local).enumerate() {
+            // JSON is read to the last digit but one.
+            let is_same = (remote - local).abs() <= 1e-12 * local.max(1.0);
+            assert!(is_same, "{detectors}, row {row}: {remote} {local}");
+        }
+    }
+}
+
+/// One device's samples in batches of every size give the anomalies that they give one by one.
+#[test]
+fn batches_end_where_they_may() {
+    let series = &nab_series()[0];
+    let rows = series.timestamps_us.iter().zip(&series.values);
+    let samples: Vec<_> = rows
+        .map(|(at_us, value)| serde_json::json!({"device": "d", "timestamp": at_us, "v": value}))
+        .collect();
+    let judged = |sizes: &[usize]| {
+        let server = Server::start(Engine::Native, &["--detector", "pager,zscore"]);
+        let (mut rest, mut sizes) = (&samples[..], sizes.iter().cycle());
+        while !rest.is_empty() {
+            let (batch, after) = rest.split_at((*sizes.next().expect("endless")).min(rest.len()));
+            server.ingest(&serde_json::json!(batch).to_string()).expect(202);
+            rest = after;
+        }
+        let mut anomalies = server.get("/anomalies?limit=1000").expect(200).json();
+        let all = anomalies["anomalies"].as_array_mut().expect("a list");
+        all.iter_mut().for_each(|anomaly| anomaly["arrivedAt"] = serde_json::Value::Null);
+        let figures = server.get("/analyze?device=d").expect(200).json()["metrics"].clone();
+        (anomalies, figures)
+    };
+    let one_by_one = judged(&[1]);
+    assert!(one_by_one.0["count"].as_u64().is_some_and(|count| count > 0), "{one_by_one:?}");
+    assert_eq!(judged(&[1, 7, 1_000, 2]), one_by_one);
+    assert_eq!(judged(&[samples.len()]), one_by_one);
 }

@@ -320,6 +320,28 @@ def check_anomaly(driver, port: int) -> float:
     return slowest
 
 
+def check_events_not_samples(driver, port: int) -> None:
+    """Values flagged in a row are one row: where it was expected, by whom, since when, and how long."""
+    post(port, calm("pump-4", count=60))
+    wait(driver, lambda: "pump-4" in names(driver, "devices"), "the device")
+    at = 1_735_100_000
+    post(port, {"device": "pump-4", "rps": 900, "timestamp": at})
+    row = "#anomalies tr:first-child"
+    wait(driver, lambda: "pump-4" in text(driver, row), "the anomaly")
+    cells = [text(driver, f"{row} td:nth-child({place})") for place in range(1, 7)]
+    digits = "{ hour: '2-digit', minute: '2-digit', second: '2-digit' }"
+    clock = f"return new Intl.DateTimeFormat('en-GB', {digits}).format(arguments[0] * 1000)"
+    started = driver.execute_script(clock, at)
+    assert cells[:4] == [started, "pump-4rps", "900", "99.5 \u2013 101.5"], cells
+    assert cells[5] == "open" and text(driver, "#anomalies-title .detector") == "zscore", cells
+    shown = len(names(driver, "anomalies"))
+    post(port, {"device": "pump-4", "rps": 5_000, "timestamp": at + 60})
+    post(port, {"device": "pump-4", "rps": 101, "timestamp": at + 120})
+    wait(driver, lambda: text(driver, f"{row} td:nth-child(6)") == "2 min", "its end")
+    assert text(driver, f"{row} td:nth-child(1)") == started
+    assert len(names(driver, "anomalies")) == shown, "the same row"
+
+
 def check_device(driver, port: int) -> None:
     driver.find_element(By.CSS_SELECTOR, "#devices tr a[title='pump-3']").click()
     wait(driver, lambda: text(driver, "#device-name") == "pump-3", "its name")
@@ -608,6 +630,7 @@ def main() -> None:
             packed = check_files(port)
             check_empty_then_alive(driver, port)
             seconds = check_anomaly(driver, port)
+            check_events_not_samples(driver, port)
             check_device(driver, port)
             check_hostile(driver, port)
             check_third_parties(driver, port)

@@ -1,22 +1,24 @@
-//! The latest anomalies, in a ring taken at the start, and how many there were of each metric.
+//! The latest anomalies, in a ring taken at the start, and how many flags there were of each metric.
+//!
+//! Flags of one stream with no value between them that is none are one anomaly: it begins with the
+//! first, shows the strangest, and ends with the next value that is no anomaly.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::analytics::report::{AnomalyReport, RecentQuery};
+use crate::analytics::memories::Detectors;
+use crate::analytics::report::{AnomaliesQuery, AnomalyReport};
 use crate::analytics::window::Moments;
 use crate::registry::METRICS_MAX;
 use crate::sample::{DeviceId, MetricId, Verdict};
 
 /// Anomalies kept for `/anomalies`; older ones are only counted.
 pub const ANOMALIES_KEPT: usize = 4_096;
+const _: () = assert!(ANOMALIES_KEPT < u16::MAX as usize);
 
-/// One anomaly. It keeps the device's name, and so its due after the device's eviction.
-#[derive(Debug)]
-pub struct Anomaly {
-    /// The device and its name, None for the fleet.
-    pub device: Option<(DeviceId, Arc<str>)>,
-    /// The metric.
-    pub metric: MetricId,
+/// A value that was flagged.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
     /// The value.
     pub value: f64,
     /// The window before it.
@@ -29,42 +31,121 @@ pub struct Anomaly {
     pub arrived_us: i64,
 }
 
+/// Whose anomaly it is: None for the fleet's.
+type Owner = (Option<DeviceId>, MetricId);
+
+/// The place of an anomaly that has not ended; another may have taken it since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenAnomaly(NonZeroU16);
+
+/// One anomaly. It keeps the device's name, and so its due after the device's eviction.
+#[derive(Debug)]
+struct Anomaly {
+    of: Owner,
+    name: Option<Arc<str>>,
+    strangest: Flag,
+    start_us: i64,
+    flags: u64,
+    end_us: Option<i64>,
+    /// When its last flag or its end arrived.
+    changed_us: i64,
+    /// Which change of all anomalies that was.
+    change: u64,
+}
+
 /// The latest anomalies.
 #[derive(Debug)]
 pub struct Anomalies {
     ring: Vec<Anomaly>,
     total: u64,
+    changes: u64,
     by_metric: Vec<u64>,
 }
 
 impl Default for Anomalies {
     fn default() -> Self {
-        Self { ring: Vec::with_capacity(ANOMALIES_KEPT), total: 0, by_metric: vec![0; METRICS_MAX] }
+        let ring = Vec::with_capacity(ANOMALIES_KEPT);
+        Self { ring, total: 0, changes: 0, by_metric: vec![0; METRICS_MAX] }
     }
 }
 
 impl Anomalies {
-    /// Anomalies of that metric since the start.
+    /// Flags of that metric since the start.
     pub fn count(&self, metric: MetricId) -> u64 {
         self.by_metric[usize::from(metric.0)]
     }
 
-    /// Adds one, in the place of the oldest when the ring is full.
+    /// Takes a flag: of the open anomaly of its stream if that is still kept, else of a new one, in the
+    /// place of the oldest when the ring is full.
     #[cold]
-    pub fn push(&mut self, anomaly: Anomaly) {
-        self.by_metric[usize::from(anomaly.metric.0)] += 1;
-        if self.ring.len() < ANOMALIES_KEPT {
+    pub fn flag(
+        &mut self,
+        open: Option<OpenAnomaly>,
+        of: Owner,
+        name: Option<&Arc<str>>,
+        flag: Flag,
+    ) -> OpenAnomaly {
+        self.by_metric[usize::from(of.1.0)] += 1;
+        self.changes += 1;
+        let change = self.changes;
+        if let Some((open, anomaly)) = open.and_then(|open| Some((open, self.open(open, of)?))) {
+            if flag.verdict.score >= anomaly.strangest.verdict.score {
+                anomaly.strangest = flag;
+            }
+            anomaly.flags += 1;
+            (anomaly.changed_us, anomaly.change) = (flag.arrived_us, change);
+            return open;
+        }
+        let anomaly = Anomaly {
+            of,
+            name: name.cloned(),
+            strangest: flag,
+            start_us: flag.timestamp_us,
+            flags: 1,
+            end_us: None,
+            changed_us: flag.arrived_us,
+            change,
+        };
+        let place = self.total as usize % ANOMALIES_KEPT;
+        if place == self.ring.len() {
             self.ring.push(anomaly);
         } else {
-            self.ring[self.total as usize % ANOMALIES_KEPT] = anomaly;
+            self.ring[place] = anomaly;
         }
         self.total += 1;
+        OpenAnomaly(NonZeroU16::new(place as u16 + 1).expect("one more than a place"))
+    }
+
+    /// The stream's next value is none: its anomaly ends there.
+    #[cold]
+    pub fn end(&mut self, open: OpenAnomaly, of: Owner, timestamp_us: i64, arrived_us: i64) {
+        let change = self.changes + 1;
+        if let Some(anomaly) = self.open(open, of) {
+            anomaly.end_us = Some(timestamp_us);
+            (anomaly.changed_us, anomaly.change) = (arrived_us, change);
+            self.changes = change;
+        }
+    }
+
+    /// There will be no next value, for its stream has gone.
+    #[cold]
+    pub fn leave(&mut self, open: OpenAnomaly, of: Owner, arrived_us: i64) {
+        let last_us = self.open(open, of).map(|anomaly| anomaly.strangest.timestamp_us);
+        if let Some(last_us) = last_us {
+            self.end(open, of, last_us, arrived_us);
+        }
+    }
+
+    fn open(&mut self, place: OpenAnomaly, of: Owner) -> Option<&mut Anomaly> {
+        let anomaly = self.ring.get_mut(usize::from(place.0.get()) - 1)?;
+        (anomaly.of == of && anomaly.end_us.is_none()).then_some(anomaly)
     }
 
     /// Those that `query` asks for, newest first.
     pub fn latest(
         &self,
-        query: &RecentQuery,
+        query: &AnomaliesQuery,
+        detectors: &Detectors,
         metric_name: impl Fn(MetricId) -> Arc<str>,
     ) -> Vec<AnomalyReport> {
         let kept = self.ring.len() as u64;
@@ -72,21 +153,31 @@ impl Anomalies {
             .map(|back| self.total - back)
             .map(|serial| (serial, &self.ring[(serial - 1) as usize % ANOMALIES_KEPT]))
             .filter(|(_, anomaly)| {
-                let of_device = anomaly.device.as_ref().map(|(id, _)| *id);
-                anomaly.arrived_us >= query.since_us
-                    && (query.device.is_none() || query.device == of_device)
+                anomaly.changed_us >= query.since_us
+                    && anomaly.change > query.after_change
+                    && (query.device.is_none() || query.device == anomaly.of.0)
             })
             .take(query.limit)
-            .map(|(serial, anomaly)| AnomalyReport {
-                serial,
-                device: anomaly.device.as_ref().map(|(_, name)| name.clone()),
-                metric: metric_name(anomaly.metric),
-                value: anomaly.value,
-                mean: anomaly.before.mean,
-                std_dev: anomaly.before.std_dev(),
-                verdict: anomaly.verdict,
-                timestamp_us: anomaly.timestamp_us,
-                arrived_us: anomaly.arrived_us,
+            .map(|(serial, anomaly)| {
+                let Flag { value, before, verdict, timestamp_us, arrived_us } = anomaly.strangest;
+                AnomalyReport {
+                    serial,
+                    device: anomaly.name.clone(),
+                    metric: metric_name(anomaly.of.1),
+                    value,
+                    mean: before.mean,
+                    std_dev: before.std_dev(),
+                    reach: detectors.zscore.threshold * before.std_dev(),
+                    verdict,
+                    timestamp_us,
+                    arrived_us,
+                    detector: detectors.first(),
+                    start_us: anomaly.start_us,
+                    end_us: anomaly.end_us,
+                    flags: anomaly.flags,
+                    changed_us: anomaly.changed_us,
+                    change: anomaly.change,
+                }
             })
             .collect()
     }
@@ -96,25 +187,36 @@ impl Anomalies {
 mod tests {
     use super::*;
 
+    fn flag(value: f64, at_us: i64) -> Flag {
+        Flag {
+            value,
+            before: Moments { count: 50, mean: 0.0, variance: 4.0 },
+            verdict: Verdict { score: value, ..Verdict::default() },
+            timestamp_us: at_us,
+            arrived_us: at_us,
+        }
+    }
+
+    fn everything() -> AnomaliesQuery {
+        AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 }
+    }
+
+    fn ask(anomalies: &Anomalies, query: AnomaliesQuery) -> Vec<AnomalyReport> {
+        anomalies.latest(&query, &Detectors::default(), |_| Arc::from("cpu"))
+    }
+
     #[test]
     fn the_ring_keeps_the_latest_newest_first() {
         let mut anomalies = Anomalies::default();
         let pushed = ANOMALIES_KEPT as i64 + 10;
         for i in 1..=pushed {
             let device = DeviceId { index: (i % 2) as u32, generation: 0 };
-            anomalies.push(Anomaly {
-                device: (i % 3 != 0).then(|| (device, Arc::from("d"))),
-                metric: MetricId::CPU,
-                value: i as f64,
-                before: Moments { count: 50, mean: 0.0, variance: 4.0 },
-                verdict: Verdict::default(),
-                timestamp_us: 0,
-                arrived_us: i,
-            });
+            let device = (i % 3 != 0).then_some(device);
+            anomalies.flag(None, (device, MetricId::CPU), None, flag(i as f64, i));
         }
         let ask = |device, limit, since_us| {
-            let query = RecentQuery { device, limit, since_us };
-            let found = anomalies.latest(&query, |_| Arc::from("cpu"));
+            let found =
+                ask(&anomalies, AnomaliesQuery { device, limit, since_us, after_change: 0 });
             assert!(found.iter().all(|a| a.serial as f64 == a.value && a.std_dev == 2.0));
             found.iter().map(|a| a.arrived_us).collect::<Vec<_>>()
         };
@@ -124,5 +226,48 @@ mod tests {
         let odd = Some(DeviceId { index: 1, generation: 0 });
         assert!(ask(odd, usize::MAX, 0).iter().all(|i| i % 2 == 1 && i % 3 != 0));
         assert_eq!(ask(Some(DeviceId { index: 1, generation: 1 }), 9, 0), [0; 0]);
+    }
+
+    #[test]
+    fn flags_in_a_row_are_one_anomaly_that_shows_the_strangest() {
+        let mut anomalies = Anomalies::default();
+        let (one, other) = ((None, MetricId::CPU), (None, MetricId::RPS));
+        let open = anomalies.flag(None, one, None, flag(3.0, 10));
+        assert_eq!(anomalies.flag(Some(open), one, None, flag(9.0, 20)), open);
+        let beside = anomalies.flag(None, other, None, flag(5.0, 25));
+        anomalies.flag(Some(open), one, None, flag(4.0, 30));
+        let found = ask(&anomalies, everything());
+        assert_eq!(found.len(), 2);
+        let first = &found[1];
+        assert_eq!((first.serial, first.value, first.timestamp_us), (1, 9.0, 20));
+        assert_eq!((first.start_us, first.end_us, first.flags), (10, None, 3));
+        assert_eq!((first.changed_us, first.change), (30, 4));
+
+        anomalies.end(open, one, 40, 41);
+        let found = ask(&anomalies, AnomaliesQuery { after_change: 4, ..everything() });
+        assert_eq!((found.len(), found[0].serial, found[0].end_us), (1, 1, Some(40)));
+        assert_eq!(ask(&anomalies, AnomaliesQuery { since_us: 41, ..everything() }), found);
+        // It has ended: the next is another.
+        assert_ne!(anomalies.flag(Some(open), one, None, flag(4.0, 50)), open);
+        anomalies.leave(beside, other, 60);
+        let found = ask(&anomalies, everything());
+        let ends: Vec<_> = found.iter().map(|anomaly| anomaly.end_us).collect();
+        assert_eq!(ends, [None, Some(25), Some(40)]);
+        assert_eq!((anomalies.count(MetricId::CPU), anomalies.count(MetricId::RPS)), (4, 1));
+    }
+
+    #[test]
+    fn a_place_that_another_has_taken_is_no_longer_open() {
+        let mut anomalies = Anomalies::default();
+        let one = (None, MetricId::CPU);
+        let open = anomalies.flag(None, one, None, flag(3.0, 1));
+        for i in 0..ANOMALIES_KEPT as i64 {
+            let device = Some(DeviceId { index: i as u32, generation: 0 });
+            anomalies.flag(None, (device, MetricId::CPU), None, flag(2.0, i));
+        }
+        anomalies.end(open, one, 5, 5);
+        assert!(ask(&anomalies, everything()).iter().all(|anomaly| anomaly.end_us.is_none()));
+        anomalies.flag(Some(open), one, None, flag(4.0, 6));
+        assert_eq!(ask(&anomalies, everything())[0].start_us, 6);
     }
 }

@@ -4,7 +4,11 @@
 //! whose ring holds values of several replicas has its own ones once more, at the price of a second
 //! stream. Growing takes one more chunk and copies nothing; a stream that is given back is the next to
 //! be taken.
+//!
+//! What the detectors remember of a stream lies beside that ([`Memories`]).
 
+use crate::analytics::anomalies::OpenAnomaly;
+use crate::analytics::memories::{Detectors, Memories, MemoryPlace};
 use crate::analytics::window::{WINDOW_MAX, Window};
 use crate::exchange::Counts;
 use crate::sample::Verdict;
@@ -42,6 +46,10 @@ pub struct Stream {
     pub others: Counts,
     /// Whose values they are.
     pub ring_of: RingOf,
+    /// What detectors remember of it.
+    pub memory: Option<MemoryPlace>,
+    /// Its last value was an anomaly, which goes on.
+    pub open: Option<OpenAnomaly>,
 }
 
 const _: () = assert!(size_of::<Stream>() == 128);
@@ -75,11 +83,12 @@ pub struct Arena {
     given_back: Vec<StreamPlace>,
     /// How many of those in use hold the own values of another.
     seconds: usize,
+    memories: Memories,
 }
 
 impl Arena {
-    /// Streams with `window` values each.
-    pub fn new(window: usize) -> Self {
+    /// Streams with `window` values each, and what these detectors remember.
+    pub fn new(window: usize, detectors: Detectors) -> Self {
         assert!((1..=WINDOW_MAX).contains(&window), "config checks --window");
         let streams = CHUNK_RING_BYTES / (window * size_of::<f64>());
         let chunk_bits = streams.max(1).ilog2();
@@ -90,7 +99,14 @@ impl Arena {
             taken: 0,
             given_back: Vec::new(),
             seconds: 0,
+            memories: Memories::new(detectors),
         }
+    }
+
+    /// What the detectors remember of all streams.
+    #[inline]
+    pub fn memories(&self) -> &Memories {
+        &self.memories
     }
 
     /// Values in a window.
@@ -109,8 +125,15 @@ impl Arena {
         self.in_use() + self.seconds
     }
 
-    /// An empty stream.
-    pub fn take(&mut self) -> StreamPlace {
+    /// An empty stream, of which nothing is remembered.
+    pub fn open(&mut self) -> StreamPlace {
+        let place = self.take();
+        self.get_mut(place).0.memory = self.memories.take();
+        place
+    }
+
+    /// A place without a memory.
+    fn take(&mut self) -> StreamPlace {
         if let Some(place) = self.given_back.pop() {
             *self.get_mut(place).0 = Stream::default();
             return place;
@@ -128,10 +151,16 @@ impl Arena {
         place
     }
 
-    /// Forgets a stream; its place will be taken again.
-    pub fn give_back(&mut self, place: StreamPlace) {
+    /// Forgets a stream; its place will be taken again. Returns its anomaly that has not ended.
+    pub fn give_back(&mut self, place: StreamPlace) -> Option<OpenAnomaly> {
         self.give_back_second(place);
         self.given_back.push(place);
+        let (stream, _) = self.get_mut(place);
+        let (memory, open) = (stream.memory.take(), stream.open.take());
+        if let Some(memory) = memory {
+            self.memories.give_back(memory);
+        }
+        open
     }
 
     /// The stream that holds the values of this replica and the verdict of the last of them, with its
@@ -213,6 +242,15 @@ impl Arena {
         (&mut streams[within], &mut rings[within * self.window..][..self.window])
     }
 
+    /// The same, with what the detectors remember.
+    #[inline]
+    pub fn get_to_judge(&mut self, place: StreamPlace) -> (&mut Stream, &mut [f64], &mut Memories) {
+        let (chunk, within) = self.split(place);
+        let Chunk { streams, rings } = &mut self.chunks[chunk];
+        let ring = &mut rings[within * self.window..][..self.window];
+        (&mut streams[within], ring, &mut self.memories)
+    }
+
     #[inline]
     fn split(&self, place: StreamPlace) -> (usize, usize) {
         let place = place.0 as usize;
@@ -227,8 +265,8 @@ mod tests {
     #[test]
     fn streams_do_not_touch_each_other_and_do_not_move() {
         for window in [1, 50, WINDOW_MAX] {
-            let mut arena = Arena::new(window);
-            let places: Vec<_> = (0..60).map(|_| arena.take()).collect();
+            let mut arena = Arena::new(window, Detectors::default());
+            let places: Vec<_> = (0..60).map(|_| arena.open()).collect();
             let first = arena.get(places[0]).1.as_ptr();
             for (i, &place) in places.iter().enumerate() {
                 let (stream, ring) = arena.get_mut(place);
@@ -248,8 +286,8 @@ mod tests {
 
     #[test]
     fn a_shared_stream_is_counted_once_and_gives_both_back() {
-        let mut arena = Arena::new(4);
-        let (shared, foreign) = (arena.take(), arena.take());
+        let mut arena = Arena::new(4, Detectors::default());
+        let (shared, foreign) = (arena.open(), arena.open());
         let (stream, ring) = arena.get_mut(shared);
         stream.window.push(ring, 1.0);
         stream.verdict.score = 3.0;
@@ -280,14 +318,14 @@ mod tests {
 
     #[test]
     fn a_place_given_back_is_taken_again_empty() {
-        let mut arena = Arena::new(50);
-        let (a, b) = (arena.take(), arena.take());
+        let mut arena = Arena::new(50, Detectors::default());
+        let (a, b) = (arena.open(), arena.open());
         let (stream, ring) = arena.get_mut(a);
         stream.window.push(ring, 5.0);
         stream.own.total = 1;
         arena.give_back(a);
         assert_eq!(arena.in_use(), 1);
-        let again = arena.take();
+        let again = arena.open();
         assert_eq!(again, a);
         assert_ne!(again, b);
         let (stream, ring) = arena.get(again);

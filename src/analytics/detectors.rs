@@ -21,6 +21,47 @@ mod scale;
 mod tail;
 pub mod zscore;
 
+use clap::ValueEnum;
+
+/// The detectors, as flags, answers and tables call them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The distance from the window's mean, in standard deviations: the contract.
+    Zscore,
+    /// The distance from the median of the last fifty, in median distances.
+    Robust,
+    /// Errors of two forecasts.
+    Residual,
+    /// Has the stream ever been like this?
+    Novelty,
+    /// What to wake a person for.
+    Pager,
+}
+
+impl Kind {
+    /// As flags, answers and tables call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Zscore => "zscore",
+            Self::Robust => "robust",
+            Self::Residual => "residual",
+            Self::Novelty => "novelty",
+            Self::Pager => "pager",
+        }
+    }
+
+    /// From here on a score is an anomaly; `z` is what |z| must exceed.
+    pub const fn threshold(self, z: f64) -> f64 {
+        match self {
+            Self::Zscore => z,
+            Self::Robust => robust::Robust::THRESHOLD,
+            Self::Residual => residual::Residual::THRESHOLD,
+            Self::Novelty => novelty::Novelty::THRESHOLD,
+            Self::Pager => pager::Pager::THRESHOLD,
+        }
+    }
+}
+
 /// The memory that a detector has of one stream.
 pub trait Detector: Default {
     /// From this score on a value is an anomaly.

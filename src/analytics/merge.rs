@@ -9,10 +9,10 @@
 //!
 //! The ring takes the last of this line. The store tells one value more than a window holds, so that
 //! the last can be judged by the window before it: replicas that have nothing of their own to add show
-//! not only the same window but the same verdict.
+//! not only the same window but the same verdict. That holds for `zscore`: other detectors remember the
+//! values that came here, and what they said of the last of those stands.
 
 use crate::analytics::arena::{Arena, RingOf, StreamPlace};
-use crate::analytics::detectors::zscore::ZScore;
 use crate::analytics::window::Moments;
 use crate::exchange::SharedMetric;
 use crate::sample::Verdict;
@@ -34,7 +34,6 @@ impl Merge {
         place: StreamPlace,
         shared: &SharedMetric,
         all_sent: bool,
-        detector: &ZScore,
     ) -> Option<Verdict> {
         let Self { own, line } = self;
         let window = arena.window();
@@ -76,7 +75,11 @@ impl Merge {
         let verdict = match arena.own(place) {
             Some((own, _)) if is_all_ours => own.verdict,
             // Also of a value that is still to be sent: what came before it elsewhere may be news.
-            _ => detector.judge(&Moments::of(newest(before, window)), last),
+            _ => {
+                let said = arena.get(place).0.verdict;
+                let detectors = arena.memories().detectors();
+                detectors.judge_again(&Moments::of(newest(before, window)), last, said)
+            }
         };
         arena.get_mut(place).0.verdict = verdict;
         Some(verdict)
@@ -96,6 +99,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::analytics::detectors::zscore::ZScore;
+    use crate::analytics::memories::Detectors;
     use crate::analytics::names::Names;
     use crate::analytics::report::{
         DeviceReport, DevicesQuery, DevicesSort, MetricReport, Scope, WindowsReport,
@@ -114,8 +119,9 @@ mod tests {
             |id| (id.generation < 9).then(|| format!("{}", id.index).into()),
             |id| id.0.to_string().into(),
         );
-        let detector = ZScore { threshold: 2.0, min_samples: 5 };
-        Analytics::new(Settings { window: WINDOW, detector }, names)
+        let zscore = ZScore { threshold: 2.0, min_samples: 5 };
+        let detectors = Detectors { zscore, ..Detectors::default() };
+        Analytics::new(Settings { window: WINDOW, detectors }, names)
     }
 
     fn id(index: u32) -> DeviceId {

@@ -9,6 +9,7 @@
 pub mod anomalies;
 pub mod arena;
 pub mod detectors;
+pub mod memories;
 mod merge;
 pub mod names;
 pub mod quantile;
@@ -21,14 +22,14 @@ pub mod window;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use anomalies::{Anomalies, Anomaly};
+use anomalies::{Anomalies, Flag};
 use arena::{RingOf, StreamPlace};
 use crossbeam_channel::Sender;
-use detectors::zscore::ZScore;
+use memories::Detectors;
 use merge::Merge;
 use names::Names;
 use report::{
-    AnomalyReport, DeviceReport, DevicesQuery, MetricReport, RecentQuery, Scope, TotalsReport,
+    AnomaliesQuery, AnomalyReport, DeviceReport, DevicesQuery, MetricReport, Scope, TotalsReport,
     WindowsReport,
 };
 use scan::Scan;
@@ -42,24 +43,23 @@ use crate::sample::{Batch, DeviceId, MetricId, Reading, Sample};
 const LOST_AFTER_S: u32 = 60;
 
 /// How to judge.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Values in a window, 1 to [`window::WINDOW_MAX`].
     pub window: usize,
-    /// The detector.
-    pub detector: ZScore,
+    /// What judges.
+    pub detectors: Detectors,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window: 50, detector: ZScore { threshold: 2.0, min_samples: 10 } }
+        Self { window: 50, detectors: Detectors::default() }
     }
 }
 
 /// Every window, and what was found in them.
 #[derive(Debug)]
 pub struct Analytics {
-    detector: ZScore,
     streams: Streams,
     anomalies: Anomalies,
     samples: u64,
@@ -76,8 +76,7 @@ impl Analytics {
     /// Without samples so far.
     pub fn new(settings: Settings, names: Names) -> Self {
         Self {
-            detector: settings.detector,
-            streams: Streams::new(settings.window, names),
+            streams: Streams::new(settings.window, settings.detectors, names),
             anomalies: Anomalies::default(),
             samples: 0,
             others: Counts::default(),
@@ -124,6 +123,9 @@ impl Analytics {
         }
         self.samples += batch.len() as u64;
         self.own_heard_s = LastHeard::seconds(arrived_us);
+        for (open, device, metric) in self.streams.left_open.drain(..) {
+            self.anomalies.leave(open, (Some(device), metric), arrived_us);
+        }
     }
 
     /// The counts are those right after this sample: whatever is lost on the way, a later sample
@@ -159,24 +161,23 @@ impl Analytics {
     fn judge_for_fleet(&mut self, sample: &Sample, readings: &[Reading], arrived_us: i64) {
         for &Reading { metric, value } in readings {
             let place = self.streams.fleet_stream(metric);
-            let (stream, ring) = self.streams.arena.get_mut(place);
+            let (stream, ring, memories) = self.streams.arena.get_to_judge(place);
             let before = stream.window.moments();
-            let verdict = self.detector.judge(&before, value);
+            let timestamp_us = sample.timestamp_us;
+            let verdict = memories.judge(stream.memory, &before, timestamp_us, value);
             stream.enter(ring, value, verdict);
+            // Those of a device are its own.
+            if sample.device.is_none() {
+                if verdict.is_anomaly {
+                    let flag = Flag { value, before, verdict, timestamp_us, arrived_us };
+                    let open = self.anomalies.flag(stream.open, (None, metric), None, flag);
+                    stream.open = Some(open);
+                } else if let Some(open) = stream.open.take() {
+                    self.anomalies.end(open, (None, metric), timestamp_us, arrived_us);
+                }
+            }
             if stream.ring_of != RingOf::Own {
                 self.streams.arena.enter_own(place, value, verdict);
-            }
-            if verdict.is_anomaly && sample.device.is_none() {
-                let timestamp_us = sample.timestamp_us;
-                self.anomalies.push(Anomaly {
-                    device: None,
-                    metric,
-                    value,
-                    before,
-                    verdict,
-                    timestamp_us,
-                    arrived_us,
-                });
             }
         }
     }
@@ -192,28 +193,26 @@ impl Analytics {
         let Some((device, arena)) = self.streams.device_mut(id) else {
             return;
         };
+        let timestamp_us = sample.timestamp_us;
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
             let entry = device.stream(metric, at, arena);
-            let (stream, ring) = arena.get_mut(entry.place);
+            let (stream, ring, memories) = arena.get_to_judge(entry.place);
             let before = stream.window.moments();
-            let verdict = self.detector.judge(&before, value);
+            let verdict = memories.judge(stream.memory, &before, timestamp_us, value);
             stream.enter(ring, value, verdict);
-            if stream.ring_of != RingOf::Own {
-                arena.enter_own(entry.place, value, verdict);
-            }
             entry.score = verdict.score;
             entry.is_anomaly = verdict.is_anomaly;
+            let (place, of) = (entry.place, (Some(id), metric));
             if verdict.is_anomaly {
                 device.own.anomalies += 1;
-                self.anomalies.push(Anomaly {
-                    device: device.name.clone().map(|name| (id, name)),
-                    metric,
-                    value,
-                    before,
-                    verdict,
-                    timestamp_us: sample.timestamp_us,
-                    arrived_us,
-                });
+                let flag = Flag { value, before, verdict, timestamp_us, arrived_us };
+                let name = device.name.as_ref();
+                stream.open = Some(self.anomalies.flag(stream.open, of, name, flag));
+            } else if let Some(open) = stream.open.take() {
+                self.anomalies.end(open, of, timestamp_us, arrived_us);
+            }
+            if stream.ring_of != RingOf::Own {
+                arena.enter_own(place, value, verdict);
             }
         }
         device.own.total += 1;
@@ -241,7 +240,7 @@ impl Analytics {
                 None => self.streams.fleet_stream(stream.metric),
             };
             let arena = &mut self.streams.arena;
-            self.merge.stream(arena, place, stream, all_sent, &self.detector);
+            self.merge.stream(arena, place, stream, all_sent);
         }
     }
 
@@ -261,7 +260,7 @@ impl Analytics {
                 continue;
             }
             let entry = device.stream(stream.metric, at, arena);
-            let verdict = self.merge.stream(arena, entry.place, stream, all_sent, &self.detector);
+            let verdict = self.merge.stream(arena, entry.place, stream, all_sent);
             if let Some(verdict) = verdict {
                 entry.score = verdict.score;
                 entry.is_anomaly = verdict.is_anomaly;
@@ -328,14 +327,16 @@ impl Analytics {
             mean: moments.mean,
             std_dev: moments.std_dev(),
             verdict: stream.verdict,
+            findings: self.streams.arena.memories().findings(all.memory, &stream.verdict),
             total_count: counts.total,
             anomaly_count: counts.anomalies,
         })
     }
 
     /// The latest anomalies, newest first.
-    pub fn anomalies(&self, query: &RecentQuery) -> Vec<AnomalyReport> {
-        self.anomalies.latest(query, |metric| self.metric_name(metric))
+    pub fn anomalies(&self, query: &AnomaliesQuery) -> Vec<AnomalyReport> {
+        let detectors = self.streams.arena.memories().detectors();
+        self.anomalies.latest(query, detectors, |metric| self.metric_name(metric))
     }
 
     /// What was counted since the start.
@@ -384,11 +385,13 @@ fn last_timestamp(last: &LastHeard, own: u64, others: Counts, scope: Scope) -> O
 mod tests {
     use std::collections::BTreeMap;
 
+    use clap::ValueEnum;
     use crossbeam_channel::bounded;
     use proptest::prelude::*;
     use report::DevicesSort;
 
     use super::*;
+    use crate::analytics::detectors::Kind;
     use crate::sample::Z_MAX;
 
     /// Device `i` of generation `g` is called `i.g`; metric `m` is called `m`.
@@ -405,6 +408,10 @@ mod tests {
 
     fn id(index: u32, generation: u32) -> DeviceId {
         DeviceId { index, generation }
+    }
+
+    fn everything() -> AnomaliesQuery {
+        AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 }
     }
 
     fn one(device: Option<DeviceId>, readings: &[(u16, f64)]) -> Batch {
@@ -464,6 +471,49 @@ mod tests {
         }
     }
 
+    /// Flags of a stream in a row: value, arrival and |z| of each.
+    #[derive(Default)]
+    struct NaiveAnomaly {
+        device: Option<String>,
+        metric: u16,
+        flags: Vec<(f64, i64, f64)>,
+        has_ended: bool,
+    }
+
+    #[derive(Default)]
+    struct NaiveAnomalies {
+        all: Vec<NaiveAnomaly>,
+        open: BTreeMap<(Option<String>, u16), usize>,
+    }
+
+    impl NaiveAnomalies {
+        fn judged(&mut self, of: (Option<String>, u16), value: f64, at: i64, stream: &NaiveStream) {
+            if !stream.is_anomaly {
+                if let Some(ended) = self.open.remove(&of) {
+                    self.all[ended].has_ended = true;
+                }
+                return;
+            }
+            let all = &mut self.all;
+            let open = *self.open.entry(of).or_insert_with_key(|(device, metric)| {
+                let (device, metric) = (device.clone(), *metric);
+                all.push(NaiveAnomaly { device, metric, ..NaiveAnomaly::default() });
+                all.len() - 1
+            });
+            all[open].flags.push((value, at, stream.z.abs()));
+        }
+
+        /// Another takes the place of that device with its next sample.
+        fn left(&mut self, name: &str) {
+            let all = &mut self.all;
+            self.open.retain(|(device, _), open| {
+                let stays = device.as_deref() != Some(name);
+                all[*open].has_ended = !stays;
+                stays
+            });
+        }
+    }
+
     #[derive(Clone, Debug)]
     struct Sent {
         device: Option<u32>,
@@ -491,10 +541,11 @@ mod tests {
             let mut fleet: BTreeMap<u16, NaiveStream> = BTreeMap::new();
             let mut windows: BTreeMap<u32, BTreeMap<u16, NaiveStream>> = BTreeMap::new();
             let mut generations = [0; 4];
-            let mut anomalies = Vec::new();
+            let mut anomalies = NaiveAnomalies::default();
             for (at, sample) in sent.iter().enumerate() {
                 let device = sample.device.map(|index| {
                     if sample.replaces {
+                        anomalies.left(&format!("{index}.{}", generations[index as usize]));
                         generations[index as usize] += 1;
                         windows.remove(&index);
                     }
@@ -504,8 +555,8 @@ mod tests {
                 for &(metric, value) in &sample.readings {
                     let stream = fleet.entry(metric).or_default();
                     stream.judge(value);
-                    if device.is_none() && stream.is_anomaly {
-                        anomalies.push((None, metric, value, at as i64));
+                    if device.is_none() {
+                        anomalies.judged((None, metric), value, at as i64, stream);
                     }
                 }
                 for &(metric, value) in &sample.readings {
@@ -513,10 +564,8 @@ mod tests {
                         let streams = windows.entry(id.index).or_default();
                         let stream = streams.entry(metric).or_default();
                         stream.judge(value);
-                        if stream.is_anomaly {
-                            let name = format!("{}.{}", id.index, id.generation);
-                            anomalies.push((Some(name), metric, value, at as i64));
-                        }
+                        let name = format!("{}.{}", id.index, id.generation);
+                        anomalies.judged((Some(name), metric), value, at as i64, stream);
                     }
                 }
             }
@@ -541,20 +590,26 @@ mod tests {
                 agree(analytics.windows(Some(id), Scope::Cluster), naive);
             }
 
-            let everything = RecentQuery { device: None, limit: usize::MAX, since_us: 0 };
-            let found = analytics.anomalies(&everything);
-            prop_assert_eq!(found.len(), anomalies.len());
-            for (got, (device, metric, value, at)) in found.iter().rev().zip(&anomalies) {
-                prop_assert_eq!(got.device.as_deref(), device.as_deref());
-                prop_assert_eq!(&*got.metric, &*metric.to_string());
-                prop_assert_eq!((got.value, got.arrived_us), (*value, *at));
+            let found = analytics.anomalies(&everything());
+            prop_assert_eq!(found.len(), anomalies.all.len());
+            for (got, naive) in found.iter().rev().zip(&anomalies.all) {
+                prop_assert_eq!(&got.device, &naive.device.as_deref().map(Arc::from));
+                prop_assert_eq!(&*got.metric, &*naive.metric.to_string());
+                prop_assert_eq!(got.flags as usize, naive.flags.len());
+                prop_assert_eq!(got.end_us.is_some(), naive.has_ended);
+                let strangest = naive.flags.iter().map(|flag| flag.2).fold(0.0, f64::max);
+                let shown = naive.flags.iter().find(|flag| flag.1 == got.arrived_us);
+                let (value, _, z) = shown.expect("one of its flags");
+                prop_assert_eq!(got.value, *value);
+                prop_assert!(z * (1.0 + 1e-6) >= strangest);
             }
             let totals = analytics.totals();
             prop_assert_eq!(totals.samples as usize, sent.len());
             prop_assert_eq!(totals.devices, windows.len());
             prop_assert_eq!(totals.streams, windows.values().map(BTreeMap::len).sum::<usize>());
             let counted: u64 = totals.anomalies.iter().map(|(_, n)| n).sum();
-            prop_assert_eq!(counted as usize, anomalies.len());
+            let flags: usize = anomalies.all.iter().map(|anomaly| anomaly.flags.len()).sum();
+            prop_assert_eq!(counted as usize, flags);
         }
 
         #[test]
@@ -617,11 +672,81 @@ mod tests {
         assert_eq!(analytics.windows(None, Scope::Cluster).metrics[1].total_count, 62);
 
         // The old occupant's anomaly stays its own.
-        let query = RecentQuery { device: None, limit: 10, since_us: 0 };
+        let query = everything();
         let latest = analytics.anomalies(&query);
+        assert!(latest[0].end_us.is_some(), "nothing more will come of it");
         assert_eq!((latest[0].device.as_deref(), latest[0].value), (Some("5.0"), 1e6));
-        let query = RecentQuery { device: Some(id(5, 3)), ..query };
+        let query = AnomaliesQuery { device: Some(id(5, 3)), ..query };
         assert!(analytics.anomalies(&query).is_empty());
+    }
+
+    /// The same samples by every choice of detectors: the figures of `zscore` never change, and each
+    /// detector says what it says alone.
+    #[test]
+    fn detectors_run_beside_each_other() {
+        let values = |device: u32, row: usize| {
+            let noise = ((row * 7_919 + device as usize * 104_729) % 1_009) as f64 / 1_009.0;
+            let level = if row > 700 { 40.0 } else { 10.0 };
+            level + noise + if row % 97 == 0 { 25.0 } else { 0.0 }
+        };
+        let run = |kinds: &[Kind]| {
+            let detectors = Detectors { kinds: kinds.to_vec(), ..Detectors::default() };
+            let mut analytics = Analytics::new(Settings { window: 50, detectors }, names());
+            let mut said = Vec::new();
+            for row in 0..1_000 {
+                for device in 0..3 {
+                    let mut batch = Batch::default();
+                    let reading = Reading { metric: MetricId::RPS, value: values(device, row) };
+                    batch.push(row as i64 * 60_000_000, Some(id(device, 0)), &[reading]);
+                    analytics.judge(&batch, row as i64);
+                    let report = analytics.windows(Some(id(device, 0)), Scope::Cluster);
+                    said.push(report.metrics.into_iter().next().expect("heard of"));
+                }
+            }
+            (said, analytics.totals().anomalies[0].1)
+        };
+        let (alone, _) = run(&[Kind::Zscore]);
+        for &first in Kind::value_variants() {
+            let mut kinds = vec![first];
+            kinds.extend(Kind::value_variants().iter().filter(|&&kind| kind != first));
+            let ((all, flags), (single, flags_alone)) = (run(&kinds), run(&[first]));
+            assert_eq!((flags, flags > 0), (flags_alone, true), "{}", first.name());
+            for ((all, single), zscore) in all.iter().zip(&single).zip(&alone) {
+                let (verdict, z) = (all.verdict, zscore.verdict);
+                assert_eq!(verdict, single.verdict);
+                assert_eq!((verdict.z_score, verdict.is_far), (z.z_score, z.is_far));
+                assert_eq!(all.findings.len(), kinds.len());
+                assert_eq!(all.findings[0], single.findings[0]);
+                assert_eq!(all.findings[0].score, verdict.score);
+                assert_eq!(all.findings[0].is_anomaly, verdict.is_anomaly);
+                let place = kinds.iter().position(|kind| *kind == Kind::Zscore);
+                assert_eq!(all.findings[place.expect("it runs")], zscore.findings[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_goes_takes_its_memory_along() {
+        let detectors =
+            Detectors { kinds: vec![Kind::Pager, Kind::Robust], ..Detectors::default() };
+        let mut analytics = Analytics::new(Settings { window: 50, detectors }, names());
+        let memories = |analytics: &Analytics| analytics.streams.arena.memories().in_use();
+        for row in 0..400 {
+            let strange = if row == 399 { 1e6 } else { f64::from(row % 7) };
+            analytics.judge(&one(Some(id(5, 0)), &[(0, strange), (1, 1.0)]), i64::from(row));
+        }
+        assert!(analytics.windows(Some(id(5, 0)), Scope::Cluster).metrics[0].verdict.is_anomaly);
+        assert_eq!(memories(&analytics), 4);
+        // The next in its place begins with nothing: neither a score nor a past.
+        for row in 0..100 {
+            let value = f64::from(row % 7);
+            analytics.judge(&one(Some(id(5, 1)), &[(0, value + 1e9)]), i64::from(row));
+            let report = analytics.windows(Some(id(5, 1)), Scope::Cluster);
+            assert_eq!(report.metrics[0].findings[0].score, 0.0);
+        }
+        assert_eq!(memories(&analytics), 3);
+        let without = self::analytics();
+        assert_eq!(memories(&without), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::analytics::detectors::Kind;
 use crate::handover::Sleeper;
 use crate::sample::{DeviceId, Verdict};
 
@@ -26,7 +27,7 @@ pub enum Question {
     /// Devices in order.
     Devices(DevicesQuery, Sender<Vec<DeviceReport>>),
     /// The latest anomalies, newest first.
-    Anomalies(RecentQuery, Sender<Vec<AnomalyReport>>),
+    Anomalies(AnomaliesQuery, Sender<Vec<AnomalyReport>>),
     /// The latest samples, newest first.
     Latest(RecentQuery, Sender<Vec<SampleReport>>),
     /// What was counted since the start.
@@ -89,7 +90,21 @@ pub enum DevicesSort {
     Anomalies,
 }
 
-/// What `/anomalies` and `/latest` ask for.
+/// What `/anomalies` asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct AnomaliesQuery {
+    /// Only this device.
+    pub device: Option<DeviceId>,
+    /// At most so many.
+    pub limit: usize,
+    /// Only those that began, went on or ended with a sample that arrived at or after it, microseconds
+    /// since 1970.
+    pub since_us: i64,
+    /// Only those that changed after that change.
+    pub after_change: u64,
+}
+
+/// What `/latest` asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct RecentQuery {
     /// Only this device.
@@ -134,10 +149,25 @@ pub struct MetricReport {
     pub std_dev: f64,
     /// Of the last value, by the window of all.
     pub verdict: Verdict,
+    /// What every detector said of the last value, the one that gives the verdict first.
+    pub findings: Vec<Finding>,
     /// Values since the start.
     pub total_count: u64,
     /// Anomalies since the start.
     pub anomaly_count: u64,
+}
+
+/// What one detector said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Finding {
+    /// Which.
+    pub detector: Kind,
+    /// How strange, 0 and up, on its own scale.
+    pub score: f64,
+    /// Whether that is an anomaly.
+    pub is_anomaly: bool,
+    /// From which score on it is; past which for `zscore`.
+    pub threshold: f64,
 }
 
 /// One device in `/devices`.
@@ -170,18 +200,32 @@ pub struct AnomalyReport {
     pub device: Option<Arc<str>>,
     /// The metric.
     pub metric: Arc<str>,
-    /// The value.
+    /// The strangest value of it.
     pub value: f64,
-    /// Mean of the window before it.
+    /// Mean of the window before that.
     pub mean: f64,
     /// Population standard deviation of the window before it.
     pub std_dev: f64,
-    /// The verdict.
+    /// How far from the mean a value was to be expected.
+    pub reach: f64,
+    /// The verdict on it.
     pub verdict: Verdict,
-    /// As the client said.
+    /// When it was, as the client said.
     pub timestamp_us: i64,
     /// When it arrived.
     pub arrived_us: i64,
+    /// Which detector found it.
+    pub detector: Kind,
+    /// When it began, as the client said.
+    pub start_us: i64,
+    /// When the next value was that is no anomaly, as the client said. None while it goes on.
+    pub end_us: Option<i64>,
+    /// Values flagged.
+    pub flags: u64,
+    /// When its last flag or its end arrived.
+    pub changed_us: i64,
+    /// Which change of all anomalies of this process that was.
+    pub change: u64,
 }
 
 /// One sample in `/latest`.

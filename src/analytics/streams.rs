@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::analytics::anomalies::OpenAnomaly;
 use crate::analytics::arena::{Arena, StreamPlace};
+use crate::analytics::memories::Detectors;
 use crate::analytics::names::Names;
 use crate::exchange::Counts;
 use crate::sample::{DeviceId, MetricId};
@@ -112,7 +114,7 @@ impl Device {
 
     #[cold]
     fn open(&mut self, metric: MetricId, arena: &mut Arena) -> usize {
-        let place = arena.take();
+        let place = arena.open();
         self.streams.push(DeviceStream { score: 0.0, place, metric, is_anomaly: false });
         self.streams.len() - 1
     }
@@ -144,18 +146,21 @@ pub struct Streams {
     fleet_count: usize,
     /// The streams of devices and of the fleet.
     pub arena: Arena,
+    /// Anomalies that had not ended when their device lost its place.
+    pub left_open: Vec<(OpenAnomaly, DeviceId, MetricId)>,
 }
 
 impl Streams {
-    /// Streams with `window` values each.
-    pub fn new(window: usize, names: Names) -> Self {
+    /// Streams with `window` values each, judged by these detectors.
+    pub fn new(window: usize, detectors: Detectors, names: Names) -> Self {
         Self {
             names,
             devices: Vec::new(),
             occupied: 0,
             fleet: Vec::new(),
             fleet_count: 0,
-            arena: Arena::new(window),
+            arena: Arena::new(window, detectors),
+            left_open: Vec::new(),
         }
     }
 
@@ -234,8 +239,10 @@ impl Streams {
         }
         let name = self.names.device(id)?;
         self.occupied += usize::from(device.name.is_none());
+        let gone = DeviceId { index: id.index, generation: device.generation };
         for stream in &device.streams {
-            self.arena.give_back(stream.place);
+            let open = self.arena.give_back(stream.place);
+            self.left_open.extend(open.map(|open| (open, gone, stream.metric)));
         }
         let generation = id.generation;
         *device = Device { name: Some(name), generation, ..Device::default() };
@@ -260,7 +267,7 @@ impl Streams {
         if self.fleet.len() <= index {
             self.fleet.resize_with(index + 1, || None);
         }
-        let (name, place) = (self.names.metric(metric), self.arena.take());
+        let (name, place) = (self.names.metric(metric), self.arena.open());
         self.fleet[index] = Some(Fleet { name, metric, place });
         self.fleet_count += 1;
         place

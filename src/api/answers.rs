@@ -10,7 +10,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use crate::analytics::quantile::Quantiles;
 use crate::analytics::report::{
-    AnomalyReport, DeviceReport, MetricReport, SampleReport, Scope, WindowsReport,
+    AnomalyReport, DeviceReport, Finding, MetricReport, SampleReport, Scope, WindowsReport,
 };
 use crate::clock::Now;
 use crate::number::Plain;
@@ -111,7 +111,7 @@ impl Serialize for Metrics<'_> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Metric {
+struct Metric<'a> {
     count: usize,
     mean: f64,
     std_dev: f64,
@@ -125,10 +125,32 @@ struct Metric {
     p50: f64,
     p95: f64,
     p99: f64,
+    detectors: Findings<'a>,
 }
 
-impl Metric {
-    fn new(report: &MetricReport) -> Self {
+/// An object with a field for each detector.
+struct Findings<'a>(&'a [Finding]);
+
+impl Serialize for Findings<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(
+            |&Finding { detector, score, is_anomaly, threshold }| {
+                (detector.name(), Detected { score, is_anomaly, threshold })
+            },
+        ))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Detected {
+    score: f64,
+    is_anomaly: bool,
+    threshold: f64,
+}
+
+impl<'a> Metric<'a> {
+    fn new(report: &'a MetricReport) -> Self {
         let quantiles = Quantiles::of(&report.values).expect("a reported window is never empty");
         Self {
             count: report.values.len(),
@@ -144,6 +166,7 @@ impl Metric {
             p50: quantiles.p50,
             p95: quantiles.p95,
             p99: quantiles.p99,
+            detectors: Findings(&report.findings),
         }
     }
 }
@@ -288,6 +311,19 @@ pub(crate) struct Anomaly<'a> {
     score: f64,
     timestamp: Seconds,
     arrived_at: Seconds,
+    detector: &'static str,
+    expected: Range,
+    start: Seconds,
+    end: Option<Seconds>,
+    is_open: bool,
+    flags: u64,
+}
+
+/// Where a value was to be expected.
+#[derive(Serialize)]
+struct Range {
+    low: f64,
+    high: f64,
 }
 
 impl<'a> From<&'a AnomalyReport> for Anomaly<'a> {
@@ -303,6 +339,12 @@ impl<'a> From<&'a AnomalyReport> for Anomaly<'a> {
             score: report.verdict.score,
             timestamp: Seconds(report.timestamp_us),
             arrived_at: Seconds(report.arrived_us),
+            detector: report.detector.name(),
+            expected: Range { low: report.mean - report.reach, high: report.mean + report.reach },
+            start: Seconds(report.start_us),
+            end: report.end_us.map(Seconds),
+            is_open: report.end_us.is_none(),
+            flags: report.flags,
         }
     }
 }
@@ -353,6 +395,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::analytics::detectors::Kind;
     use crate::sample::Verdict;
 
     const JUDGING: Judging = Judging { window: 50, threshold: 2.0, detector: "zscore" };
@@ -366,7 +409,13 @@ mod tests {
             values: values.to_vec(),
             mean: 120.3,
             std_dev: 1.76,
-            verdict: Verdict { score: 0.18, z_score: -0.18, is_anomaly: false },
+            verdict: Verdict { score: 0.18, z_score: -0.18, is_anomaly: false, is_far: false },
+            findings: vec![Finding {
+                detector: Kind::Pager,
+                score: 0.25,
+                is_anomaly: false,
+                threshold: 1.0,
+            }],
             total_count: 9,
             anomaly_count: 2,
         }
@@ -389,6 +438,9 @@ mod tests {
         assert!(text.starts_with(top), "{text}");
         let rps = r#""rps":{"count":2,"mean":120.3,"stdDev":1.76,"zScore":-0.18,"score":0.18,"isAnomaly":false,"anomalyCount":2,"min":119.5,"max":120,"last":120,"p50":119.75,"p95":"#;
         assert!(text.contains(rps), "{text}");
+        let detectors =
+            r#""detectors":{"pager":{"score":0.25,"isAnomaly":false,"threshold":1.0}}}"#;
+        assert!(text.contains(detectors), "{text}");
     }
 
     #[test]
@@ -523,12 +575,21 @@ mod tests {
             value: 500.0,
             mean: 10.0,
             std_dev: 1.0,
-            verdict: Verdict { score: 490.0, z_score: 490.0, is_anomaly: true },
+            reach: 2.0,
+            verdict: Verdict { score: 490.0, z_score: 490.0, is_anomaly: true, is_far: true },
             timestamp_us: 1_000_000,
             arrived_us: 1_000_000,
+            detector: Kind::Zscore,
+            start_us: 500_000,
+            end_us: None,
+            flags: 3,
+            changed_us: 2_000_000,
+            change: 9,
         };
         let row = json!({"serial": 7, "device": null, "metric": &*name, "value": 500, "mean": 10.0,
-            "stdDev": 1.0, "zScore": 490.0, "score": 490.0, "timestamp": 1, "arrivedAt": 1});
+            "stdDev": 1.0, "zScore": 490.0, "score": 490.0, "timestamp": 1, "arrivedAt": 1,
+            "detector": "zscore", "expected": {"low": 8.0, "high": 12.0}, "start": 0.5, "end": null,
+            "isOpen": true, "flags": 3});
         assert_eq!(parse(&anomalies(&[anomaly])), json!({"anomalies": [row], "count": 1}));
     }
 }

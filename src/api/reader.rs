@@ -21,7 +21,9 @@ use super::errors::ApiError;
 use super::query::Query;
 use super::routes::{Label, Read};
 use super::tallies::RequestTallies;
-use crate::analytics::report::{Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport};
+use crate::analytics::report::{
+    AnomaliesQuery, Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport,
+};
 use crate::clock::{Clock, Now};
 use crate::dashboard::events::{self, Arrival, Door, TurnedAway};
 use crate::http::message::{HeaderField, Method, Response, Ticket};
@@ -164,7 +166,10 @@ impl Asked<'_> {
                 answers::devices(&ask(desk, |to| Question::Devices(asked, to))?)
             }
             Read::Anomalies => match recent(&query, query.since_us()?, desk)? {
-                Some(asked) => answers::anomalies(&ask(desk, |to| Question::Anomalies(asked, to))?),
+                Some(RecentQuery { device, limit, since_us }) => {
+                    let asked = AnomaliesQuery { device, limit, since_us, after_change: 0 };
+                    answers::anomalies(&ask(desk, |to| Question::Anomalies(asked, to))?)
+                }
                 None => answers::anomalies(&[]),
             },
             Read::Latest => match recent(&query, i64::MIN, desk)? {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::answers::Judging;
 use super::reader::Desk;
+use crate::analytics::detectors::Kind;
 use crate::analytics::report::{
     AnomalyReport, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
     WindowsReport, questions,
@@ -119,6 +120,7 @@ pub fn sources(registry: Arc<Registry>) -> Sources {
         routers: vec![Arc::default(), Arc::default()],
         lanes: vec![Arc::default(), Arc::default()],
         readers: vec![Arc::default()],
+        debug: Arc::default(),
         analytics: Arc::default(),
         events: Arc::default(),
         registry,
@@ -136,7 +138,8 @@ pub fn fleet() -> WindowsReport {
         values: vec![value; 3],
         mean: value,
         std_dev: 0.0,
-        verdict: Verdict { score: 1e6, z_score: -1e6, is_anomaly: true },
+        verdict: Verdict { score: 1e6, z_score: -1e6, is_anomaly: true, is_far: true },
+        findings: Vec::new(),
         total_count: 70,
         anomaly_count: 2,
     };
@@ -154,7 +157,7 @@ pub fn totals() -> TotalsReport {
 }
 
 fn tell(question: Question) {
-    let verdict = Verdict { score: 5.0, z_score: 5.0, is_anomaly: true };
+    let verdict = Verdict { score: 5.0, z_score: 5.0, is_anomaly: true, is_far: true };
     // A reader that has stopped waiting is none of our business.
     match question {
         Question::Windows(_, scope, to) => {
@@ -186,12 +189,20 @@ fn tell(question: Question) {
                 value: 9.0,
                 mean: 1.0,
                 std_dev: 1.0,
+                reach: 2.0,
                 verdict,
                 timestamp_us: query.since_us.max(0),
                 arrived_us: 1,
+                detector: Kind::Zscore,
+                start_us: 0,
+                end_us: None,
+                flags: 1,
+                changed_us: 1,
+                change: 0,
             };
-            let serials = (1..=query.limit as u64).rev();
-            let reports = serials.map(|serial| AnomalyReport { serial, ..report.clone() });
+            let serials = (query.after_change + 1..=query.limit as u64).rev();
+            let reports =
+                serials.map(|serial| AnomalyReport { serial, change: serial, ..report.clone() });
             drop(to.send(reports.collect()));
         }
         Question::Latest(query, to) => {

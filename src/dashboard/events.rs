@@ -57,8 +57,10 @@ pub struct Server {
     pub detector: &'static str,
     /// Values in a window.
     pub window: usize,
-    /// Deviations past which a value is an anomaly.
+    /// Deviations past which a value is an anomaly to `zscore`.
     pub threshold: f64,
+    /// The score from which on it is one to the detector.
+    pub score_threshold: f64,
 }
 
 /// What is counted here; written by this thread.
@@ -355,13 +357,13 @@ impl Events {
             }
             Some(name) => {
                 let known = self.narrowed.iter_mut().find(|(known, _, _)| *known == name);
-                let mut place = DevicePlace { arrived_us: seen_us, serial: 0 };
+                let mut place = DevicePlace { arrived_us: seen_us, change: 0 };
                 let mut pulse = self.sampler.device(&name, &mut place)?;
-                pulse.anomalies.retain(|anomaly| anomaly.arrived_us > seen_us);
+                pulse.anomalies.retain(|anomaly| anomaly.changed_us > seen_us);
                 // Those who watch already are told by the next tick what this one is told now.
                 if let Some((_, known, _)) = known {
                     pulse.samples.retain(|sample| sample.arrived_us <= known.arrived_us);
-                    pulse.anomalies.retain(|anomaly| anomaly.serial <= known.serial);
+                    pulse.anomalies.retain(|anomaly| anomaly.change <= known.change);
                 }
                 device_sections(&mut message, &name, &pulse);
                 let writer = self.begin(ticket, message);
@@ -518,6 +520,7 @@ mod tests {
             detector: "zscore",
             window: 50,
             threshold: 2.0,
+            score_threshold: 2.0,
         };
         let start = clock::start();
         let events = Events::new(arrivals, sampler, server, Arc::default(), tallies, start);

@@ -11,13 +11,13 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::analytics::report::{
-    AnomalyReport, Asker, DeviceReport, DevicesQuery, DevicesSort, MetricReport, Question,
-    RecentQuery, SampleReport, Scope, TotalsReport, WindowsReport,
+    AnomaliesQuery, AnomalyReport, Asker, DeviceReport, DevicesQuery, DevicesSort, MetricReport,
+    Question, RecentQuery, SampleReport, Scope, TotalsReport, WindowsReport,
 };
 use crate::api::routes::Label;
 use crate::clock::Now;
 use crate::registry::Registry;
-use crate::sample::QUEUE_SAMPLES_MAX;
+use crate::sample::{DeviceId, QUEUE_SAMPLES_MAX};
 use crate::tally::{Counts, Histogram};
 use crate::telemetry::Sources;
 
@@ -79,10 +79,11 @@ struct Timed {
     verdicts: Counts,
 }
 
-/// The newest anomalies, oldest first, and the serial of the last.
+/// The newest anomalies, oldest first, with the serial and the change of the last that was told.
 #[derive(Debug, Default)]
 struct Latest {
     serial: u64,
+    change: u64,
     kept: VecDeque<AnomalyReport>,
 }
 
@@ -106,7 +107,7 @@ pub struct Pulse {
     pub workers: Vec<Worker>,
     /// The fleet's windows.
     pub fleet: Vec<FleetMetric>,
-    /// Anomalies since the last tick, newest first.
+    /// Anomalies that began, went on or ended since the last tick, newest first.
     pub anomalies: Vec<AnomalyReport>,
     /// Those that were only counted.
     pub anomalies_left_out: u64,
@@ -214,7 +215,7 @@ pub struct DevicePulse {
     pub windows: WindowsReport,
     /// New samples, oldest first.
     pub samples: Vec<SampleReport>,
-    /// New anomalies, oldest first.
+    /// Anomalies that began, went on or ended, oldest first.
     pub anomalies: Vec<AnomalyReport>,
 }
 
@@ -223,8 +224,8 @@ pub struct DevicePulse {
 pub struct DevicePlace {
     /// The arrival of the last sample.
     pub arrived_us: i64,
-    /// The serial of the last anomaly.
-    pub serial: u64,
+    /// The last change of an anomaly.
+    pub change: u64,
 }
 
 /// As few digits as a chart shows, to keep events small.
@@ -274,20 +275,25 @@ impl Sampler {
         })
     }
 
-    /// Those that came since the last call, newest first, and how many more there were.
+    /// Those that have changed since the last call, newest first, and how many more began.
     fn new_anomalies(&mut self, now: Now) -> Option<(Vec<AnomalyReport>, u64)> {
-        let query = RecentQuery { device: None, limit: ANOMALIES_TOLD_MAX, since_us: i64::MIN };
-        let mut found = self.asker.ask(|to| Question::Anomalies(query, to))?;
-        let last = self.anomalies.serial;
-        found.retain(|anomaly| anomaly.serial > last);
-        let newest = found.first().map_or(last, |anomaly| anomaly.serial);
-        let left_out = newest - last - found.len() as u64;
-        self.anomalies.serial = newest;
+        let Latest { serial, change, kept } = &mut self.anomalies;
+        let query = changed(None, ANOMALIES_TOLD_MAX, *change);
+        let found = self.asker.ask(|to| Question::Anomalies(query, to))?;
+        let last = *serial;
+        let begun = found.iter().filter(|anomaly| anomaly.serial > last).count();
+        *serial = found.first().map_or(last, |anomaly| anomaly.serial.max(last));
+        let left_out = *serial - last - begun as u64;
         for anomaly in found.iter().rev() {
-            if self.anomalies.kept.len() == ANOMALIES_REMEMBERED_MAX {
-                self.anomalies.kept.pop_front();
+            *change = anomaly.change.max(*change);
+            if let Some(known) = kept.iter_mut().find(|known| known.serial == anomaly.serial) {
+                known.clone_from(anomaly);
+            } else if anomaly.serial > last {
+                if kept.len() == ANOMALIES_REMEMBERED_MAX {
+                    kept.pop_front();
+                }
+                kept.push_back(anomaly.clone());
             }
-            self.anomalies.kept.push_back(anomaly.clone());
             if let Some(device) = &anomaly.device {
                 let (device, metric) = (device.clone(), anomaly.metric.clone());
                 let (score, at_ms) = (anomaly.verdict.score, now.monotonic_ms());
@@ -297,10 +303,10 @@ impl Sampler {
         Some((found, left_out))
     }
 
-    /// The newest anomalies that arrived after that moment, oldest first.
+    /// The newest anomalies, of those that changed after that moment, oldest first.
     pub fn remembered(&self, after_us: i64) -> Vec<AnomalyReport> {
         let kept = self.anomalies.kept.iter();
-        kept.filter(|anomaly| anomaly.arrived_us > after_us).cloned().collect()
+        kept.filter(|anomaly| anomaly.changed_us > after_us).cloned().collect()
     }
 
     /// Samples handed over and not yet judged.
@@ -373,8 +379,9 @@ impl Sampler {
 
     /// Of answers to POSTs, and of verdicts.
     fn latencies(&mut self, at_ms: u64) -> (Option<Latency>, Option<Latency>) {
-        let posts =
-            || Label::all().filter(|label| label.route().is_some_and(|r| r.post_status.is_some()));
+        let posts = || {
+            Label::all().filter(|label| label.route().is_some_and(|r| r.ingest_status().is_some()))
+        };
         let answers = self
             .sources
             .routers
@@ -444,16 +451,19 @@ impl Sampler {
         let since_us = place.arrived_us.saturating_add(1);
         let query = RecentQuery { device: Some(id), limit: SAMPLES_TOLD_MAX, since_us };
         let mut samples = self.asker.ask(|to| Question::Latest(query, to))?;
-        let limit = ANOMALIES_REMEMBERED_MAX;
-        let query = RecentQuery { device: Some(id), limit, since_us: i64::MIN };
+        let query = changed(Some(id), ANOMALIES_REMEMBERED_MAX, place.change);
         let mut anomalies = self.asker.ask(|to| Question::Anomalies(query, to))?;
-        anomalies.retain(|anomaly| anomaly.serial > place.serial);
         samples.reverse();
         anomalies.reverse();
         place.arrived_us = samples.last().map_or(place.arrived_us, |sample| sample.arrived_us);
-        place.serial = anomalies.last().map_or(place.serial, |anomaly| anomaly.serial);
+        let last = anomalies.iter().map(|anomaly| anomaly.change).max();
+        place.change = last.unwrap_or(place.change);
         Some(DevicePulse { windows, samples, anomalies })
     }
+}
+
+fn changed(device: Option<DeviceId>, limit: usize, after_change: u64) -> AnomaliesQuery {
+    AnomaliesQuery { device, limit, since_us: i64::MIN, after_change }
 }
 
 impl Latency {

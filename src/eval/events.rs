@@ -95,8 +95,10 @@ impl Ranking {
                 Place::Event(event) => self.rows.push((score, Some(event))),
             }
         }
-        if let [first, .., last] = series.timestamps_us[..] {
-            let seconds = (last - first) as f64 / 1e6;
+        if let (Some(first), Some(last)) =
+            (series.timestamps_us.iter().min(), series.timestamps_us.iter().max())
+        {
+            let seconds = last.saturating_sub(*first) as f64 / 1e6;
             self.days += seconds / SECONDS_PER_DAY * counted as f64 / len as f64;
         }
     }

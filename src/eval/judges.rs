@@ -1,59 +1,21 @@
 //! The detectors as the server runs them, over a whole series.
 
-use clap::ValueEnum;
-
-use crate::analytics::detectors::Detector;
 use crate::analytics::detectors::novelty::Novelty;
 use crate::analytics::detectors::pager::Pager;
 use crate::analytics::detectors::residual::Residual;
 use crate::analytics::detectors::robust::Robust;
 use crate::analytics::detectors::zscore::ZScore;
+use crate::analytics::detectors::{Detector, Kind};
 use crate::analytics::window::Window;
 use crate::eval::series::Series;
 
 /// The window and minimum of the contract.
 const WINDOW: usize = 50;
 const MIN_SAMPLES: u32 = 10;
-const Z_THRESHOLD: f64 = 2.0;
+/// Its threshold.
+pub const Z_THRESHOLD: f64 = 2.0;
 
-/// What judges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Judge {
-    /// The contract.
-    Zscore,
-    /// Median and MAD of the last fifty.
-    Robust,
-    /// Errors of two forecasts.
-    Residual,
-    /// Has it ever been like this?
-    Novelty,
-    /// What to wake a person for.
-    Pager,
-}
-
-impl Judge {
-    /// As flags and tables call it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Zscore => "zscore",
-            Self::Robust => "robust",
-            Self::Residual => "residual",
-            Self::Novelty => "novelty",
-            Self::Pager => "pager",
-        }
-    }
-
-    /// From here on a score is an anomaly.
-    pub const fn threshold(self) -> f64 {
-        match self {
-            Self::Zscore => Z_THRESHOLD,
-            Self::Robust => Robust::THRESHOLD,
-            Self::Residual => Residual::THRESHOLD,
-            Self::Novelty => Novelty::THRESHOLD,
-            Self::Pager => Pager::THRESHOLD,
-        }
-    }
-
+impl Kind {
     /// Whether a score is an anomaly by a threshold: at it, but |z| must be past it.
     pub fn is_anomaly(self, score: f64, threshold: f64) -> bool {
         match self {

@@ -16,11 +16,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use judges::Judge;
+use judges::Z_THRESHOLD;
 use nab::{NabScore, PROFILES};
 use remote::{Remote, RemoteError};
 use series::{Corpus, DataError, Series};
 use synthetic::{Confusion, SCENARIOS};
+
+use crate::analytics::detectors::Kind;
 
 /// What `sigmad eval` is asked for.
 #[derive(Args, Clone, Debug)]
@@ -35,7 +37,7 @@ pub struct Settings {
 
     /// only these detectors; all unless given
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub detector: Vec<Judge>,
+    pub detector: Vec<Kind>,
 
     /// in place of each detector's own threshold
     #[arg(long)]
@@ -107,7 +109,7 @@ impl From<RemoteError> for EvalError {
 
 /// One detector's scores of every series.
 struct Scored {
-    judge: Judge,
+    judge: Kind,
     threshold: f64,
     scores: Vec<Vec<f64>>,
 }
@@ -140,6 +142,8 @@ pub fn run(settings: &Settings) -> Result<(), EvalError> {
         println!("\n## {}: {} series\n", root.display(), all.len());
         if is_nab {
             nab_table(&all, &judged)
+        } else if all.iter().all(|series| series.labels.is_empty()) {
+            println!("No labels: there is nothing to compare verdicts with.");
         } else {
             events_table(&all, &judged)
         }
@@ -171,21 +175,21 @@ fn judge(
             name = detector;
             scores.push(of_series);
         }
-        let known = Judge::from_str(&name, false);
+        let known = Kind::from_str(&name, false);
         let judge = known.map_err(|_| RemoteError::Answer(format!("unknown detector {name}")))?;
         return Ok(vec![scored(settings, judge, scores)]);
     }
     let judges = if settings.detector.is_empty() {
-        Judge::value_variants()
+        Kind::value_variants()
     } else {
         settings.detector.as_slice()
     };
-    let of_all = |judge: &Judge| all.iter().map(|series| judge.scores(series)).collect();
+    let of_all = |judge: &Kind| all.iter().map(|series| judge.scores(series)).collect();
     Ok(judges.iter().map(|judge| scored(settings, *judge, of_all(judge))).collect())
 }
 
-fn scored(settings: &Settings, judge: Judge, scores: Vec<Vec<f64>>) -> Scored {
-    Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold()), scores }
+fn scored(settings: &Settings, judge: Kind, scores: Vec<Vec<f64>>) -> Scored {
+    Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold(Z_THRESHOLD)), scores }
 }
 
 fn pairs<'a>(
@@ -237,20 +241,20 @@ fn events_table(all: &[Series], judged: &[Scored]) {
         let best = ranking.score(None);
         let fixed = ranking.score(Some(scored.threshold));
         println!(
-            "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {:.3} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {:.3} |",
+            "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {} |",
             scored.judge.name(),
             best.f1,
             best.precision,
             best.recall,
             best.threshold,
-            best.false_per_day,
+            part(best.false_per_day),
             fixed.f1,
             fixed.precision,
             fixed.recall,
             fixed.threshold,
             fixed.hits,
             fixed.events,
-            fixed.false_per_day,
+            part(fixed.false_per_day),
         );
     }
 }
@@ -293,7 +297,7 @@ fn synthetic_tables(settings: &Settings, mut remote: Option<&mut Remote>) -> Res
 
 /// Of nothing there is no part.
 fn part(part: f64) -> String {
-    if part.is_nan() { String::new() } else { format!("{part:.3}") }
+    if !part.is_finite() { String::new() } else { format!("{part:.3}") }
 }
 
 fn write_scores(folder: &Path, all: &[Series], scores: &[Vec<f64>]) -> Result<(), DataError> {

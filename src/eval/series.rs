@@ -1,8 +1,10 @@
 //! Labelled series, read from files.
 //!
 //! Two layouts: that of the Numenta Anomaly Benchmark (`data/` and `labels/combined_windows.json`), and
-//! any tree of CSV files with the columns timestamp, value and label, in whatever case. A row whose
-//! value is no number is kept as a gap: it is not judged, and scores 0.
+//! any tree of CSV files with a header: columns timestamp, value and label, or other names that they go
+//! by ([`TIMESTAMP`], [`VALUE`], [`LABEL`]), between commas, semicolons or tabs. Rows are judged in the
+//! order in which they stand. A row whose value is no number that the server would take is kept as a gap:
+//! it is not judged, and scores 0. Blank lines are no rows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,8 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use crate::decode::timestamp;
+use crate::sample::VALUE_MAX;
 
 /// One series and its truth.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +32,13 @@ pub struct Series {
     pub present: Vec<bool>,
 }
 
+/// What the column of moments is called, in whatever case.
+const TIMESTAMP: [&str; 6] = ["timestamp", "timestamps", "time", "datetime", "date", "ts"];
+/// What the column of values is called; any, when there is but one other.
+const VALUE: [&str; 4] = ["value", "values", "val", "y"];
+/// What the column of labels is called: a number above 0 or `true` is an anomaly.
+const LABEL: [&str; 5] = ["label", "labels", "anomaly", "is_anomaly", "outlier"];
+
 /// What a root holds.
 #[derive(Debug)]
 pub enum Corpus {
@@ -45,9 +54,11 @@ pub enum DataError {
     /// The system says so.
     Io(PathBuf, io::Error),
     /// Line by number, and what is wrong with it.
-    Line(PathBuf, usize, &'static str),
+    Line(PathBuf, usize, String),
     /// The windows are not as NAB has them.
     Windows(PathBuf, String),
+    /// None of the files that the windows name.
+    NoneOfThem(PathBuf),
     /// No series at all.
     Empty(PathBuf),
 }
@@ -60,6 +71,9 @@ impl fmt::Display for DataError {
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Line(path, line, what) => write!(f, "{}:{line}: {what}", path.display()),
             Self::Windows(path, what) => write!(f, "{}: {what}", path.display()),
+            Self::NoneOfThem(path) => {
+                write!(f, "{}: none of the files that it names is in data/", path.display())
+            }
             Self::Empty(path) => write!(f, "{}: no CSV files in it", path.display()),
         }
     }
@@ -74,29 +88,48 @@ pub fn read(root: &Path) -> Result<Corpus, DataError> {
     if windows.exists() { nab(root, &windows).map(Corpus::Nab) } else { labelled(root) }
 }
 
+/// Of files that the windows name, those that are there; others are said on stderr.
 fn nab(root: &Path, windows: &Path) -> Result<Vec<Series>, DataError> {
     let text = text(windows)?;
     let wrong = |what: String| DataError::Windows(windows.to_owned(), what);
     let files: BTreeMap<String, Vec<[String; 2]>> =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let mut all = Vec::with_capacity(files.len());
+    let mut absent = Vec::new();
     for (file, ranges) in files {
-        let mut series = csv(&root.join("data").join(&file), &file)?;
+        let path = root.join("data").join(&file);
+        if !path.exists() {
+            absent.push(file);
+            continue;
+        }
+        let mut series = csv(&path, &file)?;
         series.labels.clear();
-        let row = |at: &String| {
-            let at_us = timestamp_us(at)?;
-            series.timestamps_us.iter().position(|&t| t == at_us)
-        };
         for [from, to] in &ranges {
-            let window = row(from).zip(row(to));
+            let window = window(&series.timestamps_us, from, to);
             let window =
-                window.ok_or_else(|| wrong(format!("{file} has no row {from} or {to}")))?;
+                window.ok_or_else(|| wrong(format!("{file} has no row {from} to {to}")))?;
             series.windows.push(window);
         }
         series.windows.sort_unstable();
         all.push(series);
     }
+    if all.is_empty() {
+        return Err(DataError::NoneOfThem(windows.to_owned()));
+    }
+    if let Some(first) = absent.first() {
+        eprintln!("{}: {} files are not there, like {first}", windows.display(), absent.len());
+    }
     Ok(all)
+}
+
+/// Its first and its last row: of exactly these moments, else the outermost between them.
+fn window(timestamps_us: &[i64], from: &str, to: &str) -> Option<(usize, usize)> {
+    let (from, to) = (timestamp_us(from)?, timestamp_us(to)?);
+    let row = |at_us| timestamps_us.iter().position(|&t| t == at_us);
+    let within = |t: &i64| (from..=to).contains(t);
+    let first = row(from).or_else(|| timestamps_us.iter().position(within))?;
+    let last = row(to).or_else(|| timestamps_us.iter().rposition(within))?;
+    (first <= last).then_some((first, last))
 }
 
 fn labelled(root: &Path) -> Result<Corpus, DataError> {
@@ -116,10 +149,14 @@ fn labelled(root: &Path) -> Result<Corpus, DataError> {
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let at = |error| DataError::Io(folder.to_owned(), error);
     for entry in fs::read_dir(folder).map_err(at)? {
-        let path = entry.map_err(at)?.path();
+        let entry = entry.map_err(at)?;
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
         if path.is_dir() {
             walk(&path, files)?;
-        } else if path.extension().is_some_and(|ending| ending == "csv") {
+        } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
             files.push(path);
         }
     }
@@ -133,49 +170,66 @@ fn text(path: &Path) -> Result<String, DataError> {
 fn csv(path: &Path, name: &str) -> Result<Series, DataError> {
     let text = text(path)?;
     let mut lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    let wrong = |line: usize, what| DataError::Line(path.to_owned(), line + 1, what);
-    let (_, head) = lines.next().ok_or_else(|| wrong(0, "an empty file"))?;
-    let columns: Vec<String> = fields(head).map(str::to_ascii_lowercase).collect();
-    let column = |name| columns.iter().position(|column| column == name);
-    let at = column("timestamp").ok_or_else(|| wrong(0, "no column timestamp"))?;
-    let value = column("value").ok_or_else(|| wrong(0, "no column value"))?;
-    let label = column("label");
+    let wrong = |line: usize, what: String| DataError::Line(path.to_owned(), line + 1, what);
+    let head = lines.next().map_or("", |(_, head)| head);
+    let separator = [',', ';', '\t'].into_iter().find(|&s| head.contains(s)).unwrap_or(',');
+    let columns: Vec<String> = fields(head, separator).map(str::to_ascii_lowercase).collect();
+    let column = |names: &[&str]| {
+        names.iter().find_map(|name| columns.iter().position(|column| column == name))
+    };
+    let missing = |what: &str| wrong(0, format!("no column {what} in the header \"{head}\""));
+    let at = column(&TIMESTAMP).ok_or_else(|| missing("timestamp"))?;
+    let label = column(&LABEL);
+    let mut others = (0..columns.len()).filter(|&c| c != at && Some(c) != label);
+    let only = others.next().filter(|_| others.next().is_none());
+    let value = column(&VALUE).or(only).ok_or_else(|| missing("value"))?;
 
-    let name = name.strip_suffix(".csv").unwrap_or(name).to_owned();
+    let ending = name.len().saturating_sub(".csv".len());
+    let has_ending = name.get(ending..).is_some_and(|end| end.eq_ignore_ascii_case(".csv"));
+    let name = if has_ending { &name[..ending] } else { name }.to_owned();
     let mut series = Series { name, ..Series::default() };
-    for (number, line) in lines {
-        let row: Vec<&str> = fields(line).collect();
+    for (number, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
+        let row: Vec<&str> = fields(line, separator).collect();
         let field = |column: usize| row.get(column).copied().unwrap_or("");
-        let parsed = field(value).parse::<f64>().ok().filter(|value| value.is_finite());
+        let parsed = field(value).parse::<f64>().ok().filter(|value| value.abs() <= VALUE_MAX);
         series.present.push(parsed.is_some());
         let Some(parsed) = parsed else { continue };
-        let at_us = timestamp_us(field(at)).ok_or_else(|| wrong(number, "no timestamp"))?;
-        series.timestamps_us.push(at_us);
+        let no = |what: &str, column| wrong(number, format!("\"{}\" is no {what}", field(column)));
+        series.timestamps_us.push(timestamp_us(field(at)).ok_or_else(|| no("timestamp", at))?);
         series.values.push(parsed);
         if let Some(label) = label {
-            let label = field(label).parse::<f64>().map_err(|_| wrong(number, "no label"))?;
-            series.labels.push(label > 0.0);
+            series.labels.push(is_anomalous(field(label)).ok_or_else(|| no("label", label))?);
         }
     }
     Ok(series)
 }
 
-fn fields(line: &str) -> impl Iterator<Item = &str> {
-    line.split(',').map(|field| field.trim().trim_matches('"'))
+fn fields(line: &str, separator: char) -> impl Iterator<Item = &str> {
+    line.split(separator).map(|field| field.trim().trim_matches('"'))
 }
 
-/// Seconds since 1970, or a date with a time, in UTC unless it says otherwise.
+/// A row that nobody has labelled is normal.
+fn is_anomalous(label: &str) -> Option<bool> {
+    match label.to_ascii_lowercase().as_str() {
+        "true" => Some(true),
+        "false" | "" => Some(false),
+        number => number.parse::<f64>().ok().map(|label| label > 0.0),
+    }
+}
+
+/// A number since 1970 as the server takes it, or a date with or without a time, in UTC unless it says
+/// otherwise.
 fn timestamp_us(text: &str) -> Option<i64> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Some((seconds * 1e6).round() as i64);
+    if let Ok(number) = text.parse::<f64>() {
+        return Some(timestamp::from_float(number).ok()?.unwrap_or(0));
     }
-    let mut text = text.replacen(' ', "T", 1);
-    let time = text.split_once('T')?.1;
-    if !time.contains(['Z', 'z', '+', '-']) {
-        text.push('Z');
-    }
-    let at = OffsetDateTime::parse(&text, &Rfc3339).ok()?;
-    i64::try_from(at.unix_timestamp_nanos() / 1_000).ok()
+    let text = text.replace('/', "-").replacen(' ', "T", 1);
+    let (date, time) = text.split_once('T').unwrap_or((&text, "00:00:00"));
+    let zone_from = time.find(['Z', 'z', '+', '-']).unwrap_or(time.len());
+    let (time, zone) = time.split_at(zone_from);
+    let seconds = if time.matches(':').count() == 1 { ":00" } else { "" };
+    let zone = if zone.is_empty() { "Z" } else { zone };
+    timestamp::from_text(&format!("{date}T{}{seconds}{zone}", time.trim())).transpose().ok()??
 }
 
 #[cfg(test)]
@@ -183,13 +237,79 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_of_both_benchmarks_are_read() {
-        for text in ["2014-04-10 07:15:00", "2014-04-10T07:15:00Z", "2014-04-10 07:15:00.000000"] {
+    fn timestamps_come_in_many_forms() {
+        for text in [
+            "2014-04-10 07:15:00",
+            "2014-04-10T07:15:00Z",
+            "2014-04-10 07:15:00.000000",
+            "2014-04-10 07:15",
+            "2014/04/10 07:15:00",
+            "2014-04-10 09:15:00+02:00",
+            "1397114100",
+            "1397114100.0",
+            "1397114100000",
+            "1397114100000000000",
+        ] {
             assert_eq!(timestamp_us(text), Some(1_397_114_100_000_000), "{text}");
         }
-        assert_eq!(timestamp_us("1397114100"), Some(1_397_114_100_000_000));
-        for text in ["", "soon", "2014-04-10", "2014-13-10 00:00:00"] {
+        assert_eq!(timestamp_us("2014-04-10"), Some(1_397_088_000_000_000));
+        assert_eq!(timestamp_us("7"), Some(7_000_000));
+        assert_eq!(timestamp_us("0"), Some(0));
+        for text in ["", "soon", "2014-13-10 00:00:00", "04/10/2014 07:15", "-5", "nan"] {
             assert_eq!(timestamp_us(text), None, "{text}");
         }
+    }
+
+    /// Reads one file of this text.
+    fn read_one(name: &str, text: &str) -> Result<Series, String> {
+        let folder = std::env::temp_dir().join(format!("sigmad-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("one.CSV");
+        fs::write(&path, text).expect("a file");
+        let read = read(&folder);
+        fs::remove_dir_all(&folder).expect("it was made");
+        match read {
+            Ok(Corpus::Labelled(mut all)) => Ok(all.remove(0)),
+            Ok(Corpus::Nab(_)) => Err("windows".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn rows_without_a_value_are_gaps_and_blank_lines_are_nothing() {
+        let text = "\u{feff}TimeStamp;is_anomaly;cpu\r\n1;0;5\r\n1;True;6\r\n\r\n\
+                    0;;7\n9;0;\n9;0;NaN\n9;0;1e300\n9;1.0;-8.5\n\n";
+        let series = read_one("gaps", text).expect("it is read");
+        assert_eq!(series.name, "one");
+        assert_eq!(series.values, [5.0, 6.0, 7.0, -8.5]);
+        assert_eq!(series.timestamps_us, [1_000_000, 1_000_000, 0, 9_000_000]);
+        assert_eq!(series.labels, [false, true, false, true]);
+        assert_eq!(series.present, [true, true, true, false, false, false, true]);
+        let unlabelled = read_one("unlabelled", "value,timestamp\n1,2014-01-01\n");
+        assert!(unlabelled.is_ok_and(|series| series.labels.is_empty()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, named) in [
+            ("", "one.CSV:1: no column timestamp"),
+            ("1,2\n", "no column timestamp in the header \"1,2\""),
+            ("timestamp,a,b\n", "no column value"),
+            ("timestamp,value\n\nyesterday,1\n", "one.CSV:3: \"yesterday\" is no timestamp"),
+            ("timestamp,value,label\n1,1,odd\n", "one.CSV:2: \"odd\" is no label"),
+        ] {
+            let error = read_one("wrong", text).expect_err(text);
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn windows_are_rows() {
+        let rows: Vec<i64> = [0, 60, 120, 120, 180].map(|s| s * 1_000_000).to_vec();
+        let window = |from, to| window(&rows, from, to);
+        assert_eq!(window("1970-01-01 00:01:00", "1970-01-01 00:03:00.000000"), Some((1, 4)));
+        assert_eq!(window("30", "121"), Some((1, 3)));
+        assert_eq!(window("181", "200"), None);
+        assert_eq!(window("120", "60"), None);
     }
 }

@@ -43,7 +43,7 @@ pub struct Round<'a, S> {
     pub date: &'a DateLine,
     /// What may be sent to us.
     pub limits: &'a Limits,
-    /// Takes the refusals and the time of parsing.
+    /// Takes the refusals.
     pub tallies: &'a Tallies,
     /// Where tickets are answered.
     pub engine: &'a Arc<dyn Deliver>,
@@ -55,8 +55,19 @@ pub struct Round<'a, S> {
     pub is_draining: bool,
     /// Requests called in this round, over all connections.
     pub calls: usize,
-    /// Set when the stages of the next request are timed: when its bytes had been read.
-    pub timed_since_ns: Option<u64>,
+    /// Set when the stages of the next request are timed.
+    pub timed: Option<Timed>,
+}
+
+/// The read that brought a request whose stages are timed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timed {
+    /// When the call began.
+    pub read_since_ns: u64,
+    /// When it had returned.
+    pub read_ns: u64,
+    /// When the request was whole, and about to be called.
+    pub parsed_ns: Option<u64>,
 }
 
 /// Buffers that outlive the connection that filled them.
@@ -345,12 +356,12 @@ impl Protocol {
             is_head: head.method == Method::Head,
             closes: !head.keep_alive || round.is_draining,
         };
-        let is_timed = match round.timed_since_ns.take() {
-            Some(since_ns) => {
-                round.tallies.parse_ns.record(round.clock.monotonic_ns() - since_ns, 1);
+        let is_timed = match &mut round.timed {
+            Some(timed) if timed.parsed_ns.is_none() => {
+                timed.parsed_ns = Some(round.clock.monotonic_ns());
                 true
             }
-            None => false,
+            Some(_) | None => false,
         };
         let mut unpacked = Vec::new();
         let body = match head.content_encoding {

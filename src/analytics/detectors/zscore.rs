@@ -30,7 +30,7 @@ impl ZScore {
             (Z_MAX.copysign(distance), true)
         };
         let is_anomaly = is_strange && before.count >= self.min_samples;
-        Verdict { score: z_score.abs(), z_score, is_anomaly }
+        Verdict { score: z_score.abs(), z_score, is_anomaly, is_far: is_anomaly }
     }
 }
 
@@ -47,12 +47,16 @@ mod tests {
         Moments { count, mean, variance: std_dev * std_dev }
     }
 
+    fn judged(z_score: f64, is_anomaly: bool) -> Verdict {
+        Verdict { score: z_score.abs(), z_score, is_anomaly, is_far: is_anomaly }
+    }
+
     #[test]
     fn an_outlier_is_told_from_its_window() {
         let verdict = DETECTOR.judge(&moments(50, 100.0, 5.0), 115.0);
-        assert_eq!(verdict, Verdict { score: 3.0, z_score: 3.0, is_anomaly: true });
+        assert_eq!(verdict, judged(3.0, true));
         let verdict = DETECTOR.judge(&moments(50, 100.0, 5.0), 90.0);
-        assert_eq!(verdict, Verdict { score: 2.0, z_score: -2.0, is_anomaly: false });
+        assert_eq!(verdict, judged(-2.0, false));
     }
 
     #[test]
@@ -68,7 +72,7 @@ mod tests {
         let flat = moments(50, 7.0, 0.0);
         assert_eq!(DETECTOR.judge(&flat, 7.0), Verdict::default());
         let verdict = DETECTOR.judge(&flat, 7.0f64.next_down());
-        assert_eq!(verdict, Verdict { score: Z_MAX, z_score: -Z_MAX, is_anomaly: true });
+        assert_eq!(verdict, judged(-Z_MAX, true));
         let deaf = ZScore { threshold: 2.0 * Z_MAX, ..DETECTOR };
         assert!(deaf.judge(&flat, 8.0).is_anomaly);
         assert!(!DETECTOR.judge(&moments(9, 7.0, 0.0), 8.0).is_anomaly);

@@ -13,6 +13,8 @@ const ANNOUNCE_MS = 10_000;
 const USUAL = ["rps", "cpu"];
 
 let threshold = 2;
+/** From here on a score is an anomaly. */
+let scoreThreshold = 2;
 let boot = null;
 let told = 0;
 let device = null;
@@ -151,6 +153,9 @@ function showDevice(data) {
     const { statsNode } = chartOf(metric, byId("device-charts"), "last");
     const shown = [
       ["z", deviations(figures.zScore)],
+      ...Object.entries(figures.detectors)
+        .filter(([detector]) => detector !== "zscore")
+        .map(([detector, { score }]) => [detector, deviations(score)]),
       ["mean", reading(figures.mean)],
       ["std dev", reading(figures.stdDev)],
       ["p95", reading(figures.p95)],
@@ -187,14 +192,19 @@ let announced = 0;
 let unannounced = 0;
 
 function takeAnomalies(oldestFirst, isNews) {
-  const known = new Set(anomalies.map((anomaly) => anomaly.key));
+  const known = new Map(anomalies.map((anomaly, place) => [anomaly.key, place]));
   for (const anomaly of oldestFirst) {
     anomaly.key = `${boot}-${anomaly.serial}`;
-    if (!known.has(anomaly.key)) anomalies.push(anomaly);
+    const place = known.get(anomaly.key);
+    // By when it was first told: its strangest value may come late.
+    anomaly.told = anomalies[place]?.told ?? anomaly.arrivedAt;
+    if (place === undefined) {
+      anomalies.push(anomaly);
+      if (isNews) unannounced += 1;
+    } else if (isNews) anomalies[place] = anomaly;
   }
-  anomalies.sort((one, other) => one.arrivedAt - other.arrivedAt);
+  anomalies.sort((one, other) => one.told - other.told);
   anomalies.splice(0, anomalies.length - ANOMALIES_KEPT);
-  if (isNews) unannounced += oldestFirst.length;
   if (unannounced && Date.now() - announced > ANNOUNCE_MS) {
     announced = Date.now();
     const latest = anomalies.at(-1);
@@ -226,6 +236,8 @@ function showLatest() {
 
 function showServer(server) {
   threshold = server.threshold;
+  scoreThreshold = server.scoreThreshold;
+  document.querySelectorAll(".detector").forEach((node) => write(node, server.detector));
   windowSize = server.window;
   write(byId("version"), server.version);
   write(byId("replica"), server.replica);

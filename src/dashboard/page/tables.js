@@ -72,7 +72,7 @@ function showDevices(devices) {
     row.cells[4].classList.toggle("alarm", device.isAnomaly);
     write(row.cells[5], deviations(device.peak));
     // A hair past the threshold is strange; far past it is what somebody should look at.
-    row.classList.toggle("strange", device.isAnomaly || device.peak > 2 * threshold);
+    row.classList.toggle("strange", device.isAnomaly || device.peak > 2 * scoreThreshold);
   });
 }
 
@@ -87,21 +87,33 @@ function showAnomalies(body, none, newestFirst, withDevice) {
     return row;
   };
   rows(body, newestFirst, (anomaly) => anomaly.key, make, (row, anomaly) => {
-    if (row.anomaly) return;
+    if (row.anomaly === anomaly) return;
+    const isNew = !row.anomaly;
     row.anomaly = anomaly;
-    row.cells[0].textContent = time(anomaly.arrivedAt);
-    row.cells[0].title = new Date(anomaly.arrivedAt * 1000).toISOString();
+    showAnomaly(row, anomaly);
+    if (!isNew) return;
     const [anchor, metric] = row.cells[1].children;
     if (withDevice && anomaly.device !== null) link(row.cells[1], anomaly.device);
     else if (withDevice) anchor.replaceWith("the fleet");
     else anchor.remove();
     metric.textContent = anomaly.metric;
-    row.cells[2].textContent = reading(anomaly.value);
-    row.cells[2].title = `${anomaly.value}, where ${reading(anomaly.mean)} ± ${reading(anomaly.stdDev)} was usual`;
-    row.cells[3].textContent = deviations(anomaly.zScore);
     const button = row.querySelector("button");
-    button.addEventListener("click", () => copy(asJson(anomaly), button));
+    button.addEventListener("click", () => copy(asJson(row.anomaly), button));
   });
+}
+
+/** What changes of it while it goes on, and when it ends. */
+function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detector, start, end, isOpen, flags }) {
+  const [at, , what, where, strength, lasted] = row.cells;
+  write(at, time(start));
+  at.title = new Date(start * 1000).toISOString();
+  write(what, reading(value));
+  what.title = `${value}, where ${reading(mean)} ± ${reading(stdDev)} was usual`;
+  write(where, `${reading(expected.low)} – ${reading(expected.high)}`);
+  where.title = where.textContent;
+  write(strength, deviations(detector === "zscore" ? zScore : score));
+  write(lasted, isOpen ? "open" : end - start < 1 ? "<1 s" : duration(end - start));
+  lasted.title = `${flags} ${flags === 1 ? "value" : "values"} flagged`;
 }
 
 /** Columns are the metrics of the device, as many as there is room for. */
@@ -136,5 +148,5 @@ function showSamples(newestFirst, metrics) {
 
 /** As `/anomalies` tells it. */
 function asJson(value) {
-  return JSON.stringify(value, (name, field) => (name === "key" ? undefined : field), 2);
+  return JSON.stringify(value, (name, field) => (name === "key" || name === "told" ? undefined : field), 2);
 }

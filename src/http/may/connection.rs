@@ -44,6 +44,8 @@ const PENDING_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const WRITE_STALL_MS: u64 = 30_000;
 /// Between two looks at a socket that can only be polled.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Between two looks at whether the client of a silent stream is still there.
+const STREAM_LOOK: Duration = Duration::from_millis(50);
 /// Larger bodies of answers are moved, not copied.
 const COPIED_BODY_BYTES: usize = 4096;
 /// may_minihttp's `Response` has room for so many header lines, and panics past them.
@@ -207,13 +209,19 @@ impl Mailbox {
 
     fn receive(&self) -> Delivery {
         loop {
-            let delivery = self.deliveries.lock().pop_front();
-            if let Some(delivery) = delivery {
+            if let Some(delivery) = self.receive_within(None) {
                 return delivery;
             }
-            // Err: cancelled or timed out, which nobody does; to look again is right in any case.
-            let (Ok(()) | Err(_)) = self.blocker.park(None);
         }
+    }
+
+    /// None when nothing came, or before it did: to look again is right in any case.
+    fn receive_within(&self, patience: Option<Duration>) -> Option<Delivery> {
+        if let Some(delivery) = self.deliveries.lock().pop_front() {
+            return Some(delivery);
+        }
+        let (Ok(()) | Err(_)) = self.blocker.park(patience);
+        self.deliveries.lock().pop_front()
     }
 }
 
@@ -567,7 +575,8 @@ impl<S: Service> Connection<S> {
             }
             out.clear();
             queued_bytes = 0;
-            match mailbox.receive() {
+            let Some(delivery) = self.next_part(mailbox) else { break };
+            match delivery {
                 Delivery::Part(part) => {
                     encode::part(&mut out, terms, &part);
                     queued_bytes = part.len();
@@ -580,6 +589,19 @@ impl<S: Service> Connection<S> {
             }
         }
         self.socket.shut(Shutdown::Both);
+    }
+
+    /// The next part of a stream; None when the client has gone meanwhile. What it sends behind its request
+    /// is dropped: a stream is the last answer of its connection.
+    fn next_part(&self, mailbox: &Mailbox) -> Option<Delivery> {
+        loop {
+            if let Some(delivery) = mailbox.receive_within(Some(STREAM_LOOK)) {
+                return Some(delivery);
+            }
+            if self.socket.discard() == Found::End {
+                return None;
+            }
+        }
     }
 
     /// Sends everything, waiting for the client to take it; false when it does not.

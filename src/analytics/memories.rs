@@ -1,0 +1,236 @@
+//! What detectors other than `zscore` keep of streams, and what they said last: slabs, next to the windows.
+//!
+//! A stream's memory is taken when the stream opens, and none where only `zscore` runs. A slab grows by
+//! chunks that never move; a memory that is given back is the next to be taken.
+
+use std::num::NonZeroU32;
+
+use crate::analytics::detectors::novelty::Novelty;
+use crate::analytics::detectors::pager::Pager;
+use crate::analytics::detectors::residual::Residual;
+use crate::analytics::detectors::robust::Robust;
+use crate::analytics::detectors::zscore::ZScore;
+use crate::analytics::detectors::{Detector, Kind};
+use crate::analytics::report::Finding;
+use crate::analytics::window::Moments;
+use crate::sample::Verdict;
+
+/// log₂ of the memories in a chunk: some 800 kB of the largest.
+const CHUNK_BITS: u32 = 8;
+
+/// Which detectors run, the first of which gives the verdict.
+#[derive(Clone, Debug)]
+pub struct Detectors {
+    /// It always runs; and how.
+    pub zscore: ZScore,
+    /// Those that are shown; not empty, none twice.
+    pub kinds: Vec<Kind>,
+}
+
+impl Default for Detectors {
+    fn default() -> Self {
+        Self { zscore: ZScore { threshold: 2.0, min_samples: 10 }, kinds: vec![Kind::Zscore] }
+    }
+}
+
+impl Detectors {
+    /// The one that gives the verdict.
+    pub fn first(&self) -> Kind {
+        self.kinds[0]
+    }
+
+    /// Judges the last value once more, by a window in which others' values have turned up. Only
+    /// `zscore` looks at that; what another one said stands.
+    pub fn judge_again(&self, before: &Moments, value: f64, said: Verdict) -> Verdict {
+        let verdict = self.zscore.judge(before, value);
+        match self.first() {
+            Kind::Zscore => verdict,
+            _ => Verdict { score: said.score, is_anomaly: said.is_anomaly, ..verdict },
+        }
+    }
+}
+
+/// The place of one stream's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlace(NonZeroU32);
+
+/// What one detector has of a stream.
+#[derive(Debug, Default)]
+struct Memory<D> {
+    detector: D,
+    /// What it said last.
+    score: f64,
+}
+
+#[derive(Debug)]
+struct Slab<D> {
+    chunks: Vec<Vec<Memory<D>>>,
+}
+
+impl<D: Detector> Slab<D> {
+    fn of(kind: Kind, kinds: &[Kind]) -> Option<Self> {
+        kinds.contains(&kind).then(|| Self { chunks: Vec::new() })
+    }
+
+    /// A new memory in that place, which is one that was taken before or the next.
+    fn take(&mut self, place: usize) {
+        let (chunk, within) = (place >> CHUNK_BITS, place & ((1 << CHUNK_BITS) - 1));
+        if chunk == self.chunks.len() {
+            self.chunks.push(Vec::with_capacity(1 << CHUNK_BITS));
+        }
+        match self.chunks[chunk].get_mut(within) {
+            Some(memory) => *memory = Memory::default(),
+            None => self.chunks[chunk].push(Memory::default()),
+        }
+    }
+
+    #[inline]
+    fn observe(&mut self, place: usize, timestamp_us: i64, value: f64) -> (f64, bool) {
+        let memory = &mut self.chunks[place >> CHUNK_BITS][place & ((1 << CHUNK_BITS) - 1)];
+        memory.score = memory.detector.observe(timestamp_us, value);
+        (memory.score, memory.score >= D::THRESHOLD)
+    }
+
+    fn score(&self, place: usize) -> f64 {
+        self.chunks[place >> CHUNK_BITS][place & ((1 << CHUNK_BITS) - 1)].score
+    }
+}
+
+/// The memories of all streams.
+#[derive(Debug)]
+pub struct Memories {
+    detectors: Detectors,
+    robust: Option<Slab<Robust>>,
+    residual: Option<Slab<Residual>>,
+    novelty: Option<Slab<Novelty>>,
+    pager: Option<Slab<Pager>>,
+    /// Places up to here have been taken at least once.
+    taken: u32,
+    given_back: Vec<MemoryPlace>,
+}
+
+impl Memories {
+    /// Of no stream so far.
+    pub fn new(detectors: Detectors) -> Self {
+        let kinds = &detectors.kinds[..];
+        Self {
+            robust: Slab::of(Kind::Robust, kinds),
+            residual: Slab::of(Kind::Residual, kinds),
+            novelty: Slab::of(Kind::Novelty, kinds),
+            pager: Slab::of(Kind::Pager, kinds),
+            detectors,
+            taken: 0,
+            given_back: Vec::new(),
+        }
+    }
+
+    /// Which detectors run.
+    #[inline]
+    pub fn detectors(&self) -> &Detectors {
+        &self.detectors
+    }
+
+    /// For a new stream. None where no detector keeps anything.
+    pub fn take(&mut self) -> Option<MemoryPlace> {
+        if self.detectors.kinds.iter().all(|&kind| kind == Kind::Zscore) {
+            return None;
+        }
+        let place = self.given_back.pop().unwrap_or_else(|| {
+            self.taken += 1;
+            MemoryPlace(NonZeroU32::new(self.taken).expect("one more than what was there"))
+        });
+        let at = place.at();
+        self.robust.iter_mut().for_each(|slab| slab.take(at));
+        self.residual.iter_mut().for_each(|slab| slab.take(at));
+        self.novelty.iter_mut().for_each(|slab| slab.take(at));
+        self.pager.iter_mut().for_each(|slab| slab.take(at));
+        Some(place)
+    }
+
+    /// Forgets a stream; its place will be taken again.
+    pub fn give_back(&mut self, place: MemoryPlace) {
+        self.given_back.push(place);
+    }
+
+    /// How many streams have a memory.
+    pub fn in_use(&self) -> usize {
+        self.taken as usize - self.given_back.len()
+    }
+
+    /// Judges a value by the window that it is about to enter, and by what is remembered of its stream.
+    #[inline]
+    pub fn judge(
+        &mut self,
+        place: Option<MemoryPlace>,
+        before: &Moments,
+        timestamp_us: i64,
+        value: f64,
+    ) -> Verdict {
+        let verdict = self.detectors.zscore.judge(before, value);
+        match place {
+            None => verdict,
+            Some(place) => self.observe(place, timestamp_us, value, verdict),
+        }
+    }
+
+    #[inline(never)] // the default runs without
+    fn observe(
+        &mut self,
+        place: MemoryPlace,
+        timestamp_us: i64,
+        value: f64,
+        mut verdict: Verdict,
+    ) -> Verdict {
+        let at = place.at();
+        let first = self.detectors.first();
+        let mut heard = |kind: Kind, said: (f64, bool)| {
+            if kind == first {
+                (verdict.score, verdict.is_anomaly) = said;
+            }
+        };
+        if let Some(slab) = &mut self.robust {
+            heard(Kind::Robust, slab.observe(at, timestamp_us, value));
+        }
+        if let Some(slab) = &mut self.residual {
+            heard(Kind::Residual, slab.observe(at, timestamp_us, value));
+        }
+        if let Some(slab) = &mut self.novelty {
+            heard(Kind::Novelty, slab.observe(at, timestamp_us, value));
+        }
+        if let Some(slab) = &mut self.pager {
+            heard(Kind::Pager, slab.observe(at, timestamp_us, value));
+        }
+        verdict
+    }
+
+    /// What each detector that runs said last of a stream, whose verdict is this.
+    pub fn findings(&self, place: Option<MemoryPlace>, verdict: &Verdict) -> Vec<Finding> {
+        let z = self.detectors.zscore.threshold;
+        let finding = |&detector: &Kind| {
+            let at = place.map(MemoryPlace::at);
+            let threshold = detector.threshold(z);
+            let score = match detector {
+                Kind::Zscore => {
+                    let (score, is_anomaly) = (verdict.z_score.abs(), verdict.is_far);
+                    return Finding { detector, score, is_anomaly, threshold };
+                }
+                Kind::Robust => score_of(self.robust.as_ref(), at),
+                Kind::Residual => score_of(self.residual.as_ref(), at),
+                Kind::Novelty => score_of(self.novelty.as_ref(), at),
+                Kind::Pager => score_of(self.pager.as_ref(), at),
+            };
+            Finding { detector, score, is_anomaly: score >= threshold, threshold }
+        };
+        self.detectors.kinds.iter().map(finding).collect()
+    }
+}
+
+impl MemoryPlace {
+    const fn at(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+fn score_of<D: Detector>(slab: Option<&Slab<D>>, at: Option<usize>) -> f64 {
+    slab.zip(at).map_or(0.0, |(slab, at)| slab.score(at))
+}
