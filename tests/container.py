@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -225,7 +226,7 @@ class Container:
             time.sleep(0.05)
 
     def get(self, path: str):
-        return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+        return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20)
 
     def log(self) -> str:
         done = subprocess.run(podman_command("logs", self.name), capture_output=True, text=True, check=False)
@@ -282,6 +283,16 @@ def check_load(container: Container) -> tuple[str, dict]:
     return text, seen
 
 
+def check_profile(container: Container) -> None:
+    """It can be looked into, without rights too, and functions have their names."""
+    thread = threading.Thread(target=container.load, args=(f"--rate={RATE}", "--duration=4s"))
+    thread.start()
+    with container.get("/debug/pprof/profile?seconds=3") as answer:
+        profile = gzip.decompress(answer.read())
+    thread.join()
+    assert b"sigmad::http::" in profile, "nobody knows where the time goes"
+
+
 def check_drain(container: Container) -> None:
     """SIGTERM under load: what was accepted was answered, and the exit is clean."""
     found: list[dict] = []
@@ -320,6 +331,7 @@ def main() -> None:
         container.check_rights()
         container.check_layout()
         load, seen = check_load(container)
+        check_profile(container)
         check_drain(container)
     if arguments.record:
         record = {"manifest": bench.manifest(), "image_bytes": size, "build_s": seconds, "load": seen}

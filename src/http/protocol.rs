@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::Limits;
 use super::chunked::Chunked;
-use super::coding::{CodingError, unpack};
+use super::coding::unpack;
 use super::encode::{self, DateLine, Terms};
 use super::head::{self, Framing, HEADERS_MAX, Head, Refusal, Search};
 use super::known::{self, KnownHead};
@@ -382,8 +382,7 @@ impl Protocol {
             None => body,
             Some(value) => {
                 unpacked = std::mem::take(&mut round.buffers.unpacked);
-                unpack(value, body, round.limits.body_bytes_max, &mut unpacked)
-                    .map_err(refusal_of)?;
+                unpack(value, body, round.limits.body_bytes_max, &mut unpacked)?;
                 &mut unpacked
             }
         };
@@ -503,14 +502,6 @@ impl Drop for Protocol {
 pub fn turn_away(delivery: Delivery) {
     if let Delivery::Begin(_, state) = delivery {
         state.closed.store(true, Ordering::Relaxed);
-    }
-}
-
-fn refusal_of(error: CodingError) -> Refusal {
-    match error {
-        CodingError::Unknown => Refusal::ContentCoding,
-        CodingError::TooLarge => Refusal::BodyTooLarge,
-        CodingError::Corrupt => Refusal::CodedBody,
     }
 }
 

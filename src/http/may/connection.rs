@@ -20,7 +20,7 @@ use super::socket::{Found, Socket};
 use super::watch::{LINGER_MS, Phase, Registered, refusal_answer, refusal_body};
 use super::{Shared, Slot};
 use crate::clock::{Clock, Now};
-use crate::http::coding::{CodingError, unpack};
+use crate::http::coding::unpack;
 use crate::http::encode::{self, DateLine, Length, Terms};
 use crate::http::head::{self, Framing, HEADERS_MAX, Refusal};
 use crate::http::message::{
@@ -251,16 +251,6 @@ impl From<Refusal> for Refused {
     }
 }
 
-impl From<CodingError> for Refused {
-    fn from(error: CodingError) -> Self {
-        Self::from(match error {
-            CodingError::Unknown => Refusal::ContentCoding,
-            CodingError::TooLarge => Refusal::BodyTooLarge,
-            CodingError::Corrupt => Refusal::CodedBody,
-        })
-    }
-}
-
 /// The service object of one connection.
 pub struct Connection<S: Service> {
     shared: Arc<Shared<S>>,
@@ -340,7 +330,8 @@ impl<S: Service> Connection<S> {
         self.read_body(request, length, head.expects_continue)?;
         let mut body = &mut self.body;
         if let Some(value) = head.content_encoding {
-            unpack(value, body, limits.body_bytes_max, &mut self.unpacked)?;
+            unpack(value, body, limits.body_bytes_max, &mut self.unpacked)
+                .map_err(Refusal::from)?;
             body = &mut self.unpacked;
         }
 
