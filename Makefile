@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts dockerfile deny clippy doc unit release formats manifests page syscalls clients load nginx replicas alerts loom fuzz
+SUITES := fmt scripts perf-numbers dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
 # What needs containers and CPU quotas, and so a machine that allows them.
 VERIFY_SUITES := autoscaler container
 
@@ -22,7 +22,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify setup bench eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
+.PHONY: run demo test verify setup bench perf perf-quick gates-update eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -54,6 +54,7 @@ fmt: ## suite: formatting
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path loom/Cargo.toml
+	cargo fmt --check --all --manifest-path benches/ladder/Cargo.toml
 	ruff format --check benches k8s load tests
 
 scripts: ## suite: shell, Python and YAML
@@ -83,6 +84,9 @@ release: ## suite: the binary as it is installed, for the suites below
 formats: release ## suite: answers and scrapes read by other people's parsers
 	$(WITH_BINARY) tests/formats.py
 
+pprof: release ## suite: profiles read by go tool pprof; PPROF_CYCLES=1000 for more that are given up
+	$(WITH_BINARY) tests/pprof.py
+
 page: release ## suite: the live page in a real browser
 	$(WITH_BINARY) tests/page.py
 
@@ -91,6 +95,16 @@ manifests: release ## suite: Kubernetes manifests: schemas, and what only an API
 
 syscalls: release ## suite: system calls per request
 	$(WITH_BINARY) scripts/syscalls.sh
+
+gates: release ## suite: what may not grow, without a clock: allocations per sample, instructions per request
+	cargo test --locked --test 'allocations_*'
+	benches/gates/instructions.py
+
+gates-update: release ## count the instructions anew that gates compares with
+	benches/gates/instructions.py --update
+
+heap: release ## suite: memory profiles and the stage budget, held against what is known
+	$(WITH_BINARY) tests/heap.py
 
 clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 	$(WITH_BINARY) tests/clients.py
@@ -113,6 +127,10 @@ autoscaler: release ## suite of verify: CPU under a quota, and what the autoscal
 container: ## suite of verify: the container image, built without a registry and run without rights
 	tests/container.py
 
+ladder: ## suite: the servers that PERF.md compares do the work they are measured by
+	cargo build --locked --workspace --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)/ladder
+	LADDER=$(TARGET)/ladder/debug BASELINE_GO=$(TARGET)/go/baseline tests/ladder.py
+
 loom: ## suite: every order in which the analytics thread can fall asleep and be woken
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom
 
@@ -122,6 +140,17 @@ fuzz: ## suite: every fuzz target for 15 seconds
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
 	@for bench in server store openloop idle pages; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+
+perf: ## everything PERF.md rests on, on this machine: 25 minutes; PARTS="ladder curve" for some of it
+	@scripts/setup.sh perf
+	benches/perf.py $(addprefix --part ,$(PARTS))
+
+perf-quick: ## the same in 3 minutes once it is built: one short round of each
+	@scripts/setup.sh perf
+	benches/perf.py --quick $(addprefix --part ,$(PARTS))
+
+perf-numbers: ## suite: every figure in PERF.md is in a record
+	tests/perf_numbers.py
 
 prometheusrule: ## write the alert rules once more, as the operator of Prometheus takes them
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
@@ -134,4 +163,4 @@ image: ## build the container image; CONTAINERS=podman or buildah without docker
 	$(CONTAINERS) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(IMAGE) .
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14

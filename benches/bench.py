@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -18,8 +19,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benches" / "record"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# The server has one core, whoever asks it the other: what one does is not charged to the other.
+SERVER_CORE = 0
+LOAD_CORE = 1
 # A start takes 50 ms; a loaded machine takes longer.
 START_TIMEOUT_S = 10.0
+# Between two looks at what a process has used.
+LOOK_S = 0.02
 
 
 def target_dir() -> Path:
@@ -30,7 +36,7 @@ def sigmad_binary() -> str:
     return os.environ.get("SIGMAD", str(target_dir() / "sigmad"))
 
 
-def pinned(core: int | None, command: list[str]) -> list[str]:
+def pinned(core: int | str | None, command: list[str]) -> list[str]:
     return command if core is None else ["taskset", "-c", str(core), *command]
 
 
@@ -119,6 +125,44 @@ def cpu_ns(pid: int) -> int:
     return total
 
 
+class Watch:
+    """Looks at the CPU time of a process again and again: what it had used at any moment since, on either clock."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.looks: list[tuple[float, float, float]] = []
+        self.is_over = threading.Event()
+        self.look()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+
+    def look(self) -> None:
+        self.looks.append((time.monotonic(), time.time(), cpu_ns(self.pid) / 1e9))
+
+    def watch(self) -> None:
+        while not self.is_over.wait(LOOK_S):
+            self.look()
+        self.look()
+
+    def end(self) -> None:
+        self.is_over.set()
+        self.thread.join()
+
+    def used(self, began: float, ended: float, is_monotonic: bool = False) -> float:
+        """CPU seconds between two moments."""
+        clock = 0 if is_monotonic else 1
+
+        def until(moment: float) -> float:
+            after = next((at for at, look in enumerate(self.looks) if look[clock] >= moment), len(self.looks) - 1)
+            before, now = self.looks[max(0, after - 1)], self.looks[after]
+            if now[clock] == before[clock]:
+                return now[2]
+            part = (moment - before[clock]) / (now[clock] - before[clock])
+            return before[2] + (now[2] - before[2]) * min(1.0, max(0.0, part))
+
+        return until(ended) - until(began)
+
+
 def cpu_ticks(pid: int) -> tuple[int, int]:
     """User and system time in ticks, for the split between them."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
@@ -144,6 +188,16 @@ def exchange(port: int, request: bytes) -> bytes:
         return head + b"\r\n\r\n" + body
 
 
+def exchange_redis(port: int, command: bytes) -> bytes:
+    """One command that is answered in one line."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(command)
+        answer = b""
+        while not answer.endswith(b"\r\n"):
+            answer += receive(client)
+        return answer
+
+
 def receive(client: socket.socket) -> bytes:
     part = client.recv(65536)
     if not part:
@@ -157,6 +211,36 @@ def get_json(port: int, path: str):
     if not head.startswith(b"HTTP/1.1 200 "):
         raise ValueError(f"{path}: {head.decode()}")
     return json.loads(body)
+
+
+def load(
+    port: int,
+    *flags: str,
+    core: int | None = LOAD_CORE,
+    pid: int | None = None,
+    seconds: float,
+    failed_share_max: float = 0.0,
+) -> dict:
+    """One run of `sigmad load`: its summary. A request that failed ends the bench, unless few may."""
+    summary = offer(port, *flags, core=core, pid=pid, seconds=seconds)
+    requests = summary["requests"]
+    if requests["failed"] > failed_share_max * requests["sent"] or not requests["good"]:
+        sys.exit(f"{' '.join(flags)}: {requests}, {summary['status']}")
+    return summary
+
+
+def offer(port: int, *flags: str, core: int | None = LOAD_CORE, pid: int | None = None, seconds: float) -> dict:
+    """The same, where refusals are what is looked for."""
+    command = [str(target_dir() / "sigmad"), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--json", "-"]
+    command += ["--duration", f"{round(seconds * 1000)}ms", *flags]
+    if pid is not None:
+        command += ["--pid", str(pid)]
+    done = subprocess.run(
+        pinned(core, command), capture_output=True, text=True, check=False, timeout=seconds + START_TIMEOUT_S
+    )
+    if not done.stdout:
+        sys.exit(f"sigmad load: {done.stderr}")
+    return json.loads(done.stdout)
 
 
 def output_of(*command: str) -> str:
@@ -195,10 +279,33 @@ def manifest() -> dict:
     }
 
 
+def spread(values: list[float]) -> dict:
+    """What the rounds found: the median, and the smallest and the largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": len(values)}
+
+
+@contextlib.contextmanager
+def record(name: str, rounds: int):
+    """The record of one part of `make perf`: yields it to be filled, and writes it at the end with what
+    the machine did meanwhile."""
+    found: dict = {"manifest": manifest() | {"rounds": rounds}}
+    stolen, began = steal_ticks(), time.monotonic()
+    yield found
+    found["manifest"]["stolen_s"] = (steal_ticks() - stolen) / TICKS_PER_S
+    found["manifest"]["seconds"] = round(time.monotonic() - began)
+    print("record in", write_record(name, found, found.pop("text")))
+
+
+def record_folder(manifest: dict) -> Path:
+    """Of the day and the machine, or BENCH_RECORD; made if need be."""
+    folder = Path(os.environ.get("BENCH_RECORD", RECORD / f"{manifest['date'][:10]}-{machine_name()}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def write_record(name: str, record: dict, text: str) -> Path:
     """Leaves NAME.json and NAME.md in the folder of the day and the machine."""
-    folder = RECORD / f"{record['manifest']['date'][:10]}-{machine_name()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = record_folder(record["manifest"])
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [f"# {name}", "", text.strip(), "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {value} |" for key, value in record["manifest"].items()]

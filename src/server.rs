@@ -24,6 +24,7 @@ use crate::analytics::report::{TotalsReport, questions};
 use crate::analytics::thread::{AnalyticsTallies, AnalyticsThread};
 use crate::analytics::{self, Analytics};
 use crate::api::answers::Judging;
+use crate::api::debug::{self, DEBUGS_WAITING_MAX, DebugRequest};
 use crate::api::reader::{self, Desk, READERS, READS_WAITING_MAX, ReadRequest};
 use crate::api::readiness::{Phase, Readiness, StoreState};
 use crate::api::router::{Parts as RouterParts, Router};
@@ -128,6 +129,8 @@ pub fn run(
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
     let events_thread = spawn("events".into(), None, move || parts.events.run());
     let events_thread = events_thread.map_err(ServerError::Start)?;
+    let debug = debug::start(parts.debugs, parts.sources, readiness.clone(), start);
+    let debug = debug.map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
         Engine::May => may(settings, limits, &layout, parts.workers, start)?,
@@ -167,7 +170,7 @@ pub fn run(
     engine.drain(settings.drain);
     // The workers have gone: readers and lanes see their channels closed, and end once they are empty.
     join_all(readers);
-    join_all(vec![events_thread]);
+    join_all(vec![events_thread, debug]);
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
     // Analytics has gone: the store writes what is left.
     if let (Some(store), Some(tallies)) = (store, &parts.store_tallies) {
@@ -242,6 +245,9 @@ struct Parts {
     store_deadline_ns: Option<Arc<AtomicU64>>,
     store_tallies: Option<StoreSources>,
     events: Events,
+    debugs: Receiver<DebugRequest>,
+    /// For the stage budget.
+    sources: Arc<Sources>,
     routers: Vec<Arc<RouterTallies>>,
 }
 
@@ -269,9 +275,11 @@ impl Parts {
         let sleeper = Arc::new(Sleeper::default());
         let (asker, questions) = questions(sleeper.clone());
         let (reads_end, reads) = bounded(READS_WAITING_MAX);
+        let (debugs_end, debugs) = bounded(DEBUGS_WAITING_MAX);
         let tokens = Arc::new(Tokens {
             ingest: settings.ingest_token.as_ref().map(|token| Token::new(token.secret())),
             read: settings.read_token.as_ref().map(|token| Token::new(token.secret())),
+            debug: settings.debug_token.as_ref().map(|token| Token::new(token.secret())),
         });
 
         let store = settings.redis_url.as_ref().map(|target| {
@@ -283,6 +291,7 @@ impl Parts {
             routers: Vec::new(),
             lanes: Vec::new(),
             readers: (0..READERS).map(|_| Arc::default()).collect(),
+            debug: Arc::default(),
             analytics: Arc::new(AnalyticsTallies::default()),
             events: Arc::new(EventsTallies::default()),
             registry: registry.clone(),
@@ -300,6 +309,7 @@ impl Parts {
                 clock: Clock::new(start),
                 tallies: router_tallies.clone(),
                 reads: reads_end.clone(),
+                debug: debugs_end.clone(),
                 tokens: tokens.clone(),
                 readiness: readiness.clone(),
             });
@@ -336,6 +346,7 @@ impl Parts {
             window,
         };
         let (routers, store_tallies) = (sources.routers.clone(), sources.store.clone());
+        let all_sources = Arc::new(sources.clone());
         let (door, arrivals) = events::door(sources.events.clone());
         let server = events::Server {
             version: build.version,
@@ -371,6 +382,8 @@ impl Parts {
             analytics,
             readers,
             events,
+            debugs,
+            sources: all_sources,
             store,
             store_deadline_ns,
             store_tallies,

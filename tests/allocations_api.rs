@@ -46,6 +46,7 @@ impl Worker {
             clock: Clock::new(clock::start()),
             tallies: Arc::default(),
             reads: bounded(1).0,
+            debug: bounded(1).0,
             tokens: Arc::default(),
             readiness: Arc::default(),
         });

@@ -4,11 +4,13 @@
 The CPU of a real replica is measured at several rates, with the load that the Job sends; then the algorithm of
 the HorizontalPodAutoscaler runs over the demo's load with those figures and the manifest's own settings: from
 2 replicas to 5 and back. Last, k8s/demo.sh itself walks through a Minikube that is only played, and its table
-must say what was played. `make autoscaler` runs it; SIGMAD names the binary.
+must say what was played. `make autoscaler` runs it; SIGMAD names the binary. With --record it leaves what it
+measured in benches/record.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
@@ -163,7 +165,7 @@ def check_algorithm() -> None:
     assert scaler.decide(210, 2, 0.0) == 2
 
 
-def check_demo_load() -> str:
+def check_demo_load(is_recorded: bool) -> str:
     what = demo()
     least, most = what["hpa"]["minReplicas"], what["hpa"]["maxReplicas"]
     rates = sorted({0, *(what["rate"] // count for count in range(least, most + 1))})
@@ -179,6 +181,17 @@ def check_demo_load() -> str:
     # Up without a step down as long as the load is on; down without a step up.
     peak = steps.index(most)
     assert steps == sorted(steps[: peak + 1]) + sorted(steps[peak + 1 :], reverse=True), steps
+    if is_recorded:
+        lines = [
+            bench.table(
+                ["requests/s to one replica", "its CPU"], [[str(r), f"{c * 1e3:.0f}m"] for r, c in points.items()]
+            )
+        ]
+        rows = [[str(at), str(count), f"{share:.0%}"] for at, count, share in history]
+        lines += ["", f"{what['rate']} requests/s for {on_s} s, as the autoscaler would decide:", ""]
+        lines.append(bench.table(["s", "replicas", "CPU of what they request"], rows))
+        record = {"manifest": bench.manifest(), "cores_by_rate": points, "demo": what, "history": history}
+        print(bench.write_record("autoscaler", record, "\n".join(lines)))
     figures = ", ".join(f"{points[rate] * 1e3:.0f}m at {rate}/s" for rate in rates)
     way = " -> ".join(map(str, steps))
     return (
@@ -323,8 +336,11 @@ def check_walk() -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
     check_algorithm()
-    print("autoscaler:", check_demo_load(), flush=True)
+    print("autoscaler:", check_demo_load(arguments.record), flush=True)
     print("autoscaler: ok,", check_walk())
 
 

@@ -69,6 +69,8 @@ class Client:
             assert name in headers, f"{method} {target}: no {name}"
         content = response["content"][headers["Content-Type"]]
         self.seen.add((method, path, str(status)))
+        if headers["Content-Type"] == "application/octet-stream":
+            return payload
         if headers["Content-Type"] != "application/json":
             return payload.decode()
         value = json.loads(payload, parse_constant=lambda word: sys.exit(f"{word} in {target}"))
@@ -142,6 +144,22 @@ def check_answers(client: Client) -> None:
         client.ask("GET", path, 200, Accept_Encoding="gzip")
 
 
+def check_debug(client: Client) -> None:
+    for path in ("/debug/pprof", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/threads?debug=1"):
+        client.ask("GET", path, 200)
+    for path in ("/debug/pprof/threads", "/debug/pprof/goroutine"):
+        assert client.ask("GET", path, 200).startswith(b"\x1f\x8b"), "not gzip"
+    for method, target, body in (("GET", "?0x1", None), ("POST", "", b"0x1")):
+        client.ask(method, f"/debug/pprof/symbol{target}", 200, body)
+    for path in ("/debug/pprof/profile", "/debug/pprof/flamegraph"):
+        client.ask("GET", f"{path}?hz=x", 400)
+        # One at a time, until its time is over.
+        with urllib.request.urlopen(f"{client.base}/debug/pprof/profile?seconds=2", timeout=10) as running:
+            client.ask("GET", path, 409)
+            assert running.read().startswith(b"\x1f\x8b"), "not gzip"
+        client.ask("GET", f"{path}?seconds=1", 200)
+
+
 def check_scrape(client: Client) -> int:
     count = 0
     for path in ("/metrics", "/metrics/prometheus"):
@@ -160,16 +178,22 @@ def main() -> None:
         client = Client(port)
         validate(client.document)
         check_answers(client)
+        check_debug(client)
         count = check_scrape(client)
-    with bench.sigmad("--ingest-token", "w", "--read-token", "r", "--max-streams", "1") as (_, port):
+    with bench.sigmad("--ingest-token", "w", "--read-token", "r", "--debug-token", "d", "--max-streams", "1") as (
+        _,
+        port,
+    ):
         client_with_tokens = Client(port)
         client_with_tokens.seen = client.seen
         for path, item in client.document["paths"].items():
             for method, operation in item.items():
                 if "security" not in operation:
                     continue
-                client_with_tokens.ask(method.upper(), path, 401)
-                client_with_tokens.ask(method.upper(), path, 403, Authorization="Bearer x")
+                # Loopback clients look into the process without a token, but not through a proxy.
+                fields = {"X_Forwarded_For": "192.0.2.1"} if path.startswith("/debug/") else {}
+                client_with_tokens.ask(method.upper(), path, 401, **fields)
+                client_with_tokens.ask(method.upper(), path, 403, Authorization="Bearer x", **fields)
         for path, status in (("/ingest", 202), ("/metrics", 200)):
             fields = {"Authorization": "Bearer w"}
             client_with_tokens.ask("POST", path, status, b'{"device":"a","rps":1}', **fields)

@@ -38,8 +38,10 @@ VERSIONS = ("1.32", "1.37")
 FOREIGN = {"HTTPRoute", "ServiceMonitor", "PrometheusRule", "Issuer", "Certificate"}
 # Never deleted by a rollout, so anything that is rolled by a changed setting must name them by their hash.
 WORKLOADS = {"Deployment", "StatefulSet", "Job"}
-# Probes and what is read by tools and people with a port-forward: not for the world.
+# Probes and what is read by tools and people with a port-forward: not for the world. Nor is whatever looks into
+# the process.
 INSIDE = {"/health", "/healthz", "/livez", "/readyz", "/openapi.json"}
+INSIDE_PREFIX = "/debug/"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 
 Objects = list[dict]
@@ -333,12 +335,12 @@ def check_settings(objects: Objects) -> None:
 
 def check_routes(objects: Objects, routes: dict[str, set[str]]) -> None:
     """What is let in from outside is every route that is for the world, and nothing else."""
-    public = set(routes) - INSIDE
+    public = {path for path in set(routes) - INSIDE if not f"{path}/".startswith(INSIDE_PREFIX)}
     services = {each["metadata"]["name"]: each for each in of_kind(objects, "Service")}
     for ingress in of_kind(objects, "Ingress"):
         paths = [path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
         for path in paths:
-            assert path["pathType"] in ("Exact", "Prefix", "ImplementationSpecific"), path
+            assert path["pathType"] == "Exact", f"{path}: a prefix lets in what nobody named"
             backend = path["backend"]["service"]
             ports = {port["name"] for port in services[backend["name"]]["spec"]["ports"]}
             assert backend["port"]["name"] in ports, path
@@ -437,6 +439,9 @@ def wrongs() -> dict:
         [found] = [item for item in of_kind(objects, "ConfigMap") if "SIGMAD_DRAIN" in item["data"]]
         return found["data"]
 
+    def way_in(objects: Objects) -> list[dict]:
+        return find(objects, "Ingress sigmad")["spec"]["rules"][0]["http"]["paths"]
+
     def drop(objects: Objects, kind: str) -> None:
         objects[:] = [item for item in objects if item["kind"] != kind]
 
@@ -446,12 +451,10 @@ def wrongs() -> dict:
         "an autoscaler of nothing": lambda o: hpa(o)["scaleTargetRef"].update(name="sigma"),
         "an autoscaler without a request": lambda o: container(o)["resources"]["requests"].pop("cpu"),
         "a count beside the autoscaler": lambda o: deployment(o)["spec"].update(replicas=2),
-        "a pathType that is none": lambda o: find(o, "Ingress sigmad")["spec"]["rules"][0]["http"]["paths"][0].update(
-            pathType="exact"
-        ),
-        "a path that is no route": lambda o: find(o, "Ingress sigmad")["spec"]["rules"][0]["http"]["paths"][0].update(
-            path="/ingset"
-        ),
+        "a pathType that is none": lambda o: way_in(o)[0].update(pathType="exact"),
+        "a prefix that lets everything in": lambda o: way_in(o)[0].update(pathType="Prefix"),
+        "profiles for the world": lambda o: way_in(o).append(way_in(o)[0] | {"path": "/debug/pprof/profile"}),
+        "a path that is no route": lambda o: way_in(o)[0].update(path="/ingset"),
         "a selector that misses its own pods": lambda o: pod_of(deployment(o))["metadata"]["labels"].update(
             {"app.kubernetes.io/name": "x"}
         ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import itertools
 import json
 import re
 import signal
@@ -38,6 +39,10 @@ CHROMEDRIVER = "/usr/bin/chromedriver"
 WAIT_S = 20
 PAGES = 200
 PACKED_BYTES_MAX = 100_000
+# From the command to a fleet on the page.
+DEMO_S_MAX = 10
+# Roles that say nothing without a name.
+SPOKEN = {"button", "combobox", "dialog", "heading", "image", "link", "listbox", "option", "region", "textbox"}
 # (width, height, is a phone)
 SCREENS = {"1440": (1440, 900, False), "390": (390, 844, True)}
 HOSTILE = [
@@ -259,6 +264,33 @@ def check_many(port: int) -> None:
     assert slowest < 1, slowest
 
 
+def dropped(port: int) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        found = re.search(r"^sigmad_events_clients_dropped_total (\d+)", answer.read().decode(), re.MULTILINE)
+    return int(found.group(1))
+
+
+def check_slow(port: int) -> None:
+    """Who does not read is let go; who does is told on."""
+    wide = [{"device": "wide", **{f"metric-{at}": 1_000 + place for at in range(8)}} for place in range(400)]
+    post(port, wide[:1])
+    lazy = socket.socket()
+    # Little room on the way, so that what waits soon waits in the server.
+    lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    lazy.connect(("127.0.0.1", port))
+    lazy.sendall(b"GET /events?device=wide HTTP/1.0\r\n\r\n")
+    keen = Events(port, "?device=wide")
+    deadline = time.monotonic() + 2 * WAIT_S
+    while dropped(port) == 0:
+        assert time.monotonic() < deadline, "nobody lets go of it"
+        post(port, wide)
+        while "samples" not in (keen.next()["data"] or {}):
+            pass
+    assert keen.next() and dropped(port) == 1
+    keen.close()
+    lazy.close()
+
+
 def check_empty_then_alive(driver, port: int) -> None:
     open_page(driver, port)
     wait(driver, lambda: driver.find_element(By.ID, "empty").is_displayed(), "the empty page")
@@ -318,6 +350,7 @@ def check_device(driver, port: int) -> None:
     assert not driver.find_element(By.ID, "fleet").is_displayed()
     post(port, {"device": "pump-3", "rps": 4_321})
     wait(driver, lambda: "4,321" in text(driver, "#device-charts .readout"), "its last value")
+    wait(driver, lambda: text(driver, "#device-samples td.n") == "4,321", "its last sample")
     driver.find_element(By.CSS_SELECTOR, ".back a").click()
     wait(driver, lambda: driver.find_element(By.ID, "fleet").is_displayed(), "the fleet again")
     # By keyboard alone.
@@ -346,6 +379,7 @@ def check_hostile(driver, port: int) -> None:
         driver.execute_script("arguments[0].click()", anchor)
         wait(driver, lambda name=name: text(driver, "#device-name") == name.strip(), f"the page of {name}")
         wait(driver, lambda name=name: driver.execute_script(TITLES) == ["rps", name], f"the charts of {name}")
+        wait(driver, lambda name=name: driver.execute_script(COLUMNS) == ["at", "rps", name], f"the samples of {name}")
         driver.back()
         wait(driver, lambda: len(names(driver, "devices")) >= len(HOSTILE), "the fleet again")
     assert driver.execute_script("return window.broken") is None
@@ -394,6 +428,89 @@ def check_silence(driver) -> None:
         leave(driver)
 
 
+def check_sleep(driver) -> None:
+    """A laptop that sleeps while its server is replaced; awake again, the page goes on with the new one."""
+    with bench.sigmad() as (_, port):
+        post(port, calm("before"))
+        open_page(driver, port)
+        wait(driver, lambda: names(driver, "devices") == ["before"], "a device")
+        driver.execute_cdp_cmd("Page.setWebLifecycleState", {"state": "frozen"})
+    with bench.sigmad(listen=f"127.0.0.1:{port}"):
+        post(port, calm("after"))
+        time.sleep(1)
+        assert state(driver) == "live" and names(driver, "devices") == ["before"], "it does not sleep"
+        driver.execute_cdp_cmd("Page.setWebLifecycleState", {"state": "active"})
+        # A frozen page is a hidden one, until somebody looks at it.
+        driver.switch_to.new_window("tab")
+        driver.close()
+        driver.switch_to.window(driver.window_handles[0])
+        wait(driver, lambda: driver.execute_script("return !document.hidden"), "it is seen again")
+        wait(driver, lambda: names(driver, "devices") == ["after"], "the new server's device")
+        assert state(driver) == "live"
+        check_console(driver, "/events .*net::ERR")
+        leave(driver)
+
+
+def check_access(driver) -> None:
+    """What a keyboard and a screen reader find: names, an order, a focus that is seen and stays."""
+    with bench.sigmad() as (_, port):
+        for name, rps in (("strange", 5_000), ("odd", 500)):
+            post(port, [*calm(name), {"device": name, "rps": rps}])
+        open_page(driver, port)
+        wait(driver, lambda: names(driver, "devices") == ["strange", "odd"], "the devices")
+        wait(driver, lambda: len(names(driver, "anomalies")) == 2, "their anomalies")
+        check_names(driver)
+        check_keyboard(driver, port)
+        check_console(driver)
+        leave(driver)
+
+
+def check_names(driver) -> None:
+    tree = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    spoken = [node for node in tree if not node["ignored"] and node["role"]["value"] in SPOKEN]
+    assert {node["role"]["value"] for node in spoken} >= {"button", "combobox", "heading", "image", "link"}, spoken
+    nameless = [node["role"]["value"] for node in spoken if not node.get("name", {}).get("value")]
+    assert not nameless, nameless
+    assert driver.execute_script(DOUBLE_IDS) == []
+    levels = driver.execute_script(HEADINGS)
+    assert levels[0] == 1 and levels.count(1) == 1, levels
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
+
+
+def check_keyboard(driver, port: int) -> None:
+    """From the start to the devices by the tab key; the first stop leads past all that."""
+    driver.execute_script("document.activeElement.blur(); getSelection().removeAllRanges()")
+    stops = []
+    while "odd" not in stops and len(stops) < 12:
+        webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
+        name, is_seen = driver.execute_script(FOCUS)
+        assert is_seen, f"nobody sees that {name} has the focus"
+        stops.append(name)
+    assert stops == ["skip", "brand", "query", "theme", "strange", "odd"], stops
+    # The row moves up, and the focus with it.
+    post(port, {"device": "odd", "rps": 5_000_000})
+    wait(driver, lambda: names(driver, "devices") == ["odd", "strange"], "another order")
+    assert driver.execute_script(FOCUS) == ["odd", True], "the focus is lost"
+    webdriver.ActionChains(driver).send_keys(Keys.ENTER).perform()
+    wait(driver, lambda: text(driver, "#device-name") == "odd", "its page")
+
+
+def check_demo(driver) -> float:
+    """From the command to a page that is alive, in seconds."""
+    began = time.monotonic()
+    with bench.sigmad(command="demo") as (_, port):
+        open_page(driver, port)
+        wait(
+            driver, lambda: len(names(driver, "devices")) == 20 and names(driver, "anomalies"), "a fleet with anomalies"
+        )
+        wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, "#charts canvas")) == 2, "two charts")
+        seconds = time.monotonic() - began
+        assert seconds < DEMO_S_MAX, f"the demo takes {seconds:.1f} s to live"
+        check_console(driver)
+        leave(driver)
+    return seconds
+
+
 def check_tokens(driver) -> None:
     with bench.sigmad("--read-token", "s3cret", "--ingest-token", "wr1te") as (_, port):
         assert Events(port).status == 401
@@ -410,6 +527,7 @@ def check_tokens(driver) -> None:
         leave(driver)
 
 
+COLUMNS = "return [...document.querySelectorAll('#device-metrics th')].map((cell) => cell.textContent)"
 TITLES = "return [...document.querySelectorAll('#device-charts h2')].map((title) => title.textContent)"
 # The contrast of every text with what is behind it (WCAG 2.2, 1.4.3), the worst first.
 CONTRAST = """
@@ -442,6 +560,22 @@ while (walker.nextNode()) {
   found.push([Math.round(ratio * 100) / 100, walker.currentNode.data.trim().slice(0, 30)]);
 }
 return found.sort((one, other) => one[0] - other[0]);
+"""
+DOUBLE_IDS = """
+const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
+return ids.filter((id, place) => ids.indexOf(id) !== place);
+"""
+HEADINGS = """
+const found = [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")];
+return found.filter((node) => node.checkVisibility()).map((node) => Number(node.tagName[1]));
+"""
+# What has the focus, and whether it is in sight, with a ring around it.
+FOCUS = """
+const node = document.activeElement;
+const { outlineStyle, outlineWidth } = getComputedStyle(node);
+const { top, bottom, left, right, width } = node.getBoundingClientRect();
+const isInside = width > 0 && top >= 0 && left >= 0 && bottom <= innerHeight && right <= innerWidth;
+return [node.id || node.className || node.title, outlineStyle !== "none" && parseFloat(outlineWidth) >= 2 && isInside];
 """
 SHIFTS = """
 new PerformanceObserver((list) => {
@@ -501,17 +635,24 @@ def main() -> None:
             check_hostile(driver, port)
             check_third_parties(driver, port)
             leave(driver)
+            check_access(driver)
             check_restart(driver)
             check_silence(driver)
+            check_sleep(driver)
             check_tokens(driver)
+            demo = check_demo(driver)
         with bench.sigmad() as (_, port):
             check_stream(port)
             check_many(port)
+            check_slow(port)
         with bench.sigmad(command="demo") as (_, port):
             time.sleep(arguments.after)
             check_looks(port, folder)
         pictures = len(list(folder.glob("*.png")))
-        print(f"page: ok, {packed} bytes packed, an anomaly shown within {seconds:.2f} s, {pictures} pictures")
+        print(
+            f"page: ok, {packed} bytes packed, an anomaly shown within {seconds:.2f} s, the demo's fleet within "
+            f"{demo:.1f} s of its command, {pictures} pictures"
+        )
 
 
 if __name__ == "__main__":

@@ -692,7 +692,7 @@ mod tests {
         let values = |device: u32, row: usize| {
             let noise = ((row * 7_919 + device as usize * 104_729) % 1_009) as f64 / 1_009.0;
             let level = if row > 700 { 40.0 } else { 10.0 };
-            level + noise + if row % 97 == 0 { 25.0 } else { 0.0 }
+            level + noise + if row.is_multiple_of(97) { 25.0 } else { 0.0 }
         };
         let run = |kinds: &[Kind]| {
             let detectors = Detectors { kinds: kinds.to_vec(), ..Detectors::default() };

@@ -38,8 +38,6 @@ const DOZE: Duration = Duration::from_micros(900);
 /// Without samples and questions for so long it parks: eight dozes cost more than waking it does, and
 /// beyond some 250 samples a second it hardly ever comes to that.
 const PARK_AFTER_NS: u64 = 4_000_000;
-/// One block in so many is timed, which takes two clock reads.
-const BLOCKS_PER_TIMED: u64 = 64;
 
 /// What is counted and timed here; written by the analytics thread.
 #[derive(Debug, Default)]
@@ -54,7 +52,8 @@ pub struct AnalyticsTallies {
     pub wakes_total: Tally,
     /// Sleeps begun that only a sample or a question ends.
     pub parks_total: Tally,
-    /// From the moment a block was sent to its last verdict; one block in 64 is timed.
+    /// From the moment a block was sent to its last verdict, per sample; of blocks that bring a request
+    /// whose stages are timed.
     pub lag: Histogram,
     /// Judging, per sample; of the same blocks.
     pub judge: Histogram,
@@ -277,8 +276,7 @@ fn judge_block(
     clock: &Clock,
     tallies: &AnalyticsTallies,
 ) {
-    let timed = tallies.blocks_total.get().is_multiple_of(BLOCKS_PER_TIMED);
-    let begun_ns = if timed { clock.monotonic_ns() } else { 0 };
+    let begun_ns = if block.sent_ns.is_some() { clock.monotonic_ns() } else { 0 };
     let arrived_us = block.sent.wall_us;
     match beyond {
         None => analytics.judge(&block.batch, arrived_us),
@@ -291,9 +289,9 @@ fn judge_block(
     let samples = block.batch.len() as u64;
     tallies.samples_total.add(samples);
     tallies.blocks_total.add(1);
-    if timed && samples > 0 {
+    if let Some(sent_ns) = block.sent_ns {
         let judged_ns = clock.monotonic_ns();
-        tallies.lag.record(judged_ns.saturating_sub(block.sent.monotonic_ns), samples);
+        tallies.lag.record(judged_ns.saturating_sub(sent_ns), samples);
         tallies.judge.record((judged_ns - begun_ns) / samples, samples);
     }
 }
@@ -547,16 +545,16 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_the_verdict_is_sampled() {
+    fn the_time_to_the_verdict_is_taken_of_timed_blocks() {
         let Running { mut lanes, asker, tallies, thread } = running(1);
-        for block in 0..BLOCKS_PER_TIMED as usize + 1 {
-            send(&mut lanes[0], &samples(0, block..block + 1));
-        }
+        send(&mut lanes[0], &samples(0, 0..1));
+        lanes[0].push(&samples(0, 1..4), Now::default());
+        lanes[0].send_timed(Now::default(), 0);
         asker.ask(Question::Totals).expect("running");
         let mut lag = crate::tally::Counts::default();
         tallies.lag.merge_into(&mut lag);
-        assert_eq!(lag.count(), 2);
-        assert_eq!(tallies.blocks_total.get(), BLOCKS_PER_TIMED + 1);
+        assert_eq!(lag.count(), 3);
+        assert_eq!(tallies.blocks_total.get(), 2);
         lanes.clear();
         thread.join().expect("no panic");
     }

@@ -59,6 +59,19 @@ pub fn exposition(accept: &str) -> Exposition {
     }
 }
 
+/// True when text is named in `Accept`, and not liked less than JSON.
+pub fn takes_text(accept: &str) -> bool {
+    let (mut text, mut json) = (0, 0);
+    for range in elements(accept).filter_map(Range::of) {
+        match range.name.to_ascii_lowercase().as_str() {
+            "text/plain" => text = range.weight,
+            "application/json" => json = range.weight,
+            _ => {}
+        }
+    }
+    text > 0 && text >= json
+}
+
 /// True when an answer may be sent as gzip: it is acceptable, and not liked less than plain.
 pub fn takes_gzip(accept_encoding: &str) -> bool {
     takes(&["gzip", "x-gzip"], accept_encoding)

@@ -29,6 +29,12 @@ pub enum ApiError<'a> {
     ReadsFull,
     /// Too many clients stream events.
     EventsFull,
+    /// Too many look into the process at once.
+    DebugFull,
+    /// Another CPU profile is being taken; it ends in so many seconds.
+    ProfileRuns(u64),
+    /// The kernel, or what surrounds the process, does not let it be looked into.
+    Unprofilable(&'a str),
     /// The analytics thread has stopped.
     Stopping,
     /// A mistake of ours.
@@ -65,24 +71,30 @@ impl ApiError<'_> {
                 400
             }
             Self::Denied(Denied::Missing) => 401,
-            Self::Denied(Denied::Wrong) => 403,
+            Self::Denied(Denied::Wrong | Denied::Remote) => 403,
             Self::NotFound => 404,
             Self::WrongMethod(_) => 405,
+            Self::ProfileRuns(_) => 409,
             Self::Body(BodyError::TooManySamples) => 413,
             Self::Sample(refusal) => refusal.status,
-            Self::Internal => 500,
-            Self::QueueFull | Self::ReadsFull | Self::EventsFull | Self::Stopping => 503,
+            Self::Internal | Self::Unprofilable(_) => 500,
+            Self::QueueFull
+            | Self::ReadsFull
+            | Self::EventsFull
+            | Self::DebugFull
+            | Self::Stopping => 503,
         }
     }
 
     /// The header field that goes with it.
-    pub const fn field(&self) -> Option<HeaderField> {
+    pub fn field(&self) -> Option<HeaderField> {
         match self {
             Self::WrongMethod(allow) => Some(("Allow", Cow::Borrowed(allow))),
             Self::Denied(Denied::Missing) => Some(("WWW-Authenticate", Cow::Borrowed("Bearer"))),
-            Self::QueueFull | Self::ReadsFull | Self::EventsFull => {
+            Self::QueueFull | Self::ReadsFull | Self::EventsFull | Self::DebugFull => {
                 Some(("Retry-After", Cow::Borrowed("1")))
             }
+            Self::ProfileRuns(seconds) => Some(("Retry-After", seconds.to_string().into())),
             _ => None,
         }
     }
@@ -93,6 +105,7 @@ impl ApiError<'_> {
             Self::WrongMethod(_) => "method_not_allowed",
             Self::Denied(Denied::Missing) => "token_missing",
             Self::Denied(Denied::Wrong) => "token_wrong",
+            Self::Denied(Denied::Remote) => "loopback_only",
             Self::Body(BodyError::Empty) => "empty_body",
             Self::Body(BodyError::Malformed { .. }) => "malformed_json",
             Self::Body(BodyError::TooManySamples) => "too_many_samples",
@@ -100,6 +113,9 @@ impl ApiError<'_> {
             Self::QueueFull => "queue_full",
             Self::ReadsFull => "too_many_reads",
             Self::EventsFull => "too_many_clients",
+            Self::DebugFull => "too_many_profiles",
+            Self::ProfileRuns(_) => "profile_runs",
+            Self::Unprofilable(_) => "unprofilable",
             Self::Stopping => "stopping",
             Self::Internal => "internal",
             Self::Parameter { .. } => "bad_parameter",
@@ -114,6 +130,11 @@ impl ApiError<'_> {
                 "this path asks for a token: `Authorization: Bearer …`".into()
             }
             Self::Denied(Denied::Wrong) => "the bearer token is not the right one".into(),
+            Self::Denied(Denied::Remote) => {
+                "only loopback clients may look into the process, not ones behind a proxy either; \
+                 with --debug-token set, others may with that token"
+                    .into()
+            }
             Self::Body(BodyError::Empty) => "the body holds no sample".into(),
             Self::Body(BodyError::Malformed { offset }) => {
                 format!("the body is not JSON, near byte {offset}").into()
@@ -128,6 +149,11 @@ impl ApiError<'_> {
             }
             Self::ReadsFull => "too many reads are waiting".into(),
             Self::EventsFull => format!("{CLIENTS_MAX} clients stream events already").into(),
+            Self::DebugFull => "too many profiles are being made".into(),
+            Self::ProfileRuns(seconds) => {
+                format!("another CPU profile is being taken, for {seconds} s more").into()
+            }
+            Self::Unprofilable(why) => (*why).into(),
             Self::Stopping => "the server is stopping".into(),
             Self::Internal => "the request was given up; the log says why".into(),
             Self::Parameter { name, allowed } => format!("`{name}` must be {allowed}").into(),
@@ -152,6 +178,14 @@ impl ApiError<'_> {
         self.write(&mut body);
         let fields = self.field().into_iter().collect();
         Response { status: self.status(), content_type: super::JSON, fields, body }
+    }
+
+    /// The whole answer, marked so that `go tool pprof` shows what it says.
+    pub fn debug_response(&self) -> Response {
+        let mut response = self.response();
+        response.content_type = super::TEXT;
+        response.fields.push(("X-Go-Pprof", Cow::Borrowed("1")));
+        response
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! [`routes`] is the table of paths. A worker's [`router`] takes samples in ([`ingest`]) and passes
 //! what reads to the threads of [`reader`], which ask analytics, lay the reports out as
-//! [`answers`] and send them by ticket: a worker does no slow work.
+//! [`answers`] and send them by ticket: a worker does no slow work. What tells of the process itself
+//! is answered by [`debug`], on threads of its own.
 
 pub mod accept;
 pub mod answers;
+pub mod debug;
 pub mod errors;
 pub mod ingest;
 pub mod query;
@@ -20,3 +22,5 @@ pub mod tokens;
 
 /// The media type of every answer but the scrape.
 pub const JSON: &str = "application/json";
+/// Text for people.
+pub const TEXT: &str = "text/plain; charset=utf-8";

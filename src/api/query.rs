@@ -1,16 +1,25 @@
 //! Query strings to what they ask for. Unknown parameters are ignored, bad values named.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
 use crate::decode::timestamp;
+use crate::profile::cpu::{Backend, Order};
 use crate::sample::{NAME_BYTES_MAX, is_name};
 
 /// Rows of a list, unless `limit` says otherwise.
 pub const LIMIT_DEFAULT: usize = 100;
 /// More would be a copy of the analytics thread's memory, made by that thread.
 pub const LIMIT_MAX: usize = 1_000;
+/// As Go's, unless the query says otherwise.
+const PROFILE_SECONDS: u64 = 30;
+const PROFILE_HZ: u64 = 100;
+/// Who wants to see longer takes another.
+const SECONDS: RangeInclusive<u64> = 1..=300;
+/// Past it the samplers would see themselves.
+const HZ: RangeInclusive<u64> = 1..=1_000;
 const _: () = assert!(LIMIT_MAX <= DEVICES_REPORTED_MAX && LIMIT_MAX <= SAMPLES_REPORTED_MAX);
 
 /// The parameters that some route knows; the first of each name counts.
@@ -21,6 +30,11 @@ pub struct Query<'a> {
     limit: Option<Cow<'a, str>>,
     sort: Option<Cow<'a, str>>,
     since: Option<Cow<'a, str>>,
+    seconds: Option<Cow<'a, str>>,
+    hz: Option<Cow<'a, str>>,
+    backend: Option<Cow<'a, str>>,
+    debug: Option<Cow<'a, str>>,
+    format: Option<Cow<'a, str>>,
 }
 
 impl<'a> Query<'a> {
@@ -34,6 +48,11 @@ impl<'a> Query<'a> {
                 "limit" => &mut known.limit,
                 "sort" => &mut known.sort,
                 "since" => &mut known.since,
+                "seconds" => &mut known.seconds,
+                "hz" => &mut known.hz,
+                "backend" => &mut known.backend,
+                "debug" => &mut known.debug,
+                "format" => &mut known.format,
                 _ => continue,
             };
             parameter.get_or_insert(value);
@@ -87,6 +106,37 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// What CPU profile: numbers beyond their bounds are taken as the nearest.
+    pub fn order(&self) -> Result<Order, ApiError<'static>> {
+        let backend = match self.backend.as_deref() {
+            None | Some("auto") => Backend::Auto,
+            Some("perf") => Backend::Perf,
+            Some("timer") => Backend::Timer,
+            Some("pprof") => Backend::Pprof,
+            Some(_) => {
+                let allowed = "auto, perf, timer or pprof";
+                return Err(ApiError::Parameter { name: "backend", allowed });
+            }
+        };
+        let seconds = clamped("seconds", self.seconds.as_deref(), PROFILE_SECONDS, SECONDS)?;
+        Ok(Order { seconds, hz: clamped("hz", self.hz.as_deref(), PROFILE_HZ, HZ)?, backend })
+    }
+
+    /// As text for people, not for tools.
+    pub fn is_text(&self) -> bool {
+        self.debug.as_deref().is_some_and(|debug| !matches!(debug, "" | "0"))
+    }
+
+    /// Text or JSON; None leaves it to `Accept`.
+    pub fn wants_text(&self) -> Result<Option<bool>, ApiError<'static>> {
+        match self.format.as_deref() {
+            None => Ok(None),
+            Some("text") => Ok(Some(true)),
+            Some("json") => Ok(Some(false)),
+            Some(_) => Err(ApiError::Parameter { name: "format", allowed: "json or text" }),
+        }
+    }
+
     /// Since when, in microseconds since 1970.
     pub fn since_us(&self) -> Result<i64, ApiError<'static>> {
         let allowed = "a time since 1970 in seconds, milliseconds, microseconds or nanoseconds, \
@@ -94,6 +144,23 @@ impl<'a> Query<'a> {
         let Some(text) = self.since.as_deref() else { return Ok(i64::MIN) };
         moment_us(text).ok_or(ApiError::Parameter { name: "since", allowed })
     }
+}
+
+fn clamped(
+    name: &'static str,
+    text: Option<&str>,
+    default: u64,
+    bounds: RangeInclusive<u64>,
+) -> Result<u64, ApiError<'static>> {
+    let Some(text) = text else { return Ok(default) };
+    let error = ApiError::Parameter { name, allowed: "a whole number" };
+    // More digits than a number holds are far beyond.
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(error);
+    }
+    let number = if digits == text { digits.parse().unwrap_or(u64::MAX) } else { 0 };
+    Ok(number.clamp(*bounds.start(), *bounds.end()))
 }
 
 /// The forms of a sample's timestamp, as text; 0 is the beginning of time.
@@ -147,6 +214,24 @@ mod tests {
         for since in ["soon", "", "-1", "1e300", "NaN", "2024-13-01T00:00:00Z", "2024-12-25"] {
             let query = format!("since={since}");
             assert_eq!(named(Query::new(&query).since_us().map(drop)), "since", "{since}");
+        }
+    }
+
+    #[test]
+    fn profiles_stay_within_their_bounds() {
+        for (query, seconds, hz) in [
+            ("", 30, 100),
+            ("seconds=0&hz=0", 1, 1),
+            ("seconds=-7&hz=-1", 1, 1),
+            ("seconds=301&hz=1001", 300, 1_000),
+            ("seconds=99999999999999999999999&hz=00250", 300, 250),
+        ] {
+            let order = Query::new(query).order().expect("numbers");
+            assert_eq!((order.seconds, order.hz, order.backend), (seconds, hz, Backend::Auto));
+        }
+        for query in ["seconds=", "seconds=1.5", "hz=many", "hz=-", "backend=magic"] {
+            let error = Query::new(query).order().expect_err(query);
+            assert!(matches!(error, ApiError::Parameter { .. }), "{error:?}");
         }
     }
 

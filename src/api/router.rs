@@ -10,18 +10,19 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use super::JSON;
 use super::accept::{takes_brotli, takes_gzip};
+use super::debug::DebugRequest;
 use super::errors::ApiError;
 use super::ingest::{says_lines, write_accepted, write_refused};
 use super::reader::ReadRequest;
 use super::readiness::Readiness;
-use super::routes::{self, Action, Get, LABELS, Label, Read};
+use super::routes::{self, Action, Debug, Get, LABELS, Label, Read};
 use super::tallies::RouterTallies;
 use super::tokens::{self, Tokens};
 use crate::clock::{Clock, Now};
 use crate::dashboard::page::{self, Asset, Packing};
 use crate::decode::Decoder;
 use crate::handover::Lane;
-use crate::http::message::{Answer, HeaderField, Method, Request, Service};
+use crate::http::message::{Answer, HeaderField, Method, Request, Response, Service};
 use crate::sample::Batch;
 
 /// What a router works with.
@@ -37,6 +38,8 @@ pub struct Parts {
     pub tallies: Arc<RouterTallies>,
     /// Leads to the readers.
     pub reads: Sender<ReadRequest>,
+    /// Leads to the thread that looks into the process.
+    pub debug: Sender<DebugRequest>,
     /// What clients must present.
     pub tokens: Arc<Tokens>,
     /// What `/readyz` tells.
@@ -58,7 +61,7 @@ pub struct Router {
 struct Round {
     answered: [u32; LABELS],
     /// A bit for each label that is not 0.
-    labels: u32,
+    labels: u64,
     /// Time that a timed request of this round took to be handed over, so far.
     handover_ns: Option<u64>,
 }
@@ -127,7 +130,37 @@ impl Router {
             }
             Get::Page(asset) => self.show(exchange, request, asset),
             Get::Read(read) => self.pass_on(exchange, request, read),
+            Get::Debug(debug) => self.debug(exchange, request, debug),
         }
+    }
+
+    /// Leaves the answer to a thread that looks into the process.
+    fn debug(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, debug: Debug) {
+        let Parts { tokens, tallies, debug: debugs, .. } = &self.parts;
+        if let Err(denied) = tokens::check_debug(tokens.debug.as_ref(), request) {
+            let response = ApiError::Denied(denied).debug_response();
+            exchange.note(tallies, &mut self.round, response.status);
+            let Response { status, content_type, fields, body } = response;
+            return exchange.answer.send(status, content_type, &fields, &body);
+        }
+        let passed = debugs.try_send(DebugRequest {
+            debug,
+            label: exchange.label,
+            method: exchange.method,
+            path: request.path.to_owned(),
+            query: request.query.to_owned(),
+            accept: text(request, "accept").to_owned(),
+            body: request.body.to_vec(),
+            read_ns: request.now.monotonic_ns,
+            ticket: exchange.answer.later(),
+        });
+        let (request, error) = match passed {
+            Ok(()) => return,
+            Err(TrySendError::Full(request)) => (request, ApiError::DebugFull),
+            Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
+        };
+        exchange.note(tallies, &mut self.round, error.status());
+        request.ticket.send(error.debug_response());
     }
 
     /// A file of the page, which is packed already.
@@ -230,7 +263,7 @@ impl Service for Router {
         let Parts { lane, clock, tallies, .. } = &mut self.parts;
         let Some(pushed_ns) = self.round.handover_ns.take() else { return lane.send(now) };
         let since_ns = clock.monotonic_ns();
-        lane.send(now);
+        lane.send_timed(now, since_ns);
         tallies.handover_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
     }
 
@@ -257,7 +290,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::handover::{LaneEnd, lane};
-    use crate::http::message::{Headers, Response};
+    use crate::http::message::Headers;
     use crate::registry::Registry;
     use crate::sample::QUEUE_SAMPLES_MAX;
     use crate::tally::Counts;
@@ -267,6 +300,7 @@ mod tests {
         engine: FakeEngine,
         lane_end: LaneEnd,
         reads: Receiver<ReadRequest>,
+        debugs: Receiver<DebugRequest>,
         tallies: Arc<RouterTallies>,
         readiness: Arc<Readiness>,
     }
@@ -274,6 +308,7 @@ mod tests {
     fn bench_with(tokens: Tokens, reads_max: usize, max_streams: usize) -> Bench {
         let (lane, lane_end) = lane(Arc::default(), Arc::default());
         let (sender, reads) = bounded(reads_max);
+        let (debug, debugs) = bounded(1);
         let tallies: Arc<RouterTallies> = Arc::default();
         let readiness: Arc<Readiness> = Arc::default();
         let router = Router::new(Parts {
@@ -282,10 +317,11 @@ mod tests {
             clock: Clock::new(clock::start()),
             tallies: tallies.clone(),
             reads: sender,
+            debug,
             tokens: Arc::new(tokens),
             readiness: readiness.clone(),
         });
-        Bench { router, engine: FakeEngine::default(), lane_end, reads, tallies, readiness }
+        Bench { router, engine: FakeEngine::default(), lane_end, reads, debugs, tallies, readiness }
     }
 
     fn bench() -> Bench {
@@ -305,7 +341,7 @@ mod tests {
                 query,
                 headers: Headers(&fields),
                 body: &mut body.as_bytes().to_vec(),
-                is_loopback: true,
+                is_loopback: !fields.iter().any(|field| field.name == "test-from-elsewhere"),
                 now: Now { monotonic_ns: 7, wall_us: 1_735_100_000_000_000 },
                 is_timed: true,
             };
@@ -487,11 +523,12 @@ mod tests {
 
     #[test]
     fn tokens_guard_samples_and_data_each_with_its_own() {
-        let tokens = Tokens { ingest: Some(Token::new("wri-te")), read: Some(Token::new("re-ad")) };
+        let (ingest, read) = (Some(Token::new("wri-te")), Some(Token::new("re-ad")));
+        let tokens = Tokens { ingest, read, debug: None };
         let mut bench = bench_with(tokens, 100, 1_000);
         for route in &routes::ROUTES {
             for (method, token, is_asked) in [
-                (Method::Post, "wri-te", route.post_status.is_some()),
+                (Method::Post, "wri-te", route.ingest_status().is_some()),
                 (Method::Get, "re-ad", route.get.is_some_and(Get::is_data)),
             ] {
                 if !is_asked {
@@ -505,7 +542,7 @@ mod tests {
                 let right = format!("Bearer {token}");
                 bench.call(method, route.path, &[("Authorization", &right)], r#"{"rps":1}"#);
                 if method == Method::Post {
-                    assert_eq!(Some(bench.engine.sent().status), route.post_status);
+                    assert_eq!(Some(bench.engine.sent().status), route.ingest_status());
                 }
             }
         }
@@ -515,6 +552,57 @@ mod tests {
         assert_eq!(bench.kept(), 2);
         bench.call(Method::Get, "/openapi.json", &[], "");
         assert_eq!(bench.reads.len(), 9, "eight reads of data, and the description");
+    }
+
+    #[test]
+    fn the_process_is_shown_to_loopback_clients_and_to_others_with_its_token() {
+        let remote = [("test-from-elsewhere", "")];
+        let proxied =
+            ["X-Forwarded-For", "forwarded", "X-REAL-IP"].map(|name| [(name, "127.0.0.1")]);
+        let strangers = || std::iter::once(&remote).chain(&proxied);
+        let right = ("Authorization", "Bearer look");
+        let paths = routes::ROUTES.iter().filter(|r| matches!(r.get, Some(Get::Debug(_))));
+        for path in paths.map(|route| route.path) {
+            // The other tokens open nothing here.
+            let (ingest, read) = (Some(Token::new("look")), Some(Token::new("look")));
+            let mut bench = bench_with(Tokens { ingest, read, debug: None }, 1, 1_000);
+            for stranger in strangers() {
+                let fields = [stranger[0], right];
+                let response = bench.ask(Method::Get, path, &fields);
+                assert_eq!((response.status, &*error_code(&response)), (403, "loopback_only"));
+                assert_eq!(field(&response, "X-Go-Pprof"), Some("1"));
+                assert_eq!(response.content_type, super::super::TEXT);
+            }
+            let debug = Some(Token::new("look"));
+            let mut bench = bench_with(Tokens { debug, ..Tokens::default() }, 1, 1_000);
+            let mut admit = |fields: &[(&str, &str)]| {
+                bench.call(Method::Get, path, fields, "");
+                let request = bench.debugs.try_recv().expect(path);
+                assert_eq!(request.path, path);
+                drop(request);
+                assert_eq!(bench.engine.delivered().status, 500, "a dropped ticket answers");
+            };
+            admit(&[]);
+            for stranger in strangers() {
+                admit(&[stranger[0], right]);
+            }
+            for stranger in strangers() {
+                assert_eq!(bench.ask(Method::Get, path, stranger).status, 401);
+                let fields = [stranger[0], ("Authorization", "Bearer 0ook")];
+                assert_eq!(bench.ask(Method::Head, path, &fields).status, 403);
+            }
+        }
+    }
+
+    #[test]
+    fn too_many_who_look_into_the_process_are_told() {
+        let mut bench = bench();
+        bench.call(Method::Post, "/debug/pprof/symbol", &[], "0x1");
+        bench.call(Method::Get, "/debug/pprof/threads", &[], "");
+        let refused = bench.engine.delivered();
+        assert_eq!((refused.status, field(&refused, "Retry-After")), (503, Some("1")));
+        let request = bench.debugs.recv().expect("the first");
+        assert_eq!((request.debug, &*request.body), (Debug::Symbol, &b"0x1"[..]));
     }
 
     #[test]

@@ -11,8 +11,8 @@ pub struct Route {
     pub path: &'static str,
     /// What GET and HEAD do.
     pub get: Option<Get>,
-    /// POST takes samples and answers with this status.
-    pub post_status: Option<u16>,
+    /// What POST does.
+    pub post: Option<Post>,
 }
 
 /// What a GET does.
@@ -26,6 +26,40 @@ pub enum Get {
     Page(Asset),
     /// Answered by a reader.
     Read(Read),
+    /// Answered by a thread of its own.
+    Debug(Debug),
+}
+
+/// What a POST does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Post {
+    /// Takes samples, and answers with this status.
+    Ingest(u16),
+    /// As GET, with the parameters in the body.
+    Debug(Debug),
+}
+
+/// What tells of the process itself: to loopback clients, and to others with the debug token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Debug {
+    /// What there is.
+    Index,
+    /// Where CPU time goes.
+    Profile,
+    /// The same as a picture.
+    Flamegraph,
+    /// Where each thread is.
+    Threads,
+    /// How the process was started.
+    Cmdline,
+    /// Names of addresses.
+    Symbol,
+    /// Who holds memory.
+    Heap,
+    /// Who took memory.
+    Allocs,
+    /// Where the time of a request goes.
+    Latency,
 }
 
 /// What readers answer.
@@ -54,15 +88,16 @@ impl Get {
     pub const fn is_data(self) -> bool {
         match self {
             Self::Health | Self::Ready | Self::Page(_) | Self::Read(Read::OpenApi) => false,
+            Self::Debug(_) => false,
             Self::Read(_) => true,
         }
     }
 }
 
 /// Every path; the busiest first, as they are compared in this order.
-pub const ROUTES: [Route; 17] = [
-    posts("/ingest", 202),
-    Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post_status: Some(200) },
+pub const ROUTES: [Route; 28] = [
+    Route { path: "/ingest", get: None, post: Some(Post::Ingest(202)) },
+    Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post: Some(Post::Ingest(200)) },
     reads("/analyze", Read::Analyze),
     reads("/stats", Read::Stats),
     reads("/devices", Read::Devices),
@@ -78,18 +113,33 @@ pub const ROUTES: [Route; 17] = [
     gets("/page.css", Get::Page(Asset::Style)),
     gets("/page.js", Get::Page(Asset::Script)),
     reads("/openapi.json", Read::OpenApi),
+    debugs("/debug/pprof/", Debug::Index),
+    debugs("/debug/pprof", Debug::Index),
+    debugs("/debug/pprof/profile", Debug::Profile),
+    debugs("/debug/pprof/flamegraph", Debug::Flamegraph),
+    debugs("/debug/pprof/threads", Debug::Threads),
+    debugs("/debug/pprof/goroutine", Debug::Threads),
+    debugs("/debug/pprof/heap", Debug::Heap),
+    debugs("/debug/pprof/allocs", Debug::Allocs),
+    debugs("/debug/latency", Debug::Latency),
+    debugs("/debug/pprof/cmdline", Debug::Cmdline),
+    Route {
+        path: "/debug/pprof/symbol",
+        get: Some(Get::Debug(Debug::Symbol)),
+        post: Some(Post::Debug(Debug::Symbol)),
+    },
 ];
 
-const fn posts(path: &'static str, status: u16) -> Route {
-    Route { path, get: None, post_status: Some(status) }
-}
-
 const fn gets(path: &'static str, get: Get) -> Route {
-    Route { path, get: Some(get), post_status: None }
+    Route { path, get: Some(get), post: None }
 }
 
 const fn reads(path: &'static str, read: Read) -> Route {
     gets(path, Get::Read(read))
+}
+
+const fn debugs(path: &'static str, debug: Debug) -> Route {
+    gets(path, Get::Debug(debug))
 }
 
 /// What a request is counted under: a place in [`ROUTES`], or [`Label::OTHER`].
@@ -98,7 +148,7 @@ pub struct Label(u8);
 
 /// How many labels there are.
 pub const LABELS: usize = ROUTES.len() + 1;
-const _: () = assert!(LABELS <= 32, "a round marks the labels it met in the bits of a u32");
+const _: () = assert!(LABELS <= 64, "a round marks the labels it met in the bits of a u64");
 
 impl Label {
     /// Every path that is not in the table.
@@ -142,10 +192,18 @@ pub fn find(path: &str) -> Label {
 impl Route {
     /// What this path answers other methods with, in `Allow`.
     pub const fn allow(&self) -> &'static str {
-        match (self.get.is_some(), self.post_status.is_some()) {
+        match (self.get.is_some(), self.post.is_some()) {
             (true, true) => "GET, HEAD, POST",
             (true, false) => "GET, HEAD",
             (false, _) => "POST",
+        }
+    }
+
+    /// What samples are accepted with, where POST takes them.
+    pub const fn ingest_status(&self) -> Option<u16> {
+        match self.post {
+            Some(Post::Ingest(status)) => Some(status),
+            Some(Post::Debug(_)) | None => None,
         }
     }
 }
@@ -168,7 +226,10 @@ pub enum Action {
 pub fn action(label: Label, method: Method) -> Action {
     let Some(route) = label.route() else { return Action::Unknown };
     let action = match method {
-        Method::Post => route.post_status.map(Action::Ingest),
+        Method::Post => route.post.map(|post| match post {
+            Post::Ingest(status) => Action::Ingest(status),
+            Post::Debug(debug) => Action::Tell(Get::Debug(debug)),
+        }),
         Method::Get | Method::Head => route.get.map(Action::Tell),
         Method::Other => None,
     };
@@ -201,6 +262,11 @@ mod tests {
         assert!(matches!(act("/metrics", Method::Other), Action::WrongMethod("GET, HEAD, POST")));
         assert!(matches!(act("/health", Method::Post), Action::WrongMethod("GET, HEAD")));
         assert!(matches!(act("/nope", Method::Other), Action::Unknown));
+        for method in [Method::Get, Method::Head, Method::Post] {
+            let symbol = act("/debug/pprof/symbol", method);
+            assert!(matches!(symbol, Action::Tell(Get::Debug(Debug::Symbol))));
+        }
+        assert!(matches!(act("/debug/pprof/", Method::Post), Action::WrongMethod("GET, HEAD")));
     }
 
     #[test]
@@ -221,7 +287,7 @@ mod tests {
             .map(|route| {
                 // That HEAD goes wherever GET does is said once.
                 let get = route.get.map(|_| "get");
-                (route.path, get.into_iter().chain(route.post_status.map(|_| "post")).collect())
+                (route.path, get.into_iter().chain(route.post.map(|_| "post")).collect())
             })
             .collect();
         routed.sort_unstable();
@@ -231,18 +297,20 @@ mod tests {
             for (method, operation) in item.as_object().expect("operations") {
                 let responses = operation["responses"].as_object().expect("responses");
                 let route = find(path).route().expect("routed");
-                let success = if method == "post" { route.post_status } else { Some(200) };
-                let success = success.expect("allowed").to_string();
+                let ingest = route.ingest_status().filter(|_| method == "post");
+                let success = ingest.unwrap_or(200).to_string();
                 assert!(responses.contains_key(&success), "{method} {path}: {success}");
-                let is_data = route.get.is_some_and(Get::is_data) || method == "post";
+                let is_debug = matches!(route.get, Some(Get::Debug(_)));
+                let is_guarded =
+                    is_debug || route.get.is_some_and(Get::is_data) || ingest.is_some();
                 for status in ["401", "403"] {
                     assert_eq!(
                         responses.contains_key(status),
-                        is_data,
+                        is_guarded,
                         "{method} {path}: {status}"
                     );
                 }
-                assert_eq!(operation.get("security").is_some(), is_data, "{method} {path}");
+                assert_eq!(operation.get("security").is_some(), is_guarded, "{method} {path}");
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::http::message::Method;
 use crate::tally::{Histogram, Tally};
 
 /// Every status that this module answers with.
-pub const CODES: [u16; 11] = [200, 202, 400, 401, 403, 404, 405, 413, 429, 500, 503];
+pub const CODES: [u16; 12] = [200, 202, 400, 401, 403, 404, 405, 409, 413, 429, 500, 503];
 
 /// The values of the metric label `method`, in the order of [`Method`].
 pub const METHODS: [(Method, &str); 4] = [

@@ -120,6 +120,7 @@ pub fn sources(registry: Arc<Registry>) -> Sources {
         routers: vec![Arc::default(), Arc::default()],
         lanes: vec![Arc::default(), Arc::default()],
         readers: vec![Arc::default()],
+        debug: Arc::default(),
         analytics: Arc::default(),
         events: Arc::default(),
         registry,

@@ -1,4 +1,4 @@
-//! Bearer tokens: who may post and who may read.
+//! Bearer tokens: who may post, who may read, and who may look into the process.
 //!
 //! How long a comparison takes tells nothing of the secret: every presented token is read to the
 //! end of the same padded length, word by word.
@@ -7,7 +7,7 @@ use std::fmt;
 
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::http::message::Headers;
+use crate::http::message::{Headers, Request};
 
 /// Secrets are padded to a multiple of it, so that time tells their length no more closely.
 const PADDED_WORDS: usize = 8;
@@ -26,6 +26,8 @@ pub struct Tokens {
     pub ingest: Option<Token>,
     /// Of GETs that tell of samples.
     pub read: Option<Token>,
+    /// Of what tells of the process itself, by clients that are not loopback ones.
+    pub debug: Option<Token>,
 }
 
 /// Why a client was turned away.
@@ -35,6 +37,8 @@ pub enum Denied {
     Missing,
     /// Another one.
     Wrong,
+    /// Not a loopback client, and there is no token that would let it in.
+    Remote,
 }
 
 impl Token {
@@ -76,6 +80,18 @@ pub fn check(token: Option<&Token>, headers: &Headers<'_>) -> Result<(), Denied>
     let Some(token) = token else { return Ok(()) };
     let presented = headers.get("authorization").and_then(bearer).ok_or(Denied::Missing)?;
     if token.is(presented) { Ok(()) } else { Err(Denied::Wrong) }
+}
+
+/// What a proxy adds: a request with one of these comes from somebody else than its peer.
+const PROXY_FIELDS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
+
+/// Lets the request look into the process: from loopback as it is, from elsewhere with `token`.
+pub fn check_debug(token: Option<&Token>, request: &Request<'_>) -> Result<(), Denied> {
+    let is_proxied = PROXY_FIELDS.iter().any(|name| request.headers.get(name).is_some());
+    if request.is_loopback && !is_proxied {
+        return Ok(());
+    }
+    if token.is_none() { Err(Denied::Remote) } else { check(token, &request.headers) }
 }
 
 /// What follows the scheme `Bearer`, in any case (RFC 9110 section 11.1).

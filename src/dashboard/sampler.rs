@@ -379,8 +379,9 @@ impl Sampler {
 
     /// Of answers to POSTs, and of verdicts.
     fn latencies(&mut self, at_ms: u64) -> (Option<Latency>, Option<Latency>) {
-        let posts =
-            || Label::all().filter(|label| label.route().is_some_and(|r| r.post_status.is_some()));
+        let posts = || {
+            Label::all().filter(|label| label.route().is_some_and(|r| r.ingest_status().is_some()))
+        };
         let answers = self
             .sources
             .routers

@@ -8,6 +8,8 @@ use std::io::{self, Read};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder as ZstdDecoder;
 
+use super::head::Refusal;
+
 /// RFC 8878 section 3.1.1.1.2 lets a decoder refuse windows above 8 MiB: 2^23 bytes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Unpacked so much at a time: fits the stack and the first cache.
@@ -33,6 +35,16 @@ pub enum CodingError {
     TooLarge,
     /// Not what its coding says: damaged, cut short, or followed by something else: 400.
     Corrupt,
+}
+
+impl From<CodingError> for Refusal {
+    fn from(error: CodingError) -> Self {
+        match error {
+            CodingError::Unknown => Self::ContentCoding,
+            CodingError::TooLarge => Self::BodyTooLarge,
+            CodingError::Corrupt => Self::CodedBody,
+        }
+    }
 }
 
 impl Coding {

@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 
 use super::Limits;
 use super::chunked::Chunked;
-use super::coding::{CodingError, unpack};
+use super::coding::unpack;
 use super::encode::{self, DateLine, Terms};
 use super::head::{self, Framing, HEADERS_MAX, Head, Refusal, Search};
+use super::known::{self, KnownHead};
 use super::message::{
     Answer, Deliver, Delivery, HeaderField, Method, Request, Service, StreamState, Ticket,
 };
@@ -43,7 +44,7 @@ pub struct Round<'a, S> {
     pub date: &'a DateLine,
     /// What may be sent to us.
     pub limits: &'a Limits,
-    /// Takes the refusals and the time of parsing.
+    /// Takes the refusals.
     pub tallies: &'a Tallies,
     /// Where tickets are answered.
     pub engine: &'a Arc<dyn Deliver>,
@@ -55,8 +56,19 @@ pub struct Round<'a, S> {
     pub is_draining: bool,
     /// Requests called in this round, over all connections.
     pub calls: usize,
-    /// Set when the stages of the next request are timed: when its bytes had been read.
-    pub timed_since_ns: Option<u64>,
+    /// Set when the stages of the next request are timed.
+    pub timed: Option<Timed>,
+}
+
+/// The read that brought a request whose stages are timed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timed {
+    /// When the call began.
+    pub read_since_ns: u64,
+    /// When it had returned.
+    pub read_ns: u64,
+    /// When the request was whole, and about to be called.
+    pub parsed_ns: Option<u64>,
 }
 
 /// Buffers that outlive the connection that filled them.
@@ -65,6 +77,7 @@ pub struct Buffers {
     unpacked: Vec<u8>,
     spare_inputs: Vec<Vec<u8>>,
     tickets: u64,
+    known: KnownHead,
 }
 
 impl Buffers {
@@ -272,9 +285,12 @@ impl Protocol {
             self.search = Search::default();
             return Ok(Step::Skipped(2));
         }
-        let Some(head_length) =
-            head::find_end(data, &mut self.search, round.limits.head_bytes_max)?
-        else {
+        let known = round.buffers.known.find(data);
+        let found = match known {
+            Some(length) => Some(length),
+            None => head::find_end(data, &mut self.search, round.limits.head_bytes_max)?,
+        };
+        let Some(head_length) = found else {
             if data != b"\r" {
                 head::check_partial(data)?;
             }
@@ -283,8 +299,17 @@ impl Protocol {
         };
         self.search = Search::default();
         let (head_bytes, rest) = data.split_at_mut(head_length);
+        let mut fields: [httparse::Header<'_>; _] = known::NO_FIELDS;
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
+        let recalled = known.and_then(|_| round.buffers.known.recall(head_bytes, &mut fields));
+        let head = match recalled {
+            Some(head) => head,
+            None => {
+                let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
+                round.buffers.known.missed(head_bytes, &head);
+                head
+            }
+        };
         match head.framing {
             Framing::Length(length) if rest.len() >= length => {
                 self.call(&head, &mut rest[..length], round)?;
@@ -345,20 +370,19 @@ impl Protocol {
             is_head: head.method == Method::Head,
             closes: !head.keep_alive || round.is_draining,
         };
-        let is_timed = match round.timed_since_ns.take() {
-            Some(since_ns) => {
-                round.tallies.parse_ns.record(round.clock.monotonic_ns() - since_ns, 1);
+        let is_timed = match &mut round.timed {
+            Some(timed) if timed.parsed_ns.is_none() => {
+                timed.parsed_ns = Some(round.clock.monotonic_ns());
                 true
             }
-            None => false,
+            Some(_) | None => false,
         };
         let mut unpacked = Vec::new();
         let body = match head.content_encoding {
             None => body,
             Some(value) => {
                 unpacked = std::mem::take(&mut round.buffers.unpacked);
-                unpack(value, body, round.limits.body_bytes_max, &mut unpacked)
-                    .map_err(refusal_of)?;
+                unpack(value, body, round.limits.body_bytes_max, &mut unpacked)?;
                 &mut unpacked
             }
         };
@@ -478,14 +502,6 @@ impl Drop for Protocol {
 pub fn turn_away(delivery: Delivery) {
     if let Delivery::Begin(_, state) = delivery {
         state.closed.store(true, Ordering::Relaxed);
-    }
-}
-
-fn refusal_of(error: CodingError) -> Refusal {
-    match error {
-        CodingError::Unknown => Refusal::ContentCoding,
-        CodingError::TooLarge => Refusal::BodyTooLarge,
-        CodingError::Corrupt => Refusal::CodedBody,
     }
 }
 

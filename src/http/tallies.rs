@@ -22,12 +22,17 @@ pub struct Tallies {
     pub accept_failures_total: Tally,
     /// Requests refused before any service saw them, in the order of [`Refusal::ALL`].
     pub refusals: [Tally; Refusal::ALL.len()],
-    /// The read call of one visit in [`super::worker::TIMED_EVERY`].
+    /// From the return of the poller to the read, behind the others of the round. This and what follows is
+    /// of the first request of one read in [`super::worker::TIMED_EVERY`], if the round answers it.
+    pub turn_ns: Histogram,
+    /// The read call.
     pub read_ns: Histogram,
     /// From bytes to a request.
     pub parse_ns: Histogram,
     /// The write call.
     pub write_ns: Histogram,
+    /// From the return of the poller to the end of the write: all stages, and what lies between them.
+    pub whole_ns: Histogram,
 }
 
 impl Default for Tallies {
@@ -41,9 +46,11 @@ impl Default for Tallies {
             closed_drain_total: Tally::default(),
             accept_failures_total: Tally::default(),
             refusals: std::array::from_fn(|_| Tally::default()),
+            turn_ns: Histogram::default(),
             read_ns: Histogram::default(),
             parse_ns: Histogram::default(),
             write_ns: Histogram::default(),
+            whole_ns: Histogram::default(),
         }
     }
 }

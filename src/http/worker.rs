@@ -18,7 +18,7 @@ use super::Limits;
 use super::encode::DateLine;
 use super::head::Refusal;
 use super::message::{Deliver, Delivery, Service};
-use super::protocol::{self, Buffers, KEY_BITS, Phase, Protocol, Round};
+use super::protocol::{self, Buffers, KEY_BITS, Phase, Protocol, Round, Timed};
 use super::tallies::Tallies;
 use crate::clock::{Clock, Now};
 
@@ -41,7 +41,7 @@ const ACCEPT_PAUSE_MS: u64 = 20;
 const EXPIRY_SCAN_MS: u64 = 100;
 /// Connections above the limit that are told so; past them new ones are just closed.
 pub const REFUSED_CONNECTIONS_MAX: usize = 16;
-/// Stages are timed for the first request of one visit in so many.
+/// Stages are timed for the first request of one read in so many, and of one in a round at most.
 pub const TIMED_EVERY: u64 = 64;
 
 const LISTENER: Token = Token(usize::MAX);
@@ -140,12 +140,20 @@ pub struct Worker<S> {
     turns: Vec<usize>,
     next_turns: Vec<usize>,
     calls: usize,
-    visits: u64,
-    timed_write: Option<usize>,
+    reads: u64,
+    timed_write: Option<TimedWrite>,
     can_accept: bool,
     accept_after_ms: u64,
     next_expiry_ms: u64,
     drain: Option<Drain>,
+}
+
+/// A timed request whose answer is written in this round.
+#[derive(Clone, Copy)]
+struct TimedWrite {
+    key: usize,
+    timed: Timed,
+    parsed_ns: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -197,7 +205,7 @@ impl<S: Service> Worker<S> {
             turns: Vec::new(),
             next_turns: Vec::new(),
             calls: 0,
-            visits: 0,
+            reads: 0,
             timed_write: None,
             can_accept: true,
             accept_after_ms: 0,
@@ -394,8 +402,7 @@ impl<S: Service> Worker<S> {
             return;
         }
         let start = self.out.len();
-        self.visits += 1;
-        let is_timed = self.visits.is_multiple_of(TIMED_EVERY);
+        let is_timed = self.reads.is_multiple_of(TIMED_EVERY) && self.timed_write.is_none();
         let mut round = Round {
             service: &mut self.service,
             out: &mut self.out,
@@ -408,7 +415,7 @@ impl<S: Service> Worker<S> {
             now: self.now,
             is_draining: self.drain.is_some(),
             calls: 0,
-            timed_since_ns: None,
+            timed: None,
         };
         let phase = connection.protocol.phase();
         let mut has_progressed = false;
@@ -423,15 +430,20 @@ impl<S: Service> Worker<S> {
                     connection.is_readable = false;
                 }
                 Ok(length) => {
+                    self.reads += 1;
                     if is_timed {
                         let read_ns = self.clock.monotonic_ns();
-                        self.tallies.read_ns.record(read_ns - read_since_ns, 1);
-                        round.timed_since_ns = Some(read_ns);
-                        self.timed_write = Some(key);
+                        round.timed = Some(Timed { read_since_ns, read_ns, parsed_ns: None });
                     }
                     // A short read has emptied the socket (epoll(7)); an end would still be unread.
                     connection.is_readable = length == READ_BYTES || connection.is_half_closed;
                     connection.protocol.receive(&mut self.scratch[..length], &mut round);
+                    // Without answer: the request is not whole, or answered by ticket.
+                    if let Some(timed @ Timed { parsed_ns: Some(parsed_ns), .. }) = round.timed
+                        && round.out.len() > start
+                    {
+                        self.timed_write = Some(TimedWrite { key, timed, parsed_ns });
+                    }
                     has_progressed = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -481,6 +493,8 @@ impl<S: Service> Worker<S> {
         }
         self.answers = answers;
         self.out.clear();
+        // Its connection may have gone.
+        self.timed_write = None;
         if std::mem::take(&mut self.calls) > 0 {
             self.service.round_answered(self.clock.monotonic_ns() - self.now.monotonic_ns);
         }
@@ -488,8 +502,8 @@ impl<S: Service> Worker<S> {
 
     fn write(&mut self, key: usize, range: Range<usize>) {
         let connection = &mut self.connections[key];
-        let is_timed = self.timed_write == Some(key);
-        let since_ns = if is_timed { self.clock.monotonic_ns() } else { 0 };
+        let timed = self.timed_write.take_if(|write| write.key == key);
+        let since_ns = if timed.is_some() { self.clock.monotonic_ns() } else { 0 };
         let written = if connection.has_output() {
             connection.output.extend_from_slice(&self.out[range]);
             write_all(&mut connection.socket, &connection.output[connection.sent..])
@@ -499,9 +513,16 @@ impl<S: Service> Worker<S> {
             write_all(&mut connection.socket, bytes)
                 .map(|length| connection.output.extend_from_slice(&bytes[length..]))
         };
-        if is_timed {
-            self.timed_write = None;
-            self.tallies.write_ns.record(self.clock.monotonic_ns() - since_ns, 1);
+        if let Some(TimedWrite { timed: Timed { read_since_ns, read_ns, .. }, parsed_ns, .. }) =
+            timed
+        {
+            let (begun_ns, written_ns) = (self.now.monotonic_ns, self.clock.monotonic_ns());
+            let tallies = &self.tallies;
+            tallies.turn_ns.record(read_since_ns - begun_ns, 1);
+            tallies.read_ns.record(read_ns - read_since_ns, 1);
+            tallies.parse_ns.record(parsed_ns - read_ns, 1);
+            tallies.write_ns.record(written_ns - since_ns, 1);
+            tallies.whole_ns.record(written_ns - begun_ns, 1);
         }
         if written.is_err() {
             return self.close(key);

@@ -17,6 +17,7 @@ use super::cluster::Cluster;
 use super::url::{Address, Login, Target, Topology};
 pub use super::wire::{LinkError, Origin};
 use super::wire::{Session, Wire};
+use crate::profile::capture::Undisturbed;
 
 /// A connection to Redis, or one to each node of a cluster.
 pub struct Link(Route);
@@ -33,6 +34,7 @@ impl Link {
     /// Ends within 3 s for one Redis that is away. Each sentinel or seed that is away adds as much, and so does the
     /// first node that is.
     pub fn connect(target: &Target, origin: &Origin) -> Result<Self, LinkError> {
+        let _undisturbed = Undisturbed::begin();
         let route = match &target.topology {
             Topology::Single(address) => Route::Whole(to(address, target, origin)?),
             Topology::Sentinel { sentinels, master, login } => {
@@ -67,6 +69,8 @@ impl Link {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
+        // An interrupted read would be the last of its connection.
+        let _undisturbed = Undisturbed::begin();
         let answers = match &mut self.0 {
             Route::Whole(wire) => wire.run(pipeline)?,
             Route::ByKey(cluster) => cluster.run(pipeline)?,

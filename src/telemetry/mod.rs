@@ -5,6 +5,7 @@
 //! process, later the store) stands in a [`prometheus::Registry`].
 
 mod families;
+pub mod latency;
 pub mod openmetrics;
 mod process;
 mod store;
@@ -75,6 +76,8 @@ pub struct Sources {
     pub lanes: Vec<Arc<LaneTallies>>,
     /// Reads, of each reader.
     pub readers: Vec<Arc<RequestTallies>>,
+    /// Of the thread behind `/debug/`.
+    pub debug: Arc<RequestTallies>,
     /// The analytics thread.
     pub analytics: Arc<AnalyticsTallies>,
     /// The thread behind `/events`.
@@ -135,9 +138,11 @@ impl Telemetry {
     }
 
     fn requests(&self) -> [Family; 3] {
-        let Sources { http, routers, readers, .. } = &self.sources;
-        let all =
-            || routers.iter().map(|router| &router.requests).chain(readers.iter().map(|r| &**r));
+        let Sources { http, routers, readers, debug, .. } = &self.sources;
+        let all = || {
+            let workers = routers.iter().map(|router| &router.requests);
+            workers.chain(readers.iter().map(|reader| &**reader)).chain([&**debug])
+        };
 
         let mut requests = Family::counter(
             "http_requests_total",
@@ -160,7 +165,9 @@ impl Telemetry {
                 }
             }
             let counts = merged(all().map(|tallies| tallies.durations(label)));
-            durations.add_histogram(&[("path", path)], &counts, &REQUEST_EDGES_NS);
+            if counts.count() > 0 || !is_debug(label) {
+                durations.add_histogram(&[("path", path)], &counts, &REQUEST_EDGES_NS);
+            }
         }
 
         let mut refused = Family::counter(
@@ -238,9 +245,10 @@ impl Telemetry {
         let Sources { http, routers, analytics, .. } = &self.sources;
         let mut stages = Family::histogram(
             "sigmad_stage_duration_seconds",
-            "Stages in the life of a sample, a few of many timed. analytics: from the hand-over of a block to its last verdict.",
+            "Stages in the life of a sample, a few of many timed. turn: from the poller's return to the read; analytics: from the hand-over of a block to its last verdict.",
         );
         for (stage, counts) in [
+            ("turn", merged(http.iter().map(|tallies| &tallies.turn_ns))),
             ("read", merged(http.iter().map(|tallies| &tallies.read_ns))),
             ("parse", merged(http.iter().map(|tallies| &tallies.parse_ns))),
             ("decode", merged(routers.iter().map(|tallies| &tallies.decode_ns))),
@@ -322,14 +330,19 @@ fn is_usual(label: Label, method: Method, status: u16) -> bool {
     let Some(route) = label.route() else { return method == Method::Get && status == 404 };
     match method {
         Method::Get => {
-            (route.get.is_some() && status == 200)
+            (route.get.is_some() && !is_debug(label) && status == 200)
                 || (route.get == Some(Get::Ready) && status == 503)
         }
         Method::Post => route
-            .post_status
+            .ingest_status()
             .is_some_and(|success| status == success || matches!(status, 400 | 413 | 429 | 503)),
         Method::Head | Method::Other => false,
     }
+}
+
+/// Hardly anyone asks for these: their series begin when somebody does.
+fn is_debug(label: Label) -> bool {
+    label.route().is_some_and(|route| matches!(route.get, Some(Get::Debug(_))))
 }
 
 fn sum<T>(sources: &[Arc<T>], tally: impl Fn(&T) -> &Tally) -> f64 {

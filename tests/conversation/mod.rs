@@ -77,7 +77,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
         now: Now::default(),
         is_draining: false,
         calls: 0,
-        timed_since_ns: None,
+        timed: None,
     };
     for piece in pieces {
         if protocol.phase() == Phase::Closing || piece.is_empty() {

@@ -41,7 +41,8 @@ const timeAxis = () =>
 function timeLabels(plot, splits) {
   const { min, max } = plot.scales.x;
   const edge = (30 * (max - min)) / Math.max(plot.bbox.width / devicePixelRatio, 1);
-  return splits.map((at) => (at < min + edge / 3 || at > max - edge ? "" : time(at)));
+  // Whole seconds, but for what a division left over.
+  return splits.map((at) => (at < min + edge / 3 || at > max - edge ? "" : time(Math.round(at))));
 }
 
 const cursor = { y: false, points: { show: false }, drag: { x: false, y: false }, sync: { key: "sigmad" } };
@@ -197,7 +198,8 @@ class Ribbon {
         cursor,
         scales: {
           x: { time: true, range: () => span(this.points.t[0]) },
-          y: { range: (_, low, high) => [0, Math.max(high ?? 0, 4)] },
+          // Room above the highest bar: the label of a line at the very top would be cut.
+          y: { range: (_, low, high) => [0, 1.25 * Math.max(high ?? 0, 4)] },
         },
         axes: [timeAxis(), axis({ size: 52, space: 24, gap: 8, incrs: [1, 2, 5].flatMap((n) => [n, 10 * n, 100 * n, 1e3 * n, 1e4 * n, 1e5 * n]).sort((n, m) => n - m), values: (_, splits) => splits.map(count) })],
         series: [
@@ -206,7 +208,8 @@ class Ribbon {
             fill: () => colours.alarm,
             width: 0,
             points: { show: false },
-            paths: uPlot.paths.bars({ size: [0.8, 8, 1.5] }),
+            // A bar stands for the second before its moment, so that the newest is not cut.
+            paths: uPlot.paths.bars({ size: [0.8, 8, 1.5], align: -1 }),
           },
         ],
         hooks: { setCursor: [() => this.say()] },

@@ -7,6 +7,7 @@ const ANOMALIES_ASKED = 1_000;
 const GAP_S = 5;
 /** Readings of a device that are shown. */
 const READINGS_KEPT = 2_000;
+const SAMPLES_SHOWN = 16;
 const ANNOUNCE_MS = 10_000;
 /** Metrics that come first. */
 const USUAL = ["rps", "cpu"];
@@ -18,6 +19,9 @@ let boot = null;
 let told = 0;
 let device = null;
 let anomalies = [];
+/** Of the device, oldest first, each with its place among all that came. */
+let samples = [];
+let samplesSeen = 0;
 let charts = new Map();
 let ribbon = null;
 let counted = null;
@@ -124,6 +128,7 @@ function showDevice(data) {
   const place = (metric) => (USUAL.indexOf(metric) + USUAL.length + 1) % (USUAL.length + 1);
   const names = Object.keys(metrics).sort((one, other) => place(one) - place(other));
   for (const sample of data.samples ?? []) {
+    samples.push({ sample, place: samplesSeen++ });
     for (const metric of names) {
       if (!isNumber(sample[metric])) continue;
       const { points } = chartOf(metric, byId("device-charts"), "last");
@@ -141,6 +146,8 @@ function showDevice(data) {
       trim(points);
     }
   }
+  samples.splice(0, samples.length - SAMPLES_SHOWN);
+  showSamples(samples.toReversed(), names);
   for (const metric of names) {
     const figures = metrics[metric];
     const { statsNode } = chartOf(metric, byId("device-charts"), "last");
@@ -341,9 +348,10 @@ function route() {
   charts.forEach((chart) => chart.remove());
   charts = new Map();
   anomalies = [];
+  samples = [];
   counted = null;
   if (ribbon) ribbon.points.t.length = ribbon.points.n.length = 0;
-  for (const id of ["anomalies", "device-anomalies"]) byId(id).replaceChildren();
+  for (const id of ["anomalies", "device-anomalies", "device-samples"]) byId(id).replaceChildren();
   byId("empty").hidden = true;
   byId("fleet").hidden = name !== null;
   byId("device").hidden = name === null;
@@ -459,6 +467,10 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setS
 for (const id of ["copy-anomalies", "copy-device-anomalies"]) {
   byId(id).addEventListener("click", () => copy(asJson(newestFirst()), byId(id)));
 }
+byId("copy-device-samples").addEventListener("click", () => {
+  const latest = samples.toReversed().map(({ sample }) => sample);
+  copy(JSON.stringify(latest, null, 2), byId("copy-device-samples"));
+});
 byId("copy-curl").addEventListener("click", () => copy(byId("curl").textContent, byId("copy-curl")));
 byId("curl").textContent = `curl ${location.origin}/ingest -d '{"device":"edge-17","cpu":60.5,"rps":2000}'`;
 

@@ -1,10 +1,14 @@
 // Tables: rows are kept and rewritten, so that nothing flickers and a selection survives.
 
+/** More would be narrower than their figures. */
+const SAMPLE_METRICS_SHOWN = 5;
+
 const template = (id) => byId(id).content.firstElementChild;
 
 /** Brings the rows of a table body to `items`, by key; `make` builds a row, `fill` writes it. */
 function rows(body, items, key, make, fill) {
   const known = new Map([...body.children].map((row) => [row.dataset.key, row]));
+  const focused = document.activeElement;
   let place = body.firstElementChild;
   for (const item of items) {
     const name = String(key(item));
@@ -19,6 +23,8 @@ function rows(body, items, key, make, fill) {
     else body.insertBefore(row, place);
   }
   known.forEach((row) => row.remove());
+  // A row that is moved loses the focus that was in it.
+  if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
 }
 
 const address = (device) => `#device=${encodeURIComponent(device)}`;
@@ -108,6 +114,36 @@ function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detect
   write(strength, deviations(detector === "zscore" ? zScore : score));
   write(lasted, isOpen ? "open" : end - start < 1 ? "<1 s" : duration(end - start));
   lasted.title = `${flags} ${flags === 1 ? "value" : "values"} flagged`;
+}
+
+/** Columns are the metrics of the device, as many as there is room for. */
+function showSamples(newestFirst, metrics) {
+  byId("no-device-samples").hidden = newestFirst.length > 0;
+  const shown = metrics.slice(0, SAMPLE_METRICS_SHOWN);
+  const head = byId("device-metrics");
+  while (head.cells.length > 1 + shown.length) head.deleteCell(-1);
+  shown.forEach((metric, at) => {
+    let cell = head.cells[at + 1];
+    if (!cell) {
+      cell = document.createElement("th");
+      cell.scope = "col";
+      cell.className = "n name";
+      head.append(cell);
+    }
+    write(cell, metric);
+    cell.title = metric;
+  });
+  const make = () => document.createElement("tr");
+  rows(byId("device-samples"), newestFirst, ({ place }) => place, make, (row, { sample }) => {
+    const texts = [time(sample.arrivedAt), ...shown.map((metric) => reading(sample[metric]))];
+    while (row.cells.length > texts.length) row.deleteCell(-1);
+    texts.forEach((text, at) => {
+      const cell = row.cells[at] ?? row.insertCell();
+      cell.className = at ? "n" : "at";
+      write(cell, text);
+    });
+    row.cells[0].title = new Date(sample.arrivedAt * 1000).toISOString();
+  });
 }
 
 /** As `/anomalies` tells it. */

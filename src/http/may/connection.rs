@@ -20,7 +20,7 @@ use super::socket::{Found, Socket};
 use super::watch::{LINGER_MS, Phase, Registered, refusal_answer, refusal_body};
 use super::{Shared, Slot};
 use crate::clock::{Clock, Now};
-use crate::http::coding::{CodingError, unpack};
+use crate::http::coding::unpack;
 use crate::http::encode::{self, DateLine, Length, Terms};
 use crate::http::head::{self, Framing, HEADERS_MAX, Refusal};
 use crate::http::message::{
@@ -44,6 +44,8 @@ const PENDING_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const WRITE_STALL_MS: u64 = 30_000;
 /// Between two looks at a socket that can only be polled.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Between two looks at whether the client of a silent stream is still there.
+const STREAM_LOOK: Duration = Duration::from_millis(50);
 /// Larger bodies of answers are moved, not copied.
 const COPIED_BODY_BYTES: usize = 4096;
 /// may_minihttp's `Response` has room for so many header lines, and panics past them.
@@ -207,13 +209,19 @@ impl Mailbox {
 
     fn receive(&self) -> Delivery {
         loop {
-            let delivery = self.deliveries.lock().pop_front();
-            if let Some(delivery) = delivery {
+            if let Some(delivery) = self.receive_within(None) {
                 return delivery;
             }
-            // Err: cancelled or timed out, which nobody does; to look again is right in any case.
-            let (Ok(()) | Err(_)) = self.blocker.park(None);
         }
+    }
+
+    /// None when nothing came, or before it did: to look again is right in any case.
+    fn receive_within(&self, patience: Option<Duration>) -> Option<Delivery> {
+        if let Some(delivery) = self.deliveries.lock().pop_front() {
+            return Some(delivery);
+        }
+        let (Ok(()) | Err(_)) = self.blocker.park(patience);
+        self.deliveries.lock().pop_front()
     }
 }
 
@@ -240,16 +248,6 @@ struct Refused(Refusal, &'static str);
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self(refusal, refusal.message())
-    }
-}
-
-impl From<CodingError> for Refused {
-    fn from(error: CodingError) -> Self {
-        Self::from(match error {
-            CodingError::Unknown => Refusal::ContentCoding,
-            CodingError::TooLarge => Refusal::BodyTooLarge,
-            CodingError::Corrupt => Refusal::CodedBody,
-        })
     }
 }
 
@@ -332,7 +330,8 @@ impl<S: Service> Connection<S> {
         self.read_body(request, length, head.expects_continue)?;
         let mut body = &mut self.body;
         if let Some(value) = head.content_encoding {
-            unpack(value, body, limits.body_bytes_max, &mut self.unpacked)?;
+            unpack(value, body, limits.body_bytes_max, &mut self.unpacked)
+                .map_err(Refusal::from)?;
             body = &mut self.unpacked;
         }
 
@@ -576,7 +575,8 @@ impl<S: Service> Connection<S> {
             }
             out.clear();
             queued_bytes = 0;
-            match mailbox.receive() {
+            let Some(delivery) = self.next_part(mailbox) else { break };
+            match delivery {
                 Delivery::Part(part) => {
                     encode::part(&mut out, terms, &part);
                     queued_bytes = part.len();
@@ -589,6 +589,19 @@ impl<S: Service> Connection<S> {
             }
         }
         self.socket.shut(Shutdown::Both);
+    }
+
+    /// The next part of a stream; None when the client has gone meanwhile. What it sends behind its request
+    /// is dropped: a stream is the last answer of its connection.
+    fn next_part(&self, mailbox: &Mailbox) -> Option<Delivery> {
+        loop {
+            if let Some(delivery) = mailbox.receive_within(Some(STREAM_LOOK)) {
+                return Some(delivery);
+            }
+            if self.socket.discard() == Found::End {
+                return None;
+            }
+        }
     }
 
     /// Sends everything, waiting for the client to take it; false when it does not.

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Instructions per request, counted by callgrind: no clock, so a busy machine counts the same.
+
+Runs the example `requests` (benches/gates/requests.rs) for each case and compares with instructions.json
+beside it: more than 3 % above what stands there fails. Valgrind shows every program the same processor,
+whatever the machine has; another compiler or C library makes other code, so a count is compared with one of
+the same compiler and library, or not at all.
+
+`make gates` runs it; `make gates-update` writes what it counts into instructions.json, to be committed with
+what explains it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import bench
+
+EXPECTED = Path(__file__).resolve().parent / "instructions.json"
+CASES = ("single", "pipelined", "batch")
+MORE_MAX = 0.03
+# Variables that change what cargo builds.
+BUILD_VARIABLES = re.compile(r"(CARGO_ENCODED_)?RUSTFLAGS|CARGO_PROFILE_RELEASE_.*|CARGO_BUILD_.*")
+
+
+def toolchain() -> dict[str, str]:
+    """What two counts must have in common to be comparable."""
+    rustc = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"^release: (.*)$", rustc, re.MULTILINE).group(1)
+    host = re.search(r"^host: (.*)$", rustc, re.MULTILINE).group(1)
+    valgrind = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout
+    flags = sorted(f"{name}={value}" for name, value in os.environ.items() if BUILD_VARIABLES.fullmatch(name))
+    return {
+        "rustc": release,
+        "host": host,
+        "libc": " ".join(platform.libc_ver()),
+        "valgrind": valgrind.strip(),
+        "flags": " ".join(flags),
+    }
+
+
+def count(case: str) -> dict[str, float]:
+    """Instructions per request and per sample."""
+    program = bench.target_dir() / "examples" / "requests"
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "callgrind.out"
+        command = ["valgrind", "--tool=callgrind", "--toggle-collect=requests::measured*"]
+        command += [f"--callgrind-out-file={out}", str(program), case]
+        # The size of the environment moves the stack, and with it how copies are aligned.
+        run = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+        if run.returncode != 0:
+            sys.exit(f"{case}: {run.stdout}{run.stderr}")
+        requests, samples = map(int, run.stdout.split())
+        total = int(re.search(r"^summary: (\d+)", out.read_text(), re.MULTILINE).group(1))
+    if total < 100 * requests:
+        sys.exit(f"{case}: {total} instructions for {requests} requests: nothing was counted")
+    return {"request": round(total / requests, 1), "sample": round(total / samples, 1)}
+
+
+def update(counted: dict[str, dict[str, float]]) -> None:
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=bench.ROOT, capture_output=True, text=True, check=True
+    )
+    record = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "command": "make gates-update",
+        "toolchain": toolchain(),
+        "instructions": counted,
+    }
+    EXPECTED.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written to {EXPECTED.relative_to(bench.ROOT)}")
+
+
+def compare(counted: dict[str, dict[str, float]]) -> bool:
+    """False when a case costs too much."""
+    expected = json.loads(EXPECTED.read_text())
+    here = toolchain()
+    if expected["toolchain"] != here:
+        print("instructions.json was counted with another toolchain, so nothing can be compared:")
+        for name, value in here.items():
+            if expected["toolchain"].get(name) != value:
+                print(f"  {name}: {expected['toolchain'].get(name)!r} there, {value!r} here")
+        print("Run `make gates-update` on a commit whose counts are known to be right, then this again.")
+        return False
+    good = True
+    for case, now in counted.items():
+        before = expected["instructions"][case]["request"]
+        more = now["request"] / before - 1
+        verdict = "TOO MANY" if more > MORE_MAX else ""
+        if more < -MORE_MAX:
+            verdict = "fewer: `make gates-update` holds on to it"
+        print(f"  {case:10} {now['request']:10.1f} per request, {more:+.2%} {verdict}")
+        good &= more <= MORE_MAX
+    return good
+
+
+def main() -> None:
+    counted = {case: count(case) for case in CASES}
+    if sys.argv[1:] == ["--update"]:
+        update(counted)
+    elif not compare(counted):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+//! Requests through all that sigmad does with them in user space, for an instrument that counts
+//! instructions: bytes to head, router, decoder, lane, verdicts, answer.
+//!
+//! One thread, no sockets, no waiting, and every input the same in each run: what is left is the work.
+//! `scripts/gates.py` runs it under callgrind, which counts in [`measured`] alone.
+//!
+//! Usage: `requests single|pipelined|batch`; prints requests and samples that were measured.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use crossbeam_channel::bounded;
+use mimalloc::MiMalloc;
+use sigmad::analytics::{Analytics, Settings};
+use sigmad::api::router::{Parts, Router};
+use sigmad::clock::{self, Clock, Now};
+use sigmad::decode::Decoder;
+use sigmad::handover::{LaneEnd, lane};
+use sigmad::http::Limits;
+use sigmad::http::encode::DateLine;
+use sigmad::http::message::{Deliver, Delivery, Service as _};
+use sigmad::http::protocol::{Buffers, Protocol, Round};
+use sigmad::http::tallies::Tallies;
+use sigmad::profile::heap::Sampled;
+use sigmad::registry::Registry;
+use sigmad::store::memory::Latest;
+
+#[global_allocator]
+static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
+
+/// Rounds before it counts: streams open, buffers find their size, windows fill.
+const ROUNDS_WARM: usize = 200;
+const ROUNDS_MEASURED: usize = 500;
+
+/// Nobody asks for a ticket here.
+struct NoTickets;
+
+impl Deliver for NoTickets {
+    fn deliver(&self, _: u64, _: Delivery) {
+        unreachable!("samples are answered at once")
+    }
+}
+
+/// One connection, its worker, and the analytics thread's work, by turns.
+struct Bench {
+    protocol: Protocol,
+    router: Router,
+    lane_end: LaneEnd,
+    analytics: Analytics,
+    latest: Latest,
+    out: Vec<u8>,
+    buffers: Buffers,
+    date: DateLine,
+    tallies: Tallies,
+    engine: Arc<dyn Deliver>,
+    clock: Clock,
+    round: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (lane, lane_end) = lane(Arc::default(), Arc::default());
+        let registry = Arc::new(Registry::new(1_000, 3_600));
+        let start = clock::start();
+        let router = Router::new(Parts {
+            decoder: Decoder::new(registry.clone()),
+            lane,
+            clock: Clock::new(start),
+            tallies: Arc::default(),
+            reads: bounded(1).0,
+            debug: bounded(1).0,
+            tokens: Arc::default(),
+            readiness: Arc::default(),
+        });
+        Self {
+            protocol: Protocol::new(0, true),
+            router,
+            lane_end,
+            analytics: Analytics::new(Settings::default(), registry.into()),
+            latest: Latest::default(),
+            out: Vec::new(),
+            buffers: Buffers::default(),
+            date: DateLine::default(),
+            tallies: Tallies::default(),
+            engine: Arc::new(NoTickets),
+            clock: Clock::new(start),
+            round: 0,
+        }
+    }
+
+    /// What a worker and the analytics thread do with one read; returns the bytes of the answers.
+    fn round(&mut self, bytes: &mut [u8]) -> usize {
+        self.round += 1;
+        self.out.clear();
+        // A thousand rounds a second, on a clock of its own.
+        let wall_us = 1_735_100_000_000_000 + self.round as i64 * 1_000;
+        let now = Now { monotonic_ns: self.round * 1_000_000, wall_us };
+        self.date.update(now.wall_s());
+        let limits = Limits {
+            head_bytes_max: 16 << 10,
+            body_bytes_max: 8 << 20,
+            connections_max: 1,
+            read_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+        };
+        let mut round = Round {
+            service: &mut self.router,
+            out: &mut self.out,
+            buffers: &mut self.buffers,
+            date: &self.date,
+            limits: &limits,
+            tallies: &self.tallies,
+            engine: &self.engine,
+            clock: &self.clock,
+            now,
+            is_draining: false,
+            calls: 0,
+            timed: None,
+        };
+        self.protocol.receive(bytes, &mut round);
+        self.router.round_called(now);
+        self.router.round_answered(40_000);
+        while let Ok(Some(block)) = self.lane_end.receive() {
+            self.analytics.judge(&block.batch, block.sent.wall_us);
+            self.latest.keep(&block.batch, block.sent.wall_us);
+            self.lane_end.give_back(block);
+        }
+        self.out.len()
+    }
+}
+
+/// The rounds that count. `scratch` takes the bytes anew for each, as a read does: they are parsed in place.
+#[inline(never)]
+fn measured(bench: &mut Bench, bytes: &[u8], scratch: &mut Vec<u8>, rounds: usize) -> usize {
+    let mut answered = 0;
+    for _ in 0..rounds {
+        scratch.clear();
+        scratch.extend_from_slice(bytes);
+        answered += black_box(bench.round(scratch));
+    }
+    answered
+}
+
+fn request(body: &str) -> String {
+    let length = body.len();
+    // As usual clients send it.
+    format!(
+        "POST /ingest HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+fn main() {
+    const SINGLE: &str = r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#;
+    let case = std::env::args().nth(1).unwrap_or_default();
+    let (bytes, requests, samples) = match case.as_str() {
+        "single" => (request(SINGLE), 1, 1),
+        "pipelined" => (request(SINGLE).repeat(16), 16, 16),
+        "batch" => {
+            let body = |n| format!(r#"{{"device":"edge-{:02}",{}"#, n % 50, &SINGLE[1..]);
+            let bodies: Vec<_> = (0..100).map(body).collect();
+            (request(&format!("[{}]", bodies.join(","))), 1, 100)
+        }
+        _ => {
+            eprintln!("usage: requests single|pipelined|batch");
+            std::process::exit(2);
+        }
+    };
+    let mut bench = Bench::new();
+    let mut scratch = Vec::new();
+    for _ in 0..ROUNDS_WARM {
+        scratch.clear();
+        scratch.extend_from_slice(bytes.as_bytes());
+        bench.round(&mut scratch);
+    }
+    let answered = measured(&mut bench, bytes.as_bytes(), &mut scratch, ROUNDS_MEASURED);
+    // The answer: every request got a 202, and every sample was judged.
+    let answers = std::str::from_utf8(&bench.out).expect("text");
+    assert_eq!(answers.matches("HTTP/1.1 202 ").count(), requests, "{answers}");
+    let body = format!(r#"{{"status":"accepted","accepted":{}}}"#, samples / requests);
+    assert_eq!(answers.matches(&body).count(), requests, "{answers}");
+    assert_eq!(answered, ROUNDS_MEASURED * bench.out.len());
+    let judged = bench.analytics.totals().samples;
+    assert_eq!(judged, ((ROUNDS_WARM + ROUNDS_MEASURED) * samples) as u64);
+    println!("{} {}", ROUNDS_MEASURED * requests, ROUNDS_MEASURED * samples);
+}

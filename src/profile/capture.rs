@@ -1,0 +1,347 @@
+//! Stacks of threads, copied by the threads themselves in a signal handler.
+//!
+//! The handler does what a handler may: it takes a free slot, keeps the registers and copies the stack
+//! through one system call, which fails where memory ends. Unwinding comes later, on the thread of who
+//! asked. Nothing is allocated, locked or unwound while a thread is interrupted, and no frame pointers are
+//! needed.
+//!
+//! The handler stays installed once it was: a signal that is late would end the process otherwise.
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use libc::{c_int, c_void};
+use parking_lot::Mutex;
+
+/// Of a stack, from its top; what is beyond is left out. The deepest seen here are below 16 KiB.
+pub const STACK_BYTES_MAX: usize = 32 * 1024;
+/// Stacks that wait to be taken; they are taken every few milliseconds.
+const SLOTS: usize = 256;
+/// The kernel copies whole pages, or says how many.
+const PAGE_BYTES: usize = 4096;
+const PIECES: usize = STACK_BYTES_MAX / PAGE_BYTES + 1;
+
+/// Why a stack was copied: who asked takes his own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The thread's CPU clock.
+    Timer = 1,
+    /// Somebody wants to see all threads.
+    Look = 2,
+}
+
+/// What unwinding begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// Where it was.
+    pub pc: u64,
+    /// Its stack's top.
+    pub sp: u64,
+    /// The frame pointer, or whatever is in its register.
+    pub fp: u64,
+    /// The return address, on machines that keep it in a register.
+    pub lr: u64,
+}
+
+/// One stack, as it was.
+#[derive(Clone, Debug, Default)]
+pub struct Capture {
+    /// The thread.
+    pub tid: i32,
+    /// Signals that it stands for.
+    pub weight: u64,
+    /// Its registers.
+    pub registers: Registers,
+    /// Its stack from `registers.sp` on.
+    pub stack: Vec<u8>,
+}
+
+const FREE: u32 = 0;
+const TAKEN: u32 = 0x100;
+
+/// Memory for one stack. `state` says whose it is: anyone's, the handler's while it is [`TAKEN`], then the
+/// one's who asked.
+struct Slot {
+    state: AtomicU32,
+    inside: UnsafeCell<Inside>,
+}
+
+struct Inside {
+    tid: i32,
+    weight: u64,
+    registers: Registers,
+    length: usize,
+    stack: [u8; STACK_BYTES_MAX],
+}
+
+/// The slots, once anybody has asked; mapped for good.
+static SLOTS_AT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+/// For which reasons stacks are copied at present: bits of [`Reason`].
+static WANTED: AtomicU32 = AtomicU32::new(0);
+/// Handlers that run at present.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+/// Where the next handler begins to look for a free slot.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// Signals that found no free slot.
+static LOST: AtomicU64 = AtomicU64::new(0);
+/// The reasons in use; held while that changes.
+static SESSIONS: Mutex<u32> = Mutex::new(0);
+
+/// The signal: of those that nobody else uses, since SIGPROF is the pprof crate's.
+pub fn signal() -> c_int {
+    libc::SIGRTMIN() + 5
+}
+
+/// The right to take the stacks that are copied for one reason. There is one of each at a time.
+#[derive(Debug)]
+pub struct Session(Reason);
+
+impl Session {
+    /// Makes the handler copy stacks for `reason`; None while another session does.
+    ///
+    /// # Errors
+    /// When the kernel gives no memory or takes no handler.
+    pub fn begin(reason: Reason) -> io::Result<Option<Self>> {
+        let mut sessions = SESSIONS.lock();
+        if *sessions & reason as u32 != 0 {
+            return Ok(None);
+        }
+        prepare()?;
+        *sessions |= reason as u32;
+        // SeqCst, with the load in the handler: see Drop.
+        WANTED.store(*sessions, Ordering::SeqCst);
+        Ok(Some(Self(reason)))
+    }
+
+    /// Takes all stacks that are ready.
+    pub fn take(&self, mut each: impl FnMut(&Capture)) {
+        let mut capture = Capture::default();
+        for slot in slots() {
+            // Acquire, with the Release in the handler: what it wrote is seen.
+            if slot.state.load(Ordering::Acquire) != self.0 as u32 {
+                continue;
+            }
+            // SAFETY: a slot in this state belongs to this session, of which there is one.
+            let inside = unsafe { &*slot.inside.get() };
+            capture.tid = inside.tid;
+            capture.weight = inside.weight;
+            capture.registers = inside.registers;
+            capture.stack.clear();
+            capture.stack.extend_from_slice(&inside.stack[..inside.length]);
+            // Release, with the Acquire of who takes it next: we have read all of it.
+            slot.state.store(FREE, Ordering::Release);
+            each(&capture);
+        }
+    }
+
+    /// Signals that found no room since the last call.
+    pub fn take_lost(&self) -> u64 {
+        LOST.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut sessions = SESSIONS.lock();
+        *sessions &= !(self.0 as u32);
+        WANTED.store(*sessions, Ordering::SeqCst);
+        // SeqCst on both sides: a handler either is seen here, or sees that nothing is wanted.
+        while INSIDE.load(Ordering::SeqCst) != 0 {
+            std::thread::yield_now();
+        }
+        self.take(|_| {});
+        if *sessions == 0 {
+            // SAFETY: the whole mapping of prepare(); no handler and no session looks at it. Zeroes, which the
+            // kernel gives for it from now on, are free slots.
+            unsafe {
+                let at = SLOTS_AT.load(Ordering::Acquire);
+                libc::madvise(at.cast(), size_of::<Slot>() * SLOTS, libc::MADV_DONTNEED);
+            }
+        }
+    }
+}
+
+/// Holds the signals of the samplers back from this thread as long as it lives, for calls that give up when
+/// they are interrupted. What came meanwhile comes then, so no CPU time goes missing.
+pub struct Undisturbed {
+    before: libc::sigset_t,
+    /// A mask is its thread's.
+    _stays: PhantomData<*const ()>,
+}
+
+impl Undisturbed {
+    /// From now on.
+    pub fn begin() -> Self {
+        let mut held = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: the first call fills the set, the others add to it; the last reads it, and fills the other.
+        let before = unsafe {
+            libc::sigemptyset(held.as_mut_ptr());
+            libc::sigaddset(held.as_mut_ptr(), signal());
+            libc::sigaddset(held.as_mut_ptr(), libc::SIGPROF);
+            libc::pthread_sigmask(libc::SIG_BLOCK, held.as_ptr(), before.as_mut_ptr());
+            before.assume_init()
+        };
+        Self { before, _stays: PhantomData }
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        // SAFETY: the mask that this thread had.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut());
+        }
+    }
+}
+
+fn slots() -> &'static [Slot] {
+    let at = SLOTS_AT.load(Ordering::Acquire);
+    if at.is_null() {
+        return &[];
+    }
+    // SAFETY: prepare() has mapped so many, for good; zeroes are slots, and all access goes by their state.
+    unsafe { std::slice::from_raw_parts(at, SLOTS) }
+}
+
+/// Maps the slots and installs the handler, once; to be called with the sessions locked.
+fn prepare() -> io::Result<()> {
+    if !SLOTS_AT.load(Ordering::Acquire).is_null() {
+        return Ok(());
+    }
+    let bytes = size_of::<Slot>() * SLOTS;
+    let (rights, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: asks for fresh memory, wherever there is some.
+    let at = unsafe { libc::mmap(ptr::null_mut(), bytes, rights, kind, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    SLOTS_AT.store(at.cast(), Ordering::Release);
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zeroes are a sigaction; every field that is not zero is set here. The handler has the form that
+    // SA_SIGINFO asks for. No SA_ONSTACK: the alternate stack that std gives its threads is small, and may's
+    // have none.
+    let installed = unsafe {
+        let action = action.assume_init_mut();
+        action.sa_sigaction = on_signal as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        libc::sigfillset(&raw mut action.sa_mask);
+        libc::sigaction(signal(), action, ptr::null_mut())
+    };
+    if installed == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    SLOTS_AT.store(ptr::null_mut(), Ordering::Release);
+    // SAFETY: the mapping made above, which nobody has seen.
+    unsafe { libc::munmap(at, bytes) };
+    Err(error)
+}
+
+extern "C" fn on_signal(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the thread's own errno, which the interrupted code may be about to read.
+    let errno = unsafe { *libc::__errno_location() };
+    INSIDE.fetch_add(1, Ordering::SeqCst);
+    // SAFETY: the kernel hands a handler with SA_SIGINFO both of them, filled.
+    let (info, context) = unsafe { (&*info, &*context.cast::<libc::ucontext_t>()) };
+    let reason = if info.si_code == libc::SI_TIMER { Reason::Timer } else { Reason::Look };
+    if WANTED.load(Ordering::SeqCst) & reason as u32 != 0 {
+        let weight = match reason {
+            Reason::Timer => 1 + overrun(info),
+            Reason::Look => 1,
+        };
+        copy(reason, weight, registers(context));
+    }
+    INSIDE.fetch_sub(1, Ordering::SeqCst);
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Expirations of the timer that no signal was sent for.
+fn overrun(info: &libc::siginfo_t) -> u64 {
+    /// The kernel's siginfo_t of a timer; libc has no name for these fields.
+    #[repr(C)]
+    struct OfTimer {
+        common: [c_int; 3],
+        _aligned: [u64; 0],
+        timer: c_int,
+        overrun: c_int,
+    }
+    const _: () = assert!(size_of::<OfTimer>() <= size_of::<libc::siginfo_t>());
+    // SAFETY: a signal of a timer has this form, and siginfo_t is larger and aligned for it.
+    let of_timer = unsafe { &*ptr::from_ref(info).cast::<OfTimer>() };
+    u64::try_from(of_timer.overrun).unwrap_or(0)
+}
+
+fn copy(reason: Reason, weight: u64, registers: Registers) {
+    let slots = slots();
+    let start = NEXT.fetch_add(1, Ordering::Relaxed);
+    let free = (0..slots.len()).map(|step| &slots[(start + step) % SLOTS]).find(|slot| {
+        // Acquire, with the Release of who gave it back.
+        slot.state.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    });
+    let Some(slot) = free else {
+        LOST.fetch_add(weight, Ordering::Relaxed);
+        return;
+    };
+    // SAFETY: whoever turns a slot from FREE to TAKEN has it alone.
+    let inside = unsafe { &mut *slot.inside.get() };
+    // SAFETY: asks who we are.
+    inside.tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
+    inside.weight = weight;
+    inside.registers = registers;
+    inside.length = copy_stack(registers.sp, &mut inside.stack);
+    // Release, with the Acquire of take().
+    slot.state.store(reason as u32, Ordering::Release);
+}
+
+/// Copies from `sp` on as far as there is memory; returns how much.
+fn copy_stack(sp: u64, into: &mut [u8; STACK_BYTES_MAX]) -> usize {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // In pieces that end with their page: each of them is there, or is not.
+    let mut pieces = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PIECES];
+    let (mut at, end) = (sp as usize, sp as usize + STACK_BYTES_MAX);
+    let mut count = 0;
+    while at < end && count < PIECES {
+        let next = (at / PAGE_BYTES + 1) * PAGE_BYTES;
+        let length = next.min(end) - at;
+        pieces[count] = libc::iovec { iov_base: at as *mut c_void, iov_len: length };
+        (at, count) = (at + length, count + 1);
+    }
+    // SAFETY: the kernel writes into `into`, no further, and says what of `pieces` it could not read.
+    let copied = unsafe {
+        libc::process_vm_readv(
+            libc::getpid(),
+            &raw const local,
+            1,
+            pieces.as_ptr(),
+            count as u64 as _,
+            0,
+        )
+    };
+    if let Ok(copied) = usize::try_from(copied) {
+        return copied;
+    }
+    // Not allowed, as some containers have it: the rest of the page is there in any case.
+    let length = pieces[0].iov_len;
+    // SAFETY: the thread's own stack from its top to the end of that page, which it has.
+    unsafe { ptr::copy_nonoverlapping(sp as *const u8, into.as_mut_ptr(), length) };
+    length
+}
+
+#[cfg(target_arch = "x86_64")]
+fn registers(context: &libc::ucontext_t) -> Registers {
+    let of = |name: c_int| context.uc_mcontext.gregs[name as usize] as u64;
+    Registers { pc: of(libc::REG_RIP), sp: of(libc::REG_RSP), fp: of(libc::REG_RBP), lr: 0 }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn registers(context: &libc::ucontext_t) -> Registers {
+    let machine = &context.uc_mcontext;
+    Registers { pc: machine.pc, sp: machine.sp, fp: machine.regs[29], lr: machine.regs[30] }
+}

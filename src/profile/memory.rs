@@ -1,0 +1,125 @@
+//! The heap profile: what [`heap`] knows, as `go tool pprof` reads it and as text.
+//!
+//! Both routes have the same values, as Go's have; `heap` shows first what is in use, `allocs` what was
+//! ever allocated.
+
+use std::fmt::Write as _;
+
+use super::heap::{self, Site};
+use super::proto::{self, About, Kind, Sample};
+use super::symbols::Symbols;
+
+/// As Go's, in its order.
+const SAMPLE_TYPES: [Kind; 4] = [
+    ("alloc_objects", "count"),
+    ("alloc_space", "bytes"),
+    ("inuse_objects", "count"),
+    ("inuse_space", "bytes"),
+];
+
+/// What is shown first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Bytes in use.
+    InUse,
+    /// Bytes allocated since the start.
+    Allocated,
+}
+
+/// A gzipped profile.proto, taken at `wall_us`.
+pub fn profile(view: View, wall_us: i64) -> Vec<u8> {
+    let mut symbols = Symbols::of_this_process().hide(is_of_allocator);
+    let sites = sites(&mut symbols);
+    let values: Vec<_> = sites.iter().map(values).collect();
+    let samples = sites.iter().zip(&values).map(|(site, values)| Sample {
+        stack: site.stack,
+        is_leaf_exact: false,
+        values,
+        labels: &[],
+    });
+    let about = About {
+        sample_types: &SAMPLE_TYPES,
+        default_sample_type: match view {
+            View::InUse => "inuse_space",
+            View::Allocated => "alloc_space",
+        },
+        period_type: ("space", "bytes"),
+        period: i64::from(heap::MEAN_BYTES),
+        wall_us,
+        duration_ns: 0,
+        comments: &[format!(
+            "one sample in {} bytes allocated, on average; values are scaled to all allocations",
+            heap::MEAN_BYTES
+        )],
+    };
+    proto::encode(&about, samples, &mut symbols)
+}
+
+/// The same as text, most in `view` first: the format of Go's `?debug=1`, which its tool reads too, but
+/// with values that are scaled already.
+pub fn text(view: View) -> String {
+    let mut symbols = Symbols::of_this_process().hide(is_of_allocator);
+    let mut sites = sites(&mut symbols);
+    sites.sort_by_key(|site| {
+        std::cmp::Reverse(match view {
+            View::InUse => (site.inuse_bytes, site.alloc_bytes),
+            View::Allocated => (site.alloc_bytes, site.inuse_bytes),
+        })
+    });
+    let sum = |of: fn(&Site) -> u64| sites.iter().map(of).sum::<u64>();
+    let mut text = format!(
+        "heap profile: {}: {} [{}: {}] @ heapprofile\n",
+        sum(|site| site.inuse_objects),
+        sum(|site| site.inuse_bytes),
+        sum(|site| site.alloc_objects),
+        sum(|site| site.alloc_bytes)
+    );
+    for site in &sites {
+        // Err, here and below: a String takes everything.
+        let _ = write!(
+            text,
+            "{}: {} [{}: {}] @",
+            site.inuse_objects, site.inuse_bytes, site.alloc_objects, site.alloc_bytes
+        );
+        for address in site.stack {
+            let _ = write!(text, " {address:#x}");
+        }
+        text.push('\n');
+        for address in site.stack {
+            for frame in symbols.resolve(address.saturating_sub(1)).iter() {
+                let (function, file, line) = (&frame.function, &frame.file, frame.line);
+                let _ = writeln!(text, "#\t{address:#x}\t{function}\t{file}:{line}");
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// All sites, each from the function on that asked for memory.
+fn sites(symbols: &mut Symbols) -> Vec<Site> {
+    let mut sites = heap::snapshot();
+    for site in &mut sites {
+        let is_below = |address: &&u64| {
+            let frames = symbols.resolve(address.saturating_sub(1));
+            frames.iter().all(|frame| is_of_allocator(&frame.function))
+        };
+        let below = site.stack.iter().take_while(is_below).count();
+        site.stack = &site.stack[below..];
+    }
+    sites
+}
+
+/// What every stack begins with tells nothing.
+fn is_of_allocator(function: &str) -> bool {
+    // With and without its path: what is known of a function depends on how it was built.
+    const OWN: [&str; 2] = ["heap::Sampled<", "<mimalloc::MiMalloc"];
+    // `__rust_alloc`, `__rust_realloc` and others, which the compiler puts in front of them.
+    const SHIMS: [&str; 2] = ["__rust_", "__rg_"];
+    OWN.iter().chain(&SHIMS).any(|part| function.contains(part))
+}
+
+fn values(site: &Site) -> [i64; 4] {
+    [site.alloc_objects, site.alloc_bytes, site.inuse_objects, site.inuse_bytes]
+        .map(|value| value as i64)
+}

@@ -1,0 +1,298 @@
+//! Samples by the kernel's perf events, for each thread: the kernel interrupts it after so much CPU time,
+//! and writes its own functions and a copy of the user's stack into a ring.
+//!
+//! How much CPU time a sample stands for is what the event's own clock has gone on since the one before.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use libc::{c_long, c_void};
+
+use super::capture::Registers;
+use super::samples::Samples;
+use super::threads;
+use super::unwind::Unwinder;
+
+/// Of a stack, from its top. Every sample takes so much of the ring, however deep the stack is.
+const STACK_BYTES: u32 = 16 * 1024;
+/// The samples of 7 ms at 1,000 Hz. A page more tells where they are.
+const RING_BYTES: usize = 128 * 1024;
+const _: () =
+    assert!(RING_BYTES.is_power_of_two() && RING_BYTES > 7 * (STACK_BYTES as usize + 2048));
+const PAGE_BYTES: usize = 4096;
+/// No frame of the kernel: what divides its frames from the user's.
+const CONTEXT_MARKS: u64 = -4095_i64 as u64;
+
+/// `struct perf_event_attr` of linux/perf_event.h, as far as version 3 of it goes.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    config1: u64,
+    config2: u64,
+    branch_sample_type: u64,
+    sample_regs_user: u64,
+    sample_stack_user: u32,
+    reserved: u32,
+}
+const _: () = assert!(size_of::<Attributes>() == 96, "PERF_ATTR_SIZE_VER3");
+
+const TYPE_SOFTWARE: u32 = 1;
+const CPU_CLOCK: u64 = 0;
+const SAMPLE_IP: u64 = 1 << 0;
+const SAMPLE_TID: u64 = 1 << 1;
+const SAMPLE_READ: u64 = 1 << 4;
+const SAMPLE_CALLCHAIN: u64 = 1 << 5;
+const SAMPLE_REGS_USER: u64 = 1 << 12;
+const SAMPLE_STACK_USER: u64 = 1 << 13;
+const FLAG_EXCLUDE_HYPERVISOR: u64 = 1 << 6;
+const FLAG_EXCLUDE_CALLCHAIN_USER: u64 = 1 << 22;
+const FLAG_CLOSE_ON_EXEC: u64 = 1 << 3;
+const RECORD_LOST: u32 = 2;
+const RECORD_SAMPLE: u32 = 9;
+
+/// The registers asked for: bits as the kernel numbers them, in the order in which it writes them.
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
+#[cfg(target_arch = "aarch64")]
+const REGISTERS: u64 = 1 << 29 | 1 << 30 | 1 << 31 | 1 << 32;
+
+#[cfg(target_arch = "x86_64")]
+fn registers(values: &[u64]) -> Option<Registers> {
+    let [fp, sp, pc] = values else { return None };
+    Some(Registers { pc: *pc, sp: *sp, fp: *fp, lr: 0 })
+}
+
+#[cfg(target_arch = "aarch64")]
+fn registers(values: &[u64]) -> Option<Registers> {
+    let [fp, lr, sp, pc] = values else { return None };
+    Some(Registers { pc: *pc, sp: *sp, fp: *fp, lr: *lr })
+}
+
+/// Events on all threads.
+pub struct Perf {
+    period_ns: u64,
+    events: HashMap<i32, Event>,
+    record: Vec<u8>,
+    stack: Vec<u64>,
+}
+
+/// The event of one thread, and its ring.
+struct Event {
+    /// Closing it ends the event.
+    _file: File,
+    ring: NonNull<c_void>,
+    /// What its clock said at the last sample.
+    clock_ns: u64,
+}
+
+// SAFETY: the ring is a mapping of the process, and has one owner.
+unsafe impl Send for Event {}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in open(), which nobody else knows.
+        unsafe { libc::munmap(self.ring.as_ptr(), PAGE_BYTES + RING_BYTES) };
+    }
+}
+
+impl Perf {
+    /// Nothing sampled yet.
+    ///
+    /// # Errors
+    /// When the kernel does not allow it, as in most containers.
+    pub fn start(period_ns: u64) -> io::Result<Self> {
+        let mut perf =
+            Self { period_ns, events: HashMap::new(), record: Vec::new(), stack: Vec::new() };
+        match perf.find_threads() {
+            Some(error) if perf.events.is_empty() => Err(error),
+            // The first is as allowed as the others; more rings than may be locked are not.
+            Some(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(perf),
+        }
+    }
+
+    /// Takes what was sampled, and finds threads that are new.
+    pub fn look(&mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
+        let Self { events, record, stack, .. } = self;
+        for (tid, event) in events {
+            event.drain(record, |kind, body, clock_ns| match kind {
+                RECORD_SAMPLE => {
+                    stack.clear();
+                    if let Some(at_ns) = sampled(body, unwinder, stack) {
+                        samples.add(*tid, stack, 1, at_ns.saturating_sub(*clock_ns));
+                        *clock_ns = at_ns;
+                    }
+                }
+                RECORD_LOST => samples.lost += word(body, 8).unwrap_or(0),
+                // Of throttling, which says itself in what is captured.
+                _ => {}
+            });
+        }
+        // A thread without an event is not sampled, which the captured share tells.
+        let _ = self.find_threads();
+    }
+
+    fn find_threads(&mut self) -> Option<io::Error> {
+        let tids = match threads::all() {
+            Ok(tids) => tids,
+            Err(error) => return Some(error),
+        };
+        self.events.retain(|tid, _| tids.contains(tid));
+        let mut refused = None;
+        for tid in tids {
+            if self.events.contains_key(&tid) {
+                continue;
+            }
+            match Event::open(tid, self.period_ns) {
+                Ok(event) => {
+                    self.events.insert(tid, event);
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        refused
+    }
+}
+
+impl Event {
+    fn open(tid: i32, period_ns: u64) -> io::Result<Self> {
+        let attributes = Attributes {
+            kind: TYPE_SOFTWARE,
+            size: size_of::<Attributes>() as u32,
+            config: CPU_CLOCK,
+            sample_period: period_ns,
+            sample_type: SAMPLE_IP
+                | SAMPLE_TID
+                | SAMPLE_READ
+                | SAMPLE_CALLCHAIN
+                | SAMPLE_REGS_USER
+                | SAMPLE_STACK_USER,
+            flags: FLAG_EXCLUDE_HYPERVISOR | FLAG_EXCLUDE_CALLCHAIN_USER,
+            sample_regs_user: REGISTERS,
+            sample_stack_user: STACK_BYTES,
+            ..Attributes::default()
+        };
+        let (any_cpu, no_group): (c_long, c_long) = (-1, -1);
+        // SAFETY: the pointer is to live attributes that say their size; the call reads them.
+        let file = unsafe {
+            libc::syscall(
+                libc::SYS_perf_event_open,
+                &raw const attributes,
+                c_long::from(tid),
+                any_cpu,
+                no_group,
+                FLAG_CLOSE_ON_EXEC,
+            )
+        };
+        let file = i32::try_from(file).map_err(io::Error::other)?;
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given it to us, and nobody else has it.
+        let file = unsafe { File::from_raw_fd(file) };
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let length = PAGE_BYTES + RING_BYTES;
+        let fd = file.as_raw_fd();
+        // SAFETY: asks for a mapping of the event, wherever there is room.
+        let ring = unsafe { libc::mmap(ptr::null_mut(), length, rights, libc::MAP_SHARED, fd, 0) };
+        if ring == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let ring = NonNull::new(ring).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { _file: file, ring, clock_ns: 0 })
+    }
+
+    /// Hands out each record of the ring: its type and what follows its header.
+    fn drain(&mut self, record: &mut Vec<u8>, mut each: impl FnMut(u32, &[u8], &mut u64)) {
+        /// Of `struct perf_event_mmap_page`.
+        const HEAD_AT: usize = 1024;
+        const TAIL_AT: usize = 1032;
+        const HEADER_BYTES: usize = 8;
+        let page = self.ring.as_ptr().cast::<u8>();
+        // SAFETY: two aligned words in the first page of the mapping, which the kernel and we share; it writes
+        // the first and reads the second.
+        let (head, tail) = unsafe {
+            (&*page.add(HEAD_AT).cast::<AtomicU64>(), &*page.add(TAIL_AT).cast::<AtomicU64>())
+        };
+        // Acquire, with the kernel's barrier before it moves the head: the records before it are whole.
+        let end = head.load(Ordering::Acquire);
+        let mut at = tail.load(Ordering::Relaxed);
+        let copy = |at: u64, length: usize, into: &mut Vec<u8>| {
+            into.clear();
+            let start = at as usize % RING_BYTES;
+            let first = length.min(RING_BYTES - start);
+            // SAFETY: both parts lie in the ring, and the kernel does not write between tail and head.
+            unsafe {
+                let ring = page.add(PAGE_BYTES);
+                into.extend_from_slice(std::slice::from_raw_parts(ring.add(start), first));
+                into.extend_from_slice(std::slice::from_raw_parts(ring, length - first));
+            }
+        };
+        while at < end {
+            copy(at, HEADER_BYTES, record);
+            let kind = u32::from_ne_bytes(record[..4].try_into().expect("four bytes"));
+            let length = u16::from_ne_bytes(record[6..8].try_into().expect("two bytes"));
+            let length = usize::from(length);
+            if length < HEADER_BYTES {
+                break;
+            }
+            copy(at, length, record);
+            each(kind, &record[HEADER_BYTES..], &mut self.clock_ns);
+            at += length as u64;
+        }
+        // Release, with the kernel's look at the tail: we have read what lies before.
+        tail.store(end, Ordering::Release);
+    }
+}
+
+fn word(body: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(body.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// One sample: appends its stack, and returns what the event's clock said.
+fn sampled(body: &[u8], unwinder: &mut Unwinder, stack: &mut Vec<u64>) -> Option<u64> {
+    const WORD: usize = 8;
+    // The address, process and thread.
+    let mut at = 2 * WORD;
+    let mut next = || {
+        at += WORD;
+        word(body, at - WORD)
+    };
+    let clock_ns = next()?;
+    let frames = next()?;
+    for _ in 0..frames {
+        let frame = next()?;
+        if frame < CONTEXT_MARKS {
+            stack.push(frame);
+        }
+    }
+    // Without a user's side there are neither registers nor a stack.
+    let abi = next()?;
+    if abi != 0 {
+        let mut values = [0; REGISTERS.count_ones() as usize];
+        for value in &mut values {
+            *value = next()?;
+        }
+        let size = next()? as usize;
+        let start = at;
+        if size > 0 {
+            let copied = word(body, start + size)? as usize;
+            let bytes = body.get(start..start + copied.min(size))?;
+            unwinder.unwind(&registers(&values)?, bytes, stack);
+        }
+    }
+    Some(clock_ns)
+}

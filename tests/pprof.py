@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""/debug/pprof/ read by the real `go tool pprof`, from a live server under load.
+
+Every profile as a list, a picture, a page and a difference; profiles of threads that spin for a known
+share held against their own clocks; who may ask; what is refused; profiles that are given up, over and
+over, without a crash, a leak or a lost request. `make pprof` runs it; SIGMAD names the binary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
+
+import bench
+
+PPROF = str(bench.ROOT / ".tools" / "bin" / "pprof")
+CYCLES = int(os.environ.get("PPROF_CYCLES", "100"))
+# Of a share of the CPU that is known.
+TOLERANCE = 0.10
+PATIENCE_S = 20.0
+# What profiles make the process keep: tables read once, pages of threads that have ended.
+KEPT_BYTES_MAX = 32 * 1024 * 1024
+
+
+def base(port: int) -> str:
+    return f"http://127.0.0.1:{port}/debug/pprof/"
+
+
+def get(url: str, method: str = "GET", body: bytes | None = None, **fields: str):
+    fields = {name.replace("_", "-"): value for name, value in fields.items()}
+    request = urllib.request.Request(url, body, fields, method=method)
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        return answer.status, answer.headers, answer.read()
+
+
+def save(url: str, file: Path) -> Path:
+    """A profile, with the head that scrapers ask for."""
+    status, headers, payload = get(url)
+    assert status == 200, f"{url}: {status} {payload!r}"
+    assert headers["Content-Type"] == "application/octet-stream", headers
+    assert headers["Content-Disposition"].startswith("attachment; filename="), headers
+    file.write_bytes(payload)
+    return file
+
+
+def pprof(scratch: Path, *arguments: object, fails: bool = False) -> str:
+    environment = {**os.environ, "PPROF_TMPDIR": str(scratch), "HOME": str(scratch)}
+    command = [PPROF, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert (done.returncode != 0) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stderr if fails else done.stdout
+
+
+def listed(text: str) -> dict[str, tuple[float, float]]:
+    """What -top says: flat and cumulative shares, by function."""
+    rows = {}
+    for line in text.splitlines():
+        found = re.match(r"\s*\S+\s+([\d.]+)%\s+[\d.]+%\s+\S+\s+([\d.]+)%\s+(.*)", line)
+        if found:
+            flat, cumulative, name = found.groups()
+            rows[name.removesuffix(" (inline)")] = (float(flat) / 100, float(cumulative) / 100)
+    return rows
+
+
+def share(rows: dict, part: str) -> float:
+    return max((cumulative for name, (_, cumulative) in rows.items() if part in name), default=0.0)
+
+
+def comment(scratch: Path, file: Path) -> dict[str, str]:
+    text = pprof(scratch, "-comments", file)
+    assert "backend=" in text, text
+    return dict(re.findall(r"(\w+)=(\S+)", text)) | {"text": text}
+
+
+def under_load(port: int, seconds: int) -> subprocess.Popen:
+    command = [bench.sigmad_binary(), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--rate", "500"]
+    command += ["--duration", f"{seconds}s", "--connections", "8", "--batch", "20", "--json", "-"]
+    return bench.running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def check_known_shares(scratch: Path) -> list[str]:
+    """Threads that spin for a quarter and a half of the time, and some that are born meanwhile."""
+    found = []
+    for backend in ("perf", "timer", "auto"):
+        file = scratch / f"spin-{backend}"
+        command = [str(Path(bench.sigmad_binary()).parent / "examples" / "spin"), backend, "250", "4", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        truth = json.loads(done.stdout)
+        if "refused" in truth:
+            assert backend == "perf", truth
+            found.append(f"perf refused: {truth['refused']}")
+            continue
+        said = comment(scratch, file)
+        refused = any(line.startswith("perf refused") for line in found)
+        expected = {"perf": "perf", "timer": "timer", "auto": "timer" if refused else "perf"}[backend]
+        assert said["backend"] == expected, said["text"]
+        captured = float(said["captured"])
+        # Of the youngest threads the first milliseconds are not seen.
+        assert 0.80 <= captured <= 1 + TOLERANCE, said["text"]
+        for function, thread in (("spin_a_quarter", "quarter"), ("spin_half", "half"), ("spin_while_young", "young")):
+            top = pprof(
+                scratch, "-top", "-nodefraction=0", "-unit=ms", "-sample_index=cpu", f"-focus={function}$", file
+            )
+            spun = re.search(r"Showing nodes accounting for ([\d.]+)ms", top) or sys.exit(top)
+            ratio = float(spun.group(1)) * 1e6 / truth[thread]
+            # A thread is seen some milliseconds after its birth, later on a machine that is busy.
+            low = 0.5 if thread == "young" else 1 - TOLERANCE
+            assert low <= ratio <= 1 + TOLERANCE, f"{backend} {thread}: {ratio:.3f} of its own clock\n{top}"
+            tags = pprof(scratch, "-tags", f"-focus={function}$", file)
+            named = re.search(rf"([\d.]+)%\)?: *{thread}\b", tags)
+            assert named and float(named.group(1)) > 90, tags
+            found.append(f"{backend}/{thread} {ratio:.3f}")
+        found.append(f"{backend} captured {captured:.3f}")
+    return found
+
+
+def check_tool(scratch: Path, port: int) -> str:
+    """Everything that the tool can do, on everything that there is."""
+    url = base(port)
+    names = {
+        "profile": ("profile?seconds=2", "sigmad::http::worker::Worker"),
+        "threads": ("threads", "sigmad::"),
+        "goroutine": ("goroutine", "sigmad::"),
+    }
+    for name, (target, function) in names.items():
+        top = pprof(scratch, "-top", "-nodecount=2000", url + target)
+        assert function in top, f"{name}: {function} is not in\n{top}"
+        file = save(url + target, scratch / name)
+        other = save(url + target, scratch / f"{name}-2")
+        svg = scratch / f"{name}.svg"
+        pprof(scratch, "-svg", "-output", svg, file)
+        assert "</svg>" in svg.read_text() and "sigmad" in svg.read_text()
+        pprof(scratch, "-top", "-diff_base", file, other)
+        same = pprof(scratch, "-top", "-diff_base", file, file)
+        assert not [row for row in listed(same).values() if row[0] != 0], same
+        check_page(scratch, file, function)
+    said = comment(scratch, save(f"{url}profile?seconds=3&hz=500", scratch / "often"))
+    assert abs(float(said["captured"]) - 1) <= TOLERANCE, said["text"]
+    share_of_worker = share(listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "worker::Worker")
+    # Half the work of the process and more; what profiles it is in there too.
+    assert share_of_worker > 0.15, share_of_worker
+    tags = pprof(scratch, "-tags", scratch / "profile")
+    for thread in ("worker-0", "analytics"):
+        assert thread in tags, tags
+    threads = pprof(scratch, "-tags", scratch / "threads")
+    for thread in ("worker-0", "analytics", "reader-0", "reader-1", "events", "debug", "profile", "signals"):
+        assert thread in threads, threads
+    raw = pprof(scratch, "-raw", scratch / "profile")
+    mapping = re.search(r"^\d+: 0x\w+/0x\w+/0x\w+ \S*sigmad ([0-9a-f]{16,})", raw, re.M)
+    assert mapping, "no build id\n" + raw[-2000:]
+    return f"{said['backend']} captured {said['captured']}"
+
+
+def check_page(scratch: Path, file: Path, function: str) -> None:
+    """What `go tool pprof -http` shows."""
+    port = bench.free_port()
+    command = [PPROF, f"-http=127.0.0.1:{port}", "-no_browser", str(file)]
+    environment = {**os.environ, "PPROF_TMPDIR": str(scratch), "HOME": str(scratch)}
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    with bench.running(command, **options):
+        bench.wait_for_port(port)
+        for page in ("top", "flamegraph", ""):
+            status, _, payload = get(f"http://127.0.0.1:{port}/ui/{page}")
+            assert status == 200, page
+            assert page != "flamegraph" or function.encode() in payload, page
+
+
+def check_texts(port: int) -> None:
+    url = base(port)
+    for path in (url, url.removesuffix("/")):
+        status, headers, page = get(path)
+        assert status == 200 and headers["Content-Type"].startswith("text/html"), headers
+        for link in re.findall(r'href="([^"?]+)', page.decode()):
+            target = urllib.parse.urljoin(path, link)
+            assert get(target, "HEAD")[0] == 200, target
+    assert b"\0serve" in get(url + "cmdline")[2]
+    text = get(url + "threads?debug=1")[2].decode()
+    for thread in ("worker-0", "analytics", "signals"):
+        assert f'"{thread}"' in text, text
+    assert "sigmad::http::worker" in text and "did not answer" not in text, text
+    address = re.search(r"(0x[0-9a-f]{16}) sigmad::http::worker", text).group(1)
+    for answer in (get(f"{url}symbol?{address}+0x1"), get(url + "symbol", "POST", f"{address}+0x1".encode())):
+        assert answer[2].startswith(b"num_symbols: 1\n0x") and b"sigmad" in answer[2], answer
+    status, headers, svg = get(url + "flamegraph?seconds=1")
+    assert (status, headers["Content-Type"]) == (200, "image/svg+xml")
+    assert b"</svg>" in svg and b"worker-0" in svg, svg[:500]
+
+
+def check_refusals(scratch: Path, port: int) -> None:
+    url = base(port)
+    for target in ("profile?seconds=x", "profile?hz=", "flamegraph?backend=magic", "profile?seconds=1.5"):
+        status, headers, payload = get(url + target)
+        assert status == 400 and json.loads(payload)["error"]["code"] == "bad_parameter", payload
+        assert headers["Content-Type"].startswith("text/plain"), headers
+    for target in ("profile", "heapish", "mutex", "block"):
+        assert get(url + target, "POST", b"")[0] == (405 if target == "profile" else 404), target
+    status, headers, payload = get(url + "profile?seconds=300", "HEAD")
+    assert (status, payload, headers["Content-Type"]) == (200, b"", "application/octet-stream")
+    # Below and above: taken as the nearest.
+    said = comment(scratch, save(url + "profile?seconds=-3&hz=99999", scratch / "clamped"))
+    assert said["hz"] == "1000" and 1.0 <= float(re.search(r"in ([\d.]+) s$", said["text"], re.M).group(1)) < 5, said
+    with began(port, "profile?seconds=30"):
+        status, headers, payload = get(url + "profile?seconds=1")
+        assert status == 409 and 1 <= int(headers["Retry-After"]) <= 30, (status, payload)
+        assert get(url + "flamegraph?seconds=1")[0] == 409
+        refused = pprof(scratch, "-top", url + "profile?seconds=1", fails=True)
+        assert "409" in refused and "another CPU profile" in refused, refused
+        # Others are not held up.
+        assert get(url + "threads")[0] == 200
+    # hz=0 must leave the crate usable.
+    for target in ("profile?seconds=1&hz=0&backend=pprof", "profile?seconds=1&hz=200&backend=pprof"):
+        said = comment(scratch, save(eventually(url + target), scratch / "crate"))
+        assert said["backend"] == "pprof", said
+    status, headers, payload = get(url + "threads", X_Forwarded_For="192.0.2.1")
+    assert status == 403 and b"--debug-token" in payload, (status, payload)
+
+
+def eventually(url: str) -> str:
+    """Once no other profile is taken: that a client has gone is noticed in milliseconds, not at once."""
+    deadline = time.monotonic() + PATIENCE_S
+    with_no_effect = re.sub(r"seconds=\d+", "seconds=1", url)
+    while get(with_no_effect)[0] == 409:
+        assert time.monotonic() < deadline, "the profile of a client that has gone goes on"
+        time.sleep(0.01)
+    return url
+
+
+@contextlib.contextmanager
+def began(port: int, target: str):
+    """A profile that is being taken; its client goes when the block ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+            client.sendall(f"GET /debug/pprof/{target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            head = bench.receive(client)
+            if head.startswith(b"HTTP/1.1 200 "):
+                yield client
+                return
+            assert head.startswith(b"HTTP/1.1 409 "), head
+        assert time.monotonic() < deadline, "the profile of a client that has gone goes on"
+        time.sleep(0.002)
+
+
+def count(pid: int, folder: str) -> int:
+    return len(list(Path(f"/proc/{pid}/{folder}").iterdir()))
+
+
+def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
+    """Profiles that are given up, over and over, while requests are answered."""
+    found = []
+    with bench.sigmad(*flags) as (child, port):
+        for backend in backends:
+            # What is made once is made before the count begins.
+            save(eventually(base(port) + f"profile?seconds=1&backend={backend}"), scratch / "first")
+            assert get(base(port) + "threads")[0] == 200
+            at_rest = count(child.pid, "fd"), count(child.pid, "task")
+            before = bench.resident_bytes(child.pid)
+            seconds = 5 + CYCLES // 10
+            with under_load(port, seconds) as load:
+                for cycle in range(CYCLES):
+                    with began(port, f"profile?seconds=30&hz=1000&backend={backend}"):
+                        if cycle % 10 == 0:
+                            assert get(base(port) + "threads")[0] == 200
+                out, err = load.communicate(timeout=seconds + 60)
+            assert load.returncode == 0, err
+            requests = json.loads(out)["requests"]
+            assert requests["good"] > 0, requests
+            lost = {key: requests[key] for key in ("failed", "lost", "timeouts", "malformed") if requests[key]}
+            assert not lost, lost
+            deadline = time.monotonic() + PATIENCE_S
+            while (count(child.pid, "fd"), count(child.pid, "task")) != at_rest:
+                now = count(child.pid, "fd"), count(child.pid, "task")
+                assert time.monotonic() < deadline, f"{at_rest} descriptors and threads before, {now} after"
+                time.sleep(0.02)
+            grown = bench.resident_bytes(child.pid) - before
+            assert grown < KEPT_BYTES_MAX, f"{grown} bytes more after {CYCLES} cycles"
+            found.append(f"{backend} {CYCLES} cycles, {grown / 2**20:+.1f} MiB")
+        assert child.poll() is None
+    return found
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        shares = check_known_shares(scratch)
+        print("pprof: shares:", "; ".join(shares))
+        refused = shares[0].startswith("perf refused")
+        with bench.sigmad("--debug-token", "s3cret") as (_, port):
+            with under_load(port, 60):
+                print("pprof: tool:", check_tool(scratch, port))
+                check_texts(port)
+            for fields, status in (
+                ({}, 200),
+                ({"X_Forwarded_For": "127.0.0.1"}, 401),
+                ({"Forwarded": "for=127.0.0.1", "Authorization": "Bearer 0ther"}, 403),
+                ({"X_Real_IP": "127.0.0.1", "Authorization": "Bearer s3cret"}, 200),
+            ):
+                assert get(base(port) + "cmdline", **fields)[0] == status, fields
+            assert b"s3cret" not in get(base(port) + "cmdline")[2]
+        with bench.sigmad() as (_, port):
+            check_refusals(scratch, port)
+        backends = ["timer"] if refused else ["perf", "timer"]
+        for flags in ([], ["--engine", "may"]):
+            print("pprof:", *flags, "; ".join(check_cycles(scratch, backends, *flags)))
+    print("pprof: ok")
+
+
+if __name__ == "__main__":
+    main()
