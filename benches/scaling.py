@@ -104,6 +104,7 @@ def modelled(found: dict, law: dict) -> dict:
             "workers": workers,
             "workers_per_s": speeds,
             "analytics_bound_per_s": bound,
+            "workers_per_analytics": worker / analytics,
             "per_s": {key: min(speed, bound) for key, speed in speeds.items()},
             "samples_per_s": {key: min(speed, bound) * BATCHES[load] for key, speed in speeds.items()},
         }
