@@ -89,8 +89,8 @@ def comment(scratch: Path, file: Path) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", text)) | {"text": text}
 
 
-def under_load(port: int, seconds: int) -> subprocess.Popen:
-    command = [bench.sigmad_binary(), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--rate", "500"]
+def under_load(port: int, seconds: int, rate: int = 500) -> subprocess.Popen:
+    command = [bench.sigmad_binary(), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--rate", str(rate)]
     command += ["--duration", f"{seconds}s", "--connections", "8", "--batch", "20", "--json", "-"]
     return bench.running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -136,7 +136,7 @@ def check_tool(scratch: Path, port: int) -> str:
     """Everything that the tool can do, on everything that there is."""
     url = base(port)
     names = {
-        "profile": ("profile?seconds=2", "sigmad::http::worker::Worker"),
+        "profile": ("profile?seconds=2", "sigmad::http::worker"),
         "threads": ("threads", "sigmad::"),
         "goroutine": ("goroutine", "sigmad::"),
     }
@@ -304,7 +304,7 @@ def main() -> None:
         print("pprof: shares:", "; ".join(shares))
         refused = shares[0].startswith("perf refused")
         with bench.sigmad("--debug-token", "s3cret") as (_, port):
-            with under_load(port, 60):
+            with under_load(port, 60, rate=3000):
                 print("pprof: tool:", check_tool(scratch, port))
                 check_texts(port)
             for fields, status in (
