@@ -33,7 +33,7 @@ EVERY_STAGE_LINE = ("src/http/worker.rs", "pub const TIMED_EVERY: u64 = 64;", "p
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "headline": (
         "headline.py",
-        ["--rounds", "4", "--seconds", "1.5", "--paced-seconds", "6"],
+        ["--rounds", "3", "--seconds", "1.5", "--paced-seconds", "6"],
         ["--rounds", "1", "--seconds", "0.5", "--paced-seconds", "1"],
     ),
     "budget": ("budget.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "1"]),
@@ -48,7 +48,7 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "instruments": (
         "instruments.py",
         [
-            *("--rounds", "4"),
+            *("--rounds", "3"),
             *("--build", f"frame-pointers={FRAME_POINTERS}/release/sigmad"),
             *("--build", f"every-stage={EVERY_STAGE}/sigmad"),
         ],
