@@ -158,7 +158,8 @@ def curve(one: dict, title: str) -> str:
     for key, _, colour in keys:
         right.series([(point["offered_per_s"], point[key]) for point in points if point[key]], colour)
     right.legend([(words, colour, "") for _, words, colour in keys])
-    left.legend(entries, is_low=True)
+    # Refusals are low on the right.
+    left.legend(entries, is_low=len(entries) == 2)
     return canvas.svg()
 
 
