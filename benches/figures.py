@@ -309,7 +309,7 @@ def builds(records: Records) -> str:
             f"{one['batch_ratio']['median']:.3f}",
             f"{one['batch_ratio']['min']:.3f}–{one['batch_ratio']['max']:.3f}",
         ]
-        for one in records.of("instruments")["builds"].values()
+        for one in records.of("builds")["builds"].values()
     ]
     return bench.table(["instrument", "single ×", "rounds", "batch ×", "rounds"], rows)
 

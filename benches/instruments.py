@@ -4,10 +4,9 @@
 - The CPU profiler, by engine and rate: CPU time of a request while a profile is taken, beside the same
   server without, in turns; and how much of the CPU time that the server used meanwhile the profile
   holds, by its samples and by its own account.
-- Builds, beside the one that is shipped: with frame pointers, and whatever else is given by --build.
 - The heap sampler: `cargo bench --bench heap`, whose findings go into the same record.
 
-    benches/instruments.py --build frame-pointers=target/frame-pointers/release/sigmad
+    benches/instruments.py
 """
 
 from __future__ import annotations
@@ -33,8 +32,6 @@ RATES = (100, 999)
 # A profile covers the whole of its leg.
 MARGIN_S = 0.4
 WARM_UP_S = 0.5
-
-TITLES = {"frame-pointers": "frame pointers", "every-stage": "the stages of every read timed, not of one in 64"}
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -195,32 +192,6 @@ def profiler(arguments) -> dict:
     }
 
 
-def builds(arguments) -> dict:
-    """Other builds beside the usual one, which comes before and after in turn."""
-    usual = contestants.everyone()["sigmad"]
-    found = {}
-    for given in arguments.build:
-        name, _, path = given.partition("=")
-        other = contestants.Contestant(name, name, (path, *usual.command[1:]), usual.built_on)
-        rounds = []
-        for number in range(arguments.rounds):
-            legs = {}
-            for contestant in (usual, other) if number % 2 == 0 else (other, usual):
-                with contestant.running() as (child, port):
-                    contestant.check(port)
-                    single = headline.closed(child, port, arguments.seconds, headline.CONNECTIONS)
-                    batch = headline.closed(child, port, arguments.seconds, headline.BATCH_CONNECTIONS, headline.BATCH)
-                    legs[contestant.name] = {"single": single["total_ns"], "batch": batch["sample_ns"]}
-            rounds.append(legs)
-            ratio = legs[name]["single"] / legs["sigmad"]["single"]
-            print(f"round {number + 1} {name}: {ratio:.3f} x", flush=True)
-        found[name] = {"title": TITLES.get(name, name)} | {
-            f"{load}_ratio": bench.spread([legs[name][load] / legs["sigmad"][load] for legs in rounds])
-            for load in ("single", "batch")
-        }
-    return found
-
-
 def heap() -> dict:
     """What `cargo bench --bench heap` finds: ns for a pair of alloc and free, and its account of what was allocated."""
     done = subprocess.run(
@@ -249,12 +220,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--hz", type=int, nargs="*", default=list(RATES))
-    parser.add_argument("--build", action="append", default=[], help="NAME=BINARY, compared with the usual one")
     parser.add_argument("--no-heap", action="store_true")
     arguments = parser.parse_args()
     with bench.record("instruments", arguments.rounds) as record:
         record["profiler"] = profiler(arguments)
-        record["builds"] = builds(arguments)
         if not arguments.no_heap:
             record["heap"] = heap()
         record["text"] = text(record)
@@ -284,12 +253,6 @@ def text(record: dict) -> str:
             rows,
         )
     ]
-    if record["builds"]:
-        rows = [
-            [one["title"], f"{one['single_ratio']['median']:.3f}", f"{one['batch_ratio']['median']:.3f}"]
-            for one in record["builds"].values()
-        ]
-        parts.append(bench.table(["build", "single ×", "batch ×"], rows))
     for what, one in record.get("heap", {}).get("pairs_ns", {}).items():
         parts.append(f"{what}: mimalloc {one['mimalloc']:.2f} ns, sampled {one['sampled']:.2f} ns")
     return "\n\n".join(parts)
