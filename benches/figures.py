@@ -49,7 +49,8 @@ GIVEN = [
     r"\b50 (?:values|bytes)\b|\b512 SETs\b|\b128 samples\b|\b0\.9 ms\b|\b4 ms\b|\b10 ms\b",
     # What was asked for.
     r"the old target of 50 ms|be 50 ms at|\b25 minutes\b|\bin 3 minutes\b|\bin 5 minutes\b",
-    r"blocks of 64 bytes|those of 1,024 bytes: one in 512|for 1,024 and|for 100,000\b|a profile of 2 s\b|\b90 %|\b1 ns a pair\b|\b0\.95 to 1\.05\b",
+    r"blocks of 64 bytes|those of 1,024 bytes: one in 512|for 1,024 and|for 100,000\b|a profile of 2 s\b",
+    r"\b90 %|\b1 ns a pair\b|\b0\.95 to 1\.05\b",
 ]
 
 
