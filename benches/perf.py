@@ -5,8 +5,8 @@ Each part is a bench of its own, with a record of its own in benches/record/<dat
 and plots lie beside them. PERF.md stays as it is until `benches/publish.py FOLDER` makes that folder the one
 it speaks of.
 
-    benches/perf.py                    all of it: 25 minutes, of a machine that does nothing else
-    benches/perf.py --quick            3 minutes: one short round of everything, for a first look
+    benches/perf.py                    all of it: the builds, then 25 minutes of a machine that does nothing else
+    benches/perf.py --quick            the builds, then 3 minutes: one short round of everything, for a first look
     benches/perf.py --part ladder      one part; --list names them
 """
 
