@@ -152,9 +152,12 @@ def check_tool(scratch: Path, port: int) -> str:
         same = pprof(scratch, "-top", "-diff_base", file, file)
         assert not [row for row in listed(same).values() if row[0] != 0], same
         check_page(scratch, file, function)
-    said = comment(scratch, save(f"{url}profile?seconds=3&hz=500", scratch / "often"))
-    assert abs(float(said["captured"]) - 1) <= TOLERANCE, said["text"]
-    share_of_worker = share(listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "worker::Worker")
+    said = comment(scratch, save(f"{url}profile?seconds=3&hz=1000", scratch / "often"))
+    # Each thread may have had most of a period more after its last sample.
+    assert 0.85 <= float(said["captured"]) <= 1 + TOLERANCE, said["text"]
+    share_of_worker = share(
+        listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "sigmad::http::worker"
+    )
     # Half the work of the process and more; what profiles it is in there too.
     assert share_of_worker > 0.15, share_of_worker
     tags = pprof(scratch, "-tags", scratch / "profile")
