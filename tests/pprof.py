@@ -198,8 +198,8 @@ def check_texts(port: int) -> None:
     text = get(url + "threads?debug=1")[2].decode()
     for thread in ("worker-0", "analytics", "signals"):
         assert f'"{thread}"' in text, text
-    assert "sigmad::http::worker" in text and "did not answer" not in text, text
-    address = re.search(r"(0x[0-9a-f]{16}) sigmad::http::worker", text).group(1)
+    assert "sigmad::" in text and "did not answer" not in text, text
+    address = re.search(r"(0x[0-9a-f]{16}) <?sigmad::", text).group(1)
     for answer in (get(f"{url}symbol?{address}+0x1"), get(url + "symbol", "POST", f"{address}+0x1".encode())):
         assert answer[2].startswith(b"num_symbols: 1\n0x") and b"sigmad" in answer[2], answer
     status, headers, svg = get(url + "flamegraph?seconds=1")
