@@ -89,8 +89,8 @@ def comment(scratch: Path, file: Path) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", text)) | {"text": text}
 
 
-def under_load(port: int, seconds: int) -> subprocess.Popen:
-    command = [bench.sigmad_binary(), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--rate", "500"]
+def under_load(port: int, seconds: int, rate: int = 500) -> subprocess.Popen:
+    command = [bench.sigmad_binary(), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--rate", str(rate)]
     command += ["--duration", f"{seconds}s", "--connections", "8", "--batch", "20", "--json", "-"]
     return bench.running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -124,8 +124,9 @@ def check_known_shares(scratch: Path) -> list[str]:
             low = 0.5 if thread == "young" else 1 - TOLERANCE
             assert low <= ratio <= 1 + TOLERANCE, f"{backend} {thread}: {ratio:.3f} of its own clock\n{top}"
             tags = pprof(scratch, "-tags", f"-focus={function}$", file)
-            named = re.search(rf"([\d.]+)%\)?: *{thread}\b", tags)
-            assert named and float(named.group(1)) > 90, tags
+            total, *rest = (float(part) for part in re.findall(r"([\d.]+)%\)", tags))
+            named = dict(zip(re.findall(r"%\): (\S+)", tags), rest, strict=True))
+            assert named.get(thread, 0) >= 0.9 * total, tags
             found.append(f"{backend}/{thread} {ratio:.3f}")
         found.append(f"{backend} captured {captured:.3f}")
     return found
@@ -135,7 +136,7 @@ def check_tool(scratch: Path, port: int) -> str:
     """Everything that the tool can do, on everything that there is."""
     url = base(port)
     names = {
-        "profile": ("profile?seconds=2", "sigmad::http::worker::Worker"),
+        "profile": ("profile?seconds=2", "sigmad::http::worker"),
         "threads": ("threads", "sigmad::"),
         "goroutine": ("goroutine", "sigmad::"),
     }
@@ -151,9 +152,12 @@ def check_tool(scratch: Path, port: int) -> str:
         same = pprof(scratch, "-top", "-diff_base", file, file)
         assert not [row for row in listed(same).values() if row[0] != 0], same
         check_page(scratch, file, function)
-    said = comment(scratch, save(f"{url}profile?seconds=3&hz=500", scratch / "often"))
-    assert abs(float(said["captured"]) - 1) <= TOLERANCE, said["text"]
-    share_of_worker = share(listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "worker::Worker")
+    said = comment(scratch, save(f"{url}profile?seconds=3&hz=1000", scratch / "often"))
+    # Each thread may have had most of a period more after its last sample.
+    assert 0.85 <= float(said["captured"]) <= 1 + TOLERANCE, said["text"]
+    share_of_worker = share(
+        listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "sigmad::http::worker"
+    )
     # Half the work of the process and more; what profiles it is in there too.
     assert share_of_worker > 0.15, share_of_worker
     tags = pprof(scratch, "-tags", scratch / "profile")
@@ -194,8 +198,8 @@ def check_texts(port: int) -> None:
     text = get(url + "threads?debug=1")[2].decode()
     for thread in ("worker-0", "analytics", "signals"):
         assert f'"{thread}"' in text, text
-    assert "sigmad::http::worker" in text and "did not answer" not in text, text
-    address = re.search(r"(0x[0-9a-f]{16}) sigmad::http::worker", text).group(1)
+    assert "sigmad::" in text and "did not answer" not in text, text
+    address = re.search(r"(0x[0-9a-f]{16}) <?sigmad::", text).group(1)
     for answer in (get(f"{url}symbol?{address}+0x1"), get(url + "symbol", "POST", f"{address}+0x1".encode())):
         assert answer[2].startswith(b"num_symbols: 1\n0x") and b"sigmad" in answer[2], answer
     status, headers, svg = get(url + "flamegraph?seconds=1")
@@ -285,7 +289,7 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
             lost = {key: requests[key] for key in ("failed", "lost", "timeouts", "malformed") if requests[key]}
             assert not lost, lost
             deadline = time.monotonic() + PATIENCE_S
-            while (count(child.pid, "fd"), count(child.pid, "task")) != at_rest:
+            while count(child.pid, "fd") > at_rest[0] or count(child.pid, "task") > at_rest[1]:
                 now = count(child.pid, "fd"), count(child.pid, "task")
                 assert time.monotonic() < deadline, f"{at_rest} descriptors and threads before, {now} after"
                 time.sleep(0.02)
@@ -303,7 +307,7 @@ def main() -> None:
         print("pprof: shares:", "; ".join(shares))
         refused = shares[0].startswith("perf refused")
         with bench.sigmad("--debug-token", "s3cret") as (_, port):
-            with under_load(port, 60):
+            with under_load(port, 60, rate=3000):
                 print("pprof: tool:", check_tool(scratch, port))
                 check_texts(port)
             for fields, status in (
