@@ -179,5 +179,8 @@ def rungs() -> list[dict]:
     return json.loads(bench.output_of(ladder_binary(), "--list"))
 
 
-def rung(name: str, *flags: str) -> Contestant:
-    return Contestant(name, name, (ladder_binary(), "--rung", name, "--listen", "{listen}", *flags), "ladder")
+def rung(about: dict, *flags: str) -> Contestant:
+    """One of `rungs`, in the program with its allocator."""
+    program = str(ladder_dir() / about["allocator"])
+    command = (program, "--rung", about["name"], "--listen", "{listen}", *flags)
+    return Contestant(about["name"], about["title"], command, "ladder")

@@ -86,7 +86,7 @@ def callgrind(contestant) -> dict:
 
 
 def control(what: str, pid: int) -> None:
-    subprocess.run(["callgrind_control", what, str(pid)], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run(["callgrind_control", what, str(pid)], check=True, capture_output=True, timeout=60)
 
 
 def read_callgrind(text: str) -> dict:

@@ -1,20 +1,26 @@
-//! What one value costs each detector, with 4,096 streams in turn: none is in a cache when its turn comes.
+//! What one value costs each detector, with 4,096 streams in turn; and what one sample costs analytics, from
+//! as many devices in no order, by the detectors that run.
 
 mod measure;
 
 use std::hint::black_box;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
-use sigmad::analytics::detectors::Detector;
 use sigmad::analytics::detectors::novelty::Novelty;
 use sigmad::analytics::detectors::pager::Pager;
 use sigmad::analytics::detectors::residual::Residual;
 use sigmad::analytics::detectors::robust::Robust;
 use sigmad::analytics::detectors::zscore::ZScore;
+use sigmad::analytics::detectors::{Detector, Kind};
+use sigmad::analytics::memories::Detectors;
+use sigmad::analytics::names::Names;
 use sigmad::analytics::window::Window;
+use sigmad::analytics::{Analytics, Settings};
+use sigmad::sample::{Batch, DeviceId, MetricId, Reading};
 
 const STREAMS: usize = 4_096;
 /// Values each stream has before it is measured: past every warm-up, with full tables.
@@ -79,9 +85,46 @@ fn detectors(c: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// Devices in no order, as they come from a network: here no prefetcher guesses whose turn is next.
+fn analytics(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("analytics");
+    group.throughput(Throughput::Elements(STREAMS as u64));
+    let runs: [&[Kind]; 3] =
+        [&[Kind::Zscore], &[Kind::Pager, Kind::Zscore], Kind::value_variants()];
+    for kinds in runs {
+        let names = Names::new(|_| Some("a device".into()), |_| "a metric".into());
+        let detectors = Detectors { kinds: kinds.to_vec(), ..Detectors::default() };
+        let mut analytics = Analytics::new(Settings { window: 50, detectors }, names);
+        let batches: Vec<Batch> = (0..BEFORE)
+            .map(|row| {
+                let mut batch = Batch::default();
+                // An odd step goes through all of a power of two.
+                for stream in (0..STREAMS).map(|turn| (turn * 2_003 + row) % STREAMS) {
+                    let device = Some(DeviceId { index: stream as u32, generation: 0 });
+                    let reading = Reading { metric: MetricId::RPS, value: value(stream, row) };
+                    batch.push(row as i64 * MINUTE_US, device, &[reading]);
+                }
+                batch
+            })
+            .collect();
+        batches.iter().for_each(|batch| analytics.judge(batch, 0));
+        let flags: u64 = analytics.totals().anomalies.iter().map(|(_, flags)| flags).sum();
+        assert!(flags > 0, "it has seen spikes and found none");
+        let named: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+        let mut row = 0;
+        group.bench_function(format!("{}, device and fleet", named.join(",")), |b| {
+            b.iter(|| {
+                analytics.judge(&batches[row % BEFORE], 0);
+                row += 1;
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
-    targets = detectors
+    targets = detectors, analytics
 }
 criterion_main!(benches);

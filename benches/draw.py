@@ -199,7 +199,7 @@ def ladder(record: dict) -> str:
 def ladder_batch(record: dict) -> str:
     rows = []
     for rung in record["rungs"].values():
-        ns = rung["batch"]["sample_ns"]["median"]
+        ns = rung["batch_alone"]["sample_ns"]["median"]
         rows.append((f"{rung['number']}  {rung['title'][:44]}", [ns], f"{ns:,.0f}"))
     return bars(
         rows, [("user and system", BLUE)], "The ladder: CPU time of a sample in batches of 100", "ns, with Redis"

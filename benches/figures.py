@@ -202,6 +202,8 @@ def ladder(records: Records) -> str:
                 f"{below['single']['min']:.3f}–{below['single']['max']:.3f}" if below else "",
                 f"{batch['sample_ns']['median']:,.0f}",
                 f"{below['batch']['median']:.3f}" if below else "",
+                f"{rung['batch_alone']['sample_ns']['median']:,.0f}",
+                f"{below['batch_alone']['median']:.3f}" if below else "",
                 f"{counted['instructions']:,.0f}",
                 f"{counted['allocations']:.2f}",
                 f"{counted['syscalls']:.2f}",
@@ -209,7 +211,18 @@ def ladder(records: Records) -> str:
                 f"{rung['paced']['p99_us']['median']:,.0f}",
             ]
         )
-    header = ["rung", "user ns", "system ns", "both", "× below", "rounds", "ns/sample in batches", "× below"]
+    header = [
+        "rung",
+        "user ns",
+        "system ns",
+        "both",
+        "× below",
+        "rounds",
+        "ns/sample in batches",
+        "× below",
+        "the same without Redis",
+        "× below",
+    ]
     return bench.table([*header, "instructions", "allocations", "system calls", "p50 µs", "p99 µs"], rows)
 
 

@@ -49,11 +49,25 @@ def profile(contestant, seconds: float, connections: int, flags: tuple[str, ...]
         load_flags = ["--connections", str(connections), *flags]
         bench.load(port, *load_flags, seconds=WARM_UP_S)
         data = Path(folder) / "perf.data"
-        command = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", str(HZ), "-o", str(data)]
+        command = [
+            "perf",
+            "record",
+            "--quiet",
+            "-k",
+            "CLOCK_MONOTONIC",
+            "-e",
+            "cpu-clock",
+            "-F",
+            str(HZ),
+            "-o",
+            str(data),
+        ]
         command += ["--call-graph", f"dwarf,{STACK_BYTES}", "-p", str(child.pid), "--", "sleep", str(seconds)]
+        watch = bench.Watch(child.pid)
         recorder = subprocess.Popen(bench.pinned(bench.LOAD_CORE, command), stderr=subprocess.PIPE, text=True)
         summary = bench.load(port, *load_flags, pid=child.pid, seconds=seconds + MARGIN_S)
         _, errors = recorder.communicate(timeout=60)
+        watch.end()
         if recorder.returncode:
             sys.exit(f"perf record: {errors}")
         script = subprocess.run(
@@ -66,7 +80,9 @@ def profile(contestant, seconds: float, connections: int, flags: tuple[str, ...]
     folded = subprocess.run(
         ["inferno-collapse-perf", "--kernel"], input=script.stdout, capture_output=True, text=True, check=True
     )
-    return scaled(folded.stdout, summary["server_cpu"]["ns_per_request"], seconds * summary["server_cpu"]["cores"])
+    moments = [float(moment) for moment in re.findall(r"(\d+\.\d+): +\d+ cpu-clock", script.stdout)]
+    used_s = watch.used(min(moments), max(moments), is_monotonic=True)
+    return scaled(folded.stdout, summary["server_cpu"]["ns_per_request"], used_s)
 
 
 def scaled(folded: str, ns_per_request: float, cpu_s: float) -> tuple[Counter[str], dict]:

@@ -31,18 +31,19 @@ RATE_CONNECTIONS = 16
 WARM_UP_S = 0.5
 
 
-def closed(child, port: int, seconds: float, connections: int, batch: int = 1) -> dict:
+def closed(child, port: int, seconds: float, connections: int, batch: int = 1, failed_share_max: float = 0.0) -> dict:
     """CPU time of a closed loop, by request and by sample."""
     flags = ["--connections", str(connections), *contestants.batch_flags(batch)]
-    bench.load(port, *flags, seconds=WARM_UP_S)
+    bench.load(port, *flags, seconds=WARM_UP_S, failed_share_max=failed_share_max)
     before = bench.cpu_ticks(child.pid)
-    summary = bench.load(port, *flags, pid=child.pid, seconds=seconds)
+    summary = bench.load(port, *flags, pid=child.pid, seconds=seconds, failed_share_max=failed_share_max)
     ticks = [after - before for after, before in zip(bench.cpu_ticks(child.pid), before, strict=True)]
     cpu = summary["server_cpu"]
     return {
         "user_ticks": ticks[0],
         "system_ticks": ticks[1],
         "requests": summary["requests"]["good"],
+        "failed": summary["requests"]["failed"],
         "per_s": summary["requests"]["good_per_s"],
         "total_ns": cpu["ns_per_request"],
         "sample_ns": cpu["ns_per_sample"],

@@ -20,7 +20,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +32,6 @@ RATES = (100, 999)
 # A profile covers the whole of its leg.
 MARGIN_S = 0.4
 WARM_UP_S = 0.5
-# Between two looks at what the server has used.
-LOOK_S = 0.02
 
 TITLES = {"frame-pointers": "frame pointers", "every-stage": "the stages of every read timed, not of one in 64"}
 
@@ -125,31 +122,18 @@ class Profile:
         self.thread.start()
 
     def take(self) -> None:
-        client = subprocess.Popen(["curl", "-sS", "--fail", self.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        # What the server has used, by the time of day: the profile says which part of it was its own.
-        self.used = [(time.time(), bench.cpu_ns(self.pid) / 1e9)]
-        reader = threading.Thread(target=self.read, args=(client,))
-        reader.start()
-        while reader.is_alive():
-            reader.join(LOOK_S)
-            self.used.append((time.time(), bench.cpu_ns(self.pid) / 1e9))
-
-    def read(self, client: subprocess.Popen) -> None:
-        packed, complaint = client.communicate()
-        self.packed, self.complaint = packed, complaint.decode()
-
-    def used_by(self, moment: float) -> float:
-        """CPU seconds used until then, between the two nearest looks."""
-        after = next((place for place, (at, _) in enumerate(self.used) if at >= moment), len(self.used) - 1)
-        (t1, s1), (t2, s2) = self.used[max(0, after - 1)], self.used[after]
-        return s2 if t1 == t2 else s1 + (s2 - s1) * min(1.0, max(0.0, (moment - t1) / (t2 - t1)))
+        watch = bench.Watch(self.pid)
+        done = subprocess.run(["curl", "-sS", "--fail", self.url], capture_output=True, check=False)
+        watch.end()
+        self.watch, self.packed, self.complaint = watch, done.stdout, done.stderr.decode()
 
     def result(self) -> dict:
         self.thread.join()
         if not self.packed:
             sys.exit(f"{self.url}: {self.complaint}")
         profile = read_profile(self.packed)
-        true_s = self.used_by(profile.ended_s) - self.used_by(profile.began_s)
+        # The profile says when it was; the server went on before and after.
+        true_s = self.watch.used(profile.began_s, profile.ended_s)
         found = {"captured": profile.cpu_s / true_s, "true_cpu_s": true_s, "comments": profile.comments}
         claims = [re.search(r"captured\D*(\d+\.\d+)", comment) for comment in profile.comments]
         if any(claims):

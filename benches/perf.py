@@ -40,7 +40,7 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "curve": ("curve.py", ["--rounds", "3", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.4"]),
     "ladder": (
         "rungs.py",
-        ["--rounds", "3", "--seconds", "1.2", "--paced-seconds", "2"],
+        ["--rounds", "3", "--seconds", "1", "--paced-seconds", "1.5"],
         ["--rounds", "1", "--seconds", "0.4", "--paced-seconds", "0.5", "--no-counts"],
     ),
     "flamegraphs": ("flamegraphs.py", ["--seconds", "3"], ["--seconds", "1"]),
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--no-build", action="store_true", help="it is built already")
+    parser.add_argument("--only-build", action="store_true")
     arguments = parser.parse_args()
     if arguments.list:
         for name, (script, *_) in PARTS.items():
@@ -112,6 +113,8 @@ def main() -> None:
         sys.exit("one core for the server and one for the load: this machine has too few")
     if not arguments.no_build:
         build(arguments.quick)
+    if arguments.only_build:
+        return
     folder = bench.record_folder({"date": datetime.datetime.now(datetime.UTC).isoformat()})
     for name in arguments.part or PARTS:
         script, whole, quick = PARTS[name]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
 use sigmad::analytics::arena::Arena;
+use sigmad::analytics::memories::Detectors;
 use sigmad::analytics::window::Window;
 
 const WINDOW: usize = 50;
@@ -48,8 +49,8 @@ fn window(c: &mut Criterion<CpuTime>) {
     assert!((moments.mean / expected.0 - 1.0).abs() < 1e-12);
     assert!((moments.std_dev() / expected.1 - 1.0).abs() < 1e-9);
 
-    let mut arena = Arena::new(WINDOW);
-    let places: Vec<_> = (0..4_096).map(|_| arena.take()).collect();
+    let mut arena = Arena::new(WINDOW, Detectors::default());
+    let places: Vec<_> = (0..4_096).map(|_| arena.open()).collect();
     group.bench_function("4096 streams in turn", |b| {
         b.iter(|| {
             for (&place, &value) in places.iter().zip(&values) {

@@ -931,6 +931,18 @@ mod tests {
         );
         assert_eq!(settings(&["--window=5"]).min_samples, 5);
         assert_eq!(settings(&["serve", "--window=60"]).min_samples, 10);
+        let message = refusal(&["--detector=pager,zscore,pager"]);
+        assert!(message.contains("--detector names pager twice"), "{message}");
+    }
+
+    #[test]
+    fn detectors_are_a_list_in_order() {
+        for args in [&["--detector=pager,zscore"][..], &["--detector=pager", "--detector=zscore"]] {
+            let set = settings(args);
+            assert_eq!(set.detector, [Kind::Pager, Kind::Zscore]);
+            assert!(set.to_environment().contains("SIGMAD_DETECTOR=pager,zscore\n"));
+        }
+        assert_eq!(settings(&[]).detector, [Kind::Zscore]);
     }
 
     #[test]

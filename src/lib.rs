@@ -34,8 +34,8 @@
 //! 3. If the worker's [`handover::Lane`] has room the batch is kept, else nothing of the request is.
 //! 4. At the end of the round the lane sends its block, and only then do the answers leave: a 202
 //!    means that the sample is on its way in memory, in order.
-//! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet,
-//!    then lets it enter them.
+//! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet, and by
+//!    what other [`analytics::detectors`] remember of both, then lets it enter them.
 //! 6. With Redis it hands the sample to the [`store::thread`] through the [`exchange`], which writes it
 //!    with the next flush, reads what other replicas have changed, and hands that back.
 //! 7. Reads come as questions to the same thread, which first judges all blocks sent before: a read

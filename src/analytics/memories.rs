@@ -91,6 +91,10 @@ impl<D: Detector> Slab<D> {
         (memory.score, memory.score >= D::THRESHOLD)
     }
 
+    fn fetch(&self, place: usize) {
+        fetch(&self.chunks[place >> CHUNK_BITS][place & ((1 << CHUNK_BITS) - 1)]);
+    }
+
     fn score(&self, place: usize) -> f64 {
         self.chunks[place >> CHUNK_BITS][place & ((1 << CHUNK_BITS) - 1)].score
     }
@@ -130,9 +134,15 @@ impl Memories {
         &self.detectors
     }
 
+    /// Whether any detector keeps something of streams.
+    #[inline]
+    pub fn keep_any(&self) -> bool {
+        self.detectors.kinds.iter().any(|&kind| kind != Kind::Zscore)
+    }
+
     /// For a new stream. None where no detector keeps anything.
     pub fn take(&mut self) -> Option<MemoryPlace> {
-        if self.detectors.kinds.iter().all(|&kind| kind == Kind::Zscore) {
+        if !self.keep_any() {
             return None;
         }
         let place = self.given_back.pop().unwrap_or_else(|| {
@@ -150,6 +160,17 @@ impl Memories {
     /// Forgets a stream; its place will be taken again.
     pub fn give_back(&mut self, place: MemoryPlace) {
         self.given_back.push(place);
+    }
+
+    /// Brings what is remembered of a stream near, while another is judged: its lines come one after the
+    /// other otherwise, each when the one before it has been worked on, and that takes longer than the work.
+    #[inline]
+    pub fn fetch(&self, place: MemoryPlace) {
+        let at = place.at();
+        self.robust.iter().for_each(|slab| slab.fetch(at));
+        self.residual.iter().for_each(|slab| slab.fetch(at));
+        self.novelty.iter().for_each(|slab| slab.fetch(at));
+        self.pager.iter().for_each(|slab| slab.fetch(at));
     }
 
     /// How many streams have a memory.
@@ -234,3 +255,20 @@ impl MemoryPlace {
 fn score_of<D: Detector>(slab: Option<&Slab<D>>, at: Option<usize>) -> f64 {
     slab.zip(at).map_or(0.0, |(slab, at)| slab.score(at))
 }
+
+/// Asks for every cache line of a value, and waits for none.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn fetch<T>(of: &T) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    const LINE_BYTES: usize = 64;
+    let first = std::ptr::from_ref(of).cast::<i8>();
+    for offset in (0..size_of::<T>()).step_by(LINE_BYTES) {
+        // SAFETY: a prefetch reads and writes nothing, and the address lies within `of`.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(offset)) };
+    }
+}
+
+/// There is nothing stable to ask with.
+#[cfg(not(target_arch = "x86_64"))]
+fn fetch<T>(_of: &T) {}

@@ -99,6 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::analytics::detectors::Kind;
     use crate::analytics::detectors::zscore::ZScore;
     use crate::analytics::memories::Detectors;
     use crate::analytics::names::Names;
@@ -115,12 +116,16 @@ mod tests {
     type Key = (Option<u32>, u16);
 
     fn analytics() -> Analytics {
+        analytics_with(Kind::Zscore)
+    }
+
+    fn analytics_with(first: Kind) -> Analytics {
         let names = Names::new(
             |id| (id.generation < 9).then(|| format!("{}", id.index).into()),
             |id| id.0.to_string().into(),
         );
         let zscore = ZScore { threshold: 2.0, min_samples: 5 };
-        let detectors = Detectors { zscore, ..Detectors::default() };
+        let detectors = Detectors { zscore, kinds: vec![first] };
         Analytics::new(Settings { window: WINDOW, detectors }, names)
     }
 
@@ -589,5 +594,25 @@ mod tests {
         let report = late.analytics.windows(Some(next), Scope::Cluster);
         assert_eq!((&report.metrics[0].values[..], report.metrics[0].total_count), (&[7.0][..], 1));
         assert_eq!(late.analytics.streams.arena.places_in_use(), 2);
+    }
+
+    #[test]
+    fn what_another_detector_said_of_the_last_value_here_stands() {
+        let (mut store, mut one, mut two) = (Store::default(), Replica::new(1), Replica::new(2));
+        one.analytics = analytics_with(Kind::Robust);
+        one.feed(1_000, 1, (0..20).map(|i| f64::from(100 + i % 3)));
+        one.feed(2_000, 1, [500.0]);
+        let before = one.metric(1, Scope::Cluster).verdict;
+        assert!(before.is_anomaly && before.score != before.z_score, "{before:?}");
+        one.flush(usize::MAX, &mut store);
+        two.feed(3_000, 1, [7.0, 8.0, 9.0]);
+        two.flush(usize::MAX, &mut store);
+        one.read(&store);
+        let after = one.metric(1, Scope::Cluster);
+        assert_eq!(after.values.last(), Some(&9.0));
+        assert_eq!((after.verdict.score, after.verdict.is_anomaly), (before.score, true));
+        assert_ne!(after.verdict.z_score, before.z_score);
+        assert_eq!(after.findings[0].score, before.score);
+        assert_eq!(one.devices()["1"].score, before.score);
     }
 }

@@ -113,7 +113,12 @@ impl Analytics {
         arrived_us: i64,
         mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
     ) {
+        let keep_any = self.streams.arena.memories().keep_any();
+        let mut ahead = batch.iter().skip(1);
         for (at, (sample, readings)) in batch.iter().enumerate() {
+            if keep_any && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
+                self.streams.fetch(id);
+            }
             self.judge_for_fleet(&sample, readings, arrived_us);
             if let Some(id) = sample.device {
                 self.judge_for_device(id, &sample, readings, arrived_us);
@@ -687,7 +692,7 @@ mod tests {
         let values = |device: u32, row: usize| {
             let noise = ((row * 7_919 + device as usize * 104_729) % 1_009) as f64 / 1_009.0;
             let level = if row > 700 { 40.0 } else { 10.0 };
-            level + noise + if row % 97 == 0 { 25.0 } else { 0.0 }
+            level + noise + if row.is_multiple_of(97) { 25.0 } else { 0.0 }
         };
         let run = |kinds: &[Kind]| {
             let detectors = Detectors { kinds: kinds.to_vec(), ..Detectors::default() };

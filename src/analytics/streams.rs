@@ -193,6 +193,14 @@ impl Streams {
         (device.generation == id.generation && device.name.is_some()).then_some(device)
     }
 
+    /// Brings what detectors remember of a device near, which is soon to be judged.
+    pub fn fetch(&self, id: DeviceId) {
+        let streams = self.device(id).into_iter().flat_map(|device| &device.streams);
+        for memory in streams.filter_map(|stream| self.arena.get(stream.place).0.memory) {
+            self.arena.memories().fetch(memory);
+        }
+    }
+
     /// What was judged here of a device's stream; `hint` as for [`Device::stream`].
     #[inline]
     pub fn counts(&self, device: &Device, metric: MetricId, hint: usize) -> Counts {

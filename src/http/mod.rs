@@ -1,13 +1,14 @@
 //! Bytes to requests and answers to bytes; knows nothing of samples or telemetry.
 //!
 //! [`listen`] opens the sockets; a [`worker`] serves the connections of one of them, each with a
-//! [`protocol`] state that reads [`head`]s and [`chunked`] bodies, undoes their [`coding`], calls the
+//! [`protocol`] state that reads [`head`]s, unless they are [`known`], and [`chunked`] bodies, undoes their [`coding`], calls the
 //! [`message::Service`] and [`encode`]s its answers. [`may`] is another engine for the same service.
 
 pub mod chunked;
 pub mod coding;
 pub mod encode;
 pub mod head;
+pub mod known;
 pub mod listen;
 pub mod may;
 pub mod message;

@@ -13,6 +13,7 @@ use super::chunked::Chunked;
 use super::coding::unpack;
 use super::encode::{self, DateLine, Terms};
 use super::head::{self, Framing, HEADERS_MAX, Head, Refusal, Search};
+use super::known::{self, KnownHead};
 use super::message::{
     Answer, Deliver, Delivery, HeaderField, Method, Request, Service, StreamState, Ticket,
 };
@@ -76,6 +77,7 @@ pub struct Buffers {
     unpacked: Vec<u8>,
     spare_inputs: Vec<Vec<u8>>,
     tickets: u64,
+    known: KnownHead,
 }
 
 impl Buffers {
@@ -283,9 +285,12 @@ impl Protocol {
             self.search = Search::default();
             return Ok(Step::Skipped(2));
         }
-        let Some(head_length) =
-            head::find_end(data, &mut self.search, round.limits.head_bytes_max)?
-        else {
+        let known = round.buffers.known.find(data);
+        let found = match known {
+            Some(length) => Some(length),
+            None => head::find_end(data, &mut self.search, round.limits.head_bytes_max)?,
+        };
+        let Some(head_length) = found else {
             if data != b"\r" {
                 head::check_partial(data)?;
             }
@@ -294,8 +299,17 @@ impl Protocol {
         };
         self.search = Search::default();
         let (head_bytes, rest) = data.split_at_mut(head_length);
+        let mut fields: [httparse::Header<'_>; _] = known::NO_FIELDS;
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
+        let recalled = known.and_then(|_| round.buffers.known.recall(head_bytes, &mut fields));
+        let head = match recalled {
+            Some(head) => head,
+            None => {
+                let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
+                round.buffers.known.missed(head_bytes, &head);
+                head
+            }
+        };
         match head.framing {
             Framing::Length(length) if rest.len() >= length => {
                 self.call(&head, &mut rest[..length], round)?;

@@ -28,7 +28,7 @@ pub enum View {
 
 /// A gzipped profile.proto, taken at `wall_us`.
 pub fn profile(view: View, wall_us: i64) -> Vec<u8> {
-    let mut symbols = Symbols::of_this_process();
+    let mut symbols = Symbols::of_this_process().hide(is_of_allocator);
     let sites = sites(&mut symbols);
     let values: Vec<_> = sites.iter().map(values).collect();
     let samples = sites.iter().zip(&values).map(|(site, values)| Sample {
@@ -58,7 +58,7 @@ pub fn profile(view: View, wall_us: i64) -> Vec<u8> {
 /// The same as text, most in `view` first: the format of Go's `?debug=1`, which its tool reads too, but
 /// with values that are scaled already.
 pub fn text(view: View) -> String {
-    let mut symbols = Symbols::of_this_process();
+    let mut symbols = Symbols::of_this_process().hide(is_of_allocator);
     let mut sites = sites(&mut symbols);
     sites.sort_by_key(|site| {
         std::cmp::Reverse(match view {

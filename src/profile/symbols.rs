@@ -56,6 +56,8 @@ pub struct Symbols {
     kernel: Option<Option<KernelSymbols>>,
     known: HashMap<u64, Rc<[Frame]>>,
     texts: HashMap<String, Rc<str>>,
+    /// Which functions to leave out, where they are the innermost.
+    is_hidden: fn(&str) -> bool,
 }
 
 impl Symbols {
@@ -64,7 +66,21 @@ impl Symbols {
         let mappings = maps::executable().unwrap_or_default();
         let images: Vec<_> = mappings.into_iter().map(Image::new).collect();
         let loaders = images.iter().map(|_| None).collect();
-        Self { images, loaders, kernel: None, known: HashMap::new(), texts: HashMap::new() }
+        Self {
+            images,
+            loaders,
+            kernel: None,
+            known: HashMap::new(),
+            texts: HashMap::new(),
+            is_hidden: |_| false,
+        }
+    }
+
+    /// Leaves out the innermost of the functions at an address, as far as they are of such names; not
+    /// where nothing would be left.
+    pub fn hide(mut self, is_hidden: fn(&str) -> bool) -> Self {
+        self.is_hidden = is_hidden;
+        self
     }
 
     /// What is mapped.
@@ -85,6 +101,10 @@ impl Symbols {
             return frames.clone();
         }
         let mut frames = self.look_up(address);
+        let hidden = frames.iter().take_while(|frame| (self.is_hidden)(&frame.function)).count();
+        if hidden < frames.len() {
+            frames.drain(..hidden);
+        }
         if frames.is_empty() {
             frames.push(self.unnamed(address));
         }

@@ -11,6 +11,7 @@ use baseline::windows::WINDOW;
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use sigmad::analytics::memories::Detectors;
+use sigmad::analytics::memories::Detectors;
 use sigmad::analytics::report::Scope;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::clock::Clock;

@@ -1,10 +1,14 @@
-//! The rungs with sigmad's allocator; `ladder` starts this program for them.
+//! The rungs with sigmad's allocator, its sampling of the heap included; `ladder` starts this program for
+//! them.
+
+use mimalloc::MiMalloc;
+use sigmad::profile::heap::Sampled;
 
 #[path = "program.rs"]
 mod program;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 
 fn main() -> std::process::ExitCode {
     program::main(true)

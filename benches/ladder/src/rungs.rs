@@ -314,8 +314,8 @@ pub const RUNGS: [Rung; 18] = [
         name: "mimalloc",
         title: "mimalloc instead of glibc's malloc",
         hypothesis: "With nothing allocated per sample any more the allocator should make no difference.",
-        change: "The global allocator.",
-        uses: "mimalloc, as sigmad's binary does",
+        change: "The global allocator, with the sampling of the heap that sigmad has around it.",
+        uses: "profile::heap around mimalloc, as in sigmad's binary",
         allocator: Allocator::Mimalloc,
         server: Server::Epoll(SCANNER),
         ..NOTHING

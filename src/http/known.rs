@@ -1,0 +1,245 @@
+//! A head that has been read before: the same bytes mean the same.
+//!
+//! Clients send one head again and again, for hours, and reading it costs more than reading the usual
+//! body. A worker remembers one sound head, as its bytes and where in them everything stands. What
+//! [`head::parse`](super::head::parse) says depends on nothing but the bytes and a limit that does not
+//! change, so a request that starts with the same bytes gets the same head; no rule is decided here.
+
+use std::ops::Range;
+
+use httparse::Header;
+
+use super::head::{Framing, Head};
+use super::message::{Headers, Method};
+
+/// A longer head is not remembered: cookies and proxies' trails differ from request to request.
+const BYTES_MAX: usize = 1024;
+/// Nor one with more fields; what is not used of them is cleared for each request.
+pub const FIELDS_MAX: usize = 12;
+/// Room for the fields of a known head.
+pub const NO_FIELDS: [Header<'static>; FIELDS_MAX] = [httparse::EMPTY_HEADER; FIELDS_MAX];
+/// Where heads differ, one in so many is remembered, so that remembering costs them nothing.
+const MISSES_PER_LESSON: u32 = 16;
+
+/// Where something stands in the head.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u16,
+    end: u16,
+}
+
+impl Span {
+    /// None when `part` is not of `whole`.
+    fn of(part: &[u8], whole: &[u8]) -> Option<Self> {
+        if part.is_empty() {
+            return Some(Self::default());
+        }
+        let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+        let end = start + part.len();
+        (end <= whole.len()).then_some(Self { start: start as u16, end: end as u16 })
+    }
+
+    fn range(self) -> Range<usize> {
+        usize::from(self.start)..usize::from(self.end)
+    }
+}
+const _: () = assert!(BYTES_MAX <= u16::MAX as usize);
+
+/// One sound head; none at first.
+#[derive(Debug)]
+pub struct KnownHead {
+    bytes: Vec<u8>,
+    method: Method,
+    path: Span,
+    query: Span,
+    fields: [(Span, Span); FIELDS_MAX],
+    field_count: usize,
+    framing: Framing,
+    keep_alive: bool,
+    is_http10: bool,
+    expects_continue: bool,
+    content_encoding: Option<Span>,
+    misses: u32,
+}
+
+impl Default for KnownHead {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            method: Method::Other,
+            path: Span::default(),
+            query: Span::default(),
+            fields: [(Span::default(), Span::default()); FIELDS_MAX],
+            field_count: 0,
+            framing: Framing::Length(0),
+            keep_alive: false,
+            is_http10: false,
+            expects_continue: false,
+            content_encoding: None,
+            misses: 0,
+        }
+    }
+}
+
+impl KnownHead {
+    /// The length of the head, if `data` starts with it.
+    #[inline]
+    pub fn find(&self, data: &[u8]) -> Option<usize> {
+        let is_known = !self.bytes.is_empty() && data.starts_with(&self.bytes);
+        is_known.then_some(self.bytes.len())
+    }
+
+    /// What those bytes say, which [`KnownHead::find`] has found to be the known ones.
+    #[inline]
+    pub fn recall<'h, 'b>(
+        &self,
+        bytes: &'b [u8],
+        fields: &'h mut [Header<'b>; FIELDS_MAX],
+    ) -> Option<Head<'h, 'b>> {
+        debug_assert_eq!(bytes, self.bytes);
+        let text = str::from_utf8(bytes).ok()?;
+        let fields = &mut fields[..self.field_count];
+        for (field, (name, value)) in fields.iter_mut().zip(&self.fields) {
+            let (name, value) = (text.get(name.range())?, bytes.get(value.range())?);
+            *field = Header { name, value };
+        }
+        let content_encoding = match self.content_encoding {
+            Some(span) => Some(bytes.get(span.range())?),
+            None => None,
+        };
+        Some(Head {
+            method: self.method,
+            path: text.get(self.path.range())?,
+            query: text.get(self.query.range())?,
+            headers: Headers(fields),
+            framing: self.framing,
+            keep_alive: self.keep_alive,
+            is_http10: self.is_http10,
+            expects_continue: self.expects_continue,
+            content_encoding,
+        })
+    }
+
+    /// A sound head that was not the known one has been read.
+    #[inline]
+    pub fn missed(&mut self, bytes: &[u8], head: &Head<'_, '_>) {
+        if self.misses.is_multiple_of(MISSES_PER_LESSON) {
+            self.learn(bytes, head);
+        }
+        self.misses = self.misses.wrapping_add(1);
+    }
+
+    /// Remembers it, if it is of the usual kind; else what was known stays.
+    #[cold]
+    fn learn(&mut self, bytes: &[u8], head: &Head<'_, '_>) -> Option<()> {
+        // A secret is compared in constant time or not at all; the search for a known head is not.
+        let has_secret = head.headers.get("authorization").is_some();
+        let is_large = bytes.len() > BYTES_MAX || head.headers.0.len() > FIELDS_MAX;
+        if has_secret || is_large || !bytes.is_ascii() {
+            return None;
+        }
+        let (path, query) = (head.path.as_bytes(), head.query.as_bytes());
+        let (path, query) = (Span::of(path, bytes)?, Span::of(query, bytes)?);
+        let mut fields = [(Span::default(), Span::default()); FIELDS_MAX];
+        for (spans, field) in fields.iter_mut().zip(head.headers.0) {
+            *spans = (Span::of(field.name.as_bytes(), bytes)?, Span::of(field.value, bytes)?);
+        }
+        let content_encoding = match head.content_encoding {
+            Some(value) => Some(Span::of(value, bytes)?),
+            None => None,
+        };
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
+        *self = Self {
+            bytes: std::mem::take(&mut self.bytes),
+            method: head.method,
+            path,
+            query,
+            fields,
+            field_count: head.headers.0.len(),
+            framing: head.framing,
+            keep_alive: head.keep_alive,
+            is_http10: head.is_http10,
+            expects_continue: head.expects_continue,
+            content_encoding,
+            misses: self.misses,
+        };
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+
+    use super::super::head::{HEADERS_MAX, Search, find_end, parse};
+    use super::*;
+
+    const HEADS: [&str; 9] = [
+        "POST /ingest?a=1 HTTP/1.1\r\nHost: x:80\r\nContent-Length: 47\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+        "GET /stats? HTTP/1.1\r\nHost:\r\nConnection: te, close\r\n\r\n",
+        "GET http://a.b:1/stats?x HTTP/1.1\r\nHost: c\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 7\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 7\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: Chunked\r\n\r\n",
+        "OPTIONS /a HTTP/1.1\r\nHost: c\r\nA: \r\nB:b\r\n\r\n",
+    ];
+
+    /// What is read the usual way, and what is known of it afterwards.
+    fn read(known: &mut KnownHead, data: &[u8]) -> String {
+        let length = find_end(data, &mut Search::default(), 16_384).expect("sound").expect("whole");
+        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let head = parse(&data[..length], &mut slots, 1_000).expect("sound");
+        known.missed(&data[..length], &head);
+        format!("{head:?}")
+    }
+
+    #[test]
+    fn what_is_recalled_is_what_would_be_read() {
+        for text in HEADS {
+            let mut known = KnownHead::default();
+            assert_eq!(known.find(text.as_bytes()), None);
+            let expected = read(&mut known, text.as_bytes());
+            // Other bytes at another place, with a body behind.
+            let again = format!("{text}{{}}").into_bytes();
+            assert_eq!(known.find(&again), Some(text.len()), "{text}");
+            let mut fields: [Header<'_>; _] = NO_FIELDS;
+            let head = known.recall(&again[..text.len()], &mut fields).expect("known");
+            assert_eq!(format!("{head:?}"), expected);
+            for end in 0..text.len() {
+                assert_eq!(known.find(&again[..end]), None, "{end} of {text}");
+                let mut other = text.as_bytes().to_vec();
+                other[end] ^= 1;
+                assert_eq!(known.find(&other), None, "{end} of {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_miss_in_sixteen_is_a_lesson() {
+        let mut known = KnownHead::default();
+        read(&mut known, HEADS[0].as_bytes());
+        for _ in 1..MISSES_PER_LESSON {
+            read(&mut known, HEADS[3].as_bytes());
+            assert_eq!(known.find(HEADS[0].as_bytes()), Some(HEADS[0].len()));
+        }
+        read(&mut known, HEADS[3].as_bytes());
+        assert_eq!(known.find(HEADS[3].as_bytes()), Some(HEADS[3].len()));
+    }
+
+    #[test]
+    fn unusual_heads_are_not_remembered() {
+        let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX));
+        let long = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(BYTES_MAX));
+        let unwritten = "GET http://a.b?x HTTP/1.1\r\nHost: c\r\n\r\n".to_owned();
+        let latin = "GET / HTTP/1.1\r\nHost: x\r\nA: é\r\n\r\n".to_owned();
+        let secret = "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s\r\n\r\n".to_owned();
+        for text in [many, long, unwritten, latin, secret] {
+            let mut known = KnownHead::default();
+            read(&mut known, text.as_bytes());
+            assert_eq!(known.find(text.as_bytes()), None, "{text}");
+        }
+    }
+}
