@@ -33,7 +33,7 @@ EVERY_STAGE_LINE = ("src/http/worker.rs", "pub const TIMED_EVERY: u64 = 64;", "p
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "headline": (
         "headline.py",
-        ["--rounds", "4", "--seconds", "1.5", "--paced-seconds", "6"],
+        ["--rounds", "3", "--seconds", "1.5", "--paced-seconds", "6"],
         ["--rounds", "1", "--seconds", "0.5", "--paced-seconds", "1"],
     ),
     "budget": ("budget.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "1"]),
@@ -45,14 +45,15 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "flamegraphs": ("flamegraphs.py", ["--seconds", "3"], ["--seconds", "1"]),
     "scaling": ("scaling.py", ["--rounds", "5", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.5"]),
-    "instruments": (
-        "instruments.py",
+    "instruments": ("instruments.py", ["--rounds", "3"], ["--rounds", "1", "--hz", "100", "--no-heap"]),
+    "builds": (
+        "builds.py",
         [
-            *("--rounds", "4"),
+            *("--rounds", "3"),
             *("--build", f"frame-pointers={FRAME_POINTERS}/release/sigmad"),
             *("--build", f"every-stage={EVERY_STAGE}/sigmad"),
         ],
-        ["--rounds", "1", "--hz", "100", "--no-heap"],
+        [],
     ),
 }
 
@@ -118,6 +119,8 @@ def main() -> None:
     folder = bench.record_folder({"date": datetime.datetime.now(datetime.UTC).isoformat()})
     for name in arguments.part or PARTS:
         script, whole, quick = PARTS[name]
+        if arguments.quick and not quick:
+            continue
         print(f"== {name}", flush=True)
         began = time.monotonic()
         command = [sys.executable, str(Path(__file__).with_name(script)), *(quick if arguments.quick else whole)]
