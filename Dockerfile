@@ -19,10 +19,9 @@ COPY build.rs .
 COPY src src
 # The symbol table stays: profiles tell functions by it.
 # The stub is younger than the sources that replace it, and cargo goes by the time of files.
-# Names of functions stay, a megabyte: profiles of a pod are nothing without them.
 RUN touch src/main.rs src/lib.rs \
  && cargo build --release --locked --bin sigmad --target "$(uname -m)-unknown-linux-gnu" \
- && strip --strip-debug -o /sigmad "target/$(uname -m)-unknown-linux-gnu/release/sigmad"
+ && strip -o /sigmad "target/$(uname -m)-unknown-linux-gnu/release/sigmad"
 
 FROM gcr.io/distroless/static-debian12:nonroot
 ARG VERSION=0.1.0

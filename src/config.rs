@@ -90,11 +90,11 @@ pub struct Settings {
     #[arg(long, default_value = "10", value_parser = count(WINDOW))]
     pub min_samples: usize,
 
-    /// what runs; the first gives isAnomaly; pager: 4 KiB a stream
+    /// what runs; the first gives isAnomaly
     #[arg(long, value_enum, value_delimiter = ',', default_value = "zscore")]
     pub detector: Vec<Kind>,
 
-    /// device × metric, up to 1 KiB each with zscore alone; past it 429
+    /// device × metric, up to 1 KiB each with zscore alone, 4 with pager; past it 429
     #[arg(long, default_value = "1000000", value_parser = count(STREAMS))]
     pub max_streams: usize,
 

@@ -293,10 +293,11 @@ impl Outlet {
         !self.filling.is_empty()
     }
 
-    /// Sends what was filled, if the store keeps up; else it may as well be filled further. True when
-    /// nothing is left.
+    /// Sends what was filled, if the store keeps up; else it may as well be filled further, and no block
+    /// has to go for one that has room left. True when nothing is left.
     pub fn send_if_taken(&mut self) -> bool {
-        if self.has_unsent() && self.full.len() < SPARE_BLOCKS_MAX {
+        let places = self.held.blocks_max().min(SPARE_BLOCKS_MAX);
+        if self.has_unsent() && self.full.len() < places {
             self.send();
         }
         !self.has_unsent()
@@ -467,6 +468,18 @@ mod tests {
         drop(inlet.full.try_recv());
         assert!(outlet.send_if_taken());
         assert_eq!(inlet.full.try_iter().last().map_or(0, |block| block.len()), 2);
+    }
+
+    #[test]
+    fn no_block_goes_for_one_that_has_room_left() {
+        let (mut outlet, inlet, tallies) = ends(1);
+        for time_us in 0..2 {
+            fill(&mut outlet, time_us, 1);
+            assert!(outlet.send_if_taken());
+        }
+        fill(&mut outlet, 2, 1);
+        assert!(!outlet.send_if_taken(), "two places are taken");
+        assert_eq!((inlet.full.len(), tallies.dropped_total.get()), (2, 0));
     }
 
     #[test]

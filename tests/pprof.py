@@ -152,9 +152,12 @@ def check_tool(scratch: Path, port: int) -> str:
         same = pprof(scratch, "-top", "-diff_base", file, file)
         assert not [row for row in listed(same).values() if row[0] != 0], same
         check_page(scratch, file, function)
-    said = comment(scratch, save(f"{url}profile?seconds=3&hz=500", scratch / "often"))
-    assert abs(float(said["captured"]) - 1) <= TOLERANCE, said["text"]
-    share_of_worker = share(listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "worker::Worker")
+    said = comment(scratch, save(f"{url}profile?seconds=3&hz=1000", scratch / "often"))
+    # Each thread may have had most of a period more after its last sample.
+    assert 0.85 <= float(said["captured"]) <= 1 + TOLERANCE, said["text"]
+    share_of_worker = share(
+        listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "sigmad::http::worker"
+    )
     # Half the work of the process and more; what profiles it is in there too.
     assert share_of_worker > 0.15, share_of_worker
     tags = pprof(scratch, "-tags", scratch / "profile")
@@ -195,8 +198,8 @@ def check_texts(port: int) -> None:
     text = get(url + "threads?debug=1")[2].decode()
     for thread in ("worker-0", "analytics", "signals"):
         assert f'"{thread}"' in text, text
-    assert "sigmad::http::worker" in text and "did not answer" not in text, text
-    address = re.search(r"(0x[0-9a-f]{16}) sigmad::http::worker", text).group(1)
+    assert "sigmad::" in text and "did not answer" not in text, text
+    address = re.search(r"(0x[0-9a-f]{16}) <?sigmad::", text).group(1)
     for answer in (get(f"{url}symbol?{address}+0x1"), get(url + "symbol", "POST", f"{address}+0x1".encode())):
         assert answer[2].startswith(b"num_symbols: 1\n0x") and b"sigmad" in answer[2], answer
     status, headers, svg = get(url + "flamegraph?seconds=1")
@@ -286,7 +289,7 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
             lost = {key: requests[key] for key in ("failed", "lost", "timeouts", "malformed") if requests[key]}
             assert not lost, lost
             deadline = time.monotonic() + PATIENCE_S
-            while (count(child.pid, "fd"), count(child.pid, "task")) != at_rest:
+            while count(child.pid, "fd") > at_rest[0] or count(child.pid, "task") > at_rest[1]:
                 now = count(child.pid, "fd"), count(child.pid, "task")
                 assert time.monotonic() < deadline, f"{at_rest} descriptors and threads before, {now} after"
                 time.sleep(0.02)

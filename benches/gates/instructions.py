@@ -4,7 +4,8 @@
 Runs the example `requests` (benches/gates/requests.rs) for each case and compares with instructions.json
 beside it: more than 3 % above what stands there fails. Valgrind shows every program the same processor,
 whatever the machine has; another compiler or C library makes other code, so a count is compared with one of
-the same compiler and library, or not at all.
+the same compiler and library, or not at all: that is said, and fails where `CI` is set, so that the gate
+never stays open unseen.
 
 `make gates` runs it; `make gates-update` writes what it counts into instructions.json, to be committed with
 what explains it.
@@ -92,7 +93,7 @@ def compare(counted: dict[str, dict[str, float]]) -> bool:
             if expected["toolchain"].get(name) != value:
                 print(f"  {name}: {expected['toolchain'].get(name)!r} there, {value!r} here")
         print("Run `make gates-update` on a commit whose counts are known to be right, then this again.")
-        return False
+        return "CI" not in os.environ
     good = True
     for case, now in counted.items():
         before = expected["instructions"][case]["request"]

@@ -96,7 +96,6 @@ impl Recording {
         let symbols = Symbols::of_this_process();
         let unwinder = Unwinder::new(&symbols);
         let now = clock.now();
-        let cpu_ns = cpu_ns()?;
         let timers = || Timers::start(period_ns, now.wall_us as u64).map(Sampler::Timer);
         let perf = || Perf::start(period_ns).map(Sampler::Perf);
         let mut passed_over = None;
@@ -112,6 +111,8 @@ impl Recording {
                 }
             },
         };
+        // What the sampler took to start is not its to see.
+        let cpu_ns = cpu_ns()?;
         Ok(Self {
             sampler,
             samples: Samples::default(),
