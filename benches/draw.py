@@ -185,13 +185,17 @@ def bars(rows: list[tuple[str, list[float], str]], names: list[tuple[str, str]],
     return canvas.svg()
 
 
+def cut(title: str) -> str:
+    return title if len(title) <= 44 else title[:43].rstrip() + "…"
+
+
 def ladder(record: dict) -> str:
     rows = []
     for rung in record["rungs"].values():
         single = rung["single"]
         total = single["user_ns"] + single["system_ns"]
         rows.append(
-            (f"{rung['number']}  {rung['title'][:44]}", [single["user_ns"], single["system_ns"]], f"{total:,.0f}")
+            (f"{rung['number']}  {cut(rung['title'])}", [single["user_ns"], single["system_ns"]], f"{total:,.0f}")
         )
     names = [("user", BLUE), ("system", ORANGE)]
     return bars(rows, names, "The ladder: CPU time of a request with one sample", "ns, with Redis")
@@ -201,7 +205,7 @@ def ladder_batch(record: dict) -> str:
     rows = []
     for rung in record["rungs"].values():
         ns = rung["batch_alone"]["sample_ns"]["median"]
-        rows.append((f"{rung['number']}  {rung['title'][:44]}", [ns], f"{ns:,.0f}"))
+        rows.append((f"{rung['number']}  {cut(rung['title'])}", [ns], f"{ns:,.0f}"))
     return bars(
         rows, [("user and system", BLUE)], "The ladder: CPU time of a sample in batches of 100", "ns, with Redis"
     )

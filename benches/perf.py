@@ -43,7 +43,11 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
         ["--rounds", "3", "--seconds", "1", "--paced-seconds", "1.5"],
         ["--rounds", "1", "--seconds", "0.4", "--paced-seconds", "0.5", "--no-counts"],
     ),
-    "flamegraphs": ("flamegraphs.py", ["--seconds", "3"], ["--seconds", "1"]),
+    "flamegraphs": (
+        "flamegraphs.py",
+        ["--seconds", "3"],
+        ["--seconds", "1", "--rung", "baseline", "--rung", "epoll", "--rung", "sigmad"],
+    ),
     "scaling": ("scaling.py", ["--rounds", "5", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.5"]),
     "instruments": ("instruments.py", ["--rounds", "3"], ["--rounds", "1", "--hz", "100", "--no-heap"]),
     "builds": (
@@ -117,6 +121,10 @@ def main() -> None:
     if arguments.only_build:
         return
     folder = bench.record_folder({"date": datetime.datetime.now(datetime.UTC).isoformat()})
+    if arguments.quick:
+        # Beside what the same day may have measured in full.
+        folder = folder.with_name(f"{folder.name}-quick")
+        folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.part or PARTS:
         script, whole, quick = PARTS[name]
         if arguments.quick and not quick:
