@@ -141,7 +141,7 @@ bench: setup release ## criterion benches, then the whole server; see benches/RE
 	cargo bench --locked --bench '*'
 	@for bench in server store openloop idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
-perf: ## everything PERF.md rests on, on this machine: 25 minutes; PARTS="ladder curve" for some of it
+perf: ## everything PERF.md rests on, on this machine: builds, then 25 minutes; PARTS="ladder curve" for some of it
 	@scripts/setup.sh perf
 	benches/perf.py $(addprefix --part ,$(PARTS))
 

@@ -163,6 +163,16 @@ class Watch:
         return until(ended) - until(began)
 
 
+def thread_ns(pid: int) -> dict[str, int]:
+    """CPU time by kind of thread: worker-0 and worker-1 are both `worker`."""
+    kinds: dict[str, int] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            kind = re.sub(r"-\d+$", "", (task / "comm").read_text().strip())
+            kinds[kind] = kinds.get(kind, 0) + int((task / "schedstat").read_text().split()[0])
+    return kinds
+
+
 def cpu_ticks(pid: int) -> tuple[int, int]:
     """User and system time in ticks, for the split between them."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()

@@ -158,7 +158,8 @@ def curve(one: dict, title: str) -> str:
     for key, _, colour in keys:
         right.series([(point["offered_per_s"], point[key]) for point in points if point[key]], colour)
     right.legend([(words, colour, "") for _, words, colour in keys])
-    left.legend(entries, is_low=True)
+    # Refusals are low on the right.
+    left.legend(entries, is_low=len(entries) == 2)
     return canvas.svg()
 
 
@@ -245,15 +246,15 @@ def scaled(record: dict) -> str:
 
 
 def budget(record: dict) -> str:
-    """The stages of a request, as long as they take at the mean."""
+    """The timed stages of a request, at the median: of the mean, the few that were interrupted would be most."""
     colours = [GREY, BLUE, GREEN, PURPLE, RED, ORANGE, "#b08d57", "#4aa3a2"]
-    stages = record["loads"]["paced"]["stages"]
+    stages = [stage for stage in record["loads"]["paced"]["stages"] if stage["p50_ns"] is not None]
     names = [(stage["name"], colours[place % len(colours)]) for place, stage in enumerate(stages)]
     rows = []
     for one in record["loads"].values():
-        parts = [stage["mean_ns"] or 0 for stage in one["stages"]]
+        parts = [stage["p50_ns"] for stage in one["stages"] if stage["p50_ns"] is not None]
         rows.append((one["title"], parts, f"{sum(parts):,.0f}"))
-    return bars(rows, names, "Where the time of a request goes inside sigmad", "mean ns, by stage")
+    return bars(rows, names, "Where the time of a request goes inside sigmad", "median ns, by stage")
 
 
 def main() -> None:

@@ -165,6 +165,11 @@ def main() -> None:
                     for mine, floor in zip(rounds[contestant.name], rounds["floor"], strict=True)
                 ]
                 figures["floor_ratio"] = bench.spread(ratios)
+                over = [
+                    mine["single"]["total_ns"] - floor["single"]["total_ns"]
+                    for mine, floor in zip(rounds[contestant.name], rounds["floor"], strict=True)
+                ]
+                figures["over_floor_ns"] = bench.spread(over)
             servers[contestant.name] = figures
         record["servers"], record["rounds"] = servers, rounds
         if "floor" in rounds:

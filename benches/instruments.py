@@ -4,10 +4,9 @@
 - The CPU profiler, by engine and rate: CPU time of a request while a profile is taken, beside the same
   server without, in turns; and how much of the CPU time that the server used meanwhile the profile
   holds, by its samples and by its own account.
-- Builds, beside the one that is shipped: with frame pointers, and whatever else is given by --build.
 - The heap sampler: `cargo bench --bench heap`, whose findings go into the same record.
 
-    benches/instruments.py --build frame-pointers=target/frame-pointers/release/sigmad
+    benches/instruments.py
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,6 @@ RATES = (100, 999)
 # A profile covers the whole of its leg.
 MARGIN_S = 0.4
 WARM_UP_S = 0.5
-
-TITLES = {"frame-pointers": "frame pointers", "every-stage": "the stages of every read timed, not of one in 64"}
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -141,9 +139,23 @@ class Profile:
         return found
 
 
-def cost(child, port: int, seconds: float) -> float:
+# What a request goes through; the others serve the profile, and are counted apart.
+PATH = ("worker", "analytics")
+
+
+def cost(child, port: int, seconds: float) -> tuple[float, float]:
+    """ns of a request on its path, and CPU seconds of everybody else meanwhile."""
     flags = ["--connections", str(headline.CONNECTIONS)]
-    return bench.load(port, *flags, pid=child.pid, seconds=seconds)["server_cpu"]["ns_per_request"]
+    before, all_before = bench.thread_ns(child.pid), process_ns(child.pid)
+    summary = bench.load(port, *flags, seconds=seconds)
+    after, all_after = bench.thread_ns(child.pid), process_ns(child.pid)
+    on_path = sum(after[kind] - before[kind] for kind in PATH)
+    return on_path / summary["requests"]["good"], (all_after - all_before - on_path) / 1e9
+
+
+def process_ns(pid: int) -> int:
+    """Of all threads, those that have ended included."""
+    return time.clock_gettime_ns(~pid << 3 | 2)
 
 
 def profiler(arguments) -> dict:
@@ -157,11 +169,11 @@ def profiler(arguments) -> dict:
         cost(child, port, WARM_UP_S)
         for number in range(arguments.rounds):
             for engine, hz in ways:
-                without = cost(child, port, arguments.seconds)
+                without, _ = cost(child, port, arguments.seconds)
                 profile = Profile(port, child.pid, engine, hz, whole)
                 # Under load all along: before the profile has begun, and after it has ended.
-                with_it = cost(child, port, whole + MARGIN_S)
-                one = {"without_ns": without, "with_ns": with_it, **profile.result()}
+                with_it, apart_s = cost(child, port, whole + MARGIN_S)
+                one = {"without_ns": without, "with_ns": with_it, "apart_s": apart_s, **profile.result()}
                 found.setdefault(f"{engine} {hz}", []).append(one)
                 print(
                     f"round {number + 1} {engine} {hz} Hz: {with_it / without:.3f} x, captured {one['captured']:.3f}",
@@ -170,6 +182,7 @@ def profiler(arguments) -> dict:
     return {
         way: {
             "ratio": bench.spread([one["with_ns"] / one["without_ns"] for one in ones]),
+            "apart_s": bench.spread([one["apart_s"] for one in ones]),
             "captured": bench.spread([one["captured"] for one in ones]),
             **({"claimed": bench.spread([one["claimed"] for one in ones])} if "claimed" in ones[0] else {}),
             "comments": ones[0]["comments"],
@@ -177,32 +190,6 @@ def profiler(arguments) -> dict:
         }
         for way, ones in found.items()
     }
-
-
-def builds(arguments) -> dict:
-    """Other builds beside the usual one, which comes before and after in turn."""
-    usual = contestants.everyone()["sigmad"]
-    found = {}
-    for given in arguments.build:
-        name, _, path = given.partition("=")
-        other = contestants.Contestant(name, name, (path, *usual.command[1:]), usual.built_on)
-        rounds = []
-        for number in range(arguments.rounds):
-            legs = {}
-            for contestant in (usual, other) if number % 2 == 0 else (other, usual):
-                with contestant.running() as (child, port):
-                    contestant.check(port)
-                    single = headline.closed(child, port, arguments.seconds, headline.CONNECTIONS)
-                    batch = headline.closed(child, port, arguments.seconds, headline.BATCH_CONNECTIONS, headline.BATCH)
-                    legs[contestant.name] = {"single": single["total_ns"], "batch": batch["sample_ns"]}
-            rounds.append(legs)
-            ratio = legs[name]["single"] / legs["sigmad"]["single"]
-            print(f"round {number + 1} {name}: {ratio:.3f} x", flush=True)
-        found[name] = {"title": TITLES.get(name, name)} | {
-            f"{load}_ratio": bench.spread([legs[name][load] / legs["sigmad"][load] for legs in rounds])
-            for load in ("single", "batch")
-        }
-    return found
 
 
 def heap() -> dict:
@@ -233,12 +220,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--hz", type=int, nargs="*", default=list(RATES))
-    parser.add_argument("--build", action="append", default=[], help="NAME=BINARY, compared with the usual one")
     parser.add_argument("--no-heap", action="store_true")
     arguments = parser.parse_args()
     with bench.record("instruments", arguments.rounds) as record:
         record["profiler"] = profiler(arguments)
-        record["builds"] = builds(arguments)
         if not arguments.no_heap:
             record["heap"] = heap()
         record["text"] = text(record)
@@ -250,18 +235,24 @@ def text(record: dict) -> str:
         [
             way,
             f"{one['ratio']['median']:.3f} ({one['ratio']['min']:.3f}–{one['ratio']['max']:.3f})",
+            f"{one['apart_s']['median']:.2f}",
             f"{one['captured']['median']:.3f} ({one['captured']['min']:.3f}–{one['captured']['max']:.3f})",
             f"{one['claimed']['median']:.3f}" if "claimed" in one else "",
         ]
         for way, one in record["profiler"].items()
     ]
-    parts = [bench.table(["engine, Hz", "CPU × without", "captured ÷ true", "by its own account"], rows)]
-    if record["builds"]:
-        rows = [
-            [one["title"], f"{one['single_ratio']['median']:.3f}", f"{one['batch_ratio']['median']:.3f}"]
-            for one in record["builds"].values()
-        ]
-        parts.append(bench.table(["build", "single ×", "batch ×"], rows))
+    parts = [
+        bench.table(
+            [
+                "engine, Hz",
+                "CPU of a request × without",
+                "threads of the profile, s",
+                "captured ÷ true",
+                "by its own account",
+            ],
+            rows,
+        )
+    ]
     for what, one in record.get("heap", {}).get("pairs_ns", {}).items():
         parts.append(f"{what}: mimalloc {one['mimalloc']:.2f} ns, sampled {one['sampled']:.2f} ns")
     return "\n\n".join(parts)

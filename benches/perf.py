@@ -5,8 +5,8 @@ Each part is a bench of its own, with a record of its own in benches/record/<dat
 and plots lie beside them. PERF.md stays as it is until `benches/publish.py FOLDER` makes that folder the one
 it speaks of.
 
-    benches/perf.py                    all of it: 25 minutes, of a machine that does nothing else
-    benches/perf.py --quick            3 minutes: one short round of everything, for a first look
+    benches/perf.py                    all of it: the builds, then 25 minutes of a machine that does nothing else
+    benches/perf.py --quick            the builds, then 3 minutes: one short round of everything, for a first look
     benches/perf.py --part ladder      one part; --list names them
 """
 
@@ -33,7 +33,7 @@ EVERY_STAGE_LINE = ("src/http/worker.rs", "pub const TIMED_EVERY: u64 = 64;", "p
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "headline": (
         "headline.py",
-        ["--rounds", "4", "--seconds", "1.5", "--paced-seconds", "6"],
+        ["--rounds", "3", "--seconds", "1.5", "--paced-seconds", "6"],
         ["--rounds", "1", "--seconds", "0.5", "--paced-seconds", "1"],
     ),
     "budget": ("budget.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "1"]),
@@ -45,14 +45,15 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "flamegraphs": ("flamegraphs.py", ["--seconds", "3"], ["--seconds", "1"]),
     "scaling": ("scaling.py", ["--rounds", "5", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.5"]),
-    "instruments": (
-        "instruments.py",
+    "instruments": ("instruments.py", ["--rounds", "3"], ["--rounds", "1", "--hz", "100", "--no-heap"]),
+    "builds": (
+        "builds.py",
         [
-            *("--rounds", "4"),
+            *("--rounds", "3"),
             *("--build", f"frame-pointers={FRAME_POINTERS}/release/sigmad"),
             *("--build", f"every-stage={EVERY_STAGE}/sigmad"),
         ],
-        ["--rounds", "1", "--hz", "100", "--no-heap"],
+        [],
     ),
 }
 
@@ -118,6 +119,8 @@ def main() -> None:
     folder = bench.record_folder({"date": datetime.datetime.now(datetime.UTC).isoformat()})
     for name in arguments.part or PARTS:
         script, whole, quick = PARTS[name]
+        if arguments.quick and not quick:
+            continue
         print(f"== {name}", flush=True)
         began = time.monotonic()
         command = [sys.executable, str(Path(__file__).with_name(script)), *(quick if arguments.quick else whole)]

@@ -18,12 +18,9 @@ fitted where there are more than two points; with two, only σ + 2κ is known, a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import re
 import statistics
 import subprocess
-from pathlib import Path
 
 import bench
 import contestants
@@ -35,16 +32,6 @@ CONNECTIONS = {"single": 64, "batch": 16}
 BATCHES = {"single": 1, "batch": 100}
 # What a box that one might buy has.
 MODELLED_CORES = 16
-
-
-def thread_ns(pid: int) -> dict[str, int]:
-    """CPU time by kind of thread: worker-0 and worker-1 are both `worker`."""
-    kinds: dict[str, int] = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            kind = re.sub(r"-\d+$", "", (task / "comm").read_text().strip())
-            kinds[kind] = kinds.get(kind, 0) + int((task / "schedstat").read_text().split()[0])
-    return kinds
 
 
 def leg(workers: int, load: str, seconds: float) -> dict:
@@ -60,9 +47,9 @@ def leg(workers: int, load: str, seconds: float) -> dict:
     with bench.running(command, stderr=subprocess.DEVNULL) as child:
         bench.wait_for_port(port)
         bench.load(port, *flags, core=generator, seconds=WARM_UP_S)
-        before = thread_ns(child.pid)
+        before = bench.thread_ns(child.pid)
         summary = bench.load(port, *flags, core=generator, pid=child.pid, seconds=seconds)
-        after = thread_ns(child.pid)
+        after = bench.thread_ns(child.pid)
     requests = summary["requests"]["good"]
     return {
         "total_ns": summary["server_cpu"]["ns_per_request"],
@@ -117,6 +104,7 @@ def modelled(found: dict, law: dict) -> dict:
             "workers": workers,
             "workers_per_s": speeds,
             "analytics_bound_per_s": bound,
+            "workers_per_analytics": worker / analytics,
             "per_s": {key: min(speed, bound) for key, speed in speeds.items()},
             "samples_per_s": {key: min(speed, bound) * BATCHES[load] for key, speed in speeds.items()},
         }

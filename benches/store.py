@@ -61,16 +61,6 @@ class Resp:
         return line.strip()
 
 
-def thread_ns(pid: int) -> dict[str, int]:
-    """CPU time of each kind of thread: worker-0 and worker-1 are both `worker`."""
-    kinds: dict[str, int] = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            kind = re.sub(r"-\d+$", "", (task / "comm").read_text().strip())
-            kinds[kind] = kinds.get(kind, 0) + int((task / "schedstat").read_text().split()[0])
-    return kinds
-
-
 def scrape(port: int) -> dict[str, float]:
     text = bench.exchange(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").decode()
     return {
@@ -94,10 +84,10 @@ def cost_leg(load: server.Load, seconds: int, scratch: Path, with_redis: bool) -
         child, port = stack.enter_context(bench.sigmad(*flags, core=server.SERVER_CORE))
         server.wrk(port, load, 1, scratch)
         server.settled(child.pid)
-        before = thread_ns(child.pid)
+        before = bench.thread_ns(child.pid)
         requests = server.wrk(port, load, seconds, scratch)["requests"]
         server.settled(child.pid)
-        after = thread_ns(child.pid)
+        after = bench.thread_ns(child.pid)
         return {kind: (after[kind] - before.get(kind, 0)) / requests for kind in after}
 
 
@@ -182,12 +172,12 @@ def throughput_leg(devices: int, seconds: int, scratch: Path) -> dict:
             requests = bodies(devices)
             # All streams exist, here and in Redis, before the clock runs.
             push(port, requests, time.monotonic() + max(2.0, devices / 50_000))
-            before, cpu = scrape(port), (bench.cpu_ns(redis_pid), thread_ns(child.pid))
+            before, cpu = scrape(port), (bench.cpu_ns(redis_pid), bench.thread_ns(child.pid))
             start = time.monotonic()
             accepted, others = push(port, requests, start + seconds)
             after, elapsed = scrape(port), time.monotonic() - start
             redis_ns = bench.cpu_ns(redis_pid) - cpu[0]
-            threads = thread_ns(child.pid)
+            threads = bench.thread_ns(child.pid)
             delta = {name: fate(after, name) - fate(before, name) for name in ("stored", "coalesced", "dropped")}
             written = delta["stored"] + delta["coalesced"]
             info = Resp(redis).ask("INFO", "memory").decode()

@@ -147,7 +147,10 @@ def check_answers(client: Client) -> None:
 def check_debug(client: Client) -> None:
     for path in ("/debug/pprof", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/threads?debug=1"):
         client.ask("GET", path, 200)
-    for path in ("/debug/pprof/threads", "/debug/pprof/goroutine"):
+    for path in ("/debug/latency", "/debug/latency?format=text", "/debug/pprof/heap?debug=1"):
+        client.ask("GET", path, 200)
+    client.ask("GET", "/debug/latency?format=xml", 400)
+    for path in ("/debug/pprof/threads", "/debug/pprof/goroutine", "/debug/pprof/heap", "/debug/pprof/allocs"):
         assert client.ask("GET", path, 200).startswith(b"\x1f\x8b"), "not gzip"
     for method, target, body in (("GET", "?0x1", None), ("POST", "", b"0x1")):
         client.ask(method, f"/debug/pprof/symbol{target}", 200, body)
