@@ -139,7 +139,7 @@ fuzz: ## suite: every fuzz target for 15 seconds
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
-	@for bench in server store openloop idle pages; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+	@for bench in server store openloop idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
 perf: ## everything PERF.md rests on, on this machine: builds, then 25 minutes; PARTS="ladder curve" for some of it
 	@scripts/setup.sh perf

@@ -162,8 +162,8 @@ impl Memories {
         self.given_back.push(place);
     }
 
-    /// Brings what is remembered of a stream near, while another is judged: its lines come one after the
-    /// other otherwise, each when the one before it has been worked on, and that takes longer than the work.
+    /// Brings what is remembered of a stream near, while another is judged: samples come from devices in no
+    /// order, so most of it lies beyond the core's caches. `benches/judging.py` shows what that saves.
     #[inline]
     pub fn fetch(&self, place: MemoryPlace) {
         let at = place.at();
