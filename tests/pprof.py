@@ -30,7 +30,12 @@ PPROF = str(bench.ROOT / ".tools" / "bin" / "pprof")
 CYCLES = int(os.environ.get("PPROF_CYCLES", "100"))
 # Of a share of the CPU that is known.
 TOLERANCE = 0.10
+# The clock of a perf event runs on while an interrupt is served, such as the receiving side of loopback;
+# getrusage leaves that out. With a small request each, it is 8 % of a server's time.
+INTERRUPTS = 0.15
 PATIENCE_S = 20.0
+# A load that is stopped when its work is done; a machine that is busy takes longer.
+LOAD_S_MAX = 600
 # What profiles make the process keep: tables read once, pages of threads that have ended.
 KEPT_BYTES_MAX = 32 * 1024 * 1024
 
@@ -89,18 +94,43 @@ def comment(scratch: Path, file: Path) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", text)) | {"text": text}
 
 
-def under_load(port: int, seconds: int, rate: int = 500) -> subprocess.Popen:
-    command = [bench.sigmad_binary(), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--rate", str(rate)]
-    command += ["--duration", f"{seconds}s", "--connections", "8", "--batch", "20", "--json", "-"]
-    return bench.running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@contextlib.contextmanager
+def under_load(port: int, *flags: str):
+    """A load until the block ends; every request must be answered well."""
+    command = [bench.sigmad_binary(), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--json", "-"]
+    command += ["--duration", f"{LOAD_S_MAX}s", "--connections", "8", *flags]
+    with bench.running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:
+        yield
+        assert load.poll() is None, load.communicate()
+        load.terminate()
+        out, err = load.communicate(timeout=60)
+    assert load.returncode == 0, err
+    requests = json.loads(out)["requests"]
+    assert requests["good"] > 0, requests
+    lost = {key: requests[key] for key in ("failed", "lost", "timeouts", "malformed") if requests[key]}
+    assert not lost, f"{lost} of {requests}"
+
+
+def without_rights() -> list[str] | None:
+    """What a command begins with so that the kernel refuses it perf events; None where it allows everyone."""
+    paranoid = Path("/proc/sys/kernel/perf_event_paranoid")
+    if paranoid.exists() and int(paranoid.read_text()) < 2:
+        return None
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 
 def check_known_shares(scratch: Path) -> list[str]:
     """Threads that spin for a quarter and a half of the time, and some that are born meanwhile."""
     found = []
-    for backend in ("perf", "timer", "auto"):
-        file = scratch / f"spin-{backend}"
-        command = [str(Path(bench.sigmad_binary()).parent / "examples" / "spin"), backend, "250", "4", str(file)]
+    spin = str(Path(bench.sigmad_binary()).parent / "examples" / "spin")
+    for case in ("perf", "timer", "auto", "fallback"):
+        file = scratch / f"spin-{case}"
+        backend = "auto" if case == "fallback" else case
+        prefix = without_rights() if case == "fallback" else []
+        if prefix is None:
+            found.append("everyone may use perf here, so nothing falls back")
+            continue
+        command = [*prefix, spin, backend, "250", "4", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         truth = json.loads(done.stdout)
         if "refused" in truth:
@@ -109,8 +139,9 @@ def check_known_shares(scratch: Path) -> list[str]:
             continue
         said = comment(scratch, file)
         refused = any(line.startswith("perf refused") for line in found)
-        expected = {"perf": "perf", "timer": "timer", "auto": "timer" if refused else "perf"}[backend]
-        assert said["backend"] == expected, said["text"]
+        expected = {"perf": "perf", "timer": "timer", "auto": "timer" if refused else "perf", "fallback": "timer"}
+        assert said["backend"] == expected[case], said["text"]
+        assert ("perf can't" in said["text"]) == (backend == "auto" and said["backend"] == "timer"), said["text"]
         captured = float(said["captured"])
         # Of the youngest threads the first milliseconds are not seen.
         assert 0.80 <= captured <= 1 + TOLERANCE, said["text"]
@@ -122,21 +153,21 @@ def check_known_shares(scratch: Path) -> list[str]:
             ratio = float(spun.group(1)) * 1e6 / truth[thread]
             # A thread is seen some milliseconds after its birth, later on a machine that is busy.
             low = 0.5 if thread == "young" else 1 - TOLERANCE
-            assert low <= ratio <= 1 + TOLERANCE, f"{backend} {thread}: {ratio:.3f} of its own clock\n{top}"
+            assert low <= ratio <= 1 + TOLERANCE, f"{case} {thread}: {ratio:.3f} of its own clock\n{top}"
             tags = pprof(scratch, "-tags", f"-focus={function}$", file)
             total, *rest = (float(part) for part in re.findall(r"([\d.]+)%\)", tags))
             named = dict(zip(re.findall(r"%\): (\S+)", tags), rest, strict=True))
             assert named.get(thread, 0) >= 0.9 * total, tags
-            found.append(f"{backend}/{thread} {ratio:.3f}")
-        found.append(f"{backend} captured {captured:.3f}")
+            found.append(f"{case}/{thread} {ratio:.3f}")
+        found.append(f"{case} captured {captured:.3f}")
     return found
 
 
-def check_tool(scratch: Path, port: int) -> str:
+def check_tool(scratch: Path, port: int, backends: list[str]) -> list[str]:
     """Everything that the tool can do, on everything that there is."""
     url = base(port)
     names = {
-        "profile": ("profile?seconds=2", "sigmad::http::worker"),
+        "profile": ("profile?seconds=2&hz=1000", "sigmad::http::worker"),
         "threads": ("threads", "sigmad::"),
         "goroutine": ("goroutine", "sigmad::"),
     }
@@ -152,14 +183,20 @@ def check_tool(scratch: Path, port: int) -> str:
         same = pprof(scratch, "-top", "-diff_base", file, file)
         assert not [row for row in listed(same).values() if row[0] != 0], same
         check_page(scratch, file, function)
-    said = comment(scratch, save(f"{url}profile?seconds=3&hz=1000", scratch / "often"))
-    # Each thread may have had most of a period more after its last sample.
-    assert 0.85 <= float(said["captured"]) <= 1 + TOLERANCE, said["text"]
+    found = []
+    for backend in backends:
+        target = f"{url}profile?seconds=3&hz=1000&backend={backend}"
+        said = comment(scratch, save(target, scratch / f"often-{backend}"))
+        captured = float(said["captured"])
+        most = 1 + TOLERANCE + (INTERRUPTS if backend == "perf" else 0)
+        assert 1 - TOLERANCE <= captured <= most, said["text"]
+        found.append(f"{said['backend']} captured {captured:.3f}, {said['samples']} samples")
     share_of_worker = share(
         listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "sigmad::http::worker"
     )
-    # Half the work of the process and more; what profiles it is in there too.
+    # Most of the work of the process; what profiles it is in there too.
     assert share_of_worker > 0.15, share_of_worker
+    found.append(f"worker {share_of_worker:.0%}")
     tags = pprof(scratch, "-tags", scratch / "profile")
     for thread in ("worker-0", "analytics"):
         assert thread in tags, tags
@@ -169,7 +206,7 @@ def check_tool(scratch: Path, port: int) -> str:
     raw = pprof(scratch, "-raw", scratch / "profile")
     mapping = re.search(r"^\d+: 0x\w+/0x\w+/0x\w+ \S*sigmad ([0-9a-f]{16,})", raw, re.M)
     assert mapping, "no build id\n" + raw[-2000:]
-    return f"{said['backend']} captured {said['captured']}"
+    return found
 
 
 def check_page(scratch: Path, file: Path, function: str) -> None:
@@ -276,28 +313,41 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
             assert get(base(port) + "threads")[0] == 200
             at_rest = count(child.pid, "fd"), count(child.pid, "task")
             before = bench.resident_bytes(child.pid)
-            seconds = 5 + CYCLES // 10
-            with under_load(port, seconds) as load:
+            began_at = time.monotonic()
+            with under_load(port, "--rate", "500", "--batch", "20"):
                 for cycle in range(CYCLES):
                     with began(port, f"profile?seconds=30&hz=1000&backend={backend}"):
                         if cycle % 10 == 0:
                             assert get(base(port) + "threads")[0] == 200
-                out, err = load.communicate(timeout=seconds + 60)
-            assert load.returncode == 0, err
-            requests = json.loads(out)["requests"]
-            assert requests["good"] > 0, requests
-            lost = {key: requests[key] for key in ("failed", "lost", "timeouts", "malformed") if requests[key]}
-            assert not lost, lost
+            took = time.monotonic() - began_at
             deadline = time.monotonic() + PATIENCE_S
             while count(child.pid, "fd") > at_rest[0] or count(child.pid, "task") > at_rest[1]:
                 now = count(child.pid, "fd"), count(child.pid, "task")
                 assert time.monotonic() < deadline, f"{at_rest} descriptors and threads before, {now} after"
                 time.sleep(0.02)
-            grown = bench.resident_bytes(child.pid) - before
-            assert grown < KEPT_BYTES_MAX, f"{grown} bytes more after {CYCLES} cycles"
-            found.append(f"{backend} {CYCLES} cycles, {grown / 2**20:+.1f} MiB")
+            # The allocator gives back what was freed a while ago, when it is next asked for something.
+            while (grown := bench.resident_bytes(child.pid) - before) >= KEPT_BYTES_MAX:
+                assert time.monotonic() < deadline, f"{grown} bytes more after {CYCLES} cycles"
+                assert get(base(port) + "threads")[0] == 200
+                time.sleep(0.1)
+            found.append(f"{backend} {CYCLES} cycles in {took:.1f} s, {grown / 2**20:+.1f} MiB")
         assert child.poll() is None
     return found
+
+
+def check_redis(scratch: Path) -> str:
+    """Signals interrupt system calls: no connection to Redis ends by that, and no sample is dropped."""
+    with bench.redis(scratch) as store, bench.sigmad("--redis-url", f"redis://127.0.0.1:{store}") as (_, port):
+        with under_load(port, "--rate", "2000", "--batch", "20"):
+            said = comment(scratch, save(base(port) + "profile?seconds=3&hz=1000&backend=timer", scratch / "redis"))
+        assert said["backend"] == "timer" and int(said["samples"]) > 0, said["text"]
+        metrics = get(f"http://127.0.0.1:{port}/metrics")[2].decode()
+        told = re.findall(r"^sigmad_store_(dropped|errors)_total\{\S+ (\S+)$", metrics, re.M)
+        assert {name for name, _ in told} == {"dropped", "errors"}, metrics
+        assert not [value for _, value in told if float(value) != 0], metrics
+        stored = re.search(r'^sigmad_samples_total\{fate="stored"\} (\S+)$', metrics, re.M)
+        assert float(stored.group(1)) > 0, metrics
+        return f"{said['samples']} signals, nothing dropped, no error"
 
 
 def main() -> None:
@@ -306,9 +356,11 @@ def main() -> None:
         shares = check_known_shares(scratch)
         print("pprof: shares:", "; ".join(shares))
         refused = shares[0].startswith("perf refused")
+        backends = ["timer"] if refused else ["perf", "timer"]
         with bench.sigmad("--debug-token", "s3cret") as (_, port):
-            with under_load(port, 60, rate=3000):
-                print("pprof: tool:", check_tool(scratch, port))
+            # A closed loop: the server has all that its core can give.
+            with under_load(port):
+                print("pprof: tool:", "; ".join(check_tool(scratch, port, backends)))
                 check_texts(port)
             for fields, status in (
                 ({}, 200),
@@ -320,7 +372,7 @@ def main() -> None:
             assert b"s3cret" not in get(base(port) + "cmdline")[2]
         with bench.sigmad() as (_, port):
             check_refusals(scratch, port)
-        backends = ["timer"] if refused else ["perf", "timer"]
+        print("pprof: redis:", check_redis(scratch))
         for flags in ([], ["--engine", "may"]):
             print("pprof:", *flags, "; ".join(check_cycles(scratch, backends, *flags)))
     print("pprof: ok")

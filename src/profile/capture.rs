@@ -327,7 +327,9 @@ fn copy_stack(sp: u64, into: &mut [u8; STACK_BYTES_MAX]) -> usize {
     if let Ok(copied) = usize::try_from(copied) {
         return copied;
     }
-    // Not allowed, as some containers have it: the rest of the page is there in any case.
+    // Refused, as by the seccomp filters of some containers. Then stacks end with the page of their top: they
+    // lack the frames towards the root, the leaf and its weight are right. Reading on would be a guess, since
+    // only the kernel can say without a fault where this stack's memory ends.
     let length = pieces[0].iov_len;
     // SAFETY: the thread's own stack from its top to the end of that page, which it has.
     unsafe { ptr::copy_nonoverlapping(sp as *const u8, into.as_mut_ptr(), length) };

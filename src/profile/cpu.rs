@@ -151,8 +151,8 @@ impl Recording {
     fn end(self) -> io::Result<CpuProfile> {
         let Self { sampler, mut samples, mut symbols, mut unwinder, order, .. } = self;
         let backend = match sampler {
-            Sampler::Perf(mut perf) => {
-                perf.look(&mut samples, &mut unwinder);
+            Sampler::Perf(perf) => {
+                perf.end(&mut samples, &mut unwinder);
                 Backend::Perf
             }
             Sampler::Timer(mut timers) => {

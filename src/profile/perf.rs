@@ -1,11 +1,13 @@
 //! Samples by the kernel's perf events, for each thread: the kernel interrupts it after so much CPU time,
 //! and writes its own functions and a copy of the user's stack into a ring.
 //!
-//! How much CPU time a sample stands for is what the event's own clock has gone on since the one before.
+//! How much CPU time a sample stands for is what the event's own clock has gone on since the one before; what
+//! it has gone on after the last counts for that one too. It goes on during interrupts, which getrusage leaves
+//! out: a share of more than 1 is the network's work.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +25,8 @@ const STACK_BYTES: u32 = 16 * 1024;
 const RING_BYTES: usize = 128 * 1024;
 const _: () =
     assert!(RING_BYTES.is_power_of_two() && RING_BYTES > 7 * (STACK_BYTES as usize + 2048));
+/// Looks from one search for new threads to the next: the list of threads costs more than their rings.
+const LOOKS_PER_SEARCH: u32 = 3;
 const PAGE_BYTES: usize = 4096;
 /// No frame of the kernel: what divides its frames from the user's.
 const CONTEXT_MARKS: u64 = -4095_i64 as u64;
@@ -85,17 +89,20 @@ fn registers(values: &[u64]) -> Option<Registers> {
 pub struct Perf {
     period_ns: u64,
     events: HashMap<i32, Event>,
+    looks: u32,
     record: Vec<u8>,
     stack: Vec<u64>,
 }
 
 /// The event of one thread, and its ring.
 struct Event {
-    /// Closing it ends the event.
-    _file: File,
+    /// Closing it ends the event; reading it tells its clock.
+    file: File,
     ring: NonNull<c_void>,
     /// What its clock said at the last sample.
     clock_ns: u64,
+    /// The stack of that sample; empty before the first.
+    last: Vec<u64>,
 }
 
 // SAFETY: the ring is a mapping of the process, and has one owner.
@@ -114,9 +121,15 @@ impl Perf {
     /// # Errors
     /// When the kernel does not allow it, as in most containers.
     pub fn start(period_ns: u64) -> io::Result<Self> {
-        let mut perf =
-            Self { period_ns, events: HashMap::new(), record: Vec::new(), stack: Vec::new() };
-        match perf.find_threads() {
+        let mut perf = Self {
+            period_ns,
+            events: HashMap::new(),
+            looks: 0,
+            record: Vec::new(),
+            stack: Vec::new(),
+        };
+        let refused = perf.open_missing(&threads::all()?);
+        match refused {
             Some(error) if perf.events.is_empty() => Err(error),
             // The first is as allowed as the others; more rings than may be locked are not.
             Some(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
@@ -124,16 +137,46 @@ impl Perf {
         }
     }
 
-    /// Takes what was sampled, and finds threads that are new.
+    /// Takes what was sampled; now and then also finds threads that are new, and leaves those that ended.
     pub fn look(&mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
+        self.looks += 1;
+        if !self.looks.is_multiple_of(LOOKS_PER_SEARCH) {
+            return self.drain(samples, unwinder);
+        }
+        // Before the rings are read: what has ended by now has all its samples in its ring.
+        let tids = threads::all();
+        self.drain(samples, unwinder);
+        // Without the list the threads stay those of before, which the captured share tells.
+        let Ok(tids) = tids else { return };
+        self.events.retain(|tid, event| {
+            let is_alive = tids.contains(tid);
+            if !is_alive {
+                event.settle(*tid, samples);
+            }
+            is_alive
+        });
+        // A thread without an event is not sampled, which the captured share tells too.
+        let _ = self.open_missing(&tids);
+    }
+
+    /// Takes what is left.
+    pub fn end(mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
+        self.drain(samples, unwinder);
+        for (tid, event) in &mut self.events {
+            event.settle(*tid, samples);
+        }
+    }
+
+    fn drain(&mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
         let Self { events, record, stack, .. } = self;
         for (tid, event) in events {
-            event.drain(record, |kind, body, clock_ns| match kind {
+            event.drain(record, |kind, body, clock_ns, last| match kind {
                 RECORD_SAMPLE => {
                     stack.clear();
                     if let Some(at_ns) = sampled(body, unwinder, stack) {
                         samples.add(*tid, stack, 1, at_ns.saturating_sub(*clock_ns));
                         *clock_ns = at_ns;
+                        last.clone_from(stack);
                     }
                 }
                 RECORD_LOST => samples.lost += word(body, 8).unwrap_or(0),
@@ -141,18 +184,12 @@ impl Perf {
                 _ => {}
             });
         }
-        // A thread without an event is not sampled, which the captured share tells.
-        let _ = self.find_threads();
     }
 
-    fn find_threads(&mut self) -> Option<io::Error> {
-        let tids = match threads::all() {
-            Ok(tids) => tids,
-            Err(error) => return Some(error),
-        };
-        self.events.retain(|tid, _| tids.contains(tid));
+    /// Gives each thread an event that has none; returns why one of them can't have it.
+    fn open_missing(&mut self, tids: &[i32]) -> Option<io::Error> {
         let mut refused = None;
-        for tid in tids {
+        for &tid in tids {
             if self.events.contains_key(&tid) {
                 continue;
             }
@@ -212,11 +249,29 @@ impl Event {
             return Err(io::Error::last_os_error());
         }
         let ring = NonNull::new(ring).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { _file: file, ring, clock_ns: 0 })
+        Ok(Self { file, ring, clock_ns: 0, last: Vec::new() })
     }
 
-    /// Hands out each record of the ring: its type and what follows its header.
-    fn drain(&mut self, record: &mut Vec<u8>, mut each: impl FnMut(u32, &[u8], &mut u64)) {
+    /// Adds the CPU time since the last sample, up to a period of it, to the stack of that sample. A thread
+    /// that was never sampled has none, and stays out of the profile.
+    fn settle(&mut self, tid: i32, samples: &mut Samples) {
+        let mut clock = [0; 8];
+        // Without a read format, the event reads as its clock alone.
+        let Ok(8) = self.file.read(&mut clock) else { return };
+        let now_ns = u64::from_ne_bytes(clock);
+        if !self.last.is_empty() {
+            samples.add(tid, &self.last, 0, now_ns.saturating_sub(self.clock_ns));
+            self.clock_ns = now_ns;
+        }
+    }
+
+    /// Hands out each record of the ring: its type and what follows its header; and, to be kept up, the clock
+    /// and the stack of the last sample.
+    fn drain(
+        &mut self,
+        record: &mut Vec<u8>,
+        mut each: impl FnMut(u32, &[u8], &mut u64, &mut Vec<u64>),
+    ) {
         /// Of `struct perf_event_mmap_page`.
         const HEAD_AT: usize = 1024;
         const TAIL_AT: usize = 1032;
@@ -250,7 +305,7 @@ impl Event {
                 break;
             }
             copy(at, length, record);
-            each(kind, &record[HEADER_BYTES..], &mut self.clock_ns);
+            each(kind, &record[HEADER_BYTES..], &mut self.clock_ns, &mut self.last);
             at += length as u64;
         }
         // Release, with the kernel's look at the tail: we have read what lies before.

@@ -32,20 +32,22 @@ fn spin_some(rounds: u64) -> u64 {
     (0..rounds).fold(1, |sum: u64, round| black_box(sum.wrapping_mul(31).wrapping_add(round)))
 }
 
+/// Each with rounds of its own: functions that are all the same would become one in a release build, with
+/// one name for all.
 macro_rules! spinner {
-    ($name:ident) => {
+    ($name:ident, $rounds:literal) => {
         #[inline(never)]
         fn $name(for_ns: u64) {
             let until_ns = thread_cpu_ns() + for_ns;
             while thread_cpu_ns() < until_ns {
-                black_box(spin_some(black_box(20_000)));
+                black_box(spin_some(black_box($rounds)));
             }
         }
     };
 }
-spinner!(spin_a_quarter);
-spinner!(spin_half);
-spinner!(spin_while_young);
+spinner!(spin_a_quarter, 20_000);
+spinner!(spin_half, 20_001);
+spinner!(spin_while_young, 20_002);
 
 struct Spinner {
     cpu_ns: Arc<AtomicU64>,
