@@ -21,9 +21,9 @@
 //!
 //! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
 //! other replicas. One more thread, `debug`, stands aside: it starts another for each who looks into the
-//! process ([`api::debug`], [`profile`]). `main` starts them in [`server`], waits for a signal, and stops them in the order of
-//! the arrows. `sigmad demo` has one more, [`demo`], which posts as any client does. `sigmad load` starts
-//! none of them: [`load`] is a client with threads of its own.
+//! process ([`api::debug`], [`profile`]). `main` starts them in [`server`], waits for a signal, and stops
+//! them in the order of the arrows. `sigmad demo` has one more, [`demo`], which posts as any client does.
+//! `sigmad load` starts none of them: [`load`] is a client with threads of its own.
 //!
 //! # The life of a sample
 //!
