@@ -2,8 +2,8 @@
 //! and writes its own functions and a copy of the user's stack into a ring.
 //!
 //! How much CPU time a sample stands for is what the event's own clock has gone on since the one before; what
-//! it has gone on after the last counts for that one too. It goes on during interrupts, which getrusage leaves
-//! out: a share of more than 1 is the network's work.
+//! it has gone on after the last counts for that one too. It seems to go on during interrupts, which getrusage
+//! leaves out: under a load of small requests the share captured comes out above 1.
 
 use std::collections::HashMap;
 use std::fs::File;
