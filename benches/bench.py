@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -213,6 +215,18 @@ def receive(client: socket.socket) -> bytes:
     if not part:
         raise ConnectionError("closed in the middle of an answer")
     return part
+
+
+def get(url: str, method: str = "GET", body: bytes | None = None, **fields: str):
+    """Status, head and body of an answer, whatever the status; `_` in the name of a field is `-`."""
+    fields = {name.replace("_", "-"): value for name, value in fields.items()}
+    request = urllib.request.Request(url, body, fields, method=method)
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        return answer.status, answer.headers, answer.read()
 
 
 def get_json(port: int, path: str):

@@ -189,29 +189,30 @@ def overload(records: Records) -> str:
     return points_of(records, "refusing", is_refusing=True)
 
 
+def rung_cells(rung: dict) -> list[str]:
+    """A row of the ladder behind its name. The first rung has none below it, a quick run counts nothing."""
+    single, batch, counted, below = rung["single"], rung["batch"], rung.get("counts"), rung.get("vs_below")
+    return [
+        f"{single['user_ns']:,.0f}",
+        f"{single['system_ns']:,.0f}",
+        f"{single['total_ns']['median']:,.0f}",
+        f"{below['single']['median']:.3f}" if below else "",
+        f"{below['single']['min']:.3f}–{below['single']['max']:.3f}" if below else "",
+        f"{batch['sample_ns']['median']:,.0f}",
+        f"{below['batch']['median']:.3f}" if below else "",
+        f"{rung['batch_alone']['sample_ns']['median']:,.0f}",
+        f"{below['batch_alone']['median']:.3f}" if below else "",
+        f"{counted['instructions']:,.0f}" if counted else "",
+        f"{counted['allocations']:.2f}" if counted else "",
+        f"{counted['syscalls']:.2f}" if counted else "",
+        f"{rung['paced']['p50_us']['median']:,.0f}",
+        f"{rung['paced']['p99_us']['median']:,.0f}",
+    ]
+
+
 def ladder(records: Records) -> str:
-    rows = []
-    for name, rung in records.of("ladder")["rungs"].items():
-        single, batch, counted, below = rung["single"], rung["batch"], rung["counts"], rung.get("vs_below")
-        rows.append(
-            [
-                f"{rung['number']} `{name}`",
-                f"{single['user_ns']:,.0f}",
-                f"{single['system_ns']:,.0f}",
-                f"{single['total_ns']['median']:,.0f}",
-                f"{below['single']['median']:.3f}" if below else "",
-                f"{below['single']['min']:.3f}–{below['single']['max']:.3f}" if below else "",
-                f"{batch['sample_ns']['median']:,.0f}",
-                f"{below['batch']['median']:.3f}" if below else "",
-                f"{rung['batch_alone']['sample_ns']['median']:,.0f}",
-                f"{below['batch_alone']['median']:.3f}" if below else "",
-                f"{counted['instructions']:,.0f}",
-                f"{counted['allocations']:.2f}",
-                f"{counted['syscalls']:.2f}",
-                f"{rung['paced']['p50_us']['median']:,.0f}",
-                f"{rung['paced']['p99_us']['median']:,.0f}",
-            ]
-        )
+    rungs = records.of("ladder")["rungs"].items()
+    rows = [[f"{rung['number']} `{name}`", *rung_cells(rung)] for name, rung in rungs]
     header = [
         "rung",
         "user ns",

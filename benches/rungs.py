@@ -24,6 +24,7 @@ import bench
 import contestants
 import counts
 import headline
+from figures import rung_cells
 
 # The lowest rung answers 503 when Redis keeps it waiting for too long, as happens where both share cores
 # with the load; the record has how many.
@@ -158,29 +159,7 @@ def main() -> None:
 
 
 def table(found: dict) -> str:
-    rows = []
-    for name, rung in found.items():
-        single, batch, counted = rung["single"], rung["batch"], rung.get("counts")
-        below = rung.get("vs_below")
-        rows.append(
-            [
-                f"{rung['number']} {name}",
-                f"{single['user_ns']:,.0f}",
-                f"{single['system_ns']:,.0f}",
-                f"{single['total_ns']['median']:,.0f}",
-                f"{below['single']['median']:.3f}" if below else "",
-                f"{below['single']['min']:.3f}–{below['single']['max']:.3f}" if below else "",
-                f"{batch['sample_ns']['median']:,.0f}",
-                f"{below['batch']['median']:.3f}" if below else "",
-                f"{rung['batch_alone']['sample_ns']['median']:,.0f}",
-                f"{below['batch_alone']['median']:.3f}" if below else "",
-                f"{counted['instructions']:,.0f}" if counted else "",
-                f"{counted['allocations']:.2f}" if counted else "",
-                f"{counted['syscalls']:.2f}" if counted else "",
-                f"{rung['paced']['p50_us']['median']:,.0f}",
-                f"{rung['paced']['p99_us']['median']:,.0f}",
-            ]
-        )
+    rows = [[f"{rung['number']} {name}", *rung_cells(rung)] for name, rung in found.items()]
     header = [
         "rung",
         "user ns",

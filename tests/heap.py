@@ -15,8 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
@@ -38,14 +36,7 @@ REQUESTS = 100 * TIMED_EVERY
 
 
 def get(port: int, path: str, **fields: str):
-    fields = {name.replace("_", "-"): value for name, value in fields.items()}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=fields)
-    try:
-        answer = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with answer:
-        return answer.status, answer.headers, answer.read()
+    return bench.get(f"http://127.0.0.1:{port}{path}", **fields)
 
 
 def pprof(scratch: Path, *arguments: object) -> str:

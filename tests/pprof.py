@@ -17,9 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
@@ -44,20 +42,9 @@ def base(port: int) -> str:
     return f"http://127.0.0.1:{port}/debug/pprof/"
 
 
-def get(url: str, method: str = "GET", body: bytes | None = None, **fields: str):
-    fields = {name.replace("_", "-"): value for name, value in fields.items()}
-    request = urllib.request.Request(url, body, fields, method=method)
-    try:
-        answer = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with answer:
-        return answer.status, answer.headers, answer.read()
-
-
 def save(url: str, file: Path) -> Path:
     """A profile, with the head that scrapers ask for."""
-    status, headers, payload = get(url)
+    status, headers, payload = bench.get(url)
     assert status == 200, f"{url}: {status} {payload!r}"
     assert headers["Content-Type"] == "application/octet-stream", headers
     assert headers["Content-Disposition"].startswith("attachment; filename="), headers
@@ -218,7 +205,7 @@ def check_page(scratch: Path, file: Path, function: str) -> None:
     with bench.running(command, **options):
         bench.wait_for_port(port)
         for page in ("top", "flamegraph", ""):
-            status, _, payload = get(f"http://127.0.0.1:{port}/ui/{page}")
+            status, _, payload = bench.get(f"http://127.0.0.1:{port}/ui/{page}")
             assert status == 200, page
             assert page != "flamegraph" or function.encode() in payload, page
 
@@ -226,20 +213,23 @@ def check_page(scratch: Path, file: Path, function: str) -> None:
 def check_texts(port: int) -> None:
     url = base(port)
     for path in (url, url.removesuffix("/")):
-        status, headers, page = get(path)
+        status, headers, page = bench.get(path)
         assert status == 200 and headers["Content-Type"].startswith("text/html"), headers
         for link in re.findall(r'href="([^"?]+)', page.decode()):
             target = urllib.parse.urljoin(path, link)
-            assert get(target, "HEAD")[0] == 200, target
-    assert b"\0serve" in get(url + "cmdline")[2]
-    text = get(url + "threads?debug=1")[2].decode()
+            assert bench.get(target, "HEAD")[0] == 200, target
+    assert b"\0serve" in bench.get(url + "cmdline")[2]
+    text = bench.get(url + "threads?debug=1")[2].decode()
     for thread in ("worker-0", "analytics", "signals"):
         assert f'"{thread}"' in text, text
     assert "sigmad::" in text and "did not answer" not in text, text
     address = re.search(r"(0x[0-9a-f]{16}) <?sigmad::", text).group(1)
-    for answer in (get(f"{url}symbol?{address}+0x1"), get(url + "symbol", "POST", f"{address}+0x1".encode())):
+    for answer in (
+        bench.get(f"{url}symbol?{address}+0x1"),
+        bench.get(url + "symbol", "POST", f"{address}+0x1".encode()),
+    ):
         assert answer[2].startswith(b"num_symbols: 1\n0x") and b"sigmad" in answer[2], answer
-    status, headers, svg = get(url + "flamegraph?seconds=1")
+    status, headers, svg = bench.get(url + "flamegraph?seconds=1")
     assert (status, headers["Content-Type"]) == (200, "image/svg+xml")
     assert b"</svg>" in svg and b"worker-0" in svg, svg[:500]
 
@@ -247,29 +237,29 @@ def check_texts(port: int) -> None:
 def check_refusals(scratch: Path, port: int) -> None:
     url = base(port)
     for target in ("profile?seconds=x", "profile?hz=", "flamegraph?backend=magic", "profile?seconds=1.5"):
-        status, headers, payload = get(url + target)
+        status, headers, payload = bench.get(url + target)
         assert status == 400 and json.loads(payload)["error"]["code"] == "bad_parameter", payload
         assert headers["Content-Type"].startswith("text/plain"), headers
     for target in ("profile", "heapish", "mutex", "block"):
-        assert get(url + target, "POST", b"")[0] == (405 if target == "profile" else 404), target
-    status, headers, payload = get(url + "profile?seconds=300", "HEAD")
+        assert bench.get(url + target, "POST", b"")[0] == (405 if target == "profile" else 404), target
+    status, headers, payload = bench.get(url + "profile?seconds=300", "HEAD")
     assert (status, payload, headers["Content-Type"]) == (200, b"", "application/octet-stream")
     # Below and above: taken as the nearest.
     said = comment(scratch, save(url + "profile?seconds=-3&hz=99999", scratch / "clamped"))
     assert said["hz"] == "1000" and 1.0 <= float(re.search(r"in ([\d.]+) s$", said["text"], re.M).group(1)) < 5, said
     with began(port, "profile?seconds=30"):
-        status, headers, payload = get(url + "profile?seconds=1")
+        status, headers, payload = bench.get(url + "profile?seconds=1")
         assert status == 409 and 1 <= int(headers["Retry-After"]) <= 30, (status, payload)
-        assert get(url + "flamegraph?seconds=1")[0] == 409
+        assert bench.get(url + "flamegraph?seconds=1")[0] == 409
         refused = pprof(scratch, "-top", url + "profile?seconds=1", fails=True)
         assert "409" in refused and "another CPU profile" in refused, refused
         # Others are not held up.
-        assert get(url + "threads")[0] == 200
+        assert bench.get(url + "threads")[0] == 200
     # hz=0 must leave the crate usable.
     for target in ("profile?seconds=1&hz=0&backend=pprof", "profile?seconds=1&hz=200&backend=pprof"):
         said = comment(scratch, save(eventually(url + target), scratch / "crate"))
         assert said["backend"] == "pprof", said
-    status, headers, payload = get(url + "threads", X_Forwarded_For="192.0.2.1")
+    status, headers, payload = bench.get(url + "threads", X_Forwarded_For="192.0.2.1")
     assert status == 403 and b"--debug-token" in payload, (status, payload)
 
 
@@ -277,7 +267,7 @@ def eventually(url: str) -> str:
     """Once no other profile is taken: that a client has gone is noticed in milliseconds, not at once."""
     deadline = time.monotonic() + PATIENCE_S
     with_no_effect = re.sub(r"seconds=\d+", "seconds=1", url)
-    while get(with_no_effect)[0] == 409:
+    while bench.get(with_no_effect)[0] == 409:
         assert time.monotonic() < deadline, "the profile of a client that has gone goes on"
         time.sleep(0.01)
     return url
@@ -310,7 +300,7 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
         for backend in backends:
             # What is made once is made before the count begins.
             save(eventually(base(port) + f"profile?seconds=1&backend={backend}"), scratch / "first")
-            assert get(base(port) + "threads")[0] == 200
+            assert bench.get(base(port) + "threads")[0] == 200
             at_rest = count(child.pid, "fd"), count(child.pid, "task")
             before = bench.resident_bytes(child.pid)
             began_at = time.monotonic()
@@ -318,7 +308,7 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
                 for cycle in range(CYCLES):
                     with began(port, f"profile?seconds=30&hz=1000&backend={backend}"):
                         if cycle % 10 == 0:
-                            assert get(base(port) + "threads")[0] == 200
+                            assert bench.get(base(port) + "threads")[0] == 200
             took = time.monotonic() - began_at
             deadline = time.monotonic() + PATIENCE_S
             while count(child.pid, "fd") > at_rest[0] or count(child.pid, "task") > at_rest[1]:
@@ -328,7 +318,7 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
             # The allocator gives back what was freed a while ago, when it is next asked for something.
             while (grown := bench.resident_bytes(child.pid) - before) >= KEPT_BYTES_MAX:
                 assert time.monotonic() < deadline, f"{grown} bytes more after {CYCLES} cycles"
-                assert get(base(port) + "threads")[0] == 200
+                assert bench.get(base(port) + "threads")[0] == 200
                 time.sleep(0.1)
             found.append(f"{backend} {CYCLES} cycles in {took:.1f} s, {grown / 2**20:+.1f} MiB")
         assert child.poll() is None
@@ -341,7 +331,7 @@ def check_redis(scratch: Path) -> str:
         with under_load(port, "--rate", "2000", "--batch", "20"):
             said = comment(scratch, save(base(port) + "profile?seconds=3&hz=1000&backend=timer", scratch / "redis"))
         assert said["backend"] == "timer" and int(said["samples"]) > 0, said["text"]
-        metrics = get(f"http://127.0.0.1:{port}/metrics")[2].decode()
+        metrics = bench.get(f"http://127.0.0.1:{port}/metrics")[2].decode()
         told = re.findall(r"^sigmad_store_(dropped|errors)_total\{\S+ (\S+)$", metrics, re.M)
         assert {name for name, _ in told} == {"dropped", "errors"}, metrics
         assert not [value for _, value in told if float(value) != 0], metrics
@@ -368,8 +358,8 @@ def main() -> None:
                 ({"Forwarded": "for=127.0.0.1", "Authorization": "Bearer 0ther"}, 403),
                 ({"X_Real_IP": "127.0.0.1", "Authorization": "Bearer s3cret"}, 200),
             ):
-                assert get(base(port) + "cmdline", **fields)[0] == status, fields
-            assert b"s3cret" not in get(base(port) + "cmdline")[2]
+                assert bench.get(base(port) + "cmdline", **fields)[0] == status, fields
+            assert b"s3cret" not in bench.get(base(port) + "cmdline")[2]
         with bench.sigmad() as (_, port):
             check_refusals(scratch, port)
         print("pprof: redis:", check_redis(scratch))
