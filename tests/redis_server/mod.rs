@@ -245,9 +245,11 @@ impl Redis {
     pub fn lose_disk(&self) {
         std::fs::remove_dir_all(&self.directory.0).expect("its directory");
         self.ask::<()>(&["CONFIG", "SET", "save", "3600 1"]);
-        // Err: the new setting has begun one by itself.
-        let (Ok(()) | Err(_)) = redis::cmd("BGSAVE").query::<()>(&mut self.connection());
-        until("it cannot save", || (self.info("rdb_last_bgsave_status") == "err").then_some(()));
+        until("it cannot save", || {
+            // Err: it saves already, or its child that fed a replica has not been waited for yet.
+            let (Ok(()) | Err(_)) = redis::cmd("BGSAVE").query::<()>(&mut self.connection());
+            (self.info("rdb_last_bgsave_status") == "err").then_some(())
+        });
     }
 
     fn signal(&self, signal: libc::c_int) {
