@@ -109,7 +109,7 @@ heap: release ## suite: memory profiles and the stage budget, held against what 
 clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 	$(WITH_BINARY) tests/clients.py
 
-load: release ## suite: the scripts in load/; k6 only where it is installed
+load: release ## suite: the scripts in load/, with the tools they are for
 	$(WITH_BINARY) tests/load.py
 
 nginx: release ## suite: behind nginx; NGINX_SECONDS=60 for longer than 10 s

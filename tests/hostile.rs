@@ -1594,7 +1594,7 @@ fn the_drain_is_bounded() {
     let mut server = Server::start(Engine::Native, &["--drain", "1s"]);
     let _held = begun(&server);
     server.terminate();
-    let status = server.wait_exit(Duration::from_secs(4)).expect("exits after the drain time");
+    let status = server.wait_exit(WAIT).expect("exits after the drain time");
     assert_eq!(status.code(), Some(0));
 }
 
@@ -1606,7 +1606,7 @@ fn a_second_signal_exits_at_once() {
     wait_until_it_drains(&server);
     assert!(server.is_running(), "it waits for the request that has begun");
     server.terminate();
-    server.wait_exit(Duration::from_secs(1)).expect("exits at once");
+    server.wait_exit(WAIT).expect("exits at once");
 }
 
 // ---- JSON ----

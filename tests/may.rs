@@ -22,6 +22,7 @@ const LIMITS: Limits = Limits {
     connections_max: 100,
     read_timeout_ms: 10_000,
     idle_timeout_ms: 75_000,
+    drain_idle_ms: 1_000,
 };
 
 /// `/echo` answers with the body, `/large` with [`LARGE_BYTES`]; `/later` passes its ticket to the

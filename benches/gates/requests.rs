@@ -102,6 +102,7 @@ impl Bench {
             connections_max: 1,
             read_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,
+            drain_idle_ms: 1_000,
         };
         let mut round = Round {
             service: &mut self.router,

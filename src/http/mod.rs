@@ -29,4 +29,6 @@ pub struct Limits {
     pub read_timeout_ms: u64,
     /// A connection without a request is closed after it.
     pub idle_timeout_ms: u64,
+    /// While draining, an idle connection may for so long bring the request that was on its way.
+    pub drain_idle_ms: u64,
 }

@@ -33,8 +33,6 @@ const ACCEPTS_PER_ROUND_MAX: usize = 256;
 const WRITE_STALL_MS: u64 = 30_000;
 /// After a refusal, what is on its way is read and dropped, so that no reset overtakes the answer.
 const LINGER_MS: u64 = 2_000;
-/// While draining, an idle connection may still bring the request that was on its way.
-const DRAIN_IDLE_MS: u64 = 1_000;
 /// After accept failed for want of descriptors and nobody idle could make room.
 const ACCEPT_PAUSE_MS: u64 = 20;
 /// Deadlines are looked at no more often: a scan of 20,000 connections takes 0.1 ms.
@@ -290,7 +288,7 @@ impl<S: Service> Worker<S> {
                 Letter::Drain { limit } => {
                     let now_ms = self.now.monotonic_ms();
                     let end_ms = now_ms + limit.as_millis() as u64;
-                    let idle_close_ms = end_ms.min(now_ms + DRAIN_IDLE_MS);
+                    let idle_close_ms = end_ms.min(now_ms + self.limits.drain_idle_ms);
                     self.drain = Some(Drain { idle_close_ms, end_ms });
                     self.next_expiry_ms = self.next_expiry_ms.min(idle_close_ms);
                     self.can_accept = true;

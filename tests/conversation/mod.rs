@@ -17,6 +17,7 @@ pub const LIMITS: Limits = Limits {
     connections_max: 1,
     read_timeout_ms: 1000,
     idle_timeout_ms: 1000,
+    drain_idle_ms: 1_000,
 };
 
 /// What the service saw of one request.

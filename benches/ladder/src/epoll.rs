@@ -40,6 +40,7 @@ const LIMITS: Limits = Limits {
     connections_max: 20_000,
     read_timeout_ms: 10_000,
     idle_timeout_ms: 75_000,
+    drain_idle_ms: 1_000,
 };
 const STREAMS_MAX: usize = 1_000_000;
 const STREAM_IDLE_S: u32 = 3_600;

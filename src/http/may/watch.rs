@@ -32,8 +32,6 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 pub const LINGER_MS: u64 = 2_000;
 /// How long a client may take to read its last answer.
 const LAST_ANSWER_MS: u64 = 30_000;
-/// While draining, an idle connection may still bring the request that was on its way.
-const DRAIN_IDLE_MS: u64 = 1_000;
 /// Connections above the limit that are told so; past them new ones are just closed.
 const REFUSED_CONNECTIONS_MAX: usize = 16;
 /// Descriptors above the limit: those that are told, and as many that are about to close.
@@ -253,7 +251,7 @@ impl Watch {
         let end_ms = now_ms + limit.as_millis() as u64;
         self.is_draining.store(true, Relaxed);
         self.registry.lock().drain =
-            Some(Drain { idle_close_ms: end_ms.min(now_ms + DRAIN_IDLE_MS), end_ms });
+            Some(Drain { idle_close_ms: end_ms.min(now_ms + self.limits.drain_idle_ms), end_ms });
     }
 
     /// Blocks until the last connection has gone, or for `limit`.
