@@ -1,7 +1,7 @@
 //! On which side of the usual a stream is, by the time of the day.
 //!
-//! The usual is the mean of the half-hour ([`Day`]) as it was when this one began: what follows within
-//! it no longer knows what it was like the days before.
+//! The usual is the mean of the half-hour ([`Day`]) as it was when that began: within it the mean comes
+//! to know today alone.
 
 use crate::analytics::detectors::day::Day;
 use crate::analytics::detectors::scale::{Conversion, Scale};
@@ -15,7 +15,7 @@ pub struct Side {
     /// In its [`Scale`]'s coordinates. None on the first day.
     usual: Option<f32>,
     slot: u8,
-    /// 1 above, -1 below.
+    /// 1 above, −1 below, 0 near it.
     side: i8,
 }
 
