@@ -120,22 +120,32 @@ fn units_and_zero_are_the_streams_own_business() {
     }
 }
 
+fn confusion(judge: Kind, scenario: Scenario) -> Confusion {
+    let all = scenario.series();
+    let scored = scores(judge, &all);
+    let pairs: Vec<_> = scored.iter().map(|(series, s)| (*series, s.as_slice())).collect();
+    let threshold = judge.threshold(Z_THRESHOLD);
+    Confusion::new(pairs.iter().copied(), |score| judge.is_anomaly(score, threshold))
+}
+
 #[test]
 fn spikes_in_noise_are_told_from_the_noise() {
-    let all = Scenario::Spikes(0.01).series();
-    let confusion = |judge: Kind| {
-        let scored = scores(judge, &all);
-        let pairs: Vec<_> = scored.iter().map(|(series, s)| (*series, s.as_slice())).collect();
-        Confusion::new(pairs.iter().copied(), |score| {
-            judge.is_anomaly(score, judge.threshold(Z_THRESHOLD))
-        })
-    };
-    let pager = confusion(Kind::Pager);
+    let pager = confusion(Kind::Pager, Scenario::Spikes(0.01));
     assert!(pager.precision() > 0.7, "{pager:?}");
     assert!(pager.false_positive_rate() < 0.1, "{pager:?}");
     // What the contract's detector does is known, and is no accident.
-    let zscore = confusion(Kind::Zscore);
+    let zscore = confusion(Kind::Zscore, Scenario::Spikes(0.01));
     assert!((0.2..0.3).contains(&zscore.precision()), "{zscore:?}");
+}
+
+/// Neither takes a stream where it has never been.
+#[test]
+fn stuck_sensors_and_days_that_fail_to_come_are_found() {
+    for scenario in [Scenario::Stuck, Scenario::MissingCycle] {
+        let pager = confusion(Kind::Pager, scenario);
+        assert_eq!(pager.events_found, pager.events, "{scenario:?}");
+        assert!(pager.false_per_day < 0.4, "{scenario:?}: {pager:?}");
+    }
 }
 
 #[test]

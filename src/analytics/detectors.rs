@@ -18,6 +18,8 @@ mod ratio;
 pub mod residual;
 pub mod robust;
 mod scale;
+mod side;
+mod spell;
 mod tail;
 pub mod zscore;
 

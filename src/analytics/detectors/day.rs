@@ -28,13 +28,24 @@ impl Day {
     /// the first visit.
     #[inline]
     pub fn error(&mut self, scale: &Scale, timestamp_us: i64, value: f64) -> Option<f32> {
-        let slot = timestamp_us.div_euclid(SLOT_US).rem_euclid(SLOTS as i64) as usize;
+        let slot = Self::slot(timestamp_us);
         let (mean, visits) = (&mut self.means[slot], &mut self.visits[slot]);
         let first = *visits == 0;
         *visits = (*visits + 1).min(VISITS_MAX);
         let apart = scale.at(value) - *mean;
         *mean += apart / f32::from(*visits);
         (!first).then(|| apart.abs() * scale.unit())
+    }
+
+    /// The half-hour of a moment.
+    #[inline]
+    pub fn slot(timestamp_us: i64) -> usize {
+        timestamp_us.div_euclid(SLOT_US).rem_euclid(SLOTS as i64) as usize
+    }
+
+    /// The mean of a half-hour. None before the first visit.
+    pub fn usual(&self, slot: usize) -> Option<f32> {
+        (self.visits[slot] > 0).then(|| self.means[slot])
     }
 
     /// Follows the coordinates.

@@ -11,9 +11,12 @@
 //! error against the half-hour of the day ([`Ratio`]); N, on leaving the range of n values so far,
 //! min(3, 1.1 log₁₀(n/2)): of n values in any order one in n/2 is the least or the largest; L, at more
 //! than 3 median distances d from the level ([`Level`]), min(3.5, 2 log₁₀(d/3)), less for a stream that
-//! is often far off it: divided by 1 + 2.5 such events a day. What they say together:
+//! is often far off it: divided by 1 + 2.5 such events a day; E, that it has repeated the same value for
+//! longer than ever, and F, that it has stayed on one side of the usual at this time of the day for
+//! longer ([`Spell`], [`Side`]). What they say together:
 //!
-//! loudness = ∛(((0.9 A)³ + B³ + (1.1 C)³ + (0.7 D)³ + (0.6 S)³ + N³ + L³) / 5) + 0.4 log₁₀(interval / 5 min)
+//! loudness = ∛(((0.9 A)³ + B³ + (1.1 C)³ + (0.7 D)³ + (0.6 S)³ + N³ + L³ + E³ + (0.8 F)³) / 5)
+//! + 0.4 log₁₀(interval / 5 min)
 //!
 //! The last term is for the day in the score: what happens once in a thousand values happens every
 //! quarter of an hour to one stream and every month to another.
@@ -34,6 +37,8 @@ use crate::analytics::detectors::novelty::{COUNT_MIN, Past, Range, together};
 use crate::analytics::detectors::pace::Pace;
 use crate::analytics::detectors::rate::Rate;
 use crate::analytics::detectors::ratio::Ratio;
+use crate::analytics::detectors::side::Side;
+use crate::analytics::detectors::spell::Spell;
 use crate::analytics::detectors::tail::Tail;
 
 const DETRENDED: Habit = Habit { reach: 0.3, fading: 1e-4 };
@@ -74,6 +79,10 @@ pub struct Pager {
     range: Range,
     day: Day,
     day_errors: Ratio,
+    side: Side,
+    one_sided: Spell,
+    last: f64,
+    repeated: Spell,
     detrended: Leaders<1>,
     detrended_tail: Tail,
     level: Level,
@@ -111,6 +120,7 @@ impl Pager {
         let (surprises, conversion) = self.past.take(value);
         if let Some(conversion) = conversion {
             self.day.convert(conversion);
+            self.side.convert(conversion);
             self.level.convert(conversion);
             self.detrended.convert(|c| conversion.apply_to_difference(c));
         }
@@ -118,6 +128,10 @@ impl Pager {
         let above_trend = scale.at(value) - scale.at(self.past.long());
         let distance = self.detrended.visit(DETRENDED, [above_trend], scale.inverse());
         let detrended = self.detrended_tail.surprise(distance);
+        let repeated = self.repeated.surprise(value == self.last);
+        self.last = value;
+        let stays = self.side.stays(&self.day, scale, timestamp_us, value);
+        let one_sided = self.one_sided.surprise(stays);
         let error = self.day.error(scale, timestamp_us, value);
         let day = error.map_or(0.0, |error| self.day_errors.judge(error));
         let left_range = if self.range.leaves(value) {
@@ -135,6 +149,8 @@ impl Pager {
             0.6 * day,
             left_range,
             off_level,
+            repeated,
+            0.8 * one_sided,
         ]);
         if together == 0.0 {
             return 0.0;
