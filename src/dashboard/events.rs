@@ -297,7 +297,7 @@ impl Events {
         let mut message = self.message("delta", pulse.now, None);
         self.whole_sections(&mut message, pulse);
         if has_devices {
-            message.section("devices", &self.devices);
+            message.list("devices", &self.devices);
         }
         let oldest_first: Vec<_> = pulse.anomalies.iter().rev().collect();
         anomalies(&mut message, &oldest_first);
@@ -348,7 +348,7 @@ impl Events {
                 }
                 let pulse = self.last.as_ref().expect("a tick leaves its pulse");
                 self.whole_sections(&mut message, pulse);
-                message.section("devices", &self.devices);
+                message.list("devices", &self.devices);
                 message.section("history", &self.history.after(seen_ms.unwrap_or(0)));
                 let missed = self.sampler.remembered(seen_us);
                 anomalies(&mut message, &missed.iter().collect::<Vec<_>>());
@@ -400,7 +400,7 @@ impl Events {
     fn whole_sections(&self, message: &mut Message, pulse: &Pulse) {
         message
             .section("load", &pulse.load)
-            .section("workers", &pulse.workers)
+            .list("workers", &pulse.workers)
             .section("fleet", &ByName(&pulse.fleet));
     }
 }
@@ -425,7 +425,7 @@ impl Watch {
 fn anomalies(message: &mut Message, oldest_first: &[&AnomalyReport]) {
     if !oldest_first.is_empty() {
         let shown = oldest_first.iter().map(|report| answers::Anomaly::from(*report));
-        message.section("anomalies", &shown.collect::<Vec<_>>());
+        message.list("anomalies", shown);
     }
 }
 
@@ -440,7 +440,7 @@ fn device_sections(message: &mut Message, name: &str, pulse: &DevicePulse) {
         &Device { device: name, metrics: answers::Metrics(&pulse.windows.metrics) },
     );
     if !pulse.samples.is_empty() {
-        message.section("samples", &pulse.samples.iter().map(answers::Sample).collect::<Vec<_>>());
+        message.list("samples", pulse.samples.iter().map(answers::Sample));
     }
     anomalies(message, &pulse.anomalies.iter().collect::<Vec<_>>());
 }
