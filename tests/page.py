@@ -291,6 +291,22 @@ def check_slow(port: int) -> None:
     lazy.close()
 
 
+def check_wide(port: int) -> None:
+    """A client that reads is not let go for what its device sends, however much that is."""
+    sample = {f"metric-{at:02}-{'x' * 100}": 123_456.789 + at for at in range(32)}
+    batch = [{"device": "broad", **sample}] * 1_000
+    post(port, batch)
+    before, keen = dropped(port), Events(port, "?device=broad")
+    hello = keen.next()["data"]
+    assert len(hello["device"]["metrics"]) == 32 and 20 < len(hello["samples"]) < 1_000
+    for _ in range(5):
+        post(port, batch)
+        while "samples" not in (keen.next()["data"] or {}):
+            pass
+    assert dropped(port) == before
+    keen.close()
+
+
 def check_empty_then_alive(driver, port: int) -> None:
     open_page(driver, port)
     wait(driver, lambda: driver.find_element(By.ID, "empty").is_displayed(), "the empty page")
@@ -645,6 +661,7 @@ def main() -> None:
             check_stream(port)
             check_many(port)
             check_slow(port)
+            check_wide(port)
         with bench.sigmad(command="demo") as (_, port):
             time.sleep(arguments.after)
             check_looks(port, folder)
