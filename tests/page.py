@@ -378,10 +378,37 @@ def check_device(driver, port: int) -> None:
     wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#found [role=option]"), "a device found")
     query.send_keys(Keys.ENTER)
     wait(driver, lambda: text(driver, "#device-name") == "pump-3", "the device found")
+    # Of a batch that came at one moment every value counts.
+    post(port, calm("pump-5"))
+    driver.get(f"http://127.0.0.1:{port}/#device=pump-5")
+    wait(driver, lambda: "usual" in text(driver, "#device-charts .readout"), "its band")
     driver.get(f"http://127.0.0.1:{port}/#device=nobody")
     wait(driver, lambda: "Nothing has been heard" in text(driver, "#device-line"), "a device unknown")
     driver.get(f"http://127.0.0.1:{port}/#")
     check_console(driver)
+
+
+def check_search(driver) -> None:
+    """Among more devices than a table or an answer has, the one whose name was typed; Escape leads out again."""
+    with bench.sigmad() as (_, port):
+        post(port, [{"device": f"edge-{place}", "rps": 100} for place in range(3_000)])
+        open_page(driver, port)
+        query = driver.find_element(By.ID, "query")
+        query.send_keys("GE-299")
+        wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, "#found [role=option]")) == 8, "eight of them")
+        assert text(driver, "#found-0") == "edge-299"
+        query.send_keys(Keys.ESCAPE)
+        assert not driver.find_element(By.ID, "found").is_displayed() and query.get_property("value")
+        query.send_keys(Keys.ESCAPE)
+        assert query.get_property("value") == ""
+        query.send_keys(Keys.ESCAPE)
+        assert driver.switch_to.active_element != query
+        # Who types on is not led to what was found before.
+        for name in ("edge-2998", "edge-29"):
+            query.send_keys(name, Keys.ENTER)
+            wait(driver, lambda name=name: text(driver, "#device-name") == name, f"the page of {name}")
+        check_console(driver)
+        leave(driver)
 
 
 def check_hostile(driver, port: int) -> None:
@@ -429,10 +456,16 @@ def check_restart(driver) -> None:
 
 
 def check_silence(driver) -> None:
-    """A server that is stopped in its tracks, as one looks to a laptop that slept."""
+    """A server that is stopped in its tracks, as one looks to a laptop that slept.
+
+    Told everything anew, the page shows nothing twice.
+    """
     with bench.sigmad() as (child, port):
-        post(port, calm("pump-3"))
-        open_page(driver, port)
+        post(port, calm("pump-3", count=3))
+        open_page(driver, port, "#device=pump-3")
+        wait(driver, lambda: len(names(driver, "device-samples")) == 3, "its samples")
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"Last-Event-ID": "forgotten"}})
         child.send_signal(signal.SIGSTOP)
         try:
             seconds = wait(driver, lambda: state(driver) == "lost", "the silence is noticed")
@@ -440,6 +473,10 @@ def check_silence(driver) -> None:
             child.send_signal(signal.SIGCONT)
         assert seconds < 8, seconds
         wait(driver, lambda: state(driver) == "live", "the page is live again")
+        post(port, calm("pump-3", count=1))
+        wait(driver, lambda: len(names(driver, "device-samples")) > 3, "another sample")
+        assert len(names(driver, "device-samples")) == 4
+        driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {}})
         check_console(driver, "/events .*net::ERR")
         leave(driver)
 
@@ -533,6 +570,11 @@ def check_tokens(driver) -> None:
         assert Events(port, Authorization="Bearer other").status == 403
         post(port, calm("guarded"), "wr1te")
         driver.get(f"http://127.0.0.1:{port}/")
+        field = driver.find_element(By.ID, "token-value")
+        wait(driver, field.is_displayed, "the token is asked for")
+        field.send_keys(Keys.ESCAPE)
+        wait(driver, lambda: "load the page again" in text(driver, "#notice"), "a way back")
+        driver.refresh()
         field = driver.find_element(By.ID, "token-value")
         for secret in ("wrong", "s3cret"):
             wait(driver, field.is_displayed, "the token is asked for")
@@ -651,6 +693,7 @@ def main() -> None:
             check_hostile(driver, port)
             check_third_parties(driver, port)
             leave(driver)
+            check_search(driver)
             check_access(driver)
             check_restart(driver)
             check_silence(driver)
