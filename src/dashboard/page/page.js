@@ -103,7 +103,8 @@ function showHistory(history) {
   }
   const last = ribbon.points.t.at(-1) ?? 0;
   history.at.forEach((at, place) => {
-    if (at <= last) return;
+    // A bar is as wide as the least distance of two.
+    if (at < last + 0.5) return;
     ribbon.points.t.push(at);
     ribbon.points.n.push(history.anomalies[place]);
   });
@@ -158,10 +159,10 @@ function showDevice(data) {
       ...Object.entries(figures.detectors)
         .filter(([detector]) => detector !== "zscore")
         .map(([detector, { score }]) => [detector, deviations(score)]),
-      ["mean", reading(figures.mean)],
-      ["std dev", reading(figures.stdDev)],
-      ["p95", reading(figures.p95)],
-      ["anomalies", count(figures.anomalyCount)],
+      ["mean", brief(figures.mean)],
+      ["std dev", brief(figures.stdDev)],
+      ["p95", brief(figures.p95)],
+      ["flagged", count(figures.anomalyCount)],
     ];
     rows(
       statsNode,
