@@ -848,6 +848,8 @@ fn devices(engine: Engine) {
     assert_eq!(names("/devices"), ["wild", "odd", "calm"]);
     assert_eq!(names("/devices?sort=score&limit=2"), ["wild", "odd"]);
     assert_eq!(names("/devices?sort=last_seen"), ["odd", "wild", "calm"]);
+    assert_eq!(names("/devices?search=D"), ["wild", "odd"]);
+    assert_eq!(names("/devices?search=nobody"), [""; 0]);
     server.ingest(r#"{"device":"calm","rps":10}"#).expect(202);
     assert_eq!(names("/devices?sort=last_seen&limit=1"), ["calm"]);
     server.ingest(r#"{"device":"odd","rps":200}"#).expect(202);
@@ -861,6 +863,7 @@ fn devices_bad_queries(engine: Engine) {
     let server = start(engine);
     for path in [
         "/devices?sort=size",
+        "/devices?search=",
         "/devices?limit=many",
         "/devices?limit=-1",
         "/anomalies?limit=x",

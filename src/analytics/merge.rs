@@ -292,7 +292,8 @@ mod tests {
 
     fn devices(analytics: &mut Analytics) -> BTreeMap<String, DeviceReport> {
         let (reply, report) = bounded(1);
-        analytics.scan_devices(DevicesQuery { limit: 100, sort: DevicesSort::Score }, reply);
+        let query = DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None };
+        analytics.scan_devices(query, reply);
         while analytics.advance_scans() {}
         let devices = report.try_recv().expect("the scan has ended").into_iter();
         devices.map(|device| (device.device.to_string(), device)).collect()

@@ -430,8 +430,12 @@ mod tests {
     }
 
     fn devices(analytics: &mut Analytics, sort: DevicesSort, limit: usize) -> Vec<DeviceReport> {
+        scan(analytics, DevicesQuery { limit, sort, search: None })
+    }
+
+    fn scan(analytics: &mut Analytics, query: DevicesQuery) -> Vec<DeviceReport> {
         let (reply, report) = bounded(1);
-        analytics.scan_devices(DevicesQuery { limit, sort }, reply);
+        analytics.scan_devices(query, reply);
         while analytics.advance_scans() {}
         report.try_recv().expect("the scan has ended")
     }
@@ -646,6 +650,16 @@ mod tests {
                 prop_assert_eq!(all.len(), analytics.totals().devices);
                 let some = devices(&mut analytics, sort, limit);
                 prop_assert_eq!(&some[..], &all[..limit.min(all.len())]);
+            }
+            let sort = DevicesSort::Score;
+            let all = devices(&mut analytics, sort, usize::MAX);
+            for part in ["9", "97.0", "0.0", "x"] {
+                let search = Some(part.into());
+                let found = scan(&mut analytics, DevicesQuery { limit: usize::MAX, sort, search });
+                let has_part = all.iter().filter(|device| device.device.contains(part));
+                let (exact, others): (Vec<_>, Vec<_>) =
+                    has_part.cloned().partition(|device| &*device.device == part);
+                prop_assert_eq!(found, [exact, others].concat());
             }
         }
     }

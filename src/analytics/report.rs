@@ -71,12 +71,15 @@ pub struct TotalsReport {
 }
 
 /// What `/devices` asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DevicesQuery {
     /// At most so many.
     pub limit: usize,
     /// Largest first.
     pub sort: DevicesSort,
+    /// Only those with this in their names, the case of ASCII letters aside; the one of exactly that
+    /// name before all others.
+    pub search: Option<Box<str>>,
 }
 
 /// The order of `/devices`; ties in the order of device ids.

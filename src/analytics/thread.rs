@@ -465,7 +465,7 @@ mod tests {
                             let limit = 10;
                             let query = RecentQuery { device: None, limit, since_us: i64::MIN };
                             let sort = DevicesSort::LastSeen;
-                            let devices = DevicesQuery { limit, sort };
+                            let devices = DevicesQuery { limit, sort, search: None };
                             match round % 3 {
                                 0 => _ = asker.ask(|to| Question::Latest(query, to)).expect("up"),
                                 1 => {

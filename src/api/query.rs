@@ -29,6 +29,7 @@ pub struct Query<'a> {
     scope: Option<Cow<'a, str>>,
     limit: Option<Cow<'a, str>>,
     sort: Option<Cow<'a, str>>,
+    search: Option<Cow<'a, str>>,
     since: Option<Cow<'a, str>>,
     seconds: Option<Cow<'a, str>>,
     hz: Option<Cow<'a, str>>,
@@ -47,6 +48,7 @@ impl<'a> Query<'a> {
                 "scope" => &mut known.scope,
                 "limit" => &mut known.limit,
                 "sort" => &mut known.sort,
+                "search" => &mut known.search,
                 "since" => &mut known.since,
                 "seconds" => &mut known.seconds,
                 "hz" => &mut known.hz,
@@ -62,12 +64,12 @@ impl<'a> Query<'a> {
 
     /// Which device.
     pub fn device(&self) -> Result<Option<&str>, ApiError<'static>> {
-        let allowed = "1 to 128 bytes without control characters";
-        const _: () = assert!(NAME_BYTES_MAX == 128);
-        match self.device.as_deref() {
-            Some(name) if !is_name(name) => Err(ApiError::Parameter { name: "device", allowed }),
-            device => Ok(device),
-        }
+        name("device", self.device.as_deref())
+    }
+
+    /// What the names of devices are to have in them.
+    pub fn search(&self) -> Result<Option<&str>, ApiError<'static>> {
+        name("search", self.search.as_deref())
     }
 
     /// Whose windows: the cluster's unless asked otherwise, where replicas share theirs.
@@ -146,6 +148,18 @@ impl<'a> Query<'a> {
     }
 }
 
+fn name<'a>(
+    parameter: &'static str,
+    text: Option<&'a str>,
+) -> Result<Option<&'a str>, ApiError<'static>> {
+    let allowed = "1 to 128 bytes without control characters";
+    const _: () = assert!(NAME_BYTES_MAX == 128);
+    match text {
+        Some(text) if !is_name(text) => Err(ApiError::Parameter { name: parameter, allowed }),
+        text => Ok(text),
+    }
+}
+
 fn clamped(
     name: &'static str,
     text: Option<&str>,
@@ -202,8 +216,9 @@ mod tests {
             assert_eq!(named(Query::new(&query).limit().map(drop)), "limit", "{limit}");
         }
         for device in ["", "a%0A", "%7F", &"x".repeat(129)] {
-            let query = format!("device={device}");
+            let query = format!("device={device}&search={device}");
             assert_eq!(named(Query::new(&query).device().map(drop)), "device", "{device}");
+            assert_eq!(named(Query::new(&query).search().map(drop)), "search", "{device}");
         }
         for (scope, is_shared) in [("moon", true), ("moon", false), ("", true), ("cluster", false)]
         {

@@ -162,7 +162,8 @@ impl Asked<'_> {
                 answers::stats(&windows(query.device()?, shown.scope, desk)?, shown)
             }
             Read::Devices => {
-                let asked = DevicesQuery { limit: query.limit()?, sort: query.sort()? };
+                let search = query.search()?.map(Box::from);
+                let asked = DevicesQuery { limit: query.limit()?, sort: query.sort()?, search };
                 answers::devices(&ask(desk, |to| Question::Devices(asked, to))?)
             }
             Read::Anomalies => match recent(&query, query.since_us()?, desk)? {

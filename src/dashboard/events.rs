@@ -15,17 +15,22 @@ use serde::Serialize;
 use super::history::{History, POINT_MS};
 use super::message::{EventId, HEARTBEAT, Message};
 use super::sampler::{ByName, DevicePlace, DevicePulse, DeviceRow, Pulse, Sampler};
-use crate::analytics::report::AnomalyReport;
+use crate::analytics::report::{AnomalyReport, SampleReport};
 use crate::api::answers;
 use crate::api::readiness::{Phase, Readiness};
 use crate::clock::{Clock, Now};
-use crate::http::message::{Response, StreamRefusal, StreamWriter, Ticket};
+use crate::http::message::{Response, STREAM_QUEUE_BYTES_MAX, StreamRefusal, StreamWriter, Ticket};
+use crate::sample::READINGS_MAX;
 use crate::tally::Tally;
 
 /// The media type of `/events`.
 pub const EVENT_STREAM: &str = "text/event-stream";
 /// Open at once; past it 503. Each costs up to some 20 kB a second.
 pub const CLIENTS_MAX: usize = 1_000;
+/// Bytes of one device's samples in one event, and no more of its metrics than a sample can have: what
+/// a device sends is no reason to let go of a client that reads.
+const SAMPLES_BYTES_MAX: usize = STREAM_QUEUE_BYTES_MAX / 2;
+const METRICS_TOLD_MAX: usize = READINGS_MAX;
 /// Clients that wait to be let in.
 const ARRIVALS_MAX: usize = 64;
 /// Between two events of one client.
@@ -297,7 +302,7 @@ impl Events {
         let mut message = self.message("delta", pulse.now, None);
         self.whole_sections(&mut message, pulse);
         if has_devices {
-            message.section("devices", &self.devices);
+            message.list("devices", &self.devices);
         }
         let oldest_first: Vec<_> = pulse.anomalies.iter().rev().collect();
         anomalies(&mut message, &oldest_first);
@@ -348,7 +353,7 @@ impl Events {
                 }
                 let pulse = self.last.as_ref().expect("a tick leaves its pulse");
                 self.whole_sections(&mut message, pulse);
-                message.section("devices", &self.devices);
+                message.list("devices", &self.devices);
                 message.section("history", &self.history.after(seen_ms.unwrap_or(0)));
                 let missed = self.sampler.remembered(seen_us);
                 anomalies(&mut message, &missed.iter().collect::<Vec<_>>());
@@ -400,7 +405,7 @@ impl Events {
     fn whole_sections(&self, message: &mut Message, pulse: &Pulse) {
         message
             .section("load", &pulse.load)
-            .section("workers", &pulse.workers)
+            .list("workers", &pulse.workers)
             .section("fleet", &ByName(&pulse.fleet));
     }
 }
@@ -425,7 +430,7 @@ impl Watch {
 fn anomalies(message: &mut Message, oldest_first: &[&AnomalyReport]) {
     if !oldest_first.is_empty() {
         let shown = oldest_first.iter().map(|report| answers::Anomaly::from(*report));
-        message.section("anomalies", &shown.collect::<Vec<_>>());
+        message.list("anomalies", shown);
     }
 }
 
@@ -435,14 +440,28 @@ fn device_sections(message: &mut Message, name: &str, pulse: &DevicePulse) {
         device: &'a str,
         metrics: answers::Metrics<'a>,
     }
-    message.section(
-        "device",
-        &Device { device: name, metrics: answers::Metrics(&pulse.windows.metrics) },
-    );
+    let metrics = &pulse.windows.metrics;
+    let told = &metrics[..metrics.len().min(METRICS_TOLD_MAX)];
+    message.section("device", &Device { device: name, metrics: answers::Metrics(told) });
+    if told.len() < metrics.len() {
+        message.section("metricsLeftOut", &(metrics.len() - told.len()));
+    }
     if !pulse.samples.is_empty() {
-        message.section("samples", &pulse.samples.iter().map(answers::Sample).collect::<Vec<_>>());
+        message.list("samples", newest_that_fit(&pulse.samples));
     }
     anomalies(message, &pulse.anomalies.iter().collect::<Vec<_>>());
+}
+
+/// Without the oldest, where all would be too long.
+fn newest_that_fit(samples: &[SampleReport]) -> Vec<answers::Sample<'_>> {
+    let mut bytes = 0;
+    let fits = |sample: &&SampleReport| {
+        let json = serde_json::to_string(&answers::Sample(sample));
+        bytes += json.expect("reports hold nothing that JSON can't say").len();
+        bytes <= SAMPLES_BYTES_MAX
+    };
+    let count = samples.iter().rev().take_while(fits).count();
+    samples[samples.len() - count..].iter().map(answers::Sample).collect()
 }
 
 #[cfg(test)]
@@ -452,10 +471,12 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::analytics::report::{MetricReport, WindowsReport};
     use crate::api::testing;
     use crate::clock;
-    use crate::http::message::{Deliver, Delivery, STREAM_QUEUE_BYTES_MAX, StreamState};
+    use crate::http::message::{Deliver, Delivery, StreamState};
     use crate::registry::Registry;
+    use crate::sample::NAME_BYTES_MAX;
 
     /// An engine with a client that reads at once, or never.
     #[derive(Default)]
@@ -608,6 +629,39 @@ mod tests {
         let queued: usize = slow.events.lock().expect("no panic").iter().map(String::len).sum();
         assert!(queued <= STREAM_QUEUE_BYTES_MAX, "{queued}");
         assert_eq!(bench.events.tallies.clients.get(), 1);
+    }
+
+    #[test]
+    fn an_event_of_a_wide_device_fits_what_may_wait() {
+        let name =
+            |at: usize| Arc::<str>::from(format!("{at:02}{}", "\"".repeat(NAME_BYTES_MAX - 2)));
+        let device = name(0);
+        let sample = |arrived_us| SampleReport {
+            device: Some(device.clone()),
+            timestamp_us: 1_735_100_000_123_456,
+            arrived_us,
+            readings: (0..READINGS_MAX).map(|at| (name(at), -123_456_789.012_345)).collect(),
+        };
+        let metric = testing::fleet().metrics.remove(0);
+        let metrics =
+            (0..2 * READINGS_MAX).map(|at| MetricReport { metric: name(at), ..metric.clone() });
+        let pulse = DevicePulse {
+            windows: WindowsReport { metrics: metrics.collect(), ..WindowsReport::default() },
+            samples: (0..1_000).map(sample).collect(),
+            anomalies: Vec::new(),
+        };
+        let mut message = bench().events.message("delta", Now::default(), None);
+        device_sections(&mut message, &device, &pulse);
+        let event = message.finish();
+        assert!(event.len() < STREAM_QUEUE_BYTES_MAX, "{}", event.len());
+        let text = String::from_utf8(event).expect("UTF-8");
+        let data: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let event: Value = serde_json::from_str(&data.join("\n")).expect("JSON");
+        assert_eq!(event["device"]["metrics"].as_object().expect("by name").len(), READINGS_MAX);
+        assert_eq!(event["metricsLeftOut"], READINGS_MAX);
+        let samples = event["samples"].as_array().expect("some");
+        assert!((10..1_000).contains(&samples.len()), "{}", samples.len());
+        assert_eq!(samples.last().expect("the newest")["arrivedAt"], 0.000_999);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Server-sent events as text.
 //!
-//! The data of an event is one JSON object with a section a line: what a program joins and parses, a
-//! person can read.
+//! The data of an event is one JSON object with a section a line, and in lists an item a line: what a
+//! program joins and parses, a person can read.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -57,12 +57,29 @@ impl Message {
 
     /// Adds a section. JSON has no line ends but those we write.
     pub fn section(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> &mut Self {
+        self.begin(name);
+        self.text += &json(value);
+        self
+    }
+
+    /// Adds a section that is a list.
+    pub fn list(
+        &mut self,
+        name: &'static str,
+        items: impl IntoIterator<Item = impl Serialize>,
+    ) -> &mut Self {
+        self.begin(name);
+        let items: Vec<String> = items.into_iter().map(|item| json(&item)).collect();
+        write!(self.text, "[\ndata:   {}]", items.join(",\ndata:   "))
+            .expect("a String takes everything");
+        self
+    }
+
+    fn begin(&mut self, name: &'static str) {
         if !std::mem::take(&mut self.is_first) {
             self.text += ",\ndata: ";
         }
-        let json = serde_json::to_string(value).expect("reports hold nothing that JSON can't say");
-        write!(self.text, "\"{name}\":{json}").expect("a String takes everything");
-        self
+        write!(self.text, "\"{name}\":").expect("a String takes everything");
     }
 
     /// The event.
@@ -70,6 +87,10 @@ impl Message {
         self.text += "}\n\n";
         self.text.into_bytes()
     }
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).expect("reports hold nothing that JSON can't say")
 }
 
 #[cfg(test)]
@@ -82,14 +103,15 @@ mod tests {
     fn an_event_is_one_object_a_section_a_line() {
         let id = EventId { boot_ms: 1_700_000_000_123, at_ms: 4_500 };
         let mut message = Message::new("delta", id, Some(1_000));
-        message.section("at", &1.5).section("names", &["a\nb\r\u{2028}", "\"}"]);
+        message.section("at", &1.5).list("names", ["a\nb\r\u{2028}", "\"}"]).list("none", [0; 0]);
         let text = String::from_utf8(message.finish()).expect("UTF-8");
         let lines: Vec<&str> = text.split('\n').collect();
         assert_eq!(lines[..3], ["id: 1700000000123-4500", "event: delta", "retry: 1000"]);
         let data: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("data: ")).collect();
-        assert_eq!(data.len(), 2);
+        let shown = ["{\"at\":1.5,", "\"names\":[", "  \"a\\nb\\r\u{2028}\",", "  \"\\\"}\"],"];
+        assert_eq!(data[..4], shown);
         let value: serde_json::Value = serde_json::from_str(&data.join("\n")).expect("JSON");
-        assert_eq!(value, json!({"at": 1.5, "names": ["a\nb\r\u{2028}", "\"}"]}));
+        assert_eq!(value, json!({"at": 1.5, "names": ["a\nb\r\u{2028}", "\"}"], "none": []}));
         assert!(text.ends_with("}\n\n"));
     }
 

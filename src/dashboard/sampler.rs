@@ -409,7 +409,8 @@ impl Sampler {
     /// The strangest devices, of this moment and of the last minute. None once analytics has stopped.
     pub fn devices(&mut self, now: Now) -> Option<Vec<DeviceRow>> {
         let at_ms = now.monotonic_ms();
-        let query = DevicesQuery { limit: DEVICES_SHOWN_MAX, sort: DevicesSort::Score };
+        let (limit, sort) = (DEVICES_SHOWN_MAX, DevicesSort::Score);
+        let query = DevicesQuery { limit, sort, search: None };
         let strangest = self.asker.ask(|to| Question::Devices(query, to))?;
         self.strange.extend(strangest.into_iter().map(
             |DeviceReport { device, metric, score, .. }| Strange { device, metric, score, at_ms },

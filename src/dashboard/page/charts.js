@@ -37,6 +37,9 @@ const axis = (options) => ({
 const timeAxis = () =>
   axis({ space: 70, size: 26, gap: 6, grid: { show: false }, values: timeLabels });
 
+/** The same for all charts, but where labels are longer. */
+const axisWidth = (_, labels) => Math.max(52, 14 + 7.5 * Math.max(...(labels ?? [""]).map((label) => label.length)));
+
 /** Without those that the edges would cut. */
 function timeLabels(plot, splits) {
   const { min, max } = plot.scales.x;
@@ -55,7 +58,8 @@ class BandChart {
     this.plotNode = this.node.querySelector(".plot");
     this.readoutNode = this.node.querySelector(".readout");
     this.statsNode = this.node.querySelector(".stats");
-    this.node.querySelector("h2").textContent = title;
+    const heading = this.node.querySelector("h2");
+    heading.textContent = heading.title = title;
     this.title = title;
     this.lineName = lineName;
     this.dots = dots;
@@ -70,7 +74,7 @@ class BandChart {
         legend: { show: false },
         cursor,
         scales: { x: { time: true, range: () => span(this.points.t[0]) }, y: { range: () => this.range() } },
-        axes: [timeAxis(), axis({ size: 52, space: 36, gap: 8, values: (_, splits) => splits.map(reading) })],
+        axes: [timeAxis(), axis({ size: axisWidth, space: 30, gap: 8, values: (_, splits, axisAt, space, step) => ticks(splits, step) })],
         series: [
           {},
           { stroke: "transparent", points: { show: false } },
@@ -160,9 +164,9 @@ class BandChart {
 
   /** The band in words. A mean has its spread; a value has what was usual when it came. */
   usual(low, high) {
-    const figure = (value) => reading(Number(value.toPrecision(3)));
-    if (this.lineName === "mean") return ` ± ${figure((high - low) / 2)} (${threshold}σ)`;
-    return `, usual ${figure(low)} to ${figure(high)}`;
+    const figure = (value) => Number(value.toPrecision(3));
+    if (this.lineName === "mean") return ` ± ${reading(figure((high - low) / 2))} (${threshold}σ)`;
+    return `, usual ${range(low, high).join(" to ")}`;
   }
 
   show() {
@@ -183,6 +187,12 @@ class BandChart {
   }
 }
 
+/** The next of 5, 10, 20, 50, 100, … */
+function roundAbove(value) {
+  const size = 10 ** Math.floor(Math.log10(Math.max(value, 5)));
+  return size * [1, 2, 5, 10].find((step) => step * size >= Math.max(value, 5));
+}
+
 /** Anomalies a second, as bars. */
 class Ribbon {
   constructor(plotNode, readoutNode) {
@@ -193,15 +203,15 @@ class Ribbon {
       {
         width: plotNode.clientWidth || 300,
         height: plotNode.clientHeight,
-        padding: [4, 6, 0, 0],
+        padding: [8, 6, 0, 0],
         legend: { show: false },
         cursor,
         scales: {
           x: { time: true, range: () => span(this.points.t[0]) },
           // Room above the highest bar: the label of a line at the very top would be cut.
-          y: { range: (_, low, high) => [0, 1.25 * Math.max(high ?? 0, 4)] },
+          y: { range: (_, low, high) => [0, 1.1 * roundAbove(high ?? 0)] },
         },
-        axes: [timeAxis(), axis({ size: 52, space: 24, gap: 8, incrs: [1, 2, 5].flatMap((n) => [n, 10 * n, 100 * n, 1e3 * n, 1e4 * n, 1e5 * n]).sort((n, m) => n - m), values: (_, splits) => splits.map(count) })],
+        axes: [timeAxis(), axis({ size: 52, gap: 8, splits: (plot) => [0, plot.scales.y.max / 1.1], values: (_, splits) => splits.map(count) })],
         series: [
           {},
           {

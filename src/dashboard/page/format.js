@@ -4,8 +4,12 @@ const byId = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const four = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+const threes = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+const sameYear = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const otherYear = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric" });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const UNITS = ["", "K", "M", "B", "T"];
 const NONE = "–";
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
@@ -21,8 +25,44 @@ function count(value) {
 function reading(value) {
   if (!isNumber(value)) return NONE;
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e7 || size < 1e-4)) return value.toExponential(2);
-  return size >= 1000 ? whole.format(value) : four.format(value);
+  if (size !== 0 && size < 1e-4) return minus(value.toExponential(2));
+  return minus((size >= 1e7 ? compact : size >= 1000 ? whole : four).format(value));
+}
+
+/** As wide as a plus, and never at the end of a line. */
+const minus = (text) => text.replaceAll("-", "−");
+
+/** The same where there is room for seven characters. */
+function brief(value) {
+  const size = Math.abs(value);
+  if (!isNumber(value) || size === 0 || (size >= 1 && size < 1e4)) return reading(value);
+  if (size < 1e-3) return minus(value.toExponential(1));
+  return minus((size < 1 ? short : threes).format(value));
+}
+
+/** The ends of a range, with the digits that tell one from the other. */
+function range(low, high) {
+  const isNarrow = high > low && high - low < 0.01 * Math.max(Math.abs(low), Math.abs(high));
+  return isNarrow ? ticks([low, high], 10 ** Math.floor(Math.log10(high - low))) : [brief(low), brief(high)];
+}
+
+/** Labels of an axis: in one unit, with the digits that tell one from the next. */
+function ticks(values, step) {
+  const size = Math.max(...values.map(Math.abs));
+  if (size < 1e-3) return values.map((value) => minus(value ? Number(value.toPrecision(6)).toExponential() : "0"));
+  let power = size < 1e5 ? 0 : Math.min(Math.floor(Math.log10(size) / 3), UNITS.length - 1);
+  let digits = digitsOf(step / 1000 ** power);
+  if (digits > 4) [power, digits] = [0, digitsOf(step)];
+  const label = new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return values.map((value) => minus(label.format(value / 1000 ** power)) + UNITS[power]);
+}
+
+/** After the point. */
+function digitsOf(step) {
+  const isWhole = (number) => Math.abs(number - Math.round(number)) < 1e-6 * number;
+  let digits = 0;
+  while (digits < 9 && !isWhole(step * 10 ** digits)) digits += 1;
+  return digits;
 }
 
 /** Deviations; a window without spread has no end of them. */
@@ -47,7 +87,21 @@ function duration(seconds) {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
 
+/** The same where there is room for seven characters. */
+function briefDuration(seconds) {
+  if (seconds < 3600) return seconds < 1 ? "<1 s" : duration(seconds);
+  const [size, unit] = seconds < 86_400 ? [3600, "h"] : [86_400, "d"];
+  return `${(seconds / size).toFixed(1)} ${unit}`;
+}
+
 const time = (seconds) => clock.format(seconds * 1000);
+
+/** When it was, as seen from `now`: a sample may tell of another day. */
+function moment(seconds, now) {
+  const [then, today] = [new Date(seconds * 1000), new Date(now * 1000)];
+  if (then.toDateString() === today.toDateString()) return clock.format(then);
+  return (then.getFullYear() === today.getFullYear() ? sameYear : otherYear).format(then);
+}
 
 /** Writes only what has changed: the browser lays nothing out again for the rest. */
 function write(node, text) {
@@ -55,7 +109,7 @@ function write(node, text) {
 }
 
 async function copy(text, button) {
-  const label = button.textContent;
+  let isDone = true;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
@@ -64,9 +118,18 @@ async function copy(text, button) {
     field.value = text;
     document.body.append(field);
     field.select();
-    document.execCommand("copy");
+    isDone = document.execCommand("copy");
     field.remove();
+    button.focus({ preventScroll: true });
   }
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = label), 1500);
+  // Pressed again, it says what it said at first.
+  button.dataset.label ??= button.textContent;
+  const isSmall = button.dataset.label.length < 4;
+  button.textContent = isDone ? (isSmall ? "✓" : "Copied") : isSmall ? "✗" : "Not copied";
+  write(byId("announce"), isDone ? "copied" : "not copied");
+  clearTimeout(button.timer);
+  button.timer = setTimeout(() => {
+    button.textContent = button.dataset.label;
+    write(byId("announce"), "");
+  }, 1500);
 }

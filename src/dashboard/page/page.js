@@ -103,7 +103,8 @@ function showHistory(history) {
   }
   const last = ribbon.points.t.at(-1) ?? 0;
   history.at.forEach((at, place) => {
-    if (at <= last) return;
+    // A bar is as wide as the least distance of two.
+    if (at < last + 0.5) return;
     ribbon.points.t.push(at);
     ribbon.points.n.push(history.anomalies[place]);
   });
@@ -127,18 +128,20 @@ function showDevice(data) {
   const { metrics } = data.device;
   const place = (metric) => (USUAL.indexOf(metric) + USUAL.length + 1) % (USUAL.length + 1);
   const names = Object.keys(metrics).sort((one, other) => place(one) - place(other));
-  for (const sample of data.samples ?? []) {
+  // Who has slept for long is told again what it knows.
+  const known = samples.at(-1)?.sample.arrivedAt ?? -Infinity;
+  for (const sample of (data.samples ?? []).filter(({ arrivedAt }) => arrivedAt > known)) {
     samples.push({ sample, place: samplesSeen++ });
     for (const metric of names) {
       if (!isNumber(sample[metric])) continue;
       const { points } = chartOf(metric, byId("device-charts"), "last");
       const { t, line, low, high } = points;
-      if (t.length && sample.arrivedAt <= t.at(-1)) continue;
       const window = line.slice(-windowSize);
       const mean = window.reduce((sum, value) => sum + value, 0) / window.length;
       const spread = Math.sqrt(window.reduce((sum, value) => sum + (value - mean) ** 2, 0) / window.length);
       const isKnown = window.length >= Math.min(10, windowSize);
-      t.push(sample.arrivedAt);
+      // A batch has arrived at one moment: it is drawn from its least to its largest.
+      t.push(Math.max(sample.arrivedAt, t.at(-1) ?? 0));
       line.push(sample[metric]);
       low.push(isKnown ? mean - threshold * spread : null);
       high.push(isKnown ? mean + threshold * spread : null);
@@ -156,10 +159,10 @@ function showDevice(data) {
       ...Object.entries(figures.detectors)
         .filter(([detector]) => detector !== "zscore")
         .map(([detector, { score }]) => [detector, deviations(score)]),
-      ["mean", reading(figures.mean)],
-      ["std dev", reading(figures.stdDev)],
-      ["p95", reading(figures.p95)],
-      ["anomalies", count(figures.anomalyCount)],
+      ["mean", brief(figures.mean)],
+      ["std dev", brief(figures.stdDev)],
+      ["p95", brief(figures.p95)],
+      ["flagged", count(figures.anomalyCount)],
     ];
     rows(
       statsNode,
@@ -177,9 +180,11 @@ function showDevice(data) {
     );
   }
   const last = [...charts.values()].map((chart) => chart.points.t.at(-1) ?? 0);
+  const heard = Math.max(...last);
+  const more = data.metricsLeftOut ? ` of ${names.length + data.metricsLeftOut}` : "";
   const line = names.length
-    ? `${names.length === 1 ? "one metric" : `${names.length} metrics`}, windows of ${windowSize} values` +
-      (Math.max(...last) > 0 ? `, last heard ${duration(data.at - Math.max(...last))} ago` : "")
+    ? `${names.length === 1 ? "one metric" : `${names.length}${more} metrics`}, windows of ${windowSize} values` +
+      (heard > 0 ? `, last heard ${data.at - heard < 1.5 ? "now" : `${duration(data.at - heard)} ago`}` : "")
     : "Nothing has been heard of it; its first sample shows here.";
   write(byId("device-line"), line);
 }
@@ -289,9 +294,9 @@ function onState(state, why) {
 
 // ---- events
 
-function onEvent(name, data) {
+function onEvent(name, data, id) {
   told = Date.now();
-  if (name === "hello") onHello(data);
+  if (name === "hello") onHello(data, id);
   showStatus(data);
   if (data.anomalies) takeAnomalies(data.anomalies, name === "delta");
   if (data.load) {
@@ -305,15 +310,15 @@ function onEvent(name, data) {
   dirty = true;
 }
 
-function onHello(data) {
+function onHello(data, id) {
   showServer(data.server);
-  // To the tenth: a process has one beginning, told by clocks that tick apart.
-  const started = (data.at - data.status.uptime).toFixed(1);
-  if (boot !== null && Math.abs(started - boot) > 0.5) {
+  // The first half of an id is the process: its clock may be set while it runs.
+  const [process] = id.split("-");
+  if (boot !== null && process !== boot) {
     notice(`the server was restarted ${duration(data.status.uptime)} ago`, 6000);
     counted = null;
   }
-  if (boot === null || Math.abs(started - boot) > 0.5) boot = started;
+  boot = process;
   if (!data.resumed) fetchAnomalies();
   if (data.history && data.load.samples > 0) {
     byId("empty").hidden = true;
@@ -368,8 +373,10 @@ function route() {
 
 let selected = -1;
 let searchTimer = 0;
-/** As many as the server tells at once. */
-const SEARCHED = 1000;
+/** True while what is shown was found for what was typed before. */
+let isStale = false;
+/** More than are shown, so that those which begin with what was typed come first. */
+const SEARCHED = 100;
 const FOUND_MAX = 8;
 
 function closeFound() {
@@ -389,12 +396,15 @@ function select(place) {
 async function find() {
   const text = byId("query").value.trim();
   if (!text) return closeFound();
-  const answer = await ask(`/devices?limit=${SEARCHED}`).catch(() => null);
+  const answer = await ask(`/devices?limit=${SEARCHED}&search=${encodeURIComponent(text)}`).catch(() => null);
   if (!answer?.ok || byId("query").value.trim() !== text) return;
   const { devices } = await answer.json();
+  isStale = false;
   const wanted = text.toLowerCase();
-  const names = devices.map((each) => each.device).filter((name) => name.toLowerCase().includes(wanted));
-  names.sort((one, other) => Number(other.toLowerCase().startsWith(wanted)) - Number(one.toLowerCase().startsWith(wanted)) || one.localeCompare(other));
+  // The one of that name, those that begin with it, the others.
+  const rank = (name) => Number(name !== text) + Number(!name.toLowerCase().startsWith(wanted));
+  const names = devices.map((each) => each.device);
+  names.sort((one, other) => rank(one) - rank(other) || one.localeCompare(other, "en", { numeric: true }));
   const options = names.slice(0, FOUND_MAX).map((name, at) => {
     const option = document.createElement("li");
     option.id = `found-${at}`;
@@ -409,7 +419,7 @@ async function find() {
   if (!options.length) {
     const none = document.createElement("li");
     none.className = "muted";
-    none.textContent = devices.length < SEARCHED ? "No device has that in its name." : `Not among the ${SEARCHED} strangest; Enter opens a device of exactly that name.`;
+    none.textContent = "No device has that in its name.";
     options.push(none);
   }
   byId("found").replaceChildren(...options);
@@ -419,6 +429,7 @@ async function find() {
 }
 
 byId("query").addEventListener("input", () => {
+  isStale = true;
   clearTimeout(searchTimer);
   searchTimer = setTimeout(find, 150);
 });
@@ -426,13 +437,18 @@ byId("query").addEventListener("blur", closeFound);
 byId("query").addEventListener("keydown", (event) => {
   if (event.key === "ArrowDown") select(selected + 1);
   else if (event.key === "ArrowUp") select(selected - 1);
-  else if (event.key === "Escape") closeFound();
-  else return;
+  else if (event.key !== "Escape") return;
+  else if (!byId("found").hidden) closeFound();
+  else if (byId("query").value) byId("query").value = "";
+  else byId("query").blur();
   event.preventDefault();
 });
-byId("search").addEventListener("submit", (event) => {
+byId("search").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const option = byId(`found-${selected}`);
+  clearTimeout(searchTimer);
+  if (isStale) await find();
+  // Nothing was found for it where the server is away.
+  const option = isStale ? null : byId(`found-${selected}`);
   const name = option?.textContent ?? byId("query").value.trim();
   if (name) location.hash = address(name);
   byId("query").blur();
@@ -480,6 +496,7 @@ function askForToken(status) {
   write(byId("token-why"), status === 403 ? "The one given is not the right one." : "It was set with --read-token.");
   if (!byId("token").open) byId("token").showModal();
 }
+byId("token").addEventListener("cancel", () => notice("Without its token the server shows nothing: load the page again to give it"));
 byId("token-form").addEventListener("submit", () => {
   sessionStorage.setItem(TOKEN_KEY, byId("token-value").value.trim());
   byId("token-value").value = "";

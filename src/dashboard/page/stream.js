@@ -17,7 +17,7 @@ function ask(path, options = {}) {
 }
 
 class Stream {
-  /** `on.event(name, data)`, `on.state(state, why)` with live, lost, waiting or asleep, `on.denied(status)`. */
+  /** `on.event(name, data, id)`, `on.state(state, why)` with live, lost, locked, waiting or asleep, `on.denied(status)`. */
   constructor(on) {
     this.on = on;
     this.path = null;
@@ -55,7 +55,7 @@ class Stream {
       if (this.lastEventId) headers["Last-Event-ID"] = this.lastEventId;
       const answer = await ask(this.path, { headers, signal: attempt.signal });
       if (answer.status === 401 || answer.status === 403) {
-        this.on.state("lost", "the token is missing");
+        this.on.state("locked");
         this.path = null;
         return this.on.denied(answer.status);
       }
@@ -99,7 +99,7 @@ class Stream {
     }
     if (!data.length) return;
     this.on.state("live");
-    this.on.event(name, JSON.parse(data.join("\n")));
+    this.on.event(name, JSON.parse(data.join("\n")), id);
     if (id) this.lastEventId = id;
   }
 

@@ -1,7 +1,10 @@
 // Tables: rows are kept and rewritten, so that nothing flickers and a selection survives.
 
 /** More would be narrower than their figures. */
-const SAMPLE_METRICS_SHOWN = 5;
+const samplesShown = () => (matchMedia("(max-width: 640px)").matches ? 3 : 5);
+
+/** Rows that may show at once that they are new. */
+const NEWS_MAX = 4;
 
 const template = (id) => byId(id).content.firstElementChild;
 
@@ -66,24 +69,39 @@ function showDevices(devices) {
     link(row.cells[0], device.device);
     write(row.cells[1], device.metric);
     row.cells[1].title = device.metric;
-    write(row.cells[2], reading(device.last));
+    write(row.cells[2], brief(device.last));
     row.querySelector("polyline").setAttribute("points", sparkPoints(device.spark));
     write(row.cells[4], deviations(device.zScore));
-    row.cells[4].classList.toggle("alarm", device.isAnomaly);
+    // The anomaly may be another metric's.
+    row.cells[4].classList.toggle("alarm", device.isAnomaly && Math.abs(device.zScore) > threshold);
     write(row.cells[5], deviations(device.peak));
     // A hair past the threshold is strange; far past it is what somebody should look at.
     row.classList.toggle("strange", device.isAnomaly || device.peak > 2 * scoreThreshold);
   });
 }
 
+/** The table body that a mouse is in; a finger would leave its hover behind. */
+let pointedAt = null;
+addEventListener("pointerover", ({ target, pointerType }) => {
+  pointedAt = pointerType === "mouse" ? target.closest("tbody") : null;
+});
+document.documentElement.addEventListener("pointerleave", () => (pointedAt = null));
+
 /** `withDevice`: the second column is the device and its metric, else the metric alone. */
 function showAnomalies(body, none, newestFirst, withDevice) {
   none.hidden = newestFirst.length > 0;
-  // Whoever is about to press something there presses what they saw.
-  if (body.matches(":hover") || body.contains(document.activeElement)) return;
+  // Whoever is about to press something there presses what they saw. What a mouse has pressed keeps the
+  // focus, and holds nothing.
+  const isHeld = body.childElementCount > 0 && (pointedAt === body || body.querySelector(":focus-visible") !== null);
+  body.closest("section").classList.toggle("held", isHeld);
+  if (isHeld) return;
+  // What a page begins with is no news; where most rows are, it would be a flicker.
+  const shown = new Set([...body.children].map((row) => row.dataset.key));
+  const news = newestFirst.filter(({ key }) => !shown.has(key)).length;
+  const isNews = shown.size > 0 && news <= NEWS_MAX;
   const make = () => {
     const row = template("anomaly-row").cloneNode(true);
-    if (body.childElementCount) row.className = "new";
+    row.classList.toggle("new", isNews);
     return row;
   };
   rows(body, newestFirst, (anomaly) => anomaly.key, make, (row, anomaly) => {
@@ -92,7 +110,7 @@ function showAnomalies(body, none, newestFirst, withDevice) {
     row.anomaly = anomaly;
     showAnomaly(row, anomaly);
     if (!isNew) return;
-    const [anchor, metric] = row.cells[1].children;
+    const [anchor, metric] = row.cells[1].firstElementChild.children;
     if (withDevice && anomaly.device !== null) link(row.cells[1], anomaly.device);
     else if (withDevice) anchor.replaceWith("the fleet");
     else anchor.remove();
@@ -105,21 +123,22 @@ function showAnomalies(body, none, newestFirst, withDevice) {
 /** What changes of it while it goes on, and when it ends. */
 function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detector, start, end, isOpen, flags }) {
   const [at, , what, where, strength, lasted] = row.cells;
-  write(at, time(start));
+  write(at, moment(start, Date.now() / 1000 + skew));
   at.title = new Date(start * 1000).toISOString();
-  write(what, reading(value));
+  write(what, brief(value));
   what.title = `${value}, where ${reading(mean)} ± ${reading(stdDev)} was usual`;
-  write(where, `${reading(expected.low)} – ${reading(expected.high)}`);
-  where.title = where.textContent;
+  write(where, range(expected.low, expected.high).join(" – "));
+  where.title = `${expected.low} – ${expected.high}`;
   write(strength, deviations(detector === "zscore" ? zScore : score));
-  write(lasted, isOpen ? "open" : end - start < 1 ? "<1 s" : duration(end - start));
+  write(lasted, isOpen ? "open" : briefDuration(end - start));
   lasted.title = `${flags} ${flags === 1 ? "value" : "values"} flagged`;
 }
 
 /** Columns are the metrics of the device, as many as there is room for. */
 function showSamples(newestFirst, metrics) {
   byId("no-device-samples").hidden = newestFirst.length > 0;
-  const shown = metrics.slice(0, SAMPLE_METRICS_SHOWN);
+  const shown = metrics.slice(0, samplesShown());
+  write(byId("device-samples-of"), shown.length < metrics.length ? `${shown.length} of ${metrics.length} metrics` : "");
   const head = byId("device-metrics");
   while (head.cells.length > 1 + shown.length) head.deleteCell(-1);
   shown.forEach((metric, at) => {
@@ -135,11 +154,12 @@ function showSamples(newestFirst, metrics) {
   });
   const make = () => document.createElement("tr");
   rows(byId("device-samples"), newestFirst, ({ place }) => place, make, (row, { sample }) => {
-    const texts = [time(sample.arrivedAt), ...shown.map((metric) => reading(sample[metric]))];
+    const texts = [time(sample.arrivedAt), ...shown.map((metric) => brief(sample[metric]))];
     while (row.cells.length > texts.length) row.deleteCell(-1);
     texts.forEach((text, at) => {
       const cell = row.cells[at] ?? row.insertCell();
       cell.className = at ? "n" : "at";
+      cell.title = sample[shown[at - 1]] ?? "";
       write(cell, text);
     });
     row.cells[0].title = new Date(sample.arrivedAt * 1000).toISOString();
