@@ -28,9 +28,13 @@ PPROF = str(bench.ROOT / ".tools" / "bin" / "pprof")
 CYCLES = int(os.environ.get("PPROF_CYCLES", "100"))
 # Of a share of the CPU that is known.
 TOLERANCE = 0.10
-# Under a load of small requests the clocks of perf events say 6 to 9 % more than getrusage. Probably they run
-# on while an interrupt is served, such as the receiving side of loopback, and getrusage leaves that out.
-INTERRUPTS = 0.15
+# What a profile holds of the CPU time that the process had; and how far a profile of few seconds may be off
+# besides: getrusage knows of running threads what was at their last tick, and threads are found one by one.
+AIM = 0.05
+SHORT = 0.02
+# The samples of perf alone, each for a period, miss the switches to a thread, which are charged to it: the more,
+# the more others there are on its core. What a hypervisor takes they count, without a bound.
+SWITCHES = 0.35
 PATIENCE_S = 20.0
 # A load that is stopped when its work is done; a machine that is busy takes longer.
 LOAD_S_MAX = 600
@@ -81,6 +85,15 @@ def comment(scratch: Path, file: Path) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", text)) | {"text": text}
 
 
+def held(said: dict[str, str]) -> float:
+    """The share of the CPU time that the profile holds; the samples alone must account for most of it."""
+    captured = float(said["captured"])
+    if said["backend"] != "perf":
+        return captured
+    assert captured >= 1 - SWITCHES, said["text"]
+    return float(said["scaled"])
+
+
 @contextlib.contextmanager
 def under_load(port: int, *flags: str):
     """A load until the block ends; every request must be answered well."""
@@ -129,7 +142,7 @@ def check_known_shares(scratch: Path) -> list[str]:
         expected = {"perf": "perf", "timer": "timer", "auto": "timer" if refused else "perf", "fallback": "timer"}
         assert said["backend"] == expected[case], said["text"]
         assert ("perf can't" in said["text"]) == (backend == "auto" and said["backend"] == "timer"), said["text"]
-        captured = float(said["captured"])
+        captured = held(said)
         # Of the youngest threads the first milliseconds are not seen.
         assert 0.80 <= captured <= 1 + TOLERANCE, said["text"]
         for function, thread in (("spin_a_quarter", "quarter"), ("spin_half", "half"), ("spin_while_young", "young")):
@@ -146,7 +159,7 @@ def check_known_shares(scratch: Path) -> list[str]:
             named = dict(zip(re.findall(r"%\): (\S+)", tags), rest, strict=True))
             assert named.get(thread, 0) >= 0.9 * total, tags
             found.append(f"{case}/{thread} {ratio:.3f}")
-        found.append(f"{case} captured {captured:.3f}")
+        found.append(f"{case} held {captured:.3f}, captured {said['captured']}")
     return found
 
 
@@ -174,10 +187,8 @@ def check_tool(scratch: Path, port: int, backends: list[str]) -> list[str]:
     for backend in backends:
         target = f"{url}profile?seconds=3&hz=1000&backend={backend}"
         said = comment(scratch, save(target, scratch / f"often-{backend}"))
-        captured = float(said["captured"])
-        most = 1 + TOLERANCE + (INTERRUPTS if backend == "perf" else 0)
-        assert 1 - TOLERANCE <= captured <= most, said["text"]
-        found.append(f"{said['backend']} captured {captured:.3f}, {said['samples']} samples")
+        assert abs(held(said) - 1) <= AIM + SHORT, said["text"]
+        found.append(f"{backend} held {held(said):.3f}, captured {said['captured']}, {said['samples']} samples")
     share_of_worker = share(
         listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "sigmad::http::worker"
     )
