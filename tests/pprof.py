@@ -336,6 +336,37 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
     return found
 
 
+def check_seccomp(scratch: Path) -> list[str]:
+    """A kernel that refuses, as in containers: another sampler, shorter stacks, and the profile says so."""
+    found = []
+    refusing = str(Path(__file__).parent / "refusing.py")
+    for error, words in (("EPERM", "not permitted"), ("ENOSYS", "not implemented"), ("EACCES", "denied")):
+        prefix = [sys.executable, refusing, f"perf_event_open={error}", "--"]
+        with bench.sigmad(prefix=prefix) as (_, port), under_load(port):
+            said = comment(scratch, save(base(port) + "profile?seconds=1&hz=1000", scratch / error))
+            assert said["backend"] == "timer" and re.search(f"perf can't: .*{words}", said["text"]), said["text"]
+            assert int(said["samples"]) > 0, said["text"]
+            status, _, payload = bench.get(base(port) + "profile?seconds=1&backend=perf")
+            assert status == 500 and b"backend=perf can't" in payload, (status, payload)
+            check_texts(port)
+            assert bench.get(base(port) + "heap")[0] == 200
+        found.append(f"perf {error}")
+    with bench.sigmad(prefix=[sys.executable, refusing, "process_vm_readv=EPERM", "--"]) as (_, port), under_load(port):
+        file = save(base(port) + "profile?seconds=2&hz=1000&backend=timer", scratch / "cut")
+        said = comment(scratch, file)
+        assert "process_vm_readv is refused" in said["text"], said["text"]
+        # What was running is right all the same, with its weight.
+        assert abs(held(said) - 1) <= AIM + SHORT, said["text"]
+        assert "worker-0" in pprof(scratch, "-tags", file)
+        assert "sigmad::" in pprof(scratch, "-top", "-nodecount=2000", file)
+        text = bench.get(base(port) + "threads?debug=1")[2].decode()
+        assert '"worker-0"' in text and "process_vm_readv is refused" in text, text
+        assert "process_vm_readv is refused" in pprof(scratch, "-comments", base(port) + "threads")
+        assert bench.get(base(port) + "heap")[0] == 200
+        found.append(f"process_vm_readv: held {held(said):.3f}")
+    return found
+
+
 def check_redis(scratch: Path) -> str:
     """Signals interrupt system calls: no connection to Redis ends by that, and no sample is dropped."""
     with bench.redis(scratch) as store, bench.sigmad("--redis-url", f"redis://127.0.0.1:{store}") as (_, port):
@@ -373,6 +404,7 @@ def main() -> None:
             assert b"s3cret" not in bench.get(base(port) + "cmdline")[2]
         with bench.sigmad() as (_, port):
             check_refusals(scratch, port)
+        print("pprof: refused:", "; ".join(check_seccomp(scratch)))
         print("pprof: redis:", check_redis(scratch))
         for flags in ([], ["--engine", "may"]):
             print("pprof:", *flags, "; ".join(check_cycles(scratch, backends, *flags)))

@@ -19,6 +19,7 @@ use super::readiness::{Phase, Readiness};
 use super::routes::{Debug, Label};
 use crate::clock::Clock;
 use crate::http::message::{HeaderField, Method, Response, StreamRefusal, StreamWriter, Ticket};
+use crate::profile::capture::CUT;
 use crate::profile::cpu::{CpuProfile, Recording};
 use crate::profile::memory::{self, View};
 use crate::profile::proto::{self, About, Sample};
@@ -306,6 +307,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
     if query.is_text() {
         return Ok(text(listing(&threads, &mut symbols).into_bytes()));
     }
+    let cut = threads.iter().any(|thread| thread.is_cut).then(|| CUT.to_owned());
     let about = About {
         sample_types: &[("threads", "count")],
         default_sample_type: "threads",
@@ -313,7 +315,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
         period: 1,
         wall_us: clock.now().wall_us,
         duration_ns: 0,
-        comments: &[],
+        comments: cut.as_slice(),
     };
     let labels: Vec<_> = threads.iter().map(|thread| [("thread", &*thread.name)]).collect();
     let samples = threads.iter().zip(&labels).map(|(thread, labels)| Sample {
@@ -328,7 +330,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
 /// A paragraph for each thread, a line for each function.
 fn listing(threads: &[Thread], symbols: &mut Symbols) -> String {
     let mut lines = format!("threads: {}\n", threads.len());
-    for Thread { tid, name, state, stack } in threads {
+    for Thread { tid, name, state, stack, is_cut } in threads {
         lines += &format!("\n{tid} {name:?} {state}\n");
         if stack.is_empty() {
             lines += "  did not answer: it can't be interrupted at present\n";
@@ -342,6 +344,9 @@ fn listing(threads: &[Thread], symbols: &mut Symbols) -> String {
                 }
                 lines.push('\n');
             }
+        }
+        if *is_cut {
+            lines += &format!("  … {CUT}\n");
         }
     }
     lines

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::capture::CUT;
 use super::perf::Perf;
 use super::pprof_crate::PprofCrate;
 use super::proto::{self, About, Sample};
@@ -187,6 +188,9 @@ impl Recording {
             ));
         }
         comments.extend(self.passed_over);
+        if samples.cut > 0 {
+            comments.push(format!("{} stacks are cut; {CUT}", samples.cut));
+        }
         Ok(CpuProfile { samples, symbols, period_ns, wall_us: self.wall_us, duration_ns, comments })
     }
 }

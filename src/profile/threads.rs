@@ -23,6 +23,8 @@ pub struct Thread {
     pub state: char,
     /// Innermost first; empty when it did not answer.
     pub stack: Vec<u64>,
+    /// It ends early: see [`CUT`](super::capture::CUT).
+    pub is_cut: bool,
 }
 
 /// The numbers of all threads.
@@ -81,7 +83,7 @@ pub fn stacks(unwinder: &mut Unwinder) -> io::Result<Option<Vec<Thread>>> {
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal()) };
         if sent == 0 {
             asked.insert(tid);
-            threads.push(Thread { tid, name, state, stack: Vec::new() });
+            threads.push(Thread { tid, name, state, stack: Vec::new(), is_cut: false });
         }
     }
     let mut stacks = HashMap::new();
@@ -91,7 +93,7 @@ pub fn stacks(unwinder: &mut Unwinder) -> io::Result<Option<Vec<Thread>>> {
             asked.remove(&capture.tid);
             let mut stack = Vec::new();
             unwinder.unwind(&capture.registers, &capture.stack, &mut stack);
-            stacks.insert(capture.tid, stack);
+            stacks.insert(capture.tid, (stack, capture.is_cut));
         });
         if !asked.is_empty() {
             std::thread::sleep(LOOK);
@@ -99,7 +101,7 @@ pub fn stacks(unwinder: &mut Unwinder) -> io::Result<Option<Vec<Thread>>> {
         }
     }
     for thread in &mut threads {
-        thread.stack = stacks.remove(&thread.tid).unwrap_or_default();
+        (thread.stack, thread.is_cut) = stacks.remove(&thread.tid).unwrap_or_default();
     }
     Ok(Some(threads))
 }

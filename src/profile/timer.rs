@@ -64,6 +64,7 @@ impl Timers {
         session.take(|capture| {
             stack.clear();
             unwinder.unwind(&capture.registers, &capture.stack, stack);
+            samples.cut += u64::from(capture.is_cut);
             samples.add(capture.tid, stack, capture.weight, capture.weight * *period_ns);
         });
         samples.lost += session.take_lost();
