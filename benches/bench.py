@@ -65,9 +65,10 @@ def sigmad(
     binary: str | None = None,
     listen: str = "127.0.0.1:0",
     command: str = "serve",
+    prefix: list[str] | None = None,
 ):
-    """sigmad on a free port: yields the process and the port."""
-    line = pinned(core, [binary or sigmad_binary(), command, "--listen", listen, *flags])
+    """sigmad on a free port, started through `prefix`: yields the process and the port."""
+    line = pinned(core, [*(prefix or []), binary or sigmad_binary(), command, "--listen", listen, *flags])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
     with running(line, stderr=subprocess.PIPE, text=True, env=environment) as child:
         port = None

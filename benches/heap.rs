@@ -1,4 +1,5 @@
-//! What the sampling allocator adds to a pair of alloc and free: mimalloc alone, and wrapped, in turns.
+//! What the sampling allocator adds to a pair of alloc and free: mimalloc alone, and wrapped, in turns; and
+//! wrapped with a rate at which nothing is sampled, which is what most pairs of a program cost.
 //!
 //! Each measurement takes both in short turns within the same moments, so that whatever else happens to
 //! the machine happens to both; the answer is that the samples account for all that was allocated.
@@ -7,6 +8,7 @@ mod measure;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
+use std::thread;
 use std::time::Duration;
 
 use criterion::measurement::Measurement;
@@ -16,6 +18,8 @@ use mimalloc::MiMalloc;
 use sigmad::profile::heap::{self, Sampled};
 
 static WRAPPED: Sampled<MiMalloc> = Sampled(MiMalloc);
+/// One sample in 4 GiB.
+static UNSAMPLED: Sampled<MiMalloc, { u32::MAX }> = Sampled(MiMalloc);
 
 /// One turn: some tens of microseconds.
 const PAIRS_PER_TURN: u64 = 10_000;
@@ -51,8 +55,15 @@ fn turn_wrapped(layout: Layout, held: &mut [*mut u8]) {
     turn(&WRAPPED, layout, held);
 }
 
-/// CPU time of the turns of one of them, while the other has its own between.
-fn interleaved(size: usize, held: usize, pairs: u64, wants_wrapped: bool) -> Duration {
+#[inline(never)]
+fn turn_unsampled(layout: Layout, held: &mut [*mut u8]) {
+    turn(&UNSAMPLED, layout, held);
+}
+
+type Turn = fn(Layout, &mut [*mut u8]);
+
+/// CPU time of the turns of mimalloc or of `wrap`, while the other has its own between.
+fn interleaved(size: usize, held: usize, pairs: u64, wrap: Turn, wants_wrapped: bool) -> Duration {
     let layout = Layout::from_size_align(size, 8).expect("a layout");
     // SAFETY: the layout is not empty.
     let fill = |_| unsafe { MiMalloc.alloc(layout) };
@@ -64,7 +75,7 @@ fn interleaved(size: usize, held: usize, pairs: u64, wants_wrapped: bool) -> Dur
         for is_wrapped in [false, true] {
             let begun = CpuTime.start();
             if is_wrapped {
-                turn_wrapped(layout, &mut wrapped);
+                wrap(layout, &mut wrapped);
             } else {
                 turn_bare(layout, &mut bare);
             }
@@ -89,9 +100,19 @@ fn pair(c: &mut Criterion<CpuTime>) {
         let mut group = c.benchmark_group(format!("pair, {name}"));
         group.throughput(Throughput::Elements(1));
         for size in [16, 64, 1024] {
-            for (wrapped, name) in [(false, "mimalloc"), (true, "sampled")] {
+            for (name, wrap, wants_wrapped) in [
+                ("mimalloc", turn_wrapped as Turn, false),
+                ("unsampled", turn_unsampled as Turn, true),
+                ("sampled", turn_wrapped as Turn, true),
+            ] {
                 group.bench_function(BenchmarkId::new(name, size), |b| {
-                    b.iter_custom(|pairs| interleaved(size, held, pairs, wrapped));
+                    b.iter_custom(|pairs| {
+                        // The countdown to the next sample is the thread's: each rate has threads of its own.
+                        let measured = thread::spawn(move || {
+                            interleaved(size, held, pairs, wrap, wants_wrapped)
+                        });
+                        measured.join().expect("no panic")
+                    });
                 });
             }
         }

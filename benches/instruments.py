@@ -212,6 +212,7 @@ def heap() -> dict:
         pairs.setdefault(f"{size} bytes, {held}", {})[allocator] = ns
     for one in pairs.values():
         one["added"] = one["sampled"] - one["mimalloc"]
+        one["added_unsampled"] = one["unsampled"] - one["mimalloc"]
     return {"pairs_ns": pairs, "error_percent": errors}
 
 
@@ -247,14 +248,15 @@ def text(record: dict) -> str:
                 "engine, Hz",
                 "CPU of a request × without",
                 "threads of the profile, s",
-                "captured ÷ true",
-                "by its own account",
+                "in the profile ÷ true",
+                "samples alone, by its own account",
             ],
             rows,
         )
     ]
     for what, one in record.get("heap", {}).get("pairs_ns", {}).items():
-        parts.append(f"{what}: mimalloc {one['mimalloc']:.2f} ns, sampled {one['sampled']:.2f} ns")
+        measured = (f"{name} {one[name]:.2f} ns" for name in ("mimalloc", "unsampled", "sampled"))
+        parts.append(f"{what}: {', '.join(measured)}")
     return "\n\n".join(parts)
 
 

@@ -152,6 +152,11 @@ def check_debug(client: Client) -> None:
     client.ask("GET", "/debug/latency?format=xml", 400)
     for path in ("/debug/pprof/threads", "/debug/pprof/goroutine", "/debug/pprof/heap", "/debug/pprof/allocs"):
         assert client.ask("GET", path, 200).startswith(b"\x1f\x8b"), "not gzip"
+    for path in ("/debug/pprof/heap", "/debug/pprof/allocs"):
+        client.ask("GET", f"{path}?seconds=1&debug=1", 400)
+        with urllib.request.urlopen(f"{client.base}/debug/pprof/heap?seconds=1", timeout=10) as running:
+            client.ask("GET", f"{path}?seconds=1", 409)
+            assert running.read().startswith(b"\x1f\x8b"), "not gzip"
     for method, target, body in (("GET", "?0x1", None), ("POST", "", b"0x1")):
         client.ask(method, f"/debug/pprof/symbol{target}", 200, body)
     for path in ("/debug/pprof/profile", "/debug/pprof/flamegraph"):

@@ -15,6 +15,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
@@ -30,6 +32,8 @@ STREAM_BYTES = 128 + 8 * 50
 # A hundred chunks, each of which is one sample or none: four standard deviations.
 CHUNKS_TOLERANCE = 0.25
 BATCH = 1_000
+# Of a profile of what has changed: it takes a tenth of that to send the streams.
+SPAN_S = 5
 # One read in 64 is timed, and a connection's first read may come before its bytes.
 TIMED_EVERY = 64
 REQUESTS = 100 * TIMED_EVERY
@@ -137,6 +141,36 @@ def check_streams(scratch: Path, port: int) -> str:
     return f"{DEVICES} devices: {grown / 1e6:.0f} of {truth / 1e6:.0f} MB under {function}"
 
 
+def check_span(scratch: Path, port: int) -> str:
+    """What has changed in some seconds: streams that came meanwhile, and nothing of those before."""
+    url = f"http://127.0.0.1:{port}/debug/pprof"
+    top = pprof(scratch, "-top", "-seconds", 1, f"{url}/allocs")
+    assert "Type: alloc_space" in top and re.search(r"Duration: 1(\.\d+)?s", top), top
+    samples = [f'{{"device":"later{device}","cpu":1,"rps":2}}' for device in range(DEVICES)]
+    file = scratch / "span"
+    # The head says that it has begun.
+    with urllib.request.urlopen(f"{url}/heap?seconds={SPAN_S}", timeout=60) as running:
+        assert running.headers["Content-Disposition"] == 'attachment; filename="heap-delta"', running.headers
+        post(port, [f"[{','.join(samples[at : at + BATCH])}]".encode() for at in range(0, DEVICES, BATCH)])
+        assert bench.get_json(port, "/stats")["count"] > 0
+        status, headers, payload = get(port, "/debug/pprof/allocs?seconds=1")
+        assert status == 409 and 1 <= int(headers["Retry-After"]) <= SPAN_S, (status, payload)
+        # Others are not held up.
+        assert get(port, "/debug/pprof/heap")[0] == 200
+        file.write_bytes(running.read())
+    truth = 2 * DEVICES * STREAM_BYTES
+    for value in ("inuse_space", "alloc_space"):
+        found = below(scratch, file, "arena::Arena", value)
+        assert abs(found / truth - 1) < CHUNKS_TOLERANCE, f"{value}: {found} of {truth} bytes"
+    # A client that goes away ends it.
+    urllib.request.urlopen(f"{url}/heap?seconds=300", timeout=60).close()
+    deadline = time.monotonic() + 10
+    while get(port, "/debug/pprof/heap?seconds=1")[0] == 409:
+        assert time.monotonic() < deadline, "the profile of a client that has gone goes on"
+        time.sleep(0.02)
+    return f"{found / 1e6:.0f} of {truth / 1e6:.0f} MB came in {SPAN_S} s"
+
+
 def check_latency() -> str:
     with bench.sigmad("--workers", "1") as (_, port):
         status, headers, payload = get(port, "/debug/latency")
@@ -181,6 +215,7 @@ def main() -> None:
         with bench.sigmad() as (_, port):
             check_tool(scratch, port)
             print("heap: streams:", check_streams(scratch, port))
+            print("heap: span:", check_span(scratch, port))
     print("heap: latency:", check_latency())
     print("heap: ok")
 

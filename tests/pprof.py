@@ -28,9 +28,13 @@ PPROF = str(bench.ROOT / ".tools" / "bin" / "pprof")
 CYCLES = int(os.environ.get("PPROF_CYCLES", "100"))
 # Of a share of the CPU that is known.
 TOLERANCE = 0.10
-# Under a load of small requests the clocks of perf events say 6 to 9 % more than getrusage. Probably they run
-# on while an interrupt is served, such as the receiving side of loopback, and getrusage leaves that out.
-INTERRUPTS = 0.15
+# What a profile holds of the CPU time that the process had; and how far a profile of few seconds may be off
+# besides: getrusage knows of running threads what was at their last tick, and threads are found one by one.
+AIM = 0.05
+SHORT = 0.02
+# The samples of perf alone, each for a period, miss the switches to a thread, which are charged to it: the more,
+# the more others there are on its core. What a hypervisor takes they count, without a bound.
+SWITCHES = 0.35
 PATIENCE_S = 20.0
 # A load that is stopped when its work is done; a machine that is busy takes longer.
 LOAD_S_MAX = 600
@@ -81,6 +85,15 @@ def comment(scratch: Path, file: Path) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", text)) | {"text": text}
 
 
+def held(said: dict[str, str]) -> float:
+    """The share of the CPU time that the profile holds; the samples alone must account for most of it."""
+    captured = float(said["captured"])
+    if said["backend"] != "perf":
+        return captured
+    assert captured >= 1 - SWITCHES, said["text"]
+    return float(said["scaled"])
+
+
 @contextlib.contextmanager
 def under_load(port: int, *flags: str):
     """A load until the block ends; every request must be answered well."""
@@ -129,7 +142,7 @@ def check_known_shares(scratch: Path) -> list[str]:
         expected = {"perf": "perf", "timer": "timer", "auto": "timer" if refused else "perf", "fallback": "timer"}
         assert said["backend"] == expected[case], said["text"]
         assert ("perf can't" in said["text"]) == (backend == "auto" and said["backend"] == "timer"), said["text"]
-        captured = float(said["captured"])
+        captured = held(said)
         # Of the youngest threads the first milliseconds are not seen.
         assert 0.80 <= captured <= 1 + TOLERANCE, said["text"]
         for function, thread in (("spin_a_quarter", "quarter"), ("spin_half", "half"), ("spin_while_young", "young")):
@@ -146,7 +159,7 @@ def check_known_shares(scratch: Path) -> list[str]:
             named = dict(zip(re.findall(r"%\): (\S+)", tags), rest, strict=True))
             assert named.get(thread, 0) >= 0.9 * total, tags
             found.append(f"{case}/{thread} {ratio:.3f}")
-        found.append(f"{case} captured {captured:.3f}")
+        found.append(f"{case} held {captured:.3f}, captured {said['captured']}")
     return found
 
 
@@ -174,10 +187,8 @@ def check_tool(scratch: Path, port: int, backends: list[str]) -> list[str]:
     for backend in backends:
         target = f"{url}profile?seconds=3&hz=1000&backend={backend}"
         said = comment(scratch, save(target, scratch / f"often-{backend}"))
-        captured = float(said["captured"])
-        most = 1 + TOLERANCE + (INTERRUPTS if backend == "perf" else 0)
-        assert 1 - TOLERANCE <= captured <= most, said["text"]
-        found.append(f"{said['backend']} captured {captured:.3f}, {said['samples']} samples")
+        assert abs(held(said) - 1) <= AIM + SHORT, said["text"]
+        found.append(f"{backend} held {held(said):.3f}, captured {said['captured']}, {said['samples']} samples")
     share_of_worker = share(
         listed(pprof(scratch, "-top", "-nodecount=2000", scratch / "profile")), "sigmad::http::worker"
     )
@@ -252,7 +263,7 @@ def check_refusals(scratch: Path, port: int) -> None:
         assert status == 409 and 1 <= int(headers["Retry-After"]) <= 30, (status, payload)
         assert bench.get(url + "flamegraph?seconds=1")[0] == 409
         refused = pprof(scratch, "-top", url + "profile?seconds=1", fails=True)
-        assert "409" in refused and "another CPU profile" in refused, refused
+        assert "409" in refused and "another such profile" in refused, refused
         # Others are not held up.
         assert bench.get(url + "threads")[0] == 200
     # hz=0 must leave the crate usable.
@@ -325,6 +336,37 @@ def check_cycles(scratch: Path, backends: list[str], *flags: str) -> list[str]:
     return found
 
 
+def check_seccomp(scratch: Path) -> list[str]:
+    """A kernel that refuses, as in containers: another sampler, shorter stacks, and the profile says so."""
+    found = []
+    refusing = str(Path(__file__).parent / "refusing.py")
+    for error, words in (("EPERM", "not permitted"), ("ENOSYS", "not implemented"), ("EACCES", "denied")):
+        prefix = [sys.executable, refusing, f"perf_event_open={error}", "--"]
+        with bench.sigmad(prefix=prefix) as (_, port), under_load(port):
+            said = comment(scratch, save(base(port) + "profile?seconds=1&hz=1000", scratch / error))
+            assert said["backend"] == "timer" and re.search(f"perf can't: .*{words}", said["text"]), said["text"]
+            assert int(said["samples"]) > 0, said["text"]
+            status, _, payload = bench.get(base(port) + "profile?seconds=1&backend=perf")
+            assert status == 500 and b"backend=perf can't" in payload, (status, payload)
+            check_texts(port)
+            assert bench.get(base(port) + "heap")[0] == 200
+        found.append(f"perf {error}")
+    with bench.sigmad(prefix=[sys.executable, refusing, "process_vm_readv=EPERM", "--"]) as (_, port), under_load(port):
+        file = save(base(port) + "profile?seconds=2&hz=1000&backend=timer", scratch / "cut")
+        said = comment(scratch, file)
+        assert "process_vm_readv is refused" in said["text"], said["text"]
+        # What was running is right all the same, with its weight.
+        assert abs(held(said) - 1) <= AIM + SHORT, said["text"]
+        assert "worker-0" in pprof(scratch, "-tags", file)
+        assert "sigmad::" in pprof(scratch, "-top", "-nodecount=2000", file)
+        text = bench.get(base(port) + "threads?debug=1")[2].decode()
+        assert '"worker-0"' in text and "process_vm_readv is refused" in text, text
+        assert "process_vm_readv is refused" in pprof(scratch, "-comments", base(port) + "threads")
+        assert bench.get(base(port) + "heap")[0] == 200
+        found.append(f"process_vm_readv: held {held(said):.3f}")
+    return found
+
+
 def check_redis(scratch: Path) -> str:
     """Signals interrupt system calls: no connection to Redis ends by that, and no sample is dropped."""
     with bench.redis(scratch) as store, bench.sigmad("--redis-url", f"redis://127.0.0.1:{store}") as (_, port):
@@ -362,6 +404,7 @@ def main() -> None:
             assert b"s3cret" not in bench.get(base(port) + "cmdline")[2]
         with bench.sigmad() as (_, port):
             check_refusals(scratch, port)
+        print("pprof: refused:", "; ".join(check_seccomp(scratch)))
         print("pprof: redis:", check_redis(scratch))
         for flags in ([], ["--engine", "may"]):
             print("pprof:", *flags, "; ".join(check_cycles(scratch, backends, *flags)))

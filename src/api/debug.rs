@@ -19,13 +19,14 @@ use super::readiness::{Phase, Readiness};
 use super::routes::{Debug, Label};
 use crate::clock::Clock;
 use crate::http::message::{HeaderField, Method, Response, StreamRefusal, StreamWriter, Ticket};
+use crate::profile::capture::CUT;
 use crate::profile::cpu::{CpuProfile, Recording};
 use crate::profile::memory::{self, View};
 use crate::profile::proto::{self, About, Sample};
 use crate::profile::symbols::Symbols;
 use crate::profile::threads::{self, Thread};
 use crate::profile::unwind::Unwinder;
-use crate::profile::{cmdline, flame};
+use crate::profile::{cmdline, flame, heap};
 use crate::telemetry::Sources;
 use crate::telemetry::latency::Budget;
 
@@ -37,7 +38,7 @@ const AT_ONCE_MAX: usize = 4;
 const ADDRESSES_MAX: usize = 10_000;
 /// A part of a streamed answer.
 const PART_BYTES: usize = 64 * 1024;
-/// While a client has taken none of the last part.
+/// While a client has taken none of the last part, or the time of a heap profile is not over.
 const PAUSE: Duration = Duration::from_millis(5);
 const NS_PER_S: u64 = 1_000_000_000;
 const OCTETS: &str = "application/octet-stream";
@@ -78,25 +79,31 @@ struct Room {
     /// What is counted and timed.
     sources: Arc<Sources>,
     readiness: Arc<Readiness>,
-    /// When the CPU profile that is being taken ends, on the monotonic clock; 0 while none is.
-    profile_ends_ns: AtomicU64,
+    /// CPU profiles, one at a time: two would see each other.
+    cpu: Turnstile,
+    /// Heap profiles over some seconds.
+    heap: Turnstile,
 }
 
-/// The right to take a CPU profile.
-struct Claim<'r>(&'r Room);
+/// Lets one through at a time. Holds when the profile that is being taken ends, on the monotonic clock; 0 while
+/// none is.
+#[derive(Default)]
+struct Turnstile(AtomicU64);
+
+/// The right to take a profile.
+struct Claim<'r>(&'r Turnstile);
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.0.profile_ends_ns.store(0, Ordering::Release);
+        self.0.0.store(0, Ordering::Release);
     }
 }
 
-impl Room {
-    /// Lets one CPU profile be taken at a time: two would see each other.
+impl Turnstile {
     fn claim(&self, now_ns: u64, seconds: u64) -> Result<Claim<'_>, ApiError<'static>> {
         let ends_ns = now_ns + seconds * NS_PER_S;
         let (taken, free) = (Ordering::Acquire, Ordering::Relaxed);
-        match self.profile_ends_ns.compare_exchange(0, ends_ns, taken, free) {
+        match self.0.compare_exchange(0, ends_ns, taken, free) {
             Ok(_) => Ok(Claim(self)),
             Err(until_ns) => {
                 let left_s = until_ns.saturating_sub(now_ns).div_ceil(NS_PER_S);
@@ -124,7 +131,8 @@ pub fn start(
 ) -> io::Result<JoinHandle<()>> {
     let (told, answered) = unbounded();
     let clock = Clock::new(start);
-    let room = Arc::new(Room { sources, readiness, profile_ends_ns: AtomicU64::new(0) });
+    let (cpu, heap) = Default::default();
+    let room = Arc::new(Room { sources, readiness, cpu, heap });
     let mut attendant = Attendant { room, clock, told, running: 0 };
     std::thread::Builder::new().name("debug".into()).spawn(move || {
         loop {
@@ -188,15 +196,29 @@ fn answer(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
     // A mistake of ours must not leave the count of running threads wrong; the ticket answers for it.
     let answered = catch_unwind(AssertUnwindSafe(|| match request.debug {
         Debug::Profile | Debug::Flamegraph => record(request, room, clock),
-        _ => {
-            let response =
-                whole(&request, room, clock).unwrap_or_else(|error| error.debug_response());
-            let status = response.status;
-            request.ticket.send(response);
-            status
+        Debug::Heap | Debug::Allocs => {
+            let span_s = Query::new(&request.query).span_s();
+            match span_s {
+                Ok(Some(seconds)) => watch_heap(request, room, clock, seconds),
+                Ok(None) => at_once(request, room, clock),
+                Err(error) => refuse(request.ticket, &error),
+            }
         }
+        _ => at_once(request, room, clock),
     }));
     answered.unwrap_or(500)
+}
+
+fn at_once(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+    let response = whole(&request, room, clock).unwrap_or_else(|error| error.debug_response());
+    let status = response.status;
+    request.ticket.send(response);
+    status
+}
+
+fn refuse(ticket: Ticket, error: &ApiError<'_>) -> u16 {
+    ticket.send(error.debug_response());
+    error.status()
 }
 
 /// What is answered as soon as it is known.
@@ -222,13 +244,9 @@ fn whole(
 /// the end.
 fn record(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
     let DebugRequest { debug, method, query, ticket, .. } = request;
-    let refuse = |ticket: Ticket, error: ApiError<'_>| {
-        ticket.send(error.debug_response());
-        error.status()
-    };
     let order = match Query::new(&query).order() {
         Ok(order) => order,
-        Err(error) => return refuse(ticket, error),
+        Err(error) => return refuse(ticket, &error),
     };
     let head = match debug {
         Debug::Flamegraph => Response {
@@ -243,15 +261,15 @@ fn record(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
         ticket.send(head);
         return 200;
     }
-    let claim = match room.claim(clock.monotonic_ns(), order.seconds) {
+    let claim = match room.cpu.claim(clock.monotonic_ns(), order.seconds) {
         Ok(claim) => claim,
-        Err(error) => return refuse(ticket, error),
+        Err(error) => return refuse(ticket, &error),
     };
     let recording = match Recording::begin(order, clock) {
         Ok(recording) => recording,
         Err(error) => {
             let why = format!("backend={} can't: {error}", order.backend.name());
-            return refuse(ticket, ApiError::Unprofilable(&why));
+            return refuse(ticket, &ApiError::Unprofilable(&why));
         }
     };
     let writer = ticket.stream(head);
@@ -306,6 +324,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
     if query.is_text() {
         return Ok(text(listing(&threads, &mut symbols).into_bytes()));
     }
+    let cut = threads.iter().any(|thread| thread.is_cut).then(|| CUT.to_owned());
     let about = About {
         sample_types: &[("threads", "count")],
         default_sample_type: "threads",
@@ -313,7 +332,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
         period: 1,
         wall_us: clock.now().wall_us,
         duration_ns: 0,
-        comments: &[],
+        comments: cut.as_slice(),
     };
     let labels: Vec<_> = threads.iter().map(|thread| [("thread", &*thread.name)]).collect();
     let samples = threads.iter().zip(&labels).map(|(thread, labels)| Sample {
@@ -328,7 +347,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
 /// A paragraph for each thread, a line for each function.
 fn listing(threads: &[Thread], symbols: &mut Symbols) -> String {
     let mut lines = format!("threads: {}\n", threads.len());
-    for Thread { tid, name, state, stack } in threads {
+    for Thread { tid, name, state, stack, is_cut } in threads {
         lines += &format!("\n{tid} {name:?} {state}\n");
         if stack.is_empty() {
             lines += "  did not answer: it can't be interrupted at present\n";
@@ -342,6 +361,9 @@ fn listing(threads: &[Thread], symbols: &mut Symbols) -> String {
                 }
                 lines.push('\n');
             }
+        }
+        if *is_cut {
+            lines += &format!("  … {CUT}\n");
         }
     }
     lines
@@ -357,6 +379,38 @@ fn heap(view: View, query: &Query<'_>, clock: &mut Clock) -> Response {
         View::Allocated => "allocs",
     };
     file(name, memory::profile(view, clock.now().wall_us))
+}
+
+/// The same of some seconds, streamed as [`record`] does.
+fn watch_heap(request: DebugRequest, room: &Room, mut clock: Clock, seconds: u64) -> u16 {
+    let DebugRequest { debug, method, ticket, .. } = request;
+    let (view, name) = match debug {
+        Debug::Allocs => (View::Allocated, "allocs-delta"),
+        _ => (View::InUse, "heap-delta"),
+    };
+    let head = file(name, Vec::new());
+    if method == Method::Head {
+        ticket.send(head);
+        return 200;
+    }
+    let began = clock.now();
+    let claim = match room.heap.claim(began.monotonic_ns, seconds) {
+        Ok(claim) => claim,
+        Err(error) => return refuse(ticket, &error),
+    };
+    let before = heap::snapshot();
+    let writer = ticket.stream(head);
+    let end_ns = began.monotonic_ns + seconds * NS_PER_S;
+    let is_over = || writer.is_closed() || room.readiness.phase() == Phase::Draining;
+    while clock.monotonic_ns() < end_ns && !is_over() {
+        std::thread::sleep(PAUSE);
+    }
+    drop(claim);
+    if !writer.is_closed() {
+        let duration_ns = clock.monotonic_ns() - began.monotonic_ns;
+        send_all(&writer, &memory::difference(view, &before, began.wall_us, duration_ns));
+    }
+    200
 }
 
 /// Where the time of a request goes.
@@ -395,8 +449,8 @@ const CONTENTS: &[(&str, &str)] = &[
     ("profile?seconds=30", "where CPU time goes; ?seconds= 1 to 300, ?hz= 1 to 1000"),
     ("flamegraph?seconds=10", "the same as a picture (SVG)"),
     ("threads?debug=1", "the stack of every thread; without debug=1 for go tool pprof"),
-    ("heap", "who holds memory; ?debug=1 as text"),
-    ("allocs", "who took memory since the start; ?debug=1 as text"),
+    ("heap", "who holds memory; ?debug=1 as text, ?seconds=5 what has changed in that time"),
+    ("allocs", "who took memory since the start; ?debug=1 as text, ?seconds=5 in that time"),
     ("cmdline", "how the process was started"),
     ("symbol", "names of addresses: ?0x1f+0x2e"),
 ];

@@ -31,7 +31,7 @@ pub enum ApiError<'a> {
     EventsFull,
     /// Too many look into the process at once.
     DebugFull,
-    /// Another CPU profile is being taken; it ends in so many seconds.
+    /// Another such profile is being taken; it ends in so many seconds.
     ProfileRuns(u64),
     /// The kernel, or what surrounds the process, does not let it be looked into.
     Unprofilable(&'a str),
@@ -151,7 +151,7 @@ impl ApiError<'_> {
             Self::EventsFull => format!("{CLIENTS_MAX} clients stream events already").into(),
             Self::DebugFull => "too many profiles are being made".into(),
             Self::ProfileRuns(seconds) => {
-                format!("another CPU profile is being taken, for {seconds} s more").into()
+                format!("another such profile is being taken, for {seconds} s more").into()
             }
             Self::Unprofilable(why) => (*why).into(),
             Self::Stopping => "the server is stopping".into(),

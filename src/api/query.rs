@@ -124,6 +124,15 @@ impl<'a> Query<'a> {
         Ok(Order { seconds, hz: clamped("hz", self.hz.as_deref(), PROFILE_HZ, HZ)?, backend })
     }
 
+    /// Over how long, where the query says so; within the same bounds.
+    pub fn span_s(&self) -> Result<Option<u64>, ApiError<'static>> {
+        let Some(text) = self.seconds.as_deref() else { return Ok(None) };
+        if self.is_text() {
+            return Err(ApiError::Parameter { name: "seconds", allowed: "absent beside `debug`" });
+        }
+        clamped("seconds", Some(text), PROFILE_SECONDS, SECONDS).map(Some)
+    }
+
     /// As text for people, not for tools.
     pub fn is_text(&self) -> bool {
         self.debug.as_deref().is_some_and(|debug| !matches!(debug, "" | "0"))
@@ -244,6 +253,11 @@ mod tests {
             let order = Query::new(query).order().expect("numbers");
             assert_eq!((order.seconds, order.hz, order.backend), (seconds, hz, Backend::Auto));
         }
+        for (query, seconds) in [("", None), ("seconds=0", Some(1)), ("debug=0&seconds=5", Some(5))]
+        {
+            assert_eq!(Query::new(query).span_s().expect("a number"), seconds);
+        }
+        assert!(Query::new("seconds=5&debug=1").span_s().is_err());
         for query in ["seconds=", "seconds=1.5", "hz=many", "hz=-", "backend=magic"] {
             let error = Query::new(query).order().expect_err(query);
             assert!(matches!(error, ApiError::Parameter { .. }), "{error:?}");

@@ -25,6 +25,9 @@ const SLOTS: usize = 256;
 const PAGE_BYTES: usize = 4096;
 const PIECES: usize = STACK_BYTES_MAX / PAGE_BYTES + 1;
 
+/// What is said of stacks that were cut.
+pub const CUT: &str = "process_vm_readv is refused: stacks end after a page, without the functions towards their root";
+
 /// Why a stack was copied: who asked takes his own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -58,6 +61,8 @@ pub struct Capture {
     pub registers: Registers,
     /// Its stack from `registers.sp` on.
     pub stack: Vec<u8>,
+    /// There is more of the stack, which the kernel let nobody copy.
+    pub is_cut: bool,
 }
 
 const FREE: u32 = 0;
@@ -75,6 +80,7 @@ struct Inside {
     weight: u64,
     registers: Registers,
     length: usize,
+    is_cut: bool,
     stack: [u8; STACK_BYTES_MAX],
 }
 
@@ -130,6 +136,7 @@ impl Session {
             capture.tid = inside.tid;
             capture.weight = inside.weight;
             capture.registers = inside.registers;
+            capture.is_cut = inside.is_cut;
             capture.stack.clear();
             capture.stack.extend_from_slice(&inside.stack[..inside.length]);
             // Release, with the Acquire of who takes it next: we have read all of it.
@@ -295,13 +302,13 @@ fn copy(reason: Reason, weight: u64, registers: Registers) {
     inside.tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
     inside.weight = weight;
     inside.registers = registers;
-    inside.length = copy_stack(registers.sp, &mut inside.stack);
+    (inside.length, inside.is_cut) = copy_stack(registers.sp, &mut inside.stack);
     // Release, with the Acquire of take().
     slot.state.store(reason as u32, Ordering::Release);
 }
 
-/// Copies from `sp` on as far as there is memory; returns how much.
-fn copy_stack(sp: u64, into: &mut [u8; STACK_BYTES_MAX]) -> usize {
+/// Copies from `sp` on as far as there is memory; returns how much, and whether the kernel refused more.
+fn copy_stack(sp: u64, into: &mut [u8; STACK_BYTES_MAX]) -> (usize, bool) {
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     // In pieces that end with their page: each of them is there, or is not.
     let mut pieces = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PIECES];
@@ -325,7 +332,7 @@ fn copy_stack(sp: u64, into: &mut [u8; STACK_BYTES_MAX]) -> usize {
         )
     };
     if let Ok(copied) = usize::try_from(copied) {
-        return copied;
+        return (copied, false);
     }
     // Refused, as by the seccomp filters of some containers. Then stacks end with the page of their top: they
     // lack the frames towards the root, the leaf and its weight are right. Reading on would be a guess, since
@@ -333,7 +340,7 @@ fn copy_stack(sp: u64, into: &mut [u8; STACK_BYTES_MAX]) -> usize {
     let length = pieces[0].iov_len;
     // SAFETY: the thread's own stack from its top to the end of that page, which it has.
     unsafe { ptr::copy_nonoverlapping(sp as *const u8, into.as_mut_ptr(), length) };
-    length
+    (length, true)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::capture::CUT;
 use super::perf::Perf;
 use super::pprof_crate::PprofCrate;
 use super::proto::{self, About, Sample};
@@ -167,9 +168,11 @@ impl Recording {
         let cpu_ns = cpu_ns()? - self.cpu_ns;
         let duration_ns = self.clock.monotonic_ns() - self.start_ns;
         let total = samples.total();
-        let share = if cpu_ns == 0 { 1.0 } else { total.ns as f64 / cpu_ns as f64 };
+        let share = |ns: u64| if cpu_ns == 0 { 1.0 } else { ns as f64 / cpu_ns as f64 };
+        let period_ns = NS_PER_S / order.hz;
+        let captured = share(total.count * period_ns);
         let mut comments = vec![format!(
-            "backend={} hz={} samples={} lost={} captured={share:.3} of {:.3} s of CPU time in {:.3} s",
+            "backend={} hz={} samples={} lost={} captured={captured:.3} of {:.3} s of CPU time in {:.3} s",
             backend.name(),
             order.hz,
             total.count,
@@ -177,15 +180,18 @@ impl Recording {
             cpu_ns as f64 / 1e9,
             duration_ns as f64 / 1e9,
         )];
+        // Not what was seen, but what it was taken to stand for.
+        if backend == Backend::Perf {
+            comments.push(format!(
+                "scaled={:.3} to the CPU clock of each thread: samples miss the switches to it, and count what a hypervisor takes",
+                share(total.ns)
+            ));
+        }
         comments.extend(self.passed_over);
-        Ok(CpuProfile {
-            samples,
-            symbols,
-            period_ns: NS_PER_S / order.hz,
-            wall_us: self.wall_us,
-            duration_ns,
-            comments,
-        })
+        if samples.cut > 0 {
+            comments.push(format!("{} stacks are cut; {CUT}", samples.cut));
+        }
+        Ok(CpuProfile { samples, symbols, period_ns, wall_us: self.wall_us, duration_ns, comments })
     }
 }
 

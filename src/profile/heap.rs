@@ -53,7 +53,7 @@ pub struct Site {
     pub inuse_bytes: u64,
 }
 
-/// All sites so far.
+/// All sites so far. A site keeps its place: later snapshots add what is new at the end.
 pub fn snapshot() -> Vec<Site> {
     let Some(_within) = Within::enter() else { return Vec::new() };
     // Copied under the lock, and nothing else: who allocates may be waiting for it.

@@ -26,12 +26,24 @@ pub enum View {
     Allocated,
 }
 
-/// A gzipped profile.proto, taken at `wall_us`.
+/// A gzipped profile.proto of all since the start, taken at `wall_us`.
 pub fn profile(view: View, wall_us: i64) -> Vec<u8> {
+    difference(view, &[], wall_us, 0)
+}
+
+/// The same of what came about since the snapshot `before`, which was taken at `wall_us`. Where more was
+/// freed than taken, what is in use is negative.
+pub fn difference(view: View, before: &[Site], wall_us: i64, duration_ns: u64) -> Vec<u8> {
     let mut symbols = Symbols::of_this_process().hide(is_of_allocator);
     let sites = sites(&mut symbols);
-    let values: Vec<_> = sites.iter().map(values).collect();
-    let samples = sites.iter().zip(&values).map(|(site, values)| Sample {
+    let mut values: Vec<_> = sites.iter().map(values).collect();
+    for (values, before) in values.iter_mut().zip(before.iter().map(self::values)) {
+        for (value, before) in values.iter_mut().zip(before) {
+            *value -= before;
+        }
+    }
+    let rows = sites.iter().zip(&values).filter(|(_, values)| **values != [0; 4]);
+    let samples = rows.map(|(site, values)| Sample {
         stack: site.stack,
         is_leaf_exact: false,
         values,
@@ -46,7 +58,7 @@ pub fn profile(view: View, wall_us: i64) -> Vec<u8> {
         period_type: ("space", "bytes"),
         period: i64::from(heap::MEAN_BYTES),
         wall_us,
-        duration_ns: 0,
+        duration_ns,
         comments: &[format!(
             "one sample in {} bytes allocated, on average; values are scaled to all allocations",
             heap::MEAN_BYTES

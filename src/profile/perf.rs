@@ -1,14 +1,16 @@
 //! Samples by the kernel's perf events, for each thread: the kernel interrupts it after so much CPU time,
 //! and writes its own functions and a copy of the user's stack into a ring.
 //!
-//! How much CPU time a sample stands for is what the event's own clock has gone on since the one before; what
-//! it has gone on after the last counts for that one too. It seems to go on during interrupts, which getrusage
-//! leaves out: under a load of small requests the share captured comes out above 1.
+//! How much CPU time a sample stands for is told by the CPU clock of its thread, which getrusage adds up: the
+//! samples found at one look share what it has gone on since the look before; what it has gone on after the
+//! last counts for that one too. The event's own clock would not be true. It is the machine's, and goes on
+//! while a hypervisor lets others have the core, which the scheduler charges to nobody: that is too much. And
+//! it begins only when the switch to a thread is done, which the scheduler charges to that thread: where
+//! threads switch often, that is too little.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,7 +59,6 @@ const TYPE_SOFTWARE: u32 = 1;
 const CPU_CLOCK: u64 = 0;
 const SAMPLE_IP: u64 = 1 << 0;
 const SAMPLE_TID: u64 = 1 << 1;
-const SAMPLE_READ: u64 = 1 << 4;
 const SAMPLE_CALLCHAIN: u64 = 1 << 5;
 const SAMPLE_REGS_USER: u64 = 1 << 12;
 const SAMPLE_STACK_USER: u64 = 1 << 13;
@@ -91,17 +92,19 @@ pub struct Perf {
     events: HashMap<i32, Event>,
     looks: u32,
     record: Vec<u8>,
-    stack: Vec<u64>,
+    /// Of the samples of one look, one after the other, and where each of them ends.
+    stacks: Vec<u64>,
+    ends: Vec<usize>,
 }
 
 /// The event of one thread, and its ring.
 struct Event {
-    /// Closing it ends the event; reading it tells its clock.
-    file: File,
+    /// Closing it ends the event.
+    _file: OwnedFd,
     ring: NonNull<c_void>,
-    /// What its clock said at the last sample.
-    clock_ns: u64,
-    /// The stack of that sample; empty before the first.
+    /// What the clock of the thread said when its last samples were found.
+    cpu_ns: u64,
+    /// The stack of the last; empty before the first.
     last: Vec<u64>,
 }
 
@@ -126,9 +129,11 @@ impl Perf {
             events: HashMap::new(),
             looks: 0,
             record: Vec::new(),
-            stack: Vec::new(),
+            stacks: Vec::new(),
+            ends: Vec::new(),
         };
-        let refused = perf.open_missing(&threads::all()?);
+        // What they have had is not of this profile.
+        let refused = perf.open_missing(&threads::all()?, threads::cpu_ns);
         match refused {
             Some(error) if perf.events.is_empty() => Err(error),
             // The first is as allowed as the others; more rings than may be locked are not.
@@ -148,52 +153,73 @@ impl Perf {
         self.drain(samples, unwinder);
         // Without the list the threads stay those of before, which the captured share tells.
         let Ok(tids) = tids else { return };
-        self.events.retain(|tid, event| {
-            let is_alive = tids.contains(tid);
-            if !is_alive {
-                event.settle(*tid, samples);
-            }
-            is_alive
-        });
-        // A thread without an event is not sampled, which the captured share tells too.
-        let _ = self.open_missing(&tids);
+        self.events.retain(|tid, _| tids.contains(tid));
+        // A thread without an event is not sampled, which the captured share tells too. All that a new one has
+        // had is of this profile.
+        let _ = self.open_missing(&tids, |_| Some(0));
     }
 
     /// Takes what is left.
     pub fn end(mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
         self.drain(samples, unwinder);
-        for (tid, event) in &mut self.events {
-            event.settle(*tid, samples);
+        for (tid, event) in self.events {
+            // A thread that was never sampled has no stack to give its time to, and stays out of the profile.
+            if let (false, Some(cpu_ns)) = (event.last.is_empty(), threads::cpu_ns(tid)) {
+                samples.add(tid, &event.last, 0, cpu_ns.saturating_sub(event.cpu_ns));
+            }
         }
     }
 
     fn drain(&mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
-        let Self { events, record, stack, .. } = self;
+        let Self { period_ns, events, record, stacks, ends, .. } = self;
         for (tid, event) in events {
-            event.drain(record, |kind, body, clock_ns, last| match kind {
+            stacks.clear();
+            ends.clear();
+            event.drain(record, |kind, body| match kind {
                 RECORD_SAMPLE => {
-                    stack.clear();
-                    if let Some(at_ns) = sampled(body, unwinder, stack) {
-                        samples.add(*tid, stack, 1, at_ns.saturating_sub(*clock_ns));
-                        *clock_ns = at_ns;
-                        last.clone_from(stack);
+                    let start = stacks.len();
+                    match sampled(body, unwinder, stacks) {
+                        Some(()) => ends.push(stacks.len()),
+                        None => stacks.truncate(start),
                     }
                 }
                 RECORD_LOST => samples.lost += word(body, 8).unwrap_or(0),
                 // Of throttling, which says itself in what is captured.
                 _ => {}
             });
+            if ends.is_empty() {
+                continue;
+            }
+            let found = ends.len() as u64;
+            // A thread that has ended took its clock along.
+            let each_ns = threads::cpu_ns(*tid)
+                .map_or(*period_ns, |cpu_ns| cpu_ns.saturating_sub(event.cpu_ns) / found);
+            event.cpu_ns += found * each_ns;
+            let mut start = 0;
+            for &end in &*ends {
+                samples.add(*tid, &stacks[start..end], 1, each_ns);
+                event.last.clear();
+                event.last.extend_from_slice(&stacks[start..end]);
+                start = end;
+            }
         }
     }
 
-    /// Gives each thread an event that has none; returns why one of them can't have it.
-    fn open_missing(&mut self, tids: &[i32]) -> Option<io::Error> {
+    /// Gives each thread an event that has none, and what its clock is to begin with; returns why one of them
+    /// can't have it.
+    fn open_missing(
+        &mut self,
+        tids: &[i32],
+        begin_ns: impl Fn(i32) -> Option<u64>,
+    ) -> Option<io::Error> {
         let mut refused = None;
         for &tid in tids {
             if self.events.contains_key(&tid) {
                 continue;
             }
-            match Event::open(tid, self.period_ns) {
+            // None: it has ended.
+            let Some(cpu_ns) = begin_ns(tid) else { continue };
+            match Event::open(tid, self.period_ns, cpu_ns) {
                 Ok(event) => {
                     self.events.insert(tid, event);
                 }
@@ -205,7 +231,7 @@ impl Perf {
 }
 
 impl Event {
-    fn open(tid: i32, period_ns: u64) -> io::Result<Self> {
+    fn open(tid: i32, period_ns: u64, cpu_ns: u64) -> io::Result<Self> {
         let attributes = Attributes {
             kind: TYPE_SOFTWARE,
             size: size_of::<Attributes>() as u32,
@@ -213,7 +239,6 @@ impl Event {
             sample_period: period_ns,
             sample_type: SAMPLE_IP
                 | SAMPLE_TID
-                | SAMPLE_READ
                 | SAMPLE_CALLCHAIN
                 | SAMPLE_REGS_USER
                 | SAMPLE_STACK_USER,
@@ -239,7 +264,7 @@ impl Event {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just given it to us, and nobody else has it.
-        let file = unsafe { File::from_raw_fd(file) };
+        let file = unsafe { OwnedFd::from_raw_fd(file) };
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         let length = PAGE_BYTES + RING_BYTES;
         let fd = file.as_raw_fd();
@@ -249,29 +274,11 @@ impl Event {
             return Err(io::Error::last_os_error());
         }
         let ring = NonNull::new(ring).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { file, ring, clock_ns: 0, last: Vec::new() })
+        Ok(Self { _file: file, ring, cpu_ns, last: Vec::new() })
     }
 
-    /// Adds the CPU time since the last sample, up to a period of it, to the stack of that sample. A thread
-    /// that was never sampled has none, and stays out of the profile.
-    fn settle(&mut self, tid: i32, samples: &mut Samples) {
-        let mut clock = [0; 8];
-        // Without a read format, the event reads as its clock alone.
-        let Ok(8) = self.file.read(&mut clock) else { return };
-        let now_ns = u64::from_ne_bytes(clock);
-        if !self.last.is_empty() {
-            samples.add(tid, &self.last, 0, now_ns.saturating_sub(self.clock_ns));
-            self.clock_ns = now_ns;
-        }
-    }
-
-    /// Hands out each record of the ring: its type and what follows its header; and, to be kept up, the clock
-    /// and the stack of the last sample.
-    fn drain(
-        &mut self,
-        record: &mut Vec<u8>,
-        mut each: impl FnMut(u32, &[u8], &mut u64, &mut Vec<u64>),
-    ) {
+    /// Hands out each record of the ring: its type and what follows its header.
+    fn drain(&mut self, record: &mut Vec<u8>, mut each: impl FnMut(u32, &[u8])) {
         /// Of `struct perf_event_mmap_page`.
         const HEAD_AT: usize = 1024;
         const TAIL_AT: usize = 1032;
@@ -305,7 +312,7 @@ impl Event {
                 break;
             }
             copy(at, length, record);
-            each(kind, &record[HEADER_BYTES..], &mut self.clock_ns, &mut self.last);
+            each(kind, &record[HEADER_BYTES..]);
             at += length as u64;
         }
         // Release, with the kernel's look at the tail: we have read what lies before.
@@ -317,8 +324,8 @@ fn word(body: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(body.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// One sample: appends its stack, and returns what the event's clock said.
-fn sampled(body: &[u8], unwinder: &mut Unwinder, stack: &mut Vec<u64>) -> Option<u64> {
+/// Appends the stack of one sample; None where it is not whole.
+fn sampled(body: &[u8], unwinder: &mut Unwinder, stack: &mut Vec<u64>) -> Option<()> {
     const WORD: usize = 8;
     // The address, process and thread.
     let mut at = 2 * WORD;
@@ -326,7 +333,6 @@ fn sampled(body: &[u8], unwinder: &mut Unwinder, stack: &mut Vec<u64>) -> Option
         at += WORD;
         word(body, at - WORD)
     };
-    let clock_ns = next()?;
     let frames = next()?;
     for _ in 0..frames {
         let frame = next()?;
@@ -349,5 +355,5 @@ fn sampled(body: &[u8], unwinder: &mut Unwinder, stack: &mut Vec<u64>) -> Option
             unwinder.unwind(&registers(&values)?, bytes, stack);
         }
     }
-    Some(clock_ns)
+    Some(())
 }

@@ -21,6 +21,8 @@ pub struct Samples {
     names: HashMap<i32, Named>,
     /// Samples that nobody could take in time.
     pub lost: u64,
+    /// Samples whose stack is not whole: see [`CUT`](super::capture::CUT).
+    pub cut: u64,
 }
 
 #[derive(Debug)]

@@ -23,6 +23,8 @@ pub struct Thread {
     pub state: char,
     /// Innermost first; empty when it did not answer.
     pub stack: Vec<u64>,
+    /// It ends early: see [`CUT`](super::capture::CUT).
+    pub is_cut: bool,
 }
 
 /// The numbers of all threads.
@@ -42,6 +44,21 @@ pub fn all() -> io::Result<Vec<i32>> {
 pub fn name(tid: i32) -> Option<String> {
     let name = std::fs::read(format!("/proc/self/task/{tid}/comm")).ok()?;
     Some(String::from_utf8_lossy(&name).trim_end().to_owned())
+}
+
+/// The clock of the CPU time of a thread, as the kernel numbers it (posix-timers_types.h).
+pub fn cpu_clock(tid: i32) -> libc::clockid_t {
+    const PER_THREAD: libc::c_int = 4;
+    const SCHEDULED: libc::c_int = 2;
+    (!tid << 3) | PER_THREAD | SCHEDULED
+}
+
+/// The CPU time that a thread has had; None when it has ended.
+pub fn cpu_ns(tid: i32) -> Option<u64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec, which the call fills.
+    let told = unsafe { libc::clock_gettime(cpu_clock(tid), &raw mut time) };
+    (told == 0).then_some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 fn state(tid: i32) -> Option<char> {
@@ -66,7 +83,7 @@ pub fn stacks(unwinder: &mut Unwinder) -> io::Result<Option<Vec<Thread>>> {
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal()) };
         if sent == 0 {
             asked.insert(tid);
-            threads.push(Thread { tid, name, state, stack: Vec::new() });
+            threads.push(Thread { tid, name, state, stack: Vec::new(), is_cut: false });
         }
     }
     let mut stacks = HashMap::new();
@@ -76,7 +93,7 @@ pub fn stacks(unwinder: &mut Unwinder) -> io::Result<Option<Vec<Thread>>> {
             asked.remove(&capture.tid);
             let mut stack = Vec::new();
             unwinder.unwind(&capture.registers, &capture.stack, &mut stack);
-            stacks.insert(capture.tid, stack);
+            stacks.insert(capture.tid, (stack, capture.is_cut));
         });
         if !asked.is_empty() {
             std::thread::sleep(LOOK);
@@ -84,7 +101,7 @@ pub fn stacks(unwinder: &mut Unwinder) -> io::Result<Option<Vec<Thread>>> {
         }
     }
     for thread in &mut threads {
-        thread.stack = stacks.remove(&thread.tid).unwrap_or_default();
+        (thread.stack, thread.is_cut) = stacks.remove(&thread.tid).unwrap_or_default();
     }
     Ok(Some(threads))
 }

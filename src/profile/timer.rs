@@ -6,7 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use libc::{c_int, timer_t};
+use libc::timer_t;
 
 use super::capture::{Reason, Session, signal};
 use super::samples::Samples;
@@ -64,6 +64,7 @@ impl Timers {
         session.take(|capture| {
             stack.clear();
             unwinder.unwind(&capture.registers, &capture.stack, stack);
+            samples.cut += u64::from(capture.is_cut);
             samples.add(capture.tid, stack, capture.weight, capture.weight * *period_ns);
         });
         samples.lost += session.take_lost();
@@ -113,7 +114,7 @@ impl Timer {
         event.sigev_notify_thread_id = tid;
         let mut timer = ptr::null_mut();
         // SAFETY: both pointers are to live values, of which the call reads one and writes the other.
-        if unsafe { libc::timer_create(cpu_clock(tid), event, &raw mut timer) } != 0 {
+        if unsafe { libc::timer_create(threads::cpu_clock(tid), event, &raw mut timer) } != 0 {
             return Err(io::Error::last_os_error());
         }
         let timer = Self(timer);
@@ -128,11 +129,4 @@ impl Timer {
 
 fn span(ns: u64) -> libc::timespec {
     libc::timespec { tv_sec: (ns / 1_000_000_000) as _, tv_nsec: (ns % 1_000_000_000) as _ }
-}
-
-/// The clock of the CPU time of a thread, as the kernel numbers it (posix-timers_types.h).
-fn cpu_clock(tid: i32) -> libc::clockid_t {
-    const PER_THREAD: c_int = 4;
-    const SCHEDULED: c_int = 2;
-    (!tid << 3) | PER_THREAD | SCHEDULED
 }
