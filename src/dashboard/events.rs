@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use serde::Serialize;
 
 use super::history::{History, POINT_MS};
-use super::message::{EventId, HEARTBEAT, Message};
+use super::message::{EventId, HEARTBEAT, Message, json};
 use super::sampler::{ByName, DevicePlace, DevicePulse, DeviceRow, Pulse, Sampler};
 use crate::analytics::report::{AnomalyReport, SampleReport};
 use crate::api::answers;
@@ -447,21 +447,23 @@ fn device_sections(message: &mut Message, name: &str, pulse: &DevicePulse) {
         message.section("metricsLeftOut", &(metrics.len() - told.len()));
     }
     if !pulse.samples.is_empty() {
-        message.list("samples", newest_that_fit(&pulse.samples));
+        message.json_list("samples", &newest_that_fit(&pulse.samples));
     }
     anomalies(message, &pulse.anomalies.iter().collect::<Vec<_>>());
 }
 
-/// Without the oldest, where all would be too long.
-fn newest_that_fit(samples: &[SampleReport]) -> Vec<answers::Sample<'_>> {
+/// As JSON, without the oldest where all would be too long.
+fn newest_that_fit(samples: &[SampleReport]) -> Vec<String> {
     let mut bytes = 0;
-    let fits = |sample: &&SampleReport| {
-        let json = serde_json::to_string(&answers::Sample(sample));
-        bytes += json.expect("reports hold nothing that JSON can't say").len();
-        bytes <= SAMPLES_BYTES_MAX
-    };
-    let count = samples.iter().rev().take_while(fits).count();
-    samples[samples.len() - count..].iter().map(answers::Sample).collect()
+    let newest_first = samples.iter().rev().map(|sample| json(&answers::Sample(sample)));
+    let mut newest: Vec<_> = newest_first
+        .take_while(|sample| {
+            bytes += sample.len();
+            bytes <= SAMPLES_BYTES_MAX
+        })
+        .collect();
+    newest.reverse();
+    newest
 }
 
 #[cfg(test)]
