@@ -17,7 +17,6 @@ RUN mkdir src \
 
 COPY build.rs .
 COPY src src
-# The symbol table stays: profiles tell functions by it.
 # The stub is younger than the sources that replace it, and cargo goes by the time of files.
 RUN touch src/main.rs src/lib.rs \
  && cargo build --release --locked --bin sigmad --target "$(uname -m)-unknown-linux-gnu" \

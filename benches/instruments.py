@@ -212,7 +212,6 @@ def heap() -> dict:
         pairs.setdefault(f"{size} bytes, {held}", {})[allocator] = ns
     for one in pairs.values():
         one["added"] = one["sampled"] - one["mimalloc"]
-        one["added_unsampled"] = one["unsampled"] - one["mimalloc"]
     return {"pairs_ns": pairs, "error_percent": errors}
 
 

@@ -99,6 +99,15 @@ def post(port: int, bodies: list[bytes]) -> None:
             assert status == b"202", answer
 
 
+def post_devices(port: int, prefix: str) -> None:
+    """A sample of each device, judged before it returns."""
+    samples = [f'{{"device":"{prefix}{device}","cpu":1,"rps":2}}' for device in range(DEVICES)]
+    batches = [samples[first : first + BATCH] for first in range(0, DEVICES, BATCH)]
+    post(port, [f"[{','.join(batch)}]".encode() for batch in batches])
+    # A read sees every sample before it.
+    assert bench.get_json(port, "/stats")["count"] > 0
+
+
 def check_tool(scratch: Path, port: int) -> None:
     for name, shown in (("heap", "inuse_space"), ("allocs", "alloc_space")):
         path = f"/debug/pprof/{name}"
@@ -130,11 +139,7 @@ def check_streams(scratch: Path, port: int) -> str:
     url = f"http://127.0.0.1:{port}/debug/pprof/heap"
     before = scratch / "before"
     before.write_bytes(get(port, "/debug/pprof/heap")[2])
-    samples = [f'{{"device":"d{device}","cpu":1,"rps":2}}' for device in range(DEVICES)]
-    batches = [samples[first : first + BATCH] for first in range(0, DEVICES, BATCH)]
-    post(port, [f"[{','.join(batch)}]".encode() for batch in batches])
-    # A read sees every sample before it.
-    assert bench.get_json(port, "/stats")["count"] > 0
+    post_devices(port, "d")
     truth = 2 * DEVICES * STREAM_BYTES
     grown = below(scratch, url, function, value) - below(scratch, before, function, value)
     error = grown / truth - 1
@@ -149,13 +154,11 @@ def check_span(scratch: Path, port: int) -> str:
     url = f"http://127.0.0.1:{port}/debug/pprof"
     top = pprof(scratch, "-top", "-seconds", 1, f"{url}/allocs")
     assert "Type: alloc_space" in top and re.search(r"Duration: 1(\.\d+)?s", top), top
-    samples = [f'{{"device":"later{device}","cpu":1,"rps":2}}' for device in range(DEVICES)]
     file = scratch / "span"
     # The head says that it has begun.
     with urllib.request.urlopen(f"{url}/heap?seconds={SPAN_S}", timeout=60) as running:
         assert running.headers["Content-Disposition"] == 'attachment; filename="heap-delta"', running.headers
-        post(port, [f"[{','.join(samples[at : at + BATCH])}]".encode() for at in range(0, DEVICES, BATCH)])
-        assert bench.get_json(port, "/stats")["count"] > 0
+        post_devices(port, "later")
         status, headers, payload = get(port, "/debug/pprof/allocs?seconds=1")
         assert status == 409 and 1 <= int(headers["Retry-After"]) <= SPAN_S, (status, payload)
         # Others are not held up.
