@@ -9,6 +9,7 @@ WORKDIR /build
 # are there because the manifest names them.
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
+COPY crates crates
 # The target is named because rustc refuses to link procedural macros static for itself.
 RUN mkdir src \
  && echo 'fn main() {}' > src/main.rs \

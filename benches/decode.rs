@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use sigmad::clock::Now;
 use sigmad::decode::Decoder;
 use sigmad::registry::Registry;
-use sigmad::sample::Batch;
+use sigmad_clock::Now;
+use sigmad_sample::Batch;
 
 const SAMPLES: usize = 100;
 const DEVICES: usize = 50;

@@ -10,17 +10,17 @@ use clap::ValueEnum;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
+use sigmad::analytics::detector_states::Detectors;
 use sigmad::analytics::detectors::novelty::Novelty;
 use sigmad::analytics::detectors::pager::Pager;
 use sigmad::analytics::detectors::residual::Residual;
 use sigmad::analytics::detectors::robust::Robust;
 use sigmad::analytics::detectors::zscore::ZScore;
 use sigmad::analytics::detectors::{Detector, Kind};
-use sigmad::analytics::memories::Detectors;
 use sigmad::analytics::names::Names;
 use sigmad::analytics::window::Window;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::sample::{Batch, DeviceId, MetricId, Reading};
+use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
 const STREAMS: usize = 4_096;
 /// Values each stream has before it is measured: past every warm-up, with full tables.

@@ -13,9 +13,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use measure::CpuTime;
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::clock::Now;
-use sigmad::handover::{Lane, LaneClosed, LaneEnd, Sleeper, lane};
-use sigmad::sample::{Batch, DeviceId, MetricId, Reading};
+use sigmad::sample_queue::{QueueClosed, SampleConsumer, SampleProducer, Sleeper, lane};
+use sigmad_clock::Now;
+use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
 /// One sample of `cpu` and `rps` from each of `devices` in turn.
 fn batch(devices: u32, first: u32, samples: u32) -> Batch {
@@ -31,7 +31,7 @@ fn batch(devices: u32, first: u32, samples: u32) -> Batch {
     batch
 }
 
-fn send(lane: &mut Lane, batch: &Batch) {
+fn send(lane: &mut SampleProducer, batch: &Batch) {
     while !lane.has_room(batch.len()) {
         thread::yield_now();
     }
@@ -39,7 +39,7 @@ fn send(lane: &mut Lane, batch: &Batch) {
     lane.send(Now::default());
 }
 
-fn read(end: &LaneEnd) -> Result<usize, LaneClosed> {
+fn read(end: &SampleConsumer) -> Result<usize, QueueClosed> {
     let Some(block) = end.receive()? else {
         return Ok(0);
     };
@@ -83,7 +83,7 @@ fn two_threads(batch: &Batch, rounds: u64) -> Duration {
             match read(&end) {
                 Ok(0) => sleeper.doze(Duration::from_micros(500), || end.has_news()),
                 Ok(samples) => seen += samples as u64,
-                Err(LaneClosed) => return (CpuTime.end(begun), seen),
+                Err(QueueClosed) => return (CpuTime.end(begun), seen),
             }
         }
     });

@@ -15,7 +15,7 @@ use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
 use mimalloc::MiMalloc;
-use sigmad::profile::heap::{self, Sampled};
+use sigmad_profile::heap::{self, Sampled};
 
 static WRAPPED: Sampled<MiMalloc> = Sampled(MiMalloc);
 /// One sample in 4 GiB.

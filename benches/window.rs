@@ -8,7 +8,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
 use sigmad::analytics::arena::Arena;
-use sigmad::analytics::memories::Detectors;
+use sigmad::analytics::detector_states::Detectors;
 use sigmad::analytics::window::Window;
 
 const WINDOW: usize = 50;

@@ -4,7 +4,7 @@
 #[cfg(not(loom))]
 compile_error!("without --cfg loom nothing is modelled");
 
-#[path = "../src/handover/sleeper.rs"]
+#[path = "../src/sample_queue/sleeper.rs"]
 mod sleeper;
 
 use std::time::Duration;

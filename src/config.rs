@@ -764,7 +764,7 @@ fn size(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> 
 }
 
 /// A larger z-score is never given, so a larger threshold would never be passed.
-const THRESHOLD_MAX: f64 = crate::sample::Z_MAX;
+const THRESHOLD_MAX: f64 = sigmad_sample::Z_MAX;
 
 fn threshold(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -21,7 +21,7 @@
 //!
 //! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
 //! other replicas. One more thread, `debug`, stands aside: it starts another for each who looks into the
-//! process ([`api::debug`], [`profile`]). `main` starts them in [`server`], waits for a signal, and stops
+//! process ([`api::debug`], [`sigmad_profile`]). `main` starts them in [`server`], waits for a signal, and stops
 //! them in the order of the arrows. `sigmad demo` has one more, [`demo`], which posts as any client does.
 //! `sigmad load` starts none of them: [`load`] is a client with threads of its own.
 //!
@@ -29,14 +29,14 @@
 //!
 //! 1. A [`http::worker`] reads a socket; [`http::head`] finds the request, [`http::protocol`] calls
 //!    the service.
-//! 2. [`api`] routes it; [`decode`] turns the body into a [`sample::Batch`], with names already
+//! 2. [`api`] routes it; [`decode`] turns the body into a [`sigmad_sample::Batch`], with names already
 //!    turned into ids by the [`registry`].
-//! 3. If the worker's [`handover::Lane`] has room the batch is kept, else nothing of the request is.
+//! 3. If the worker's [`sample_queue::SampleProducer`] has room the batch is kept, else nothing of the request is.
 //! 4. At the end of the round the lane sends its block, and only then do the answers leave: a 202
 //!    means that the sample is on its way in memory, in order.
 //! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet, and by
 //!    what other [`analytics::detectors`] remember of both, then lets it enter them.
-//! 6. With Redis it hands the sample to the [`store::thread`] through the [`exchange`], which writes it
+//! 6. With Redis it hands the sample to the [`store::thread`] through the [`judged_queue`], which writes it
 //!    with the next flush, reads what other replicas have changed, and hands that back.
 //! 7. Reads come as questions to the same thread, which first judges all blocks sent before: a read
 //!    sees every sample whose 202 had left.
@@ -46,36 +46,31 @@
 //! # Invariants
 //!
 //! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another, but that
-//!   [`analytics::thread`] keeps what it has judged in the [`store`]. They share the words of [`sample`],
-//!   the form of a [`number`] and the counters of [`tally`]; [`api`] and [`server`] are where they meet.
+//!   [`analytics::thread`] keeps what it has judged in the [`store`]. They share the words of [`sigmad_sample`],
+//!   the form of a [`number`](sigmad_sample::number) and the counters of [`sigmad_counters`]; [`api`] and [`server`] are where they meet.
 //! - A worker blocks in one place, its poller, and never on another thread. What could take long
-//!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Ticket`].
-//! - Who looks into the process, through [`profile`], is answered on threads of its own ([`api::debug`]).
+//!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Responder`].
+//! - Who looks into the process, through [`sigmad_profile`], is answered on threads of its own ([`api::debug`]).
 //! - However many clients watch, the [`dashboard`] asks once a tick, and nobody waits for it.
-//! - [`analytics`] does no I/O; only [`clock`] reads the clock.
+//! - [`analytics`] does no I/O; only [`sigmad_clock`] reads the clock.
 //! - No allocation per sample between socket and verdict once its stream exists.
-//! - A request writes no memory that another worker writes. [`tally`] counters have one writer.
+//! - A request writes no memory that another worker writes. [`sigmad_counters`] counters have one writer.
 //! - Nothing is refused or dropped without a counter beside the code that does it.
 
 pub mod analytics;
 pub mod api;
-pub mod clock;
 pub mod config;
 pub mod dashboard;
 pub mod decode;
 pub mod demo;
 pub mod eval;
-pub mod exchange;
-pub mod handover;
 pub mod http;
-pub mod layout;
+pub mod judged_queue;
 pub mod load;
 pub mod logs;
-pub mod number;
-pub mod profile;
+pub mod placement;
 pub mod registry;
-pub mod sample;
+pub mod sample_queue;
 pub mod server;
 pub mod store;
-pub mod tally;
 pub mod telemetry;

@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use mimalloc::MiMalloc;
 use sigmad::config::{self, Command, Settings};
-use sigmad::profile::heap::Sampled;
-use sigmad::{clock, demo, eval, load, logs, server};
+use sigmad::{demo, eval, load, logs, server};
+use sigmad_profile::heap::Sampled;
 use tracing::{error, info, warn};
 
 #[global_allocator]
 static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 
 fn main() -> ExitCode {
-    let start = clock::start();
+    let start = sigmad_clock::start();
     match config::parse() {
         Ok(Command::Serve(settings)) => serve(&settings, start, |_| {}),
         Ok(Command::Demo(settings)) => serve(&settings, start, |address| {

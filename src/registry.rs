@@ -21,7 +21,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use parking_lot::RwLock;
 
-use crate::sample::{DeviceId, MetricId, READINGS_MAX};
+use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
 /// Distinct metric names: each is a label value in the scrape and a window of the fleet.
 pub const METRICS_MAX: usize = 1_024;

@@ -18,38 +18,38 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
+use crate::analytics::detector_states::Detectors;
 use crate::analytics::detectors::zscore::ZScore;
-use crate::analytics::memories::Detectors;
 use crate::analytics::report::{TotalsReport, questions};
-use crate::analytics::thread::{AnalyticsTallies, AnalyticsThread};
+use crate::analytics::thread::{AnalyticsCounters, AnalyticsThread};
 use crate::analytics::{self, Analytics};
 use crate::api::answers::Judging;
+use crate::api::counters::{RequestCounters, RouterCounters};
 use crate::api::debug::{self, DEBUGS_WAITING_MAX, DebugRequest};
-use crate::api::reader::{self, Desk, READERS, READS_WAITING_MAX, ReadRequest};
+use crate::api::reader::{self, READERS, READS_WAITING_MAX, ReadRequest, ReaderDeps};
 use crate::api::readiness::{Phase, Readiness, StoreState};
 use crate::api::router::{Parts as RouterParts, Router};
-use crate::api::tallies::{RequestTallies, RouterTallies};
 use crate::api::tokens::{Token, Tokens};
-use crate::clock::Clock;
 use crate::config::{Engine, RedisHistory, Settings};
-use crate::dashboard::events::{self, Events, EventsTallies};
+use crate::dashboard::events::{self, Events, EventsCounters};
 use crate::dashboard::sampler::Sampler;
 use crate::decode::Decoder;
-use crate::exchange::{Outlet, exchange};
-use crate::handover::{LaneTallies, Sleeper, lane};
 use crate::http::listen::listeners;
 use crate::http::may::CONNECTIONS_OVER_MAX;
 use crate::http::worker::{Mailbox, Worker};
 use crate::http::{self, Limits};
-use crate::layout::{self, Layout, Machine};
+use crate::judged_queue::{JudgedProducer, exchange};
+use crate::placement::{self, Machine, Placement};
 use crate::registry::Registry;
+use crate::sample_queue::{SampleQueueCounters, Sleeper, lane};
 use crate::store::commands::{Commands, Options};
 use crate::store::keys::Replica;
 use crate::store::queue::Queue;
 use crate::store::thread::{LAST_FLUSH, Parts as StoreThreadParts, StoreThread};
 use crate::store::url::Target;
-use crate::tally::Tally;
 use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
+use sigmad_clock::Clock;
+use sigmad_counters::Counter;
 
 /// Descriptors kept from connections: standard streams, logs, listeners and pollers of four workers.
 const FILES_RESERVED: usize = 64;
@@ -118,7 +118,7 @@ pub fn run(
 ) -> Result<(), ServerError> {
     let (events_end, events) = unbounded();
     watch_signals(events_end.clone()).map_err(ServerError::Start)?;
-    let layout = layout::decide(&Machine::of_this_process(), settings.workers, settings.pin);
+    let layout = placement::decide(&Machine::of_this_process(), settings.workers, settings.pin);
     let limits = limits(settings, layout.workers())?;
     let readiness = Arc::new(Readiness::default());
 
@@ -175,11 +175,11 @@ pub fn run(
     join_all(vec![events_thread, debug]);
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
     // Analytics has gone: the store writes what is left.
-    if let (Some(store), Some(tallies)) = (store, &parts.store_tallies) {
+    if let (Some(store), Some(counters)) = (store, &parts.store_counters) {
         let now = start.elapsed();
-        join_store(&store, start, deadline.max(now + LAST_FLUSH) + STORE_ATTEMPT, tallies);
+        join_store(&store, start, deadline.max(now + LAST_FLUSH) + STORE_ATTEMPT, counters);
     }
-    report(&totals, &parts.routers, parts.store_tallies.as_ref());
+    report(&totals, &parts.routers, parts.store_counters.as_ref());
     failure.map_or(Ok(()), |error| Err(ServerError::Worker(error)))
 }
 
@@ -246,29 +246,29 @@ struct Parts {
     store: Option<StoreThread>,
     /// When the store gives up what is left; 0 until the drain begins.
     store_deadline_ns: Option<Arc<AtomicU64>>,
-    store_tallies: Option<StoreSources>,
+    store_counters: Option<StoreSources>,
     events: Events,
     debugs: Receiver<DebugRequest>,
     /// For the stage budget.
     sources: Arc<Sources>,
-    routers: Vec<Arc<RouterTallies>>,
+    routers: Vec<Arc<RouterCounters>>,
 }
 
 struct WorkerParts {
     router: Router,
-    tallies: Arc<http::tallies::Tallies>,
+    counters: Arc<http::counters::HttpCounters>,
 }
 
 struct ReaderParts {
     reads: Receiver<ReadRequest>,
-    desk: Arc<Desk>,
-    tallies: Vec<Arc<RequestTallies>>,
+    desk: Arc<ReaderDeps>,
+    counters: Vec<Arc<RequestCounters>>,
 }
 
 impl Parts {
     fn new(
         settings: &Settings,
-        layout: &Layout,
+        layout: &Placement,
         start: Instant,
         readiness: &Arc<Readiness>,
         events: &Sender<Event>,
@@ -289,38 +289,38 @@ impl Parts {
             StoreParts::new(target, settings, &registry, &sleeper, start, readiness, events)
         });
         let mut sources = Sources {
-            store: store.as_ref().map(|store| store.tallies.clone()),
+            store: store.as_ref().map(|store| store.counters.clone()),
             http: Vec::new(),
             routers: Vec::new(),
             lanes: Vec::new(),
             readers: (0..READERS).map(|_| Arc::default()).collect(),
             debug: Arc::default(),
-            analytics: Arc::new(AnalyticsTallies::default()),
-            events: Arc::new(EventsTallies::default()),
+            analytics: Arc::new(AnalyticsCounters::default()),
+            events: Arc::new(EventsCounters::default()),
             registry: registry.clone(),
         };
         let mut workers = Vec::new();
         let mut lane_ends = Vec::new();
         for _ in 0..layout.workers() {
-            let lane_tallies = Arc::new(LaneTallies::default());
-            let (lane, lane_end) = lane(sleeper.clone(), lane_tallies.clone());
-            let router_tallies = Arc::new(RouterTallies::default());
-            let tallies = Arc::new(http::tallies::Tallies::default());
+            let lane_counters = Arc::new(SampleQueueCounters::default());
+            let (lane, lane_end) = lane(sleeper.clone(), lane_counters.clone());
+            let router_counters = Arc::new(RouterCounters::default());
+            let counters = Arc::new(http::counters::HttpCounters::default());
             let router = Router::new(RouterParts {
                 decoder: Decoder::new(registry.clone()),
                 lane,
                 clock: Clock::new(start),
-                tallies: router_tallies.clone(),
+                counters: router_counters.clone(),
                 reads: reads_end.clone(),
                 debug: debugs_end.clone(),
                 tokens: tokens.clone(),
                 readiness: readiness.clone(),
             });
-            sources.http.push(tallies.clone());
-            sources.routers.push(router_tallies);
-            sources.lanes.push(lane_tallies);
+            sources.http.push(counters.clone());
+            sources.routers.push(router_counters);
+            sources.lanes.push(lane_counters);
             lane_ends.push(lane_end);
-            workers.push(WorkerParts { router, tallies });
+            workers.push(WorkerParts { router, counters });
         }
 
         let (window, threshold) = (settings.window, settings.threshold);
@@ -348,7 +348,7 @@ impl Parts {
             detector: detector.name(),
             window,
         };
-        let (routers, store_tallies) = (sources.routers.clone(), sources.store.clone());
+        let (routers, store_counters) = (sources.routers.clone(), sources.store.clone());
         let all_sources = Arc::new(sources.clone());
         let (door, arrivals) = events::door(sources.events.clone());
         let server = events::Server {
@@ -370,8 +370,8 @@ impl Parts {
         );
         let readers = ReaderParts {
             reads,
-            tallies: sources.readers.clone(),
-            desk: Arc::new(Desk {
+            counters: sources.readers.clone(),
+            desk: Arc::new(ReaderDeps {
                 asker,
                 events: door,
                 registry,
@@ -389,7 +389,7 @@ impl Parts {
             sources: all_sources,
             store,
             store_deadline_ns,
-            store_tallies,
+            store_counters,
             routers,
         }
     }
@@ -397,9 +397,9 @@ impl Parts {
 
 /// What there is with Redis only.
 struct StoreParts {
-    outlet: Outlet,
+    outlet: JudgedProducer,
     thread: StoreThread,
-    tallies: StoreSources,
+    counters: StoreSources,
     deadline_ns: Arc<AtomicU64>,
 }
 
@@ -415,9 +415,9 @@ impl StoreParts {
     ) -> Self {
         // Seeded by the system for each process.
         let random = RandomState::new().build_hasher().finish();
-        let tallies = StoreSources { outlet: Arc::default(), store: Arc::default() };
+        let counters = StoreSources { outlet: Arc::default(), store: Arc::default() };
         let (outlet, inlet) =
-            exchange(settings.redis_queue, sleeper.clone(), tallies.outlet.clone());
+            exchange(settings.redis_queue, sleeper.clone(), counters.outlet.clone());
         let keeps_history = settings.redis_history == RedisHistory::Stream;
         let options = Options {
             replica: Replica::new(random as u32),
@@ -437,7 +437,7 @@ impl StoreParts {
             flush_interval: settings.flush_interval,
             inlet,
             registry: registry.clone(),
-            tallies: tallies.store.clone(),
+            counters: counters.store.clone(),
             clock: Clock::new(start),
             seed: random,
             on_state: Box::new(move |is_up| {
@@ -447,15 +447,15 @@ impl StoreParts {
             }),
             deadline_ns: deadline_ns.clone(),
         });
-        Self { outlet, thread, tallies, deadline_ns }
+        Self { outlet, thread, counters, deadline_ns }
     }
 }
 
 impl ReaderParts {
     fn start(self, start: Instant) -> io::Result<Vec<JoinHandle<()>>> {
-        let Self { reads, desk, tallies } = self;
-        let readers = tallies.into_iter().enumerate().map(|(index, tallies)| {
-            reader::start(index, reads.clone(), desk.clone(), tallies, Clock::new(start))
+        let Self { reads, desk, counters } = self;
+        let readers = counters.into_iter().enumerate().map(|(index, counters)| {
+            reader::start(index, reads.clone(), desk.clone(), counters, Clock::new(start))
         });
         readers.collect()
     }
@@ -477,7 +477,7 @@ impl RunningEngine {
 fn native(
     settings: &Settings,
     limits: Limits,
-    layout: &Layout,
+    layout: &Placement,
     workers: Vec<WorkerParts>,
     start: Instant,
     events: Sender<Event>,
@@ -489,8 +489,8 @@ fn native(
     let mut threads = Vec::new();
     let mut mailboxes: Vec<Arc<Mailbox>> = Vec::new();
     for (index, (parts, listener)) in workers.into_iter().zip(listeners).enumerate() {
-        let WorkerParts { router, tallies } = parts;
-        let worker = Worker::new(listener, limits, open.clone(), tallies, start, router)
+        let WorkerParts { router, counters } = parts;
+        let worker = Worker::new(listener, limits, open.clone(), counters, start, router)
             .map_err(ServerError::Start)?;
         mailboxes.push(worker.mailbox());
         let events = events.clone();
@@ -514,15 +514,15 @@ fn native(
 fn may(
     settings: &Settings,
     limits: Limits,
-    layout: &Layout,
+    layout: &Placement,
     workers: Vec<WorkerParts>,
     start: Instant,
 ) -> Result<RunningEngine, ServerError> {
     warn!(limits = ?http::may::KNOWN_LIMITS, "--engine may is for comparisons on trusted networks");
-    let tallies = workers[0].tallies.clone();
+    let counters = workers[0].counters.clone();
     let routers = workers.into_iter().map(|parts| parts.router).collect();
     let is_pinned = layout.analytics_core.is_some();
-    let engine = http::may::start(settings.listen, routers, limits, is_pinned, tallies, start)
+    let engine = http::may::start(settings.listen, routers, limits, is_pinned, counters, start)
         .map_err(|error| ServerError::Listen(settings.listen, error))?;
     let address = engine.address();
     let drain = move |limit| drop(engine.stop(limit));
@@ -570,11 +570,11 @@ fn join_all(threads: Vec<JoinHandle<()>>) {
 }
 
 /// Waits for the store until `deadline` after `start`. What it still holds then, nobody gets.
-fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, tallies: &StoreSources) {
+fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, counters: &StoreSources) {
     const LOOK: Duration = Duration::from_millis(5);
     while !store.is_finished() {
         if start.elapsed() > deadline {
-            let samples = tallies.store.held_samples.get();
+            let samples = counters.store.held_samples.get();
             warn!(samples, "Redis hangs; what is left is lost");
             return;
         }
@@ -583,9 +583,9 @@ fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, tallie
 }
 
 /// The last words: what was promised, and that it was kept.
-fn report(totals: &TotalsReport, routers: &[Arc<RouterTallies>], store: Option<&StoreSources>) {
+fn report(totals: &TotalsReport, routers: &[Arc<RouterCounters>], store: Option<&StoreSources>) {
     if let Some(StoreSources { outlet, store }) = store {
-        let dropped = store.dropped_total.iter().map(Tally::get).sum::<u64>();
+        let dropped = store.dropped_total.iter().map(Counter::get).sum::<u64>();
         info!(
             stored = store.stored_total.get(),
             coalesced = store.coalesced_total.get(),
@@ -593,7 +593,8 @@ fn report(totals: &TotalsReport, routers: &[Arc<RouterTallies>], store: Option<&
             "Redis has"
         );
     }
-    let sum = |of: fn(&RouterTallies) -> &Tally| routers.iter().map(|r| of(r).get()).sum::<u64>();
+    let sum =
+        |of: fn(&RouterCounters) -> &Counter| routers.iter().map(|r| of(r).get()).sum::<u64>();
     info!(
         requests = sum(|router| &router.ingest_requests_total),
         accepted = sum(|router| &router.accepted_total),

@@ -6,13 +6,13 @@ mod counting;
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use sigmad::analytics::detector_states::Detectors;
 use sigmad::analytics::detectors::Kind;
-use sigmad::analytics::memories::Detectors;
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::exchange::exchange;
-use sigmad::sample::{Batch, DeviceId, MetricId, Reading};
+use sigmad::judged_queue::exchange;
 use sigmad::store::memory::Latest;
+use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
 fn analytics() -> Analytics {
     analytics_with(&[Kind::Zscore])

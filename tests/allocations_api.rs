@@ -8,12 +8,14 @@ use std::sync::Arc;
 use crossbeam_channel::bounded;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::api::router::{Parts, Router};
-use sigmad::clock::{self, Clock, Now};
 use sigmad::decode::Decoder;
-use sigmad::handover::{LaneEnd, lane};
-use sigmad::http::message::{Answer, HeaderField, Headers, Method, Request, Service as _, Ticket};
+use sigmad::http::message::{
+    Answer, HeaderField, Headers, Method, Request, Responder, Service as _,
+};
 use sigmad::registry::Registry;
+use sigmad::sample_queue::{SampleConsumer, lane};
 use sigmad::store::memory::Latest;
+use sigmad_clock::{self, Clock, Now};
 
 /// Keeps the status of the last answer.
 struct LastStatus(u16);
@@ -23,14 +25,14 @@ impl Answer for LastStatus {
         self.0 = status;
     }
 
-    fn later(&mut self) -> Ticket {
+    fn later(&mut self) -> Responder {
         unreachable!("nothing here is read")
     }
 }
 
 struct Worker {
     router: Router,
-    lane_end: LaneEnd,
+    lane_end: SampleConsumer,
     analytics: Analytics,
     latest: Latest,
     scratch: Vec<u8>,
@@ -43,8 +45,8 @@ impl Worker {
         let router = Router::new(Parts {
             decoder: Decoder::new(registry.clone()),
             lane,
-            clock: Clock::new(clock::start()),
-            tallies: Arc::default(),
+            clock: Clock::new(sigmad_clock::start()),
+            counters: Arc::default(),
             reads: bounded(1).0,
             debug: bounded(1).0,
             tokens: Arc::default(),

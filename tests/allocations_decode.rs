@@ -4,10 +4,10 @@ mod counting;
 
 use std::sync::Arc;
 
-use sigmad::clock::Now;
 use sigmad::decode::Decoder;
 use sigmad::registry::Registry;
-use sigmad::sample::Batch;
+use sigmad_clock::Now;
+use sigmad_sample::Batch;
 
 fn now(second: u64) -> Now {
     Now { monotonic_ns: second * 1_000_000_000, wall_us: 1_735_100_000_000_000 }

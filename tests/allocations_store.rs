@@ -6,11 +6,11 @@ mod counting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sigmad::exchange::{BLOCK_SAMPLES_MAX, Counts, Held, Judged, JudgedReading, JudgedSample};
-use sigmad::sample::{DeviceId, MetricId};
+use sigmad::judged_queue::{BLOCK_SAMPLES_MAX, Counts, Held, Judged, JudgedReading, JudgedSample};
 use sigmad::store::commands::Options;
 use sigmad::store::keys::Replica;
 use sigmad::store::queue::{Queue, Refusals};
+use sigmad_sample::{DeviceId, MetricId};
 
 fn queue(history_len: Option<usize>) -> Queue {
     let options = Options {

@@ -7,20 +7,21 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use sigmad::clock::{self, Now};
 use sigmad::http::Limits;
+use sigmad::http::counters::HttpCounters;
 use sigmad::http::listen::listeners;
 use sigmad::http::message::{
-    Answer, Request, Response, STREAM_QUEUE_BYTES_MAX, Service, StreamRefusal, StreamWriter, Ticket,
+    Answer, Request, Responder, Response, STREAM_QUEUE_BYTES_MAX, Service, StreamRefusal,
+    StreamWriter,
 };
-use sigmad::http::tallies::Tallies;
 use sigmad::http::worker::{Mailbox, Worker};
+use sigmad_clock::{self, Now};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `/now` answers at once, `/later` and `/stream` pass their ticket to the test.
 struct Toy {
-    tickets: mpsc::Sender<Ticket>,
+    tickets: mpsc::Sender<Responder>,
     in_round: usize,
     log: mpsc::Sender<String>,
 }
@@ -46,10 +47,10 @@ impl Service for Toy {
 
 struct Engine {
     address: SocketAddr,
-    tickets: mpsc::Receiver<Ticket>,
+    tickets: mpsc::Receiver<Responder>,
     log: mpsc::Receiver<String>,
     mailbox: Arc<Mailbox>,
-    tallies: Arc<Tallies>,
+    counters: Arc<HttpCounters>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -67,14 +68,14 @@ fn engine() -> Engine {
     let address = listener.local_addr().expect("bound");
     let (ticket_end, tickets) = mpsc::channel();
     let (log_end, log) = mpsc::channel();
-    let tallies = Arc::new(Tallies::default());
+    let counters = Arc::new(HttpCounters::default());
     let toy = Toy { tickets: ticket_end, in_round: 0, log: log_end };
     let open = Arc::new(AtomicUsize::new(0));
-    let worker = Worker::new(listener, limits, open, tallies.clone(), clock::start(), toy)
+    let worker = Worker::new(listener, limits, open, counters.clone(), sigmad_clock::start(), toy)
         .expect("a poller");
     let mailbox = worker.mailbox();
     let thread = Some(std::thread::spawn(move || worker.run().expect("it drains")));
-    Engine { address, tickets, log, mailbox, tallies, thread }
+    Engine { address, tickets, log, mailbox, counters, thread }
 }
 
 impl Drop for Engine {
@@ -97,7 +98,7 @@ impl Engine {
         socket
     }
 
-    fn ticket(&self) -> Ticket {
+    fn ticket(&self) -> Responder {
         self.tickets.recv_timeout(PATIENCE).expect("a request")
     }
 
@@ -245,7 +246,7 @@ fn http10_streams_end_with_the_connection() {
 fn an_idle_connection_may_still_ask_while_draining() {
     let engine = engine();
     let mut socket = engine.connect();
-    wait_until("accepted", || engine.tallies.open.get() == 1);
+    wait_until("accepted", || engine.counters.open.get() == 1);
     engine.mailbox.drain(Duration::from_secs(5));
     wait_until("not listening", || TcpStream::connect(engine.address).is_err());
     socket

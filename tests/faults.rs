@@ -274,12 +274,13 @@ fn cut(flags: &[&str], plan: Plan, cuts: &[Fault]) {
     let load = scene.post(plan);
     let proxy = scene.proxy();
     for cut in cuts {
-        let before = proxy.tallies();
+        let before = proxy.counters();
         proxy.set(*cut);
-        proxy.wait(STRIKE, "a cut", |tallies| tallies.cuts > before.cuts);
+        proxy.wait(STRIKE, "a cut", |counters| counters.cuts > before.cuts);
         // The next one strikes a connection that works: attempts that fail are made ever more seldom.
-        proxy
-            .wait(STRIKE, "another connection", |tallies| tallies.connections > before.connections);
+        proxy.wait(STRIKE, "another connection", |counters| {
+            counters.connections > before.connections
+        });
         load.run(Phase::Fault, REQUESTS / cuts.len() as u64 + 1);
     }
     scene.expect_back();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use sigmad::clock::{self, Now};
 use sigmad::http::Limits;
+use sigmad::http::counters::HttpCounters;
 use sigmad::http::head::Refusal;
 use sigmad::http::may::{self, MayEngine};
-use sigmad::http::message::{Answer, Request, Response, Service, Ticket};
-use sigmad::http::tallies::Tallies;
+use sigmad::http::message::{Answer, Request, Responder, Response, Service};
+use sigmad_clock::{self, Now};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LARGE_BYTES: usize = 6 * 1024 * 1024;
@@ -28,7 +28,7 @@ const LIMITS: Limits = Limits {
 /// `/echo` answers with the body, `/large` with [`LARGE_BYTES`]; `/later` passes its ticket to the
 /// test; `/panic` panics.
 struct Toy {
-    tickets: mpsc::Sender<Ticket>,
+    tickets: mpsc::Sender<Responder>,
     calls: mpsc::Sender<String>,
     has_unhanded: bool,
 }
@@ -58,21 +58,21 @@ impl Service for Toy {
 struct Engine {
     running: Option<MayEngine<Toy>>,
     address: SocketAddr,
-    tickets: mpsc::Receiver<Ticket>,
+    tickets: mpsc::Receiver<Responder>,
     calls: mpsc::Receiver<String>,
-    tallies: Arc<Tallies>,
+    counters: Arc<HttpCounters>,
 }
 
 fn engine(limits: Limits) -> Engine {
     let (ticket_end, tickets) = mpsc::channel();
     let (call_end, calls) = mpsc::channel();
     let toy = || Toy { tickets: ticket_end.clone(), calls: call_end.clone(), has_unhanded: false };
-    let tallies = Arc::new(Tallies::default());
+    let counters = Arc::new(HttpCounters::default());
     let any = "127.0.0.1:0".parse().expect("an address");
     let running =
-        may::start(any, vec![toy(), toy()], limits, false, tallies.clone(), clock::start())
+        may::start(any, vec![toy(), toy()], limits, false, counters.clone(), sigmad_clock::start())
             .expect("a free port");
-    Engine { address: running.address(), running: Some(running), tickets, calls, tallies }
+    Engine { address: running.address(), running: Some(running), tickets, calls, counters }
 }
 
 impl Drop for Engine {
@@ -99,7 +99,7 @@ impl Engine {
     }
 
     fn refused(&self, refusal: Refusal) -> u64 {
-        self.tallies.refusals[refusal as usize].get()
+        self.counters.refusals[refusal as usize].get()
     }
 }
 
@@ -368,7 +368,7 @@ fn what_does_not_arrive_is_answered_or_closed() {
     assert_eq!(rest(&mut engine.connect()), "");
     let idle = engine.last_words(&post("x"));
     assert!(idle.starts_with("HTTP/1.1 200 ") && idle.ends_with("\r\n\r\nx"), "{idle}");
-    assert_eq!(engine.tallies.closed_idle_total.get(), 2);
+    assert_eq!(engine.counters.closed_idle_total.get(), 2);
     assert_eq!(engine.refused(Refusal::Timeout), 2);
 }
 

@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, Value};
-use sigmad::exchange::{Counts, Held, Judged, JudgedReading, JudgedSample};
+use sigmad::judged_queue::{Counts, Held, Judged, JudgedReading, JudgedSample};
 use sigmad::registry::Registry;
-use sigmad::sample::{DeviceId, MetricId};
 use sigmad::store::commands::{Batch, Commands, MARKED_MAX, Marked, Options, Progress};
 use sigmad::store::keys::Replica;
 use sigmad::store::queue::{Queue, Refusals, Segment};
 use sigmad::store::windows::{Counted, GONE_AFTER_US, Values, share};
+use sigmad_sample::{DeviceId, MetricId};
 
 const WAIT: Duration = Duration::from_secs(10);
 const WINDOW: usize = 5;

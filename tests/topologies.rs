@@ -14,7 +14,7 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask, until, unused_port};
 use sigmad::store::ErrorKind;
-use sigmad::store::link::{Link, LinkError, Origin};
+use sigmad::store::link::{ClientIdentity, Link, LinkError};
 
 /// What one attempt may take against one address: 1 s to connect, 2 s for an answer; and this machine.
 const ATTEMPT: Duration = Duration::from_millis(4_500);
@@ -30,13 +30,13 @@ fn try_connect(url: &str) -> Result<Link, LinkError> {
     connect_from(&origin("a-test"), url)
 }
 
-fn connect_from(origin: &Origin, url: &str) -> Result<Link, LinkError> {
+fn connect_from(origin: &ClientIdentity, url: &str) -> Result<Link, LinkError> {
     let target = url.parse().unwrap_or_else(|error| panic!("{url}: {error}"));
     Link::connect(&target, origin)
 }
 
-fn origin(name: &str) -> Origin {
-    Origin::new(name.to_owned(), now())
+fn origin(name: &str) -> ClientIdentity {
+    ClientIdentity::new(name.to_owned(), now())
 }
 
 /// The error of an attempt that must fail, and within its time.

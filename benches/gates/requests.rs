@@ -13,17 +13,17 @@ use crossbeam_channel::bounded;
 use mimalloc::MiMalloc;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::api::router::{Parts, Router};
-use sigmad::clock::{self, Clock, Now};
 use sigmad::decode::Decoder;
-use sigmad::handover::{LaneEnd, lane};
 use sigmad::http::Limits;
+use sigmad::http::counters::HttpCounters;
 use sigmad::http::encode::DateLine;
-use sigmad::http::message::{Deliver, Delivery, Service as _};
+use sigmad::http::message::{Completion, Deliver, Service as _};
 use sigmad::http::protocol::{Buffers, Protocol, Round};
-use sigmad::http::tallies::Tallies;
-use sigmad::profile::heap::Sampled;
 use sigmad::registry::Registry;
+use sigmad::sample_queue::{SampleConsumer, lane};
 use sigmad::store::memory::Latest;
+use sigmad_clock::{self, Clock, Now};
+use sigmad_profile::heap::Sampled;
 
 #[global_allocator]
 static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
@@ -36,7 +36,7 @@ const ROUNDS_MEASURED: usize = 500;
 struct NoTickets;
 
 impl Deliver for NoTickets {
-    fn deliver(&self, _: u64, _: Delivery) {
+    fn deliver(&self, _: u64, _: Completion) {
         unreachable!("samples are answered at once")
     }
 }
@@ -45,13 +45,13 @@ impl Deliver for NoTickets {
 struct Bench {
     protocol: Protocol,
     router: Router,
-    lane_end: LaneEnd,
+    lane_end: SampleConsumer,
     analytics: Analytics,
     latest: Latest,
     out: Vec<u8>,
     buffers: Buffers,
     date: DateLine,
-    tallies: Tallies,
+    counters: HttpCounters,
     engine: Arc<dyn Deliver>,
     clock: Clock,
     round: u64,
@@ -61,12 +61,12 @@ impl Bench {
     fn new() -> Self {
         let (lane, lane_end) = lane(Arc::default(), Arc::default());
         let registry = Arc::new(Registry::new(1_000, 3_600));
-        let start = clock::start();
+        let start = sigmad_clock::start();
         let router = Router::new(Parts {
             decoder: Decoder::new(registry.clone()),
             lane,
             clock: Clock::new(start),
-            tallies: Arc::default(),
+            counters: Arc::default(),
             reads: bounded(1).0,
             debug: bounded(1).0,
             tokens: Arc::default(),
@@ -81,7 +81,7 @@ impl Bench {
             out: Vec::new(),
             buffers: Buffers::default(),
             date: DateLine::default(),
-            tallies: Tallies::default(),
+            counters: HttpCounters::default(),
             engine: Arc::new(NoTickets),
             clock: Clock::new(start),
             round: 0,
@@ -110,7 +110,7 @@ impl Bench {
             buffers: &mut self.buffers,
             date: &self.date,
             limits: &limits,
-            tallies: &self.tallies,
+            counters: &self.counters,
             engine: &self.engine,
             clock: &self.clock,
             now,

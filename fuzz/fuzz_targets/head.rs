@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use libfuzzer_sys::fuzz_target;
 use sigmad::http::head::{HEADERS_MAX, Search, check_partial, find_end, parse};
-use sigmad::http::known::{KnownHead, NO_FIELDS};
+use sigmad::http::head_cache::{HeadCache, NO_FIELDS};
 
 const HEAD_MAX: usize = 4096;
 
@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
         if let Ok(head) = parse(&data[..length], &mut slots, 1000) {
             assert!(head.path.starts_with('/') || head.path == "*");
             assert!(!data[..length].windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n'));
-            let mut known = KnownHead::default();
+            let mut known = HeadCache::default();
             known.missed(&data[..length], &head);
             if known.find(data).is_some() {
                 let again = data[..length].to_vec();

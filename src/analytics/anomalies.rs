@@ -6,11 +6,11 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::analytics::memories::Detectors;
+use crate::analytics::detector_states::Detectors;
 use crate::analytics::report::{AnomaliesQuery, AnomalyReport};
 use crate::analytics::window::Moments;
 use crate::registry::METRICS_MAX;
-use crate::sample::{DeviceId, MetricId, Verdict};
+use sigmad_sample::{DeviceId, MetricId, Verdict};
 
 /// Anomalies kept for `/anomalies`; older ones are only counted.
 pub const ANOMALIES_KEPT: usize = 4_096;

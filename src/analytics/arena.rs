@@ -5,20 +5,20 @@
 //! stream. Growing takes one more chunk and copies nothing; a stream that is given back is the next to
 //! be taken.
 //!
-//! What the detectors remember of a stream lies beside that ([`Memories`]).
+//! What the detectors remember of a stream lies beside that ([`DetectorStates`]).
 
 use crate::analytics::anomalies::OpenAnomaly;
-use crate::analytics::memories::{Detectors, Memories, MemoryPlace};
+use crate::analytics::detector_states::{DetectorStates, Detectors, StateIndex};
 use crate::analytics::window::{WINDOW_MAX, Window};
-use crate::exchange::Counts;
-use crate::sample::Verdict;
+use crate::judged_queue::Counts;
+use sigmad_sample::Verdict;
 
 /// Memory for rings is taken so much at a time: some 50 µs of page faults, spread over its use.
 const CHUNK_RING_BYTES: usize = 1 << 20;
 
 /// A stream's place in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamPlace(u32);
+pub struct StreamIndex(u32);
 
 /// Whose values a stream's ring holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum RingOf {
     /// Other replicas'; none came here so far.
     Others,
     /// Both; the own ones stand once more in the stream there, with the verdict of the last of them.
-    Both(StreamPlace),
+    Both(StreamIndex),
 }
 
 /// What is kept of one stream beside its ring.
@@ -47,7 +47,7 @@ pub struct Stream {
     /// Whose values they are.
     pub ring_of: RingOf,
     /// What detectors remember of it.
-    pub memory: Option<MemoryPlace>,
+    pub memory: Option<StateIndex>,
     /// Its last value was an anomaly, which goes on.
     pub open: Option<OpenAnomaly>,
 }
@@ -80,10 +80,10 @@ pub struct Arena {
     chunks: Vec<Chunk>,
     /// Places up to here have been taken at least once.
     taken: u32,
-    given_back: Vec<StreamPlace>,
+    given_back: Vec<StreamIndex>,
     /// How many of those in use hold the own values of another.
     seconds: usize,
-    memories: Memories,
+    memories: DetectorStates,
 }
 
 impl Arena {
@@ -99,13 +99,13 @@ impl Arena {
             taken: 0,
             given_back: Vec::new(),
             seconds: 0,
-            memories: Memories::new(detectors),
+            memories: DetectorStates::new(detectors),
         }
     }
 
     /// What the detectors remember of all streams.
     #[inline]
-    pub fn memories(&self) -> &Memories {
+    pub fn memories(&self) -> &DetectorStates {
         &self.memories
     }
 
@@ -126,19 +126,19 @@ impl Arena {
     }
 
     /// An empty stream, of which nothing is remembered.
-    pub fn open(&mut self) -> StreamPlace {
+    pub fn open(&mut self) -> StreamIndex {
         let place = self.take();
         self.get_mut(place).0.memory = self.memories.take();
         place
     }
 
     /// A place without a memory.
-    fn take(&mut self) -> StreamPlace {
+    fn take(&mut self) -> StreamIndex {
         if let Some(place) = self.given_back.pop() {
             *self.get_mut(place).0 = Stream::default();
             return place;
         }
-        let place = StreamPlace(self.taken);
+        let place = StreamIndex(self.taken);
         if self.split(place).0 == self.chunks.len() {
             let streams = 1 << self.chunk_bits;
             self.chunks.push(Chunk {
@@ -152,7 +152,7 @@ impl Arena {
     }
 
     /// Forgets a stream; its place will be taken again. Returns its anomaly that has not ended.
-    pub fn give_back(&mut self, place: StreamPlace) -> Option<OpenAnomaly> {
+    pub fn give_back(&mut self, place: StreamIndex) -> Option<OpenAnomaly> {
         self.give_back_second(place);
         self.given_back.push(place);
         let (stream, _) = self.get_mut(place);
@@ -165,7 +165,7 @@ impl Arena {
 
     /// The stream that holds the values of this replica and the verdict of the last of them, with its
     /// ring. None while there are no such values.
-    pub fn own(&self, place: StreamPlace) -> Option<(&Stream, &[f64])> {
+    pub fn own(&self, place: StreamIndex) -> Option<(&Stream, &[f64])> {
         match self.get(place).0.ring_of {
             RingOf::Own => Some(self.get(place)).filter(|(stream, _)| stream.window.count() > 0),
             RingOf::Others => None,
@@ -175,7 +175,7 @@ impl Arena {
 
     /// Lets a value that has entered a ring of several replicas into this replica's own as well.
     #[inline(never)] // called only where there are other replicas
-    pub fn enter_own(&mut self, place: StreamPlace, value: f64, verdict: Verdict) {
+    pub fn enter_own(&mut self, place: StreamIndex, value: f64, verdict: Verdict) {
         let second = match self.get(place).0.ring_of {
             RingOf::Own => return,
             RingOf::Others => self.take_second(place),
@@ -188,7 +188,7 @@ impl Arena {
 
     /// Others' values are about to enter a ring that may have been ours alone: keeps `own`, which it
     /// holds, apart.
-    pub fn share(&mut self, place: StreamPlace, own: &[f64]) {
+    pub fn share(&mut self, place: StreamIndex, own: &[f64]) {
         let (stream, _) = self.get_mut(place);
         if stream.ring_of != RingOf::Own {
             return;
@@ -205,21 +205,21 @@ impl Arena {
     }
 
     /// Others' values have gone from the ring: it takes back `own`, which had stood apart.
-    pub fn unshare(&mut self, place: StreamPlace, own: &[f64]) {
+    pub fn unshare(&mut self, place: StreamIndex, own: &[f64]) {
         self.give_back_second(place);
         let (stream, ring) = self.get_mut(place);
         stream.window.refill(ring, own);
         stream.ring_of = RingOf::Own;
     }
 
-    fn take_second(&mut self, place: StreamPlace) -> StreamPlace {
+    fn take_second(&mut self, place: StreamIndex) -> StreamIndex {
         let second = self.take();
         self.get_mut(place).0.ring_of = RingOf::Both(second);
         self.seconds += 1;
         second
     }
 
-    fn give_back_second(&mut self, place: StreamPlace) {
+    fn give_back_second(&mut self, place: StreamIndex) {
         if let RingOf::Both(second) = self.get(place).0.ring_of {
             self.given_back.push(second);
             self.seconds -= 1;
@@ -228,7 +228,7 @@ impl Arena {
 
     /// A stream and its ring.
     #[inline]
-    pub fn get(&self, place: StreamPlace) -> (&Stream, &[f64]) {
+    pub fn get(&self, place: StreamIndex) -> (&Stream, &[f64]) {
         let (chunk, within) = self.split(place);
         let Chunk { streams, rings } = &self.chunks[chunk];
         (&streams[within], &rings[within * self.window..][..self.window])
@@ -236,7 +236,7 @@ impl Arena {
 
     /// A stream and its ring, to push to.
     #[inline]
-    pub fn get_mut(&mut self, place: StreamPlace) -> (&mut Stream, &mut [f64]) {
+    pub fn get_mut(&mut self, place: StreamIndex) -> (&mut Stream, &mut [f64]) {
         let (chunk, within) = self.split(place);
         let Chunk { streams, rings } = &mut self.chunks[chunk];
         (&mut streams[within], &mut rings[within * self.window..][..self.window])
@@ -244,7 +244,10 @@ impl Arena {
 
     /// The same, with what the detectors remember.
     #[inline]
-    pub fn get_to_judge(&mut self, place: StreamPlace) -> (&mut Stream, &mut [f64], &mut Memories) {
+    pub fn get_to_judge(
+        &mut self,
+        place: StreamIndex,
+    ) -> (&mut Stream, &mut [f64], &mut DetectorStates) {
         let (chunk, within) = self.split(place);
         let Chunk { streams, rings } = &mut self.chunks[chunk];
         let ring = &mut rings[within * self.window..][..self.window];
@@ -252,7 +255,7 @@ impl Arena {
     }
 
     #[inline]
-    fn split(&self, place: StreamPlace) -> (usize, usize) {
+    fn split(&self, place: StreamIndex) -> (usize, usize) {
         let place = place.0 as usize;
         (place >> self.chunk_bits, place & ((1 << self.chunk_bits) - 1))
     }

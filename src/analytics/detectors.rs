@@ -5,22 +5,22 @@
 //! parameters for every stream: what they say of a value depends on that value and those before it, on
 //! their timestamps, and on nothing else.
 
-mod day;
-mod hold;
-mod leaders;
-mod level;
+mod baseline_side;
+mod cooldown;
+mod daily_profile;
+mod leader_clusters;
+mod normalized_error;
+mod normalizer;
 pub mod novelty;
-mod pace;
 pub mod pager;
 mod ranked;
 mod rate;
-mod ratio;
 pub mod residual;
 pub mod robust;
-mod scale;
-mod side;
-mod spell;
-mod tail;
+mod robust_baseline;
+mod run_length;
+mod sample_interval;
+mod tail_probability;
 pub mod zscore;
 
 use clap::ValueEnum;

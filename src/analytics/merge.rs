@@ -12,10 +12,10 @@
 //! not only the same window but the same verdict. That holds for `zscore`: other detectors remember the
 //! values that came here, and what they said of the last of those stands.
 
-use crate::analytics::arena::{Arena, RingOf, StreamPlace};
+use crate::analytics::arena::{Arena, RingOf, StreamIndex};
 use crate::analytics::window::Moments;
-use crate::exchange::SharedMetric;
-use crate::sample::Verdict;
+use crate::judged_queue::SharedMetric;
+use sigmad_sample::Verdict;
 
 /// Merges one stream after the other; keeps the memory that this takes.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Merge {
     pub fn stream(
         &mut self,
         arena: &mut Arena,
-        place: StreamPlace,
+        place: StreamIndex,
         shared: &SharedMetric,
         all_sent: bool,
     ) -> Option<Verdict> {
@@ -99,16 +99,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::analytics::detector_states::Detectors;
     use crate::analytics::detectors::Kind;
     use crate::analytics::detectors::zscore::ZScore;
-    use crate::analytics::memories::Detectors;
     use crate::analytics::names::Names;
     use crate::analytics::report::{
         DeviceReport, DevicesQuery, DevicesSort, MetricReport, Scope, WindowsReport,
     };
     use crate::analytics::{Analytics, LOST_AFTER_S, Settings};
-    use crate::exchange::{Counts, Inlet, Judged, Outlet, SharedWindows, exchange};
-    use crate::sample::{Batch, DeviceId, MetricId, Reading};
+    use crate::judged_queue::{
+        Counts, Judged, JudgedConsumer, JudgedProducer, SharedWindows, exchange,
+    };
+    use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
     const WINDOW: usize = 12;
 
@@ -217,8 +219,8 @@ mod tests {
     struct Replica {
         number: usize,
         analytics: Analytics,
-        outlet: Outlet,
-        inlet: Inlet,
+        outlet: JudgedProducer,
+        inlet: JudgedConsumer,
         time_us: i64,
         #[expect(clippy::vec_box, reason = "boxes are what the exchange carries")]
         unsent: Vec<Box<Judged>>,

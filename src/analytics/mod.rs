@@ -8,8 +8,8 @@
 
 pub mod anomalies;
 pub mod arena;
+pub mod detector_states;
 pub mod detectors;
-pub mod memories;
 mod merge;
 pub mod names;
 pub mod quantile;
@@ -23,9 +23,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anomalies::{Anomalies, Flag};
-use arena::{RingOf, StreamPlace};
+use arena::{RingOf, StreamIndex};
 use crossbeam_channel::Sender;
-use memories::Detectors;
+use detector_states::Detectors;
 use merge::Merge;
 use names::Names;
 use report::{
@@ -35,8 +35,8 @@ use report::{
 use scan::Scan;
 use streams::{LastHeard, Streams};
 
-use crate::exchange::{Counts, JudgedReading, JudgedSample, Outlet, SharedWindows};
-use crate::sample::{Batch, DeviceId, MetricId, Reading, Sample};
+use crate::judged_queue::{Counts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows};
+use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 /// A store that is reached gets what it is sent within seconds, one that was away after its oldest
 /// samples were written; and clocks of replicas may differ by seconds.
@@ -99,7 +99,7 @@ impl Analytics {
         batch: &Batch,
         arrived_us: i64,
         time_us: i64,
-        outlet: &mut Outlet,
+        outlet: &mut JudgedProducer,
     ) {
         self.judge_each(batch, arrived_us, |analytics, sequence, sample, readings| {
             analytics.hand_on(time_us, sequence, sample, readings, outlet);
@@ -141,7 +141,7 @@ impl Analytics {
         sequence: u16,
         sample: &Sample,
         readings: &[Reading],
-        outlet: &mut Outlet,
+        outlet: &mut JudgedProducer,
     ) {
         let device = sample.device.and_then(|id| Some((id, self.streams.device(id)?)));
         let block = outlet.block(readings.len());
@@ -312,7 +312,7 @@ impl Analytics {
     fn metric_report(
         &self,
         metric: MetricId,
-        place: StreamPlace,
+        place: StreamIndex,
         scope: Scope,
     ) -> Option<MetricReport> {
         let (all, ring_of_all) = self.streams.arena.get(place);
@@ -397,7 +397,7 @@ mod tests {
 
     use super::*;
     use crate::analytics::detectors::Kind;
-    use crate::sample::Z_MAX;
+    use sigmad_sample::Z_MAX;
 
     /// Device `i` of generation `g` is called `i.g`; metric `m` is called `m`.
     fn names() -> Names {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::registry::Registry;
-use crate::sample::{DeviceId, MetricId};
+use sigmad_sample::{DeviceId, MetricId};
 
 type DeviceName = dyn Fn(DeviceId) -> Option<Arc<str>> + Send;
 type MetricName = dyn Fn(MetricId) -> Arc<str> + Send;

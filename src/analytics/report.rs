@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::analytics::detectors::Kind;
-use crate::handover::Sleeper;
-use crate::sample::{DeviceId, Verdict};
+use crate::sample_queue::Sleeper;
+use sigmad_sample::{DeviceId, Verdict};
 
 /// Questions waiting; past it askers wait too.
 pub const QUESTIONS_MAX: usize = 1_024;

@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DeviceReport, DevicesQuery, DevicesSort};
 use crate::analytics::streams::{DEVICES_PER_CHUNK, Device, Streams};
-use crate::sample::DeviceId;
+use sigmad_sample::DeviceId;
 
 /// Devices looked at in one step: some 20 µs, and several times that where names are searched.
 const CHUNKS_PER_STEP: usize = 2;

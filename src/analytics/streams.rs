@@ -10,11 +10,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::analytics::anomalies::OpenAnomaly;
-use crate::analytics::arena::{Arena, StreamPlace};
-use crate::analytics::memories::Detectors;
+use crate::analytics::arena::{Arena, StreamIndex};
+use crate::analytics::detector_states::Detectors;
 use crate::analytics::names::Names;
-use crate::exchange::Counts;
-use crate::sample::{DeviceId, MetricId};
+use crate::judged_queue::Counts;
+use sigmad_sample::{DeviceId, MetricId};
 
 /// Devices are added so many at a time, so that growing never copies them.
 pub const DEVICES_PER_CHUNK: usize = 1_024;
@@ -25,7 +25,7 @@ pub struct DeviceStream {
     /// Score of the last verdict.
     pub score: f64,
     /// The stream.
-    pub place: StreamPlace,
+    pub place: StreamIndex,
     /// Its metric.
     pub metric: MetricId,
     /// Whether the last verdict was an anomaly.
@@ -133,7 +133,7 @@ pub struct Fleet {
     /// Its id.
     pub metric: MetricId,
     /// Its stream.
-    pub place: StreamPlace,
+    pub place: StreamIndex,
 }
 
 /// All devices and streams.
@@ -259,18 +259,18 @@ impl Streams {
 
     /// The fleet's stream of that metric, taken when the metric is new.
     #[inline]
-    pub fn fleet_stream(&mut self, metric: MetricId) -> StreamPlace {
+    pub fn fleet_stream(&mut self, metric: MetricId) -> StreamIndex {
         self.known_fleet_stream(metric).unwrap_or_else(|| self.open_fleet(metric))
     }
 
     /// The fleet's stream of that metric, if there is one.
     #[inline]
-    pub fn known_fleet_stream(&self, metric: MetricId) -> Option<StreamPlace> {
+    pub fn known_fleet_stream(&self, metric: MetricId) -> Option<StreamIndex> {
         Some(self.fleet.get(usize::from(metric.0))?.as_ref()?.place)
     }
 
     #[cold]
-    fn open_fleet(&mut self, metric: MetricId) -> StreamPlace {
+    fn open_fleet(&mut self, metric: MetricId) -> StreamIndex {
         let index = usize::from(metric.0);
         if self.fleet.len() <= index {
             self.fleet.resize_with(index + 1, || None);

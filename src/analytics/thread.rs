@@ -19,11 +19,11 @@ use crate::analytics::Analytics;
 use crate::analytics::report::{
     Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, TotalsReport, WindowsReport,
 };
-use crate::clock::{Clock, Now};
-use crate::exchange::{FromStore, Outlet, SharedWindows};
-use crate::handover::{Block, LaneClosed, LaneEnd, Sleeper};
+use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
+use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use crate::store::memory::Latest;
-use crate::tally::{Histogram, Tally};
+use sigmad_clock::{Clock, Now};
+use sigmad_counters::{Counter, Histogram};
 
 /// Blocks of one lane judged before the next lane has its turn: half a millisecond of full ones.
 const BLOCKS_PER_TURN: usize = 64;
@@ -41,17 +41,17 @@ const PARK_AFTER_NS: u64 = 4_000_000;
 
 /// What is counted and timed here; written by the analytics thread.
 #[derive(Debug, Default)]
-pub struct AnalyticsTallies {
+pub struct AnalyticsCounters {
     /// Samples judged.
-    pub samples_total: Tally,
+    pub samples_total: Counter,
     /// Blocks judged.
-    pub blocks_total: Tally,
+    pub blocks_total: Counter,
     /// Questions answered.
-    pub questions_total: Tally,
+    pub questions_total: Counter,
     /// Ends of a sleep.
-    pub wakes_total: Tally,
+    pub wakes_total: Counter,
     /// Sleeps begun that only a sample or a question ends.
-    pub parks_total: Tally,
+    pub parks_total: Counter,
     /// From the moment a block was sent to its last verdict, per sample; of blocks that bring a request
     /// whose stages are timed.
     pub lag: Histogram,
@@ -69,16 +69,16 @@ pub struct AnalyticsThread {
     questions: Receiver<Question>,
     /// Taken, and waiting for the blocks ahead of them.
     taken: Vec<Question>,
-    beyond: Option<Beyond>,
+    beyond: Option<StoreLink>,
     sleeper: Arc<Sleeper>,
     clock: Clock,
-    tallies: Arc<AnalyticsTallies>,
+    counters: Arc<AnalyticsCounters>,
 }
 
 /// The store beyond this process.
 #[derive(Debug)]
-struct Beyond {
-    outlet: Outlet,
+struct StoreLink {
+    outlet: JudgedProducer,
     /// As of when the last block was handed on: grows, whatever the clock does.
     time_us: i64,
     /// What it told, waiting for its turn.
@@ -88,8 +88,8 @@ struct Beyond {
     synced_at_us: Option<i64>,
 }
 
-impl Beyond {
-    fn new(outlet: Outlet) -> Self {
+impl StoreLink {
+    fn new(outlet: JudgedProducer) -> Self {
         Self { outlet, time_us: 0, windows: Vec::new().into_iter(), ahead: 0, synced_at_us: None }
     }
 }
@@ -97,7 +97,7 @@ impl Beyond {
 /// One worker's samples.
 #[derive(Debug)]
 struct Source {
-    end: LaneEnd,
+    end: SampleConsumer,
     /// Blocks to judge before the questions taken may be answered.
     ahead: usize,
 }
@@ -109,12 +109,12 @@ impl AnalyticsThread {
     pub fn new(
         analytics: Analytics,
         ttl_us: i64,
-        lanes: Vec<LaneEnd>,
+        lanes: Vec<SampleConsumer>,
         questions: Receiver<Question>,
-        outlet: Option<Outlet>,
+        outlet: Option<JudgedProducer>,
         sleeper: Arc<Sleeper>,
         start: Instant,
-        tallies: Arc<AnalyticsTallies>,
+        counters: Arc<AnalyticsCounters>,
     ) -> Self {
         Self {
             analytics,
@@ -123,10 +123,10 @@ impl AnalyticsThread {
             sources: lanes.into_iter().map(|end| Source { end, ahead: 0 }).collect(),
             questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
-            beyond: outlet.map(Beyond::new),
+            beyond: outlet.map(StoreLink::new),
             sleeper,
             clock: Clock::new(start),
-            tallies,
+            counters,
         }
     }
 
@@ -176,19 +176,19 @@ impl AnalyticsThread {
 
     /// Judges what the lanes hold, a bounded number of blocks from each.
     fn judge(&mut self) -> bool {
-        let Self { analytics, latest, sources, beyond, clock, tallies, .. } = self;
+        let Self { analytics, latest, sources, beyond, clock, counters, .. } = self;
         let mut any = false;
         sources.retain_mut(|source| {
             for _ in 0..BLOCKS_PER_TURN {
                 match source.end.receive() {
                     Ok(Some(block)) => {
-                        judge_block(analytics, latest, beyond.as_mut(), &block, clock, tallies);
+                        judge_block(analytics, latest, beyond.as_mut(), &block, clock, counters);
                         source.end.give_back(block);
                         source.ahead = source.ahead.saturating_sub(1);
                         any = true;
                     }
                     Ok(None) => return true,
-                    Err(LaneClosed) => return false,
+                    Err(QueueClosed) => return false,
                 }
             }
             true
@@ -208,8 +208,8 @@ impl AnalyticsThread {
                 let_in += shared.metrics.iter().map(|stream| stream.values.len()).sum::<usize>();
             } else {
                 match beyond.outlet.shared.try_recv() {
-                    Ok(FromStore::Windows(windows)) => beyond.windows = windows.into_iter(),
-                    Ok(FromStore::SyncedAt(at_us)) => beyond.synced_at_us = Some(at_us),
+                    Ok(ReplicaUpdate::Windows(windows)) => beyond.windows = windows.into_iter(),
+                    Ok(ReplicaUpdate::SyncedAt(at_us)) => beyond.synced_at_us = Some(at_us),
                     // Nothing more, or nobody any more.
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
@@ -231,7 +231,7 @@ impl AnalyticsThread {
             return;
         }
         let now = self.clock.now();
-        self.tallies.questions_total.add(self.taken.len() as u64);
+        self.counters.questions_total.add(self.taken.len() as u64);
         let Self { analytics, latest, beyond, ttl_us, taken, .. } = self;
         for question in taken.drain(..) {
             match question {
@@ -261,38 +261,38 @@ impl AnalyticsThread {
         if !all_sent || self.clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
             self.sleeper.doze(DOZE, has_work);
         } else {
-            self.tallies.parks_total.add(1);
+            self.counters.parks_total.add(1);
             self.sleeper.park(has_work);
         }
-        self.tallies.wakes_total.add(1);
+        self.counters.wakes_total.add(1);
     }
 }
 
 fn judge_block(
     analytics: &mut Analytics,
     latest: &mut Latest,
-    beyond: Option<&mut Beyond>,
-    block: &Block,
+    beyond: Option<&mut StoreLink>,
+    block: &SampleChunk,
     clock: &Clock,
-    tallies: &AnalyticsTallies,
+    counters: &AnalyticsCounters,
 ) {
     let begun_ns = if block.sent_ns.is_some() { clock.monotonic_ns() } else { 0 };
     let arrived_us = block.sent.wall_us;
     match beyond {
         None => analytics.judge(&block.batch, arrived_us),
-        Some(Beyond { outlet, time_us, .. }) => {
+        Some(StoreLink { outlet, time_us, .. }) => {
             *time_us = arrived_us.max(*time_us + 1);
             analytics.judge_and_hand_on(&block.batch, arrived_us, *time_us, outlet);
         }
     }
     latest.keep(&block.batch, arrived_us);
     let samples = block.batch.len() as u64;
-    tallies.samples_total.add(samples);
-    tallies.blocks_total.add(1);
+    counters.samples_total.add(samples);
+    counters.blocks_total.add(1);
     if let Some(sent_ns) = block.sent_ns {
         let judged_ns = clock.monotonic_ns();
-        tallies.lag.record(judged_ns.saturating_sub(sent_ns), samples);
-        tallies.judge.record((judged_ns - begun_ns) / samples, samples);
+        counters.lag.record(judged_ns.saturating_sub(sent_ns), samples);
+        counters.judge.record((judged_ns - begun_ns) / samples, samples);
     }
 }
 
@@ -340,15 +340,14 @@ mod tests {
     use crate::analytics::report::{
         AnomaliesQuery, Asker, DevicesQuery, DevicesSort, Scope, questions,
     };
-    use crate::clock;
-    use crate::exchange::{Counts, Inlet, SharedMetric, exchange};
-    use crate::handover::{Lane, lane};
-    use crate::sample::{Batch, DeviceId, MetricId, Reading};
+    use crate::judged_queue::{Counts, JudgedConsumer, SharedMetric, exchange};
+    use crate::sample_queue::{SampleProducer, lane};
+    use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
     struct Running {
-        lanes: Vec<Lane>,
+        lanes: Vec<SampleProducer>,
         asker: Asker,
-        tallies: Arc<AnalyticsTallies>,
+        counters: Arc<AnalyticsCounters>,
         thread: thread::JoinHandle<TotalsReport>,
     }
 
@@ -356,7 +355,10 @@ mod tests {
         running_with(lanes, |_| None)
     }
 
-    fn running_with(lanes: usize, outlet: impl FnOnce(Arc<Sleeper>) -> Option<Outlet>) -> Running {
+    fn running_with(
+        lanes: usize,
+        outlet: impl FnOnce(Arc<Sleeper>) -> Option<JudgedProducer>,
+    ) -> Running {
         let sleeper = Arc::new(Sleeper::default());
         let (asker, asked) = questions(sleeper.clone());
         let (lanes, ends) = (0..lanes).map(|_| lane(sleeper.clone(), Arc::default())).unzip();
@@ -365,19 +367,19 @@ mod tests {
             |id| format!("m{}", id.0).into(),
         );
         let analytics = Analytics::new(Settings::default(), names);
-        let tallies = Arc::<AnalyticsTallies>::default();
-        let counted = tallies.clone();
+        let counters = Arc::<AnalyticsCounters>::default();
+        let counted = counters.clone();
         let outlet = outlet(sleeper.clone());
         let thread = thread::spawn(move || {
-            let start = clock::start();
+            let start = sigmad_clock::start();
             AnalyticsThread::new(analytics, 1_000_000, ends, asked, outlet, sleeper, start, counted)
                 .run()
         });
-        Running { lanes, asker, tallies, thread }
+        Running { lanes, asker, counters, thread }
     }
 
     /// With a store, of which this is the end.
-    fn running_beside_a_store(lanes: usize) -> (Running, Inlet) {
+    fn running_beside_a_store(lanes: usize) -> (Running, JudgedConsumer) {
         let mut inlet = None;
         let running = running_with(lanes, |sleeper| {
             let (outlet, other) = exchange(64 << 20, sleeper, Arc::default());
@@ -400,7 +402,7 @@ mod tests {
         batch
     }
 
-    fn send(lane: &mut Lane, batch: &Batch) {
+    fn send(lane: &mut SampleProducer, batch: &Batch) {
         while !lane.has_room(batch.len()) {
             thread::yield_now();
         }
@@ -454,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_questions_and_one_of_samples_both_get_through() {
-        let Running { mut lanes, asker, tallies, thread } = running(1);
+        let Running { mut lanes, asker, counters, thread } = running(1);
         let mut lane = lanes.pop().expect("one");
         thread::scope(|scope| {
             let askers: Vec<_> = (0..2)
@@ -491,18 +493,18 @@ mod tests {
             drop(lane);
         });
         let totals = thread.join().expect("no panic");
-        assert_eq!(tallies.questions_total.get(), 1_200);
-        assert_eq!(tallies.samples_total.get(), totals.samples);
+        assert_eq!(counters.questions_total.get(), 1_200);
+        assert_eq!(counters.samples_total.get(), totals.samples);
     }
 
     #[test]
     fn a_parked_thread_hears_questions_samples_and_the_end_of_a_lane() {
-        let Running { mut lanes, asker, tallies, thread } = running(2);
+        let Running { mut lanes, asker, counters, thread } = running(2);
         // After each of these the thread parks once more, within milliseconds.
         let parks_after = |act: &mut dyn FnMut()| {
-            let before = tallies.parks_total.get();
+            let before = counters.parks_total.get();
             act();
-            while tallies.parks_total.get() == before {
+            while counters.parks_total.get() == before {
                 thread::yield_now();
             }
         };
@@ -510,7 +512,7 @@ mod tests {
             parks_after(&mut || assert!(asker.ask(Question::Totals).is_some()));
             parks_after(&mut || send(&mut lanes[0], &samples(1, 0..10)));
         }
-        assert_eq!(tallies.samples_total.get(), 30);
+        assert_eq!(counters.samples_total.get(), 30);
         parks_after(&mut || _ = lanes.pop());
         // It is parked: only the end of its last lane can wake it.
         lanes.pop();
@@ -521,7 +523,7 @@ mod tests {
     #[test]
     fn the_latest_samples_carry_names_until_they_are_too_old() {
         let Running { mut lanes, asker, thread, .. } = running(1);
-        let mut clock = Clock::new(clock::start());
+        let mut clock = Clock::new(sigmad_clock::start());
         let now = clock.now();
         let old = Now { wall_us: now.wall_us - 2_000_000, ..now };
         for (sent, at) in [(0..3, old), (3..5, now)] {
@@ -546,15 +548,15 @@ mod tests {
 
     #[test]
     fn the_time_to_the_verdict_is_taken_of_timed_blocks() {
-        let Running { mut lanes, asker, tallies, thread } = running(1);
+        let Running { mut lanes, asker, counters, thread } = running(1);
         send(&mut lanes[0], &samples(0, 0..1));
         lanes[0].push(&samples(0, 1..4), Now::default());
         lanes[0].send_timed(Now::default(), 0);
         asker.ask(Question::Totals).expect("running");
-        let mut lag = crate::tally::Counts::default();
-        tallies.lag.merge_into(&mut lag);
+        let mut lag = sigmad_counters::Counts::default();
+        counters.lag.merge_into(&mut lag);
         assert_eq!(lag.count(), 3);
-        assert_eq!(tallies.blocks_total.get(), 2);
+        assert_eq!(counters.blocks_total.get(), 2);
         lanes.clear();
         thread.join().expect("no panic");
     }
@@ -562,7 +564,7 @@ mod tests {
     #[test]
     fn the_store_gets_every_sample_in_order_with_its_counts() {
         let (running, inlet) = running_beside_a_store(2);
-        let Running { mut lanes, asker, tallies, thread } = running;
+        let Running { mut lanes, asker, counters, thread } = running;
         let mut sent = [0, 0];
         for round in 0..300 {
             let lane = round % 2;
@@ -602,13 +604,13 @@ mod tests {
         assert_eq!(of_devices, sent);
         let last = last.expect("not empty");
         assert_eq!((last.timestamp_us, last.device, last.of_device.total), (-7, None, 0));
-        assert_eq!(thread.join().expect("no panic").samples, tallies.samples_total.get());
+        assert_eq!(thread.join().expect("no panic").samples, counters.samples_total.get());
     }
 
     #[test]
     fn nothing_is_left_behind_while_the_store_lags() {
         let (running, inlet) = running_beside_a_store(1);
-        let Running { mut lanes, asker, tallies, thread } = running;
+        let Running { mut lanes, asker, counters, thread } = running;
         let waits = |is_over: &dyn Fn() -> bool| {
             while !is_over() {
                 thread::yield_now();
@@ -626,16 +628,16 @@ mod tests {
             waits(&|| inlet.full.len() == blocks);
         }
         send_one();
-        let (parks, wakes) = (tallies.parks_total.get(), tallies.wakes_total.get());
-        waits(&|| tallies.wakes_total.get() > wakes + 10);
-        assert_eq!((inlet.full.len(), tallies.parks_total.get()), (64, parks));
+        let (parks, wakes) = (counters.parks_total.get(), counters.wakes_total.get());
+        waits(&|| counters.wakes_total.get() > wakes + 10);
+        assert_eq!((inlet.full.len(), counters.parks_total.get()), (64, parks));
         let mut taken = 0;
         while taken < 65 {
             let block = inlet.full.recv().expect("running");
             taken += block.len();
             inlet.give_back(block);
         }
-        waits(&|| tallies.parks_total.get() > parks);
+        waits(&|| counters.parks_total.get() > parks);
         lanes.clear();
         assert_eq!(thread.join().expect("no panic").samples, 65);
     }
@@ -644,7 +646,7 @@ mod tests {
     fn an_answer_sees_what_the_store_told_before_its_question() {
         const DEVICES: u32 = 2_000;
         let (running, inlet) = running_beside_a_store(1);
-        let Running { mut lanes, asker, tallies, thread } = running;
+        let Running { mut lanes, asker, counters, thread } = running;
         let counts = Counts { total: 50, anomalies: 2 };
         let windows = (0..DEVICES).map(|index| SharedWindows {
             device: Some(device(index)),
@@ -665,11 +667,11 @@ mod tests {
         };
         assert_eq!(ask(0).synced_at_us, None);
         // Let it fall asleep: whoever tells it wakes it.
-        while tallies.parks_total.get() == 0 {
+        while counters.parks_total.get() == 0 {
             thread::yield_now();
         }
-        assert!(inlet.tell(FromStore::Windows(windows.collect())));
-        assert!(inlet.tell(FromStore::SyncedAt(77)));
+        assert!(inlet.tell(ReplicaUpdate::Windows(windows.collect())));
+        assert!(inlet.tell(ReplicaUpdate::SyncedAt(77)));
         // Far more than one turn lets in, and the answer sees it all.
         send(&mut lanes[0], &samples(DEVICES, 0..100));
         let report = ask(DEVICES - 1);
@@ -679,6 +681,6 @@ mod tests {
         lanes.clear();
         let totals = thread.join().expect("no panic");
         assert_eq!((totals.samples, totals.devices), (100, DEVICES as usize + 1));
-        assert!(!inlet.tell(FromStore::SyncedAt(78)));
+        assert!(!inlet.tell(ReplicaUpdate::SyncedAt(78)));
     }
 }

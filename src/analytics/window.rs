@@ -22,7 +22,7 @@
 //!
 //! A constant stream never forces one: all its `d` are 0, and so is `peak`.
 
-use crate::sample::VALUE_MAX;
+use sigmad_sample::VALUE_MAX;
 
 /// Values in a window, at most: keeps the error bound of the deviation below 1e-8.
 pub const WINDOW_MAX: usize = 10_000;

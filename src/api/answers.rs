@@ -12,8 +12,8 @@ use crate::analytics::quantile::Quantiles;
 use crate::analytics::report::{
     AnomalyReport, DeviceReport, Finding, MetricReport, SampleReport, Scope, WindowsReport,
 };
-use crate::clock::Now;
-use crate::number::Plain;
+use sigmad_clock::Now;
+use sigmad_sample::number::Plain;
 
 /// The description of this interface; a test in [`super::routes`] holds it against the routes.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -396,7 +396,7 @@ mod tests {
 
     use super::*;
     use crate::analytics::detectors::Kind;
-    use crate::sample::Verdict;
+    use sigmad_sample::Verdict;
 
     const JUDGING: Judging = Judging { window: 50, threshold: 2.0, detector: "zscore" };
     const NOW: Now = Now { monotonic_ns: 5, wall_us: 1_766_925_730_250_000 };

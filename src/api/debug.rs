@@ -17,18 +17,18 @@ use super::errors::ApiError;
 use super::query::Query;
 use super::readiness::{Phase, Readiness};
 use super::routes::{Debug, Label};
-use crate::clock::Clock;
-use crate::http::message::{HeaderField, Method, Response, StreamRefusal, StreamWriter, Ticket};
-use crate::profile::capture::CUT;
-use crate::profile::cpu::{CpuProfile, Recording};
-use crate::profile::memory::{self, View};
-use crate::profile::proto::{self, About, Sample};
-use crate::profile::symbols::Symbols;
-use crate::profile::threads::{self, Thread};
-use crate::profile::unwind::Unwinder;
-use crate::profile::{cmdline, flame, heap};
+use crate::http::message::{HeaderField, Method, Responder, Response, StreamRefusal, StreamWriter};
 use crate::telemetry::Sources;
 use crate::telemetry::latency::Budget;
+use sigmad_clock::Clock;
+use sigmad_profile::capture::CUT;
+use sigmad_profile::cpu::{CpuProfile, Recording};
+use sigmad_profile::memory::{self, View};
+use sigmad_profile::proto::{self, About, Sample};
+use sigmad_profile::symbols::Symbols;
+use sigmad_profile::threads::{self, Thread};
+use sigmad_profile::unwind::Unwinder;
+use sigmad_profile::{cmdline, flame, heap};
 
 /// Requests that wait for the thread.
 pub const DEBUGS_WAITING_MAX: usize = 16;
@@ -63,7 +63,7 @@ pub struct DebugRequest {
     /// When a worker read the request, on the monotonic clock.
     pub read_ns: u64,
     /// Where the answer goes.
-    pub ticket: Ticket,
+    pub ticket: Responder,
 }
 
 /// An answer that has been given.
@@ -75,23 +75,23 @@ struct Answered {
 }
 
 /// What those who look into the process share.
-struct Room {
+struct DebugShared {
     /// What is counted and timed.
     sources: Arc<Sources>,
     readiness: Arc<Readiness>,
     /// CPU profiles, one at a time: two would see each other.
-    cpu: Turnstile,
+    cpu: Permit,
     /// Heap profiles over some seconds.
-    heap: Turnstile,
+    heap: Permit,
 }
 
 /// Lets one through at a time. Holds when the profile that is being taken ends, on the monotonic clock; 0 while
 /// none is.
 #[derive(Default)]
-struct Turnstile(AtomicU64);
+struct Permit(AtomicU64);
 
 /// The right to take a profile.
-struct Claim<'r>(&'r Turnstile);
+struct Claim<'r>(&'r Permit);
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
@@ -99,7 +99,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-impl Turnstile {
+impl Permit {
     fn claim(&self, now_ns: u64, seconds: u64) -> Result<Claim<'_>, ApiError<'static>> {
         let ends_ns = now_ns + seconds * NS_PER_S;
         let (taken, free) = (Ordering::Acquire, Ordering::Relaxed);
@@ -114,8 +114,8 @@ impl Turnstile {
 }
 
 /// The thread `debug`.
-struct Attendant {
-    room: Arc<Room>,
+struct DebugThread {
+    room: Arc<DebugShared>,
     clock: Clock,
     told: Sender<Answered>,
     /// Threads that answer at present.
@@ -132,8 +132,8 @@ pub fn start(
     let (told, answered) = unbounded();
     let clock = Clock::new(start);
     let (cpu, heap) = Default::default();
-    let room = Arc::new(Room { sources, readiness, cpu, heap });
-    let mut attendant = Attendant { room, clock, told, running: 0 };
+    let room = Arc::new(DebugShared { sources, readiness, cpu, heap });
+    let mut attendant = DebugThread { room, clock, told, running: 0 };
     std::thread::Builder::new().name("debug".into()).spawn(move || {
         loop {
             select! {
@@ -152,7 +152,7 @@ pub fn start(
     })
 }
 
-impl Attendant {
+impl DebugThread {
     fn begin(&mut self, request: DebugRequest) {
         let DebugRequest { label, method, read_ns, .. } = request;
         let count = move |status| Answered { label, method, status, read_ns };
@@ -185,14 +185,14 @@ impl Attendant {
 
     fn count(&self, answered: &Answered) {
         let Answered { label, method, status, read_ns } = *answered;
-        let tallies = &self.room.sources.debug;
-        tallies.count(label, method, status);
-        tallies.time(label, self.clock.monotonic_ns().saturating_sub(read_ns), 1);
+        let counters = &self.room.sources.debug;
+        counters.count(label, method, status);
+        counters.time(label, self.clock.monotonic_ns().saturating_sub(read_ns), 1);
     }
 }
 
 /// Answers, and returns with what status.
-fn answer(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+fn answer(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
     // A mistake of ours must not leave the count of running threads wrong; the ticket answers for it.
     let answered = catch_unwind(AssertUnwindSafe(|| match request.debug {
         Debug::Profile | Debug::Flamegraph => record(request, room, clock),
@@ -209,14 +209,14 @@ fn answer(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
     answered.unwrap_or(500)
 }
 
-fn at_once(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+fn at_once(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
     let response = whole(&request, room, clock).unwrap_or_else(|error| error.debug_response());
     let status = response.status;
     request.ticket.send(response);
     status
 }
 
-fn refuse(ticket: Ticket, error: &ApiError<'_>) -> u16 {
+fn refuse(ticket: Responder, error: &ApiError<'_>) -> u16 {
     ticket.send(error.debug_response());
     error.status()
 }
@@ -224,7 +224,7 @@ fn refuse(ticket: Ticket, error: &ApiError<'_>) -> u16 {
 /// What is answered as soon as it is known.
 fn whole(
     request: &DebugRequest,
-    room: &Room,
+    room: &DebugShared,
     mut clock: Clock,
 ) -> Result<Response, ApiError<'static>> {
     let DebugRequest { debug, path, query, accept, body, .. } = request;
@@ -242,7 +242,7 @@ fn whole(
 
 /// A CPU profile. The answer begins with it, so that a client that goes away is noticed; its body comes at
 /// the end.
-fn record(request: DebugRequest, room: &Room, clock: Clock) -> u16 {
+fn record(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
     let DebugRequest { debug, method, query, ticket, .. } = request;
     let order = match Query::new(&query).order() {
         Ok(order) => order,
@@ -382,7 +382,7 @@ fn heap(view: View, query: &Query<'_>, clock: &mut Clock) -> Response {
 }
 
 /// The same of some seconds, streamed as [`record`] does.
-fn watch_heap(request: DebugRequest, room: &Room, mut clock: Clock, seconds: u64) -> u16 {
+fn watch_heap(request: DebugRequest, room: &DebugShared, mut clock: Clock, seconds: u64) -> u16 {
     let DebugRequest { debug, method, ticket, .. } = request;
     let (view, name) = match debug {
         Debug::Allocs => (View::Allocated, "allocs-delta"),

@@ -8,7 +8,7 @@ use super::tokens::Denied;
 use crate::dashboard::events::CLIENTS_MAX;
 use crate::decode::{BodyError, Refusal};
 use crate::http::message::{HeaderField, Response};
-use crate::sample::QUEUE_SAMPLES_MAX;
+use sigmad_sample::QUEUE_SAMPLES_MAX;
 
 /// Why a request is not answered with what it asked for.
 #[derive(Clone, Copy, Debug)]

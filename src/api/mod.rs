@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod answers;
+pub mod counters;
 pub mod debug;
 pub mod errors;
 pub mod ingest;
@@ -15,7 +16,6 @@ pub mod reader;
 pub mod readiness;
 pub mod router;
 pub mod routes;
-pub mod tallies;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokens;

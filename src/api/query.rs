@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
 use crate::decode::timestamp;
-use crate::profile::cpu::{Backend, Order};
-use crate::sample::{NAME_BYTES_MAX, is_name};
+use sigmad_profile::cpu::{Backend, Order};
+use sigmad_sample::{NAME_BYTES_MAX, is_name};
 
 /// Rows of a list, unless `limit` says otherwise.
 pub const LIMIT_DEFAULT: usize = 100;

@@ -17,18 +17,18 @@ use flate2::write::GzEncoder;
 
 use super::accept::{Exposition, exposition, takes_gzip};
 use super::answers::{self, Judging, Shown};
+use super::counters::RequestCounters;
 use super::errors::ApiError;
 use super::query::Query;
 use super::routes::{Label, Read};
-use super::tallies::RequestTallies;
 use crate::analytics::report::{
     AnomaliesQuery, Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport,
 };
-use crate::clock::{Clock, Now};
-use crate::dashboard::events::{self, Arrival, Door, TurnedAway};
-use crate::http::message::{HeaderField, Method, Response, Ticket};
+use crate::dashboard::events::{self, Door, SubscribeError, Subscription};
+use crate::http::message::{HeaderField, Method, Responder, Response};
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
+use sigmad_clock::{Clock, Now};
 
 /// Reader threads: one may be packing a scrape while the other answers.
 pub const READERS: usize = 2;
@@ -57,12 +57,12 @@ pub struct ReadRequest {
     /// When a worker read the request, on the monotonic clock.
     pub read_ns: u64,
     /// Where the answer goes.
-    pub ticket: Ticket,
+    pub ticket: Responder,
 }
 
 /// What all readers share.
 #[derive(Debug)]
-pub struct Desk {
+pub struct ReaderDeps {
     /// Knows the windows.
     pub asker: Asker,
     /// Knows the names.
@@ -81,20 +81,20 @@ pub struct Desk {
 pub fn start(
     index: usize,
     reads: Receiver<ReadRequest>,
-    desk: Arc<Desk>,
-    tallies: Arc<RequestTallies>,
+    desk: Arc<ReaderDeps>,
+    counters: Arc<RequestCounters>,
     mut clock: Clock,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("reader-{index}")).spawn(move || {
         for request in reads {
-            serve(request, &desk, &tallies, &mut clock);
+            serve(request, &desk, &counters, &mut clock);
         }
     })
 }
 
-fn serve(request: ReadRequest, desk: &Desk, tallies: &RequestTallies, clock: &mut Clock) {
+fn serve(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, clock: &mut Clock) {
     if request.read == Read::Events && request.method != Method::Head {
-        return show_in(request, desk, tallies, clock);
+        return show_in(request, desk, counters, clock);
     }
     let ReadRequest { label, method, read_ns, ticket, .. } = request;
     let now = clock.now();
@@ -106,31 +106,31 @@ fn serve(request: ReadRequest, desk: &Desk, tallies: &RequestTallies, clock: &mu
         pack(answer, &request.accept_encoding)
     }));
     let response = answered.unwrap_or_else(|panic| internal_error(&*panic));
-    tallies.count(label, method, response.status);
+    counters.count(label, method, response.status);
     ticket.send(response);
-    tallies.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
+    counters.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
 }
 
 /// Brings a client to the thread that streams events.
-fn show_in(request: ReadRequest, desk: &Desk, tallies: &RequestTallies, clock: &Clock) {
+fn show_in(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, clock: &Clock) {
     let ReadRequest { label, method, query, last_event_id, read_ns, ticket, .. } = request;
     let query = Query::new(&query);
     let (status, turned_away) = match query.device() {
         Err(error) => (error.status(), Some((error, ticket))),
         Ok(device) => {
             let device = device.map(Box::from);
-            match desk.events.enter(Arrival { ticket, device, last_event_id }) {
+            match desk.events.enter(Subscription { ticket, device, last_event_id }) {
                 Ok(()) => (200, None),
-                Err(TurnedAway::Full(ticket)) => (503, Some((ApiError::EventsFull, ticket))),
-                Err(TurnedAway::Stopping(ticket)) => (503, Some((ApiError::Stopping, ticket))),
+                Err(SubscribeError::Full(ticket)) => (503, Some((ApiError::EventsFull, ticket))),
+                Err(SubscribeError::Stopping(ticket)) => (503, Some((ApiError::Stopping, ticket))),
             }
         }
     };
-    tallies.count(label, method, status);
+    counters.count(label, method, status);
     if let Some((error, ticket)) = turned_away {
         ticket.send(error.response());
     }
-    tallies.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
+    counters.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
 }
 
 fn internal_error(panic: &(dyn Any + Send)) -> Response {
@@ -149,7 +149,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn answer(&self, desk: &Desk) -> Result<Response, ApiError<'static>> {
+    fn answer(&self, desk: &ReaderDeps) -> Result<Response, ApiError<'static>> {
         let query = Query::new(self.query);
         let body = match self.read {
             Read::Analyze => {
@@ -188,7 +188,7 @@ impl Asked<'_> {
         Ok(ok(super::JSON, Vec::new(), body))
     }
 
-    fn scrape(&self, desk: &Desk) -> Result<Response, ApiError<'static>> {
+    fn scrape(&self, desk: &ReaderDeps) -> Result<Response, ApiError<'static>> {
         let totals = ask(desk, Question::Totals)?;
         let fleet = ask(desk, |to| Question::Windows(None, Scope::Cluster, to))?;
         let families = desk.telemetry.gather(&totals, &fleet);
@@ -205,13 +205,13 @@ fn ok(content_type: &'static str, fields: Vec<HeaderField>, body: Vec<u8>) -> Re
 }
 
 fn ask<T>(
-    desk: &Desk,
+    desk: &ReaderDeps,
     question: impl FnOnce(crossbeam_channel::Sender<T>) -> Question,
 ) -> Result<T, ApiError<'static>> {
     desk.asker.ask(question).ok_or(ApiError::Stopping)
 }
 
-fn shown(query: &Query<'_>, desk: &Desk) -> Result<Shown, ApiError<'static>> {
+fn shown(query: &Query<'_>, desk: &ReaderDeps) -> Result<Shown, ApiError<'static>> {
     Ok(Shown { scope: query.scope(desk.is_shared)?, is_shared: desk.is_shared })
 }
 
@@ -219,7 +219,7 @@ fn shown(query: &Query<'_>, desk: &Desk) -> Result<Shown, ApiError<'static>> {
 fn windows(
     device: Option<&str>,
     scope: Scope,
-    desk: &Desk,
+    desk: &ReaderDeps,
 ) -> Result<WindowsReport, ApiError<'static>> {
     let device = match device.map(|name| desk.registry.find_device(name)) {
         None => None,
@@ -237,7 +237,7 @@ fn windows(
 fn recent(
     query: &Query<'_>,
     since_us: i64,
-    desk: &Desk,
+    desk: &ReaderDeps,
 ) -> Result<Option<RecentQuery>, ApiError<'static>> {
     let limit = query.limit()?;
     let device = match query.device()? {
@@ -271,19 +271,19 @@ mod tests {
 
     use serde_json::{Value, json};
 
+    use super::super::counters::{CODES, METHODS};
     use super::super::routes::{self, Action, Get};
-    use super::super::tallies::{CODES, METHODS};
     use super::super::testing::{FakeEngine, desk, field, fleet, json};
     use super::*;
     use crate::analytics::report::questions;
-    use crate::clock;
     use crate::http::message::Answer;
-    use crate::tally::Counts;
+    use sigmad_clock;
+    use sigmad_counters::Counts;
 
     struct Library {
-        desk: Arc<Desk>,
+        desk: Arc<ReaderDeps>,
         engine: FakeEngine,
-        tallies: RequestTallies,
+        counters: RequestCounters,
         clock: Clock,
     }
 
@@ -292,8 +292,8 @@ mod tests {
         Library {
             desk,
             engine: FakeEngine::default(),
-            tallies: RequestTallies::default(),
-            clock: Clock::new(clock::start()),
+            counters: RequestCounters::default(),
+            clock: Clock::new(sigmad_clock::start()),
         }
     }
 
@@ -319,7 +319,7 @@ mod tests {
     impl Library {
         fn ask(&mut self, target: &str, accept: [&str; 2]) -> Response {
             let request = request(&mut self.engine, target, accept);
-            serve(request, &self.desk, &self.tallies, &mut self.clock);
+            serve(request, &self.desk, &self.counters, &mut self.clock);
             self.engine.delivered()
         }
 
@@ -454,11 +454,11 @@ mod tests {
         let count = |status| {
             let code = CODES.iter().position(|code| *code == status).expect("listed");
             let method = METHODS.iter().position(|(method, _)| *method == Method::Get);
-            library.tallies.answered(label, method.expect("listed"), code)
+            library.counters.answered(label, method.expect("listed"), code)
         };
         assert_eq!((count(200), count(400)), (1, 1));
         let mut counts = Counts::default();
-        library.tallies.durations(label).merge_into(&mut counts);
+        library.counters.durations(label).merge_into(&mut counts);
         assert_eq!(counts.count(), 2);
         assert!(counts.sum_ns > 0);
     }
@@ -501,14 +501,14 @@ mod tests {
         Arc::get_mut(&mut library.desk).expect("ours alone").events = door;
         let mut head = request(&mut library.engine, "/events?device=a", ["", ""]);
         head.method = Method::Head;
-        serve(head, &library.desk, &library.tallies, &mut library.clock);
+        serve(head, &library.desk, &library.counters, &mut library.clock);
         let response = library.engine.delivered();
         assert_eq!((response.status, response.content_type), (200, events::EVENT_STREAM));
         assert_eq!(field(&response, "X-Accel-Buffering"), Some("no"));
 
         let mut get = request(&mut library.engine, "/events?device=a", ["", ""]);
         get.last_event_id = "7-9".to_owned();
-        serve(get, &library.desk, &library.tallies, &mut library.clock);
+        serve(get, &library.desk, &library.counters, &mut library.clock);
         assert!(library.engine.is_silent());
         let arrival = arrivals.recv().expect("a client");
         assert_eq!((arrival.device.as_deref(), &*arrival.last_event_id), (Some("a"), "7-9"));

@@ -10,20 +10,20 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use super::JSON;
 use super::accept::{takes_brotli, takes_gzip};
+use super::counters::RouterCounters;
 use super::debug::DebugRequest;
 use super::errors::ApiError;
 use super::ingest::{says_lines, write_accepted, write_refused};
 use super::reader::ReadRequest;
 use super::readiness::Readiness;
 use super::routes::{self, Action, Debug, Get, LABELS, Label, Read};
-use super::tallies::RouterTallies;
 use super::tokens::{self, Tokens};
-use crate::clock::{Clock, Now};
 use crate::dashboard::page::{self, Asset, Packing};
 use crate::decode::Decoder;
-use crate::handover::Lane;
 use crate::http::message::{Answer, HeaderField, Method, Request, Response, Service};
-use crate::sample::Batch;
+use crate::sample_queue::SampleProducer;
+use sigmad_clock::{Clock, Now};
+use sigmad_sample::Batch;
 
 /// What a router works with.
 #[derive(Debug)]
@@ -31,11 +31,11 @@ pub struct Parts {
     /// Turns bodies into samples.
     pub decoder: Decoder,
     /// Takes the samples to analytics.
-    pub lane: Lane,
+    pub lane: SampleProducer,
     /// Times stages.
     pub clock: Clock,
     /// Counts what this router does.
-    pub tallies: Arc<RouterTallies>,
+    pub counters: Arc<RouterCounters>,
     /// Leads to the readers.
     pub reads: Sender<ReadRequest>,
     /// Leads to the thread that looks into the process.
@@ -73,8 +73,8 @@ impl Router {
     }
 
     fn ingest(&mut self, exchange: &mut Exchange<'_>, request: Request<'_>, success: u16) {
-        let Parts { decoder, lane, clock, tallies, tokens, .. } = &mut self.parts;
-        tallies.ingest_requests_total.add(1);
+        let Parts { decoder, lane, clock, counters, tokens, .. } = &mut self.parts;
+        counters.ingest_requests_total.add(1);
         if let Err(denied) = tokens::check(tokens.ingest.as_ref(), &request.headers) {
             return self.refuse(exchange, ApiError::Denied(denied));
         }
@@ -84,32 +84,32 @@ impl Router {
         let decoded = decoder.decode(request.body, lines, request.now, &mut self.staging);
         let decoded_ns = if request.is_timed { clock.monotonic_ns() } else { 0 };
         if request.is_timed {
-            tallies.decode_ns.record(decoded_ns - since_ns, 1);
+            counters.decode_ns.record(decoded_ns - since_ns, 1);
         }
         let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return self.refuse(exchange, ApiError::Body(error)),
         };
         debug_assert_eq!(decoded.accepted, self.staging.len());
-        tallies.invalid_total.add(decoded.invalid as u64);
-        tallies.no_room_total.add(decoded.unroomed as u64);
+        counters.invalid_total.add(decoded.invalid as u64);
+        counters.no_room_total.add(decoded.unroomed as u64);
         if decoded.accepted > 0 {
             if !lane.has_room(decoded.accepted) {
-                tallies.queue_full_total.add(decoded.accepted as u64);
+                counters.queue_full_total.add(decoded.accepted as u64);
                 return self.refuse(exchange, ApiError::QueueFull);
             }
             lane.push(&self.staging, request.now);
-            tallies.accepted_total.add(decoded.accepted as u64);
+            counters.accepted_total.add(decoded.accepted as u64);
         }
         if request.is_timed {
             self.round.handover_ns = Some(clock.monotonic_ns() - decoded_ns);
         }
         if decoded.invalid + decoded.unroomed == 0 {
             write_accepted(decoded.accepted, &mut self.body);
-            exchange.send(&self.parts.tallies, &mut self.round, success, &[], &self.body);
+            exchange.send(&self.parts.counters, &mut self.round, success, &[], &self.body);
         } else {
             let status = write_refused(decoded, decoder.refusals(), success, &mut self.body);
-            exchange.send(&self.parts.tallies, &mut self.round, status, &[], &self.body);
+            exchange.send(&self.parts.counters, &mut self.round, status, &[], &self.body);
         }
     }
 
@@ -122,11 +122,11 @@ impl Router {
         match get {
             Get::Health => {
                 let body = br#"{"status":"ok"}"#;
-                exchange.send(&self.parts.tallies, &mut self.round, 200, &[], body);
+                exchange.send(&self.parts.counters, &mut self.round, 200, &[], body);
             }
             Get::Ready => {
                 let (status, body) = self.parts.readiness.answer();
-                exchange.send(&self.parts.tallies, &mut self.round, status, &[], body.as_bytes());
+                exchange.send(&self.parts.counters, &mut self.round, status, &[], body.as_bytes());
             }
             Get::Page(asset) => self.show(exchange, request, asset),
             Get::Read(read) => self.pass_on(exchange, request, read),
@@ -136,10 +136,10 @@ impl Router {
 
     /// Leaves the answer to a thread that looks into the process.
     fn debug(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, debug: Debug) {
-        let Parts { tokens, tallies, debug: debugs, .. } = &self.parts;
+        let Parts { tokens, counters, debug: debugs, .. } = &self.parts;
         if let Err(denied) = tokens::check_debug(tokens.debug.as_ref(), request) {
             let response = ApiError::Denied(denied).debug_response();
-            exchange.note(tallies, &mut self.round, response.status);
+            exchange.note(counters, &mut self.round, response.status);
             let Response { status, content_type, fields, body } = response;
             return exchange.answer.send(status, content_type, &fields, &body);
         }
@@ -159,7 +159,7 @@ impl Router {
             Err(TrySendError::Full(request)) => (request, ApiError::DebugFull),
             Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
         };
-        exchange.note(tallies, &mut self.round, error.status());
+        exchange.note(counters, &mut self.round, error.status());
         request.ticket.send(error.debug_response());
     }
 
@@ -171,7 +171,7 @@ impl Router {
             _ if takes_gzip(accepted) => Packing::Gzip,
             _ => Packing::Plain,
         };
-        exchange.note(&self.parts.tallies, &mut self.round, 200);
+        exchange.note(&self.parts.counters, &mut self.round, 200);
         let fields = page::fields(packing);
         exchange.answer.send(200, asset.content_type(), fields.as_ref(), asset.body(packing));
     }
@@ -196,8 +196,8 @@ impl Router {
             Err(TrySendError::Full(request)) => (request, ApiError::ReadsFull),
             Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
         };
-        self.parts.tallies.reads_refused_total.add(1);
-        exchange.note(&self.parts.tallies, &mut self.round, error.status());
+        self.parts.counters.reads_refused_total.add(1);
+        exchange.note(&self.parts.counters, &mut self.round, error.status());
         request.ticket.send(error.response());
     }
 
@@ -205,7 +205,7 @@ impl Router {
         error.write(&mut self.body);
         let fields = error.field();
         let Self { parts, round, body, .. } = self;
-        exchange.send(&parts.tallies, round, error.status(), fields.as_slice(), body);
+        exchange.send(&parts.counters, round, error.status(), fields.as_slice(), body);
     }
 }
 
@@ -226,19 +226,19 @@ impl Exchange<'_> {
     #[inline]
     fn send(
         &mut self,
-        tallies: &RouterTallies,
+        counters: &RouterCounters,
         round: &mut Round,
         status: u16,
         fields: &[HeaderField],
         body: &[u8],
     ) {
-        self.note(tallies, round, status);
+        self.note(counters, round, status);
         self.answer.send(status, JSON, fields, body);
     }
 
     #[inline]
-    fn note(&self, tallies: &RouterTallies, round: &mut Round, status: u16) {
-        tallies.requests.count(self.label, self.method, status);
+    fn note(&self, counters: &RouterCounters, round: &mut Round, status: u16) {
+        counters.requests.count(self.label, self.method, status);
         round.answered[self.label.index()] += 1;
         round.labels |= 1 << self.label.index();
     }
@@ -260,11 +260,11 @@ impl Service for Router {
     }
 
     fn round_called(&mut self, now: Now) {
-        let Parts { lane, clock, tallies, .. } = &mut self.parts;
+        let Parts { lane, clock, counters, .. } = &mut self.parts;
         let Some(pushed_ns) = self.round.handover_ns.take() else { return lane.send(now) };
         let since_ns = clock.monotonic_ns();
         lane.send_timed(now, since_ns);
-        tallies.handover_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
+        counters.handover_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
     }
 
     fn round_answered(&mut self, elapsed_ns: u64) {
@@ -273,7 +273,7 @@ impl Service for Router {
             let label = Label::at(labels.trailing_zeros() as usize);
             labels &= labels - 1;
             let count = std::mem::take(&mut self.round.answered[label.index()]);
-            self.parts.tallies.requests.time(label, elapsed_ns, u64::from(count));
+            self.parts.counters.requests.time(label, elapsed_ns, u64::from(count));
         }
     }
 }
@@ -283,25 +283,25 @@ mod tests {
     use crossbeam_channel::{Receiver, bounded};
     use serde_json::json;
 
+    use super::super::counters::{CODES, METHODS};
     use super::super::readiness::{Phase, StoreState};
-    use super::super::tallies::{CODES, METHODS};
     use super::super::testing::{FakeEngine, field, json};
     use super::super::tokens::Token;
     use super::*;
-    use crate::clock;
-    use crate::handover::{LaneEnd, lane};
     use crate::http::message::Headers;
     use crate::registry::Registry;
-    use crate::sample::QUEUE_SAMPLES_MAX;
-    use crate::tally::Counts;
+    use crate::sample_queue::{SampleConsumer, lane};
+    use sigmad_clock;
+    use sigmad_counters::Counts;
+    use sigmad_sample::QUEUE_SAMPLES_MAX;
 
     struct Bench {
         router: Router,
         engine: FakeEngine,
-        lane_end: LaneEnd,
+        lane_end: SampleConsumer,
         reads: Receiver<ReadRequest>,
         debugs: Receiver<DebugRequest>,
-        tallies: Arc<RouterTallies>,
+        counters: Arc<RouterCounters>,
         readiness: Arc<Readiness>,
     }
 
@@ -309,19 +309,27 @@ mod tests {
         let (lane, lane_end) = lane(Arc::default(), Arc::default());
         let (sender, reads) = bounded(reads_max);
         let (debug, debugs) = bounded(1);
-        let tallies: Arc<RouterTallies> = Arc::default();
+        let counters: Arc<RouterCounters> = Arc::default();
         let readiness: Arc<Readiness> = Arc::default();
         let router = Router::new(Parts {
             decoder: Decoder::new(Arc::new(Registry::new(max_streams, 3600))),
             lane,
-            clock: Clock::new(clock::start()),
-            tallies: tallies.clone(),
+            clock: Clock::new(sigmad_clock::start()),
+            counters: counters.clone(),
             reads: sender,
             debug,
             tokens: Arc::new(tokens),
             readiness: readiness.clone(),
         });
-        Bench { router, engine: FakeEngine::default(), lane_end, reads, debugs, tallies, readiness }
+        Bench {
+            router,
+            engine: FakeEngine::default(),
+            lane_end,
+            reads,
+            debugs,
+            counters,
+            readiness,
+        }
     }
 
     fn bench() -> Bench {
@@ -360,7 +368,7 @@ mod tests {
 
         fn counted(&self, path: &str, method: Method, status: u16) -> u64 {
             let code = CODES.iter().position(|code| *code == status).expect("listed");
-            self.tallies.requests.answered(routes::find(path), method as usize, code)
+            self.counters.requests.answered(routes::find(path), method as usize, code)
         }
 
         fn kept(&mut self) -> usize {
@@ -391,8 +399,8 @@ mod tests {
         assert_eq!(json(&response)["accepted"], 3);
         assert!(bench.lane_end.is_empty(), "nothing leaves before the round ends");
         assert_eq!(bench.kept(), 5);
-        assert_eq!(bench.tallies.accepted_total.get(), 5);
-        assert_eq!(bench.tallies.ingest_requests_total.get(), 3);
+        assert_eq!(bench.counters.accepted_total.get(), 5);
+        assert_eq!(bench.counters.ingest_requests_total.get(), 3);
     }
 
     #[test]
@@ -417,7 +425,7 @@ mod tests {
             assert_eq!((response.status, &*error_code(&response)), (400, code), "{body:?}");
         }
         assert_eq!(bench.kept(), 3);
-        assert_eq!(bench.tallies.invalid_total.get(), 5);
+        assert_eq!(bench.counters.invalid_total.get(), 5);
         assert_eq!(bench.counted("/ingest", Method::Post, 400), 5);
     }
 
@@ -432,7 +440,7 @@ mod tests {
         assert_eq!(some.status, 202);
         let mixed = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":-1}]"#);
         assert_eq!(mixed.status, 400);
-        assert_eq!(bench.tallies.no_room_total.get(), 5);
+        assert_eq!(bench.counters.no_room_total.get(), 5);
         assert_eq!(bench.kept(), 2);
     }
 
@@ -445,7 +453,7 @@ mod tests {
         let response = bench.post("/ingest", r#"[{"rps":1},{"rps":1}]"#);
         assert_eq!((response.status, field(&response, "Retry-After")), (503, Some("1")));
         assert_eq!(error_code(&response), "queue_full");
-        assert_eq!(bench.tallies.queue_full_total.get(), 2);
+        assert_eq!(bench.counters.queue_full_total.get(), 2);
         assert_eq!(bench.kept(), QUEUE_SAMPLES_MAX);
         assert_eq!(bench.post("/ingest", r#"{"rps":1}"#).status, 202);
         let too_many = format!("[{}]", vec![r#"{"rps":1}"#; QUEUE_SAMPLES_MAX + 1].join(","));
@@ -615,7 +623,7 @@ mod tests {
         let refused = bench.engine.delivered();
         assert_eq!((refused.status, &*error_code(&refused)), (503, "too_many_reads"));
         assert_eq!(field(&refused, "Retry-After"), Some("1"));
-        assert_eq!(bench.tallies.reads_refused_total.get(), 1);
+        assert_eq!(bench.counters.reads_refused_total.get(), 1);
         assert_eq!(bench.counted("/stats", Method::Get, 503), 1);
         let request = bench.reads.recv().expect("the first read");
         assert_eq!((request.read, request.method), (Read::Analyze, Method::Head));
@@ -651,10 +659,10 @@ mod tests {
         bench.router.round_answered(1);
         for (path, count) in [("/ingest", 3), ("/nope", 1), ("/metrics", 0)] {
             let mut counts = Counts::default();
-            bench.tallies.requests.durations(routes::find(path)).merge_into(&mut counts);
+            bench.counters.requests.durations(routes::find(path)).merge_into(&mut counts);
             assert_eq!((counts.count(), counts.sum_ns), (count, count * 40_000), "{path}");
         }
-        for (stage, count) in [(&bench.tallies.decode_ns, 3), (&bench.tallies.handover_ns, 1)] {
+        for (stage, count) in [(&bench.counters.decode_ns, 3), (&bench.counters.handover_ns, 1)] {
             let mut counts = Counts::default();
             stage.merge_into(&mut counts);
             assert_eq!(counts.count(), count);

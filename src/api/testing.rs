@@ -9,17 +9,17 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::Value;
 
 use super::answers::Judging;
-use super::reader::Desk;
+use super::reader::ReaderDeps;
 use crate::analytics::detectors::Kind;
 use crate::analytics::report::{
     AnomalyReport, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
     WindowsReport, questions,
 };
 use crate::dashboard::events::door;
-use crate::http::message::{Answer, Deliver, Delivery, HeaderField, Response, Ticket};
+use crate::http::message::{Answer, Completion, Deliver, HeaderField, Responder, Response};
 use crate::registry::Registry;
-use crate::sample::Verdict;
 use crate::telemetry::{Build, Sources, Telemetry};
+use sigmad_sample::Verdict;
 
 /// An engine with one client: answers come out in the order in which they were given.
 pub struct FakeEngine {
@@ -31,8 +31,8 @@ pub struct FakeEngine {
 struct Mailbox(Sender<Response>);
 
 impl Deliver for Mailbox {
-    fn deliver(&self, _serial: u64, delivery: Delivery) {
-        let Delivery::Whole(response) = delivery else { panic!("nothing is streamed") };
+    fn deliver(&self, _serial: u64, delivery: Completion) {
+        let Completion::Whole(response) = delivery else { panic!("nothing is streamed") };
         // What is still asked when a test ends is answered to nobody.
         let _ = self.0.send(response);
     }
@@ -57,8 +57,8 @@ impl Answer for FakeEngine {
         self.sent.push_back(Response { status, content_type, fields, body: body.to_vec() });
     }
 
-    fn later(&mut self) -> Ticket {
-        Ticket::new(0, self.mailbox.clone())
+    fn later(&mut self) -> Responder {
+        Responder::new(0, self.mailbox.clone())
     }
 }
 
@@ -92,11 +92,11 @@ pub fn json(response: &Response) -> Value {
 }
 
 /// A desk whose analytics thread tells the same of whatever it is asked; it ends with the desk.
-pub fn desk(registry: Arc<Registry>) -> (Arc<Desk>, JoinHandle<()>) {
+pub fn desk(registry: Arc<Registry>) -> (Arc<ReaderDeps>, JoinHandle<()>) {
     let (asker, asked) = questions(Arc::default());
     let analytics = std::thread::spawn(move || asked.into_iter().for_each(tell));
     let (events, _) = door(Arc::default());
-    let desk = Desk {
+    let desk = ReaderDeps {
         asker,
         events,
         telemetry: telemetry(registry.clone()),
@@ -113,7 +113,7 @@ pub fn telemetry(registry: Arc<Registry>) -> Telemetry {
     Telemetry::new(build, sources(registry))
 }
 
-/// The tallies of two workers and a reader.
+/// The counters of two workers and a reader.
 pub fn sources(registry: Arc<Registry>) -> Sources {
     Sources {
         http: vec![Arc::default(), Arc::default()],

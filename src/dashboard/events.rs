@@ -14,14 +14,16 @@ use serde::Serialize;
 
 use super::history::{History, POINT_MS};
 use super::message::{EventId, HEARTBEAT, Message, json};
-use super::sampler::{ByName, DevicePlace, DevicePulse, DeviceRow, Pulse, Sampler};
+use super::sampler::{ByName, DeviceIndex, DeviceRow, DeviceSnapshot, Sampler, Snapshot};
 use crate::analytics::report::{AnomalyReport, SampleReport};
 use crate::api::answers;
 use crate::api::readiness::{Phase, Readiness};
-use crate::clock::{Clock, Now};
-use crate::http::message::{Response, STREAM_QUEUE_BYTES_MAX, StreamRefusal, StreamWriter, Ticket};
-use crate::sample::READINGS_MAX;
-use crate::tally::Tally;
+use crate::http::message::{
+    Responder, Response, STREAM_QUEUE_BYTES_MAX, StreamRefusal, StreamWriter,
+};
+use sigmad_clock::{Clock, Now};
+use sigmad_counters::Counter;
+use sigmad_sample::READINGS_MAX;
 
 /// The media type of `/events`.
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -70,20 +72,20 @@ pub struct Server {
 
 /// What is counted here; written by this thread.
 #[derive(Debug, Default)]
-pub struct EventsTallies {
+pub struct EventsCounters {
     /// Open now.
-    pub clients: Tally,
+    pub clients: Counter,
     /// Bytes handed to the engine.
-    pub sent_bytes_total: Tally,
+    pub sent_bytes_total: Counter,
     /// Clients let go because they read too slowly.
-    pub dropped_total: Tally,
+    pub dropped_total: Counter,
 }
 
 /// A client that wants events.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct Subscription {
     /// Where they go.
-    pub ticket: Ticket,
+    pub ticket: Responder,
     /// Only of this device.
     pub device: Option<Box<str>>,
     /// `Last-Event-ID`, as sent; empty without one.
@@ -93,34 +95,34 @@ pub struct Arrival {
 /// Where readers bring clients.
 #[derive(Clone, Debug)]
 pub struct Door {
-    arrivals: Sender<Arrival>,
-    tallies: Arc<EventsTallies>,
+    arrivals: Sender<Subscription>,
+    counters: Arc<EventsCounters>,
 }
 
 /// Why a client was not let in; it comes back with the reason.
 #[derive(Debug)]
-pub enum TurnedAway {
+pub enum SubscribeError {
     /// There are too many.
-    Full(Ticket),
+    Full(Responder),
     /// The server is stopping.
-    Stopping(Ticket),
+    Stopping(Responder),
 }
 
 /// A door, and what waits behind it.
-pub fn door(tallies: Arc<EventsTallies>) -> (Door, Receiver<Arrival>) {
+pub fn door(counters: Arc<EventsCounters>) -> (Door, Receiver<Subscription>) {
     let (arrivals, waiting) = bounded(ARRIVALS_MAX);
-    (Door { arrivals, tallies }, waiting)
+    (Door { arrivals, counters }, waiting)
 }
 
 impl Door {
     /// Lets a client in, if there is room.
-    pub fn enter(&self, arrival: Arrival) -> Result<(), TurnedAway> {
-        if self.tallies.clients.get() >= CLIENTS_MAX as u64 {
-            return Err(TurnedAway::Full(arrival.ticket));
+    pub fn enter(&self, arrival: Subscription) -> Result<(), SubscribeError> {
+        if self.counters.clients.get() >= CLIENTS_MAX as u64 {
+            return Err(SubscribeError::Full(arrival.ticket));
         }
         self.arrivals.try_send(arrival).map_err(|error| match error {
-            TrySendError::Full(arrival) => TurnedAway::Full(arrival.ticket),
-            TrySendError::Disconnected(arrival) => TurnedAway::Stopping(arrival.ticket),
+            TrySendError::Full(arrival) => SubscribeError::Full(arrival.ticket),
+            TrySendError::Disconnected(arrival) => SubscribeError::Stopping(arrival.ticket),
         })
     }
 }
@@ -137,16 +139,16 @@ pub fn head(body: Vec<u8>) -> Response {
 
 /// The thread's state; [`Events::run`] is its life.
 pub struct Events {
-    arrivals: Receiver<Arrival>,
+    arrivals: Receiver<Subscription>,
     sampler: Sampler,
     history: History,
     server: Server,
     readiness: Arc<Readiness>,
-    tallies: Arc<EventsTallies>,
+    counters: Arc<EventsCounters>,
     clock: Clock,
     /// When the process started, milliseconds since 1970.
     boot_ms: i64,
-    last: Option<Pulse>,
+    last: Option<Snapshot>,
     devices: Vec<DeviceRow>,
     devices_due_ms: u64,
     heartbeat_due_ms: u64,
@@ -157,7 +159,7 @@ pub struct Events {
     /// Anomalies not yet part of a point of the history.
     anomalies_counted: u64,
     whole: Watch,
-    narrowed: Vec<(Box<str>, DevicePlace, Watch)>,
+    narrowed: Vec<(Box<str>, DeviceIndex, Watch)>,
 }
 
 /// Those who watch the same.
@@ -179,11 +181,11 @@ struct Status {
 impl Events {
     /// Clients come from `arrivals`; `start` is the moment from which all clocks count.
     pub fn new(
-        arrivals: Receiver<Arrival>,
+        arrivals: Receiver<Subscription>,
         sampler: Sampler,
         server: Server,
         readiness: Arc<Readiness>,
-        tallies: Arc<EventsTallies>,
+        counters: Arc<EventsCounters>,
         start: Instant,
     ) -> Self {
         let mut clock = Clock::new(start);
@@ -194,7 +196,7 @@ impl Events {
             history: History::default(),
             server,
             readiness,
-            tallies,
+            counters,
             clock,
             boot_ms: now.wall_us / 1_000 - now.monotonic_ms() as i64,
             last: None,
@@ -267,28 +269,28 @@ impl Events {
         self.last = Some(pulse);
         if self.ticked_ms >= self.heartbeat_due_ms {
             self.heartbeat_due_ms = self.ticked_ms + HEARTBEAT_MS;
-            let (whole, tallies) = (&mut self.whole, &self.tallies);
-            whole.send(HEARTBEAT, tallies);
-            self.narrowed.iter_mut().for_each(|(_, _, watch)| watch.send(HEARTBEAT, tallies));
+            let (whole, counters) = (&mut self.whole, &self.counters);
+            whole.send(HEARTBEAT, counters);
+            self.narrowed.iter_mut().for_each(|(_, _, watch)| watch.send(HEARTBEAT, counters));
         }
         self.narrowed.retain(|(_, _, watch)| !watch.clients.is_empty());
-        self.tallies.clients.set(self.clients() as u64);
+        self.counters.clients.set(self.clients() as u64);
         Some(())
     }
 
-    fn remember(&mut self, pulse: &Pulse) {
+    fn remember(&mut self, pulse: &Snapshot) {
         let at_ms = pulse.now.monotonic_ms();
         if !self.history.is_due(at_ms) {
             return;
         }
-        let Pulse { load, fleet, .. } = pulse;
+        let Snapshot { load, fleet, .. } = pulse;
         let anomalies = load.anomalies_total - self.anomalies_counted;
         self.anomalies_counted = load.anomalies_total;
         self.history.push(at_ms, pulse.now.wall_us, load.accepted, anomalies as f64, fleet);
     }
 
     /// True when those who watch the whole are to be told of this tick.
-    fn speaks(&self, pulse: &Pulse) -> bool {
+    fn speaks(&self, pulse: &Snapshot) -> bool {
         let is_quiet = pulse.anomalies.is_empty()
             && self.last.as_ref().is_some_and(|last| {
                 let (now, then) = (&pulse.load, &last.load);
@@ -298,7 +300,7 @@ impl Events {
         !self.whole.clients.is_empty() && (is_due || !is_quiet)
     }
 
-    fn tell_whole(&mut self, pulse: &Pulse, has_devices: bool) {
+    fn tell_whole(&mut self, pulse: &Snapshot, has_devices: bool) {
         let mut message = self.message("delta", pulse.now, None);
         self.whole_sections(&mut message, pulse);
         if has_devices {
@@ -310,7 +312,7 @@ impl Events {
             message.section("anomaliesLeftOut", &pulse.anomalies_left_out);
         }
         self.whole.told_ms = pulse.now.monotonic_ms();
-        self.whole.send(&message.finish(), &self.tallies);
+        self.whole.send(&message.finish(), &self.counters);
     }
 
     fn tell_narrowed(&mut self, now: Now) -> Option<()> {
@@ -325,7 +327,7 @@ impl Events {
             let mut message = self.message("delta", now, None);
             device_sections(&mut message, name, &pulse);
             watch.told_ms = at_ms;
-            watch.send(&message.finish(), &self.tallies);
+            watch.send(&message.finish(), &self.counters);
         }
         self.narrowed = narrowed;
         Some(())
@@ -333,8 +335,8 @@ impl Events {
 
     /// Lets a client in: the first event has all that it needs to begin with, or, when it comes back
     /// within the memory of this process, what it has missed. None once analytics has stopped.
-    fn welcome(&mut self, arrival: Arrival, now: Now) -> Option<()> {
-        let Arrival { ticket, device, last_event_id } = arrival;
+    fn welcome(&mut self, arrival: Subscription, now: Now) -> Option<()> {
+        let Subscription { ticket, device, last_event_id } = arrival;
         let seen = EventId::from_str(&last_event_id).ok();
         let seen_ms = seen
             .filter(|id| id.boot_ms == self.boot_ms && id.at_ms <= now.monotonic_ms())
@@ -362,7 +364,7 @@ impl Events {
             }
             Some(name) => {
                 let known = self.narrowed.iter_mut().find(|(known, _, _)| *known == name);
-                let mut place = DevicePlace { arrived_us: seen_us, change: 0 };
+                let mut place = DeviceIndex { arrived_us: seen_us, change: 0 };
                 let mut pulse = self.sampler.device(&name, &mut place)?;
                 pulse.anomalies.retain(|anomaly| anomaly.changed_us > seen_us);
                 // Those who watch already are told by the next tick what this one is told now.
@@ -381,13 +383,13 @@ impl Events {
                 }
             }
         }
-        self.tallies.clients.set(self.clients() as u64);
+        self.counters.clients.set(self.clients() as u64);
         Some(())
     }
 
-    fn begin(&self, ticket: Ticket, message: Message) -> StreamWriter {
+    fn begin(&self, ticket: Responder, message: Message) -> StreamWriter {
         let body = message.finish();
-        self.tallies.sent_bytes_total.add(body.len() as u64);
+        self.counters.sent_bytes_total.add(body.len() as u64);
         ticket.stream(head(body))
     }
 
@@ -402,7 +404,7 @@ impl Events {
         message
     }
 
-    fn whole_sections(&self, message: &mut Message, pulse: &Pulse) {
+    fn whole_sections(&self, message: &mut Message, pulse: &Snapshot) {
         message
             .section("load", &pulse.load)
             .list("workers", &pulse.workers)
@@ -412,14 +414,14 @@ impl Events {
 
 impl Watch {
     /// Hands everyone a copy; lets go of who has gone, or can't keep up.
-    fn send(&mut self, event: &[u8], tallies: &EventsTallies) {
+    fn send(&mut self, event: &[u8], counters: &EventsCounters) {
         self.clients.retain(|client| match client.send(event.to_vec()) {
             Ok(()) => {
-                tallies.sent_bytes_total.add(event.len() as u64);
+                counters.sent_bytes_total.add(event.len() as u64);
                 true
             }
             Err(StreamRefusal::Full) => {
-                tallies.dropped_total.add(1);
+                counters.dropped_total.add(1);
                 false
             }
             Err(StreamRefusal::Closed) => false,
@@ -434,7 +436,7 @@ fn anomalies(message: &mut Message, oldest_first: &[&AnomalyReport]) {
     }
 }
 
-fn device_sections(message: &mut Message, name: &str, pulse: &DevicePulse) {
+fn device_sections(message: &mut Message, name: &str, pulse: &DeviceSnapshot) {
     #[derive(Serialize)]
     struct Device<'a> {
         device: &'a str,
@@ -475,10 +477,10 @@ mod tests {
     use super::*;
     use crate::analytics::report::{MetricReport, WindowsReport};
     use crate::api::testing;
-    use crate::clock;
-    use crate::http::message::{Deliver, Delivery, StreamState};
+    use crate::http::message::{Completion, Deliver, StreamState};
     use crate::registry::Registry;
-    use crate::sample::NAME_BYTES_MAX;
+    use sigmad_clock;
+    use sigmad_sample::NAME_BYTES_MAX;
 
     /// An engine with a client that reads at once, or never.
     #[derive(Default)]
@@ -490,18 +492,18 @@ mod tests {
     }
 
     impl Deliver for Reader {
-        fn deliver(&self, _serial: u64, delivery: Delivery) {
+        fn deliver(&self, _serial: u64, delivery: Completion) {
             let bytes = match delivery {
-                Delivery::Begin(head, state) => {
+                Completion::Begin(head, state) => {
                     assert_eq!((head.status, head.content_type), (200, EVENT_STREAM));
                     *self.state.lock().expect("no panic") = state;
                     head.body
                 }
-                Delivery::Part(bytes) => bytes,
-                Delivery::End => {
+                Completion::Part(bytes) => bytes,
+                Completion::End => {
                     return self.has_ended.store(true, std::sync::atomic::Ordering::Relaxed);
                 }
-                Delivery::Whole(response) => panic!("{response:?}"),
+                Completion::Whole(response) => panic!("{response:?}"),
             };
             if !self.never_reads {
                 let state = self.state.lock().expect("no panic");
@@ -534,8 +536,8 @@ mod tests {
         let (desk, _) = testing::desk(registry.clone());
         let sources = testing::sources(registry.clone());
         let sampler = Sampler::new(desk.asker.clone(), registry, sources);
-        let tallies = Arc::<EventsTallies>::default();
-        let (_, arrivals) = door(tallies.clone());
+        let counters = Arc::<EventsCounters>::default();
+        let (_, arrivals) = door(counters.clone());
         let server = Server {
             version: "0.1.0",
             replica: "here".into(),
@@ -545,8 +547,8 @@ mod tests {
             threshold: 2.0,
             score_threshold: 2.0,
         };
-        let start = clock::start();
-        let events = Events::new(arrivals, sampler, server, Arc::default(), tallies, start);
+        let start = sigmad_clock::start();
+        let events = Events::new(arrivals, sampler, server, Arc::default(), counters, start);
         Bench { events, now_ms: 1_000 }
     }
 
@@ -562,8 +564,8 @@ mod tests {
         }
 
         fn enter(&mut self, reader: &Arc<Reader>, device: Option<&str>, last_event_id: String) {
-            let ticket = Ticket::new(1, reader.clone());
-            let arrival = Arrival { ticket, device: device.map(Box::from), last_event_id };
+            let ticket = Responder::new(1, reader.clone());
+            let arrival = Subscription { ticket, device: device.map(Box::from), last_event_id };
             self.events.welcome(arrival, self.now()).expect("analytics runs");
         }
     }
@@ -589,7 +591,7 @@ mod tests {
             let has_devices = events.iter().filter(|event| !event["devices"].is_null()).count();
             assert!(has_devices >= 2, "the table comes although nothing else does");
         }
-        assert_eq!(bench.events.tallies.clients.get(), 2);
+        assert_eq!(bench.events.counters.clients.get(), 2);
     }
 
     #[test]
@@ -621,7 +623,7 @@ mod tests {
         bench.enter(&slow, None, String::new());
         bench.enter(&quick, None, String::new());
         let mut ticks = 0;
-        while bench.events.tallies.dropped_total.get() == 0 {
+        while bench.events.counters.dropped_total.get() == 0 {
             bench.tick();
             ticks += 1;
             assert!(ticks < 10_000, "it is never let go");
@@ -630,7 +632,7 @@ mod tests {
         assert!(!quick.has_ended.load(std::sync::atomic::Ordering::Relaxed));
         let queued: usize = slow.events.lock().expect("no panic").iter().map(String::len).sum();
         assert!(queued <= STREAM_QUEUE_BYTES_MAX, "{queued}");
-        assert_eq!(bench.events.tallies.clients.get(), 1);
+        assert_eq!(bench.events.counters.clients.get(), 1);
     }
 
     #[test]
@@ -647,7 +649,7 @@ mod tests {
         let metric = testing::fleet().metrics.remove(0);
         let metrics =
             (0..2 * READINGS_MAX).map(|at| MetricReport { metric: name(at), ..metric.clone() });
-        let pulse = DevicePulse {
+        let pulse = DeviceSnapshot {
             windows: WindowsReport { metrics: metrics.collect(), ..WindowsReport::default() },
             samples: (0..1_000).map(sample).collect(),
             anomalies: Vec::new(),
@@ -678,29 +680,29 @@ mod tests {
             bench.tick();
         }
         assert!(bench.events.narrowed.is_empty());
-        assert_eq!(bench.events.tallies.clients.get(), 0);
-        assert_eq!(bench.events.tallies.dropped_total.get(), 0);
+        assert_eq!(bench.events.counters.clients.get(), 0);
+        assert_eq!(bench.events.counters.dropped_total.get(), 0);
     }
 
     #[test]
     fn the_door_closes_when_there_are_too_many() {
-        let tallies = Arc::<EventsTallies>::default();
-        let (door, waiting) = door(tallies.clone());
-        let arrival = || Arrival {
-            ticket: Ticket::new(1, Arc::new(Reader::default())),
+        let counters = Arc::<EventsCounters>::default();
+        let (door, waiting) = door(counters.clone());
+        let arrival = || Subscription {
+            ticket: Responder::new(1, Arc::new(Reader::default())),
             device: None,
             last_event_id: String::new(),
         };
         assert!(door.enter(arrival()).is_ok());
-        tallies.clients.set(CLIENTS_MAX as u64);
+        counters.clients.set(CLIENTS_MAX as u64);
         let reason = door.enter(arrival()).expect_err("full");
-        let TurnedAway::Full(ticket) = reason else { panic!("{reason:?}") };
+        let SubscribeError::Full(ticket) = reason else { panic!("{reason:?}") };
         std::mem::forget(ticket);
-        tallies.clients.set(0);
+        counters.clients.set(0);
         std::mem::forget(waiting.recv().expect("the first").ticket);
         drop(waiting);
         let reason = door.enter(arrival()).expect_err("stopping");
-        let TurnedAway::Stopping(ticket) = reason else { panic!("{reason:?}") };
+        let SubscribeError::Stopping(ticket) = reason else { panic!("{reason:?}") };
         std::mem::forget(ticket);
     }
 }

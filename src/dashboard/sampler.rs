@@ -1,4 +1,4 @@
-//! What is new, once a tick: rates and latencies from the tallies, windows and anomalies from
+//! What is new, once a tick: rates and latencies from the counters, windows and anomalies from
 //! analytics.
 //!
 //! Rates are those of the last second, latencies those of the last ten: a figure that people read
@@ -15,11 +15,11 @@ use crate::analytics::report::{
     Question, RecentQuery, SampleReport, Scope, TotalsReport, WindowsReport,
 };
 use crate::api::routes::Label;
-use crate::clock::Now;
 use crate::registry::Registry;
-use crate::sample::{DeviceId, QUEUE_SAMPLES_MAX};
-use crate::tally::{Counts, Histogram};
 use crate::telemetry::Sources;
+use sigmad_clock::Now;
+use sigmad_counters::{Counts, Histogram};
+use sigmad_sample::{DeviceId, QUEUE_SAMPLES_MAX};
 
 /// Metrics of the fleet that the page has charts for: four fit a screen.
 pub const METRICS_SHOWN_MAX: usize = 4;
@@ -98,7 +98,7 @@ struct Strange {
 
 /// What one tick found of the whole.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Snapshot {
     /// When.
     pub now: Now,
     /// Rates, latencies, totals.
@@ -210,7 +210,7 @@ pub struct DeviceRow {
 
 /// What one tick found of one device.
 #[derive(Debug)]
-pub struct DevicePulse {
+pub struct DeviceSnapshot {
     /// Its windows; empty for a device that nobody has heard of.
     pub windows: WindowsReport,
     /// New samples, oldest first.
@@ -221,7 +221,7 @@ pub struct DevicePulse {
 
 /// What a page that shows one device was told before.
 #[derive(Clone, Copy, Debug)]
-pub struct DevicePlace {
+pub struct DeviceIndex {
     /// The arrival of the last sample.
     pub arrived_us: i64,
     /// The last change of an anomaly.
@@ -253,7 +253,7 @@ impl Sampler {
     }
 
     /// What is new of the whole. None once analytics has stopped.
-    pub fn pulse(&mut self, now: Now) -> Option<Pulse> {
+    pub fn pulse(&mut self, now: Now) -> Option<Snapshot> {
         // Before the questions, which are answered once nothing waits any more.
         let queue = self.waiting();
         let totals = self.asker.ask(Question::Totals)?;
@@ -265,7 +265,7 @@ impl Sampler {
         let (answer, verdict) = self.latencies(at_ms);
         let (load, workers) = self.load(&counted, &before, &totals, queue);
         self.counted.push_back(counted);
-        Some(Pulse {
+        Some(Snapshot {
             now,
             load: Load { answer, verdict, ..load },
             workers,
@@ -443,10 +443,10 @@ impl Sampler {
     }
 
     /// What is new of one device behind `place`, which moves on. None once analytics has stopped.
-    pub fn device(&self, name: &str, place: &mut DevicePlace) -> Option<DevicePulse> {
+    pub fn device(&self, name: &str, place: &mut DeviceIndex) -> Option<DeviceSnapshot> {
         let Some(id) = self.registry.find_device(name) else {
             let windows = WindowsReport::default();
-            return Some(DevicePulse { windows, samples: Vec::new(), anomalies: Vec::new() });
+            return Some(DeviceSnapshot { windows, samples: Vec::new(), anomalies: Vec::new() });
         };
         let windows = self.asker.ask(|to| Question::Windows(Some(id), Scope::Cluster, to))?;
         let since_us = place.arrived_us.saturating_add(1);
@@ -459,7 +459,7 @@ impl Sampler {
         place.arrived_us = samples.last().map_or(place.arrived_us, |sample| sample.arrived_us);
         let last = anomalies.iter().map(|anomaly| anomaly.change).max();
         place.change = last.unwrap_or(place.change);
-        Some(DevicePulse { windows, samples, anomalies })
+        Some(DeviceSnapshot { windows, samples, anomalies })
     }
 }
 

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::timestamp::Stamp;
 use crate::registry::{Full, METRICS_MAX, mask_of};
-use crate::sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, Reading};
+use sigmad_sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, Reading};
 
 /// Values in one sample, ignored ones included: simd-json takes some 100 bytes for each.
 pub(super) const VALUES_MAX: usize = 16_384;

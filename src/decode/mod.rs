@@ -28,9 +28,9 @@ use self::fields::{Fault, Fields, VALUES_MAX};
 use self::names::{DeviceCache, MetricCache};
 use self::skip::{Broken, Extent, skip_space, skip_string, skip_value};
 use self::tape::Parser;
-use crate::clock::Now;
 use crate::registry::{Admitted, Registry};
-use crate::sample::{Batch, MetricId, QUEUE_SAMPLES_MAX, READINGS_MAX};
+use sigmad_clock::Now;
+use sigmad_sample::{Batch, MetricId, QUEUE_SAMPLES_MAX, READINGS_MAX};
 
 /// Refusals of single samples that an answer lists; the rest are only counted.
 pub const REFUSALS_LISTED_MAX: usize = 10;

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::registry::{Admitted, METRICS_MAX};
-use crate::sample::{DeviceId, MetricId};
+use sigmad_sample::{DeviceId, MetricId};
 
 /// Devices remembered: as many as one worker of a large fleet hears between two turns, in 2 MiB
 /// that are only touched as devices come.

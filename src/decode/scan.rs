@@ -14,7 +14,7 @@ use super::names::MetricCache;
 use super::skip;
 use super::timestamp;
 use crate::registry::mask_of;
-use crate::sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
+use sigmad_sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::fields::{Fault, Fields, VALUES_MAX};
 use super::names::MetricCache;
 use super::timestamp;
-use crate::sample::{Batch, MetricId, READINGS_MAX, VALUE_MAX, is_name};
+use sigmad_sample::{Batch, MetricId, READINGS_MAX, VALUE_MAX, is_name};
 
 /// After a longer text the buffers (some 2.5 bytes for each of its bytes) are given back.
 const TEXT_BYTES_KEPT: usize = 256 * 1024;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use self::fleet::{Fleet, Reading, WARM_UP_S};
-use crate::clock::Clock;
+use sigmad_clock::Clock;
 
 /// Each device measures so often.
 const PERIOD: Duration = Duration::from_millis(250);

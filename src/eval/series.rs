@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::decode::timestamp;
-use crate::sample::VALUE_MAX;
+use sigmad_sample::VALUE_MAX;
 
 /// One series and its truth.
 #[derive(Clone, Debug, Default)]

@@ -27,9 +27,9 @@ use self::socket::Socket;
 pub use self::watch::CONNECTIONS_OVER_MAX;
 use self::watch::Watch;
 use super::Limits;
+use super::counters::HttpCounters;
 use super::message::Service;
-use super::tallies::Tallies;
-use crate::clock::Clock;
+use sigmad_clock::Clock;
 
 /// What a user must know before choosing this engine; printed at start, and the table of the README.
 pub const KNOWN_LIMITS: &[&str] = &[
@@ -101,7 +101,7 @@ pub struct MayEngine<S> {
 }
 
 /// Starts the engine with one thread for each of `services`; `start` is the moment from which all
-/// clocks count, `tallies` what the engine counts of all connections together.
+/// clocks count, `counters` what the engine counts of all connections together.
 ///
 /// may's threads, their pinning and its stacks are the process's, set by the first engine. `limits` leaves
 /// [`CONNECTIONS_OVER_MAX`] descriptors more than connections.
@@ -113,7 +113,7 @@ pub fn start<S: Service + Send + 'static>(
     services: Vec<S>,
     limits: Limits,
     is_pinned: bool,
-    tallies: Arc<Tallies>,
+    counters: Arc<HttpCounters>,
     start: Instant,
 ) -> io::Result<MayEngine<S>> {
     assert!(!services.is_empty(), "an engine without threads");
@@ -125,7 +125,7 @@ pub fn start<S: Service + Send + 'static>(
     let slot = |service| Slot { service: Some(service), lines: Lines::default(), calls: 0 };
     let shared = Arc::new(Shared {
         slots: services.into_iter().map(|service| Mutex::new(slot(service))).collect(),
-        watch: Arc::new(Watch::new(limits, tallies)),
+        watch: Arc::new(Watch::new(limits, counters)),
     });
     // may_minihttp binds by itself, sharing the port with whoever else would, and does not say which
     // port it got.

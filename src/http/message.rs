@@ -1,14 +1,14 @@
 //! What the engines and their service say to each other: requests, answers, tickets.
 //!
 //! An engine reads a [`Request`], calls the [`Service`], and writes what it put into the [`Answer`].
-//! A service that cannot answer at once takes a [`Ticket`] and answers from another thread, whole or
+//! A service that cannot answer at once takes a [`Responder`] and answers from another thread, whole or
 //! as a stream. Nothing here touches a socket.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::clock::Now;
+use sigmad_clock::Now;
 
 /// The method of a request, as far as sigmad tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub trait Answer {
         body: &[u8],
     );
     /// Promises an answer by ticket, from any thread.
-    fn later(&mut self) -> Ticket;
+    fn later(&mut self) -> Responder;
 }
 
 /// What an engine serves.
@@ -113,7 +113,7 @@ pub struct Response {
 
 /// What comes back to an engine for a ticket.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum Completion {
     /// The whole answer.
     Whole(Response),
     /// The head of a streamed answer (its `body` is the first part).
@@ -127,24 +127,24 @@ pub enum Delivery {
 /// How deliveries reach the engine that gave out a ticket.
 pub trait Deliver: Send + Sync {
     /// Takes one delivery for the ticket `serial`; must not block.
-    fn deliver(&self, serial: u64, delivery: Delivery);
+    fn deliver(&self, serial: u64, delivery: Completion);
 }
 
 /// The right, and the duty, to answer one request from any thread.
 ///
 /// Dropped unused it answers 500, so that no client waits for ever.
-pub struct Ticket {
+pub struct Responder {
     serial: u64,
     engine: Option<Arc<dyn Deliver>>,
 }
 
-impl std::fmt::Debug for Ticket {
+impl std::fmt::Debug for Responder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ticket").field("serial", &self.serial).finish()
+        f.debug_struct("Responder").field("serial", &self.serial).finish()
     }
 }
 
-impl Ticket {
+impl Responder {
     /// A ticket that its engine knows by `serial`.
     pub fn new(serial: u64, engine: Arc<dyn Deliver>) -> Self {
         Self { serial, engine: Some(engine) }
@@ -153,7 +153,7 @@ impl Ticket {
     /// Answers whole.
     pub fn send(mut self, response: Response) {
         if let Some(engine) = self.engine.take() {
-            engine.deliver(self.serial, Delivery::Whole(response));
+            engine.deliver(self.serial, Completion::Whole(response));
         }
     }
 
@@ -162,12 +162,12 @@ impl Ticket {
         let state = Arc::new(StreamState::default());
         let engine = self.engine.take().expect("a ticket is used once");
         state.queued_bytes.fetch_add(head.body.len(), Ordering::Relaxed);
-        engine.deliver(self.serial, Delivery::Begin(head, state.clone()));
+        engine.deliver(self.serial, Completion::Begin(head, state.clone()));
         StreamWriter { serial: self.serial, engine, state }
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Responder {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take() {
             let response = Response {
@@ -177,7 +177,7 @@ impl Drop for Ticket {
                 body: br#"{"error":{"code":"internal","message":"the request was given up"}}"#
                     .to_vec(),
             };
-            engine.deliver(self.serial, Delivery::Whole(response));
+            engine.deliver(self.serial, Completion::Whole(response));
         }
     }
 }
@@ -220,7 +220,7 @@ impl StreamWriter {
             return Err(StreamRefusal::Full);
         }
         self.state.queued_bytes.fetch_add(part.len(), Ordering::Relaxed);
-        self.engine.deliver(self.serial, Delivery::Part(part));
+        self.engine.deliver(self.serial, Completion::Part(part));
         Ok(())
     }
 
@@ -232,6 +232,6 @@ impl StreamWriter {
 
 impl Drop for StreamWriter {
     fn drop(&mut self) {
-        self.engine.deliver(self.serial, Delivery::End);
+        self.engine.deliver(self.serial, Completion::End);
     }
 }

@@ -1,19 +1,19 @@
 //! Bytes to requests and answers to bytes; knows nothing of samples or telemetry.
 //!
 //! [`listen`] opens the sockets; a [`worker`] serves the connections of one of them, each with a
-//! [`protocol`] state that reads [`head`]s, unless they are [`known`], and [`chunked`] bodies, undoes their [`coding`], calls the
+//! [`protocol`] state that reads [`head`]s, unless they are [`head_cache`], and [`chunked`] bodies, undoes their [`coding`], calls the
 //! [`message::Service`] and [`encode`]s its answers. [`may`] is another engine for the same service.
 
 pub mod chunked;
 pub mod coding;
+pub mod counters;
 pub mod encode;
 pub mod head;
-pub mod known;
+pub mod head_cache;
 pub mod listen;
 pub mod may;
 pub mod message;
 pub mod protocol;
-pub mod tallies;
 pub mod worker;
 
 /// Limits of one server, as in SPEC section 4; the defaults are set in `config`.

@@ -11,14 +11,14 @@ use std::sync::atomic::Ordering;
 use super::Limits;
 use super::chunked::Chunked;
 use super::coding::unpack;
+use super::counters::HttpCounters;
 use super::encode::{self, DateLine, Terms};
 use super::head::{self, Framing, HEADERS_MAX, Head, Refusal, Search};
-use super::known::{self, KnownHead};
+use super::head_cache::{self, HeadCache};
 use super::message::{
-    Answer, Deliver, Delivery, HeaderField, Method, Request, Service, StreamState, Ticket,
+    Answer, Completion, Deliver, HeaderField, Method, Request, Responder, Service, StreamState,
 };
-use super::tallies::Tallies;
-use crate::clock::{Clock, Now};
+use sigmad_clock::{Clock, Now};
 
 /// Requests of one connection served in one round, so that a flood leaves its neighbours their turn.
 const CALLS_PER_ROUND_MAX: usize = 64;
@@ -45,7 +45,7 @@ pub struct Round<'a, S> {
     /// What may be sent to us.
     pub limits: &'a Limits,
     /// Takes the refusals.
-    pub tallies: &'a Tallies,
+    pub counters: &'a HttpCounters,
     /// Where tickets are answered.
     pub engine: &'a Arc<dyn Deliver>,
     /// For stages that are timed.
@@ -77,7 +77,7 @@ pub struct Buffers {
     unpacked: Vec<u8>,
     spare_inputs: Vec<Vec<u8>>,
     tickets: u64,
-    known: KnownHead,
+    known: HeadCache,
 }
 
 impl Buffers {
@@ -215,7 +215,7 @@ impl Protocol {
         match self.phase {
             Phase::Idle => self.phase = Phase::Closing,
             Phase::Head | Phase::Body => {
-                self.refuse(Refusal::Truncated, round.out, round.date, round.tallies)
+                self.refuse(Refusal::Truncated, round.out, round.date, round.counters)
             }
             Phase::Answer | Phase::Closing => {}
         }
@@ -227,9 +227,9 @@ impl Protocol {
         refusal: Refusal,
         out: &mut Vec<u8>,
         date: &DateLine,
-        tallies: &Tallies,
+        counters: &HttpCounters,
     ) {
-        tallies.refusals[refusal as usize].add(1);
+        counters.refusals[refusal as usize].add(1);
         let (code, message) = (refusal.code(), refusal.message());
         let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
         let terms = Terms { is_http10: false, is_head: false, closes: true };
@@ -257,7 +257,7 @@ impl Protocol {
                 Ok(Step::Skipped(length)) => position += length,
                 Ok(Step::Incomplete) => return position,
                 Err(refusal) => {
-                    self.refuse(refusal, round.out, round.date, round.tallies);
+                    self.refuse(refusal, round.out, round.date, round.counters);
                     return data.len();
                 }
             }
@@ -299,7 +299,7 @@ impl Protocol {
         };
         self.search = Search::default();
         let (head_bytes, rest) = data.split_at_mut(head_length);
-        let mut fields: [httparse::Header<'_>; _] = known::NO_FIELDS;
+        let mut fields: [httparse::Header<'_>; _] = head_cache::NO_FIELDS;
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let recalled = known.and_then(|_| round.buffers.known.recall(head_bytes, &mut fields));
         let head = match recalled {
@@ -415,7 +415,7 @@ impl Protocol {
         self.phase = match given {
             Given::Answer if terms.closes => Phase::Closing,
             Given::Answer => Phase::Idle,
-            Given::Ticket(serial) => {
+            Given::Responder(serial) => {
                 self.ticket = serial;
                 Phase::Answer
             }
@@ -429,7 +429,7 @@ impl Protocol {
     pub fn deliver(
         &mut self,
         serial: u64,
-        delivery: Delivery,
+        delivery: Completion,
         is_draining: bool,
         date: &DateLine,
         out: &mut Vec<u8>,
@@ -439,7 +439,7 @@ impl Protocol {
             return false;
         }
         match delivery {
-            Delivery::Whole(response) => {
+            Completion::Whole(response) => {
                 self.terms.closes |= is_draining;
                 let (kind, fields) = (response.content_type, &response.fields);
                 encode::answer(
@@ -453,7 +453,7 @@ impl Protocol {
                 );
                 self.answered();
             }
-            Delivery::Begin(response, state) => {
+            Completion::Begin(response, state) => {
                 self.terms.closes |= is_draining || self.terms.is_http10;
                 let (kind, fields) = (response.content_type, &response.fields);
                 let length = encode::Length::Streamed;
@@ -462,11 +462,11 @@ impl Protocol {
                 self.stream = Some(state);
                 self.stream_bytes = response.body.len();
             }
-            Delivery::Part(part) => {
+            Completion::Part(part) => {
                 encode::part(out, self.terms, &part);
                 self.stream_bytes += part.len();
             }
-            Delivery::End => {
+            Completion::End => {
                 encode::end(out, self.terms);
                 self.answered();
             }
@@ -499,8 +499,8 @@ impl Drop for Protocol {
 }
 
 /// A delivery whose client has gone: a stream's writer learns of it.
-pub fn turn_away(delivery: Delivery) {
-    if let Delivery::Begin(_, state) = delivery {
+pub fn turn_away(delivery: Completion) {
+    if let Completion::Begin(_, state) = delivery {
         state.closed.store(true, Ordering::Relaxed);
     }
 }
@@ -518,7 +518,7 @@ enum Step {
 enum Given {
     Nothing,
     Answer,
-    Ticket(u64),
+    Responder(u64),
 }
 
 struct NativeAnswer<'a> {
@@ -544,11 +544,11 @@ impl Answer for NativeAnswer<'_> {
         self.given = Given::Answer;
     }
 
-    fn later(&mut self) -> Ticket {
+    fn later(&mut self) -> Responder {
         debug_assert!(matches!(self.given, Given::Nothing), "one answer for each request");
         *self.tickets += 1;
         let serial = (*self.tickets << KEY_BITS) | self.key as u64;
-        self.given = Given::Ticket(serial);
-        Ticket::new(serial, self.engine.clone())
+        self.given = Given::Responder(serial);
+        Responder::new(serial, self.engine.clone())
     }
 }

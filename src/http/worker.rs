@@ -15,12 +15,12 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
 use super::Limits;
+use super::counters::HttpCounters;
 use super::encode::DateLine;
 use super::head::Refusal;
-use super::message::{Deliver, Delivery, Service};
+use super::message::{Completion, Deliver, Service};
 use super::protocol::{self, Buffers, KEY_BITS, Phase, Protocol, Round, Timed};
-use super::tallies::Tallies;
-use crate::clock::{Clock, Now};
+use sigmad_clock::{Clock, Now};
 
 /// One read: room for a whole head and a batch of a thousand samples.
 pub const READ_BYTES: usize = 64 * 1024;
@@ -46,19 +46,19 @@ const LISTENER: Token = Token(usize::MAX);
 const MAILBOX: Token = Token(usize::MAX - 1);
 const NEVER: u64 = u64::MAX;
 
-enum Letter {
-    Delivery(u64, Delivery),
+enum WorkerCommand {
+    Completion(u64, Completion),
     Drain { limit: Duration },
 }
 
 /// How other threads reach a worker.
 pub struct Mailbox {
-    letters: Sender<Letter>,
+    letters: Sender<WorkerCommand>,
     waker: Waker,
 }
 
 impl Mailbox {
-    fn post(&self, letter: Letter) {
+    fn post(&self, letter: WorkerCommand) {
         // Err: the worker has gone, and the client with it.
         if self.letters.send(letter).is_ok() {
             self.waker.wake().expect("an eventfd takes a wake-up");
@@ -68,13 +68,13 @@ impl Mailbox {
     /// Stops accepting, answers what is under way with `Connection: close`, and ends the worker when
     /// the last connection has gone, or after `limit`.
     pub fn drain(&self, limit: Duration) {
-        self.post(Letter::Drain { limit });
+        self.post(WorkerCommand::Drain { limit });
     }
 }
 
 impl Deliver for Mailbox {
-    fn deliver(&self, serial: u64, delivery: Delivery) {
-        self.post(Letter::Delivery(serial, delivery));
+    fn deliver(&self, serial: u64, delivery: Completion) {
+        self.post(WorkerCommand::Completion(serial, delivery));
     }
 }
 
@@ -118,13 +118,13 @@ impl Connection {
 pub struct Worker<S> {
     poll: Poll,
     listener: Option<TcpListener>,
-    mail: Receiver<Letter>,
+    mail: Receiver<WorkerCommand>,
     mailbox: Arc<Mailbox>,
     engine: Arc<dyn Deliver>,
     connections: Slab<Connection>,
     open: Arc<AtomicUsize>,
     limits: Limits,
-    tallies: Arc<Tallies>,
+    counters: Arc<HttpCounters>,
     service: S,
     clock: Clock,
     date: DateLine,
@@ -170,7 +170,7 @@ impl<S: Service> Worker<S> {
         listener: std::net::TcpListener,
         limits: Limits,
         open: Arc<AtomicUsize>,
-        tallies: Arc<Tallies>,
+        counters: Arc<HttpCounters>,
         start: Instant,
         service: S,
     ) -> io::Result<Self> {
@@ -191,7 +191,7 @@ impl<S: Service> Worker<S> {
             connections: Slab::new(),
             open,
             limits,
-            tallies,
+            counters,
             service,
             clock,
             date: DateLine::default(),
@@ -284,8 +284,8 @@ impl<S: Service> Worker<S> {
     fn open_mail(&mut self) {
         while let Ok(letter) = self.mail.try_recv() {
             match letter {
-                Letter::Delivery(serial, delivery) => self.deliver(serial, delivery),
-                Letter::Drain { limit } => {
+                WorkerCommand::Completion(serial, delivery) => self.deliver(serial, delivery),
+                WorkerCommand::Drain { limit } => {
                     let now_ms = self.now.monotonic_ms();
                     let end_ms = now_ms + limit.as_millis() as u64;
                     let idle_close_ms = end_ms.min(now_ms + self.limits.drain_idle_ms);
@@ -297,7 +297,7 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    fn deliver(&mut self, serial: u64, delivery: Delivery) {
+    fn deliver(&mut self, serial: u64, delivery: Completion) {
         let key = (serial & ((1 << KEY_BITS) - 1)) as usize;
         let is_draining = self.drain.is_some();
         let Some(connection) = self.connections.get_mut(key) else {
@@ -332,7 +332,7 @@ impl<S: Service> Worker<S> {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.tallies.accept_failures_total.add(1);
+                    self.counters.accept_failures_total.add(1);
                     if !self.evict_oldest_idle() {
                         self.accept_after_ms = self.now.monotonic_ms() + ACCEPT_PAUSE_MS;
                         return;
@@ -343,18 +343,18 @@ impl<S: Service> Worker<S> {
     }
 
     fn admit(&mut self, mut socket: TcpStream, is_loopback: bool) {
-        self.tallies.accepted_total.add(1);
+        self.counters.accepted_total.add(1);
         let limit = self.limits.connections_max;
         let is_over = self.open.load(Ordering::Relaxed) >= limit && !self.evict_oldest_idle();
         if is_over && self.open.load(Ordering::Relaxed) >= limit + REFUSED_CONNECTIONS_MAX {
-            self.tallies.refusals[Refusal::TooManyConnections as usize].add(1);
+            self.counters.refusals[Refusal::TooManyConnections as usize].add(1);
             return;
         }
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut socket, Token(key), interest).is_err() {
-            self.tallies.accept_failures_total.add(1);
+            self.counters.accept_failures_total.add(1);
             return;
         }
         entry.insert(Connection {
@@ -369,7 +369,7 @@ impl<S: Service> Worker<S> {
             is_lingering: false,
             is_listed: false,
         });
-        self.tallies.open.set(self.connections.len() as u64);
+        self.counters.open.set(self.connections.len() as u64);
         // Relaxed: a limit, not an order; workers that race for the last place may both get it.
         self.open.fetch_add(1, Ordering::Relaxed);
         if is_over {
@@ -407,7 +407,7 @@ impl<S: Service> Worker<S> {
             buffers: &mut self.buffers,
             date: &self.date,
             limits: &self.limits,
-            tallies: &self.tallies,
+            counters: &self.counters,
             engine: &self.engine,
             clock: &self.clock,
             now: self.now,
@@ -515,12 +515,12 @@ impl<S: Service> Worker<S> {
             timed
         {
             let (begun_ns, written_ns) = (self.now.monotonic_ns, self.clock.monotonic_ns());
-            let tallies = &self.tallies;
-            tallies.turn_ns.record(read_since_ns - begun_ns, 1);
-            tallies.read_ns.record(read_ns - read_since_ns, 1);
-            tallies.parse_ns.record(parsed_ns - read_ns, 1);
-            tallies.write_ns.record(written_ns - since_ns, 1);
-            tallies.whole_ns.record(written_ns - begun_ns, 1);
+            let counters = &self.counters;
+            counters.turn_ns.record(read_since_ns - begun_ns, 1);
+            counters.read_ns.record(read_ns - read_since_ns, 1);
+            counters.parse_ns.record(parsed_ns - read_ns, 1);
+            counters.write_ns.record(written_ns - since_ns, 1);
+            counters.whole_ns.record(written_ns - begun_ns, 1);
         }
         if written.is_err() {
             return self.close(key);
@@ -559,7 +559,7 @@ impl<S: Service> Worker<S> {
     fn refuse(&mut self, key: usize, refusal: Refusal) {
         let start = self.out.len();
         let connection = &mut self.connections[key];
-        connection.protocol.refuse(refusal, &mut self.out, &self.date, &self.tallies);
+        connection.protocol.refuse(refusal, &mut self.out, &self.date, &self.counters);
         self.write(key, start..self.out.len());
     }
 
@@ -614,11 +614,11 @@ impl<S: Service> Worker<S> {
         let connection = &self.connections[key];
         let is_lingering = connection.is_lingering;
         match connection.protocol.phase() {
-            _ if is_cut => self.tallies.closed_drain_total.add(1),
+            _ if is_cut => self.counters.closed_drain_total.add(1),
             _ if is_lingering => {}
-            _ if connection.has_output() => self.tallies.closed_stalled_total.add(1),
+            _ if connection.has_output() => self.counters.closed_stalled_total.add(1),
             Phase::Head | Phase::Body => return self.refuse(key, Refusal::Timeout),
-            Phase::Idle | Phase::Answer | Phase::Closing => self.tallies.closed_idle_total.add(1),
+            Phase::Idle | Phase::Answer | Phase::Closing => self.counters.closed_idle_total.add(1),
         }
         self.close(key);
     }
@@ -629,7 +629,7 @@ impl<S: Service> Worker<S> {
         let Some((key, _)) = idle.min_by_key(|(_, connection)| connection.deadline_ms) else {
             return false;
         };
-        self.tallies.closed_evicted_total.add(1);
+        self.counters.closed_evicted_total.add(1);
         self.close(key);
         true
     }
@@ -638,7 +638,7 @@ impl<S: Service> Worker<S> {
         // Dropping the socket takes it out of the poller, dropping the protocol ends its stream.
         drop(self.connections.remove(key));
         self.open.fetch_sub(1, Ordering::Relaxed);
-        self.tallies.open.set(self.connections.len() as u64);
+        self.counters.open.set(self.connections.len() as u64);
     }
 }
 

@@ -23,7 +23,7 @@ use super::schedule::Schedule;
 use super::settings::Settings;
 use super::timer::Timer;
 use super::{Live, Message};
-use crate::clock::Clock;
+use sigmad_clock::Clock;
 
 /// One read: the answers to a whole pipeline.
 const READ_BYTES: usize = 64 * 1024;

@@ -34,8 +34,8 @@ use self::files::Files;
 use self::outcome::Outcome;
 use self::progress::Progress;
 use self::report::{Cost, Summary};
-use crate::clock::Clock;
-use crate::tally::{Histogram, Tally};
+use sigmad_clock::Clock;
+use sigmad_counters::{Counter, Histogram};
 
 pub mod answer;
 pub mod bodies;
@@ -70,11 +70,11 @@ const EXIT_IMPATIENT: i32 = 1;
 #[derive(Debug, Default)]
 pub struct Live {
     /// Requests that were written.
-    pub sent: Tally,
+    pub sent: Counter,
     /// Answers with 2xx.
-    pub good: Tally,
+    pub good: Counter,
     /// Other answers, and requests without one.
-    pub failed: Tally,
+    pub failed: Counter,
     /// Of all answers.
     pub latency: Histogram,
 }

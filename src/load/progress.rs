@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Live;
 use super::report::grouped;
-use crate::tally::Counts;
+use sigmad_counters::Counts;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// To the start of the line, and nothing right of it.

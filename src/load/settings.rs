@@ -13,7 +13,7 @@ use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 
 use crate::config::{Token, count, duration};
-use crate::sample::QUEUE_SAMPLES_MAX;
+use sigmad_sample::QUEUE_SAMPLES_MAX;
 
 /// Ten million a second is more than any one machine asks.
 const RATE: RangeInclusive<usize> = 1..=10_000_000;

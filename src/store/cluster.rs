@@ -8,7 +8,7 @@ use redis::{Arg, Cmd, Pipeline, ServerError, Value};
 use super::ErrorKind;
 use super::link::to;
 use super::url::{Address, Target};
-use super::wire::{Answer, LinkError, Origin, Session, Wire};
+use super::wire::{Answer, ClientIdentity, LinkError, Session, Wire};
 
 /// Into so many slots the keys are divided.
 const SLOTS: usize = 16_384;
@@ -20,14 +20,14 @@ const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 /// Connections to all nodes that have slots.
 pub(super) struct Cluster {
     target: Target,
-    origin: Origin,
+    origin: ClientIdentity,
     nodes: Vec<Wire>,
     /// The node of each slot; of one that nobody has, any: it will say so.
     owners: Vec<usize>,
 }
 
 /// One command on its way.
-struct Errand {
+struct RoutedCommand {
     command: usize,
     node: usize,
     is_asking: bool,
@@ -36,7 +36,11 @@ struct Errand {
 impl Cluster {
     /// Asks one seed after the other for the slots, and connects to all nodes that have some. What went
     /// wrong with such a node says more than a seed that is away; no node is tried twice.
-    pub fn connect(seeds: &[Address], target: &Target, origin: &Origin) -> Result<Self, LinkError> {
+    pub fn connect(
+        seeds: &[Address],
+        target: &Target,
+        origin: &ClientIdentity,
+    ) -> Result<Self, LinkError> {
         let mut tried: Vec<Address> = Vec::new();
         let mut of_node = None;
         let mut of_seed = None;
@@ -85,12 +89,12 @@ impl Cluster {
     pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<Answer>, LinkError> {
         let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
         let mut answers: Vec<Answer> = vec![Ok(Value::Nil); commands.len()];
-        let mut errands: Vec<Errand> = commands
+        let mut errands: Vec<RoutedCommand> = commands
             .iter()
             .enumerate()
             .map(|(command, cmd)| {
                 let node = self.owners[slot_of(key_of(cmd))];
-                Errand { command, node, is_asking: false }
+                RoutedCommand { command, node, is_asking: false }
             })
             .collect();
         for _ in 0..=REDIRECTIONS_MAX {
@@ -106,10 +110,10 @@ impl Cluster {
     fn round(
         &mut self,
         commands: &[&Cmd],
-        errands: Vec<Errand>,
+        errands: Vec<RoutedCommand>,
         answers: &mut [Answer],
-    ) -> Result<Vec<Errand>, LinkError> {
-        let mut by_node: Vec<Vec<Errand>> = Vec::new();
+    ) -> Result<Vec<RoutedCommand>, LinkError> {
+        let mut by_node: Vec<Vec<RoutedCommand>> = Vec::new();
         by_node.resize_with(self.nodes.len(), Vec::new);
         for errand in errands {
             by_node[errand.node].push(errand);
@@ -149,7 +153,7 @@ impl Cluster {
             if !is_asking {
                 self.owners[slot] = node;
             }
-            errands.push(Errand { command, node, is_asking });
+            errands.push(RoutedCommand { command, node, is_asking });
         }
         Ok(errands)
     }
@@ -166,7 +170,7 @@ struct SlotRange {
 fn slots_by(
     seed: &Address,
     target: &Target,
-    origin: &Origin,
+    origin: &ClientIdentity,
 ) -> Result<(Wire, Vec<SlotRange>), LinkError> {
     let mut wire = to(seed, target, origin)?;
     let mut question = redis::cmd("CLUSTER");

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use redis::{Cmd, Pipeline, RedisWrite, Value};
 
-use super::keys::{self, Heard, Member, Replica};
-use super::queue::{FLEET, Key, Logged, Moment, Owner, Refusals, Segment, Stream};
-use crate::sample::{MetricId, Reading};
+use super::keys::{self, Member, Replica, ReplicaCounters};
+use super::queue::{FLEET, Key, Logged, Owner, Refusals, Segment, Stream, TimestampGroup};
+use sigmad_sample::{MetricId, Reading};
 
 /// Commands in one batch at most: past a hundred Redis gains nothing more, and the answers of so many
 /// fit in the buffers of a socket, so that neither side ever waits for the other to read.
@@ -352,7 +352,7 @@ impl Commands {
         set.arg(text);
         text.clear();
         let Owner { time_us, timestamp_us, counts, .. } = *owner;
-        Heard { time_us, timestamp_us, counts }.write(text);
+        ReplicaCounters { time_us, timestamp_us, counts }.write(text);
         set.arg(text);
         for stream in segment.streams_of(owner) {
             text.clear();
@@ -375,7 +375,7 @@ impl Commands {
         }
     }
 
-    fn moment(&mut self, segment: &Segment, moment: &Moment, batch: &mut Batch) {
+    fn moment(&mut self, segment: &Segment, moment: &TimestampGroup, batch: &mut Batch) {
         let key = &segment.keys[moment.newest as usize];
         let purpose = if key.owner == FLEET { Purpose::Key } else { Purpose::SecondKey };
         self.set(segment, key, None, purpose, batch);
@@ -532,9 +532,9 @@ mod tests {
     use redis::Arg;
 
     use super::*;
-    use crate::exchange::{Counts, Held, Judged, JudgedReading, JudgedSample};
-    use crate::sample::DeviceId;
+    use crate::judged_queue::{Counts, Held, Judged, JudgedReading, JudgedSample};
     use crate::store::queue::{Fates, Queue};
+    use sigmad_sample::DeviceId;
 
     const WINDOW: usize = 3;
 

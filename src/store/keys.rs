@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use crate::exchange::Counts;
-use crate::number::Plain;
-use crate::sample::{VALUE_MAX, is_name};
+use crate::judged_queue::Counts;
+use sigmad_sample::number::Plain;
+use sigmad_sample::{VALUE_MAX, is_name};
 
 /// The number of the last change, whoever made it.
 pub const CHANGE: &str = "{sigmad}:change";
@@ -243,7 +243,7 @@ pub fn read_field(text: &[u8]) -> Option<(Counter, Option<&str>)> {
 
 /// What a replica knows of a device, or of the fleet: when it last heard, and what it has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct ReplicaCounters {
     /// When the last sample arrived, microseconds since 1970, by the replica's clock.
     pub time_us: i64,
     /// The timestamp of that sample.
@@ -252,7 +252,7 @@ pub struct Heard {
     pub counts: Counts,
 }
 
-impl Heard {
+impl ReplicaCounters {
     /// Writes `<time_us>:<timestamp_us>:<samples>:<anomalies>`.
     pub fn write(&self, text: &mut Vec<u8>) {
         for number in [self.time_us, self.timestamp_us] {
@@ -404,9 +404,9 @@ mod tests {
             prop_assert_eq!(read_field(field.as_bytes()), Some(expected));
             let past = field.replacen(replica.as_str(), PAST, 1);
             prop_assert_eq!(read_field(past.as_bytes()), Some((Counter::Past, metric.as_deref())));
-            let heard = Heard { time_us, timestamp_us, counts };
+            let heard = ReplicaCounters { time_us, timestamp_us, counts };
             let written = text(|text| heard.write(text));
-            prop_assert_eq!(Heard::read(written.as_bytes()), Some(heard));
+            prop_assert_eq!(ReplicaCounters::read(written.as_bytes()), Some(heard));
             let written = text(|text| write_counts(text, counts));
             prop_assert_eq!(read_counts(written.as_bytes()), Some(counts));
         }
@@ -420,7 +420,7 @@ mod tests {
             if let Some((_, Some(metric))) = read_field(&bytes) {
                 prop_assert!(is_name(metric));
             }
-            Heard::read(&bytes);
+            ReplicaCounters::read(&bytes);
             read_counts(&bytes);
         }
 

@@ -15,9 +15,9 @@ use redis::{Pipeline, Value};
 use super::ErrorKind;
 use super::cluster::Cluster;
 use super::url::{Address, Login, Target, Topology};
-pub use super::wire::{LinkError, Origin};
+pub use super::wire::{ClientIdentity, LinkError};
 use super::wire::{Session, Wire};
-use crate::profile::capture::Undisturbed;
+use sigmad_profile::capture::SignalsBlocked;
 
 /// A connection to Redis, or one to each node of a cluster.
 pub struct Link(Route);
@@ -33,8 +33,8 @@ impl Link {
     ///
     /// Ends within 3 s for one Redis that is away. Each sentinel or seed that is away adds as much, and so does the
     /// first node that is.
-    pub fn connect(target: &Target, origin: &Origin) -> Result<Self, LinkError> {
-        let _undisturbed = Undisturbed::begin();
+    pub fn connect(target: &Target, origin: &ClientIdentity) -> Result<Self, LinkError> {
+        let _undisturbed = SignalsBlocked::begin();
         let route = match &target.topology {
             Topology::Single(address) => Route::Whole(to(address, target, origin)?),
             Topology::Sentinel { sentinels, master, login } => {
@@ -45,7 +45,7 @@ impl Link {
         Ok(Self(route))
     }
 
-    /// What is lost when this is dropped after an error: see [`Origin::has_lost`].
+    /// What is lost when this is dropped after an error: see [`ClientIdentity::has_lost`].
     pub fn sessions(&self) -> Vec<Session> {
         match &self.0 {
             Route::Whole(wire) => wire.session().into_iter().collect(),
@@ -70,7 +70,7 @@ impl Link {
             return Ok(Vec::new());
         }
         // An interrupted read would be the last of its connection.
-        let _undisturbed = Undisturbed::begin();
+        let _undisturbed = SignalsBlocked::begin();
         let answers = match &mut self.0 {
             Route::Whole(wire) => wire.run(pipeline)?,
             Route::ByKey(cluster) => cluster.run(pipeline)?,
@@ -81,7 +81,11 @@ impl Link {
 }
 
 /// To a node that holds data.
-pub(super) fn to(address: &Address, target: &Target, origin: &Origin) -> Result<Wire, LinkError> {
+pub(super) fn to(
+    address: &Address,
+    target: &Target,
+    origin: &ClientIdentity,
+) -> Result<Wire, LinkError> {
     Wire::connect(address, target.is_tls, target.login.as_ref(), target.database, origin)
 }
 
@@ -92,7 +96,7 @@ fn master_of(
     name: &str,
     login: Option<&Login>,
     target: &Target,
-    origin: &Origin,
+    origin: &ClientIdentity,
 ) -> Result<Wire, LinkError> {
     let mut tried: Vec<Address> = Vec::new();
     let mut of_master = None;
@@ -119,7 +123,7 @@ fn given_master(
     name: &str,
     login: Option<&Login>,
     is_tls: bool,
-    origin: &Origin,
+    origin: &ClientIdentity,
 ) -> Result<Address, LinkError> {
     let mut wire = Wire::connect(sentinel, is_tls, login, 0, origin)?;
     let mut question = redis::cmd("SENTINEL");

@@ -2,7 +2,7 @@
 //!
 //! Holds ids, not names: who reads it resolves them, and drops what no longer has a name.
 
-use crate::sample::{Batch, DeviceId, MetricId, Reading, Sample};
+use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 /// Samples kept at most.
 pub const SAMPLES_KEPT: usize = 16_384;

@@ -1,7 +1,7 @@
 //! What outlives a moment: samples and windows, in memory or in Redis.
 //!
 //! [`memory`] keeps the latest samples of this process. The rest is Redis: one thread takes judged
-//! samples from the [`exchange`](crate::exchange), coalesces them (queue), writes them as pipelines
+//! samples from the [`judged_queue`](crate::judged_queue), coalesces them (queue), writes them as pipelines
 //! of commands that can be sent twice without harm (commands), and reads back the windows that other
 //! replicas have changed.
 //!
@@ -19,39 +19,39 @@ pub mod url;
 pub mod windows;
 mod wire;
 
-use crate::tally::{Histogram, Tally};
+use sigmad_counters::{Counter, Histogram};
 
 /// What is counted of the store; written by its thread.
 #[derive(Debug, Default)]
-pub struct StoreTallies {
+pub struct StoreCounters {
     /// 1 while Redis does what it is asked.
-    pub up: Tally,
+    pub up: Counter,
     /// Samples taken over from analytics.
-    pub taken_total: Tally,
+    pub taken_total: Counter,
     /// Samples whose key was written with their value.
-    pub stored_total: Tally,
+    pub stored_total: Counter,
     /// Samples whose key was written with the value of a later one.
-    pub coalesced_total: Tally,
+    pub coalesced_total: Counter,
     /// Samples dropped, by [`DropReason`].
-    pub dropped_total: [Tally; DropReason::ALL.len()],
+    pub dropped_total: [Counter; DropReason::ALL.len()],
     /// Samples held: waiting, or on their way to Redis.
-    pub held_samples: Tally,
+    pub held_samples: Counter,
     /// The bytes they take.
-    pub held_bytes: Tally,
+    pub held_bytes: Counter,
     /// Failures, by [`ErrorKind`].
-    pub errors_total: [Tally; ErrorKind::ALL.len()],
+    pub errors_total: [Counter; ErrorKind::ALL.len()],
     /// Flushes that reached Redis whole.
-    pub flushes_total: Tally,
+    pub flushes_total: Counter,
     /// Commands that Redis has answered.
-    pub commands_total: Tally,
+    pub commands_total: Counter,
     /// Connections made.
-    pub connections_total: Tally,
+    pub connections_total: Counter,
     /// Windows read because another replica had changed them.
-    pub windows_read_total: Tally,
+    pub windows_read_total: Counter,
     /// Members, counts and names in Redis that are not what a replica writes; left out.
-    pub foreign_total: Tally,
+    pub foreign_total: Counter,
     /// Windows of other replicas left out because `--max-streams` are in use here.
-    pub no_room_total: Tally,
+    pub no_room_total: Counter,
     /// From the first command of a flush to its last answer.
     pub flush: Histogram,
     /// From a sample's arrival to the moment that Redis had it; of the oldest sample of each flush.

@@ -15,8 +15,8 @@ use hashbrown::HashTable;
 
 use super::commands::Options;
 use super::keys;
-use crate::exchange::{Counts, Held, Judged, JudgedReading, JudgedSample};
-use crate::sample::{DeviceId, MetricId, Reading};
+use crate::judged_queue::{Counts, Held, Judged, JudgedReading, JudgedSample};
+use sigmad_sample::{DeviceId, MetricId, Reading};
 
 /// A segment that takes more than this part of the bound is closed, so that an overflow drops a small
 /// part of what waits.
@@ -78,7 +78,7 @@ pub struct Segment {
     pub(super) streams: Vec<Stream>,
     values: Vec<Value>,
     pub(super) keys: Vec<Key>,
-    pub(super) moments: Vec<Moment>,
+    pub(super) moments: Vec<TimestampGroup>,
     readings: Vec<Reading>,
     /// Every sample, when a history is kept.
     pub(super) log: Vec<Logged>,
@@ -141,7 +141,7 @@ pub(super) struct Key {
 
 /// Samples of one timestamp, whoever sent them.
 #[derive(Debug)]
-pub(super) struct Moment {
+pub(super) struct TimestampGroup {
     pub(super) timestamp_us: i64,
     /// The key of the last one.
     pub(super) newest: u32,
@@ -606,7 +606,7 @@ impl Segment {
             return at;
         }
         let at = self.moments.len() as u32;
-        self.moments.push(Moment { timestamp_us, newest: NONE });
+        self.moments.push(TimestampGroup { timestamp_us, newest: NONE });
         let moments = &self.moments;
         self.moments_by_timestamp
             .insert_unique(hash, at, |&at| hasher.hash_one(moments[at as usize].timestamp_us));

@@ -17,14 +17,14 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::commands::{Batch, Commands, MARKED_MAX, Marked, Progress};
-use super::link::{Link, LinkError, Origin};
+use super::link::{ClientIdentity, Link, LinkError};
 use super::queue::{Queue, Refusals};
 use super::url::Target;
 use super::windows::{Counted, Values, share};
-use super::{DropReason, ErrorKind, StoreTallies};
-use crate::clock::{Clock, Now};
-use crate::exchange::{FromStore, Inlet, SharedWindows};
+use super::{DropReason, ErrorKind, StoreCounters};
+use crate::judged_queue::{JudgedConsumer, ReplicaUpdate, SharedWindows};
 use crate::registry::Registry;
+use sigmad_clock::{Clock, Now};
 
 /// How often the samples handed over are taken in: seldom enough to cost nothing at rest, often enough
 /// that a million a second take little memory in between.
@@ -53,11 +53,11 @@ pub struct Parts {
     /// Between two flushes.
     pub flush_interval: Duration,
     /// Where samples come from and windows go to.
-    pub inlet: Inlet,
+    pub inlet: JudgedConsumer,
     /// Knows the names.
     pub registry: Arc<Registry>,
     /// What is counted.
-    pub tallies: Arc<StoreTallies>,
+    pub counters: Arc<StoreCounters>,
     /// Tells the time.
     pub clock: Clock,
     /// Told whether Redis does what it is asked: when the windows of the cluster are read or it is away,
@@ -75,15 +75,15 @@ pub struct StoreThread {
     commands: Commands,
     queue: Queue,
     flush_interval_ns: u64,
-    inlet: Inlet,
+    inlet: JudgedConsumer,
     registry: Arc<Registry>,
-    tallies: Arc<StoreTallies>,
+    counters: Arc<StoreCounters>,
     clock: Clock,
     on_state: Box<dyn Fn(bool) + Send>,
     deadline_ns: Arc<AtomicU64>,
 
     link: Option<Link>,
-    origin: Origin,
+    origin: ClientIdentity,
     backoff: Backoff,
     /// No attempt before.
     retry_ns: u64,
@@ -112,9 +112,11 @@ struct Outage {
 impl StoreThread {
     /// Not connected yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { target, commands, queue, flush_interval, inlet, registry, tallies, .. } = parts;
+        let Parts { target, commands, queue, flush_interval, inlet, registry, counters, .. } =
+            parts;
         let Parts { clock, on_state, seed, deadline_ns, .. } = parts;
-        let origin = Origin::new(format!("sigmad-{}", commands.options().replica), clock.start());
+        let origin =
+            ClientIdentity::new(format!("sigmad-{}", commands.options().replica), clock.start());
         Self {
             target,
             commands,
@@ -122,7 +124,7 @@ impl StoreThread {
             flush_interval_ns: flush_interval.as_nanos() as u64,
             inlet,
             registry,
-            tallies,
+            counters,
             clock,
             on_state,
             deadline_ns,
@@ -181,7 +183,7 @@ impl StoreThread {
                 Err(TryRecvError::Disconnected) => return false,
             };
             let dropped = self.queue.take(&block, |device| self.registry.device_name(device));
-            self.tallies.taken_total.add(block.len() as u64);
+            self.counters.taken_total.add(block.len() as u64);
             self.count_dropped(DropReason::QueueFull, dropped);
             self.inlet.give_back(block);
         }
@@ -202,7 +204,7 @@ impl StoreThread {
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
         self.read_changed(asked)?;
         // False: analytics has gone, and nobody reads windows any more.
-        let _ = self.inlet.tell(FromStore::SyncedAt(asked.wall_us));
+        let _ = self.inlet.tell(ReplicaUpdate::SyncedAt(asked.wall_us));
         Ok(())
     }
 
@@ -217,7 +219,7 @@ impl StoreThread {
     fn connect(&mut self) -> Result<(), LinkError> {
         if self.link.is_none() {
             self.link = Some(Link::connect(&self.target, &self.origin)?);
-            self.tallies.connections_total.add(1);
+            self.counters.connections_total.add(1);
         }
         Ok(())
     }
@@ -259,14 +261,14 @@ impl StoreThread {
         }
         let since_us = segment.since_us();
         let fates = self.queue.done(refusals);
-        self.tallies.stored_total.add(fates.stored);
-        self.tallies.coalesced_total.add(fates.coalesced);
+        self.counters.stored_total.add(fates.stored);
+        self.counters.coalesced_total.add(fates.coalesced);
         self.count_dropped(DropReason::Refused, fates.refused);
         self.count_held();
         let Now { monotonic_ns, wall_us } = self.clock.now();
-        self.tallies.flushes_total.add(1);
-        self.tallies.flush.record(monotonic_ns - begun_ns, 1);
-        self.tallies.delay.record(wall_us.saturating_sub(since_us).max(0) as u64 * 1_000, 1);
+        self.counters.flushes_total.add(1);
+        self.counters.flush.record(monotonic_ns - begun_ns, 1);
+        self.counters.delay.record(wall_us.saturating_sub(since_us).max(0) as u64 * 1_000, 1);
         Ok(())
     }
 
@@ -282,10 +284,10 @@ impl StoreThread {
             let reply = self.send_one(&pipeline)?;
             let Some(reply) = reply else { return Ok(()) };
             let Some(told) = Marked::read(&reply, self.cursor) else {
-                self.tallies.foreign_total.add(1);
+                self.counters.foreign_total.add(1);
                 return Ok(());
             };
-            self.tallies.foreign_total.add(told.foreign as u64);
+            self.counters.foreign_total.add(told.foreign as u64);
             self.changed.extend(told.changed);
             self.cursor = if told.has_lost { 0 } else { told.cursor };
             let are_all_marked = self.queue.in_flight().is_none_or(|s| s.names().len() <= marked);
@@ -302,7 +304,7 @@ impl StoreThread {
             let owners = self.changed.split_off(from);
             match self.read(&owners, now) {
                 // False: analytics has gone, and nobody reads windows any more.
-                Ok(windows) => _ = self.inlet.tell(FromStore::Windows(windows)),
+                Ok(windows) => _ = self.inlet.tell(ReplicaUpdate::Windows(windows)),
                 Err(error) => {
                     self.changed.extend(owners);
                     return Err(error);
@@ -334,7 +336,7 @@ impl StoreThread {
                     Counted::default()
                 }
             };
-            self.tallies.foreign_total.add(read.foreign as u64);
+            self.counters.foreign_total.add(read.foreign as u64);
             for metric in &read.metrics {
                 pipeline.add_command(self.commands.read_window(owner.as_deref(), &metric.name));
             }
@@ -358,14 +360,14 @@ impl StoreThread {
                         Values::default()
                     }
                 };
-                self.tallies.foreign_total.add(read.foreign as u64);
+                self.counters.foreign_total.add(read.foreign as u64);
                 windows.push(read);
             }
-            self.tallies.windows_read_total.add(windows.len() as u64);
+            self.counters.windows_read_total.add(windows.len() as u64);
             let seconds = u32::try_from(now.wall_s()).unwrap_or(u32::MAX);
             let (told, no_room) =
                 share(owner.as_deref(), counted, windows, &self.registry, seconds);
-            self.tallies.no_room_total.add(no_room as u64);
+            self.counters.no_room_total.add(no_room as u64);
             shared.extend(told);
             let gone = counted.gone(now.wall_us);
             if !gone.is_empty() {
@@ -393,7 +395,7 @@ impl StoreThread {
         if let Some(at) = replies.iter().position(passing) {
             return Err(replies.swap_remove(at).expect_err("it is one"));
         }
-        self.tallies.commands_total.add(replies.len() as u64);
+        self.counters.commands_total.add(replies.len() as u64);
         Ok(replies)
     }
 
@@ -410,7 +412,7 @@ impl StoreThread {
 
     fn refused(&mut self, error: &LinkError) {
         let now_ns = self.clock.monotonic_ns();
-        self.tallies.errors_total[error.kind as usize].add(1);
+        self.counters.errors_total[error.kind as usize].add(1);
         let last_ns = self.refused_ns[error.kind as usize].replace(now_ns);
         if last_ns.is_none_or(|last_ns| now_ns - last_ns > REFUSAL_OVER_NS) {
             warn!(kind = error.kind.name(), error = %error.message, "Redis refuses a command");
@@ -431,7 +433,7 @@ impl StoreThread {
             self.origin.has_lost(link.sessions());
         }
         self.say(false);
-        self.tallies.errors_total[error.kind as usize].add(1);
+        self.counters.errors_total[error.kind as usize].add(1);
         let now_ns = self.clock.monotonic_ns();
         self.retry_ns = now_ns + self.backoff.after_failure().as_nanos() as u64;
         let outage = self
@@ -446,7 +448,7 @@ impl StoreThread {
 
     fn say(&mut self, is_up: bool) {
         if self.is_up.replace(is_up) != Some(is_up) {
-            self.tallies.up.set(u64::from(is_up));
+            self.counters.up.set(u64::from(is_up));
             (self.on_state)(is_up);
         }
     }
@@ -459,11 +461,11 @@ impl StoreThread {
     }
 
     fn count_dropped(&self, reason: DropReason, samples: u64) {
-        self.tallies.dropped_total[reason as usize].add(samples);
+        self.counters.dropped_total[reason as usize].add(samples);
     }
 
     fn count_held(&self) {
-        self.tallies.held_samples.set(self.queue.samples());
-        self.tallies.held_bytes.set(self.queue.bytes() as u64);
+        self.counters.held_samples.set(self.queue.samples());
+        self.counters.held_bytes.set(self.queue.bytes() as u64);
     }
 }

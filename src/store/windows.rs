@@ -6,10 +6,10 @@
 
 use redis::Value;
 
-use super::keys::{self, Counter, Heard, Member, Replica};
-use crate::exchange::{Counts, SharedMetric, SharedWindows};
+use super::keys::{self, Counter, Member, Replica, ReplicaCounters};
+use crate::judged_queue::{Counts, SharedMetric, SharedWindows};
 use crate::registry::Registry;
-use crate::sample::{DeviceId, MetricId, READINGS_MAX};
+use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
 /// Replicas in a hash of counts that nobody minds: more than are running, and those of a few restarts.
 pub const REPLICAS_KEPT: usize = 16;
@@ -96,7 +96,7 @@ impl Counted {
             self.metrics.push(CountedMetric { name: metric.into(), others, own_total });
             return Some(());
         }
-        let heard = Heard::read(value)?;
+        let heard = ReplicaCounters::read(value)?;
         self.last = self.last.max((heard.time_us, heard.timestamp_us));
         if !is_own {
             add(&mut self.others, heard.counts);

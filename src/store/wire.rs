@@ -94,7 +94,7 @@ fn kind_of_loss(error: &RedisError) -> ErrorKind {
 /// what the next connection brings: older values in the place of newer ones. So whoever connects has
 /// Redis end first what was lost.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct ClientIdentity {
     /// Nobody else's.
     name: String,
     /// Of the process.
@@ -102,7 +102,7 @@ pub struct Origin {
     lost: Vec<Session>,
 }
 
-impl Origin {
+impl ClientIdentity {
     /// Of a name without spaces that no other process has. Times count from `start`.
     pub fn new(name: String, start: Instant) -> Self {
         Self { name, start, lost: Vec::new() }
@@ -143,7 +143,7 @@ impl Wire {
         is_tls: bool,
         login: Option<&Login>,
         database: u32,
-        origin: &Origin,
+        origin: &ClientIdentity,
     ) -> Result<Self, LinkError> {
         Self::open(address, is_tls, origin.start)
             .and_then(|mut wire| {
@@ -238,7 +238,7 @@ impl Wire {
         Ok(())
     }
 
-    fn end_lost(&mut self, origin: &Origin) -> Result<(), LinkError> {
+    fn end_lost(&mut self, origin: &ClientIdentity) -> Result<(), LinkError> {
         let is_here = |session: &&Session| session.address == self.address;
         let ids: Vec<i64> = origin.lost.iter().filter(is_here).map(|session| session.id).collect();
         for id in ids {

@@ -4,7 +4,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::tally::Counts;
+use sigmad_counters::Counts;
 
 /// A family that takes its metrics one by one.
 pub struct Family {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Sources, merged};
 use crate::http::worker::TIMED_EVERY;
-use crate::tally::Counts;
+use sigmad_counters::Counts;
 
 /// The budget of all requests timed so far.
 #[derive(Debug, Serialize)]
@@ -43,7 +43,7 @@ impl Budget {
     /// The budget as of now.
     pub fn of(sources: &Sources) -> Self {
         let Sources { http, routers, analytics, .. } = sources;
-        let whole = merged(http.iter().map(|tallies| &tallies.whole_ns));
+        let whole = merged(http.iter().map(|counters| &counters.whole_ns));
         let share = |sum_ns: u64| (whole.sum_ns > 0).then(|| sum_ns as f64 / whole.sum_ns as f64);
         let mut stages = Vec::new();
         let mut in_turn_ns = 0;
@@ -51,30 +51,30 @@ impl Budget {
             (
                 "turn",
                 "from the poller's return to the read: others of the round",
-                merged(http.iter().map(|tallies| &tallies.turn_ns)),
+                merged(http.iter().map(|counters| &counters.turn_ns)),
             ),
-            ("read", "the read call", merged(http.iter().map(|tallies| &tallies.read_ns))),
+            ("read", "the read call", merged(http.iter().map(|counters| &counters.read_ns))),
             (
                 "parse",
                 "from bytes to a request",
-                merged(http.iter().map(|tallies| &tallies.parse_ns)),
+                merged(http.iter().map(|counters| &counters.parse_ns)),
             ),
             (
                 "decode",
                 "from its body to samples",
-                merged(routers.iter().map(|tallies| &tallies.decode_ns)),
+                merged(routers.iter().map(|counters| &counters.decode_ns)),
             ),
             (
                 "handover",
                 "from samples to the queue of analytics",
-                merged(routers.iter().map(|tallies| &tallies.handover_ns)),
+                merged(routers.iter().map(|counters| &counters.handover_ns)),
             ),
-            ("write", "the write call", merged(http.iter().map(|tallies| &tallies.write_ns))),
+            ("write", "the write call", merged(http.iter().map(|counters| &counters.write_ns))),
         ] {
             in_turn_ns += counts.sum_ns;
             stages.push(Stage::of(stage, covers, &counts, share(counts.sum_ns)));
         }
-        // Saturating: tallies are written one after the other, and read meanwhile.
+        // Saturating: counters are written one after the other, and read meanwhile.
         let rest_ns = whole.sum_ns.saturating_sub(in_turn_ns);
         stages.push(Stage {
             stage: "rest",

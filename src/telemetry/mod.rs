@@ -1,6 +1,6 @@
 //! What is counted and timed, as the scrape shows it.
 //!
-//! Nothing is counted here: each thread has its own [`tally`](crate::tally) beside the code that it
+//! Nothing is counted here: each thread has its own [`tally`](sigmad_counters) beside the code that it
 //! counts, and the scrape adds them up, on a reader, without stopping anyone. What is not a tally (the
 //! process, later the store) stands in a [`prometheus::Registry`].
 
@@ -17,18 +17,18 @@ use prometheus::proto::MetricFamily;
 
 use self::families::Family;
 use crate::analytics::report::{TotalsReport, WindowsReport};
-use crate::analytics::thread::AnalyticsTallies;
+use crate::analytics::thread::AnalyticsCounters;
+use crate::api::counters::{CODES, METHODS, RequestCounters, RouterCounters};
 use crate::api::routes::{Get, Label};
-use crate::api::tallies::{CODES, METHODS, RequestTallies, RouterTallies};
-use crate::dashboard::events::EventsTallies;
-use crate::exchange::OutletTallies;
-use crate::handover::LaneTallies;
+use crate::dashboard::events::EventsCounters;
 use crate::http;
 use crate::http::head::Refusal;
 use crate::http::message::Method;
+use crate::judged_queue::JudgedQueueCounters;
 use crate::registry::Registry;
-use crate::store::StoreTallies;
-use crate::tally::{Counts, Histogram, Tally};
+use crate::sample_queue::SampleQueueCounters;
+use crate::store::StoreCounters;
+use sigmad_counters::{Counter, Counts, Histogram};
 
 /// The media type of [`text`].
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -69,19 +69,19 @@ pub struct Build {
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// Connections, of each worker.
-    pub http: Vec<Arc<http::tallies::Tallies>>,
+    pub http: Vec<Arc<http::counters::HttpCounters>>,
     /// Requests and samples, of each worker.
-    pub routers: Vec<Arc<RouterTallies>>,
+    pub routers: Vec<Arc<RouterCounters>>,
     /// Samples on their way, of each worker.
-    pub lanes: Vec<Arc<LaneTallies>>,
+    pub lanes: Vec<Arc<SampleQueueCounters>>,
     /// Reads, of each reader.
-    pub readers: Vec<Arc<RequestTallies>>,
+    pub readers: Vec<Arc<RequestCounters>>,
     /// Of the thread behind `/debug/`.
-    pub debug: Arc<RequestTallies>,
+    pub debug: Arc<RequestCounters>,
     /// The analytics thread.
-    pub analytics: Arc<AnalyticsTallies>,
+    pub analytics: Arc<AnalyticsCounters>,
     /// The thread behind `/events`.
-    pub events: Arc<EventsTallies>,
+    pub events: Arc<EventsCounters>,
     /// The names in use.
     pub registry: Arc<Registry>,
     /// Redis, when it is on.
@@ -92,9 +92,9 @@ pub struct Sources {
 #[derive(Clone, Debug)]
 pub struct StoreSources {
     /// Where analytics hands samples over.
-    pub outlet: Arc<OutletTallies>,
+    pub outlet: Arc<JudgedQueueCounters>,
     /// The store.
-    pub store: Arc<StoreTallies>,
+    pub store: Arc<StoreCounters>,
 }
 
 /// Answers the scrape.
@@ -164,7 +164,7 @@ impl Telemetry {
                     }
                 }
             }
-            let counts = merged(all().map(|tallies| tallies.durations(label)));
+            let counts = merged(all().map(|counters| counters.durations(label)));
             if counts.count() > 0 || !is_debug(label) {
                 durations.add_histogram(&[("path", path)], &counts, &REQUEST_EDGES_NS);
             }
@@ -175,7 +175,7 @@ impl Telemetry {
             "Requests refused before their route was known, by reason.",
         );
         for (place, refusal) in Refusal::ALL.iter().enumerate() {
-            let count = sum(http, |tallies| &tallies.refusals[place]);
+            let count = sum(http, |counters| &counters.refusals[place]);
             let code = refusal.status().to_string();
             refused.add(&[("reason", refusal.code()), ("code", &code)], count);
         }
@@ -185,44 +185,44 @@ impl Telemetry {
     fn connections(&self) -> [Family; 4] {
         let http = &self.sources.http;
         let mut open = Family::gauge("http_connections_open", "Connections open now.");
-        open.add(&[], sum(http, |tallies| &tallies.open));
+        open.add(&[], sum(http, |counters| &counters.open));
         let mut accepted = Family::counter(
             "http_connections_accepted_total",
             "Connections taken from the kernel.",
         );
-        accepted.add(&[], sum(http, |tallies| &tallies.accepted_total));
+        accepted.add(&[], sum(http, |counters| &counters.accepted_total));
         let mut failures = Family::counter(
             "http_accept_failures_total",
             "Times that accept failed for want of descriptors or memory.",
         );
-        failures.add(&[], sum(http, |tallies| &tallies.accept_failures_total));
+        failures.add(&[], sum(http, |counters| &counters.accept_failures_total));
         let mut closed = Family::counter(
             "http_connections_closed_total",
             "Connections closed by this side, by reason: idle, evicted to make room, stalled in reading their answer, cut at the end of the drain.",
         );
-        closed.add(&[("reason", "idle")], sum(http, |tallies| &tallies.closed_idle_total));
-        closed.add(&[("reason", "evicted")], sum(http, |tallies| &tallies.closed_evicted_total));
-        closed.add(&[("reason", "stalled")], sum(http, |tallies| &tallies.closed_stalled_total));
-        closed.add(&[("reason", "drain")], sum(http, |tallies| &tallies.closed_drain_total));
+        closed.add(&[("reason", "idle")], sum(http, |counters| &counters.closed_idle_total));
+        closed.add(&[("reason", "evicted")], sum(http, |counters| &counters.closed_evicted_total));
+        closed.add(&[("reason", "stalled")], sum(http, |counters| &counters.closed_stalled_total));
+        closed.add(&[("reason", "drain")], sum(http, |counters| &counters.closed_drain_total));
         [open, accepted, failures, closed]
     }
 
     fn samples(&self) -> [Family; 5] {
         let Sources { routers, lanes, registry, .. } = &self.sources;
         let mut requests = Family::counter("ingest_requests_total", "POSTs that bring samples.");
-        requests.add(&[], sum(routers, |tallies| &tallies.ingest_requests_total));
+        requests.add(&[], sum(routers, |counters| &counters.ingest_requests_total));
         let mut reads =
             Family::counter("sigmad_reads_refused_total", "Reads refused because too many waited.");
-        reads.add(&[], sum(routers, |tallies| &tallies.reads_refused_total));
+        reads.add(&[], sum(routers, |counters| &counters.reads_refused_total));
         let mut samples = Family::counter(
             "ingest_samples_total",
             "Samples received, by what became of them: accepted, invalid, no_room for another stream, queue_full.",
         );
         for (result, count) in [
-            ("accepted", sum(routers, |tallies| &tallies.accepted_total)),
-            ("invalid", sum(routers, |tallies| &tallies.invalid_total)),
-            ("no_room", sum(routers, |tallies| &tallies.no_room_total)),
-            ("queue_full", sum(routers, |tallies| &tallies.queue_full_total)),
+            ("accepted", sum(routers, |counters| &counters.accepted_total)),
+            ("invalid", sum(routers, |counters| &counters.invalid_total)),
+            ("no_room", sum(routers, |counters| &counters.no_room_total)),
+            ("queue_full", sum(routers, |counters| &counters.queue_full_total)),
         ] {
             samples.add(&[("result", result)], count);
         }
@@ -248,13 +248,13 @@ impl Telemetry {
             "Stages in the life of a sample, a few of many timed. turn: from the poller's return to the read; analytics: from the hand-over of a block to its last verdict.",
         );
         for (stage, counts) in [
-            ("turn", merged(http.iter().map(|tallies| &tallies.turn_ns))),
-            ("read", merged(http.iter().map(|tallies| &tallies.read_ns))),
-            ("parse", merged(http.iter().map(|tallies| &tallies.parse_ns))),
-            ("decode", merged(routers.iter().map(|tallies| &tallies.decode_ns))),
-            ("handover", merged(routers.iter().map(|tallies| &tallies.handover_ns))),
+            ("turn", merged(http.iter().map(|counters| &counters.turn_ns))),
+            ("read", merged(http.iter().map(|counters| &counters.read_ns))),
+            ("parse", merged(http.iter().map(|counters| &counters.parse_ns))),
+            ("decode", merged(routers.iter().map(|counters| &counters.decode_ns))),
+            ("handover", merged(routers.iter().map(|counters| &counters.handover_ns))),
             ("analytics", merged([&analytics.lag])),
-            ("write", merged(http.iter().map(|tallies| &tallies.write_ns))),
+            ("write", merged(http.iter().map(|counters| &counters.write_ns))),
         ] {
             stages.add_histogram(&[("stage", stage)], &counts, &STAGE_EDGES_NS);
         }
@@ -345,7 +345,7 @@ fn is_debug(label: Label) -> bool {
     label.route().is_some_and(|route| matches!(route.get, Some(Get::Debug(_))))
 }
 
-fn sum<T>(sources: &[Arc<T>], tally: impl Fn(&T) -> &Tally) -> f64 {
+fn sum<T>(sources: &[Arc<T>], tally: impl Fn(&T) -> &Counter) -> f64 {
     sources.iter().map(|source| tally(source).get()).sum::<u64>() as f64
 }
 
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tallies_of_all_threads_add_up() {
+    fn the_counters_of_all_threads_add_up() {
         let telemetry = telemetry();
         let label = crate::api::routes::find("/metrics");
         let Sources { routers, readers, http, lanes, analytics, .. } = &telemetry.sources;

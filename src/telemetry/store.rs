@@ -2,20 +2,20 @@
 
 use super::families::Family;
 use super::{REQUEST_EDGES_NS, Sources, StoreSources, merged};
-use crate::api::tallies::RouterTallies;
+use crate::api::counters::RouterCounters;
 use crate::store::{DropReason, ErrorKind};
-use crate::tally::Tally;
+use sigmad_counters::Counter;
 
 /// What became of every sample: at rest, received is the sum of the fates and of what is queued.
 pub fn ledger(sources: &Sources) -> [Family; 3] {
     let Sources { routers, lanes, analytics, .. } = sources;
-    let total = |tally: fn(&RouterTallies) -> &Tally| -> u64 {
+    let total = |tally: fn(&RouterCounters) -> &Counter| -> u64 {
         routers.iter().map(|router| tally(router).get()).sum()
     };
-    let rejected = total(|tallies| &tallies.invalid_total)
-        + total(|tallies| &tallies.no_room_total)
-        + total(|tallies| &tallies.queue_full_total);
-    let accepted = total(|tallies| &tallies.accepted_total);
+    let rejected = total(|counters| &counters.invalid_total)
+        + total(|counters| &counters.no_room_total)
+        + total(|counters| &counters.queue_full_total);
+    let accepted = total(|counters| &counters.accepted_total);
     let sent: u64 = lanes.iter().map(|lane| lane.samples_total.get()).sum();
     let fates = match &sources.store {
         // What is judged is kept in memory, in the same step.
@@ -24,7 +24,7 @@ pub fn ledger(sources: &Sources) -> [Family; 3] {
             stored: store.stored_total.get(),
             coalesced: store.coalesced_total.get(),
             dropped: outlet.dropped_total.get()
-                + store.dropped_total.iter().map(Tally::get).sum::<u64>(),
+                + store.dropped_total.iter().map(Counter::get).sum::<u64>(),
         },
     };
     let queued = match &sources.store {
@@ -69,12 +69,12 @@ struct Fates {
 
 /// Redis.
 pub fn redis(StoreSources { outlet, store }: &StoreSources) -> [Family; 13] {
-    let gauge = |name, help, tally: &Tally| {
+    let gauge = |name, help, tally: &Counter| {
         let mut family = Family::gauge(name, help);
         family.add(&[], tally.get() as f64);
         family
     };
-    let counter = |name, help, tally: &Tally| {
+    let counter = |name, help, tally: &Counter| {
         let mut family = Family::counter(name, help);
         family.add(&[], tally.get() as f64);
         family

@@ -6,8 +6,8 @@
 use std::hint::black_box;
 
 use mimalloc::MiMalloc;
-use sigmad::profile::heap::Sampled;
-use sigmad::profile::memory::{self, View};
+use sigmad_profile::heap::Sampled;
+use sigmad_profile::memory::{self, View};
 
 #[global_allocator]
 static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use sigmad::clock::{self, Clock, Now};
 use sigmad::http::Limits;
+use sigmad::http::counters::HttpCounters;
 use sigmad::http::encode::DateLine;
-use sigmad::http::message::{Answer, Deliver, Delivery, Request, Service};
+use sigmad::http::message::{Answer, Completion, Deliver, Request, Service};
 use sigmad::http::protocol::{Buffers, Phase, Protocol, Round};
-use sigmad::http::tallies::Tallies;
+use sigmad_clock::{self, Clock, Now};
 
 /// Small, so that tests reach them.
 pub const LIMITS: Limits = Limits {
@@ -47,7 +47,7 @@ impl Service for Listener {
 struct Nowhere;
 
 impl Deliver for Nowhere {
-    fn deliver(&self, _serial: u64, _delivery: Delivery) {}
+    fn deliver(&self, _serial: u64, _delivery: Completion) {}
 }
 
 /// The outcome of one conversation.
@@ -65,16 +65,16 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
     let mut listener = Listener::default();
     let mut out = Vec::new();
     let mut protocol = Protocol::new(0, true);
-    let tallies = Tallies::default();
+    let counters = HttpCounters::default();
     let mut round = Round {
         service: &mut listener,
         out: &mut out,
         buffers: &mut Buffers::default(),
         date: &DateLine::default(),
         limits: &LIMITS,
-        tallies: &tallies,
+        counters: &counters,
         engine: &engine,
-        clock: &Clock::new(clock::start()),
+        clock: &Clock::new(sigmad_clock::start()),
         now: Now::default(),
         is_draining: false,
         calls: 0,

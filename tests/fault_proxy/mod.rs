@@ -56,12 +56,12 @@ struct State {
     /// Grows with each change of the fault.
     change: u64,
     has_ended: bool,
-    tallies: Tallies,
+    counters: HttpCounters,
 }
 
 /// What the proxy has seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tallies {
+pub struct HttpCounters {
     /// Connections accepted.
     pub connections: u64,
     /// Connections that [`Fault::CutRequest`] or [`Fault::CutReplies`] has ended.
@@ -95,7 +95,7 @@ impl Shared {
     /// A fault that strikes once has struck, unless the test has changed its mind meanwhile.
     fn spent(&self, change: u64) {
         self.update(|state| {
-            state.tallies.cuts += 1;
+            state.counters.cuts += 1;
             if state.change == change {
                 state.fault = Fault::None;
                 state.change += 1;
@@ -118,8 +118,12 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         listener.set_nonblocking(true).expect("nonblocking");
         let address = listener.local_addr().expect("bound");
-        let state =
-            State { fault: Fault::None, change: 0, has_ended: false, tallies: Tallies::default() };
+        let state = State {
+            fault: Fault::None,
+            change: 0,
+            has_ended: false,
+            counters: HttpCounters::default(),
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let acceptor = {
             let shared = shared.clone();
@@ -134,18 +138,18 @@ impl Proxy {
     }
 
     /// What was seen so far.
-    pub fn tallies(&self) -> Tallies {
-        self.shared.state.lock().expect("proxy").tallies
+    pub fn counters(&self) -> HttpCounters {
+        self.shared.state.lock().expect("proxy").counters
     }
 
-    /// Waits until the tallies are so.
+    /// Waits until the counters are so.
     #[track_caller]
-    pub fn wait(&self, timeout: Duration, what: &str, is_so: impl Fn(&Tallies) -> bool) {
+    pub fn wait(&self, timeout: Duration, what: &str, is_so: impl Fn(&HttpCounters) -> bool) {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.state.lock().expect("proxy");
-        while !is_so(&state.tallies) {
+        while !is_so(&state.counters) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "never came true: {what}: {:?}", state.tallies);
+            assert!(!left.is_zero(), "never came true: {what}: {:?}", state.counters);
             state = self.shared.changed.wait_timeout(state, left).expect("proxy").0;
         }
     }
@@ -167,7 +171,7 @@ fn accept(listener: &TcpListener, server: SocketAddr, shared: &Arc<Shared>) {
         poll(wanted, LOOK);
         match listener.accept() {
             Ok((client, _)) => {
-                shared.update(|state| state.tallies.connections += 1);
+                shared.update(|state| state.counters.connections += 1);
                 let shared = shared.clone();
                 pairs.push(std::thread::spawn(move || Pair::run(client, server, &shared)));
             }
@@ -192,7 +196,7 @@ fn poll<const N: usize>(wanted: [(i32, i16); N], timeout: Duration) {
 
 /// One direction: what was read from one side and waits for the other.
 #[derive(Default)]
-struct Lane {
+struct SampleProducer {
     /// With the moment from which they may be written.
     waiting: VecDeque<(Instant, Vec<u8>)>,
     waiting_bytes: usize,
@@ -208,7 +212,7 @@ struct Lane {
 /// A side has gone, without a word or with a reset.
 struct Gone;
 
-impl Lane {
+impl SampleProducer {
     fn wants_reading(&self) -> bool {
         !self.has_ended && self.waiting_bytes < HELD_BYTES_MAX
     }
@@ -281,8 +285,8 @@ fn is_later(error: &io::Error) -> bool {
 struct Pair<'a> {
     client: TcpStream,
     server: TcpStream,
-    requests: Lane,
-    replies: Lane,
+    requests: SampleProducer,
+    replies: SampleProducer,
     shared: &'a Shared,
     /// Of the fault, when last looked.
     change: u64,
@@ -294,7 +298,7 @@ impl<'a> Pair<'a> {
     fn run(client: TcpStream, server: SocketAddr, shared: &'a Shared) {
         let fault = shared.state.lock().expect("proxy").fault;
         if fault == Fault::Reset {
-            shared.update(|state| state.tallies.resets += 1);
+            shared.update(|state| state.counters.resets += 1);
             reset(&client);
             return;
         }
@@ -305,7 +309,7 @@ impl<'a> Pair<'a> {
             stream.set_nodelay(true).expect("no delay");
         }
         let change = shared.state.lock().expect("proxy").change;
-        let (requests, replies) = (Lane::default(), Lane::default());
+        let (requests, replies) = (SampleProducer::default(), SampleProducer::default());
         let mut pair = Self { client, server, requests, replies, shared, change, has_lost: false };
         while let Ok(true) = pair.step() {}
     }
@@ -328,7 +332,7 @@ impl<'a> Pair<'a> {
             self.replies.taken = 0;
         }
         if fault == Fault::Reset {
-            self.shared.update(|state| state.tallies.resets += 1);
+            self.shared.update(|state| state.counters.resets += 1);
             reset(&self.client);
             reset(&self.server);
             return Ok(false);
@@ -378,7 +382,7 @@ impl<'a> Pair<'a> {
             Fault::BlackHole => {
                 self.has_lost |= !requests.is_empty() || !replies.is_empty();
                 let swallowed = requests.len() as u64;
-                self.shared.update(|state| state.tallies.swallowed += swallowed);
+                self.shared.update(|state| state.counters.swallowed += swallowed);
                 requests.clear();
                 replies.clear();
             }
@@ -388,7 +392,8 @@ impl<'a> Pair<'a> {
         self.requests.write(&self.server, now)?;
         // A client that has gone does not keep what it sent from arriving.
         if self.replies.write(&self.client, now).is_err() {
-            self.replies = Lane { has_ended: true, is_shut: true, ..Lane::default() };
+            self.replies =
+                SampleProducer { has_ended: true, is_shut: true, ..SampleProducer::default() };
             self.requests.has_ended = true;
         }
         Ok(!(self.requests.is_shut && self.replies.is_shut))

@@ -78,7 +78,7 @@ fn passes_everything_both_ways() {
     stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
     assert_eq!(read_rest(&mut stream), b"");
     assert!(heard.recv_timeout(WAIT).expect("ended") == sent);
-    assert_eq!(proxy.tallies().connections, 1);
+    assert_eq!(proxy.counters().connections, 1);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_request_is_cut_where_it_was_said_and_once() {
         assert_eq!(read_all_of(&proxy, b"again"), b"again");
         assert_eq!(heard.recv_timeout(WAIT).expect("ended"), b"again");
     }
-    assert_eq!(proxy.tallies().cuts, 3);
+    assert_eq!(proxy.counters().cuts, 3);
 }
 
 /// An exchange on a connection of its own.
@@ -130,7 +130,7 @@ fn replies_are_cut_after_the_whole_request() {
         assert_eq!(read_all_of(&proxy, b"again"), b"again");
         assert_eq!(heard.recv_timeout(WAIT).expect("ended"), b"again");
     }
-    assert_eq!(proxy.tallies().cuts, 3);
+    assert_eq!(proxy.counters().cuts, 3);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_black_hole_takes_everything_and_gives_nothing() {
         assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
         stream.set_read_timeout(Some(WAIT)).expect("timeout");
     }
-    proxy.wait(WAIT, "both were swallowed", |tallies| tallies.swallowed == 8);
+    proxy.wait(WAIT, "both were swallowed", |counters| counters.swallowed == 8);
     // What has lost bytes cannot go on.
     proxy.set(Fault::None);
     assert_eq!(read_rest(&mut stream), b"");
@@ -208,7 +208,7 @@ fn a_reset_is_a_reset() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let error = connect(&proxy).read(&mut [0]).expect_err("reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(proxy.tallies().resets, 2);
+    assert_eq!(proxy.counters().resets, 2);
     proxy.set(Fault::None);
     assert_eq!(read_all_of(&proxy, b"again"), b"again");
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use sigmad::clock::Now;
 use sigmad::decode::{BodyError, Decoder};
 use sigmad::registry::Registry;
-use sigmad::sample::{Batch, QUEUE_SAMPLES_MAX};
+use sigmad_clock::Now;
+use sigmad_sample::{Batch, QUEUE_SAMPLES_MAX};
 
 /// One sample by its names.
 #[derive(Clone, Debug, PartialEq)]

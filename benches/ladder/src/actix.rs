@@ -7,7 +7,6 @@ use actix_web::http::StatusCode;
 use actix_web::web::{self, Bytes, Data, Query};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use serde_json::json;
-use sigmad::clock;
 
 use crate::Options;
 use crate::axum_written_well::Shared;
@@ -45,7 +44,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 }
 
 async fn ingest(shared: Data<Shared>, request: HttpRequest, body: Bytes) -> HttpResponse {
-    let since = clock::start();
+    let since = sigmad_clock::start();
     let (status, answer) = match shared.keep(&body) {
         Ok(accepted) => {
             let status = if request.path() == "/ingest" { 202 } else { 200 };
@@ -56,7 +55,7 @@ async fn ingest(shared: Data<Shared>, request: HttpRequest, body: Bytes) -> Http
         }
     };
     let elapsed_ns = since.elapsed().as_nanos() as u64;
-    shared.tallies.with(|tallies| tallies.answered(request.path(), status, Some(elapsed_ns)));
+    shared.counters.with(|counters| counters.answered(request.path(), status, Some(elapsed_ns)));
     answer
 }
 
@@ -70,7 +69,7 @@ async fn analyze(shared: Data<Shared>, query: Query<HashMap<String, String>>) ->
 }
 
 async fn scrape(shared: Data<Shared>) -> HttpResponse {
-    let text = shared.tallies.scrape(&ask(&shared.messages, None).await);
+    let text = shared.counters.scrape(&ask(&shared.messages, None).await);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text)
 }
 

@@ -10,13 +10,13 @@ use baseline::sample::Sample;
 use baseline::windows::WINDOW;
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use sigmad::analytics::memories::Detectors;
+use sigmad::analytics::detector_states::Detectors;
 use sigmad::analytics::report::Scope;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::clock::Clock;
-use sigmad::handover::{LaneClosed, LaneEnd, Sleeper};
 use sigmad::registry::Registry;
-use sigmad::sample::Batch;
+use sigmad::sample_queue::{QueueClosed, SampleConsumer, Sleeper};
+use sigmad_clock::Clock;
+use sigmad_sample::Batch;
 
 use crate::windows::{DETECTOR, Windows};
 use crate::writer::{Record, Writer};
@@ -144,7 +144,7 @@ impl ById {
         reply(report);
     }
 
-    fn report(&self, device: Option<sigmad::sample::DeviceId>) -> Report {
+    fn report(&self, device: Option<sigmad_sample::DeviceId>) -> Report {
         let windows = self.analytics.windows(device, Scope::Cluster);
         let metrics = windows.metrics.iter().map(|metric| {
             let stream = StreamReport {
@@ -202,7 +202,7 @@ pub enum Rest {
 /// When there is no thread to be had.
 pub fn by_blocks(
     mut by_id: ById,
-    mut lanes: Vec<LaneEnd>,
+    mut lanes: Vec<SampleConsumer>,
     sleeper: Arc<Sleeper>,
     rest: Rest,
     core: Option<usize>,
@@ -226,7 +226,7 @@ pub fn by_blocks(
                             lane.give_back(block);
                         }
                         Ok(None) => return true,
-                        Err(LaneClosed) => {
+                        Err(QueueClosed) => {
                             is_busy = true;
                             return false;
                         }
@@ -241,7 +241,7 @@ pub fn by_blocks(
                 busy_ns = clock.monotonic_ns();
                 continue;
             }
-            let has_work = || lanes.iter().any(LaneEnd::has_news) || !asks.is_empty();
+            let has_work = || lanes.iter().any(SampleConsumer::has_news) || !asks.is_empty();
             if rest == Rest::Doze && clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
                 sleeper.doze(DOZE, has_work);
             } else {

@@ -15,7 +15,6 @@ use axum::{Json, Router};
 use baseline::sample::Sample;
 use crossbeam_channel::Sender;
 use serde_json::json;
-use sigmad::clock;
 use sigmad::http::listen::listeners;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,7 +32,7 @@ pub struct Shared {
     /// Leads to the analytics thread.
     pub messages: Sender<Message<Vec<Sample>>>,
     /// What is counted.
-    pub tallies: AllTallies,
+    pub counters: AllTallies,
 }
 
 impl Shared {
@@ -45,7 +44,7 @@ impl Shared {
         let writer = options.redis_url.as_deref().map(|url| Writer::start(url, Redis::Coalesced));
         let windows = Windows::new(Statistics::Running);
         let (messages, _) = analytics::by_names(windows, writer.transpose()?, Wait::Timer)?;
-        Ok(Arc::new(Self { messages, tallies: AllTallies::default() }))
+        Ok(Arc::new(Self { messages, counters: AllTallies::default() }))
     }
 
     /// Keeps the samples of a body: how many, or why not.
@@ -55,7 +54,7 @@ impl Shared {
         let accepted = samples.len();
         let full = |_| (503, "the queue is full".to_owned());
         self.messages.try_send(Message::Samples(samples)).map_err(full)?;
-        self.tallies.with(|tallies| tallies.accepted(accepted));
+        self.counters.with(|counters| counters.accepted(accepted));
         Ok(accepted)
     }
 }
@@ -101,7 +100,7 @@ async fn ingest(
     OriginalUri(uri): OriginalUri,
     body: Bytes,
 ) -> Response {
-    let since = clock::start();
+    let since = sigmad_clock::start();
     let (status, answer) = match shared.keep(&body) {
         Ok(accepted) => {
             let status = if uri.path() == "/ingest" { 202 } else { 200 };
@@ -112,7 +111,7 @@ async fn ingest(
         }
     };
     let elapsed_ns = since.elapsed().as_nanos() as u64;
-    shared.tallies.with(|tallies| tallies.answered(uri.path(), status, Some(elapsed_ns)));
+    shared.counters.with(|counters| counters.answered(uri.path(), status, Some(elapsed_ns)));
     (StatusCode::from_u16(status).expect("a status"), answer).into_response()
 }
 
@@ -125,7 +124,7 @@ async fn analyze(
 }
 
 async fn scrape(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let text = shared.tallies.scrape(&ask(&shared.messages, None).await);
+    let text = shared.counters.scrape(&ask(&shared.messages, None).await);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 

@@ -5,20 +5,20 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use baseline::report::Report;
-use sigmad::tally::{Counts, Histogram, Tally};
+use sigmad_counters::{Counter, Counts, Histogram};
 
 const PATHS: [&str; 2] = ["/ingest", "/metrics"];
 const CODES: [u16; 5] = [200, 202, 400, 429, 503];
 
 /// What one thread has counted.
 #[derive(Debug, Default)]
-pub struct Tallies {
-    answered: [[Tally; CODES.len()]; PATHS.len()],
+pub struct HttpCounters {
+    answered: [[Counter; CODES.len()]; PATHS.len()],
     durations: [Histogram; PATHS.len()],
-    accepted: Tally,
+    accepted: Counter,
 }
 
-impl Tallies {
+impl HttpCounters {
     /// A POST was answered, in that time if it is known yet. `path` is one that takes samples.
     pub fn answered(&self, path: &str, status: u16, elapsed_ns: Option<u64>) {
         let path = usize::from(path != PATHS[0]);
@@ -46,42 +46,44 @@ impl Tallies {
 
 /// The counters of all threads.
 #[derive(Debug, Default)]
-pub struct AllTallies(Mutex<Vec<Arc<Tallies>>>);
+pub struct AllTallies(Mutex<Vec<Arc<HttpCounters>>>);
 
 thread_local! {
-    static MINE: OnceCell<Arc<Tallies>> = const { OnceCell::new() };
+    static MINE: OnceCell<Arc<HttpCounters>> = const { OnceCell::new() };
 }
 
 impl AllTallies {
     /// Counters for one more thread.
-    pub fn add(&self) -> Arc<Tallies> {
-        let tallies = Arc::<Tallies>::default();
-        self.0.lock().expect("no holder panics").push(tallies.clone());
-        tallies
+    pub fn add(&self) -> Arc<HttpCounters> {
+        let counters = Arc::<HttpCounters>::default();
+        self.0.lock().expect("no holder panics").push(counters.clone());
+        counters
     }
 
     /// The counters of the calling thread.
-    pub fn with<T>(&self, count: impl FnOnce(&Tallies) -> T) -> T {
+    pub fn with<T>(&self, count: impl FnOnce(&HttpCounters) -> T) -> T {
         MINE.with(|mine| count(mine.get_or_init(|| self.add())))
     }
 
     /// As Prometheus text, with the gauges that the fleet's windows give.
     pub fn scrape(&self, fleet: &Report) -> String {
         let all = self.0.lock().expect("no holder panics");
-        let sum = |of: &dyn Fn(&Tallies) -> u64| all.iter().map(|tallies| of(tallies)).sum::<u64>();
+        let sum = |of: &dyn Fn(&HttpCounters) -> u64| {
+            all.iter().map(|counters| of(counters)).sum::<u64>()
+        };
         let mut text = String::new();
         let mut line = |line: std::fmt::Arguments<'_>| {
             writeln!(text, "{line}").expect("a String takes everything");
         };
         for (path, name) in PATHS.iter().enumerate() {
             for (code, status) in CODES.iter().enumerate() {
-                let count = sum(&|tallies| tallies.answered[path][code].get());
+                let count = sum(&|counters| counters.answered[path][code].get());
                 line(format_args!(
                     "http_requests_total{{method=\"POST\",path=\"{name}\",code=\"{status}\"}} {count}"
                 ));
             }
             let mut durations = Counts::default();
-            all.iter().for_each(|tallies| tallies.durations[path].merge_into(&mut durations));
+            all.iter().for_each(|counters| counters.durations[path].merge_into(&mut durations));
             let (count, sum_s) = (durations.count(), durations.sum_ns as f64 / 1e9);
             for le in ["0.00005", "0.0001", "0.00025", "0.0005", "0.001", "0.01", "0.1", "1"] {
                 let ns = le.parse::<f64>().expect("a number") * 1e9;
@@ -96,7 +98,7 @@ impl AllTallies {
             line(format_args!("http_request_duration_seconds_sum{{path=\"{name}\"}} {sum_s}"));
             line(format_args!("http_request_duration_seconds_count{{path=\"{name}\"}} {count}"));
         }
-        let accepted = sum(&|tallies| tallies.accepted.get());
+        let accepted = sum(&|counters| counters.accepted.get());
         line(format_args!("ingest_samples_total{{result=\"accepted\"}} {accepted}"));
         for (metric, stream) in &fleet.metrics {
             line(format_args!("anomalies_total{{metric=\"{metric}\"}} {}", stream.anomalies));

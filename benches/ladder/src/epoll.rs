@@ -11,22 +11,22 @@ use baseline::sample::Sample;
 use core_affinity::CoreId;
 use crossbeam_channel::{Sender, bounded};
 use serde_json::json;
-use sigmad::clock::Now;
 use sigmad::decode::{Decoder, timestamp};
-use sigmad::handover::{Lane, Sleeper, lane};
 use sigmad::http::listen::listeners;
 use sigmad::http::message::{Answer, Method, Request, Service};
 use sigmad::http::worker::Worker;
 use sigmad::http::{self, Limits};
 use sigmad::registry::Registry;
-use sigmad::sample::{Batch, MetricId, Reading};
+use sigmad::sample_queue::{SampleProducer, Sleeper, lane};
+use sigmad_clock::Now;
+use sigmad_sample::{Batch, MetricId, Reading};
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
 use simd_json::Buffers;
 
 use crate::Options;
 use crate::analytics::{self, Ask, ById, Message, Rest, Wait};
-use crate::counters::{AllTallies, Tallies};
+use crate::counters::{AllTallies, HttpCounters};
 use crate::rungs::{EpollParts, Handover, Json, Redis, Statistics};
 use crate::samples::{self, Accepted};
 use crate::windows::Windows;
@@ -79,7 +79,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
             let core = core_of(options.workers);
             let (asks, thread) =
                 analytics::by_blocks(by_id, lane_ends, sleeper.clone(), rest, core, start)?;
-            let ends = lanes.into_iter().map(|lane| End::Lane {
+            let ends = lanes.into_iter().map(|lane| End::SampleProducer {
                 lane,
                 asks: asks.clone(),
                 sleeper: sleeper.clone(),
@@ -88,7 +88,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
         }
     };
 
-    let all_tallies = Arc::new(AllTallies::default());
+    let all_counters = Arc::new(AllTallies::default());
     let listeners = listeners(options.listen, options.workers)?;
     let address = listeners[0].local_addr()?;
     let open = Arc::new(AtomicUsize::new(0));
@@ -99,16 +99,16 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
             end,
             registry: registry.clone(),
             decoder: Decoder::new(registry.clone()),
-            tallies: all_tallies.add(),
-            all_tallies: all_tallies.clone(),
+            counters: all_counters.add(),
+            all_counters: all_counters.clone(),
             samples: Vec::new(),
             buffers: Buffers::default(),
             staging: Batch::default(),
             body: Vec::new(),
             answered: [0; 2],
         };
-        let tallies = Arc::new(http::tallies::Tallies::default());
-        let worker = Worker::new(listener, LIMITS, open.clone(), tallies, start, front)?;
+        let counters = Arc::new(http::counters::HttpCounters::default());
+        let worker = Worker::new(listener, LIMITS, open.clone(), counters, start, front)?;
         mailboxes.push(worker.mailbox());
         let core = core_of(index);
         let run = move || {
@@ -136,7 +136,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
 enum End {
     Names(Sender<Message<Vec<Sample>>>),
     Ids(Sender<Message<Batch>>),
-    Lane { lane: Lane, asks: Sender<Ask>, sleeper: Arc<Sleeper> },
+    SampleProducer { lane: SampleProducer, asks: Sender<Ask>, sleeper: Arc<Sleeper> },
 }
 
 struct Front {
@@ -144,8 +144,8 @@ struct Front {
     end: End,
     registry: Arc<Registry>,
     decoder: Decoder,
-    tallies: Arc<Tallies>,
-    all_tallies: Arc<AllTallies>,
+    counters: Arc<HttpCounters>,
+    all_counters: Arc<AllTallies>,
     samples: Vec<Sample>,
     buffers: Buffers,
     staging: Batch,
@@ -162,7 +162,7 @@ impl Front {
         self.body.clear();
         let status = match self.keep(request.body, request.now) {
             Ok(accepted) => {
-                self.tallies.accepted(accepted);
+                self.counters.accepted(accepted);
                 let answer = Accepted::of(accepted);
                 serde_json::to_writer(&mut self.body, &answer).expect("into memory");
                 if is_ingest { 202 } else { 200 }
@@ -173,7 +173,7 @@ impl Front {
                 status
             }
         };
-        self.tallies.answered(path, status, None);
+        self.counters.answered(path, status, None);
         answer.send(status, JSON, &[], &self.body);
     }
 
@@ -213,7 +213,7 @@ impl Front {
                 messages.try_send(Message::Samples(batch)).map_err(|_| full())?;
                 Ok(accepted)
             }
-            End::Lane { lane, .. } => {
+            End::SampleProducer { lane, .. } => {
                 let accepted = self.staging.len();
                 if !lane.has_room(accepted) {
                     return Err(full());
@@ -232,7 +232,7 @@ impl Front {
         let is_sent = match &mut self.end {
             End::Names(messages) => messages.send(Message::Ask(ask)).is_ok(),
             End::Ids(messages) => messages.send(Message::Ask(ask)).is_ok(),
-            End::Lane { lane, asks, sleeper } => {
+            End::SampleProducer { lane, asks, sleeper } => {
                 lane.send(now);
                 let is_sent = asks.send(ask).is_ok();
                 sleeper.wake();
@@ -282,7 +282,7 @@ impl Service for Front {
             }
             (Method::Get, "/metrics") => {
                 let fleet = self.report(None, request.now);
-                let text = self.all_tallies.scrape(&fleet);
+                let text = self.all_counters.scrape(&fleet);
                 answer.send(200, "text/plain; version=0.0.4", &[], text.as_bytes());
             }
             (Method::Get, "/healthz") => answer.send(200, JSON, &[], br#"{"status":"ok"}"#),
@@ -291,12 +291,12 @@ impl Service for Front {
     }
 
     fn round_called(&mut self, now: Now) {
-        if let End::Lane { lane, .. } = &mut self.end {
+        if let End::SampleProducer { lane, .. } = &mut self.end {
             lane.send(now);
         }
     }
 
     fn round_answered(&mut self, elapsed_ns: u64) {
-        self.tallies.timed(std::mem::take(&mut self.answered), elapsed_ns);
+        self.counters.timed(std::mem::take(&mut self.answered), elapsed_ns);
     }
 }

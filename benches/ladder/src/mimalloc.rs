@@ -2,7 +2,7 @@
 //! them.
 
 use mimalloc::MiMalloc;
-use sigmad::profile::heap::Sampled;
+use sigmad_profile::heap::Sampled;
 
 #[path = "program.rs"]
 mod program;

@@ -25,7 +25,7 @@ struct Arguments {
 /// Runs the rung that the command line names, in this program or, if it wants the other allocator, in
 /// the other one.
 pub fn main(is_mimalloc: bool) -> ExitCode {
-    let start = sigmad::clock::start();
+    let start = sigmad_clock::start();
     let arguments = Arguments::parse();
     if arguments.list {
         println!("{}", rungs::list());

@@ -16,7 +16,6 @@ use baseline::report::Report;
 use baseline::sample::Sample;
 use crossbeam_channel::Sender;
 use serde_json::json;
-use sigmad::clock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -92,7 +91,7 @@ async fn serve(options: &Options, app: App) -> Result<(), Box<dyn Error>> {
 }
 
 async fn ingest(State(app): State<App>, OriginalUri(uri): OriginalUri, body: Bytes) -> Response {
-    let since = clock::start();
+    let since = sigmad_clock::start();
     let (status, answer) = match app.0.keep(&body) {
         Ok(accepted) => {
             let status =
@@ -113,9 +112,9 @@ async fn ingest(State(app): State<App>, OriginalUri(uri): OriginalUri, body: Byt
         Counting::Labelled(metrics) => {
             metrics.answered("POST", uri.path(), status.as_u16(), since.elapsed());
         }
-        Counting::Local(tallies) => tallies.with(|tallies| {
+        Counting::Local(counters) => counters.with(|counters| {
             let elapsed_ns = since.elapsed().as_nanos() as u64;
-            tallies.answered(uri.path(), status.as_u16(), Some(elapsed_ns));
+            counters.answered(uri.path(), status.as_u16(), Some(elapsed_ns));
         }),
     }
     (status, answer).into_response()
@@ -152,7 +151,7 @@ impl Shared {
         }
         match &self.counting {
             Counting::Labelled(metrics) => metrics.accepted(accepted),
-            Counting::Local(tallies) => tallies.with(|tallies| tallies.accepted(accepted)),
+            Counting::Local(counters) => counters.with(|counters| counters.accepted(accepted)),
         }
         Ok(accepted)
     }
@@ -190,7 +189,7 @@ async fn analyze(
 async fn scrape(State(app): State<App>) -> impl IntoResponse {
     let text = match &app.0.counting {
         Counting::Labelled(metrics) => metrics.scrape(),
-        Counting::Local(tallies) => tallies.scrape(&app.0.report(None).await),
+        Counting::Local(counters) => counters.scrape(&app.0.report(None).await),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }

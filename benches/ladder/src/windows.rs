@@ -8,7 +8,7 @@ use baseline::sample::Sample;
 use baseline::windows::{Judged, MIN_SAMPLES, THRESHOLD, WINDOW};
 use sigmad::analytics::detectors::zscore::ZScore;
 use sigmad::analytics::window::Window;
-use sigmad::sample::Verdict;
+use sigmad_sample::Verdict;
 
 use crate::rungs::Statistics;
 

@@ -10,7 +10,7 @@ use baseline::TTL_S;
 use baseline::sample::Sample;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use sigmad::analytics::Analytics;
-use sigmad::sample::{Batch, MetricId};
+use sigmad_sample::{Batch, MetricId};
 
 use crate::rungs::Redis;
 

@@ -1,22 +1,22 @@
 //! `novelty`: has this stream ever been like this?
 //!
-//! Three pictures of the present, each compared with the stream's own past by [`Leaders`]: the value;
+//! Three pictures of the present, each compared with the stream's own past by [`LeaderClusters`]: the value;
 //! the value with two moving averages (spans 8 and 64), which is a short piece of the curve; and the
 //! last three means of twelve, a long piece. How far each is from anything known becomes its surprise, by
-//! what such distances have been so far ([`Tail`]). To them come the two ratios of
+//! what such distances have been so far ([`TailProbability`]). To them come the two ratios of
 //! [`residual`](super::residual) and leaving the range seen so far:
 //!
 //! score = ∛(((0.85 tA)³ + tB³ + (1.2 tC)³ + (0.6 R)³ + (0.6 S)³ + N³) / 5)
 //!
-//! nothing for the first 150 values, then only what is louder than the last hundred ([`Hold`]).
+//! nothing for the first 150 values, then only what is louder than the last hundred ([`Cooldown`]).
 
 use crate::analytics::detectors::Detector;
-use crate::analytics::detectors::day::Day;
-use crate::analytics::detectors::hold::Hold;
-use crate::analytics::detectors::leaders::{Habit, Leaders};
-use crate::analytics::detectors::ratio::Ratio;
-use crate::analytics::detectors::scale::{Conversion, Scale};
-use crate::analytics::detectors::tail::Tail;
+use crate::analytics::detectors::cooldown::Cooldown;
+use crate::analytics::detectors::daily_profile::DailyProfile;
+use crate::analytics::detectors::leader_clusters::{Habit, LeaderClusters};
+use crate::analytics::detectors::normalized_error::NormalizedError;
+use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
+use crate::analytics::detectors::tail_probability::TailProbability;
 
 /// Before so many values nothing is new: everything is.
 pub const COUNT_MIN: u32 = 150;
@@ -35,17 +35,17 @@ const CUBES_MIN: f32 = 1.0;
 /// The pictures of one stream's present and past.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
-    scale: Scale,
+    scale: Normalizer,
     /// Moving averages of spans 8 and 64.
     short: f64,
     long: f64,
     /// Sum of the block that runs, and the two means before it.
     block: f64,
     means: [f32; 2],
-    values: Leaders<1>,
-    curves: Leaders<3>,
-    blocks: Leaders<3>,
-    tails: [Tail; 3],
+    values: LeaderClusters<1>,
+    curves: LeaderClusters<3>,
+    blocks: LeaderClusters<3>,
+    tails: [TailProbability; 3],
 }
 
 /// How surprising a value is to the pictures that hold it; 0 to 12 each.
@@ -62,7 +62,7 @@ pub struct Surprises {
 impl Past {
     /// The yardstick.
     #[inline]
-    pub fn scale(&self) -> &Scale {
+    pub fn scale(&self) -> &Normalizer {
         &self.scale
     }
 
@@ -162,10 +162,10 @@ pub struct Novelty {
     past: Past,
     range: Range,
     average: f64,
-    steps: Ratio,
-    day: Day,
-    days: Ratio,
-    hold: Hold,
+    steps: NormalizedError,
+    day: DailyProfile,
+    days: NormalizedError,
+    hold: Cooldown,
 }
 
 impl Detector for Novelty {

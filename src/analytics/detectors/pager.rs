@@ -8,12 +8,12 @@
 //! # The parts
 //!
 //! A, B, C are the surprises of [`Past`]; D that of the value less its moving average of span 64; S the
-//! error against the half-hour of the day ([`Ratio`]); N, on leaving the range of n values so far,
+//! error against the half-hour of the day ([`NormalizedError`]); N, on leaving the range of n values so far,
 //! min(3, 1.1 log₁₀(n/2)): of n values in any order one in n/2 is the least or the largest; L, at more
-//! than 3 median distances d from the level ([`Level`]), min(3.5, 2 log₁₀(d/3)), less for a stream that
+//! than 3 median distances d from the level ([`RobustBaseline`]), min(3.5, 2 log₁₀(d/3)), less for a stream that
 //! is often far off it: divided by 1 + 2.5 such events a day; E, that it has repeated the same value for
 //! longer than ever, and F, that it has stayed on one side of the usual at this time of the day for
-//! longer ([`Spell`], [`Side`]). What they say together:
+//! longer ([`RunLength`], [`BaselineSide`]). What they say together:
 //!
 //! loudness = ∛(((0.9 A)³ + B³ + (1.1 C)³ + (0.7 D)³ + (0.6 S)³ + N³ + L³ + E³ + (0.8 F)³) / 5)
 //! + 0.4 log₁₀(interval / 5 min)
@@ -23,23 +23,23 @@
 //!
 //! # From loudness to alarms
 //!
-//! An alarm holds off those that are not clearly louder for 15 hours ([`Hold`]). A stream that has alarmed
+//! An alarm holds off those that are not clearly louder for 15 hours ([`Cooldown`]). A stream that has alarmed
 //! more than once in four days over the last month raises its own bar, by ln(alarms a day / 0.25): so
 //! noise that none of the parts knows teaches the stream its price. What is left becomes the score by the
 //! line that fits the false alarms on the public data (docs/DETECTION.md).
 
 use crate::analytics::detectors::Detector;
-use crate::analytics::detectors::day::Day;
-use crate::analytics::detectors::hold::Hold;
-use crate::analytics::detectors::leaders::{Habit, Leaders};
-use crate::analytics::detectors::level::Level;
+use crate::analytics::detectors::baseline_side::BaselineSide;
+use crate::analytics::detectors::cooldown::Cooldown;
+use crate::analytics::detectors::daily_profile::DailyProfile;
+use crate::analytics::detectors::leader_clusters::{Habit, LeaderClusters};
+use crate::analytics::detectors::normalized_error::NormalizedError;
 use crate::analytics::detectors::novelty::{COUNT_MIN, Past, Range, together};
-use crate::analytics::detectors::pace::Pace;
 use crate::analytics::detectors::rate::Rate;
-use crate::analytics::detectors::ratio::Ratio;
-use crate::analytics::detectors::side::Side;
-use crate::analytics::detectors::spell::Spell;
-use crate::analytics::detectors::tail::Tail;
+use crate::analytics::detectors::robust_baseline::RobustBaseline;
+use crate::analytics::detectors::run_length::RunLength;
+use crate::analytics::detectors::sample_interval::SampleInterval;
+use crate::analytics::detectors::tail_probability::TailProbability;
 
 const DETRENDED: Habit = Habit { reach: 0.3, fading: 1e-4 };
 
@@ -77,20 +77,20 @@ const SCORE_PER_LOUDNESS: f32 = 0.8;
 pub struct Pager {
     past: Past,
     range: Range,
-    day: Day,
-    day_errors: Ratio,
-    side: Side,
-    one_sided: Spell,
+    day: DailyProfile,
+    day_errors: NormalizedError,
+    side: BaselineSide,
+    one_sided: RunLength,
     last: f64,
-    repeated: Spell,
-    detrended: Leaders<1>,
-    detrended_tail: Tail,
-    level: Level,
+    repeated: RunLength,
+    detrended: LeaderClusters<1>,
+    detrended_tail: TailProbability,
+    level: RobustBaseline,
     off_level: Rate,
     /// Values since the stream was that far off its level.
     off_level_ago: u8,
-    pace: Pace,
-    hold: Hold,
+    pace: SampleInterval,
+    hold: Cooldown,
     alarms: Rate,
     /// Time since an alarm, in hold-offs.
     alarm_ago: f32,

@@ -1,13 +1,13 @@
 //! `residual`: how badly a value was foretold, by the latest values or by the time of the day.
 //!
-//! Two forecasts, each with its error measured by the errors so far ([`Ratio`]: 1 is what one in fifty
+//! Two forecasts, each with its error measured by the errors so far ([`NormalizedError`]: 1 is what one in fifty
 //! exceeds): the moving average e ← e + 0.3(x − e) (Holt, 1957), and the mean of the half-hour of the
-//! day ([`Day`]). The score is the larger of the two, 0 to 12.
+//! day ([`DailyProfile`]). The score is the larger of the two, 0 to 12.
 
 use crate::analytics::detectors::Detector;
-use crate::analytics::detectors::day::Day;
-use crate::analytics::detectors::ratio::Ratio;
-use crate::analytics::detectors::scale::Scale;
+use crate::analytics::detectors::daily_profile::DailyProfile;
+use crate::analytics::detectors::normalized_error::NormalizedError;
+use crate::analytics::detectors::normalizer::Normalizer;
 
 /// How far the moving average goes towards each value.
 const FOLLOW: f64 = 0.3;
@@ -17,11 +17,11 @@ const COUNT_MIN: u32 = 50;
 /// One stream.
 #[derive(Clone, Debug, Default)]
 pub struct Residual {
-    scale: Scale,
+    scale: Normalizer,
     average: f64,
-    steps: Ratio,
-    day: Day,
-    days: Ratio,
+    steps: NormalizedError,
+    day: DailyProfile,
+    days: NormalizedError,
 }
 
 impl Detector for Residual {

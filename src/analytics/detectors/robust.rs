@@ -7,7 +7,7 @@
 
 use crate::analytics::detectors::Detector;
 use crate::analytics::detectors::ranked::Ranked;
-use crate::sample::Z_MAX;
+use sigmad_sample::Z_MAX;
 
 /// Values judged by.
 const VALUES: usize = 50;

@@ -1,7 +1,7 @@
 //! `zscore`: how many standard deviations a value lies from the mean of the window before it.
 
 use crate::analytics::window::Moments;
-use crate::sample::{Verdict, Z_MAX};
+use sigmad_sample::{Verdict, Z_MAX};
 
 /// The detector and its settings.
 #[derive(Clone, Copy, Debug, PartialEq)]

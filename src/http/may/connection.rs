@@ -19,15 +19,15 @@ use parking_lot::Mutex;
 use super::socket::{Found, Socket};
 use super::watch::{LINGER_MS, Phase, Registered, refusal_answer, refusal_body};
 use super::{Shared, Slot};
-use crate::clock::{Clock, Now};
 use crate::http::coding::unpack;
 use crate::http::encode::{self, DateLine, Length, Terms};
 use crate::http::head::{self, Framing, HEADERS_MAX, Refusal};
 use crate::http::message::{
-    Answer, Deliver, Delivery, HeaderField, Method, Request, Service, StreamState, Ticket,
+    Answer, Completion, Deliver, HeaderField, Method, Request, Responder, Service, StreamState,
 };
 use crate::http::protocol::turn_away;
 use crate::http::worker::TIMED_EVERY;
+use sigmad_clock::{Clock, Now};
 
 /// Requests of one connection served before others that are ready have their turn.
 const CALLS_PER_TURN: u64 = 64;
@@ -145,7 +145,7 @@ enum Given {
     Response(u64),
     /// To be sent past may_minihttp, and the last of its connection: it can't leave a body out.
     Head(u16, Vec<u8>),
-    Ticket(Arc<Mailbox>),
+    Responder(Arc<Mailbox>),
 }
 
 struct MayAnswer<'a, 'r> {
@@ -168,11 +168,11 @@ impl Answer for MayAnswer<'_, '_> {
         self.given = give(self.response, self.lines, self.terms, &whole, self.wall_s);
     }
 
-    fn later(&mut self) -> Ticket {
+    fn later(&mut self) -> Responder {
         let mailbox = Arc::new(Mailbox::new());
-        self.given = Given::Ticket(mailbox.clone());
+        self.given = Given::Responder(mailbox.clone());
         // One mailbox for one ticket: the serial says nothing here.
-        Ticket::new(0, mailbox)
+        Responder::new(0, mailbox)
     }
 }
 
@@ -197,7 +197,7 @@ fn give(
 
 /// Where the deliveries for one ticket wait; its coroutine parks, not the thread.
 struct Mailbox {
-    deliveries: Mutex<VecDeque<Delivery>>,
+    deliveries: Mutex<VecDeque<Completion>>,
     blocker: Blocker,
 }
 
@@ -207,7 +207,7 @@ impl Mailbox {
         Self { deliveries: Mutex::default(), blocker: Blocker::new(false) }
     }
 
-    fn receive(&self) -> Delivery {
+    fn receive(&self) -> Completion {
         loop {
             if let Some(delivery) = self.receive_within(None) {
                 return delivery;
@@ -216,7 +216,7 @@ impl Mailbox {
     }
 
     /// None when nothing came, or before it did: to look again is right in any case.
-    fn receive_within(&self, patience: Option<Duration>) -> Option<Delivery> {
+    fn receive_within(&self, patience: Option<Duration>) -> Option<Completion> {
         if let Some(delivery) = self.deliveries.lock().pop_front() {
             return Some(delivery);
         }
@@ -226,7 +226,7 @@ impl Mailbox {
 }
 
 impl Deliver for Mailbox {
-    fn deliver(&self, _serial: u64, delivery: Delivery) {
+    fn deliver(&self, _serial: u64, delivery: Completion) {
         self.deliveries.lock().push_back(delivery);
         self.blocker.unpark();
     }
@@ -445,8 +445,8 @@ impl<S: Service> Connection<S> {
                 let nothing = Whole { status, content_type: "text/plain", fields: &[], body: b"" };
                 self.give_later(&nothing, Terms { is_head: false, ..terms }, now, response);
             }
-            Given::Ticket(mailbox) => match mailbox.receive() {
-                Delivery::Whole(answer) => {
+            Given::Responder(mailbox) => match mailbox.receive() {
+                Completion::Whole(answer) => {
                     terms.closes |= self.shared.watch.is_draining();
                     let whole = Whole {
                         status: answer.status,
@@ -456,14 +456,14 @@ impl<S: Service> Connection<S> {
                     };
                     self.give_later(&whole, terms, now, response);
                 }
-                begin @ Delivery::Begin(..) if !self.registered.seen.is_flushed() => {
+                begin @ Completion::Begin(..) if !self.registered.seen.is_flushed() => {
                     turn_away(begin);
                     let body = br#"{"error":{"code":"stream_behind_answers","message":"this engine streams no answer while earlier ones are unsent"}}"#;
                     let whole =
                         Whole { status: 503, content_type: "application/json", fields: &[], body };
                     self.give_later(&whole, terms, now, response);
                 }
-                Delivery::Begin(answer, state) => {
+                Completion::Begin(answer, state) => {
                     terms.closes = true;
                     let mut date = DateLine::default();
                     date.update(now.wall_s());
@@ -481,7 +481,7 @@ impl<S: Service> Connection<S> {
                     encode::part(&mut out, terms, &answer.body);
                     self.stream(&mailbox, state, terms, out, answer.body.len());
                 }
-                Delivery::Part(_) | Delivery::End => unreachable!("a stream begins with Begin"),
+                Completion::Part(_) | Completion::End => unreachable!("a stream begins with Begin"),
             },
         }
     }
@@ -577,15 +577,17 @@ impl<S: Service> Connection<S> {
             queued_bytes = 0;
             let Some(delivery) = self.next_part(mailbox) else { break };
             match delivery {
-                Delivery::Part(part) => {
+                Completion::Part(part) => {
                     encode::part(&mut out, terms, &part);
                     queued_bytes = part.len();
                 }
-                Delivery::End => {
+                Completion::End => {
                     encode::end(&mut out, terms);
                     has_ended = true;
                 }
-                Delivery::Whole(_) | Delivery::Begin(..) => unreachable!("a stream begins once"),
+                Completion::Whole(_) | Completion::Begin(..) => {
+                    unreachable!("a stream begins once")
+                }
             }
         }
         self.socket.shut(Shutdown::Both);
@@ -593,7 +595,7 @@ impl<S: Service> Connection<S> {
 
     /// The next part of a stream; None when the client has gone meanwhile. What it sends behind its request
     /// is dropped: a stream is the last answer of its connection.
-    fn next_part(&self, mailbox: &Mailbox) -> Option<Delivery> {
+    fn next_part(&self, mailbox: &Mailbox) -> Option<Completion> {
         loop {
             if let Some(delivery) = mailbox.receive_within(Some(STREAM_LOOK)) {
                 return Some(delivery);

@@ -14,11 +14,11 @@ use parking_lot::{Condvar, Mutex};
 use slab::Slab;
 
 use super::socket::{Found, Socket};
-use crate::clock::{Clock, Now};
 use crate::http::Limits;
+use crate::http::counters::HttpCounters;
 use crate::http::encode::{self, DateLine, Terms};
 use crate::http::head::Refusal;
-use crate::http::tallies::Tallies;
+use sigmad_clock::{Clock, Now};
 
 /// Deadlines are late by this much at most, and an answer that is too large to close behind at once
 /// is closed behind so much later.
@@ -173,19 +173,19 @@ pub struct Watch {
     limits: Limits,
     is_draining: AtomicBool,
     /// Written under the lock of the registry.
-    tallies: Arc<Tallies>,
+    counters: Arc<HttpCounters>,
 }
 
 impl Watch {
     /// Watches connections by those limits.
-    pub fn new(limits: Limits, tallies: Arc<Tallies>) -> Self {
+    pub fn new(limits: Limits, counters: Arc<HttpCounters>) -> Self {
         Self {
             registry: Mutex::default(),
             begun: Condvar::new(),
             emptied: Condvar::new(),
             limits,
             is_draining: AtomicBool::new(false),
-            tallies,
+            counters,
         }
     }
 
@@ -231,8 +231,8 @@ impl Watch {
         let watched =
             Watched { seen: seen.clone(), word, taken_before: Some(0), head_since_ms: None };
         let key = registry.connections.insert(watched);
-        self.tallies.accepted_total.add(1);
-        self.tallies.open.set(registry.connections.len() as u64);
+        self.counters.accepted_total.add(1);
+        self.counters.open.set(registry.connections.len() as u64);
         if registry.connections.len() == 1 {
             self.begun.notify_one();
         }
@@ -242,7 +242,7 @@ impl Watch {
     /// Counts a refusal.
     pub fn count(&self, refusal: Refusal) {
         let _registry = self.registry.lock();
-        self.tallies.refusals[refusal as usize].add(1);
+        self.counters.refusals[refusal as usize].add(1);
     }
 
     /// From now on connections close behind their next answer, idle ones a moment later, all of them
@@ -288,7 +288,7 @@ impl Watch {
             let word = watched.seen.word();
             if drain.is_some_and(|drain| now.monotonic_ms() >= drain.end_ms) {
                 if word.phase() == Phase::Cut || watched.seen.cut(word, now) {
-                    self.tallies.closed_drain_total.add(1);
+                    self.counters.closed_drain_total.add(1);
                     watched.seen.socket.shut(Shutdown::Both);
                 }
                 continue;
@@ -339,7 +339,7 @@ impl Watch {
                     && (may_go || waited_ms >= self.limits.idle_timeout_ms)
                     && seen.cut(word, now)
                 {
-                    self.tallies.closed_idle_total.add(u64::from(!may_go));
+                    self.counters.closed_idle_total.add(u64::from(!may_go));
                     socket.shut(Shutdown::Both);
                 }
             }
@@ -351,13 +351,13 @@ impl Watch {
             }
             Phase::Stream => {
                 if may_go && seen.cut(word, now) {
-                    self.tallies.closed_drain_total.add(1);
+                    self.counters.closed_drain_total.add(1);
                     socket.shut(Shutdown::Both);
                 }
             }
             Phase::Closing => {
                 if waited_ms >= LAST_ANSWER_MS && seen.cut(word, now) {
-                    self.tallies.closed_stalled_total.add(1);
+                    self.counters.closed_stalled_total.add(1);
                     socket.shut(Shutdown::Both);
                 } else if seen.is_flushed() {
                     socket.shut(Shutdown::Read);
@@ -370,7 +370,7 @@ impl Watch {
 
     /// Sends a refusal past may_minihttp, where no answer is on its way, and counts it.
     fn tell(&self, seen: &Seen, refusal: Refusal, wall_s: i64) {
-        self.tallies.refusals[refusal as usize].add(1);
+        self.counters.refusals[refusal as usize].add(1);
         if seen.is_flushed() {
             // Found::Nothing and End: this client takes no bytes, and is let go without.
             let (Found::Bytes(_) | Found::Nothing | Found::End) =
@@ -389,7 +389,7 @@ impl Watch {
         };
         let is_cut = seen.cut(word, now);
         if is_cut {
-            self.tallies.closed_evicted_total.add(1);
+            self.counters.closed_evicted_total.add(1);
             seen.socket.shut(Shutdown::Both);
         }
         is_cut
@@ -432,7 +432,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let mut registry = self.watch.registry.lock();
         drop(registry.connections.remove(self.key));
-        self.watch.tallies.open.set(registry.connections.len() as u64);
+        self.watch.counters.open.set(registry.connections.len() as u64);
         if registry.connections.is_empty() {
             self.watch.emptied.notify_all();
         }

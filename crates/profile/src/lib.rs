@@ -7,7 +7,7 @@
 //!
 //! [`symbols`] turns addresses into functions, [`proto`] makes a profile of stacks and values, [`flame`] a
 //! picture; [`heap`] is the allocator, which knows whose memory it is, and [`memory`] tells it. Nothing here
-//! knows HTTP: [`crate::api::debug`] asks, on threads of its own.
+//! knows HTTP: the caller runs each profile on a thread of its own.
 
 pub mod capture;
 pub mod cmdline;

@@ -1,11 +1,11 @@
 //! The hand-over of samples from the workers to the analytics thread.
 //!
-//! Each worker owns a [`Lane`]: a bounded crossbeam channel of blocks, and a second one on which
+//! Each worker owns a [`SampleProducer`]: a bounded crossbeam channel of blocks, and a second one on which
 //! emptied blocks come back. A worker fills a block and sends it when it is full or its round ends,
 //! so a sample crosses threads in company. Nothing is allocated once the blocks in flight have been.
 //!
-//! A lane holds [`QUEUE_SAMPLES_MAX`] samples at most; [`Lane::has_room`] is asked before a request is
-//! kept, and [`Lane::push`] never fails after it.
+//! A lane holds [`QUEUE_SAMPLES_MAX`] samples at most; [`SampleProducer::has_room`] is asked before a request is
+//! kept, and [`SampleProducer::push`] never fails after it.
 //!
 //! Sleeping: the analytics thread dozes under load (a timed park that no sender ends, so that a
 //! request costs no system call) and parks when idle (which the next sender ends). See [`Sleeper`].
@@ -19,9 +19,9 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 pub use sleeper::Sleeper;
 
-use crate::clock::Now;
-use crate::sample::{Batch, QUEUE_SAMPLES_MAX};
-use crate::tally::Tally;
+use sigmad_clock::Now;
+use sigmad_counters::Counter;
+use sigmad_sample::{Batch, QUEUE_SAMPLES_MAX};
 
 /// Samples in one block: enough that its hand-over costs 2–3 ns a sample, few enough for the cache.
 pub const BLOCK_SAMPLES: usize = 128;
@@ -34,7 +34,7 @@ const _: () = assert!(BLOCKS_MAX * BLOCK_SAMPLES >= 2 * QUEUE_SAMPLES_MAX);
 
 /// Samples that travel together.
 #[derive(Debug, Default)]
-pub struct Block {
+pub struct SampleChunk {
     /// The samples.
     pub batch: Batch,
     /// When the round began in which the worker sent it.
@@ -45,45 +45,48 @@ pub struct Block {
 
 /// The worker's end.
 #[derive(Debug)]
-pub struct Lane {
-    full: Sender<Box<Block>>,
-    emptied: Receiver<Box<Block>>,
+pub struct SampleProducer {
+    full: Sender<Box<SampleChunk>>,
+    emptied: Receiver<Box<SampleChunk>>,
     closed: Arc<AtomicBool>,
     sleeper: Arc<Sleeper>,
     /// Last in, first out: the block most recently used is the one still in the cache.
     #[expect(clippy::vec_box, reason = "boxes are what the channels carry")]
-    spare: Vec<Box<Block>>,
-    filling: Box<Block>,
+    spare: Vec<Box<SampleChunk>>,
+    filling: Box<SampleChunk>,
     samples_in_flight: usize,
     blocks_in_flight: usize,
-    tallies: Arc<LaneTallies>,
+    counters: Arc<SampleQueueCounters>,
 }
 
 /// What is counted of a lane; written by its worker.
 #[derive(Debug, Default)]
-pub struct LaneTallies {
+pub struct SampleQueueCounters {
     /// Samples handed over since the start.
-    pub samples_total: Tally,
+    pub samples_total: Counter,
     /// Blocks handed over since the start.
-    pub blocks_total: Tally,
+    pub blocks_total: Counter,
     /// Samples sent and not yet seen to be judged.
-    pub samples_in_flight: Tally,
+    pub samples_in_flight: Counter,
 }
 
 /// The analytics thread's end of one lane.
 #[derive(Debug)]
-pub struct LaneEnd {
-    full: Receiver<Box<Block>>,
-    emptied: Sender<Box<Block>>,
+pub struct SampleConsumer {
+    full: Receiver<Box<SampleChunk>>,
+    emptied: Sender<Box<SampleChunk>>,
     closed: Arc<AtomicBool>,
 }
 
 /// A lane whose reader sleeps in `sleeper`.
-pub fn lane(sleeper: Arc<Sleeper>, tallies: Arc<LaneTallies>) -> (Lane, LaneEnd) {
+pub fn lane(
+    sleeper: Arc<Sleeper>,
+    counters: Arc<SampleQueueCounters>,
+) -> (SampleProducer, SampleConsumer) {
     let (full, full_end) = bounded(BLOCKS_MAX);
     let (emptied_end, emptied) = bounded(BLOCKS_MAX);
     let closed = Arc::new(AtomicBool::new(false));
-    let lane = Lane {
+    let lane = SampleProducer {
         full,
         emptied,
         closed: closed.clone(),
@@ -92,12 +95,12 @@ pub fn lane(sleeper: Arc<Sleeper>, tallies: Arc<LaneTallies>) -> (Lane, LaneEnd)
         filling: Box::default(),
         samples_in_flight: 0,
         blocks_in_flight: 0,
-        tallies,
+        counters,
     };
-    (lane, LaneEnd { full: full_end, emptied: emptied_end, closed })
+    (lane, SampleConsumer { full: full_end, emptied: emptied_end, closed })
 }
 
-impl Lane {
+impl SampleProducer {
     /// True when `samples` more can be kept. Asked before any of them is.
     #[inline]
     pub fn has_room(&mut self, samples: usize) -> bool {
@@ -124,7 +127,7 @@ impl Lane {
             && self.blocks_in_flight + blocks <= BLOCKS_MAX
     }
 
-    /// Keeps the samples, in order; full blocks leave at once, the last at [`Lane::send`].
+    /// Keeps the samples, in order; full blocks leave at once, the last at [`SampleProducer::send`].
     #[inline]
     pub fn push(&mut self, batch: &Batch, now: Now) {
         let mut samples = batch.iter();
@@ -142,7 +145,7 @@ impl Lane {
         self.dispatch(now, None);
     }
 
-    /// [`Lane::send`], for a block whose time to the verdict is taken: `sent_ns` is this moment.
+    /// [`SampleProducer::send`], for a block whose time to the verdict is taken: `sent_ns` is this moment.
     pub fn send_timed(&mut self, now: Now, sent_ns: u64) {
         self.dispatch(now, Some(sent_ns));
     }
@@ -160,9 +163,9 @@ impl Lane {
         block.sent_ns = sent_ns;
         self.samples_in_flight += samples;
         self.blocks_in_flight += 1;
-        self.tallies.samples_total.add(samples as u64);
-        self.tallies.blocks_total.add(1);
-        self.tallies.samples_in_flight.set(self.samples_in_flight as u64);
+        self.counters.samples_total.add(samples as u64);
+        self.counters.blocks_total.add(1);
+        self.counters.samples_in_flight.set(self.samples_in_flight as u64);
         // has_room() keeps blocks in flight below the channel's capacity, and the reader outlives us.
         self.full
             .try_send(block)
@@ -181,7 +184,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for SampleProducer {
     /// Says so to a reader that sleeps; the channel itself closes a moment later, too late for that.
     fn drop(&mut self) {
         // Release, for the Acquire in receive(): who sees it sees every block.
@@ -190,27 +193,27 @@ impl Drop for Lane {
     }
 }
 
-impl LaneEnd {
+impl SampleConsumer {
     /// The next block, if one is there. `Err` once the worker has gone and all is read.
     #[inline]
-    pub fn receive(&self) -> Result<Option<Box<Block>>, LaneClosed> {
+    pub fn receive(&self) -> Result<Option<Box<SampleChunk>>, QueueClosed> {
         // Asked first: what is not there after the close will never be.
         let closed = self.closed.load(Ordering::Acquire);
         match self.full.try_recv() {
             Ok(block) => Ok(Some(block)),
             Err(TryRecvError::Empty) if !closed => Ok(None),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Err(LaneClosed),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Err(QueueClosed),
         }
     }
 
-    /// True when [`LaneEnd::receive`] has something to say: a block, or that the worker has gone.
+    /// True when [`SampleConsumer::receive`] has something to say: a block, or that the worker has gone.
     pub fn has_news(&self) -> bool {
         !self.full.is_empty() || self.closed.load(Ordering::Acquire)
     }
 
     /// Gives a block back to its worker once it has been read.
     #[inline]
-    pub fn give_back(&self, block: Box<Block>) {
+    pub fn give_back(&self, block: Box<SampleChunk>) {
         // Err: the worker has gone, and its blocks with it.
         let _ = self.emptied.try_send(block);
     }
@@ -228,12 +231,12 @@ impl LaneEnd {
 
 /// The worker of a lane has gone and everything it sent was read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct LaneClosed;
+pub struct QueueClosed;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{MetricId, Reading};
+    use sigmad_sample::{MetricId, Reading};
 
     fn batch(values: std::ops::Range<usize>) -> Batch {
         let mut batch = Batch::default();
@@ -243,7 +246,7 @@ mod tests {
         batch
     }
 
-    fn values(block: &Block) -> Vec<usize> {
+    fn values(block: &SampleChunk) -> Vec<usize> {
         block.batch.iter().map(|(_, readings)| readings[0].value as usize).collect()
     }
 
@@ -261,7 +264,7 @@ mod tests {
         }
         assert_eq!(seen, (0..BLOCK_SAMPLES + 7).collect::<Vec<_>>());
         drop(lane);
-        assert_eq!(end.receive().err(), Some(LaneClosed));
+        assert_eq!(end.receive().err(), Some(QueueClosed));
     }
 
     #[test]
@@ -303,7 +306,7 @@ mod tests {
                     }
                     Ok(None) if seen == 10_000 => return,
                     Ok(None) => sleeper.park(|| end.has_news()),
-                    Err(LaneClosed) => return,
+                    Err(QueueClosed) => return,
                 }
             }
         });

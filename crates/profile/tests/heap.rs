@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_channel::bounded;
 use mimalloc::MiMalloc;
-use sigmad::profile::heap::{self, Sampled, Site};
+use sigmad_profile::heap::{self, Sampled, Site};
 
 /// So many bytes between two samples that a hundred MB give thousands: 5 % is five standard deviations.
 const MEAN: u32 = 8 * 1024;

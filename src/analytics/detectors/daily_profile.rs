@@ -1,6 +1,6 @@
 //! What is usual at this time of the day: a running mean of every half-hour.
 
-use crate::analytics::detectors::scale::{Conversion, Scale};
+use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
 
 const SLOTS: usize = 48;
 const SLOT_US: i64 = 24 * 60 * 60 * 1_000_000 / SLOTS as i64;
@@ -10,24 +10,24 @@ const RATE_MIN: f32 = 0.05;
 const VISITS_MAX: u8 = 20;
 const _: () = assert!(RATE_MIN * VISITS_MAX as f32 == 1.0);
 
-/// The means of one stream, in its [`Scale`]'s coordinates.
+/// The means of one stream, in its [`Normalizer`]'s coordinates.
 #[derive(Clone, Debug)]
-pub struct Day {
+pub struct DailyProfile {
     means: [f32; SLOTS],
     visits: [u8; SLOTS],
 }
 
-impl Default for Day {
+impl Default for DailyProfile {
     fn default() -> Self {
         Self { means: [0.0; SLOTS], visits: [0; SLOTS] }
     }
 }
 
-impl Day {
+impl DailyProfile {
     /// How far a value lies from the mean of its half-hour (of UTC), in the stream's own units. None on
     /// the first visit.
     #[inline]
-    pub fn error(&mut self, scale: &Scale, timestamp_us: i64, value: f64) -> Option<f32> {
+    pub fn error(&mut self, scale: &Normalizer, timestamp_us: i64, value: f64) -> Option<f32> {
         let slot = Self::slot(timestamp_us);
         let (mean, visits) = (&mut self.means[slot], &mut self.visits[slot]);
         let first = *visits == 0;
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn every_half_hour_has_its_own_mean() {
-        let (mut scale, mut day) = (Scale::default(), Day::default());
+        let (mut scale, mut day) = (Normalizer::default(), DailyProfile::default());
         let mut error = |hour: f64, value: f64| {
             if let Some(conversion) = scale.take(value) {
                 day.convert(conversion);

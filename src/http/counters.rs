@@ -1,27 +1,27 @@
 //! What one worker counts of its connections.
 
 use super::head::Refusal;
-use crate::tally::{Histogram, Tally};
+use sigmad_counters::{Counter, Histogram};
 
 /// Written by one worker, read by the scrape.
 #[derive(Debug)]
-pub struct Tallies {
+pub struct HttpCounters {
     /// Connections taken from the kernel.
-    pub accepted_total: Tally,
+    pub accepted_total: Counter,
     /// Connections open now.
-    pub open: Tally,
+    pub open: Counter,
     /// Closed because no request came for `--idle-timeout`.
-    pub closed_idle_total: Tally,
+    pub closed_idle_total: Counter,
     /// Closed, though idle, to make room for others.
-    pub closed_evicted_total: Tally,
+    pub closed_evicted_total: Counter,
     /// Closed because the client did not take its answer.
-    pub closed_stalled_total: Tally,
+    pub closed_stalled_total: Counter,
     /// Cut at the end of the drain.
-    pub closed_drain_total: Tally,
+    pub closed_drain_total: Counter,
     /// Times that accept failed for want of descriptors or memory.
-    pub accept_failures_total: Tally,
+    pub accept_failures_total: Counter,
     /// Requests refused before any service saw them, in the order of [`Refusal::ALL`].
-    pub refusals: [Tally; Refusal::ALL.len()],
+    pub refusals: [Counter; Refusal::ALL.len()],
     /// From the return of the poller to the read, behind the others of the round. This and what follows is
     /// of the first request of one read in [`super::worker::TIMED_EVERY`], if the round answers it.
     pub turn_ns: Histogram,
@@ -35,17 +35,17 @@ pub struct Tallies {
     pub whole_ns: Histogram,
 }
 
-impl Default for Tallies {
+impl Default for HttpCounters {
     fn default() -> Self {
         Self {
-            accepted_total: Tally::default(),
-            open: Tally::default(),
-            closed_idle_total: Tally::default(),
-            closed_evicted_total: Tally::default(),
-            closed_stalled_total: Tally::default(),
-            closed_drain_total: Tally::default(),
-            accept_failures_total: Tally::default(),
-            refusals: std::array::from_fn(|_| Tally::default()),
+            accepted_total: Counter::default(),
+            open: Counter::default(),
+            closed_idle_total: Counter::default(),
+            closed_evicted_total: Counter::default(),
+            closed_stalled_total: Counter::default(),
+            closed_drain_total: Counter::default(),
+            accept_failures_total: Counter::default(),
+            refusals: std::array::from_fn(|_| Counter::default()),
             turn_ns: Histogram::default(),
             read_ns: Histogram::default(),
             parse_ns: Histogram::default(),

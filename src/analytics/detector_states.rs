@@ -13,7 +13,7 @@ use crate::analytics::detectors::zscore::ZScore;
 use crate::analytics::detectors::{Detector, Kind};
 use crate::analytics::report::Finding;
 use crate::analytics::window::Moments;
-use crate::sample::Verdict;
+use sigmad_sample::Verdict;
 
 /// log₂ of the memories in a chunk: some 800 kB of the largest.
 const CHUNK_BITS: u32 = 8;
@@ -52,7 +52,7 @@ impl Detectors {
 
 /// The place of one stream's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryPlace(NonZeroU32);
+pub struct StateIndex(NonZeroU32);
 
 /// What one detector has of a stream.
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ impl<D: Detector> Slab<D> {
 
 /// The memories of all streams.
 #[derive(Debug)]
-pub struct Memories {
+pub struct DetectorStates {
     detectors: Detectors,
     robust: Option<Slab<Robust>>,
     residual: Option<Slab<Residual>>,
@@ -110,10 +110,10 @@ pub struct Memories {
     pager: Option<Slab<Pager>>,
     /// Places up to here have been taken at least once.
     taken: u32,
-    given_back: Vec<MemoryPlace>,
+    given_back: Vec<StateIndex>,
 }
 
-impl Memories {
+impl DetectorStates {
     /// Of no stream so far.
     pub fn new(detectors: Detectors) -> Self {
         let kinds = &detectors.kinds[..];
@@ -141,13 +141,13 @@ impl Memories {
     }
 
     /// For a new stream. None where no detector keeps anything.
-    pub fn take(&mut self) -> Option<MemoryPlace> {
+    pub fn take(&mut self) -> Option<StateIndex> {
         if !self.keep_any() {
             return None;
         }
         let place = self.given_back.pop().unwrap_or_else(|| {
             self.taken += 1;
-            MemoryPlace(NonZeroU32::new(self.taken).expect("one more than what was there"))
+            StateIndex(NonZeroU32::new(self.taken).expect("one more than what was there"))
         });
         let at = place.at();
         self.robust.iter_mut().for_each(|slab| slab.take(at));
@@ -158,14 +158,14 @@ impl Memories {
     }
 
     /// Forgets a stream; its place will be taken again.
-    pub fn give_back(&mut self, place: MemoryPlace) {
+    pub fn give_back(&mut self, place: StateIndex) {
         self.given_back.push(place);
     }
 
     /// Brings what is remembered of a stream near, while another is judged: samples come from devices in no
     /// order, so most of it lies beyond the core's caches. `benches/judging.py` shows what that saves.
     #[inline]
-    pub fn fetch(&self, place: MemoryPlace) {
+    pub fn fetch(&self, place: StateIndex) {
         let at = place.at();
         self.robust.iter().for_each(|slab| slab.fetch(at));
         self.residual.iter().for_each(|slab| slab.fetch(at));
@@ -182,7 +182,7 @@ impl Memories {
     #[inline]
     pub fn judge(
         &mut self,
-        place: Option<MemoryPlace>,
+        place: Option<StateIndex>,
         before: &Moments,
         timestamp_us: i64,
         value: f64,
@@ -197,7 +197,7 @@ impl Memories {
     #[inline(never)] // the default runs without
     fn observe(
         &mut self,
-        place: MemoryPlace,
+        place: StateIndex,
         timestamp_us: i64,
         value: f64,
         mut verdict: Verdict,
@@ -225,10 +225,10 @@ impl Memories {
     }
 
     /// What each detector that runs said last of a stream, whose verdict is this.
-    pub fn findings(&self, place: Option<MemoryPlace>, verdict: &Verdict) -> Vec<Finding> {
+    pub fn findings(&self, place: Option<StateIndex>, verdict: &Verdict) -> Vec<Finding> {
         let z = self.detectors.zscore.threshold;
         let finding = |&detector: &Kind| {
-            let at = place.map(MemoryPlace::at);
+            let at = place.map(StateIndex::at);
             let threshold = detector.threshold(z);
             let score = match detector {
                 Kind::Zscore => {
@@ -246,7 +246,7 @@ impl Memories {
     }
 }
 
-impl MemoryPlace {
+impl StateIndex {
     const fn at(self) -> usize {
         self.0.get() as usize - 1
     }

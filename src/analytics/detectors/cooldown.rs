@@ -1,4 +1,4 @@
-//! Hold-off: an alarm is worth repeating only when it is clearly louder than what came shortly before.
+//! Cooldown-off: an alarm is worth repeating only when it is clearly louder than what came shortly before.
 
 /// Louder by so much.
 const LOUDER: f32 = 1.1;
@@ -7,14 +7,14 @@ const PARTS: usize = 8;
 
 /// The loudest of the latest past.
 #[derive(Clone, Debug, Default)]
-pub struct Hold {
+pub struct Cooldown {
     loudest: [f32; PARTS],
     part: u8,
     /// How much of the running part is over.
     elapsed: f32,
 }
 
-impl Hold {
+impl Cooldown {
     /// The score if it is louder than everything held, else 0; then it is held. `elapsed` is the part of
     /// the time to hold that has passed since the score before.
     #[inline]
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn only_louder_ones_pass_until_the_time_is_over() {
-        let mut hold = Hold::default();
+        let mut hold = Cooldown::default();
         let step = 1.0 / 80.0;
         assert_eq!(hold.pass(2.0, step), 2.0);
         assert_eq!(hold.pass(2.1, step), 0.0);
@@ -47,7 +47,7 @@ mod tests {
         let passes = (0..200).find(|_| hold.pass(2.0, step) > 0.0);
         // In parts of an eighth, and 2.0 itself is held on the way.
         assert_eq!(passes, None);
-        let mut hold = Hold::default();
+        let mut hold = Cooldown::default();
         hold.pass(2.5, step);
         let quiet = (0..200).find(|_| {
             hold.pass(0.0, step);
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_long_silence_forgets_everything() {
-        let mut hold = Hold::default();
+        let mut hold = Cooldown::default();
         hold.pass(9.0, 0.01);
         hold.pass(0.0, 100.0);
         assert_eq!(hold.pass(1.0, 0.01), 1.0);

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A count that one thread adds to.
 #[derive(Debug, Default)]
-pub struct Tally(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Tally {
+impl Counter {
     /// Adds `n`. Only the owning thread may call this.
     #[inline]
     pub fn add(&self, n: u64) {
@@ -39,15 +39,15 @@ const BUCKETS: usize = ((EXPONENT_MAX - SUB_BITS + 1) << SUB_BITS) as usize + (1
 /// Durations in nanoseconds, in buckets of log₂ × 8.
 #[derive(Debug)]
 pub struct Histogram {
-    buckets: Box<[Tally; BUCKETS]>,
-    sum_ns: Tally,
+    buckets: Box<[Counter; BUCKETS]>,
+    sum_ns: Counter,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
         Self {
-            buckets: Box::new(std::array::from_fn(|_| Tally::default())),
-            sum_ns: Tally::default(),
+            buckets: Box::new(std::array::from_fn(|_| Counter::default())),
+            sum_ns: Counter::default(),
         }
     }
 }
@@ -88,7 +88,7 @@ impl Counts {
     pub fn since(&self, earlier: &Self) -> Self {
         let buckets = self.buckets.iter().zip(&earlier.buckets);
         Self {
-            // Wrapping, as the tallies do.
+            // Wrapping, as the counters do.
             buckets: buckets.map(|(now, then)| now.wrapping_sub(*then)).collect(),
             sum_ns: self.sum_ns.wrapping_sub(earlier.sum_ns),
         }

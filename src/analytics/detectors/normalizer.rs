@@ -34,7 +34,7 @@ impl Conversion {
 
 /// Running mean and deviation: m += a(x − m), s² = (1 − a)(s² + a(x − m)²), a = max(1/n, 1e-4).
 #[derive(Clone, Debug)]
-pub struct Scale {
+pub struct Normalizer {
     mean: f64,
     variance: f64,
     origin: f64,
@@ -44,13 +44,13 @@ pub struct Scale {
     inverse: f32,
 }
 
-impl Default for Scale {
+impl Default for Normalizer {
     fn default() -> Self {
         Self { mean: 0.0, variance: 0.0, origin: 0.0, per_unit: 1.0, count: 0, inverse: 0.0 }
     }
 }
 
-impl Scale {
+impl Normalizer {
     /// How many values it has taken, as far as it counts.
     #[inline]
     pub fn count(&self) -> u32 {
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn places_keep_their_distances_through_every_conversion() {
-        let mut scale = Scale::default();
+        let mut scale = Normalizer::default();
         let mut kept: Vec<(f64, f32)> = Vec::new();
         let mut conversions = 0;
         for i in 0..200_000u32 {
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn without_spread_there_is_no_distance() {
-        let mut scale = Scale::default();
+        let mut scale = Normalizer::default();
         for _ in 0..100 {
             assert_eq!(scale.take(0.1), None);
             assert_eq!((scale.inverse(), scale.at(0.1)), (0.0, 0.0));

@@ -174,13 +174,13 @@ impl Drop for Session {
 
 /// Holds the signals of the samplers back from this thread as long as it lives, for calls that give up when
 /// they are interrupted. What came meanwhile comes then, so no CPU time goes missing.
-pub struct Undisturbed {
+pub struct SignalsBlocked {
     before: libc::sigset_t,
     /// A mask is its thread's.
     _stays: PhantomData<*const ()>,
 }
 
-impl Undisturbed {
+impl SignalsBlocked {
     /// From now on.
     pub fn begin() -> Self {
         let mut held = MaybeUninit::<libc::sigset_t>::uninit();
@@ -197,7 +197,7 @@ impl Undisturbed {
     }
 }
 
-impl Drop for Undisturbed {
+impl Drop for SignalsBlocked {
     fn drop(&mut self) {
         // SAFETY: the mask that this thread had.
         unsafe {

@@ -3,8 +3,8 @@
 //! The long past is 64 values, one in 32 of the last two thousand (all, while there are fewer), so that
 //! neither a day's wave nor a day's trouble moves the medians. They are found when the sample changes.
 
+use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
 use crate::analytics::detectors::ranked::Ranked;
-use crate::analytics::detectors::scale::{Conversion, Scale};
 
 /// Values in the sample.
 const SAMPLE: usize = 64;
@@ -15,20 +15,20 @@ const COUNT_MIN: usize = 30;
 /// What a stream without any spread is left by.
 const DISTANCE_MAX: f32 = 1e3;
 
-/// The level of one stream, in its [`Scale`]'s coordinates.
+/// The level of one stream, in its [`Normalizer`]'s coordinates.
 #[derive(Clone, Debug, Default)]
-pub struct Level {
+pub struct RobustBaseline {
     sample: Ranked<f32, SAMPLE>,
     median: f32,
     /// Median distance from it, or the mean one where that is 0.
     spread: f32,
 }
 
-impl Level {
+impl RobustBaseline {
     /// The distance from the level in median distances; then the value may enter the sample. The scale
     /// has taken the value.
     #[inline]
-    pub fn distance(&mut self, scale: &Scale, value: f64) -> f32 {
+    pub fn distance(&mut self, scale: &Normalizer, value: f64) -> f32 {
         let at = scale.at(value);
         let apart = (at - self.median).abs();
         let distance = if self.sample.count() < COUNT_MIN || apart == 0.0 {

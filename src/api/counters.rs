@@ -3,7 +3,7 @@
 
 use super::routes::{LABELS, Label};
 use crate::http::message::Method;
-use crate::tally::{Histogram, Tally};
+use sigmad_counters::{Counter, Histogram};
 
 /// Every status that this module answers with.
 pub const CODES: [u16; 12] = [200, 202, 400, 401, 403, 404, 405, 409, 413, 429, 500, 503];
@@ -18,14 +18,14 @@ pub const METHODS: [(Method, &str); 4] = [
 
 /// The requests of one thread.
 #[derive(Debug)]
-pub struct RequestTallies {
-    counts: Box<[[[Tally; CODES.len()]; METHODS.len()]; LABELS]>,
+pub struct RequestCounters {
+    counts: Box<[[[Counter; CODES.len()]; METHODS.len()]; LABELS]>,
     durations: [Histogram; LABELS],
 }
 
-impl Default for RequestTallies {
+impl Default for RequestCounters {
     fn default() -> Self {
-        let code = |_| Tally::default();
+        let code = |_| Counter::default();
         let method = |_| std::array::from_fn(code);
         Self {
             counts: Box::new(std::array::from_fn(|_| std::array::from_fn(method))),
@@ -34,7 +34,7 @@ impl Default for RequestTallies {
     }
 }
 
-impl RequestTallies {
+impl RequestCounters {
     /// Counts one answer. Only the owning thread may call this.
     #[inline]
     pub fn count(&self, label: Label, method: Method, status: u16) {
@@ -70,21 +70,21 @@ const _: () = assert!(CODES[CODES.len() - 2] == 500);
 
 /// The requests and samples of one worker.
 #[derive(Debug, Default)]
-pub struct RouterTallies {
+pub struct RouterCounters {
     /// Requests answered by the worker itself.
-    pub requests: RequestTallies,
+    pub requests: RequestCounters,
     /// POSTs to the paths that take samples.
-    pub ingest_requests_total: Tally,
+    pub ingest_requests_total: Counter,
     /// Samples kept.
-    pub accepted_total: Tally,
+    pub accepted_total: Counter,
     /// Samples refused because they are wrong.
-    pub invalid_total: Tally,
+    pub invalid_total: Counter,
     /// Samples refused for want of room for another stream.
-    pub no_room_total: Tally,
+    pub no_room_total: Counter,
     /// Good samples refused with their request because the queue was full.
-    pub queue_full_total: Tally,
+    pub queue_full_total: Counter,
     /// Reads refused because the readers had too many waiting.
-    pub reads_refused_total: Tally,
+    pub reads_refused_total: Counter,
     /// Body to samples, of timed requests.
     pub decode_ns: Histogram,
     /// Samples to the analytics thread's queue, of timed requests.
@@ -104,10 +104,10 @@ mod tests {
 
     #[test]
     fn answers_are_counted_where_they_belong() {
-        let tallies = RequestTallies::default();
+        let counters = RequestCounters::default();
         for (code, status) in CODES.iter().enumerate() {
-            tallies.count(Label::OTHER, Method::Other, *status);
-            assert_eq!(tallies.answered(Label::OTHER, Method::Other as usize, code), 1);
+            counters.count(Label::OTHER, Method::Other, *status);
+            assert_eq!(counters.answered(Label::OTHER, Method::Other as usize, code), 1);
         }
     }
 }

@@ -20,7 +20,7 @@ const PINNED_CORES_MIN: usize = 4;
 
 /// Which threads run where.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layout {
+pub struct Placement {
     /// One for each worker: its core, or None for wherever the kernel likes.
     pub worker_cores: Vec<Option<usize>>,
     /// The core of the analytics thread.
@@ -63,7 +63,7 @@ pub enum PinReason {
     CoresUnknown,
 }
 
-impl Layout {
+impl Placement {
     /// How many workers.
     pub fn workers(&self) -> usize {
         self.worker_cores.len()
@@ -71,7 +71,7 @@ impl Layout {
 }
 
 /// Decides for a machine; `workers` 0 leaves their number to us.
-pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Layout {
+pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
     let (workers, workers_reason) = match workers {
         0 => workers_for(machine),
         asked => (asked, WorkersReason::Asked),
@@ -89,7 +89,7 @@ pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Layout {
     };
     // Workers first, analytics after them; round robin where `on` asks for more than there is.
     let core_of = |thread: usize| is_pinned.then(|| machine.cores[thread % machine.cores.len()]);
-    Layout {
+    Placement {
         worker_cores: (0..workers).map(core_of).collect(),
         analytics_core: core_of(workers),
         workers_reason,

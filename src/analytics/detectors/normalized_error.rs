@@ -18,7 +18,7 @@ pub const RATIO_MAX: f32 = 12.0;
 
 /// The errors of one stream.
 #[derive(Clone, Debug, Default)]
-pub struct Ratio {
+pub struct NormalizedError {
     mean: f32,
     /// Of error over mean; 0 until it starts.
     quantile: f32,
@@ -26,7 +26,7 @@ pub struct Ratio {
     count: f32,
 }
 
-impl Ratio {
+impl NormalizedError {
     /// The error over what one in fifty exceeds, 0 to 12; then it is one of the errors.
     #[inline]
     pub fn judge(&mut self, error: f32) -> f32 {
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn one_error_in_fifty_is_above_one() {
-        let mut ratio = Ratio::default();
+        let mut ratio = NormalizedError::default();
         let mut state = 1u32;
         let mut above = 0;
         for i in 0..200_000 {
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn no_errors_are_no_trouble() {
-        let mut ratio = Ratio::default();
+        let mut ratio = NormalizedError::default();
         for _ in 0..1_000 {
             assert_eq!(ratio.judge(0.0), 0.0);
         }

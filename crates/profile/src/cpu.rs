@@ -11,7 +11,7 @@ use super::samples::Samples;
 use super::symbols::Symbols;
 use super::timer::Timers;
 use super::unwind::Unwinder;
-use crate::clock::Clock;
+use sigmad_clock::Clock;
 
 /// Between two looks at what was sampled: the rings of perf hold as much at 1,000 Hz.
 const LOOK: Duration = Duration::from_millis(4);

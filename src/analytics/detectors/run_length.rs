@@ -17,14 +17,14 @@ const COUNT_MAX: f32 = 1e4;
 
 /// The spells of one stream.
 #[derive(Clone, Debug, Default)]
-pub struct Spell {
+pub struct RunLength {
     length: u32,
     /// Of those that are over.
     longest: f32,
     count: f32,
 }
 
-impl Spell {
+impl RunLength {
     /// Another value, in the running spell or the first of the next. Where a length is reached that is
     /// worth saying, −log₁₀ of how rare that is, else 0.
     #[inline]
@@ -53,7 +53,7 @@ mod tests {
 
     /// The lengths at which a spell of 1,000 is remarked upon, after `count` of `length`.
     fn said(count: usize, length: usize) -> Vec<(usize, f32)> {
-        let mut spell = Spell::default();
+        let mut spell = RunLength::default();
         for value in 0..count * length {
             spell.surprise(value % length > 0);
         }
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_constant_stream_is_no_spell_of_anything() {
-        let mut spell = Spell::default();
+        let mut spell = RunLength::default();
         assert!((0..100_000).all(|_| spell.surprise(true) == 0.0));
         assert_eq!(spell.surprise(false), 0.0);
         // One other value, and it goes on.

@@ -47,7 +47,7 @@ const _: () = assert!(BYTES_MAX <= u16::MAX as usize);
 
 /// One sound head; none at first.
 #[derive(Debug)]
-pub struct KnownHead {
+pub struct HeadCache {
     bytes: Vec<u8>,
     method: Method,
     path: Span,
@@ -62,7 +62,7 @@ pub struct KnownHead {
     misses: u32,
 }
 
-impl Default for KnownHead {
+impl Default for HeadCache {
     fn default() -> Self {
         Self {
             bytes: Vec::new(),
@@ -81,7 +81,7 @@ impl Default for KnownHead {
     }
 }
 
-impl KnownHead {
+impl HeadCache {
     /// The length of the head, if `data` starts with it.
     #[inline]
     pub fn find(&self, data: &[u8]) -> Option<usize> {
@@ -89,7 +89,7 @@ impl KnownHead {
         is_known.then_some(self.bytes.len())
     }
 
-    /// What those bytes say, which [`KnownHead::find`] has found to be the known ones.
+    /// What those bytes say, which [`HeadCache::find`] has found to be the known ones.
     #[inline]
     pub fn recall<'h, 'b>(
         &self,
@@ -188,7 +188,7 @@ mod tests {
     ];
 
     /// What is read the usual way, and what is known of it afterwards.
-    fn read(known: &mut KnownHead, data: &[u8]) -> String {
+    fn read(known: &mut HeadCache, data: &[u8]) -> String {
         let length = find_end(data, &mut Search::default(), 16_384).expect("sound").expect("whole");
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let head = parse(&data[..length], &mut slots, 1_000).expect("sound");
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn what_is_recalled_is_what_would_be_read() {
         for text in HEADS {
-            let mut known = KnownHead::default();
+            let mut known = HeadCache::default();
             assert_eq!(known.find(text.as_bytes()), None);
             let expected = read(&mut known, text.as_bytes());
             // Other bytes at another place, with a body behind.
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn one_miss_in_sixteen_is_a_lesson() {
-        let mut known = KnownHead::default();
+        let mut known = HeadCache::default();
         read(&mut known, HEADS[0].as_bytes());
         for _ in 1..MISSES_PER_LESSON {
             read(&mut known, HEADS[3].as_bytes());
@@ -237,7 +237,7 @@ mod tests {
         let latin = "GET / HTTP/1.1\r\nHost: x\r\nA: é\r\n\r\n".to_owned();
         let secret = "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s\r\n\r\n".to_owned();
         for text in [many, long, unwritten, latin, secret] {
-            let mut known = KnownHead::default();
+            let mut known = HeadCache::default();
             read(&mut known, text.as_bytes());
             assert_eq!(known.find(text.as_bytes()), None, "{text}");
         }

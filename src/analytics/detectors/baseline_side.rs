@@ -1,29 +1,35 @@
 //! On which side of the usual a stream is, by the time of the day.
 //!
-//! The usual is the mean of the half-hour ([`Day`]) as it was when that began: within it the mean comes
+//! The usual is the mean of the half-hour ([`DailyProfile`]) as it was when that began: within it the mean comes
 //! to know today alone.
 
-use crate::analytics::detectors::day::Day;
-use crate::analytics::detectors::scale::{Conversion, Scale};
+use crate::analytics::detectors::daily_profile::DailyProfile;
+use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
 
 /// Nearer than so many deviations is on neither side.
 const APART: f32 = 0.3;
 
 /// Where one stream is.
 #[derive(Clone, Debug, Default)]
-pub struct Side {
-    /// In its [`Scale`]'s coordinates. None on the first day.
+pub struct BaselineSide {
+    /// In its [`Normalizer`]'s coordinates. None on the first day.
     usual: Option<f32>,
     slot: u8,
     /// 1 above, −1 below, 0 near it.
     side: i8,
 }
 
-impl Side {
+impl BaselineSide {
     /// Whether a value stays on the side where the one before it was. The day has not seen it, the scale has.
     #[inline]
-    pub fn stays(&mut self, day: &Day, scale: &Scale, timestamp_us: i64, value: f64) -> bool {
-        let slot = Day::slot(timestamp_us);
+    pub fn stays(
+        &mut self,
+        day: &DailyProfile,
+        scale: &Normalizer,
+        timestamp_us: i64,
+        value: f64,
+    ) -> bool {
+        let slot = DailyProfile::slot(timestamp_us);
         if slot != usize::from(self.slot) {
             self.slot = slot as u8;
             self.usual = day.usual(slot);
@@ -46,7 +52,8 @@ mod tests {
 
     #[test]
     fn the_usual_is_that_of_the_days_before() {
-        let (mut scale, mut day, mut side) = (Scale::default(), Day::default(), Side::default());
+        let (mut scale, mut day, mut side) =
+            (Normalizer::default(), DailyProfile::default(), BaselineSide::default());
         let mut stays = |minute: i64, value: f64| {
             if let Some(conversion) = scale.take(value) {
                 day.convert(conversion);

@@ -11,14 +11,14 @@ const INTERVAL_MAX_S: f32 = 86_400.0;
 
 /// The pace of one stream, by its timestamps.
 #[derive(Clone, Debug, Default)]
-pub struct Pace {
+pub struct SampleInterval {
     last_us: i64,
     count: u32,
     /// Mean seconds between values.
     interval_s: f32,
 }
 
-impl Pace {
+impl SampleInterval {
     /// Seconds since the value before: none before the first and when clocks go back, a long gap as a
     /// few usual intervals.
     #[inline]
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_interval_is_the_usual_one() {
-        let mut pace = Pace::default();
+        let mut pace = SampleInterval::default();
         for minute in 0..1_000i64 {
             let elapsed = pace.elapsed_s(1_700_000_000_000_000 + minute * 60_000_000);
             assert_eq!(elapsed, if minute == 0 { 0.0 } else { 60.0 });

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::handover::Sleeper;
-use crate::sample::{DeviceId, MetricId};
-use crate::tally::Tally;
+use crate::sample_queue::Sleeper;
+use sigmad_counters::Counter;
+use sigmad_sample::{DeviceId, MetricId};
 
 /// Readings in one block at most: what a few hundred samples have.
 pub const BLOCK_READINGS_MAX: usize = 512;
@@ -176,7 +176,7 @@ pub struct SharedMetric {
 
 /// What the store tells analytics.
 #[derive(Clone, Debug, PartialEq)]
-pub enum FromStore {
+pub enum ReplicaUpdate {
     /// What other replicas have changed. What is told while samples of ours are on their way has to be
     /// told again once they are written: only then is their place among the others' known.
     Windows(Vec<SharedWindows>),
@@ -222,16 +222,16 @@ impl Held {
 
 /// What is counted at the analytics thread's end.
 #[derive(Debug, Default)]
-pub struct OutletTallies {
+pub struct JudgedQueueCounters {
     /// Samples handed to the store.
-    pub samples_total: Tally,
+    pub samples_total: Counter,
     /// Samples dropped because the store took none for too long.
-    pub dropped_total: Tally,
+    pub dropped_total: Counter,
 }
 
 /// The analytics thread's end.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct JudgedProducer {
     full: Sender<Box<Judged>>,
     /// The store's own receiver: the oldest block can be taken back.
     oldest: Receiver<Box<Judged>>,
@@ -239,19 +239,19 @@ pub struct Outlet {
     held: Arc<Held>,
     filling: Box<Judged>,
     /// What the store tells.
-    pub shared: Receiver<FromStore>,
-    tallies: Arc<OutletTallies>,
+    pub shared: Receiver<ReplicaUpdate>,
+    counters: Arc<JudgedQueueCounters>,
 }
 
 /// The store's end.
 #[derive(Debug)]
-pub struct Inlet {
+pub struct JudgedConsumer {
     /// Blocks to take; closed once analytics has gone and all were taken.
     pub full: Receiver<Box<Judged>>,
     emptied: Sender<Box<Judged>>,
     /// How much the store holds.
     pub held: Arc<Held>,
-    shared: Sender<FromStore>,
+    shared: Sender<ReplicaUpdate>,
     sleeper: Arc<Sleeper>,
 }
 
@@ -259,26 +259,29 @@ pub struct Inlet {
 pub fn exchange(
     bytes_max: usize,
     sleeper: Arc<Sleeper>,
-    tallies: Arc<OutletTallies>,
-) -> (Outlet, Inlet) {
+    counters: Arc<JudgedQueueCounters>,
+) -> (JudgedProducer, JudgedConsumer) {
     let held = Arc::new(Held::new(bytes_max));
     // Places for as many as there can ever be: an unbounded queue would ask for memory as it goes.
     let (full, taken) = bounded(held.blocks_max());
     let (emptied_end, emptied) = bounded(SPARE_BLOCKS_MAX);
     let (shared_end, shared) = bounded(SHARED_WAITING_MAX);
-    let outlet = Outlet {
+    let outlet = JudgedProducer {
         full,
         oldest: taken.clone(),
         emptied,
         held: held.clone(),
         filling: Box::default(),
         shared,
-        tallies,
+        counters,
     };
-    (outlet, Inlet { full: taken, emptied: emptied_end, held, shared: shared_end, sleeper })
+    (
+        outlet,
+        JudgedConsumer { full: taken, emptied: emptied_end, held, shared: shared_end, sleeper },
+    )
 }
 
-impl Outlet {
+impl JudgedProducer {
     /// The block that takes a sample of `readings` more; a full one leaves first.
     #[inline]
     pub fn block(&mut self, readings: usize) -> &mut Judged {
@@ -312,18 +315,18 @@ impl Outlet {
         while self.full.len() >= self.held.blocks_max() {
             // Err: the store has just made room.
             let Ok(mut oldest) = self.oldest.try_recv() else { break };
-            self.tallies.dropped_total.add(oldest.len() as u64);
+            self.counters.dropped_total.add(oldest.len() as u64);
             oldest.clear();
             dropped = Some(oldest);
         }
         let empty = dropped.or_else(|| self.emptied.try_recv().ok());
         let block = std::mem::replace(&mut self.filling, empty.unwrap_or_default());
-        self.tallies.samples_total.add(block.len() as u64);
+        self.counters.samples_total.add(block.len() as u64);
         self.full.try_send(block).expect("room was made, and this end holds a receiver too");
     }
 }
 
-impl Inlet {
+impl JudgedConsumer {
     /// Gives a block back once its samples were taken.
     pub fn give_back(&self, mut block: Box<Judged>) {
         block.clear();
@@ -334,7 +337,7 @@ impl Inlet {
     }
 
     /// Tells analytics. False once it has gone.
-    pub fn tell(&self, news: FromStore) -> bool {
+    pub fn tell(&self, news: ReplicaUpdate) -> bool {
         let told = self.shared.send(news).is_ok();
         self.sleeper.wake();
         told
@@ -345,13 +348,13 @@ impl Inlet {
 mod tests {
     use super::*;
 
-    fn ends(bytes_max: usize) -> (Outlet, Inlet, Arc<OutletTallies>) {
-        let tallies = Arc::<OutletTallies>::default();
-        let (outlet, inlet) = exchange(bytes_max, Arc::default(), tallies.clone());
-        (outlet, inlet, tallies)
+    fn ends(bytes_max: usize) -> (JudgedProducer, JudgedConsumer, Arc<JudgedQueueCounters>) {
+        let counters = Arc::<JudgedQueueCounters>::default();
+        let (outlet, inlet) = exchange(bytes_max, Arc::default(), counters.clone());
+        (outlet, inlet, counters)
     }
 
-    fn fill(outlet: &mut Outlet, time_us: i64, readings: u16) {
+    fn fill(outlet: &mut JudgedProducer, time_us: i64, readings: u16) {
         let block = outlet.block(usize::from(readings));
         for at in 0..readings {
             block.draft(JudgedReading {
@@ -372,12 +375,12 @@ mod tests {
         });
     }
 
-    fn send(outlet: &mut Outlet, time_us: i64) {
+    fn send(outlet: &mut JudgedProducer, time_us: i64) {
         fill(outlet, time_us, 1);
         outlet.send();
     }
 
-    fn times(inlet: &Inlet) -> Vec<i64> {
+    fn times(inlet: &JudgedConsumer) -> Vec<i64> {
         let mut times = Vec::new();
         for block in inlet.full.try_iter() {
             times.extend(block.iter().map(|(sample, _)| sample.time_us));
@@ -388,7 +391,7 @@ mod tests {
 
     #[test]
     fn samples_keep_their_readings_and_full_blocks_leave_at_once() {
-        let (mut outlet, inlet, tallies) = ends(1 << 20);
+        let (mut outlet, inlet, counters) = ends(1 << 20);
         for sample in 0..BLOCK_SAMPLES_MAX as i64 + 1 {
             fill(&mut outlet, sample, 1);
         }
@@ -411,8 +414,8 @@ mod tests {
             }
         }
         assert_eq!(samples, BLOCK_SAMPLES_MAX + 1 + wide);
-        assert_eq!(tallies.samples_total.get(), samples as u64);
-        assert_eq!(tallies.dropped_total.get(), 0);
+        assert_eq!(counters.samples_total.get(), samples as u64);
+        assert_eq!(counters.dropped_total.get(), 0);
     }
 
     #[test]
@@ -430,10 +433,10 @@ mod tests {
 
     #[test]
     fn past_the_bound_the_oldest_go_and_are_counted() {
-        let (mut outlet, inlet, tallies) = ends(4 * BLOCK_BYTES);
+        let (mut outlet, inlet, counters) = ends(4 * BLOCK_BYTES);
         // A send that waited would wait for ever: nobody takes anything.
         (0..10_000).for_each(|time_us| send(&mut outlet, time_us));
-        assert_eq!(tallies.dropped_total.get(), 9_996);
+        assert_eq!(counters.dropped_total.get(), 9_996);
         assert_eq!(times(&inlet), [9_996, 9_997, 9_998, 9_999]);
         inlet.held.set(BLOCK_BYTES);
         (0..4).for_each(|time_us| send(&mut outlet, time_us));
@@ -442,16 +445,16 @@ mod tests {
         inlet.held.set(usize::MAX);
         (0..4).for_each(|time_us| send(&mut outlet, time_us));
         assert_eq!(times(&inlet), [2, 3]);
-        assert_eq!(tallies.samples_total.get(), 10_008);
-        assert_eq!(tallies.dropped_total.get(), 9_999);
+        assert_eq!(counters.samples_total.get(), 10_008);
+        assert_eq!(counters.dropped_total.get(), 9_999);
     }
 
     #[test]
     fn a_full_store_leaves_room_for_what_is_on_its_way() {
-        let (mut outlet, inlet, tallies) = ends(64 * BLOCK_BYTES);
+        let (mut outlet, inlet, counters) = ends(64 * BLOCK_BYTES);
         inlet.held.set(inlet.held.store_bytes_max());
         (0..4).for_each(|time_us| send(&mut outlet, time_us));
-        assert_eq!((times(&inlet), tallies.dropped_total.get()), (vec![0, 1, 2, 3], 0));
+        assert_eq!((times(&inlet), counters.dropped_total.get()), (vec![0, 1, 2, 3], 0));
     }
 
     #[test]
@@ -472,24 +475,24 @@ mod tests {
 
     #[test]
     fn no_block_goes_for_one_that_has_room_left() {
-        let (mut outlet, inlet, tallies) = ends(1);
+        let (mut outlet, inlet, counters) = ends(1);
         for time_us in 0..2 {
             fill(&mut outlet, time_us, 1);
             assert!(outlet.send_if_taken());
         }
         fill(&mut outlet, 2, 1);
         assert!(!outlet.send_if_taken(), "two places are taken");
-        assert_eq!((inlet.full.len(), tallies.dropped_total.get()), (2, 0));
+        assert_eq!((inlet.full.len(), counters.dropped_total.get()), (2, 0));
     }
 
     #[test]
     fn each_end_sees_that_the_other_has_gone() {
         let (mut outlet, inlet, _) = ends(1 << 20);
-        assert!(inlet.tell(FromStore::SyncedAt(5)));
-        assert_eq!(outlet.shared.try_recv(), Ok(FromStore::SyncedAt(5)));
+        assert!(inlet.tell(ReplicaUpdate::SyncedAt(5)));
+        assert_eq!(outlet.shared.try_recv(), Ok(ReplicaUpdate::SyncedAt(5)));
         send(&mut outlet, 1);
         drop(outlet);
-        assert!(!inlet.tell(FromStore::SyncedAt(6)));
+        assert!(!inlet.tell(ReplicaUpdate::SyncedAt(6)));
         assert_eq!(inlet.full.iter().count(), 1, "what was sent is there, then comes the end");
 
         let (mut outlet, inlet, _) = ends(1 << 20);

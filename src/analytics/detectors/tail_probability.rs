@@ -21,7 +21,7 @@ const SURPRISE_MAX: f32 = 12.0;
 
 /// The past of one number, 0 and up.
 #[derive(Clone, Debug)]
-pub struct Tail {
+pub struct TailProbability {
     bins: [u16; BINS],
     count: u16,
     max: f32,
@@ -30,13 +30,13 @@ pub struct Tail {
     above_usual: u16,
 }
 
-impl Default for Tail {
+impl Default for TailProbability {
     fn default() -> Self {
         Self { bins: [0; BINS], count: 0, max: 0.0, usual: 0, above_usual: 0 }
     }
 }
 
-impl Tail {
+impl TailProbability {
     /// −log₁₀ of the share of the past that reached `value`, 0 to 12; then it is past, too.
     #[inline]
     pub fn surprise(&mut self, value: f32) -> f32 {
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_surprise_is_the_share_of_the_past_that_came_as_far() {
-        let mut tail = Tail::default();
+        let mut tail = TailProbability::default();
         // 1 to 1000, well mixed.
         for i in 0..10_000u32 {
             tail.surprise(((i * 617) % 1_000 + 1) as f32 / 100.0);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_bar_of_what_is_usual_is_where_a_count_puts_it() {
-        let mut tail = Tail::default();
+        let mut tail = TailProbability::default();
         let mut state = 1u32;
         for i in 0..60_000u32 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_first_values_and_the_extremes_of_floats_are_taken() {
-        let mut tail = Tail::default();
+        let mut tail = TailProbability::default();
         for value in [0.0, 1e-40, 3e38, 0.0, 1.0] {
             assert_eq!(tail.surprise(value), 0.0);
         }

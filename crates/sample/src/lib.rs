@@ -1,7 +1,9 @@
 //! The words everyone shares: sample, reading, batch, verdict, and the ids that stand for names.
 //!
 //! Data only. A [`Batch`] has passed the decoder's checks: every value is finite, at most
-//! [`VALUE_MAX`] in magnitude, and every id was given out by the [`registry`](crate::registry).
+//! [`VALUE_MAX`] in magnitude, and every id was given out by the registry of the server.
+
+pub mod number;
 
 /// Larger magnitudes are refused: their squares would leave no digits for the rest of a window.
 pub const VALUE_MAX: f64 = 1e15;

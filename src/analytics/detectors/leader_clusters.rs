@@ -37,20 +37,20 @@ pub struct Habit {
 
 /// The centres of points in D dimensions.
 #[derive(Clone, Debug)]
-pub struct Leaders<const D: usize> {
+pub struct LeaderClusters<const D: usize> {
     centres: [[f32; CENTRES]; D],
     /// 0 where there is no centre yet.
     weights: [f32; CENTRES],
     gain: f32,
 }
 
-impl<const D: usize> Default for Leaders<D> {
+impl<const D: usize> Default for LeaderClusters<D> {
     fn default() -> Self {
         Self { centres: [[NOWHERE; CENTRES]; D], weights: [0.0; CENTRES], gain: 1.0 }
     }
 }
 
-impl<const D: usize> Leaders<D> {
+impl<const D: usize> LeaderClusters<D> {
     /// The root mean square distance from `point` to the nearest known centre, in deviations (0 while
     /// nothing is known); then the point is a visit. `inverse` is one over the deviation, 0 of none.
     #[inline]
@@ -256,7 +256,7 @@ mod tests {
         fn distances_are_those_of_the_plain_rule(
             points in prop::collection::vec((0.0..7.0f32, 0.0..7.0f32), 1..400),
         ) {
-            let mut leaders = Leaders::<2>::default();
+            let mut leaders = LeaderClusters::<2>::default();
             let mut naive = Naive { gain: 1.0, ..Naive::default() };
             for (x, y) in points {
                 let (got, expected) = (leaders.visit(HABIT, [x, y], 1.0), naive.visit([x, y]));
@@ -272,7 +272,7 @@ mod tests {
     /// Far enough to fill the table, and far beyond the first close choice.
     #[test]
     fn the_table_fills_and_forgets() {
-        let mut leaders = Leaders::<2>::default();
+        let mut leaders = LeaderClusters::<2>::default();
         let mut naive = Naive { gain: 1.0, ..Naive::default() };
         for i in 0..200u32 {
             // A grid of spacing 1, a little off it, each place once in forty.
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn what_is_not_visited_again_is_forgotten() {
-        let mut leaders = Leaders::<1>::default();
+        let mut leaders = LeaderClusters::<1>::default();
         assert_eq!(leaders.visit(HABIT, [0.0], 1.0), 0.0);
         assert_eq!(leaders.visit(HABIT, [5.0], 1.0), 5.0);
         assert_eq!(leaders.clone().visit(HABIT, [5.0], 1.0), 0.0);
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn weights_stay_finite_for_ever() {
-        let mut leaders = Leaders::<1>::default();
+        let mut leaders = LeaderClusters::<1>::default();
         let quick = Habit { reach: 0.4, fading: 0.5 };
         for i in 0..10_000 {
             leaders.visit(quick, [(i % 3) as f32], 1.0);
