@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts perf-numbers dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
+SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
 # What needs containers and CPU quotas, and so a machine that allows them.
 VERIFY_SUITES := autoscaler container
 
@@ -61,6 +61,9 @@ scripts: ## suite: shell, Python and YAML
 	shellcheck scripts/*.sh k8s/*.sh load/*.sh .ci/run
 	ruff check benches k8s load tests
 	yamllint --strict .yamllint.yml k8s compose docker-compose.yml
+
+markdown: ## suite: links, paths and make targets named in the documents exist
+	tests/markdown.py
 
 dockerfile: ## suite: Dockerfile
 	hadolint Dockerfile

@@ -183,7 +183,7 @@ pub enum Pin {
 pub enum Engine {
     /// sigmad's own.
     Native,
-    /// may_minihttp, with the limits listed in the README.
+    /// may_minihttp, with the limits listed in docs/ENGINES.md.
     May,
 }
 

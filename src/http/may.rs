@@ -31,7 +31,7 @@ use super::counters::HttpCounters;
 use super::message::Service;
 use sigmad_clock::Clock;
 
-/// What a user must know before choosing this engine; printed at start, and the table of the README.
+/// What a user must know before choosing this engine; printed at start, and the table of docs/ENGINES.md.
 pub const KNOWN_LIMITS: &[&str] = &[
     "more than 16 header fields, or a head it can't parse: closed without an answer, and answers not yet sent are lost",
     "no chunked request bodies: 501",
@@ -168,9 +168,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_lists_every_known_limit_and_no_other() {
-        let (_, table) =
-            include_str!("../../README.md").split_once("known limits |").expect("the table");
+    fn the_documentation_lists_every_known_limit_and_no_other() {
+        let document = include_str!("../../docs/ENGINES.md");
+        let (_, table) = document.split_once("known limits |").expect("the table");
         let rows = table.lines().skip(2).take_while(|row| row.starts_with('|'));
         let listed: Vec<_> = rows.filter_map(|row| row.split('|').nth(1)).map(str::trim).collect();
         assert_eq!(listed, KNOWN_LIMITS);

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""The documents name only what exists: links, headings, paths and make targets.
+
+`make markdown` runs it on every Markdown file of the project, except generated ones and those of others.
+A page with one fault of each kind comes first: each must be found.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Written by programs, or copied with data.
+SKIPPED = ("benches/record/", "tests/detection/", "docs/detection/")
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)|(?:src|srcset)=\"([^\"]+)\"")
+CODE = re.compile(r"`([^`\n]+)`")
+MAKE = re.compile(r"(?:^|[`$\s])make ([a-z][a-z-]*)\b")
+# A path from the root of the repository: one of its folders, then more.
+FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"target"}
+PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(sorted(map(re.escape, FOLDERS)))})/[\w./*{{}},-]*)")
+
+
+FAULTY = """
+[a](nosuch.md) [b](#nosuch) [c](README.md#nosuch) `src/nosuch.rs` `tests/nosuch*.py` `src/{lib,nosuch}.rs`
+
+```console
+$ make nosuch
+```
+"""
+
+
+def documents() -> list[Path]:
+    command = ["git", "ls-files", "-co", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout.split()
+    return [ROOT / name for name in listed if not name.startswith(SKIPPED) and (ROOT / name).exists()]
+
+
+def anchors(text: str) -> set[str]:
+    """Those that GitHub makes of the headings."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title)).strip().lower().replace(" ", "-") for title in titles}
+
+
+def broken_links(text: str, folder: Path) -> list[str]:
+    bad = []
+    for found in LINK.finditer(FENCE.sub("", text)):
+        target = found.group(1) or found.group(2)
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        to = folder / name
+        if name and not to.exists():
+            bad.append(f"{target} does not exist")
+        elif anchor and anchor not in anchors(to.read_text() if name else text):
+            bad.append(f"{target}: no such heading")
+    return bad
+
+
+def code_of(text: str) -> str:
+    return "\n".join([*CODE.findall(FENCE.sub("", text)), *FENCE.findall(text)])
+
+
+def missing_paths(text: str, folder: Path) -> list[str]:
+    """Paths in code, inline or in blocks, that exist neither from the root nor from the page's folder."""
+    bad = []
+    for path in sorted(set(PATH.findall(code_of(text)))):
+        # `src/http/{head,worker}.rs` is two paths, and `tests/*.py` is at least one.
+        braces = re.search(r"\{([^}]*)\}", path)
+        names = [path.replace(braces.group(), one) for one in braces.group(1).split(",")] if braces else [path]
+        for name in (one.rstrip(".,") for one in names):
+            if not any(any(start.glob(name)) if "*" in name else (start / name).exists() for start in (ROOT, folder)):
+                bad.append(f"`{name}` does not exist")
+    return bad
+
+
+def unknown_targets(text: str, targets: set[str]) -> list[str]:
+    return [f"make {name}: no such target" for name in sorted(set(MAKE.findall(code_of(text))) - targets)]
+
+
+def make_targets() -> set[str]:
+    """Everything that `make` knows by name, whether a rule or a list declares it."""
+    printed = subprocess.run(
+        ["make", "-qprR", "--no-builtin-variables", "help"], cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE
+    ).stdout
+    return {name for line in re.findall(r"^([\w -]+):", printed, re.MULTILINE) for name in line.split()}
+
+
+def faults(text: str, folder: Path, targets: set[str]) -> list[str]:
+    return [*broken_links(text, folder), *missing_paths(text, folder), *unknown_targets(text, targets)]
+
+
+def main() -> None:
+    targets = make_targets()
+    assert {"run", "test"} <= targets, f"make knows only {sorted(targets)}"
+    found = faults(FAULTY, ROOT, targets)
+    assert len(found) == 7, f"of the faulty page: {found}"
+    pages = documents()
+    bad = [
+        f"{page.relative_to(ROOT)}: {fault}"
+        for page in pages
+        for fault in faults(page.read_text(), page.parent, targets)
+    ]
+    if bad:
+        sys.exit("\n".join(bad))
+    print(f"{len(pages)} documents name only what exists")
+
+
+if __name__ == "__main__":
+    main()
