@@ -1,5 +1,5 @@
-//! The orders in which a sleeper and its wakers can meet; `make loom` runs it. A wake that is lost
-//! leaves the sleeper parked for ever, which loom reports as a deadlock.
+//! Checks every interleaving of a sleeper and its wakers; `make loom` runs it. A lost wake leaves the
+//! sleeper parked for ever, which loom reports as a deadlock.
 
 #[cfg(not(loom))]
 compile_error!("without --cfg loom nothing is modelled");
@@ -14,9 +14,9 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use sleeper::Sleeper;
 
-/// Work is a count that wakers raise; relaxed, so that only the sleeper's own fences order it.
+/// Work is a count that wakers increment. Relaxed, so that only the fences of [`Sleeper`] order it.
 fn sleep_until(sleeper: &Sleeper, work: &AtomicUsize, wanted: usize, doze_first: bool) {
-    sleeper.adopt();
+    sleeper.register();
     let has_work = |seen| work.load(Ordering::Relaxed) != seen;
     if doze_first {
         sleeper.doze(Duration::ZERO, || has_work(0));
@@ -32,7 +32,7 @@ fn sleep_until(sleeper: &Sleeper, work: &AtomicUsize, wanted: usize, doze_first:
 
 fn model(doze_first: bool, wakes: &'static [fn(&Sleeper)]) {
     let mut builder = loom::model::Builder::new();
-    // Two threads: every order. Three: those in which at most so many steps are interrupted.
+    // Two threads: every interleaving. Three: those with at most three preemptions.
     builder.preemption_bound = (wakes.len() > 1).then_some(3);
     builder.check(move || {
         let (sleeper, work) = (Arc::new(Sleeper::default()), Arc::new(AtomicUsize::new(0)));
@@ -54,17 +54,17 @@ fn model(doze_first: bool, wakes: &'static [fn(&Sleeper)]) {
 }
 
 #[test]
-fn a_sample_ends_a_park() {
+fn a_producer_ends_a_park() {
     model(false, &[Sleeper::wake_if_parked]);
 }
 
 #[test]
-fn a_sample_left_alone_in_a_doze_is_seen_before_the_park() {
+fn a_sample_sent_during_a_doze_is_seen_before_the_park() {
     model(true, &[Sleeper::wake_if_parked]);
 }
 
 #[test]
-fn samples_and_a_question_together() {
+fn a_producer_and_a_query_wake_at_once() {
     model(false, &[Sleeper::wake_if_parked, Sleeper::wake]);
     model(true, &[Sleeper::wake_if_parked, Sleeper::wake]);
 }

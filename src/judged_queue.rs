@@ -1,12 +1,11 @@
-//! What the analytics thread and the store tell each other: judged samples one way, the windows of all
-//! replicas the other.
+//! The judged-sample queue, between the analytics thread and the store: judged samples one way, updates
+//! from other replicas the other way.
 //!
-//! Data and the queue between two threads, no logic of either. Used only when there is a store beyond
-//! this process.
+//! Holds the data and the queue, but no logic of either thread. Exists only with Redis.
 //!
-//! Judged samples travel in blocks that are filled, sent, emptied and used again. The queue holds as
-//! many bytes as the store has left of its bound ([`Held`]); past it the oldest block goes, counted, so
-//! that a store which hangs never holds up a verdict.
+//! Judged samples travel in chunks that are filled, sent, emptied and used again. The queue holds as many
+//! bytes as the store has left of its budget ([`ByteBudget`]). Past that it drops and counts the oldest
+//! chunk, so that a store that hangs never delays a verdict.
 
 use std::ops::Add;
 use std::sync::Arc;
@@ -18,35 +17,35 @@ use crate::sample_queue::Sleeper;
 use sigmad_counters::Counter;
 use sigmad_sample::{DeviceId, MetricId};
 
-/// Readings in one block at most: what a few hundred samples have.
-pub const BLOCK_READINGS_MAX: usize = 512;
-/// Samples in one block at most.
-pub const BLOCK_SAMPLES_MAX: usize = 256;
-/// Bytes that a block stands for, however full it is.
-pub const BLOCK_BYTES: usize =
-    BLOCK_SAMPLES_MAX * size_of::<JudgedSample>() + BLOCK_READINGS_MAX * size_of::<JudgedReading>();
-/// Emptied blocks kept for use again.
-const SPARE_BLOCKS_MAX: usize = 64;
-/// This part of the bound is left to blocks on their way: a full store drops its oldest samples, and
-/// takes newer ones at its leisure.
-const ON_THEIR_WAY_PART: usize = 16;
-/// Messages to analytics on their way; past it the store waits.
-const SHARED_WAITING_MAX: usize = 64;
+/// Readings in one chunk at most: those of a few hundred samples.
+pub const CHUNK_READINGS_MAX: usize = 512;
+/// Samples in one chunk at most.
+pub const CHUNK_SAMPLES_MAX: usize = 256;
+/// Bytes that one chunk counts for, however full it is.
+pub const CHUNK_BYTES: usize =
+    CHUNK_SAMPLES_MAX * size_of::<JudgedSample>() + CHUNK_READINGS_MAX * size_of::<JudgedReading>();
+/// Emptied chunks that are kept for use again.
+const SPARE_CHUNKS_MAX: usize = 64;
+/// One part in 16 of the budget is reserved for chunks in flight, so that a full store still takes newer
+/// samples while it drops its oldest.
+const IN_FLIGHT_PART: usize = 16;
+/// Updates that wait for analytics at most; past it the store blocks.
+const UPDATES_WAITING_MAX: usize = 64;
 
-/// How many values a stream has seen, and how many of them were anomalies.
+/// Values of a stream, or samples of a device, and the anomalies among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Values, or samples of a device.
+pub struct JudgedCounts {
+    /// Values, or samples.
     pub total: u64,
     /// Anomalies among them.
     pub anomalies: u64,
 }
 
-impl Add for Counts {
+impl Add for JudgedCounts {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        // Saturating: what other replicas are said to have counted may be any number.
+        // Saturating: counts of other replicas come from Redis and may be any number.
         Self {
             total: self.total.saturating_add(other.total),
             anomalies: self.anomalies.saturating_add(other.anomalies),
@@ -54,62 +53,62 @@ impl Add for Counts {
     }
 }
 
-/// One value that has entered its windows.
+/// One value that was added to its windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct JudgedReading {
     /// Which metric.
     pub metric: MetricId,
     /// The value.
     pub value: f64,
-    /// This replica's of the device's stream, after this value; zeros without a device.
-    pub stream: Counts,
-    /// This replica's of the fleet's stream, after this value.
-    pub fleet: Counts,
+    /// This replica's counts of the device's stream, after this value; zeros without a device.
+    pub stream: JudgedCounts,
+    /// This replica's counts of the fleet's stream, after this value.
+    pub fleet: JudgedCounts,
 }
 
-/// One judged sample; its readings stand in the block that holds it.
+/// One judged sample; its readings are in the same chunk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct JudgedSample {
-    /// When it arrived, microseconds since 1970, by our clock. Together with `sequence` it grows from
-    /// each sample of this replica to the next, whatever the clock does.
+    /// When it arrived, microseconds since 1970, by our clock. Together with `sequence` it increases from
+    /// each sample of this replica to the next, even when the clock steps back.
     pub time_us: i64,
-    /// Tells samples of one `time_us` apart, in order: below 1,000.
+    /// Orders samples of the same `time_us`: below 1,000.
     pub sequence: u16,
-    /// How many readings it has.
+    /// Number of readings.
     pub readings: u16,
-    /// As the client said, microseconds since 1970.
+    /// The client's timestamp, microseconds since 1970.
     pub timestamp_us: i64,
-    /// None for a sample that counts for the fleet alone.
+    /// None for a sample that counts only for the fleet.
     pub device: Option<DeviceId>,
-    /// This replica's samples and anomalies of the device, after this one; zeros without a device.
-    pub of_device: Counts,
-    /// Samples of this replica after this one.
+    /// This replica's samples and anomalies of the device, including this one; zeros without a device.
+    pub of_device: JudgedCounts,
+    /// All samples of this replica, including this one.
     pub of_replica: u64,
 }
 
-/// Judged samples that travel together, in order.
+/// Judged samples that are sent together, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Judged {
+pub struct JudgedChunk {
     samples: Vec<JudgedSample>,
     readings: Vec<JudgedReading>,
 }
 
-impl Judged {
-    /// True when it takes a sample of `readings` more.
+impl JudgedChunk {
+    /// True when a sample with `readings` readings still fits.
     pub fn has_room(&self, readings: usize) -> bool {
-        self.samples.len() < BLOCK_SAMPLES_MAX
-            && self.readings.len() + readings <= BLOCK_READINGS_MAX
+        self.samples.len() < CHUNK_SAMPLES_MAX
+            && self.readings.len() + readings <= CHUNK_READINGS_MAX
     }
 
-    /// Adds one reading of the sample that [`Judged::complete`] will add.
+    /// Adds one reading of the sample that [`JudgedChunk::push_sample`] will add.
     #[inline]
-    pub fn draft(&mut self, reading: JudgedReading) {
+    pub fn push_reading(&mut self, reading: JudgedReading) {
         self.readings.push(reading);
     }
 
-    /// Adds a sample with the readings drafted for it, of which `sample.readings` tells the number.
+    /// Adds a sample. Its `sample.readings` readings were pushed before.
     #[inline]
-    pub fn complete(&mut self, sample: JudgedSample) {
+    pub fn push_sample(&mut self, sample: JudgedSample) {
         self.samples.push(sample);
         debug_assert_eq!(
             self.readings.len(),
@@ -117,17 +116,17 @@ impl Judged {
         );
     }
 
-    /// How many samples.
+    /// Number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// True without samples.
+    /// True when there are no samples.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
 
-    /// Forgets the samples, keeps the memory.
+    /// Removes the samples and keeps the memory.
     pub fn clear(&mut self) {
         self.samples.clear();
         self.readings.clear();
@@ -150,8 +149,8 @@ pub struct SharedWindows {
     /// None for the fleet.
     pub device: Option<DeviceId>,
     /// Samples and anomalies that the other replicas counted.
-    pub others: Counts,
-    /// When any replica last heard from it, microseconds since 1970, by that replica's clock.
+    pub others: JudgedCounts,
+    /// When any replica last received a sample, microseconds since 1970, by that replica's clock.
     pub last_seen_us: i64,
     /// The timestamp of that sample.
     pub last_timestamp_us: i64,
@@ -165,126 +164,130 @@ pub struct SharedMetric {
     /// Which metric.
     pub metric: MetricId,
     /// What the other replicas counted.
-    pub others: Counts,
-    /// How many values this replica had counted when it last wrote: what came after is not in `values`.
+    pub others: JudgedCounts,
+    /// Values that this replica had counted when it last wrote; later ones are not in `values`.
     pub own_total: u64,
-    /// How many of `values` are this replica's own.
+    /// Number of `values` that this replica wrote.
     pub own_values: usize,
-    /// The newest values, oldest first; one more than a window, so that the last can be judged.
+    /// The newest values, oldest first: one more than a window, so that the last one can be judged.
     pub values: Vec<f64>,
 }
 
-/// What the store tells analytics.
+/// What the store sends to analytics.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReplicaUpdate {
-    /// What other replicas have changed. What is told while samples of ours are on their way has to be
-    /// told again once they are written: only then is their place among the others' known.
+    /// Windows that other replicas have changed. If samples of ours were in flight when they were read, they
+    /// are sent again once those are written: only then is the order of all samples known.
     Windows(Vec<SharedWindows>),
-    /// Whatever any replica had written until then has been told; microseconds since 1970.
+    /// All that any replica had written by that time has been sent; microseconds since 1970.
     SyncedAt(i64),
 }
 
-/// Bytes that the store holds, shared with the queue in front of it.
+/// The bytes that the store and the queue may hold together, and how many the store holds now.
 #[derive(Debug)]
-pub struct Held {
+pub struct ByteBudget {
     bytes_max: usize,
-    /// Written by the store, read by the queue; Relaxed, for it orders nothing else.
-    bytes: AtomicUsize,
+    /// Written by the store, read by the queue. Relaxed: it orders nothing else.
+    store_bytes: AtomicUsize,
 }
 
-impl Held {
-    /// Nothing so far, of at most `bytes_max`.
+impl ByteBudget {
+    /// A budget of `bytes_max`, of which nothing is used.
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, bytes: AtomicUsize::new(0) }
+        Self { bytes_max, store_bytes: AtomicUsize::new(0) }
     }
 
-    /// Says how many bytes the store holds now.
-    pub fn set(&self, bytes: usize) {
-        self.bytes.store(bytes, Ordering::Relaxed);
+    /// Sets the bytes that the store holds now.
+    pub fn set_store_bytes(&self, bytes: usize) {
+        self.store_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// The bound.
+    /// The budget.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// What the store itself may hold of it.
+    /// The part of the budget that the store may use.
     pub fn store_bytes_max(&self) -> usize {
-        self.bytes_max - self.bytes_max / ON_THEIR_WAY_PART
+        self.bytes_max - self.bytes_max / IN_FLIGHT_PART
     }
 
-    /// Blocks that may wait in the queue: at least two, one on its way in, one on its way out.
-    fn blocks_max(&self) -> usize {
-        let held = self.bytes.load(Ordering::Relaxed);
-        (self.bytes_max.saturating_sub(held) / BLOCK_BYTES).max(2)
+    /// Chunks that may wait in the queue: at least two, one that arrives and one that leaves.
+    fn chunks_max(&self) -> usize {
+        let store_bytes = self.store_bytes.load(Ordering::Relaxed);
+        (self.bytes_max.saturating_sub(store_bytes) / CHUNK_BYTES).max(2)
     }
 }
 
-/// What is counted at the analytics thread's end.
+/// Counters of the queue, written by the analytics thread.
 #[derive(Debug, Default)]
 pub struct JudgedQueueCounters {
-    /// Samples handed to the store.
+    /// Samples sent to the store.
     pub samples_total: Counter,
-    /// Samples dropped because the store took none for too long.
+    /// Samples dropped because the queue was full.
     pub dropped_total: Counter,
 }
 
 /// The analytics thread's end.
 #[derive(Debug)]
 pub struct JudgedProducer {
-    full: Sender<Box<Judged>>,
-    /// The store's own receiver: the oldest block can be taken back.
-    oldest: Receiver<Box<Judged>>,
-    emptied: Receiver<Box<Judged>>,
-    held: Arc<Held>,
-    filling: Box<Judged>,
-    /// What the store tells.
-    pub shared: Receiver<ReplicaUpdate>,
+    full: Sender<Box<JudgedChunk>>,
+    /// A second receiver of the same channel: takes back the oldest chunk to make room.
+    oldest: Receiver<Box<JudgedChunk>>,
+    emptied: Receiver<Box<JudgedChunk>>,
+    budget: Arc<ByteBudget>,
+    filling: Box<JudgedChunk>,
+    /// What the store sends.
+    pub updates: Receiver<ReplicaUpdate>,
     counters: Arc<JudgedQueueCounters>,
 }
 
 /// The store's end.
 #[derive(Debug)]
 pub struct JudgedConsumer {
-    /// Blocks to take; closed once analytics has gone and all were taken.
-    pub full: Receiver<Box<Judged>>,
-    emptied: Sender<Box<Judged>>,
-    /// How much the store holds.
-    pub held: Arc<Held>,
-    shared: Sender<ReplicaUpdate>,
+    /// Chunks to take; disconnected once the producer is dropped and all were taken.
+    pub chunks: Receiver<Box<JudgedChunk>>,
+    emptied: Sender<Box<JudgedChunk>>,
+    /// Shared with the queue of the store.
+    pub budget: Arc<ByteBudget>,
+    updates: Sender<ReplicaUpdate>,
     sleeper: Arc<Sleeper>,
 }
 
-/// Both ends; the analytics thread sleeps in `sleeper`.
-pub fn exchange(
+/// Makes the queue. The analytics thread sleeps in `sleeper`.
+pub fn channel(
     bytes_max: usize,
     sleeper: Arc<Sleeper>,
     counters: Arc<JudgedQueueCounters>,
 ) -> (JudgedProducer, JudgedConsumer) {
-    let held = Arc::new(Held::new(bytes_max));
-    // Places for as many as there can ever be: an unbounded queue would ask for memory as it goes.
-    let (full, taken) = bounded(held.blocks_max());
-    let (emptied_end, emptied) = bounded(SPARE_BLOCKS_MAX);
-    let (shared_end, shared) = bounded(SHARED_WAITING_MAX);
-    let outlet = JudgedProducer {
+    let budget = Arc::new(ByteBudget::new(bytes_max));
+    // Bounded to the most that it can ever hold: an unbounded channel would allocate as it goes.
+    let (full, chunks) = bounded(budget.chunks_max());
+    let (emptied_sender, emptied_receiver) = bounded(SPARE_CHUNKS_MAX);
+    let (updates_sender, updates_receiver) = bounded(UPDATES_WAITING_MAX);
+    let producer = JudgedProducer {
         full,
-        oldest: taken.clone(),
-        emptied,
-        held: held.clone(),
+        oldest: chunks.clone(),
+        emptied: emptied_receiver,
+        budget: budget.clone(),
         filling: Box::default(),
-        shared,
+        updates: updates_receiver,
         counters,
     };
-    (
-        outlet,
-        JudgedConsumer { full: taken, emptied: emptied_end, held, shared: shared_end, sleeper },
-    )
+    let consumer = JudgedConsumer {
+        chunks,
+        emptied: emptied_sender,
+        budget,
+        updates: updates_sender,
+        sleeper,
+    };
+    (producer, consumer)
 }
 
 impl JudgedProducer {
-    /// The block that takes a sample of `readings` more; a full one leaves first.
+    /// The chunk that takes a sample with `readings` readings; a full one is sent first.
     #[inline]
-    pub fn block(&mut self, readings: usize) -> &mut Judged {
+    pub fn chunk_for(&mut self, readings: usize) -> &mut JudgedChunk {
         if !self.filling.has_room(readings) {
             self.send();
         }
@@ -296,23 +299,23 @@ impl JudgedProducer {
         !self.filling.is_empty()
     }
 
-    /// Sends what was filled, if the store keeps up; else it may as well be filled further, and no block
-    /// has to go for one that has room left. True when nothing is left.
-    pub fn send_if_taken(&mut self) -> bool {
-        let places = self.held.blocks_max().min(SPARE_BLOCKS_MAX);
-        if self.has_unsent() && self.full.len() < places {
+    /// Sends the samples that wait, unless the store lags. Then the chunk may be filled further, and no
+    /// other chunk is dropped for one that still has room. True when nothing is left to send.
+    pub fn try_send(&mut self) -> bool {
+        let chunks_max = self.budget.chunks_max().min(SPARE_CHUNKS_MAX);
+        if self.has_unsent() && self.full.len() < chunks_max {
             self.send();
         }
         !self.has_unsent()
     }
 
-    /// Sends what was filled, in the place of the oldest blocks when there is no room.
+    /// Sends the samples that wait; drops the oldest chunks if the queue is full.
     pub fn send(&mut self) {
         if self.filling.is_empty() {
             return;
         }
         let mut dropped = None;
-        while self.full.len() >= self.held.blocks_max() {
+        while self.full.len() >= self.budget.chunks_max() {
             // Err: the store has just made room.
             let Ok(mut oldest) = self.oldest.try_recv() else { break };
             self.counters.dropped_total.add(oldest.len() as u64);
@@ -320,27 +323,27 @@ impl JudgedProducer {
             dropped = Some(oldest);
         }
         let empty = dropped.or_else(|| self.emptied.try_recv().ok());
-        let block = std::mem::replace(&mut self.filling, empty.unwrap_or_default());
-        self.counters.samples_total.add(block.len() as u64);
-        self.full.try_send(block).expect("room was made, and this end holds a receiver too");
+        let chunk = std::mem::replace(&mut self.filling, empty.unwrap_or_default());
+        self.counters.samples_total.add(chunk.len() as u64);
+        self.full.try_send(chunk).expect("there is room, and this end holds a receiver too");
     }
 }
 
 impl JudgedConsumer {
-    /// Gives a block back once its samples were taken.
-    pub fn give_back(&self, mut block: Box<Judged>) {
-        block.clear();
-        match self.emptied.try_send(block) {
-            // Enough of them are kept, or analytics has gone.
+    /// Returns a chunk to the producer once its samples were taken.
+    pub fn recycle(&self, mut chunk: Box<JudgedChunk>) {
+        chunk.clear();
+        match self.emptied.try_send(chunk) {
+            // Enough of them are kept, or analytics has ended.
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
 
-    /// Tells analytics. False once it has gone.
-    pub fn tell(&self, news: ReplicaUpdate) -> bool {
-        let told = self.shared.send(news).is_ok();
+    /// Sends an update to analytics. False once analytics has ended.
+    pub fn send(&self, update: ReplicaUpdate) -> bool {
+        let is_sent = self.updates.send(update).is_ok();
         self.sleeper.wake();
-        told
+        is_sent
     }
 }
 
@@ -348,63 +351,63 @@ impl JudgedConsumer {
 mod tests {
     use super::*;
 
-    fn ends(bytes_max: usize) -> (JudgedProducer, JudgedConsumer, Arc<JudgedQueueCounters>) {
+    fn queue(bytes_max: usize) -> (JudgedProducer, JudgedConsumer, Arc<JudgedQueueCounters>) {
         let counters = Arc::<JudgedQueueCounters>::default();
-        let (outlet, inlet) = exchange(bytes_max, Arc::default(), counters.clone());
-        (outlet, inlet, counters)
+        let (producer, consumer) = channel(bytes_max, Arc::default(), counters.clone());
+        (producer, consumer, counters)
     }
 
-    fn fill(outlet: &mut JudgedProducer, time_us: i64, readings: u16) {
-        let block = outlet.block(usize::from(readings));
+    fn fill(producer: &mut JudgedProducer, time_us: i64, readings: u16) {
+        let chunk = producer.chunk_for(usize::from(readings));
         for at in 0..readings {
-            block.draft(JudgedReading {
+            chunk.push_reading(JudgedReading {
                 metric: MetricId(at),
                 value: time_us as f64,
-                stream: Counts::default(),
-                fleet: Counts::default(),
+                stream: JudgedCounts::default(),
+                fleet: JudgedCounts::default(),
             });
         }
-        block.complete(JudgedSample {
+        chunk.push_sample(JudgedSample {
             time_us,
             sequence: 0,
             readings,
             timestamp_us: 0,
             device: None,
-            of_device: Counts::default(),
+            of_device: JudgedCounts::default(),
             of_replica: 1,
         });
     }
 
-    fn send(outlet: &mut JudgedProducer, time_us: i64) {
-        fill(outlet, time_us, 1);
-        outlet.send();
+    fn send(producer: &mut JudgedProducer, time_us: i64) {
+        fill(producer, time_us, 1);
+        producer.send();
     }
 
-    fn times(inlet: &JudgedConsumer) -> Vec<i64> {
+    fn times(consumer: &JudgedConsumer) -> Vec<i64> {
         let mut times = Vec::new();
-        for block in inlet.full.try_iter() {
-            times.extend(block.iter().map(|(sample, _)| sample.time_us));
-            inlet.give_back(block);
+        for chunk in consumer.chunks.try_iter() {
+            times.extend(chunk.iter().map(|(sample, _)| sample.time_us));
+            consumer.recycle(chunk);
         }
         times
     }
 
     #[test]
-    fn samples_keep_their_readings_and_full_blocks_leave_at_once() {
-        let (mut outlet, inlet, counters) = ends(1 << 20);
-        for sample in 0..BLOCK_SAMPLES_MAX as i64 + 1 {
-            fill(&mut outlet, sample, 1);
+    fn samples_keep_their_readings_and_full_chunks_are_sent_at_once() {
+        let (mut producer, consumer, counters) = queue(1 << 20);
+        for sample in 0..CHUNK_SAMPLES_MAX as i64 + 1 {
+            fill(&mut producer, sample, 1);
         }
-        assert_eq!((inlet.full.len(), outlet.has_unsent()), (1, true));
-        let wide = BLOCK_READINGS_MAX / 16 + 1;
+        assert_eq!((consumer.chunks.len(), producer.has_unsent()), (1, true));
+        let wide = CHUNK_READINGS_MAX / 16 + 1;
         for sample in 0..wide as i64 {
-            fill(&mut outlet, sample, (sample % 2) as u16 * 15 + 16);
+            fill(&mut producer, sample, (sample % 2) as u16 * 15 + 16);
         }
-        outlet.send();
-        assert!(!outlet.has_unsent());
+        producer.send();
+        assert!(!producer.has_unsent());
         let mut samples = 0;
-        for block in inlet.full.try_iter() {
-            for (sample, readings) in block.iter() {
+        for chunk in consumer.chunks.try_iter() {
+            for (sample, readings) in chunk.iter() {
                 assert_eq!(readings.len(), usize::from(sample.readings));
                 for (at, reading) in readings.iter().enumerate() {
                     assert_eq!(reading.metric, MetricId(at as u16));
@@ -413,90 +416,90 @@ mod tests {
                 samples += 1;
             }
         }
-        assert_eq!(samples, BLOCK_SAMPLES_MAX + 1 + wide);
+        assert_eq!(samples, CHUNK_SAMPLES_MAX + 1 + wide);
         assert_eq!(counters.samples_total.get(), samples as u64);
         assert_eq!(counters.dropped_total.get(), 0);
     }
 
     #[test]
-    fn blocks_are_used_again() {
-        let (mut outlet, inlet, _) = ends(1 << 20);
+    fn chunks_are_used_again() {
+        let (mut producer, consumer, _) = queue(1 << 20);
         let mut seen = std::collections::HashSet::new();
         for time_us in 0..100 {
-            send(&mut outlet, time_us);
-            let block = inlet.full.try_recv().expect("sent");
-            seen.insert(&raw const *block);
-            inlet.give_back(block);
+            send(&mut producer, time_us);
+            let chunk = consumer.chunks.try_recv().expect("sent");
+            seen.insert(&raw const *chunk);
+            consumer.recycle(chunk);
         }
-        assert_eq!(seen.len(), 2, "one being filled, one on its way");
+        assert_eq!(seen.len(), 2, "one that is filled, one in flight");
     }
 
     #[test]
-    fn past_the_bound_the_oldest_go_and_are_counted() {
-        let (mut outlet, inlet, counters) = ends(4 * BLOCK_BYTES);
-        // A send that waited would wait for ever: nobody takes anything.
-        (0..10_000).for_each(|time_us| send(&mut outlet, time_us));
+    fn past_the_budget_the_oldest_are_dropped_and_counted() {
+        let (mut producer, consumer, counters) = queue(4 * CHUNK_BYTES);
+        // A send that blocked would block for ever: the consumer takes nothing.
+        (0..10_000).for_each(|time_us| send(&mut producer, time_us));
         assert_eq!(counters.dropped_total.get(), 9_996);
-        assert_eq!(times(&inlet), [9_996, 9_997, 9_998, 9_999]);
-        inlet.held.set(BLOCK_BYTES);
-        (0..4).for_each(|time_us| send(&mut outlet, time_us));
-        assert_eq!(times(&inlet), [1, 2, 3]);
-        // Whatever the store holds, two may be on their way.
-        inlet.held.set(usize::MAX);
-        (0..4).for_each(|time_us| send(&mut outlet, time_us));
-        assert_eq!(times(&inlet), [2, 3]);
+        assert_eq!(times(&consumer), [9_996, 9_997, 9_998, 9_999]);
+        consumer.budget.set_store_bytes(CHUNK_BYTES);
+        (0..4).for_each(|time_us| send(&mut producer, time_us));
+        assert_eq!(times(&consumer), [1, 2, 3]);
+        // However much the store holds, two may be in flight.
+        consumer.budget.set_store_bytes(usize::MAX);
+        (0..4).for_each(|time_us| send(&mut producer, time_us));
+        assert_eq!(times(&consumer), [2, 3]);
         assert_eq!(counters.samples_total.get(), 10_008);
         assert_eq!(counters.dropped_total.get(), 9_999);
     }
 
     #[test]
-    fn a_full_store_leaves_room_for_what_is_on_its_way() {
-        let (mut outlet, inlet, counters) = ends(64 * BLOCK_BYTES);
-        inlet.held.set(inlet.held.store_bytes_max());
-        (0..4).for_each(|time_us| send(&mut outlet, time_us));
-        assert_eq!((times(&inlet), counters.dropped_total.get()), (vec![0, 1, 2, 3], 0));
+    fn a_full_store_leaves_room_for_chunks_in_flight() {
+        let (mut producer, consumer, counters) = queue(64 * CHUNK_BYTES);
+        consumer.budget.set_store_bytes(consumer.budget.store_bytes_max());
+        (0..4).for_each(|time_us| send(&mut producer, time_us));
+        assert_eq!((times(&consumer), counters.dropped_total.get()), (vec![0, 1, 2, 3], 0));
     }
 
     #[test]
-    fn a_store_that_lags_gets_fuller_blocks() {
-        let (mut outlet, inlet, _) = ends(1 << 30);
-        assert!(outlet.send_if_taken(), "nothing to send");
-        for time_us in 0..SPARE_BLOCKS_MAX as i64 {
-            fill(&mut outlet, time_us, 1);
-            assert!(outlet.send_if_taken());
+    fn a_store_that_lags_gets_fuller_chunks() {
+        let (mut producer, consumer, _) = queue(1 << 30);
+        assert!(producer.try_send(), "nothing to send");
+        for time_us in 0..SPARE_CHUNKS_MAX as i64 {
+            fill(&mut producer, time_us, 1);
+            assert!(producer.try_send());
         }
-        fill(&mut outlet, -1, 1);
-        assert!(!outlet.send_if_taken());
-        fill(&mut outlet, -2, 1);
-        drop(inlet.full.try_recv());
-        assert!(outlet.send_if_taken());
-        assert_eq!(inlet.full.try_iter().last().map_or(0, |block| block.len()), 2);
+        fill(&mut producer, -1, 1);
+        assert!(!producer.try_send());
+        fill(&mut producer, -2, 1);
+        drop(consumer.chunks.try_recv());
+        assert!(producer.try_send());
+        assert_eq!(consumer.chunks.try_iter().last().map_or(0, |chunk| chunk.len()), 2);
     }
 
     #[test]
-    fn no_block_goes_for_one_that_has_room_left() {
-        let (mut outlet, inlet, counters) = ends(1);
+    fn no_chunk_is_dropped_for_one_that_has_room() {
+        let (mut producer, consumer, counters) = queue(1);
         for time_us in 0..2 {
-            fill(&mut outlet, time_us, 1);
-            assert!(outlet.send_if_taken());
+            fill(&mut producer, time_us, 1);
+            assert!(producer.try_send());
         }
-        fill(&mut outlet, 2, 1);
-        assert!(!outlet.send_if_taken(), "two places are taken");
-        assert_eq!((inlet.full.len(), counters.dropped_total.get()), (2, 0));
+        fill(&mut producer, 2, 1);
+        assert!(!producer.try_send(), "two chunks wait");
+        assert_eq!((consumer.chunks.len(), counters.dropped_total.get()), (2, 0));
     }
 
     #[test]
-    fn each_end_sees_that_the_other_has_gone() {
-        let (mut outlet, inlet, _) = ends(1 << 20);
-        assert!(inlet.tell(ReplicaUpdate::SyncedAt(5)));
-        assert_eq!(outlet.shared.try_recv(), Ok(ReplicaUpdate::SyncedAt(5)));
-        send(&mut outlet, 1);
-        drop(outlet);
-        assert!(!inlet.tell(ReplicaUpdate::SyncedAt(6)));
-        assert_eq!(inlet.full.iter().count(), 1, "what was sent is there, then comes the end");
+    fn each_end_sees_that_the_other_was_dropped() {
+        let (mut producer, consumer, _) = queue(1 << 20);
+        assert!(consumer.send(ReplicaUpdate::SyncedAt(5)));
+        assert_eq!(producer.updates.try_recv(), Ok(ReplicaUpdate::SyncedAt(5)));
+        send(&mut producer, 1);
+        drop(producer);
+        assert!(!consumer.send(ReplicaUpdate::SyncedAt(6)));
+        assert_eq!(consumer.chunks.iter().count(), 1, "what was sent is received before the end");
 
-        let (mut outlet, inlet, _) = ends(1 << 20);
-        drop(inlet);
-        (0..1_000).for_each(|time_us| send(&mut outlet, time_us));
+        let (mut producer, consumer, _) = queue(1 << 20);
+        drop(consumer);
+        (0..1_000).for_each(|time_us| send(&mut producer, time_us));
     }
 }

@@ -5,9 +5,9 @@
 //! ```text
 //!  clients          clients                            one core each, pinned where there is room
 //!     │                │
-//! ┌───▼────┐      ┌────▼───┐   blocks of samples   ┌───────────┐  judged   ┌───────┐
+//! ┌───▼────┐      ┌────▼───┐   chunks of samples   ┌───────────┐  judged   ┌───────┐
 //! │worker-0│  …   │worker-N├──────────────────────►│ analytics │◄─────────►│ store │◄──► Redis
-//! └─┬────▲─┘      └─┬────▲─┘   (a lane each)       └─────▲─────┘  windows  └───────┘
+//! └─┬────▲─┘      └─┬────▲─┘   (a queue each)      └─────▲─────┘  windows  └───────┘
 //!   │    │          │    │                               │ questions, reports
 //!   │    └──────────│────┴───── answers by ticket ──┐    │
 //!   └───────────────┴───────── reads ────────────►┌─┴────▼───┐
@@ -32,13 +32,13 @@
 //! 2. [`api`] routes it; [`decode`] turns the body into a [`sigmad_sample::Batch`], with names already
 //!    turned into ids by the [`registry`].
 //! 3. If the worker's [`sample_queue::SampleProducer`] has room the batch is kept, else nothing of the request is.
-//! 4. At the end of the round the lane sends its block, and only then do the answers leave: a 202
+//! 4. At the end of the round the producer sends its chunk, and only then do the answers leave: a 202
 //!    means that the sample is on its way in memory, in order.
 //! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet, and by
 //!    what other [`analytics::detectors`] remember of both, then lets it enter them.
 //! 6. With Redis it hands the sample to the [`store::thread`] through the [`judged_queue`], which writes it
 //!    with the next flush, reads what other replicas have changed, and hands that back.
-//! 7. Reads come as questions to the same thread, which first judges all blocks sent before: a read
+//! 7. Reads come as questions to the same thread, which first judges all chunks sent before: a read
 //!    sees every sample whose 202 had left.
 //!
 //! [`eval`] is beside all that: it runs the detectors over labelled data, and says how well they detect.

@@ -1,14 +1,14 @@
-//! The hand-over of samples from the workers to the analytics thread.
+//! The sample queue: chunks of samples on their way from one worker to the analytics thread.
 //!
-//! Each worker owns a [`SampleProducer`]: a bounded crossbeam channel of blocks, and a second one on which
-//! emptied blocks come back. A worker fills a block and sends it when it is full or its round ends,
-//! so a sample crosses threads in company. Nothing is allocated once the blocks in flight have been.
+//! Each worker owns a [`SampleProducer`]: a bounded crossbeam channel of chunks, and a second channel that
+//! returns emptied chunks. A worker fills a chunk and sends it when it is full or when its round ends, so
+//! that the cost of the queue is shared by many samples. Once the chunks in flight exist, nothing is allocated.
 //!
-//! A lane holds [`QUEUE_SAMPLES_MAX`] samples at most; [`SampleProducer::has_room`] is asked before a request is
-//! kept, and [`SampleProducer::push`] never fails after it.
+//! A queue holds [`QUEUE_SAMPLES_MAX`] samples at most. The worker asks [`SampleProducer::has_room`] before it
+//! accepts a request; [`SampleProducer::push`] never fails after that.
 //!
-//! Sleeping: the analytics thread dozes under load (a timed park that no sender ends, so that a
-//! request costs no system call) and parks when idle (which the next sender ends). See [`Sleeper`].
+//! Under load the analytics thread dozes: a timed park that producers do not end, so that a request costs
+//! no system call. When idle it parks, and the next producer wakes it. See [`Sleeper`].
 
 mod sleeper;
 
@@ -23,54 +23,54 @@ use sigmad_clock::Now;
 use sigmad_counters::Counter;
 use sigmad_sample::{Batch, QUEUE_SAMPLES_MAX};
 
-/// Samples in one block: enough that its hand-over costs 2–3 ns a sample, few enough for the cache.
-pub const BLOCK_SAMPLES: usize = 128;
-/// Blocks on their way: rounds of one sample each can stay unread for 40 ms before one is refused.
-pub const BLOCKS_MAX: usize = 8_192;
-/// Turns that a worker without room leaves to others before it refuses: some microseconds, where the
-/// analytics thread has a core of its own and is behind all the same.
+/// Samples in one chunk: enough that the queue costs 2–3 ns a sample, few enough for the cache.
+pub const CHUNK_SAMPLES: usize = 128;
+/// Chunks in flight: rounds of one sample each can stay unread for 40 ms before one is refused.
+pub const CHUNKS_MAX: usize = 8_192;
+/// Times that a worker without room yields its core before it refuses. Costs some microseconds where the
+/// analytics thread has its own core and is behind nevertheless.
 const YIELDS_MAX: usize = 4;
-const _: () = assert!(BLOCKS_MAX * BLOCK_SAMPLES >= 2 * QUEUE_SAMPLES_MAX);
+const _: () = assert!(CHUNKS_MAX * CHUNK_SAMPLES >= 2 * QUEUE_SAMPLES_MAX);
 
-/// Samples that travel together.
+/// Samples that are sent together.
 #[derive(Debug, Default)]
 pub struct SampleChunk {
     /// The samples.
     pub batch: Batch,
-    /// When the round began in which the worker sent it.
+    /// When the round began in which the worker sent them.
     pub sent: Now,
-    /// When it was sent, if that is timed.
+    /// When they were sent, on the monotonic clock, if this chunk is timed.
     pub sent_ns: Option<u64>,
 }
 
-/// The worker's end.
+/// The worker's end of a queue.
 #[derive(Debug)]
 pub struct SampleProducer {
     full: Sender<Box<SampleChunk>>,
     emptied: Receiver<Box<SampleChunk>>,
     closed: Arc<AtomicBool>,
     sleeper: Arc<Sleeper>,
-    /// Last in, first out: the block most recently used is the one still in the cache.
+    /// Last in, first out: the chunk used most recently is still in the cache.
     #[expect(clippy::vec_box, reason = "boxes are what the channels carry")]
     spare: Vec<Box<SampleChunk>>,
     filling: Box<SampleChunk>,
     samples_in_flight: usize,
-    blocks_in_flight: usize,
+    chunks_in_flight: usize,
     counters: Arc<SampleQueueCounters>,
 }
 
-/// What is counted of a lane; written by its worker.
+/// Counters of one queue, written by its worker.
 #[derive(Debug, Default)]
 pub struct SampleQueueCounters {
-    /// Samples handed over since the start.
+    /// Samples sent since the start.
     pub samples_total: Counter,
-    /// Blocks handed over since the start.
-    pub blocks_total: Counter,
-    /// Samples sent and not yet seen to be judged.
+    /// Chunks sent since the start.
+    pub chunks_total: Counter,
+    /// Samples in chunks that have not come back.
     pub samples_in_flight: Counter,
 }
 
-/// The analytics thread's end of one lane.
+/// The analytics thread's end of one queue.
 #[derive(Debug)]
 pub struct SampleConsumer {
     full: Receiver<Box<SampleChunk>>,
@@ -78,30 +78,30 @@ pub struct SampleConsumer {
     closed: Arc<AtomicBool>,
 }
 
-/// A lane whose reader sleeps in `sleeper`.
-pub fn lane(
+/// A queue whose consumer sleeps in `sleeper`.
+pub fn channel(
     sleeper: Arc<Sleeper>,
     counters: Arc<SampleQueueCounters>,
 ) -> (SampleProducer, SampleConsumer) {
-    let (full, full_end) = bounded(BLOCKS_MAX);
-    let (emptied_end, emptied) = bounded(BLOCKS_MAX);
+    let (full_sender, full_receiver) = bounded(CHUNKS_MAX);
+    let (emptied_sender, emptied_receiver) = bounded(CHUNKS_MAX);
     let closed = Arc::new(AtomicBool::new(false));
-    let lane = SampleProducer {
-        full,
-        emptied,
+    let producer = SampleProducer {
+        full: full_sender,
+        emptied: emptied_receiver,
         closed: closed.clone(),
         sleeper,
         spare: Vec::new(),
         filling: Box::default(),
         samples_in_flight: 0,
-        blocks_in_flight: 0,
+        chunks_in_flight: 0,
         counters,
     };
-    (lane, SampleConsumer { full: full_end, emptied: emptied_end, closed })
+    (producer, SampleConsumer { full: full_receiver, emptied: emptied_sender, closed })
 }
 
 impl SampleProducer {
-    /// True when `samples` more can be kept. Asked before any of them is.
+    /// True when there is room for `samples` more. Called before any of them is pushed.
     #[inline]
     pub fn has_room(&mut self, samples: usize) -> bool {
         if self.fits(samples) {
@@ -112,7 +112,7 @@ impl SampleProducer {
             if self.fits(samples) {
                 return true;
             }
-            // Where the analytics thread has to share our core, it may be waiting for its turn.
+            // When the analytics thread shares our core, it may wait for us to leave it.
             self.sleeper.wake();
             std::thread::yield_now();
         }
@@ -121,31 +121,31 @@ impl SampleProducer {
     }
 
     fn fits(&self, samples: usize) -> bool {
-        // Two blocks may be partly filled: the first that takes samples and the last.
-        let blocks = samples / BLOCK_SAMPLES + 2;
+        // Two chunks may be partly filled: the first that takes samples and the last.
+        let chunks = samples / CHUNK_SAMPLES + 2;
         self.samples_in_flight + self.filling.batch.len() + samples <= QUEUE_SAMPLES_MAX
-            && self.blocks_in_flight + blocks <= BLOCKS_MAX
+            && self.chunks_in_flight + chunks <= CHUNKS_MAX
     }
 
-    /// Keeps the samples, in order; full blocks leave at once, the last at [`SampleProducer::send`].
+    /// Takes the samples, in order. Full chunks are sent at once, the last one by [`SampleProducer::send`].
     #[inline]
     pub fn push(&mut self, batch: &Batch, now: Now) {
         let mut samples = batch.iter();
         while samples.len() > 0 {
-            self.filling.batch.take_from(&mut samples, BLOCK_SAMPLES);
-            if self.filling.batch.len() == BLOCK_SAMPLES {
+            self.filling.batch.take_from(&mut samples, CHUNK_SAMPLES);
+            if self.filling.batch.len() == CHUNK_SAMPLES {
                 self.send(now);
             }
         }
     }
 
-    /// Sends what has been kept: called before the answers that promise it.
+    /// Sends what was pushed. Called before the responses that acknowledge it.
     #[inline]
     pub fn send(&mut self, now: Now) {
         self.dispatch(now, None);
     }
 
-    /// [`SampleProducer::send`], for a block whose time to the verdict is taken: `sent_ns` is this moment.
+    /// [`SampleProducer::send`] for a chunk whose time to the verdict is measured; `sent_ns` is the time now.
     pub fn send_timed(&mut self, now: Now, sent_ns: u64) {
         self.dispatch(now, Some(sent_ns));
     }
@@ -158,78 +158,73 @@ impl SampleProducer {
         self.reclaim();
         let samples = self.filling.batch.len();
         let empty = self.spare.pop().unwrap_or_default();
-        let mut block = std::mem::replace(&mut self.filling, empty);
-        block.sent = now;
-        block.sent_ns = sent_ns;
+        let mut chunk = std::mem::replace(&mut self.filling, empty);
+        chunk.sent = now;
+        chunk.sent_ns = sent_ns;
         self.samples_in_flight += samples;
-        self.blocks_in_flight += 1;
+        self.chunks_in_flight += 1;
         self.counters.samples_total.add(samples as u64);
-        self.counters.blocks_total.add(1);
+        self.counters.chunks_total.add(1);
         self.counters.samples_in_flight.set(self.samples_in_flight as u64);
-        // has_room() keeps blocks in flight below the channel's capacity, and the reader outlives us.
+        // has_room() keeps chunks in flight below the channel's capacity, and the consumer outlives us.
         self.full
-            .try_send(block)
-            .expect("the analytics thread outlives its lanes, which have room");
+            .try_send(chunk)
+            .expect("the analytics thread outlives its workers, and the channel has room");
         self.sleeper.wake_if_parked();
     }
 
-    /// Takes back the blocks that have been read.
+    /// Takes back the chunks that the consumer has recycled.
     fn reclaim(&mut self) {
-        while let Ok(mut block) = self.emptied.try_recv() {
-            self.samples_in_flight -= block.batch.len();
-            self.blocks_in_flight -= 1;
-            block.batch.clear();
-            self.spare.push(block);
+        while let Ok(mut chunk) = self.emptied.try_recv() {
+            self.samples_in_flight -= chunk.batch.len();
+            self.chunks_in_flight -= 1;
+            chunk.batch.clear();
+            self.spare.push(chunk);
         }
     }
 }
 
 impl Drop for SampleProducer {
-    /// Says so to a reader that sleeps; the channel itself closes a moment later, too late for that.
+    /// Wakes a consumer that sleeps. The channel itself closes only after this, so a flag announces it.
     fn drop(&mut self) {
-        // Release, for the Acquire in receive(): who sees it sees every block.
+        // Release, for the Acquire in receive(): a consumer that sees the flag sees every chunk.
         self.closed.store(true, Ordering::Release);
         self.sleeper.wake_if_parked();
     }
 }
 
 impl SampleConsumer {
-    /// The next block, if one is there. `Err` once the worker has gone and all is read.
+    /// The next chunk, if there is one. `Err` once the producer is dropped and all chunks are read.
     #[inline]
     pub fn receive(&self) -> Result<Option<Box<SampleChunk>>, QueueClosed> {
-        // Asked first: what is not there after the close will never be.
+        // Loaded first: after the close, a chunk that is not there will never come.
         let closed = self.closed.load(Ordering::Acquire);
         match self.full.try_recv() {
-            Ok(block) => Ok(Some(block)),
+            Ok(chunk) => Ok(Some(chunk)),
             Err(TryRecvError::Empty) if !closed => Ok(None),
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => Err(QueueClosed),
         }
     }
 
-    /// True when [`SampleConsumer::receive`] has something to say: a block, or that the worker has gone.
-    pub fn has_news(&self) -> bool {
+    /// True when [`SampleConsumer::receive`] has a result: a chunk, or the close.
+    pub fn is_ready(&self) -> bool {
         !self.full.is_empty() || self.closed.load(Ordering::Acquire)
     }
 
-    /// Gives a block back to its worker once it has been read.
+    /// Returns a chunk to its worker once it was read.
     #[inline]
-    pub fn give_back(&self, block: Box<SampleChunk>) {
-        // Err: the worker has gone, and its blocks with it.
-        let _ = self.emptied.try_send(block);
+    pub fn recycle(&self, chunk: Box<SampleChunk>) {
+        // Err: the worker has gone, and needs no chunks.
+        let _ = self.emptied.try_send(chunk);
     }
 
-    /// Blocks waiting.
-    pub fn len(&self) -> usize {
+    /// Chunks that wait to be received.
+    pub fn waiting(&self) -> usize {
         self.full.len()
-    }
-
-    /// True when no block waits.
-    pub fn is_empty(&self) -> bool {
-        self.full.is_empty()
     }
 }
 
-/// The worker of a lane has gone and everything it sent was read.
+/// The producer was dropped and everything it sent was read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct QueueClosed;
 
@@ -246,77 +241,77 @@ mod tests {
         batch
     }
 
-    fn values(block: &SampleChunk) -> Vec<usize> {
-        block.batch.iter().map(|(_, readings)| readings[0].value as usize).collect()
+    fn values(chunk: &SampleChunk) -> Vec<usize> {
+        chunk.batch.iter().map(|(_, readings)| readings[0].value as usize).collect()
     }
 
     #[test]
     fn samples_arrive_in_order_and_full_blocks_leave_at_once() {
-        let (mut lane, end) = lane(Arc::default(), Arc::default());
-        lane.push(&batch(0..BLOCK_SAMPLES + 5), Now::default());
-        assert_eq!(end.len(), 1);
-        lane.push(&batch(BLOCK_SAMPLES + 5..BLOCK_SAMPLES + 7), Now::default());
-        lane.send(Now::default());
+        let (mut producer, consumer) = channel(Arc::default(), Arc::default());
+        producer.push(&batch(0..CHUNK_SAMPLES + 5), Now::default());
+        assert_eq!(consumer.waiting(), 1);
+        producer.push(&batch(CHUNK_SAMPLES + 5..CHUNK_SAMPLES + 7), Now::default());
+        producer.send(Now::default());
         let mut seen = Vec::new();
-        while let Ok(Some(block)) = end.receive() {
-            seen.extend(values(&block));
-            end.give_back(block);
+        while let Ok(Some(chunk)) = consumer.receive() {
+            seen.extend(values(&chunk));
+            consumer.recycle(chunk);
         }
-        assert_eq!(seen, (0..BLOCK_SAMPLES + 7).collect::<Vec<_>>());
-        drop(lane);
-        assert_eq!(end.receive().err(), Some(QueueClosed));
+        assert_eq!(seen, (0..CHUNK_SAMPLES + 7).collect::<Vec<_>>());
+        drop(producer);
+        assert_eq!(consumer.receive().err(), Some(QueueClosed));
     }
 
     #[test]
     fn a_full_lane_refuses_until_blocks_come_back() {
-        let (mut lane, end) = lane(Arc::default(), Arc::default());
-        assert!(lane.has_room(QUEUE_SAMPLES_MAX));
-        lane.push(&batch(0..QUEUE_SAMPLES_MAX), Now::default());
-        assert!(!lane.has_room(1));
-        let block = end.receive().expect("open").expect("full");
-        end.give_back(block);
-        assert!(lane.has_room(BLOCK_SAMPLES));
-        assert!(!lane.has_room(BLOCK_SAMPLES + 1));
+        let (mut producer, consumer) = channel(Arc::default(), Arc::default());
+        assert!(producer.has_room(QUEUE_SAMPLES_MAX));
+        producer.push(&batch(0..QUEUE_SAMPLES_MAX), Now::default());
+        assert!(!producer.has_room(1));
+        let chunk = consumer.receive().expect("open").expect("full");
+        consumer.recycle(chunk);
+        assert!(producer.has_room(CHUNK_SAMPLES));
+        assert!(!producer.has_room(CHUNK_SAMPLES + 1));
     }
 
     #[test]
     fn rounds_of_one_sample_are_bounded_too() {
-        let (mut lane, _end) = lane(Arc::default(), Arc::default());
+        let (mut producer, _consumer) = channel(Arc::default(), Arc::default());
         let mut sent = 0;
-        while lane.has_room(1) {
-            lane.push(&batch(0..1), Now::default());
-            lane.send(Now::default());
+        while producer.has_room(1) {
+            producer.push(&batch(0..1), Now::default());
+            producer.send(Now::default());
             sent += 1;
         }
-        assert!((BLOCKS_MAX - 2..=BLOCKS_MAX).contains(&sent), "{sent}");
+        assert!((CHUNKS_MAX - 2..=CHUNKS_MAX).contains(&sent), "{sent}");
     }
 
     #[test]
-    fn a_parked_reader_is_woken_by_every_sample() {
+    fn a_parked_consumer_is_woken_by_every_sample() {
         let sleeper = Arc::new(Sleeper::default());
-        let (mut lane, end) = lane(sleeper.clone(), Arc::default());
-        let reader = std::thread::spawn(move || {
-            sleeper.adopt();
+        let (mut producer, consumer) = channel(sleeper.clone(), Arc::default());
+        let thread = std::thread::spawn(move || {
+            sleeper.register();
             let mut seen = 0;
             loop {
-                match end.receive() {
-                    Ok(Some(block)) => {
-                        seen += block.batch.len();
-                        end.give_back(block);
+                match consumer.receive() {
+                    Ok(Some(chunk)) => {
+                        seen += chunk.batch.len();
+                        consumer.recycle(chunk);
                     }
                     Ok(None) if seen == 10_000 => return,
-                    Ok(None) => sleeper.park(|| end.has_news()),
+                    Ok(None) => sleeper.park(|| consumer.is_ready()),
                     Err(QueueClosed) => return,
                 }
             }
         });
         for _ in 0..10_000 {
-            while !lane.has_room(1) {
+            while !producer.has_room(1) {
                 std::thread::yield_now();
             }
-            lane.push(&batch(0..1), Now::default());
-            lane.send(Now::default());
+            producer.push(&batch(0..1), Now::default());
+            producer.send(Now::default());
         }
-        reader.join().expect("every sample was seen");
+        thread.join().expect("every sample was seen");
     }
 }

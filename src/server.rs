@@ -38,10 +38,10 @@ use crate::http::listen::listeners;
 use crate::http::may::CONNECTIONS_OVER_MAX;
 use crate::http::worker::{Mailbox, Worker};
 use crate::http::{self, Limits};
-use crate::judged_queue::{JudgedProducer, exchange};
+use crate::judged_queue::{self, JudgedProducer};
 use crate::placement::{self, Machine, Placement};
 use crate::registry::Registry;
-use crate::sample_queue::{SampleQueueCounters, Sleeper, lane};
+use crate::sample_queue::{self, SampleQueueCounters, Sleeper};
 use crate::store::commands::{Commands, Options};
 use crate::store::keys::Replica;
 use crate::store::queue::Queue;
@@ -170,7 +170,7 @@ pub fn run(
         deadline_ns.store(deadline.as_nanos() as u64, Ordering::Relaxed);
     }
     engine.drain(settings.drain);
-    // The workers have gone: readers and lanes see their channels closed, and end once they are empty.
+    // The workers have gone: readers and sample queues see their channels closed, and end once they are empty.
     join_all(readers);
     join_all(vec![events_thread, debug]);
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
@@ -292,7 +292,7 @@ impl Parts {
             store: store.as_ref().map(|store| store.counters.clone()),
             http: Vec::new(),
             routers: Vec::new(),
-            lanes: Vec::new(),
+            sample_queues: Vec::new(),
             readers: (0..READERS).map(|_| Arc::default()).collect(),
             debug: Arc::default(),
             analytics: Arc::new(AnalyticsCounters::default()),
@@ -300,15 +300,16 @@ impl Parts {
             registry: registry.clone(),
         };
         let mut workers = Vec::new();
-        let mut lane_ends = Vec::new();
+        let mut sample_consumers = Vec::new();
         for _ in 0..layout.workers() {
-            let lane_counters = Arc::new(SampleQueueCounters::default());
-            let (lane, lane_end) = lane(sleeper.clone(), lane_counters.clone());
+            let queue_counters = Arc::new(SampleQueueCounters::default());
+            let (samples, sample_consumer) =
+                sample_queue::channel(sleeper.clone(), queue_counters.clone());
             let router_counters = Arc::new(RouterCounters::default());
             let counters = Arc::new(http::counters::HttpCounters::default());
             let router = Router::new(RouterParts {
                 decoder: Decoder::new(registry.clone()),
-                lane,
+                samples,
                 clock: Clock::new(start),
                 counters: router_counters.clone(),
                 reads: reads_end.clone(),
@@ -318,8 +319,8 @@ impl Parts {
             });
             sources.http.push(counters.clone());
             sources.routers.push(router_counters);
-            sources.lanes.push(lane_counters);
-            lane_ends.push(lane_end);
+            sources.sample_queues.push(queue_counters);
+            sample_consumers.push(sample_consumer);
             workers.push(WorkerParts { router, counters });
         }
 
@@ -331,13 +332,14 @@ impl Parts {
         let detector = detectors.first();
         let judging = analytics::Settings { window, detectors };
         let store_deadline_ns = store.as_ref().map(|store| store.deadline_ns.clone());
-        let (outlet, store) = store.map(|store| (store.outlet, store.thread)).unzip();
+        let (judged_producer, store) =
+            store.map(|store| (store.judged_producer, store.thread)).unzip();
         let analytics = AnalyticsThread::new(
             Analytics::new(judging, registry.clone().into()),
             settings.ttl.as_micros() as i64,
-            lane_ends,
+            sample_consumers,
             questions,
-            outlet,
+            judged_producer,
             sleeper,
             start,
             sources.analytics.clone(),
@@ -397,7 +399,7 @@ impl Parts {
 
 /// What there is with Redis only.
 struct StoreParts {
-    outlet: JudgedProducer,
+    judged_producer: JudgedProducer,
     thread: StoreThread,
     counters: StoreSources,
     deadline_ns: Arc<AtomicU64>,
@@ -415,9 +417,9 @@ impl StoreParts {
     ) -> Self {
         // Seeded by the system for each process.
         let random = RandomState::new().build_hasher().finish();
-        let counters = StoreSources { outlet: Arc::default(), store: Arc::default() };
-        let (outlet, inlet) =
-            exchange(settings.redis_queue, sleeper.clone(), counters.outlet.clone());
+        let counters = StoreSources { queue: Arc::default(), store: Arc::default() };
+        let (judged_producer, judged_consumer) =
+            judged_queue::channel(settings.redis_queue, sleeper.clone(), counters.queue.clone());
         let keeps_history = settings.redis_history == RedisHistory::Stream;
         let options = Options {
             replica: Replica::new(random as u32),
@@ -433,9 +435,9 @@ impl StoreParts {
         let thread = StoreThread::new(StoreThreadParts {
             target: target.clone(),
             commands: Commands::new(options, move |metric| names.metric_name(metric)),
-            queue: Queue::new(inlet.held.clone(), &options),
+            queue: Queue::new(judged_consumer.budget.clone(), &options),
             flush_interval: settings.flush_interval,
-            inlet,
+            consumer: judged_consumer,
             registry: registry.clone(),
             counters: counters.store.clone(),
             clock: Clock::new(start),
@@ -447,7 +449,7 @@ impl StoreParts {
             }),
             deadline_ns: deadline_ns.clone(),
         });
-        Self { outlet, thread, counters, deadline_ns }
+        Self { judged_producer, thread, counters, deadline_ns }
     }
 }
 
@@ -584,12 +586,12 @@ fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, counte
 
 /// The last words: what was promised, and that it was kept.
 fn report(totals: &TotalsReport, routers: &[Arc<RouterCounters>], store: Option<&StoreSources>) {
-    if let Some(StoreSources { outlet, store }) = store {
+    if let Some(StoreSources { queue, store }) = store {
         let dropped = store.dropped_total.iter().map(Counter::get).sum::<u64>();
         info!(
             stored = store.stored_total.get(),
             coalesced = store.coalesced_total.get(),
-            dropped = outlet.dropped_total.get() + dropped,
+            dropped = queue.dropped_total.get() + dropped,
             "Redis has"
         );
     }

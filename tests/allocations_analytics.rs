@@ -10,7 +10,7 @@ use sigmad::analytics::detector_states::Detectors;
 use sigmad::analytics::detectors::Kind;
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::judged_queue::exchange;
+use sigmad::judged_queue;
 use sigmad::store::memory::Latest;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
@@ -67,18 +67,19 @@ fn judges_without_the_allocator(kinds: &[Kind]) {
 #[test]
 fn a_sample_for_the_store_allocates_nothing_while_blocks_come_back() {
     let mut analytics = analytics();
-    let (mut outlet, inlet) = exchange(64 << 20, Arc::default(), Arc::default());
+    let (mut judged_producer, judged_consumer) =
+        judged_queue::channel(64 << 20, Arc::default(), Arc::default());
     let batches: Vec<_> = (0..100).map(|round| batch(0..128, round)).collect();
     let mut handed_on = 0;
     let mut run = || {
         for (round, batch) in batches.iter().enumerate() {
-            analytics.judge_and_hand_on(batch, 0, round as i64, &mut outlet);
+            analytics.judge_and_hand_on(batch, 0, round as i64, &mut judged_producer);
             // Partly filled ones too, and several on their way at once.
             if round % 7 == 0 {
-                outlet.send();
-                for block in inlet.full.try_iter() {
-                    handed_on += block.len();
-                    inlet.give_back(block);
+                judged_producer.send();
+                for chunk in judged_consumer.chunks.try_iter() {
+                    handed_on += chunk.len();
+                    judged_consumer.recycle(chunk);
                 }
             }
         }

@@ -13,7 +13,7 @@ use sigmad::http::message::{
     Answer, HeaderField, Headers, Method, Request, Responder, Service as _,
 };
 use sigmad::registry::Registry;
-use sigmad::sample_queue::{SampleConsumer, lane};
+use sigmad::sample_queue::{self, SampleConsumer};
 use sigmad::store::memory::Latest;
 use sigmad_clock::{self, Clock, Now};
 
@@ -32,7 +32,7 @@ impl Answer for LastStatus {
 
 struct Worker {
     router: Router,
-    lane_end: SampleConsumer,
+    sample_consumer: SampleConsumer,
     analytics: Analytics,
     latest: Latest,
     scratch: Vec<u8>,
@@ -40,11 +40,11 @@ struct Worker {
 
 impl Worker {
     fn new() -> Self {
-        let (lane, lane_end) = lane(Arc::default(), Arc::default());
+        let (samples, sample_consumer) = sample_queue::channel(Arc::default(), Arc::default());
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let router = Router::new(Parts {
             decoder: Decoder::new(registry.clone()),
-            lane,
+            samples,
             clock: Clock::new(sigmad_clock::start()),
             counters: Arc::default(),
             reads: bounded(1).0,
@@ -53,7 +53,7 @@ impl Worker {
             readiness: Arc::default(),
         });
         let analytics = Analytics::new(Settings::default(), registry.into());
-        Self { router, lane_end, analytics, latest: Latest::default(), scratch: Vec::new() }
+        Self { router, sample_consumer, analytics, latest: Latest::default(), scratch: Vec::new() }
     }
 
     fn round(&mut self, method: Method, path: &str, body: &[u8]) -> u16 {
@@ -83,10 +83,10 @@ impl Worker {
 
     /// What the analytics thread does.
     fn judge(&mut self) {
-        while let Ok(Some(block)) = self.lane_end.receive() {
-            self.analytics.judge(&block.batch, block.sent.wall_us);
-            self.latest.keep(&block.batch, block.sent.wall_us);
-            self.lane_end.give_back(block);
+        while let Ok(Some(chunk)) = self.sample_consumer.receive() {
+            self.analytics.judge(&chunk.batch, chunk.sent.wall_us);
+            self.latest.keep(&chunk.batch, chunk.sent.wall_us);
+            self.sample_consumer.recycle(chunk);
         }
     }
 }

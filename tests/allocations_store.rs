@@ -6,7 +6,9 @@ mod counting;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sigmad::judged_queue::{BLOCK_SAMPLES_MAX, Counts, Held, Judged, JudgedReading, JudgedSample};
+use sigmad::judged_queue::{
+    ByteBudget, CHUNK_SAMPLES_MAX, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample,
+};
 use sigmad::store::commands::Options;
 use sigmad::store::keys::Replica;
 use sigmad::store::queue::{Queue, Refusals};
@@ -21,36 +23,36 @@ fn queue(history_len: Option<usize>) -> Queue {
         history_len,
         devices_max: 1_000_000,
     };
-    Queue::new(Arc::new(Held::new(1 << 30)), &options)
+    Queue::new(Arc::new(ByteBudget::new(1 << 30)), &options)
 }
 
 /// Samples of two metrics: the device and the timestamp of each.
-fn block(samples: impl Iterator<Item = (u32, i64)>) -> Judged {
-    let mut block = Judged::default();
+fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
+    let mut chunk = JudgedChunk::default();
     for (at, (device, timestamp_us)) in samples.enumerate() {
         for metric in [MetricId::CPU, MetricId::RPS] {
-            let counts = Counts { total: 1, anomalies: 0 };
-            block.draft(JudgedReading { metric, value: 1.5, stream: counts, fleet: counts });
+            let counts = JudgedCounts { total: 1, anomalies: 0 };
+            chunk.push_reading(JudgedReading { metric, value: 1.5, stream: counts, fleet: counts });
         }
-        block.complete(JudgedSample {
+        chunk.push_sample(JudgedSample {
             time_us: 1_735_100_000_000_000 + at as i64,
             sequence: 0,
             readings: 2,
             timestamp_us,
             device: Some(DeviceId { index: device, generation: 0 }),
-            of_device: Counts::default(),
+            of_device: JudgedCounts::default(),
             of_replica: 1,
         });
     }
-    block
+    chunk
 }
 
 /// Names that are there anyway, as in the registry: none is allocated for the queue.
-fn take(queue: &mut Queue, block: &Judged, name: &Arc<str>) {
-    assert_eq!(queue.take(block, |_| Some(name.clone())), 0);
+fn take(queue: &mut Queue, chunk: &JudgedChunk, name: &Arc<str>) {
+    assert_eq!(queue.take(chunk, |_| Some(name.clone())), 0);
 }
 
-const BLOCK: u32 = BLOCK_SAMPLES_MAX as u32;
+const CHUNK: u32 = CHUNK_SAMPLES_MAX as u32;
 
 #[test]
 fn the_queue_holds_what_it_says() {
@@ -62,11 +64,11 @@ fn the_queue_holds_what_it_says() {
         for history_len in [None, Some(1_000)] {
             let before = counting::bytes();
             let mut queue = queue(history_len);
-            for from in (0..samples).step_by(BLOCK as usize) {
-                let block = block(
-                    (from..from + BLOCK).map(|at| (at % devices, i64::from(at % timestamps))),
+            for from in (0..samples).step_by(CHUNK as usize) {
+                let chunk = chunk(
+                    (from..from + CHUNK).map(|at| (at % devices, i64::from(at % timestamps))),
                 );
-                take(&mut queue, &block, &name);
+                take(&mut queue, &chunk, &name);
             }
             // Four bytes for each device's place are said to come on top.
             let hints = 4 * (devices as usize).next_power_of_two();
@@ -82,12 +84,12 @@ fn the_queue_holds_what_it_says() {
 fn a_sample_allocates_nothing_once_its_key_exists() {
     let name: Arc<str> = "edge-17".into();
     let mut queue = queue(None);
-    let blocks: Vec<_> =
-        (0..8).map(|at| block((0..BLOCK).map(move |device| (device, i64::from(at))))).collect();
+    let chunks: Vec<_> =
+        (0..8).map(|at| chunk((0..CHUNK).map(move |device| (device, i64::from(at))))).collect();
     let fill = |queue: &mut Queue, rounds| {
         for _ in 0..rounds {
-            for block in &blocks {
-                take(queue, block, &name);
+            for chunk in &chunks {
+                take(queue, chunk, &name);
             }
         }
     };

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, Value};
-use sigmad::judged_queue::{Counts, Held, Judged, JudgedReading, JudgedSample};
+use sigmad::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
 use sigmad::registry::Registry;
 use sigmad::store::commands::{Batch, Commands, MARKED_MAX, Marked, Options, Progress};
 use sigmad::store::keys::Replica;
@@ -94,7 +94,7 @@ impl Writer {
         let options = options(replica, history_len);
         let names = registry.clone();
         Self {
-            queue: Queue::new(Arc::new(Held::new(64 << 20)), &options),
+            queue: Queue::new(Arc::new(ByteBudget::new(64 << 20)), &options),
             commands: Commands::new(options, move |metric| names.metric_name(metric)),
             registry,
             time_us: NOW_US + i64::from(replica),
@@ -108,7 +108,7 @@ impl Writer {
 
     /// Takes samples of two metrics, ten microseconds apart.
     fn take<'a>(&mut self, samples: impl IntoIterator<Item = (Option<&'a str>, i64, f64)>) {
-        let mut block = Judged::default();
+        let mut chunk = JudgedChunk::default();
         for (device, timestamp_us, value) in samples {
             let mut names = [("cpu", None), ("r}ps:", None)];
             let admitted = self.registry.admit(device, &mut names, 1).expect("room");
@@ -120,26 +120,26 @@ impl Writer {
                 let mut count = |device| {
                     let total = self.totals.entry((device, metric)).or_default();
                     *total += 1;
-                    Counts { total: *total, anomalies: 1 }
+                    JudgedCounts { total: *total, anomalies: 1 }
                 };
-                let stream = if device.is_some() { count(device) } else { Counts::default() };
-                block.draft(JudgedReading { metric, value, stream, fleet: count(None) });
+                let stream = if device.is_some() { count(device) } else { JudgedCounts::default() };
+                chunk.push_reading(JudgedReading { metric, value, stream, fleet: count(None) });
             }
-            block.complete(JudgedSample {
+            chunk.push_sample(JudgedSample {
                 time_us: self.time_us,
                 sequence: 0,
                 readings: 2,
                 timestamp_us,
                 device,
-                of_device: Counts { total: 1, anomalies: 1 },
+                of_device: JudgedCounts { total: 1, anomalies: 1 },
                 of_replica: 1,
             });
-            if !block.has_room(2) {
-                self.queue.take(&block, |device| self.registry.device_name(device));
-                block.clear();
+            if !chunk.has_room(2) {
+                self.queue.take(&chunk, |device| self.registry.device_name(device));
+                chunk.clear();
             }
         }
-        self.queue.take(&block, |device| self.registry.device_name(device));
+        self.queue.take(&chunk, |device| self.registry.device_name(device));
     }
 
     /// Sends what waits, `times` times, and returns what was refused for good.
@@ -289,21 +289,21 @@ fn a_replica_reads_what_the_others_wrote() {
     a.flush(&mut connection, 1);
     let (counted, windows) = a.read(&mut connection, Some("x"));
     assert_eq!((counted.foreign, counted.metrics.len()), (0, 2));
-    assert_eq!(counted.others, Counts { total: 1, anomalies: 1 });
+    assert_eq!(counted.others, JudgedCounts { total: 1, anomalies: 1 });
     let (shared, no_room) = share(Some("x"), &counted, windows, &a.registry, 1);
     let shared = shared.expect("there is room");
     assert_eq!((shared.device, no_room), (a.registry.find_device("x"), 0));
     let cpu = shared.metrics.iter().find(|metric| metric.metric == MetricId::CPU).expect("cpu");
     assert_eq!(cpu.values, [1.0, 10.0, 2.0, 11.0, 12.0, 13.0]);
     assert_eq!((cpu.own_total, cpu.own_values), (2, 2));
-    assert_eq!(cpu.others, Counts { total: 4, anomalies: 1 });
+    assert_eq!(cpu.others, JudgedCounts { total: 4, anomalies: 1 });
     // To a third one both are others; of the fleet it finds both as well.
     let mut c = Writer::new(0xc, None);
     let (counted, windows) = c.read(&mut connection, None);
     let (shared, _) = share(None, &counted, windows, &c.registry, 1);
     let shared = shared.expect("the fleet");
     assert_eq!((shared.device, shared.metrics.len()), (None, 2));
-    assert_eq!(shared.metrics[0].others, Counts { total: 7, anomalies: 2 });
+    assert_eq!(shared.metrics[0].others, JudgedCounts { total: 7, anomalies: 2 });
     assert_eq!(shared.metrics[0].values, [10.0, 2.0, 11.0, 3.0, 12.0, 13.0]);
     assert_eq!((shared.last_seen_us, shared.last_timestamp_us), (b.time_us, NOW_US));
 }

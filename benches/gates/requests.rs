@@ -1,5 +1,5 @@
 //! Requests through all that sigmad does with them in user space, for an instrument that counts
-//! instructions: bytes to head, router, decoder, lane, verdicts, answer.
+//! instructions: bytes to head, router, decoder, sample queue, verdicts, answer.
 //!
 //! One thread, no sockets, no waiting, and every input the same in each run: what is left is the work.
 //! `scripts/gates.py` runs it under callgrind, which counts in [`measured`] alone.
@@ -20,7 +20,7 @@ use sigmad::http::encode::DateLine;
 use sigmad::http::message::{Completion, Deliver, Service as _};
 use sigmad::http::protocol::{Buffers, Protocol, Round};
 use sigmad::registry::Registry;
-use sigmad::sample_queue::{SampleConsumer, lane};
+use sigmad::sample_queue::{self, SampleConsumer};
 use sigmad::store::memory::Latest;
 use sigmad_clock::{self, Clock, Now};
 use sigmad_profile::heap::Sampled;
@@ -45,7 +45,7 @@ impl Deliver for NoTickets {
 struct Bench {
     protocol: Protocol,
     router: Router,
-    lane_end: SampleConsumer,
+    sample_consumer: SampleConsumer,
     analytics: Analytics,
     latest: Latest,
     out: Vec<u8>,
@@ -59,12 +59,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (lane, lane_end) = lane(Arc::default(), Arc::default());
+        let (samples, sample_consumer) = sample_queue::channel(Arc::default(), Arc::default());
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let start = sigmad_clock::start();
         let router = Router::new(Parts {
             decoder: Decoder::new(registry.clone()),
-            lane,
+            samples,
             clock: Clock::new(start),
             counters: Arc::default(),
             reads: bounded(1).0,
@@ -75,7 +75,7 @@ impl Bench {
         Self {
             protocol: Protocol::new(0, true),
             router,
-            lane_end,
+            sample_consumer,
             analytics: Analytics::new(Settings::default(), registry.into()),
             latest: Latest::default(),
             out: Vec::new(),
@@ -121,10 +121,10 @@ impl Bench {
         self.protocol.receive(bytes, &mut round);
         self.router.round_called(now);
         self.router.round_answered(40_000);
-        while let Ok(Some(block)) = self.lane_end.receive() {
-            self.analytics.judge(&block.batch, block.sent.wall_us);
-            self.latest.keep(&block.batch, block.sent.wall_us);
-            self.lane_end.give_back(block);
+        while let Ok(Some(chunk)) = self.sample_consumer.receive() {
+            self.analytics.judge(&chunk.batch, chunk.sent.wall_us);
+            self.latest.keep(&chunk.batch, chunk.sent.wall_us);
+            self.sample_consumer.recycle(chunk);
         }
         self.out.len()
     }

@@ -10,7 +10,7 @@
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::analytics::detector_states::{DetectorStates, Detectors, StateIndex};
 use crate::analytics::window::{WINDOW_MAX, Window};
-use crate::judged_queue::Counts;
+use crate::judged_queue::JudgedCounts;
 use sigmad_sample::Verdict;
 
 /// Memory for rings is taken so much at a time: some 50 µs of page faults, spread over its use.
@@ -41,9 +41,9 @@ pub struct Stream {
     /// Of the last value.
     pub verdict: Verdict,
     /// What was judged here since the start.
-    pub own: Counts,
+    pub own: JudgedCounts,
     /// What other replicas judged, as they last said.
-    pub others: Counts,
+    pub others: JudgedCounts,
     /// Whose values they are.
     pub ring_of: RingOf,
     /// What detectors remember of it.

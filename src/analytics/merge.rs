@@ -108,7 +108,7 @@ mod tests {
     };
     use crate::analytics::{Analytics, LOST_AFTER_S, Settings};
     use crate::judged_queue::{
-        Counts, Judged, JudgedConsumer, JudgedProducer, SharedWindows, exchange,
+        self, JudgedChunk, JudgedConsumer, JudgedCounts, JudgedProducer, SharedWindows,
     };
     use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
@@ -149,13 +149,13 @@ mod tests {
     #[derive(Default)]
     struct Store {
         windows: BTreeMap<Key, Vec<(i64, usize, u16, f64)>>,
-        counts: BTreeMap<Key, BTreeMap<usize, Counts>>,
-        samples: BTreeMap<Option<u32>, BTreeMap<usize, (i64, Counts)>>,
+        counts: BTreeMap<Key, BTreeMap<usize, JudgedCounts>>,
+        samples: BTreeMap<Option<u32>, BTreeMap<usize, (i64, JudgedCounts)>>,
     }
 
     impl Store {
-        fn write(&mut self, replica: usize, block: &Judged) {
-            for (sample, readings) in block.iter() {
+        fn write(&mut self, replica: usize, chunk: &JudgedChunk) {
+            for (sample, readings) in chunk.iter() {
                 let device = sample.device.map(|id| id.index);
                 for reading in readings {
                     let mut enter = |key: Key, counts| {
@@ -172,7 +172,7 @@ mod tests {
                     }
                 }
                 let fleet = self.samples.entry(None).or_default().entry(replica).or_default();
-                *fleet = (sample.time_us, Counts { total: fleet.1.total + 1, anomalies: 0 });
+                *fleet = (sample.time_us, JudgedCounts { total: fleet.1.total + 1, anomalies: 0 });
                 if device.is_some() {
                     let samples = self.samples.entry(device).or_default();
                     samples.insert(replica, (sample.time_us, sample.of_device));
@@ -181,13 +181,13 @@ mod tests {
         }
 
         fn read(&self, replica: usize) -> Vec<SharedWindows> {
-            let all = |device: &Option<u32>, samples: &BTreeMap<usize, (i64, Counts)>| {
+            let all = |device: &Option<u32>, samples: &BTreeMap<usize, (i64, JudgedCounts)>| {
                 let metrics = self.windows.range((*device, 0)..=(*device, u16::MAX));
                 let last_us = samples.values().map(|(at_us, _)| *at_us).max().expect("not empty");
                 let others = samples.iter().filter(|(from, _)| **from != replica);
                 SharedWindows {
                     device: device.map(id),
-                    others: others.fold(Counts::default(), |sum, (_, (_, of))| sum + *of),
+                    others: others.fold(JudgedCounts::default(), |sum, (_, (_, of))| sum + *of),
                     last_seen_us: last_us,
                     last_timestamp_us: last_us,
                     metrics: metrics
@@ -208,7 +208,7 @@ mod tests {
             let others = counts.iter().filter(|(from, _)| **from != replica);
             SharedMetric {
                 metric: MetricId(key.1),
-                others: others.fold(Counts::default(), |sum, (_, counts)| sum + *counts),
+                others: others.fold(JudgedCounts::default(), |sum, (_, counts)| sum + *counts),
                 own_total: counts.get(&replica).map_or(0, |counts| counts.total),
                 own_values: window.iter().filter(|(_, from, _, _)| *from == replica).count(),
                 values: window.iter().map(|(_, _, _, value)| *value).collect(),
@@ -219,19 +219,28 @@ mod tests {
     struct Replica {
         number: usize,
         analytics: Analytics,
-        outlet: JudgedProducer,
-        inlet: JudgedConsumer,
+        judged_producer: JudgedProducer,
+        judged_consumer: JudgedConsumer,
         time_us: i64,
-        #[expect(clippy::vec_box, reason = "boxes are what the exchange carries")]
-        unsent: Vec<Box<Judged>>,
+        #[expect(clippy::vec_box, reason = "boxes are what the queue carries")]
+        unsent: Vec<Box<JudgedChunk>>,
         own: BTreeMap<Key, Vec<f64>>,
     }
 
     impl Replica {
         fn new(number: usize) -> Self {
-            let (outlet, inlet) = exchange(1 << 30, Arc::default(), Arc::default());
+            let (judged_producer, judged_consumer) =
+                judged_queue::channel(1 << 30, Arc::default(), Arc::default());
             let (analytics, own) = (analytics(), BTreeMap::new());
-            Self { number, analytics, outlet, inlet, time_us: 0, unsent: Vec::new(), own }
+            Self {
+                number,
+                analytics,
+                judged_producer,
+                judged_consumer,
+                time_us: 0,
+                unsent: Vec::new(),
+                own,
+            }
         }
 
         /// Returns as of when.
@@ -247,9 +256,14 @@ mod tests {
                     }
                 }
             }
-            self.analytics.judge_and_hand_on(&batch, self.time_us, self.time_us, &mut self.outlet);
-            self.outlet.send();
-            self.unsent.extend(self.inlet.full.try_iter());
+            self.analytics.judge_and_hand_on(
+                &batch,
+                self.time_us,
+                self.time_us,
+                &mut self.judged_producer,
+            );
+            self.judged_producer.send();
+            self.unsent.extend(self.judged_consumer.chunks.try_iter());
             self.time_us
         }
 
@@ -260,9 +274,9 @@ mod tests {
             }
         }
 
-        fn flush(&mut self, blocks: usize, store: &mut Store) {
-            for block in self.unsent.drain(..blocks.min(self.unsent.len())) {
-                store.write(self.number, &block);
+        fn flush(&mut self, chunks: usize, store: &mut Store) {
+            for chunk in self.unsent.drain(..chunks.min(self.unsent.len())) {
+                store.write(self.number, &chunk);
             }
         }
 
@@ -271,7 +285,7 @@ mod tests {
         }
 
         fn unsent_values(&self, (device, metric): Key) -> Vec<f64> {
-            let samples = self.unsent.iter().flat_map(|block| block.iter());
+            let samples = self.unsent.iter().flat_map(|chunk| chunk.iter());
             let of_key = samples.filter(|(sample, _)| {
                 device.is_none() || sample.device.map(|id| id.index) == device
             });
@@ -370,7 +384,7 @@ mod tests {
                         let at_us = replica.judge(now_us - 4 * replica.number as i64, &samples);
                         sent.push((at_us, replica.number, samples));
                     }
-                    Step::Flush(blocks) => replica.flush(blocks, &mut store),
+                    Step::Flush(chunks) => replica.flush(chunks, &mut store),
                     Step::Read => {
                         replica.read(&store);
                         for (key, window) in &store.windows {
@@ -476,12 +490,12 @@ mod tests {
         let anomalies = replica.metric(1, Scope::Local).anomaly_count;
         let told = |own_total, own_values, values: &[f64], last_seen_us| SharedWindows {
             device: Some(id(1)),
-            others: Counts { total: 3, anomalies: 1 },
+            others: JudgedCounts { total: 3, anomalies: 1 },
             last_seen_us,
             last_timestamp_us: last_seen_us,
             metrics: vec![SharedMetric {
                 metric: MetricId(0),
-                others: Counts { total: 3, anomalies: 1 },
+                others: JudgedCounts { total: 3, anomalies: 1 },
                 own_total,
                 own_values,
                 values: values.to_vec(),

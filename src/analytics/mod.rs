@@ -35,7 +35,9 @@ use report::{
 use scan::Scan;
 use streams::{LastHeard, Streams};
 
-use crate::judged_queue::{Counts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows};
+use crate::judged_queue::{
+    JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows,
+};
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 /// A store that is reached gets what it is sent within seconds, one that was away after its oldest
@@ -64,7 +66,7 @@ pub struct Analytics {
     anomalies: Anomalies,
     samples: u64,
     /// Samples of all devices and of none that other replicas heard, as they last said.
-    others: Counts,
+    others: JudgedCounts,
     last: LastHeard,
     /// As [`streams::Device::own_heard_s`].
     own_heard_s: u32,
@@ -79,7 +81,7 @@ impl Analytics {
             streams: Streams::new(settings.window, settings.detectors, names),
             anomalies: Anomalies::default(),
             samples: 0,
-            others: Counts::default(),
+            others: JudgedCounts::default(),
             last: LastHeard::default(),
             own_heard_s: 0,
             merge: Merge::default(),
@@ -99,10 +101,10 @@ impl Analytics {
         batch: &Batch,
         arrived_us: i64,
         time_us: i64,
-        outlet: &mut JudgedProducer,
+        judged_producer: &mut JudgedProducer,
     ) {
         self.judge_each(batch, arrived_us, |analytics, sequence, sample, readings| {
-            analytics.hand_on(time_us, sequence, sample, readings, outlet);
+            analytics.hand_on(time_us, sequence, sample, readings, judged_producer);
         });
     }
 
@@ -141,23 +143,24 @@ impl Analytics {
         sequence: u16,
         sample: &Sample,
         readings: &[Reading],
-        outlet: &mut JudgedProducer,
+        judged_producer: &mut JudgedProducer,
     ) {
         let device = sample.device.and_then(|id| Some((id, self.streams.device(id)?)));
-        let block = outlet.block(readings.len());
+        let chunk = judged_producer.chunk_for(readings.len());
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
             let fleet = self.streams.fleet_counts(metric);
-            let stream = device
-                .map_or(Counts::default(), |(_, device)| self.streams.counts(device, metric, at));
-            block.draft(JudgedReading { metric, value, stream, fleet });
+            let stream = device.map_or(JudgedCounts::default(), |(_, device)| {
+                self.streams.counts(device, metric, at)
+            });
+            chunk.push_reading(JudgedReading { metric, value, stream, fleet });
         }
-        block.complete(JudgedSample {
+        chunk.push_sample(JudgedSample {
             time_us,
             sequence,
             readings: readings.len() as u16,
             timestamp_us: sample.timestamp_us,
             device: device.map(|(id, _)| id),
-            of_device: device.map_or(Counts::default(), |(_, device)| device.own),
+            of_device: device.map_or(JudgedCounts::default(), |(_, device)| device.own),
             of_replica: self.samples + u64::from(sequence) + 1,
         });
     }
@@ -379,7 +382,7 @@ fn was_sent(own_heard_s: u32, shared: &SharedWindows) -> bool {
     LastHeard::seconds(shared.last_seen_us).saturating_sub(own_heard_s) > LOST_AFTER_S
 }
 
-fn last_timestamp(last: &LastHeard, own: u64, others: Counts, scope: Scope) -> Option<i64> {
+fn last_timestamp(last: &LastHeard, own: u64, others: JudgedCounts, scope: Scope) -> Option<i64> {
     match scope {
         Scope::Cluster => (own > 0 || others.total > 0).then_some(last.timestamp_us),
         Scope::Local => (own > 0).then_some(last.own_timestamp_us),
@@ -685,7 +688,7 @@ mod tests {
         );
         assert_eq!((analytics.totals().devices, analytics.totals().streams), (1, 1));
 
-        // A straggler of the old occupant, from another worker's lane.
+        // A straggler of the old occupant, from another worker's sample queue.
         analytics.judge(&one(Some(id(5, 1)), &[(1, 77.0)]), 4);
         assert_eq!(analytics.windows(Some(id(5, 3)), Scope::Cluster).metrics[0].values, [9.0]);
         assert_eq!(analytics.windows(None, Scope::Cluster).metrics[1].total_count, 62);

@@ -13,7 +13,7 @@ use crate::analytics::anomalies::OpenAnomaly;
 use crate::analytics::arena::{Arena, StreamIndex};
 use crate::analytics::detector_states::Detectors;
 use crate::analytics::names::Names;
-use crate::judged_queue::Counts;
+use crate::judged_queue::JudgedCounts;
 use sigmad_sample::{DeviceId, MetricId};
 
 /// Devices are added so many at a time, so that growing never copies them.
@@ -46,7 +46,7 @@ pub struct LastHeard {
 impl LastHeard {
     /// A sample was heard here, after those that any of `others` heard before it.
     #[inline]
-    pub fn here(&mut self, arrived_us: i64, timestamp_us: i64, others: Counts) {
+    pub fn here(&mut self, arrived_us: i64, timestamp_us: i64, others: JudgedCounts) {
         self.own_timestamp_us = timestamp_us;
         // With nobody else to compare with, what came last is the last, whatever the clock says.
         if arrived_us >= self.seen_us || others.total == 0 {
@@ -78,9 +78,9 @@ pub struct Device {
     /// In the order in which they were first sent.
     pub streams: SmallVec<[DeviceStream; 2]>,
     /// Samples heard here since the start, and anomalies in them.
-    pub own: Counts,
+    pub own: JudgedCounts,
     /// What other replicas heard, as they last said.
-    pub others: Counts,
+    pub others: JudgedCounts,
     /// The last sample.
     pub last: LastHeard,
     /// When it was last heard from here, by [`LastHeard::seconds`].
@@ -203,16 +203,16 @@ impl Streams {
 
     /// What was judged here of a device's stream; `hint` as for [`Device::stream`].
     #[inline]
-    pub fn counts(&self, device: &Device, metric: MetricId, hint: usize) -> Counts {
+    pub fn counts(&self, device: &Device, metric: MetricId, hint: usize) -> JudgedCounts {
         let at = device.find(metric, hint);
-        at.map_or(Counts::default(), |at| self.arena.get(device.streams[at].place).0.own)
+        at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place).0.own)
     }
 
     /// What was judged here of the fleet's stream.
     #[inline]
-    pub fn fleet_counts(&self, metric: MetricId) -> Counts {
+    pub fn fleet_counts(&self, metric: MetricId) -> JudgedCounts {
         let place = self.known_fleet_stream(metric);
-        place.map_or(Counts::default(), |place| self.arena.get(place).0.own)
+        place.map_or(JudgedCounts::default(), |place| self.arena.get(place).0.own)
     }
 
     /// True while the registry still knows the device: an evicted one keeps its place here until

@@ -1,8 +1,8 @@
-//! The thread that drives [`Analytics`], and where it meets the store: it takes blocks from the
+//! The thread that drives [`Analytics`], and where it meets the store: it takes chunks from the
 //! workers, questions from readers and windows from the store, hands on what it has judged, and sleeps
 //! when there is nothing of these.
 //!
-//! A question is taken first, and answered once every block has been judged that lay in a lane at that
+//! A question is taken first, and answered once every chunk has been judged that was in a sample queue at that
 //! moment, and everything is in that the store had told by then: what came before a question is always
 //! seen by the answer. All work of one turn is bounded, so that nothing can starve the rest.
 //!
@@ -25,8 +25,8 @@ use crate::store::memory::Latest;
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
 
-/// Blocks of one lane judged before the next lane has its turn: half a millisecond of full ones.
-const BLOCKS_PER_TURN: usize = 64;
+/// Chunks of one sample queue judged before the next queue has its turn: half a millisecond of full ones.
+const CHUNKS_PER_TURN: usize = 64;
 /// Questions answered before samples have their turn again: 10 ms of the dearest, 1 ms of the usual.
 const QUESTIONS_PER_TURN: usize = 64;
 /// Values of the store let in before samples have their turn again, and the rest of a device: as many
@@ -44,18 +44,18 @@ const PARK_AFTER_NS: u64 = 4_000_000;
 pub struct AnalyticsCounters {
     /// Samples judged.
     pub samples_total: Counter,
-    /// Blocks judged.
-    pub blocks_total: Counter,
+    /// Chunks judged.
+    pub chunks_total: Counter,
     /// Questions answered.
     pub questions_total: Counter,
     /// Ends of a sleep.
     pub wakes_total: Counter,
     /// Sleeps begun that only a sample or a question ends.
     pub parks_total: Counter,
-    /// From the moment a block was sent to its last verdict, per sample; of blocks that bring a request
+    /// From the moment a chunk was sent to its last verdict, per sample; of chunks that bring a request
     /// whose stages are timed.
     pub lag: Histogram,
-    /// Judging, per sample; of the same blocks.
+    /// Judging, per sample; of the same chunks.
     pub judge: Histogram,
 }
 
@@ -67,7 +67,7 @@ pub struct AnalyticsThread {
     ttl_us: i64,
     sources: Vec<Source>,
     questions: Receiver<Question>,
-    /// Taken, and waiting for the blocks ahead of them.
+    /// Taken, and waiting for the chunks ahead of them.
     taken: Vec<Question>,
     beyond: Option<StoreLink>,
     sleeper: Arc<Sleeper>,
@@ -78,8 +78,8 @@ pub struct AnalyticsThread {
 /// The store beyond this process.
 #[derive(Debug)]
 struct StoreLink {
-    outlet: JudgedProducer,
-    /// As of when the last block was handed on: grows, whatever the clock does.
+    judged_producer: JudgedProducer,
+    /// As of when the last chunk was handed on: grows, whatever the clock does.
     time_us: i64,
     /// What it told, waiting for its turn.
     windows: vec::IntoIter<SharedWindows>,
@@ -89,29 +89,35 @@ struct StoreLink {
 }
 
 impl StoreLink {
-    fn new(outlet: JudgedProducer) -> Self {
-        Self { outlet, time_us: 0, windows: Vec::new().into_iter(), ahead: 0, synced_at_us: None }
+    fn new(judged_producer: JudgedProducer) -> Self {
+        Self {
+            judged_producer,
+            time_us: 0,
+            windows: Vec::new().into_iter(),
+            ahead: 0,
+            synced_at_us: None,
+        }
     }
 }
 
 /// One worker's samples.
 #[derive(Debug)]
 struct Source {
-    end: SampleConsumer,
+    consumer: SampleConsumer,
     /// Blocks to judge before the questions taken may be answered.
     ahead: usize,
 }
 
 impl AnalyticsThread {
-    /// Samples come from `lanes`, whose workers wake `sleeper`, as do those who ask and the store that
-    /// takes what is judged from `outlet`. `/latest` shows samples for `ttl_us`.
+    /// Samples come from `samples`, whose workers wake `sleeper`, as do those who ask and the store that
+    /// takes judged samples from `judged_producer`. `/latest` shows samples for `ttl_us`.
     #[expect(clippy::too_many_arguments, reason = "each is another end of the thread")]
     pub fn new(
         analytics: Analytics,
         ttl_us: i64,
-        lanes: Vec<SampleConsumer>,
+        samples: Vec<SampleConsumer>,
         questions: Receiver<Question>,
-        outlet: Option<JudgedProducer>,
+        judged_producer: Option<JudgedProducer>,
         sleeper: Arc<Sleeper>,
         start: Instant,
         counters: Arc<AnalyticsCounters>,
@@ -120,10 +126,10 @@ impl AnalyticsThread {
             analytics,
             latest: Latest::default(),
             ttl_us,
-            sources: lanes.into_iter().map(|end| Source { end, ahead: 0 }).collect(),
+            sources: samples.into_iter().map(|consumer| Source { consumer, ahead: 0 }).collect(),
             questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
-            beyond: outlet.map(StoreLink::new),
+            beyond: judged_producer.map(StoreLink::new),
             sleeper,
             clock: Clock::new(start),
             counters,
@@ -133,7 +139,7 @@ impl AnalyticsThread {
     /// Runs on the calling thread until every worker has gone and all they sent is judged; what was
     /// asked by then is answered too.
     pub fn run(mut self) -> TotalsReport {
-        self.sleeper.adopt();
+        self.sleeper.register();
         let mut busy_ns = self.clock.monotonic_ns();
         loop {
             let asked = self.take_questions();
@@ -146,7 +152,7 @@ impl AnalyticsThread {
                 busy_ns = self.clock.monotonic_ns();
             } else if self.sources.is_empty() {
                 if let Some(beyond) = &mut self.beyond {
-                    beyond.outlet.send();
+                    beyond.judged_producer.send();
                 }
                 return self.analytics.totals();
             } else {
@@ -166,24 +172,25 @@ impl AnalyticsThread {
         }
         // Counted after the questions were taken: so with everything that was sent before they were.
         for source in &mut self.sources {
-            source.ahead = source.end.len();
+            source.ahead = source.consumer.waiting();
         }
         if let Some(beyond) = &mut self.beyond {
-            beyond.ahead = beyond.outlet.shared.len() + usize::from(beyond.windows.len() > 0);
+            beyond.ahead =
+                beyond.judged_producer.updates.len() + usize::from(beyond.windows.len() > 0);
         }
         true
     }
 
-    /// Judges what the lanes hold, a bounded number of blocks from each.
+    /// Judges what the sample queues hold, a bounded number of chunks from each.
     fn judge(&mut self) -> bool {
         let Self { analytics, latest, sources, beyond, clock, counters, .. } = self;
         let mut any = false;
         sources.retain_mut(|source| {
-            for _ in 0..BLOCKS_PER_TURN {
-                match source.end.receive() {
-                    Ok(Some(block)) => {
-                        judge_block(analytics, latest, beyond.as_mut(), &block, clock, counters);
-                        source.end.give_back(block);
+            for _ in 0..CHUNKS_PER_TURN {
+                match source.consumer.receive() {
+                    Ok(Some(chunk)) => {
+                        judge_chunk(analytics, latest, beyond.as_mut(), &chunk, clock, counters);
+                        source.consumer.recycle(chunk);
                         source.ahead = source.ahead.saturating_sub(1);
                         any = true;
                     }
@@ -207,7 +214,7 @@ impl AnalyticsThread {
                 self.analytics.apply(&shared);
                 let_in += shared.metrics.iter().map(|stream| stream.values.len()).sum::<usize>();
             } else {
-                match beyond.outlet.shared.try_recv() {
+                match beyond.judged_producer.updates.try_recv() {
                     Ok(ReplicaUpdate::Windows(windows)) => beyond.windows = windows.into_iter(),
                     Ok(ReplicaUpdate::SyncedAt(at_us)) => beyond.synced_at_us = Some(at_us),
                     // Nothing more, or nobody any more.
@@ -252,11 +259,14 @@ impl AnalyticsThread {
 
     fn sleep(&mut self, busy_ns: u64) {
         // What the store has no use for yet waits here, and nobody would end a park for it.
-        let all_sent = self.beyond.as_mut().is_none_or(|beyond| beyond.outlet.send_if_taken());
+        let all_sent = self.beyond.as_mut().is_none_or(|beyond| beyond.judged_producer.try_send());
         let has_work = || {
-            self.sources.iter().any(|source| source.end.has_news())
+            self.sources.iter().any(|source| source.consumer.is_ready())
                 || !self.questions.is_empty()
-                || self.beyond.as_ref().is_some_and(|beyond| !beyond.outlet.shared.is_empty())
+                || self
+                    .beyond
+                    .as_ref()
+                    .is_some_and(|beyond| !beyond.judged_producer.updates.is_empty())
         };
         if !all_sent || self.clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
             self.sleeper.doze(DOZE, has_work);
@@ -268,28 +278,28 @@ impl AnalyticsThread {
     }
 }
 
-fn judge_block(
+fn judge_chunk(
     analytics: &mut Analytics,
     latest: &mut Latest,
     beyond: Option<&mut StoreLink>,
-    block: &SampleChunk,
+    chunk: &SampleChunk,
     clock: &Clock,
     counters: &AnalyticsCounters,
 ) {
-    let begun_ns = if block.sent_ns.is_some() { clock.monotonic_ns() } else { 0 };
-    let arrived_us = block.sent.wall_us;
+    let begun_ns = if chunk.sent_ns.is_some() { clock.monotonic_ns() } else { 0 };
+    let arrived_us = chunk.sent.wall_us;
     match beyond {
-        None => analytics.judge(&block.batch, arrived_us),
-        Some(StoreLink { outlet, time_us, .. }) => {
+        None => analytics.judge(&chunk.batch, arrived_us),
+        Some(StoreLink { judged_producer, time_us, .. }) => {
             *time_us = arrived_us.max(*time_us + 1);
-            analytics.judge_and_hand_on(&block.batch, arrived_us, *time_us, outlet);
+            analytics.judge_and_hand_on(&chunk.batch, arrived_us, *time_us, judged_producer);
         }
     }
-    latest.keep(&block.batch, arrived_us);
-    let samples = block.batch.len() as u64;
+    latest.keep(&chunk.batch, arrived_us);
+    let samples = chunk.batch.len() as u64;
     counters.samples_total.add(samples);
-    counters.blocks_total.add(1);
-    if let Some(sent_ns) = block.sent_ns {
+    counters.chunks_total.add(1);
+    if let Some(sent_ns) = chunk.sent_ns {
         let judged_ns = clock.monotonic_ns();
         counters.lag.record(judged_ns.saturating_sub(sent_ns), samples);
         counters.judge.record((judged_ns - begun_ns) / samples, samples);
@@ -340,28 +350,29 @@ mod tests {
     use crate::analytics::report::{
         AnomaliesQuery, Asker, DevicesQuery, DevicesSort, Scope, questions,
     };
-    use crate::judged_queue::{Counts, JudgedConsumer, SharedMetric, exchange};
-    use crate::sample_queue::{SampleProducer, lane};
+    use crate::judged_queue::{self, JudgedConsumer, JudgedCounts, SharedMetric};
+    use crate::sample_queue::{self, SampleProducer};
     use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
     struct Running {
-        lanes: Vec<SampleProducer>,
+        producers: Vec<SampleProducer>,
         asker: Asker,
         counters: Arc<AnalyticsCounters>,
         thread: thread::JoinHandle<TotalsReport>,
     }
 
-    fn running(lanes: usize) -> Running {
-        running_with(lanes, |_| None)
+    fn running(producers: usize) -> Running {
+        running_with(producers, |_| None)
     }
 
     fn running_with(
-        lanes: usize,
-        outlet: impl FnOnce(Arc<Sleeper>) -> Option<JudgedProducer>,
+        producers: usize,
+        judged_producer: impl FnOnce(Arc<Sleeper>) -> Option<JudgedProducer>,
     ) -> Running {
         let sleeper = Arc::new(Sleeper::default());
         let (asker, asked) = questions(sleeper.clone());
-        let (lanes, ends) = (0..lanes).map(|_| lane(sleeper.clone(), Arc::default())).unzip();
+        let (producers, ends) =
+            (0..producers).map(|_| sample_queue::channel(sleeper.clone(), Arc::default())).unzip();
         let names = Names::new(
             |id| Some(format!("d{}", id.index).into()),
             |id| format!("m{}", id.0).into(),
@@ -369,24 +380,33 @@ mod tests {
         let analytics = Analytics::new(Settings::default(), names);
         let counters = Arc::<AnalyticsCounters>::default();
         let counted = counters.clone();
-        let outlet = outlet(sleeper.clone());
+        let judged_producer = judged_producer(sleeper.clone());
         let thread = thread::spawn(move || {
             let start = sigmad_clock::start();
-            AnalyticsThread::new(analytics, 1_000_000, ends, asked, outlet, sleeper, start, counted)
-                .run()
+            AnalyticsThread::new(
+                analytics,
+                1_000_000,
+                ends,
+                asked,
+                judged_producer,
+                sleeper,
+                start,
+                counted,
+            )
+            .run()
         });
-        Running { lanes, asker, counters, thread }
+        Running { producers, asker, counters, thread }
     }
 
     /// With a store, of which this is the end.
-    fn running_beside_a_store(lanes: usize) -> (Running, JudgedConsumer) {
-        let mut inlet = None;
-        let running = running_with(lanes, |sleeper| {
-            let (outlet, other) = exchange(64 << 20, sleeper, Arc::default());
-            inlet = Some(other);
-            Some(outlet)
+    fn running_beside_a_store(producers: usize) -> (Running, JudgedConsumer) {
+        let mut judged_consumer = None;
+        let running = running_with(producers, |sleeper| {
+            let (judged_producer, other) = judged_queue::channel(64 << 20, sleeper, Arc::default());
+            judged_consumer = Some(other);
+            Some(judged_producer)
         });
-        (running, inlet.expect("made with the outlet"))
+        (running, judged_consumer.expect("made with the judged_producer"))
     }
 
     fn device(index: u32) -> DeviceId {
@@ -402,12 +422,12 @@ mod tests {
         batch
     }
 
-    fn send(lane: &mut SampleProducer, batch: &Batch) {
-        while !lane.has_room(batch.len()) {
+    fn send(producer: &mut SampleProducer, batch: &Batch) {
+        while !producer.has_room(batch.len()) {
             thread::yield_now();
         }
-        lane.push(batch, Now::default());
-        lane.send(Now::default());
+        producer.push(batch, Now::default());
+        producer.send(Now::default());
     }
 
     fn total(report: &WindowsReport) -> u64 {
@@ -416,18 +436,18 @@ mod tests {
 
     #[test]
     fn an_answer_sees_every_sample_sent_before_its_question() {
-        const LANES: usize = 3;
-        let Running { lanes, asker, thread, .. } = running(LANES);
+        const WORKERS: usize = 3;
+        let Running { producers, asker, thread, .. } = running(WORKERS);
         let acknowledged = AtomicU64::new(0);
         thread::scope(|scope| {
-            for (index, mut lane) in lanes.into_iter().enumerate() {
+            for (index, mut producer) in producers.into_iter().enumerate() {
                 let (asker, acknowledged) = (asker.clone(), &acknowledged);
                 scope.spawn(move || {
                     let mut sent = 0;
                     for round in 0..1_500 {
-                        // Bursts of several blocks, and single samples.
+                        // Bursts of several chunks, and single samples.
                         let size = if round % 50 == 0 { 5_000 } else { 1 + round % 3 };
-                        send(&mut lane, &samples(index as u32, sent..sent + size));
+                        send(&mut producer, &samples(index as u32, sent..sent + size));
                         sent += size;
                         acknowledged.fetch_add(size as u64, Ordering::SeqCst);
 
@@ -450,14 +470,14 @@ mod tests {
         });
         let totals = thread.join().expect("no panic");
         assert_eq!(totals.samples, acknowledged.into_inner());
-        assert_eq!(totals.devices, LANES);
+        assert_eq!(totals.devices, WORKERS);
         assert!(asker.ask(Question::Totals).is_none());
     }
 
     #[test]
     fn a_flood_of_questions_and_one_of_samples_both_get_through() {
-        let Running { mut lanes, asker, counters, thread } = running(1);
-        let mut lane = lanes.pop().expect("one");
+        let Running { mut producers, asker, counters, thread } = running(1);
+        let mut producer = producers.pop().expect("one");
         thread::scope(|scope| {
             let askers: Vec<_> = (0..2)
                 .map(|_| {
@@ -487,10 +507,10 @@ mod tests {
                 .collect();
             let mut sent = 0;
             while sent < 1_000 || askers.iter().any(|asker| !asker.is_finished()) {
-                send(&mut lane, &samples(sent as u32 % 7, sent..sent + 300));
+                send(&mut producer, &samples(sent as u32 % 7, sent..sent + 300));
                 sent += 300;
             }
-            drop(lane);
+            drop(producer);
         });
         let totals = thread.join().expect("no panic");
         assert_eq!(counters.questions_total.get(), 1_200);
@@ -498,8 +518,8 @@ mod tests {
     }
 
     #[test]
-    fn a_parked_thread_hears_questions_samples_and_the_end_of_a_lane() {
-        let Running { mut lanes, asker, counters, thread } = running(2);
+    fn a_parked_thread_hears_questions_samples_and_the_end_of_a_worker() {
+        let Running { mut producers, asker, counters, thread } = running(2);
         // After each of these the thread parks once more, within milliseconds.
         let parks_after = |act: &mut dyn FnMut()| {
             let before = counters.parks_total.get();
@@ -510,25 +530,25 @@ mod tests {
         };
         for _ in 0..3 {
             parks_after(&mut || assert!(asker.ask(Question::Totals).is_some()));
-            parks_after(&mut || send(&mut lanes[0], &samples(1, 0..10)));
+            parks_after(&mut || send(&mut producers[0], &samples(1, 0..10)));
         }
         assert_eq!(counters.samples_total.get(), 30);
-        parks_after(&mut || _ = lanes.pop());
-        // It is parked: only the end of its last lane can wake it.
-        lanes.pop();
+        parks_after(&mut || _ = producers.pop());
+        // It is parked: only the end of its last worker can wake it.
+        producers.pop();
         assert_eq!(thread.join().expect("no panic").samples, 30);
         assert!(asker.ask(Question::Totals).is_none());
     }
 
     #[test]
     fn the_latest_samples_carry_names_until_they_are_too_old() {
-        let Running { mut lanes, asker, thread, .. } = running(1);
+        let Running { mut producers, asker, thread, .. } = running(1);
         let mut clock = Clock::new(sigmad_clock::start());
         let now = clock.now();
         let old = Now { wall_us: now.wall_us - 2_000_000, ..now };
         for (sent, at) in [(0..3, old), (3..5, now)] {
-            lanes[0].push(&samples(9, sent), at);
-            lanes[0].send(at);
+            producers[0].push(&samples(9, sent), at);
+            producers[0].send(at);
         }
         let query = RecentQuery { device: Some(device(9)), limit: 10, since_us: 0 };
         let ask = |query| asker.ask(|to| Question::Latest(query, to)).expect("running");
@@ -542,51 +562,54 @@ mod tests {
         assert_eq!(latest, [expected(4.0), expected(3.0)]);
         assert_eq!(ask(RecentQuery { limit: 1, ..query }), [expected(4.0)]);
         assert_eq!(ask(RecentQuery { device: Some(device(8)), ..query }), []);
-        lanes.clear();
+        producers.clear();
         thread.join().expect("no panic");
     }
 
     #[test]
     fn the_time_to_the_verdict_is_taken_of_timed_blocks() {
-        let Running { mut lanes, asker, counters, thread } = running(1);
-        send(&mut lanes[0], &samples(0, 0..1));
-        lanes[0].push(&samples(0, 1..4), Now::default());
-        lanes[0].send_timed(Now::default(), 0);
+        let Running { mut producers, asker, counters, thread } = running(1);
+        send(&mut producers[0], &samples(0, 0..1));
+        producers[0].push(&samples(0, 1..4), Now::default());
+        producers[0].send_timed(Now::default(), 0);
         asker.ask(Question::Totals).expect("running");
         let mut lag = sigmad_counters::Counts::default();
         counters.lag.merge_into(&mut lag);
         assert_eq!(lag.count(), 3);
-        assert_eq!(counters.blocks_total.get(), 2);
-        lanes.clear();
+        assert_eq!(counters.chunks_total.get(), 2);
+        producers.clear();
         thread.join().expect("no panic");
     }
 
     #[test]
     fn the_store_gets_every_sample_in_order_with_its_counts() {
-        let (running, inlet) = running_beside_a_store(2);
-        let Running { mut lanes, asker, counters, thread } = running;
+        let (running, judged_consumer) = running_beside_a_store(2);
+        let Running { mut producers, asker, counters, thread } = running;
         let mut sent = [0, 0];
         for round in 0..300 {
-            let lane = round % 2;
+            let producer = round % 2;
             let size = if round % 50 == 0 { 1_000 } else { 1 + round % 3 };
             // All at one moment, which is before 1970: the clock may say anything.
-            send(&mut lanes[lane], &samples(lane as u32, sent[lane]..sent[lane] + size));
-            sent[lane] += size;
+            send(
+                &mut producers[producer],
+                &samples(producer as u32, sent[producer]..sent[producer] + size),
+            );
+            sent[producer] += size;
         }
         let mut alone = Batch::default();
         alone.push(-7, None, &[Reading { metric: MetricId::CPU, value: 0.5 }]);
         asker.ask(Question::Totals).expect("running");
-        send(&mut lanes[0], &alone);
-        lanes.clear();
+        send(&mut producers[0], &alone);
+        producers.clear();
         let (mut order, mut of_devices, mut fleet) = ((i64::MIN, 0), [0, 0], 0);
         let mut last = None;
-        for block in inlet.full.iter() {
-            for (sample, readings) in block.iter() {
+        for chunk in judged_consumer.chunks.iter() {
+            for (sample, readings) in chunk.iter() {
                 assert!((sample.time_us, sample.sequence) > order && sample.sequence < 1_000);
                 order = (sample.time_us, sample.sequence);
                 last = Some(*sample);
                 let Some(id) = sample.device else {
-                    assert_eq!(readings[0].stream, Counts::default());
+                    assert_eq!(readings[0].stream, JudgedCounts::default());
                     continue;
                 };
                 let count = &mut of_devices[id.index as usize];
@@ -599,7 +622,7 @@ mod tests {
                 assert_eq!(sample.of_device, readings[0].stream);
                 assert_eq!(readings[0].fleet.total, fleet);
             }
-            inlet.give_back(block);
+            judged_consumer.recycle(chunk);
         }
         assert_eq!(of_devices, sent);
         let last = last.expect("not empty");
@@ -609,8 +632,8 @@ mod tests {
 
     #[test]
     fn nothing_is_left_behind_while_the_store_lags() {
-        let (running, inlet) = running_beside_a_store(1);
-        let Running { mut lanes, asker, counters, thread } = running;
+        let (running, judged_consumer) = running_beside_a_store(1);
+        let Running { mut producers, asker, counters, thread } = running;
         let waits = |is_over: &dyn Fn() -> bool| {
             while !is_over() {
                 thread::yield_now();
@@ -618,36 +641,36 @@ mod tests {
         };
         let mut sent = 0;
         let mut send_one = || {
-            send(&mut lanes[0], &samples(0, sent..sent + 1));
+            send(&mut producers[0], &samples(0, sent..sent + 1));
             sent += 1;
             asker.ask(Question::Totals).expect("running");
         };
-        // Each in a block of its own, until the store is too far behind for that.
-        for blocks in 1..=64 {
+        // Each in a chunk of its own, until the store is too far behind for that.
+        for chunks in 1..=64 {
             send_one();
-            waits(&|| inlet.full.len() == blocks);
+            waits(&|| judged_consumer.chunks.len() == chunks);
         }
         send_one();
         let (parks, wakes) = (counters.parks_total.get(), counters.wakes_total.get());
         waits(&|| counters.wakes_total.get() > wakes + 10);
-        assert_eq!((inlet.full.len(), counters.parks_total.get()), (64, parks));
+        assert_eq!((judged_consumer.chunks.len(), counters.parks_total.get()), (64, parks));
         let mut taken = 0;
         while taken < 65 {
-            let block = inlet.full.recv().expect("running");
-            taken += block.len();
-            inlet.give_back(block);
+            let chunk = judged_consumer.chunks.recv().expect("running");
+            taken += chunk.len();
+            judged_consumer.recycle(chunk);
         }
         waits(&|| counters.parks_total.get() > parks);
-        lanes.clear();
+        producers.clear();
         assert_eq!(thread.join().expect("no panic").samples, 65);
     }
 
     #[test]
     fn an_answer_sees_what_the_store_told_before_its_question() {
         const DEVICES: u32 = 2_000;
-        let (running, inlet) = running_beside_a_store(1);
-        let Running { mut lanes, asker, counters, thread } = running;
-        let counts = Counts { total: 50, anomalies: 2 };
+        let (running, judged_consumer) = running_beside_a_store(1);
+        let Running { mut producers, asker, counters, thread } = running;
+        let counts = JudgedCounts { total: 50, anomalies: 2 };
         let windows = (0..DEVICES).map(|index| SharedWindows {
             device: Some(device(index)),
             others: counts,
@@ -670,17 +693,17 @@ mod tests {
         while counters.parks_total.get() == 0 {
             thread::yield_now();
         }
-        assert!(inlet.tell(ReplicaUpdate::Windows(windows.collect())));
-        assert!(inlet.tell(ReplicaUpdate::SyncedAt(77)));
+        assert!(judged_consumer.send(ReplicaUpdate::Windows(windows.collect())));
+        assert!(judged_consumer.send(ReplicaUpdate::SyncedAt(77)));
         // Far more than one turn lets in, and the answer sees it all.
-        send(&mut lanes[0], &samples(DEVICES, 0..100));
+        send(&mut producers[0], &samples(DEVICES, 0..100));
         let report = ask(DEVICES - 1);
         assert_eq!((total(&report), report.last_timestamp_us), (50, Some(8)));
         assert_eq!((report.metrics[0].values.len(), report.synced_at_us), (50, Some(77)));
         assert_eq!(total(&ask(DEVICES)), 100);
-        lanes.clear();
+        producers.clear();
         let totals = thread.join().expect("no panic");
         assert_eq!((totals.samples, totals.devices), (100, DEVICES as usize + 1));
-        assert!(!inlet.tell(ReplicaUpdate::SyncedAt(78)));
+        assert!(!judged_consumer.send(ReplicaUpdate::SyncedAt(78)));
     }
 }

@@ -1,7 +1,7 @@
 //! What a worker answers, one request after the other.
 //!
-//! Samples are decoded into a staging batch, and kept only if all of it fits into the worker's lane;
-//! the lane sends before the answers of the round leave. Health is told at once. What else reads goes
+//! Samples are decoded into a staging batch, and kept only if all of it fits into the worker's sample queue;
+//! the queue's producer sends before the answers of the round leave. Health is told at once. What else reads goes
 //! to the readers with a ticket.
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub struct Parts {
     /// Turns bodies into samples.
     pub decoder: Decoder,
     /// Takes the samples to analytics.
-    pub lane: SampleProducer,
+    pub samples: SampleProducer,
     /// Times stages.
     pub clock: Clock,
     /// Counts what this router does.
@@ -73,7 +73,7 @@ impl Router {
     }
 
     fn ingest(&mut self, exchange: &mut Exchange<'_>, request: Request<'_>, success: u16) {
-        let Parts { decoder, lane, clock, counters, tokens, .. } = &mut self.parts;
+        let Parts { decoder, samples, clock, counters, tokens, .. } = &mut self.parts;
         counters.ingest_requests_total.add(1);
         if let Err(denied) = tokens::check(tokens.ingest.as_ref(), &request.headers) {
             return self.refuse(exchange, ApiError::Denied(denied));
@@ -94,11 +94,11 @@ impl Router {
         counters.invalid_total.add(decoded.invalid as u64);
         counters.no_room_total.add(decoded.unroomed as u64);
         if decoded.accepted > 0 {
-            if !lane.has_room(decoded.accepted) {
+            if !samples.has_room(decoded.accepted) {
                 counters.queue_full_total.add(decoded.accepted as u64);
                 return self.refuse(exchange, ApiError::QueueFull);
             }
-            lane.push(&self.staging, request.now);
+            samples.push(&self.staging, request.now);
             counters.accepted_total.add(decoded.accepted as u64);
         }
         if request.is_timed {
@@ -179,7 +179,7 @@ impl Router {
     /// Leaves the answer to a reader.
     fn pass_on(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, read: Read) {
         // A read sees the samples that its own connection sent before it, 202 received or not.
-        self.parts.lane.send(request.now);
+        self.parts.samples.send(request.now);
         let passed = self.parts.reads.try_send(ReadRequest {
             read,
             label: exchange.label,
@@ -260,10 +260,10 @@ impl Service for Router {
     }
 
     fn round_called(&mut self, now: Now) {
-        let Parts { lane, clock, counters, .. } = &mut self.parts;
-        let Some(pushed_ns) = self.round.handover_ns.take() else { return lane.send(now) };
+        let Parts { samples, clock, counters, .. } = &mut self.parts;
+        let Some(pushed_ns) = self.round.handover_ns.take() else { return samples.send(now) };
         let since_ns = clock.monotonic_ns();
-        lane.send_timed(now, since_ns);
+        samples.send_timed(now, since_ns);
         counters.handover_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
     }
 
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
     use crate::http::message::Headers;
     use crate::registry::Registry;
-    use crate::sample_queue::{SampleConsumer, lane};
+    use crate::sample_queue::{self, SampleConsumer};
     use sigmad_clock;
     use sigmad_counters::Counts;
     use sigmad_sample::QUEUE_SAMPLES_MAX;
@@ -298,7 +298,7 @@ mod tests {
     struct Bench {
         router: Router,
         engine: FakeEngine,
-        lane_end: SampleConsumer,
+        sample_consumer: SampleConsumer,
         reads: Receiver<ReadRequest>,
         debugs: Receiver<DebugRequest>,
         counters: Arc<RouterCounters>,
@@ -306,14 +306,14 @@ mod tests {
     }
 
     fn bench_with(tokens: Tokens, reads_max: usize, max_streams: usize) -> Bench {
-        let (lane, lane_end) = lane(Arc::default(), Arc::default());
+        let (samples, sample_consumer) = sample_queue::channel(Arc::default(), Arc::default());
         let (sender, reads) = bounded(reads_max);
         let (debug, debugs) = bounded(1);
         let counters: Arc<RouterCounters> = Arc::default();
         let readiness: Arc<Readiness> = Arc::default();
         let router = Router::new(Parts {
             decoder: Decoder::new(Arc::new(Registry::new(max_streams, 3600))),
-            lane,
+            samples,
             clock: Clock::new(sigmad_clock::start()),
             counters: counters.clone(),
             reads: sender,
@@ -324,7 +324,7 @@ mod tests {
         Bench {
             router,
             engine: FakeEngine::default(),
-            lane_end,
+            sample_consumer,
             reads,
             debugs,
             counters,
@@ -374,9 +374,9 @@ mod tests {
         fn kept(&mut self) -> usize {
             self.router.round_called(Now::default());
             let mut kept = 0;
-            while let Ok(Some(block)) = self.lane_end.receive() {
-                kept += block.batch.len();
-                self.lane_end.give_back(block);
+            while let Ok(Some(chunk)) = self.sample_consumer.receive() {
+                kept += chunk.batch.len();
+                self.sample_consumer.recycle(chunk);
             }
             kept
         }
@@ -397,7 +397,7 @@ mod tests {
         }
         let response = bench.post("/ingest?source=cron", r#"[{"rps":1},{"rps":2},{"cpu":3}]"#);
         assert_eq!(json(&response)["accepted"], 3);
-        assert!(bench.lane_end.is_empty(), "nothing leaves before the round ends");
+        assert!(bench.sample_consumer.waiting() == 0, "nothing leaves before the round ends");
         assert_eq!(bench.kept(), 5);
         assert_eq!(bench.counters.accepted_total.get(), 5);
         assert_eq!(bench.counters.ingest_requests_total.get(), 3);
@@ -642,9 +642,9 @@ mod tests {
     fn samples_of_the_round_go_ahead_of_a_read() {
         let mut bench = bench();
         bench.post("/ingest", r#"{"rps":1}"#);
-        assert!(bench.lane_end.is_empty());
+        assert!(bench.sample_consumer.waiting() == 0);
         bench.call(Method::Get, "/analyze", &[], "");
-        assert_eq!((bench.lane_end.len(), bench.reads.len()), (1, 1));
+        assert_eq!((bench.sample_consumer.waiting(), bench.reads.len()), (1, 1));
     }
 
     #[test]

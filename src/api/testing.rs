@@ -118,7 +118,7 @@ pub fn sources(registry: Arc<Registry>) -> Sources {
     Sources {
         http: vec![Arc::default(), Arc::default()],
         routers: vec![Arc::default(), Arc::default()],
-        lanes: vec![Arc::default(), Arc::default()],
+        sample_queues: vec![Arc::default(), Arc::default()],
         readers: vec![Arc::default()],
         debug: Arc::default(),
         analytics: Arc::default(),

@@ -313,7 +313,8 @@ impl Sampler {
     fn waiting(&self) -> u64 {
         // The judged first: what is judged between the two reads is not below zero.
         let judged = self.sources.analytics.samples_total.get();
-        let sent: u64 = self.sources.lanes.iter().map(|lane| lane.samples_total.get()).sum();
+        let sent: u64 =
+            self.sources.sample_queues.iter().map(|queue| queue.samples_total.get()).sum();
         sent.saturating_sub(judged)
     }
 
@@ -352,8 +353,8 @@ impl Sampler {
             rate(both().map(|(now, _)| of(now)).sum(), both().map(|(_, before)| of(before)).sum())
         };
         let workers = both().enumerate().map(|(index, (now, before))| Worker {
-            // A lane sees what was judged when it next sends: until then its own count is too high.
-            queue: self.sources.lanes[index].samples_in_flight.get().min(queue),
+            // A producer learns what was judged when it next sends: until then its own count is too high.
+            queue: self.sources.sample_queues[index].samples_in_flight.get().min(queue),
             requests: rate(now.requests, before.requests),
             accepted: rate(now.accepted, before.accepted),
             connections: self.sources.http[index].open.get(),

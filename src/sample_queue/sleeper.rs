@@ -1,7 +1,7 @@
-//! How the analytics thread sleeps, and who may wake it.
+//! Lets one thread sleep and others wake it.
 //!
-//! The atomics and the park are loom's under `--cfg loom`, where `loom/sleeper.rs` includes this
-//! file and tries every order of its steps.
+//! Under `--cfg loom` the atomics and the park are loom's: `loom/sleeper.rs` includes this file and
+//! checks every interleaving.
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU8, Ordering, fence};
@@ -20,8 +20,8 @@ const AWAKE: u8 = 0;
 const DOZING: u8 = 1;
 const PARKED: u8 = 2;
 
-/// A doze ends by itself: senders of samples leave it alone, a reader's question ends it. A park is
-/// ended by anyone.
+/// Puts the analytics thread to sleep in one of two ways. A doze has a time limit, and only
+/// [`Sleeper::wake`] ends it sooner. A park has none, and [`Sleeper::wake_if_parked`] ends it too.
 #[derive(Debug)]
 pub struct Sleeper {
     state: AtomicU8,
@@ -35,25 +35,25 @@ impl Default for Sleeper {
 }
 
 impl Sleeper {
-    /// Names the thread that will sleep; called by that thread, before it first does.
-    pub fn adopt(&self) {
+    /// Registers the calling thread as the one that sleeps. Called once, before its first sleep.
+    pub fn register(&self) {
         self.thread.set(current()).expect("one thread sleeps here");
     }
 
-    /// Sleeps until `limit` has passed or [`Sleeper::wake`] is called. Returns at once when
-    /// `has_work` says so.
+    /// Sleeps until `limit` has passed or [`Sleeper::wake`] is called. Returns at once when `has_work`
+    /// returns true.
     pub fn doze(&self, limit: Duration, has_work: impl FnOnce() -> bool) {
         self.sleep(DOZING, has_work, || park_timeout(limit));
     }
 
-    /// Sleeps until anyone wakes it. Returns at once when `has_work` says so.
+    /// Sleeps until another thread wakes it. Returns at once when `has_work` returns true.
     pub fn park(&self, has_work: impl FnOnce() -> bool) {
         self.sleep(PARKED, has_work, park);
     }
 
     fn sleep(&self, state: u8, has_work: impl FnOnce() -> bool, block: impl FnOnce()) {
         self.state.store(state, Ordering::Relaxed);
-        // Pairs with the fence in wake_from: either the sender sees our state, or we see its work.
+        // Pairs with the fence in wake_from: either the waker sees our state, or we see its work.
         fence(Ordering::SeqCst);
         if !has_work() {
             block();
@@ -77,15 +77,15 @@ impl Sleeper {
     fn wake_from(&self, least: u8) {
         // Pairs with the fence in sleep.
         fence(Ordering::SeqCst);
-        // Relaxed suffices behind the fence. The exchange lets one of several senders pay for the call;
-        // where it fails, the sleeper has been up since, and looked for work after our fence.
+        // Relaxed suffices after the fence. The compare-exchange lets only one of several wakers make the
+        // system call. If it fails, the sleeper has been awake since, and looked for work after our fence.
         let seen = self.state.load(Ordering::Relaxed);
-        let to_awake = || {
+        let set_awake = || {
             let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
             self.state.compare_exchange(seen, AWAKE, success, failure).is_ok()
         };
         if seen >= least
-            && to_awake()
+            && set_awake()
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
@@ -93,7 +93,7 @@ impl Sleeper {
     }
 }
 
-/// loom has no time: a doze may end at any moment.
+/// loom has no clock: a doze may end at any time.
 #[cfg(loom)]
 fn park_timeout(_: Duration) {
     loom::thread::yield_now();

@@ -532,7 +532,7 @@ mod tests {
     use redis::Arg;
 
     use super::*;
-    use crate::judged_queue::{Counts, Held, Judged, JudgedReading, JudgedSample};
+    use crate::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
     use crate::store::queue::{Fates, Queue};
     use sigmad_sample::DeviceId;
 
@@ -671,7 +671,7 @@ mod tests {
 
     impl Naive {
         /// Judges a sample, and writes it as it should be found in the end.
-        fn judge(&mut self, sample: &Sample, block: &mut Judged, has_history: bool) {
+        fn judge(&mut self, sample: &Sample, block: &mut JudgedChunk, has_history: bool) {
             if sample.is_same_time && self.sequence < 999 && self.time_us > 0 {
                 self.sequence += 1;
             } else {
@@ -681,10 +681,10 @@ mod tests {
             let mut count = |device: Option<u32>, metric| {
                 let total = self.counts.entry((device, metric)).or_default();
                 *total += 1;
-                Counts { total: *total, anomalies: *total / 3 }
+                JudgedCounts { total: *total, anomalies: *total / 3 }
             };
             let id = sample.device.map(|device| device.index);
-            let of_device = if id.is_some() { count(id, None) } else { Counts::default() };
+            let of_device = if id.is_some() { count(id, None) } else { JudgedCounts::default() };
             self.samples += 1;
             let of_replica = self.samples;
             let readings: Vec<_> = sample
@@ -693,12 +693,16 @@ mod tests {
                 .map(|&(metric, value)| JudgedReading {
                     metric: MetricId(metric),
                     value,
-                    stream: if id.is_some() { count(id, Some(metric)) } else { Counts::default() },
+                    stream: if id.is_some() {
+                        count(id, Some(metric))
+                    } else {
+                        JudgedCounts::default()
+                    },
                     fleet: count(None, Some(metric)),
                 })
                 .collect();
-            readings.iter().for_each(|&reading| block.draft(reading));
-            block.complete(JudgedSample {
+            readings.iter().for_each(|&reading| block.push_reading(reading));
+            block.push_sample(JudgedSample {
                 time_us,
                 sequence,
                 readings: readings.len() as u16,
@@ -737,7 +741,7 @@ mod tests {
                 contents.strings.insert(format!("metric:{device}:{timestamp}"), json.clone());
             }
             for device in BTreeSet::from([None, device]) {
-                let of_fleet = Counts { total: of_replica, anomalies: 0 };
+                let of_fleet = JudgedCounts { total: of_replica, anomalies: 0 };
                 let of_device = if device.is_some() { of_device } else { of_fleet };
                 let hash = contents.hashes.entry(format!("{}:counts", owner(device))).or_default();
                 let heard = format!(
@@ -827,14 +831,14 @@ mod tests {
             cut in 0..3_usize,
         ) {
             let options = options(has_history);
-            let mut queue = Queue::new(Arc::new(Held::new(64 << 20)), &options);
+            let mut queue = Queue::new(Arc::new(ByteBudget::new(64 << 20)), &options);
             let mut commands = Commands::new(options, metric_name);
             let (mut naive, mut contents) = (Naive::default(), Contents::default());
             let (mut flight, mut waiting) = (Vec::new(), Vec::new());
             for step in steps.into_iter().chain([Step::Done, Step::Begin, Step::Done]) {
                 match step {
                     Step::Take(samples) => {
-                        let mut block = Judged::default();
+                        let mut block = JudgedChunk::default();
                         for sample in &samples {
                             naive.judge(sample, &mut block, has_history);
                         }
@@ -860,11 +864,11 @@ mod tests {
     #[test]
     fn batches_are_small() {
         let options = Options { window: 10_000, ..options(false) };
-        let mut queue = Queue::new(Arc::new(Held::new(256 << 20)), &options);
+        let mut queue = Queue::new(Arc::new(ByteBudget::new(256 << 20)), &options);
         let mut commands = Commands::new(options, metric_name);
         let mut naive = Naive::default();
         for at in 0..200 {
-            let mut block = Judged::default();
+            let mut block = JudgedChunk::default();
             for index in 0..200 {
                 let sample = Sample {
                     device: Some(DeviceId { index: index % 3, generation: 0 }),

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::judged_queue::Counts;
+use crate::judged_queue::JudgedCounts;
 use sigmad_sample::number::Plain;
 use sigmad_sample::{VALUE_MAX, is_name};
 
@@ -249,7 +249,7 @@ pub struct ReplicaCounters {
     /// The timestamp of that sample.
     pub timestamp_us: i64,
     /// Samples and anomalies.
-    pub counts: Counts,
+    pub counts: JudgedCounts,
 }
 
 impl ReplicaCounters {
@@ -274,17 +274,17 @@ impl ReplicaCounters {
 }
 
 /// Writes `<total>:<anomalies>`.
-pub fn write_counts(text: &mut Vec<u8>, counts: Counts) {
+pub fn write_counts(text: &mut Vec<u8>, counts: JudgedCounts) {
     write_number(text, counts.total);
     text.push(b':');
     write_number(text, counts.anomalies);
 }
 
 /// None for what is not ours.
-pub fn read_counts(text: &[u8]) -> Option<Counts> {
+pub fn read_counts(text: &[u8]) -> Option<JudgedCounts> {
     let colon = text.iter().position(|&byte| byte == b':')?;
     let (total, anomalies) = (read_number(&text[..colon])?, read_number(&text[colon + 1..])?);
-    Some(Counts { total: total as u64, anomalies: anomalies as u64 })
+    Some(JudgedCounts { total: total as u64, anomalies: anomalies as u64 })
 }
 
 /// None for what is not the name of a device or a metric.
@@ -364,9 +364,9 @@ mod tests {
         .prop_map(|value| value + 0.0)
     }
 
-    fn counts() -> impl Strategy<Value = Counts> {
+    fn counts() -> impl Strategy<Value = JudgedCounts> {
         let number = || 0..=i64::MAX as u64;
-        (number(), number()).prop_map(|(total, anomalies)| Counts { total, anomalies })
+        (number(), number()).prop_map(|(total, anomalies)| JudgedCounts { total, anomalies })
     }
 
     fn member() -> impl Strategy<Value = Member> {

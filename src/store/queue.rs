@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 
 use super::commands::Options;
 use super::keys;
-use crate::judged_queue::{Counts, Held, Judged, JudgedReading, JudgedSample};
+use crate::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
 use sigmad_sample::{DeviceId, MetricId, Reading};
 
 /// A segment that takes more than this part of the bound is closed, so that an overflow drops a small
@@ -49,7 +49,7 @@ pub struct Refusals {
 /// Samples that wait for Redis, or are on their way.
 #[derive(Debug)]
 pub struct Queue {
-    held: Arc<Held>,
+    budget: Arc<ByteBudget>,
     /// Values of a stream that are kept.
     window_values: u32,
     keeps_history: bool,
@@ -97,7 +97,7 @@ pub(super) struct Owner {
     last_stream: u32,
     newest_key: u32,
     /// Samples and anomalies; of the fleet only samples, its anomalies are those of its streams.
-    pub(super) counts: Counts,
+    pub(super) counts: JudgedCounts,
     /// Of the last sample.
     pub(super) time_us: i64,
     /// Of the last sample.
@@ -114,7 +114,7 @@ pub(super) struct Stream {
     newest: u32,
     len: u32,
     /// After the newest value.
-    pub(super) counts: Counts,
+    pub(super) counts: JudgedCounts,
 }
 
 /// One value of a stream; those of a stream form a ring.
@@ -158,10 +158,10 @@ pub(super) struct Logged {
 }
 
 impl Queue {
-    /// Holds as many bytes as `held` allows.
-    pub fn new(held: Arc<Held>, options: &Options) -> Self {
+    /// Holds as many bytes as `budget` allows.
+    pub fn new(budget: Arc<ByteBudget>, options: &Options) -> Self {
         Self {
-            held,
+            budget,
             window_values: keys::window_values(options.window),
             keeps_history: options.history_len.is_some(),
             hasher: RandomState::default(),
@@ -177,7 +177,11 @@ impl Queue {
     /// count for the fleet alone then.
     ///
     /// Returns how many samples were dropped to keep the bound.
-    pub fn take(&mut self, block: &Judged, name: impl Fn(DeviceId) -> Option<Arc<str>>) -> u64 {
+    pub fn take(
+        &mut self,
+        block: &JudgedChunk,
+        name: impl Fn(DeviceId) -> Option<Arc<str>>,
+    ) -> u64 {
         if block.is_empty() {
             return 0;
         }
@@ -256,7 +260,7 @@ impl Queue {
     }
 
     fn is_full(&self, segment: &Segment) -> bool {
-        segment.bytes() > self.held.bytes_max() / SEGMENTS_IN_BOUND
+        segment.bytes() > self.budget.bytes_max() / SEGMENTS_IN_BOUND
     }
 
     fn is_newest_open(&self) -> bool {
@@ -266,7 +270,7 @@ impl Queue {
 
     fn drop_past_bound(&mut self) -> u64 {
         let mut dropped = 0;
-        while self.bytes() > self.held.store_bytes_max() {
+        while self.bytes() > self.budget.store_bytes_max() {
             let Some(oldest) = self.segments.remove(usize::from(self.is_flushing)) else { break };
             dropped += oldest.samples;
         }
@@ -275,7 +279,7 @@ impl Queue {
     }
 
     fn account(&self) {
-        self.held.set(self.bytes());
+        self.budget.set_store_bytes(self.bytes());
     }
 }
 
@@ -446,7 +450,7 @@ impl Segment {
             self.since_us = sample.time_us;
         }
         self.samples += 1;
-        let of_fleet = Counts { total: sample.of_replica, anomalies: 0 };
+        let of_fleet = JudgedCounts { total: sample.of_replica, anomalies: 0 };
         self.owners[FLEET as usize].heard(sample, of_fleet);
         let mut hint = NONE;
         for reading in readings {
@@ -494,7 +498,7 @@ impl Segment {
 
     fn open_stream(&mut self, owner: u32, metric: MetricId) -> u32 {
         let at = self.streams.len() as u32;
-        let counts = Counts::default();
+        let counts = JudgedCounts::default();
         self.streams.push(Stream { owner, next: NONE, metric, newest: NONE, len: 0, counts });
         let Owner { first_stream, last_stream, .. } = &mut self.owners[owner as usize];
         match self.streams.get_mut(*last_stream as usize) {
@@ -511,7 +515,7 @@ impl Segment {
         stream: u32,
         sample: &JudgedSample,
         value: f64,
-        counts: Counts,
+        counts: JudgedCounts,
         window_values: u32,
     ) {
         let stream = &mut self.streams[stream as usize];
@@ -622,7 +626,7 @@ impl Owner {
             first_stream: NONE,
             last_stream: NONE,
             newest_key: NONE,
-            counts: Counts::default(),
+            counts: JudgedCounts::default(),
             time_us: 0,
             timestamp_us: 0,
         }
@@ -633,7 +637,7 @@ impl Owner {
         self.device.map(|_| &*self.name)
     }
 
-    fn heard(&mut self, sample: &JudgedSample, counts: Counts) {
+    fn heard(&mut self, sample: &JudgedSample, counts: JudgedCounts) {
         self.counts = counts;
         self.time_us = sample.time_us;
         self.timestamp_us = sample.timestamp_us;
@@ -672,27 +676,27 @@ mod tests {
         }
     }
 
-    fn queue(bytes_max: usize, history_len: Option<usize>) -> (Queue, Arc<Held>) {
-        let held = Arc::new(Held::new(bytes_max));
+    fn queue(bytes_max: usize, history_len: Option<usize>) -> (Queue, Arc<ByteBudget>) {
+        let held = Arc::new(ByteBudget::new(bytes_max));
         (Queue::new(held.clone(), &options(history_len)), held)
     }
 
     /// A block of samples with serial numbers as times.
-    fn block(from: u64, samples: &[(u32, i64, u16)]) -> Judged {
-        let mut block = Judged::default();
+    fn block(from: u64, samples: &[(u32, i64, u16)]) -> JudgedChunk {
+        let mut block = JudgedChunk::default();
         for (serial, &(device, timestamp_us, width)) in (from..).zip(samples) {
             for metric in 0..width {
-                let counts = Counts { total: serial, anomalies: 0 };
+                let counts = JudgedCounts { total: serial, anomalies: 0 };
                 let (metric, value) = (MetricId(metric), serial as f64);
-                block.draft(JudgedReading { metric, value, stream: counts, fleet: counts });
+                block.push_reading(JudgedReading { metric, value, stream: counts, fleet: counts });
             }
-            block.complete(JudgedSample {
+            block.push_sample(JudgedSample {
                 time_us: serial as i64,
                 sequence: 0,
                 readings: width,
                 timestamp_us,
                 device: (device > 0).then_some(DeviceId { index: device, generation: 0 }),
-                of_device: Counts::default(),
+                of_device: JudgedCounts::default(),
                 of_replica: 1,
             });
         }
@@ -727,7 +731,7 @@ mod tests {
             bytes_max in 1_000..200_000_usize,
             history_len in proptest::option::of(Just(100)),
         ) {
-            let (mut queue, held) = queue(bytes_max, history_len);
+            let (mut queue, budget) = queue(bytes_max, history_len);
             let (mut taken, mut finished, mut dropped) = (0, 0, 0);
             for step in steps {
                 match step {
@@ -754,7 +758,7 @@ mod tests {
                 queue.segments.iter().for_each(|segment| sum += segment.samples());
                 prop_assert_eq!(sum, queue.samples());
                 let flight = queue.in_flight();
-                let most = held.store_bytes_max().max(flight.map_or(0, Segment::bytes));
+                let most = budget.store_bytes_max().max(flight.map_or(0, Segment::bytes));
                 prop_assert!(queue.bytes() <= most);
                 // What waits is the newest, without a gap.
                 let waiting = sum - flight.map_or(0, Segment::samples);
@@ -765,7 +769,7 @@ mod tests {
             let waiting = queue.samples();
             prop_assert_eq!(queue.drop_all(), waiting);
             prop_assert_eq!((queue.samples(), queue.bytes()), (0, 0));
-            prop_assert_eq!(format!("{held:?}"), format!("{:?}", Held::new(bytes_max)));
+            prop_assert_eq!(format!("{budget:?}"), format!("{:?}", ByteBudget::new(bytes_max)));
         }
     }
 
@@ -773,7 +777,7 @@ mod tests {
     fn a_segment_in_flight_takes_no_more() {
         let (mut queue, _) = queue(1 << 20, None);
         assert!(queue.begin().is_none() && queue.in_flight().is_none());
-        assert_eq!(queue.take(&Judged::default(), name), 0);
+        assert_eq!(queue.take(&JudgedChunk::default(), name), 0);
         assert!(queue.begin().is_none());
         queue.take(&block(0, &[(1, 5, 1), (1, 5, 1)]), name);
         assert_eq!(queue.begin().expect("one").samples(), 2);
@@ -788,7 +792,7 @@ mod tests {
 
     #[test]
     fn coalesced_samples_take_no_room() {
-        let (mut queue, held) = queue(1 << 20, None);
+        let (mut queue, budget) = queue(1 << 20, None);
         let samples: Vec<_> = (0..200).map(|at| (1 + at % 5, i64::from(at % 2), 2)).collect();
         queue.take(&block(0, &samples), name);
         let bytes = queue.bytes();
@@ -796,7 +800,7 @@ mod tests {
             assert_eq!(queue.take(&block(round * 200, &samples), name), 0);
         }
         assert_eq!((queue.bytes(), queue.samples()), (bytes, 200_000));
-        assert!(bytes < held.bytes_max() / SEGMENTS_IN_BOUND && !queue.has_full());
+        assert!(bytes < budget.bytes_max() / SEGMENTS_IN_BOUND && !queue.has_full());
         let segment = queue.begin().expect("one");
         for stream in &segment.streams {
             let values: Vec<_> = segment.values_of(stream).map(|value| value.value).collect();

@@ -53,7 +53,7 @@ pub struct Parts {
     /// Between two flushes.
     pub flush_interval: Duration,
     /// Where samples come from and windows go to.
-    pub inlet: JudgedConsumer,
+    pub consumer: JudgedConsumer,
     /// Knows the names.
     pub registry: Arc<Registry>,
     /// What is counted.
@@ -75,7 +75,7 @@ pub struct StoreThread {
     commands: Commands,
     queue: Queue,
     flush_interval_ns: u64,
-    inlet: JudgedConsumer,
+    consumer: JudgedConsumer,
     registry: Arc<Registry>,
     counters: Arc<StoreCounters>,
     clock: Clock,
@@ -112,7 +112,7 @@ struct Outage {
 impl StoreThread {
     /// Not connected yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { target, commands, queue, flush_interval, inlet, registry, counters, .. } =
+        let Parts { target, commands, queue, flush_interval, consumer, registry, counters, .. } =
             parts;
         let Parts { clock, on_state, seed, deadline_ns, .. } = parts;
         let origin =
@@ -122,7 +122,7 @@ impl StoreThread {
             commands,
             queue,
             flush_interval_ns: flush_interval.as_nanos() as u64,
-            inlet,
+            consumer,
             registry,
             counters,
             clock,
@@ -176,8 +176,8 @@ impl StoreThread {
     /// Takes in what analytics has handed over by now, a block more than `blocks_max` at most. False once
     /// it has gone and all is taken.
     fn gather(&mut self, blocks_max: usize) -> bool {
-        for _ in 0..=self.inlet.full.len().min(blocks_max) {
-            let block = match self.inlet.full.try_recv() {
+        for _ in 0..=self.consumer.chunks.len().min(blocks_max) {
+            let block = match self.consumer.chunks.try_recv() {
                 Ok(block) => block,
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return false,
@@ -185,7 +185,7 @@ impl StoreThread {
             let dropped = self.queue.take(&block, |device| self.registry.device_name(device));
             self.counters.taken_total.add(block.len() as u64);
             self.count_dropped(DropReason::QueueFull, dropped);
-            self.inlet.give_back(block);
+            self.consumer.recycle(block);
         }
         self.count_held();
         true
@@ -204,7 +204,7 @@ impl StoreThread {
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
         self.read_changed(asked)?;
         // False: analytics has gone, and nobody reads windows any more.
-        let _ = self.inlet.tell(ReplicaUpdate::SyncedAt(asked.wall_us));
+        let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us));
         Ok(())
     }
 
@@ -304,7 +304,7 @@ impl StoreThread {
             let owners = self.changed.split_off(from);
             match self.read(&owners, now) {
                 // False: analytics has gone, and nobody reads windows any more.
-                Ok(windows) => _ = self.inlet.tell(ReplicaUpdate::Windows(windows)),
+                Ok(windows) => _ = self.consumer.send(ReplicaUpdate::Windows(windows)),
                 Err(error) => {
                     self.changed.extend(owners);
                     return Err(error);

@@ -7,7 +7,7 @@
 use redis::Value;
 
 use super::keys::{self, Counter, Member, Replica, ReplicaCounters};
-use crate::judged_queue::{Counts, SharedMetric, SharedWindows};
+use crate::judged_queue::{JudgedCounts, SharedMetric, SharedWindows};
 use crate::registry::Registry;
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
@@ -21,7 +21,7 @@ pub const GONE_AFTER_US: i64 = 24 * 60 * 60 * 1_000_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Samples and anomalies that the other replicas counted, the past included.
-    pub others: Counts,
+    pub others: JudgedCounts,
     /// When any replica last heard, and the timestamp of that sample.
     pub last: (i64, i64),
     /// By name.
@@ -38,7 +38,7 @@ pub struct CountedMetric {
     /// Its name.
     pub name: Box<str>,
     /// By the other replicas.
-    pub others: Counts,
+    pub others: JudgedCounts,
     /// Values that this replica had counted.
     pub own_total: u64,
 }
@@ -92,7 +92,7 @@ impl Counted {
         if let Some(metric) = metric {
             let counts = keys::read_counts(value)?;
             let (others, own_total) =
-                if is_own { (Counts::default(), counts.total) } else { (counts, 0) };
+                if is_own { (JudgedCounts::default(), counts.total) } else { (counts, 0) };
             self.metrics.push(CountedMetric { name: metric.into(), others, own_total });
             return Some(());
         }
@@ -119,7 +119,7 @@ impl Counted {
     }
 }
 
-fn add(counts: &mut Counts, other: Counts) {
+fn add(counts: &mut JudgedCounts, other: JudgedCounts) {
     // Saturating: anyone can write any number there.
     counts.total = counts.total.saturating_add(other.total);
     counts.anomalies = counts.anomalies.saturating_add(other.anomalies);
@@ -248,8 +248,8 @@ mod tests {
         Value::Array(texts.iter().map(bulk).collect())
     }
 
-    fn counts(total: u64, anomalies: u64) -> Counts {
-        Counts { total, anomalies }
+    fn counts(total: u64, anomalies: u64) -> JudgedCounts {
+        JudgedCounts { total, anomalies }
     }
 
     #[test]

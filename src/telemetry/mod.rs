@@ -73,7 +73,7 @@ pub struct Sources {
     /// Requests and samples, of each worker.
     pub routers: Vec<Arc<RouterCounters>>,
     /// Samples on their way, of each worker.
-    pub lanes: Vec<Arc<SampleQueueCounters>>,
+    pub sample_queues: Vec<Arc<SampleQueueCounters>>,
     /// Reads, of each reader.
     pub readers: Vec<Arc<RequestCounters>>,
     /// Of the thread behind `/debug/`.
@@ -88,11 +88,11 @@ pub struct Sources {
     pub store: Option<StoreSources>,
 }
 
-/// What counts on both sides of the exchange with the store.
+/// What counts on both sides of the judged-sample queue.
 #[derive(Clone, Debug)]
 pub struct StoreSources {
     /// Where analytics hands samples over.
-    pub outlet: Arc<JudgedQueueCounters>,
+    pub queue: Arc<JudgedQueueCounters>,
     /// The store.
     pub store: Arc<StoreCounters>,
 }
@@ -208,7 +208,7 @@ impl Telemetry {
     }
 
     fn samples(&self) -> [Family; 5] {
-        let Sources { routers, lanes, registry, .. } = &self.sources;
+        let Sources { routers, sample_queues, registry, .. } = &self.sources;
         let mut requests = Family::counter("ingest_requests_total", "POSTs that bring samples.");
         requests.add(&[], sum(routers, |counters| &counters.ingest_requests_total));
         let mut reads =
@@ -230,8 +230,8 @@ impl Telemetry {
             "sigmad_queue_samples",
             "Samples sent to analytics and not yet seen to be judged, by worker.",
         );
-        for (worker, lane) in lanes.iter().enumerate() {
-            queued.add(&[("worker", &worker.to_string())], lane.samples_in_flight.get() as f64);
+        for (worker, queue) in sample_queues.iter().enumerate() {
+            queued.add(&[("worker", &worker.to_string())], queue.samples_in_flight.get() as f64);
         }
         let mut evicted = Family::counter(
             "sigmad_devices_evicted_total",
@@ -405,7 +405,7 @@ mod tests {
     fn the_counters_of_all_threads_add_up() {
         let telemetry = telemetry();
         let label = crate::api::routes::find("/metrics");
-        let Sources { routers, readers, http, lanes, analytics, .. } = &telemetry.sources;
+        let Sources { routers, readers, http, sample_queues, analytics, .. } = &telemetry.sources;
         routers[0].requests.count(label, Method::Post, 200);
         routers[1].requests.count(label, Method::Post, 200);
         readers[0].count(label, Method::Get, 200);
@@ -417,7 +417,7 @@ mod tests {
         routers[1].accepted_total.add(6);
         http[1].refusals[0].add(3);
         http[0].open.set(2);
-        lanes[1].samples_in_flight.set(9);
+        sample_queues[1].samples_in_flight.set(9);
         analytics.lag.record(100, 4);
         let lines = lines(&telemetry);
         for line in [

@@ -8,7 +8,7 @@ use sigmad_counters::Counter;
 
 /// What became of every sample: at rest, received is the sum of the fates and of what is queued.
 pub fn ledger(sources: &Sources) -> [Family; 3] {
-    let Sources { routers, lanes, analytics, .. } = sources;
+    let Sources { routers, sample_queues, analytics, .. } = sources;
     let total = |tally: fn(&RouterCounters) -> &Counter| -> u64 {
         routers.iter().map(|router| tally(router).get()).sum()
     };
@@ -16,21 +16,21 @@ pub fn ledger(sources: &Sources) -> [Family; 3] {
         + total(|counters| &counters.no_room_total)
         + total(|counters| &counters.queue_full_total);
     let accepted = total(|counters| &counters.accepted_total);
-    let sent: u64 = lanes.iter().map(|lane| lane.samples_total.get()).sum();
+    let sent: u64 = sample_queues.iter().map(|queue| queue.samples_total.get()).sum();
     let fates = match &sources.store {
         // What is judged is kept in memory, in the same step.
         None => Fates { stored: analytics.samples_total.get(), ..Fates::default() },
-        Some(StoreSources { outlet, store }) => Fates {
+        Some(StoreSources { queue, store }) => Fates {
             stored: store.stored_total.get(),
             coalesced: store.coalesced_total.get(),
-            dropped: outlet.dropped_total.get()
+            dropped: queue.dropped_total.get()
                 + store.dropped_total.iter().map(Counter::get).sum::<u64>(),
         },
     };
     let queued = match &sources.store {
         None => sent.saturating_sub(fates.stored),
-        Some(StoreSources { outlet, store }) => {
-            let gone = outlet.dropped_total.get() + store.taken_total.get();
+        Some(StoreSources { queue, store }) => {
+            let gone = queue.dropped_total.get() + store.taken_total.get();
             sent.saturating_sub(gone) + store.held_samples.get()
         }
     };
@@ -68,7 +68,7 @@ struct Fates {
 }
 
 /// Redis.
-pub fn redis(StoreSources { outlet, store }: &StoreSources) -> [Family; 13] {
+pub fn redis(StoreSources { queue, store }: &StoreSources) -> [Family; 13] {
     let gauge = |name, help, tally: &Counter| {
         let mut family = Family::gauge(name, help);
         family.add(&[], tally.get() as f64);
@@ -86,7 +86,7 @@ pub fn redis(StoreSources { outlet, store }: &StoreSources) -> [Family; 13] {
     for reason in DropReason::ALL {
         let mut count = store.dropped_total[reason as usize].get();
         if reason == DropReason::QueueFull {
-            count += outlet.dropped_total.get();
+            count += queue.dropped_total.get();
         }
         dropped.add(&[("reason", reason.name())], count as f64);
     }

@@ -27,8 +27,8 @@ pub const WAITING_MAX: usize = 65_536;
 const DOZE: Duration = Duration::from_micros(900);
 /// As in sigmad.
 const PARK_AFTER_NS: u64 = 4_000_000;
-/// Blocks of one lane judged before the next has its turn, as in sigmad.
-const BLOCKS_PER_TURN: usize = 64;
+/// Chunks of one queue judged before the next has its turn, as in sigmad.
+const CHUNKS_PER_TURN: usize = 64;
 
 /// Who asks for a report, and what becomes of it.
 pub struct Ask {
@@ -187,7 +187,7 @@ pub fn by_ids(
     Ok((sender, thread))
 }
 
-/// How a thread behind lanes waits for blocks.
+/// How a thread behind sample queues waits for chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
     /// Whoever sends wakes it.
@@ -202,7 +202,7 @@ pub enum Rest {
 /// When there is no thread to be had.
 pub fn by_blocks(
     mut by_id: ById,
-    mut lanes: Vec<SampleConsumer>,
+    mut consumers: Vec<SampleConsumer>,
     sleeper: Arc<Sleeper>,
     rest: Rest,
     core: Option<usize>,
@@ -211,19 +211,19 @@ pub fn by_blocks(
     let (sender, asks) = unbounded();
     let clock = Clock::new(start);
     let thread = spawn(core, move || {
-        sleeper.adopt();
+        sleeper.register();
         let mut busy_ns = 0;
-        while !lanes.is_empty() {
+        while !consumers.is_empty() {
             let asked: Option<Ask> = asks.try_recv().ok();
             let mut is_busy = asked.is_some();
-            lanes.retain(|lane| {
+            consumers.retain(|consumer| {
                 // All that was there when the question was taken, and a bounded number of the rest.
-                for _ in 0..lane.len().max(BLOCKS_PER_TURN) {
-                    match lane.receive() {
+                for _ in 0..consumer.waiting().max(CHUNKS_PER_TURN) {
+                    match consumer.receive() {
                         Ok(Some(block)) => {
                             is_busy = true;
                             by_id.judge(&block.batch, block.sent.wall_us);
-                            lane.give_back(block);
+                            consumer.recycle(block);
                         }
                         Ok(None) => return true,
                         Err(QueueClosed) => {
@@ -241,7 +241,7 @@ pub fn by_blocks(
                 busy_ns = clock.monotonic_ns();
                 continue;
             }
-            let has_work = || lanes.iter().any(SampleConsumer::has_news) || !asks.is_empty();
+            let has_work = || consumers.iter().any(SampleConsumer::is_ready) || !asks.is_empty();
             if rest == Rest::Doze && clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
                 sleeper.doze(DOZE, has_work);
             } else {

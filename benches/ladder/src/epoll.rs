@@ -17,7 +17,7 @@ use sigmad::http::message::{Answer, Method, Request, Service};
 use sigmad::http::worker::Worker;
 use sigmad::http::{self, Limits};
 use sigmad::registry::Registry;
-use sigmad::sample_queue::{SampleProducer, Sleeper, lane};
+use sigmad::sample_queue::{self, SampleProducer, Sleeper};
 use sigmad_clock::Now;
 use sigmad_sample::{Batch, MetricId, Reading};
 use signal_hook::consts::SIGTERM;
@@ -74,13 +74,14 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
             let by_id = ById::new(registry.clone(), writer);
             let rest = if parts.handover == Handover::Doze { Rest::Doze } else { Rest::Park };
             let sleeper = Arc::new(Sleeper::default());
-            let lanes = (0..options.workers).map(|_| lane(sleeper.clone(), Arc::default()));
-            let (lanes, lane_ends): (Vec<_>, _) = lanes.unzip();
+            let producers = (0..options.workers)
+                .map(|_| sample_queue::channel(sleeper.clone(), Arc::default()));
+            let (producers, consumers): (Vec<_>, _) = producers.unzip();
             let core = core_of(options.workers);
             let (asks, thread) =
-                analytics::by_blocks(by_id, lane_ends, sleeper.clone(), rest, core, start)?;
-            let ends = lanes.into_iter().map(|lane| End::SampleProducer {
-                lane,
+                analytics::by_blocks(by_id, consumers, sleeper.clone(), rest, core, start)?;
+            let ends = producers.into_iter().map(|samples| End::SampleProducer {
+                samples,
                 asks: asks.clone(),
                 sleeper: sleeper.clone(),
             });
@@ -136,7 +137,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
 enum End {
     Names(Sender<Message<Vec<Sample>>>),
     Ids(Sender<Message<Batch>>),
-    SampleProducer { lane: SampleProducer, asks: Sender<Ask>, sleeper: Arc<Sleeper> },
+    SampleProducer { samples: SampleProducer, asks: Sender<Ask>, sleeper: Arc<Sleeper> },
 }
 
 struct Front {
@@ -213,12 +214,12 @@ impl Front {
                 messages.try_send(Message::Samples(batch)).map_err(|_| full())?;
                 Ok(accepted)
             }
-            End::SampleProducer { lane, .. } => {
+            End::SampleProducer { samples, .. } => {
                 let accepted = self.staging.len();
-                if !lane.has_room(accepted) {
+                if !samples.has_room(accepted) {
                     return Err(full());
                 }
-                lane.push(&self.staging, now);
+                samples.push(&self.staging, now);
                 Ok(accepted)
             }
         }
@@ -232,8 +233,8 @@ impl Front {
         let is_sent = match &mut self.end {
             End::Names(messages) => messages.send(Message::Ask(ask)).is_ok(),
             End::Ids(messages) => messages.send(Message::Ask(ask)).is_ok(),
-            End::SampleProducer { lane, asks, sleeper } => {
-                lane.send(now);
+            End::SampleProducer { samples, asks, sleeper } => {
+                samples.send(now);
                 let is_sent = asks.send(ask).is_ok();
                 sleeper.wake();
                 is_sent
@@ -291,8 +292,8 @@ impl Service for Front {
     }
 
     fn round_called(&mut self, now: Now) {
-        if let End::SampleProducer { lane, .. } = &mut self.end {
-            lane.send(now);
+        if let End::SampleProducer { samples, .. } = &mut self.end {
+            samples.send(now);
         }
     }
 

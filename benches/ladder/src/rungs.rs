@@ -237,7 +237,7 @@ pub const RUNGS: [Rung; 18] = [
         title: "Counters of each thread instead of labels",
         hypothesis: "Hashing labels, a read lock and a locked add for each of seven metrics cost more than judging the sample.",
         change: "Each thread adds to counters of its own with plain loads and stores; the scrape adds them up and computes the gauges.",
-        uses: "tally",
+        uses: "counters",
         server: Server::Web(LOCAL),
         ..NOTHING
     },
@@ -276,7 +276,7 @@ pub const RUNGS: [Rung; 18] = [
         title: "A block for each round instead of a message for each request",
         hypothesis: "Samples that travel together share the hand-over, and blocks that come back need no allocation.",
         change: "Lanes: one block of up to 128 samples at the end of each round; its sender wakes the thread if it is parked.",
-        uses: "handover",
+        uses: "sample_queue",
         server: Server::Epoll(BLOCKS),
         ..NOTHING
     },
@@ -286,7 +286,7 @@ pub const RUNGS: [Rung; 18] = [
         title: "The analytics thread looks by itself",
         hypothesis: "Under load a wake-up for each round costs the worker a system call and the machine a context switch; a thread that looks every 0.9 ms costs the worker nothing.",
         change: "Between blocks the thread sleeps by timer; it parks only when nothing has come for 4 ms.",
-        uses: "handover::Sleeper",
+        uses: "sample_queue::Sleeper",
         server: Server::Epoll(DOZE),
         ..NOTHING
     },

@@ -1,5 +1,5 @@
-//! What a sample costs on its way from a worker to its verdicts: across the lane, by the size of the
-//! rounds that send it, and in the windows.
+//! What a sample costs from a worker to its verdicts: in the sample queue, by the number of samples per
+//! round, and in the windows.
 
 mod measure;
 
@@ -13,7 +13,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use measure::CpuTime;
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::sample_queue::{QueueClosed, SampleConsumer, SampleProducer, Sleeper, lane};
+use sigmad::sample_queue::{self, QueueClosed, SampleConsumer, SampleProducer, Sleeper};
 use sigmad_clock::Now;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
@@ -21,7 +21,7 @@ use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 fn batch(devices: u32, first: u32, samples: u32) -> Batch {
     let mut batch = Batch::default();
     for i in first..first + samples {
-        // Scattered, so that a large fleet does not come in the order of its memory.
+        // Scattered, so that devices are not visited in the order of their memory.
         let index = i.wrapping_mul(2_654_435_761) % devices;
         let noise = f64::from(i.wrapping_mul(747_796_405) >> 24);
         let cpu = Reading { metric: MetricId::CPU, value: 50.0 + noise / 64.0 };
@@ -31,39 +31,40 @@ fn batch(devices: u32, first: u32, samples: u32) -> Batch {
     batch
 }
 
-fn send(lane: &mut SampleProducer, batch: &Batch) {
-    while !lane.has_room(batch.len()) {
+fn send(producer: &mut SampleProducer, batch: &Batch) {
+    while !producer.has_room(batch.len()) {
         thread::yield_now();
     }
-    lane.push(batch, Now::default());
-    lane.send(Now::default());
+    producer.push(batch, Now::default());
+    producer.send(Now::default());
 }
 
-fn read(end: &SampleConsumer) -> Result<usize, QueueClosed> {
-    let Some(block) = end.receive()? else {
+fn read(consumer: &SampleConsumer) -> Result<usize, QueueClosed> {
+    let Some(chunk) = consumer.receive()? else {
         return Ok(0);
     };
-    let samples = block.batch.iter().map(|(_, readings)| black_box(readings).len() / 2).sum();
-    end.give_back(block);
+    let samples = chunk.batch.iter().map(|(_, readings)| black_box(readings).len() / 2).sum();
+    consumer.recycle(chunk);
     Ok(samples)
 }
 
-fn across_the_lane(c: &mut Criterion<CpuTime>) {
-    let mut group = c.benchmark_group("lane");
+fn sample_queue_cost(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("sample queue");
     for size in [1, 16, 128] {
         let batch = batch(50, 0, size);
         group.throughput(Throughput::Elements(u64::from(size)));
 
-        // Both ends in turn on one core: what both together cost.
-        let (mut near, end) = lane(Arc::new(Sleeper::default()), Arc::default());
+        // Both ends in turn on one thread: the cost of both together.
+        let (mut producer, consumer) =
+            sample_queue::channel(Arc::new(Sleeper::default()), Arc::default());
         group.bench_function(BenchmarkId::new("one thread", size), |b| {
             b.iter(|| {
-                send(&mut near, &batch);
-                assert_eq!(read(&end), Ok(size as usize));
+                send(&mut producer, &batch);
+                assert_eq!(read(&consumer), Ok(size as usize));
             });
         });
 
-        // Each on its own core: the lines of the channel travel between them.
+        // Each on its own core: the cache lines of the channel move between them.
         group.bench_function(BenchmarkId::new("two threads", size), |b| {
             b.iter_custom(|rounds| two_threads(&batch, rounds));
         });
@@ -71,17 +72,17 @@ fn across_the_lane(c: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// CPU time of both threads. The reader polls as the analytics thread does under load: it takes what is
-/// there, then dozes.
+/// CPU time of both threads. The consumer behaves as the analytics thread does under load: it takes all
+/// that waits, then dozes.
 fn two_threads(batch: &Batch, rounds: u64) -> Duration {
     let sleeper = Arc::new(Sleeper::default());
-    let (mut lane, end) = lane(sleeper.clone(), Arc::default());
-    let reader = thread::spawn(move || {
-        sleeper.adopt();
+    let (mut producer, consumer) = sample_queue::channel(sleeper.clone(), Arc::default());
+    let receiving = thread::spawn(move || {
+        sleeper.register();
         let (begun, mut seen) = (CpuTime.start(), 0);
         loop {
-            match read(&end) {
-                Ok(0) => sleeper.doze(Duration::from_micros(500), || end.has_news()),
+            match read(&consumer) {
+                Ok(0) => sleeper.doze(Duration::from_micros(500), || consumer.is_ready()),
                 Ok(samples) => seen += samples as u64,
                 Err(QueueClosed) => return (CpuTime.end(begun), seen),
             }
@@ -89,11 +90,11 @@ fn two_threads(batch: &Batch, rounds: u64) -> Duration {
     });
     let begun = CpuTime.start();
     for _ in 0..rounds {
-        send(&mut lane, batch);
+        send(&mut producer, batch);
     }
     let sending = CpuTime.end(begun);
-    drop(lane);
-    let (reading, seen) = reader.join().expect("no panic");
+    drop(producer);
+    let (reading, seen) = receiving.join().expect("no panic");
     assert_eq!(seen, rounds * batch.len() as u64);
     sending + reading
 }
@@ -106,18 +107,18 @@ fn judge(c: &mut Criterion<CpuTime>) {
         let names =
             Names::new(|id| Some(id.index.to_string().into()), |id| id.0.to_string().into());
         let mut analytics = Analytics::new(Settings::default(), names);
-        let blocks: Vec<_> = (0..devices.max(SAMPLES).div_ceil(SAMPLES))
+        let chunks: Vec<_> = (0..devices.max(SAMPLES).div_ceil(SAMPLES))
             .map(|b| batch(devices, b * SAMPLES, SAMPLES))
             .collect();
-        let mut blocks = blocks.iter().cycle();
-        // All streams exist before the clock runs.
-        for block in blocks.by_ref().take(devices.div_ceil(SAMPLES) as usize) {
-            analytics.judge(block, 0);
+        let mut chunks = chunks.iter().cycle();
+        // All streams exist before the measurement.
+        for chunk in chunks.by_ref().take(devices.div_ceil(SAMPLES) as usize) {
+            analytics.judge(chunk, 0);
         }
         let mut judged = analytics.totals().samples;
         group.bench_function(BenchmarkId::new("devices", devices), |b| {
             b.iter(|| {
-                analytics.judge(blocks.next().expect("a cycle"), 0);
+                analytics.judge(chunks.next().expect("a cycle"), 0);
                 judged += u64::from(SAMPLES);
             });
         });
@@ -129,6 +130,6 @@ fn judge(c: &mut Criterion<CpuTime>) {
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
-    targets = across_the_lane, judge
+    targets = sample_queue_cost, judge
 }
 criterion_main!(benches);
