@@ -9,22 +9,20 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use sigmad_flags::{BearerToken, TokenError, bytes, count, duration};
+use sigmad_load::{self as load, LoadSettings};
 use tracing_subscriber::EnvFilter;
 
 use crate::analytics::detectors::Kind;
 use crate::demo;
 use crate::eval;
-use crate::load;
 use crate::store::url::{Target, UrlError};
 
 /// What the environment calls a setting: this, and the flag's name.
@@ -107,11 +105,11 @@ pub struct Settings {
     pub max_connections: usize,
 
     /// body, as sent and as unpacked; past it 413
-    #[arg(long, default_value = "8MiB", value_parser = size(BODY_BYTES))]
+    #[arg(long, default_value = "8MiB", value_parser = bytes(BODY_BYTES))]
     pub max_body: usize,
 
     /// request head; past it 431
-    #[arg(long, default_value = "16KiB", value_parser = size(HEAD_BYTES))]
+    #[arg(long, default_value = "16KiB", value_parser = bytes(HEAD_BYTES))]
     pub max_head: usize,
 
     /// idle connections close; above the proxy's own
@@ -139,7 +137,7 @@ pub struct Settings {
     pub redis_history: RedisHistory,
 
     /// what waits while Redis is away; past it the oldest is dropped
-    #[arg(long, default_value = "64MiB", value_parser = size(REDIS_QUEUE_BYTES))]
+    #[arg(long, default_value = "64MiB", value_parser = bytes(REDIS_QUEUE_BYTES))]
     pub redis_queue: usize,
 
     /// how long the store keeps a sample
@@ -148,15 +146,15 @@ pub struct Settings {
 
     /// bearer token for POSTs: itself or @file
     #[arg(long)]
-    pub ingest_token: Option<Token>,
+    pub ingest_token: Option<BearerToken>,
 
     /// bearer token for GETs of data: itself or @file
     #[arg(long)]
-    pub read_token: Option<Token>,
+    pub read_token: Option<BearerToken>,
 
     /// bearer token for /debug/ from elsewhere than loopback: itself or @file
     #[arg(long)]
-    pub debug_token: Option<Token>,
+    pub debug_token: Option<BearerToken>,
 
     /// level, or a filter such as info,sigmad::http=debug
     #[arg(long, default_value = "info", value_parser = log_filter)]
@@ -215,61 +213,6 @@ pub enum LogFormat {
     Human,
     /// For machines: one object a line.
     Json,
-}
-
-/// A bearer token. Prints as `set`, whoever prints it.
-#[derive(Clone)]
-pub struct Token {
-    /// As given: the token, or `@` and the file that holds it.
-    given: String,
-    /// Empty until [`Token::read`].
-    secret: String,
-}
-
-impl Token {
-    /// What clients must send.
-    pub fn secret(&self) -> &str {
-        &self.secret
-    }
-
-    fn file(&self) -> Option<&Path> {
-        self.given.strip_prefix('@').map(Path::new)
-    }
-
-    /// Reads its file, if it is one; checks that it can be sent.
-    pub(crate) fn read(&mut self, flag: &'static str) -> Result<(), SettingsError> {
-        self.secret = match self.file() {
-            None => self.given.clone(),
-            Some(file) => {
-                let text = std::fs::read_to_string(file).map_err(|error| {
-                    SettingsError::TokenUnreadable { flag, file: file.to_path_buf(), error }
-                })?;
-                text.trim_end_matches(['\r', '\n']).to_owned()
-            }
-        };
-        if self.secret.is_empty() {
-            return Err(SettingsError::TokenEmpty { flag });
-        }
-        // A header carries nothing else, so no client could ever send it.
-        if !self.secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(SettingsError::TokenUnsendable { flag });
-        }
-        Ok(())
-    }
-}
-
-impl FromStr for Token {
-    type Err = std::convert::Infallible;
-
-    fn from_str(given: &str) -> Result<Self, Self::Err> {
-        Ok(Self { given: given.to_owned(), secret: String::new() })
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("set")
-    }
 }
 
 impl Settings {
@@ -370,13 +313,13 @@ impl Settings {
             }
         }
         if let Some(token) = &mut self.ingest_token {
-            token.read("ingest-token")?;
+            token.read("ingest-token").map_err(SettingsError::Token)?;
         }
         if let Some(token) = &mut self.read_token {
-            token.read("read-token")?;
+            token.read("read-token").map_err(SettingsError::Token)?;
         }
         if let Some(token) = &mut self.debug_token {
-            token.read("debug-token")?;
+            token.read("debug-token").map_err(SettingsError::Token)?;
         }
         Ok(self)
     }
@@ -421,11 +364,12 @@ impl Shown {
         }
     }
 
-    fn token(value: Option<&Token>) -> Self {
+    fn token(value: Option<&BearerToken>) -> Self {
         match value {
             // The name of a file is no secret, and lets the printed settings be used again.
-            Some(token) if token.file().is_some() => Self::Value(token.given.clone()),
-            Some(_) => Self::Secret,
+            Some(token) => {
+                token.given_file().map_or(Self::Secret, |file| Self::Value(file.to_owned()))
+            }
             None => Self::Unset,
         }
     }
@@ -443,25 +387,8 @@ pub enum SettingsError {
     },
     /// This detector is named more than once.
     DetectorTwice(&'static str),
-    /// The file of a token.
-    TokenUnreadable {
-        /// Which token.
-        flag: &'static str,
-        /// Where it should be.
-        file: PathBuf,
-        /// Why not.
-        error: std::io::Error,
-    },
-    /// An empty token would let everyone in.
-    TokenEmpty {
-        /// Which token.
-        flag: &'static str,
-    },
-    /// Nobody could send it.
-    TokenUnsendable {
-        /// Which token.
-        flag: &'static str,
-    },
+    /// A token can't be used.
+    Token(TokenError),
 }
 
 impl std::error::Error for SettingsError {}
@@ -475,17 +402,7 @@ impl fmt::Display for SettingsError {
                  nothing would be judged"
             ),
             Self::DetectorTwice(name) => write!(f, "--detector names {name} twice"),
-            Self::TokenUnreadable { flag, file, error } => {
-                write!(f, "--{flag}: {} cannot be read: {error}", file.display())
-            }
-            Self::TokenEmpty { flag } => {
-                write!(f, "--{flag} is empty: leave it out to let everyone in")
-            }
-            Self::TokenUnsendable { flag } => write!(
-                f,
-                "--{flag} holds what no Authorization header carries: \
-                 use letters, digits and -._~+/= only"
-            ),
+            Self::Token(error) => error.fmt(f),
         }
     }
 }
@@ -500,7 +417,7 @@ pub enum Command {
     /// Print these settings.
     PrintConfig(Settings),
     /// Load a server like this.
-    Load(Box<load::Settings>),
+    Load(Box<LoadSettings>),
     /// Evaluate the detectors.
     Eval(eval::Settings),
 }
@@ -587,7 +504,7 @@ enum Subcommands {
     /// the same, with a fleet that does not exist: to look at
     Demo(Box<Serve>),
     /// ask a server for much, and tell how it answered
-    Load(Box<load::Settings>),
+    Load(Box<LoadSettings>),
     /// how well the detectors detect; eval --help
     Eval(eval::Settings),
 }
@@ -621,7 +538,7 @@ fn command_line() -> clap::Command {
         .mut_subcommand("serve", |serve| serve.override_help(serve_help))
         .mut_subcommand("demo", |demo| demo.override_help(help))
         .mut_subcommand("load", |load| {
-            let help = self::help(&load, "sigmad load [FLAGS]", load::settings::HELP_END);
+            let help = self::help(&load, "sigmad load [FLAGS]", load::HELP_END);
             load.override_help(help)
         })
 }
@@ -723,43 +640,6 @@ impl TypedValueParser for TargetParser {
         };
         let text = value.to_str().ok_or_else(|| refused(&UrlError::NotUtf8))?;
         text.parse().map_err(|error: UrlError| refused(&error))
-    }
-}
-
-fn within<T: PartialOrd>(
-    value: T,
-    range: &RangeInclusive<T>,
-    show: impl Fn(&T) -> String,
-) -> Result<T, String> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(format!("must be {} to {}", show(range.start()), show(range.end())))
-}
-
-pub(crate) fn count(
-    range: RangeInclusive<usize>,
-) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |text| {
-        let value = text.parse().map_err(|_| "must be a whole number".to_owned())?;
-        within(value, &range, usize::to_string)
-    }
-}
-
-pub(crate) fn duration(
-    range: RangeInclusive<Duration>,
-) -> impl Fn(&str) -> Result<Duration, String> + Clone {
-    move |text| {
-        let value = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-        within(value, &range, |limit| humantime::format_duration(*limit).to_string())
-    }
-}
-
-fn size(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |text| {
-        let bytes = text.parse::<ByteSize>().map_err(|_| "must be like 65536, 16KiB or 8MiB")?;
-        let bytes = usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX);
-        within(bytes, &range, |limit| ByteSize(*limit as u64).to_string())
     }
 }
 
@@ -946,39 +826,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_a_value_or_a_file_and_is_never_shown() {
-        let file = std::env::temp_dir().join(format!("sigmad-token-{}", std::process::id()));
-        let at_file = format!("@{}", file.display());
-        for (content, expected) in [
-            (&b"s3cret\n"[..], Ok("s3cret")),
-            (b"s3cret", Ok("s3cret")),
-            (b"s3cret\r\n", Ok("s3cret")),
-            (b"\n", Err("--read-token is empty")),
-            (b"two words", Err("--read-token holds")),
-            (b"two\nlines", Err("--read-token holds")),
-            (b"\xff\xfe", Err("cannot be read")),
-        ] {
-            std::fs::write(&file, content).expect("a temporary file");
-            match expected {
-                Ok(secret) => {
-                    let token = settings(&["--read-token", &at_file]).read_token.expect("a token");
-                    assert_eq!(token.secret(), secret);
-                }
-                Err(reason) => {
-                    let message = refusal(&["--read-token", &at_file]);
-                    assert!(message.contains(reason), "{message}");
-                }
-            }
-        }
-        std::fs::remove_file(&file).expect("it was written");
-        assert!(refusal(&["--ingest-token", &at_file]).contains("--ingest-token"));
-        assert!(refusal(&["--ingest-token="]).contains("--ingest-token is empty"));
-
+    fn a_token_is_read_and_never_shown() {
         let set = settings(&["--ingest-token", "s3cret"]);
-        assert_eq!(set.ingest_token.as_ref().map(Token::secret), Some("s3cret"));
+        assert_eq!(set.ingest_token.as_ref().map(BearerToken::secret), Some("s3cret"));
         for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
             assert!(!text.contains("s3cret"), "{text}");
         }
+        assert!(refusal(&["--read-token=@/no/such/file"]).contains("--read-token: can't read"));
+        assert!(refusal(&["--ingest-token="]).contains("--ingest-token is empty"));
     }
 
     #[test]

@@ -23,7 +23,7 @@
 //! other replicas. One more thread, `debug`, stands aside: it starts another for each who looks into the
 //! process ([`api::debug`], [`sigmad_profile`]). `main` starts them in [`server`], waits for a signal, and stops
 //! them in the order of the arrows. `sigmad demo` has one more, [`demo`], which posts as any client does.
-//! `sigmad load` starts none of them: [`load`] is a client with threads of its own.
+//! `sigmad load` starts none of them: [`sigmad_load`] is a client with threads of its own.
 //!
 //! # The life of a sample
 //!
@@ -66,7 +66,6 @@ pub mod demo;
 pub mod eval;
 pub mod http;
 pub mod judged_queue;
-pub mod load;
 pub mod logs;
 pub mod placement;
 pub mod registry;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mimalloc::MiMalloc;
 use sigmad::config::{self, Command, Settings};
-use sigmad::{demo, eval, load, logs, server};
+use sigmad::{demo, eval, logs, server};
 use sigmad_profile::heap::Sampled;
 use tracing::{error, info, warn};
 
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             print!("{}", settings.to_environment());
             ExitCode::SUCCESS
         }
-        Ok(Command::Load(settings)) => load::run(&settings, start),
+        Ok(Command::Load(settings)) => sigmad_load::run(&settings, start),
         Ok(Command::Eval(settings)) => match eval::run(&settings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -201,7 +201,9 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
 }
 
 fn limits(settings: &Settings, workers: usize) -> Result<Limits, ServerError> {
-    let files = raise_file_limit().map_err(ServerError::Start)?;
+    // The soft limit becomes the hard one.
+    let files = rlimit::increase_nofile_limit(u64::MAX).map_err(ServerError::Start)?;
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
     // The native engine takes fewer above the limit, to tell them that they are.
     let reserved = FILES_RESERVED + workers * FILES_PER_WORKER + CONNECTIONS_OVER_MAX;
     let room = files.checked_sub(reserved).filter(|&room| room > 0);
@@ -217,25 +219,6 @@ fn limits(settings: &Settings, workers: usize) -> Result<Limits, ServerError> {
         idle_timeout_ms: settings.idle_timeout.as_millis() as u64,
         drain_idle_ms: DRAIN_IDLE_MS,
     })
-}
-
-/// Raises the soft limit of open files to the hard one; returns what is in force.
-///
-/// # Errors
-/// When the kernel does not tell the limit.
-pub fn raise_file_limit() -> io::Result<usize> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live rlimit, which the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: the pointer is to a live rlimit, which the call only reads.
-    let files = match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
-        0 => raised.rlim_cur,
-        _ => limit.rlim_cur,
-    };
-    Ok(usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// Everything that is made before any thread runs.

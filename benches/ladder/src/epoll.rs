@@ -52,7 +52,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// When the address can't be had, or Redis does not answer.
 pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new([SIGTERM])?;
-    sigmad::server::raise_file_limit()?;
+    rlimit::increase_nofile_limit(u64::MAX)?;
     let writer = options.redis_url.as_deref().map(|url| Writer::start(url, Redis::Coalesced));
     let writer = writer.transpose()?;
     let registry = Arc::new(Registry::new(STREAMS_MAX, STREAM_IDLE_S));

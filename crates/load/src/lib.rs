@@ -37,21 +37,21 @@ use self::report::{Cost, Summary};
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Histogram};
 
-pub mod answer;
-pub mod bodies;
-pub mod connection;
-pub mod cost;
-pub mod driver;
+mod answer;
+mod bodies;
+mod connection;
+mod cost;
+mod driver;
 mod files;
-pub mod hgrm;
-pub mod outcome;
-pub mod progress;
-pub mod report;
-pub mod schedule;
-pub mod settings;
-pub mod timer;
+mod hgrm;
+mod outcome;
+mod progress;
+mod report;
+mod schedule;
+mod settings;
+mod timer;
 
-pub use settings::Settings;
+pub use settings::{HELP_END, LoadSettings};
 
 /// Between the last thread's readiness and the first request.
 const LEAD_NS: u64 = 5_000_000;
@@ -139,7 +139,7 @@ impl LoadError {
 
 /// Runs the load and reports; 0 when at least one request succeeded. `start`: from which clocks
 /// count.
-pub fn run(settings: &Settings, start: Instant) -> ExitCode {
+pub fn run(settings: &LoadSettings, start: Instant) -> ExitCode {
     let files = Files::create(settings);
     let result = files.and_then(|files| measure(settings, start, files));
     match result {
@@ -152,10 +152,16 @@ pub fn run(settings: &Settings, start: Instant) -> ExitCode {
     }
 }
 
-fn measure(settings: &Settings, start: Instant, mut files: Files) -> Result<Summary, LoadError> {
+fn measure(
+    settings: &LoadSettings,
+    start: Instant,
+    mut files: Files,
+) -> Result<Summary, LoadError> {
     let cpu_of = |pid| CpuTime::of(pid).map_err(|error| LoadError::Process(pid, error));
     settings.pid.map(cpu_of).transpose()?;
-    let files_max = crate::server::raise_file_limit().map_err(LoadError::Start)?;
+    // The soft limit becomes the hard one.
+    let files_max = rlimit::increase_nofile_limit(u64::MAX).map_err(LoadError::Start)?;
+    let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
     if settings.connections + FILES_RESERVED > files_max {
         return Err(LoadError::FileLimit(files_max));
     }
@@ -210,7 +216,7 @@ fn measure(settings: &Settings, start: Instant, mut files: Files) -> Result<Summ
 }
 
 /// The first address of the host that takes a connection.
-fn reachable(settings: &Settings) -> Result<SocketAddr, LoadError> {
+fn reachable(settings: &LoadSettings) -> Result<SocketAddr, LoadError> {
     let url = &settings.url;
     let addresses = (url.host.as_str(), url.port)
         .to_socket_addrs()
@@ -226,7 +232,7 @@ fn reachable(settings: &Settings) -> Result<SocketAddr, LoadError> {
 }
 
 fn drive(
-    settings: &Settings,
+    settings: &LoadSettings,
     part: Part,
     shared: Shared,
     live: Arc<Live>,
@@ -246,7 +252,7 @@ fn drive(
 
 /// The main thread's view of a run under way.
 struct Run<'a> {
-    settings: &'a Settings,
+    settings: &'a LoadSettings,
     clock: &'a Clock,
     lives: &'a [Arc<Live>],
     messages: &'a Receiver<Message>,

@@ -42,7 +42,7 @@ pub fn write(histogram: &Histogram<u64>, out: &mut impl Write) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::outcome::histogram;
+    use crate::outcome::histogram;
 
     #[test]
     fn the_text_is_what_plotters_read() {

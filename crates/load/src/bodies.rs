@@ -6,7 +6,7 @@
 //! for again ([`Fleet::truth`]) once the answer says that it arrived.
 //!
 //! Sample `n` is of device `n mod devices`. Each device has its own level of cpu and rps, a slow wave
-//! around it, and noise that never passes [`NOISE_SIGMAS_MAX`] standard deviations, while an anomaly
+//! around it, and noise that never passes 3.47 standard deviations, while an anomaly
 //! is at least [`ANOMALY_SIGMAS`] of them away: what is not in the truth is not an anomaly.
 
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use std::ops::{Range, RangeInclusive};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 
-use super::settings::{Profile, Settings, Url};
+use super::settings::{LoadSettings, Profile, Url};
 
 /// The sample of `--profile seed`.
 const SEED: &str = r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#;
@@ -34,9 +34,8 @@ const WAVE_STEPS: usize = 256;
 /// Of the values of the wave's table.
 const WAVE_ONE: i64 = 1_000;
 
-/// Four numbers of 16 bits, added up, are as good as a normal distribution within these bounds.
-pub const NOISE_SIGMAS_MAX: f64 = 3.47;
-/// 65,536 / √3: the standard deviation of such a sum.
+/// The sum of four 16-bit numbers is close to a normal distribution, and bounded by 3.47 standard
+/// deviations. This is one of them: 65,536 / √3.
 const NOISE_ONE: i64 = 37_837;
 const NOISE_MEAN: i64 = 2 * 65_535;
 /// How far from its level (with its wave) an anomaly is, in standard deviations.
@@ -126,7 +125,7 @@ fn noise(sigma: i64, bits: u64) -> i64 {
 }
 
 impl Fleet {
-    fn new(settings: &Settings, from_us: u64) -> Self {
+    fn new(settings: &LoadSettings, from_us: u64) -> Self {
         let devices = settings.devices() as u64;
         let mut keys = SplitMix64::seed_from_u64(settings.seed);
         let keys = Keys {
@@ -245,7 +244,7 @@ pub struct Bodies {
 impl Bodies {
     /// Requests to `--url` as the settings say, with timestamps from `from_us` on (microseconds since
     /// 1970, 2001 to 2286).
-    pub fn new(settings: &Settings, from_us: u64) -> Self {
+    pub fn new(settings: &LoadSettings, from_us: u64) -> Self {
         let fleet = Fleet::new(settings, from_us);
         let mut body = Vec::new();
         let mut places = Vec::new();
@@ -364,8 +363,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::load::settings::testing::settings;
+    use crate::settings::testing::settings;
 
+    /// The largest sum of four 16-bit numbers, in standard deviations from their mean.
+    const NOISE_SIGMAS_MAX: f64 = 3.47;
     const FROM_US: u64 = 1_735_100_000_000_000;
 
     fn body(request: &[u8]) -> &[u8] {

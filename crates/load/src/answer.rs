@@ -4,9 +4,7 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
-use memchr::memmem::Finder;
-
-use crate::http::chunked::Chunked;
+use memchr::memmem::{self, Finder};
 
 /// A larger answer to a POST of samples is no answer.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -116,14 +114,41 @@ type Body<'a> = (Cow<'a, [u8]>, usize);
 fn body(input: &[u8], framing: Framing, has_ended: bool) -> Result<Option<Body<'_>>, Malformed> {
     match framing {
         Framing::Length(length) => Ok(input.get(..length).map(|body| (body.into(), length))),
-        Framing::Chunked => {
-            // From its beginning each time: such an answer comes in one piece or two.
-            let (mut chunked, mut body) = (Chunked::default(), Vec::new());
-            let taken = chunked.feed(input, &mut body, ANSWER_BYTES_MAX).map_err(|_| Malformed)?;
-            Ok(chunked.is_done().then_some((body.into(), taken)))
-        }
+        Framing::Chunked => chunked(input),
         Framing::Rest if input.len() > ANSWER_BYTES_MAX => Err(Malformed),
         Framing::Rest => Ok(has_ended.then_some((input.into(), input.len()))),
+    }
+}
+
+/// Reads a chunked body from its first byte: most arrive in one or two pieces. Trailers are dropped.
+fn chunked(input: &[u8]) -> Result<Option<Body<'_>>, Malformed> {
+    const LINE_END: &[u8] = b"\r\n";
+    let incomplete = || if input.len() > ANSWER_BYTES_MAX { Err(Malformed) } else { Ok(None) };
+    let (mut body, mut at) = (Vec::new(), 0);
+    loop {
+        let parsed = httparse::parse_chunk_size(&input[at..]).map_err(|_| Malformed)?;
+        let httparse::Status::Complete((line, size)) = parsed else { return incomplete() };
+        at += line;
+        if size == 0 {
+            break;
+        }
+        if size > (ANSWER_BYTES_MAX - body.len()) as u64 {
+            return Err(Malformed);
+        }
+        let end = at + size as usize;
+        let Some(line_end) = input.get(end..end + LINE_END.len()) else { return incomplete() };
+        if line_end != LINE_END {
+            return Err(Malformed);
+        }
+        body.extend_from_slice(&input[at..end]);
+        at = end + LINE_END.len();
+    }
+    loop {
+        let Some(line) = memmem::find(&input[at..], LINE_END) else { return incomplete() };
+        at += line + LINE_END.len();
+        if line == 0 {
+            return Ok(Some((body.into(), at)));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `sigmad load` is told: where to, how much, of what, and where the results go.
 //!
 //! These are requests of one run, not settings of a service: they have no variables in the
-//! environment. [`Settings::checked`] refuses what contradicts itself, so nobody checks again.
+//! environment. [`LoadSettings::checked`] refuses what contradicts itself, so nobody checks again.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 
-use crate::config::{Token, count, duration};
+use sigmad_flags::{BearerToken, count, duration};
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
 /// Ten million a second is more than any one machine asks.
@@ -26,7 +26,7 @@ const CONNECTIONS: RangeInclusive<usize> = 1..=60_000;
 const PIPELINE: RangeInclusive<usize> = 1..=1_024;
 /// A body with more is refused by the decoder.
 const BATCH: RangeInclusive<usize> = 1..=QUEUE_SAMPLES_MAX;
-/// What a server holds at most ([`crate::config`]).
+/// The largest `--max-streams` of a server.
 const DEVICES: RangeInclusive<usize> = 1..=100_000_000;
 const DEVICES_DEFAULT: usize = 100;
 /// When every second value is an anomaly, none is.
@@ -60,7 +60,7 @@ succeeded, 2 for a bad flag.
 
 /// The flags of `sigmad load`. The doc of each is its line in `--help`.
 #[derive(Args, Clone, Debug)]
-pub struct Settings {
+pub struct LoadSettings {
     /// where to POST, plain HTTP; without a path: /ingest
     #[arg(long, default_value = "http://127.0.0.1:8080/ingest")]
     pub url: Url,
@@ -111,7 +111,7 @@ pub struct Settings {
 
     /// bearer token: itself or @file
     #[arg(long)]
-    pub token: Option<Token>,
+    pub token: Option<BearerToken>,
 
     /// an answer that takes longer is an error
     #[arg(long, default_value = "5s", value_parser = duration(TIMEOUT))]
@@ -164,7 +164,7 @@ impl Profile {
     }
 }
 
-impl Settings {
+impl LoadSettings {
     /// What no single flag shows; reads the token.
     ///
     /// # Errors
@@ -275,18 +275,18 @@ impl fmt::Display for Url {
 
 #[cfg(test)]
 pub mod testing {
-    //! Settings from flags, for the tests of this module.
+    //! LoadSettings from flags, for the tests of this module.
 
     use clap::Parser;
 
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        settings: super::Settings,
+        settings: super::LoadSettings,
     }
 
     /// As `sigmad load` with these flags would have them.
-    pub fn settings(args: &[&str]) -> super::Settings {
+    pub fn settings(args: &[&str]) -> super::LoadSettings {
         let line = Line::parse_from([&["load"], args].concat());
         line.settings.checked().expect("they agree")
     }

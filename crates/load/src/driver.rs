@@ -20,7 +20,7 @@ use super::bodies::Bodies;
 use super::connection::{Connection, InFlight, Progress};
 use super::outcome::{GOOD, Outcome};
 use super::schedule::Schedule;
-use super::settings::Settings;
+use super::settings::LoadSettings;
 use super::timer::Timer;
 use super::{Live, Message};
 use sigmad_clock::Clock;
@@ -137,7 +137,7 @@ impl Driver {
     /// # Errors
     /// When the kernel has no poller or timer.
     pub fn new(
-        settings: &Settings,
+        settings: &LoadSettings,
         part: Part,
         shared: Shared,
         live: Arc<Live>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::outcome::Outcome;
 use super::report::{self, Summary};
-use super::settings::Settings;
+use super::settings::LoadSettings;
 use super::{LoadError, hgrm};
 
 /// The value of `--json` that means standard output.
@@ -46,7 +46,7 @@ impl Files {
     ///
     /// # Errors
     /// When one can't be written.
-    pub fn create(settings: &Settings) -> Result<Self, LoadError> {
+    pub fn create(settings: &LoadSettings) -> Result<Self, LoadError> {
         let create = |path: Option<&PathBuf>| path.map(Output::create).transpose();
         let has_json_on_stdout = settings.json.as_deref() == Some(Path::new(STDOUT));
         Ok(Self {
@@ -71,7 +71,7 @@ impl Files {
     /// When one of them takes no more.
     pub fn write(
         self,
-        settings: &Settings,
+        settings: &LoadSettings,
         summary: &Summary,
         outcome: &Outcome,
     ) -> Result<(), LoadError> {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::cost::{CpuTime, ticks_per_s};
 use super::outcome::Outcome;
-use super::settings::Settings;
+use super::settings::LoadSettings;
 
 /// A generator whose own part of the lateness is larger at the 99th percentile says so.
 const OWN_LATENESS_NS: u64 = 1_000_000;
@@ -241,7 +241,7 @@ impl CpuPerRequest {
 impl Summary {
     /// Of a run that began at `start_ns` with samples from `from_us` on.
     pub fn new(
-        settings: &Settings,
+        settings: &LoadSettings,
         outcome: &Outcome,
         start_ns: u64,
         from_us: u64,
@@ -327,7 +327,7 @@ impl Summary {
         text
     }
 
-    fn remarks(&self, settings: &Settings, was_stopped: bool) -> Vec<String> {
+    fn remarks(&self, settings: &LoadSettings, was_stopped: bool) -> Vec<String> {
         let mut notes = Vec::new();
         let Requests { unsent, waited, good, .. } = self.requests;
         let own = self.own_lateness_us.filter(|_| self.generator_on_time == Some(false));
@@ -383,7 +383,7 @@ impl Summary {
 }
 
 /// The summary for people.
-pub fn table(settings: &Settings, summary: &Summary) -> String {
+pub fn table(settings: &LoadSettings, summary: &Summary) -> String {
     let Summary { requests, samples, connected, .. } = summary;
     let mut rows: Vec<(&str, String)> = Vec::new();
     let pace = match summary.rate {
@@ -529,7 +529,7 @@ pub fn grouped(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::settings::testing::settings;
+    use crate::settings::testing::settings;
 
     const S: u64 = 1_000_000_000;
 

@@ -3,13 +3,11 @@
 //! It knows no schedule and counts nothing: the [`driver`](super::driver) does.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-
-use crate::http::worker::write_all;
 
 /// A request without its answer.
 #[derive(Clone, Copy, Debug)]
@@ -203,4 +201,19 @@ impl Connection {
             }
         }
     }
+}
+
+/// Writes as much as the kernel takes; returns how many bytes.
+fn write_all(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => written += length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
 }
