@@ -1,5 +1,7 @@
 //! `sigmad load` against real servers: sigmad itself, and toys that stall, refuse, close and are slow.
 
+#![allow(clippy::disallowed_methods, reason = "the toy server records when it stalled")]
+
 mod harness;
 
 use std::collections::BTreeSet;
@@ -8,8 +10,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, RwLock, mpsc};
+use std::time::{Duration, Instant};
 
 use harness::{Engine, Server, WAIT};
 use serde_json::Value;
@@ -176,48 +178,98 @@ fn what_it_counts_is_what_the_server_counts() {
     }
 }
 
+/// The stall that a toy server made, by the clock of this process.
+#[derive(Clone, Copy)]
+struct Stall {
+    begin: Instant,
+    end: Instant,
+}
+
+/// Samples of a percentile table, as `--hgrm` writes it: value in milliseconds and share of requests.
+fn percentiles(text: &str) -> Vec<(f64, f64)> {
+    let rows = text.lines().skip(2).take_while(|line| !line.starts_with('#'));
+    let number = |text: &str| text.parse::<f64>().expect("a number");
+    rows.map(|row| row.split_whitespace().collect::<Vec<_>>())
+        .map(|row| (number(row[0]), number(row[1])))
+        .collect()
+}
+
 #[test]
 fn a_stall_is_seen_by_every_request_that_was_due_in_it() {
     const STALL: Duration = Duration::from_millis(500);
-    // 2 s at 400 a second; one stalls the server, and so 200 are due while it stands still.
+    const RATE: f64 = 400.0;
+    const RUN: Duration = Duration::from_secs(2);
+    const CONNECTIONS: f64 = 8.0;
+    // Rounding at both ends of an interval, in requests; and the histogram's: a thousandth, in steps of
+    // a microsecond.
+    const ROUNDING: f64 = 2.0;
+    const PRECISION: f64 = 0.998;
+    // One request stops the server for `STALL`. The toy records how long the stall really took.
     let gate = Arc::new(RwLock::new(()));
+    let recorded = Arc::new(Mutex::new(None));
+    let record = recorded.clone();
     let address = toy(move |number| {
-        if number == 300 {
+        if number == 100 {
             let closed = gate.write().expect("gate");
+            let begin = Instant::now();
             std::thread::sleep(STALL);
+            *record.lock().expect("record") = Some(Stall { begin, end: Instant::now() });
             drop(closed);
         }
         drop(gate.read().expect("gate"));
         Some(answer("202 Accepted", "", ACCEPTED))
     });
     let hgrm = file("stall.hgrm");
-    let args = ["--rate=400", "--duration=2s", "--connections=8"];
+    let args = ["--rate=400", "--duration=2s", "--connections=8", "--timeout=30s"];
+    let spawned = Instant::now();
     let run = load(address, &[&args[..], &["--hgrm", hgrm.to_str().expect("UTF-8")]].concat());
-    assert_eq!((run.code, run.count("due"), run.count("good")), (Some(0), 800, 800));
-    assert_eq!(run.summary["rate_held"], true);
-    // The longest waited for all of it, and the waits between are even: 40 of 800 waited for 400 ms
-    // or more, 80 for 300, 120 for 200. A closed loop would have seen 8.
-    assert!(run.latency_ms("max") >= 490.0, "{}", run.table);
-    assert!(run.latency_ms("p99") >= 450.0, "{}", run.table);
-    assert!((270.0..500.0).contains(&run.latency_ms("p90")), "{}", run.table);
-    assert!(run.latency_ms("p50") < 250.0, "{}", run.table);
-    // Eight were under way; the rest could not leave.
-    assert!(run.count("waited") >= 150, "{}", run.table);
-    let own = run.summary["own_lateness_us"]["p90"].as_f64().expect("there is lateness");
-    assert!(own < 100_000.0, "{}", run.table);
-
+    let ended = Instant::now();
     let text = taken(&hgrm);
-    let longer = |ms: f64| -> u64 {
-        let rows = text.lines().skip(2).take_while(|line| !line.starts_with('#'));
-        let shorter = rows
-            .map(|row| row.split_whitespace().collect::<Vec<_>>())
-            .take_while(|row| row[0].parse::<f64>().expect("a value") < ms)
-            .last()
-            .map_or(0, |row| row[2].parse().expect("a count"));
-        800 - shorter
-    };
-    assert!((120..=260).contains(&longer(100.0)), "{text}");
-    assert!(text.contains("Total count    =          800]"), "{text}");
+    assert_eq!((run.code, run.count("due"), run.count("failed")), (Some(0), 800, 0));
+    assert_eq!(run.summary["rate_held"], run.count("unsent") == 0);
+
+    // Requests were due in the stall until it ended, or until the run did: not before this moment.
+    let stall: Stall = recorded.lock().expect("record").expect("100 requests were sent");
+    let length_s = (stall.end - stall.begin).as_secs_f64();
+    let due_until = stall.end.min(spawned + RUN);
+    let due_in_stall = RATE * due_until.saturating_duration_since(stall.begin).as_secs_f64();
+    // The k-th of them was due k / RATE after its begin, and was not answered before its end. So the
+    // k-th longest latency is at least the rest of the stall; a closed loop would see one for each
+    // connection. Requests that never left have no latency.
+    let (sent, unsent) = (run.count("sent") as f64, run.count("unsent") as f64);
+    for (quantile, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
+        let rank = sent * (1.0 - share) + unsent + ROUNDING;
+        if rank <= due_in_stall {
+            let least_ms = (length_s - rank / RATE) * 1e3;
+            let measured_ms = run.latency_ms(quantile);
+            let law = format!("{quantile} is {measured_ms} ms, at least {least_ms} expected");
+            assert!(measured_ms >= least_ms * PRECISION, "{law}\n{}", run.table);
+        }
+    }
+    let latencies = ["p50", "p90", "p99", "max"].map(|quantile| run.latency_ms(quantile));
+    assert!(latencies.is_sorted(), "{}", run.table);
+    let longest_ms = (ended - spawned).as_secs_f64() * 1e3;
+    assert!(latencies[3] * PRECISION <= longest_ms, "{}", run.table);
+
+    // Each connection had one request under way, and could take one more as the stall ended.
+    let held_back = due_in_stall - ROUNDING - 2.0 * CONNECTIONS;
+    assert!(run.count("waited") as f64 + unsent >= held_back, "{}", run.table);
+    // The generator's own part of a delay is never more than the delay.
+    for quantile in ["p50", "p90", "p99", "max"] {
+        let lateness = |key: &str| run.summary[key][quantile].as_f64().expect("there is lateness");
+        assert!(lateness("own_lateness_us") <= lateness("lateness_us"), "{}", run.table);
+    }
+
+    let rows = percentiles(&text);
+    let total = format!("Total count    = {:12}]", run.count("good"));
+    assert!(text.contains(&total), "{text}");
+    for (quantile, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
+        let at = rows.iter().position(|(_, row_share)| *row_share >= share).expect("it ends at 1");
+        let (below, above) = (rows[at.saturating_sub(1)].0, rows[at].0);
+        let between = below * PRECISION - 1e-3..=above / PRECISION + 1e-3;
+        let value = run.latency_ms(quantile);
+        assert!(at == 0 || between.contains(&value), "{quantile} is {value}, not in {between:?}");
+    }
 }
 
 #[test]
@@ -238,8 +290,11 @@ fn a_503_is_not_throughput() {
         Some(answer(status, "", body))
     });
     let run = load(every_second, &["--connections=1", "--rate=200", "--duration=500ms"]);
-    assert_eq!((run.code, run.count("good"), run.count("failed")), (Some(0), 50, 50));
-    assert_eq!(run.summary["samples"]["accepted"], 50);
+    assert_eq!((run.code, run.count("due"), run.unanswered()), (Some(0), 100, 0));
+    let sent = run.count("sent");
+    assert_eq!((run.count("good"), run.count("failed")), (sent.div_ceil(2), sent / 2));
+    assert_eq!(run.summary["status"]["503"].as_u64().unwrap_or(0), sent / 2);
+    assert_eq!(run.summary["samples"]["accepted"], run.count("good"));
 }
 
 #[test]
@@ -248,11 +303,11 @@ fn a_rate_that_cannot_be_held_is_said() {
         std::thread::sleep(Duration::from_millis(20));
         Some(answer("202 Accepted", "", ACCEPTED))
     });
-    // Two connections get a hundred answers a second.
+    // Two connections get a hundred answers a second at most, and those in flight count too.
     let run = load(address, &["--rate=2000", "--connections=2", "--duration=500ms"]);
     assert_eq!((run.code, run.count("due")), (Some(0), 1000));
     assert_eq!(run.summary["rate_held"], false);
-    assert!(run.count("sent") <= 60 && run.count("unsent") >= 940, "{}", run.table);
+    assert!(run.count("sent") <= 60, "{}", run.table);
     assert!(
         run.table.contains("THE RATE WAS NOT HELD: asked for 2,000 requests/s"),
         "{}",
@@ -263,21 +318,37 @@ fn a_rate_that_cannot_be_held_is_said() {
 
 #[test]
 fn connections_that_end_are_opened_again() {
+    const CONNECTIONS: u64 = 2;
+    let args = ["--connections=2", "--rate=100", "--duration=500ms"];
     let closing = toy(|_| Some(answer("202 Accepted", "Connection: close\r\n", ACCEPTED)));
-    let run = load(closing, &["--connections=2", "--rate=100", "--duration=500ms"]);
-    assert_eq!((run.code, run.count("good"), run.count("failed")), (Some(0), 50, 0));
-    let opened = run.summary["connected"]["opened"].as_u64().expect("a count");
-    assert!((50..=52).contains(&opened), "{}", run.table);
+    let run = load(closing, &args);
+    assert_eq!((run.code, run.count("due"), run.count("failed")), (Some(0), 50, 0));
+    let connected =
+        |run: &Run, name: &str| run.summary["connected"][name].as_u64().expect("a count");
+    // Each answer ends its connection, so each request has had its own.
+    let sent = run.count("sent");
+    let opened = connected(&run, "opened");
+    assert!((sent..=sent + CONNECTIONS).contains(&opened), "{}", run.table);
+    assert_eq!(connected(&run, "reopened"), opened - CONNECTIONS, "{}", run.table);
 
     // Each fifth request loses its connection.
-    let breaking = toy(|n| (n % 5 != 4).then(|| answer("202 Accepted", "", ACCEPTED)));
-    let run = load(breaking, &["--connections=2", "--rate=100", "--duration=500ms"]);
-    assert_eq!(
-        (run.code, run.count("lost"), run.count("good")),
-        (Some(0), 10, 40),
-        "{}",
-        run.table
-    );
+    let broken = Arc::new(AtomicU64::new(0));
+    let count = broken.clone();
+    let breaking = toy(move |number| {
+        if number % 5 == 4 {
+            count.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(answer("202 Accepted", "", ACCEPTED))
+    });
+    let run = load(breaking, &args);
+    let broken = broken.load(Ordering::Relaxed);
+    let sent = run.count("sent");
+    assert_eq!((run.code, run.count("due"), broken), (Some(0), 50, sent / 5), "{}", run.table);
+    assert_eq!((run.count("lost"), run.count("good")), (broken, sent - broken), "{}", run.table);
+    // None is opened again once the run ends, and at most one a connection was being opened.
+    let reopened = connected(&run, "reopened");
+    assert!((broken.saturating_sub(CONNECTIONS)..=broken).contains(&reopened), "{}", run.table);
 }
 
 #[test]
@@ -290,9 +361,12 @@ fn what_is_late_or_no_http_is_counted_apart() {
     });
     let args = ["--connections=1", "--rate=50", "--duration=500ms", "--timeout=200ms"];
     let run = load(slow, &args);
-    assert_eq!((run.count("timeouts"), run.count("lost")), (1, 0), "{}", run.table);
-    assert_eq!(run.count("good"), run.count("sent") - 1);
-    assert!(run.summary["connected"]["reopened"] == 1, "{}", run.table);
+    // On a slow machine more than this one answer may come too late; no connection is ever lost.
+    let timeouts = run.count("timeouts");
+    assert!(timeouts >= 1 && run.count("lost") == 0, "{}", run.table);
+    assert_eq!(run.count("good"), run.count("sent") - timeouts);
+    let reopened = run.summary["connected"]["reopened"].as_u64().expect("a count");
+    assert!((timeouts - 1..=timeouts).contains(&reopened), "{}", run.table);
 
     let chatty = toy(|_| Some("220 mail.example ESMTP\r\n".to_owned()));
     let run = load(chatty, &["--connections=1", "--duration=300ms"]);
@@ -310,7 +384,9 @@ fn the_truth_scores_a_detector() {
             "--profile=anomalies",
             "--devices=10",
             "--anomaly-rate=0.02",
-            "--rate=1000",
+            // A thousand samples, in few requests.
+            "--rate=100",
+            "--batch=10",
             "--duration=1s",
             // One connection keeps the order, and with it every window.
             "--connections=1",
@@ -330,7 +406,9 @@ fn the_truth_scores_a_detector() {
         })
         .collect();
     assert_eq!(run.summary["anomalies"]["accepted"], injected.len());
-    assert!((8..=25).contains(&injected.len()), "{text}");
+    // A fiftieth of the samples; a slow machine sends fewer.
+    let samples = run.summary["samples"]["accepted"].as_u64().expect("a count") as usize;
+    assert!((samples * 8 / 1000..=samples * 25 / 1000 + 1).contains(&injected.len()), "{text}");
     let found: BTreeSet<_> = server.get("/anomalies?limit=1000").json()["anomalies"]
         .as_array()
         .expect("a list")
