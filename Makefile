@@ -22,7 +22,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify setup bench perf perf-quick gates-update eval prometheusrule image help $(SUITES) $(VERIFY_SUITES)
+.PHONY: run demo test verify setup bench perf perf-quick gates-update eval docs prometheusrule image help $(SUITES) $(VERIFY_SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
 	cargo run --release --locked -- $(FLAGS)
@@ -154,6 +154,9 @@ perf-quick: ## the same in 3 minutes once it is built: one short round of each
 
 perf-numbers: ## suite: every figure in PERF.md is in a record
 	tests/perf_numbers.py
+
+docs: ## write the generated documents once more: docs/METRICS.md
+	UPDATE_DOCS=1 cargo test --locked --lib document_is_current
 
 prometheusrule: ## write the alert rules once more, as the operator of Prometheus takes them
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml

@@ -73,3 +73,5 @@ pub mod sample_queue;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;

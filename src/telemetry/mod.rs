@@ -453,6 +453,36 @@ mod tests {
     }
 
     #[test]
+    fn metrics_document_is_current() {
+        let sources = Sources {
+            store: Some(StoreSources { queue: Arc::default(), store: Arc::default() }),
+            ..testing::sources(Arc::new(Registry::new(10, 3_600)))
+        };
+        let telemetry = Telemetry::new(telemetry().build, sources);
+        let families = telemetry.gather(&testing::totals(), &testing::fleet());
+        crate::testing::check_document("docs/METRICS.md", &document(&families));
+    }
+
+    /// docs/METRICS.md: a table row for each family.
+    fn document(families: &[MetricFamily]) -> String {
+        let mut text = String::from(
+            "# Metrics\n\n\
+             Every metric family of `GET /metrics` and `GET /metrics/prometheus`. `make docs` writes this file\n\
+             from the code, and `cargo test` compares them. The `sigmad_store_*` families are present with\n\
+             `--redis-url` only.\n\n\
+             | name | type | labels | meaning |\n| --- | --- | --- | --- |\n",
+        );
+        for family in families {
+            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+            let labels = family.get_metric()[0].get_label().iter();
+            let labels: Vec<_> = labels.map(|label| format!("`{}`", label.name())).collect();
+            let (name, help, labels) = (family.name(), family.help(), labels.join(", "));
+            text += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
+        }
+        text
+    }
+
+    #[test]
     fn families_stand_in_the_order_of_their_names() {
         let names: Vec<String> = lines(&telemetry())
             .iter()
