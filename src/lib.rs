@@ -9,7 +9,7 @@
 //! │worker-0│  …   │worker-N├──────────────────────►│ analytics │◄─────────►│ store │◄──► Redis
 //! └─┬────▲─┘      └─┬────▲─┘   (a queue each)      └─────▲─────┘  windows  └───────┘
 //!   │    │          │    │                               │ questions, reports
-//!   │    └──────────│────┴───── answers by ticket ──┐    │
+//!   │    └──────────│────┴───── completions ────────┐    │
 //!   └───────────────┴───────── reads ────────────►┌─┴────▼───┐
 //!                                                 │ reader-0… │  JSON, the scrape, compression
 //!                                                 └──┬────────┘

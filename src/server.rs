@@ -36,7 +36,7 @@ use crate::dashboard::sampler::Sampler;
 use crate::decode::Decoder;
 use crate::http::listen::listeners;
 use crate::http::may::CONNECTIONS_OVER_MAX;
-use crate::http::worker::{Mailbox, Worker};
+use crate::http::worker::{Worker, WorkerHandle};
 use crate::http::{self, Limits};
 use crate::judged_queue::{self, JudgedProducer};
 use crate::placement::{self, Machine, Placement};
@@ -53,7 +53,7 @@ use sigmad_counters::Counter;
 
 /// Descriptors kept from connections: standard streams, logs, listeners and pollers of four workers.
 const FILES_RESERVED: usize = 64;
-/// Descriptors of one more worker: listener, poller, mailbox.
+/// Descriptors of one more worker: listener, poller, wake-up.
 const FILES_PER_WORKER: usize = 3;
 /// Samples in the history of one replica: a minute of a large fleet, some 20 MB in Redis.
 const HISTORY_SAMPLES: usize = 100_000;
@@ -472,12 +472,12 @@ fn native(
     let address = listeners[0].local_addr().map_err(refused)?;
     let open = Arc::new(AtomicUsize::new(0));
     let mut threads = Vec::new();
-    let mut mailboxes: Vec<Arc<Mailbox>> = Vec::new();
+    let mut handles: Vec<Arc<WorkerHandle>> = Vec::new();
     for (index, (parts, listener)) in workers.into_iter().zip(listeners).enumerate() {
         let WorkerParts { router, counters } = parts;
         let worker = Worker::new(listener, limits, open.clone(), counters, start, router)
             .map_err(ServerError::Start)?;
-        mailboxes.push(worker.mailbox());
+        handles.push(worker.handle());
         let events = events.clone();
         let thread = spawn(format!("worker-{index}"), layout.worker_cores[index], move || {
             if let Err(error) = worker.run() {
@@ -488,8 +488,8 @@ fn native(
         threads.push(thread.map_err(ServerError::Start)?);
     }
     let drain = move |limit| {
-        for mailbox in &mailboxes {
-            mailbox.drain(limit);
+        for handle in &handles {
+            handle.drain(limit);
         }
         join_all(threads);
     };

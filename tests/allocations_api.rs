@@ -10,7 +10,7 @@ use sigmad::analytics::{Analytics, Settings};
 use sigmad::api::router::{Parts, Router};
 use sigmad::decode::Decoder;
 use sigmad::http::message::{
-    Answer, HeaderField, Headers, Method, Request, Responder, Service as _,
+    HeaderField, Headers, Method, Request, Responder, ResponseWriter, Service as _,
 };
 use sigmad::registry::Registry;
 use sigmad::sample_queue::{self, SampleConsumer};
@@ -20,12 +20,12 @@ use sigmad_clock::{self, Clock, Now};
 /// Keeps the status of the last answer.
 struct LastStatus(u16);
 
-impl Answer for LastStatus {
+impl ResponseWriter for LastStatus {
     fn send(&mut self, status: u16, _kind: &'static str, _fields: &[HeaderField], _body: &[u8]) {
         self.0 = status;
     }
 
-    fn later(&mut self) -> Responder {
+    fn defer(&mut self) -> Responder {
         unreachable!("nothing here is read")
     }
 }

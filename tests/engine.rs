@@ -11,27 +11,27 @@ use sigmad::http::Limits;
 use sigmad::http::counters::HttpCounters;
 use sigmad::http::listen::listeners;
 use sigmad::http::message::{
-    Answer, Request, Responder, Response, STREAM_QUEUE_BYTES_MAX, Service, StreamRefusal,
+    Request, Responder, Response, ResponseWriter, STREAM_QUEUE_BYTES_MAX, Service, StreamSendError,
     StreamWriter,
 };
-use sigmad::http::worker::{Mailbox, Worker};
+use sigmad::http::worker::{Worker, WorkerHandle};
 use sigmad_clock::{self, Now};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `/now` answers at once, `/later` and `/stream` pass their ticket to the test.
+/// `/now` answers at once, `/later` and `/stream` pass their responder to the test.
 struct Toy {
-    tickets: mpsc::Sender<Responder>,
+    responders: mpsc::Sender<Responder>,
     in_round: usize,
     log: mpsc::Sender<String>,
 }
 
 impl Service for Toy {
-    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         self.in_round += 1;
         match request.path {
             "/now" => answer.send(200, "text/plain", &[], request.body),
-            _ => self.tickets.send(answer.later()).expect("the test listens"),
+            _ => self.responders.send(answer.defer()).expect("the test listens"),
         }
     }
 
@@ -47,9 +47,9 @@ impl Service for Toy {
 
 struct Engine {
     address: SocketAddr,
-    tickets: mpsc::Receiver<Responder>,
+    responders: mpsc::Receiver<Responder>,
     log: mpsc::Receiver<String>,
-    mailbox: Arc<Mailbox>,
+    handle: Arc<WorkerHandle>,
     counters: Arc<HttpCounters>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -66,21 +66,21 @@ fn engine() -> Engine {
     let any = "127.0.0.1:0".parse().expect("an address");
     let listener = listeners(any, 1).expect("a free port").remove(0);
     let address = listener.local_addr().expect("bound");
-    let (ticket_end, tickets) = mpsc::channel();
+    let (responder_sender, responders) = mpsc::channel();
     let (log_end, log) = mpsc::channel();
     let counters = Arc::new(HttpCounters::default());
-    let toy = Toy { tickets: ticket_end, in_round: 0, log: log_end };
+    let toy = Toy { responders: responder_sender, in_round: 0, log: log_end };
     let open = Arc::new(AtomicUsize::new(0));
     let worker = Worker::new(listener, limits, open, counters.clone(), sigmad_clock::start(), toy)
         .expect("a poller");
-    let mailbox = worker.mailbox();
+    let handle = worker.handle();
     let thread = Some(std::thread::spawn(move || worker.run().expect("it drains")));
-    Engine { address, tickets, log, mailbox, counters, thread }
+    Engine { address, responders, log, handle, counters, thread }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.mailbox.drain(Duration::ZERO);
+        self.handle.drain(Duration::ZERO);
         self.thread.take().expect("once").join().expect("the worker ends");
     }
 }
@@ -98,13 +98,13 @@ impl Engine {
         socket
     }
 
-    fn ticket(&self) -> Responder {
-        self.tickets.recv_timeout(PATIENCE).expect("a request")
+    fn responder(&self) -> Responder {
+        self.responders.recv_timeout(PATIENCE).expect("a request")
     }
 
     fn stream(&self) -> (TcpStream, StreamWriter) {
         let socket = self.ask("/stream");
-        (socket, self.ticket().stream(response(b"first")))
+        (socket, self.responder().stream(response(b"first")))
     }
 }
 
@@ -153,7 +153,7 @@ fn what_follows_a_ticket_waits_for_its_answer() {
     let now = "POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnow";
     write!(socket, "{later}{now}{later}{now}").expect("it reads");
     for _ in 0..2 {
-        engine.ticket().send(response(b"later"));
+        engine.responder().send(response(b"later"));
         let text = read_until(&mut socket, b"\r\n\r\nnow");
         assert!(text.contains("\r\n\r\nlaterHTTP/1.1 200 OK"), "{text}");
     }
@@ -163,7 +163,7 @@ fn what_follows_a_ticket_waits_for_its_answer() {
 fn a_dropped_ticket_is_answered() {
     let engine = engine();
     let mut socket = engine.ask("/later");
-    drop(engine.ticket());
+    drop(engine.responder());
     assert!(read_until(&mut socket, b"}}").starts_with("HTTP/1.1 500 "));
 }
 
@@ -171,9 +171,9 @@ fn a_dropped_ticket_is_answered() {
 fn a_half_closed_client_gets_its_late_answer_and_then_the_end() {
     let engine = engine();
     let mut socket = engine.ask("/later");
-    let ticket = engine.ticket();
+    let responder = engine.responder();
     socket.shutdown(std::net::Shutdown::Write).expect("open");
-    ticket.send(response(b"late"));
+    responder.send(response(b"late"));
     let mut text = String::new();
     socket.read_to_string(&mut text).expect("an answer, then the end");
     assert!(text.ends_with("\r\n\r\nlate"), "{text}");
@@ -206,10 +206,10 @@ fn a_slow_reader_fills_its_own_queue_and_nobody_waits() {
             .write_all(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
             .expect("it reads");
         read_until(&mut neighbour, b"\r\n\r\nok");
-        (0..16).any(|_| writer.send(part.clone()) == Err(StreamRefusal::Full))
+        (0..16).any(|_| writer.send(part.clone()) == Err(StreamSendError::Full))
     });
     let mut buffer = vec![0; 1024 * 1024];
-    while writer.send(part.clone()) == Err(StreamRefusal::Full) {
+    while writer.send(part.clone()) == Err(StreamSendError::Full) {
         assert!(socket.read(&mut buffer).expect("parts") > 0);
     }
 }
@@ -220,15 +220,15 @@ fn a_stream_learns_that_its_client_has_gone() {
     let (socket, writer) = engine.stream();
     drop(socket);
     wait_until("closed", || writer.is_closed());
-    assert_eq!(writer.send(b"x".to_vec()), Err(StreamRefusal::Closed));
-    // A ticket whose client has gone before the stream began.
+    assert_eq!(writer.send(b"x".to_vec()), Err(StreamSendError::Closed));
+    // A responder whose client has gone before the stream began.
     let socket = engine.ask("/stream");
-    let ticket = engine.ticket();
+    let responder = engine.responder();
     drop(socket);
     let (mut other, _writer) = engine.stream();
     read_until(&mut other, b"first\r\n");
-    let writer = ticket.stream(response(b""));
-    wait_until("closed", || writer.send(b"x".to_vec()) == Err(StreamRefusal::Closed));
+    let writer = responder.stream(response(b""));
+    wait_until("closed", || writer.send(b"x".to_vec()) == Err(StreamSendError::Closed));
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn http10_streams_end_with_the_connection() {
     let engine = engine();
     let mut socket = engine.connect();
     socket.write_all(b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("it reads");
-    drop(engine.ticket().stream(response(b"all")));
+    drop(engine.responder().stream(response(b"all")));
     let mut text = String::new();
     socket.read_to_string(&mut text).expect("the answer, then the end");
     assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("\r\n\r\nall"), "{text}");
@@ -247,7 +247,7 @@ fn an_idle_connection_may_still_ask_while_draining() {
     let engine = engine();
     let mut socket = engine.connect();
     wait_until("accepted", || engine.counters.open.get() == 1);
-    engine.mailbox.drain(Duration::from_secs(5));
+    engine.handle.drain(Duration::from_secs(5));
     wait_until("not listening", || TcpStream::connect(engine.address).is_err());
     socket
         .write_all(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")

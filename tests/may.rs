@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use sigmad::http::Limits;
 use sigmad::http::counters::HttpCounters;
-use sigmad::http::head::Refusal;
+use sigmad::http::head::RequestError;
 use sigmad::http::may::{self, MayEngine};
-use sigmad::http::message::{Answer, Request, Responder, Response, Service};
+use sigmad::http::message::{Request, Responder, Response, ResponseWriter, Service};
 use sigmad_clock::{self, Now};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,20 +25,20 @@ const LIMITS: Limits = Limits {
     drain_idle_ms: 1_000,
 };
 
-/// `/echo` answers with the body, `/large` with [`LARGE_BYTES`]; `/later` passes its ticket to the
+/// `/echo` answers with the body, `/large` with [`LARGE_BYTES`]; `/later` passes its responder to the
 /// test; `/panic` panics.
 struct Toy {
-    tickets: mpsc::Sender<Responder>,
+    responders: mpsc::Sender<Responder>,
     calls: mpsc::Sender<String>,
     has_unhanded: bool,
 }
 
 impl Service for Toy {
-    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         assert!(request.is_loopback);
         let _ = self.calls.send(format!("{} {}", request.path, request.query));
         match request.path {
-            "/later" => self.tickets.send(answer.later()).expect("the test listens"),
+            "/later" => self.responders.send(answer.defer()).expect("the test listens"),
             "/large" => answer.send(200, "text/plain", &[], &vec![b'x'; LARGE_BYTES]),
             "/panic" => panic!("as the test asked"),
             _ => answer.send(200, "text/plain", &[("X-Toy", "1".into())], request.body),
@@ -58,21 +58,25 @@ impl Service for Toy {
 struct Engine {
     running: Option<MayEngine<Toy>>,
     address: SocketAddr,
-    tickets: mpsc::Receiver<Responder>,
+    responders: mpsc::Receiver<Responder>,
     calls: mpsc::Receiver<String>,
     counters: Arc<HttpCounters>,
 }
 
 fn engine(limits: Limits) -> Engine {
-    let (ticket_end, tickets) = mpsc::channel();
+    let (responder_sender, responders) = mpsc::channel();
     let (call_end, calls) = mpsc::channel();
-    let toy = || Toy { tickets: ticket_end.clone(), calls: call_end.clone(), has_unhanded: false };
+    let toy = || Toy {
+        responders: responder_sender.clone(),
+        calls: call_end.clone(),
+        has_unhanded: false,
+    };
     let counters = Arc::new(HttpCounters::default());
     let any = "127.0.0.1:0".parse().expect("an address");
     let running =
         may::start(any, vec![toy(), toy()], limits, false, counters.clone(), sigmad_clock::start())
             .expect("a free port");
-    Engine { address: running.address(), running: Some(running), tickets, calls, counters }
+    Engine { address: running.address(), running: Some(running), responders, calls, counters }
 }
 
 impl Drop for Engine {
@@ -98,7 +102,7 @@ impl Engine {
         rest(&mut socket)
     }
 
-    fn refused(&self, refusal: Refusal) -> u64 {
+    fn refused(&self, refusal: RequestError) -> u64 {
         self.counters.refusals[refusal as usize].get()
     }
 }
@@ -278,8 +282,8 @@ fn what_is_not_sound_is_refused_and_not_run() {
         assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{text:?}: {said:?}");
     }
     assert!(!engine.calls.try_iter().any(|call| call.contains("smuggled")));
-    assert_eq!(engine.refused(Refusal::ContentLength), 12);
-    assert_eq!(engine.refused(Refusal::BodyTooLarge), 2);
+    assert_eq!(engine.refused(RequestError::ContentLength), 12);
+    assert_eq!(engine.refused(RequestError::BodyTooLarge), 2);
 }
 
 #[test]
@@ -369,7 +373,7 @@ fn what_does_not_arrive_is_answered_or_closed() {
     let idle = engine.last_words(&post("x"));
     assert!(idle.starts_with("HTTP/1.1 200 ") && idle.ends_with("\r\n\r\nx"), "{idle}");
     assert_eq!(engine.counters.closed_idle_total.get(), 2);
-    assert_eq!(engine.refused(Refusal::Timeout), 2);
+    assert_eq!(engine.refused(RequestError::Timeout), 2);
 }
 
 #[test]
@@ -386,7 +390,7 @@ fn an_endless_head_is_cut() {
     // The end may have arrived while the window was shut: the client gives up, too.
     let _ = socket.shutdown(Shutdown::Both);
     writing.join().expect("no panic");
-    assert_eq!(engine.refused(Refusal::HeadTooLarge), 1);
+    assert_eq!(engine.refused(RequestError::HeadTooLarge), 1);
 }
 
 #[test]
@@ -396,14 +400,14 @@ fn a_ticket_is_answered_from_another_thread() {
     for socket in &mut sockets {
         socket.write_all(get("/later").as_bytes()).expect("it reads");
     }
-    // More tickets than threads, and the threads are free.
-    let tickets: Vec<_> =
-        (0..4).map(|_| engine.tickets.recv_timeout(PATIENCE).expect("a ticket")).collect();
+    // More responders than threads, and the threads are free.
+    let responders: Vec<_> =
+        (0..4).map(|_| engine.responders.recv_timeout(PATIENCE).expect("a responder")).collect();
     let mut other = engine.connect();
     other.write_all(post("meanwhile").as_bytes()).expect("it reads");
     assert_eq!(answer(&mut other).1, "meanwhile");
-    for ticket in tickets {
-        ticket.send(Response {
+    for responder in responders {
+        responder.send(Response {
             status: 202,
             content_type: "text/plain",
             fields: vec![("Retry-After", "7".into())],
@@ -418,7 +422,7 @@ fn a_ticket_is_answered_from_another_thread() {
         socket.write_all(get("/later").as_bytes()).expect("it reads");
     }
     for _ in 0..4 {
-        drop(engine.tickets.recv_timeout(PATIENCE).expect("a ticket"));
+        drop(engine.responders.recv_timeout(PATIENCE).expect("a responder"));
     }
     for socket in &mut sockets {
         assert!(answer(socket).0.starts_with("HTTP/1.1 500 "));
@@ -430,14 +434,14 @@ fn a_streamed_answer_leaves_as_it_comes() {
     let engine = engine(LIMITS);
     let mut socket = engine.connect();
     socket.write_all(get("/later").as_bytes()).expect("it reads");
-    let ticket = engine.tickets.recv_timeout(PATIENCE).expect("a ticket");
+    let responder = engine.responders.recv_timeout(PATIENCE).expect("a responder");
     let head = Response {
         status: 200,
         content_type: "text/plain",
         fields: Vec::new(),
         body: b"one".to_vec(),
     };
-    let stream = ticket.stream(head.clone());
+    let stream = responder.stream(head.clone());
     let said = head_of(&mut socket);
     assert!(said.contains("transfer-encoding: chunked"), "{said}");
     let mut first = [0; 8];
@@ -449,7 +453,7 @@ fn a_streamed_answer_leaves_as_it_comes() {
 
     let mut socket = engine.connect();
     socket.write_all(get("/later").as_bytes()).expect("it reads");
-    let stream = engine.tickets.recv_timeout(PATIENCE).expect("a ticket").stream(head);
+    let stream = engine.responders.recv_timeout(PATIENCE).expect("a responder").stream(head);
     drop(socket);
     for _ in 0..2000 {
         if stream.send(b"more".to_vec()).is_err() {
@@ -476,16 +480,16 @@ fn past_the_limit_the_oldest_idle_connection_goes_else_503() {
     for socket in &mut held {
         socket.write_all(get("/later").as_bytes()).expect("it reads");
     }
-    let tickets: Vec<_> =
-        (0..3).map(|_| engine.tickets.recv_timeout(PATIENCE).expect("a ticket")).collect();
+    let responders: Vec<_> =
+        (0..3).map(|_| engine.responders.recv_timeout(PATIENCE).expect("a responder")).collect();
     for _ in 0..100 {
         let mut refused = engine.connect();
         // Past sixteen at a time they are closed without a word.
         let said = rest(&mut refused);
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 503 "), "{said:?}");
     }
-    assert_eq!(engine.refused(Refusal::TooManyConnections), 100);
-    drop(tickets);
+    assert_eq!(engine.refused(RequestError::TooManyConnections), 100);
+    drop(responders);
     for socket in &mut held {
         assert!(answer(socket).0.starts_with("HTTP/1.1 500 "));
     }
@@ -544,14 +548,14 @@ fn stopping_finishes_what_is_under_way() {
     answer(&mut idle);
     let mut busy = engine.connect();
     busy.write_all(get("/later").as_bytes()).expect("it reads");
-    let ticket = engine.tickets.recv_timeout(PATIENCE).expect("a ticket");
+    let responder = engine.responders.recv_timeout(PATIENCE).expect("a responder");
     let running = engine.running.take().expect("it runs");
     let stopping = std::thread::spawn(move || running.stop(PATIENCE));
-    // The idle connection closes, and no new one is taken, while the ticket is still out.
+    // The idle connection closes, and no new one is taken, while the responder is still out.
     assert_eq!(rest(&mut idle), "");
     assert!(TcpStream::connect(engine.address).is_err());
     assert!(!stopping.is_finished());
-    ticket.send(Response {
+    responder.send(Response {
         status: 200,
         content_type: "text/plain",
         fields: Vec::new(),
@@ -569,9 +573,9 @@ fn stopping_waits_no_longer_than_asked() {
     let mut engine = engine(LIMITS);
     let mut busy = engine.connect();
     busy.write_all(get("/later").as_bytes()).expect("it reads");
-    let ticket = engine.tickets.recv_timeout(PATIENCE).expect("a ticket");
+    let responder = engine.responders.recv_timeout(PATIENCE).expect("a responder");
     let services = engine.running.take().expect("it runs").stop(Duration::from_millis(50));
     assert_eq!(services.len(), 2);
     assert_eq!(rest(&mut busy), "");
-    drop(ticket);
+    drop(responder);
 }

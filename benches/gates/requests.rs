@@ -17,7 +17,7 @@ use sigmad::decode::Decoder;
 use sigmad::http::Limits;
 use sigmad::http::counters::HttpCounters;
 use sigmad::http::encode::DateLine;
-use sigmad::http::message::{Completion, Deliver, Service as _};
+use sigmad::http::message::{Completion, CompletionSink, Service as _};
 use sigmad::http::protocol::{Buffers, Protocol, Round};
 use sigmad::registry::Registry;
 use sigmad::sample_queue::{self, SampleConsumer};
@@ -32,11 +32,11 @@ static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 const ROUNDS_WARM: usize = 200;
 const ROUNDS_MEASURED: usize = 500;
 
-/// Nobody asks for a ticket here.
-struct NoTickets;
+/// Nobody asks for a responder here.
+struct NoDeferred;
 
-impl Deliver for NoTickets {
-    fn deliver(&self, _: u64, _: Completion) {
+impl CompletionSink for NoDeferred {
+    fn complete(&self, _: u64, _: Completion) {
         unreachable!("samples are answered at once")
     }
 }
@@ -52,7 +52,7 @@ struct Bench {
     buffers: Buffers,
     date: DateLine,
     counters: HttpCounters,
-    engine: Arc<dyn Deliver>,
+    engine: Arc<dyn CompletionSink>,
     clock: Clock,
     round: u64,
 }
@@ -82,7 +82,7 @@ impl Bench {
             buffers: Buffers::default(),
             date: DateLine::default(),
             counters: HttpCounters::default(),
-            engine: Arc::new(NoTickets),
+            engine: Arc::new(NoDeferred),
             clock: Clock::new(start),
             round: 0,
         }
@@ -111,7 +111,7 @@ impl Bench {
             date: &self.date,
             limits: &limits,
             counters: &self.counters,
-            engine: &self.engine,
+            sink: &self.engine,
             clock: &self.clock,
             now,
             is_draining: false,

@@ -4,14 +4,14 @@
 use std::mem::MaybeUninit;
 
 use libfuzzer_sys::fuzz_target;
-use sigmad::http::head::{HEADERS_MAX, Search, check_partial, find_end, parse};
-use sigmad::http::head_cache::{HeadCache, NO_FIELDS};
+use sigmad::http::head::{HEADERS_MAX, HeadSearch, check_partial, find_end, parse};
+use sigmad::http::head_cache::{HeadCache, EMPTY_FIELDS};
 
 const HEAD_MAX: usize = 4096;
 
 fuzz_target!(|data: &[u8]| {
-    let whole = find_end(data, &mut Search::default(), HEAD_MAX);
-    let mut search = Search::default();
+    let whole = find_end(data, &mut HeadSearch::default(), HEAD_MAX);
+    let mut search = HeadSearch::default();
     let mut in_steps = Ok(None);
     for end in 0..=data.len() {
         in_steps = find_end(&data[..end], &mut search, HEAD_MAX);
@@ -26,13 +26,13 @@ fuzz_target!(|data: &[u8]| {
         if let Ok(head) = parse(&data[..length], &mut slots, 1000) {
             assert!(head.path.starts_with('/') || head.path == "*");
             assert!(!data[..length].windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n'));
-            let mut known = HeadCache::default();
-            known.missed(&data[..length], &head);
-            if known.find(data).is_some() {
+            let mut cache = HeadCache::default();
+            cache.insert(&data[..length], &head);
+            if cache.find(data).is_some() {
                 let again = data[..length].to_vec();
-                let mut fields = NO_FIELDS;
-                let recalled = known.recall(&again, &mut fields);
-                assert_eq!(format!("{:?}", Some(head)), format!("{recalled:?}"));
+                let mut fields = EMPTY_FIELDS;
+                let cached = cache.get(&again, &mut fields);
+                assert_eq!(format!("{:?}", Some(head)), format!("{cached:?}"));
             }
             for end in 0..length {
                 assert_eq!(check_partial(&data[..end]), Ok(()));

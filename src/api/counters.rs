@@ -1,5 +1,5 @@
 //! What one thread counts of the requests it answers: a worker of those answered at once, a reader of
-//! those answered by ticket. Merged by the scrape.
+//! those answered through a responder. Merged by the scrape.
 
 use super::routes::{LABELS, Label};
 use crate::http::message::Method;

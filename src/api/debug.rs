@@ -17,7 +17,9 @@ use super::errors::ApiError;
 use super::query::Query;
 use super::readiness::{Phase, Readiness};
 use super::routes::{Debug, Label};
-use crate::http::message::{HeaderField, Method, Responder, Response, StreamRefusal, StreamWriter};
+use crate::http::message::{
+    HeaderField, Method, Responder, Response, StreamSendError, StreamWriter,
+};
 use crate::telemetry::Sources;
 use crate::telemetry::latency::Budget;
 use sigmad_clock::Clock;
@@ -63,7 +65,7 @@ pub struct DebugRequest {
     /// When a worker read the request, on the monotonic clock.
     pub read_ns: u64,
     /// Where the answer goes.
-    pub ticket: Responder,
+    pub responder: Responder,
 }
 
 /// An answer that has been given.
@@ -158,7 +160,7 @@ impl DebugThread {
         let count = move |status| Answered { label, method, status, read_ns };
         if self.running == AT_ONCE_MAX {
             let error = ApiError::DebugFull;
-            request.ticket.send(error.debug_response());
+            request.responder.send(error.debug_response());
             return self.count(&count(error.status()));
         }
         let (told, room) = (self.told.clone(), self.room.clone());
@@ -170,7 +172,7 @@ impl DebugThread {
         });
         match answering {
             Ok(_) => self.running += 1,
-            // The request is gone with its closure, and its ticket has answered 500.
+            // The request is gone with its closure, and its responder has answered 500.
             Err(error) => {
                 tracing::error!(%error, "no thread to look into the process");
                 self.count(&count(500));
@@ -193,7 +195,7 @@ impl DebugThread {
 
 /// Answers, and returns with what status.
 fn answer(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
-    // A mistake of ours must not leave the count of running threads wrong; the ticket answers for it.
+    // A mistake of ours must not leave the count of running threads wrong; the responder answers for it.
     let answered = catch_unwind(AssertUnwindSafe(|| match request.debug {
         Debug::Profile | Debug::Flamegraph => record(request, room, clock),
         Debug::Heap | Debug::Allocs => {
@@ -201,7 +203,7 @@ fn answer(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
             match span_s {
                 Ok(Some(seconds)) => watch_heap(request, room, clock, seconds),
                 Ok(None) => at_once(request, room, clock),
-                Err(error) => refuse(request.ticket, &error),
+                Err(error) => refuse(request.responder, &error),
             }
         }
         _ => at_once(request, room, clock),
@@ -212,12 +214,12 @@ fn answer(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
 fn at_once(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
     let response = whole(&request, room, clock).unwrap_or_else(|error| error.debug_response());
     let status = response.status;
-    request.ticket.send(response);
+    request.responder.send(response);
     status
 }
 
-fn refuse(ticket: Responder, error: &ApiError<'_>) -> u16 {
-    ticket.send(error.debug_response());
+fn refuse(responder: Responder, error: &ApiError<'_>) -> u16 {
+    responder.send(error.debug_response());
     error.status()
 }
 
@@ -243,10 +245,10 @@ fn whole(
 /// A CPU profile. The answer begins with it, so that a client that goes away is noticed; its body comes at
 /// the end.
 fn record(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
-    let DebugRequest { debug, method, query, ticket, .. } = request;
+    let DebugRequest { debug, method, query, responder, .. } = request;
     let order = match Query::new(&query).order() {
         Ok(order) => order,
-        Err(error) => return refuse(ticket, &error),
+        Err(error) => return refuse(responder, &error),
     };
     let head = match debug {
         Debug::Flamegraph => Response {
@@ -258,21 +260,21 @@ fn record(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
         _ => file("profile", Vec::new()),
     };
     if method == Method::Head {
-        ticket.send(head);
+        responder.send(head);
         return 200;
     }
     let claim = match room.cpu.claim(clock.monotonic_ns(), order.seconds) {
         Ok(claim) => claim,
-        Err(error) => return refuse(ticket, &error),
+        Err(error) => return refuse(responder, &error),
     };
     let recording = match Recording::begin(order, clock) {
         Ok(recording) => recording,
         Err(error) => {
             let why = format!("backend={} can't: {error}", order.backend.name());
-            return refuse(ticket, &ApiError::Unprofilable(&why));
+            return refuse(responder, &ApiError::Unprofilable(&why));
         }
     };
-    let writer = ticket.stream(head);
+    let writer = responder.stream(head);
     let is_over = || writer.is_closed() || room.readiness.phase() == Phase::Draining;
     let recorded = recording.record(is_over);
     drop(claim);
@@ -305,8 +307,8 @@ fn send_all(writer: &StreamWriter, body: &[u8]) {
         loop {
             match writer.send(part.to_vec()) {
                 Ok(()) => break,
-                Err(StreamRefusal::Full) => std::thread::sleep(PAUSE),
-                Err(StreamRefusal::Closed) => return,
+                Err(StreamSendError::Full) => std::thread::sleep(PAUSE),
+                Err(StreamSendError::Closed) => return,
             }
         }
     }
@@ -383,23 +385,23 @@ fn heap(view: View, query: &Query<'_>, clock: &mut Clock) -> Response {
 
 /// The same of some seconds, streamed as [`record`] does.
 fn watch_heap(request: DebugRequest, room: &DebugShared, mut clock: Clock, seconds: u64) -> u16 {
-    let DebugRequest { debug, method, ticket, .. } = request;
+    let DebugRequest { debug, method, responder, .. } = request;
     let (view, name) = match debug {
         Debug::Allocs => (View::Allocated, "allocs-delta"),
         _ => (View::InUse, "heap-delta"),
     };
     let head = file(name, Vec::new());
     if method == Method::Head {
-        ticket.send(head);
+        responder.send(head);
         return 200;
     }
     let began = clock.now();
     let claim = match room.heap.claim(began.monotonic_ns, seconds) {
         Ok(claim) => claim,
-        Err(error) => return refuse(ticket, &error),
+        Err(error) => return refuse(responder, &error),
     };
     let before = heap::snapshot();
-    let writer = ticket.stream(head);
+    let writer = responder.stream(head);
     let end_ns = began.monotonic_ns + seconds * NS_PER_S;
     let is_over = || writer.is_closed() || room.readiness.phase() == Phase::Draining;
     while clock.monotonic_ns() < end_ns && !is_over() {

@@ -2,7 +2,7 @@
 //!
 //! [`routes`] is the table of paths. A worker's [`router`] takes samples in ([`ingest`]) and passes
 //! what reads to the threads of [`reader`], which ask analytics, lay the reports out as
-//! [`answers`] and send them by ticket: a worker does no slow work. What tells of the process itself
+//! [`answers`] and send them through a responder: a worker does no slow work. What tells of the process itself
 //! is answered by [`debug`], on threads of its own.
 
 pub mod accept;

@@ -1,6 +1,6 @@
 //! The threads that answer reads, so that no worker does slow work.
 //!
-//! A reader takes a request with its ticket, asks analytics (which waits until every sample sent
+//! A reader takes a request with its responder, asks analytics (which waits until every sample sent
 //! before is judged), lays the report out, packs it where the client likes that, and answers. It ends
 //! when the last worker has gone.
 
@@ -57,7 +57,7 @@ pub struct ReadRequest {
     /// When a worker read the request, on the monotonic clock.
     pub read_ns: u64,
     /// Where the answer goes.
-    pub ticket: Responder,
+    pub responder: Responder,
 }
 
 /// What all readers share.
@@ -96,7 +96,7 @@ fn serve(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, cl
     if request.read == Read::Events && request.method != Method::Head {
         return show_in(request, desk, counters, clock);
     }
-    let ReadRequest { label, method, read_ns, ticket, .. } = request;
+    let ReadRequest { label, method, read_ns, responder, .. } = request;
     let now = clock.now();
     let question =
         Asked { read: request.read, query: &request.query, accept: &request.accept, now };
@@ -107,28 +107,32 @@ fn serve(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, cl
     }));
     let response = answered.unwrap_or_else(|panic| internal_error(&*panic));
     counters.count(label, method, response.status);
-    ticket.send(response);
+    responder.send(response);
     counters.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
 }
 
 /// Brings a client to the thread that streams events.
 fn show_in(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, clock: &Clock) {
-    let ReadRequest { label, method, query, last_event_id, read_ns, ticket, .. } = request;
+    let ReadRequest { label, method, query, last_event_id, read_ns, responder, .. } = request;
     let query = Query::new(&query);
     let (status, turned_away) = match query.device() {
-        Err(error) => (error.status(), Some((error, ticket))),
+        Err(error) => (error.status(), Some((error, responder))),
         Ok(device) => {
             let device = device.map(Box::from);
-            match desk.events.enter(Subscription { ticket, device, last_event_id }) {
+            match desk.events.enter(Subscription { responder, device, last_event_id }) {
                 Ok(()) => (200, None),
-                Err(SubscribeError::Full(ticket)) => (503, Some((ApiError::EventsFull, ticket))),
-                Err(SubscribeError::Stopping(ticket)) => (503, Some((ApiError::Stopping, ticket))),
+                Err(SubscribeError::Full(responder)) => {
+                    (503, Some((ApiError::EventsFull, responder)))
+                }
+                Err(SubscribeError::Stopping(responder)) => {
+                    (503, Some((ApiError::Stopping, responder)))
+                }
             }
         }
     };
     counters.count(label, method, status);
-    if let Some((error, ticket)) = turned_away {
-        ticket.send(error.response());
+    if let Some((error, responder)) = turned_away {
+        responder.send(error.response());
     }
     counters.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
 }
@@ -276,7 +280,7 @@ mod tests {
     use super::super::testing::{FakeEngine, desk, field, fleet, json};
     use super::*;
     use crate::analytics::report::questions;
-    use crate::http::message::Answer;
+    use crate::http::message::ResponseWriter;
     use sigmad_clock;
     use sigmad_counters::Counts;
 
@@ -312,7 +316,7 @@ mod tests {
             accept_encoding: accept[1].to_owned(),
             last_event_id: String::new(),
             read_ns: 0,
-            ticket: engine.later(),
+            responder: engine.defer(),
         }
     }
 
@@ -320,7 +324,7 @@ mod tests {
         fn ask(&mut self, target: &str, accept: [&str; 2]) -> Response {
             let request = request(&mut self.engine, target, accept);
             serve(request, &self.desk, &self.counters, &mut self.clock);
-            self.engine.delivered()
+            self.engine.completed()
         }
 
         fn get(&mut self, target: &str) -> Response {
@@ -502,7 +506,7 @@ mod tests {
         let mut head = request(&mut library.engine, "/events?device=a", ["", ""]);
         head.method = Method::Head;
         serve(head, &library.desk, &library.counters, &mut library.clock);
-        let response = library.engine.delivered();
+        let response = library.engine.completed();
         assert_eq!((response.status, response.content_type), (200, events::EVENT_STREAM));
         assert_eq!(field(&response, "X-Accel-Buffering"), Some("no"));
 
@@ -525,7 +529,7 @@ mod tests {
         assert_eq!(reader.thread().name(), Some("reader-0"));
         for _ in 0..3 {
             reads.send(request(&mut engine, "/stats", ["", ""])).expect("room");
-            assert_eq!(engine.delivered().status, 200);
+            assert_eq!(engine.completed().status, 200);
         }
         drop(reads);
         reader.join().expect("no panic");

@@ -2,7 +2,7 @@
 //!
 //! Samples are decoded into a staging batch, and kept only if all of it fits into the worker's sample queue;
 //! the queue's producer sends before the answers of the round leave. Health is told at once. What else reads goes
-//! to the readers with a ticket.
+//! to the readers with a responder.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use super::routes::{self, Action, Debug, Get, LABELS, Label, Read};
 use super::tokens::{self, Tokens};
 use crate::dashboard::page::{self, Asset, Packing};
 use crate::decode::Decoder;
-use crate::http::message::{Answer, HeaderField, Method, Request, Response, Service};
+use crate::http::message::{HeaderField, Method, Request, Response, ResponseWriter, Service};
 use crate::sample_queue::SampleProducer;
 use sigmad_clock::{Clock, Now};
 use sigmad_sample::Batch;
@@ -152,7 +152,7 @@ impl Router {
             accept: text(request, "accept").to_owned(),
             body: request.body.to_vec(),
             read_ns: request.now.monotonic_ns,
-            ticket: exchange.answer.later(),
+            responder: exchange.answer.defer(),
         });
         let (request, error) = match passed {
             Ok(()) => return,
@@ -160,7 +160,7 @@ impl Router {
             Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
         };
         exchange.note(counters, &mut self.round, error.status());
-        request.ticket.send(error.debug_response());
+        request.responder.send(error.debug_response());
     }
 
     /// A file of the page, which is packed already.
@@ -189,7 +189,7 @@ impl Router {
             accept_encoding: text(request, "accept-encoding").to_owned(),
             last_event_id: text(request, "last-event-id").to_owned(),
             read_ns: request.now.monotonic_ns,
-            ticket: exchange.answer.later(),
+            responder: exchange.answer.defer(),
         });
         let (request, error) = match passed {
             Ok(()) => return,
@@ -198,7 +198,7 @@ impl Router {
         };
         self.parts.counters.reads_refused_total.add(1);
         exchange.note(&self.parts.counters, &mut self.round, error.status());
-        request.ticket.send(error.response());
+        request.responder.send(error.response());
     }
 
     fn refuse(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
@@ -219,7 +219,7 @@ fn text<'a>(request: &Request<'a>, name: &str) -> &'a str {
 struct Exchange<'a> {
     label: Label,
     method: Method,
-    answer: &'a mut dyn Answer,
+    answer: &'a mut dyn ResponseWriter,
 }
 
 impl Exchange<'_> {
@@ -246,7 +246,7 @@ impl Exchange<'_> {
 
 impl Service for Router {
     #[inline]
-    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         let label = routes::find(request.path);
         let mut exchange = Exchange { label, method: request.method, answer };
         match routes::action(label, request.method) {
@@ -588,7 +588,7 @@ mod tests {
                 let request = bench.debugs.try_recv().expect(path);
                 assert_eq!(request.path, path);
                 drop(request);
-                assert_eq!(bench.engine.delivered().status, 500, "a dropped ticket answers");
+                assert_eq!(bench.engine.completed().status, 500, "a dropped responder answers");
             };
             admit(&[]);
             for stranger in strangers() {
@@ -607,7 +607,7 @@ mod tests {
         let mut bench = bench();
         bench.call(Method::Post, "/debug/pprof/symbol", &[], "0x1");
         bench.call(Method::Get, "/debug/pprof/threads", &[], "");
-        let refused = bench.engine.delivered();
+        let refused = bench.engine.completed();
         assert_eq!((refused.status, field(&refused, "Retry-After")), (503, Some("1")));
         let request = bench.debugs.recv().expect("the first");
         assert_eq!((request.debug, &*request.body), (Debug::Symbol, &b"0x1"[..]));
@@ -620,7 +620,7 @@ mod tests {
         bench.call(Method::Head, "/analyze?device=a&x", &fields, "");
         assert!(bench.engine.is_silent());
         bench.call(Method::Get, "/stats", &[], "");
-        let refused = bench.engine.delivered();
+        let refused = bench.engine.completed();
         assert_eq!((refused.status, &*error_code(&refused)), (503, "too_many_reads"));
         assert_eq!(field(&refused, "Retry-After"), Some("1"));
         assert_eq!(bench.counters.reads_refused_total.get(), 1);
@@ -631,11 +631,11 @@ mod tests {
         assert_eq!((&*request.accept, &*request.accept_encoding), ("text/plain", "gzip"));
         assert_eq!(request.read_ns, 7);
         drop(request);
-        assert_eq!(bench.engine.delivered().status, 500, "a dropped ticket answers");
+        assert_eq!(bench.engine.completed().status, 500, "a dropped responder answers");
         let (_, nobody) = bounded(1);
         bench.reads = nobody;
         bench.call(Method::Get, "/stats", &[], "");
-        assert_eq!(error_code(&bench.engine.delivered()), "stopping");
+        assert_eq!(error_code(&bench.engine.completed()), "stopping");
     }
 
     #[test]

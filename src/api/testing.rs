@@ -16,7 +16,9 @@ use crate::analytics::report::{
     WindowsReport, questions,
 };
 use crate::dashboard::events::door;
-use crate::http::message::{Answer, Completion, Deliver, HeaderField, Responder, Response};
+use crate::http::message::{
+    Completion, CompletionSink, HeaderField, Responder, Response, ResponseWriter,
+};
 use crate::registry::Registry;
 use crate::telemetry::{Build, Sources, Telemetry};
 use sigmad_sample::Verdict;
@@ -24,15 +26,15 @@ use sigmad_sample::Verdict;
 /// An engine with one client: answers come out in the order in which they were given.
 pub struct FakeEngine {
     sent: VecDeque<Response>,
-    mailbox: Arc<Mailbox>,
-    delivered: Receiver<Response>,
+    sink: Arc<CompletionChannel>,
+    completed: Receiver<Response>,
 }
 
-struct Mailbox(Sender<Response>);
+struct CompletionChannel(Sender<Response>);
 
-impl Deliver for Mailbox {
-    fn deliver(&self, _serial: u64, delivery: Completion) {
-        let Completion::Whole(response) = delivery else { panic!("nothing is streamed") };
+impl CompletionSink for CompletionChannel {
+    fn complete(&self, _serial: u64, completion: Completion) {
+        let Completion::Response(response) = completion else { panic!("nothing is streamed") };
         // What is still asked when a test ends is answered to nobody.
         let _ = self.0.send(response);
     }
@@ -40,12 +42,12 @@ impl Deliver for Mailbox {
 
 impl Default for FakeEngine {
     fn default() -> Self {
-        let (sender, delivered) = unbounded();
-        Self { sent: VecDeque::new(), mailbox: Arc::new(Mailbox(sender)), delivered }
+        let (sender, completed) = unbounded();
+        Self { sent: VecDeque::new(), sink: Arc::new(CompletionChannel(sender)), completed }
     }
 }
 
-impl Answer for FakeEngine {
+impl ResponseWriter for FakeEngine {
     fn send(
         &mut self,
         status: u16,
@@ -57,8 +59,8 @@ impl Answer for FakeEngine {
         self.sent.push_back(Response { status, content_type, fields, body: body.to_vec() });
     }
 
-    fn later(&mut self) -> Responder {
-        Responder::new(0, self.mailbox.clone())
+    fn defer(&mut self) -> Responder {
+        Responder::new(0, self.sink.clone())
     }
 }
 
@@ -68,14 +70,14 @@ impl FakeEngine {
         self.sent.pop_front().expect("an answer")
     }
 
-    /// The answer given by ticket; waits for it.
-    pub fn delivered(&self) -> Response {
-        self.delivered.recv().expect("an answer")
+    /// The response sent through a responder; waits for it.
+    pub fn completed(&self) -> Response {
+        self.completed.recv().expect("an answer")
     }
 
     /// True while no answer waits.
     pub fn is_silent(&self) -> bool {
-        self.sent.is_empty() && self.delivered.is_empty()
+        self.sent.is_empty() && self.completed.is_empty()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::analytics::report::{AnomalyReport, SampleReport};
 use crate::api::answers;
 use crate::api::readiness::{Phase, Readiness};
 use crate::http::message::{
-    Responder, Response, STREAM_QUEUE_BYTES_MAX, StreamRefusal, StreamWriter,
+    Responder, Response, STREAM_QUEUE_BYTES_MAX, StreamSendError, StreamWriter,
 };
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::Counter;
@@ -85,7 +85,7 @@ pub struct EventsCounters {
 #[derive(Debug)]
 pub struct Subscription {
     /// Where they go.
-    pub ticket: Responder,
+    pub responder: Responder,
     /// Only of this device.
     pub device: Option<Box<str>>,
     /// `Last-Event-ID`, as sent; empty without one.
@@ -118,11 +118,11 @@ impl Door {
     /// Lets a client in, if there is room.
     pub fn enter(&self, arrival: Subscription) -> Result<(), SubscribeError> {
         if self.counters.clients.get() >= CLIENTS_MAX as u64 {
-            return Err(SubscribeError::Full(arrival.ticket));
+            return Err(SubscribeError::Full(arrival.responder));
         }
         self.arrivals.try_send(arrival).map_err(|error| match error {
-            TrySendError::Full(arrival) => SubscribeError::Full(arrival.ticket),
-            TrySendError::Disconnected(arrival) => SubscribeError::Stopping(arrival.ticket),
+            TrySendError::Full(arrival) => SubscribeError::Full(arrival.responder),
+            TrySendError::Disconnected(arrival) => SubscribeError::Stopping(arrival.responder),
         })
     }
 }
@@ -336,7 +336,7 @@ impl Events {
     /// Lets a client in: the first event has all that it needs to begin with, or, when it comes back
     /// within the memory of this process, what it has missed. None once analytics has stopped.
     fn welcome(&mut self, arrival: Subscription, now: Now) -> Option<()> {
-        let Subscription { ticket, device, last_event_id } = arrival;
+        let Subscription { responder, device, last_event_id } = arrival;
         let seen = EventId::from_str(&last_event_id).ok();
         let seen_ms = seen
             .filter(|id| id.boot_ms == self.boot_ms && id.at_ms <= now.monotonic_ms())
@@ -359,7 +359,7 @@ impl Events {
                 message.section("history", &self.history.after(seen_ms.unwrap_or(0)));
                 let missed = self.sampler.remembered(seen_us);
                 anomalies(&mut message, &missed.iter().collect::<Vec<_>>());
-                let writer = self.begin(ticket, message);
+                let writer = self.begin(responder, message);
                 self.whole.clients.push(writer);
             }
             Some(name) => {
@@ -373,7 +373,7 @@ impl Events {
                     pulse.anomalies.retain(|anomaly| anomaly.change <= known.change);
                 }
                 device_sections(&mut message, &name, &pulse);
-                let writer = self.begin(ticket, message);
+                let writer = self.begin(responder, message);
                 match self.narrowed.iter_mut().find(|(known, _, _)| *known == name) {
                     Some((_, _, watch)) => watch.clients.push(writer),
                     None => {
@@ -387,10 +387,10 @@ impl Events {
         Some(())
     }
 
-    fn begin(&self, ticket: Responder, message: Message) -> StreamWriter {
+    fn begin(&self, responder: Responder, message: Message) -> StreamWriter {
         let body = message.finish();
         self.counters.sent_bytes_total.add(body.len() as u64);
-        ticket.stream(head(body))
+        responder.stream(head(body))
     }
 
     /// An event with what all of them have.
@@ -420,11 +420,11 @@ impl Watch {
                 counters.sent_bytes_total.add(event.len() as u64);
                 true
             }
-            Err(StreamRefusal::Full) => {
+            Err(StreamSendError::Full) => {
                 counters.dropped_total.add(1);
                 false
             }
-            Err(StreamRefusal::Closed) => false,
+            Err(StreamSendError::Closed) => false,
         });
     }
 }
@@ -477,7 +477,7 @@ mod tests {
     use super::*;
     use crate::analytics::report::{MetricReport, WindowsReport};
     use crate::api::testing;
-    use crate::http::message::{Completion, Deliver, StreamState};
+    use crate::http::message::{Completion, CompletionSink, StreamState};
     use crate::registry::Registry;
     use sigmad_clock;
     use sigmad_sample::NAME_BYTES_MAX;
@@ -491,19 +491,19 @@ mod tests {
         has_ended: std::sync::atomic::AtomicBool,
     }
 
-    impl Deliver for Reader {
-        fn deliver(&self, _serial: u64, delivery: Completion) {
-            let bytes = match delivery {
-                Completion::Begin(head, state) => {
+    impl CompletionSink for Reader {
+        fn complete(&self, _serial: u64, completion: Completion) {
+            let bytes = match completion {
+                Completion::StreamStart(head, state) => {
                     assert_eq!((head.status, head.content_type), (200, EVENT_STREAM));
                     *self.state.lock().expect("no panic") = state;
                     head.body
                 }
-                Completion::Part(bytes) => bytes,
-                Completion::End => {
+                Completion::StreamPart(bytes) => bytes,
+                Completion::StreamEnd => {
                     return self.has_ended.store(true, std::sync::atomic::Ordering::Relaxed);
                 }
-                Completion::Whole(response) => panic!("{response:?}"),
+                Completion::Response(response) => panic!("{response:?}"),
             };
             if !self.never_reads {
                 let state = self.state.lock().expect("no panic");
@@ -564,8 +564,8 @@ mod tests {
         }
 
         fn enter(&mut self, reader: &Arc<Reader>, device: Option<&str>, last_event_id: String) {
-            let ticket = Responder::new(1, reader.clone());
-            let arrival = Subscription { ticket, device: device.map(Box::from), last_event_id };
+            let responder = Responder::new(1, reader.clone());
+            let arrival = Subscription { responder, device: device.map(Box::from), last_event_id };
             self.events.welcome(arrival, self.now()).expect("analytics runs");
         }
     }
@@ -689,20 +689,20 @@ mod tests {
         let counters = Arc::<EventsCounters>::default();
         let (door, waiting) = door(counters.clone());
         let arrival = || Subscription {
-            ticket: Responder::new(1, Arc::new(Reader::default())),
+            responder: Responder::new(1, Arc::new(Reader::default())),
             device: None,
             last_event_id: String::new(),
         };
         assert!(door.enter(arrival()).is_ok());
         counters.clients.set(CLIENTS_MAX as u64);
         let reason = door.enter(arrival()).expect_err("full");
-        let SubscribeError::Full(ticket) = reason else { panic!("{reason:?}") };
-        std::mem::forget(ticket);
+        let SubscribeError::Full(responder) = reason else { panic!("{reason:?}") };
+        std::mem::forget(responder);
         counters.clients.set(0);
-        std::mem::forget(waiting.recv().expect("the first").ticket);
+        std::mem::forget(waiting.recv().expect("the first").responder);
         drop(waiting);
         let reason = door.enter(arrival()).expect_err("stopping");
-        let SubscribeError::Stopping(ticket) = reason else { panic!("{reason:?}") };
-        std::mem::forget(ticket);
+        let SubscribeError::Stopping(responder) = reason else { panic!("{reason:?}") };
+        std::mem::forget(responder);
     }
 }

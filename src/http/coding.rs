@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder as ZstdDecoder;
 
-use super::head::Refusal;
+use super::head::RequestError;
 
 /// RFC 8878 section 3.1.1.1.2 lets a decoder refuse windows above 8 MiB: 2^23 bytes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -17,7 +17,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 
 /// How a body was packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
+pub enum ContentCoding {
     /// As it is.
     Identity,
     /// RFC 1952, any number of members.
@@ -37,7 +37,7 @@ pub enum CodingError {
     Corrupt,
 }
 
-impl From<CodingError> for Refusal {
+impl From<CodingError> for RequestError {
     fn from(error: CodingError) -> Self {
         match error {
             CodingError::Unknown => Self::ContentCoding,
@@ -47,7 +47,7 @@ impl From<CodingError> for Refusal {
     }
 }
 
-impl Coding {
+impl ContentCoding {
     /// Reads the value of `Content-Encoding`.
     ///
     /// # Errors
@@ -79,20 +79,20 @@ pub fn unpack(
     into: &mut Vec<u8>,
 ) -> Result<(), CodingError> {
     into.clear();
-    unpack_as(Coding::parse(content_encoding)?, body, limit, into)
+    unpack_as(ContentCoding::parse(content_encoding)?, body, limit, into)
 }
 
 fn unpack_as(
-    coding: Coding,
+    coding: ContentCoding,
     body: &[u8],
     limit: usize,
     into: &mut Vec<u8>,
 ) -> Result<(), CodingError> {
     match coding {
-        Coding::Identity => read_bounded(body, limit, into),
-        Coding::Gzip => read_bounded(MultiGzDecoder::new(body), limit, into),
-        Coding::Zstd if body.is_empty() => Err(CodingError::Corrupt),
-        Coding::Zstd => {
+        ContentCoding::Identity => read_bounded(body, limit, into),
+        ContentCoding::Gzip => read_bounded(MultiGzDecoder::new(body), limit, into),
+        ContentCoding::Zstd if body.is_empty() => Err(CodingError::Corrupt),
+        ContentCoding::Zstd => {
             let unpacked = ZstdDecoder::with_buffer(body).and_then(|mut decoder| {
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Ok(decoder)
@@ -136,20 +136,20 @@ mod tests {
 
     use super::*;
 
-    const PACKED: [Coding; 2] = [Coding::Gzip, Coding::Zstd];
+    const PACKED: [ContentCoding; 2] = [ContentCoding::Gzip, ContentCoding::Zstd];
 
-    fn pack(coding: Coding, body: &[u8]) -> Vec<u8> {
+    fn pack(coding: ContentCoding, body: &[u8]) -> Vec<u8> {
         match coding {
-            Coding::Identity => body.to_vec(),
-            Coding::Gzip => {
+            ContentCoding::Identity => body.to_vec(),
+            ContentCoding::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
                 encoder.write_all(body).and_then(|()| encoder.finish()).expect("memory")
             }
-            Coding::Zstd => zstd::encode_all(body, 3).expect("memory"),
+            ContentCoding::Zstd => zstd::encode_all(body, 3).expect("memory"),
         }
     }
 
-    fn unpacked(coding: Coding, body: &[u8], limit: usize) -> Result<Vec<u8>, CodingError> {
+    fn unpacked(coding: ContentCoding, body: &[u8], limit: usize) -> Result<Vec<u8>, CodingError> {
         let mut into = Vec::new();
         let result = unpack_as(coding, body, limit, &mut into);
         assert!(into.len() <= limit + 1, "{} bytes for a limit of {limit}", into.len());
@@ -159,24 +159,24 @@ mod tests {
     #[test]
     fn names_are_read_in_any_case_and_one_at_a_time() {
         for (value, coding) in [
-            ("gzip", Ok(Coding::Gzip)),
-            ("X-GZip", Ok(Coding::Gzip)),
-            (" zstd\t", Ok(Coding::Zstd)),
-            ("identity", Ok(Coding::Identity)),
-            ("", Ok(Coding::Identity)),
+            ("gzip", Ok(ContentCoding::Gzip)),
+            ("X-GZip", Ok(ContentCoding::Gzip)),
+            (" zstd\t", Ok(ContentCoding::Zstd)),
+            ("identity", Ok(ContentCoding::Identity)),
+            ("", Ok(ContentCoding::Identity)),
             ("gzip, gzip", Err(CodingError::Unknown)),
             ("identity, gzip", Err(CodingError::Unknown)),
             ("deflate", Err(CodingError::Unknown)),
             ("br", Err(CodingError::Unknown)),
             ("gzip\u{0}", Err(CodingError::Unknown)),
         ] {
-            assert_eq!(Coding::parse(value.as_bytes()), coding, "{value:?}");
+            assert_eq!(ContentCoding::parse(value.as_bytes()), coding, "{value:?}");
         }
     }
 
     #[test]
     fn the_limit_is_exact_and_bombs_stop_at_it() {
-        for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
+        for coding in [ContentCoding::Identity, ContentCoding::Gzip, ContentCoding::Zstd] {
             let packed = pack(coding, &[b'a'; 1000]);
             assert_eq!(unpacked(coding, &packed, 1000).map(|body| body.len()), Ok(1000));
             assert_eq!(unpacked(coding, &packed, 999), Err(CodingError::TooLarge));
@@ -219,10 +219,10 @@ mod tests {
                 assert_eq!(result, Err(CodingError::Corrupt), "{coding:?} cut at {end}");
             }
         }
-        let mut damaged = pack(Coding::Gzip, &body);
+        let mut damaged = pack(ContentCoding::Gzip, &body);
         let checksum = damaged.len() - 8;
         damaged[checksum] ^= 1;
-        assert_eq!(unpacked(Coding::Gzip, &damaged, 10_000), Err(CodingError::Corrupt));
+        assert_eq!(unpacked(ContentCoding::Gzip, &damaged, 10_000), Err(CodingError::Corrupt));
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         encoder.window_log(24).expect("a valid window");
         encoder.write_all(&[b'a'; 1000]).expect("memory");
         let packed = encoder.finish().expect("memory");
-        assert_eq!(unpacked(Coding::Zstd, &packed, 10_000), Err(CodingError::Corrupt));
+        assert_eq!(unpacked(ContentCoding::Zstd, &packed, 10_000), Err(CodingError::Corrupt));
     }
 
     proptest! {

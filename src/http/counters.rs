@@ -1,6 +1,6 @@
 //! What one worker counts of its connections.
 
-use super::head::Refusal;
+use super::head::RequestError;
 use sigmad_counters::{Counter, Histogram};
 
 /// Written by one worker, read by the scrape.
@@ -20,8 +20,8 @@ pub struct HttpCounters {
     pub closed_drain_total: Counter,
     /// Times that accept failed for want of descriptors or memory.
     pub accept_failures_total: Counter,
-    /// Requests refused before any service saw them, in the order of [`Refusal::ALL`].
-    pub refusals: [Counter; Refusal::ALL.len()],
+    /// Requests refused before any service saw them, in the order of [`RequestError::ALL`].
+    pub refusals: [Counter; RequestError::ALL.len()],
     /// From the return of the poller to the read, behind the others of the round. This and what follows is
     /// of the first request of one read in [`super::worker::TIMED_EVERY`], if the round answers it.
     pub turn_ns: Histogram,

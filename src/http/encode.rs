@@ -4,7 +4,7 @@ use super::message::HeaderField;
 
 /// What an answer must respect of the request it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct ResponseOptions {
     /// HTTP/1.0: keep-alive is said, chunks are not.
     pub is_http10: bool,
     /// HEAD: the body is left out.
@@ -15,7 +15,7 @@ pub struct Terms {
 
 /// How the length of an answer's body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub enum BodyLength {
     /// Content-Length.
     Known(usize),
     /// Chunked, or to the end of the connection for HTTP/1.0.
@@ -76,15 +76,15 @@ fn two_digits(into: &mut [u8], number: u8) {
 #[inline]
 pub fn answer(
     out: &mut Vec<u8>,
-    terms: Terms,
+    options: ResponseOptions,
     date: &DateLine,
     status: u16,
     content_type: &str,
     fields: &[HeaderField],
     body: &[u8],
 ) {
-    head(out, terms, date, status, content_type, fields, Length::Known(body.len()));
-    if !terms.is_head {
+    head(out, options, date, status, content_type, fields, BodyLength::Known(body.len()));
+    if !options.is_head {
         out.extend_from_slice(body);
     }
 }
@@ -93,12 +93,12 @@ pub fn answer(
 #[inline]
 pub fn head(
     out: &mut Vec<u8>,
-    terms: Terms,
+    options: ResponseOptions,
     date: &DateLine,
     status: u16,
     content_type: &str,
     fields: &[HeaderField],
-    length: Length,
+    length: BodyLength,
 ) {
     out.extend_from_slice(status_line(status));
     out.extend_from_slice(date.as_bytes());
@@ -111,27 +111,27 @@ pub fn head(
         out.extend_from_slice(value.as_bytes());
     }
     match length {
-        Length::Known(bytes) => {
+        BodyLength::Known(bytes) => {
             out.extend_from_slice(b"\r\ncontent-length: ");
             out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
         }
-        Length::Streamed if terms.is_http10 => {}
-        Length::Streamed => out.extend_from_slice(b"\r\ntransfer-encoding: chunked"),
+        BodyLength::Streamed if options.is_http10 => {}
+        BodyLength::Streamed => out.extend_from_slice(b"\r\ntransfer-encoding: chunked"),
     }
-    if terms.closes {
+    if options.closes {
         out.extend_from_slice(b"\r\nconnection: close");
-    } else if terms.is_http10 {
+    } else if options.is_http10 {
         out.extend_from_slice(b"\r\nconnection: keep-alive");
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
 
 /// Writes one part of a streamed answer.
-pub fn part(out: &mut Vec<u8>, terms: Terms, part: &[u8]) {
-    if terms.is_head || part.is_empty() {
+pub fn part(out: &mut Vec<u8>, options: ResponseOptions, part: &[u8]) {
+    if options.is_head || part.is_empty() {
         return;
     }
-    if terms.is_http10 {
+    if options.is_http10 {
         out.extend_from_slice(part);
         return;
     }
@@ -141,8 +141,8 @@ pub fn part(out: &mut Vec<u8>, terms: Terms, part: &[u8]) {
 }
 
 /// Writes the end of a streamed answer.
-pub fn end(out: &mut Vec<u8>, terms: Terms) {
-    if !terms.is_head && !terms.is_http10 {
+pub fn end(out: &mut Vec<u8>, options: ResponseOptions) {
+    if !options.is_head && !options.is_http10 {
         out.extend_from_slice(b"0\r\n\r\n");
     }
 }
@@ -176,7 +176,8 @@ pub(super) fn status_line(status: u16) -> &'static [u8] {
 mod tests {
     use super::*;
 
-    const PLAIN: Terms = Terms { is_http10: false, is_head: false, closes: false };
+    const PLAIN: ResponseOptions =
+        ResponseOptions { is_http10: false, is_head: false, closes: false };
 
     fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -194,32 +195,40 @@ mod tests {
     #[test]
     fn answers_follow_their_terms() {
         let date = DateLine::default();
-        let one =
-            |terms| text(|out| answer(out, terms, &date, 202, "a/b", &[("x", "y".into())], b"{}"));
+        let one = |options| {
+            text(|out| answer(out, options, &date, 202, "a/b", &[("x", "y".into())], b"{}"))
+        };
         assert_eq!(
             one(PLAIN),
             "HTTP/1.1 202 Accepted\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
              content-type: a/b\r\nx: y\r\ncontent-length: 2\r\n\r\n{}"
         );
-        assert!(one(Terms { is_head: true, ..PLAIN }).ends_with("content-length: 2\r\n\r\n"));
-        assert!(one(Terms { closes: true, ..PLAIN }).contains("\r\nconnection: close\r\n"));
-        assert!(one(Terms { is_http10: true, ..PLAIN }).contains("\r\nconnection: keep-alive\r\n"));
+        assert!(
+            one(ResponseOptions { is_head: true, ..PLAIN }).ends_with("content-length: 2\r\n\r\n")
+        );
+        assert!(
+            one(ResponseOptions { closes: true, ..PLAIN }).contains("\r\nconnection: close\r\n")
+        );
+        assert!(
+            one(ResponseOptions { is_http10: true, ..PLAIN })
+                .contains("\r\nconnection: keep-alive\r\n")
+        );
     }
 
     #[test]
     fn streams_are_chunked_but_for_http10() {
         let date = DateLine::default();
-        let stream = |terms| {
+        let stream = |options| {
             text(|out| {
-                head(out, terms, &date, 200, "a/b", &[], Length::Streamed);
+                head(out, options, &date, 200, "a/b", &[], BodyLength::Streamed);
                 out.clear();
-                part(out, terms, b"0123456789abcdef");
-                part(out, terms, b"");
-                end(out, terms);
+                part(out, options, b"0123456789abcdef");
+                part(out, options, b"");
+                end(out, options);
             })
         };
         assert_eq!(stream(PLAIN), "10\r\n0123456789abcdef\r\n0\r\n\r\n");
-        assert_eq!(stream(Terms { is_http10: true, ..PLAIN }), "0123456789abcdef");
-        assert_eq!(stream(Terms { is_head: true, ..PLAIN }), "");
+        assert_eq!(stream(ResponseOptions { is_http10: true, ..PLAIN }), "0123456789abcdef");
+        assert_eq!(stream(ResponseOptions { is_head: true, ..PLAIN }), "");
     }
 }

@@ -19,7 +19,7 @@ pub type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; HEADERS_MAX];
 
 /// Why a request was refused before any service saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RequestError {
     /// Not a request line as in RFC 9112 section 3.
     RequestLine,
     /// A header field that breaks RFC 9112 section 5.
@@ -60,7 +60,7 @@ pub enum Refusal {
     TooManyConnections,
 }
 
-impl Refusal {
+impl RequestError {
     /// Every refusal, in the order of the declaration.
     pub const ALL: [Self; 19] = [
         Self::RequestLine,
@@ -163,7 +163,7 @@ impl Refusal {
 
 /// How the end of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub enum BodyFraming {
     /// So many bytes; 0 without a body.
     Length(usize),
     /// Chunked (RFC 9112 section 7.1).
@@ -182,7 +182,7 @@ pub struct Head<'h, 'b> {
     /// The fields.
     pub headers: Headers<'h>,
     /// How the body ends.
-    pub framing: Framing,
+    pub framing: BodyFraming,
     /// True when the connection outlives the answer, as far as the client is concerned.
     pub keep_alive: bool,
     /// True for HTTP/1.0: keep-alive must then be said in the answer.
@@ -195,7 +195,7 @@ pub struct Head<'h, 'b> {
 
 /// How much of a head has been searched for its end; start with the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Search(usize);
+pub struct HeadSearch(usize);
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 static HEAD_END_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(HEAD_END));
@@ -207,9 +207,9 @@ static HEAD_END_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new
 /// When there are more than `head_bytes_max` without an end.
 pub fn find_end(
     buffer: &[u8],
-    search: &mut Search,
+    search: &mut HeadSearch,
     head_bytes_max: usize,
-) -> Result<Option<usize>, Refusal> {
+) -> Result<Option<usize>, RequestError> {
     let from = search.0;
     let end = HEAD_END_FINDER.find(&buffer[from..]).map(|at| from + at + HEAD_END.len());
     // The end may have begun already.
@@ -217,7 +217,7 @@ pub fn find_end(
     match end {
         Some(length) if length <= head_bytes_max => Ok(Some(length)),
         None if buffer.len() < head_bytes_max => Ok(None),
-        Some(_) | None => Err(Refusal::HeadTooLarge),
+        Some(_) | None => Err(RequestError::HeadTooLarge),
     }
 }
 
@@ -225,49 +225,49 @@ pub fn find_end(
 ///
 /// # Errors
 /// As [`parse`], for what can be seen so far.
-pub fn check_partial(buffer: &[u8]) -> Result<(), Refusal> {
+pub fn check_partial(buffer: &[u8]) -> Result<(), RequestError> {
     let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(buffer, &mut slots) {
         Ok(httparse::Status::Partial) => Ok(()),
         // To httparse the head is whole, yet no empty line ends it that we know.
-        Ok(httparse::Status::Complete(_)) => Err(Refusal::LineEnd),
+        Ok(httparse::Status::Complete(_)) => Err(RequestError::LineEnd),
         Err(error) => Err(refusal_of(error)),
     }
 }
 
-fn refusal_of(error: httparse::Error) -> Refusal {
+fn refusal_of(error: httparse::Error) -> RequestError {
     match error {
-        httparse::Error::TooManyHeaders => Refusal::TooManyHeaders,
-        httparse::Error::Version => Refusal::Version,
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => Refusal::HeaderField,
-        httparse::Error::NewLine => Refusal::LineEnd,
-        httparse::Error::Token | httparse::Error::Status => Refusal::RequestLine,
+        httparse::Error::TooManyHeaders => RequestError::TooManyHeaders,
+        httparse::Error::Version => RequestError::Version,
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => RequestError::HeaderField,
+        httparse::Error::NewLine => RequestError::LineEnd,
+        httparse::Error::Token | httparse::Error::Status => RequestError::RequestLine,
     }
 }
 
 /// Reads a whole head, as [`find_end`] measured it.
 ///
 /// # Errors
-/// A [`Refusal`] when it breaks a rule of RFC 9112 or a limit.
+/// A [`RequestError`] when it breaks a rule of RFC 9112 or a limit.
 pub fn parse<'h, 'b>(
     head: &'b [u8],
     slots: &'h mut HeaderSlots<'b>,
     body_bytes_max: usize,
-) -> Result<Head<'h, 'b>, Refusal> {
+) -> Result<Head<'h, 'b>, RequestError> {
     if has_bare_line_feed(head) {
-        return Err(Refusal::LineEnd);
+        return Err(RequestError::LineEnd);
     }
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, slots) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         // The head ends where find_end says, or the two readers disagree.
-        Ok(_) => return Err(Refusal::HeaderField),
+        Ok(_) => return Err(RequestError::HeaderField),
         Err(error) => return Err(refusal_of(error)),
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
-        return Err(Refusal::RequestLine);
+        return Err(RequestError::RequestLine);
     };
     let headers: &'h [httparse::Header<'b>] = request.headers;
     let is_http10 = minor == 0;
@@ -286,12 +286,12 @@ pub fn parse<'h, 'b>(
             4 if is_name(name, "host") => {
                 hosts += 1;
                 if !is_host(value) {
-                    return Err(Refusal::Host);
+                    return Err(RequestError::Host);
                 }
             }
             6 if is_name(name, "expect") && !is_http10 => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Refusal::Expectation);
+                    return Err(RequestError::Expectation);
                 }
                 expects_continue = true;
             }
@@ -303,10 +303,10 @@ pub fn parse<'h, 'b>(
             }
             14 if is_name(name, "content-length") => {
                 // Twice, even with the same value, is a sign of two readers: refused.
-                set_once(&mut content_length, decimal(value)?, Refusal::ContentLength)?;
+                set_once(&mut content_length, decimal(value)?, RequestError::ContentLength)?;
             }
             16 if is_name(name, "content-encoding") => {
-                set_once(&mut content_encoding, value, Refusal::ContentCoding)?;
+                set_once(&mut content_encoding, value, RequestError::ContentCoding)?;
             }
             17 if is_name(name, "transfer-encoding") => {
                 transfer_encoding(value, &mut chunked)?;
@@ -316,20 +316,20 @@ pub fn parse<'h, 'b>(
     }
 
     if hosts > 1 || (hosts == 0 && !is_http10) {
-        return Err(Refusal::Host);
+        return Err(RequestError::Host);
     }
     let framing = match (chunked, content_length) {
         (None, length) => {
             let length = length.unwrap_or(0);
             if length > body_bytes_max as u64 {
-                return Err(Refusal::BodyTooLarge);
+                return Err(RequestError::BodyTooLarge);
             }
-            Framing::Length(length as usize)
+            BodyFraming::Length(length as usize)
         }
-        (Some(_), Some(_)) => return Err(Refusal::TwoFramings),
-        (Some(_), None) if is_http10 => return Err(Refusal::TwoFramings),
-        (Some(true), None) => Framing::Chunked,
-        (Some(false), None) => return Err(Refusal::TransferCoding),
+        (Some(_), Some(_)) => return Err(RequestError::TwoFramings),
+        (Some(_), None) if is_http10 => return Err(RequestError::TwoFramings),
+        (Some(true), None) => BodyFraming::Chunked,
+        (Some(false), None) => return Err(RequestError::TransferCoding),
     };
     Ok(Head {
         method: match method {
@@ -356,7 +356,7 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
 }
 
 /// Path and query of a target in origin or absolute form (RFC 9112 section 3.2).
-fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str), Refusal> {
+fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str), RequestError> {
     let origin = if target.starts_with('/') {
         target
     } else if target == "*" && method == "OPTIONS" {
@@ -368,11 +368,11 @@ fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str),
                 target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
             })
             .map(str::len)
-            .ok_or(Refusal::RequestLine)?;
+            .ok_or(RequestError::RequestLine)?;
         let rest = &target[scheme_length..];
         let authority_length = rest.find(['/', '?']).unwrap_or(rest.len());
         if authority_length == 0 || !is_host(&rest.as_bytes()[..authority_length]) {
-            return Err(Refusal::Host);
+            return Err(RequestError::Host);
         }
         &rest[authority_length..]
     };
@@ -383,7 +383,7 @@ fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str),
         Some((path, query)) if query.starts_with('?') && !query.contains('#') => {
             (path, &query[1..])
         }
-        Some(_) => return Err(Refusal::RequestLine),
+        Some(_) => return Err(RequestError::RequestLine),
     };
     Ok((if path.is_empty() { "/" } else { path }, query))
 }
@@ -409,30 +409,30 @@ const HOST_BYTES: [bool; 256] = {
     bytes
 };
 
-fn set_once<T>(slot: &mut Option<T>, value: T, refusal: Refusal) -> Result<(), Refusal> {
+fn set_once<T>(slot: &mut Option<T>, value: T, refusal: RequestError) -> Result<(), RequestError> {
     if slot.replace(value).is_some() { Err(refusal) } else { Ok(()) }
 }
 
-fn decimal(value: &[u8]) -> Result<u64, Refusal> {
+fn decimal(value: &[u8]) -> Result<u64, RequestError> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
-        return Err(Refusal::ContentLength);
+        return Err(RequestError::ContentLength);
     }
     Ok(value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
 /// Goes on with the list of transfer codings; `chunked`: None before the first, then whether the
 /// last one was `chunked` and the only one.
-fn transfer_encoding(value: &[u8], chunked: &mut Option<bool>) -> Result<(), Refusal> {
+fn transfer_encoding(value: &[u8], chunked: &mut Option<bool>) -> Result<(), RequestError> {
     for coding in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
         let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
         *chunked = match *chunked {
             // Anything after chunked: a reader that stops there would see another body.
-            Some(true) => return Err(Refusal::TransferEncoding),
+            Some(true) => return Err(RequestError::TransferEncoding),
             None => Some(is_chunked),
             Some(false) => Some(false),
         };
         if coding.is_empty() {
-            return Err(Refusal::TransferEncoding);
+            return Err(RequestError::TransferEncoding);
         }
     }
     Ok(())
@@ -444,11 +444,11 @@ mod tests {
 
     const BODY_MAX: usize = 1000;
 
-    fn read(text: &str) -> Result<(Method, String, String, Framing, bool), Refusal> {
-        let mut search = Search::default();
+    fn read(text: &str) -> Result<(Method, String, String, BodyFraming, bool), RequestError> {
+        let mut search = HeadSearch::default();
         let Some(length) = find_end(text.as_bytes(), &mut search, 16_384)? else {
             check_partial(text.as_bytes())?;
-            return Err(Refusal::Timeout);
+            return Err(RequestError::Timeout);
         };
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let head = parse(&text.as_bytes()[..length], &mut slots, BODY_MAX)?;
@@ -461,7 +461,7 @@ mod tests {
             read("POST /ingest?a=1 HTTP/1.1\r\nHost: x:80\r\nContent-Length: 47\r\n\r\n")
                 .expect("sound");
         assert_eq!((method, path.as_str(), query.as_str()), (Method::Post, "/ingest", "a=1"));
-        assert_eq!((framing, keep), (Framing::Length(47), true));
+        assert_eq!((framing, keep), (BodyFraming::Length(47), true));
         let keeps = |text: &str| read(text).expect("sound").4;
         assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
         assert!(keeps("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
@@ -473,59 +473,68 @@ mod tests {
         assert_eq!(
             read("POST / HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: Chunked\r\n\r\n")
                 .map(|r| r.3),
-            Ok(Framing::Chunked)
+            Ok(BodyFraming::Chunked)
         );
     }
 
     #[test]
     fn unsound_heads() {
         for (text, refusal) in [
-            ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
-            ("GET x HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
-            ("GET /#a HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
-            ("GET * HTTP/1.1\r\nHost: x\r\n\r\n", Refusal::RequestLine),
-            ("\x16\x03\x01\x02", Refusal::RequestLine),
-            ("GET / HTTP/1.2\r\nHost: x\r\n\r\n", Refusal::Version),
-            ("PRI * HTTP/2.0\r\n\r\n", Refusal::Version),
-            ("GET / HTTP/1.1\nHost: x\n\n", Refusal::LineEnd),
-            ("GET / HTTP/1.1\r\nHost: x\n\r\n", Refusal::LineEnd),
-            ("GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", Refusal::HeaderField),
-            ("GET / HTTP/1.1\r\nHost : x\r\n\r\n", Refusal::HeaderField),
-            ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", Refusal::HeaderField),
-            ("GET / HTTP/1.1\r\n\r\n", Refusal::Host),
-            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Refusal::Host),
-            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Refusal::Host),
-            ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", Refusal::Host),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\n", Refusal::ContentLength),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\n", Refusal::ContentLength),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: \r\n\r\n", Refusal::ContentLength),
+            ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
+            ("GET x HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
+            ("GET /#a HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
+            ("GET * HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
+            ("\x16\x03\x01\x02", RequestError::RequestLine),
+            ("GET / HTTP/1.2\r\nHost: x\r\n\r\n", RequestError::Version),
+            ("PRI * HTTP/2.0\r\n\r\n", RequestError::Version),
+            ("GET / HTTP/1.1\nHost: x\n\n", RequestError::LineEnd),
+            ("GET / HTTP/1.1\r\nHost: x\n\r\n", RequestError::LineEnd),
+            ("GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", RequestError::HeaderField),
+            ("GET / HTTP/1.1\r\nHost : x\r\n\r\n", RequestError::HeaderField),
+            ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", RequestError::HeaderField),
+            ("GET / HTTP/1.1\r\n\r\n", RequestError::Host),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", RequestError::Host),
+            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", RequestError::Host),
+            ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", RequestError::Host),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\n",
+                RequestError::ContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\n",
+                RequestError::ContentLength,
+            ),
+            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: \r\n\r\n", RequestError::ContentLength),
             (
                 "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
-                Refusal::ContentLength,
+                RequestError::ContentLength,
             ),
             (
                 "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-                Refusal::ContentLength,
+                RequestError::ContentLength,
             ),
             (
                 "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-                Refusal::TwoFramings,
+                RequestError::TwoFramings,
             ),
-            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::TwoFramings),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", RequestError::TwoFramings),
             (
                 "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
-                Refusal::TransferEncoding,
+                RequestError::TransferEncoding,
             ),
             (
                 "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-                Refusal::TransferEncoding,
+                RequestError::TransferEncoding,
             ),
             (
                 "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-                Refusal::TransferCoding,
+                RequestError::TransferCoding,
             ),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", Refusal::BodyTooLarge),
-            ("POST / HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", Refusal::Expectation),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n",
+                RequestError::BodyTooLarge,
+            ),
+            ("POST / HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n", RequestError::Expectation),
         ] {
             assert_eq!(read(text).map(|_| ()), Err(refusal), "{text:?}");
         }
@@ -538,18 +547,18 @@ mod tests {
             format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(size - base.len()))
         };
         assert!(read(&head(16_384)).is_ok());
-        assert_eq!(read(&head(16_385)).map(|_| ()), Err(Refusal::HeadTooLarge));
+        assert_eq!(read(&head(16_385)).map(|_| ()), Err(RequestError::HeadTooLarge));
         let fields = |count: usize| {
             format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(count - 1))
         };
         assert!(read(&fields(100)).is_ok());
-        assert_eq!(read(&fields(101)).map(|_| ()), Err(Refusal::TooManyHeaders));
+        assert_eq!(read(&fields(101)).map(|_| ()), Err(RequestError::TooManyHeaders));
     }
 
     #[test]
     fn a_head_in_pieces_ends_where_the_whole_does() {
         let text = b"POST /ingest HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1";
-        let mut search = Search::default();
+        let mut search = HeadSearch::default();
         for end in 0..text.len() - 1 {
             assert_eq!(find_end(&text[..end], &mut search, 100), Ok(None), "{end}");
             assert_eq!(check_partial(&text[..end]), Ok(()), "{end}");

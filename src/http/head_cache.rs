@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use httparse::Header;
 
-use super::head::{Framing, Head};
+use super::head::{BodyFraming, Head};
 use super::message::{Headers, Method};
 
 /// A longer head is not remembered: cookies and proxies' trails differ from request to request.
@@ -17,18 +17,18 @@ const BYTES_MAX: usize = 1024;
 /// Nor one with more fields; what is not used of them is cleared for each request.
 pub const FIELDS_MAX: usize = 12;
 /// Room for the fields of a known head.
-pub const NO_FIELDS: [Header<'static>; FIELDS_MAX] = [httparse::EMPTY_HEADER; FIELDS_MAX];
+pub const EMPTY_FIELDS: [Header<'static>; FIELDS_MAX] = [httparse::EMPTY_HEADER; FIELDS_MAX];
 /// Where heads differ, one in so many is remembered, so that remembering costs them nothing.
-const MISSES_PER_LESSON: u32 = 16;
+const MISSES_PER_REPLACEMENT: u32 = 16;
 
 /// Where something stands in the head.
 #[derive(Clone, Copy, Debug, Default)]
-struct Span {
+struct ByteSpan {
     start: u16,
     end: u16,
 }
 
-impl Span {
+impl ByteSpan {
     /// None when `part` is not of `whole`.
     fn of(part: &[u8], whole: &[u8]) -> Option<Self> {
         if part.is_empty() {
@@ -50,15 +50,15 @@ const _: () = assert!(BYTES_MAX <= u16::MAX as usize);
 pub struct HeadCache {
     bytes: Vec<u8>,
     method: Method,
-    path: Span,
-    query: Span,
-    fields: [(Span, Span); FIELDS_MAX],
+    path: ByteSpan,
+    query: ByteSpan,
+    fields: [(ByteSpan, ByteSpan); FIELDS_MAX],
     field_count: usize,
-    framing: Framing,
+    framing: BodyFraming,
     keep_alive: bool,
     is_http10: bool,
     expects_continue: bool,
-    content_encoding: Option<Span>,
+    content_encoding: Option<ByteSpan>,
     misses: u32,
 }
 
@@ -67,11 +67,11 @@ impl Default for HeadCache {
         Self {
             bytes: Vec::new(),
             method: Method::Other,
-            path: Span::default(),
-            query: Span::default(),
-            fields: [(Span::default(), Span::default()); FIELDS_MAX],
+            path: ByteSpan::default(),
+            query: ByteSpan::default(),
+            fields: [(ByteSpan::default(), ByteSpan::default()); FIELDS_MAX],
             field_count: 0,
-            framing: Framing::Length(0),
+            framing: BodyFraming::Length(0),
             keep_alive: false,
             is_http10: false,
             expects_continue: false,
@@ -91,7 +91,7 @@ impl HeadCache {
 
     /// What those bytes say, which [`HeadCache::find`] has found to be the known ones.
     #[inline]
-    pub fn recall<'h, 'b>(
+    pub fn get<'h, 'b>(
         &self,
         bytes: &'b [u8],
         fields: &'h mut [Header<'b>; FIELDS_MAX],
@@ -122,16 +122,16 @@ impl HeadCache {
 
     /// A sound head that was not the known one has been read.
     #[inline]
-    pub fn missed(&mut self, bytes: &[u8], head: &Head<'_, '_>) {
-        if self.misses.is_multiple_of(MISSES_PER_LESSON) {
-            self.learn(bytes, head);
+    pub fn insert(&mut self, bytes: &[u8], head: &Head<'_, '_>) {
+        if self.misses.is_multiple_of(MISSES_PER_REPLACEMENT) {
+            self.replace(bytes, head);
         }
         self.misses = self.misses.wrapping_add(1);
     }
 
     /// Remembers it, if it is of the usual kind; else what was known stays.
     #[cold]
-    fn learn(&mut self, bytes: &[u8], head: &Head<'_, '_>) -> Option<()> {
+    fn replace(&mut self, bytes: &[u8], head: &Head<'_, '_>) -> Option<()> {
         // A secret is compared in constant time or not at all; the search for a known head is not.
         let has_secret = head.headers.get("authorization").is_some();
         let is_large = bytes.len() > BYTES_MAX || head.headers.0.len() > FIELDS_MAX;
@@ -139,13 +139,14 @@ impl HeadCache {
             return None;
         }
         let (path, query) = (head.path.as_bytes(), head.query.as_bytes());
-        let (path, query) = (Span::of(path, bytes)?, Span::of(query, bytes)?);
-        let mut fields = [(Span::default(), Span::default()); FIELDS_MAX];
+        let (path, query) = (ByteSpan::of(path, bytes)?, ByteSpan::of(query, bytes)?);
+        let mut fields = [(ByteSpan::default(), ByteSpan::default()); FIELDS_MAX];
         for (spans, field) in fields.iter_mut().zip(head.headers.0) {
-            *spans = (Span::of(field.name.as_bytes(), bytes)?, Span::of(field.value, bytes)?);
+            *spans =
+                (ByteSpan::of(field.name.as_bytes(), bytes)?, ByteSpan::of(field.value, bytes)?);
         }
         let content_encoding = match head.content_encoding {
-            Some(value) => Some(Span::of(value, bytes)?),
+            Some(value) => Some(ByteSpan::of(value, bytes)?),
             None => None,
         };
         self.bytes.clear();
@@ -172,7 +173,7 @@ impl HeadCache {
 mod tests {
     use std::mem::MaybeUninit;
 
-    use super::super::head::{HEADERS_MAX, Search, find_end, parse};
+    use super::super::head::{HEADERS_MAX, HeadSearch, find_end, parse};
     use super::*;
 
     const HEADS: [&str; 9] = [
@@ -188,45 +189,46 @@ mod tests {
     ];
 
     /// What is read the usual way, and what is known of it afterwards.
-    fn read(known: &mut HeadCache, data: &[u8]) -> String {
-        let length = find_end(data, &mut Search::default(), 16_384).expect("sound").expect("whole");
+    fn read(cache: &mut HeadCache, data: &[u8]) -> String {
+        let length =
+            find_end(data, &mut HeadSearch::default(), 16_384).expect("sound").expect("whole");
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let head = parse(&data[..length], &mut slots, 1_000).expect("sound");
-        known.missed(&data[..length], &head);
+        cache.insert(&data[..length], &head);
         format!("{head:?}")
     }
 
     #[test]
     fn what_is_recalled_is_what_would_be_read() {
         for text in HEADS {
-            let mut known = HeadCache::default();
-            assert_eq!(known.find(text.as_bytes()), None);
-            let expected = read(&mut known, text.as_bytes());
+            let mut cache = HeadCache::default();
+            assert_eq!(cache.find(text.as_bytes()), None);
+            let expected = read(&mut cache, text.as_bytes());
             // Other bytes at another place, with a body behind.
             let again = format!("{text}{{}}").into_bytes();
-            assert_eq!(known.find(&again), Some(text.len()), "{text}");
-            let mut fields: [Header<'_>; _] = NO_FIELDS;
-            let head = known.recall(&again[..text.len()], &mut fields).expect("known");
+            assert_eq!(cache.find(&again), Some(text.len()), "{text}");
+            let mut fields: [Header<'_>; _] = EMPTY_FIELDS;
+            let head = cache.get(&again[..text.len()], &mut fields).expect("known");
             assert_eq!(format!("{head:?}"), expected);
             for end in 0..text.len() {
-                assert_eq!(known.find(&again[..end]), None, "{end} of {text}");
+                assert_eq!(cache.find(&again[..end]), None, "{end} of {text}");
                 let mut other = text.as_bytes().to_vec();
                 other[end] ^= 1;
-                assert_eq!(known.find(&other), None, "{end} of {text}");
+                assert_eq!(cache.find(&other), None, "{end} of {text}");
             }
         }
     }
 
     #[test]
     fn one_miss_in_sixteen_is_a_lesson() {
-        let mut known = HeadCache::default();
-        read(&mut known, HEADS[0].as_bytes());
-        for _ in 1..MISSES_PER_LESSON {
-            read(&mut known, HEADS[3].as_bytes());
-            assert_eq!(known.find(HEADS[0].as_bytes()), Some(HEADS[0].len()));
+        let mut cache = HeadCache::default();
+        read(&mut cache, HEADS[0].as_bytes());
+        for _ in 1..MISSES_PER_REPLACEMENT {
+            read(&mut cache, HEADS[3].as_bytes());
+            assert_eq!(cache.find(HEADS[0].as_bytes()), Some(HEADS[0].len()));
         }
-        read(&mut known, HEADS[3].as_bytes());
-        assert_eq!(known.find(HEADS[3].as_bytes()), Some(HEADS[3].len()));
+        read(&mut cache, HEADS[3].as_bytes());
+        assert_eq!(cache.find(HEADS[3].as_bytes()), Some(HEADS[3].len()));
     }
 
     #[test]
@@ -237,9 +239,9 @@ mod tests {
         let latin = "GET / HTTP/1.1\r\nHost: x\r\nA: é\r\n\r\n".to_owned();
         let secret = "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s\r\n\r\n".to_owned();
         for text in [many, long, unwritten, latin, secret] {
-            let mut known = HeadCache::default();
-            read(&mut known, text.as_bytes());
-            assert_eq!(known.find(text.as_bytes()), None, "{text}");
+            let mut cache = HeadCache::default();
+            read(&mut cache, text.as_bytes());
+            assert_eq!(cache.find(text.as_bytes()), None, "{text}");
         }
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! may_minihttp owns the sockets: one coroutine for each connection reads, calls its service and
 //! writes. Around it stand three mends. `connection` puts right, inside a call, what may_minihttp
-//! gets wrong about bodies, closing and answers that come later. `watch` keeps the deadlines and
-//! the number of connections from outside. The accept loop waits in `Factory` before descriptors
+//! gets wrong about bodies, closing and answers that come later. `monitor` keeps the deadlines and
+//! the number of connections from outside. The accept loop waits in `MayConnectionFactory` before descriptors
 //! run out. What can't be mended through the public API is [`KNOWN_LIMITS`].
 //!
 //! It answers request by request, so each request is a round. [`Service::round_answered`] is told
 //! when the answer has been handed to may_minihttp, a moment before it is written.
 
 mod connection;
+mod monitor;
 mod socket;
-mod watch;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -22,10 +22,10 @@ use may::coroutine::JoinHandle;
 use may_minihttp::HttpServiceFactory;
 use parking_lot::Mutex;
 
-use self::connection::{Connection, Lines, pause};
-use self::socket::Socket;
-pub use self::watch::CONNECTIONS_OVER_MAX;
-use self::watch::Watch;
+use self::connection::{HeaderLines, MayConnection, pause};
+pub use self::monitor::CONNECTIONS_OVER_MAX;
+use self::monitor::ConnectionMonitor;
+use self::socket::BorrowedSocket;
 use super::Limits;
 use super::counters::HttpCounters;
 use super::message::Service;
@@ -55,46 +55,46 @@ const FULL_PAUSE: Duration = Duration::from_millis(1);
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
 /// One of the services, and what it needs to answer. One connection at a time is inside.
-struct Slot<S> {
+struct ServiceSlot<S> {
     /// Taken out when the engine has stopped.
     service: Option<S>,
-    lines: Lines,
+    lines: HeaderLines,
     calls: u64,
 }
 
 /// What all connections share.
-struct Shared<S> {
-    slots: Box<[Mutex<Slot<S>>]>,
-    watch: Arc<Watch>,
+struct MayShared<S> {
+    slots: Box<[Mutex<ServiceSlot<S>>]>,
+    monitor: Arc<ConnectionMonitor>,
 }
 
-struct Factory<S> {
-    shared: Arc<Shared<S>>,
+struct MayConnectionFactory<S> {
+    shared: Arc<MayShared<S>>,
     start: Instant,
 }
 
-impl<S: Service + Send + 'static> HttpServiceFactory for Factory<S> {
-    type Service = Connection<S>;
+impl<S: Service + Send + 'static> HttpServiceFactory for MayConnectionFactory<S> {
+    type Service = MayConnection<S>;
 
     /// Runs in the accept loop, which therefore waits here when descriptors are about to run out:
     /// past the limit may_minihttp would spin.
-    fn new_service(&self, id: usize) -> Connection<S> {
-        while self.shared.watch.is_full() {
+    fn new_service(&self, id: usize) -> MayConnection<S> {
+        while self.shared.monitor.is_full() {
             pause(FULL_PAUSE);
         }
-        let socket = Socket::borrow(id);
+        let socket = BorrowedSocket::borrow(id);
         // Err: the client has gone already; its first read will tell.
         let (Ok(()) | Err(_)) = socket.set_nodelay();
         let mut clock = Clock::new(self.start);
-        let registered = self.shared.watch.admit(socket, &mut clock);
-        Connection::new(self.shared.clone(), registered, clock)
+        let guard = self.shared.monitor.admit(socket, &mut clock);
+        MayConnection::new(self.shared.clone(), guard, clock)
     }
 }
 
 /// A running engine.
 pub struct MayEngine<S> {
     address: SocketAddr,
-    shared: Arc<Shared<S>>,
+    shared: Arc<MayShared<S>>,
     accepting: JoinHandle<()>,
     watching: std::thread::JoinHandle<()>,
     start: Instant,
@@ -122,19 +122,20 @@ pub fn start<S: Service + Send + 'static>(
         .set_stack_size(STACK_WORDS)
         .set_pool_capacity(STACKS_KEPT)
         .set_worker_pin(is_pinned);
-    let slot = |service| Slot { service: Some(service), lines: Lines::default(), calls: 0 };
-    let shared = Arc::new(Shared {
+    let slot =
+        |service| ServiceSlot { service: Some(service), lines: HeaderLines::default(), calls: 0 };
+    let shared = Arc::new(MayShared {
         slots: services.into_iter().map(|service| Mutex::new(slot(service))).collect(),
-        watch: Arc::new(Watch::new(limits, counters)),
+        monitor: Arc::new(ConnectionMonitor::new(limits, counters)),
     });
     // may_minihttp binds by itself, sharing the port with whoever else would, and does not say which
     // port it got.
     let address = TcpListener::bind(address)?.local_addr()?;
-    let accepting = Factory { shared: shared.clone(), start }.start(address)?;
-    let watch = shared.watch.clone();
+    let accepting = MayConnectionFactory { shared: shared.clone(), start }.start(address)?;
+    let monitor = shared.monitor.clone();
     let watching = std::thread::Builder::new()
-        .name("watch".into())
-        .spawn(move || watch.run(Clock::new(start)))?;
+        .name("monitor".into())
+        .spawn(move || monitor.run(Clock::new(start)))?;
     Ok(MayEngine { address, shared, accepting, watching, start })
 }
 
@@ -147,18 +148,18 @@ impl<S> MayEngine<S> {
     /// Stops accepting, answers what is under way with `Connection: close`, closes idle connections a
     /// moment later and all of them after `limit`; returns the services, which are called no more.
     pub fn stop(self, limit: Duration) -> Vec<S> {
-        let watch = &self.shared.watch;
-        watch.drain(limit, Clock::new(self.start).now().monotonic_ms());
+        let monitor = &self.shared.monitor;
+        monitor.drain(limit, Clock::new(self.start).now().monotonic_ms());
         // SAFETY: cancelling unwinds the accept loop where it waits: in accept or in a pause, with
         // no lock held and nothing half done.
         unsafe { self.accepting.coroutine().cancel() };
         // Err: it ended by that unwinding.
         let (Ok(()) | Err(_)) = self.accepting.join();
-        watch.wait_until_empty(limit + CUT_GRACE);
+        monitor.wait_until_empty(limit + CUT_GRACE);
         let services = self.shared.slots.iter().filter_map(|slot| slot.lock().service.take());
         let services = services.collect();
-        watch.end();
-        self.watching.join().expect("the watch does not panic");
+        monitor.end();
+        self.watching.join().expect("the monitor does not panic");
         services
     }
 }

@@ -1,6 +1,6 @@
-//! What the engines and their service say to each other: requests, answers, tickets.
+//! What the engines and their service say to each other: requests, answers, responders.
 //!
-//! An engine reads a [`Request`], calls the [`Service`], and writes what it put into the [`Answer`].
+//! An engine reads a [`Request`], calls the [`Service`], and writes what it put into the [`ResponseWriter`].
 //! A service that cannot answer at once takes a [`Responder`] and answers from another thread, whole or
 //! as a stream. Nothing here touches a socket.
 
@@ -74,7 +74,7 @@ pub struct Request<'a> {
 pub type HeaderField = (&'static str, Cow<'static, str>);
 
 /// Where a service puts its answer: exactly one call for each request.
-pub trait Answer {
+pub trait ResponseWriter {
     /// Answers now. The engine adds `Date`, `Content-Length` and `Connection`.
     fn send(
         &mut self,
@@ -83,14 +83,14 @@ pub trait Answer {
         fields: &[HeaderField],
         body: &[u8],
     );
-    /// Promises an answer by ticket, from any thread.
-    fn later(&mut self) -> Responder;
+    /// Promises an answer by responder, from any thread.
+    fn defer(&mut self) -> Responder;
 }
 
 /// What an engine serves.
 pub trait Service {
     /// Answers one request.
-    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer);
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter);
     /// The last request of a round has been called: what was promised in it is handed over now.
     /// No answer of the round has left yet.
     fn round_called(&mut self, now: Now);
@@ -98,7 +98,7 @@ pub trait Service {
     fn round_answered(&mut self, elapsed_ns: u64);
 }
 
-/// A whole answer, for those who answer by ticket.
+/// A whole answer, for those who answer by responder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The status code.
@@ -111,65 +111,65 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// What comes back to an engine for a ticket.
+/// What comes back to an engine for a responder.
 #[derive(Debug)]
 pub enum Completion {
     /// The whole answer.
-    Whole(Response),
+    Response(Response),
     /// The head of a streamed answer (its `body` is the first part).
-    Begin(Response, Arc<StreamState>),
+    StreamStart(Response, Arc<StreamState>),
     /// A further part of a streamed answer.
-    Part(Vec<u8>),
+    StreamPart(Vec<u8>),
     /// The end of a streamed answer.
-    End,
+    StreamEnd,
 }
 
-/// How deliveries reach the engine that gave out a ticket.
-pub trait Deliver: Send + Sync {
-    /// Takes one delivery for the ticket `serial`; must not block.
-    fn deliver(&self, serial: u64, delivery: Completion);
+/// How deliveries reach the engine that gave out a responder.
+pub trait CompletionSink: Send + Sync {
+    /// Takes one completion for the responder `responder_id`; must not block.
+    fn complete(&self, responder_id: u64, completion: Completion);
 }
 
 /// The right, and the duty, to answer one request from any thread.
 ///
 /// Dropped unused it answers 500, so that no client waits for ever.
 pub struct Responder {
-    serial: u64,
-    engine: Option<Arc<dyn Deliver>>,
+    responder_id: u64,
+    sink: Option<Arc<dyn CompletionSink>>,
 }
 
 impl std::fmt::Debug for Responder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Responder").field("serial", &self.serial).finish()
+        f.debug_struct("Responder").field("responder_id", &self.responder_id).finish()
     }
 }
 
 impl Responder {
-    /// A ticket that its engine knows by `serial`.
-    pub fn new(serial: u64, engine: Arc<dyn Deliver>) -> Self {
-        Self { serial, engine: Some(engine) }
+    /// A responder that its engine knows by `responder_id`.
+    pub fn new(responder_id: u64, sink: Arc<dyn CompletionSink>) -> Self {
+        Self { responder_id, sink: Some(sink) }
     }
 
     /// Answers whole.
     pub fn send(mut self, response: Response) {
-        if let Some(engine) = self.engine.take() {
-            engine.deliver(self.serial, Completion::Whole(response));
+        if let Some(sink) = self.sink.take() {
+            sink.complete(self.responder_id, Completion::Response(response));
         }
     }
 
     /// Begins a streamed answer of unknown length.
     pub fn stream(mut self, head: Response) -> StreamWriter {
         let state = Arc::new(StreamState::default());
-        let engine = self.engine.take().expect("a ticket is used once");
+        let sink = self.sink.take().expect("a responder is used once");
         state.queued_bytes.fetch_add(head.body.len(), Ordering::Relaxed);
-        engine.deliver(self.serial, Completion::Begin(head, state.clone()));
-        StreamWriter { serial: self.serial, engine, state }
+        sink.complete(self.responder_id, Completion::StreamStart(head, state.clone()));
+        StreamWriter { responder_id: self.responder_id, sink, state }
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if let Some(engine) = self.engine.take() {
+        if let Some(sink) = self.sink.take() {
             let response = Response {
                 status: 500,
                 content_type: "application/json",
@@ -177,7 +177,7 @@ impl Drop for Responder {
                 body: br#"{"error":{"code":"internal","message":"the request was given up"}}"#
                     .to_vec(),
             };
-            engine.deliver(self.serial, Completion::Whole(response));
+            sink.complete(self.responder_id, Completion::Response(response));
         }
     }
 }
@@ -196,7 +196,7 @@ pub const STREAM_QUEUE_BYTES_MAX: usize = 256 * 1024;
 
 /// Why a part of a stream was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamRefusal {
+pub enum StreamSendError {
     /// The client reads too slowly: the part was not queued. Wait, or drop the client.
     Full,
     /// The client has gone.
@@ -205,22 +205,22 @@ pub enum StreamRefusal {
 
 /// Writes a streamed answer from any thread; dropping it ends the answer.
 pub struct StreamWriter {
-    serial: u64,
-    engine: Arc<dyn Deliver>,
+    responder_id: u64,
+    sink: Arc<dyn CompletionSink>,
     state: Arc<StreamState>,
 }
 
 impl StreamWriter {
     /// Queues one part; never blocks.
-    pub fn send(&self, part: Vec<u8>) -> Result<(), StreamRefusal> {
+    pub fn send(&self, part: Vec<u8>) -> Result<(), StreamSendError> {
         if self.is_closed() {
-            return Err(StreamRefusal::Closed);
+            return Err(StreamSendError::Closed);
         }
         if self.state.queued_bytes.load(Ordering::Relaxed) + part.len() > STREAM_QUEUE_BYTES_MAX {
-            return Err(StreamRefusal::Full);
+            return Err(StreamSendError::Full);
         }
         self.state.queued_bytes.fetch_add(part.len(), Ordering::Relaxed);
-        self.engine.deliver(self.serial, Completion::Part(part));
+        self.sink.complete(self.responder_id, Completion::StreamPart(part));
         Ok(())
     }
 
@@ -232,6 +232,6 @@ impl StreamWriter {
 
 impl Drop for StreamWriter {
     fn drop(&mut self) {
-        self.engine.deliver(self.serial, Completion::End);
+        self.sink.complete(self.responder_id, Completion::StreamEnd);
     }
 }

@@ -9,27 +9,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Limits;
-use super::chunked::Chunked;
+use super::chunked::ChunkedDecoder;
 use super::coding::unpack;
 use super::counters::HttpCounters;
-use super::encode::{self, DateLine, Terms};
-use super::head::{self, Framing, HEADERS_MAX, Head, Refusal, Search};
+use super::encode::{self, DateLine, ResponseOptions};
+use super::head::{self, BodyFraming, HEADERS_MAX, Head, HeadSearch, RequestError};
 use super::head_cache::{self, HeadCache};
 use super::message::{
-    Answer, Completion, Deliver, HeaderField, Method, Request, Responder, Service, StreamState,
+    Completion, CompletionSink, HeaderField, Method, Request, Responder, ResponseWriter, Service,
+    StreamState,
 };
 use sigmad_clock::{Clock, Now};
 
 /// Requests of one connection served in one round, so that a flood leaves its neighbours their turn.
 const CALLS_PER_ROUND_MAX: usize = 64;
-/// A larger unpacking buffer is given back after the request that needed it.
+/// A larger unpacking buffer is returned after the request that needed it.
 const UNPACKED_KEPT_BYTES: usize = 1024 * 1024;
-/// A larger input buffer is given back to the allocator, not to the spare ones.
+/// A larger input buffer is returned to the allocator, not to the spare ones.
 const INPUT_KEPT_BYTES: usize = 256 * 1024;
 /// Input buffers kept for the next request that arrives in pieces.
 const SPARE_INPUTS_MAX: usize = 16;
 const JSON: &str = "application/json";
-/// Low bits of a ticket's serial: the connection's key.
+/// Low bits of a responder's responder_id: the connection's key.
 pub const KEY_BITS: u32 = 24;
 
 /// What all connections of a worker use in turn.
@@ -46,8 +47,8 @@ pub struct Round<'a, S> {
     pub limits: &'a Limits,
     /// Takes the refusals.
     pub counters: &'a HttpCounters,
-    /// Where tickets are answered.
-    pub engine: &'a Arc<dyn Deliver>,
+    /// Where responders are answered.
+    pub sink: &'a Arc<dyn CompletionSink>,
     /// For stages that are timed.
     pub clock: &'a Clock,
     /// When the round began.
@@ -76,8 +77,8 @@ pub struct Timed {
 pub struct Buffers {
     unpacked: Vec<u8>,
     spare_inputs: Vec<Vec<u8>>,
-    tickets: u64,
-    known: HeadCache,
+    deferred_total: u64,
+    head_cache: HeadCache,
 }
 
 impl Buffers {
@@ -91,15 +92,15 @@ impl Buffers {
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum ConnectionPhase {
     /// The first byte of a request.
     Idle,
     /// The rest of a head.
     Head,
     /// The rest of a body.
     Body,
-    /// An answer promised by ticket.
-    Answer,
+    /// An answer promised by responder.
+    Response,
     /// Nothing: it closes once its output has left.
     Closing,
 }
@@ -108,7 +109,7 @@ pub enum Phase {
 #[derive(Debug)]
 struct ChunkedRequest {
     head: Vec<u8>,
-    chunked: Chunked,
+    chunked: ChunkedDecoder,
     body: Vec<u8>,
 }
 
@@ -117,7 +118,7 @@ struct ChunkedRequest {
 pub struct Protocol {
     key: usize,
     is_loopback: bool,
-    phase: Phase,
+    phase: ConnectionPhase,
     /// True when the last answer was a refusal: more may be on its way that nobody will read.
     lingers: bool,
     /// True when whole requests may be waiting in `input`.
@@ -128,10 +129,10 @@ pub struct Protocol {
     served: usize,
     /// No use looking at the input before so many bytes are there.
     wanted: usize,
-    search: Search,
+    search: HeadSearch,
     chunked: Option<Box<ChunkedRequest>>,
-    ticket: u64,
-    terms: Terms,
+    responder_id: u64,
+    options: ResponseOptions,
     stream: Option<Arc<StreamState>>,
     /// Bytes of the stream's parts in the connection's output.
     stream_bytes: usize,
@@ -144,24 +145,24 @@ impl Protocol {
         Self {
             key,
             is_loopback,
-            phase: Phase::Idle,
+            phase: ConnectionPhase::Idle,
             lingers: false,
             has_backlog: false,
             continue_sent: false,
             input: Vec::new(),
             served: 0,
             wanted: 0,
-            search: Search::default(),
+            search: HeadSearch::default(),
             chunked: None,
-            ticket: u64::MAX,
-            terms: Terms { is_http10: false, is_head: false, closes: false },
+            responder_id: u64::MAX,
+            options: ResponseOptions { is_http10: false, is_head: false, closes: false },
             stream: None,
             stream_bytes: 0,
         }
     }
 
     /// What it is waiting for.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> ConnectionPhase {
         self.phase
     }
 
@@ -172,7 +173,8 @@ impl Protocol {
 
     /// True when whole requests may be waiting to be served.
     pub fn has_backlog(&self) -> bool {
-        self.has_backlog && !matches!(self.phase, Phase::Answer | Phase::Closing)
+        self.has_backlog
+            && !matches!(self.phase, ConnectionPhase::Response | ConnectionPhase::Closing)
     }
 
     /// The streamed answer that is under way.
@@ -187,7 +189,7 @@ impl Protocol {
             return self.resume(round);
         }
         let served = self.serve(data, round);
-        if served < data.len() && self.phase != Phase::Closing {
+        if served < data.len() && self.phase != ConnectionPhase::Closing {
             self.input = round.buffers.spare_inputs.pop().unwrap_or_default();
             self.input.extend_from_slice(&data[served..]);
         }
@@ -197,7 +199,7 @@ impl Protocol {
     pub fn resume<S: Service>(&mut self, round: &mut Round<'_, S>) {
         let mut input = std::mem::take(&mut self.input);
         self.served += self.serve(&mut input[self.served..], round);
-        if self.served == input.len() || self.phase == Phase::Closing {
+        if self.served == input.len() || self.phase == ConnectionPhase::Closing {
             self.served = 0;
             round.buffers.give_back(input);
             return;
@@ -213,18 +215,18 @@ impl Protocol {
     /// The client sends no more: what is whole has been served.
     pub fn finish<S: Service>(&mut self, round: &mut Round<'_, S>) {
         match self.phase {
-            Phase::Idle => self.phase = Phase::Closing,
-            Phase::Head | Phase::Body => {
-                self.refuse(Refusal::Truncated, round.out, round.date, round.counters)
+            ConnectionPhase::Idle => self.phase = ConnectionPhase::Closing,
+            ConnectionPhase::Head | ConnectionPhase::Body => {
+                self.refuse(RequestError::Truncated, round.out, round.date, round.counters)
             }
-            Phase::Answer | Phase::Closing => {}
+            ConnectionPhase::Response | ConnectionPhase::Closing => {}
         }
     }
 
     /// Answers with the refusal and ends the conversation.
     pub fn refuse(
         &mut self,
-        refusal: Refusal,
+        refusal: RequestError,
         out: &mut Vec<u8>,
         date: &DateLine,
         counters: &HttpCounters,
@@ -232,9 +234,9 @@ impl Protocol {
         counters.refusals[refusal as usize].add(1);
         let (code, message) = (refusal.code(), refusal.message());
         let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
-        let terms = Terms { is_http10: false, is_head: false, closes: true };
-        encode::answer(out, terms, date, refusal.status(), JSON, &[], body.as_bytes());
-        self.phase = Phase::Closing;
+        let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
+        encode::answer(out, options, date, refusal.status(), JSON, &[], body.as_bytes());
+        self.phase = ConnectionPhase::Closing;
         self.lingers = true;
     }
 
@@ -244,18 +246,19 @@ impl Protocol {
         let mut position = 0;
         let mut calls = 0;
         loop {
-            if matches!(self.phase, Phase::Answer | Phase::Closing) || calls == CALLS_PER_ROUND_MAX
+            if matches!(self.phase, ConnectionPhase::Response | ConnectionPhase::Closing)
+                || calls == CALLS_PER_ROUND_MAX
             {
                 self.has_backlog = position < data.len();
                 return position;
             }
             match self.serve_one(&mut data[position..], round) {
-                Ok(Step::Served(length)) => {
+                Ok(ServeStep::Served(length)) => {
                     position += length;
                     calls += 1;
                 }
-                Ok(Step::Skipped(length)) => position += length,
-                Ok(Step::Incomplete) => return position,
+                Ok(ServeStep::Skipped(length)) => position += length,
+                Ok(ServeStep::Incomplete) => return position,
                 Err(refusal) => {
                     self.refuse(refusal, round.out, round.date, round.counters);
                     return data.len();
@@ -268,25 +271,25 @@ impl Protocol {
         &mut self,
         data: &mut [u8],
         round: &mut Round<'_, S>,
-    ) -> Result<Step, Refusal> {
+    ) -> Result<ServeStep, RequestError> {
         if self.chunked.is_some() {
             return self.serve_chunked(data, round);
         }
         if data.is_empty() {
-            self.phase = Phase::Idle;
-            return Ok(Step::Incomplete);
+            self.phase = ConnectionPhase::Idle;
+            return Ok(ServeStep::Incomplete);
         }
         if data.len() < self.wanted {
-            return Ok(Step::Incomplete);
+            return Ok(ServeStep::Incomplete);
         }
         self.wanted = 0;
         if data.starts_with(b"\r\n") {
             // RFC 9112 section 2.2: empty lines before a request line are ignored.
-            self.search = Search::default();
-            return Ok(Step::Skipped(2));
+            self.search = HeadSearch::default();
+            return Ok(ServeStep::Skipped(2));
         }
-        let known = round.buffers.known.find(data);
-        let found = match known {
+        let cached_length = round.buffers.head_cache.find(data);
+        let found = match cached_length {
             Some(length) => Some(length),
             None => head::find_end(data, &mut self.search, round.limits.head_bytes_max)?,
         };
@@ -294,46 +297,47 @@ impl Protocol {
             if data != b"\r" {
                 head::check_partial(data)?;
             }
-            self.phase = Phase::Head;
-            return Ok(Step::Incomplete);
+            self.phase = ConnectionPhase::Head;
+            return Ok(ServeStep::Incomplete);
         };
-        self.search = Search::default();
+        self.search = HeadSearch::default();
         let (head_bytes, rest) = data.split_at_mut(head_length);
-        let mut fields: [httparse::Header<'_>; _] = head_cache::NO_FIELDS;
+        let mut fields: [httparse::Header<'_>; _] = head_cache::EMPTY_FIELDS;
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let recalled = known.and_then(|_| round.buffers.known.recall(head_bytes, &mut fields));
-        let head = match recalled {
+        let cached =
+            cached_length.and_then(|_| round.buffers.head_cache.get(head_bytes, &mut fields));
+        let head = match cached {
             Some(head) => head,
             None => {
                 let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
-                round.buffers.known.missed(head_bytes, &head);
+                round.buffers.head_cache.insert(head_bytes, &head);
                 head
             }
         };
         match head.framing {
-            Framing::Length(length) if rest.len() >= length => {
+            BodyFraming::Length(length) if rest.len() >= length => {
                 self.call(&head, &mut rest[..length], round)?;
-                Ok(Step::Served(head_length + length))
+                Ok(ServeStep::Served(head_length + length))
             }
-            Framing::Length(length) => {
+            BodyFraming::Length(length) => {
                 self.wanted = head_length + length;
                 self.await_body(&head, rest.is_empty(), round);
-                Ok(Step::Incomplete)
+                Ok(ServeStep::Incomplete)
             }
-            Framing::Chunked => {
+            BodyFraming::Chunked => {
                 self.await_body(&head, rest.is_empty(), round);
                 self.chunked = Some(Box::new(ChunkedRequest {
                     head: head_bytes.to_vec(),
-                    chunked: Chunked::default(),
+                    chunked: ChunkedDecoder::default(),
                     body: Vec::new(),
                 }));
-                Ok(Step::Skipped(head_length))
+                Ok(ServeStep::Skipped(head_length))
             }
         }
     }
 
     fn await_body<S>(&mut self, head: &Head<'_, '_>, none_yet: bool, round: &mut Round<'_, S>) {
-        self.phase = Phase::Body;
+        self.phase = ConnectionPhase::Body;
         if head.expects_continue && none_yet && !self.continue_sent {
             self.continue_sent = true;
             round.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -344,18 +348,22 @@ impl Protocol {
         &mut self,
         data: &[u8],
         round: &mut Round<'_, S>,
-    ) -> Result<Step, Refusal> {
-        let Some(mut request) = self.chunked.take() else { return Ok(Step::Skipped(0)) };
+    ) -> Result<ServeStep, RequestError> {
+        let Some(mut request) = self.chunked.take() else { return Ok(ServeStep::Skipped(0)) };
         let length = request.chunked.feed(data, &mut request.body, round.limits.body_bytes_max)?;
         if !request.chunked.is_done() {
-            self.phase = Phase::Body;
+            self.phase = ConnectionPhase::Body;
             self.chunked = Some(request);
-            return Ok(if length == 0 { Step::Incomplete } else { Step::Skipped(length) });
+            return Ok(if length == 0 {
+                ServeStep::Incomplete
+            } else {
+                ServeStep::Skipped(length)
+            });
         }
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let head = head::parse(&request.head, &mut slots, round.limits.body_bytes_max)?;
         self.call(&head, &mut request.body, round)?;
-        Ok(Step::Served(length))
+        Ok(ServeStep::Served(length))
     }
 
     fn call<S: Service>(
@@ -363,9 +371,9 @@ impl Protocol {
         head: &Head<'_, '_>,
         body: &mut [u8],
         round: &mut Round<'_, S>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestError> {
         self.continue_sent = false;
-        let terms = Terms {
+        let options = ResponseOptions {
             is_http10: head.is_http10,
             is_head: head.method == Method::Head,
             closes: !head.keep_alive || round.is_draining,
@@ -396,55 +404,55 @@ impl Protocol {
             now: round.now,
             is_timed,
         };
-        let mut answer = NativeAnswer {
+        let mut answer = NativeResponseWriter {
             out: round.out,
             date: round.date,
-            terms,
-            engine: round.engine,
-            tickets: &mut round.buffers.tickets,
+            options,
+            sink: round.sink,
+            deferred_total: &mut round.buffers.deferred_total,
             key: self.key,
-            given: Given::Nothing,
+            state: ResponseState::Pending,
         };
         round.service.call(request, &mut answer);
-        let given = answer.given;
+        let state = answer.state;
         round.calls += 1;
         if unpacked.capacity() <= UNPACKED_KEPT_BYTES && unpacked.capacity() > 0 {
             round.buffers.unpacked = unpacked;
         }
-        self.terms = terms;
-        self.phase = match given {
-            Given::Answer if terms.closes => Phase::Closing,
-            Given::Answer => Phase::Idle,
-            Given::Responder(serial) => {
-                self.ticket = serial;
-                Phase::Answer
+        self.options = options;
+        self.phase = match state {
+            ResponseState::Sent if options.closes => ConnectionPhase::Closing,
+            ResponseState::Sent => ConnectionPhase::Idle,
+            ResponseState::Deferred(responder_id) => {
+                self.responder_id = responder_id;
+                ConnectionPhase::Response
             }
-            Given::Nothing => unreachable!("a service answers or takes a ticket"),
+            ResponseState::Pending => unreachable!("a service answers or takes a responder"),
         };
         Ok(())
     }
 
     /// Takes what another thread delivered for this connection; writes to `out`. False when the
-    /// ticket is not, or no longer, one of this connection.
-    pub fn deliver(
+    /// responder is not, or no longer, one of this connection.
+    pub fn complete(
         &mut self,
-        serial: u64,
-        delivery: Completion,
+        responder_id: u64,
+        completion: Completion,
         is_draining: bool,
         date: &DateLine,
         out: &mut Vec<u8>,
     ) -> bool {
-        if self.phase != Phase::Answer || self.ticket != serial {
-            turn_away(delivery);
+        if self.phase != ConnectionPhase::Response || self.responder_id != responder_id {
+            reject(completion);
             return false;
         }
-        match delivery {
-            Completion::Whole(response) => {
-                self.terms.closes |= is_draining;
+        match completion {
+            Completion::Response(response) => {
+                self.options.closes |= is_draining;
                 let (kind, fields) = (response.content_type, &response.fields);
                 encode::answer(
                     out,
-                    self.terms,
+                    self.options,
                     date,
                     response.status,
                     kind,
@@ -453,21 +461,21 @@ impl Protocol {
                 );
                 self.answered();
             }
-            Completion::Begin(response, state) => {
-                self.terms.closes |= is_draining || self.terms.is_http10;
+            Completion::StreamStart(response, state) => {
+                self.options.closes |= is_draining || self.options.is_http10;
                 let (kind, fields) = (response.content_type, &response.fields);
-                let length = encode::Length::Streamed;
-                encode::head(out, self.terms, date, response.status, kind, fields, length);
-                encode::part(out, self.terms, &response.body);
+                let length = encode::BodyLength::Streamed;
+                encode::head(out, self.options, date, response.status, kind, fields, length);
+                encode::part(out, self.options, &response.body);
                 self.stream = Some(state);
                 self.stream_bytes = response.body.len();
             }
-            Completion::Part(part) => {
-                encode::part(out, self.terms, &part);
+            Completion::StreamPart(part) => {
+                encode::part(out, self.options, &part);
                 self.stream_bytes += part.len();
             }
-            Completion::End => {
-                encode::end(out, self.terms);
+            Completion::StreamEnd => {
+                encode::end(out, self.options);
                 self.answered();
             }
         }
@@ -485,7 +493,8 @@ impl Protocol {
 
     fn answered(&mut self) {
         self.stream = None;
-        self.phase = if self.terms.closes { Phase::Closing } else { Phase::Idle };
+        self.phase =
+            if self.options.closes { ConnectionPhase::Closing } else { ConnectionPhase::Idle };
     }
 }
 
@@ -498,14 +507,14 @@ impl Drop for Protocol {
     }
 }
 
-/// A delivery whose client has gone: a stream's writer learns of it.
-pub fn turn_away(delivery: Completion) {
-    if let Completion::Begin(_, state) = delivery {
+/// A completion whose client has gone: a stream's writer learns of it.
+pub fn reject(completion: Completion) {
+    if let Completion::StreamStart(_, state) = completion {
         state.closed.store(true, Ordering::Relaxed);
     }
 }
 
-enum Step {
+enum ServeStep {
     /// One request was called; so many bytes are done with.
     Served(usize),
     /// So many bytes are done with, no request yet.
@@ -515,23 +524,23 @@ enum Step {
 }
 
 #[derive(Clone, Copy)]
-enum Given {
-    Nothing,
-    Answer,
-    Responder(u64),
+enum ResponseState {
+    Pending,
+    Sent,
+    Deferred(u64),
 }
 
-struct NativeAnswer<'a> {
+struct NativeResponseWriter<'a> {
     out: &'a mut Vec<u8>,
     date: &'a DateLine,
-    terms: Terms,
-    engine: &'a Arc<dyn Deliver>,
-    tickets: &'a mut u64,
+    options: ResponseOptions,
+    sink: &'a Arc<dyn CompletionSink>,
+    deferred_total: &'a mut u64,
     key: usize,
-    given: Given,
+    state: ResponseState,
 }
 
-impl Answer for NativeAnswer<'_> {
+impl ResponseWriter for NativeResponseWriter<'_> {
     fn send(
         &mut self,
         status: u16,
@@ -539,16 +548,16 @@ impl Answer for NativeAnswer<'_> {
         fields: &[HeaderField],
         body: &[u8],
     ) {
-        debug_assert!(matches!(self.given, Given::Nothing), "one answer for each request");
-        encode::answer(self.out, self.terms, self.date, status, content_type, fields, body);
-        self.given = Given::Answer;
+        debug_assert!(matches!(self.state, ResponseState::Pending), "one answer for each request");
+        encode::answer(self.out, self.options, self.date, status, content_type, fields, body);
+        self.state = ResponseState::Sent;
     }
 
-    fn later(&mut self) -> Responder {
-        debug_assert!(matches!(self.given, Given::Nothing), "one answer for each request");
-        *self.tickets += 1;
-        let serial = (*self.tickets << KEY_BITS) | self.key as u64;
-        self.given = Given::Responder(serial);
-        Responder::new(serial, self.engine.clone())
+    fn defer(&mut self) -> Responder {
+        debug_assert!(matches!(self.state, ResponseState::Pending), "one answer for each request");
+        *self.deferred_total += 1;
+        let responder_id = (*self.deferred_total << KEY_BITS) | self.key as u64;
+        self.state = ResponseState::Deferred(responder_id);
+        Responder::new(responder_id, self.sink.clone())
     }
 }

@@ -1,7 +1,7 @@
 //! One worker: a listener, a poller, connections, and the loop that serves them.
 //!
 //! A worker shares nothing with its neighbours but the count of open connections. It blocks in one
-//! place, [`Worker::wait`]; other threads reach it through its [`Mailbox`].
+//! place, [`Worker::wait`]; other threads reach it through its [`WorkerHandle`].
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -17,9 +17,9 @@ use slab::Slab;
 use super::Limits;
 use super::counters::HttpCounters;
 use super::encode::DateLine;
-use super::head::Refusal;
-use super::message::{Completion, Deliver, Service};
-use super::protocol::{self, Buffers, KEY_BITS, Phase, Protocol, Round, Timed};
+use super::head::RequestError;
+use super::message::{Completion, CompletionSink, Service};
+use super::protocol::{self, Buffers, ConnectionPhase, KEY_BITS, Protocol, Round, Timed};
 use sigmad_clock::{Clock, Now};
 
 /// One read: room for a whole head and a batch of a thousand samples.
@@ -43,7 +43,7 @@ pub const REFUSED_CONNECTIONS_MAX: usize = 16;
 pub const TIMED_EVERY: u64 = 64;
 
 const LISTENER: Token = Token(usize::MAX);
-const MAILBOX: Token = Token(usize::MAX - 1);
+const WAKE: Token = Token(usize::MAX - 1);
 const NEVER: u64 = u64::MAX;
 
 enum WorkerCommand {
@@ -52,15 +52,15 @@ enum WorkerCommand {
 }
 
 /// How other threads reach a worker.
-pub struct Mailbox {
-    letters: Sender<WorkerCommand>,
+pub struct WorkerHandle {
+    commands: Sender<WorkerCommand>,
     waker: Waker,
 }
 
-impl Mailbox {
-    fn post(&self, letter: WorkerCommand) {
+impl WorkerHandle {
+    fn send(&self, command: WorkerCommand) {
         // Err: the worker has gone, and the client with it.
-        if self.letters.send(letter).is_ok() {
+        if self.commands.send(command).is_ok() {
             self.waker.wake().expect("an eventfd takes a wake-up");
         }
     }
@@ -68,17 +68,17 @@ impl Mailbox {
     /// Stops accepting, answers what is under way with `Connection: close`, and ends the worker when
     /// the last connection has gone, or after `limit`.
     pub fn drain(&self, limit: Duration) {
-        self.post(WorkerCommand::Drain { limit });
+        self.send(WorkerCommand::Drain { limit });
     }
 }
 
-impl Deliver for Mailbox {
-    fn deliver(&self, serial: u64, delivery: Completion) {
-        self.post(WorkerCommand::Completion(serial, delivery));
+impl CompletionSink for WorkerHandle {
+    fn complete(&self, responder_id: u64, completion: Completion) {
+        self.send(WorkerCommand::Completion(responder_id, completion));
     }
 }
 
-struct Connection {
+struct WorkerConnection {
     socket: TcpStream,
     protocol: Protocol,
     /// Bytes that the kernel did not take yet, from `sent` on.
@@ -97,19 +97,19 @@ struct Connection {
     is_listed: bool,
 }
 
-impl Connection {
+impl WorkerConnection {
     fn has_output(&self) -> bool {
         self.sent < self.output.len()
     }
 
     fn is_idle(&self) -> bool {
-        self.protocol.phase() == Phase::Idle && !self.has_output() && !self.is_lingering
+        self.protocol.phase() == ConnectionPhase::Idle && !self.has_output() && !self.is_lingering
     }
 
     /// True when it could be served without waiting for the poller.
     fn wants_turn(&self) -> bool {
         !self.has_output()
-            && self.protocol.phase() != Phase::Answer
+            && self.protocol.phase() != ConnectionPhase::Response
             && (self.is_readable || self.protocol.has_backlog() || self.has_ended)
     }
 }
@@ -118,10 +118,10 @@ impl Connection {
 pub struct Worker<S> {
     poll: Poll,
     listener: Option<TcpListener>,
-    mail: Receiver<WorkerCommand>,
-    mailbox: Arc<Mailbox>,
-    engine: Arc<dyn Deliver>,
-    connections: Slab<Connection>,
+    commands: Receiver<WorkerCommand>,
+    handle: Arc<WorkerHandle>,
+    sink: Arc<dyn CompletionSink>,
+    connections: Slab<WorkerConnection>,
     open: Arc<AtomicUsize>,
     limits: Limits,
     counters: Arc<HttpCounters>,
@@ -143,7 +143,7 @@ pub struct Worker<S> {
     can_accept: bool,
     accept_after_ms: u64,
     next_expiry_ms: u64,
-    drain: Option<Drain>,
+    drain: Option<DrainDeadlines>,
 }
 
 /// A timed request whose answer is written in this round.
@@ -155,7 +155,7 @@ struct TimedWrite {
 }
 
 #[derive(Clone, Copy)]
-struct Drain {
+struct DrainDeadlines {
     idle_close_ms: u64,
     end_ms: u64,
 }
@@ -177,17 +177,17 @@ impl<S: Service> Worker<S> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let waker = Waker::new(poll.registry(), MAILBOX)?;
-        let (letters, mail) = unbounded();
-        let mailbox = Arc::new(Mailbox { letters, waker });
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        let (sender, commands) = unbounded();
+        let handle = Arc::new(WorkerHandle { commands: sender, waker });
         let mut clock = Clock::new(start);
         let now = clock.now();
         Ok(Self {
             poll,
             listener: Some(listener),
-            mail,
-            engine: mailbox.clone(),
-            mailbox,
+            commands,
+            sink: handle.clone(),
+            handle,
             connections: Slab::new(),
             open,
             limits,
@@ -213,8 +213,8 @@ impl<S: Service> Worker<S> {
     }
 
     /// How other threads reach this worker.
-    pub fn mailbox(&self) -> Arc<Mailbox> {
-        self.mailbox.clone()
+    pub fn handle(&self) -> Arc<WorkerHandle> {
+        self.handle.clone()
     }
 
     /// Serves until drained.
@@ -225,10 +225,10 @@ impl<S: Service> Worker<S> {
         let mut events = Events::with_capacity(EVENTS_PER_ROUND_MAX);
         while self.listener.is_some() || !self.connections.is_empty() {
             self.wait(&mut events)?; // the only place where a worker blocks
-            self.open_mail();
+            self.take_commands();
             self.accept();
             self.read(); // sockets -> requests -> samples; answers queued
-            self.hand_over(); // what the answers promise leaves before them
+            self.end_calls(); // what the answers promise leaves before them
             self.answer(); // queued answers -> sockets, one write each
             self.expire();
         }
@@ -248,12 +248,12 @@ impl<S: Service> Worker<S> {
         for event in &*events {
             match event.token() {
                 LISTENER => self.can_accept = true,
-                MAILBOX => {}
+                WAKE => {}
                 Token(key) => {
                     let Some(connection) = self.connections.get_mut(key) else { continue };
                     connection.is_readable |= event.is_readable() || event.is_error();
                     connection.is_half_closed |= event.is_read_closed();
-                    let is_waiting = connection.protocol.phase() == Phase::Answer;
+                    let is_waiting = connection.protocol.phase() == ConnectionPhase::Response;
                     let has_gone = event.is_error() || event.is_write_closed();
                     let is_streaming = connection.protocol.stream().is_some();
                     if is_waiting && (has_gone || (is_streaming && connection.is_half_closed)) {
@@ -281,15 +281,17 @@ impl<S: Service> Worker<S> {
         (next_ms != NEVER).then(|| Duration::from_millis(next_ms.saturating_sub(now_ms) + 1))
     }
 
-    fn open_mail(&mut self) {
-        while let Ok(letter) = self.mail.try_recv() {
-            match letter {
-                WorkerCommand::Completion(serial, delivery) => self.deliver(serial, delivery),
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                WorkerCommand::Completion(responder_id, completion) => {
+                    self.complete(responder_id, completion)
+                }
                 WorkerCommand::Drain { limit } => {
                     let now_ms = self.now.monotonic_ms();
                     let end_ms = now_ms + limit.as_millis() as u64;
                     let idle_close_ms = end_ms.min(now_ms + self.limits.drain_idle_ms);
-                    self.drain = Some(Drain { idle_close_ms, end_ms });
+                    self.drain = Some(DrainDeadlines { idle_close_ms, end_ms });
                     self.next_expiry_ms = self.next_expiry_ms.min(idle_close_ms);
                     self.can_accept = true;
                 }
@@ -297,14 +299,14 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    fn deliver(&mut self, serial: u64, delivery: Completion) {
-        let key = (serial & ((1 << KEY_BITS) - 1)) as usize;
+    fn complete(&mut self, responder_id: u64, completion: Completion) {
+        let key = (responder_id & ((1 << KEY_BITS) - 1)) as usize;
         let is_draining = self.drain.is_some();
         let Some(connection) = self.connections.get_mut(key) else {
-            return protocol::turn_away(delivery);
+            return protocol::reject(completion);
         };
         let output = &mut connection.output;
-        if connection.protocol.deliver(serial, delivery, is_draining, &self.date, output) {
+        if connection.protocol.complete(responder_id, completion, is_draining, &self.date, output) {
             self.answers.push((key, 0..0));
         }
     }
@@ -347,7 +349,7 @@ impl<S: Service> Worker<S> {
         let limit = self.limits.connections_max;
         let is_over = self.open.load(Ordering::Relaxed) >= limit && !self.evict_oldest_idle();
         if is_over && self.open.load(Ordering::Relaxed) >= limit + REFUSED_CONNECTIONS_MAX {
-            self.counters.refusals[Refusal::TooManyConnections as usize].add(1);
+            self.counters.refusals[RequestError::TooManyConnections as usize].add(1);
             return;
         }
         let entry = self.connections.vacant_entry();
@@ -357,7 +359,7 @@ impl<S: Service> Worker<S> {
             self.counters.accept_failures_total.add(1);
             return;
         }
-        entry.insert(Connection {
+        entry.insert(WorkerConnection {
             socket,
             protocol: Protocol::new(key, is_loopback),
             output: Vec::new(),
@@ -373,7 +375,7 @@ impl<S: Service> Worker<S> {
         // Relaxed: a limit, not an order; workers that race for the last place may both get it.
         self.open.fetch_add(1, Ordering::Relaxed);
         if is_over {
-            self.refuse(key, Refusal::TooManyConnections);
+            self.refuse(key, RequestError::TooManyConnections);
         } else {
             self.set_deadline(key);
             list(&mut self.connections[key], key, &mut self.turns);
@@ -396,7 +398,7 @@ impl<S: Service> Worker<S> {
         if connection.is_lingering {
             return self.discard(key);
         }
-        if connection.has_output() || connection.protocol.phase() == Phase::Answer {
+        if connection.has_output() || connection.protocol.phase() == ConnectionPhase::Response {
             return;
         }
         let start = self.out.len();
@@ -408,7 +410,7 @@ impl<S: Service> Worker<S> {
             date: &self.date,
             limits: &self.limits,
             counters: &self.counters,
-            engine: &self.engine,
+            sink: &self.sink,
             clock: &self.clock,
             now: self.now,
             is_draining: self.drain.is_some(),
@@ -436,7 +438,7 @@ impl<S: Service> Worker<S> {
                     // A short read has emptied the socket (epoll(7)); an end would still be unread.
                     connection.is_readable = length == READ_BYTES || connection.is_half_closed;
                     connection.protocol.receive(&mut self.scratch[..length], &mut round);
-                    // Without answer: the request is not whole, or answered by ticket.
+                    // Without answer: the request is not whole, or answered by responder.
                     if let Some(timed @ Timed { parsed_ns: Some(parsed_ns), .. }) = round.timed
                         && round.out.len() > start
                     {
@@ -455,12 +457,13 @@ impl<S: Service> Worker<S> {
             connection.protocol.finish(&mut round);
         }
         self.calls += round.calls;
-        if self.out.len() > start || connection.protocol.phase() == Phase::Closing {
+        if self.out.len() > start || connection.protocol.phase() == ConnectionPhase::Closing {
             self.answers.push((key, start..self.out.len()));
         } else if connection.wants_turn() {
             list(connection, key, &mut self.next_turns);
         }
-        let is_same_head = phase == Phase::Head && connection.protocol.phase() == Phase::Head;
+        let is_same_head =
+            phase == ConnectionPhase::Head && connection.protocol.phase() == ConnectionPhase::Head;
         if has_progressed && !is_same_head {
             self.set_deadline(key);
         }
@@ -476,7 +479,7 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    fn hand_over(&mut self) {
+    fn end_calls(&mut self) {
         if self.calls > 0 {
             self.service.round_called(self.now);
         }
@@ -533,7 +536,7 @@ impl<S: Service> Worker<S> {
             connection.sent = 0;
         }
         connection.protocol.flushed();
-        if connection.protocol.phase() == Phase::Closing {
+        if connection.protocol.phase() == ConnectionPhase::Closing {
             return if connection.protocol.lingers() && !connection.has_ended {
                 self.linger(key)
             } else {
@@ -556,7 +559,7 @@ impl<S: Service> Worker<S> {
         self.set_deadline(key);
     }
 
-    fn refuse(&mut self, key: usize, refusal: Refusal) {
+    fn refuse(&mut self, key: usize, refusal: RequestError) {
         let start = self.out.len();
         let connection = &mut self.connections[key];
         connection.protocol.refuse(refusal, &mut self.out, &self.date, &self.counters);
@@ -573,9 +576,11 @@ impl<S: Service> Worker<S> {
             now_ms + WRITE_STALL_MS
         } else {
             match connection.protocol.phase() {
-                Phase::Idle => now_ms + self.limits.idle_timeout_ms,
-                Phase::Head | Phase::Body => now_ms + self.limits.read_timeout_ms,
-                Phase::Answer | Phase::Closing => NEVER,
+                ConnectionPhase::Idle => now_ms + self.limits.idle_timeout_ms,
+                ConnectionPhase::Head | ConnectionPhase::Body => {
+                    now_ms + self.limits.read_timeout_ms
+                }
+                ConnectionPhase::Response | ConnectionPhase::Closing => NEVER,
             }
         };
         self.next_expiry_ms = self.next_expiry_ms.min(connection.deadline_ms);
@@ -617,8 +622,12 @@ impl<S: Service> Worker<S> {
             _ if is_cut => self.counters.closed_drain_total.add(1),
             _ if is_lingering => {}
             _ if connection.has_output() => self.counters.closed_stalled_total.add(1),
-            Phase::Head | Phase::Body => return self.refuse(key, Refusal::Timeout),
-            Phase::Idle | Phase::Answer | Phase::Closing => self.counters.closed_idle_total.add(1),
+            ConnectionPhase::Head | ConnectionPhase::Body => {
+                return self.refuse(key, RequestError::Timeout);
+            }
+            ConnectionPhase::Idle | ConnectionPhase::Response | ConnectionPhase::Closing => {
+                self.counters.closed_idle_total.add(1)
+            }
         }
         self.close(key);
     }
@@ -642,7 +651,7 @@ impl<S: Service> Worker<S> {
     }
 }
 
-fn list(connection: &mut Connection, key: usize, turns: &mut Vec<usize>) {
+fn list(connection: &mut WorkerConnection, key: usize, turns: &mut Vec<usize>) {
     if !connection.is_listed {
         connection.is_listed = true;
         turns.push(key);

@@ -22,7 +22,7 @@ use crate::api::counters::{CODES, METHODS, RequestCounters, RouterCounters};
 use crate::api::routes::{Get, Label};
 use crate::dashboard::events::EventsCounters;
 use crate::http;
-use crate::http::head::Refusal;
+use crate::http::head::RequestError;
 use crate::http::message::Method;
 use crate::judged_queue::JudgedQueueCounters;
 use crate::registry::Registry;
@@ -174,10 +174,10 @@ impl Telemetry {
             "http_requests_refused_total",
             "Requests refused before their route was known, by reason.",
         );
-        for (place, refusal) in Refusal::ALL.iter().enumerate() {
+        for (place, error) in RequestError::ALL.iter().enumerate() {
             let count = sum(http, |counters| &counters.refusals[place]);
-            let code = refusal.status().to_string();
-            refused.add(&[("reason", refusal.code()), ("code", &code)], count);
+            let code = error.status().to_string();
+            refused.add(&[("reason", error.code()), ("code", &code)], count);
         }
         [requests, durations, refused]
     }

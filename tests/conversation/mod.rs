@@ -6,8 +6,8 @@ use std::sync::Arc;
 use sigmad::http::Limits;
 use sigmad::http::counters::HttpCounters;
 use sigmad::http::encode::DateLine;
-use sigmad::http::message::{Answer, Completion, Deliver, Request, Service};
-use sigmad::http::protocol::{Buffers, Phase, Protocol, Round};
+use sigmad::http::message::{Completion, CompletionSink, Request, ResponseWriter, Service};
+use sigmad::http::protocol::{Buffers, ConnectionPhase, Protocol, Round};
 use sigmad_clock::{self, Clock, Now};
 
 /// Small, so that tests reach them.
@@ -32,7 +32,7 @@ pub struct Call {
 struct Listener(Vec<Call>);
 
 impl Service for Listener {
-    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         self.0.push(Call {
             path: request.path.into(),
             query: request.query.into(),
@@ -46,8 +46,8 @@ impl Service for Listener {
 
 struct Nowhere;
 
-impl Deliver for Nowhere {
-    fn deliver(&self, _serial: u64, _delivery: Completion) {}
+impl CompletionSink for Nowhere {
+    fn complete(&self, _serial: u64, _completion: Completion) {}
 }
 
 /// The outcome of one conversation.
@@ -61,7 +61,7 @@ pub struct Conversation {
 
 /// Says `pieces` one after the other, then, if `ends`, nothing more.
 pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> Conversation {
-    let engine: Arc<dyn Deliver> = Arc::new(Nowhere);
+    let engine: Arc<dyn CompletionSink> = Arc::new(Nowhere);
     let mut listener = Listener::default();
     let mut out = Vec::new();
     let mut protocol = Protocol::new(0, true);
@@ -73,7 +73,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
         date: &DateLine::default(),
         limits: &LIMITS,
         counters: &counters,
-        engine: &engine,
+        sink: &engine,
         clock: &Clock::new(sigmad_clock::start()),
         now: Now::default(),
         is_draining: false,
@@ -81,7 +81,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
         timed: None,
     };
     for piece in pieces {
-        if protocol.phase() == Phase::Closing || piece.is_empty() {
+        if protocol.phase() == ConnectionPhase::Closing || piece.is_empty() {
             continue;
         }
         protocol.receive(&mut piece.to_vec(), &mut round);
@@ -92,7 +92,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
     if ends {
         protocol.finish(&mut round);
     }
-    let is_closing = protocol.phase() == Phase::Closing;
+    let is_closing = protocol.phase() == ConnectionPhase::Closing;
     let text = String::from_utf8(out).expect("answers are text");
     let statuses = text
         .match_indices("HTTP/1.1 ")

@@ -13,7 +13,7 @@ use crossbeam_channel::{Sender, bounded};
 use serde_json::json;
 use sigmad::decode::{Decoder, timestamp};
 use sigmad::http::listen::listeners;
-use sigmad::http::message::{Answer, Method, Request, Service};
+use sigmad::http::message::{ResponseWriter, Method, Request, Service};
 use sigmad::http::worker::Worker;
 use sigmad::http::{self, Limits};
 use sigmad::registry::Registry;
@@ -93,7 +93,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
     let listeners = listeners(options.listen, options.workers)?;
     let address = listeners[0].local_addr()?;
     let open = Arc::new(AtomicUsize::new(0));
-    let (mut mailboxes, mut workers) = (Vec::new(), Vec::new());
+    let (mut handles, mut workers) = (Vec::new(), Vec::new());
     for (index, (listener, end)) in listeners.into_iter().zip(ends).enumerate() {
         let front = Front {
             json: parts.json,
@@ -110,7 +110,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
         };
         let counters = Arc::new(http::counters::HttpCounters::default());
         let worker = Worker::new(listener, LIMITS, open.clone(), counters, start, front)?;
-        mailboxes.push(worker.mailbox());
+        handles.push(worker.handle());
         let core = core_of(index);
         let run = move || {
             if let Some(id) = core {
@@ -123,8 +123,8 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
     eprintln!("listening on {address}");
 
     signals.forever().next();
-    for mailbox in mailboxes {
-        mailbox.drain(DRAIN);
+    for handle in handles {
+        handle.drain(DRAIN);
     }
     for worker in workers {
         worker.join().expect("no worker panics");
@@ -156,7 +156,7 @@ struct Front {
 }
 
 impl Front {
-    fn ingest(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+    fn ingest(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         let is_ingest = request.path == "/ingest";
         let path = request.path;
         self.answered[usize::from(!is_ingest)] += 1;
@@ -273,7 +273,7 @@ fn name_to_ids(
 }
 
 impl Service for Front {
-    fn call(&mut self, request: Request<'_>, answer: &mut dyn Answer) {
+    fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         match (request.method, request.path) {
             (Method::Post, "/ingest" | "/metrics") => self.ingest(request, answer),
             (Method::Get, "/analyze") => {

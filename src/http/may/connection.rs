@@ -16,22 +16,23 @@ use may::sync::Blocker;
 use may_minihttp::{HttpService, Request as MayRequest, Response as MayResponse};
 use parking_lot::Mutex;
 
-use super::socket::{Found, Socket};
-use super::watch::{LINGER_MS, Phase, Registered, refusal_answer, refusal_body};
-use super::{Shared, Slot};
+use super::monitor::{LINGER_MS, MonitorGuard, WaitPhase, refusal_answer, refusal_body};
+use super::socket::{BorrowedSocket, SocketResult};
+use super::{MayShared, ServiceSlot};
 use crate::http::coding::unpack;
-use crate::http::encode::{self, DateLine, Length, Terms};
-use crate::http::head::{self, Framing, HEADERS_MAX, Refusal};
+use crate::http::encode::{self, BodyLength, DateLine, ResponseOptions};
+use crate::http::head::{self, BodyFraming, HEADERS_MAX, RequestError};
 use crate::http::message::{
-    Answer, Completion, Deliver, HeaderField, Method, Request, Responder, Service, StreamState,
+    Completion, CompletionSink, HeaderField, Method, Request, Responder, ResponseWriter, Service,
+    StreamState,
 };
-use crate::http::protocol::turn_away;
+use crate::http::protocol::reject;
 use crate::http::worker::TIMED_EVERY;
 use sigmad_clock::{Clock, Now};
 
 /// Requests of one connection served before others that are ready have their turn.
 const CALLS_PER_TURN: u64 = 64;
-/// A body's buffer begins no larger, whatever the client announces; a larger one is given back.
+/// A body's buffer begins no larger, whatever the client announces; a larger one is outcome back.
 const BODY_KEPT_BYTES: usize = 64 * 1024;
 /// So many bytes of answers any send buffer takes: behind them the connection may be shut at once.
 const SENT_AT_ONCE_BYTES: u64 = 16 * 1024;
@@ -63,7 +64,7 @@ pub fn pause(duration: Duration) {
 
 /// The header lines that were ever sent: `Response::header` takes only what lives for ever.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub struct HeaderLines {
     known: HashSet<&'static str>,
     scratch: String,
 }
@@ -71,7 +72,7 @@ pub struct Lines {
 /// Distinct header lines kept; past them a line that was never sent before is left out.
 pub const LINES_MAX: usize = 1024;
 
-impl Lines {
+impl HeaderLines {
     fn get(&mut self, name: &str, value: &str) -> Option<&'static str> {
         self.scratch.clear();
         self.scratch.push_str(name);
@@ -90,7 +91,7 @@ impl Lines {
 }
 
 /// An answer, borrowed from whoever made it.
-struct Whole<'a> {
+struct ResponseParts<'a> {
     status: u16,
     content_type: &'static str,
     fields: &'a [HeaderField],
@@ -98,32 +99,37 @@ struct Whole<'a> {
 }
 
 /// Puts an answer into may_minihttp's response; returns how many bytes it will be on the wire.
-fn fill(response: &mut MayResponse<'_>, lines: &mut Lines, terms: Terms, whole: &Whole<'_>) -> u64 {
-    debug_assert!(whole.fields.len() <= HEADER_LINES_MAX - 2, "no answer of ours has so many");
-    let status_line = encode::status_line(whole.status);
+fn fill(
+    response: &mut MayResponse<'_>,
+    lines: &mut HeaderLines,
+    options: ResponseOptions,
+    parts: &ResponseParts<'_>,
+) -> u64 {
+    debug_assert!(parts.fields.len() <= HEADER_LINES_MAX - 2, "no answer of ours has so many");
+    let status_line = encode::status_line(parts.status);
     let reason = str::from_utf8(&status_line["HTTP/1.1 200 ".len()..status_line.len() - 2])
         .expect("status lines are text");
-    response.status_code(usize::from(whole.status), reason);
-    let mut wire_bytes = framing_bytes(whole.status, reason, whole.body.len());
+    response.status_code(usize::from(parts.status), reason);
+    let mut wire_bytes = framing_bytes(parts.status, reason, parts.body.len());
     let mut add = |name, value| {
         if let Some(line) = lines.get(name, value) {
             response.header(line);
             wire_bytes += "\r\n".len() + line.len();
         }
     };
-    add("content-type", whole.content_type);
-    for (name, value) in whole.fields.iter().take(HEADER_LINES_MAX - 2) {
+    add("content-type", parts.content_type);
+    for (name, value) in parts.fields.iter().take(HEADER_LINES_MAX - 2) {
         add(name, value);
     }
-    if terms.closes {
+    if options.closes {
         add("connection", "close");
-    } else if terms.is_http10 {
+    } else if options.is_http10 {
         add("connection", "keep-alive");
     }
-    if whole.body.len() <= COPIED_BODY_BYTES {
-        response.body_mut().extend_from_slice(whole.body);
+    if parts.body.len() <= COPIED_BODY_BYTES {
+        response.body_mut().extend_from_slice(parts.body);
     } else {
-        response.body_vec(whole.body.to_vec());
+        response.body_vec(parts.body.to_vec());
     }
     wire_bytes as u64
 }
@@ -139,24 +145,24 @@ fn framing_bytes(status: u16, reason: &str, body_bytes: usize) -> usize {
 }
 
 /// What a service left behind for one request.
-enum Given {
-    Nothing,
+enum MayResponseState {
+    Pending,
     /// Filled into may_minihttp's response: so many bytes on the wire.
-    Response(u64),
+    Filled(u64),
     /// To be sent past may_minihttp, and the last of its connection: it can't leave a body out.
-    Head(u16, Vec<u8>),
-    Responder(Arc<Mailbox>),
+    Direct(u16, Vec<u8>),
+    Deferred(Arc<CompletionQueue>),
 }
 
-struct MayAnswer<'a, 'r> {
+struct MayResponseWriter<'a, 'r> {
     response: &'a mut MayResponse<'r>,
-    lines: &'a mut Lines,
-    terms: Terms,
+    lines: &'a mut HeaderLines,
+    options: ResponseOptions,
     wall_s: i64,
-    given: Given,
+    outcome: MayResponseState,
 }
 
-impl Answer for MayAnswer<'_, '_> {
+impl ResponseWriter for MayResponseWriter<'_, '_> {
     fn send(
         &mut self,
         status: u16,
@@ -164,78 +170,78 @@ impl Answer for MayAnswer<'_, '_> {
         fields: &[HeaderField],
         body: &[u8],
     ) {
-        let whole = Whole { status, content_type, fields, body };
-        self.given = give(self.response, self.lines, self.terms, &whole, self.wall_s);
+        let parts = ResponseParts { status, content_type, fields, body };
+        self.outcome = give(self.response, self.lines, self.options, &parts, self.wall_s);
     }
 
-    fn later(&mut self) -> Responder {
-        let mailbox = Arc::new(Mailbox::new());
-        self.given = Given::Responder(mailbox.clone());
-        // One mailbox for one ticket: the serial says nothing here.
-        Responder::new(0, mailbox)
+    fn defer(&mut self) -> Responder {
+        let completions = Arc::new(CompletionQueue::new());
+        self.outcome = MayResponseState::Deferred(completions.clone());
+        // One completions for one responder: the serial says nothing here.
+        Responder::new(0, completions)
     }
 }
 
 fn give(
     response: &mut MayResponse<'_>,
-    lines: &mut Lines,
-    terms: Terms,
-    whole: &Whole<'_>,
+    lines: &mut HeaderLines,
+    options: ResponseOptions,
+    parts: &ResponseParts<'_>,
     wall_s: i64,
-) -> Given {
-    if !terms.is_head {
-        return Given::Response(fill(response, lines, terms, whole));
+) -> MayResponseState {
+    if !options.is_head {
+        return MayResponseState::Filled(fill(response, lines, options, parts));
     }
     let mut out = Vec::new();
     let mut date = DateLine::default();
     date.update(wall_s);
-    let terms = Terms { closes: true, ..terms };
-    let Whole { status, content_type, fields, body } = *whole;
-    encode::answer(&mut out, terms, &date, status, content_type, fields, body);
-    Given::Head(status, out)
+    let options = ResponseOptions { closes: true, ..options };
+    let ResponseParts { status, content_type, fields, body } = *parts;
+    encode::answer(&mut out, options, &date, status, content_type, fields, body);
+    MayResponseState::Direct(status, out)
 }
 
-/// Where the deliveries for one ticket wait; its coroutine parks, not the thread.
-struct Mailbox {
-    deliveries: Mutex<VecDeque<Completion>>,
+/// Where the queue for one responder wait; its coroutine parks, not the thread.
+struct CompletionQueue {
+    queue: Mutex<VecDeque<Completion>>,
     blocker: Blocker,
 }
 
-impl Mailbox {
+impl CompletionQueue {
     /// To be called in the coroutine that will receive.
     fn new() -> Self {
-        Self { deliveries: Mutex::default(), blocker: Blocker::new(false) }
+        Self { queue: Mutex::default(), blocker: Blocker::new(false) }
     }
 
     fn receive(&self) -> Completion {
         loop {
-            if let Some(delivery) = self.receive_within(None) {
-                return delivery;
+            if let Some(completion) = self.receive_within(None) {
+                return completion;
             }
         }
     }
 
     /// None when nothing came, or before it did: to look again is right in any case.
     fn receive_within(&self, patience: Option<Duration>) -> Option<Completion> {
-        if let Some(delivery) = self.deliveries.lock().pop_front() {
-            return Some(delivery);
+        if let Some(completion) = self.queue.lock().pop_front() {
+            return Some(completion);
         }
         let (Ok(()) | Err(_)) = self.blocker.park(patience);
-        self.deliveries.lock().pop_front()
+        self.queue.lock().pop_front()
     }
 }
 
-impl Deliver for Mailbox {
-    fn deliver(&self, _serial: u64, delivery: Completion) {
-        self.deliveries.lock().push_back(delivery);
+impl CompletionSink for CompletionQueue {
+    fn complete(&self, _responder_id: u64, completion: Completion) {
+        self.queue.lock().push_back(completion);
         self.blocker.unpark();
     }
 }
 
 /// Sets the stream's `closed` when its connection goes, whichever way.
-struct ClosesStream(Arc<StreamState>);
+struct StreamCloseGuard(Arc<StreamState>);
 
-impl Drop for ClosesStream {
+impl Drop for StreamCloseGuard {
     fn drop(&mut self) {
         // Relaxed: a hint to stop writing; nothing is published with it.
         self.0.closed.store(true, Ordering::Relaxed);
@@ -243,19 +249,19 @@ impl Drop for ClosesStream {
 }
 
 /// Why a request is not served, in one word and one sentence.
-struct Refused(Refusal, &'static str);
+struct MayRequestError(RequestError, &'static str);
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
+impl From<RequestError> for MayRequestError {
+    fn from(refusal: RequestError) -> Self {
         Self(refusal, refusal.message())
     }
 }
 
 /// The service object of one connection.
-pub struct Connection<S: Service> {
-    shared: Arc<Shared<S>>,
-    registered: Registered,
-    socket: Socket,
+pub struct MayConnection<S: Service> {
+    shared: Arc<MayShared<S>>,
+    guard: MonitorGuard,
+    socket: BorrowedSocket,
     is_loopback: bool,
     clock: Clock,
     calls: u64,
@@ -266,32 +272,32 @@ pub struct Connection<S: Service> {
     unpacked: Vec<u8>,
 }
 
-impl<S: Service> HttpService for Connection<S> {
+impl<S: Service> HttpService for MayConnection<S> {
     fn call(&mut self, request: MayRequest, response: &mut MayResponse) -> io::Result<()> {
         self.calls += 1;
         if self.calls.is_multiple_of(CALLS_PER_TURN) {
             coroutine::yield_now();
         }
-        let seen = &self.registered.seen;
-        let is_over = seen.phase() == Phase::Closing
-            || !seen.enter(Phase::Busy, self.clock.monotonic_ns())
+        let state = &self.guard.state;
+        let is_over = state.phase() == WaitPhase::Closing
+            || !state.enter(WaitPhase::Busy, self.clock.monotonic_ns())
             || !self.has_room();
         if is_over {
             self.answer_too_late(response);
-        } else if let Err(Refused(refusal, message)) = self.serve(request, response) {
+        } else if let Err(MayRequestError(refusal, message)) = self.serve(request, response) {
             self.refuse(refusal, message, response);
         }
         Ok(())
     }
 }
 
-impl<S: Service> Connection<S> {
+impl<S: Service> MayConnection<S> {
     /// The service of the connection registered there.
-    pub fn new(shared: Arc<Shared<S>>, registered: Registered, clock: Clock) -> Self {
-        let socket = registered.seen.socket;
+    pub fn new(shared: Arc<MayShared<S>>, guard: MonitorGuard, clock: Clock) -> Self {
+        let socket = guard.state.socket;
         Self {
             shared,
-            registered,
+            guard,
             socket,
             is_loopback: socket.is_loopback(),
             clock,
@@ -305,7 +311,7 @@ impl<S: Service> Connection<S> {
 
     /// A connection stays with one slot, so that its samples are handed over in its order; may wakes
     /// it on the thread of the same number, so that the slot is free as a rule.
-    fn slot(shared: &Shared<S>, socket: Socket) -> &Mutex<Slot<S>> {
+    fn slot(shared: &MayShared<S>, socket: BorrowedSocket) -> &Mutex<ServiceSlot<S>> {
         &shared.slots[socket.number() % shared.slots.len()]
     }
 
@@ -313,37 +319,37 @@ impl<S: Service> Connection<S> {
         &mut self,
         request: MayRequest<'_, '_, '_>,
         response: &mut MayResponse<'_>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), MayRequestError> {
         let shared = self.shared.clone();
-        let limits = shared.watch.limits();
+        let limits = shared.monitor.limits();
         let mut head_bytes = std::mem::take(&mut self.head);
         copy_head(&request, &mut head_bytes);
         if head_bytes.len() > limits.head_bytes_max {
-            return Err(Refusal::HeadTooLarge.into());
+            return Err(RequestError::HeadTooLarge.into());
         }
         // may_minihttp has read this head; reading it again gives both engines one set of rules.
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let head = head::parse(&head_bytes, &mut slots, limits.body_bytes_max)?;
-        let Framing::Length(length) = head.framing else {
-            return Err(Refused(Refusal::TransferCoding, NO_CHUNKS));
+        let BodyFraming::Length(length) = head.framing else {
+            return Err(MayRequestError(RequestError::TransferCoding, NO_CHUNKS));
         };
         self.read_body(request, length, head.expects_continue)?;
         let mut body = &mut self.body;
         if let Some(value) = head.content_encoding {
             unpack(value, body, limits.body_bytes_max, &mut self.unpacked)
-                .map_err(Refusal::from)?;
+                .map_err(RequestError::from)?;
             body = &mut self.unpacked;
         }
 
         let now = self.clock.now();
-        let terms = Terms {
+        let options = ResponseOptions {
             is_http10: head.is_http10,
             is_head: head.method == Method::Head,
-            closes: !head.keep_alive || shared.watch.is_draining(),
+            closes: !head.keep_alive || shared.monitor.is_draining(),
         };
-        let given = {
+        let outcome = {
             let mut slot = Self::slot(&shared, self.socket).lock();
-            let Slot { service, lines, calls } = &mut *slot;
+            let ServiceSlot { service, lines, calls } = &mut *slot;
             let Some(service) = service else {
                 drop(slot);
                 self.answer_too_late(response);
@@ -361,15 +367,21 @@ impl<S: Service> Connection<S> {
                 is_timed: calls.is_multiple_of(TIMED_EVERY),
             };
             let wall_s = now.wall_s();
-            let mut answer = MayAnswer { response, lines, terms, wall_s, given: Given::Nothing };
+            let mut answer = MayResponseWriter {
+                response,
+                lines,
+                options,
+                wall_s,
+                outcome: MayResponseState::Pending,
+            };
             // A panic in here unwinds past the lock, which opens, and ends this connection without
             // an answer. The service must be sound then: what the request left in its buffers is
             // handed over with the next round, as if acknowledged.
             service.call(request, &mut answer);
-            let given = answer.given;
+            let outcome = answer.outcome;
             service.round_called(now);
             service.round_answered(self.clock.monotonic_ns() - now.monotonic_ns);
-            given
+            outcome
         };
         self.head = head_bytes;
         for buffer in [&mut self.body, &mut self.unpacked] {
@@ -377,7 +389,7 @@ impl<S: Service> Connection<S> {
                 *buffer = Vec::new();
             }
         }
-        self.conclude(given, terms, now, response);
+        self.conclude(outcome, options, now, response);
         Ok(())
     }
 
@@ -386,14 +398,17 @@ impl<S: Service> Connection<S> {
         request: MayRequest<'_, '_, '_>,
         length: usize,
         expects_continue: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestError> {
         self.body.clear();
         if length == 0 {
             return Ok(());
         }
-        let seen = &self.registered.seen;
-        if expects_continue && seen.is_flushed() && self.socket.send(CONTINUE) != Found::Nothing {
-            seen.add_answered(CONTINUE.len() as u64);
+        let state = &self.guard.state;
+        if expects_continue
+            && state.is_flushed()
+            && self.socket.send(CONTINUE) != SocketResult::Nothing
+        {
+            state.add_answered(CONTINUE.len() as u64);
         }
         self.body.reserve(length.min(BODY_KEPT_BYTES));
         // Its own length is the first Content-Length, which head::parse has found to be the only one
@@ -401,13 +416,13 @@ impl<S: Service> Connection<S> {
         let mut reader = request.body();
         let mut reads = 0;
         while self.body.len() < length {
-            if !seen.enter(Phase::Body, self.clock.monotonic_ns()) {
-                return Err(Refusal::Timeout);
+            if !state.enter(WaitPhase::Body, self.clock.monotonic_ns()) {
+                return Err(RequestError::Timeout);
             }
-            let part = reader.fill_buf().map_err(|_: io::Error| Refusal::Truncated)?;
+            let part = reader.fill_buf().map_err(|_: io::Error| RequestError::Truncated)?;
             if part.is_empty() {
-                let is_cut = seen.phase() == Phase::Cut;
-                return Err(if is_cut { Refusal::Timeout } else { Refusal::Truncated });
+                let is_cut = state.phase() == WaitPhase::Cut;
+                return Err(if is_cut { RequestError::Timeout } else { RequestError::Truncated });
             }
             self.body.extend_from_slice(part);
             let taken = part.len();
@@ -419,69 +434,83 @@ impl<S: Service> Connection<S> {
         if reads > 1 {
             self.socket.report_again();
         } else {
-            seen.may_hold_unread.store(true, Ordering::Relaxed);
+            state.may_hold_unread.store(true, Ordering::Relaxed);
         }
-        if seen.enter(Phase::Busy, self.clock.monotonic_ns()) {
+        if state.enter(WaitPhase::Busy, self.clock.monotonic_ns()) {
             Ok(())
         } else {
-            Err(Refusal::Timeout)
+            Err(RequestError::Timeout)
         }
     }
 
     fn conclude(
         &mut self,
-        given: Given,
-        mut terms: Terms,
+        outcome: MayResponseState,
+        mut options: ResponseOptions,
         now: Now,
         response: &mut MayResponse<'_>,
     ) {
-        match given {
-            Given::Nothing => unreachable!("a service answers or takes a ticket"),
-            Given::Response(bytes) => self.settle(bytes, terms.closes),
-            Given::Head(_, head) if self.registered.seen.is_flushed() => self.send_last(&head),
-            Given::Head(status, _) => {
+        match outcome {
+            MayResponseState::Pending => unreachable!("a service answers or takes a responder"),
+            MayResponseState::Filled(bytes) => self.settle(bytes, options.closes),
+            MayResponseState::Direct(_, head) if self.guard.state.is_flushed() => {
+                self.send_last(&head)
+            }
+            MayResponseState::Direct(status, _) => {
                 // Earlier answers are still with may_minihttp, so this one must follow them there,
                 // with the length of no body.
-                let nothing = Whole { status, content_type: "text/plain", fields: &[], body: b"" };
-                self.give_later(&nothing, Terms { is_head: false, ..terms }, now, response);
+                let nothing =
+                    ResponseParts { status, content_type: "text/plain", fields: &[], body: b"" };
+                self.give_later(
+                    &nothing,
+                    ResponseOptions { is_head: false, ..options },
+                    now,
+                    response,
+                );
             }
-            Given::Responder(mailbox) => match mailbox.receive() {
-                Completion::Whole(answer) => {
-                    terms.closes |= self.shared.watch.is_draining();
-                    let whole = Whole {
+            MayResponseState::Deferred(completions) => match completions.receive() {
+                Completion::Response(answer) => {
+                    options.closes |= self.shared.monitor.is_draining();
+                    let parts = ResponseParts {
                         status: answer.status,
                         content_type: answer.content_type,
                         fields: &answer.fields,
                         body: &answer.body,
                     };
-                    self.give_later(&whole, terms, now, response);
+                    self.give_later(&parts, options, now, response);
                 }
-                begin @ Completion::Begin(..) if !self.registered.seen.is_flushed() => {
-                    turn_away(begin);
+                begin @ Completion::StreamStart(..) if !self.guard.state.is_flushed() => {
+                    reject(begin);
                     let body = br#"{"error":{"code":"stream_behind_answers","message":"this engine streams no answer while earlier ones are unsent"}}"#;
-                    let whole =
-                        Whole { status: 503, content_type: "application/json", fields: &[], body };
-                    self.give_later(&whole, terms, now, response);
+                    let parts = ResponseParts {
+                        status: 503,
+                        content_type: "application/json",
+                        fields: &[],
+                        body,
+                    };
+                    self.give_later(&parts, options, now, response);
                 }
-                Completion::Begin(answer, state) => {
-                    terms.closes = true;
+                Completion::StreamStart(answer, state) => {
+                    options.closes = true;
                     let mut date = DateLine::default();
                     date.update(now.wall_s());
                     let mut out = Vec::new();
                     let (kind, fields) = (answer.content_type, &answer.fields);
                     encode::head(
                         &mut out,
-                        terms,
+                        options,
                         &date,
                         answer.status,
                         kind,
                         fields,
-                        Length::Streamed,
+                        BodyLength::Streamed,
                     );
-                    encode::part(&mut out, terms, &answer.body);
-                    self.stream(&mailbox, state, terms, out, answer.body.len());
+                    encode::part(&mut out, options, &answer.body);
+                    self.stream(&completions, state, options, out, answer.body.len());
                 }
-                Completion::Part(_) | Completion::End => unreachable!("a stream begins with Begin"),
+                Completion::StreamPart(_) | Completion::StreamEnd => {
+                    unreachable!("a stream begins with Begin")
+                }
             },
         }
     }
@@ -489,52 +518,52 @@ impl<S: Service> Connection<S> {
     /// Answers what had to wait, as if the service had done so at once.
     fn give_later(
         &mut self,
-        whole: &Whole<'_>,
-        terms: Terms,
+        parts: &ResponseParts<'_>,
+        options: ResponseOptions,
         now: Now,
         response: &mut MayResponse<'_>,
     ) {
         let shared = self.shared.clone();
-        let given = {
+        let outcome = {
             let lines = &mut Self::slot(&shared, self.socket).lock().lines;
-            give(response, lines, terms, whole, now.wall_s())
+            give(response, lines, options, parts, now.wall_s())
         };
-        match given {
-            Given::Response(bytes) => self.settle(bytes, terms.closes),
-            given => self.conclude(given, terms, now, response),
+        match outcome {
+            MayResponseState::Filled(bytes) => self.settle(bytes, options.closes),
+            outcome => self.conclude(outcome, options, now, response),
         }
     }
 
     /// The response is filled: the connection waits for the next request, or closes behind it.
     fn settle(&mut self, bytes: u64, closes: bool) {
-        let seen = &self.registered.seen;
-        seen.add_answered(bytes);
-        let next = if closes { Phase::Closing } else { Phase::Waiting };
+        let state = &self.guard.state;
+        state.add_answered(bytes);
+        let next = if closes { WaitPhase::Closing } else { WaitPhase::Waiting };
         // False: cut meanwhile, and nothing is left to say.
-        let is_open = seen.enter(next, self.clock.monotonic_ns());
+        let is_open = state.enter(next, self.clock.monotonic_ns());
         // may_minihttp closes when it reads the end; what it has not written by then is lost. So
-        // where the answer may be larger than the send buffer, the watch shuts when it has left.
-        if is_open && closes && seen.answered() <= SENT_AT_ONCE_BYTES {
+        // where the answer may be larger than the send buffer, the monitor shuts when it has left.
+        if is_open && closes && state.answered() <= SENT_AT_ONCE_BYTES {
             self.socket.shut(Shutdown::Read);
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal, message: &str, response: &mut MayResponse<'_>) {
-        self.shared.watch.count(refusal);
-        if self.registered.seen.is_flushed() {
+    fn refuse(&mut self, refusal: RequestError, message: &str, response: &mut MayResponse<'_>) {
+        self.shared.monitor.count(refusal);
+        if self.guard.state.is_flushed() {
             let now = self.clock.now();
             return self.send_last(&refusal_answer(refusal, message, now.wall_s()));
         }
-        let terms = Terms { is_http10: false, is_head: false, closes: true };
+        let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
         let body = refusal_body(refusal, message);
-        let whole = Whole {
+        let parts = ResponseParts {
             status: refusal.status(),
             content_type: "application/json",
             fields: &[],
             body: body.as_bytes(),
         };
         let now = self.clock.now();
-        self.give_later(&whole, terms, now, response);
+        self.give_later(&parts, options, now, response);
     }
 
     /// The request came behind one after which the connection was to close: it is not served, but
@@ -542,14 +571,14 @@ impl<S: Service> Connection<S> {
     fn answer_too_late(&mut self, response: &mut MayResponse<'_>) {
         response.status_code(503, "Service Unavailable").header("connection: close");
         let bytes = framing_bytes(503, "Service Unavailable", 0) + "\r\nconnection: close".len();
-        self.registered.seen.add_answered(bytes as u64);
+        self.guard.state.add_answered(bytes as u64);
     }
 
     /// Sends an answer past may_minihttp and ends the conversation: what may_minihttp adds after
     /// this call finds the socket shut.
     fn send_last(&mut self, bytes: &[u8]) {
         // False: cut meanwhile; the client may still be told why.
-        let (true | false) = self.registered.seen.enter(Phase::Closing, self.clock.monotonic_ns());
+        let (true | false) = self.guard.state.enter(WaitPhase::Closing, self.clock.monotonic_ns());
         if self.send_all(bytes) {
             self.hang_up();
         }
@@ -557,35 +586,35 @@ impl<S: Service> Connection<S> {
 
     fn stream(
         &mut self,
-        mailbox: &Mailbox,
+        completions: &CompletionQueue,
         state: Arc<StreamState>,
-        terms: Terms,
+        options: ResponseOptions,
         mut out: Vec<u8>,
         mut queued_bytes: usize,
     ) {
-        let state = ClosesStream(state);
+        let state = StreamCloseGuard(state);
         let mut has_ended = false;
-        while self.registered.seen.enter(Phase::Stream, self.clock.monotonic_ns())
+        while self.guard.state.enter(WaitPhase::Stream, self.clock.monotonic_ns())
             && self.send_all(&out)
         {
-            // Relaxed: a level; the parts themselves come through the mailbox.
+            // Relaxed: a level; the parts themselves come through the completions.
             state.0.queued_bytes.fetch_sub(queued_bytes, Ordering::Relaxed);
             if has_ended {
                 return self.hang_up();
             }
             out.clear();
             queued_bytes = 0;
-            let Some(delivery) = self.next_part(mailbox) else { break };
-            match delivery {
-                Completion::Part(part) => {
-                    encode::part(&mut out, terms, &part);
+            let Some(completion) = self.next_part(completions) else { break };
+            match completion {
+                Completion::StreamPart(part) => {
+                    encode::part(&mut out, options, &part);
                     queued_bytes = part.len();
                 }
-                Completion::End => {
-                    encode::end(&mut out, terms);
+                Completion::StreamEnd => {
+                    encode::end(&mut out, options);
                     has_ended = true;
                 }
-                Completion::Whole(_) | Completion::Begin(..) => {
+                Completion::Response(_) | Completion::StreamStart(..) => {
                     unreachable!("a stream begins once")
                 }
             }
@@ -595,12 +624,12 @@ impl<S: Service> Connection<S> {
 
     /// The next part of a stream; None when the client has gone meanwhile. What it sends behind its request
     /// is dropped: a stream is the last answer of its connection.
-    fn next_part(&self, mailbox: &Mailbox) -> Option<Completion> {
+    fn next_part(&self, completions: &CompletionQueue) -> Option<Completion> {
         loop {
-            if let Some(delivery) = mailbox.receive_within(Some(STREAM_LOOK)) {
-                return Some(delivery);
+            if let Some(completion) = completions.receive_within(Some(STREAM_LOOK)) {
+                return Some(completion);
             }
-            if self.socket.discard() == Found::End {
+            if self.socket.discard() == SocketResult::End {
                 return None;
             }
         }
@@ -612,12 +641,12 @@ impl<S: Service> Connection<S> {
         while !bytes.is_empty() {
             let now_ms = self.clock.monotonic_ns() / 1_000_000;
             match self.socket.send(bytes) {
-                Found::Bytes(length) => {
+                SocketResult::Bytes(length) => {
                     bytes = &bytes[length..];
                     progress_ms = now_ms;
                 }
-                Found::Nothing if now_ms - progress_ms < WRITE_STALL_MS => pause(PAUSE),
-                Found::Nothing | Found::End => {
+                SocketResult::Nothing if now_ms - progress_ms < WRITE_STALL_MS => pause(PAUSE),
+                SocketResult::Nothing | SocketResult::End => {
                     self.socket.shut(Shutdown::Both);
                     return false;
                 }
@@ -633,9 +662,9 @@ impl<S: Service> Connection<S> {
         let since_ns = self.clock.monotonic_ns();
         while self.clock.monotonic_ns() - since_ns < LINGER_MS * 1_000_000 {
             match self.socket.discard() {
-                Found::Bytes(_) => coroutine::yield_now(),
-                Found::Nothing => pause(PAUSE),
-                Found::End => break,
+                SocketResult::Bytes(_) => coroutine::yield_now(),
+                SocketResult::Nothing => pause(PAUSE),
+                SocketResult::End => break,
             }
         }
         self.socket.shut(Shutdown::Both);
@@ -646,11 +675,11 @@ impl<S: Service> Connection<S> {
     /// may_minihttp keeps what the kernel does not take, without a bound. So now and then a call
     /// waits here until the kernel takes bytes again.
     fn has_room(&mut self) -> bool {
-        let seen = &self.registered.seen;
-        if seen.answered() - self.room_checked_bytes < ROOM_CHECK_BYTES {
+        let state = &self.guard.state;
+        if state.answered() - self.room_checked_bytes < ROOM_CHECK_BYTES {
             return true;
         }
-        self.room_checked_bytes = seen.answered();
+        self.room_checked_bytes = state.answered();
         let since_ns = self.clock.monotonic_ns();
         while !self.socket.is_writable() {
             if self.clock.monotonic_ns() - since_ns >= WRITE_STALL_MS * 1_000_000 {
@@ -659,7 +688,7 @@ impl<S: Service> Connection<S> {
             }
             pause(PAUSE);
         }
-        let pending = self.socket.written().map_or(0, |written| seen.answered() - written);
+        let pending = self.socket.written().map_or(0, |written| state.answered() - written);
         if pending > PENDING_BYTES_MAX {
             self.socket.shut(Shutdown::Both);
             return false;

@@ -11,11 +11,11 @@ use socket2::SockRef;
 /// A borrowed descriptor. Whoever holds it must not use it once the connection's service is dropped:
 /// may_minihttp closes it right after that.
 #[derive(Clone, Copy, Debug)]
-pub struct Socket(RawFd);
+pub struct BorrowedSocket(RawFd);
 
 /// What a non-blocking call found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum SocketResult {
     /// So many bytes, at least one.
     Bytes(usize),
     /// Nothing now.
@@ -32,8 +32,8 @@ struct TcpInfo {
     bytes_received: u64,
 }
 
-impl Socket {
-    /// Borrows the descriptor `id` that may_minihttp has given to the service of a connection.
+impl BorrowedSocket {
+    /// Borrows the descriptor `id` that may_minihttp has outcome to the service of a connection.
     pub fn borrow(id: usize) -> Self {
         Self(RawFd::try_from(id).expect("may_minihttp passes a descriptor"))
     }
@@ -62,13 +62,13 @@ impl Socket {
     }
 
     /// Sends what the kernel takes now.
-    pub fn send(self, bytes: &[u8]) -> Found {
+    pub fn send(self, bytes: &[u8]) -> SocketResult {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         found(self.with(|socket| socket.send_with_flags(bytes, flags)))
     }
 
     /// Takes and drops what the client has sent.
-    pub fn discard(self) -> Found {
+    pub fn discard(self) -> SocketResult {
         let mut dropped = [MaybeUninit::uninit(); 4096];
         found(self.with(|socket| socket.recv_with_flags(&mut dropped, libc::MSG_DONTWAIT)))
     }
@@ -86,7 +86,7 @@ impl Socket {
         ready != 0
     }
 
-    /// Bytes given to the kernel since the connection began; None where it does not count them.
+    /// Bytes outcome to the kernel since the connection began; None where it does not count them.
     ///
     /// An acknowledgement that arrives in between makes it less than it is, never more.
     pub fn written(self) -> Option<u64> {
@@ -146,15 +146,15 @@ impl Socket {
     }
 }
 
-fn found(result: io::Result<usize>) -> Found {
+fn found(result: io::Result<usize>) -> SocketResult {
     match result {
-        Ok(0) => Found::End,
-        Ok(length) => Found::Bytes(length),
+        Ok(0) => SocketResult::End,
+        Ok(length) => SocketResult::Bytes(length),
         Err(error)
             if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
         {
-            Found::Nothing
+            SocketResult::Nothing
         }
-        Err(_) => Found::End,
+        Err(_) => SocketResult::End,
     }
 }

@@ -1,9 +1,9 @@
 //! The deadlines that may_minihttp does not have: one thread looks at all connections from outside.
 //!
-//! A connection says in one atomic word what it waits for and since when; the watch cuts those that
+//! A connection says in one atomic word what it waits for and since when; the monitor cuts those that
 //! wait too long by shutting their descriptor down. It does so under the lock that a connection
 //! takes to unregister, and may_minihttp closes the descriptor after that: what is cut is never a
-//! descriptor that has been given to somebody else.
+//! descriptor that has been outcome to somebody else.
 
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use slab::Slab;
 
-use super::socket::{Found, Socket};
+use super::socket::{BorrowedSocket, SocketResult};
 use crate::http::Limits;
 use crate::http::counters::HttpCounters;
-use crate::http::encode::{self, DateLine, Terms};
-use crate::http::head::Refusal;
+use crate::http::encode::{self, DateLine, ResponseOptions};
+use crate::http::head::RequestError;
 use sigmad_clock::{Clock, Now};
 
 /// Deadlines are late by this much at most, and an answer that is too large to close behind at once
@@ -40,37 +40,43 @@ pub const CONNECTIONS_OVER_MAX: usize = 2 * REFUSED_CONNECTIONS_MAX;
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub enum Phase {
-    /// A whole request head.
+pub enum WaitPhase {
+    /// A parts request head.
     Waiting,
     /// A further part of a body.
     Body,
-    /// Its service, or a ticket.
+    /// Its service, or a responder.
     Busy,
     /// The parts of a streamed answer.
     Stream,
     /// Its last answer to leave.
     Closing,
-    /// Nothing: the watch has cut it.
+    /// Nothing: the monitor has cut it.
     Cut,
 }
 
-const PHASES: [Phase; 6] =
-    [Phase::Waiting, Phase::Body, Phase::Busy, Phase::Stream, Phase::Closing, Phase::Cut];
+const WAIT_PHASES: [WaitPhase; 6] = [
+    WaitPhase::Waiting,
+    WaitPhase::Body,
+    WaitPhase::Busy,
+    WaitPhase::Stream,
+    WaitPhase::Closing,
+    WaitPhase::Cut,
+];
 const PHASE_BITS: u32 = 3;
-const _: () = assert!(PHASES.len() <= 1 << PHASE_BITS);
+const _: () = assert!(WAIT_PHASES.len() <= 1 << PHASE_BITS);
 
 /// A phase and the nanosecond in which it began, so that no two waits look alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word(u64);
+struct PhaseWord(u64);
 
-impl Word {
-    fn new(phase: Phase, since_ns: u64) -> Self {
+impl PhaseWord {
+    fn new(phase: WaitPhase, since_ns: u64) -> Self {
         Self(since_ns << PHASE_BITS | phase as u64)
     }
 
-    fn phase(self) -> Phase {
-        PHASES[(self.0 & ((1 << PHASE_BITS) - 1)) as usize]
+    fn phase(self) -> WaitPhase {
+        WAIT_PHASES[(self.0 & ((1 << PHASE_BITS) - 1)) as usize]
     }
 
     fn since_ns(self) -> u64 {
@@ -82,11 +88,11 @@ impl Word {
     }
 }
 
-/// What a connection and the watch know of each other.
+/// What a connection and the monitor know of each other.
 #[derive(Debug)]
-pub struct Seen {
+pub struct SharedState {
     /// The descriptor.
-    pub socket: Socket,
+    pub socket: BorrowedSocket,
     word: AtomicU64,
     /// Bytes of answers handed to may_minihttp, and sent past it.
     answered_bytes: AtomicU64,
@@ -94,31 +100,31 @@ pub struct Seen {
     pub may_hold_unread: AtomicBool,
 }
 
-impl Seen {
+impl SharedState {
     // Relaxed throughout: each word stands for itself. What decides between a call and a cut is that
     // both change the same word, which has one order of changes.
 
-    fn word(&self) -> Word {
-        Word(self.word.load(Relaxed))
+    fn word(&self) -> PhaseWord {
+        PhaseWord(self.word.load(Relaxed))
     }
 
     /// The present phase.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> WaitPhase {
         self.word().phase()
     }
 
-    /// Says what the connection waits for now; false when the watch has cut it.
-    pub fn enter(&self, phase: Phase, now_ns: u64) -> bool {
-        let next = Word::new(phase, now_ns).0;
+    /// Says what the connection waits for now; false when the monitor has cut it.
+    pub fn enter(&self, phase: WaitPhase, now_ns: u64) -> bool {
+        let next = PhaseWord::new(phase, now_ns).0;
         let entered = self.word.fetch_update(Relaxed, Relaxed, |word| {
-            (Word(word).phase() != Phase::Cut).then_some(next)
+            (PhaseWord(word).phase() != WaitPhase::Cut).then_some(next)
         });
         entered.is_ok()
     }
 
     /// True when the connection was still in that very wait, and is cut now.
-    fn cut(&self, word: Word, now: Now) -> bool {
-        let next = Word::new(Phase::Cut, now.monotonic_ns).0;
+    fn cut(&self, word: PhaseWord, now: Now) -> bool {
+        let next = PhaseWord::new(WaitPhase::Cut, now.monotonic_ns).0;
         self.word.compare_exchange(word.0, next, Relaxed, Relaxed).is_ok()
     }
 
@@ -138,11 +144,11 @@ impl Seen {
     }
 }
 
-/// One registered connection, as the watch alone knows it.
-struct Watched {
-    seen: Arc<Seen>,
+/// One registered connection, as the monitor alone knows it.
+struct MonitorEntry {
+    state: Arc<SharedState>,
     /// The wait in which the following was found.
-    word: Word,
+    word: PhaseWord,
     /// Bytes taken from the kernel when the wait began.
     taken_before: Option<u64>,
     /// When the first bytes of a head had been taken.
@@ -150,37 +156,37 @@ struct Watched {
 }
 
 #[derive(Clone, Copy)]
-struct Drain {
+struct DrainDeadlines {
     idle_close_ms: u64,
     end_ms: u64,
 }
 
 #[derive(Default)]
-struct Registry {
-    connections: Slab<Watched>,
+struct MonitorTable {
+    connections: Slab<MonitorEntry>,
     /// Where the next look goes on asking the kernel.
     next_probe: usize,
-    drain: Option<Drain>,
+    drain: Option<DrainDeadlines>,
     has_ended: bool,
 }
 
 /// All connections of the engine.
-pub struct Watch {
-    registry: Mutex<Registry>,
+pub struct ConnectionMonitor {
+    table: Mutex<MonitorTable>,
     /// There is something to look at, or nothing any more.
     begun: Condvar,
     emptied: Condvar,
     limits: Limits,
     is_draining: AtomicBool,
-    /// Written under the lock of the registry.
+    /// Written under the lock of the table.
     counters: Arc<HttpCounters>,
 }
 
-impl Watch {
+impl ConnectionMonitor {
     /// Watches connections by those limits.
     pub fn new(limits: Limits, counters: Arc<HttpCounters>) -> Self {
         Self {
-            registry: Mutex::default(),
+            table: Mutex::default(),
             begun: Condvar::new(),
             emptied: Condvar::new(),
             limits,
@@ -203,45 +209,47 @@ impl Watch {
     /// True when no further descriptor may be opened until one has closed.
     pub fn is_full(&self) -> bool {
         let most = self.limits.connections_max + CONNECTIONS_OVER_MAX;
-        self.registry.lock().connections.len() >= most
+        self.table.lock().connections.len() >= most
     }
 
     /// Registers a connection, at the cost of the oldest idle one where it is one too many. When
     /// there is none it is refused, and returned cut.
-    pub fn admit(self: &Arc<Self>, socket: Socket, clock: &mut Clock) -> Registered {
+    pub fn admit(self: &Arc<Self>, socket: BorrowedSocket, clock: &mut Clock) -> MonitorGuard {
         let now = clock.now();
-        let mut registry = self.registry.lock();
-        let over = registry.connections.len().checked_sub(self.limits.connections_max);
-        let is_refused = over.is_some() && !self.evict_oldest_idle(&registry, now);
-        let word =
-            Word::new(if is_refused { Phase::Cut } else { Phase::Waiting }, now.monotonic_ns);
-        let seen = Arc::new(Seen {
+        let mut table = self.table.lock();
+        let over = table.connections.len().checked_sub(self.limits.connections_max);
+        let is_refused = over.is_some() && !self.evict_oldest_idle(&table, now);
+        let word = PhaseWord::new(
+            if is_refused { WaitPhase::Cut } else { WaitPhase::Waiting },
+            now.monotonic_ns,
+        );
+        let state = Arc::new(SharedState {
             socket,
             word: AtomicU64::new(word.0),
             answered_bytes: AtomicU64::new(0),
             may_hold_unread: AtomicBool::new(false),
         });
         if is_refused {
-            self.tell(&seen, Refusal::TooManyConnections, now.wall_s());
+            self.tell(&state, RequestError::TooManyConnections, now.wall_s());
             let is_told = over.is_some_and(|over| over < REFUSED_CONNECTIONS_MAX);
             // With the read side open its request is read and dropped, so that no reset overtakes
             // the answer.
             socket.shut(if is_told { Shutdown::Write } else { Shutdown::Both });
         }
-        let watched =
-            Watched { seen: seen.clone(), word, taken_before: Some(0), head_since_ms: None };
-        let key = registry.connections.insert(watched);
+        let entry =
+            MonitorEntry { state: state.clone(), word, taken_before: Some(0), head_since_ms: None };
+        let key = table.connections.insert(entry);
         self.counters.accepted_total.add(1);
-        self.counters.open.set(registry.connections.len() as u64);
-        if registry.connections.len() == 1 {
+        self.counters.open.set(table.connections.len() as u64);
+        if table.connections.len() == 1 {
             self.begun.notify_one();
         }
-        Registered { watch: self.clone(), key, seen }
+        MonitorGuard { monitor: self.clone(), key, state }
     }
 
     /// Counts a refusal.
-    pub fn count(&self, refusal: Refusal) {
-        let _registry = self.registry.lock();
+    pub fn count(&self, refusal: RequestError) {
+        let _registry = self.table.lock();
         self.counters.refusals[refusal as usize].add(1);
     }
 
@@ -250,205 +258,209 @@ impl Watch {
     pub fn drain(&self, limit: Duration, now_ms: u64) {
         let end_ms = now_ms + limit.as_millis() as u64;
         self.is_draining.store(true, Relaxed);
-        self.registry.lock().drain =
-            Some(Drain { idle_close_ms: end_ms.min(now_ms + self.limits.drain_idle_ms), end_ms });
+        self.table.lock().drain = Some(DrainDeadlines {
+            idle_close_ms: end_ms.min(now_ms + self.limits.drain_idle_ms),
+            end_ms,
+        });
     }
 
     /// Blocks until the last connection has gone, or for `limit`.
     pub fn wait_until_empty(&self, limit: Duration) {
-        let mut registry = self.registry.lock();
-        self.emptied.wait_while_for(&mut registry, |r| !r.connections.is_empty(), limit);
+        let mut table = self.table.lock();
+        self.emptied.wait_while_for(&mut table, |r| !r.connections.is_empty(), limit);
     }
 
     /// Ends [`Self::run`].
     pub fn end(&self) {
-        self.registry.lock().has_ended = true;
+        self.table.lock().has_ended = true;
         self.begun.notify_one();
     }
 
     /// Looks at all connections, again and again, as long as there are any.
     pub fn run(&self, mut clock: Clock) {
-        let mut registry = self.registry.lock();
-        while !registry.has_ended {
-            if registry.connections.is_empty() {
-                self.begun.wait(&mut registry);
+        let mut table = self.table.lock();
+        while !table.has_ended {
+            if table.connections.is_empty() {
+                self.begun.wait(&mut table);
             } else {
-                self.begun.wait_for(&mut registry, LOOK_EVERY);
-                self.look(&mut registry, &mut clock);
+                self.begun.wait_for(&mut table, LOOK_EVERY);
+                self.look(&mut table, &mut clock);
             }
         }
     }
 
-    fn look(&self, registry: &mut Registry, clock: &mut Clock) {
+    fn look(&self, table: &mut MonitorTable, clock: &mut Clock) {
         let now = clock.now();
-        let drain = registry.drain;
+        let drain = table.drain;
         let mut probes = PROBES_PER_LOOK;
-        let first_probe = std::mem::take(&mut registry.next_probe);
-        for (key, watched) in &mut registry.connections {
-            let word = watched.seen.word();
+        let first_probe = std::mem::take(&mut table.next_probe);
+        for (key, entry) in &mut table.connections {
+            let word = entry.state.word();
             if drain.is_some_and(|drain| now.monotonic_ms() >= drain.end_ms) {
-                if word.phase() == Phase::Cut || watched.seen.cut(word, now) {
+                if word.phase() == WaitPhase::Cut || entry.state.cut(word, now) {
                     self.counters.closed_drain_total.add(1);
-                    watched.seen.socket.shut(Shutdown::Both);
+                    entry.state.socket.shut(Shutdown::Both);
                 }
                 continue;
             }
             let can_probe = key >= first_probe && probes > 0;
-            if word.phase() == Phase::Waiting && key >= first_probe {
+            if word.phase() == WaitPhase::Waiting && key >= first_probe {
                 if can_probe {
                     probes -= 1;
-                } else if registry.next_probe == 0 {
-                    registry.next_probe = key;
+                } else if table.next_probe == 0 {
+                    table.next_probe = key;
                 }
             }
-            self.look_at(watched, word, drain, can_probe, now);
+            self.look_at(entry, word, drain, can_probe, now);
         }
     }
 
     fn look_at(
         &self,
-        watched: &mut Watched,
-        word: Word,
-        drain: Option<Drain>,
+        entry: &mut MonitorEntry,
+        word: PhaseWord,
+        drain: Option<DrainDeadlines>,
         can_probe: bool,
         now: Now,
     ) {
         let now_ms = now.monotonic_ms();
         let waited_ms = word.waited_ms(now);
-        let seen = &watched.seen;
-        let socket = seen.socket;
+        let state = &entry.state;
+        let socket = state.socket;
         let may_go = drain.is_some_and(|drain| now_ms >= drain.idle_close_ms);
         match word.phase() {
-            Phase::Waiting => {
-                if seen.may_hold_unread.swap(false, Relaxed) {
+            WaitPhase::Waiting => {
+                if state.may_hold_unread.swap(false, Relaxed) {
                     socket.report_again();
                 }
-                let refusal = if can_probe {
-                    watched.look_for_head(word, &self.limits, now_ms)
-                } else {
-                    None
-                };
-                let seen = &watched.seen;
-                let is_idle = watched.head_since_ms.is_none();
+                let refusal =
+                    if can_probe { entry.look_for_head(word, &self.limits, now_ms) } else { None };
+                let state = &entry.state;
+                let is_idle = entry.head_since_ms.is_none();
                 if let Some(refusal) = refusal {
-                    if seen.cut(word, now) {
-                        self.tell(seen, refusal, now.wall_s());
+                    if state.cut(word, now) {
+                        self.tell(state, refusal, now.wall_s());
                         socket.shut(Shutdown::Both);
                     }
                 } else if is_idle
                     && (may_go || waited_ms >= self.limits.idle_timeout_ms)
-                    && seen.cut(word, now)
+                    && state.cut(word, now)
                 {
                     self.counters.closed_idle_total.add(u64::from(!may_go));
                     socket.shut(Shutdown::Both);
                 }
             }
             // The connection finds itself cut and its body short, and answers 408.
-            Phase::Body => {
-                if waited_ms >= self.limits.read_timeout_ms && seen.cut(word, now) {
+            WaitPhase::Body => {
+                if waited_ms >= self.limits.read_timeout_ms && state.cut(word, now) {
                     socket.shut(Shutdown::Read);
                 }
             }
-            Phase::Stream => {
-                if may_go && seen.cut(word, now) {
+            WaitPhase::Stream => {
+                if may_go && state.cut(word, now) {
                     self.counters.closed_drain_total.add(1);
                     socket.shut(Shutdown::Both);
                 }
             }
-            Phase::Closing => {
-                if waited_ms >= LAST_ANSWER_MS && seen.cut(word, now) {
+            WaitPhase::Closing => {
+                if waited_ms >= LAST_ANSWER_MS && state.cut(word, now) {
                     self.counters.closed_stalled_total.add(1);
                     socket.shut(Shutdown::Both);
-                } else if seen.is_flushed() {
+                } else if state.is_flushed() {
                     socket.shut(Shutdown::Read);
                 }
             }
-            Phase::Cut if waited_ms >= LINGER_MS => socket.shut(Shutdown::Both),
-            Phase::Cut | Phase::Busy => {}
+            WaitPhase::Cut if waited_ms >= LINGER_MS => socket.shut(Shutdown::Both),
+            WaitPhase::Cut | WaitPhase::Busy => {}
         }
     }
 
     /// Sends a refusal past may_minihttp, where no answer is on its way, and counts it.
-    fn tell(&self, seen: &Seen, refusal: Refusal, wall_s: i64) {
+    fn tell(&self, state: &SharedState, refusal: RequestError, wall_s: i64) {
         self.counters.refusals[refusal as usize].add(1);
-        if seen.is_flushed() {
-            // Found::Nothing and End: this client takes no bytes, and is let go without.
-            let (Found::Bytes(_) | Found::Nothing | Found::End) =
-                seen.socket.send(&refusal_answer(refusal, refusal.message(), wall_s));
+        if state.is_flushed() {
+            // SocketResult::Nothing and End: this client takes no bytes, and is let go without.
+            let (SocketResult::Bytes(_) | SocketResult::Nothing | SocketResult::End) =
+                state.socket.send(&refusal_answer(refusal, refusal.message(), wall_s));
         }
     }
 
-    fn evict_oldest_idle(&self, registry: &Registry, now: Now) -> bool {
-        let idle = registry.connections.iter().filter_map(|(_, watched)| {
-            let word = watched.seen.word();
-            let is_idle = word.phase() == Phase::Waiting && watched.head_since_ms.is_none();
-            is_idle.then_some((word, &watched.seen))
+    fn evict_oldest_idle(&self, table: &MonitorTable, now: Now) -> bool {
+        let idle = table.connections.iter().filter_map(|(_, entry)| {
+            let word = entry.state.word();
+            let is_idle = word.phase() == WaitPhase::Waiting && entry.head_since_ms.is_none();
+            is_idle.then_some((word, &entry.state))
         });
-        let Some((word, seen)) = idle.min_by_key(|(word, _)| word.since_ns()) else {
+        let Some((word, state)) = idle.min_by_key(|(word, _)| word.since_ns()) else {
             return false;
         };
-        let is_cut = seen.cut(word, now);
+        let is_cut = state.cut(word, now);
         if is_cut {
             self.counters.closed_evicted_total.add(1);
-            seen.socket.shut(Shutdown::Both);
+            state.socket.shut(Shutdown::Both);
         }
         is_cut
     }
 }
 
-impl Watched {
-    /// Tells whether bytes have come that make no whole head yet, and when that has become too much.
-    fn look_for_head(&mut self, word: Word, limits: &Limits, now_ms: u64) -> Option<Refusal> {
+impl MonitorEntry {
+    /// Tells whether bytes have come that make no parts head yet, and when that has become too much.
+    fn look_for_head(
+        &mut self,
+        word: PhaseWord,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Option<RequestError> {
         if self.word != word {
             self.word = word;
             self.taken_before = None;
             self.head_since_ms = None;
         }
-        let taken = self.seen.socket.taken()?;
+        let taken = self.state.socket.taken()?;
         let before = *self.taken_before.get_or_insert(taken);
         if taken == before {
             return None;
         }
         let head_since_ms = *self.head_since_ms.get_or_insert(now_ms);
         if taken.saturating_sub(before) > (limits.head_bytes_max + READ_BYTES_MAX) as u64 {
-            Some(Refusal::HeadTooLarge)
+            Some(RequestError::HeadTooLarge)
         } else if now_ms - head_since_ms >= limits.read_timeout_ms {
-            Some(Refusal::Timeout)
+            Some(RequestError::Timeout)
         } else {
             None
         }
     }
 }
 
-/// A connection's place in the watch.
-pub struct Registered {
-    watch: Arc<Watch>,
+/// A connection's place in the monitor.
+pub struct MonitorGuard {
+    monitor: Arc<ConnectionMonitor>,
     key: usize,
-    /// What it tells the watch.
-    pub seen: Arc<Seen>,
+    /// What it tells the monitor.
+    pub state: Arc<SharedState>,
 }
 
-impl Drop for Registered {
+impl Drop for MonitorGuard {
     fn drop(&mut self) {
-        let mut registry = self.watch.registry.lock();
-        drop(registry.connections.remove(self.key));
-        self.watch.counters.open.set(registry.connections.len() as u64);
-        if registry.connections.is_empty() {
-            self.watch.emptied.notify_all();
+        let mut table = self.monitor.table.lock();
+        drop(table.connections.remove(self.key));
+        self.monitor.counters.open.set(table.connections.len() as u64);
+        if table.connections.is_empty() {
+            self.monitor.emptied.notify_all();
         }
     }
 }
 
 /// The bytes of a refusal behind which the connection closes.
-pub fn refusal_answer(refusal: Refusal, message: &str, wall_s: i64) -> Vec<u8> {
+pub fn refusal_answer(refusal: RequestError, message: &str, wall_s: i64) -> Vec<u8> {
     let mut date = DateLine::default();
     date.update(wall_s);
-    let terms = Terms { is_http10: false, is_head: false, closes: true };
+    let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
     let mut out = Vec::new();
     let body = refusal_body(refusal, message);
     encode::answer(
         &mut out,
-        terms,
+        options,
         &date,
         refusal.status(),
         "application/json",
@@ -459,6 +471,6 @@ pub fn refusal_answer(refusal: Refusal, message: &str, wall_s: i64) -> Vec<u8> {
 }
 
 /// The body of a refusal.
-pub fn refusal_body(refusal: Refusal, message: &str) -> String {
+pub fn refusal_body(refusal: RequestError, message: &str) -> String {
     format!(r#"{{"error":{{"code":"{}","message":"{message}"}}}}"#, refusal.code())
 }
