@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
 use sigmad::analytics::arena::Arena;
 use sigmad::analytics::detector_states::Detectors;
-use sigmad::analytics::window::Window;
+use sigmad_detectors::window::Window;
 
 const WINDOW: usize = 50;
 const VALUES: usize = 4_096;

@@ -20,10 +20,10 @@ use sigmad_flags::{BearerToken, TokenError, bytes, count, duration};
 use sigmad_load::{self as load, LoadSettings};
 use tracing_subscriber::EnvFilter;
 
-use crate::analytics::detectors::Kind;
-use crate::demo;
-use crate::eval;
 use crate::store::url::{Target, UrlError};
+use sigmad_demo as demo;
+use sigmad_detectors::Kind;
+use sigmad_eval as eval;
 
 /// What the environment calls a setting: this, and the flag's name.
 pub const VARIABLE_PREFIX: &str = "SIGMAD_";

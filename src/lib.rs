@@ -22,7 +22,7 @@
 //! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
 //! other replicas. One more thread, `debug`, stands aside: it starts another for each who looks into the
 //! process ([`api::debug`], [`sigmad_profile`]). `main` starts them in [`server`], waits for a signal, and stops
-//! them in the order of the arrows. `sigmad demo` has one more, [`demo`], which posts as any client does.
+//! them in the order of the arrows. `sigmad demo` has one more, [`sigmad_demo`], which posts as any client does.
 //! `sigmad load` starts none of them: [`sigmad_load`] is a client with threads of its own.
 //!
 //! # The life of a sample
@@ -35,18 +35,17 @@
 //! 4. At the end of the round the producer sends its chunk, and only then do the answers leave: a 202
 //!    means that the sample is on its way in memory, in order.
 //! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet, and by
-//!    what other [`analytics::detectors`] remember of both, then lets it enter them.
+//!    what other [`sigmad_detectors`] remember of both, then lets it enter them.
 //! 6. With Redis it hands the sample to the [`store::thread`] through the [`judged_queue`], which writes it
 //!    with the next flush, reads what other replicas have changed, and hands that back.
 //! 7. Reads come as questions to the same thread, which first judges all chunks sent before: a read
 //!    sees every sample whose 202 had left.
 //!
-//! [`eval`] is beside all that: it runs the detectors over labelled data, and says how well they detect.
+//! [`sigmad_eval`] is beside all that: it runs the detectors over labelled data, and says how well they detect.
 //!
 //! # Invariants
 //!
-//! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another, but that
-//!   [`analytics::thread`] keeps what it has judged in the [`store`]. They share the words of [`sigmad_sample`],
+//! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another. They share the words of [`sigmad_sample`],
 //!   the form of a [`number`](sigmad_sample::number) and the counters of [`sigmad_counters`]; [`api`] and [`server`] are where they meet.
 //! - A worker blocks in one place, its poller, and never on another thread. What could take long
 //!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Responder`].
@@ -62,8 +61,6 @@ pub mod api;
 pub mod config;
 pub mod dashboard;
 pub mod decode;
-pub mod demo;
-pub mod eval;
 pub mod http;
 pub mod judged_queue;
 pub mod logs;

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use mimalloc::MiMalloc;
 use sigmad::config::{self, Command, Settings};
-use sigmad::{demo, eval, logs, server};
+use sigmad::{logs, server};
+use sigmad_demo as demo;
+use sigmad_eval as eval;
 use sigmad_profile::heap::Sampled;
 use tracing::{error, info, warn};
 

@@ -19,7 +19,6 @@ use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
 use crate::analytics::detector_states::Detectors;
-use crate::analytics::detectors::zscore::ZScore;
 use crate::analytics::report::{TotalsReport, questions};
 use crate::analytics::thread::{AnalyticsCounters, AnalyticsThread};
 use crate::analytics::{self, Analytics};
@@ -50,6 +49,7 @@ use crate::store::url::Target;
 use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
 use sigmad_clock::Clock;
 use sigmad_counters::Counter;
+use sigmad_detectors::zscore::ZScore;
 
 /// Descriptors kept from connections: standard streams, logs, listeners and pollers of four workers.
 const FILES_RESERVED: usize = 64;

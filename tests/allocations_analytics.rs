@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use sigmad::analytics::detector_states::Detectors;
-use sigmad::analytics::detectors::Kind;
+use sigmad::analytics::latest::Latest;
 use sigmad::analytics::names::Names;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::judged_queue;
-use sigmad::store::memory::Latest;
+use sigmad_detectors::Kind;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
 fn analytics() -> Analytics {

@@ -6,6 +6,7 @@ mod counting;
 use std::sync::Arc;
 
 use crossbeam_channel::bounded;
+use sigmad::analytics::latest::Latest;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::api::router::{Parts, Router};
 use sigmad::decode::Decoder;
@@ -14,7 +15,6 @@ use sigmad::http::message::{
 };
 use sigmad::registry::Registry;
 use sigmad::sample_queue::{self, SampleConsumer};
-use sigmad::store::memory::Latest;
 use sigmad_clock::{self, Clock, Now};
 
 /// Keeps the status of the last answer.

@@ -2,11 +2,11 @@
 
 mod counting;
 
-use sigmad::analytics::detectors::Detector;
-use sigmad::analytics::detectors::novelty::Novelty;
-use sigmad::analytics::detectors::pager::Pager;
-use sigmad::analytics::detectors::residual::Residual;
-use sigmad::analytics::detectors::robust::Robust;
+use sigmad_detectors::Detector;
+use sigmad_detectors::novelty::Novelty;
+use sigmad_detectors::pager::Pager;
+use sigmad_detectors::residual::Residual;
+use sigmad_detectors::robust::Robust;
 
 fn calls<D: Detector>() -> usize {
     let mut detector = Box::new(D::default());

@@ -7,12 +7,12 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use harness::{Engine, Server};
-use sigmad::analytics::detectors::Kind;
-use sigmad::eval::events;
-use sigmad::eval::judges::Z_THRESHOLD;
-use sigmad::eval::nab::{self, PROFILES};
-use sigmad::eval::series::{self, Corpus, Series};
-use sigmad::eval::synthetic::{Confusion, Scenario};
+use sigmad_detectors::Kind;
+use sigmad_eval::events;
+use sigmad_eval::judges::{Z_THRESHOLD, scores_of};
+use sigmad_eval::nab::{self, PROFILES};
+use sigmad_eval::series::{self, Corpus, Series};
+use sigmad_eval::synthetic::{Confusion, Scenario};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/detection");
 
@@ -31,7 +31,7 @@ fn labelled_series() -> Vec<Series> {
 }
 
 fn scores(judge: Kind, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
-    all.iter().map(|series| (series, judge.scores(series))).collect()
+    all.iter().map(|series| (series, scores_of(judge, series))).collect()
 }
 
 /// What the reference implementation makes of these scores of `zscore`, which never change.
@@ -62,15 +62,15 @@ fn scores_are_those_of_the_reference() {
 #[test]
 fn what_follows_changes_nothing() {
     for series in nab_series().iter().chain(&labelled_series()) {
-        for judge in Kind::value_variants() {
-            let whole = judge.scores(series);
+        for &judge in Kind::value_variants() {
+            let whole = scores_of(judge, series);
             for cut in [1, 2, 149, 151, 500, 777, series.values.len() - 1] {
                 let start = Series {
                     timestamps_us: series.timestamps_us[..cut].to_vec(),
                     values: series.values[..cut].to_vec(),
                     ..Series::default()
                 };
-                assert_eq!(judge.scores(&start), whole[..cut], "{} {cut}", judge.name());
+                assert_eq!(scores_of(judge, &start), whole[..cut], "{} {cut}", judge.name());
             }
         }
     }
@@ -101,8 +101,8 @@ fn scores_are_finite_and_not_negative_whatever_comes() {
                 values: (0..5_000).map(value).collect(),
                 ..Series::default()
             };
-            for judge in Kind::value_variants() {
-                let scores = judge.scores(&series);
+            for &judge in Kind::value_variants() {
+                let scores = scores_of(judge, &series);
                 assert!(scores.iter().all(|s| s.is_finite() && *s >= 0.0), "{}", judge.name());
             }
         }
@@ -112,10 +112,10 @@ fn scores_are_finite_and_not_negative_whatever_comes() {
 #[test]
 fn units_and_zero_are_the_streams_own_business() {
     let series = &nab_series()[0];
-    let plain = Kind::Pager.scores(series);
+    let plain = scores_of(Kind::Pager, series);
     let values = series.values.iter().map(|v| 4096.0 * v + 1e6).collect();
     let other = Series { values, ..series.clone() };
-    for (row, (a, b)) in plain.iter().zip(Kind::Pager.scores(&other)).enumerate() {
+    for (row, (a, b)) in plain.iter().zip(scores_of(Kind::Pager, &other)).enumerate() {
         assert!((a - b).abs() < 0.05 * a.max(1.0), "row {row}: {a} and {b}");
     }
 }
@@ -163,7 +163,7 @@ fn the_command_prints_tables_and_writes_a_score_for_every_row() {
     let written = folder.join("realAdExchange/exchange-2_cpc_results");
     let scores = std::fs::read_to_string(written.with_extension("txt")).expect("scores");
     let scores: Vec<f64> = scores.lines().map(|line| line.parse().expect("a number")).collect();
-    assert_eq!(scores, Kind::Pager.scores(&nab_series()[0]));
+    assert_eq!(scores, scores_of(Kind::Pager, &nab_series()[0]));
     let svg = std::fs::read_to_string(written.with_extension("svg")).expect("a picture");
     assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
     std::fs::remove_dir_all(&folder).expect("it was written");
@@ -210,7 +210,7 @@ fn a_running_server_judges_as_this_process_does() {
         let remote = remote_scores(&server, &format!("{FOLDER}/nab"), &name);
         let first = detectors.split(',').next().expect("not empty");
         let judge = Kind::from_str(first, false).expect("a detector");
-        let local = judge.scores(series);
+        let local = scores_of(judge, series);
         assert_eq!(remote.len(), local.len());
         for (row, (remote, local)) in remote.into_iter().zip(local).enumerate() {
             // JSON is read to the last digit but one.

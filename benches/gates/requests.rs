@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::bounded;
 use mimalloc::MiMalloc;
+use sigmad::analytics::latest::Latest;
 use sigmad::analytics::{Analytics, Settings};
 use sigmad::api::router::{Parts, Router};
 use sigmad::decode::Decoder;
@@ -21,7 +22,6 @@ use sigmad::http::message::{Completion, CompletionSink, Service as _};
 use sigmad::http::protocol::{Buffers, Protocol, Round};
 use sigmad::registry::Registry;
 use sigmad::sample_queue::{self, SampleConsumer};
-use sigmad::store::memory::Latest;
 use sigmad_clock::{self, Clock, Now};
 use sigmad_profile::heap::Sampled;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::analytics::detector_states::Detectors;
 use crate::analytics::report::{AnomaliesQuery, AnomalyReport};
-use crate::analytics::window::Moments;
 use crate::registry::METRICS_MAX;
+use sigmad_detectors::window::Moments;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
 
 /// Anomalies kept for `/anomalies`; older ones are only counted.

@@ -9,8 +9,8 @@
 
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::analytics::detector_states::{DetectorStates, Detectors, StateIndex};
-use crate::analytics::window::{WINDOW_MAX, Window};
 use crate::judged_queue::JudgedCounts;
+use sigmad_detectors::window::{WINDOW_MAX, Window};
 use sigmad_sample::Verdict;
 
 /// Memory for rings is taken so much at a time: some 50 µs of page faults, spread over its use.

@@ -5,14 +5,14 @@
 
 use std::num::NonZeroU32;
 
-use crate::analytics::detectors::novelty::Novelty;
-use crate::analytics::detectors::pager::Pager;
-use crate::analytics::detectors::residual::Residual;
-use crate::analytics::detectors::robust::Robust;
-use crate::analytics::detectors::zscore::ZScore;
-use crate::analytics::detectors::{Detector, Kind};
 use crate::analytics::report::Finding;
-use crate::analytics::window::Moments;
+use sigmad_detectors::novelty::Novelty;
+use sigmad_detectors::pager::Pager;
+use sigmad_detectors::residual::Residual;
+use sigmad_detectors::robust::Robust;
+use sigmad_detectors::window::Moments;
+use sigmad_detectors::zscore::ZScore;
+use sigmad_detectors::{Detector, Kind};
 use sigmad_sample::Verdict;
 
 /// log₂ of the memories in a chunk: some 800 kB of the largest.

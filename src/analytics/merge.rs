@@ -13,8 +13,8 @@
 //! values that came here, and what they said of the last of those stands.
 
 use crate::analytics::arena::{Arena, RingOf, StreamIndex};
-use crate::analytics::window::Moments;
 use crate::judged_queue::SharedMetric;
+use sigmad_detectors::window::Moments;
 use sigmad_sample::Verdict;
 
 /// Merges one stream after the other; keeps the memory that this takes.
@@ -100,8 +100,6 @@ mod tests {
 
     use super::*;
     use crate::analytics::detector_states::Detectors;
-    use crate::analytics::detectors::Kind;
-    use crate::analytics::detectors::zscore::ZScore;
     use crate::analytics::names::Names;
     use crate::analytics::report::{
         DeviceReport, DevicesQuery, DevicesSort, MetricReport, Scope, WindowsReport,
@@ -110,6 +108,8 @@ mod tests {
     use crate::judged_queue::{
         self, JudgedChunk, JudgedConsumer, JudgedCounts, JudgedProducer, SharedWindows,
     };
+    use sigmad_detectors::Kind;
+    use sigmad_detectors::zscore::ZScore;
     use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
     const WINDOW: usize = 12;

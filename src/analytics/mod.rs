@@ -9,15 +9,13 @@
 pub mod anomalies;
 pub mod arena;
 pub mod detector_states;
-pub mod detectors;
+pub mod latest;
 mod merge;
 pub mod names;
-pub mod quantile;
 pub mod report;
 mod scan;
 mod streams;
 pub mod thread;
-pub mod window;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -399,7 +397,7 @@ mod tests {
     use report::DevicesSort;
 
     use super::*;
-    use crate::analytics::detectors::Kind;
+    use sigmad_detectors::Kind;
     use sigmad_sample::Z_MAX;
 
     /// Device `i` of generation `g` is called `i.g`; metric `m` is called `m`.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::analytics::detectors::Kind;
 use crate::sample_queue::Sleeper;
+use sigmad_detectors::Kind;
 use sigmad_sample::{DeviceId, Verdict};
 
 /// Questions waiting; past it askers wait too.

@@ -16,12 +16,12 @@ use std::vec;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use crate::analytics::Analytics;
+use crate::analytics::latest::Latest;
 use crate::analytics::report::{
     Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, TotalsReport, WindowsReport,
 };
 use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
-use crate::store::memory::Latest;
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
 

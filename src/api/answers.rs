@@ -8,11 +8,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::analytics::quantile::Quantiles;
 use crate::analytics::report::{
     AnomalyReport, DeviceReport, Finding, MetricReport, SampleReport, Scope, WindowsReport,
 };
 use sigmad_clock::Now;
+use sigmad_detectors::quantile::Quantiles;
 use sigmad_sample::number::Plain;
 
 /// The description of this interface; a test in [`super::routes`] holds it against the routes.
@@ -395,7 +395,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::analytics::detectors::Kind;
+    use sigmad_detectors::Kind;
     use sigmad_sample::Verdict;
 
     const JUDGING: Judging = Judging { window: 50, threshold: 2.0, detector: "zscore" };

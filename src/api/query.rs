@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
-use crate::decode::timestamp;
 use sigmad_profile::cpu::{Backend, Order};
+use sigmad_sample::timestamp;
 use sigmad_sample::{NAME_BYTES_MAX, is_name};
 
 /// Rows of a list, unless `limit` says otherwise.

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::answers::Judging;
 use super::reader::ReaderDeps;
-use crate::analytics::detectors::Kind;
 use crate::analytics::report::{
     AnomalyReport, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
     WindowsReport, questions,
@@ -21,6 +20,7 @@ use crate::http::message::{
 };
 use crate::registry::Registry;
 use crate::telemetry::{Build, Sources, Telemetry};
+use sigmad_detectors::Kind;
 use sigmad_sample::Verdict;
 
 /// An engine with one client: answers come out in the order in which they were given.

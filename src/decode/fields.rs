@@ -4,8 +4,8 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::timestamp::Stamp;
 use crate::registry::{Full, METRICS_MAX, mask_of};
+use sigmad_sample::timestamp::Stamp;
 use sigmad_sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, Reading};
 
 /// Values in one sample, ignored ones included: simd-json takes some 100 bytes for each.

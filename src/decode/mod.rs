@@ -16,7 +16,6 @@ mod names;
 mod scan;
 mod skip;
 mod tape;
-pub mod timestamp;
 
 use std::fmt;
 use std::sync::Arc;

@@ -12,8 +12,8 @@ use smallvec::SmallVec;
 use super::fields::Fields;
 use super::names::MetricCache;
 use super::skip;
-use super::timestamp;
 use crate::registry::mask_of;
+use sigmad_sample::timestamp;
 use sigmad_sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
 
 const ONES: u64 = 0x0101_0101_0101_0101;

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::fields::{Fault, Fields, VALUES_MAX};
 use super::names::MetricCache;
-use super::timestamp;
+use sigmad_sample::timestamp;
 use sigmad_sample::{Batch, MetricId, READINGS_MAX, VALUE_MAX, is_name};
 
 /// After a longer text the buffers (some 2.5 bytes for each of its bytes) are given back.

@@ -1,7 +1,6 @@
 //! What outlives a moment: samples and windows, in memory or in Redis.
 //!
-//! [`memory`] keeps the latest samples of this process. The rest is Redis: one thread takes judged
-//! samples from the [`judged_queue`](crate::judged_queue), coalesces them (queue), writes them as pipelines
+//! One thread takes judged samples from the [`judged_queue`](crate::judged_queue), coalesces them (queue), writes them as pipelines
 //! of commands that can be sent twice without harm (commands), and reads back the windows that other
 //! replicas have changed.
 //!
@@ -12,7 +11,6 @@ mod cluster;
 pub mod commands;
 pub mod keys;
 pub mod link;
-pub mod memory;
 pub mod queue;
 pub mod thread;
 pub mod url;

@@ -6,8 +6,8 @@ use baseline::metrics::Metrics;
 use baseline::report::{Report, StreamReport};
 use baseline::sample::Sample;
 use baseline::windows::{Judged, MIN_SAMPLES, THRESHOLD, WINDOW};
-use sigmad::analytics::detectors::zscore::ZScore;
-use sigmad::analytics::window::Window;
+use sigmad_detectors::window::Window;
+use sigmad_detectors::zscore::ZScore;
 use sigmad_sample::Verdict;
 
 use crate::rungs::Statistics;

@@ -4,6 +4,7 @@
 //! [`VALUE_MAX`] in magnitude, and every id was given out by the registry of the server.
 
 pub mod number;
+pub mod timestamp;
 
 /// Larger magnitudes are refused: their squares would leave no digits for the rest of a window.
 pub const VALUE_MAX: f64 = 1e15;

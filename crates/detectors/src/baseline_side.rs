@@ -3,8 +3,8 @@
 //! The usual is the mean of the half-hour ([`DailyProfile`]) as it was when that began: within it the mean comes
 //! to know today alone.
 
-use crate::analytics::detectors::daily_profile::DailyProfile;
-use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
+use crate::daily_profile::DailyProfile;
+use crate::normalizer::{Conversion, Normalizer};
 
 /// Nearer than so many deviations is on neither side.
 const APART: f32 = 0.3;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::eval::series::Series;
+use crate::series::Series;
 
 /// The metric that every series is sent as.
 const METRIC: &str = "value";

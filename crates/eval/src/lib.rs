@@ -22,7 +22,7 @@ use remote::{Remote, RemoteError};
 use series::{Corpus, DataError, Series};
 use synthetic::{Confusion, SCENARIOS};
 
-use crate::analytics::detectors::Kind;
+use sigmad_detectors::Kind;
 
 /// What `sigmad eval` is asked for.
 #[derive(Args, Clone, Debug)]
@@ -184,7 +184,8 @@ fn judge(
     } else {
         settings.detector.as_slice()
     };
-    let of_all = |judge: &Kind| all.iter().map(|series| judge.scores(series)).collect();
+    let of_all =
+        |judge: &Kind| all.iter().map(|series| judges::scores_of(*judge, series)).collect();
     Ok(judges.iter().map(|judge| scored(settings, *judge, of_all(judge))).collect())
 }
 

@@ -12,8 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::decode::timestamp;
 use sigmad_sample::VALUE_MAX;
+use sigmad_sample::timestamp;
 
 /// One series and its truth.
 #[derive(Clone, Debug, Default)]

@@ -1,8 +1,8 @@
 //! Scenarios with known truth: mostly two weeks of one value a minute, normal around 100 with a
 //! deviation of 10, and one thing wrong with it. The same seeds give the same series everywhere.
 
-use crate::eval::events;
-use crate::eval::series::Series;
+use crate::events;
+use crate::series::Series;
 
 /// Two weeks of minutes.
 const ROWS: usize = 14 * DAY;

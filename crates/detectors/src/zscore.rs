@@ -1,6 +1,6 @@
 //! `zscore`: how many standard deviations a value lies from the mean of the window before it.
 
-use crate::analytics::window::Moments;
+use crate::window::Moments;
 use sigmad_sample::{Verdict, Z_MAX};
 
 /// The detector and its settings.
@@ -39,7 +39,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::analytics::window::Window;
+    use crate::window::Window;
 
     const DETECTOR: ZScore = ZScore { threshold: 2.0, min_samples: 10 };
 

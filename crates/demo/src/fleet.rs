@@ -155,8 +155,8 @@ mod tests {
 
     use super::super::MIN_SAMPLES;
     use super::*;
-    use crate::analytics::detectors::zscore::ZScore;
-    use crate::analytics::window::Moments;
+    use sigmad_detectors::window::Moments;
+    use sigmad_detectors::zscore::ZScore;
 
     /// Anomalies by device after so many seconds, judged as the demo is unless told otherwise.
     fn anomalies(seconds: u32) -> BTreeMap<Box<str>, Vec<f64>> {

@@ -1,6 +1,6 @@
 //! What is usual at this time of the day: a running mean of every half-hour.
 
-use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
+use crate::normalizer::{Conversion, Normalizer};
 
 const SLOTS: usize = 48;
 const SLOT_US: i64 = 24 * 60 * 60 * 1_000_000 / SLOTS as i64;

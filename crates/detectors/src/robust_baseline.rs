@@ -3,8 +3,8 @@
 //! The long past is 64 values, one in 32 of the last two thousand (all, while there are fewer), so that
 //! neither a day's wave nor a day's trouble moves the medians. They are found when the sample changes.
 
-use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
-use crate::analytics::detectors::ranked::Ranked;
+use crate::normalizer::{Conversion, Normalizer};
+use crate::ranked::Ranked;
 
 /// Values in the sample.
 const SAMPLE: usize = 64;

@@ -6,7 +6,7 @@
 //! false alarm: whole before the first window, S((i − r)/(w − 1)) of it after one. What comes out is
 //! 100 (raw − null) / (perfect − null), with null what silence scores. One threshold serves all files.
 
-use crate::eval::series::Series;
+use crate::series::Series;
 
 /// The weights of one profile.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::eval::events;
-use crate::eval::series::Series;
+use crate::events;
+use crate::series::Series;
 
 const WIDTH: f64 = 1_200.0;
 const CURVE_HEIGHT: f64 = 240.0;

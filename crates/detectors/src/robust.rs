@@ -5,8 +5,8 @@
 //! half of the values are equal the MAD is 0, and the mean distance stands in for it, with their factor
 //! of 1.2533. Up to 24 outliers of fifty leave both medians where they are, and cannot hide each other.
 
-use crate::analytics::detectors::Detector;
-use crate::analytics::detectors::ranked::Ranked;
+use crate::Detector;
+use crate::ranked::Ranked;
 use sigmad_sample::Z_MAX;
 
 /// Values judged by.

@@ -10,13 +10,13 @@
 //!
 //! nothing for the first 150 values, then only what is louder than the last hundred ([`Cooldown`]).
 
-use crate::analytics::detectors::Detector;
-use crate::analytics::detectors::cooldown::Cooldown;
-use crate::analytics::detectors::daily_profile::DailyProfile;
-use crate::analytics::detectors::leader_clusters::{Habit, LeaderClusters};
-use crate::analytics::detectors::normalized_error::NormalizedError;
-use crate::analytics::detectors::normalizer::{Conversion, Normalizer};
-use crate::analytics::detectors::tail_probability::TailProbability;
+use crate::Detector;
+use crate::cooldown::Cooldown;
+use crate::daily_profile::DailyProfile;
+use crate::leader_clusters::{Habit, LeaderClusters};
+use crate::normalized_error::NormalizedError;
+use crate::normalizer::{Conversion, Normalizer};
+use crate::tail_probability::TailProbability;
 
 /// Before so many values nothing is new: everything is.
 pub const COUNT_MIN: u32 = 150;

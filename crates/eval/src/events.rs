@@ -5,7 +5,7 @@
 //! found events over those and false alarms, recall is found events over all. The first [`SKIP`] rows of
 //! a series do not count.
 
-use crate::eval::series::Series;
+use crate::series::Series;
 
 /// Every detector has learnt something by then.
 pub const SKIP: usize = 150;

@@ -28,18 +28,18 @@
 //! noise that none of the parts knows teaches the stream its price. What is left becomes the score by the
 //! line that fits the false alarms on the public data (docs/DETECTION.md).
 
-use crate::analytics::detectors::Detector;
-use crate::analytics::detectors::baseline_side::BaselineSide;
-use crate::analytics::detectors::cooldown::Cooldown;
-use crate::analytics::detectors::daily_profile::DailyProfile;
-use crate::analytics::detectors::leader_clusters::{Habit, LeaderClusters};
-use crate::analytics::detectors::normalized_error::NormalizedError;
-use crate::analytics::detectors::novelty::{COUNT_MIN, Past, Range, together};
-use crate::analytics::detectors::rate::Rate;
-use crate::analytics::detectors::robust_baseline::RobustBaseline;
-use crate::analytics::detectors::run_length::RunLength;
-use crate::analytics::detectors::sample_interval::SampleInterval;
-use crate::analytics::detectors::tail_probability::TailProbability;
+use crate::Detector;
+use crate::baseline_side::BaselineSide;
+use crate::cooldown::Cooldown;
+use crate::daily_profile::DailyProfile;
+use crate::leader_clusters::{Habit, LeaderClusters};
+use crate::normalized_error::NormalizedError;
+use crate::novelty::{COUNT_MIN, Past, Range, together};
+use crate::rate::Rate;
+use crate::robust_baseline::RobustBaseline;
+use crate::run_length::RunLength;
+use crate::sample_interval::SampleInterval;
+use crate::tail_probability::TailProbability;
 
 const DETRENDED: Habit = Habit { reach: 0.3, fading: 1e-4 };
 

@@ -4,10 +4,10 @@
 //! exceeds): the moving average e ← e + 0.3(x − e) (Holt, 1957), and the mean of the half-hour of the
 //! day ([`DailyProfile`]). The score is the larger of the two, 0 to 12.
 
-use crate::analytics::detectors::Detector;
-use crate::analytics::detectors::daily_profile::DailyProfile;
-use crate::analytics::detectors::normalized_error::NormalizedError;
-use crate::analytics::detectors::normalizer::Normalizer;
+use crate::Detector;
+use crate::daily_profile::DailyProfile;
+use crate::normalized_error::NormalizedError;
+use crate::normalizer::Normalizer;
 
 /// How far the moving average goes towards each value.
 const FOLLOW: f64 = 0.3;

@@ -13,6 +13,7 @@ mod normalized_error;
 mod normalizer;
 pub mod novelty;
 pub mod pager;
+pub mod quantile;
 mod ranked;
 mod rate;
 pub mod residual;
@@ -21,6 +22,7 @@ mod robust_baseline;
 mod run_length;
 mod sample_interval;
 mod tail_probability;
+pub mod window;
 pub mod zscore;
 
 use clap::ValueEnum;
@@ -60,6 +62,14 @@ impl Kind {
             Self::Residual => residual::Residual::THRESHOLD,
             Self::Novelty => novelty::Novelty::THRESHOLD,
             Self::Pager => pager::Pager::THRESHOLD,
+        }
+    }
+
+    /// Whether a score is an anomaly by a threshold: at it, but |z| must be past it.
+    pub fn is_anomaly(self, score: f64, threshold: f64) -> bool {
+        match self {
+            Self::Zscore => score > threshold,
+            Self::Robust | Self::Residual | Self::Novelty | Self::Pager => score >= threshold,
         }
     }
 }
