@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The whole walk on Minikube: a cluster, the image, sigmad and its monitoring; load on, replicas 2 to 5, an
-# alert; load off, back to 2; then a table of what was seen.
+# The whole demonstration on Minikube: a cluster, the image, sigmad and its monitoring; load on, replicas 2 to 5, an
+# alert; load off, back to 2; then a table of results.
 #
-#   k8s/demo.sh                  everything; again, and only what is missing is done
+#   k8s/demo.sh                  everything; a second run does only what is missing
 #   k8s/demo.sh --no-monitoring  without Prometheus and Grafana (needs no helm)
-#   k8s/demo.sh --down           the cluster is deleted, and nothing is left
+#   k8s/demo.sh --down           deletes the cluster and everything in it
 #
-# It has a cluster of its own, the Minikube profile PROFILE, and touches no other. RATE requests a second are
-# sent in RUNS runs of DURATION each.
+# It uses a cluster of its own, the Minikube profile PROFILE. The load is RATE requests per second, in RUNS runs
+# of DURATION each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,12 +53,12 @@ say "cluster: Minikube profile $PROFILE"
 if [[ $(minikube status --profile "$PROFILE" --format '{{.APIServer}}' 2>/dev/null || true) != Running ]]; then
   minikube start --profile "$PROFILE" --cpus "$CPUS" --memory "$MEMORY"
 fi
-# The autoscaler reads CPU from it.
+# The autoscaler reads CPU metrics from it.
 minikube addons enable metrics-server --profile "$PROFILE"
 
 say "image: $IMAGE, built on the node (minutes at first)"
 minikube image build --profile "$PROFILE" --tag "$IMAGE" .
-# A build that fails does not always say so by its exit code.
+# A failed build does not always set its exit code.
 minikube image ls --profile "$PROFILE" | grep -q "sigmad:$VERSION\$" || fail "the image was not built"
 
 if [[ $monitoring == yes ]]; then
@@ -73,7 +73,7 @@ fi
 say "sigmad"
 was_there=$(in_sigmad get deployment sigmad --ignore-not-found --output name 2>/dev/null || true)
 cluster apply -k k8s/overlays/minikube
-# The tag is the same as before, the image behind it perhaps not.
+# The tag is unchanged, but the image may be new.
 [[ -z $was_there ]] || in_sigmad rollout restart deployment/sigmad
 in_sigmad rollout status statefulset/sigmad-redis --timeout 5m
 in_sigmad rollout status deployment/sigmad --timeout 5m
@@ -82,7 +82,7 @@ say "load: $RUNS runs of $DURATION at $RATE requests a second"
 in_sigmad delete job sigmad-load --ignore-not-found
 watch_options=()
 [[ $monitoring == yes ]] && watch_options+=(--alerts)
-# What the autoscaler needs to know at first takes metrics-server a minute.
+# The first CPU metrics take metrics-server a minute.
 k8s/watch.py --context "$PROFILE" --until-ready
 cluster kustomize k8s/loadgen \
   | sed -e "/name: RATE\$/{n;s/value: .*/value: \"$RATE\"/}" \

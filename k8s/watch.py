@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Watches the autoscaler while the load Job runs and until it is back at its minimum; ends with a table.
 
-k8s/demo.sh calls it. It asks the cluster through kubectl alone: the autoscaler for replicas and CPU, the pods
-of the Job for what the generator saw, the replicas' own scrape for latencies.
+k8s/demo.sh calls it. It reads the cluster through kubectl only: replicas and CPU from the autoscaler, results of the
+load from the pods of the Job, latencies from the scrape of each replica.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 import time
 from collections import Counter
 
-# Between two looks. The autoscaler looks every 15 s, metrics-server as often.
+# Between two polls. The autoscaler and metrics-server each poll every 15 s.
 STEP_S = float(os.environ.get("WATCH_STEP_S", "5"))
-# One run takes about half a minute; all of them, and their pods' starts, far less than this.
+# One run takes about half a minute; all runs and pod starts take far less than this.
 JOB_S_MAX = 1800
-# Two minutes of stabilisation, three replicas at one in 15 s, and some patience.
+# Two minutes of stabilisation, three replicas at one per 15 s, and a margin.
 DOWN_S_MAX = 420
-# Until metrics-server has measured a new pod.
+# Time for metrics-server to measure a new pod.
 READY_S_MAX = 300
 BUCKET = re.compile(r'^http_request_duration_seconds_bucket\{path="/ingest",le="([^"]+)"\} (\S+)$', re.MULTILINE)
 
@@ -55,7 +55,7 @@ def millicores(quantity: str) -> float:
 
 
 def autoscaler(cluster: Cluster) -> tuple[int, float | None, int | None]:
-    """Replicas, millicores of each and their share of the request; None as long as they are unknown."""
+    """Replicas, millicores of each and their share of the request; None while they are unknown."""
     hpa = cluster.get("hpa", "sigmad")
     status = hpa["status"]
     current = [metric["resource"]["current"] for metric in status.get("currentMetrics") or [] if metric.get("resource")]
@@ -66,13 +66,13 @@ def autoscaler(cluster: Cluster) -> tuple[int, float | None, int | None]:
 
 
 def buckets(cluster: Cluster) -> Counter[float]:
-    """Answers to POST /ingest by the upper end of their bucket, cumulative, of all replicas there are."""
+    """Cumulative buckets of the duration of /ingest, by upper edge, summed over all replicas."""
     sums: Counter[float] = Counter()
     for pod in cluster.pods("server"):
         try:
             scrape = cluster.ask("get", "--raw", f"/api/v1/namespaces/sigmad/pods/{pod}:8080/proxy/metrics")
         except RuntimeError:
-            # It ends, or is not there yet.
+            # It is terminating, or has not started yet.
             continue
         for edge, count in BUCKET.findall(scrape):
             sums[float(edge)] += float(count)
@@ -80,7 +80,7 @@ def buckets(cluster: Cluster) -> Counter[float]:
 
 
 def quantile(share: float, cumulative: Counter[float]) -> float | None:
-    """The upper end of the bucket that holds it, in seconds."""
+    """The upper edge of its bucket, in seconds."""
     edges = sorted(cumulative)
     if not edges or cumulative[edges[-1]] <= 0:
         return None
@@ -89,7 +89,7 @@ def quantile(share: float, cumulative: Counter[float]) -> float | None:
 
 
 def summaries(cluster: Cluster) -> list[dict]:
-    """What each finished run of the generator says: one JSON object in its log, beside a table for people."""
+    """The summary of each finished run: one JSON object in its log, after a table for people."""
     found = []
     for pod in cluster.pods("load"):
         log = cluster.ask("logs", pod)
@@ -106,7 +106,7 @@ def job_state(cluster: Cluster) -> str:
 
 
 def until_ready(cluster: Cluster) -> None:
-    """The autoscaler holds its minimum and knows the CPU of its replicas."""
+    """Waits until the autoscaler has its minimum of replicas, all ready, and their CPU metrics."""
     deadline = time.monotonic() + READY_S_MAX
     least = cluster.get("hpa", "sigmad")["spec"]["minReplicas"]
     while True:
@@ -116,7 +116,7 @@ def until_ready(cluster: Cluster) -> None:
         if used is not None and replicas >= least and ready >= replicas:
             return
         if time.monotonic() > deadline:
-            sys.exit('the autoscaler knows no CPU; see "<unknown>" in docs/DEPLOY.md')
+            sys.exit('the autoscaler has no CPU metrics; see "<unknown>" in docs/DEPLOY.md')
         time.sleep(STEP_S)
 
 
@@ -137,12 +137,12 @@ def watch(cluster: Cluster) -> dict:
             latencies = buckets(cluster)
             if state != "running":
                 ended = now
-        cpu = "unknown" if used is None else f"{used:4.0f}m each, {share} % of what they ask for"
+        cpu = "unknown" if used is None else f"{used:4.0f}m each, {share} % of the request"
         print(f"{now:4.0f} s  load {state:8}  replicas {replicas}  CPU {cpu}", flush=True)
         if ended is not None and (replicas <= least or now > ended + DOWN_S_MAX):
             break
         if now > JOB_S_MAX:
-            sys.exit("the load does not end")
+            sys.exit("the load Job did not finish in time")
         time.sleep(STEP_S)
     latencies = Counter({edge: count - before[edge] for edge, count in latencies.items()})
     return {
@@ -163,10 +163,10 @@ def table(seen: dict) -> list[tuple[str, str]]:
     replicas, cpu = seen["replicas"], seen["cpu"]
     return [
         ("runs of the generator", f"{len(runs)}, {seen['state']}"),
-        ("RPS answered with 2xx", f"{good / seconds:.0f}" if seconds else "unknown"),
-        ("p95, as the replicas saw it", "unknown" if p95 is None else f"at most {p95 * 1e3:.3g} ms"),
+        ("2xx responses per second", f"{good / seconds:.0f}" if seconds else "unknown"),
+        ("p95, measured by the replicas", "unknown" if p95 is None else f"at most {p95 * 1e3:.3g} ms"),
         ("errors", f"{failed} of {good + failed}"),
-        ("replicas, least and most", f"{min(replicas)}, {max(replicas)}; at the end {replicas[-1]}"),
+        ("replicas, minimum and maximum", f"{min(replicas)}, {max(replicas)}; at the end {replicas[-1]}"),
         ("average CPU of all replicas", f"{sum(cpu) / len(cpu):.0f}m" if cpu else "unknown"),
     ]
 
@@ -174,8 +174,8 @@ def table(seen: dict) -> list[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--context", default="sigmad")
-    parser.add_argument("--until-ready", action="store_true", help="wait until the autoscaler can decide, and end")
-    parser.add_argument("--alerts", action="store_true", help="show the alerts that came to the webhook")
+    parser.add_argument("--until-ready", action="store_true", help="wait until the autoscaler has metrics, then exit")
+    parser.add_argument("--alerts", action="store_true", help="print the alerts that reached the webhook")
     arguments = parser.parse_args()
     cluster = Cluster(arguments.context)
     if arguments.until_ready:

@@ -318,11 +318,11 @@ def check_walk() -> str:
         for part in ('value: "4321"', 'value: "7s"', "completions: 2", "kind: NetworkPolicy"):
             assert part in applied, f"{part} is not in {applied}"
         rows = dict(re.findall(r"^  (\S.*?)  +(\S.*)$", text, re.MULTILINE))
-        assert rows["replicas, least and most"] == "2, 5; at the end 2", rows
+        assert rows["replicas, minimum and maximum"] == "2, 5; at the end 2", rows
         assert rows["runs of the generator"] == "2, complete", rows
         assert rows["errors"] == "0 of 400", rows
-        assert 150 <= int(rows["RPS answered with 2xx"]) <= 210, rows
-        assert re.fullmatch(r"at most [0-9.e-]+ ms", rows["p95, as the replicas saw it"]), rows
+        assert 150 <= int(rows["2xx responses per second"]) <= 210, rows
+        assert re.fullmatch(r"at most [0-9.e-]+ ms", rows["p95, measured by the replicas"]), rows
         assert rows["average CPU of all replicas"].endswith("m"), rows
         assert rows["alerts at the webhook"] == "1", rows
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""A receiver of alerts that shows them: one JSON object a line on stdout for each alert that comes.
+"""A receiver of alerts that prints each alert as one line of JSON.
 
-For trying things out, in the place of what you are paged by. WEBHOOK_LISTEN is its address.
+For a trial, instead of a pager. WEBHOOK_LISTEN is its address.
 """
 
 import http.server
 import json
 import os
 
-# A message of Alertmanager is some kilobytes for each alert.
+# A message of Alertmanager has some kilobytes per alert.
 BODY_BYTES_MAX = 1024 * 1024
-# A client that sends nothing is let go.
+# A client that sends nothing is disconnected.
 TIMEOUT_S = 10
 
 
