@@ -57,6 +57,7 @@
 //! - Nothing is refused or dropped without a counter beside the code that does it.
 
 pub mod analytics;
+pub mod answers;
 pub mod api;
 pub mod config;
 pub mod dashboard;
@@ -65,10 +66,13 @@ pub mod http;
 pub mod judged_queue;
 pub mod logs;
 pub mod placement;
+pub mod readiness;
 pub mod registry;
 pub mod sample_queue;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod test_reports;
 #[cfg(test)]
 mod testing;

@@ -22,13 +22,12 @@ use crate::analytics::detector_states::Detectors;
 use crate::analytics::report::{TotalsReport, questions};
 use crate::analytics::thread::{AnalyticsCounters, AnalyticsThread};
 use crate::analytics::{self, Analytics};
-use crate::api::answers::Judging;
+use crate::answers::windows::DetectionSettings;
 use crate::api::counters::{RequestCounters, RouterCounters};
 use crate::api::debug::{self, DEBUGS_WAITING_MAX, DebugRequest};
 use crate::api::reader::{self, READERS, READS_WAITING_MAX, ReadRequest, ReaderDeps};
-use crate::api::readiness::{Phase, Readiness, StoreState};
-use crate::api::router::{Parts as RouterParts, Router};
-use crate::api::tokens::{Token, Tokens};
+use crate::api::router::{Router, RouterParts};
+use crate::api::tokens::{BearerToken, Tokens};
 use crate::config::{Engine, RedisHistory, Settings};
 use crate::dashboard::events::{self, Events, EventsCounters};
 use crate::dashboard::sampler::Sampler;
@@ -39,6 +38,7 @@ use crate::http::worker::{Worker, WorkerHandle};
 use crate::http::{self, Limits};
 use crate::judged_queue::{self, JudgedProducer};
 use crate::placement::{self, Machine, Placement};
+use crate::readiness::{Readiness, ReadinessPhase, StoreState};
 use crate::registry::Registry;
 use crate::sample_queue::{self, SampleQueueCounters, Sleeper};
 use crate::store::commands::{Commands, Options};
@@ -138,7 +138,7 @@ pub fn run(
         Engine::May => may(settings, limits, &layout, parts.workers, start)?,
     };
     if store.is_none() {
-        readiness.set(Phase::Ready);
+        readiness.set(ReadinessPhase::Ready);
     }
     info!(
         address = %engine.address,
@@ -155,7 +155,7 @@ pub fn run(
 
     let failure = loop {
         match events.recv().expect("this function holds a sender") {
-            Event::StoreTold => readiness.set(Phase::Ready),
+            Event::StoreTold => readiness.set(ReadinessPhase::Ready),
             Event::Signal(signal) => {
                 info!(signal, "draining");
                 break None;
@@ -163,7 +163,7 @@ pub fn run(
             Event::WorkerFailed(error) => break Some(error),
         }
     };
-    readiness.set(Phase::Draining);
+    readiness.set(ReadinessPhase::Draining);
     let deadline = start.elapsed() + settings.drain;
     if let Some(deadline_ns) = &parts.store_deadline_ns {
         // Relaxed: nothing else travels with it; the store looks again and again.
@@ -263,9 +263,9 @@ impl Parts {
         let (reads_end, reads) = bounded(READS_WAITING_MAX);
         let (debugs_end, debugs) = bounded(DEBUGS_WAITING_MAX);
         let tokens = Arc::new(Tokens {
-            ingest: settings.ingest_token.as_ref().map(|token| Token::new(token.secret())),
-            read: settings.read_token.as_ref().map(|token| Token::new(token.secret())),
-            debug: settings.debug_token.as_ref().map(|token| Token::new(token.secret())),
+            ingest: settings.ingest_token.as_ref().map(|token| BearerToken::new(token.secret())),
+            read: settings.read_token.as_ref().map(|token| BearerToken::new(token.secret())),
+            debug: settings.debug_token.as_ref().map(|token| BearerToken::new(token.secret())),
         });
 
         let store = settings.redis_url.as_ref().map(|target| {
@@ -361,7 +361,7 @@ impl Parts {
                 events: door,
                 registry,
                 telemetry: Telemetry::new(build, sources),
-                judging: Judging { window, threshold, detector: detector.name() },
+                settings: DetectionSettings { window, threshold, detector: detector.name() },
                 is_shared: settings.redis_url.is_some(),
             }),
         };

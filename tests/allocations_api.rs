@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crossbeam_channel::bounded;
 use sigmad::analytics::latest::Latest;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::api::router::{Parts, Router};
+use sigmad::api::router::{Router, RouterParts};
 use sigmad::decode::Decoder;
 use sigmad::http::message::{
     HeaderField, Headers, Method, Request, Responder, ResponseWriter, Service as _,
@@ -42,7 +42,7 @@ impl Worker {
     fn new() -> Self {
         let (samples, sample_consumer) = sample_queue::channel(Arc::default(), Arc::default());
         let registry = Arc::new(Registry::new(1_000, 3_600));
-        let router = Router::new(Parts {
+        let router = Router::new(RouterParts {
             decoder: Decoder::new(registry.clone()),
             samples,
             clock: Clock::new(sigmad_clock::start()),

@@ -13,7 +13,7 @@ use crossbeam_channel::bounded;
 use mimalloc::MiMalloc;
 use sigmad::analytics::latest::Latest;
 use sigmad::analytics::{Analytics, Settings};
-use sigmad::api::router::{Parts, Router};
+use sigmad::api::router::{Router, RouterParts};
 use sigmad::decode::Decoder;
 use sigmad::http::Limits;
 use sigmad::http::counters::HttpCounters;
@@ -62,7 +62,7 @@ impl Bench {
         let (samples, sample_consumer) = sample_queue::channel(Arc::default(), Arc::default());
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let start = sigmad_clock::start();
-        let router = Router::new(Parts {
+        let router = Router::new(RouterParts {
             decoder: Decoder::new(registry.clone()),
             samples,
             clock: Clock::new(start),

@@ -15,11 +15,11 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use super::accept::takes_text;
 use super::errors::ApiError;
 use super::query::Query;
-use super::readiness::{Phase, Readiness};
 use super::routes::{Debug, Label};
 use crate::http::message::{
     HeaderField, Method, Responder, Response, StreamSendError, StreamWriter,
 };
+use crate::readiness::{Readiness, ReadinessPhase};
 use crate::telemetry::Sources;
 use crate::telemetry::latency::Budget;
 use sigmad_clock::Clock;
@@ -275,7 +275,7 @@ fn record(request: DebugRequest, room: &DebugShared, clock: Clock) -> u16 {
         }
     };
     let writer = responder.stream(head);
-    let is_over = || writer.is_closed() || room.readiness.phase() == Phase::Draining;
+    let is_over = || writer.is_closed() || room.readiness.phase() == ReadinessPhase::Draining;
     let recorded = recording.record(is_over);
     drop(claim);
     if writer.is_closed() {
@@ -403,7 +403,7 @@ fn watch_heap(request: DebugRequest, room: &DebugShared, mut clock: Clock, secon
     let before = heap::snapshot();
     let writer = responder.stream(head);
     let end_ns = began.monotonic_ns + seconds * NS_PER_S;
-    let is_over = || writer.is_closed() || room.readiness.phase() == Phase::Draining;
+    let is_over = || writer.is_closed() || room.readiness.phase() == ReadinessPhase::Draining;
     while clock.monotonic_ns() < end_ns && !is_over() {
         std::thread::sleep(PAUSE);
     }

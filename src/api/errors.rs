@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::tokens::Denied;
 use crate::dashboard::events::CLIENTS_MAX;
-use crate::decode::{BodyError, Refusal};
+use crate::decode::{BodyError, SampleRefusal};
 use crate::http::message::{HeaderField, Response};
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
@@ -22,7 +22,7 @@ pub enum ApiError<'a> {
     /// The body can't be read.
     Body(BodyError),
     /// The one sample of the body is refused.
-    Sample(&'a Refusal),
+    Sample(&'a SampleRefusal),
     /// The samples do not fit into the worker's queue.
     QueueFull,
     /// Too many reads wait.
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn hostile_names_stay_inside_their_string() {
-        let refusal = Refusal {
+        let refusal = SampleRefusal {
             index: 0,
             code: "bad_device",
             status: 400,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::errors::{ApiError, Error};
-use crate::decode::{Decoded, Refusal};
+use crate::decode::{Decoded, SampleRefusal};
 use crate::http::message::Headers;
 
 const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
@@ -40,7 +40,7 @@ struct Rejected<'a> {
 /// `success` is the status for a batch of which something was kept.
 pub fn write_refused(
     decoded: Decoded,
-    refusals: &[Refusal],
+    refusals: &[SampleRefusal],
     success: u16,
     body: &mut Vec<u8>,
 ) -> u16 {
@@ -89,11 +89,11 @@ mod tests {
 
     use super::*;
 
-    fn refusal(index: usize, status: u16) -> Refusal {
-        Refusal { index, code: "bad_value", status, message: format!("`c\"pu\n` {index}") }
+    fn refusal(index: usize, status: u16) -> SampleRefusal {
+        SampleRefusal { index, code: "bad_value", status, message: format!("`c\"pu\n` {index}") }
     }
 
-    fn answer(decoded: Decoded, refusals: &[Refusal]) -> (u16, Value) {
+    fn answer(decoded: Decoded, refusals: &[SampleRefusal]) -> (u16, Value) {
         let mut body = b"left from before".to_vec();
         let status = write_refused(decoded, refusals, 202, &mut body);
         (status, serde_json::from_slice(&body).expect("JSON"))

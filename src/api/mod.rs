@@ -2,18 +2,16 @@
 //!
 //! [`routes`] is the table of paths. A worker's [`router`] takes samples in ([`ingest`]) and passes
 //! what reads to the threads of [`reader`], which ask analytics, lay the reports out as
-//! [`answers`] and send them through a responder: a worker does no slow work. What tells of the process itself
+//! [`answers`](crate::answers) and send them through a responder: a worker does no slow work. What tells of the process itself
 //! is answered by [`debug`], on threads of its own.
 
 pub mod accept;
-pub mod answers;
 pub mod counters;
 pub mod debug;
 pub mod errors;
 pub mod ingest;
 pub mod query;
 pub mod reader;
-pub mod readiness;
 pub mod router;
 pub mod routes;
 #[cfg(test)]

@@ -16,14 +16,15 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::accept::{Exposition, exposition, takes_gzip};
-use super::answers::{self, Judging, Shown};
 use super::counters::RequestCounters;
 use super::errors::ApiError;
 use super::query::Query;
-use super::routes::{Label, Read};
+use super::routes::{Label, OPENAPI, Read};
 use crate::analytics::report::{
     AnomaliesQuery, Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport,
 };
+use crate::answers::lists;
+use crate::answers::windows::{self, AnswerScope, DetectionSettings};
 use crate::dashboard::events::{self, Door, SubscribeError, Subscription};
 use crate::http::message::{HeaderField, Method, Responder, Response};
 use crate::registry::Registry;
@@ -72,7 +73,7 @@ pub struct ReaderDeps {
     /// Knows what is counted.
     pub telemetry: Telemetry,
     /// How values are judged.
-    pub judging: Judging,
+    pub settings: DetectionSettings,
     /// Replicas share their windows, through a store beyond this process.
     pub is_shared: bool,
 }
@@ -81,20 +82,20 @@ pub struct ReaderDeps {
 pub fn start(
     index: usize,
     reads: Receiver<ReadRequest>,
-    desk: Arc<ReaderDeps>,
+    deps: Arc<ReaderDeps>,
     counters: Arc<RequestCounters>,
     mut clock: Clock,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("reader-{index}")).spawn(move || {
         for request in reads {
-            serve(request, &desk, &counters, &mut clock);
+            serve(request, &deps, &counters, &mut clock);
         }
     })
 }
 
-fn serve(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, clock: &mut Clock) {
+fn serve(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, clock: &mut Clock) {
     if request.read == Read::Events && request.method != Method::Head {
-        return show_in(request, desk, counters, clock);
+        return show_in(request, deps, counters, clock);
     }
     let ReadRequest { label, method, read_ns, responder, .. } = request;
     let now = clock.now();
@@ -102,7 +103,7 @@ fn serve(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, cl
         Asked { read: request.read, query: &request.query, accept: &request.accept, now };
     // A mistake of ours in one answer must not silence all reads to come.
     let answered = catch_unwind(AssertUnwindSafe(|| {
-        let answer = question.answer(desk).unwrap_or_else(|error| error.response());
+        let answer = question.answer(deps).unwrap_or_else(|error| error.response());
         pack(answer, &request.accept_encoding)
     }));
     let response = answered.unwrap_or_else(|panic| internal_error(&*panic));
@@ -112,14 +113,14 @@ fn serve(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, cl
 }
 
 /// Brings a client to the thread that streams events.
-fn show_in(request: ReadRequest, desk: &ReaderDeps, counters: &RequestCounters, clock: &Clock) {
+fn show_in(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, clock: &Clock) {
     let ReadRequest { label, method, query, last_event_id, read_ns, responder, .. } = request;
     let query = Query::new(&query);
     let (status, turned_away) = match query.device() {
         Err(error) => (error.status(), Some((error, responder))),
         Ok(device) => {
             let device = device.map(Box::from);
-            match desk.events.enter(Subscription { responder, device, last_event_id }) {
+            match deps.events.enter(Subscription { responder, device, last_event_id }) {
                 Ok(()) => (200, None),
                 Err(SubscribeError::Full(responder)) => {
                     (503, Some((ApiError::EventsFull, responder)))
@@ -153,49 +154,49 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn answer(&self, desk: &ReaderDeps) -> Result<Response, ApiError<'static>> {
+    fn answer(&self, deps: &ReaderDeps) -> Result<Response, ApiError<'static>> {
         let query = Query::new(self.query);
         let body = match self.read {
             Read::Analyze => {
-                let (shown, device) = (shown(&query, desk)?, query.device()?);
-                let report = windows(device, shown.scope, desk)?;
-                answers::analyze(device, &report, shown, &desk.judging, self.now)
+                let (scope, device) = (answer_scope(&query, deps)?, query.device()?);
+                let report = windows_report(device, scope.scope, deps)?;
+                windows::analyze(device, &report, scope, &deps.settings, self.now)
             }
             Read::Stats => {
-                let shown = shown(&query, desk)?;
-                answers::stats(&windows(query.device()?, shown.scope, desk)?, shown)
+                let scope = answer_scope(&query, deps)?;
+                windows::stats(&windows_report(query.device()?, scope.scope, deps)?, scope)
             }
             Read::Devices => {
                 let search = query.search()?.map(Box::from);
                 let asked = DevicesQuery { limit: query.limit()?, sort: query.sort()?, search };
-                answers::devices(&ask(desk, |to| Question::Devices(asked, to))?)
+                lists::devices(&ask(deps, |to| Question::Devices(asked, to))?)
             }
-            Read::Anomalies => match recent(&query, query.since_us()?, desk)? {
+            Read::Anomalies => match recent(&query, query.since_us()?, deps)? {
                 Some(RecentQuery { device, limit, since_us }) => {
                     let asked = AnomaliesQuery { device, limit, since_us, after_change: 0 };
-                    answers::anomalies(&ask(desk, |to| Question::Anomalies(asked, to))?)
+                    lists::anomalies(&ask(deps, |to| Question::Anomalies(asked, to))?)
                 }
-                None => answers::anomalies(&[]),
+                None => lists::anomalies(&[]),
             },
-            Read::Latest => match recent(&query, i64::MIN, desk)? {
-                Some(asked) => answers::latest(&ask(desk, |to| Question::Latest(asked, to))?),
-                None => answers::latest(&[]),
+            Read::Latest => match recent(&query, i64::MIN, deps)? {
+                Some(asked) => lists::latest(&ask(deps, |to| Question::Latest(asked, to))?),
+                None => lists::latest(&[]),
             },
-            Read::Scrape => return self.scrape(desk),
+            Read::Scrape => return self.scrape(deps),
             // HEAD: what a GET would begin with.
             Read::Events => {
                 query.device()?;
                 return Ok(events::head(Vec::new()));
             }
-            Read::OpenApi => answers::OPENAPI.as_bytes().to_vec(),
+            Read::OpenApi => OPENAPI.as_bytes().to_vec(),
         };
         Ok(ok(super::JSON, Vec::new(), body))
     }
 
-    fn scrape(&self, desk: &ReaderDeps) -> Result<Response, ApiError<'static>> {
-        let totals = ask(desk, Question::Totals)?;
-        let fleet = ask(desk, |to| Question::Windows(None, Scope::Cluster, to))?;
-        let families = desk.telemetry.gather(&totals, &fleet);
+    fn scrape(&self, deps: &ReaderDeps) -> Result<Response, ApiError<'static>> {
+        let totals = ask(deps, Question::Totals)?;
+        let fleet = ask(deps, |to| Question::Windows(None, Scope::Cluster, to))?;
+        let families = deps.telemetry.gather(&totals, &fleet);
         let (content_type, text) = match exposition(self.accept) {
             Exposition::Text => (TEXT, crate::telemetry::text(&families)),
             Exposition::OpenMetrics => (OPENMETRICS, openmetrics::encode(&families)),
@@ -209,44 +210,44 @@ fn ok(content_type: &'static str, fields: Vec<HeaderField>, body: Vec<u8>) -> Re
 }
 
 fn ask<T>(
-    desk: &ReaderDeps,
+    deps: &ReaderDeps,
     question: impl FnOnce(crossbeam_channel::Sender<T>) -> Question,
 ) -> Result<T, ApiError<'static>> {
-    desk.asker.ask(question).ok_or(ApiError::Stopping)
+    deps.asker.ask(question).ok_or(ApiError::Stopping)
 }
 
-fn shown(query: &Query<'_>, desk: &ReaderDeps) -> Result<Shown, ApiError<'static>> {
-    Ok(Shown { scope: query.scope(desk.is_shared)?, is_shared: desk.is_shared })
+fn answer_scope(query: &Query<'_>, deps: &ReaderDeps) -> Result<AnswerScope, ApiError<'static>> {
+    Ok(AnswerScope { scope: query.scope(deps.is_shared)?, is_shared: deps.is_shared })
 }
 
 /// The windows of the fleet, or of a device: none, if nobody has heard of it.
-fn windows(
+fn windows_report(
     device: Option<&str>,
     scope: Scope,
-    desk: &ReaderDeps,
+    deps: &ReaderDeps,
 ) -> Result<WindowsReport, ApiError<'static>> {
-    let device = match device.map(|name| desk.registry.find_device(name)) {
+    let device = match device.map(|name| deps.registry.find_device(name)) {
         None => None,
         Some(Some(id)) => Some(id),
         Some(None) => {
             // How far this replica is in step with others is told of the unknown too.
-            let fleet = ask(desk, |to| Question::Windows(None, scope, to))?;
+            let fleet = ask(deps, |to| Question::Windows(None, scope, to))?;
             return Ok(WindowsReport { metrics: Vec::new(), last_timestamp_us: None, ..fleet });
         }
     };
-    ask(desk, |to| Question::Windows(device, scope, to))
+    ask(deps, |to| Question::Windows(device, scope, to))
 }
 
 /// What `/anomalies` and `/latest` ask for; None for a device that nobody has heard of.
 fn recent(
     query: &Query<'_>,
     since_us: i64,
-    desk: &ReaderDeps,
+    deps: &ReaderDeps,
 ) -> Result<Option<RecentQuery>, ApiError<'static>> {
     let limit = query.limit()?;
     let device = match query.device()? {
         None => None,
-        Some(name) => match desk.registry.find_device(name) {
+        Some(name) => match deps.registry.find_device(name) {
             None => return Ok(None),
             known => known,
         },
@@ -277,24 +278,34 @@ mod tests {
 
     use super::super::counters::{CODES, METHODS};
     use super::super::routes::{self, Action, Get};
-    use super::super::testing::{FakeEngine, desk, field, fleet, json};
+    use super::super::testing::{FakeEngine, field, json};
     use super::*;
     use crate::analytics::report::questions;
     use crate::http::message::ResponseWriter;
+    use crate::telemetry::testing::telemetry;
+    use crate::test_reports::{asker, fleet};
     use sigmad_clock;
     use sigmad_counters::Counts;
 
-    struct Library {
-        desk: Arc<ReaderDeps>,
+    struct ReaderTest {
+        deps: Arc<ReaderDeps>,
         engine: FakeEngine,
         counters: RequestCounters,
         clock: Clock,
     }
 
-    fn library() -> Library {
-        let (desk, _) = desk(Arc::new(Registry::new(1_000, 3_600)));
-        Library {
-            desk,
+    fn reader_test() -> ReaderTest {
+        let registry = Arc::new(Registry::new(1_000, 3_600));
+        let deps = ReaderDeps {
+            asker: asker().0,
+            events: events::door(Arc::default()).0,
+            telemetry: telemetry(registry.clone()),
+            registry,
+            settings: DetectionSettings { window: 50, threshold: 2.0, detector: "zscore" },
+            is_shared: false,
+        };
+        ReaderTest {
+            deps: Arc::new(deps),
             engine: FakeEngine::default(),
             counters: RequestCounters::default(),
             clock: Clock::new(sigmad_clock::start()),
@@ -320,10 +331,10 @@ mod tests {
         }
     }
 
-    impl Library {
+    impl ReaderTest {
         fn ask(&mut self, target: &str, accept: [&str; 2]) -> Response {
             let request = request(&mut self.engine, target, accept);
-            serve(request, &self.desk, &self.counters, &mut self.clock);
+            serve(request, &self.deps, &self.counters, &mut self.clock);
             self.engine.completed()
         }
 
@@ -340,7 +351,7 @@ mod tests {
 
     #[test]
     fn every_read_is_answered() {
-        let mut library = library();
+        let mut test = reader_test();
         for target in [
             "/analyze",
             "/analyze?scope=local&x=1",
@@ -348,53 +359,53 @@ mod tests {
             "/stats?device=nobody",
             "/openapi.json",
         ] {
-            let response = library.get(target);
+            let response = test.get(target);
             assert_eq!((response.status, response.content_type), (200, "application/json"));
             assert!(json(&response).is_object());
         }
-        let report = json(&library.get("/analyze"));
+        let report = json(&test.get("/analyze"));
         assert_eq!((&report["lastRps"], &report["zScore"]), (&json!(1e15 as u64), &json!(-1e6)));
-        let report = json(&library.get("/analyze?device=no+one"));
+        let report = json(&test.get("/analyze?device=no+one"));
         assert_eq!((&report["device"], &report["count"]), (&json!("no one"), &json!(0)));
         assert_eq!(report["metrics"], json!({}));
     }
 
     #[test]
     fn replicas_that_share_tell_of_the_cluster_and_since_when() {
-        let mut library = library();
-        let alone = json(&library.get("/analyze"));
+        let mut test = reader_test();
+        let alone = json(&test.get("/analyze"));
         assert_eq!((&alone["scope"], alone.get("syncedAt")), (&json!("local"), None));
-        Arc::get_mut(&mut library.desk).expect("ours alone").is_shared = true;
+        Arc::get_mut(&mut test.deps).expect("the only owner").is_shared = true;
         for (query, scope, total) in [("", "cluster", 70), ("scope=local", "local", 7)] {
-            let report = json(&library.get(&format!("/analyze?{query}")));
+            let report = json(&test.get(&format!("/analyze?{query}")));
             assert_eq!((&report["scope"], &report["totalCount"]), (&json!(scope), &json!(total)));
             assert_eq!(report["syncedAt"], json!(1_735_100_001.25));
-            let report = json(&library.get(&format!("/analyze?device=nobody&{query}")));
+            let report = json(&test.get(&format!("/analyze?device=nobody&{query}")));
             assert_eq!((&report["count"], &report["metrics"]), (&json!(0), &json!({})));
             assert_eq!(report["syncedAt"], json!(1_735_100_001.25));
-            let report = json(&library.get(&format!("/stats?{query}")));
+            let report = json(&test.get(&format!("/stats?{query}")));
             assert_eq!(report["scope"], scope);
             assert_eq!(report["synced_at"], json!(1_735_100_001.25));
         }
-        assert_eq!(library.get("/analyze?scope=moon").status, 400);
+        assert_eq!(test.get("/analyze?scope=moon").status, 400);
     }
 
     #[test]
     fn lists_ask_for_what_the_query_says() {
-        let mut library = library();
-        assert_eq!(library.rows("/devices", "devices").len(), 100);
-        let rows = library.rows("/devices?limit=3&sort=last_seen", "devices");
+        let mut test = reader_test();
+        assert_eq!(test.rows("/devices", "devices").len(), 100);
+        let rows = test.rows("/devices?limit=3&sort=last_seen", "devices");
         assert_eq!((rows.len(), &rows[0]["device"]), (3, &json!("LastSeen")));
-        let rows = library.rows("/anomalies?limit=1000&since=1735100000", "anomalies");
+        let rows = test.rows("/anomalies?limit=1000&since=1735100000", "anomalies");
         assert_eq!((rows.len(), &rows[0]["timestamp"]), (1000, &json!(1_735_100_000)));
-        assert_eq!(library.rows("/anomalies?device=nobody", "anomalies").len(), 0);
-        assert_eq!(library.rows("/latest?limit=2", "samples").len(), 2);
-        assert_eq!(library.rows("/latest?device=nobody", "samples").len(), 0);
+        assert_eq!(test.rows("/anomalies?device=nobody", "anomalies").len(), 0);
+        assert_eq!(test.rows("/latest?limit=2", "samples").len(), 2);
+        assert_eq!(test.rows("/latest?device=nobody", "samples").len(), 0);
     }
 
     #[test]
     fn bad_parameters_are_named() {
-        let mut library = library();
+        let mut test = reader_test();
         for (target, name) in [
             ("/analyze?scope=moon", "scope"),
             ("/analyze?scope=cluster", "scope"),
@@ -408,7 +419,7 @@ mod tests {
             ("/latest?limit=1001", "limit"),
             ("/events?device=", "device"),
         ] {
-            let response = library.get(target);
+            let response = test.get(target);
             let body = json(&response);
             assert_eq!(response.status, 400, "{target}");
             assert_eq!(body["error"]["code"], "bad_parameter");
@@ -418,14 +429,14 @@ mod tests {
 
     #[test]
     fn the_scrape_comes_in_the_format_asked_for() {
-        let mut library = library();
+        let mut test = reader_test();
         for path in ["/metrics", "/metrics/prometheus"] {
-            let response = library.get(path);
+            let response = test.get(path);
             assert_eq!(response.content_type, "text/plain; version=0.0.4; charset=utf-8");
             let text = String::from_utf8(response.body).expect("UTF-8");
             assert!(text.contains("# TYPE http_requests_total counter\n"), "{text}");
             let accept = "application/openmetrics-text;version=1.0.0;q=0.9,text/plain;q=0.3";
-            let response = library.ask(path, [accept, ""]);
+            let response = test.ask(path, [accept, ""]);
             assert!(response.content_type.starts_with("application/openmetrics-text; version=1"));
             assert_eq!(field(&response, "Vary"), Some("Accept"));
             assert!(response.body.ends_with(b"\n# EOF\n"));
@@ -434,44 +445,44 @@ mod tests {
 
     #[test]
     fn large_bodies_are_packed_for_those_who_take_it() {
-        let mut library = library();
-        let plain = library.get("/openapi.json");
+        let mut test = reader_test();
+        let plain = test.get("/openapi.json");
         assert_eq!(field(&plain, "Content-Encoding"), None);
         assert_eq!(field(&plain, "Vary"), Some("Accept-Encoding"));
-        let packed = library.ask("/openapi.json", ["", "gzip, br"]);
+        let packed = test.ask("/openapi.json", ["", "gzip, br"]);
         assert_eq!(field(&packed, "Content-Encoding"), Some("gzip"));
         assert!(packed.body.len() < plain.body.len() / 4);
         let mut unpacked = Vec::new();
         let mut decoder = flate2::read::GzDecoder::new(&*packed.body);
         decoder.read_to_end(&mut unpacked).expect("gzip");
         assert_eq!(unpacked, plain.body);
-        let small = library.ask("/stats", ["", "gzip"]);
+        let small = test.ask("/stats", ["", "gzip"]);
         assert_eq!((field(&small, "Content-Encoding"), field(&small, "Vary")), (None, None));
     }
 
     #[test]
     fn reads_are_counted_and_timed() {
-        let mut library = library();
-        library.get("/devices");
-        library.get("/devices?limit=x");
+        let mut test = reader_test();
+        test.get("/devices");
+        test.get("/devices?limit=x");
         let label = routes::find("/devices");
         let count = |status| {
             let code = CODES.iter().position(|code| *code == status).expect("listed");
             let method = METHODS.iter().position(|(method, _)| *method == Method::Get);
-            library.counters.answered(label, method.expect("listed"), code)
+            test.counters.answered(label, method.expect("listed"), code)
         };
         assert_eq!((count(200), count(400)), (1, 1));
         let mut counts = Counts::default();
-        library.counters.durations(label).merge_into(&mut counts);
+        test.counters.durations(label).merge_into(&mut counts);
         assert_eq!(counts.count(), 2);
         assert!(counts.sum_ns > 0);
     }
 
     #[test]
     fn a_mistake_of_ours_ends_one_read_and_no_more() {
-        let mut library = library();
+        let mut test = reader_test();
         let (asker, asked) = questions(Arc::default());
-        Arc::get_mut(&mut library.desk).expect("ours alone").asker = asker;
+        Arc::get_mut(&mut test.deps).expect("the only owner").asker = asker;
         std::thread::spawn(move || {
             for question in asked {
                 let Question::Windows(_, _, to) = question else { panic!("{question:?}") };
@@ -480,52 +491,52 @@ mod tests {
                 to.send(report).expect("the reader waits");
             }
         });
-        let response = library.get("/analyze");
+        let response = test.get("/analyze");
         assert_eq!((response.status, &json(&response)["error"]["code"]), (500, &json!("internal")));
-        assert_eq!(library.get("/openapi.json").status, 200);
+        assert_eq!(test.get("/openapi.json").status, 200);
     }
 
     #[test]
     fn without_analytics_reads_say_that_the_server_is_stopping() {
-        let mut library = library();
+        let mut test = reader_test();
         let (asker, _) = questions(Arc::default());
-        Arc::get_mut(&mut library.desk).expect("ours alone").asker = asker;
+        Arc::get_mut(&mut test.deps).expect("the only owner").asker = asker;
         for target in ["/analyze", "/metrics", "/latest"] {
-            let response = library.get(target);
+            let response = test.get(target);
             assert_eq!(response.status, 503);
             assert_eq!(json(&response)["error"]["code"], "stopping");
         }
-        assert_eq!(library.get("/openapi.json").status, 200);
+        assert_eq!(test.get("/openapi.json").status, 200);
     }
 
     #[test]
     fn clients_of_events_are_shown_in() {
-        let mut library = library();
+        let mut test = reader_test();
         let (door, arrivals) = events::door(Arc::default());
-        Arc::get_mut(&mut library.desk).expect("ours alone").events = door;
-        let mut head = request(&mut library.engine, "/events?device=a", ["", ""]);
+        Arc::get_mut(&mut test.deps).expect("the only owner").events = door;
+        let mut head = request(&mut test.engine, "/events?device=a", ["", ""]);
         head.method = Method::Head;
-        serve(head, &library.desk, &library.counters, &mut library.clock);
-        let response = library.engine.completed();
+        serve(head, &test.deps, &test.counters, &mut test.clock);
+        let response = test.engine.completed();
         assert_eq!((response.status, response.content_type), (200, events::EVENT_STREAM));
         assert_eq!(field(&response, "X-Accel-Buffering"), Some("no"));
 
-        let mut get = request(&mut library.engine, "/events?device=a", ["", ""]);
+        let mut get = request(&mut test.engine, "/events?device=a", ["", ""]);
         get.last_event_id = "7-9".to_owned();
-        serve(get, &library.desk, &library.counters, &mut library.clock);
-        assert!(library.engine.is_silent());
+        serve(get, &test.deps, &test.counters, &mut test.clock);
+        assert!(test.engine.is_silent());
         let arrival = arrivals.recv().expect("a client");
         assert_eq!((arrival.device.as_deref(), &*arrival.last_event_id), (Some("a"), "7-9"));
         drop(arrivals);
-        let response = library.get("/events");
+        let response = test.get("/events");
         assert_eq!((response.status, &json(&response)["error"]["code"]), (503, &json!("stopping")));
     }
 
     #[test]
     fn readers_end_when_the_last_worker_has_gone() {
-        let Library { desk, mut engine, clock, .. } = library();
+        let ReaderTest { deps, mut engine, clock, .. } = reader_test();
         let (reads, asked) = crossbeam_channel::bounded(READS_WAITING_MAX);
-        let reader = start(0, asked, desk, Arc::default(), clock).expect("a thread");
+        let reader = start(0, asked, deps, Arc::default(), clock).expect("a thread");
         assert_eq!(reader.thread().name(), Some("reader-0"));
         for _ in 0..3 {
             reads.send(request(&mut engine, "/stats", ["", ""])).expect("room");

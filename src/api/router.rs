@@ -15,19 +15,19 @@ use super::debug::DebugRequest;
 use super::errors::ApiError;
 use super::ingest::{says_lines, write_accepted, write_refused};
 use super::reader::ReadRequest;
-use super::readiness::Readiness;
 use super::routes::{self, Action, Debug, Get, LABELS, Label, Read};
 use super::tokens::{self, Tokens};
 use crate::dashboard::page::{self, Asset, Packing};
 use crate::decode::Decoder;
 use crate::http::message::{HeaderField, Method, Request, Response, ResponseWriter, Service};
+use crate::readiness::Readiness;
 use crate::sample_queue::SampleProducer;
 use sigmad_clock::{Clock, Now};
 use sigmad_sample::Batch;
 
 /// What a router works with.
 #[derive(Debug)]
-pub struct Parts {
+pub struct RouterParts {
     /// Turns bodies into samples.
     pub decoder: Decoder,
     /// Takes the samples to analytics.
@@ -49,16 +49,16 @@ pub struct Parts {
 /// The service of one worker.
 #[derive(Debug)]
 pub struct Router {
-    parts: Parts,
+    parts: RouterParts,
     staging: Batch,
     /// Bodies that are not composed in place.
     body: Vec<u8>,
-    round: Round,
+    round: RouterRound,
 }
 
 /// What the current round has answered so far, by label; timed when it ends.
 #[derive(Debug, Default)]
-struct Round {
+struct RouterRound {
     answered: [u32; LABELS],
     /// A bit for each label that is not 0.
     labels: u64,
@@ -68,12 +68,12 @@ struct Round {
 
 impl Router {
     /// Nothing answered yet.
-    pub fn new(parts: Parts) -> Self {
-        Self { parts, staging: Batch::default(), body: Vec::new(), round: Round::default() }
+    pub fn new(parts: RouterParts) -> Self {
+        Self { parts, staging: Batch::default(), body: Vec::new(), round: RouterRound::default() }
     }
 
     fn ingest(&mut self, exchange: &mut Exchange<'_>, request: Request<'_>, success: u16) {
-        let Parts { decoder, samples, clock, counters, tokens, .. } = &mut self.parts;
+        let RouterParts { decoder, samples, clock, counters, tokens, .. } = &mut self.parts;
         counters.ingest_requests_total.add(1);
         if let Err(denied) = tokens::check(tokens.ingest.as_ref(), &request.headers) {
             return self.refuse(exchange, ApiError::Denied(denied));
@@ -136,7 +136,7 @@ impl Router {
 
     /// Leaves the answer to a thread that looks into the process.
     fn debug(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, debug: Debug) {
-        let Parts { tokens, counters, debug: debugs, .. } = &self.parts;
+        let RouterParts { tokens, counters, debug: debugs, .. } = &self.parts;
         if let Err(denied) = tokens::check_debug(tokens.debug.as_ref(), request) {
             let response = ApiError::Denied(denied).debug_response();
             exchange.note(counters, &mut self.round, response.status);
@@ -227,7 +227,7 @@ impl Exchange<'_> {
     fn send(
         &mut self,
         counters: &RouterCounters,
-        round: &mut Round,
+        round: &mut RouterRound,
         status: u16,
         fields: &[HeaderField],
         body: &[u8],
@@ -237,7 +237,7 @@ impl Exchange<'_> {
     }
 
     #[inline]
-    fn note(&self, counters: &RouterCounters, round: &mut Round, status: u16) {
+    fn note(&self, counters: &RouterCounters, round: &mut RouterRound, status: u16) {
         counters.requests.count(self.label, self.method, status);
         round.answered[self.label.index()] += 1;
         round.labels |= 1 << self.label.index();
@@ -260,7 +260,7 @@ impl Service for Router {
     }
 
     fn round_called(&mut self, now: Now) {
-        let Parts { samples, clock, counters, .. } = &mut self.parts;
+        let RouterParts { samples, clock, counters, .. } = &mut self.parts;
         let Some(pushed_ns) = self.round.handover_ns.take() else { return samples.send(now) };
         let since_ns = clock.monotonic_ns();
         samples.send_timed(now, since_ns);
@@ -284,11 +284,11 @@ mod tests {
     use serde_json::json;
 
     use super::super::counters::{CODES, METHODS};
-    use super::super::readiness::{Phase, StoreState};
     use super::super::testing::{FakeEngine, field, json};
-    use super::super::tokens::Token;
+    use super::super::tokens::BearerToken;
     use super::*;
     use crate::http::message::Headers;
+    use crate::readiness::{ReadinessPhase, StoreState};
     use crate::registry::Registry;
     use crate::sample_queue::{self, SampleConsumer};
     use sigmad_clock;
@@ -311,7 +311,7 @@ mod tests {
         let (debug, debugs) = bounded(1);
         let counters: Arc<RouterCounters> = Arc::default();
         let readiness: Arc<Readiness> = Arc::default();
-        let router = Router::new(Parts {
+        let router = Router::new(RouterParts {
             decoder: Decoder::new(Arc::new(Registry::new(max_streams, 3600))),
             samples,
             clock: Clock::new(sigmad_clock::start()),
@@ -515,13 +515,16 @@ mod tests {
                 assert_eq!((response.status, json(&response)), (200, json!({"status": "ok"})));
             }
         }
-        for (phase, status) in [(Phase::Starting, 503), (Phase::Ready, 200), (Phase::Draining, 503)]
-        {
+        for (phase, status) in [
+            (ReadinessPhase::Starting, 503),
+            (ReadinessPhase::Ready, 200),
+            (ReadinessPhase::Draining, 503),
+        ] {
             bench.readiness.set(phase);
             assert_eq!(bench.ask(Method::Get, "/readyz", &[]).status, status);
             assert_eq!(bench.ask(Method::Get, "/health", &[]).status, 200);
         }
-        bench.readiness.set(Phase::Ready);
+        bench.readiness.set(ReadinessPhase::Ready);
         bench.readiness.set_store(StoreState::Degraded);
         let response = bench.ask(Method::Get, "/readyz", &[]);
         assert_eq!((response.status, &json(&response)["status"]), (200, &json!("degraded")));
@@ -531,7 +534,7 @@ mod tests {
 
     #[test]
     fn tokens_guard_samples_and_data_each_with_its_own() {
-        let (ingest, read) = (Some(Token::new("wri-te")), Some(Token::new("re-ad")));
+        let (ingest, read) = (Some(BearerToken::new("wri-te")), Some(BearerToken::new("re-ad")));
         let tokens = Tokens { ingest, read, debug: None };
         let mut bench = bench_with(tokens, 100, 1_000);
         for route in &routes::ROUTES {
@@ -572,7 +575,7 @@ mod tests {
         let paths = routes::ROUTES.iter().filter(|r| matches!(r.get, Some(Get::Debug(_))));
         for path in paths.map(|route| route.path) {
             // The other tokens open nothing here.
-            let (ingest, read) = (Some(Token::new("look")), Some(Token::new("look")));
+            let (ingest, read) = (Some(BearerToken::new("look")), Some(BearerToken::new("look")));
             let mut bench = bench_with(Tokens { ingest, read, debug: None }, 1, 1_000);
             for stranger in strangers() {
                 let fields = [stranger[0], right];
@@ -581,7 +584,7 @@ mod tests {
                 assert_eq!(field(&response, "X-Go-Pprof"), Some("1"));
                 assert_eq!(response.content_type, super::super::TEXT);
             }
-            let debug = Some(Token::new("look"));
+            let debug = Some(BearerToken::new("look"));
             let mut bench = bench_with(Tokens { debug, ..Tokens::default() }, 1, 1_000);
             let mut admit = |fields: &[(&str, &str)]| {
                 bench.call(Method::Get, path, fields, "");

@@ -14,7 +14,7 @@ const PADDED_WORDS: usize = 8;
 
 /// One secret. Prints as `set`.
 #[derive(Clone)]
-pub struct Token {
+pub struct BearerToken {
     words: Box<[u64]>,
     length: usize,
 }
@@ -23,11 +23,11 @@ pub struct Token {
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     /// Of POSTs.
-    pub ingest: Option<Token>,
+    pub ingest: Option<BearerToken>,
     /// Of GETs that tell of samples.
-    pub read: Option<Token>,
+    pub read: Option<BearerToken>,
     /// Of what tells of the process itself, by clients that are not loopback ones.
-    pub debug: Option<Token>,
+    pub debug: Option<BearerToken>,
 }
 
 /// Why a client was turned away.
@@ -41,7 +41,7 @@ pub enum Denied {
     Remote,
 }
 
-impl Token {
+impl BearerToken {
     /// Clients must present exactly `secret`, which is not empty.
     pub fn new(secret: &str) -> Self {
         assert!(!secret.is_empty(), "an empty token would let everyone in");
@@ -68,7 +68,7 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(word)
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("set")
     }
@@ -76,7 +76,7 @@ impl fmt::Debug for Token {
 
 /// Lets the request pass when it presents `token`.
 #[inline]
-pub fn check(token: Option<&Token>, headers: &Headers<'_>) -> Result<(), Denied> {
+pub fn check(token: Option<&BearerToken>, headers: &Headers<'_>) -> Result<(), Denied> {
     let Some(token) = token else { return Ok(()) };
     let presented = headers.get("authorization").and_then(bearer).ok_or(Denied::Missing)?;
     if token.is(presented) { Ok(()) } else { Err(Denied::Wrong) }
@@ -86,7 +86,7 @@ pub fn check(token: Option<&Token>, headers: &Headers<'_>) -> Result<(), Denied>
 const PROXY_FIELDS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
 
 /// Lets the request look into the process: from loopback as it is, from elsewhere with `token`.
-pub fn check_debug(token: Option<&Token>, request: &Request<'_>) -> Result<(), Denied> {
+pub fn check_debug(token: Option<&BearerToken>, request: &Request<'_>) -> Result<(), Denied> {
     let is_proxied = PROXY_FIELDS.iter().any(|name| request.headers.get(name).is_some());
     if request.is_loopback && !is_proxied {
         return Ok(());
@@ -104,7 +104,7 @@ fn bearer(field: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn present(token: &Token, field: &str) -> Result<(), Denied> {
+    fn present(token: &BearerToken, field: &str) -> Result<(), Denied> {
         let fields = [httparse::Header { name: "authorization", value: field.as_bytes() }];
         check(Some(token), &Headers(&fields))
     }
@@ -113,7 +113,7 @@ mod tests {
     fn only_the_secret_passes() {
         let long = "x".repeat(200);
         for secret in ["s3cret", "exactly-sixty-four", &"y".repeat(64), &"y".repeat(65), &long] {
-            let token = Token::new(secret);
+            let token = BearerToken::new(secret);
             assert_eq!(present(&token, &format!("Bearer {secret}")), Ok(()));
             assert_eq!(present(&token, &format!("bearer  {secret} ")), Ok(()));
             let shorter = &secret[1..];

@@ -16,11 +16,12 @@ use super::history::{History, POINT_MS};
 use super::message::{EventId, HEARTBEAT, Message, json};
 use super::sampler::{ByName, DeviceIndex, DeviceRow, DeviceSnapshot, Sampler, Snapshot};
 use crate::analytics::report::{AnomalyReport, SampleReport};
-use crate::api::answers;
-use crate::api::readiness::{Phase, Readiness};
+use crate::answers::lists::{AnomalyJson, SampleJson};
+use crate::answers::windows::MetricsJson;
 use crate::http::message::{
     Responder, Response, STREAM_QUEUE_BYTES_MAX, StreamSendError, StreamWriter,
 };
+use crate::readiness::{Readiness, ReadinessPhase};
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::Counter;
 use sigmad_sample::READINGS_MAX;
@@ -172,7 +173,7 @@ struct Watch {
 
 #[derive(Serialize)]
 struct Status {
-    phase: Phase,
+    phase: ReadinessPhase,
     /// No store is behind the windows.
     redis: &'static str,
     uptime: f64,
@@ -215,7 +216,7 @@ impl Events {
     /// stopped. All streams end with it, and their clients come back to whoever serves then.
     pub fn run(mut self) {
         loop {
-            if self.readiness.phase() == Phase::Draining {
+            if self.readiness.phase() == ReadinessPhase::Draining {
                 return;
             }
             let now = self.clock.now();
@@ -431,7 +432,7 @@ impl Watch {
 
 fn anomalies(message: &mut Message, oldest_first: &[&AnomalyReport]) {
     if !oldest_first.is_empty() {
-        let shown = oldest_first.iter().map(|report| answers::Anomaly::from(*report));
+        let shown = oldest_first.iter().map(|report| AnomalyJson::from(*report));
         message.list("anomalies", shown);
     }
 }
@@ -440,11 +441,11 @@ fn device_sections(message: &mut Message, name: &str, pulse: &DeviceSnapshot) {
     #[derive(Serialize)]
     struct Device<'a> {
         device: &'a str,
-        metrics: answers::Metrics<'a>,
+        metrics: MetricsJson<'a>,
     }
     let metrics = &pulse.windows.metrics;
     let told = &metrics[..metrics.len().min(METRICS_TOLD_MAX)];
-    message.section("device", &Device { device: name, metrics: answers::Metrics(told) });
+    message.section("device", &Device { device: name, metrics: MetricsJson(told) });
     if told.len() < metrics.len() {
         message.section("metricsLeftOut", &(metrics.len() - told.len()));
     }
@@ -457,7 +458,7 @@ fn device_sections(message: &mut Message, name: &str, pulse: &DeviceSnapshot) {
 /// As JSON, without the oldest where all would be too long.
 fn newest_that_fit(samples: &[SampleReport]) -> Vec<String> {
     let mut bytes = 0;
-    let newest_first = samples.iter().rev().map(|sample| json(&answers::Sample(sample)));
+    let newest_first = samples.iter().rev().map(|sample| json(&SampleJson(sample)));
     let mut newest: Vec<_> = newest_first
         .take_while(|sample| {
             bytes += sample.len();
@@ -476,9 +477,10 @@ mod tests {
 
     use super::*;
     use crate::analytics::report::{MetricReport, WindowsReport};
-    use crate::api::testing;
     use crate::http::message::{Completion, CompletionSink, StreamState};
     use crate::registry::Registry;
+    use crate::telemetry::testing::sources;
+    use crate::test_reports::{asker, fleet};
     use sigmad_clock;
     use sigmad_sample::NAME_BYTES_MAX;
 
@@ -533,9 +535,9 @@ mod tests {
 
     fn bench() -> Bench {
         let registry = Arc::new(Registry::new(1_000, 3_600));
-        let (desk, _) = testing::desk(registry.clone());
-        let sources = testing::sources(registry.clone());
-        let sampler = Sampler::new(desk.asker.clone(), registry, sources);
+        let (asker, _) = asker();
+        let sources = sources(registry.clone());
+        let sampler = Sampler::new(asker, registry, sources);
         let counters = Arc::<EventsCounters>::default();
         let (_, arrivals) = door(counters.clone());
         let server = Server {
@@ -646,7 +648,7 @@ mod tests {
             arrived_us,
             readings: (0..READINGS_MAX).map(|at| (name(at), -123_456_789.012_345)).collect(),
         };
-        let metric = testing::fleet().metrics.remove(0);
+        let metric = fleet().metrics.remove(0);
         let metrics =
             (0..2 * READINGS_MAX).map(|at| MetricReport { metric: name(at), ..metric.clone() });
         let pulse = DeviceSnapshot {

@@ -522,13 +522,14 @@ fn row(device: &str, report: &MetricReport, windows: &WindowsReport, peak: f64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::testing;
+    use crate::telemetry::testing::sources;
+    use crate::test_reports::asker;
 
     fn sampler() -> Sampler {
         let registry = Arc::new(Registry::new(1_000, 3_600));
-        let (desk, _) = testing::desk(registry.clone());
-        let sources = testing::sources(registry.clone());
-        Sampler::new(desk.asker.clone(), registry, sources)
+        let (asker, _) = asker();
+        let sources = sources(registry.clone());
+        Sampler::new(asker, registry, sources)
     }
 
     fn at(ms: u64) -> Now {

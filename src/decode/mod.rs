@@ -42,7 +42,7 @@ pub struct Decoder {
     devices: DeviceCache,
     metrics: MetricCache,
     parser: Parser,
-    refusals: Vec<Refusal>,
+    refusals: Vec<SampleRefusal>,
 }
 
 /// What became of a body.
@@ -80,7 +80,7 @@ impl From<Broken> for BodyError {
 
 /// One refused sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct SampleRefusal {
     /// Its place in the batch, from 0.
     pub index: usize,
     /// Snake-case word for machines.
@@ -151,7 +151,7 @@ impl Decoder {
     }
 
     /// The first refusals of the last body.
-    pub fn refusals(&self) -> &[Refusal] {
+    pub fn refusals(&self) -> &[SampleRefusal] {
         &self.refusals
     }
 }
@@ -446,7 +446,7 @@ impl Pass<'_> {
         self.batch.discard();
         let index = self.index();
         if self.decoder.refusals.len() < REFUSALS_LISTED_MAX {
-            self.decoder.refusals.push(Refusal {
+            self.decoder.refusals.push(SampleRefusal {
                 index,
                 code: fault.code(),
                 status: fault.status(),

@@ -9,6 +9,8 @@ pub mod latency;
 pub mod openmetrics;
 mod process;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 
@@ -363,14 +365,14 @@ pub fn text(families: &[MetricFamily]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::testing;
+    use crate::test_reports::{fleet, totals};
 
     fn telemetry() -> Telemetry {
         testing::telemetry(Arc::new(Registry::new(10, 3_600)))
     }
 
     fn lines(telemetry: &Telemetry) -> Vec<String> {
-        let families = telemetry.gather(&testing::totals(), &testing::fleet());
+        let families = telemetry.gather(&totals(), &fleet());
         text(&families).lines().map(str::to_owned).collect()
     }
 
@@ -459,7 +461,7 @@ mod tests {
             ..testing::sources(Arc::new(Registry::new(10, 3_600)))
         };
         let telemetry = Telemetry::new(telemetry().build, sources);
-        let families = telemetry.gather(&testing::totals(), &testing::fleet());
+        let families = telemetry.gather(&totals(), &fleet());
         crate::testing::check_document("docs/METRICS.md", &document(&families));
     }
 

@@ -1,38 +1,37 @@
-//! Whether this process wants requests: two flags, one set by the server, one by the thread of the
-//! store beyond this process; told by `/readyz`.
+//! Whether this process takes requests, as `/readyz` shows it.
 //!
-//! A store that fails changes the words of the answer, never its status: without it samples are taken
-//! and judged as before.
+//! Two shared flags: the server sets the phase, the thread of the store sets the state of the store.
+//! A failing store changes the body of the answer, never its status: samples are still judged.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
 
-/// How far the process is in its life.
+/// The phase of the process, from start to shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Not everything runs yet.
+pub enum ReadinessPhase {
+    /// Some threads do not run yet.
     Starting,
-    /// Send requests.
+    /// Requests are welcome.
     Ready,
-    /// SIGTERM came: what is in flight is finished, send no more.
+    /// After SIGTERM: requests in flight are finished, new ones should go elsewhere.
     Draining,
 }
 
-/// How the store beyond this process does.
+/// The state of the Redis store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreState {
-    /// There is none.
+    /// No store is configured.
     Off,
-    /// It does what it is asked.
+    /// Commands succeed.
     Ok,
-    /// It does not: samples wait for it, and what other replicas change is not seen.
+    /// Commands fail: samples are queued, and updates of other replicas do not arrive.
     Degraded,
 }
 
 impl StoreState {
-    /// As `/readyz` and the live page call it.
+    /// The name in `/readyz` and on the live page.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -52,35 +51,35 @@ pub struct Readiness {
 impl Default for Readiness {
     fn default() -> Self {
         Self {
-            phase: AtomicU8::new(Phase::Starting as u8),
+            phase: AtomicU8::new(ReadinessPhase::Starting as u8),
             store: AtomicU8::new(StoreState::Off as u8),
         }
     }
 }
 
 impl Readiness {
-    /// Says how far the process is.
-    pub fn set(&self, phase: Phase) {
+    /// Sets the phase.
+    pub fn set(&self, phase: ReadinessPhase) {
         // Relaxed: the flag orders nothing else; a probe sees it a moment late at worst.
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Says how the store does.
+    /// Sets the state of the store.
     pub fn set_store(&self, store: StoreState) {
         // Relaxed, as the other flag.
         self.store.store(store as u8, Ordering::Relaxed);
     }
 
-    /// How far the process is.
-    pub fn phase(&self) -> Phase {
+    /// The current phase.
+    pub fn phase(&self) -> ReadinessPhase {
         match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            _ => Phase::Draining,
+            0 => ReadinessPhase::Starting,
+            1 => ReadinessPhase::Ready,
+            _ => ReadinessPhase::Draining,
         }
     }
 
-    /// How the store does.
+    /// The current state of the store.
     pub fn store(&self) -> StoreState {
         match self.store.load(Ordering::Relaxed) {
             0 => StoreState::Off,
@@ -95,7 +94,7 @@ impl Readiness {
     }
 }
 
-const fn answer(phase: Phase, store: StoreState) -> (u16, &'static str) {
+const fn answer(phase: ReadinessPhase, store: StoreState) -> (u16, &'static str) {
     macro_rules! body {
         ($status:literal, $http:literal, $analytics:literal, $redis:literal) => {
             concat!(
@@ -112,17 +111,27 @@ const fn answer(phase: Phase, store: StoreState) -> (u16, &'static str) {
         };
     }
     match (phase, store) {
-        (Phase::Starting, StoreState::Off) => (503, body!("starting", "ok", "starting", "off")),
-        (Phase::Starting, StoreState::Ok) => (503, body!("starting", "ok", "starting", "ok")),
-        (Phase::Starting, StoreState::Degraded) => {
+        (ReadinessPhase::Starting, StoreState::Off) => {
+            (503, body!("starting", "ok", "starting", "off"))
+        }
+        (ReadinessPhase::Starting, StoreState::Ok) => {
+            (503, body!("starting", "ok", "starting", "ok"))
+        }
+        (ReadinessPhase::Starting, StoreState::Degraded) => {
             (503, body!("starting", "ok", "starting", "degraded"))
         }
-        (Phase::Ready, StoreState::Off) => (200, body!("ready", "ok", "ok", "off")),
-        (Phase::Ready, StoreState::Ok) => (200, body!("ready", "ok", "ok", "ok")),
-        (Phase::Ready, StoreState::Degraded) => (200, body!("degraded", "ok", "ok", "degraded")),
-        (Phase::Draining, StoreState::Off) => (503, body!("draining", "draining", "ok", "off")),
-        (Phase::Draining, StoreState::Ok) => (503, body!("draining", "draining", "ok", "ok")),
-        (Phase::Draining, StoreState::Degraded) => {
+        (ReadinessPhase::Ready, StoreState::Off) => (200, body!("ready", "ok", "ok", "off")),
+        (ReadinessPhase::Ready, StoreState::Ok) => (200, body!("ready", "ok", "ok", "ok")),
+        (ReadinessPhase::Ready, StoreState::Degraded) => {
+            (200, body!("degraded", "ok", "ok", "degraded"))
+        }
+        (ReadinessPhase::Draining, StoreState::Off) => {
+            (503, body!("draining", "draining", "ok", "off"))
+        }
+        (ReadinessPhase::Draining, StoreState::Ok) => {
+            (503, body!("draining", "draining", "ok", "ok"))
+        }
+        (ReadinessPhase::Draining, StoreState::Degraded) => {
             (503, body!("draining", "draining", "ok", "degraded"))
         }
     }
@@ -135,13 +144,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_phase_is_told_with_each_state_of_the_store() {
+    fn every_phase_is_shown_with_every_store_state() {
         let readiness = Readiness::default();
-        assert_eq!((readiness.phase(), readiness.store()), (Phase::Starting, StoreState::Off));
+        assert_eq!(
+            (readiness.phase(), readiness.store()),
+            (ReadinessPhase::Starting, StoreState::Off)
+        );
         for (phase, status, word) in [
-            (Phase::Ready, 200, "ready"),
-            (Phase::Draining, 503, "draining"),
-            (Phase::Starting, 503, "starting"),
+            (ReadinessPhase::Ready, 200, "ready"),
+            (ReadinessPhase::Draining, 503, "draining"),
+            (ReadinessPhase::Starting, 503, "starting"),
         ] {
             for (store, redis) in [
                 (StoreState::Ok, "ok"),
@@ -158,7 +170,7 @@ mod tests {
                 assert_eq!(body["parts"]["redis"], redis);
             }
         }
-        readiness.set(Phase::Ready);
+        readiness.set(ReadinessPhase::Ready);
         readiness.set_store(StoreState::Degraded);
         let body =
             r#"{"status":"degraded","parts":{"http":"ok","analytics":"ok","redis":"degraded"}}"#;

@@ -1,0 +1,103 @@
+//! Test double of the analytics thread: fixed reports.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::analytics::report::{
+    AnomalyReport, Asker, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
+    WindowsReport, questions,
+};
+use sigmad_detectors::Kind;
+use sigmad_sample::Verdict;
+
+/// An asker whose analytics thread answers with fixed reports; the thread ends with the last asker.
+pub fn asker() -> (Asker, JoinHandle<()>) {
+    let (asker, asked) = questions(Arc::default());
+    let analytics = std::thread::spawn(move || asked.into_iter().for_each(answer));
+    (asker, analytics)
+}
+
+/// A name that breaks out of any string in which it is not escaped.
+pub const HOSTILE: &str = "m\"} 1\n\\é☃";
+
+/// Windows of `rps` and of a metric with a hostile name.
+pub fn fleet() -> WindowsReport {
+    let metric = |name: &str, value: f64| MetricReport {
+        metric: name.into(),
+        values: vec![value; 3],
+        mean: value,
+        std_dev: 0.0,
+        verdict: Verdict { score: 1e6, z_score: -1e6, is_anomaly: true, is_far: true },
+        findings: Vec::new(),
+        total_count: 70,
+        anomaly_count: 2,
+    };
+    WindowsReport {
+        metrics: vec![metric("rps", 1e15), metric(HOSTILE, -40.5)],
+        last_timestamp_us: Some(1_735_100_000_500_000),
+        synced_at_us: Some(1_735_100_001_250_000),
+    }
+}
+
+/// Totals that go with [`fleet`].
+pub fn totals() -> TotalsReport {
+    let anomalies = vec![("rps".into(), 2), (HOSTILE.into(), 1)];
+    TotalsReport { samples: 70, anomalies, devices: 3, streams: 5 }
+}
+
+fn answer(question: Question) {
+    let verdict = Verdict { score: 5.0, z_score: 5.0, is_anomaly: true, is_far: true };
+    // Err: the reader no longer waits.
+    match question {
+        Question::Windows(_, scope, to) => {
+            let mut report = fleet();
+            if scope == Scope::Local {
+                report.metrics.iter_mut().for_each(|metric| metric.total_count /= 10);
+            }
+            drop(to.send(report));
+        }
+        Question::Totals(to) => drop(to.send(totals())),
+        Question::Devices(query, to) => {
+            let report = DeviceReport {
+                device: format!("{:?}", query.sort).into(),
+                score: 5.0,
+                is_anomaly: true,
+                metric: "rps".into(),
+                last: 1.0,
+                last_seen_us: 1,
+                total_count: 1,
+                anomaly_count: 1,
+            };
+            drop(to.send(vec![report; query.limit]));
+        }
+        Question::Anomalies(query, to) => {
+            let report = AnomalyReport {
+                serial: query.limit as u64,
+                device: None,
+                metric: "rps".into(),
+                value: 9.0,
+                mean: 1.0,
+                std_dev: 1.0,
+                reach: 2.0,
+                verdict,
+                timestamp_us: query.since_us.max(0),
+                arrived_us: 1,
+                detector: Kind::Zscore,
+                start_us: 0,
+                end_us: None,
+                flags: 1,
+                changed_us: 1,
+                change: 0,
+            };
+            let serials = (query.after_change + 1..=query.limit as u64).rev();
+            let reports =
+                serials.map(|serial| AnomalyReport { serial, change: serial, ..report.clone() });
+            drop(to.send(reports.collect()));
+        }
+        Question::Latest(query, to) => {
+            let readings = vec![("rps".into(), 1.5)];
+            let report = SampleReport { device: None, timestamp_us: 1, arrived_us: 1, readings };
+            drop(to.send(vec![report; query.limit]));
+        }
+    }
+}
