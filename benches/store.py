@@ -68,8 +68,8 @@ def scrape(port: int) -> dict[str, float]:
     }
 
 
-def fate(scraped: dict[str, float], name: str) -> float:
-    return scraped[f'sigmad_samples_total{{fate="{name}"}}']
+def outcome(scraped: dict[str, float], name: str) -> float:
+    return scraped[f'sigmad_samples_total{{outcome="{name}"}}']
 
 
 # --- 1. what a request costs ---
@@ -178,7 +178,7 @@ def throughput_leg(devices: int, seconds: int, scratch: Path) -> dict:
             after, elapsed = scrape(port), time.monotonic() - start
             redis_ns = bench.cpu_ns(redis_pid) - cpu[0]
             threads = bench.thread_ns(child.pid)
-            delta = {name: fate(after, name) - fate(before, name) for name in ("stored", "coalesced", "dropped")}
+            delta = {name: outcome(after, name) - outcome(before, name) for name in ("stored", "coalesced", "dropped")}
             written = delta["stored"] + delta["coalesced"]
             info = Resp(redis).ask("INFO", "memory").decode()
             streams = 2 * devices + 2
@@ -189,7 +189,7 @@ def throughput_leg(devices: int, seconds: int, scratch: Path) -> dict:
                 "written_per_s": written / elapsed,
                 "coalesced_share": delta["coalesced"] / max(1, written),
                 "dropped_per_s": delta["dropped"] / elapsed,
-                "queued_at_end": after["sigmad_samples_queued"],
+                "queued_at_end": after["sigmad_pending_samples"],
                 "redis_us_per_sample": redis_ns / 1_000 / max(1, written),
                 "store_us_per_sample": (threads["store"] - cpu[1]["store"]) / 1_000 / max(1, written),
                 "commands_per_sample": (after["sigmad_store_commands_total"] - before["sigmad_store_commands_total"])

@@ -559,7 +559,7 @@ fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, counte
     const LOOK: Duration = Duration::from_millis(5);
     while !store.is_finished() {
         if start.elapsed() > deadline {
-            let samples = counters.store.held_samples.get();
+            let samples = counters.store.queue_samples.get();
             warn!(samples, "Redis hangs; what is left is lost");
             return;
         }
@@ -585,7 +585,7 @@ fn report(totals: &TotalsReport, routers: &[Arc<RouterCounters>], store: Option<
         accepted = sum(|router| &router.accepted_total),
         judged = totals.samples,
         invalid = sum(|router| &router.invalid_total),
-        no_room = sum(|router| &router.no_room_total),
+        too_many_streams = sum(|router| &router.too_many_streams_total),
         queue_full = sum(|router| &router.queue_full_total),
         anomalies = totals.anomalies.iter().map(|(_, count)| count).sum::<u64>(),
         devices = totals.devices,

@@ -246,7 +246,7 @@ class Container:
         """One worker, and because of the quota: that is what a quarter of a core is for."""
         [start] = [line for line in map(json.loads, self.log().splitlines()) if line["message"] == "listening"]
         assert start["workers"] == 1 and start["workers_because"] == f"CPU quota of {CPUS} cores", start
-        workers = set(re.findall(r'^sigmad_queue_samples\{worker="(\d+)"\}', self.scrape(), re.MULTILINE))
+        workers = set(re.findall(r'^sigmad_analytics_queue_samples\{worker="(\d+)"\}', self.scrape(), re.MULTILINE))
         assert workers == {"0"}, f"workers {workers}"
 
     def scrape(self) -> str:

@@ -1,7 +1,7 @@
 //! sigmad before sentinels whose master is killed under load, and before a cluster.
 //!
 //! What a master had acknowledged and not yet passed on is lost with it: that is Redis' own. So after a
-//! failover the fates must add up and what came after it be there; before a cluster everything must.
+//! failover the outcomes must add up and what came after it be there; before a cluster everything must.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
@@ -57,11 +57,11 @@ fn a_master_is_killed_under_load() {
     let ledger = load.stop();
 
     ledger.assert_all_answered();
-    eventually("at rest", || Scrape::of(&server).get("sigmad_samples_queued") == 0);
+    eventually("at rest", || Scrape::of(&server).get("sigmad_pending_samples") == 0);
     let scrape = Scrape::of(&server);
     let received = scrape.get("sigmad_samples_received_total");
     assert!(received > ledger.accepted(), "one more was posted beside the ledger");
-    assert_eq!(received, scrape.sum("sigmad_samples_total"), "the fates add up");
+    assert_eq!(received, scrape.sum("sigmad_samples_total"), "the outcomes add up");
     assert_eq!(scrape.sum("sigmad_store_dropped_total"), 0, "dropped");
     ledger.assert_not_slower();
     comes_through(&server, "after", |_| successor);

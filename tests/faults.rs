@@ -646,7 +646,7 @@ fn a_full_queue_drops_its_oldest_first() {
     let load = Ledger::new(plan).post_to(&scene.server);
     load.run(Phase::Fault, 120);
     let ledger = load.stop();
-    let held = Scrape::of(&scene.server).get("sigmad_store_held_bytes");
+    let held = Scrape::of(&scene.server).get("sigmad_store_queue_bytes");
     assert!(held <= QUEUE_BYTES, "{held} bytes are held, of {QUEUE_BYTES}");
     scene.redis.restart();
     scene.expect_back();

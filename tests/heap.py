@@ -185,7 +185,7 @@ def check_latency() -> str:
         post(port, [b'{"timestamp":1735100000,"cpu":60.5,"rps":2000}'] * REQUESTS)
         bench.get_json(port, "/stats")
         stages = {row["stage"]: row for row in json.loads(get(port, "/debug/latency")[2])["stages"]}
-        path = ["turn", "read", "parse", "decode", "handover", "write"]
+        path = ["queue_wait", "read", "parse", "decode", "enqueue", "write"]
         assert list(stages) == [*path, "rest", "whole", "analytics"], list(stages)
         timed = REQUESTS // TIMED_EVERY
         for name in [*path, "whole", "analytics"]:

@@ -377,7 +377,7 @@ def check_redis(scratch: Path) -> str:
         told = re.findall(r"^sigmad_store_(dropped|errors)_total\{\S+ (\S+)$", metrics, re.M)
         assert {name for name, _ in told} == {"dropped", "errors"}, metrics
         assert not [value for _, value in told if float(value) != 0], metrics
-        stored = re.search(r'^sigmad_samples_total\{fate="stored"\} (\S+)$', metrics, re.M)
+        stored = re.search(r'^sigmad_samples_total\{outcome="stored"\} (\S+)$', metrics, re.M)
         assert float(stored.group(1)) > 0, metrics
         return f"{said['samples']} signals, nothing dropped, no error"
 

@@ -1,7 +1,7 @@
 //! Redis stops and goes on, every three seconds, for a minute or as long as `SOAK_SECONDS` says.
 //!
 //! 5,000 samples a second all the time. Memory stays where the bound says, nobody is answered late, and
-//! at the end every sample has its fate.
+//! at the end every sample has its outcome.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 

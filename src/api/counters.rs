@@ -80,7 +80,7 @@ pub struct RouterCounters {
     /// Samples refused because they are wrong.
     pub invalid_total: Counter,
     /// Samples refused for want of room for another stream.
-    pub no_room_total: Counter,
+    pub too_many_streams_total: Counter,
     /// Good samples refused with their request because the queue was full.
     pub queue_full_total: Counter,
     /// Reads refused because the readers had too many waiting.
@@ -88,7 +88,7 @@ pub struct RouterCounters {
     /// Body to samples, of timed requests.
     pub decode_ns: Histogram,
     /// Samples to the analytics thread's queue, of timed requests.
-    pub handover_ns: Histogram,
+    pub enqueue_ns: Histogram,
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ struct RouterRound {
     /// A bit for each label that is not 0.
     labels: u64,
     /// Time that a timed request of this round took to be handed over, so far.
-    handover_ns: Option<u64>,
+    enqueue_ns: Option<u64>,
 }
 
 impl Router {
@@ -92,7 +92,7 @@ impl Router {
         };
         debug_assert_eq!(decoded.accepted, self.staging.len());
         counters.invalid_total.add(decoded.invalid as u64);
-        counters.no_room_total.add(decoded.unroomed as u64);
+        counters.too_many_streams_total.add(decoded.unroomed as u64);
         if decoded.accepted > 0 {
             if !samples.has_room(decoded.accepted) {
                 counters.queue_full_total.add(decoded.accepted as u64);
@@ -102,7 +102,7 @@ impl Router {
             counters.accepted_total.add(decoded.accepted as u64);
         }
         if request.is_timed {
-            self.round.handover_ns = Some(clock.monotonic_ns() - decoded_ns);
+            self.round.enqueue_ns = Some(clock.monotonic_ns() - decoded_ns);
         }
         if decoded.invalid + decoded.unroomed == 0 {
             write_accepted(decoded.accepted, &mut self.body);
@@ -261,10 +261,10 @@ impl Service for Router {
 
     fn round_called(&mut self, now: Now) {
         let RouterParts { samples, clock, counters, .. } = &mut self.parts;
-        let Some(pushed_ns) = self.round.handover_ns.take() else { return samples.send(now) };
+        let Some(pushed_ns) = self.round.enqueue_ns.take() else { return samples.send(now) };
         let since_ns = clock.monotonic_ns();
         samples.send_timed(now, since_ns);
-        counters.handover_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
+        counters.enqueue_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
     }
 
     fn round_answered(&mut self, elapsed_ns: u64) {
@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(some.status, 202);
         let mixed = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":-1}]"#);
         assert_eq!(mixed.status, 400);
-        assert_eq!(bench.counters.no_room_total.get(), 5);
+        assert_eq!(bench.counters.too_many_streams_total.get(), 5);
         assert_eq!(bench.kept(), 2);
     }
 
@@ -665,7 +665,7 @@ mod tests {
             bench.counters.requests.durations(routes::find(path)).merge_into(&mut counts);
             assert_eq!((counts.count(), counts.sum_ns), (count, count * 40_000), "{path}");
         }
-        for (stage, count) in [(&bench.counters.decode_ns, 3), (&bench.counters.handover_ns, 1)] {
+        for (stage, count) in [(&bench.counters.decode_ns, 3), (&bench.counters.enqueue_ns, 1)] {
             let mut counts = Counts::default();
             stage.merge_into(&mut counts);
             assert_eq!(counts.count(), count);

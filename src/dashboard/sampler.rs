@@ -322,7 +322,7 @@ impl Sampler {
         let workers = self.sources.routers.iter().map(|router| WorkerCounts {
             requests: router.ingest_requests_total.get(),
             accepted: router.accepted_total.get(),
-            rejected: router.invalid_total.get() + router.no_room_total.get(),
+            rejected: router.invalid_total.get() + router.too_many_streams_total.get(),
             dropped: router.queue_full_total.get(),
         });
         let anomalies = totals.anomalies.iter().map(|(_, count)| count).sum();

@@ -24,7 +24,7 @@ pub struct HttpCounters {
     pub refusals: [Counter; RequestError::ALL.len()],
     /// From the return of the poller to the read, behind the others of the round. This and what follows is
     /// of the first request of one read in [`super::worker::TIMED_EVERY`], if the round answers it.
-    pub turn_ns: Histogram,
+    pub queue_wait_ns: Histogram,
     /// The read call.
     pub read_ns: Histogram,
     /// From bytes to a request.
@@ -46,7 +46,7 @@ impl Default for HttpCounters {
             closed_drain_total: Counter::default(),
             accept_failures_total: Counter::default(),
             refusals: std::array::from_fn(|_| Counter::default()),
-            turn_ns: Histogram::default(),
+            queue_wait_ns: Histogram::default(),
             read_ns: Histogram::default(),
             parse_ns: Histogram::default(),
             write_ns: Histogram::default(),

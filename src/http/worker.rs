@@ -519,7 +519,7 @@ impl<S: Service> Worker<S> {
         {
             let (begun_ns, written_ns) = (self.now.monotonic_ns, self.clock.monotonic_ns());
             let counters = &self.counters;
-            counters.turn_ns.record(read_since_ns - begun_ns, 1);
+            counters.queue_wait_ns.record(read_since_ns - begun_ns, 1);
             counters.read_ns.record(read_ns - read_since_ns, 1);
             counters.parse_ns.record(parsed_ns - read_ns, 1);
             counters.write_ns.record(written_ns - since_ns, 1);

@@ -4,7 +4,7 @@
 //! of commands that can be sent twice without harm (commands), and reads back the windows that other
 //! replicas have changed.
 //!
-//! Every sample has one fate, counted here: stored, coalesced or dropped. Until then it is queued.
+//! Every sample has one outcome, counted here: stored, coalesced or dropped. Until then it is queued.
 
 pub mod backoff;
 mod cluster;
@@ -33,9 +33,9 @@ pub struct StoreCounters {
     /// Samples dropped, by [`DropReason`].
     pub dropped_total: [Counter; DropReason::ALL.len()],
     /// Samples held: waiting, or on their way to Redis.
-    pub held_samples: Counter,
+    pub queue_samples: Counter,
     /// The bytes they take.
-    pub held_bytes: Counter,
+    pub queue_bytes: Counter,
     /// Failures, by [`ErrorKind`].
     pub errors_total: [Counter; ErrorKind::ALL.len()],
     /// Flushes that reached Redis whole.
@@ -47,9 +47,9 @@ pub struct StoreCounters {
     /// Windows read because another replica had changed them.
     pub windows_read_total: Counter,
     /// Members, counts and names in Redis that are not what a replica writes; left out.
-    pub foreign_total: Counter,
+    pub foreign_entries_total: Counter,
     /// Windows of other replicas left out because `--max-streams` are in use here.
-    pub no_room_total: Counter,
+    pub windows_skipped_total: Counter,
     /// From the first command of a flush to its last answer.
     pub flush: Histogram,
     /// From a sample's arrival to the moment that Redis had it; of the oldest sample of each flush.

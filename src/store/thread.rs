@@ -284,10 +284,10 @@ impl StoreThread {
             let reply = self.send_one(&pipeline)?;
             let Some(reply) = reply else { return Ok(()) };
             let Some(told) = Marked::read(&reply, self.cursor) else {
-                self.counters.foreign_total.add(1);
+                self.counters.foreign_entries_total.add(1);
                 return Ok(());
             };
-            self.counters.foreign_total.add(told.foreign as u64);
+            self.counters.foreign_entries_total.add(told.foreign as u64);
             self.changed.extend(told.changed);
             self.cursor = if told.has_lost { 0 } else { told.cursor };
             let are_all_marked = self.queue.in_flight().is_none_or(|s| s.names().len() <= marked);
@@ -336,7 +336,7 @@ impl StoreThread {
                     Counted::default()
                 }
             };
-            self.counters.foreign_total.add(read.foreign as u64);
+            self.counters.foreign_entries_total.add(read.foreign as u64);
             for metric in &read.metrics {
                 pipeline.add_command(self.commands.read_window(owner.as_deref(), &metric.name));
             }
@@ -360,14 +360,14 @@ impl StoreThread {
                         Values::default()
                     }
                 };
-                self.counters.foreign_total.add(read.foreign as u64);
+                self.counters.foreign_entries_total.add(read.foreign as u64);
                 windows.push(read);
             }
             self.counters.windows_read_total.add(windows.len() as u64);
             let seconds = u32::try_from(now.wall_s()).unwrap_or(u32::MAX);
             let (told, no_room) =
                 share(owner.as_deref(), counted, windows, &self.registry, seconds);
-            self.counters.no_room_total.add(no_room as u64);
+            self.counters.windows_skipped_total.add(no_room as u64);
             shared.extend(told);
             let gone = counted.gone(now.wall_us);
             if !gone.is_empty() {
@@ -465,7 +465,7 @@ impl StoreThread {
     }
 
     fn count_held(&self) {
-        self.counters.held_samples.set(self.queue.samples());
-        self.counters.held_bytes.set(self.queue.bytes() as u64);
+        self.counters.queue_samples.set(self.queue.samples());
+        self.counters.queue_bytes.set(self.queue.bytes() as u64);
     }
 }

@@ -46,12 +46,12 @@ impl Budget {
         let whole = merged(http.iter().map(|counters| &counters.whole_ns));
         let share = |sum_ns: u64| (whole.sum_ns > 0).then(|| sum_ns as f64 / whole.sum_ns as f64);
         let mut stages = Vec::new();
-        let mut in_turn_ns = 0;
+        let mut in_sequence_ns = 0;
         for (stage, covers, counts) in [
             (
-                "turn",
-                "from the poller's return to the read: others of the round",
-                merged(http.iter().map(|counters| &counters.turn_ns)),
+                "queue_wait",
+                "from the poller's return to the read: other requests of the round",
+                merged(http.iter().map(|counters| &counters.queue_wait_ns)),
             ),
             ("read", "the read call", merged(http.iter().map(|counters| &counters.read_ns))),
             (
@@ -61,24 +61,24 @@ impl Budget {
             ),
             (
                 "decode",
-                "from its body to samples",
+                "from a body to samples",
                 merged(routers.iter().map(|counters| &counters.decode_ns)),
             ),
             (
-                "handover",
-                "from samples to the queue of analytics",
-                merged(routers.iter().map(|counters| &counters.handover_ns)),
+                "enqueue",
+                "from samples to the analytics queue",
+                merged(routers.iter().map(|counters| &counters.enqueue_ns)),
             ),
             ("write", "the write call", merged(http.iter().map(|counters| &counters.write_ns))),
         ] {
-            in_turn_ns += counts.sum_ns;
+            in_sequence_ns += counts.sum_ns;
             stages.push(Stage::of(stage, covers, &counts, share(counts.sum_ns)));
         }
         // Saturating: counters are written one after the other, and read meanwhile.
-        let rest_ns = whole.sum_ns.saturating_sub(in_turn_ns);
+        let rest_ns = whole.sum_ns.saturating_sub(in_sequence_ns);
         stages.push(Stage {
             stage: "rest",
-            covers: "routing, the answer, unpacking, more requests of the same read, and the others of the round",
+            covers: "routing, the response, decompression, more requests of the same read, other requests of the round",
             count: None,
             mean_ns: rest_ns.checked_div(whole.count()),
             p50_ns: None,
@@ -86,9 +86,10 @@ impl Budget {
             p999_ns: None,
             share: share(rest_ns),
         });
-        let covers = "from the poller's return to the end of the write: all of the above";
+        let covers = "from the poller's return to the end of the write: the sum of the above";
         stages.push(Stage::of("whole", covers, &whole, share(whole.sum_ns)));
-        let covers = "from the hand-over to the last verdict, per sample; no client waits for it";
+        let covers =
+            "from the analytics queue to the last verdict, per sample; no client waits for it";
         stages.push(Stage::of("analytics", covers, &merged([&analytics.lag]), None));
         Self { timed_one_in: TIMED_EVERY, stages }
     }
@@ -101,7 +102,7 @@ impl Budget {
     /// For people.
     pub fn text(&self) -> String {
         let mut table = format!(
-            "{:<10}{:>12}{:>12}{:>12}{:>12}{:>12}{:>9}\n",
+            "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>9}\n",
             "stage", "count", "mean", "p50", "p99", "p99.9", "share"
         );
         let shown = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), micros);
@@ -114,12 +115,12 @@ impl Budget {
             // Err: a String takes everything.
             let _ = writeln!(
                 table,
-                "{stage:<10}{count:>12}{mean:>12}{p50:>12}{p99:>12}{p999:>12}{share:>9}"
+                "{stage:<12}{count:>12}{mean:>12}{p50:>12}{p99:>12}{p999:>12}{share:>9}"
             );
         }
         table.push('\n');
         for Stage { stage, covers, .. } in &self.stages {
-            let _ = writeln!(table, "{stage:<10}{covers}");
+            let _ = writeln!(table, "{stage:<12}{covers}");
         }
         let every = self.timed_one_in;
         let _ = writeln!(

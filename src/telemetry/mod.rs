@@ -218,19 +218,19 @@ impl Telemetry {
         reads.add(&[], sum(routers, |counters| &counters.reads_refused_total));
         let mut samples = Family::counter(
             "ingest_samples_total",
-            "Samples received, by what became of them: accepted, invalid, no_room for another stream, queue_full.",
+            "Samples received, by result: accepted, invalid, too_many_streams (--max-streams), queue_full.",
         );
         for (result, count) in [
             ("accepted", sum(routers, |counters| &counters.accepted_total)),
             ("invalid", sum(routers, |counters| &counters.invalid_total)),
-            ("no_room", sum(routers, |counters| &counters.no_room_total)),
+            ("too_many_streams", sum(routers, |counters| &counters.too_many_streams_total)),
             ("queue_full", sum(routers, |counters| &counters.queue_full_total)),
         ] {
             samples.add(&[("result", result)], count);
         }
         let mut queued = Family::gauge(
-            "sigmad_queue_samples",
-            "Samples sent to analytics and not yet seen to be judged, by worker.",
+            "sigmad_analytics_queue_samples",
+            "Samples in the queue from this worker to analytics, as the worker last saw it.",
         );
         for (worker, queue) in sample_queues.iter().enumerate() {
             queued.add(&[("worker", &worker.to_string())], queue.samples_in_flight.get() as f64);
@@ -247,14 +247,14 @@ impl Telemetry {
         let Sources { http, routers, analytics, .. } = &self.sources;
         let mut stages = Family::histogram(
             "sigmad_stage_duration_seconds",
-            "Stages in the life of a sample, a few of many timed. turn: from the poller's return to the read; analytics: from the hand-over of a block to its last verdict.",
+            "Time per stage of a request, of one read in 64. queue_wait: from the poller's return to the read; enqueue: from decoded samples to the analytics queue; analytics: from there to the last verdict of a chunk.",
         );
         for (stage, counts) in [
-            ("turn", merged(http.iter().map(|counters| &counters.turn_ns))),
+            ("queue_wait", merged(http.iter().map(|counters| &counters.queue_wait_ns))),
             ("read", merged(http.iter().map(|counters| &counters.read_ns))),
             ("parse", merged(http.iter().map(|counters| &counters.parse_ns))),
             ("decode", merged(routers.iter().map(|counters| &counters.decode_ns))),
-            ("handover", merged(routers.iter().map(|counters| &counters.handover_ns))),
+            ("enqueue", merged(routers.iter().map(|counters| &counters.enqueue_ns))),
             ("analytics", merged([&analytics.lag])),
             ("write", merged(http.iter().map(|counters| &counters.write_ns))),
         ] {
@@ -435,8 +435,8 @@ mod tests {
             r#"ingest_samples_total{result="accepted"} 11"#,
             r#"http_requests_refused_total{reason="bad_request_line",code="400"} 3"#,
             "http_connections_open 2",
-            r#"sigmad_queue_samples{worker="0"} 0"#,
-            r#"sigmad_queue_samples{worker="1"} 9"#,
+            r#"sigmad_analytics_queue_samples{worker="0"} 0"#,
+            r#"sigmad_analytics_queue_samples{worker="1"} 9"#,
             r#"sigmad_stage_duration_seconds_bucket{stage="analytics",le="0.000000128"} 4"#,
             r#"anomalies_total{metric="rps"} 2"#,
             r#"anomalies_total{metric="m\"} 1\n\\é☃"} 1"#,

@@ -6,21 +6,21 @@ use crate::api::counters::RouterCounters;
 use crate::store::{DropReason, ErrorKind};
 use sigmad_counters::Counter;
 
-/// What became of every sample: at rest, received is the sum of the fates and of what is queued.
+/// What became of every sample: at rest, received is the sum of the outcomes and of what is queued.
 pub fn ledger(sources: &Sources) -> [Family; 3] {
     let Sources { routers, sample_queues, analytics, .. } = sources;
     let total = |tally: fn(&RouterCounters) -> &Counter| -> u64 {
         routers.iter().map(|router| tally(router).get()).sum()
     };
     let rejected = total(|counters| &counters.invalid_total)
-        + total(|counters| &counters.no_room_total)
+        + total(|counters| &counters.too_many_streams_total)
         + total(|counters| &counters.queue_full_total);
     let accepted = total(|counters| &counters.accepted_total);
     let sent: u64 = sample_queues.iter().map(|queue| queue.samples_total.get()).sum();
-    let fates = match &sources.store {
+    let outcomes = match &sources.store {
         // What is judged is kept in memory, in the same step.
-        None => Fates { stored: analytics.samples_total.get(), ..Fates::default() },
-        Some(StoreSources { queue, store }) => Fates {
+        None => Outcomes { stored: analytics.samples_total.get(), ..Outcomes::default() },
+        Some(StoreSources { queue, store }) => Outcomes {
             stored: store.stored_total.get(),
             coalesced: store.coalesced_total.get(),
             dropped: queue.dropped_total.get()
@@ -28,10 +28,10 @@ pub fn ledger(sources: &Sources) -> [Family; 3] {
         },
     };
     let queued = match &sources.store {
-        None => sent.saturating_sub(fates.stored),
+        None => sent.saturating_sub(outcomes.stored),
         Some(StoreSources { queue, store }) => {
             let gone = queue.dropped_total.get() + store.taken_total.get();
-            sent.saturating_sub(gone) + store.held_samples.get()
+            sent.saturating_sub(gone) + store.queue_samples.get()
         }
     };
 
@@ -42,26 +42,26 @@ pub fn ledger(sources: &Sources) -> [Family; 3] {
     received.add(&[], (accepted + rejected) as f64);
     let mut samples = Family::counter(
         "sigmad_samples_total",
-        "Samples by their fate: rejected in the answer, stored, coalesced with a later one of the same key, dropped.",
+        "Samples by outcome: rejected in the response, stored, coalesced with a later one of the same key, dropped.",
     );
-    for (fate, count) in [
+    for (outcome, count) in [
         ("rejected", rejected),
-        ("stored", fates.stored),
-        ("coalesced", fates.coalesced),
-        ("dropped", fates.dropped),
+        ("stored", outcomes.stored),
+        ("coalesced", outcomes.coalesced),
+        ("dropped", outcomes.dropped),
     ] {
-        samples.add(&[("fate", fate)], count as f64);
+        samples.add(&[("outcome", outcome)], count as f64);
     }
     let mut waiting = Family::gauge(
-        "sigmad_samples_queued",
-        "Samples accepted that have met no fate yet: on their way to analytics or to the store.",
+        "sigmad_pending_samples",
+        "Accepted samples without an outcome so far: in the analytics queue or the store queue.",
     );
     waiting.add(&[], queued as f64);
     [received, samples, waiting]
 }
 
 #[derive(Default)]
-struct Fates {
+struct Outcomes {
     stored: u64,
     coalesced: u64,
     dropped: u64,
@@ -107,8 +107,16 @@ pub fn redis(StoreSources { queue, store }: &StoreSources) -> [Family; 13] {
     delay.add_histogram(&[], &merged([&store.delay]), &REQUEST_EDGES_NS);
     [
         gauge("sigmad_store_up", "1 while Redis does what it is asked.", &store.up),
-        gauge("sigmad_store_held_samples", "Samples held for Redis.", &store.held_samples),
-        gauge("sigmad_store_held_bytes", "Memory they take.", &store.held_bytes),
+        gauge(
+            "sigmad_store_queue_samples",
+            "Samples in the store queue, which wait for Redis.",
+            &store.queue_samples,
+        ),
+        gauge(
+            "sigmad_store_queue_bytes",
+            "Memory that the samples of the store queue take.",
+            &store.queue_bytes,
+        ),
         dropped,
         errors,
         counter(
@@ -128,14 +136,14 @@ pub fn redis(StoreSources { queue, store }: &StoreSources) -> [Family; 13] {
             &store.windows_read_total,
         ),
         counter(
-            "sigmad_store_no_room_total",
-            "Windows of other replicas left out for want of room (--max-streams).",
-            &store.no_room_total,
+            "sigmad_store_windows_skipped_total",
+            "Windows of other replicas skipped because --max-streams are in use here.",
+            &store.windows_skipped_total,
         ),
         counter(
-            "sigmad_store_foreign_total",
-            "Members, counts and names found in Redis that no replica writes; left out.",
-            &store.foreign_total,
+            "sigmad_store_foreign_entries_total",
+            "Members, counts and names found in Redis that no replica writes; skipped.",
+            &store.foreign_entries_total,
         ),
         flush,
         delay,

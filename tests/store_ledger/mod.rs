@@ -2,7 +2,7 @@
 //!
 //! [`Ledger`] remembers every sample that was sent, in order, and its answer; [`Load`] is the ledger
 //! while its clients post; [`Contents`] is what Redis holds. At rest the three must agree: each accepted
-//! sample has one fate, its keys have the last value sent, each window holds the newest values once.
+//! sample has one outcome, its keys have the last value sent, each window holds the newest values once.
 //!
 //! Every value is sent once in a ledger's life, so a member of a window names its sample. A client has
 //! devices and timestamps of its own: the order of its requests is the order of their samples.
@@ -51,7 +51,7 @@ const P99_REQUESTS_MIN: usize = 200;
 /// Which samples share a timestamp, and with it the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// None: every sample's fate can be seen.
+    /// None: every sample's outcome can be seen.
     Unique,
     /// Every second run of 16 samples of a client.
     Mixed,
@@ -454,20 +454,20 @@ impl Ledger {
         assert!(fault <= allowed, "p99 {fault:?}; before {control:?}, bare echo {echo:?}");
     }
 
-    /// Waits until everything that was accepted has its fate, and checks that the fates add up.
+    /// Waits until everything that was accepted has its outcome, and checks that the outcomes add up.
     #[track_caller]
     pub fn settle(&self, server: &Server) -> Scrape {
         let received = self.accepted() + self.rejected();
         let deadline = Instant::now() + REST;
         let scrape = loop {
             let scrape = Scrape::of(server);
-            let is_at_rest = scrape.get("sigmad_samples_queued") == 0
+            let is_at_rest = scrape.get("sigmad_pending_samples") == 0
                 && scrape.get("sigmad_samples_received_total") >= received;
             if is_at_rest {
                 break scrape;
             }
             let (queued, total) =
-                (scrape.get("sigmad_samples_queued"), scrape.get("sigmad_samples_received_total"));
+                (scrape.get("sigmad_pending_samples"), scrape.get("sigmad_samples_received_total"));
             assert!(
                 Instant::now() < deadline,
                 "not at rest: {queued} queued, {total} of {received} received"
@@ -475,20 +475,21 @@ impl Ledger {
             std::thread::sleep(Duration::from_millis(20));
         };
         assert_eq!(scrape.get("sigmad_samples_received_total"), received, "received");
-        assert_eq!(scrape.fate("rejected"), self.rejected(), "rejected");
-        let fates = ["rejected", "stored", "coalesced", "dropped"].map(|fate| scrape.fate(fate));
+        assert_eq!(scrape.outcome("rejected"), self.rejected(), "rejected");
+        let outcomes =
+            ["rejected", "stored", "coalesced", "dropped"].map(|outcome| scrape.outcome(outcome));
         assert_eq!(
             received,
-            fates.iter().sum::<u64>(),
-            "rejected, stored, coalesced, dropped: {fates:?}"
+            outcomes.iter().sum::<u64>(),
+            "rejected, stored, coalesced, dropped: {outcomes:?}"
         );
         assert_eq!(
-            scrape.fate("dropped"),
+            scrape.outcome("dropped"),
             scrape.sum("sigmad_store_dropped_total"),
             "every drop has a reason"
         );
         if self.plan.keys == Keys::Unique {
-            assert_eq!(scrape.fate("coalesced"), 0, "no two samples have the same key");
+            assert_eq!(scrape.outcome("coalesced"), 0, "no two samples have the same key");
         }
         scrape
     }
@@ -1018,8 +1019,8 @@ impl Scrape {
         *self.0.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.lines("sigmad_s")))
     }
 
-    fn fate(&self, fate: &str) -> u64 {
-        self.get(&format!("sigmad_samples_total{{fate=\"{fate}\"}}"))
+    fn outcome(&self, outcome: &str) -> u64 {
+        self.get(&format!("sigmad_samples_total{{outcome=\"{outcome}\"}}"))
     }
 
     pub fn errors(&self, kind: &str) -> u64 {
