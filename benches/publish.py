@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes one folder of records the one that PERF.md speaks of: its figures, its plots, and the flamegraphs.
+"""Makes PERF.md refer to one folder of records: its figures, its plots, and the flamegraphs.
 
     benches/publish.py benches/record/2026-01-31-some-machine-2c
 
-The sentences stay: read them once more, for what they say of the figures may no longer be so.
+The sentences stay: read them again, as they may no longer fit the figures.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ FLAMEGRAPHS = bench.ROOT / "flamegraphs"
 INDEX = """\
 # Flamegraphs of the ladder
 
-Each rung of the ladder (see [PERF.md](../PERF.md)) before, after, and the difference. A picture is as
-wide as a request costs in CPU time; hover over a frame for its ns, click to zoom, search with Ctrl-F.
-Orange is the kernel, green Rust, red C and what has no name. In a difference red is more than before,
-blue less; it is drawn as wide as the dearer of both, so that what went away can be seen.
+Each rung of the ladder (see [PERF.md](../PERF.md)) before, after, and the difference. The width of a picture is
+the CPU time of a request. Hover over a frame for its ns, click to zoom, search with Ctrl-F.
+Orange is the kernel, green Rust, red C and code without a name. In a difference, red is more than before and
+blue less; it is as wide as the more expensive of both, so that removed functions are visible.
 
 Commit {commit}, {cpu}, Linux {kernel}, {date}, `benches/{command}`, which `make perf` runs: perf with
 cpu-clock at 999 Hz and stacks by DWARF; 64 connections, one sample a request, the server on core 0,
-writing to a Redis. [The record]({record}) says how many samples each has, and how much of the CPU time.
+writing to a Redis. [The record]({record}) has the number of samples of each, and their share of the CPU time.
 
-These are one round each: read them for what a function is, and the ladder's rounds for what it costs.
+Each is from one round: use it to find functions, and the rounds of the ladder for their cost.
 
-| rung | pictures | ns before | ns after | look at: the program's functions whose own ns changed most |
+| rung | pictures | ns before | ns after | functions of the program with the largest change of own ns |
 | --- | --- | ---: | ---: | --- |
 {rows}
 """
 
 
 def index(folder: Path) -> str:
-    """What each picture is, and what to look at first: what rose and fell the most."""
+    """The pictures of each rung, with the functions that changed the most."""
     record = json.loads((folder / "flamegraphs.json").read_text())
     rows = []
     for before, after in itertools.pairwise(record["rungs"].values()):
         slug = after["slug"]
         pictures = ", ".join(f"[{which}]({slug}-{which}.svg)" for which in ("before", "after", "diff"))
-        # What the kernel's functions cost differs from round to round by more than most rungs bring.
+        # The cost of kernel functions varies between rounds by more than most rungs change it.
         own = [one for one in after["moved"] if "::" in one["function"] or "alloc" in one["function"]]
         moved = [f"`{one['function']}` {one['change_ns']:+,.0f}".replace("-", "−") for one in own[:3]]
         costs = [f"{one['ns_per_request']:,.0f}" for one in (before, after)]
