@@ -2,7 +2,7 @@
 //!
 //! Each test lets clients post all the time, breaks something, mends it, and then holds three things
 //! against each other: what the clients were promised, what the scrape counts, and what Redis holds.
-//! While it is broken answers are as quick as before, `/readyz` says `degraded`, and the log says so once.
+//! While it is broken no answer waits for it, `/readyz` says `degraded`, and the log says so once.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
@@ -21,7 +21,7 @@ use redis_server::{Redis, ask, unused_port};
 use serde_json::Value;
 use store_ledger::{Excuse, Keys, Ledger, Load, Phase, Plan, Scrape};
 
-/// Requests before the fault, and while it lasts: a second of each, enough for a p99.
+/// Requests before the fault, and while it lasts: a second of each by plan.
 const REQUESTS: u64 = 400;
 /// Requests after it, for what comes through again.
 const REQUESTS_AFTER: u64 = 100;
@@ -34,6 +34,13 @@ const BACK: Duration = Duration::from_secs(15);
 
 /// Default of `--flush-interval`.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Failed attempts in each second while Redis is away: the backoff (`src/store/backoff.rs`) waits for at
+/// least 25 ms, and soon for a second and more.
+const ATTEMPTS_PER_S: u64 = 2;
+/// Failed attempts before the backoff has grown to a second: 25, 50, … 800 ms; and those of a batch that
+/// fails on a connection that works.
+const ATTEMPTS_AT_ONCE: u64 = 20;
 
 /// sigmad before a Redis.
 struct Scene {
@@ -127,32 +134,32 @@ impl Scene {
     #[track_caller]
     fn survives(&self, kind: &str, strike: impl FnOnce(), mend: impl FnOnce()) {
         let load = self.post(Plan::default());
-        strike();
-        let cpu_before = self.server.cpu_time();
+        let errors_before = Scrape::of(&self.server).errors(kind);
         let since = Instant::now();
+        strike();
         load.run(Phase::Fault, REQUESTS);
         self.expect_away(kind);
-        // Whoever tries again and again in vain does so in moderation: the load takes a tenth of that.
-        let share =
-            (self.server.cpu_time() - cpu_before).as_secs_f64() / since.elapsed().as_secs_f64();
-        assert!(share < 0.5, "{share:.2} of a core while Redis was away");
+        // Attempts are spaced by the backoff, whatever they cost.
+        let errors = Scrape::of(&self.server).errors(kind) - errors_before;
+        let most = ATTEMPTS_AT_ONCE + since.elapsed().as_secs() * ATTEMPTS_PER_S;
+        assert!(errors <= most, "{errors} failed attempts while Redis was away, at most {most}");
         mend();
         self.expect_back();
         load.run(Phase::After, REQUESTS_AFTER);
         let ledger = load.stop();
         self.compare(&ledger, &Excuse::NONE);
-        ledger.assert_not_slower();
+        ledger.assert_not_held_up();
         self.expect_named(kind, 1);
     }
 
-    /// What was slow, and never away, is over: nothing is lost, and nobody was answered late.
+    /// What was slow, and never away, is over: nothing is lost, and no answer waited for it.
     #[track_caller]
     fn expect_nothing_lost(&self, load: Load) {
         load.run(Phase::After, REQUESTS_AFTER);
         self.expect_back();
         let ledger = load.stop();
         self.compare(&ledger, &Excuse::NONE);
-        ledger.assert_not_slower();
+        ledger.assert_not_held_up();
     }
 
     /// At rest everything adds up.
@@ -164,6 +171,17 @@ impl Scene {
         let findings = ledger.check(&self.redis, excuse);
         ledger.check_answers(&self.server, &findings.contents);
         findings
+    }
+
+    /// Waits until everything received so far is written; returns a moment before which that was received.
+    #[track_caller]
+    fn written_until(&self) -> Instant {
+        let moment = Instant::now();
+        let received = Scrape::of(&self.server).get("sigmad_samples_received_total");
+        eventually("what was received is written", || {
+            Scrape::of(&self.server).sum("sigmad_samples_total{fate=") >= received
+        });
+        moment
     }
 
     /// The log names the fault, so many times at most, and that it is over as often.
@@ -286,7 +304,7 @@ fn cut(flags: &[&str], plan: Plan, cuts: &[Fault]) {
     scene.expect_back();
     let ledger = load.stop();
     let findings = scene.compare(&ledger, &Excuse::NONE);
-    ledger.assert_not_slower();
+    ledger.assert_not_held_up();
     if flags.contains(&"stream") {
         assert_eq!(findings.contents.history, ledger.accepted(), "each sample once in the history");
     }
@@ -410,7 +428,7 @@ fn clients_are_killed() {
     scene.expect_back();
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse::NONE);
-    ledger.assert_not_slower();
+    ledger.assert_not_held_up();
     assert!(Scrape::of(&scene.server).errors("broken") > 0);
     scene.expect_named("broken", KILLS);
 }
@@ -448,7 +466,7 @@ fn redis_takes_no_more_clients() {
     scene.expect_back();
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse::NONE);
-    ledger.assert_not_slower();
+    ledger.assert_not_held_up();
     scene.expect_named("connect", 1);
 }
 
@@ -477,7 +495,7 @@ fn the_password_changes_and_changes_back() {
     load.run(Phase::After, REQUESTS_AFTER);
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse::NONE);
-    ledger.assert_not_slower();
+    ledger.assert_not_held_up();
     scene.expect_named("auth", 1);
 }
 
@@ -510,7 +528,7 @@ fn redis_comes_back_without_its_data() {
     ledger.assert_all_answered();
     ledger.settle(&scene.server);
     ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });
-    ledger.assert_not_slower();
+    ledger.assert_not_held_up();
     // Broken at first, refused then.
     scene.expect_named("connect", 1);
 }
@@ -520,7 +538,7 @@ fn redis_loads_its_data() {
     let mut scene = Scene::new(&[]);
     let load = scene.post(unique());
     // Written after the snapshot and before the kill: in neither life of this Redis.
-    let before = Instant::now();
+    let written = scene.written_until();
     scene.redis.restart_loading(Duration::from_secs(2));
     let loading = Instant::now();
     scene.expect_away("loading");
@@ -528,13 +546,13 @@ fn redis_loads_its_data() {
     scene.expect_back();
     load.run(Phase::After, REQUESTS_AFTER);
     let ledger = load.stop();
-    // A flush holds what came in the interval before it.
-    let early = before - FLUSH_INTERVAL * 3;
-    let may_miss = |sample: &store_ledger::Sample| sample.sent > early && sample.sent < loading;
+    let may_miss = |sample: &store_ledger::Sample| {
+        sample.sent < loading && sample.accepted.is_none_or(|accepted| accepted > written)
+    };
     ledger.assert_all_answered();
     ledger.settle(&scene.server);
     ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });
-    ledger.assert_not_slower();
+    ledger.assert_not_held_up();
     scene.expect_named("loading", 1);
 }
 
@@ -576,9 +594,7 @@ fn sigmad_terminated_without_redis_says_what_is_lost() {
     scene.proxy().set(Fault::BlackHole);
     load.run(Phase::Fault, REQUESTS_AFTER);
     scene.server.terminate();
-    let since = Instant::now();
     let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     assert_eq!(status.code(), Some(0));
     load.join().assert_answers();
     let lines = log_of_redis(&scene.server);
@@ -593,10 +609,8 @@ fn sigmad_terminated_before_a_redis_that_dribbles_ends_in_time() {
     scene.proxy().set(Fault::Dribble { bytes: 1, pause: Duration::from_millis(300) });
     load.run(Phase::Fault, REQUESTS_AFTER);
     scene.server.terminate();
-    let since = Instant::now();
+    // A reply takes minutes; the drain, the last flush and an attempt that had begun take seconds.
     let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
-    // The drain, the last flush, and an attempt that had begun.
-    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
     assert_eq!(status.code(), Some(0));
     load.join().assert_answers();
 }
@@ -605,6 +619,7 @@ fn sigmad_terminated_before_a_redis_that_dribbles_ends_in_time() {
 fn sigmad_killed_loses_one_flush_at_most() {
     let mut scene = Scene::new(&[]);
     let load = scene.post(unique());
+    let written = scene.written_until();
     scene.server.signal(libc::SIGKILL);
     let killed = Instant::now();
     scene.server.wait_exit(BACK).expect("killed");
@@ -621,10 +636,8 @@ fn sigmad_killed_loses_one_flush_at_most() {
     let ledger = load.stop();
     ledger.assert_all_answered();
     ledger.settle(&scene.server);
-    // One interval until the flush begins, and what a flush takes on a busy machine.
-    let last_flush = killed - FLUSH_INTERVAL * 3;
     let may_miss = |sample: &store_ledger::Sample| {
-        sample.sent < killed && sample.accepted.is_none_or(|accepted| accepted > last_flush)
+        sample.sent < killed && sample.accepted.is_none_or(|accepted| accepted > written)
     };
     let findings = ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });
     assert_eq!(findings.contents.replicas(), 2);
@@ -687,7 +700,7 @@ fn a_key_of_the_wrong_type_harms_its_own_stream_alone() {
     assert_eq!(scene.redis_part(), "ok");
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse { spoiled: &[spoiled], ..Excuse::NONE });
-    ledger.assert_not_slower();
+    ledger.assert_not_held_up();
     let scrape = Scrape::of(&scene.server);
     assert!(scrape.errors("wrong_type") > 0);
     assert_eq!(scrape.get("sigmad_store_up"), 1);

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 /// How soon a change of the fault is seen.
-pub const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(10);
 /// A request counts as whole when nothing more of it came for so long: the client waits for replies.
 const QUIET: Duration = Duration::from_millis(60);
 /// The server takes in what came before a cut, and closes, within it.
@@ -316,6 +316,8 @@ impl<'a> Pair<'a> {
 
     /// One look at both sides. False once the connection is over.
     fn step(&mut self) -> Result<bool, Gone> {
+        // First, so that the fault in force is the one set before the bytes that end the wait were sent.
+        self.wait();
         let (fault, change, has_ended) = {
             let state = self.shared.state.lock().expect("proxy");
             (state.fault, state.change, state.has_ended)
@@ -338,7 +340,6 @@ impl<'a> Pair<'a> {
             return Ok(false);
         }
 
-        self.wait();
         let now = Instant::now();
         let mut requests = self.requests.read(&self.client, now).unwrap_or_else(|Gone| {
             // What it sent before still arrives.

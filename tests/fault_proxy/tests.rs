@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::fault_proxy::{Fault, LOOK, Proxy};
+use crate::fault_proxy::{Fault, Proxy};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -92,8 +92,6 @@ fn a_request_is_cut_where_it_was_said_and_once() {
         stream.write_all(b"before").expect("write");
         read(&mut stream, 6);
         proxy.set(Fault::CutRequest { after });
-        // It is in force for bytes that come once the proxy has looked again.
-        std::thread::sleep(LOOK * 2);
         // The close may come before the last write.
         drop(stream.write_all(&text(200_000)));
         read_rest(&mut stream);
@@ -121,7 +119,6 @@ fn replies_are_cut_after_the_whole_request() {
         stream.write_all(b"before").expect("write");
         read(&mut stream, 6);
         proxy.set(Fault::CutReplies { after });
-        std::thread::sleep(LOOK * 2);
         let sent = text(200_000);
         stream.write_all(&sent).expect("write");
         assert!(read_rest(&mut stream) == sent[..after as usize], "{after}");
@@ -146,8 +143,9 @@ fn a_delay_is_one_of_each_byte_not_of_each_read() {
     }
     assert_eq!(read(&mut stream, 10), text(10));
     let took = start.elapsed();
+    // Ten reads, each delayed in turn, would take ten times as long.
     assert!(took >= requests + replies, "{took:?}");
-    assert!(took < (requests + replies) * 4, "{took:?}");
+    assert!(took < (requests + replies) * 10, "{took:?}");
     // On its way when its sender goes.
     stream.write_all(b"late").expect("write");
     drop(stream);
@@ -165,7 +163,7 @@ fn replies_dribble() {
     for byte in 0..10 {
         assert_eq!(read(&mut stream, 1), [byte]);
         let (took, least) = (start.elapsed(), pause * (u32::from(byte) + 1));
-        assert!(took >= least && took < least * 20, "{took:?} for {byte}");
+        assert!(took >= least, "{took:?} for {byte}");
     }
 }
 
@@ -176,7 +174,6 @@ fn a_black_hole_takes_everything_and_gives_nothing() {
     stream.write_all(b"before").expect("write");
     read(&mut stream, 6);
     proxy.set(Fault::BlackHole);
-    std::thread::sleep(LOOK * 2);
     let mut later = connect(&proxy);
     for stream in [&mut stream, &mut later] {
         stream.write_all(b"lost").expect("write");
