@@ -6,10 +6,10 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
-# What fails soonest comes first, as far as the builds allow: debug, release, the small ones.
-SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc unit release formats pprof heap manifests page syscalls gates clients load nginx replicas alerts ladder loom fuzz
-# What needs containers and CPU quotas, and so a machine that allows them.
-VERIFY_SUITES := autoscaler container
+# Every suite is a target. scripts/suites.py has their order, and which may run side by side.
+SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc release unit-build unit formats pprof heap \
+  manifests page syscalls gates clients load nginx replicas alerts ladder-build ladder loom fuzz-build fuzz autoscaler \
+  container-image container
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The suites that speak to the installed binary take its name from here.
@@ -22,44 +22,37 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify setup bench perf perf-quick gates-update eval docs prometheusrule image help $(SUITES) $(VERIFY_SUITES)
+.PHONY: run demo test verify verify-long setup bench perf perf-quick gates-update eval docs prometheusrule image help $(SUITES)
 
-run: ## build and start the server on port 8080; FLAGS="--window 100" turns settings
+run: ## build and start the server on port 8080; FLAGS="--window 100" changes settings
 	cargo run --release --locked -- $(FLAGS)
 
-demo: ## the same, with a fleet that does not exist, to look at
+demo: ## start the server with a simulated fleet
 	cargo run --release --locked -- demo $(FLAGS)
 
-# $(call in_turn,suites)
-define in_turn
-	@for suite in $(1); do \
-	  echo "== $$suite"; start=$$SECONDS; \
-	  $(MAKE) $$suite || { echo "== $$suite: FAILED after $$((SECONDS - start)) s"; exit 1; }; \
-	  echo "== $$suite: passed in $$((SECONDS - start)) s"; \
-	done; \
-	echo "== all suites passed: $(1)"
-endef
+test: setup ## run every suite that needs no containers
+	@scripts/suites.py test
 
-test: setup ## check everything: every suite below
-	$(call in_turn,$(SUITES))
-
-verify: test ## the same, and the suites that need containers and CPU quotas
+verify: setup ## run every suite; containers and CPU quotas must be allowed
 	@scripts/setup.sh containers
-	$(call in_turn,$(VERIFY_SUITES))
+	@scripts/suites.py verify
 
-setup: ## install what the suites need and this machine lacks
+verify-long: setup ## exhaustive runs of some suites, with a record; PARTS="fuzz soak" selects parts
+	@scripts/verify_long.py $(PARTS)
+
+setup: ## install missing tools that the suites need
 	@scripts/setup.sh
 
 fmt: ## suite: formatting
-	cargo fmt --check
+	cargo fmt --check --all
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path loom/Cargo.toml
 	cargo fmt --check --all --manifest-path benches/ladder/Cargo.toml
-	ruff format --check benches k8s load tests
+	ruff format --check benches k8s load scripts tests
 
-scripts: ## suite: shell, Python and YAML
+scripts: ## suite: shell, Python and YAML; imports between modules
 	shellcheck scripts/*.sh k8s/*.sh load/*.sh .ci/run
-	ruff check benches k8s load tests
+	ruff check benches k8s load scripts tests
 	yamllint --strict .yamllint.yml k8s compose docker-compose.yml
 
 markdown: ## suite: links, paths and make targets named in the documents exist
@@ -68,101 +61,114 @@ markdown: ## suite: links, paths and make targets named in the documents exist
 dockerfile: ## suite: Dockerfile
 	hadolint Dockerfile
 
-deny: ## suite: licences, sources and advisories of the dependencies
+deny: ## suite: licences, sources and advisories of dependencies
 	scripts/deny.sh
 
-clippy: ## suite: lints
-	cargo clippy --locked --all-targets -- -D warnings
+clippy: ## suite: lints of every crate, the ladder, fuzz and loom included
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)/ladder -- -D warnings
+	cargo clippy --locked --all-targets --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz -- -D warnings
+	RUSTFLAGS="--cfg loom" cargo clippy --locked --all-targets --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom -- -D warnings
 
-doc: ## suite: the documentation builds, and its links lead somewhere
-	# Private items are documented, so links to them lead somewhere.
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items
+doc: ## suite: the documentation builds, and its links resolve
+	# Private items are documented, so links to them resolve.
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 
-unit: ## suite: unit tests, and the debug binary spoken to through real sockets
-	cargo test --locked --no-fail-fast
+unit-build: ## suite: the tests of all crates compile
+	cargo test --locked --workspace --no-run
 
-release: ## suite: the binary as it is installed, for the suites below
+unit: ## suite: unit tests, doc tests, and integration tests with the debug binary
+	cargo test --locked --workspace --no-fail-fast
+
+release: ## suite: the release binary and the examples that other suites run
 	cargo build --release --locked --bins --examples
 
-formats: release ## suite: answers and scrapes read by other people's parsers
+formats: release ## suite: answers and scrapes, read by independent parsers
 	$(WITH_BINARY) tests/formats.py
 
-pprof: release ## suite: profiles read by go tool pprof; PPROF_CYCLES=1000 for more that are given up
+pprof: release ## suite: profiles, read by go tool pprof; PPROF_CYCLES is the number of cancelled profiles
 	$(WITH_BINARY) tests/pprof.py
 
-page: release ## suite: the live page in a real browser
+page: release ## suite: the live page in Chromium
 	$(WITH_BINARY) tests/page.py
 
-manifests: release ## suite: Kubernetes manifests: schemas, and what only an API server would refuse
+manifests: release ## suite: Kubernetes manifests: schemas, and rules of the API server
 	$(WITH_BINARY) tests/manifests.py
 
 syscalls: release ## suite: system calls per request
 	$(WITH_BINARY) scripts/syscalls.sh
 
-gates: release ## suite: what may not grow, without a clock: allocations per sample, instructions per request
-	cargo test --locked --test 'allocations_*'
+gates: release ## suite: instructions per request may not grow; allocations are counted in suite unit
 	benches/gates/instructions.py
 
-gates-update: release ## count the instructions anew that gates compares with
+gates-update: release ## update the instruction counts that gates compares with
 	benches/gates/instructions.py --update
 
-heap: release ## suite: memory profiles and the stage budget, held against what is known
+heap: release ## suite: memory profiles and stage times, compared with known truth
 	$(WITH_BINARY) tests/heap.py
 
 clients: release ## suite: curl, requests, ab, wrk, hey, Locust
 	$(WITH_BINARY) tests/clients.py
 
-load: release ## suite: the scripts in load/, with the tools they are for
+load: release ## suite: the scripts in load/, each with its tool
 	$(WITH_BINARY) tests/load.py
 
-nginx: release ## suite: behind nginx; NGINX_SECONDS=60 for longer than 10 s
+nginx: release ## suite: two replicas behind nginx; NGINX_SECONDS is the length of the load
 	$(WITH_BINARY) tests/nginx.py
 
-replicas: release ## suite: three replicas behind nginx, one Redis
+replicas: release ## suite: three replicas behind nginx with one Redis
 	$(WITH_BINARY) tests/replicas.py
 
-alerts: release ## suite: alert rules and dashboard with the real Prometheus and Alertmanager
+alerts: release ## suite: alert rules and dashboard, with Prometheus and Alertmanager
 	$(WITH_BINARY) tests/alerts.py
 
-autoscaler: release ## suite of verify: CPU under a quota, and what the autoscaler makes of it; the demo's table
+autoscaler: release ## suite of verify: the autoscaler's decisions under the demo's load; the demo's table
 	$(WITH_BINARY) tests/autoscaler.py
 
-container: ## suite of verify: the container image, built without a registry and run without rights
+container-image: ## suite of verify: the container image, built without a registry
+	tests/container.py --build
+
+container: container-image ## suite of verify: the image, run without privileges
 	tests/container.py
 
-ladder: ## suite: the servers that PERF.md compares do the work they are measured by
+ladder-build: ## suite: the servers that PERF.md compares compile
 	cargo build --locked --workspace --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)/ladder
+
+ladder: ladder-build ## suite: the servers that PERF.md compares do the same work
 	LADDER=$(TARGET)/ladder/debug BASELINE_GO=$(TARGET)/go/baseline tests/ladder.py
 
-loom: ## suite: every order in which the analytics thread can fall asleep and be woken
+loom: ## suite: every interleaving of the analytics thread's sleep and wake-up
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom
 
+fuzz-build: ## suite: the fuzz targets compile
+	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh build
+
 fuzz: ## suite: every fuzz target for 15 seconds
-	scripts/fuzz.sh
+	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
 	@for bench in server store openloop idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
-perf: ## everything PERF.md rests on, on this machine: builds, then 25 minutes; PARTS="ladder curve" for some of it
+perf: ## measure every figure of PERF.md: builds, then 25 minutes; PARTS="ladder curve" selects parts
 	@scripts/setup.sh perf
 	benches/perf.py $(addprefix --part ,$(PARTS))
 
-perf-quick: ## the same in 3 minutes once it is built: one short round of each
+perf-quick: ## the same in 3 minutes after the builds: one short round each
 	@scripts/setup.sh perf
 	benches/perf.py --quick $(addprefix --part ,$(PARTS))
 
-perf-numbers: ## suite: every figure in PERF.md is in a record
+perf-numbers: ## suite: every figure in PERF.md has a record
 	tests/perf_numbers.py
 
 docs: ## write the generated documents once more: docs/METRICS.md
 	UPDATE_DOCS=1 cargo test --locked --lib document_is_current
 
-prometheusrule: ## write the alert rules once more, as the operator of Prometheus takes them
+prometheusrule: ## generate the PrometheusRule from k8s/monitoring/rules.yml
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
 	sed -n '/^groups:/,$${s/^./  &/;p}' k8s/monitoring/rules.yml >>k8s/overlays/production/prometheusrule.yaml
 
-eval: release ## how well the detectors detect, held against docs/DETECTION.md; DATA is where nab/ and mscloud/ lie
+eval: release ## score the detectors and compare with docs/DETECTION.md; DATA holds nab/ and mscloud/
 	$(WITH_BINARY) tests/tables.py --data $(DATA)
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker

@@ -42,7 +42,7 @@ WORKLOADS = {"Deployment", "StatefulSet", "Job"}
 # the process.
 INSIDE = {"/health", "/healthz", "/livez", "/readyz", "/openapi.json"}
 INSIDE_PREFIX = "/debug/"
-VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 
 Objects = list[dict]
 
