@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use libfuzzer_sys::fuzz_target;
 use sigmad::http::head::{HEADERS_MAX, HeadSearch, check_partial, find_end, parse};
-use sigmad::http::head_cache::{HeadCache, EMPTY_FIELDS};
+use sigmad::http::head_cache::{EMPTY_FIELDS, HeadCache};
 
 const HEAD_MAX: usize = 4096;
 

@@ -13,7 +13,7 @@ use crossbeam_channel::{Sender, bounded};
 use serde_json::json;
 use sigmad::decode::Decoder;
 use sigmad::http::listen::listeners;
-use sigmad::http::message::{ResponseWriter, Method, Request, Service};
+use sigmad::http::message::{Method, Request, ResponseWriter, Service};
 use sigmad::http::worker::Worker;
 use sigmad::http::{self, Limits};
 use sigmad::registry::Registry;
