@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the body that ab.sh and hey.sh send: one sample, or BATCH samples of a hundred devices.
+# Prints the body that ab.sh and hey.sh send: one sample, or BATCH samples of 100 devices.
 set -eu
 awk -v batch="${BATCH:-1}" 'BEGIN {
     if (batch == 1) { printf "{\"timestamp\":1735100000,\"cpu\":60.5,\"rps\":2000}"; exit }

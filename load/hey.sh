@@ -1,5 +1,5 @@
 #!/bin/sh
-# hey, closed loop; with RATE each connection keeps its share of it, and waits for late answers.
+# hey, closed loop. With RATE, each connection sends its share of the rate and waits for late responses.
 set -eu
 folder=$(dirname "$0")
 URL=${URL:-http://127.0.0.1:8080/ingest}

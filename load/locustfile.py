@@ -2,7 +2,7 @@
 
 CONNECTIONS=64 locust -f load/locustfile.py --headless -u 64 -r 64 -t 10s --host http://127.0.0.1:8080
 
-CONNECTIONS is for RATE alone: it must be what -u says. BATCH is the number of samples in a request.
+CONNECTIONS is needed with RATE only, and must equal -u. BATCH is the number of samples in a request.
 """
 
 import json
