@@ -161,7 +161,7 @@ perf-quick: ## the same in 3 minutes after the builds: one short round each
 perf-numbers: ## suite: every figure in PERF.md has a record
 	tests/perf_numbers.py
 
-docs: ## write the generated documents once more: docs/METRICS.md
+docs: ## write the generated documents again: docs/METRICS.md, docs/SETTINGS.md
 	UPDATE_DOCS=1 cargo test --locked --lib document_is_current
 
 prometheusrule: ## generate the PrometheusRule from k8s/monitoring/rules.yml

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use mimalloc::MiMalloc;
-use sigmad::config::{self, Command, Settings};
+use sigmad::config::{self, Invocation, ServerSettings};
 use sigmad::{logs, server};
 use sigmad_demo as demo;
 use sigmad_eval as eval;
@@ -18,20 +18,20 @@ static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 fn main() -> ExitCode {
     let start = sigmad_clock::start();
     match config::parse() {
-        Ok(Command::Serve(settings)) => serve(&settings, start, |_| {}),
-        Ok(Command::Demo(settings)) => serve(&settings, start, |address| {
+        Ok(Invocation::Serve(settings)) => serve(&settings, start, |_| {}),
+        Ok(Invocation::Demo(settings)) => serve(&settings, start, |address| {
             let token = settings.ingest_token.as_ref().map(|token| token.secret().to_owned());
             match demo::start(address, token, start) {
                 Ok(()) => println!("a fleet is up: http://{}/", demo::reachable(address)),
                 Err(error) => error!(%error, "no fleet"),
             }
         }),
-        Ok(Command::PrintConfig(settings)) => {
+        Ok(Invocation::PrintConfig(settings)) => {
             print!("{}", settings.to_environment());
             ExitCode::SUCCESS
         }
-        Ok(Command::Load(settings)) => sigmad_load::run(&settings, start),
-        Ok(Command::Eval(settings)) => match eval::run(&settings) {
+        Ok(Invocation::Load(settings)) => sigmad_load::run(&settings, start),
+        Ok(Invocation::Eval(settings)) => match eval::run(&settings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error}");
@@ -42,7 +42,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(settings: &Settings, start: Instant, is_listening: impl FnOnce(SocketAddr)) -> ExitCode {
+fn serve(
+    settings: &ServerSettings,
+    start: Instant,
+    is_listening: impl FnOnce(SocketAddr),
+) -> ExitCode {
     logs::start(&settings.log, settings.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), settings = settings.summary(), "starting");
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());

@@ -28,7 +28,7 @@ use crate::api::debug::{self, DEBUGS_WAITING_MAX, DebugRequest};
 use crate::api::reader::{self, READERS, READS_WAITING_MAX, ReadRequest, ReaderDeps};
 use crate::api::router::{Router, RouterParts};
 use crate::api::tokens::{BearerToken, Tokens};
-use crate::config::{Engine, RedisHistory, Settings};
+use crate::config::{Engine, RedisHistory, ServerSettings};
 use crate::dashboard::events::{self, Events, EventsCounters};
 use crate::dashboard::sampler::Sampler;
 use crate::decode::Decoder;
@@ -112,7 +112,7 @@ enum Event {
 /// # Errors
 /// When it can't start, or lost what it needs to go on.
 pub fn run(
-    settings: &Settings,
+    settings: &ServerSettings,
     start: Instant,
     is_listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServerError> {
@@ -200,7 +200,7 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-fn limits(settings: &Settings, workers: usize) -> Result<Limits, ServerError> {
+fn limits(settings: &ServerSettings, workers: usize) -> Result<Limits, ServerError> {
     // The soft limit becomes the hard one.
     let files = rlimit::increase_nofile_limit(u64::MAX).map_err(ServerError::Start)?;
     let files = usize::try_from(files).unwrap_or(usize::MAX);
@@ -250,7 +250,7 @@ struct ReaderParts {
 
 impl Parts {
     fn new(
-        settings: &Settings,
+        settings: &ServerSettings,
         layout: &Placement,
         start: Instant,
         readiness: &Arc<Readiness>,
@@ -391,7 +391,7 @@ struct StoreParts {
 impl StoreParts {
     fn new(
         target: &Target,
-        settings: &Settings,
+        settings: &ServerSettings,
         registry: &Arc<Registry>,
         sleeper: &Arc<Sleeper>,
         start: Instant,
@@ -460,7 +460,7 @@ impl RunningEngine {
 }
 
 fn native(
-    settings: &Settings,
+    settings: &ServerSettings,
     limits: Limits,
     layout: &Placement,
     workers: Vec<WorkerParts>,
@@ -497,7 +497,7 @@ fn native(
 }
 
 fn may(
-    settings: &Settings,
+    settings: &ServerSettings,
     limits: Limits,
     layout: &Placement,
     workers: Vec<WorkerParts>,

@@ -19,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use clap::{Args, Parser};
-use sigmad::config::Settings;
+use sigmad::config::ServerSettings;
 
 /// What every server is told.
 #[derive(Args, Clone, Debug)]
@@ -73,11 +73,11 @@ impl Options {
     ///
     /// # Panics
     /// When sigmad would not take them.
-    pub fn sigmad_settings(&self) -> Settings {
+    pub fn sigmad_settings(&self) -> ServerSettings {
         #[derive(Parser)]
         struct Serve {
             #[command(flatten)]
-            settings: Settings,
+            settings: ServerSettings,
         }
         let mut flags = vec!["sigmad".to_owned()];
         flags.push(format!("--listen={}", self.listen));

@@ -24,48 +24,48 @@ use synthetic::{Confusion, SCENARIOS};
 
 use sigmad_detectors::Kind;
 
-/// What `sigmad eval` is asked for.
+/// The flags of `sigmad eval`. The documentation of each is its line in `--help`.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// labelled data: NAB's layout, or a tree of CSV files
+    /// folder of labelled data: NAB's layout or CSV files
     #[arg(long)]
     pub data: Vec<PathBuf>,
 
-    /// scenarios with known truth
+    /// run the synthetic scenarios
     #[arg(long)]
     pub synthetic: bool,
 
-    /// only these detectors; all unless given
+    /// detectors to evaluate; the default is all
     #[arg(long, value_enum, value_delimiter = ',')]
     pub detector: Vec<Kind>,
 
-    /// in place of each detector's own threshold
+    /// threshold instead of each detector's own
     #[arg(long)]
     pub threshold: Option<f64>,
 
-    /// only one half of the files, by place in the sorted list: a the even ones, b the odd
+    /// evaluate one half of the sorted files: a for even places, b for odd ones
     #[arg(long, value_enum)]
     pub half: Option<Half>,
 
-    /// write one score per row here, as .txt in the data's tree; of the only detector
+    /// folder for one file of scores per series; needs a single detector
     #[arg(long)]
     pub scores: Option<PathBuf>,
 
-    /// draw every series here, as .svg in the data's tree
+    /// folder for one SVG plot per series
     #[arg(long)]
     pub plot: Option<PathBuf>,
 
-    /// judge by a running server, like http://127.0.0.1:8080, whose detector it then is
+    /// evaluate the detector of a running server, such as http://127.0.0.1:8080
     #[arg(long, conflicts_with = "detector")]
     pub url: Option<String>,
 }
 
-/// Every other file.
+/// One half of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Half {
-    /// Those at even places, from 0.
+    /// Files at even places, counted from 0.
     A,
-    /// Those at odd places.
+    /// Files at odd places.
     B,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-pub use token::{BearerToken, TokenError};
+pub use token::{TokenError, TokenFlag};
 
 /// Parses a whole number within `range`.
 pub fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> + Clone {

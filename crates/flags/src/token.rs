@@ -6,14 +6,14 @@ use std::str::FromStr;
 
 /// A bearer token. `Debug` prints `set`, never the token.
 #[derive(Clone)]
-pub struct BearerToken {
+pub struct TokenFlag {
     /// The value of the flag: the token, or `@` and the path of its file.
     given: String,
-    /// Empty until [`BearerToken::read`].
+    /// Empty until [`TokenFlag::read`].
     secret: String,
 }
 
-impl BearerToken {
+impl TokenFlag {
     /// The token that a client sends.
     pub fn secret(&self) -> &str {
         &self.secret
@@ -53,7 +53,7 @@ impl BearerToken {
     }
 }
 
-impl FromStr for BearerToken {
+impl FromStr for TokenFlag {
     type Err = std::convert::Infallible;
 
     fn from_str(given: &str) -> Result<Self, Self::Err> {
@@ -61,7 +61,7 @@ impl FromStr for BearerToken {
     }
 }
 
-impl fmt::Debug for BearerToken {
+impl fmt::Debug for TokenFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("set")
     }
@@ -115,8 +115,8 @@ impl fmt::Display for TokenError {
 mod tests {
     use super::*;
 
-    fn read(given: &str) -> Result<BearerToken, String> {
-        let Ok(mut token) = given.parse::<BearerToken>();
+    fn read(given: &str) -> Result<TokenFlag, String> {
+        let Ok(mut token) = given.parse::<TokenFlag>();
         token.read("token").map(|()| token).map_err(|error| error.to_string())
     }
 

@@ -1,7 +1,7 @@
-//! What `sigmad load` is told: where to, how much, of what, and where the results go.
+//! The flags of `sigmad load`: target, rate, samples and results.
 //!
-//! These are requests of one run, not settings of a service: they have no variables in the
-//! environment. [`LoadSettings::checked`] refuses what contradicts itself, so nobody checks again.
+//! They describe one run and not a service, so they have no environment variables.
+//! [`LoadSettings::checked`] rejects flags that contradict each other; no other module checks them.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -12,141 +12,144 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 
-use sigmad_flags::{BearerToken, count, duration};
+use sigmad_flags::{TokenFlag, count, duration};
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
-/// Ten million a second is more than any one machine asks.
+/// One machine can't send ten million requests a second.
 const RATE: RangeInclusive<usize> = 1..=10_000_000;
 /// Below it a run is over before its threads are warm; past the upper end, run it twice.
 const DURATION: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 /// One address of the client has fewer ports.
 const CONNECTIONS: RangeInclusive<usize> = 1..=60_000;
-/// Past it the answers to one connection would fill its socket buffers before they are read.
+/// Past it the responses to one connection would fill its socket buffers before they are read.
 const PIPELINE: RangeInclusive<usize> = 1..=1_024;
-/// A body with more is refused by the decoder.
+/// The decoder of the server rejects a larger body.
 const BATCH: RangeInclusive<usize> = 1..=QUEUE_SAMPLES_MAX;
 /// The largest `--max-streams` of a server.
 const DEVICES: RangeInclusive<usize> = 1..=100_000_000;
 const DEVICES_DEFAULT: usize = 100;
-/// When every second value is an anomaly, none is.
+/// If half of the values are anomalies, they are the normal case.
 const ANOMALY_RATE_MAX: f64 = 0.5;
 const ANOMALY_RATE_DEFAULT: f64 = 0.01;
-/// More would only take turns on the cores of the largest machines.
+/// More threads would only share the cores of the largest machines.
 pub const THREADS_MAX: usize = 64;
 const THREADS: RangeInclusive<usize> = 1..=THREADS_MAX;
-/// Shorter than a lost packet; longer than anybody waits.
+/// From less than the retransmission of a packet to an hour.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60 * 60);
-/// Timestamps in microseconds have 16 digits between the two: 2001 to 2286.
+/// Between the two, 2001 to 2286, timestamps in microseconds have 16 digits.
 const FROM_S: RangeInclusive<usize> = 1_000_000_000..=9_999_999_998;
 
-/// The port of a URL that names none.
+/// The port of a URL without one.
 const PORT_DEFAULT: u16 = 80;
-/// The path of a URL that names none.
+/// The path of a URL without one.
 const TARGET_DEFAULT: &str = "/ingest";
 
-/// What stands under the flags in `--help`.
-pub const HELP_END: &str = "  --help
+/// The end of `sigmad load --help`.
+pub const HELP_END: &str = "
+Open loop (--rate): requests follow a schedule. Latency counts from the time
+when a request was due, so it shows a stalled server. Closed loop (no --rate): a
+connection sends its next request after a response. Throughput counts 2xx only.
+Exit codes: 0; 1 if no request succeeded; 2 for a wrong flag.
 
-An open loop (--rate) counts latency from the moment when a request was due, so
-that a server that stops is seen; a closed loop asks again once it was answered.
-Throughput is what was answered with 2xx. Exit codes: 0, 1 when no request
-succeeded, 2 for a bad flag.
-
+Examples:
   sigmad load --rate 1000 --duration 60s --pid $(pidof sigmad)
   sigmad load --connections 64 --pipeline 16 --batch 100 --profile devices
   sigmad load --rate 2000 --profile anomalies --truth truth.ndjson --json -
 ";
 
-/// The flags of `sigmad load`. The doc of each is its line in `--help`.
+/// The flags of `sigmad load`. The documentation of each is its line in `--help`.
 #[derive(Args, Clone, Debug)]
 pub struct LoadSettings {
-    /// where to POST, plain HTTP; without a path: /ingest
-    #[arg(long, default_value = "http://127.0.0.1:8080/ingest")]
+    /// URL to send POST requests to; HTTP only
+    #[arg(long, default_value = "http://127.0.0.1:8080/ingest", help_heading = "Requests")]
     pub url: Url,
 
-    /// open loop: requests a second, by timetable; without it closed loop
-    #[arg(long, value_parser = count(RATE))]
+    /// open loop: requests per second on a schedule
+    #[arg(long, value_parser = count(RATE), help_heading = "Requests")]
     pub rate: Option<usize>,
 
-    /// how long
-    #[arg(long, default_value = "10s", value_parser = duration(DURATION))]
+    /// duration of the run
+    #[arg(long, default_value = "10s", value_parser = duration(DURATION), help_heading = "Requests")]
     pub duration: Duration,
 
-    /// kept alive, and opened again when lost
-    #[arg(long, default_value = "64", value_parser = count(CONNECTIONS))]
+    /// keep-alive connections, reopened when lost
+    #[arg(long, default_value = "64", value_parser = count(CONNECTIONS), help_heading = "Requests")]
     pub connections: usize,
 
-    /// unanswered requests on one connection, at most
-    #[arg(long, default_value = "1", value_parser = count(PIPELINE))]
+    /// largest number of open requests per connection
+    #[arg(long, default_value = "1", value_parser = count(PIPELINE), help_heading = "Requests")]
     pub pipeline: usize,
 
-    /// samples in one request
-    #[arg(long, default_value = "1", value_parser = count(BATCH))]
-    pub batch: usize,
-
-    /// seed: one sample, always the same; devices: a fleet with noise; anomalies: of which some values are wrong
-    #[arg(long, value_enum, default_value = "seed")]
-    pub profile: Profile,
-
-    /// in the fleet; 100 unless given
-    #[arg(long, value_parser = count(DEVICES))]
-    pub devices: Option<usize>,
-
-    /// share of samples with an anomaly, after the first 20 of each device; 0.01 unless given
-    #[arg(long, value_parser = anomaly_rate)]
-    pub anomaly_rate: Option<f64>,
-
-    /// the anomalies that were accepted, one JSON object a line
-    #[arg(long)]
-    pub truth: Option<PathBuf>,
-
-    /// of values and anomalies: the same seed, the same run
-    #[arg(long, default_value = "1")]
-    pub seed: u64,
-
-    /// timestamp of the first sample, seconds since 1970; now unless given
-    #[arg(long, value_parser = count(FROM_S))]
-    pub from: Option<usize>,
-
-    /// bearer token: itself or @file
-    #[arg(long)]
-    pub token: Option<BearerToken>,
-
-    /// an answer that takes longer is an error
-    #[arg(long, default_value = "5s", value_parser = duration(TIMEOUT))]
+    /// a response that takes longer is an error
+    #[arg(long, default_value = "5s", value_parser = duration(TIMEOUT), help_heading = "Requests")]
     pub timeout: Duration,
 
+    /// bearer token: the token, or @file
+    #[arg(long, value_name = "TOKEN", help_heading = "Requests")]
+    pub token: Option<TokenFlag>,
+
     /// threads that share the connections
-    #[arg(long, default_value = "1", value_parser = count(THREADS))]
+    #[arg(long, default_value = "1", value_parser = count(THREADS), help_heading = "Requests")]
     pub threads: usize,
 
-    /// the server's process: its CPU time per request, to the ns; user and system in ticks
-    #[arg(long)]
-    pub pid: Option<u32>,
+    /// samples per request
+    #[arg(long, default_value = "1", value_parser = count(BATCH), help_heading = "Samples")]
+    pub batch: usize,
 
-    /// latencies for HdrHistogram's plotter
-    #[arg(long)]
+    /// seed: one fixed sample; devices: a fleet with noise; anomalies: a fleet with noise and anomalies
+    #[arg(long, value_enum, default_value = "seed", help_heading = "Samples")]
+    pub profile: Profile,
+
+    /// number of devices; the default is 100
+    #[arg(long, value_parser = count(DEVICES), help_heading = "Samples")]
+    pub devices: Option<usize>,
+
+    /// share of samples with an anomaly, after 20 samples of the device; the default is 0.01
+    #[arg(long, value_parser = anomaly_rate, help_heading = "Samples")]
+    pub anomaly_rate: Option<f64>,
+
+    /// seed of the values; equal seeds give equal runs
+    #[arg(long, default_value = "1", help_heading = "Samples")]
+    pub seed: u64,
+
+    /// timestamp of the first sample, in seconds since 1970; the default is now
+    #[arg(long, value_parser = count(FROM_S), help_heading = "Samples")]
+    pub from: Option<usize>,
+
+    /// file for accepted anomalies: JSON lines
+    #[arg(long, help_heading = "Results")]
+    pub truth: Option<PathBuf>,
+
+    /// file for latencies, for HdrHistogram's plotter
+    #[arg(long, help_heading = "Results")]
     pub hgrm: Option<PathBuf>,
 
-    /// everything as JSON; `-`: to stdout, the table to stderr
-    #[arg(long)]
+    /// file for all results as JSON; -: standard output
+    #[arg(long, help_heading = "Results")]
     pub json: Option<PathBuf>,
+
+    /// server process whose CPU time to report
+    ///
+    /// Process of the server, to report its CPU time per request. The total is exact to the nanosecond; user
+    /// and system time count in ticks.
+    #[arg(long, help_heading = "Results")]
+    pub pid: Option<u32>,
 }
 
-/// What the bodies hold.
+/// The samples of the request bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
-    /// One sample, always the same.
+    /// One fixed sample.
     Seed,
-    /// A fleet that behaves.
+    /// A fleet with noise.
     Devices,
-    /// A fleet of which some values are wrong, and it is known which.
+    /// A fleet with noise and anomalies; each anomaly is known.
     Anomalies,
 }
 
 impl Profile {
-    /// As the flag and the summary call it.
+    /// The name in the flag and the summary.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Seed => "seed",
@@ -155,7 +158,7 @@ impl Profile {
         }
     }
 
-    /// Samples are of devices.
+    /// Whether samples have a device.
     pub const fn has_devices(self) -> bool {
         match self {
             Self::Seed => false,
@@ -165,7 +168,7 @@ impl Profile {
 }
 
 impl LoadSettings {
-    /// What no single flag shows; reads the token.
+    /// Checks flags against each other; reads the token.
     ///
     /// # Errors
     /// A message that names the flags.
@@ -236,7 +239,7 @@ impl FromStr for Url {
     fn from_str(text: &str) -> Result<Self, String> {
         let rest = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) => return Err(format!("{scheme} is not spoken here, only http")),
+            Some((scheme, _)) => return Err(format!("{scheme} is not supported, only http")),
             None => return Err("must be like http://host:port/path".into()),
         };
         // A request line carries nothing else.

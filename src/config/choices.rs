@@ -1,0 +1,53 @@
+//! Settings that are one of a few names.
+
+use clap::ValueEnum;
+
+/// When threads are pinned to cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pin {
+    /// If there is no quota and each thread can have a core of its own.
+    Auto,
+    /// Always, round robin over the cores.
+    On,
+    /// Never.
+    Off,
+}
+
+/// The implementation of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// sigmad's own event loop.
+    Native,
+    /// may_minihttp, for comparisons.
+    May,
+}
+
+impl Engine {
+    /// The name in flags and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::May => "may",
+        }
+    }
+}
+
+/// Whether Redis keeps every sample, or the last one of each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RedisHistory {
+    /// The last sample of each key.
+    Off,
+    /// Every sample as well, in a Redis stream.
+    Stream,
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `human` on a terminal, `json` elsewhere.
+    Auto,
+    /// Text for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,136 @@
+//! The command line: commands, and the flags of each.
+
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use sigmad_load::LoadSettings;
+
+use super::environment::variable;
+use super::error::CommandLineError;
+use super::help::{EVAL_HELP_END, HELP_END, help};
+use super::settings::ServerSettings;
+use sigmad_demo as demo;
+use sigmad_eval as eval;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Serve with these settings.
+    Serve(Box<ServerSettings>),
+    /// Serve with these settings, and simulate a fleet.
+    Demo(Box<ServerSettings>),
+    /// Print these settings.
+    PrintConfig(Box<ServerSettings>),
+    /// Generate load.
+    Load(Box<LoadSettings>),
+    /// Evaluate the detectors.
+    Eval(eval::Settings),
+}
+
+/// Reads the command line and the environment of this process.
+///
+/// # Errors
+/// When a flag or a value is wrong, and when the command line asks for help.
+pub fn parse() -> Result<Invocation, CommandLineError> {
+    parse_from(std::env::args_os())
+}
+
+pub(super) fn parse_from<T>(
+    args: impl IntoIterator<Item = T>,
+) -> Result<Invocation, CommandLineError>
+where
+    T: Into<std::ffi::OsString> + Clone,
+{
+    let matches = command_line().try_get_matches_from(args).map_err(CommandLineError::Usage)?;
+    let line = CommandLine::from_arg_matches(&matches).map_err(CommandLineError::Usage)?;
+    let is_demo = matches!(line.command, Some(CommandName::Demo(_)));
+    let ServeFlags { mut settings, print_config } = match line.command {
+        Some(CommandName::Serve(serve) | CommandName::Demo(serve)) => *serve,
+        Some(CommandName::Load(load)) => {
+            let load = load.checked().map_err(CommandLineError::Usage)?;
+            return Ok(Invocation::Load(Box::new(load)));
+        }
+        Some(CommandName::Eval(settings)) => return Ok(Invocation::Eval(settings)),
+        None => line.serve,
+    };
+    let given = matches.subcommand().map_or(&matches, |(_, given)| given);
+    if given.value_source("min_samples") == Some(ValueSource::DefaultValue) {
+        // With a small window the default would stop the start.
+        settings.min_samples = settings.min_samples.min(settings.window);
+    }
+    let settings = settings.checked().map_err(CommandLineError::Settings)?;
+    let settings = Box::new(settings);
+    Ok(match (print_config, is_demo) {
+        (true, _) => Invocation::PrintConfig(settings),
+        (false, true) => Invocation::Demo(settings),
+        (false, false) => Invocation::Serve(settings),
+    })
+}
+
+/// Rolling statistics and anomaly detection for device metrics, over HTTP
+#[derive(Parser)]
+#[command(name = "sigmad", version, disable_help_subcommand = true)]
+#[command(args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<CommandName>,
+    #[command(flatten)]
+    serve: ServeFlags,
+}
+
+#[derive(Subcommand)]
+enum CommandName {
+    /// run the server (default)
+    Serve(Box<ServeFlags>),
+    /// run the server with a simulated fleet, to try it out
+    Demo(Box<ServeFlags>),
+    /// generate load and report latency and throughput
+    Load(Box<LoadSettings>),
+    /// measure the detectors on labelled data
+    Eval(eval::Settings),
+}
+
+#[derive(Args)]
+struct ServeFlags {
+    #[command(flatten)]
+    settings: ServerSettings,
+    /// print the settings in force and exit
+    #[arg(help_heading = "Other", long)]
+    print_config: bool,
+}
+
+/// A request, not a setting: it has no variable.
+const PRINT_CONFIG: &str = "print-config";
+
+/// All commands with their flags, variables, defaults and help.
+pub fn command_line() -> clap::Command {
+    // mut_subcommand moves a command to the end: all four are changed, in the order of the help.
+    // Variables are set here and not at each setting, so that no setting can be without its variable.
+    let with_variable = |arg: clap::Arg| match arg.get_long() {
+        Some(flag) if flag != PRINT_CONFIG => {
+            let variable = variable(flag);
+            arg.env(variable)
+        }
+        _ => arg,
+    };
+    let with_help = |command: clap::Command, usage: &str, end: &str| {
+        let help = help(&command, usage, end);
+        command.override_help(help)
+    };
+    let demo_min_samples = demo::MIN_SAMPLES.to_string();
+    let command = CommandLine::command()
+        .mut_args(with_variable)
+        .mut_subcommand("serve", |serve| {
+            with_help(serve.mut_args(with_variable), "sigmad serve [FLAGS]", HELP_END)
+        })
+        .mut_subcommand("demo", |demo| {
+            let demo = demo
+                .mut_args(with_variable)
+                .mut_arg("min_samples", |arg| arg.default_value(demo_min_samples));
+            with_help(demo, "sigmad demo [FLAGS]", HELP_END)
+        })
+        .mut_subcommand("load", |load| {
+            with_help(load, "sigmad load [FLAGS]", sigmad_load::HELP_END)
+        })
+        .mut_subcommand("eval", |eval| with_help(eval, "sigmad eval [FLAGS]", EVAL_HELP_END));
+    with_help(command, "sigmad [COMMAND] [FLAGS]", HELP_END)
+}

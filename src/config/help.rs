@@ -1,0 +1,77 @@
+//! `--help`: one flag a line with its default, from clap's own data. clap's layout takes two screens.
+
+use std::fmt::Write as _;
+
+/// Columns of flag and default; a longer pair has a line of its own.
+const FLAG_COLUMNS: usize = 31;
+/// The columns that a terminal of 80 leaves for the meaning.
+const MEANING_COLUMNS: usize = 48;
+
+/// The end of the help of `serve` and `demo`.
+pub(super) const HELP_END: &str = "
+Help:
+  -h, --help, -V, --version
+
+Each flag has a variable: SIGMAD_MAX_BODY sets --max-body. The flag wins.
+Times are written like 100ms, 75s, 1h30m; sizes like 16KiB, 8MiB, or in bytes.
+";
+
+/// The end of the help of `eval`.
+pub(super) const EVAL_HELP_END: &str = "
+Example:
+  sigmad eval --synthetic --detector pager,zscore
+";
+
+/// The help of a command: what it is for, its commands, its flags under their headings, `end`.
+pub(super) fn help(command: &clap::Command, usage: &str, end: &str) -> String {
+    let mut help = format!("{}\n\nUsage: {usage}\n", about(command));
+    if command.has_subcommands() {
+        help.push_str("\nCommands:\n");
+    }
+    for subcommand in command.get_subcommands() {
+        let name = subcommand.get_name();
+        writeln!(help, "  {name:<6} {}", about(subcommand)).expect("a string grows");
+    }
+    let mut last_heading = None;
+    for arg in command.get_arguments() {
+        let heading = arg.get_help_heading().unwrap_or("Flags");
+        if last_heading != Some(heading) {
+            writeln!(help, "\n{heading}:").expect("a string grows");
+            last_heading = Some(heading);
+        }
+        let flag = arg.get_long().expect("every argument is a flag");
+        let default = arg.get_default_values().first().and_then(|value| value.to_str());
+        let column = format!("--{flag:<15}  {:<12}", default.unwrap_or(""));
+        let meaning = arg.get_help().expect("a doc comment").to_string().replace('`', "");
+        line(&mut help, &column, &meaning);
+    }
+    help + end
+}
+
+fn about(command: &clap::Command) -> String {
+    command.get_about().expect("a doc comment").to_string()
+}
+
+/// Adds a line, broken where the meaning is too long.
+fn line(help: &mut String, column: &str, meaning: &str) {
+    let mut column = column;
+    let mut write = |column: &str, text: &str| {
+        let line = format!("  {column:<FLAG_COLUMNS$}{text}");
+        writeln!(help, "{}", line.trim_end()).expect("a string grows");
+    };
+    if column.chars().count() > FLAG_COLUMNS {
+        write(column, "");
+        column = "";
+    }
+    let mut text = String::new();
+    for word in meaning.split_whitespace() {
+        if text.chars().count() + 1 + word.chars().count() > MEANING_COLUMNS - 1 {
+            write(column, &text);
+            column = "";
+            text.clear();
+        }
+        text.push(' ');
+        text.push_str(word);
+    }
+    write(column, &text);
+}

@@ -1,0 +1,148 @@
+//! The settings in force, as the log and `--print-config` show them.
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use sigmad_flags::TokenFlag;
+
+use super::environment::variable;
+use super::settings::ServerSettings;
+use crate::store::url::Target;
+
+/// The value of a setting as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ShownValue {
+    /// In the form in which the flag accepts it.
+    Value(String),
+    /// It has a value that must not be shown.
+    Secret,
+    /// It has no value.
+    Unset,
+}
+
+impl ServerSettings {
+    /// Every setting by its flag.
+    pub(super) fn in_force(&self) -> Vec<(&'static str, ShownValue)> {
+        // Without `..`: a new setting does not compile until it is listed.
+        let Self {
+            listen,
+            workers,
+            pin,
+            engine,
+            max_connections,
+            max_head,
+            max_body,
+            read_timeout,
+            idle_timeout,
+            drain,
+            window,
+            min_samples,
+            detector,
+            threshold,
+            max_streams,
+            stream_idle,
+            ttl,
+            redis_url,
+            flush_interval,
+            redis_history,
+            redis_queue,
+            ingest_token,
+            read_token,
+            debug_token,
+            log,
+            log_format,
+        } = self;
+        vec![
+            ("listen", ShownValue::value(listen)),
+            ("workers", ShownValue::value(workers)),
+            ("pin", ShownValue::choice(pin)),
+            ("engine", ShownValue::choice(engine)),
+            ("max-connections", ShownValue::value(max_connections)),
+            ("max-head", ShownValue::value(max_head)),
+            ("max-body", ShownValue::value(max_body)),
+            ("read-timeout", ShownValue::duration(*read_timeout)),
+            ("idle-timeout", ShownValue::duration(*idle_timeout)),
+            ("drain", ShownValue::duration(*drain)),
+            ("window", ShownValue::value(window)),
+            ("min-samples", ShownValue::value(min_samples)),
+            ("detector", ShownValue::choices(detector)),
+            ("threshold", ShownValue::value(threshold)),
+            ("max-streams", ShownValue::value(max_streams)),
+            ("stream-idle", ShownValue::duration(*stream_idle)),
+            ("ttl", ShownValue::duration(*ttl)),
+            ("redis-url", ShownValue::redis_url(redis_url.as_ref())),
+            ("flush-interval", ShownValue::duration(*flush_interval)),
+            ("redis-history", ShownValue::choice(redis_history)),
+            ("redis-queue", ShownValue::value(redis_queue)),
+            ("ingest-token", ShownValue::token(ingest_token.as_ref())),
+            ("read-token", ShownValue::token(read_token.as_ref())),
+            ("debug-token", ShownValue::token(debug_token.as_ref())),
+            ("log", ShownValue::value(log)),
+            ("log-format", ShownValue::choice(log_format)),
+        ]
+    }
+
+    /// The settings in force as lines of an environment file; secrets are comments.
+    pub fn to_environment(&self) -> String {
+        let mut lines = String::new();
+        for (flag, shown) in self.in_force() {
+            let variable = variable(flag);
+            lines += &match shown {
+                ShownValue::Value(value) => format!("{variable}={value}\n"),
+                ShownValue::Secret => format!("# {variable} is set\n"),
+                ShownValue::Unset => format!("# {variable} is not set\n"),
+            };
+        }
+        lines
+    }
+
+    /// The settings in force on one line, for the log.
+    pub fn summary(&self) -> String {
+        let pairs = self.in_force().into_iter().map(|(flag, shown)| match shown {
+            ShownValue::Value(value) => format!("{flag}={value}"),
+            ShownValue::Secret => format!("{flag}=(set)"),
+            ShownValue::Unset => format!("{flag}=(none)"),
+        });
+        pairs.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl ShownValue {
+    fn value(value: &impl fmt::Display) -> Self {
+        Self::Value(value.to_string())
+    }
+
+    fn duration(value: Duration) -> Self {
+        // "1h15m" instead of "1h 15m" needs no quotes in an environment file.
+        Self::Value(humantime::format_duration(value).to_string().replace(' ', ""))
+    }
+
+    fn choice(value: &impl ValueEnum) -> Self {
+        let name = value.to_possible_value().expect("no value of a setting is hidden");
+        Self::Value(name.get_name().to_owned())
+    }
+
+    fn choices<T: ValueEnum>(values: &[T]) -> Self {
+        let names = values.iter().filter_map(ValueEnum::to_possible_value);
+        Self::Value(names.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(","))
+    }
+
+    fn redis_url(value: Option<&Target>) -> Self {
+        match value {
+            Some(target) if target.has_secret() => Self::Secret,
+            Some(target) => Self::value(target),
+            None => Self::Unset,
+        }
+    }
+
+    fn token(value: Option<&TokenFlag>) -> Self {
+        match value {
+            // The name of a file is no secret, and lets the printed settings be used again.
+            Some(token) => {
+                token.given_file().map_or(Self::Secret, |file| Self::Value(file.to_owned()))
+            }
+            None => Self::Unset,
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Every setting of the server, and the command line that sets it.
+//!
+//! [`parse`] is the only source of [`ServerSettings`]. It has checked every value and has read the tokens, so no
+//! other module checks a setting. A bad value, an unknown flag or values that contradict each other stop the
+//! start with an error that names them.
+
+mod choices;
+mod command_line;
+mod environment;
+mod error;
+mod help;
+mod in_force;
+#[cfg(test)]
+mod reference;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use choices::{Engine, LogFormat, Pin, RedisHistory};
+pub use command_line::{Invocation, command_line, parse};
+pub use environment::unknown_variables;
+pub use settings::ServerSettings;

@@ -1,0 +1,289 @@
+//! The settings of the server: default, range and help of each.
+//!
+//! The first paragraph of a field's documentation is its line in `--help`; `docs/SETTINGS.md` has all of it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use sigmad_flags::{TokenFlag, bytes, count, duration};
+use tracing_subscriber::EnvFilter;
+
+use super::choices::{Engine, LogFormat, Pin, RedisHistory};
+use super::error::SettingsError;
+use crate::store::url::{Target, UrlError};
+use sigmad_detectors::Kind;
+
+/// More threads would only share the cores of the largest machines.
+const WORKERS: RangeInclusive<usize> = 0..=1_024;
+/// One value has no spread; past the upper end every read of a window copies more than 80 kB.
+const WINDOW: RangeInclusive<usize> = 2..=10_000;
+/// The names of 100 million streams alone take more than 10 GB.
+const STREAMS: RangeInclusive<usize> = 1..=100_000_000;
+/// The upper end is more than the ports of fifteen client addresses.
+const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// The lower end holds what curl sends; each connection can hold the upper end in memory.
+const HEAD_BYTES: RangeInclusive<usize> = 256..=256 * 1024;
+/// The lower end holds one sample; each connection can hold the upper end twice, compressed and decompressed.
+const BODY_BYTES: RangeInclusive<usize> = 64..=256 * 1024 * 1024;
+/// Below it one lost packet would end a connection.
+const READ_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
+/// Zero stops at once; no supervisor waits longer than an hour.
+const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+/// Below it devices that report once a second would lose their windows between two samples.
+const STREAM_IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=YEAR;
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=YEAR;
+/// Below it Redis is busy with flushes alone; past it replicas judge by stale windows.
+const FLUSH_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
+/// The lower end holds some seconds of a small fleet.
+const REDIS_QUEUE_BYTES: RangeInclusive<usize> = 1024 * 1024..=64 * 1024 * 1024 * 1024;
+/// No detector gives a larger z-score, so no value could exceed a larger threshold.
+const THRESHOLD_MAX: f64 = sigmad_sample::Z_MAX;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The settings of `sigmad serve` and `sigmad demo`.
+#[derive(Args, Clone, Debug)]
+pub struct ServerSettings {
+    /// address and port; `[::]:8080` is IPv4 and IPv6
+    #[arg(help_heading = "HTTP", long, default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// worker threads; 0: from CPU cores and quota
+    ///
+    /// HTTP worker threads, 0 to 1024. By default one for each core that cpuset and CPU quota allow, less one
+    /// for the analytics thread where there are two or more.
+    #[arg(help_heading = "HTTP", long, default_value = "0", value_parser = count(WORKERS))]
+    pub workers: usize,
+
+    /// pin each thread to a CPU core: auto, on, off
+    ///
+    /// Pin each thread to a CPU core. `auto` pins if there is no CPU quota, at least four cores, and a core for
+    /// each thread.
+    #[arg(help_heading = "HTTP", long, value_enum, default_value = "auto")]
+    pub pin: Pin,
+
+    /// native, or may (for benchmarks only)
+    ///
+    /// HTTP engine. `may` is for comparisons on trusted networks; see ENGINES.md.
+    #[arg(help_heading = "HTTP", long, value_enum, default_value = "native")]
+    pub engine: Engine,
+
+    /// limit of open connections
+    ///
+    /// Open connections, as far as the file limit allows. A new connection past the limit closes the connection
+    /// that has been idle longest; if none is idle, it gets 503.
+    #[arg(help_heading = "HTTP", long, default_value = "20000", value_parser = count(CONNECTIONS))]
+    pub max_connections: usize,
+
+    /// largest request head; larger ones get 431
+    #[arg(help_heading = "HTTP", long, default_value = "16KiB", value_parser = bytes(HEAD_BYTES))]
+    pub max_head: usize,
+
+    /// largest request body; larger ones get 413
+    ///
+    /// Largest request body, both compressed and decompressed; larger ones get 413.
+    #[arg(help_heading = "HTTP", long, default_value = "8MiB", value_parser = bytes(BODY_BYTES))]
+    pub max_body: usize,
+
+    /// time for a head, or the next part of a body
+    ///
+    /// Time limit for a whole request head, and for each part of a body. The answer to a slower request is 408.
+    #[arg(help_heading = "HTTP", long, default_value = "10s", value_parser = duration(READ_TIMEOUT))]
+    pub read_timeout: Duration,
+
+    /// close a connection that is idle for this time
+    ///
+    /// Close a connection that is idle for this time. Keep it above the idle timeout of a proxy in front of the
+    /// server (nginx: 60s), or the proxy answers 502.
+    #[arg(help_heading = "HTTP", long, default_value = "75s", value_parser = duration(IDLE_TIMEOUT))]
+    pub idle_timeout: Duration,
+
+    /// time to finish open requests after SIGTERM
+    ///
+    /// Time to finish open requests after SIGTERM. Keep it below the grace period of the supervisor.
+    #[arg(help_heading = "HTTP", long, default_value = "25s", value_parser = duration(DRAIN))]
+    pub drain: Duration,
+
+    /// values in the window of each stream
+    ///
+    /// Values in the window of each stream, 2 to 10000. Each takes 8 bytes.
+    #[arg(help_heading = "Detection", long, default_value = "50", value_parser = count(WINDOW))]
+    pub window: usize,
+
+    /// values a window needs before any anomaly
+    ///
+    /// Values that a window must hold before a value can be an anomaly. The default is 10, or `--window` if that
+    /// is less; `sigmad demo` starts from 40.
+    #[arg(help_heading = "Detection", long, default_value = "10", value_parser = count(WINDOW))]
+    pub min_samples: usize,
+
+    /// detectors to run, comma-separated; the first one decides isAnomaly
+    ///
+    /// Detectors to run, comma-separated; the first one decides `isAnomaly`. See DETECTION.md.
+    #[arg(
+        help_heading = "Detection",
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "zscore"
+    )]
+    pub detector: Vec<Kind>,
+
+    /// standard deviations that make an anomaly
+    ///
+    /// Distance from the mean, in standard deviations, past which a value is an anomaly.
+    #[arg(help_heading = "Detection", long, default_value = "2.0", value_parser = threshold)]
+    pub threshold: f64,
+
+    /// limit of streams; past it a sample gets 429
+    ///
+    /// Limit of streams (device × metric); a sample that needs another one gets 429. A stream takes up to 1 KiB
+    /// with `zscore` alone, 4 KiB with `pager`.
+    #[arg(help_heading = "Detection", long, default_value = "1000000", value_parser = count(STREAMS))]
+    pub max_streams: usize,
+
+    /// idle time after which a device can be evicted
+    ///
+    /// A device without samples for this time is evicted if a new device needs its place.
+    #[arg(help_heading = "Detection", long, default_value = "1h", value_parser = duration(STREAM_IDLE))]
+    pub stream_idle: Duration,
+
+    /// time for which /latest and Redis keep a sample
+    ///
+    /// Time for which `/latest` and Redis keep a sample.
+    #[arg(help_heading = "Detection", long, default_value = "300s", value_parser = duration(TTL))]
+    pub ttl: Duration,
+
+    /// Redis in which replicas share their windows
+    ///
+    /// Redis in which replicas share their windows: `redis://`, `rediss://`, `redis+sentinel://` or
+    /// `redis+cluster://`; see REDIS.md. Give a password in the variable: other users can read a command line.
+    #[arg(help_heading = "Redis", long, value_parser = RedisUrlParser)]
+    pub redis_url: Option<Target>,
+
+    /// interval between Redis writes; replicas lag each other by up to this
+    #[arg(
+        help_heading = "Redis",
+        long,
+        default_value = "100ms",
+        value_parser = duration(FLUSH_INTERVAL)
+    )]
+    pub flush_interval: Duration,
+
+    /// stream: also write samples to a Redis stream
+    ///
+    /// `stream`: also keep every sample, in a Redis stream for each replica.
+    #[arg(help_heading = "Redis", long, value_enum, default_value = "off")]
+    pub redis_history: RedisHistory,
+
+    /// memory for samples while Redis is unavailable
+    ///
+    /// Memory for samples that wait while Redis is unavailable. When it is full, the oldest samples are dropped and
+    /// counted.
+    #[arg(
+        help_heading = "Redis",
+        long,
+        default_value = "64MiB",
+        value_parser = bytes(REDIS_QUEUE_BYTES)
+    )]
+    pub redis_queue: usize,
+
+    /// bearer token for POST: the token, or @file
+    ///
+    /// Bearer token that POST requests need, as a token or `@file`. Without it, no token is needed.
+    #[arg(help_heading = "Access", long, value_name = "TOKEN")]
+    pub ingest_token: Option<TokenFlag>,
+
+    /// bearer token for GET of data
+    ///
+    /// Bearer token that GET requests for data need, as a token or `@file`. Without it, no token is needed.
+    #[arg(help_heading = "Access", long, value_name = "TOKEN")]
+    pub read_token: Option<TokenFlag>,
+
+    /// bearer token for /debug/ from other hosts
+    ///
+    /// Bearer token that requests to `/debug/` need if they come from another machine or through a proxy, as a
+    /// token or `@file`. Without it, they get 403.
+    #[arg(help_heading = "Access", long, value_name = "TOKEN")]
+    pub debug_token: Option<TokenFlag>,
+
+    /// level or filter: info,sigmad::http=debug
+    ///
+    /// Log level, or a filter such as `info,sigmad::http=debug`.
+    #[arg(help_heading = "Logs", long, default_value = "info", value_parser = log_filter)]
+    pub log: String,
+
+    /// human, json, or auto: human on a terminal only
+    ///
+    /// Format of log lines. `auto` is `human` on a terminal, and `json` elsewhere.
+    #[arg(help_heading = "Logs", long, value_enum, default_value = "auto")]
+    pub log_format: LogFormat,
+}
+
+impl ServerSettings {
+    /// Checks what no single value shows, and reads the tokens.
+    pub(super) fn checked(mut self) -> Result<Self, SettingsError> {
+        let Self { window, min_samples, .. } = self;
+        if min_samples > window {
+            return Err(SettingsError::MinSamplesAboveWindow { min_samples, window });
+        }
+        for (place, kind) in self.detector.iter().enumerate() {
+            if self.detector[..place].contains(kind) {
+                return Err(SettingsError::DetectorTwice(kind.name()));
+            }
+        }
+        for (flag, token) in [
+            ("ingest-token", &mut self.ingest_token),
+            ("read-token", &mut self.read_token),
+            ("debug-token", &mut self.debug_token),
+        ] {
+            if let Some(token) = token {
+                token.read(flag).map_err(SettingsError::Token)?;
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Parses `--redis-url`. Unlike other parsers it never repeats a bad value, which may hold a password.
+#[derive(Clone)]
+struct RedisUrlParser;
+
+impl TypedValueParser for RedisUrlParser {
+    type Value = Target;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Target, clap::Error> {
+        let invalid = |reason: &dyn fmt::Display| {
+            let message = format!("invalid value for '--redis-url': {reason}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        };
+        let text = value.to_str().ok_or_else(|| invalid(&UrlError::NotUtf8))?;
+        text.parse().map_err(|error: UrlError| invalid(&error))
+    }
+}
+
+fn threshold(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < THRESHOLD_MAX => Ok(value),
+        _ => Err(format!("must be a number above 0 and below {THRESHOLD_MAX}")),
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}

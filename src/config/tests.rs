@@ -1,0 +1,246 @@
+//! The command line as a user writes it, and what it refuses.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sigmad_flags::TokenFlag;
+
+use super::command_line::parse_from;
+use super::environment::variable;
+use super::error::CommandLineError;
+use super::in_force::ShownValue;
+use super::*;
+use sigmad_detectors::Kind;
+
+fn parsed(args: &[&str]) -> Result<Invocation, CommandLineError> {
+    parse_from([&["sigmad"], args].concat())
+}
+
+fn settings(args: &[&str]) -> ServerSettings {
+    match parsed(args) {
+        Ok(Invocation::Serve(settings)) => *settings,
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+fn refusal(args: &[&str]) -> String {
+    match parsed(args).expect_err("refused") {
+        CommandLineError::Usage(error) => error.to_string(),
+        CommandLineError::Settings(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    command_line().debug_assert();
+}
+
+#[test]
+fn serve_is_the_default_command() {
+    assert_eq!(settings(&[]).listen.to_string(), "0.0.0.0:8080");
+    for args in [&["--listen", "[::]:1"][..], &["serve", "--listen", "[::]:1"]] {
+        assert_eq!(settings(args).listen.to_string(), "[::]:1");
+    }
+    assert!(refusal(&["--window", "20", "serve"]).contains("serve"));
+    match parsed(&["demo", "--window", "5"]) {
+        Ok(Invocation::Demo(settings)) => assert_eq!(settings.min_samples, 5),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(parsed(&["serve", "--print-config"]), Ok(Invocation::PrintConfig(_))));
+}
+
+#[test]
+fn values_are_read_in_their_units() {
+    let set = settings(&[
+        "--max-body=1MiB",
+        "--max-head=2000",
+        "--idle-timeout=10m",
+        "--read-timeout=100ms",
+        "--stream-idle=1h30m",
+        "--threshold=3",
+    ]);
+    assert_eq!((set.max_body, set.max_head), (1 << 20, 2000));
+    assert_eq!(set.idle_timeout, Duration::from_secs(600));
+    assert_eq!(set.read_timeout, Duration::from_millis(100));
+    assert_eq!(set.stream_idle, Duration::from_secs(5400));
+    assert_eq!(set.threshold, 3.0);
+}
+
+#[test]
+fn what_is_printed_reads_back_as_the_same_settings() {
+    let odd: &[&[&str]] = &[
+        &[],
+        &["--idle-timeout=1h15m3s", "--max-body=1025", "--threshold=0.1", "--listen=[::1]:0"],
+        &["--log=warn,sigmad::http=trace", "--pin=off", "--engine=may", "--log-format=json"],
+    ];
+    for args in odd {
+        let before = settings(args).in_force();
+        let flags: Vec<String> = before
+            .iter()
+            .filter_map(|(flag, shown)| match shown {
+                ShownValue::Value(value) => Some(format!("--{flag}={value}")),
+                ShownValue::Secret | ShownValue::Unset => None,
+            })
+            .collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        assert_eq!(settings(&flags).in_force(), before);
+    }
+}
+
+#[test]
+fn every_flag_is_listed_once_and_has_its_variable() {
+    let shown: BTreeSet<_> = settings(&[]).in_force().iter().map(|(flag, _)| *flag).collect();
+    let command = command_line();
+    let serve = command.find_subcommand("serve").expect("a command");
+    for command in [&command, serve] {
+        let flags: BTreeSet<_> = command
+            .get_arguments()
+            .filter_map(|arg| {
+                let flag = arg.get_long()?;
+                let name = arg.get_env()?.to_str()?;
+                assert_eq!(name, variable(flag));
+                Some(flag)
+            })
+            .collect();
+        assert_eq!(flags, shown);
+    }
+}
+
+#[test]
+fn bad_values_are_refused_by_name_with_the_limit() {
+    let cases = [
+        ("--window=1", "must be 2 to 10000"),
+        ("--window=10001", "must be 2 to 10000"),
+        ("--window=-1", "must be a whole number"),
+        ("--window=5.5", "must be a whole number"),
+        ("--min-samples=1", "must be 2 to 10000"),
+        ("--workers=1025", "must be 0 to 1024"),
+        ("--threshold=0", "above 0"),
+        ("--threshold=-1", "above 0"),
+        ("--threshold=NaN", "above 0"),
+        ("--threshold=inf", "above 0"),
+        ("--threshold=1e6", "below 1000000"),
+        ("--max-body=1GiB", "must be 64 B to 256.0 MiB"),
+        ("--max-body=8Meg", "must be like"),
+        ("--max-body=-1", "must be like"),
+        ("--max-head=255", "must be 256 B to 256.0 KiB"),
+        ("--max-head=99999999999999999999", "must be"),
+        ("--idle-timeout=75", "time unit needed"),
+        ("--idle-timeout=0s", "must be 1s to 1day"),
+        ("--read-timeout=99ms", "must be 100ms to 1h"),
+        ("--drain=2h", "must be 0s to 1h"),
+        ("--ttl=", "empty"),
+        ("--stream-idle=9s", "must be 10s to"),
+        ("--max-streams=0", "must be 1 to 100000000"),
+        ("--max-connections=0", "must be 1 to 1000000"),
+        ("--redis-url=localhost:6379", "must start with redis://"),
+        ("--redis-history=all", "off, stream"),
+        ("--redis-queue=1MB", "must be 1.0 MiB"),
+        ("--flush-interval=1ms", "must be 5ms to 1m"),
+        ("--listen=nowhere", "invalid socket address"),
+        ("--listen=localhost:8080", "invalid socket address"),
+        ("--pin=maybe", "auto, on, off"),
+        ("--engine=iis", "native, may"),
+        ("--detector=oracle", "zscore"),
+        ("--log=sigmad=loud", "invalid"),
+        ("--log-format=xml", "auto, human, json"),
+    ];
+    for (arg, reason) in cases {
+        let message = refusal(&[arg]);
+        let (flag, _) = arg.split_once('=').expect("a value");
+        assert!(message.contains(flag) && message.contains(reason), "{arg}: {message}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    let message = refusal(&["--window=5", "--min-samples=10"]);
+    assert!(message.contains("--min-samples 10") && message.contains("--window 5"), "{message}");
+    assert_eq!(settings(&["--window=5"]).min_samples, 5);
+    assert_eq!(settings(&["serve", "--window=60"]).min_samples, 10);
+    let message = refusal(&["--detector=pager,zscore,pager"]);
+    assert!(message.contains("--detector has pager twice"), "{message}");
+}
+
+#[test]
+fn detectors_are_a_list_in_order() {
+    for args in [&["--detector=pager,zscore"][..], &["--detector=pager", "--detector=zscore"]] {
+        let set = settings(args);
+        assert_eq!(set.detector, [Kind::Pager, Kind::Zscore]);
+        assert!(set.to_environment().contains("SIGMAD_DETECTOR=pager,zscore\n"));
+    }
+    assert_eq!(settings(&[]).detector, [Kind::Zscore]);
+}
+
+#[test]
+fn a_token_is_read_and_never_shown() {
+    let set = settings(&["--ingest-token", "s3cret"]);
+    assert_eq!(set.ingest_token.as_ref().map(TokenFlag::secret), Some("s3cret"));
+    for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    assert!(refusal(&["--read-token=@/no/such/file"]).contains("--read-token: can't read"));
+    assert!(refusal(&["--ingest-token="]).contains("--ingest-token is empty"));
+}
+
+#[test]
+fn a_password_in_a_url_is_never_shown() {
+    let set = settings(&["--redis-url=redis://:s3cret@redis"]);
+    for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    let message = refusal(&["--redis-url=redis://:s3cret@redis/one"]);
+    assert!(!message.contains("s3cret") && message.contains("--redis-url"), "{message}");
+    let set = settings(&["--redis-url=redis://redis:6380/2"]);
+    assert!(set.to_environment().contains("SIGMAD_REDIS_URL=redis://redis:6380/2"));
+}
+
+#[test]
+fn unknown_variables_are_told_from_those_of_kubernetes() {
+    let unknown = ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"];
+    let others = ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"];
+    let names = unknown.into_iter().chain(others).chain(["SIGMAD_PORT_8080_TCP_ADDR"]);
+    assert_eq!(unknown_variables(names.map(str::to_owned)), unknown);
+}
+
+#[test]
+fn the_load_is_its_own_command_and_has_no_variables() {
+    let Ok(Invocation::Load(load)) = parsed(&["load", "--rate", "500", "--duration=2m"]) else {
+        panic!("it is a load");
+    };
+    assert_eq!((load.rate, load.duration), (Some(500), Duration::from_secs(120)));
+    let command = command_line();
+    let load = command.find_subcommand("load").expect("a command");
+    assert!(load.get_arguments().all(|arg| arg.get_env().is_none()));
+    for (args, reason) in [
+        (&["load", "--rate=0"][..], "1 to 10000000"),
+        (&["load", "--url=https://a"], "only http"),
+        (&["load", "--devices=5"], "--profile devices"),
+        (&["load", "--truth=a", "--profile=devices"], "--profile anomalies"),
+        (&["load", "--profile=anomalies", "--anomaly-rate=0.6"], "0 to 0.5"),
+        (&["load", "--threads=9", "--connections=8"], "--connections 8"),
+        (&["load", "--token="], "--token is empty"),
+    ] {
+        assert!(refusal(args).contains(reason), "{}", refusal(args));
+    }
+}
+
+#[test]
+fn the_help_of_a_load_fits_a_screen() {
+    let help = refusal(&["load", "--help"]);
+    assert!(help.lines().count() <= 60, "{} lines\n{help}", help.lines().count());
+    for line in help.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(!help.contains("SIGMAD_") && help.contains("sigmad load --rate"), "{help}");
+}
+
+#[test]
+fn the_help_fits_a_screen() {
+    let help = refusal(&["--help"]);
+    assert!(help.lines().count() <= 64, "{} lines\n{help}", help.lines().count());
+    for line in help.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(help.contains("SIGMAD_MAX_BODY"));
+}
