@@ -26,7 +26,7 @@ use sigmad_clock::Clock;
 use sigmad_profile::capture::CUT;
 use sigmad_profile::cpu::{CpuProfile, Recording};
 use sigmad_profile::memory::{self, View};
-use sigmad_profile::proto::{self, About, Sample};
+use sigmad_profile::proto::{self, ProfileHeader, ProfileSample};
 use sigmad_profile::symbols::Symbols;
 use sigmad_profile::threads::{self, Thread};
 use sigmad_profile::unwind::Unwinder;
@@ -327,7 +327,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
         return Ok(text(listing(&threads, &mut symbols).into_bytes()));
     }
     let cut = threads.iter().any(|thread| thread.is_cut).then(|| CUT.to_owned());
-    let about = About {
+    let about = ProfileHeader {
         sample_types: &[("threads", "count")],
         default_sample_type: "threads",
         period_type: ("threads", "count"),
@@ -337,7 +337,7 @@ fn all_threads(query: &Query<'_>, mut clock: Clock) -> Result<Response, ApiError
         comments: cut.as_slice(),
     };
     let labels: Vec<_> = threads.iter().map(|thread| [("thread", &*thread.name)]).collect();
-    let samples = threads.iter().zip(&labels).map(|(thread, labels)| Sample {
+    let samples = threads.iter().zip(&labels).map(|(thread, labels)| ProfileSample {
         stack: &thread.stack,
         is_leaf_exact: true,
         values: &[1],
@@ -354,7 +354,7 @@ fn listing(threads: &[Thread], symbols: &mut Symbols) -> String {
         if stack.is_empty() {
             lines += "  did not answer: it can't be interrupted at present\n";
         }
-        let sample = Sample { stack, is_leaf_exact: true, values: &[], labels: &[] };
+        let sample = ProfileSample { stack, is_leaf_exact: true, values: &[], labels: &[] };
         for (place, at) in stack.iter().enumerate() {
             for frame in symbols.resolve(proto::address_at(&sample, place)).iter() {
                 lines += &format!("  {at:#018x} {}", frame.function);

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
-use sigmad_profile::cpu::{Backend, Order};
+use sigmad_profile::cpu::{Backend, ProfileOptions};
 use sigmad_sample::timestamp;
 use sigmad_sample::{NAME_BYTES_MAX, is_name};
 
@@ -109,7 +109,7 @@ impl<'a> Query<'a> {
     }
 
     /// What CPU profile: numbers beyond their bounds are taken as the nearest.
-    pub fn order(&self) -> Result<Order, ApiError<'static>> {
+    pub fn order(&self) -> Result<ProfileOptions, ApiError<'static>> {
         let backend = match self.backend.as_deref() {
             None | Some("auto") => Backend::Auto,
             Some("perf") => Backend::Perf,
@@ -121,7 +121,11 @@ impl<'a> Query<'a> {
             }
         };
         let seconds = clamped("seconds", self.seconds.as_deref(), PROFILE_SECONDS, SECONDS)?;
-        Ok(Order { seconds, hz: clamped("hz", self.hz.as_deref(), PROFILE_HZ, HZ)?, backend })
+        Ok(ProfileOptions {
+            seconds,
+            hz: clamped("hz", self.hz.as_deref(), PROFILE_HZ, HZ)?,
+            backend,
+        })
     }
 
     /// Over how long, where the query says so; within the same bounds.

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sigmad_clock::Clock;
-use sigmad_profile::cpu::{Backend, Order, Recording};
+use sigmad_profile::cpu::{Backend, ProfileOptions, Recording};
 
 /// One turn of a thread: it spins for a share of it, and sleeps for the rest.
 const TURN: Duration = Duration::from_millis(20);
@@ -82,7 +82,7 @@ fn main() {
     let is_over = Arc::<AtomicBool>::default();
     let quarter = spinner("quarter", 25, spin_a_quarter, &is_over);
     let half = spinner("half", 50, spin_half, &is_over);
-    let order = Order { seconds, hz, backend };
+    let order = ProfileOptions { seconds, hz, backend };
     let recording = Recording::begin(order, Clock::new(sigmad_clock::start()));
     let recording = match recording {
         Ok(recording) => recording,

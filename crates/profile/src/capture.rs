@@ -1,11 +1,10 @@
 //! Stacks of threads, copied by the threads themselves in a signal handler.
 //!
-//! The handler does what a handler may: it takes a free slot, keeps the registers and copies the stack
-//! through one system call, which fails where memory ends. Unwinding comes later, on the thread of who
-//! asked. Nothing is allocated, locked or unwound while a thread is interrupted, and no frame pointers are
-//! needed.
+//! The handler is async-signal-safe: it takes a free slot, saves the registers and copies the stack by one
+//! system call, which fails where memory ends. The profiling thread unwinds the copies later. Nothing is
+//! allocated, locked or unwound while a thread is interrupted, and no frame pointers are needed.
 //!
-//! The handler stays installed once it was: a signal that is late would end the process otherwise.
+//! The handler is never uninstalled: a late signal would end the process.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -17,65 +16,65 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use libc::{c_int, c_void};
 use parking_lot::Mutex;
 
-/// Of a stack, from its top; what is beyond is left out. The deepest seen here are below 16 KiB.
+/// Bytes copied of a stack, from its top. The deepest stacks of sigmad are below 16 KiB.
 pub const STACK_BYTES_MAX: usize = 32 * 1024;
-/// Stacks that wait to be taken; they are taken every few milliseconds.
+/// Stacks that wait to be unwound; the profiling thread takes them every few milliseconds.
 const SLOTS: usize = 256;
-/// The kernel copies whole pages, or says how many.
+/// The kernel copies whole pages, or reports how many.
 const PAGE_BYTES: usize = 4096;
 const PIECES: usize = STACK_BYTES_MAX / PAGE_BYTES + 1;
 
-/// What is said of stacks that were cut.
+/// The comment of a profile with truncated stacks.
 pub const CUT: &str = "process_vm_readv is refused: stacks end after a page, without the functions towards their root";
 
-/// Why a stack was copied: who asked takes his own.
+/// Why a stack was copied. Each reason has its own session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum CaptureReason {
     /// The thread's CPU clock.
     Timer = 1,
-    /// Somebody wants to see all threads.
+    /// A list of all threads.
     Look = 2,
 }
 
-/// What unwinding begins with.
+/// The registers that unwinding starts from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
-    /// Where it was.
+    /// Program counter.
     pub pc: u64,
-    /// Its stack's top.
+    /// Stack pointer.
     pub sp: u64,
-    /// The frame pointer, or whatever is in its register.
+    /// The frame pointer register, whatever it holds.
     pub fp: u64,
     /// The return address, on machines that keep it in a register.
     pub lr: u64,
 }
 
-/// One stack, as it was.
+/// A copied stack.
 #[derive(Clone, Debug, Default)]
 pub struct Capture {
     /// The thread.
     pub tid: i32,
-    /// Signals that it stands for.
+    /// Signals that it represents.
     pub weight: u64,
     /// Its registers.
     pub registers: Registers,
     /// Its stack from `registers.sp` on.
     pub stack: Vec<u8>,
-    /// There is more of the stack, which the kernel let nobody copy.
+    /// The stack is truncated, because the kernel refused the copy.
     pub is_cut: bool,
 }
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 0x100;
 
-/// Memory for one stack. `state` says whose it is: anyone's, the handler's while it is [`TAKEN`], then the
-/// one's who asked.
-struct Slot {
+/// Memory for one stack. `state` names its owner: none, a handler while it is [`TAKEN`], then the session of
+/// a [`CaptureReason`].
+struct CaptureSlot {
     state: AtomicU32,
-    inside: UnsafeCell<Inside>,
+    inside: UnsafeCell<SlotContent>,
 }
 
-struct Inside {
+struct SlotContent {
     tid: i32,
     weight: u64,
     registers: Registers,
@@ -84,34 +83,34 @@ struct Inside {
     stack: [u8; STACK_BYTES_MAX],
 }
 
-/// The slots, once anybody has asked; mapped for good.
-static SLOTS_AT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
-/// For which reasons stacks are copied at present: bits of [`Reason`].
+/// The slots; null before the first session, and never unmapped.
+static SLOTS_AT: AtomicPtr<CaptureSlot> = AtomicPtr::new(ptr::null_mut());
+/// The active reasons: bits of [`CaptureReason`].
 static WANTED: AtomicU32 = AtomicU32::new(0);
-/// Handlers that run at present.
+/// Handlers that are running.
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
-/// Where the next handler begins to look for a free slot.
+/// Where the next handler starts its search for a free slot.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 /// Signals that found no free slot.
 static LOST: AtomicU64 = AtomicU64::new(0);
-/// The reasons in use; held while that changes.
+/// The active reasons; locked while they change.
 static SESSIONS: Mutex<u32> = Mutex::new(0);
 
-/// The signal: of those that nobody else uses, since SIGPROF is the pprof crate's.
+/// A real-time signal that nothing else uses. SIGPROF belongs to the pprof crate.
 pub fn signal() -> c_int {
     libc::SIGRTMIN() + 5
 }
 
-/// The right to take the stacks that are copied for one reason. There is one of each at a time.
+/// Takes the stacks that are copied for one reason. There is at most one session for each reason.
 #[derive(Debug)]
-pub struct Session(Reason);
+pub struct CaptureSession(CaptureReason);
 
-impl Session {
+impl CaptureSession {
     /// Makes the handler copy stacks for `reason`; None while another session does.
     ///
     /// # Errors
     /// When the kernel gives no memory or takes no handler.
-    pub fn begin(reason: Reason) -> io::Result<Option<Self>> {
+    pub fn begin(reason: CaptureReason) -> io::Result<Option<Self>> {
         let mut sessions = SESSIONS.lock();
         if *sessions & reason as u32 != 0 {
             return Ok(None);
@@ -123,11 +122,11 @@ impl Session {
         Ok(Some(Self(reason)))
     }
 
-    /// Takes all stacks that are ready.
+    /// Calls `each` with every copied stack, and frees its slot.
     pub fn take(&self, mut each: impl FnMut(&Capture)) {
         let mut capture = Capture::default();
         for slot in slots() {
-            // Acquire, with the Release in the handler: what it wrote is seen.
+            // Acquire, with the Release in the handler: its writes are visible.
             if slot.state.load(Ordering::Acquire) != self.0 as u32 {
                 continue;
             }
@@ -139,19 +138,19 @@ impl Session {
             capture.is_cut = inside.is_cut;
             capture.stack.clear();
             capture.stack.extend_from_slice(&inside.stack[..inside.length]);
-            // Release, with the Acquire of who takes it next: we have read all of it.
+            // Release, with the Acquire of the next handler: this read is finished.
             slot.state.store(FREE, Ordering::Release);
             each(&capture);
         }
     }
 
-    /// Signals that found no room since the last call.
+    /// Signals that found no free slot since the last call.
     pub fn take_lost(&self) -> u64 {
         LOST.swap(0, Ordering::Relaxed)
     }
 }
 
-impl Drop for Session {
+impl Drop for CaptureSession {
     fn drop(&mut self) {
         let mut sessions = SESSIONS.lock();
         *sessions &= !(self.0 as u32);
@@ -166,22 +165,22 @@ impl Drop for Session {
             // kernel gives for it from now on, are free slots.
             unsafe {
                 let at = SLOTS_AT.load(Ordering::Acquire);
-                libc::madvise(at.cast(), size_of::<Slot>() * SLOTS, libc::MADV_DONTNEED);
+                libc::madvise(at.cast(), size_of::<CaptureSlot>() * SLOTS, libc::MADV_DONTNEED);
             }
         }
     }
 }
 
-/// Holds the signals of the samplers back from this thread as long as it lives, for calls that give up when
-/// they are interrupted. What came meanwhile comes then, so no CPU time goes missing.
+/// Blocks the samplers' signals on this thread until it is dropped, for calls that fail when they are
+/// interrupted. Pending signals are delivered then, so no CPU time is lost.
 pub struct SignalsBlocked {
     before: libc::sigset_t,
-    /// A mask is its thread's.
+    /// A signal mask belongs to one thread, so the guard is not `Send`.
     _stays: PhantomData<*const ()>,
 }
 
 impl SignalsBlocked {
-    /// From now on.
+    /// Blocks the signals.
     pub fn begin() -> Self {
         let mut held = MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = MaybeUninit::<libc::sigset_t>::uninit();
@@ -206,7 +205,7 @@ impl Drop for SignalsBlocked {
     }
 }
 
-fn slots() -> &'static [Slot] {
+fn slots() -> &'static [CaptureSlot] {
     let at = SLOTS_AT.load(Ordering::Acquire);
     if at.is_null() {
         return &[];
@@ -220,7 +219,7 @@ fn prepare() -> io::Result<()> {
     if !SLOTS_AT.load(Ordering::Acquire).is_null() {
         return Ok(());
     }
-    let bytes = size_of::<Slot>() * SLOTS;
+    let bytes = size_of::<CaptureSlot>() * SLOTS;
     let (rights, kind) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: asks for fresh memory, wherever there is some.
@@ -256,11 +255,12 @@ extern "C" fn on_signal(_: c_int, info: *mut libc::siginfo_t, context: *mut c_vo
     INSIDE.fetch_add(1, Ordering::SeqCst);
     // SAFETY: the kernel hands a handler with SA_SIGINFO both of them, filled.
     let (info, context) = unsafe { (&*info, &*context.cast::<libc::ucontext_t>()) };
-    let reason = if info.si_code == libc::SI_TIMER { Reason::Timer } else { Reason::Look };
+    let reason =
+        if info.si_code == libc::SI_TIMER { CaptureReason::Timer } else { CaptureReason::Look };
     if WANTED.load(Ordering::SeqCst) & reason as u32 != 0 {
         let weight = match reason {
-            Reason::Timer => 1 + overrun(info),
-            Reason::Look => 1,
+            CaptureReason::Timer => 1 + overrun(info),
+            CaptureReason::Look => 1,
         };
         copy(reason, weight, registers(context));
     }
@@ -285,11 +285,11 @@ fn overrun(info: &libc::siginfo_t) -> u64 {
     u64::try_from(of_timer.overrun).unwrap_or(0)
 }
 
-fn copy(reason: Reason, weight: u64, registers: Registers) {
+fn copy(reason: CaptureReason, weight: u64, registers: Registers) {
     let slots = slots();
     let start = NEXT.fetch_add(1, Ordering::Relaxed);
     let free = (0..slots.len()).map(|step| &slots[(start + step) % SLOTS]).find(|slot| {
-        // Acquire, with the Release of who gave it back.
+        // Acquire, with the Release in take().
         slot.state.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
     });
     let Some(slot) = free else {

@@ -1,15 +1,15 @@
-//! CPU profiles: which sampler takes one, for how long, and how much of the truth it caught.
+//! CPU profiles: the choice of a sampler, the recording, and the share of CPU time it captured.
 
 use std::io;
 use std::time::Duration;
 
 use super::capture::CUT;
-use super::perf::Perf;
+use super::perf::PerfSampler;
 use super::pprof_crate::PprofCrate;
-use super::proto::{self, About, Sample};
-use super::samples::Samples;
+use super::proto::{self, ProfileHeader, ProfileSample};
+use super::samples::ProfileSamples;
 use super::symbols::Symbols;
-use super::timer::Timers;
+use super::timer::TimerSampler;
 use super::unwind::Unwinder;
 use sigmad_clock::Clock;
 
@@ -20,7 +20,7 @@ const NS_PER_S: u64 = 1_000_000_000;
 /// What samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The first of the others that the kernel allows, in their order.
+    /// The first of the others that the kernel allows, in their options.
     Auto,
     /// `perf_event_open`: the kernel samples, and tells its own functions too.
     Perf,
@@ -44,7 +44,7 @@ impl Backend {
 
 /// What is asked for, within its bounds.
 #[derive(Clone, Copy, Debug)]
-pub struct Order {
+pub struct ProfileOptions {
     /// How long.
     pub seconds: u64,
     /// Samples per second of CPU time; never 0.
@@ -54,19 +54,19 @@ pub struct Order {
 }
 
 /// One of the samplers, at work.
-enum Sampler {
-    Perf(Perf),
-    Timer(Timers),
+enum ActiveSampler {
+    Perf(PerfSampler),
+    Timer(TimerSampler),
     Pprof(PprofCrate),
 }
 
 /// A CPU profile that is being taken.
 pub struct Recording {
-    sampler: Sampler,
-    samples: Samples,
+    sampler: ActiveSampler,
+    samples: ProfileSamples,
     symbols: Symbols,
     unwinder: Unwinder,
-    order: Order,
+    options: ProfileOptions,
     /// Why a sampler that comes earlier was passed over.
     passed_over: Option<String>,
     clock: Clock,
@@ -77,7 +77,7 @@ pub struct Recording {
 
 /// A CPU profile.
 pub struct CpuProfile {
-    samples: Samples,
+    samples: ProfileSamples,
     symbols: Symbols,
     period_ns: u64,
     wall_us: i64,
@@ -91,19 +91,20 @@ impl Recording {
     ///
     /// # Errors
     /// When what was asked for can't.
-    pub fn begin(order: Order, mut clock: Clock) -> io::Result<Self> {
-        assert!(order.hz > 0, "a sampler that never samples");
-        let period_ns = NS_PER_S / order.hz;
+    pub fn begin(options: ProfileOptions, mut clock: Clock) -> io::Result<Self> {
+        assert!(options.hz > 0, "a sampler that never samples");
+        let period_ns = NS_PER_S / options.hz;
         let symbols = Symbols::of_this_process();
         let unwinder = Unwinder::new(&symbols);
         let now = clock.now();
-        let timers = || Timers::start(period_ns, now.wall_us as u64).map(Sampler::Timer);
-        let perf = || Perf::start(period_ns).map(Sampler::Perf);
+        let timers =
+            || TimerSampler::start(period_ns, now.wall_us as u64).map(ActiveSampler::Timer);
+        let perf = || PerfSampler::start(period_ns).map(ActiveSampler::Perf);
         let mut passed_over = None;
-        let sampler = match order.backend {
+        let sampler = match options.backend {
             Backend::Perf => perf()?,
             Backend::Timer => timers()?,
-            Backend::Pprof => Sampler::Pprof(PprofCrate::start(order.hz)?),
+            Backend::Pprof => ActiveSampler::Pprof(PprofCrate::start(options.hz)?),
             Backend::Auto => match perf() {
                 Ok(sampler) => sampler,
                 Err(error) => {
@@ -116,10 +117,10 @@ impl Recording {
         let cpu_ns = cpu_ns()?;
         Ok(Self {
             sampler,
-            samples: Samples::default(),
+            samples: ProfileSamples::default(),
             symbols,
             unwinder,
-            order,
+            options,
             passed_over,
             start_ns: clock.monotonic_ns(),
             wall_us: now.wall_us,
@@ -133,7 +134,7 @@ impl Recording {
     /// # Errors
     /// When the sampler could not tell what it found.
     pub fn record(mut self, is_over: impl Fn() -> bool) -> io::Result<CpuProfile> {
-        let end_ns = self.start_ns + self.order.seconds * NS_PER_S;
+        let end_ns = self.start_ns + self.options.seconds * NS_PER_S;
         loop {
             let left_ns = end_ns.saturating_sub(self.clock.monotonic_ns());
             if left_ns == 0 || is_over() {
@@ -141,27 +142,27 @@ impl Recording {
             }
             std::thread::sleep(LOOK.min(Duration::from_nanos(left_ns)));
             match &mut self.sampler {
-                Sampler::Perf(perf) => perf.look(&mut self.samples, &mut self.unwinder),
-                Sampler::Timer(timers) => timers.look(&mut self.samples, &mut self.unwinder),
-                Sampler::Pprof(_) => {}
+                ActiveSampler::Perf(perf) => perf.look(&mut self.samples, &mut self.unwinder),
+                ActiveSampler::Timer(timers) => timers.look(&mut self.samples, &mut self.unwinder),
+                ActiveSampler::Pprof(_) => {}
             }
         }
         self.end()
     }
 
     fn end(self) -> io::Result<CpuProfile> {
-        let Self { sampler, mut samples, mut symbols, mut unwinder, order, .. } = self;
+        let Self { sampler, mut samples, mut symbols, mut unwinder, options, .. } = self;
         let backend = match sampler {
-            Sampler::Perf(perf) => {
+            ActiveSampler::Perf(perf) => {
                 perf.end(&mut samples, &mut unwinder);
                 Backend::Perf
             }
-            Sampler::Timer(mut timers) => {
+            ActiveSampler::Timer(mut timers) => {
                 timers.look(&mut samples, &mut unwinder);
                 Backend::Timer
             }
-            Sampler::Pprof(pprof) => {
-                pprof.end(&mut samples, &mut symbols, NS_PER_S / order.hz)?;
+            ActiveSampler::Pprof(pprof) => {
+                pprof.end(&mut samples, &mut symbols, NS_PER_S / options.hz)?;
                 Backend::Pprof
             }
         };
@@ -169,12 +170,12 @@ impl Recording {
         let duration_ns = self.clock.monotonic_ns() - self.start_ns;
         let total = samples.total();
         let share = |ns: u64| if cpu_ns == 0 { 1.0 } else { ns as f64 / cpu_ns as f64 };
-        let period_ns = NS_PER_S / order.hz;
+        let period_ns = NS_PER_S / options.hz;
         let captured = share(total.count * period_ns);
         let mut comments = vec![format!(
             "backend={} hz={} samples={} lost={} captured={captured:.3} of {:.3} s of CPU time in {:.3} s",
             backend.name(),
-            order.hz,
+            options.hz,
             total.count,
             samples.lost,
             cpu_ns as f64 / 1e9,
@@ -198,7 +199,7 @@ impl Recording {
 impl CpuProfile {
     /// As `go tool pprof` reads it.
     pub fn encode(&mut self) -> Vec<u8> {
-        let about = About {
+        let about = ProfileHeader {
             sample_types: &[("samples", "count"), ("cpu", "nanoseconds")],
             default_sample_type: "cpu",
             period_type: ("cpu", "nanoseconds"),
@@ -214,7 +215,7 @@ impl CpuProfile {
                 (stack, [weight.count as i64, weight.ns as i64], [("thread", thread)])
             })
             .collect();
-        let samples = stacks.iter().map(|(stack, values, labels)| Sample {
+        let samples = stacks.iter().map(|(stack, values, labels)| ProfileSample {
             stack,
             is_leaf_exact: true,
             values,
@@ -228,7 +229,7 @@ impl CpuProfile {
         let Self { samples, symbols, .. } = self;
         let mut lines = Vec::new();
         for (thread, stack, weight) in samples.iter() {
-            let sample = Sample { stack, is_leaf_exact: true, values: &[], labels: &[] };
+            let sample = ProfileSample { stack, is_leaf_exact: true, values: &[], labels: &[] };
             let mut line = thread.replace([';', ' '], "_");
             for place in (0..stack.len()).rev() {
                 for frame in symbols.resolve(proto::address_at(&sample, place)).iter().rev() {

@@ -1,16 +1,16 @@
-//! The allocator of the binary, and what it knows: which stacks took the memory, and which hold it.
+//! A sampling allocator: which stacks allocated memory, and which still hold it.
 //!
-//! [`Sampled`] passes every call on and looks at one byte in so many (512 KiB, as Go does): the bytes
-//! from one sampled block to the next are drawn from an exponential distribution, so that a block of n
-//! bytes is sampled with the probability 1 − e^(−n / mean), whatever came before it. Each sampled
-//! block counts for as many as its probability says, which makes the sums true on average.
+//! [`Sampled`] forwards every call and samples one byte in 512 KiB on average, as Go does. The bytes between
+//! two samples are exponentially distributed, so a block of n bytes is sampled with probability
+//! 1 − e^(−n / mean), independent of earlier blocks. Each sample is weighted by the inverse of its
+//! probability, which makes the sums unbiased.
 //!
-//! Most blocks are not sampled, and cost little: an allocation takes its size from a countdown of its
-//! thread, a free reads one byte of [`MARKS`]. The rest is behind a lock, which is held for moments,
-//! by [`snapshot`] too.
+//! Blocks that are not sampled cost little: an allocation subtracts its size from a thread-local countdown,
+//! and a free reads one byte of [`MARKS`]. Everything else is behind a lock that is held briefly, also by
+//! [`snapshot`].
 //!
-//! What is done here about a block allocates through the same allocator; [`Within`] says so, and no
-//! block taken or freed meanwhile is looked at.
+//! Recording a sample allocates through the same allocator. [`SamplingPaused`] keeps those blocks out of the
+//! statistics.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -20,21 +20,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-/// Bytes between two samples, on average. Go's: two samples for each MiB allocated cost nothing to
-/// speak of, and 1 GiB in use is known to 2 %.
+/// Mean bytes between two samples, as in Go: the cost is negligible, and 1 GiB in use is known to 2 %.
 pub const MEAN_BYTES: u32 = 512 * 1024;
 /// Frames of a stack that are kept: the innermost.
 pub const FRAMES_MAX: usize = 64;
-/// Stacks told apart, 10 MB of them at worst; the rest is counted under none.
+/// Distinct stacks, 10 MB at worst; further ones are counted under an empty stack.
 const SITES_MAX: usize = 16 * 1024;
 /// With a thousand blocks sampled and in use, which is half a GiB, one free in 60 looks in vain.
 const MARKS_LEN: usize = 64 * 1024;
-/// A mark that got here is never taken back: nobody counts further.
+/// A saturated mark is never decremented.
 const MARK_MAX: u8 = u8::MAX;
-/// Objects are counted in parts of one: a sampled block rarely stands for a whole number of them.
+/// Objects are counted in fractions of one: a sample rarely represents a whole number of them.
 const PARTS: u64 = 1 << 10;
 
-/// Passes everything on to `A`, and samples it. There is one in a process: threads and books are shared.
+/// Forwards to `A` and samples. A process has one: its statistics are global.
 #[derive(Debug)]
 pub struct Sampled<A, const MEAN: u32 = MEAN_BYTES>(pub A);
 
@@ -53,72 +52,72 @@ pub struct Site {
     pub inuse_bytes: u64,
 }
 
-/// All sites so far. A site keeps its place: later snapshots add what is new at the end.
+/// All sites so far. A site keeps its index: later snapshots append new ones.
 pub fn snapshot() -> Vec<Site> {
-    let Some(_within) = Within::enter() else { return Vec::new() };
-    // Copied under the lock, and nothing else: who allocates may be waiting for it.
+    let Some(_within) = SamplingPaused::enter() else { return Vec::new() };
+    // Only copied under the lock: threads that allocate may wait for it.
     let mut taken = Vec::with_capacity(SITES_MAX);
     taken.extend_from_slice(&books().sites);
     drop(_within);
-    taken.iter().map(SiteParts::site).collect()
+    taken.iter().map(SiteCounts::site).collect()
 }
 
 thread_local! {
-    // Const and without a destructor: there from the first instruction of a thread to its last.
-    /// Bytes until the next sample; negative: it is due.
+    // Const and without a destructor: valid from the first instruction of a thread to its last.
+    /// Bytes until the next sample; negative when it is due.
     static BYTES_LEFT: Cell<isize> = const { Cell::new(0) };
     /// The state of the random numbers; 0 before the first.
     static RANDOM: Cell<u64> = const { Cell::new(0) };
-    static IS_WITHIN: Cell<bool> = const { Cell::new(false) };
+    static IS_PAUSED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// For each hash of an address, how many sampled blocks in use have it: where it is 0, none has.
+/// For each hash of an address, the number of sampled blocks in use with that hash.
 ///
-/// Written under the lock of [`BOOKS`], read without. Relaxed: the mark of a block is set before its
-/// address is known to anybody, and whatever lets another thread know the address lets it see the mark.
+/// Written under the lock of [`ALLOCATIONS`], read without. Relaxed: the mark of a block is set before its
+/// address is published, and whatever publishes the address to another thread publishes the mark too.
 static MARKS: [AtomicU8; MARKS_LEN] = [const { AtomicU8::new(0) }; MARKS_LEN];
 
-/// A mutex of std: on Linux it never allocates, not even where threads wait for it.
-static BOOKS: Mutex<Books> = Mutex::new(Books::new());
+/// A mutex of std: on Linux it never allocates, even under contention.
+static ALLOCATIONS: Mutex<AllocationTable> = Mutex::new(AllocationTable::new());
 
-struct Books {
+struct AllocationTable {
     places: HashMap<&'static [u64], u32, FixedState>,
-    sites: Vec<SiteParts>,
+    sites: Vec<SiteCounts>,
     /// Sampled blocks in use, by address.
-    live: HashMap<usize, Live, FixedState>,
+    live: HashMap<usize, LiveBlock, FixedState>,
 }
 
 /// A sampled block in use.
 #[derive(Clone, Copy)]
-struct Live {
+struct LiveBlock {
     site: u32,
-    weight: Weight,
+    weight: BlockWeight,
 }
 
-/// What one sampled block stands for.
+/// What one sampled block represents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Weight {
+struct BlockWeight {
     object_parts: u64,
     bytes: u64,
 }
 
-/// [`Site`], with objects in [`PARTS`]: sums of integers, from which nothing is left when all is freed.
+/// [`Site`], with objects in [`PARTS`]: integer sums, which return to 0 when everything is freed.
 #[derive(Clone, Copy)]
-struct SiteParts {
+struct SiteCounts {
     stack: &'static [u64],
-    allocated: Weight,
-    freed: Weight,
+    allocated: BlockWeight,
+    freed: BlockWeight,
 }
 
 impl<A, const MEAN: u32> Sampled<A, MEAN> {
-    /// Notes `block`, which is where the countdown ended.
+    /// Records `block`, at which the countdown ended.
     #[cold]
     #[inline(never)]
     fn sample(block: *mut u8, size: usize) {
         if block.is_null() {
             return;
         }
-        let Some(mut within) = Within::enter() else { return };
+        let Some(mut within) = SamplingPaused::enter() else { return };
         if RANDOM.get() == 0 {
             // The first block of a thread: the countdown begins with it.
             seed();
@@ -132,17 +131,16 @@ impl<A, const MEAN: u32> Sampled<A, MEAN> {
         let depth = capture(&mut frames);
         let mut books = books();
         let site = books.place(&frames[..depth]);
-        books.enter(block.addr(), Live { site, weight: Weight::of(size, MEAN) });
+        books.enter(block.addr(), LiveBlock { site, weight: BlockWeight::of(size, MEAN) });
     }
 }
 
-// SAFETY: blocks come from `A` and go back to it with the layout they came with; what is done besides
-// neither touches nor keeps them, only their addresses. Nothing here unwinds: an allocation that fails
-// in our own books ends the process, as it would anywhere.
+// SAFETY: blocks come from `A` and return to it with their own layout; the statistics use only their
+// addresses. Nothing here unwinds: a failed allocation of the statistics aborts the process.
 unsafe impl<A: GlobalAlloc, const MEAN: u32> GlobalAlloc for Sampled<A, MEAN> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller's contract, forwarded.
         let block = unsafe { self.0.alloc(layout) };
         if is_due(layout.size()) {
             Self::sample(block, layout.size());
@@ -163,7 +161,7 @@ unsafe impl<A: GlobalAlloc, const MEAN: u32> GlobalAlloc for Sampled<A, MEAN> {
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if is_marked(block) {
-            // Before it is freed: then another thread may have it, and sample it.
+            // Before it is freed: afterwards another thread may get it, and sample it.
             forget(block.addr());
         }
         // SAFETY: the caller's promise, passed on.
@@ -176,7 +174,7 @@ unsafe impl<A: GlobalAlloc, const MEAN: u32> GlobalAlloc for Sampled<A, MEAN> {
         // SAFETY: the caller's promise, passed on.
         let moved = unsafe { self.0.realloc(block, layout, size) };
         if moved.is_null() {
-            // Then the block is still what it was.
+            // The block is unchanged.
             if let Some(was) = was {
                 restore(block.addr(), was);
             }
@@ -207,20 +205,20 @@ fn mark_of(address: usize) -> usize {
     ((address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> SHIFT) as usize
 }
 
-/// Takes a block out of the books, if it stands there.
+/// Removes a block from the table, if it is there.
 #[cold]
 #[inline(never)]
-fn forget(address: usize) -> Option<Live> {
-    // None: a block of the books themselves, which is in none.
-    let _within = Within::enter()?;
+fn forget(address: usize) -> Option<LiveBlock> {
+    // None: a block of the table itself, which is never sampled.
+    let _within = SamplingPaused::enter()?;
     books().leave(address)
 }
 
-/// Puts back what [`forget`] took out.
+/// Restores what [`forget`] removed.
 #[cold]
 #[inline(never)]
-fn restore(address: usize, live: Live) {
-    let Some(_within) = Within::enter() else { return };
+fn restore(address: usize, live: LiveBlock) {
+    let Some(_within) = SamplingPaused::enter() else { return };
     let mut books = books();
     let freed = &mut books.sites[live.site as usize].freed;
     freed.object_parts -= live.weight.object_parts;
@@ -228,73 +226,77 @@ fn restore(address: usize, live: Live) {
     books.mark(address, live);
 }
 
-fn books() -> MutexGuard<'static, Books> {
-    // Nothing panics while it holds the lock; were it otherwise, a profile would not be worth the process.
-    BOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+fn books() -> MutexGuard<'static, AllocationTable> {
+    // Nothing panics while it holds the lock, and a profile would not be worth the process.
+    ALLOCATIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This thread is at work on the books: nothing it allocates or frees meanwhile is sampled.
-struct Within {
-    /// The countdown, to go on from afterwards.
+/// While it lives, nothing that this thread allocates or frees is sampled.
+struct SamplingPaused {
+    /// The countdown, to be restored.
     bytes_left: isize,
 }
 
-impl Within {
-    /// None: it is already.
+impl SamplingPaused {
+    /// None when sampling is paused already.
     fn enter() -> Option<Self> {
-        if IS_WITHIN.replace(true) {
+        if IS_PAUSED.replace(true) {
             return None;
         }
         Some(Self { bytes_left: BYTES_LEFT.replace(isize::MAX) })
     }
 }
 
-impl Drop for Within {
+impl Drop for SamplingPaused {
     fn drop(&mut self) {
         BYTES_LEFT.set(self.bytes_left);
-        IS_WITHIN.set(false);
+        IS_PAUSED.set(false);
     }
 }
 
-impl Books {
+impl AllocationTable {
     const fn new() -> Self {
         let hasher = FixedState::with_seed(0);
         let places = HashMap::with_hasher(hasher);
         Self { places, sites: Vec::new(), live: HashMap::with_hasher(FixedState::with_seed(0)) }
     }
 
-    /// Where the site of a stack stands.
+    /// The index of a stack's site.
     fn place(&mut self, stack: &[u64]) -> u32 {
         if let Some(&place) = self.places.get(stack) {
             return place;
         }
-        // The last one is for all the stacks that come too late.
+        // The last site collects all stacks beyond the limit.
         let stack = if self.sites.len() + 1 < SITES_MAX { stack } else { &[] };
         if let Some(&place) = self.places.get(stack) {
             return place;
         }
-        // Never given back: a program has so many places that allocate, and no more.
+        // Leaked: a program has a bounded number of allocation sites.
         let stack: &'static [u64] = Box::leak(stack.into());
         let place = self.sites.len() as u32;
-        self.sites.push(SiteParts { stack, allocated: Weight::NONE, freed: Weight::NONE });
+        self.sites.push(SiteCounts {
+            stack,
+            allocated: BlockWeight::NONE,
+            freed: BlockWeight::NONE,
+        });
         self.places.insert(stack, place);
         place
     }
 
-    fn enter(&mut self, address: usize, live: Live) {
+    fn enter(&mut self, address: usize, live: LiveBlock) {
         self.sites[live.site as usize].allocated.add(live.weight);
         self.mark(address, live);
     }
 
-    fn mark(&mut self, address: usize, live: Live) {
+    fn mark(&mut self, address: usize, live: LiveBlock) {
         let was = self.live.insert(address, live);
-        debug_assert!(was.is_none(), "a block is taken out before it is freed");
+        debug_assert!(was.is_none(), "a block is removed before it is freed");
         let mark = &MARKS[mark_of(address)];
-        // Not fetch_add: only who holds the lock writes.
+        // Not fetch_add: only the holder of the lock writes.
         mark.store(mark.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
     }
 
-    fn leave(&mut self, address: usize) -> Option<Live> {
+    fn leave(&mut self, address: usize) -> Option<LiveBlock> {
         let live = self.live.remove(&address)?;
         self.sites[live.site as usize].freed.add(live.weight);
         let mark = &MARKS[mark_of(address)];
@@ -306,7 +308,7 @@ impl Books {
     }
 }
 
-impl Weight {
+impl BlockWeight {
     const NONE: Self = Self { object_parts: 0, bytes: 0 };
 
     /// Of a block of `size`, which was sampled with the probability 1 − e^(−size / mean).
@@ -323,7 +325,7 @@ impl Weight {
     }
 }
 
-impl SiteParts {
+impl SiteCounts {
     fn site(&self) -> Site {
         let Self { stack, allocated, freed } = *self;
         let objects = |parts: u64| (parts + PARTS / 2) / PARTS;
@@ -337,7 +339,7 @@ impl SiteParts {
     }
 }
 
-/// Each thread draws numbers of its own, and the same ones in every run: nobody has to guess them.
+/// Each thread has its own sequence, the same in every run: it needs not be unpredictable.
 fn seed() {
     static THREADS: AtomicU64 = AtomicU64::new(0);
     // Relaxed: only that they differ matters.
@@ -360,19 +362,19 @@ fn next_interval(mean: u32) -> isize {
 
 /// The stack above [`Sampled::sample`]; returns its depth.
 fn capture(frames: &mut [u64; FRAMES_MAX]) -> usize {
-    // Frames that begin below it are of this module.
+    // Frames below it belong to this module.
     let here = frames.as_ptr().addr();
     let mut depth = 0;
     let each = |frame: &backtrace::Frame| {
         if frame.sp().addr() > here {
             frames[depth] = frame.ip().addr() as u64;
-            // Nothing called the first function of a thread: 0.
+            // The caller of a thread's first function is 0.
             depth += usize::from(frames[depth] != 0);
         }
         depth < FRAMES_MAX
     };
-    // SAFETY: what has to be synchronised is the debugging library of Windows. The unwinder of the C
-    // library takes no memory.
+    // SAFETY: only the debugging library of Windows needs synchronisation. The unwinder of the C library
+    // does not allocate.
     unsafe { backtrace::trace_unsynchronized(each) };
     depth
 }
@@ -489,7 +491,7 @@ mod tests {
     #[test]
     fn a_sample_stands_for_all_that_were_not_taken() {
         for size in [1, 100, 10_000, 1_000_000, 100_000_000] {
-            let weight = Weight::of(size, MEAN_BYTES);
+            let weight = BlockWeight::of(size, MEAN_BYTES);
             let probability = 1.0 - (-(size as f64) / f64::from(MEAN_BYTES)).exp();
             let objects = weight.object_parts as f64 / PARTS as f64;
             assert!((objects * probability - 1.0).abs() < 1e-3, "{size}");
@@ -522,7 +524,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "nothing unsafe in it, and many rounds")]
     fn past_the_limit_stacks_are_one() {
-        let mut books = Books::new();
+        let mut books = AllocationTable::new();
         let extra = 10;
         // Places above what the kernel maps.
         let stacks = (0..SITES_MAX + extra).map(|n| [u64::MAX - n as u64, 7]);

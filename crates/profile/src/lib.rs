@@ -1,13 +1,14 @@
-//! Profiles of this process, as `go tool pprof` reads them.
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
 //!
 //! [`cpu`] takes a CPU profile by one of three samplers: [`perf`], where the kernel copies stacks,
-//! [`timer`], where threads copy their own ([`capture`]), or [`pprof_crate`]. [`unwind`] makes return
-//! addresses of the copies, by the unwind tables that every binary has, so that nothing is built with frame
-//! pointers for the sake of profiles. [`threads`] shows where all threads are.
+//! [`timer`], where threads copy their own ([`capture`]), or [`pprof_crate`]. [`unwind`] turns copied
+//! stacks into return addresses. [`threads`] lists all threads with their stacks.
 //!
-//! [`symbols`] turns addresses into functions, [`proto`] makes a profile of stacks and values, [`flame`] a
-//! picture; [`heap`] is the allocator, which knows whose memory it is, and [`memory`] tells it. Nothing here
-//! knows HTTP: the caller runs each profile on a thread of its own.
+//! [`heap`] is the allocator and its statistics; [`memory`] makes profiles of them. [`symbols`] turns
+//! addresses into functions, [`proto`] encodes a profile, and [`flame`] draws one. Callers run each profile
+//! on a thread of its own.
 
 pub mod capture;
 pub mod cmdline;

@@ -1,23 +1,22 @@
-//! The heap profile: what [`heap`] knows, as `go tool pprof` reads it and as text.
+//! Heap profiles of [`heap`]'s statistics, for `go tool pprof` and as text.
 //!
-//! Both routes have the same values, as Go's have; `heap` shows first what is in use, `allocs` what was
-//! ever allocated.
+//! Both views have the same values, as in Go; they differ in which one is shown first.
 
 use std::fmt::Write as _;
 
 use super::heap::{self, Site};
-use super::proto::{self, About, Kind, Sample};
+use super::proto::{self, ProfileHeader, ProfileSample, ValueKind};
 use super::symbols::Symbols;
 
 /// As Go's, in its order.
-const SAMPLE_TYPES: [Kind; 4] = [
+const SAMPLE_TYPES: [ValueKind; 4] = [
     ("alloc_objects", "count"),
     ("alloc_space", "bytes"),
     ("inuse_objects", "count"),
     ("inuse_space", "bytes"),
 ];
 
-/// What is shown first.
+/// Which value is shown first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// Bytes in use.
@@ -26,13 +25,13 @@ pub enum View {
     Allocated,
 }
 
-/// A gzipped profile.proto of all since the start, taken at `wall_us`.
+/// A gzipped profile.proto of everything since the start, taken at `wall_us`.
 pub fn profile(view: View, wall_us: i64) -> Vec<u8> {
     difference(view, &[], wall_us, 0)
 }
 
-/// The same of what came about since the snapshot `before`, which was taken at `wall_us`. Where more was
-/// freed than taken, what is in use is negative.
+/// The change since the snapshot `before`, which was taken at `wall_us`. A site that freed more than it
+/// allocated has negative values in use.
 pub fn difference(view: View, before: &[Site], wall_us: i64, duration_ns: u64) -> Vec<u8> {
     let mut symbols = Symbols::of_this_process().hide(is_of_allocator);
     let sites = sites(&mut symbols);
@@ -43,13 +42,13 @@ pub fn difference(view: View, before: &[Site], wall_us: i64, duration_ns: u64) -
         }
     }
     let rows = sites.iter().zip(&values).filter(|(_, values)| **values != [0; 4]);
-    let samples = rows.map(|(site, values)| Sample {
+    let samples = rows.map(|(site, values)| ProfileSample {
         stack: site.stack,
         is_leaf_exact: false,
         values,
         labels: &[],
     });
-    let about = About {
+    let about = ProfileHeader {
         sample_types: &SAMPLE_TYPES,
         default_sample_type: match view {
             View::InUse => "inuse_space",
@@ -67,8 +66,7 @@ pub fn difference(view: View, before: &[Site], wall_us: i64, duration_ns: u64) -
     proto::encode(&about, samples, &mut symbols)
 }
 
-/// The same as text, most in `view` first: the format of Go's `?debug=1`, which its tool reads too, but
-/// with values that are scaled already.
+/// The profile as text, sorted by `view`: the format of Go's `?debug=1`, but with values already scaled.
 pub fn text(view: View) -> String {
     let mut symbols = Symbols::of_this_process().hide(is_of_allocator);
     let mut sites = sites(&mut symbols);
@@ -87,7 +85,7 @@ pub fn text(view: View) -> String {
         sum(|site| site.alloc_bytes)
     );
     for site in &sites {
-        // Err, here and below: a String takes everything.
+        // Writing to a String never fails.
         let _ = write!(
             text,
             "{}: {} [{}: {}] @",
@@ -108,7 +106,7 @@ pub fn text(view: View) -> String {
     text
 }
 
-/// All sites, each from the function on that asked for memory.
+/// All sites, without the allocator's own frames.
 fn sites(symbols: &mut Symbols) -> Vec<Site> {
     let mut sites = heap::snapshot();
     for site in &mut sites {
@@ -122,11 +120,11 @@ fn sites(symbols: &mut Symbols) -> Vec<Site> {
     sites
 }
 
-/// What every stack begins with tells nothing.
+/// Every stack begins with frames of the allocator, which are left out.
 fn is_of_allocator(function: &str) -> bool {
-    // With and without its path: what is known of a function depends on how it was built.
+    // With and without the path: the name depends on the debug information.
     const OWN: [&str; 2] = ["heap::Sampled<", "<mimalloc::MiMalloc"];
-    // `__rust_alloc`, `__rust_realloc` and others, which the compiler puts in front of them.
+    // Shims of the compiler: `__rust_alloc`, `__rust_realloc` and others.
     const SHIMS: [&str; 2] = ["__rust_", "__rg_"];
     OWN.iter().chain(&SHIMS).any(|part| function.contains(part))
 }

@@ -1,12 +1,10 @@
-//! Samples by the kernel's perf events, for each thread: the kernel interrupts it after so much CPU time,
-//! and writes its own functions and a copy of the user's stack into a ring.
+//! The kernel's perf events, one for each thread: the kernel interrupts the thread after each period of CPU
+//! time, and writes the kernel's stack and a copy of the user's stack into a ring buffer.
 //!
-//! How much CPU time a sample stands for is told by the CPU clock of its thread, which getrusage adds up: the
-//! samples found at one look share what it has gone on since the look before; what it has gone on after the
-//! last counts for that one too. The event's own clock would not be true. It is the machine's, and goes on
-//! while a hypervisor lets others have the core, which the scheduler charges to nobody: that is too much. And
-//! it begins only when the switch to a thread is done, which the scheduler charges to that thread: where
-//! threads switch often, that is too little.
+//! The CPU clock of a thread weights its samples: those found in one poll share the time since the poll
+//! before, and the last one also gets the time after it. The event's own clock would be wrong twice. It runs
+//! on while a hypervisor takes the core, which the scheduler charges to no thread. And it starts only after
+//! the switch to a thread, which the scheduler charges to that thread.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,11 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use libc::{c_long, c_void};
 
 use super::capture::Registers;
-use super::samples::Samples;
+use super::samples::ProfileSamples;
 use super::threads;
 use super::unwind::Unwinder;
 
-/// Of a stack, from its top. Every sample takes so much of the ring, however deep the stack is.
+/// Bytes copied of a stack, from its top. Every sample takes as much of the ring, however deep the stack is.
 const STACK_BYTES: u32 = 16 * 1024;
 /// The samples of 7 ms at 1,000 Hz. A page more tells where they are.
 const RING_BYTES: usize = 128 * 1024;
@@ -36,7 +34,7 @@ const CONTEXT_MARKS: u64 = -4095_i64 as u64;
 /// `struct perf_event_attr` of linux/perf_event.h, as far as version 3 of it goes.
 #[repr(C)]
 #[derive(Default)]
-struct Attributes {
+struct PerfEventAttributes {
     kind: u32,
     size: u32,
     config: u64,
@@ -53,7 +51,7 @@ struct Attributes {
     sample_stack_user: u32,
     reserved: u32,
 }
-const _: () = assert!(size_of::<Attributes>() == 96, "PERF_ATTR_SIZE_VER3");
+const _: () = assert!(size_of::<PerfEventAttributes>() == 96, "PERF_ATTR_SIZE_VER3");
 
 const TYPE_SOFTWARE: u32 = 1;
 const CPU_CLOCK: u64 = 0;
@@ -87,9 +85,9 @@ fn registers(values: &[u64]) -> Option<Registers> {
 }
 
 /// Events on all threads.
-pub struct Perf {
+pub struct PerfSampler {
     period_ns: u64,
-    events: HashMap<i32, Event>,
+    events: HashMap<i32, PerfEvent>,
     looks: u32,
     record: Vec<u8>,
     /// Of the samples of one look, one after the other, and where each of them ends.
@@ -98,7 +96,7 @@ pub struct Perf {
 }
 
 /// The event of one thread, and its ring.
-struct Event {
+struct PerfEvent {
     /// Closing it ends the event.
     _file: OwnedFd,
     ring: NonNull<c_void>,
@@ -109,17 +107,17 @@ struct Event {
 }
 
 // SAFETY: the ring is a mapping of the process, and has one owner.
-unsafe impl Send for Event {}
+unsafe impl Send for PerfEvent {}
 
-impl Drop for Event {
+impl Drop for PerfEvent {
     fn drop(&mut self) {
         // SAFETY: the mapping made in open(), which nobody else knows.
         unsafe { libc::munmap(self.ring.as_ptr(), PAGE_BYTES + RING_BYTES) };
     }
 }
 
-impl Perf {
-    /// Nothing sampled yet.
+impl PerfSampler {
+    /// Opens an event on every thread.
     ///
     /// # Errors
     /// When the kernel does not allow it, as in most containers.
@@ -142,8 +140,8 @@ impl Perf {
         }
     }
 
-    /// Takes what was sampled; now and then also finds threads that are new, and leaves those that ended.
-    pub fn look(&mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
+    /// Takes the samples; at intervals also opens events on new threads, and closes those that ended.
+    pub fn look(&mut self, samples: &mut ProfileSamples, unwinder: &mut Unwinder) {
         self.looks += 1;
         if !self.looks.is_multiple_of(LOOKS_PER_SEARCH) {
             return self.drain(samples, unwinder);
@@ -160,7 +158,7 @@ impl Perf {
     }
 
     /// Takes what is left.
-    pub fn end(mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
+    pub fn end(mut self, samples: &mut ProfileSamples, unwinder: &mut Unwinder) {
         self.drain(samples, unwinder);
         for (tid, event) in self.events {
             // A thread that was never sampled has no stack to give its time to, and stays out of the profile.
@@ -170,7 +168,7 @@ impl Perf {
         }
     }
 
-    fn drain(&mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
+    fn drain(&mut self, samples: &mut ProfileSamples, unwinder: &mut Unwinder) {
         let Self { period_ns, events, record, stacks, ends, .. } = self;
         for (tid, event) in events {
             stacks.clear();
@@ -219,7 +217,7 @@ impl Perf {
             }
             // None: it has ended.
             let Some(cpu_ns) = begin_ns(tid) else { continue };
-            match Event::open(tid, self.period_ns, cpu_ns) {
+            match PerfEvent::open(tid, self.period_ns, cpu_ns) {
                 Ok(event) => {
                     self.events.insert(tid, event);
                 }
@@ -230,11 +228,11 @@ impl Perf {
     }
 }
 
-impl Event {
+impl PerfEvent {
     fn open(tid: i32, period_ns: u64, cpu_ns: u64) -> io::Result<Self> {
-        let attributes = Attributes {
+        let attributes = PerfEventAttributes {
             kind: TYPE_SOFTWARE,
-            size: size_of::<Attributes>() as u32,
+            size: size_of::<PerfEventAttributes>() as u32,
             config: CPU_CLOCK,
             sample_period: period_ns,
             sample_type: SAMPLE_IP
@@ -245,7 +243,7 @@ impl Event {
             flags: FLAG_EXCLUDE_HYPERVISOR | FLAG_EXCLUDE_CALLCHAIN_USER,
             sample_regs_user: REGISTERS,
             sample_stack_user: STACK_BYTES,
-            ..Attributes::default()
+            ..PerfEventAttributes::default()
         };
         let (any_cpu, no_group): (c_long, c_long) = (-1, -1);
         // SAFETY: the pointer is to live attributes that say their size; the call reads them.

@@ -6,7 +6,7 @@ use std::io;
 
 use pprof::{ProfilerGuard, ProfilerGuardBuilder};
 
-use super::samples::Samples;
+use super::samples::ProfileSamples;
 use super::symbols::Symbols;
 
 /// The pprof crate at work.
@@ -30,7 +30,7 @@ impl PprofCrate {
     /// When the crate can't tell.
     pub fn end(
         self,
-        samples: &mut Samples,
+        samples: &mut ProfileSamples,
         symbols: &mut Symbols,
         period_ns: u64,
     ) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Stacks and values to a gzipped profile.proto, symbolized: who reads it needs nothing else.
+//! Encodes stacks and values as a gzipped profile.proto with symbols, so that a reader needs no binary.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -10,43 +10,43 @@ use pprof::protos::{self, Message as _};
 use super::kernel::is_kernel;
 use super::symbols::Symbols;
 
-/// What a value is, and in what it is measured: `("cpu", "nanoseconds")`.
-pub type Kind = (&'static str, &'static str);
+/// The type and unit of a value: `("cpu", "nanoseconds")`.
+pub type ValueKind = (&'static str, &'static str);
 
-/// What is said of the whole profile.
+/// The fields of a whole profile.
 #[derive(Clone, Copy, Debug)]
-pub struct About<'a> {
-    /// What the values of each sample are.
-    pub sample_types: &'a [Kind],
-    /// Which of them is shown first.
+pub struct ProfileHeader<'a> {
+    /// The types of each sample's values.
+    pub sample_types: &'a [ValueKind],
+    /// The type that is shown first.
     pub default_sample_type: &'static str,
-    /// What is counted between two samples.
-    pub period_type: Kind,
-    /// How much of it, on average.
+    /// The type of the period between two samples.
+    pub period_type: ValueKind,
+    /// The mean period.
     pub period: i64,
-    /// When it was taken, in microseconds since 1970.
+    /// Start time, in microseconds since 1970.
     pub wall_us: i64,
-    /// How long that took; 0 for a moment.
+    /// Duration; 0 for a snapshot.
     pub duration_ns: u64,
-    /// Sentences for people.
+    /// Free text.
     pub comments: &'a [String],
 }
 
-/// One stack with what was measured there.
+/// One stack with its values.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample<'a> {
-    /// Where each function was: the innermost first, the others as they return.
+pub struct ProfileSample<'a> {
+    /// Addresses, innermost first: the interrupted one, then return addresses.
     pub stack: &'a [u64],
-    /// The first address is where the thread was interrupted, not one that is returned to.
+    /// The first address is where the thread was interrupted, not a return address.
     pub is_leaf_exact: bool,
-    /// In the order of [`About::sample_types`].
+    /// In the order of [`ProfileHeader::sample_types`].
     pub values: &'a [i64],
     /// Names and texts.
     pub labels: &'a [(&'static str, &'a str)],
 }
 
-/// The address to look up for `place` in a stack: a return address is already behind its call.
-pub fn address_at(sample: &Sample<'_>, place: usize) -> u64 {
+/// The address to resolve for the frame at `place`: a return address lies after its call.
+pub fn address_at(sample: &ProfileSample<'_>, place: usize) -> u64 {
     let address = sample.stack[place];
     let is_exact = place == 0 && sample.is_leaf_exact;
     if is_exact { address } else { address.saturating_sub(1) }
@@ -55,23 +55,23 @@ pub fn address_at(sample: &Sample<'_>, place: usize) -> u64 {
 /// Locations and labels.
 type SampleKey = (Vec<u64>, Vec<(i64, i64)>);
 
-/// A profile that is being put together.
+/// A profile under construction.
 struct Encoder<'s> {
     symbols: &'s mut Symbols,
     profile: protos::Profile,
     strings: HashMap<String, i64>,
     functions: HashMap<(i64, i64), u64>,
     locations: HashMap<u64, u64>,
-    /// The same stack measured again is added up.
+    /// Equal stacks are added up.
     samples: HashMap<SampleKey, usize>,
-    /// The id of the kernel's mapping, once an address of its is met.
+    /// The id of the kernel's mapping; 0 before its first address.
     kernel_mapping: u64,
 }
 
 /// Writes the profile.
 pub fn encode<'a>(
-    about: &About<'_>,
-    samples: impl IntoIterator<Item = Sample<'a>>,
+    about: &ProfileHeader<'_>,
+    samples: impl IntoIterator<Item = ProfileSample<'a>>,
     symbols: &mut Symbols,
 ) -> Vec<u8> {
     let mut encoder = Encoder {
@@ -94,7 +94,7 @@ pub fn encode<'a>(
 }
 
 impl Encoder<'_> {
-    fn begin(&mut self, about: &About<'_>) {
+    fn begin(&mut self, about: &ProfileHeader<'_>) {
         assert_eq!(self.string(""), 0, "the first string is the empty one");
         let types = about.sample_types.iter().map(|kind| self.value_type(*kind)).collect();
         self.profile.sample_type = types;
@@ -115,7 +115,7 @@ impl Encoder<'_> {
                 file_offset: mapping.offset,
                 filename: self.string(&mapping.path),
                 build_id: self.string(&build_id),
-                // Said of what is in it, so that no tool looks for the file.
+                // So that no tool looks for the file.
                 has_functions: true,
                 has_filenames: true,
                 has_line_numbers: true,
@@ -125,7 +125,7 @@ impl Encoder<'_> {
         }
     }
 
-    fn add(&mut self, sample: &Sample<'_>) {
+    fn add(&mut self, sample: &ProfileSample<'_>) {
         let addresses = (0..sample.stack.len()).map(|place| address_at(sample, place));
         let stack: Vec<u64> = addresses.map(|address| self.location(address)).collect();
         let labels = sample.labels.iter();
@@ -200,7 +200,7 @@ impl Encoder<'_> {
         id
     }
 
-    fn value_type(&mut self, (kind, unit): Kind) -> protos::ValueType {
+    fn value_type(&mut self, (kind, unit): ValueKind) -> protos::ValueType {
         protos::ValueType { ty: self.string(kind), unit: self.string(unit) }
     }
 
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_profile_is_read_again_as_it_was_written() {
         let here = a_profile_is_read_again_as_it_was_written as *const () as u64;
-        let about = About {
+        let about = ProfileHeader {
             sample_types: &[("samples", "count"), ("cpu", "nanoseconds")],
             default_sample_type: "cpu",
             period_type: ("cpu", "nanoseconds"),
@@ -235,13 +235,13 @@ mod tests {
             duration_ns: 8,
             comments: &["said".to_owned()],
         };
-        let sample = Sample {
+        let sample = ProfileSample {
             stack: &[here, here + 8],
             is_leaf_exact: true,
             values: &[1, 10],
             labels: &[("thread", "worker-0")],
         };
-        let other = Sample { labels: &[("thread", "worker-1")], ..sample };
+        let other = ProfileSample { labels: &[("thread", "worker-1")], ..sample };
         let mut symbols = Symbols::of_this_process();
         let packed = encode(&about, [sample, other, sample], &mut symbols);
         let mut bytes = Vec::new();

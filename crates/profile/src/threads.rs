@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
-use super::capture::{Reason, Session, signal};
+use super::capture::{CaptureReason, CaptureSession, signal};
 use super::unwind::Unwinder;
 
 /// A thread that has not answered by then is not shown with a stack: it is in the kernel, and can't be
@@ -73,7 +73,7 @@ fn state(tid: i32) -> Option<char> {
 /// # Errors
 /// Without `/proc`, or when the kernel takes no signal.
 pub fn stacks(unwinder: &mut Unwinder) -> io::Result<Option<Vec<Thread>>> {
-    let Some(session) = Session::begin(Reason::Look)? else { return Ok(None) };
+    let Some(session) = CaptureSession::begin(CaptureReason::Look)? else { return Ok(None) };
     let mut asked = HashSet::new();
     let mut threads = Vec::new();
     for tid in all()? {

@@ -1,5 +1,5 @@
-//! Samples by a CPU clock for each thread: it interrupts its thread after so much CPU time, and says how
-//! often it should have.
+//! A CPU timer for each thread: it interrupts its thread after each period of CPU time, and reports missed
+//! expirations.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,40 +8,40 @@ use std::ptr;
 
 use libc::timer_t;
 
-use super::capture::{Reason, Session, signal};
-use super::samples::Samples;
+use super::capture::{CaptureReason, CaptureSession, signal};
+use super::samples::ProfileSamples;
 use super::threads;
 use super::unwind::Unwinder;
 
 /// Timers on all threads.
-pub struct Timers {
-    session: Session,
+pub struct TimerSampler {
+    session: CaptureSession,
     period_ns: u64,
-    timers: HashMap<i32, Timer>,
+    timers: HashMap<i32, ThreadTimer>,
     stack: Vec<u64>,
     random: u64,
 }
 
 /// The timer of one thread.
-struct Timer(timer_t);
+struct ThreadTimer(timer_t);
 
 // SAFETY: the number of a timer of the process; any of its threads may use it.
-unsafe impl Send for Timer {}
+unsafe impl Send for ThreadTimer {}
 
-impl Drop for Timer {
+impl Drop for ThreadTimer {
     fn drop(&mut self) {
         // SAFETY: a timer that timer_create gave out, and that nobody else deletes.
         unsafe { libc::timer_delete(self.0) };
     }
 }
 
-impl Timers {
-    /// Nothing sampled yet.
+impl TimerSampler {
+    /// Starts a timer on every thread.
     ///
     /// # Errors
     /// When the kernel takes no handler or gives no timer.
     pub fn start(period_ns: u64, seed: u64) -> io::Result<Self> {
-        let session = Session::begin(Reason::Timer)?;
+        let session = CaptureSession::begin(CaptureReason::Timer)?;
         let session = session.ok_or(io::ErrorKind::ResourceBusy)?;
         let mut timers = Self {
             session,
@@ -58,8 +58,8 @@ impl Timers {
         }
     }
 
-    /// Takes what was sampled, and finds threads that are new.
-    pub fn look(&mut self, samples: &mut Samples, unwinder: &mut Unwinder) {
+    /// Takes the copied stacks, and starts timers on new threads.
+    pub fn look(&mut self, samples: &mut ProfileSamples, unwinder: &mut Unwinder) {
         let Self { session, period_ns, stack, .. } = self;
         session.take(|capture| {
             stack.clear();
@@ -68,7 +68,7 @@ impl Timers {
             samples.add(capture.tid, stack, capture.weight, capture.weight * *period_ns);
         });
         samples.lost += session.take_lost();
-        // A thread without a timer is not sampled, which the captured share tells.
+        // A thread without a timer is not sampled; the captured share shows it.
         let _ = self.find_threads();
     }
 
@@ -83,7 +83,7 @@ impl Timers {
             if self.timers.contains_key(&tid) {
                 continue;
             }
-            match Timer::new(tid, self.period_ns, self.phase_ns()) {
+            match ThreadTimer::new(tid, self.period_ns, self.phase_ns()) {
                 Ok(timer) => {
                     self.timers.insert(tid, timer);
                 }
@@ -93,8 +93,8 @@ impl Timers {
         refused
     }
 
-    /// The first sample of each thread comes somewhere within a period: what is left over at the end is
-    /// made up for by what comes early at the beginning.
+    /// The first sample of each thread comes at a random point within a period. On average this makes up for
+    /// the unfinished period at the end.
     fn phase_ns(&mut self) -> u64 {
         // Marsaglia's xorshift.
         self.random ^= self.random << 13;
@@ -104,7 +104,7 @@ impl Timers {
     }
 }
 
-impl Timer {
+impl ThreadTimer {
     fn new(tid: i32, period_ns: u64, first_ns: u64) -> io::Result<Self> {
         let mut event = MaybeUninit::<libc::sigevent>::zeroed();
         // SAFETY: zeroes are a sigevent.
