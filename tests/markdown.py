@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The documents name only what exists: links, headings, paths and make targets.
+"""The documents name only what exists: links, headings, paths, make targets and metrics.
 
 `make markdown` runs it on every Markdown file of the project, except generated ones and those of others.
 A page with one fault of each kind comes first: each must be found.
@@ -18,6 +18,9 @@ SKIPPED = ("benches/record/", "tests/detection/", "docs/detection/")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)|(?:src|srcset)=\"([^\"]+)\"")
 CODE = re.compile(r"`([^`\n]+)`")
+METRIC = re.compile(r"\b(?:sigmad|http|ingest)_[a-z_]+")
+# Names of older versions stand beside the new ones.
+OLD_METRICS_IN = "CHANGELOG.md"
 MAKE = re.compile(r"(?:^|[`$\s])make ([a-z][a-z-]*)\b")
 # A path from the root of the repository: one of its folders, then more.
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"target"}
@@ -28,7 +31,7 @@ FAULTY = """
 [a](nosuch.md) [b](#nosuch) [c](README.md#nosuch) `src/nosuch.rs` `tests/nosuch*.py` `src/{lib,nosuch}.rs`
 
 ```console
-$ make nosuch
+$ make nosuch && curl localhost:8080/metrics | grep sigmad_nosuch_total
 ```
 """
 
@@ -81,6 +84,11 @@ def unknown_targets(text: str, targets: set[str]) -> list[str]:
     return [f"make {name}: no such target" for name in sorted(set(MAKE.findall(code_of(text))) - targets)]
 
 
+def unknown_metrics(text: str, metrics: set[str]) -> list[str]:
+    named = {re.sub(r"_(?:bucket|count|sum)$", "", name) for name in METRIC.findall(code_of(text))}
+    return [f"`{name}` is not in docs/METRICS.md" for name in sorted(named - metrics)]
+
+
 def make_targets() -> set[str]:
     """Everything that `make` knows by name, whether a rule or a list declares it."""
     printed = subprocess.run(
@@ -89,21 +97,27 @@ def make_targets() -> set[str]:
     return {name for line in re.findall(r"^([\w -]+):", printed, re.MULTILINE) for name in line.split()}
 
 
-def faults(text: str, folder: Path, targets: set[str]) -> list[str]:
-    return [*broken_links(text, folder), *missing_paths(text, folder), *unknown_targets(text, targets)]
+def faults(text: str, folder: Path, targets: set[str], metrics: set[str]) -> list[str]:
+    return [
+        *broken_links(text, folder),
+        *missing_paths(text, folder),
+        *unknown_targets(text, targets),
+        *unknown_metrics(text, metrics),
+    ]
 
 
 def main() -> None:
     targets = make_targets()
     assert {"run", "test"} <= targets, f"make knows only {sorted(targets)}"
-    found = faults(FAULTY, ROOT, targets)
-    assert len(found) == 7, f"of the faulty page: {found}"
+    metrics = set(METRIC.findall((ROOT / "docs" / "METRICS.md").read_text()))
+    found = faults(FAULTY, ROOT, targets, metrics)
+    assert len(found) == 8, f"of the faulty page: {found}"
+    bad = []
     pages = documents()
-    bad = [
-        f"{page.relative_to(ROOT)}: {fault}"
-        for page in pages
-        for fault in faults(page.read_text(), page.parent, targets)
-    ]
+    for page in pages:
+        text, name = page.read_text(), str(page.relative_to(ROOT))
+        known = metrics | set(METRIC.findall(text)) if name == OLD_METRICS_IN else metrics
+        bad += [f"{name}: {fault}" for fault in faults(text, page.parent, targets, known)]
     if bad:
         sys.exit("\n".join(bad))
     print(f"{len(pages)} documents name only what exists")
