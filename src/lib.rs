@@ -1,59 +1,60 @@
-//! sigmad, the sigma daemon: samples in over HTTP, verdicts out within a millisecond.
+//! sigmad, the sigma daemon: samples in over HTTP, statistics and anomaly verdicts out.
+//!
+//! `docs/GLOSSARY.md` defines the words, and `docs/ARCHITECTURE.md` has the entry points and invariants of each
+//! part, and where to add what.
 //!
 //! # Threads
 //!
 //! ```text
-//!  clients          clients                            one core each, pinned where there is room
+//!  clients          clients                            one core each, pinned where possible
 //!     │                │
 //! ┌───▼────┐      ┌────▼───┐   chunks of samples   ┌───────────┐  judged   ┌───────┐
 //! │worker-0│  …   │worker-N├──────────────────────►│ analytics │◄─────────►│ store │◄──► Redis
 //! └─┬────▲─┘      └─┬────▲─┘   (a queue each)      └─────▲─────┘  windows  └───────┘
-//!   │    │          │    │                               │ questions, reports
+//!   │    │          │    │                               │ queries, reports
 //!   │    └──────────│────┴───── completions ────────┐    │
 //!   └───────────────┴───────── reads ────────────►┌─┴────▼───┐
 //!                                                 │ reader-0… │  JSON, the scrape, compression
 //!                                                 └──┬────────┘
-//!                                                    │ clients of /events
+//!                                                    │ subscribers of /events
 //!                                                 ┌──▼────────┐
-//!                                                 │  events   │  asks once a tick, tells all who watch
+//!                                                 │  events   │  queries once per tick, for all subscribers
 //!                                                 └───────────┘
 //! ```
 //!
-//! analytics judges and keeps every window; the store, which is there with Redis only, shares them with
-//! other replicas. One more thread, `debug`, stands aside: it starts another for each who looks into the
-//! process ([`api::debug`], [`sigmad_profile`]). `main` starts them in [`server`], waits for a signal, and stops
-//! them in the order of the arrows. `sigmad demo` has one more, [`sigmad_demo`], which posts as any client does.
-//! `sigmad load` starts none of them: [`sigmad_load`] is a client with threads of its own.
+//! The analytics thread judges every value and owns every window. The store thread runs with Redis only, and shares
+//! the windows with other replicas. The thread `debug` starts one more thread for each profile ([`api::debug`],
+//! [`sigmad_profile`]). [`server`] starts all threads, waits for a signal, and stops them in the order of the data.
+//! `sigmad demo` adds a thread that posts like any client ([`sigmad_demo`]). `sigmad load` and `sigmad eval` are
+//! separate programs in the same binary ([`sigmad_load`], [`sigmad_eval`]).
 //!
 //! # The life of a sample
 //!
-//! 1. A [`http::worker`] reads a socket; [`http::head`] finds the request, [`http::protocol`] calls
-//!    the service.
-//! 2. [`api`] routes it; [`decode`] turns the body into a [`sigmad_sample::Batch`], with names already
-//!    turned into ids by the [`registry`].
-//! 3. If the worker's [`sample_queue::SampleProducer`] has room the batch is kept, else nothing of the request is.
-//! 4. At the end of the round the producer sends its chunk, and only then do the answers leave: a 202
-//!    means that the sample is on its way in memory, in order.
-//! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet, and by
-//!    what other [`sigmad_detectors`] remember of both, then lets it enter them.
-//! 6. With Redis it hands the sample to the [`store::thread`] through the [`judged_queue`], which writes it
-//!    with the next flush, reads what other replicas have changed, and hands that back.
-//! 7. Reads come as questions to the same thread, which first judges all chunks sent before: a read
-//!    sees every sample whose 202 had left.
-//!
-//! [`sigmad_eval`] is beside all that: it runs the detectors over labelled data, and says how well they detect.
+//! 1. A [`http::worker`] reads a socket; [`http::head`] finds the request, and [`http::protocol`] calls the service.
+//! 2. [`api`] routes it; [`decode`] turns the body into a [`sigmad_sample::Batch`], with ids from the [`registry`]
+//!    instead of names.
+//! 3. If the worker's [`sample_queue::SampleProducer`] has room, the whole batch is kept; otherwise nothing of the
+//!    request is.
+//! 4. At the end of the round the producer sends its chunk. Only then do the responses leave: a 202 means that the
+//!    sample is in the queue, in order.
+//! 5. The [`analytics`] thread judges each value against the windows of its device and of the fleet, and by the states
+//!    of the other [`sigmad_detectors`]. Then it adds the value to them.
+//! 6. With Redis, the judged sample goes through the [`judged_queue`] to the [`store::thread`], which writes it with the
+//!    next flush, reads what other replicas have changed, and sends that back.
+//! 7. Reads are queries to the same thread, which first judges all chunks sent before them. So a read sees every
+//!    sample whose 202 has left.
 //!
 //! # Invariants
 //!
-//! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another. They share the words of [`sigmad_sample`],
-//!   the form of a [`number`](sigmad_sample::number) and the counters of [`sigmad_counters`]; [`api`] and [`server`] are where they meet.
-//! - A worker blocks in one place, its poller, and never on another thread. What could take long
-//!   (reports, the scrape, compression) runs on a reader and comes back by [`http::message::Responder`].
-//! - Who looks into the process, through [`sigmad_profile`], is answered on threads of its own ([`api::debug`]).
-//! - However many clients watch, the [`dashboard`] asks once a tick, and nobody waits for it.
+//! - [`http`], [`decode`], [`analytics`] and [`store`] never import one another. They share the types of
+//!   [`sigmad_sample`] and the counters of [`sigmad_counters`]; [`api`] and [`server`] connect them.
+//! - A worker blocks in its poller only. Slow work (reports, the scrape, compression) runs on a reader and returns
+//!   through [`http::message::Responder`].
+//! - Profiles run on threads of their own ([`api::debug`]).
+//! - The [`dashboard`] queries analytics once per tick, however many clients subscribe, and no thread waits for it.
 //! - [`analytics`] does no I/O; only [`sigmad_clock`] reads the clock.
-//! - No allocation per sample between socket and verdict once its stream exists.
-//! - A request writes no memory that another worker writes. [`sigmad_counters`] counters have one writer.
+//! - No allocation per sample between socket and verdict, once its stream exists.
+//! - A request writes no memory that another worker writes. A counter of [`sigmad_counters`] has one writer.
 //! - Nothing is refused or dropped without a counter beside the code that does it.
 
 pub mod analytics;
