@@ -1,47 +1,71 @@
-//! How many threads there are, and on which cores: decided from what the machine gives.
+//! How many workers run, and on which core each thread runs.
 //!
-//! Pure: [`Machine::of_this_process`] looks at the machine, [`decide`] does not.
+//! [`Machine::of_this_process`] reads what the machine offers; [`decide`] is pure.
 //!
-//! Each worker wants a core of its own and the analytics thread another. A CPU quota says that
-//! cores are shared with others: the kernel then places threads better than we can, and two pods on
-//! one node would pin themselves to the same cores.
+//! Each worker needs a core of its own, and the analytics thread another. With a CPU quota, cores are shared
+//! with other processes: the kernel then places threads better, and two pods on one node would pin their
+//! threads to the same cores.
 
 use std::fmt;
 
 use crate::config::Pin;
 
-pub mod machine;
+mod cgroup;
 
-pub use machine::Machine;
+use self::cgroup::CgroupLimits;
 
-/// With fewer cores, whatever else runs there has nowhere to go but to the core of a pinned thread,
-/// which then can't give way: `benches/openloop.py --pin on` beside `--pin off` shows it.
+/// With fewer cores, every other process shares a core with a pinned thread, which can't move away: latency
+/// is then better without pinning.
 const PINNED_CORES_MIN: usize = 4;
 
-/// Which threads run where.
+/// What the machine offers this process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// The cores of the cpuset; empty if they can't be listed.
+    pub cores: Vec<usize>,
+    /// How many threads can run at once: bounded by cpuset and quota.
+    pub parallelism: usize,
+    /// Limits of the cgroups.
+    pub limits: CgroupLimits,
+}
+
+impl Machine {
+    /// Reads the machine. Call it before any thread is pinned: a pinned thread sees only its own core.
+    pub fn of_this_process() -> Self {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        Self {
+            cores: cores.into_iter().map(|core| core.id).collect(),
+            // Err: unknown counts as one.
+            parallelism: std::thread::available_parallelism().map_or(1, Into::into),
+            limits: CgroupLimits::of_this_process(),
+        }
+    }
+}
+
+/// How many workers run, and the core of each thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
-    /// One for each worker: its core, or None for wherever the kernel likes.
+    /// One for each worker: its core, or None if the kernel places it.
     pub worker_cores: Vec<Option<usize>>,
     /// The core of the analytics thread.
     pub analytics_core: Option<usize>,
-    /// Why so many workers.
+    /// Why this number of workers.
     pub workers_reason: WorkersReason,
-    /// Why pinned, or not.
+    /// Why threads are pinned, or not.
     pub pin_reason: PinReason,
 }
 
-/// Why there are so many workers.
+/// What decided the number of workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum WorkersReason {
-    /// `--workers` says so.
+    /// `--workers`.
     Asked,
-    /// The cores of the cpuset, less one for analytics where there are two.
+    /// The cores of the cpuset, less one for analytics if there are two or more.
     Cores {
         /// Cores of the cpuset.
         cores: usize,
     },
-    /// The same, of the cores that the quota is worth.
+    /// The same for a CPU quota that is below the cpuset.
     Quota {
         /// The quota, in cores.
         quota_cores: f64,
@@ -55,7 +79,7 @@ pub enum PinReason {
     Asked,
     /// Every thread has a core of its own.
     CoreForEach,
-    /// A quota applies: the cores are shared.
+    /// There is a CPU quota: the cores are shared.
     Quota,
     /// Fewer cores than threads, or than [`PINNED_CORES_MIN`].
     TooFewCores,
@@ -70,7 +94,7 @@ impl Placement {
     }
 }
 
-/// Decides for a machine; `workers` 0 leaves their number to us.
+/// Decides for a machine. With `workers` 0, the machine decides their number.
 pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
     let (workers, workers_reason) = match workers {
         0 => workers_for(machine),
@@ -81,7 +105,7 @@ pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
         Pin::Off => (false, PinReason::Asked),
         _ if machine.cores.is_empty() => (false, PinReason::CoresUnknown),
         Pin::On => (true, PinReason::Asked),
-        Pin::Auto if machine.quota_cores.is_some() => (false, PinReason::Quota),
+        Pin::Auto if machine.limits.quota_cores.is_some() => (false, PinReason::Quota),
         Pin::Auto if machine.cores.len() < PINNED_CORES_MIN.max(threads) => {
             (false, PinReason::TooFewCores)
         }
@@ -99,14 +123,11 @@ pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
 
 fn workers_for(machine: &Machine) -> (usize, WorkersReason) {
     let cores = machine.cores.len().max(1);
-    let (usable, reason) = match machine.quota_cores {
-        // A worker more than the quota is worth would be throttled in the middle of a request.
-        Some(quota_cores) if quota_cores < cores as f64 => {
-            ((quota_cores as usize).max(1), WorkersReason::Quota { quota_cores })
-        }
-        _ => (cores, WorkersReason::Cores { cores }),
+    let reason = match machine.limits.quota_cores {
+        Some(quota_cores) if quota_cores < cores as f64 => WorkersReason::Quota { quota_cores },
+        _ => WorkersReason::Cores { cores },
     };
-    (if usable >= 2 { usable - 1 } else { 1 }, reason)
+    (machine.parallelism.saturating_sub(1).max(1), reason)
 }
 
 impl fmt::Display for WorkersReason {
@@ -124,7 +145,7 @@ impl fmt::Display for PinReason {
         f.write_str(match self {
             Self::Asked => "--pin",
             Self::CoreForEach => "a core for each thread",
-            Self::Quota => "a CPU quota applies",
+            Self::Quota => "CPU quota",
             Self::TooFewCores => "too few cores",
             Self::CoresUnknown => "the cores could not be listed",
         })
@@ -136,7 +157,15 @@ mod tests {
     use super::*;
 
     fn machine(cores: usize, quota_cores: Option<f64>) -> Machine {
-        Machine { cores: (0..cores).collect(), quota_cores }
+        of_cores((0..cores).collect(), quota_cores)
+    }
+
+    fn of_cores(cores: Vec<usize>, quota_cores: Option<f64>) -> Machine {
+        // As std does: a quota counts in whole cores, and one at least.
+        let quota = quota_cores.map_or(usize::MAX, |quota| (quota as usize).max(1));
+        let parallelism = cores.len().max(1).min(quota);
+        let limits = CgroupLimits { quota_cores, memory_bytes: None };
+        Machine { cores, parallelism, limits }
     }
 
     fn unpinned(workers: usize) -> Vec<Option<usize>> {
@@ -162,13 +191,13 @@ mod tests {
             (2, Some(8.0), 1),
             (1, Some(8.0), 1),
             (1, Some(0.001), 1),
-            // What can't be listed counts as one core.
+            // Cores that can't be listed count as one.
             (0, None, 1),
             (0, Some(4.0), 1),
         ];
         for (cores, quota_cores, workers) in cases {
-            let layout = decide(&machine(cores, quota_cores), 0, Pin::Off);
-            assert_eq!(layout.workers(), workers, "{cores} cores, quota {quota_cores:?}");
+            let placement = decide(&machine(cores, quota_cores), 0, Pin::Off);
+            assert_eq!(placement.workers(), workers, "{cores} cores, quota {quota_cores:?}");
         }
     }
 
@@ -189,48 +218,58 @@ mod tests {
             (0, None, 0, false, PinReason::CoresUnknown),
         ];
         for (cores, quota_cores, workers, is_pinned, reason) in cases {
-            let layout = decide(&machine(cores, quota_cores), workers, Pin::Auto);
+            let placement = decide(&machine(cores, quota_cores), workers, Pin::Auto);
             let case = format!("{cores} cores, quota {quota_cores:?}, --workers {workers}");
-            assert_eq!(layout.pin_reason, reason, "{case}");
-            assert_eq!(layout.analytics_core.is_some(), is_pinned, "{case}");
-            assert!(layout.worker_cores.iter().all(|core| core.is_some() == is_pinned), "{case}");
+            assert_eq!(placement.pin_reason, reason, "{case}");
+            assert_eq!(placement.analytics_core.is_some(), is_pinned, "{case}");
+            assert!(
+                placement.worker_cores.iter().all(|core| core.is_some() == is_pinned),
+                "{case}"
+            );
         }
     }
 
     #[test]
     fn pinned_threads_share_no_core_where_there_are_enough() {
-        let machine = Machine { cores: vec![3, 5, 8, 13], quota_cores: None };
-        let layout = decide(&machine, 0, Pin::Auto);
-        assert_eq!(layout.worker_cores, [Some(3), Some(5), Some(8)]);
-        assert_eq!(layout.analytics_core, Some(13));
+        let machine = of_cores(vec![3, 5, 8, 13], None);
+        let placement = decide(&machine, 0, Pin::Auto);
+        assert_eq!(placement.worker_cores, [Some(3), Some(5), Some(8)]);
+        assert_eq!(placement.analytics_core, Some(13));
     }
 
     #[test]
     fn on_pins_round_robin_and_off_never() {
-        let machine = Machine { cores: vec![4, 6], quota_cores: Some(0.5) };
-        let layout = decide(&machine, 3, Pin::On);
-        assert_eq!(layout.worker_cores, [Some(4), Some(6), Some(4)]);
-        assert_eq!(layout.analytics_core, Some(6));
-        assert_eq!(layout.workers_reason, WorkersReason::Asked);
+        let machine = of_cores(vec![4, 6], Some(0.5));
+        let placement = decide(&machine, 3, Pin::On);
+        assert_eq!(placement.worker_cores, [Some(4), Some(6), Some(4)]);
+        assert_eq!(placement.analytics_core, Some(6));
+        assert_eq!(placement.workers_reason, WorkersReason::Asked);
 
-        let layout = decide(&Machine { cores: vec![0; 64], quota_cores: None }, 3, Pin::Off);
-        assert_eq!(layout.worker_cores, unpinned(3));
-        assert_eq!(layout.analytics_core, None);
+        let placement = decide(&of_cores(vec![0; 64], None), 3, Pin::Off);
+        assert_eq!(placement.worker_cores, unpinned(3));
+        assert_eq!(placement.analytics_core, None);
 
-        let layout = decide(&Machine { cores: Vec::new(), quota_cores: None }, 0, Pin::On);
+        let placement = decide(&of_cores(Vec::new(), None), 0, Pin::On);
         assert_eq!(
-            (layout.worker_cores, layout.pin_reason),
+            (placement.worker_cores, placement.pin_reason),
             (unpinned(1), PinReason::CoresUnknown)
         );
     }
 
     #[test]
     fn the_log_says_why() {
-        let layout = decide(&machine(64, Some(0.25)), 0, Pin::Auto);
-        assert_eq!(layout.workers_reason.to_string(), "CPU quota of 0.25 cores");
-        assert_eq!(layout.pin_reason.to_string(), "a CPU quota applies");
-        let layout = decide(&machine(4, None), 0, Pin::Auto);
-        assert_eq!(layout.workers_reason.to_string(), "4 cores");
-        assert_eq!(layout.pin_reason.to_string(), "a core for each thread");
+        let placement = decide(&machine(64, Some(0.25)), 0, Pin::Auto);
+        assert_eq!(placement.workers_reason.to_string(), "CPU quota of 0.25 cores");
+        assert_eq!(placement.pin_reason.to_string(), "CPU quota");
+        let placement = decide(&machine(4, None), 0, Pin::Auto);
+        assert_eq!(placement.workers_reason.to_string(), "4 cores");
+        assert_eq!(placement.pin_reason.to_string(), "a core for each thread");
+    }
+
+    #[test]
+    fn this_machine_has_cores_within_its_quota() {
+        let Machine { cores, parallelism, limits } = Machine::of_this_process();
+        let quota = limits.quota_cores.map_or(usize::MAX, |quota| (quota as usize).max(1));
+        assert_eq!(parallelism, cores.len().min(quota));
     }
 }

@@ -1,6 +1,6 @@
 //! Makes the queues, starts every thread in its place, and stops them in the order of the data.
 //!
-//! Owns the life cycle: the file limit, the layout of threads, readiness, signals, the drain. What
+//! Owns the life cycle: the file limit, the placement of threads, readiness, signals, the drain. What
 //! the threads do is said where they are.
 
 use std::fmt;
@@ -47,7 +47,7 @@ use crate::store::queue::Queue;
 use crate::store::thread::{LAST_FLUSH, Parts as StoreThreadParts, StoreThread};
 use crate::store::url::Target;
 use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
-use sigmad_clock::Clock;
+use sigmad_clock::{Clock, elapsed};
 use sigmad_counters::Counter;
 use sigmad_detectors::zscore::ZScore;
 
@@ -118,13 +118,14 @@ pub fn run(
 ) -> Result<(), ServerError> {
     let (events_end, events) = unbounded();
     watch_signals(events_end.clone()).map_err(ServerError::Start)?;
-    let layout = placement::decide(&Machine::of_this_process(), settings.workers, settings.pin);
-    let limits = limits(settings, layout.workers())?;
+    let machine = Machine::of_this_process();
+    let placement = placement::decide(&machine, settings.workers, settings.pin);
+    let limits = limits(settings, placement.workers())?;
     let readiness = Arc::new(Readiness::default());
 
-    let parts = Parts::new(settings, &layout, start, &readiness, &events_end);
+    let parts = Parts::new(settings, &placement, start, &readiness, &events_end);
     let analytics = parts.analytics;
-    let analytics = spawn("analytics".into(), layout.analytics_core, move || analytics.run())
+    let analytics = spawn("analytics".into(), placement.analytics_core, move || analytics.run())
         .map_err(ServerError::Start)?;
     let store = parts.store.map(|store| spawn("store".into(), None, move || store.run()));
     let store = store.transpose().map_err(ServerError::Start)?;
@@ -134,21 +135,22 @@ pub fn run(
     let debug = debug::start(parts.debugs, parts.sources, readiness.clone(), start);
     let debug = debug.map_err(ServerError::Start)?;
     let engine = match settings.engine {
-        Engine::Native => native(settings, limits, &layout, parts.workers, start, events_end)?,
-        Engine::May => may(settings, limits, &layout, parts.workers, start)?,
+        Engine::Native => native(settings, limits, &placement, parts.workers, start, events_end)?,
+        Engine::May => may(settings, limits, &placement, parts.workers, start)?,
     };
     if store.is_none() {
         readiness.set(ReadinessPhase::Ready);
     }
     info!(
         address = %engine.address,
-        workers = layout.workers(),
-        workers_because = %layout.workers_reason,
-        cores = ?layout.worker_cores,
-        analytics_core = ?layout.analytics_core,
-        pinned_because = %layout.pin_reason,
+        workers = placement.workers(),
+        workers_because = %placement.workers_reason,
+        cores = ?placement.worker_cores,
+        analytics_core = ?placement.analytics_core,
+        pinned_because = %placement.pin_reason,
         connections_max = limits.connections_max,
-        started_ms = start.elapsed().as_millis() as u64,
+        memory_limit_bytes = machine.limits.memory_bytes,
+        started_ms = elapsed(start).as_millis() as u64,
         "listening"
     );
     is_listening(engine.address);
@@ -164,7 +166,7 @@ pub fn run(
         }
     };
     readiness.set(ReadinessPhase::Draining);
-    let deadline = start.elapsed() + settings.drain;
+    let deadline = elapsed(start) + settings.drain;
     if let Some(deadline_ns) = &parts.store_deadline_ns {
         // Relaxed: nothing else travels with it; the store looks again and again.
         deadline_ns.store(deadline.as_nanos() as u64, Ordering::Relaxed);
@@ -176,7 +178,7 @@ pub fn run(
     let totals = analytics.join().unwrap_or_else(|_| std::process::abort());
     // Analytics has gone: the store writes what is left.
     if let (Some(store), Some(counters)) = (store, &parts.store_counters) {
-        let now = start.elapsed();
+        let now = elapsed(start);
         join_store(&store, start, deadline.max(now + LAST_FLUSH) + STORE_ATTEMPT, counters);
     }
     report(&totals, &parts.routers, parts.store_counters.as_ref());
@@ -251,7 +253,7 @@ struct ReaderParts {
 impl Parts {
     fn new(
         settings: &ServerSettings,
-        layout: &Placement,
+        placement: &Placement,
         start: Instant,
         readiness: &Arc<Readiness>,
         events: &Sender<Event>,
@@ -284,7 +286,7 @@ impl Parts {
         };
         let mut workers = Vec::new();
         let mut sample_consumers = Vec::new();
-        for _ in 0..layout.workers() {
+        for _ in 0..placement.workers() {
             let queue_counters = Arc::new(SampleQueueCounters::default());
             let (samples, sample_consumer) =
                 sample_queue::channel(sleeper.clone(), queue_counters.clone());
@@ -462,7 +464,7 @@ impl RunningEngine {
 fn native(
     settings: &ServerSettings,
     limits: Limits,
-    layout: &Placement,
+    placement: &Placement,
     workers: Vec<WorkerParts>,
     start: Instant,
     events: Sender<Event>,
@@ -479,7 +481,7 @@ fn native(
             .map_err(ServerError::Start)?;
         handles.push(worker.handle());
         let events = events.clone();
-        let thread = spawn(format!("worker-{index}"), layout.worker_cores[index], move || {
+        let thread = spawn(format!("worker-{index}"), placement.worker_cores[index], move || {
             if let Err(error) = worker.run() {
                 // Err: the main thread is on its way out already.
                 let _ = events.send(Event::WorkerFailed(error));
@@ -499,14 +501,14 @@ fn native(
 fn may(
     settings: &ServerSettings,
     limits: Limits,
-    layout: &Placement,
+    placement: &Placement,
     workers: Vec<WorkerParts>,
     start: Instant,
 ) -> Result<RunningEngine, ServerError> {
     warn!(limits = ?http::may::KNOWN_LIMITS, "--engine may is for comparisons on trusted networks");
     let counters = workers[0].counters.clone();
     let routers = workers.into_iter().map(|parts| parts.router).collect();
-    let is_pinned = layout.analytics_core.is_some();
+    let is_pinned = placement.analytics_core.is_some();
     let engine = http::may::start(settings.listen, routers, limits, is_pinned, counters, start)
         .map_err(|error| ServerError::Listen(settings.listen, error))?;
     let address = engine.address();
@@ -558,7 +560,7 @@ fn join_all(threads: Vec<JoinHandle<()>>) {
 fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, counters: &StoreSources) {
     const LOOK: Duration = Duration::from_millis(5);
     while !store.is_finished() {
-        if start.elapsed() > deadline {
+        if elapsed(start) > deadline {
             let samples = counters.store.queue_samples.get();
             warn!(samples, "Redis hangs; what is left is lost");
             return;

@@ -1,15 +1,12 @@
 //! Every way to reach Redis, and every way in which it refuses, against real processes.
 
-mod redis_server;
+#![allow(clippy::disallowed_methods, reason = "tests measure how long a call takes")]
 
-#[allow(clippy::disallowed_methods, reason = "tests measure how long a call takes")]
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
-}
+mod redis_server;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value};
 use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask, until, unused_port};
@@ -37,13 +34,13 @@ fn connect_from(origin: &ClientIdentity, url: &str) -> Result<Link, LinkError> {
 }
 
 fn origin(name: &str) -> ClientIdentity {
-    ClientIdentity::new(name.to_owned(), now())
+    ClientIdentity::new(name.to_owned(), Instant::now())
 }
 
 /// The error of an attempt that must fail, and within its time.
 #[track_caller]
 fn refusal(url: &str) -> LinkError {
-    let start = now();
+    let start = Instant::now();
     let error = try_connect(url).err().unwrap_or_else(|| panic!("{url} connects"));
     let took = start.elapsed();
     assert!(took < ATTEMPT, "{url}: {took:?} for {error}");
@@ -258,7 +255,7 @@ fn a_syn_that_is_dropped_is_given_up_in_time() {
         queued.push(stream);
         assert!(queued.len() < 100, "the queue never fills");
     }
-    let start = now();
+    let start = Instant::now();
     let error = refusal(&format!("redis://{address}"));
     assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
     assert!(start.elapsed() < ATTEMPT, "{:?}", start.elapsed());
@@ -273,7 +270,7 @@ fn a_stopped_redis_is_given_up_once_and_not_once_a_command() {
         batch.cmd("SET").arg(key).arg("1");
     }
     redis.pause();
-    let start = now();
+    let start = Instant::now();
     let error = link.run(&batch).expect_err("nobody answers");
     assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
     assert!(start.elapsed() < ATTEMPT, "{:?}", start.elapsed());
@@ -290,7 +287,7 @@ fn a_batch_larger_than_every_buffer_is_given_up_too() {
     redis.pause();
     let mut batch = redis::pipe();
     batch.cmd("SET").arg("a").arg(vec![b'x'; 32 << 20]);
-    let start = now();
+    let start = Instant::now();
     let error = link.run(&batch).expect_err("nobody reads");
     assert_eq!(error.kind, ErrorKind::Timeout, "{error}");
     assert!(start.elapsed() < ATTEMPT, "{:?}", start.elapsed());
@@ -457,7 +454,7 @@ fn after_a_failover_the_link_leads_to_the_new_master() {
     let error = link.run(&commands(&[&["SET", "a", "2"]])).expect_err("killed");
     assert_eq!(error.kind, ErrorKind::Broken, "{error}");
     let mut link = until("a link to the new master", || {
-        let start = now();
+        let start = Instant::now();
         let attempt = try_connect(&url);
         assert!(start.elapsed() < ATTEMPT, "{:?}", start.elapsed());
         attempt.ok()

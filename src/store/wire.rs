@@ -190,7 +190,7 @@ impl Wire {
         };
         match open() {
             Ok(connection) => {
-                let (address, sent) = (address.clone(), start.elapsed());
+                let (address, sent) = (address.clone(), sigmad_clock::elapsed(start));
                 Ok(Self { connection, address, id: None, start, sent })
             }
             Err(error) => Err(lost(&error)),
@@ -296,12 +296,12 @@ impl Wire {
     }
 
     fn write(&mut self, packed: &[u8]) -> Result<(), LinkError> {
-        self.sent = self.start.elapsed();
+        self.sent = sigmad_clock::elapsed(self.start);
         self.connection.send_packed_command(packed).map_err(|error| lost(&error))
     }
 
     fn read(&mut self) -> Result<Answer, LinkError> {
-        if self.start.elapsed() - self.sent > ANSWERS_TIMEOUT {
+        if sigmad_clock::elapsed(self.start) - self.sent > ANSWERS_TIMEOUT {
             return Err(LinkError::new(ErrorKind::Timeout, "the answers come too slowly"));
         }
         match self.connection.recv_response() {

@@ -1,8 +1,8 @@
 //! The only reader of the clock. Everything else takes the time as an argument.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long the wall clock is carried forward by the monotonic one before it is read again.
+/// The wall clock is read again after this time; until then the monotonic clock carries it forward.
 const RESYNC_NS: u64 = 1_000_000_000;
 
 /// One moment, on both clocks.
@@ -26,7 +26,7 @@ impl Now {
     }
 }
 
-/// Tells the time to one thread, for one clock read a call.
+/// The time for one thread: each call reads one clock.
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
@@ -59,10 +59,10 @@ impl Clock {
 
     /// Nanoseconds since the process started.
     pub fn monotonic_ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+        elapsed(self.start).as_nanos() as u64
     }
 
-    #[allow(clippy::disallowed_methods, reason = "this is clock.rs")]
+    #[allow(clippy::disallowed_methods, reason = "this is the clock")]
     fn read_both(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let wall_us = wall.map_or(0, |since| since.as_micros() as i64);
@@ -71,7 +71,13 @@ impl Clock {
 }
 
 /// The moment from which all clocks of a process count; taken once, by `main`.
-#[allow(clippy::disallowed_methods, reason = "this is clock.rs")]
+#[allow(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn start() -> Instant {
     Instant::now()
+}
+
+/// The time that has passed since `start`.
+#[allow(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn elapsed(start: Instant) -> Duration {
+    start.elapsed()
 }
