@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use sigmad::decode::Decoder;
+use sigmad::decode::{Decoder, Format};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
@@ -63,7 +63,7 @@ fn decode(c: &mut Criterion) {
             group.bench_function(format!("{shape}/{form}"), |b| {
                 b.iter(|| {
                     batch.clear();
-                    decoder.decode(&mut bytes, false, now, &mut batch)
+                    decoder.decode(&mut bytes, Format::Json, now, &mut batch)
                 });
             });
             assert_eq!(batch.len(), count);

@@ -4,7 +4,7 @@ mod counting;
 
 use std::sync::Arc;
 
-use sigmad::decode::Decoder;
+use sigmad::decode::{Decoder, Format};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
@@ -38,7 +38,7 @@ fn a_warm_decoder_allocates_nothing() {
             body.extend_from_slice(text.as_bytes());
             batch.clear();
             let before = counting::calls();
-            let decoded = decoder.decode(&mut body, false, now(second), &mut batch);
+            let decoded = decoder.decode(&mut body, Format::Json, now(second), &mut batch);
             let allocations = counting::calls() - before;
             let decoded = decoded.expect("the body is good");
             assert_eq!(decoded.accepted, batch.len(), "{:?}", decoder.refusals());

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::errors::{ApiError, Error};
-use crate::decode::{Decoded, SampleRefusal};
+use crate::decode::{Decoded, Format, SampleRefusal};
 use crate::http::message::Headers;
 
 const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
@@ -73,9 +73,17 @@ pub fn write_refused(
     status
 }
 
-/// True when the client says that each line of the body is a value.
+/// The format of a body sent to a path of the format `path`: a JSON path also takes NDJSON.
 #[inline]
-pub fn says_lines(headers: &Headers<'_>) -> bool {
+pub fn body_format(path: Format, headers: &Headers<'_>) -> Format {
+    match path {
+        Format::Json if is_ndjson(headers) => Format::JsonLines,
+        format => format,
+    }
+}
+
+#[inline]
+fn is_ndjson(headers: &Headers<'_>) -> bool {
     let Some(kind) = headers.get("content-type") else { return false };
     let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"]
@@ -148,7 +156,7 @@ mod tests {
     fn lines_are_announced_by_content_type() {
         let says = |kind: &str| {
             let fields = [httparse::Header { name: "CONTENT-TYPE", value: kind.as_bytes() }];
-            says_lines(&Headers(&fields))
+            is_ndjson(&Headers(&fields))
         };
         for kind in
             ["application/x-ndjson", "Application/NDJSON ; charset=utf-8", "application/jsonl"]
@@ -158,6 +166,6 @@ mod tests {
         for kind in ["", "application/json", "application/json-seq", "text/plain", "x-ndjson"] {
             assert!(!says(kind), "{kind}");
         }
-        assert!(!says_lines(&Headers(&[])));
+        assert!(!is_ndjson(&Headers(&[])));
     }
 }

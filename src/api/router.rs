@@ -13,12 +13,12 @@ use super::accept::{takes_brotli, takes_gzip};
 use super::counters::RouterCounters;
 use super::debug::DebugRequest;
 use super::errors::ApiError;
-use super::ingest::{says_lines, write_accepted, write_refused};
+use super::ingest::{body_format, write_accepted, write_refused};
 use super::reader::ReadRequest;
 use super::routes::{self, Action, Debug, Get, LABELS, Label, Read};
 use super::tokens::{self, Tokens};
 use crate::dashboard::page::{self, Asset, Packing};
-use crate::decode::Decoder;
+use crate::decode::{Decoder, Format};
 use crate::http::message::{HeaderField, Method, Request, Response, ResponseWriter, Service};
 use crate::readiness::Readiness;
 use crate::sample_queue::SampleProducer;
@@ -72,16 +72,22 @@ impl Router {
         Self { parts, staging: Batch::default(), body: Vec::new(), round: RouterRound::default() }
     }
 
-    fn ingest(&mut self, exchange: &mut Exchange<'_>, request: Request<'_>, success: u16) {
+    fn ingest(
+        &mut self,
+        exchange: &mut Exchange<'_>,
+        request: Request<'_>,
+        format: Format,
+        success: u16,
+    ) {
         let RouterParts { decoder, samples, clock, counters, tokens, .. } = &mut self.parts;
         counters.ingest_requests_total.add(1);
         if let Err(denied) = tokens::check(tokens.ingest.as_ref(), &request.headers) {
             return self.refuse(exchange, ApiError::Denied(denied));
         }
-        let lines = says_lines(&request.headers);
+        let format = body_format(format, &request.headers);
         let since_ns = if request.is_timed { clock.monotonic_ns() } else { 0 };
         self.staging.clear();
-        let decoded = decoder.decode(request.body, lines, request.now, &mut self.staging);
+        let decoded = decoder.decode(request.body, format, request.now, &mut self.staging);
         let decoded_ns = if request.is_timed { clock.monotonic_ns() } else { 0 };
         if request.is_timed {
             counters.decode_ns.record(decoded_ns - since_ns, 1);
@@ -250,7 +256,9 @@ impl Service for Router {
         let label = routes::find(request.path);
         let mut exchange = Exchange { label, method: request.method, answer };
         match routes::action(label, request.method) {
-            Action::Ingest(success) => self.ingest(&mut exchange, request, success),
+            Action::Ingest { format, status } => {
+                self.ingest(&mut exchange, request, format, status)
+            }
             Action::Tell(get) => self.tell(&mut exchange, &request, get),
             Action::WrongMethod(allow) => {
                 self.refuse(&mut exchange, ApiError::WrongMethod(allow));

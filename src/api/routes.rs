@@ -2,6 +2,7 @@
 //! `openapi.json` has to describe.
 
 use crate::dashboard::page::Asset;
+use crate::decode::Format;
 use crate::http::message::Method;
 
 /// The description of the HTTP interface; a test compares it with [`ROUTES`].
@@ -36,8 +37,13 @@ pub enum Get {
 /// What a POST does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Post {
-    /// Takes samples, and answers with this status.
-    Ingest(u16),
+    /// Takes samples.
+    Ingest {
+        /// Of the body.
+        format: Format,
+        /// Of the answer, if a sample was accepted.
+        status: u16,
+    },
     /// As GET, with the parameters in the body.
     Debug(Debug),
 }
@@ -99,8 +105,8 @@ impl Get {
 
 /// Every path; the busiest first, as they are compared in this order.
 pub const ROUTES: [Route; 28] = [
-    Route { path: "/ingest", get: None, post: Some(Post::Ingest(202)) },
-    Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post: Some(Post::Ingest(200)) },
+    Route { path: "/ingest", get: None, post: ingest(Format::Json, 202) },
+    Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post: ingest(Format::Json, 200) },
     reads("/analyze", Read::Analyze),
     reads("/stats", Read::Stats),
     reads("/devices", Read::Devices),
@@ -132,6 +138,10 @@ pub const ROUTES: [Route; 28] = [
         post: Some(Post::Debug(Debug::Symbol)),
     },
 ];
+
+const fn ingest(format: Format, status: u16) -> Option<Post> {
+    Some(Post::Ingest { format, status })
+}
 
 const fn gets(path: &'static str, get: Get) -> Route {
     Route { path, get: Some(get), post: None }
@@ -205,7 +215,7 @@ impl Route {
     /// What samples are accepted with, where POST takes them.
     pub const fn ingest_status(&self) -> Option<u16> {
         match self.post {
-            Some(Post::Ingest(status)) => Some(status),
+            Some(Post::Ingest { status, .. }) => Some(status),
             Some(Post::Debug(_)) | None => None,
         }
     }
@@ -214,8 +224,13 @@ impl Route {
 /// What a request asks for, once path and method are known.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
-    /// Take samples, answer with this status.
-    Ingest(u16),
+    /// Take samples.
+    Ingest {
+        /// Of the body.
+        format: Format,
+        /// Of the answer, if a sample was accepted.
+        status: u16,
+    },
     /// Tell something.
     Tell(Get),
     /// The path has other methods, these.
@@ -230,7 +245,7 @@ pub fn action(label: Label, method: Method) -> Action {
     let Some(route) = label.route() else { return Action::Unknown };
     let action = match method {
         Method::Post => route.post.map(|post| match post {
-            Post::Ingest(status) => Action::Ingest(status),
+            Post::Ingest { format, status } => Action::Ingest { format, status },
             Post::Debug(debug) => Action::Tell(Get::Debug(debug)),
         }),
         Method::Get | Method::Head => route.get.map(Action::Tell),
@@ -258,8 +273,14 @@ mod tests {
     #[test]
     fn methods_lead_to_actions() {
         let act = |path, method| action(find(path), method);
-        assert!(matches!(act("/ingest", Method::Post), Action::Ingest(202)));
-        assert!(matches!(act("/metrics", Method::Post), Action::Ingest(200)));
+        assert!(matches!(
+            act("/ingest", Method::Post),
+            Action::Ingest { format: Format::Json, status: 202 }
+        ));
+        assert!(matches!(
+            act("/metrics", Method::Post),
+            Action::Ingest { format: Format::Json, status: 200 }
+        ));
         assert!(matches!(act("/ingest", Method::Head), Action::WrongMethod("POST")));
         assert!(matches!(act("/metrics", Method::Head), Action::Tell(Get::Read(Read::Scrape))));
         assert!(matches!(act("/metrics", Method::Other), Action::WrongMethod("GET, HEAD, POST")));

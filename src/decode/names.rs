@@ -1,4 +1,4 @@
-//! What one worker remembers of the registry, so that a known name takes no lock.
+//! One worker's caches of the registry, so that a known name takes no lock.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -9,8 +9,7 @@ use hashbrown::HashTable;
 use crate::registry::{Admitted, METRICS_MAX};
 use sigmad_sample::{DeviceId, MetricId};
 
-/// Devices remembered: as many as one worker of a large fleet hears between two turns, in 2 MiB
-/// that are only touched as devices come.
+/// Cached devices: 2 MiB, of which only the entries in use are touched.
 const DEVICES_CACHED: usize = 32 * 1024;
 /// One cache line.
 const ENTRY_BYTES: usize = 64;
@@ -18,19 +17,19 @@ const ENTRY_BYTES: usize = 64;
 const NAME_BYTES_CACHED: usize = ENTRY_BYTES - NAME_AT;
 const _: () = assert!(DEVICES_CACHED.is_power_of_two());
 
-/// Where in an entry its parts stand.
+/// Offsets of the fields of an entry.
 const MASK_AT: usize = 0;
 const INDEX_AT: usize = 8;
 const GENERATION_AT: usize = 12;
-/// 0 in an entry that is empty: no device has an empty name.
+/// The length is 0 in an empty entry: no device has an empty name.
 const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 17;
 
-/// Devices met lately, direct-mapped: a name has one place and takes it from whoever is there.
+/// Recent devices, direct-mapped: a name has one entry and replaces the device that was in it.
 pub(super) struct DeviceCache {
-    /// Bytes, not entries, because only those come zeroed from the system, untouched.
+    /// Bytes and not entries: the system provides zeroed bytes without touching them.
     memory: Vec<u8>,
-    /// Where the first entry stands, so that none straddles two cache lines.
+    /// Offset of the first entry, so that no entry crosses a cache line.
     first: usize,
 }
 
@@ -41,14 +40,14 @@ impl DeviceCache {
         Self { memory, first }
     }
 
-    fn place(&self, hash: u64) -> usize {
+    fn offset(&self, hash: u64) -> usize {
         self.first + (hash >> 32) as usize % DEVICES_CACHED * ENTRY_BYTES
     }
 
     #[inline]
-    pub(super) fn find(&self, hash: u64, name: &[u8]) -> Option<Admitted> {
-        let place = self.place(hash);
-        let entry: &[u8; ENTRY_BYTES] = self.memory[place..].first_chunk()?;
+    pub(super) fn get(&self, hash: u64, name: &[u8]) -> Option<Admitted> {
+        let offset = self.offset(hash);
+        let entry: &[u8; ENTRY_BYTES] = self.memory[offset..].first_chunk()?;
         let length = usize::from(entry[LENGTH_AT]);
         if length != name.len() || entry.get(NAME_AT..NAME_AT + length)? != name {
             return None;
@@ -65,12 +64,12 @@ impl DeviceCache {
         })
     }
 
-    pub(super) fn keep(&mut self, hash: u64, name: &[u8], admitted: Admitted) {
+    pub(super) fn insert(&mut self, hash: u64, name: &[u8], admitted: Admitted) {
         if name.len() > NAME_BYTES_CACHED {
             return;
         }
-        let place = self.place(hash);
-        let entry = &mut self.memory[place..place + ENTRY_BYTES];
+        let offset = self.offset(hash);
+        let entry = &mut self.memory[offset..offset + ENTRY_BYTES];
         entry[MASK_AT..INDEX_AT].copy_from_slice(&admitted.metrics_mask.to_ne_bytes());
         entry[INDEX_AT..GENERATION_AT].copy_from_slice(&admitted.device.index.to_ne_bytes());
         entry[GENERATION_AT..LENGTH_AT].copy_from_slice(&admitted.device.generation.to_ne_bytes());
@@ -79,7 +78,7 @@ impl DeviceCache {
     }
 }
 
-/// Metrics met so far. A metric keeps its id for ever, so nothing here goes stale.
+/// Known metrics. A metric never changes its id, so no entry becomes stale.
 pub(super) struct MetricCache {
     hasher: RandomState,
     by_name: HashTable<(Arc<str>, MetricId)>,
@@ -97,19 +96,19 @@ impl MetricCache {
     }
 
     #[inline]
-    pub(super) fn find(&self, name: &[u8]) -> Option<MetricId> {
-        let (_, id) = self.by_name.find(self.hash(name), |(met, _)| met.as_bytes() == name)?;
+    pub(super) fn get(&self, name: &[u8]) -> Option<MetricId> {
+        let (_, id) = self.by_name.find(self.hash(name), |(known, _)| known.as_bytes() == name)?;
         Some(*id)
     }
 
-    pub(super) fn keep(&mut self, name: &str, id: MetricId) {
-        if self.find(name.as_bytes()).is_none() {
+    pub(super) fn insert(&mut self, name: &str, id: MetricId) {
+        if self.get(name.as_bytes()).is_none() {
             debug_assert!(self.by_name.len() < METRICS_MAX);
             let hash = self.hash(name.as_bytes());
             let hasher = &self.hasher;
-            self.by_name.insert_unique(hash, (name.into(), id), |(met, _)| {
+            self.by_name.insert_unique(hash, (name.into(), id), |(known, _)| {
                 let mut state = hasher.build_hasher();
-                state.write(met.as_bytes());
+                state.write(known.as_bytes());
                 state.finish()
             });
         }
@@ -121,19 +120,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_until_another_takes_its_place() {
+    fn a_name_is_found_unless_it_is_too_long() {
         let mut cache = DeviceCache::new();
         let admitted =
             Admitted { device: DeviceId { index: 7, generation: 3 }, metrics_mask: u64::MAX };
         for length in 1..=NAME_BYTES_CACHED {
             let name = vec![b'x'; length];
-            cache.keep(u64::MAX, &name, admitted);
-            assert_eq!(cache.find(u64::MAX, &name), Some(admitted));
-            assert_eq!(cache.find(u64::MAX, &name[1..]), None);
-            assert_eq!(cache.find(0, &name), None);
+            cache.insert(u64::MAX, &name, admitted);
+            assert_eq!(cache.get(u64::MAX, &name), Some(admitted));
+            assert_eq!(cache.get(u64::MAX, &name[1..]), None);
+            assert_eq!(cache.get(0, &name), None);
         }
         let long = [b'x'; NAME_BYTES_CACHED + 1];
-        cache.keep(1, &long, admitted);
-        assert_eq!(cache.find(1, &long), None);
+        cache.insert(1, &long, admitted);
+        assert_eq!(cache.get(1, &long), None);
     }
 }

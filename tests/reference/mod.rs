@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use sigmad::decode::{BodyError, Decoder};
+use sigmad::decode::{BodyError, Decoder, Format};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::{Batch, QUEUE_SAMPLES_MAX};
@@ -320,7 +320,8 @@ impl Checked {
         let now = Now { monotonic_ns: 5_000_000_000, wall_us: NOW_US };
         let mut bytes = body.to_vec();
         self.batch.clear();
-        let decoded = self.decoder.decode(&mut bytes, lines, now, &mut self.batch);
+        let format = if lines { Format::JsonLines } else { Format::Json };
+        let decoded = self.decoder.decode(&mut bytes, format, now, &mut self.batch);
         let expected = expected(body, lines, NOW_US);
         if decoded.is_ok_and(|decoded| decoded.unroomed > 0) {
             assert!(body.len() > 512, "that few names have room");

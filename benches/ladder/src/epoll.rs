@@ -11,7 +11,7 @@ use baseline::sample::Sample;
 use core_affinity::CoreId;
 use crossbeam_channel::{Sender, bounded};
 use serde_json::json;
-use sigmad::decode::Decoder;
+use sigmad::decode::{Decoder, Format};
 use sigmad::http::listen::listeners;
 use sigmad::http::message::{Method, Request, ResponseWriter, Service};
 use sigmad::http::worker::Worker;
@@ -191,7 +191,7 @@ impl Front {
                 samples::simd(body, &mut self.buffers, &mut self.samples).map_err(refused)?;
             }
             Json::Scanner => {
-                let decoded = self.decoder.decode(body, false, now, &mut self.staging);
+                let decoded = self.decoder.decode(body, Format::Json, now, &mut self.staging);
                 let decoded = decoded.map_err(|error| (400, format!("{error:?}")))?;
                 if decoded.accepted == 0 {
                     return Err((400, self.decoder.refusals()[0].message.clone()));

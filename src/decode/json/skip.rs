@@ -1,30 +1,29 @@
-//! Where a value ends, without reading it: brackets, quotes and commas only.
+//! Finds the end of a value by its brackets, quotes and commas, without parsing it.
 //!
-//! That is enough to tell the elements of a body apart, so that a wrong one is refused alone, and to
-//! bound what simd-json will need for it. Whether the value is JSON is for simd-json to say.
+//! That separates the elements of a body, so that an invalid one is refused alone, and bounds the memory
+//! that simd-json needs for it. Whether the value is JSON is left to simd-json.
 
 use memchr::memchr2;
 
-use super::scan::number_end;
+use super::number::number_end;
 
 /// A value that was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    /// One past its last byte.
+pub(super) struct SkippedValue {
+    /// The index after its last byte.
     pub(super) end: usize,
-    /// Values inside, an empty object or array as two.
+    /// Number of values inside; an empty object or array counts as two.
     pub(super) values: usize,
 }
 
-/// The body breaks off, or something else than a value stands here.
+/// The text ends within the value, or there is no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Broken {
+pub(super) struct SkipError {
     pub(super) offset: usize,
 }
 
-/// No number outside of ±1e18 is ever kept, so those that simd-json would stumble over (it wants
-/// them to fit an i64, a u64 or a finite f64) are overwritten with this one, which is refused by its
-/// field's name.
+/// Overwrites a number that fits no i64, u64 or finite f64: simd-json would reject the whole sample.
+/// This one is out of range too, and is refused with the name of its field.
 const OUT_OF_RANGE: &[u8; 4] = b"1e99";
 /// Shorter numbers without an exponent fit an i64.
 const LONG_DIGITS: usize = 19;
@@ -36,8 +35,8 @@ pub(super) fn skip_space(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Skips the string that opens at `at`; says where it ends, past the closing quote.
-pub(super) fn skip_string(text: &[u8], at: usize) -> Result<usize, Broken> {
+/// Skips the string that opens at `at`; returns the index after the closing quote.
+pub(super) fn skip_string(text: &[u8], at: usize) -> Result<usize, SkipError> {
     debug_assert_eq!(text.get(at), Some(&b'"'));
     let mut end = at + 1;
     loop {
@@ -45,13 +44,13 @@ pub(super) fn skip_string(text: &[u8], at: usize) -> Result<usize, Broken> {
         match memchr2(b'"', b'\\', rest) {
             Some(found) if rest[found] == b'"' => return Ok(end + found + 1),
             Some(found) => end += found + 2,
-            None => return Err(Broken { offset: text.len() }),
+            None => return Err(SkipError { offset: text.len() }),
         }
     }
 }
 
 /// Skips the value that starts at `at`.
-pub(super) fn skip_value(text: &mut [u8], mut at: usize) -> Result<Extent, Broken> {
+pub(super) fn skip_value(text: &mut [u8], mut at: usize) -> Result<SkippedValue, SkipError> {
     let start = at;
     let mut depth = 0_usize;
     let mut values = 0;
@@ -63,7 +62,7 @@ pub(super) fn skip_value(text: &mut [u8], mut at: usize) -> Result<Extent, Broke
                 values += 1;
                 at += 1;
             }
-            // The end of what holds a bare word or a number.
+            // The end of a bare word or a number.
             b'}' | b']' | b',' | b':' | b' ' | b'\n' | b'\t' | b'\r' if depth == 0 => break,
             b'}' | b']' => {
                 depth -= 1;
@@ -81,9 +80,9 @@ pub(super) fn skip_value(text: &mut [u8], mut at: usize) -> Result<Extent, Broke
         }
     }
     if depth > 0 || at == start {
-        return Err(Broken { offset: at });
+        return Err(SkipError { offset: at });
     }
-    Ok(Extent { end: at, values })
+    Ok(SkippedValue { end: at, values })
 }
 
 fn skip_number(text: &mut [u8], at: usize) -> usize {
@@ -94,7 +93,7 @@ fn skip_number(text: &mut [u8], at: usize) -> usize {
             .ok()
             .and_then(|number| number.parse().ok())
             .expect("JSON numbers are ASCII, and Rust reads all of them");
-        // Within these a whole number fits a u64 or an i64.
+        // A whole number within this range fits a u64 or an i64.
         if !(-9e18..1e19).contains(&value) {
             number.fill(b' ');
             number[..OUT_OF_RANGE.len()].copy_from_slice(OUT_OF_RANGE);
@@ -110,7 +109,7 @@ mod tests {
     fn skip(text: &str) -> Result<(usize, usize), usize> {
         let mut bytes = text.as_bytes().to_vec();
         let skipped = skip_value(&mut bytes, 0);
-        skipped.map(|extent| (extent.end, extent.values)).map_err(|broken| broken.offset)
+        skipped.map(|value| (value.end, value.values)).map_err(|error| error.offset)
     }
 
     #[test]

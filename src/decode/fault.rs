@@ -1,80 +1,53 @@
-//! What one sample says, before its names become ids; and what can be wrong with it.
+//! Errors of bodies and of samples, with their codes and messages.
 
 use std::fmt;
 
-use smallvec::SmallVec;
+use crate::registry::{Full, METRICS_MAX};
+use sigmad_sample::{NAME_BYTES_MAX, READINGS_MAX};
 
-use crate::registry::{Full, METRICS_MAX, mask_of};
-use sigmad_sample::timestamp::Stamp;
-use sigmad_sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, Reading};
-
-/// Values in one sample, ignored ones included: simd-json takes some 100 bytes for each.
-pub(super) const VALUES_MAX: usize = 16_384;
-/// Of a field's name in a message.
+/// Characters of a client's name that a message shows.
 const NAME_CHARS_SHOWN: usize = 64;
-/// In a reading whose metric this worker has not met.
-pub(super) const UNKNOWN: MetricId = MetricId(u16::MAX);
-const _: () = assert!(METRICS_MAX < UNKNOWN.0 as usize);
 
-/// One sample, found good; its readings are the draft of the batch.
-pub(super) struct Fields<'a> {
-    /// None for the time of arrival.
-    pub(super) timestamp_us: Stamp,
-    pub(super) device: Option<&'a [u8]>,
-    /// The metrics that have a bit in a device's mask.
-    pub(super) metrics_mask: u64,
-    /// How many readings are drafted.
-    pub(super) readings: usize,
-    /// The others, by their place in the draft. Memory in place: an array would be filled each time.
-    pub(super) unmasked: SmallVec<[(usize, &'a [u8]); READINGS_MAX]>,
+/// Why a whole body is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// Only white space, or an empty batch.
+    Empty,
+    /// Not in its format.
+    Malformed {
+        /// Offset in the body, near the error.
+        offset: usize,
+    },
+    /// More samples than a queue can hold.
+    TooManySamples,
 }
 
-impl<'a> Fields<'a> {
-    #[inline(always)]
-    pub(super) fn new() -> Self {
-        Self {
-            timestamp_us: None,
-            device: None,
-            metrics_mask: 0,
-            readings: 0,
-            unmasked: SmallVec::new(),
-        }
-    }
+/// One refused sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleRefusal {
+    /// Index in the batch, from 0.
+    pub index: usize,
+    /// Error code in snake case.
+    pub code: &'static str,
+    /// 400 or 429.
+    pub status: u16,
+    /// Names the field or the limit.
+    pub message: String,
+}
 
-    /// Drafts the reading of a metric with a bit in the mask.
-    #[inline(always)]
-    pub(super) fn push_masked(&mut self, metric: MetricId, value: f64, batch: &mut Batch) {
-        self.metrics_mask |= mask_of(metric);
-        self.readings += 1;
-        // Plus zero: -0 is stored as 0.
-        batch.draft(Reading { metric, value: value + 0.0 });
-    }
-
-    /// Drafts the reading of any metric; `known` when this worker has met it.
-    pub(super) fn push(
-        &mut self,
-        name: &'a [u8],
-        known: Option<MetricId>,
-        value: f64,
-        batch: &mut Batch,
-    ) {
-        match known {
-            Some(metric) if mask_of(metric) != 0 => self.push_masked(metric, value, batch),
-            _ => {
-                self.unmasked.push((self.readings, name));
-                self.readings += 1;
-                batch.draft(Reading { metric: known.unwrap_or(UNKNOWN), value: value + 0.0 });
-            }
-        }
+impl SampleRefusal {
+    pub(super) fn new(index: usize, fault: SampleFault<'_>) -> Self {
+        Self { index, code: fault.code(), status: fault.status(), message: fault.to_string() }
     }
 }
 
 /// Why a sample is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault<'a> {
+pub(super) enum SampleFault<'a> {
     NotJson,
     NotAnObject,
-    TooManyValues,
+    /// Holds the limit.
+    TooManyValues(usize),
     TooManyReadings,
     NoNumber,
     TimestampType,
@@ -90,8 +63,8 @@ pub(super) enum Fault<'a> {
     Full(Full),
 }
 
-impl Fault<'_> {
-    pub(super) fn code(self) -> &'static str {
+impl SampleFault<'_> {
+    fn code(self) -> &'static str {
         match self {
             Self::NotJson => "malformed",
             Self::Full(Full::Streams) => "too_many_streams",
@@ -100,17 +73,17 @@ impl Fault<'_> {
         }
     }
 
-    pub(super) fn status(self) -> u16 {
+    fn status(self) -> u16 {
         if let Self::Full(_) = self { 429 } else { 400 }
     }
 }
 
-impl fmt::Display for Fault<'_> {
+impl fmt::Display for SampleFault<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson => f.write_str("the sample is not valid JSON"),
             Self::NotAnObject => f.write_str("a sample must be a JSON object"),
-            Self::TooManyValues => write!(f, "more than {VALUES_MAX} values in one sample"),
+            Self::TooManyValues(max) => write!(f, "more than {max} values in one sample"),
             Self::TooManyReadings => write!(f, "more than {READINGS_MAX} metrics in one sample"),
             Self::NoNumber => f.write_str("a sample needs at least one number"),
             Self::TimestampType => {
@@ -131,12 +104,12 @@ impl fmt::Display for Fault<'_> {
             Self::NumberType(field) => write!(f, "{field} must be a number"),
             Self::Negative(field) => write!(f, "{field} must not be negative"),
             Self::TooLarge(name) => {
-                write!(f, "{} must be at most 1e15 in magnitude", Shown(name))
+                write!(f, "{} must be at most 1e15 in magnitude", EscapedName(name))
             }
             Self::MetricName(name) => write!(
                 f,
                 "the name of a metric must be 1 to {NAME_BYTES_MAX} bytes without control characters: {}",
-                Shown(name)
+                EscapedName(name)
             ),
             Self::Full(Full::Streams) => f.write_str(
                 "no room for another stream (device and metric): the limit is --max-streams",
@@ -148,10 +121,10 @@ impl fmt::Display for Fault<'_> {
     }
 }
 
-/// A client's own name for a field, fit for a message.
-struct Shown<'a>(&'a str);
+/// A name that a client sent, escaped and cut for a message.
+struct EscapedName<'a>(&'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for EscapedName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for shown in self.0.chars().take(NAME_CHARS_SHOWN).flat_map(char::escape_debug) {
             write!(f, "{shown}")?;

@@ -1,17 +1,16 @@
-//! The usual sample, read at a glance.
+//! The fast path: the usual shape of a sample.
 //!
-//! One object of plain strings (printable ASCII without escapes) and numbers, with nothing wrong in
-//! it. Anything else is "unusual", and simd-json decides (see [`super::tape`]): so nothing is refused
-//! here, and the two agree on everything that is accepted.
+//! One valid object of plain strings (printable ASCII without escapes) and numbers. Any other sample
+//! is left to simd-json ([`tape`](super::tape)). So nothing is refused here, and both accept the same.
 //!
-//! Bytes are looked at eight at a time, as a little-endian word: the first byte of the text is the
-//! lowest of the word.
+//! Bytes are read eight at a time as a little-endian word: the first byte of the text is the lowest.
 
 use smallvec::SmallVec;
 
-use super::fields::Fields;
-use super::names::MetricCache;
+use super::number::number_end;
 use super::skip;
+use crate::decode::draft::DraftSample;
+use crate::decode::names::MetricCache;
 use crate::registry::mask_of;
 use sigmad_sample::timestamp;
 use sigmad_sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
@@ -20,30 +19,30 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 const LOWS: u64 = !HIGHS;
 
-/// Of a number read here: 15 digits and a point are below 2^53, exact as f64, and 16 digits without a
-/// point are rounded once, like the text itself would be. Microseconds have 16.
+/// Longest number read here. 15 digits and a point are below 2^53, so exact as f64; 16 digits without a
+/// point are rounded once, as the text itself would be. Microseconds have 16 digits.
 const SHORT_BYTES: usize = 16;
-/// Exact as f64, so that an exact number divided by one is rounded once (Clinger's fast path).
+/// Exact as f64: dividing an exact number by one of them rounds once (Clinger's fast path).
 const POWERS: [f64; SHORT_BYTES] =
     [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
-/// Ignored fields whose names are remembered, to see whether one of them comes twice.
+/// Ignored fields whose names are kept, to detect a duplicate.
 const IGNORED_MAX: usize = 16;
 
-enum Key<'a> {
+enum FieldKey<'a> {
     Metric(MetricId),
     Timestamp,
     Device,
     Other(&'a [u8]),
 }
 
-/// Reads the object that opens at `start`; says where it ends, or None when it is unusual: what was
-/// drafted in `batch` is then for the caller to discard.
+/// Reads the object that opens at `start` and returns its end. None if the object needs the slow path;
+/// the caller then discards the draft of `batch`.
 #[inline]
 pub(super) fn scan<'a>(
     text: &'a [u8],
     start: usize,
     metrics: &MetricCache,
-    fields: &mut Fields<'a>,
+    draft: &mut DraftSample<'a>,
     batch: &mut Batch,
 ) -> Option<usize> {
     let mut has_timestamp = false;
@@ -51,7 +50,7 @@ pub(super) fn scan<'a>(
     if text.get(start) != Some(&b'{') {
         return None;
     }
-    // Where the bracket or the comma stands that a key follows.
+    // The index of the bracket or the comma before a key.
     let mut at = start;
     loop {
         let key;
@@ -59,54 +58,33 @@ pub(super) fn scan<'a>(
         let next;
         at = skip_space(text, at);
         match key {
-            Key::Metric(id) => {
+            FieldKey::Metric(id) => {
                 let number;
                 (number, at, next) = number_at::<false>(text, at)?;
                 let value = number.value();
-                if fields.metrics_mask & mask_of(id) != 0 || !(0.0..=VALUE_MAX).contains(&value) {
+                if draft.metrics_mask & mask_of(id) != 0 || !(0.0..=VALUE_MAX).contains(&value) {
                     return None;
                 }
-                fields.push_masked(id, value, batch);
+                draft.push_masked(id, value, batch);
             }
-            Key::Timestamp => {
+            FieldKey::Timestamp => {
                 if std::mem::replace(&mut has_timestamp, true) {
                     return None;
                 }
-                (fields.timestamp_us, at) = timestamp_at(text, at)?;
+                (draft.timestamp_us, at) = timestamp_at(text, at)?;
                 next = byte_at(text, at);
             }
-            Key::Device => {
+            FieldKey::Device => {
                 let device;
                 (device, at) = string_at(text, at)?;
-                if fields.device.is_some() || !(1..=NAME_BYTES_MAX).contains(&device.len()) {
+                if draft.device.is_some() || !(1..=NAME_BYTES_MAX).contains(&device.len()) {
                     return None;
                 }
-                fields.device = Some(device);
+                draft.device = Some(device);
                 next = byte_at(text, at);
             }
-            Key::Other(name) => {
-                let known = metrics.find(name);
-                let is_known_twice = known.is_some_and(|id| fields.metrics_mask & mask_of(id) != 0);
-                let is_met_twice = fields.unmasked.iter().any(|(_, met)| *met == name);
-                if is_known_twice || is_met_twice || ignored.contains(&name) {
-                    return None;
-                }
-                if text.get(at) == Some(&b'"') {
-                    (_, at) = string_at(text, at)?;
-                    next = byte_at(text, at);
-                    if ignored.len() == IGNORED_MAX {
-                        return None;
-                    }
-                    ignored.push(name);
-                } else {
-                    let number;
-                    (number, at, next) = number_at::<false>(text, at)?;
-                    let value = number.value();
-                    if value.abs() > VALUE_MAX || !(1..=NAME_BYTES_MAX).contains(&name.len()) {
-                        return None;
-                    }
-                    fields.push(name, known, value, batch);
-                }
+            FieldKey::Other(name) => {
+                (at, next) = other_field(name, text, at, metrics, &mut ignored, draft, batch)?;
             }
         }
         if next == b',' {
@@ -119,7 +97,42 @@ pub(super) fn scan<'a>(
             _ => return None,
         }
     }
-    (1..=READINGS_MAX).contains(&fields.readings).then_some(at + 1)
+    (1..=READINGS_MAX).contains(&draft.readings).then_some(at + 1)
+}
+
+/// Reads the value at `at` of a field that has no place of its own: a number is a reading, a string is
+/// ignored. Returns the end of the value, and the byte there.
+#[inline(always)]
+fn other_field<'a>(
+    name: &'a [u8],
+    text: &'a [u8],
+    at: usize,
+    metrics: &MetricCache,
+    ignored: &mut SmallVec<[&'a [u8]; IGNORED_MAX]>,
+    draft: &mut DraftSample<'a>,
+    batch: &mut Batch,
+) -> Option<(usize, u8)> {
+    let known = metrics.get(name);
+    let is_known_twice = known.is_some_and(|id| draft.metrics_mask & mask_of(id) != 0);
+    let is_unknown_twice = draft.unmasked.iter().any(|(_, other)| *other == name);
+    if is_known_twice || is_unknown_twice || ignored.contains(&name) {
+        return None;
+    }
+    if text.get(at) == Some(&b'"') {
+        let (_, end) = string_at(text, at)?;
+        if ignored.len() == IGNORED_MAX {
+            return None;
+        }
+        ignored.push(name);
+        return Some((end, byte_at(text, end)));
+    }
+    let (number, end, next) = number_at::<false>(text, at)?;
+    let value = number.value();
+    if value.abs() > VALUE_MAX || !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+        return None;
+    }
+    draft.push(name, known, value, batch);
+    Some((end, next))
 }
 
 #[inline(always)]
@@ -130,7 +143,7 @@ fn skip_space(text: &[u8], at: usize) -> usize {
     }
 }
 
-/// The byte at `at`, past the end 0: no byte of JSON.
+/// The byte at `at`; 0, which JSON never contains, past the end.
 #[inline(always)]
 fn byte_at(text: &[u8], at: usize) -> u8 {
     text.get(at).copied().unwrap_or_default()
@@ -149,15 +162,15 @@ fn word_at(text: &[u8], at: usize) -> u64 {
 fn last_word(text: &[u8], at: usize) -> u64 {
     let rest = text.get(at..).unwrap_or_default();
     match text.last_chunk() {
-        // As the end of the last eight bytes, without a loop.
+        // The end of the last eight bytes, without a loop.
         Some(bytes) if !rest.is_empty() => u64::from_le_bytes(*bytes) >> (64 - 8 * rest.len()),
         _ => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
     }
 }
 
-/// The key at `at`, and where what follows its colon starts.
+/// The key at `at`, and the index after its colon.
 #[inline(always)]
-fn key_at(text: &[u8], at: usize) -> Option<(Key<'_>, usize)> {
+fn key_at(text: &[u8], at: usize) -> Option<(FieldKey<'_>, usize)> {
     const CPU: u64 = u64::from_le_bytes(*b"\"cpu\":\0\0");
     const RPS: u64 = u64::from_le_bytes(*b"\"rps\":\0\0");
     const SIX_BYTES: u64 = (1 << 48) - 1;
@@ -165,38 +178,38 @@ fn key_at(text: &[u8], at: usize) -> Option<(Key<'_>, usize)> {
     const DEVICE: u64 = u64::from_le_bytes(*b"\"device\"");
     let word = word_at(text, at);
     if word & SIX_BYTES == CPU {
-        return Some((Key::Metric(MetricId::CPU), at + 6));
+        return Some((FieldKey::Metric(MetricId::CPU), at + 6));
     }
     if word & SIX_BYTES == RPS {
-        return Some((Key::Metric(MetricId::RPS), at + 6));
+        return Some((FieldKey::Metric(MetricId::RPS), at + 6));
     }
     if word == TIMESTAMP && text.get(at + 8..at + 12) == Some(b"mp\":") {
-        return Some((Key::Timestamp, at + 12));
+        return Some((FieldKey::Timestamp, at + 12));
     }
     if word == DEVICE && text.get(at + 8) == Some(&b':') {
-        return Some((Key::Device, at + 9));
+        return Some((FieldKey::Device, at + 9));
     }
     spaced_key_at(text, at)
 }
 
 #[inline]
-fn spaced_key_at(text: &[u8], at: usize) -> Option<(Key<'_>, usize)> {
+fn spaced_key_at(text: &[u8], at: usize) -> Option<(FieldKey<'_>, usize)> {
     let (name, at) = string_at(text, skip_space(text, at))?;
     let colon = skip_space(text, at);
     if text.get(colon) != Some(&b':') {
         return None;
     }
     let key = match name {
-        b"cpu" => Key::Metric(MetricId::CPU),
-        b"rps" => Key::Metric(MetricId::RPS),
-        b"timestamp" => Key::Timestamp,
-        b"device" | b"device_id" => Key::Device,
-        _ => Key::Other(name),
+        b"cpu" => FieldKey::Metric(MetricId::CPU),
+        b"rps" => FieldKey::Metric(MetricId::RPS),
+        b"timestamp" => FieldKey::Timestamp,
+        b"device" | b"device_id" => FieldKey::Device,
+        _ => FieldKey::Other(name),
     };
     Some((key, colon + 1))
 }
 
-/// The string at `at`, when it is plain, and what follows it.
+/// The string at `at`, if it is plain, and the index after it.
 #[inline(always)]
 fn string_at(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     if text.get(at) != Some(&b'"') {
@@ -258,11 +271,10 @@ impl Number {
     }
 }
 
-/// The number at `at`, where it ends, and the byte that stands there.
+/// The number at `at`, its end, and the byte at its end.
 ///
-/// Digits are taken one by one: these branches the processor foresees, and so it need not wait for the
-/// end of one number to start on the next. One that `IS_LONG` as a rule has its first eight taken at
-/// once.
+/// Digits are read one by one: the processor predicts these branches, and so starts on the next number
+/// before this one ends. If `IS_LONG`, numbers are usually long, and the first eight digits are read at once.
 #[inline(always)]
 fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, usize, u8)> {
     let mut at = start;
@@ -320,7 +332,7 @@ fn long_number_at(text: &[u8], at: usize) -> Option<(Number, usize, u8)> {
     Some((Number::Long(value), end, byte_at(text, end)))
 }
 
-/// A high bit for each byte that can't stand in a plain string, and for the quote that ends it.
+/// The high bit of each byte that a plain string cannot contain, and of the quote that ends it.
 #[inline(always)]
 fn not_plain(word: u64) -> u64 {
     // No sum or difference here leaves its byte.
@@ -341,7 +353,7 @@ fn are_digits(word: u64) -> bool {
     (((values & LOWS) + ONES * (0x80 - 10)) | values) & HIGHS == 0
 }
 
-/// The number that eight digits spell.
+/// The value of eight digits.
 #[inline(always)]
 fn to_number(word: u64) -> u64 {
     let digits = word & (ONES * 0x0F);
@@ -351,37 +363,6 @@ fn to_number(word: u64) -> u64 {
     let high = (pairs & lane).wrapping_mul(0x000F_4240_0000_0064);
     let low = ((pairs >> 16) & lane).wrapping_mul(0x0000_2710_0000_0001);
     high.wrapping_add(low) >> 32
-}
-
-/// Where the JSON number that starts at `at` ends, None when there is none.
-pub(super) fn number_end(text: &[u8], at: usize) -> Option<usize> {
-    let byte = |at: usize| text.get(at).copied().unwrap_or_default();
-    let digits = |mut at: usize| {
-        while byte(at).is_ascii_digit() {
-            at += 1;
-        }
-        at
-    };
-    let whole = at + usize::from(byte(at) == b'-');
-    let mut end = if byte(whole) == b'0' { whole + 1 } else { digits(whole) };
-    if end == whole {
-        return None;
-    }
-    if byte(end) == b'.' {
-        let decimals = end + 1;
-        end = digits(decimals);
-        if end == decimals {
-            return None;
-        }
-    }
-    if let b'e' | b'E' = byte(end) {
-        let exponent = end + 1 + usize::from(matches!(byte(end + 1), b'+' | b'-'));
-        end = digits(exponent);
-        if end == exponent {
-            return None;
-        }
-    }
-    Some(end)
 }
 
 #[cfg(test)]
