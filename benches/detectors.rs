@@ -6,20 +6,19 @@ mod measure;
 use std::hint::black_box;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
-use sigmad::analytics::detector_states::Detectors;
-use sigmad::analytics::names::Names;
-use sigmad::analytics::{Analytics, Settings};
+use sigmad::analytics::names::NameLookup;
+use sigmad::analytics::{Analytics, AnalyticsSettings};
+use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::novelty::Novelty;
 use sigmad_detectors::pager::Pager;
 use sigmad_detectors::residual::Residual;
 use sigmad_detectors::robust::Robust;
 use sigmad_detectors::window::Window;
 use sigmad_detectors::zscore::ZScore;
-use sigmad_detectors::{Detector, Kind};
+use sigmad_detectors::{Detector, DetectorKind};
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
 const STREAMS: usize = 4_096;
@@ -89,12 +88,12 @@ fn detectors(c: &mut Criterion<CpuTime>) {
 fn analytics(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("analytics");
     group.throughput(Throughput::Elements(STREAMS as u64));
-    let runs: [&[Kind]; 3] =
-        [&[Kind::Zscore], &[Kind::Pager, Kind::Zscore], Kind::value_variants()];
+    let runs: [&[DetectorKind]; 3] =
+        [&[DetectorKind::Zscore], &[DetectorKind::Pager, DetectorKind::Zscore], DetectorKind::ALL];
     for kinds in runs {
-        let names = Names::new(|_| Some("a device".into()), |_| "a metric".into());
-        let detectors = Detectors { kinds: kinds.to_vec(), ..Detectors::default() };
-        let mut analytics = Analytics::new(Settings { window: 50, detectors }, names);
+        let names = NameLookup::new(|_| Some("a device".into()), |_| "a metric".into());
+        let detectors = DetectorSettings { kinds: kinds.to_vec(), ..DetectorSettings::default() };
+        let mut analytics = Analytics::new(AnalyticsSettings { window: 50, detectors }, names);
         let batches: Vec<Batch> = (0..BEFORE)
             .map(|row| {
                 let mut batch = Batch::default();

@@ -11,8 +11,8 @@ use std::time::Duration;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
-use sigmad::analytics::names::Names;
-use sigmad::analytics::{Analytics, Settings};
+use sigmad::analytics::names::NameLookup;
+use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::sample_queue::{self, QueueClosed, SampleConsumer, SampleProducer, Sleeper};
 use sigmad_clock::Now;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
@@ -105,8 +105,8 @@ fn judge(c: &mut Criterion<CpuTime>) {
     group.throughput(Throughput::Elements(u64::from(SAMPLES)));
     for devices in [1, 50, 10_000, 500_000] {
         let names =
-            Names::new(|id| Some(id.index.to_string().into()), |id| id.0.to_string().into());
-        let mut analytics = Analytics::new(Settings::default(), names);
+            NameLookup::new(|id| Some(id.index.to_string().into()), |id| id.0.to_string().into());
+        let mut analytics = Analytics::new(AnalyticsSettings::default(), names);
         let chunks: Vec<_> = (0..devices.max(SAMPLES).div_ceil(SAMPLES))
             .map(|b| batch(devices, b * SAMPLES, SAMPLES))
             .collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measure::CpuTime;
 use sigmad::analytics::arena::Arena;
-use sigmad::analytics::detector_states::Detectors;
+use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::window::Window;
 
 const WINDOW: usize = 50;
@@ -49,7 +49,7 @@ fn window(c: &mut Criterion<CpuTime>) {
     assert!((moments.mean / expected.0 - 1.0).abs() < 1e-12);
     assert!((moments.std_dev() / expected.1 - 1.0).abs() < 1e-9);
 
-    let mut arena = Arena::new(WINDOW, Detectors::default());
+    let mut arena = Arena::new(WINDOW, DetectorSettings::default());
     let places: Vec<_> = (0..4_096).map(|_| arena.open()).collect();
     group.bench_function("4096 streams in turn", |b| {
         b.iter(|| {

@@ -1,4 +1,4 @@
-//! Names and ids: which device and which metric an id stands for, and how many streams there are.
+//! NameTable and ids: which device and which metric an id stands for, and how many streams there are.
 //!
 //! Shared by all threads. Workers reach it through the small cache of their decoder; the lock is
 //! taken for names a worker has not met for a while.
@@ -57,14 +57,14 @@ pub struct Registry {
     hasher: RandomState,
     /// One for each slot there can ever be: a device has a stream at least.
     words: Box<[AtomicU64]>,
-    names: RwLock<Names>,
+    names: RwLock<NameTable>,
 }
 
 #[derive(Debug, Default)]
-struct Names {
+struct NameTable {
     metrics: Vec<Arc<str>>,
     metrics_by_name: HashTable<u16>,
-    slots: Vec<Slot>,
+    slots: Vec<DeviceSlot>,
     devices_by_name: HashTable<u32>,
     /// Slots without a device.
     free: Vec<u32>,
@@ -75,7 +75,7 @@ struct Names {
 
 /// One device: 32 bytes, and as much for its name.
 #[derive(Debug, Default)]
-struct Slot {
+struct DeviceSlot {
     /// None once evicted.
     name: Option<Arc<str>>,
     metrics_mask: u64,
@@ -94,7 +94,7 @@ struct Sweep {
     second: u32,
 }
 
-impl Slot {
+impl DeviceSlot {
     fn has(&self, metric: MetricId) -> bool {
         match mask_of(metric) {
             0 => self.metrics_above.as_ref().is_some_and(|above| above.contains(&metric.0)),
@@ -237,7 +237,7 @@ impl Registry {
     pub fn touch(&self, device: DeviceId, now_s: u32) -> bool {
         let word_now = &self.words[device.index as usize];
         // Relaxed throughout: the word is all that workers and evictor agree on, and each reads and
-        // writes it in one step. Names and masks are read under the lock.
+        // writes it in one step. NameTable and masks are read under the lock.
         let mut seen = word_now.load(Ordering::Relaxed);
         loop {
             if generation_of(seen) != device.generation {
@@ -320,7 +320,11 @@ impl Registry {
     }
 
     /// Fills in the ids of known metrics; says how many are new.
-    fn look_up_metrics(&self, names: &Names, metrics: &mut [(&str, Option<MetricId>)]) -> usize {
+    fn look_up_metrics(
+        &self,
+        names: &NameTable,
+        metrics: &mut [(&str, Option<MetricId>)],
+    ) -> usize {
         let mut missing = 0;
         for (name, id) in metrics {
             if id.is_none() {
@@ -332,7 +336,7 @@ impl Registry {
     }
 
     /// Touches a device found under the lock, where no eviction can come between.
-    fn touched(&self, names: &Names, index: u32, now_s: u32) -> Admitted {
+    fn touched(&self, names: &NameTable, index: u32, now_s: u32) -> Admitted {
         let device = self.device_id(index);
         let alive = self.touch(device, now_s);
         debug_assert!(alive);
@@ -344,8 +348,8 @@ impl Registry {
         DeviceId { index, generation: generation_of(word) }
     }
 
-    fn add_metric(&self, names: &mut Names, name: &str) -> MetricId {
-        let Names { metrics, metrics_by_name, .. } = names;
+    fn add_metric(&self, names: &mut NameTable, name: &str) -> MetricId {
+        let NameTable { metrics, metrics_by_name, .. } = names;
         let id = metrics.len() as u16;
         metrics.push(name.into());
         metrics_by_name.insert_unique(self.hash_name(name.as_bytes()), id, |&id| {
@@ -354,10 +358,10 @@ impl Registry {
         MetricId(id)
     }
 
-    fn add_device(&self, names: &mut Names, hash: u64, name: &str) -> u32 {
-        let Names { slots, devices_by_name, free, .. } = names;
+    fn add_device(&self, names: &mut NameTable, hash: u64, name: &str) -> u32 {
+        let NameTable { slots, devices_by_name, free, .. } = names;
         let index = free.pop().unwrap_or_else(|| {
-            slots.push(Slot::default());
+            slots.push(DeviceSlot::default());
             slots.len() as u32 - 1
         });
         slots[index as usize].name = Some(name.into());
@@ -369,7 +373,7 @@ impl Registry {
     }
 
     /// Evicts the first silent device the hand comes to. False when there is none.
-    fn evict_one(&self, names: &mut Names, now_s: u32) -> bool {
+    fn evict_one(&self, names: &mut NameTable, now_s: u32) -> bool {
         if names.sweep.second < now_s {
             names.sweep.second = now_s;
             names.sweep.left = names.slots.len();
@@ -385,7 +389,7 @@ impl Registry {
         false
     }
 
-    fn evict(&self, names: &mut Names, index: usize, now_s: u32) -> bool {
+    fn evict(&self, names: &mut NameTable, index: usize, now_s: u32) -> bool {
         let seen = self.words[index].load(Ordering::Relaxed);
         if now_s.saturating_sub(seen_of(seen)) <= self.stream_idle_s {
             return false;
@@ -414,7 +418,7 @@ impl Registry {
     }
 }
 
-impl Names {
+impl NameTable {
     fn metric(&self, hash: u64, name: &str) -> Option<MetricId> {
         let found = |&id: &u16| &*self.metrics[usize::from(id)] == name;
         self.metrics_by_name.find(hash, found).map(|&id| MetricId(id))

@@ -18,10 +18,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
-use crate::analytics::detector_states::Detectors;
 use crate::analytics::report::{TotalsReport, questions};
 use crate::analytics::thread::{AnalyticsCounters, AnalyticsThread};
-use crate::analytics::{self, Analytics};
+use crate::analytics::{Analytics, AnalyticsSettings};
 use crate::answers::windows::DetectionSettings;
 use crate::api::counters::{RequestCounters, RouterCounters};
 use crate::api::debug::{self, DEBUGS_WAITING_MAX, DebugRequest};
@@ -49,6 +48,7 @@ use crate::store::url::Target;
 use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
 use sigmad_clock::{Clock, elapsed};
 use sigmad_counters::Counter;
+use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::zscore::ZScore;
 
 /// Descriptors kept from connections: standard streams, logs, listeners and pollers of four workers.
@@ -313,9 +313,9 @@ impl Parts {
         // config bounds it far below.
         let min_samples = settings.min_samples as u32;
         let zscore = ZScore { threshold, min_samples };
-        let detectors = Detectors { zscore, kinds: settings.detector.clone() };
+        let detectors = DetectorSettings { zscore, kinds: settings.detector.clone() };
         let detector = detectors.first();
-        let judging = analytics::Settings { window, detectors };
+        let judging = AnalyticsSettings { window, detectors };
         let store_deadline_ns = store.as_ref().map(|store| store.deadline_ns.clone());
         let (judged_producer, store) =
             store.map(|store| (store.judged_producer, store.thread)).unzip();

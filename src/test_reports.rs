@@ -7,7 +7,7 @@ use crate::analytics::report::{
     AnomalyReport, Asker, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
     WindowsReport, questions,
 };
-use sigmad_detectors::Kind;
+use sigmad_detectors::DetectorKind;
 use sigmad_sample::Verdict;
 
 /// An asker whose analytics thread answers with fixed reports; the thread ends with the last asker.
@@ -27,7 +27,7 @@ pub fn fleet() -> WindowsReport {
         values: vec![value; 3],
         mean: value,
         std_dev: 0.0,
-        verdict: Verdict { score: 1e6, z_score: -1e6, is_anomaly: true, is_far: true },
+        verdict: Verdict { score: 1e6, z_score: -1e6, is_anomaly: true, is_zscore_anomaly: true },
         findings: Vec::new(),
         total_count: 70,
         anomaly_count: 2,
@@ -46,7 +46,7 @@ pub fn totals() -> TotalsReport {
 }
 
 fn answer(question: Question) {
-    let verdict = Verdict { score: 5.0, z_score: 5.0, is_anomaly: true, is_far: true };
+    let verdict = Verdict { score: 5.0, z_score: 5.0, is_anomaly: true, is_zscore_anomaly: true };
     // Err: the reader no longer waits.
     match question {
         Question::Windows(_, scope, to) => {
@@ -82,7 +82,7 @@ fn answer(question: Question) {
                 verdict,
                 timestamp_us: query.since_us.max(0),
                 arrived_us: 1,
-                detector: Kind::Zscore,
+                detector: DetectorKind::Zscore,
                 start_us: 0,
                 end_us: None,
                 flags: 1,

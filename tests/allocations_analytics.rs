@@ -5,26 +5,25 @@ mod counting;
 
 use std::sync::Arc;
 
-use clap::ValueEnum;
-use sigmad::analytics::detector_states::Detectors;
-use sigmad::analytics::latest::Latest;
-use sigmad::analytics::names::Names;
-use sigmad::analytics::{Analytics, Settings};
+use sigmad::analytics::latest::LatestSamples;
+use sigmad::analytics::names::NameLookup;
+use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::judged_queue;
-use sigmad_detectors::Kind;
+use sigmad_detectors::DetectorKind;
+use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
 
 fn analytics() -> Analytics {
-    analytics_with(&[Kind::Zscore])
+    analytics_with(&[DetectorKind::Zscore])
 }
 
-fn analytics_with(kinds: &[Kind]) -> Analytics {
-    let names = Names::new(
+fn analytics_with(kinds: &[DetectorKind]) -> Analytics {
+    let names = NameLookup::new(
         |id| Some(format!("device-{:07}", id.index).into()),
         |id| format!("metric-{}", id.0).into(),
     );
-    let detectors = Detectors { kinds: kinds.to_vec(), ..Detectors::default() };
-    Analytics::new(Settings { detectors, ..Settings::default() }, names)
+    let detectors = DetectorSettings { kinds: kinds.to_vec(), ..DetectorSettings::default() };
+    Analytics::new(AnalyticsSettings { detectors, ..AnalyticsSettings::default() }, names)
 }
 
 /// One sample of two metrics from each of these devices.
@@ -43,13 +42,17 @@ fn batch(devices: std::ops::Range<u32>, round: u32) -> Batch {
 
 #[test]
 fn a_sample_allocates_nothing_once_its_streams_exist() {
-    for kinds in [&[Kind::Zscore][..], &[Kind::Pager, Kind::Zscore], Kind::value_variants()] {
+    for kinds in [
+        &[DetectorKind::Zscore][..],
+        &[DetectorKind::Pager, DetectorKind::Zscore],
+        DetectorKind::ALL,
+    ] {
         judges_without_the_allocator(kinds);
     }
 }
 
-fn judges_without_the_allocator(kinds: &[Kind]) {
-    let (mut analytics, mut latest) = (analytics_with(kinds), Latest::default());
+fn judges_without_the_allocator(kinds: &[DetectorKind]) {
+    let (mut analytics, mut latest) = (analytics_with(kinds), LatestSamples::default());
     let batches: Vec<_> = (0..300).map(|round| batch(0..128, round)).collect();
     for batch in &batches[..1] {
         analytics.judge(batch, 0);
@@ -73,7 +76,7 @@ fn a_sample_for_the_store_allocates_nothing_while_blocks_come_back() {
     let mut handed_on = 0;
     let mut run = || {
         for (round, batch) in batches.iter().enumerate() {
-            analytics.judge_and_hand_on(batch, 0, round as i64, &mut judged_producer);
+            analytics.judge_and_publish(batch, 0, round as i64, &mut judged_producer);
             // Partly filled ones too, and several on their way at once.
             if round % 7 == 0 {
                 judged_producer.send();
@@ -93,7 +96,7 @@ fn a_sample_for_the_store_allocates_nothing_while_blocks_come_back() {
 
 /// Fills two windows for each device and returns the bytes of memory that one stream takes, names and
 /// device table included.
-fn bytes_per_stream(kinds: &[Kind], devices: u32) -> usize {
+fn bytes_per_stream(kinds: &[DetectorKind], devices: u32) -> usize {
     let before = counting::bytes();
     let mut analytics = analytics_with(kinds);
     for round in 0..60 {
@@ -119,16 +122,16 @@ fn bytes_per_stream(kinds: &[Kind], devices: u32) -> usize {
 
 #[test]
 fn a_stream_takes_less_than_a_kibibyte() {
-    assert!(bytes_per_stream(&[Kind::Zscore], 20_000) <= 1_024);
+    assert!(bytes_per_stream(&[DetectorKind::Zscore], 20_000) <= 1_024);
 }
 
 #[test]
 fn with_pager_a_stream_takes_less_than_four() {
-    assert!(bytes_per_stream(&[Kind::Pager, Kind::Zscore], 10_000) <= 4_096);
+    assert!(bytes_per_stream(&[DetectorKind::Pager, DetectorKind::Zscore], 10_000) <= 4_096);
 }
 
 #[test]
 #[ignore = "takes 600 MB of memory"]
 fn a_million_streams_leave_a_third_of_their_room_to_the_registry() {
-    assert!(bytes_per_stream(&[Kind::Zscore], 500_000) <= 640);
+    assert!(bytes_per_stream(&[DetectorKind::Zscore], 500_000) <= 640);
 }

@@ -6,8 +6,8 @@ mod counting;
 use std::sync::Arc;
 
 use crossbeam_channel::bounded;
-use sigmad::analytics::latest::Latest;
-use sigmad::analytics::{Analytics, Settings};
+use sigmad::analytics::latest::LatestSamples;
+use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::api::router::{Router, RouterParts};
 use sigmad::decode::Decoder;
 use sigmad::http::message::{
@@ -34,7 +34,7 @@ struct Worker {
     router: Router,
     sample_consumer: SampleConsumer,
     analytics: Analytics,
-    latest: Latest,
+    latest: LatestSamples,
     scratch: Vec<u8>,
 }
 
@@ -52,8 +52,14 @@ impl Worker {
             tokens: Arc::default(),
             readiness: Arc::default(),
         });
-        let analytics = Analytics::new(Settings::default(), registry.into());
-        Self { router, sample_consumer, analytics, latest: Latest::default(), scratch: Vec::new() }
+        let analytics = Analytics::new(AnalyticsSettings::default(), registry.into());
+        Self {
+            router,
+            sample_consumer,
+            analytics,
+            latest: LatestSamples::default(),
+            scratch: Vec::new(),
+        }
     }
 
     fn round(&mut self, method: Method, path: &str, body: &[u8]) -> u16 {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use harness::{Engine, Server};
-use sigmad_detectors::Kind;
+use sigmad_detectors::DetectorKind;
 use sigmad_eval::events;
 use sigmad_eval::judges::{Z_THRESHOLD, scores_of};
 use sigmad_eval::nab::{self, PROFILES};
@@ -30,7 +30,7 @@ fn labelled_series() -> Vec<Series> {
     }
 }
 
-fn scores(judge: Kind, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
+fn scores(judge: DetectorKind, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
     all.iter().map(|series| (series, scores_of(judge, series))).collect()
 }
 
@@ -38,8 +38,8 @@ fn scores(judge: Kind, all: &[Series]) -> Vec<(&Series, Vec<f64>)> {
 #[test]
 fn scores_are_those_of_the_reference() {
     let all = nab_series();
-    let scored = scores(Kind::Zscore, &all);
-    let ranking = nab::Ranking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
+    let scored = scores(DetectorKind::Zscore, &all);
+    let ranking = nab::NabRanking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
     let best = [58.923_076_402_750_89, 20.425_638_940_385_26, 72.615_384_268_500_62];
     let fixed = [-154.743_033_452_263_57, -409.398_179_498_593, -69.828_688_968_175_68];
     for ((profile, best), fixed) in PROFILES.into_iter().zip(best).zip(fixed) {
@@ -50,8 +50,9 @@ fn scores_are_those_of_the_reference() {
     }
 
     let all = labelled_series();
-    let scored = scores(Kind::Zscore, &all);
-    let ranking = events::Ranking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
+    let scored = scores(DetectorKind::Zscore, &all);
+    let ranking =
+        events::EventRanking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
     assert_eq!(ranking.score(None).f1, 1.0);
     let fixed = ranking.score(Some(2.0));
     assert_eq!((fixed.hits, fixed.events, fixed.false_alarms), (3, 3, 45));
@@ -62,7 +63,7 @@ fn scores_are_those_of_the_reference() {
 #[test]
 fn what_follows_changes_nothing() {
     for series in nab_series().iter().chain(&labelled_series()) {
-        for &judge in Kind::value_variants() {
+        for &judge in DetectorKind::ALL {
             let whole = scores_of(judge, series);
             for cut in [1, 2, 149, 151, 500, 777, series.values.len() - 1] {
                 let start = Series {
@@ -101,7 +102,7 @@ fn scores_are_finite_and_not_negative_whatever_comes() {
                 values: (0..5_000).map(value).collect(),
                 ..Series::default()
             };
-            for &judge in Kind::value_variants() {
+            for &judge in DetectorKind::ALL {
                 let scores = scores_of(judge, &series);
                 assert!(scores.iter().all(|s| s.is_finite() && *s >= 0.0), "{}", judge.name());
             }
@@ -112,15 +113,15 @@ fn scores_are_finite_and_not_negative_whatever_comes() {
 #[test]
 fn units_and_zero_are_the_streams_own_business() {
     let series = &nab_series()[0];
-    let plain = scores_of(Kind::Pager, series);
+    let plain = scores_of(DetectorKind::Pager, series);
     let values = series.values.iter().map(|v| 4096.0 * v + 1e6).collect();
     let other = Series { values, ..series.clone() };
-    for (row, (a, b)) in plain.iter().zip(scores_of(Kind::Pager, &other)).enumerate() {
+    for (row, (a, b)) in plain.iter().zip(scores_of(DetectorKind::Pager, &other)).enumerate() {
         assert!((a - b).abs() < 0.05 * a.max(1.0), "row {row}: {a} and {b}");
     }
 }
 
-fn confusion(judge: Kind, scenario: Scenario) -> Confusion {
+fn confusion(judge: DetectorKind, scenario: Scenario) -> Confusion {
     let all = scenario.series();
     let scored = scores(judge, &all);
     let pairs: Vec<_> = scored.iter().map(|(series, s)| (*series, s.as_slice())).collect();
@@ -130,11 +131,11 @@ fn confusion(judge: Kind, scenario: Scenario) -> Confusion {
 
 #[test]
 fn spikes_in_noise_are_told_from_the_noise() {
-    let pager = confusion(Kind::Pager, Scenario::Spikes(0.01));
+    let pager = confusion(DetectorKind::Pager, Scenario::Spikes(0.01));
     assert!(pager.precision() > 0.7, "{pager:?}");
     assert!(pager.false_positive_rate() < 0.1, "{pager:?}");
     // What the contract's detector does is known, and is no accident.
-    let zscore = confusion(Kind::Zscore, Scenario::Spikes(0.01));
+    let zscore = confusion(DetectorKind::Zscore, Scenario::Spikes(0.01));
     assert!((0.2..0.3).contains(&zscore.precision()), "{zscore:?}");
 }
 
@@ -142,7 +143,7 @@ fn spikes_in_noise_are_told_from_the_noise() {
 #[test]
 fn stuck_sensors_and_days_that_fail_to_come_are_found() {
     for scenario in [Scenario::Stuck, Scenario::MissingCycle] {
-        let pager = confusion(Kind::Pager, scenario);
+        let pager = confusion(DetectorKind::Pager, scenario);
         assert_eq!(pager.events_found, pager.events, "{scenario:?}");
         assert!(pager.false_per_day < 0.4, "{scenario:?}: {pager:?}");
     }
@@ -163,7 +164,7 @@ fn the_command_prints_tables_and_writes_a_score_for_every_row() {
     let written = folder.join("realAdExchange/exchange-2_cpc_results");
     let scores = std::fs::read_to_string(written.with_extension("txt")).expect("scores");
     let scores: Vec<f64> = scores.lines().map(|line| line.parse().expect("a number")).collect();
-    assert_eq!(scores, scores_of(Kind::Pager, &nab_series()[0]));
+    assert_eq!(scores, scores_of(DetectorKind::Pager, &nab_series()[0]));
     let svg = std::fs::read_to_string(written.with_extension("svg")).expect("a picture");
     assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
     std::fs::remove_dir_all(&folder).expect("it was written");
@@ -209,7 +210,7 @@ fn a_running_server_judges_as_this_process_does() {
         let name = format!("{}.txt", series.name);
         let remote = remote_scores(&server, &format!("{FOLDER}/nab"), &name);
         let first = detectors.split(',').next().expect("not empty");
-        let judge = Kind::from_str(first, false).expect("a detector");
+        let judge = DetectorKind::from_str(first, false).expect("a detector");
         let local = scores_of(judge, series);
         assert_eq!(remote.len(), local.len());
         for (row, (remote, local)) in remote.into_iter().zip(local).enumerate() {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::bounded;
 use mimalloc::MiMalloc;
-use sigmad::analytics::latest::Latest;
-use sigmad::analytics::{Analytics, Settings};
+use sigmad::analytics::latest::LatestSamples;
+use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::api::router::{Router, RouterParts};
 use sigmad::decode::Decoder;
 use sigmad::http::Limits;
@@ -47,7 +47,7 @@ struct Bench {
     router: Router,
     sample_consumer: SampleConsumer,
     analytics: Analytics,
-    latest: Latest,
+    latest: LatestSamples,
     out: Vec<u8>,
     buffers: Buffers,
     date: DateLine,
@@ -76,8 +76,8 @@ impl Bench {
             protocol: Protocol::new(0, true),
             router,
             sample_consumer,
-            analytics: Analytics::new(Settings::default(), registry.into()),
-            latest: Latest::default(),
+            analytics: Analytics::new(AnalyticsSettings::default(), registry.into()),
+            latest: LatestSamples::default(),
             out: Vec::new(),
             buffers: Buffers::default(),
             date: DateLine::default(),

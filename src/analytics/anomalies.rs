@@ -6,19 +6,19 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::analytics::detector_states::Detectors;
 use crate::analytics::report::{AnomaliesQuery, AnomalyReport};
 use crate::registry::METRICS_MAX;
+use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::window::Moments;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
 
-/// Anomalies kept for `/anomalies`; older ones are only counted.
+/// AnomalyLog kept for `/anomalies`; older ones are only counted.
 pub const ANOMALIES_KEPT: usize = 4_096;
 const _: () = assert!(ANOMALIES_KEPT < u16::MAX as usize);
 
 /// A value that was flagged.
 #[derive(Clone, Copy, Debug)]
-pub struct Flag {
+pub struct AnomalousValue {
     /// The value.
     pub value: f64,
     /// The window before it.
@@ -32,7 +32,7 @@ pub struct Flag {
 }
 
 /// Whose anomaly it is: None for the fleet's.
-type Owner = (Option<DeviceId>, MetricId);
+type Subject = (Option<DeviceId>, MetricId);
 
 /// The place of an anomaly that has not ended; another may have taken it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +40,10 @@ pub struct OpenAnomaly(NonZeroU16);
 
 /// One anomaly. It keeps the device's name, and so its due after the device's eviction.
 #[derive(Debug)]
-struct Anomaly {
-    of: Owner,
+struct AnomalyEntry {
+    of: Subject,
     name: Option<Arc<str>>,
-    strangest: Flag,
+    strangest: AnomalousValue,
     start_us: i64,
     flags: u64,
     end_us: Option<i64>,
@@ -55,21 +55,21 @@ struct Anomaly {
 
 /// The latest anomalies.
 #[derive(Debug)]
-pub struct Anomalies {
-    ring: Vec<Anomaly>,
+pub struct AnomalyLog {
+    ring: Vec<AnomalyEntry>,
     total: u64,
     changes: u64,
     by_metric: Vec<u64>,
 }
 
-impl Default for Anomalies {
+impl Default for AnomalyLog {
     fn default() -> Self {
         let ring = Vec::with_capacity(ANOMALIES_KEPT);
         Self { ring, total: 0, changes: 0, by_metric: vec![0; METRICS_MAX] }
     }
 }
 
-impl Anomalies {
+impl AnomalyLog {
     /// Flags of that metric since the start.
     pub fn count(&self, metric: MetricId) -> u64 {
         self.by_metric[usize::from(metric.0)]
@@ -81,9 +81,9 @@ impl Anomalies {
     pub fn flag(
         &mut self,
         open: Option<OpenAnomaly>,
-        of: Owner,
+        of: Subject,
         name: Option<&Arc<str>>,
-        flag: Flag,
+        flag: AnomalousValue,
     ) -> OpenAnomaly {
         self.by_metric[usize::from(of.1.0)] += 1;
         self.changes += 1;
@@ -96,7 +96,7 @@ impl Anomalies {
             (anomaly.changed_us, anomaly.change) = (flag.arrived_us, change);
             return open;
         }
-        let anomaly = Anomaly {
+        let anomaly = AnomalyEntry {
             of,
             name: name.cloned(),
             strangest: flag,
@@ -118,7 +118,7 @@ impl Anomalies {
 
     /// The stream's next value is none: its anomaly ends there.
     #[cold]
-    pub fn end(&mut self, open: OpenAnomaly, of: Owner, timestamp_us: i64, arrived_us: i64) {
+    pub fn end(&mut self, open: OpenAnomaly, of: Subject, timestamp_us: i64, arrived_us: i64) {
         let change = self.changes + 1;
         if let Some(anomaly) = self.open(open, of) {
             anomaly.end_us = Some(timestamp_us);
@@ -129,14 +129,14 @@ impl Anomalies {
 
     /// There will be no next value, for its stream has gone.
     #[cold]
-    pub fn leave(&mut self, open: OpenAnomaly, of: Owner, arrived_us: i64) {
+    pub fn abandon(&mut self, open: OpenAnomaly, of: Subject, arrived_us: i64) {
         let last_us = self.open(open, of).map(|anomaly| anomaly.strangest.timestamp_us);
         if let Some(last_us) = last_us {
             self.end(open, of, last_us, arrived_us);
         }
     }
 
-    fn open(&mut self, place: OpenAnomaly, of: Owner) -> Option<&mut Anomaly> {
+    fn open(&mut self, place: OpenAnomaly, of: Subject) -> Option<&mut AnomalyEntry> {
         let anomaly = self.ring.get_mut(usize::from(place.0.get()) - 1)?;
         (anomaly.of == of && anomaly.end_us.is_none()).then_some(anomaly)
     }
@@ -145,7 +145,7 @@ impl Anomalies {
     pub fn latest(
         &self,
         query: &AnomaliesQuery,
-        detectors: &Detectors,
+        detectors: &DetectorSettings,
         metric_name: impl Fn(MetricId) -> Arc<str>,
     ) -> Vec<AnomalyReport> {
         let kept = self.ring.len() as u64;
@@ -159,7 +159,8 @@ impl Anomalies {
             })
             .take(query.limit)
             .map(|(serial, anomaly)| {
-                let Flag { value, before, verdict, timestamp_us, arrived_us } = anomaly.strangest;
+                let AnomalousValue { value, before, verdict, timestamp_us, arrived_us } =
+                    anomaly.strangest;
                 AnomalyReport {
                     serial,
                     device: anomaly.name.clone(),
@@ -187,8 +188,8 @@ impl Anomalies {
 mod tests {
     use super::*;
 
-    fn flag(value: f64, at_us: i64) -> Flag {
-        Flag {
+    fn flag(value: f64, at_us: i64) -> AnomalousValue {
+        AnomalousValue {
             value,
             before: Moments { count: 50, mean: 0.0, variance: 4.0 },
             verdict: Verdict { score: value, ..Verdict::default() },
@@ -201,13 +202,13 @@ mod tests {
         AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 }
     }
 
-    fn ask(anomalies: &Anomalies, query: AnomaliesQuery) -> Vec<AnomalyReport> {
-        anomalies.latest(&query, &Detectors::default(), |_| Arc::from("cpu"))
+    fn ask(anomalies: &AnomalyLog, query: AnomaliesQuery) -> Vec<AnomalyReport> {
+        anomalies.latest(&query, &DetectorSettings::default(), |_| Arc::from("cpu"))
     }
 
     #[test]
     fn the_ring_keeps_the_latest_newest_first() {
-        let mut anomalies = Anomalies::default();
+        let mut anomalies = AnomalyLog::default();
         let pushed = ANOMALIES_KEPT as i64 + 10;
         for i in 1..=pushed {
             let device = DeviceId { index: (i % 2) as u32, generation: 0 };
@@ -230,7 +231,7 @@ mod tests {
 
     #[test]
     fn flags_in_a_row_are_one_anomaly_that_shows_the_strangest() {
-        let mut anomalies = Anomalies::default();
+        let mut anomalies = AnomalyLog::default();
         let (one, other) = ((None, MetricId::CPU), (None, MetricId::RPS));
         let open = anomalies.flag(None, one, None, flag(3.0, 10));
         assert_eq!(anomalies.flag(Some(open), one, None, flag(9.0, 20)), open);
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(ask(&anomalies, AnomaliesQuery { since_us: 41, ..everything() }), found);
         // It has ended: the next is another.
         assert_ne!(anomalies.flag(Some(open), one, None, flag(4.0, 50)), open);
-        anomalies.leave(beside, other, 60);
+        anomalies.abandon(beside, other, 60);
         let found = ask(&anomalies, everything());
         let ends: Vec<_> = found.iter().map(|anomaly| anomaly.end_us).collect();
         assert_eq!(ends, [None, Some(25), Some(40)]);
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_place_that_another_has_taken_is_no_longer_open() {
-        let mut anomalies = Anomalies::default();
+        let mut anomalies = AnomalyLog::default();
         let one = (None, MetricId::CPU);
         let open = anomalies.flag(None, one, None, flag(3.0, 1));
         for i in 0..ANOMALIES_KEPT as i64 {

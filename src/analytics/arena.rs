@@ -8,9 +8,9 @@
 //! What the detectors remember of a stream lies beside that ([`DetectorStates`]).
 
 use crate::analytics::anomalies::OpenAnomaly;
-use crate::analytics::detector_states::{DetectorStates, Detectors, StateIndex};
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
+use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex};
 use sigmad_sample::Verdict;
 
 /// Memory for rings is taken so much at a time: some 50 µs of page faults, spread over its use.
@@ -22,7 +22,7 @@ pub struct StreamIndex(u32);
 
 /// Whose values a stream's ring holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RingOf {
+pub enum RingSource {
     /// This replica's alone, or nobody's.
     #[default]
     Own,
@@ -35,7 +35,7 @@ pub enum RingOf {
 /// What is kept of one stream beside its ring.
 #[derive(Clone, Debug, Default)]
 #[repr(align(64))]
-pub struct Stream {
+pub struct StreamRecord {
     /// The sums over its ring.
     pub window: Window,
     /// Of the last value.
@@ -45,16 +45,16 @@ pub struct Stream {
     /// What other replicas judged, as they last said.
     pub others: JudgedCounts,
     /// Whose values they are.
-    pub ring_of: RingOf,
+    pub ring_source: RingSource,
     /// What detectors remember of it.
-    pub memory: Option<StateIndex>,
+    pub state: Option<StateIndex>,
     /// Its last value was an anomaly, which goes on.
     pub open: Option<OpenAnomaly>,
 }
 
-const _: () = assert!(size_of::<Stream>() == 128);
+const _: () = assert!(size_of::<StreamRecord>() == 128);
 
-impl Stream {
+impl StreamRecord {
     /// Lets a value in that was judged by the window before it.
     #[inline(always)] // called twice a reading, where a call would pass its arguments through memory
     pub fn enter(&mut self, ring: &mut [f64], value: f64, verdict: Verdict) {
@@ -66,8 +66,8 @@ impl Stream {
 }
 
 #[derive(Debug)]
-struct Chunk {
-    streams: Box<[Stream]>,
+struct ArenaChunk {
+    streams: Box<[StreamRecord]>,
     rings: Box<[f64]>,
 }
 
@@ -77,18 +77,18 @@ pub struct Arena {
     window: usize,
     /// log₂ of the streams in a chunk.
     chunk_bits: u32,
-    chunks: Vec<Chunk>,
+    chunks: Vec<ArenaChunk>,
     /// Places up to here have been taken at least once.
     taken: u32,
     given_back: Vec<StreamIndex>,
     /// How many of those in use hold the own values of another.
     seconds: usize,
-    memories: DetectorStates,
+    states: DetectorStates,
 }
 
 impl Arena {
     /// Streams with `window` values each, and what these detectors remember.
-    pub fn new(window: usize, detectors: Detectors) -> Self {
+    pub fn new(window: usize, detectors: DetectorSettings) -> Self {
         assert!((1..=WINDOW_MAX).contains(&window), "config checks --window");
         let streams = CHUNK_RING_BYTES / (window * size_of::<f64>());
         let chunk_bits = streams.max(1).ilog2();
@@ -99,14 +99,14 @@ impl Arena {
             taken: 0,
             given_back: Vec::new(),
             seconds: 0,
-            memories: DetectorStates::new(detectors),
+            states: DetectorStates::new(detectors),
         }
     }
 
     /// What the detectors remember of all streams.
     #[inline]
-    pub fn memories(&self) -> &DetectorStates {
-        &self.memories
+    pub fn states(&self) -> &DetectorStates {
+        &self.states
     }
 
     /// Values in a window.
@@ -128,21 +128,21 @@ impl Arena {
     /// An empty stream, of which nothing is remembered.
     pub fn open(&mut self) -> StreamIndex {
         let place = self.take();
-        self.get_mut(place).0.memory = self.memories.take();
+        self.get_mut(place).0.state = self.states.take();
         place
     }
 
     /// A place without a memory.
     fn take(&mut self) -> StreamIndex {
         if let Some(place) = self.given_back.pop() {
-            *self.get_mut(place).0 = Stream::default();
+            *self.get_mut(place).0 = StreamRecord::default();
             return place;
         }
         let place = StreamIndex(self.taken);
         if self.split(place).0 == self.chunks.len() {
             let streams = 1 << self.chunk_bits;
-            self.chunks.push(Chunk {
-                streams: vec![Stream::default(); streams].into(),
+            self.chunks.push(ArenaChunk {
+                streams: vec![StreamRecord::default(); streams].into(),
                 // Zeroed by the system, page by page as it is used.
                 rings: vec![0.0; streams * self.window].into(),
             });
@@ -153,33 +153,35 @@ impl Arena {
 
     /// Forgets a stream; its place will be taken again. Returns its anomaly that has not ended.
     pub fn give_back(&mut self, place: StreamIndex) -> Option<OpenAnomaly> {
-        self.give_back_second(place);
+        self.give_back_own_copy(place);
         self.given_back.push(place);
         let (stream, _) = self.get_mut(place);
-        let (memory, open) = (stream.memory.take(), stream.open.take());
+        let (memory, open) = (stream.state.take(), stream.open.take());
         if let Some(memory) = memory {
-            self.memories.give_back(memory);
+            self.states.give_back(memory);
         }
         open
     }
 
     /// The stream that holds the values of this replica and the verdict of the last of them, with its
     /// ring. None while there are no such values.
-    pub fn own(&self, place: StreamIndex) -> Option<(&Stream, &[f64])> {
-        match self.get(place).0.ring_of {
-            RingOf::Own => Some(self.get(place)).filter(|(stream, _)| stream.window.count() > 0),
-            RingOf::Others => None,
-            RingOf::Both(second) => Some(self.get(second)),
+    pub fn own(&self, place: StreamIndex) -> Option<(&StreamRecord, &[f64])> {
+        match self.get(place).0.ring_source {
+            RingSource::Own => {
+                Some(self.get(place)).filter(|(stream, _)| stream.window.count() > 0)
+            }
+            RingSource::Others => None,
+            RingSource::Both(second) => Some(self.get(second)),
         }
     }
 
     /// Lets a value that has entered a ring of several replicas into this replica's own as well.
     #[inline(never)] // called only where there are other replicas
     pub fn enter_own(&mut self, place: StreamIndex, value: f64, verdict: Verdict) {
-        let second = match self.get(place).0.ring_of {
-            RingOf::Own => return,
-            RingOf::Others => self.take_second(place),
-            RingOf::Both(second) => second,
+        let second = match self.get(place).0.ring_source {
+            RingSource::Own => return,
+            RingSource::Others => self.take_own_copy(place),
+            RingSource::Both(second) => second,
         };
         let (stream, ring) = self.get_mut(second);
         stream.window.push(ring, value);
@@ -190,15 +192,15 @@ impl Arena {
     /// holds, apart.
     pub fn share(&mut self, place: StreamIndex, own: &[f64]) {
         let (stream, _) = self.get_mut(place);
-        if stream.ring_of != RingOf::Own {
+        if stream.ring_source != RingSource::Own {
             return;
         }
         if own.is_empty() {
-            stream.ring_of = RingOf::Others;
+            stream.ring_source = RingSource::Others;
             return;
         }
         let verdict = stream.verdict;
-        let second = self.take_second(place);
+        let second = self.take_own_copy(place);
         let (stream, ring) = self.get_mut(second);
         stream.window.refill(ring, own);
         stream.verdict = verdict;
@@ -206,21 +208,21 @@ impl Arena {
 
     /// Others' values have gone from the ring: it takes back `own`, which had stood apart.
     pub fn unshare(&mut self, place: StreamIndex, own: &[f64]) {
-        self.give_back_second(place);
+        self.give_back_own_copy(place);
         let (stream, ring) = self.get_mut(place);
         stream.window.refill(ring, own);
-        stream.ring_of = RingOf::Own;
+        stream.ring_source = RingSource::Own;
     }
 
-    fn take_second(&mut self, place: StreamIndex) -> StreamIndex {
+    fn take_own_copy(&mut self, place: StreamIndex) -> StreamIndex {
         let second = self.take();
-        self.get_mut(place).0.ring_of = RingOf::Both(second);
+        self.get_mut(place).0.ring_source = RingSource::Both(second);
         self.seconds += 1;
         second
     }
 
-    fn give_back_second(&mut self, place: StreamIndex) {
-        if let RingOf::Both(second) = self.get(place).0.ring_of {
+    fn give_back_own_copy(&mut self, place: StreamIndex) {
+        if let RingSource::Both(second) = self.get(place).0.ring_source {
             self.given_back.push(second);
             self.seconds -= 1;
         }
@@ -228,17 +230,17 @@ impl Arena {
 
     /// A stream and its ring.
     #[inline]
-    pub fn get(&self, place: StreamIndex) -> (&Stream, &[f64]) {
+    pub fn get(&self, place: StreamIndex) -> (&StreamRecord, &[f64]) {
         let (chunk, within) = self.split(place);
-        let Chunk { streams, rings } = &self.chunks[chunk];
+        let ArenaChunk { streams, rings } = &self.chunks[chunk];
         (&streams[within], &rings[within * self.window..][..self.window])
     }
 
     /// A stream and its ring, to push to.
     #[inline]
-    pub fn get_mut(&mut self, place: StreamIndex) -> (&mut Stream, &mut [f64]) {
+    pub fn get_mut(&mut self, place: StreamIndex) -> (&mut StreamRecord, &mut [f64]) {
         let (chunk, within) = self.split(place);
-        let Chunk { streams, rings } = &mut self.chunks[chunk];
+        let ArenaChunk { streams, rings } = &mut self.chunks[chunk];
         (&mut streams[within], &mut rings[within * self.window..][..self.window])
     }
 
@@ -247,11 +249,11 @@ impl Arena {
     pub fn get_to_judge(
         &mut self,
         place: StreamIndex,
-    ) -> (&mut Stream, &mut [f64], &mut DetectorStates) {
+    ) -> (&mut StreamRecord, &mut [f64], &mut DetectorStates) {
         let (chunk, within) = self.split(place);
-        let Chunk { streams, rings } = &mut self.chunks[chunk];
+        let ArenaChunk { streams, rings } = &mut self.chunks[chunk];
         let ring = &mut rings[within * self.window..][..self.window];
-        (&mut streams[within], ring, &mut self.memories)
+        (&mut streams[within], ring, &mut self.states)
     }
 
     #[inline]
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn streams_do_not_touch_each_other_and_do_not_move() {
         for window in [1, 50, WINDOW_MAX] {
-            let mut arena = Arena::new(window, Detectors::default());
+            let mut arena = Arena::new(window, DetectorSettings::default());
             let places: Vec<_> = (0..60).map(|_| arena.open()).collect();
             let first = arena.get(places[0]).1.as_ptr();
             for (i, &place) in places.iter().enumerate() {
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_shared_stream_is_counted_once_and_gives_both_back() {
-        let mut arena = Arena::new(4, Detectors::default());
+        let mut arena = Arena::new(4, DetectorSettings::default());
         let (shared, foreign) = (arena.open(), arena.open());
         let (stream, ring) = arena.get_mut(shared);
         stream.window.push(ring, 1.0);
@@ -316,12 +318,12 @@ mod tests {
         arena.unshare(shared, &[1.0, 2.0]);
         arena.give_back(foreign);
         assert_eq!((arena.in_use(), arena.given_back.len()), (1, 3));
-        assert_eq!(arena.get(shared).0.ring_of, RingOf::Own);
+        assert_eq!(arena.get(shared).0.ring_source, RingSource::Own);
     }
 
     #[test]
     fn a_place_given_back_is_taken_again_empty() {
-        let mut arena = Arena::new(50, Detectors::default());
+        let mut arena = Arena::new(50, DetectorSettings::default());
         let (a, b) = (arena.open(), arena.open());
         let (stream, ring) = arena.get_mut(a);
         stream.window.push(ring, 5.0);

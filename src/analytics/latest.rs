@@ -38,14 +38,14 @@ struct Entry {
 
 /// The rings.
 #[derive(Debug)]
-pub struct Latest {
+pub struct LatestSamples {
     samples: Box<[Entry]>,
     readings: Box<[Reading]>,
     samples_total: u64,
     readings_total: u64,
 }
 
-impl Default for Latest {
+impl Default for LatestSamples {
     fn default() -> Self {
         let sample = Sample { timestamp_us: 0, device: None, readings: 0 };
         let entry = Entry { sample, arrived_us: 0, first_reading: 0 };
@@ -59,7 +59,7 @@ impl Default for Latest {
     }
 }
 
-impl Latest {
+impl LatestSamples {
     /// Keeps the samples, in the places of the oldest.
     pub fn keep(&mut self, batch: &Batch, arrived_us: i64) {
         for (sample, readings) in batch.iter() {
@@ -114,7 +114,7 @@ mod tests {
         batch
     }
 
-    fn check(latest: &Latest, expected: impl Iterator<Item = usize>, width: usize) {
+    fn check(latest: &LatestSamples, expected: impl Iterator<Item = usize>, width: usize) {
         let mut expected = expected;
         for kept in latest.newest_first(None, i64::MIN) {
             let i = expected.next().expect("not more than expected");
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn the_newest_come_first_and_the_oldest_go() {
         for width in [1, 2, 3, 4, 5, 7, 32] {
-            let mut latest = Latest::default();
+            let mut latest = LatestSamples::default();
             check(&latest, 0..0, width);
             let pushed = SAMPLES_KEPT + 1_000;
             for i in 0..pushed {
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn one_device_and_one_span() {
-        let mut latest = Latest::default();
+        let mut latest = LatestSamples::default();
         latest.keep(&batch(0, 30, 2), 5);
         latest.keep(&batch(30, 30, 2), 6);
         let ask = |device, since_us| latest.newest_first(device, since_us).count();

@@ -10,13 +10,13 @@ type DeviceName = dyn Fn(DeviceId) -> Option<Arc<str>> + Send;
 type MetricName = dyn Fn(MetricId) -> Arc<str> + Send;
 
 /// The names of ids.
-pub struct Names {
+pub struct NameLookup {
     device: Box<DeviceName>,
     metric: Box<MetricName>,
 }
 
-impl Names {
-    /// Names from anywhere. A device has none once it has been evicted.
+impl NameLookup {
+    /// NameLookup from anywhere. A device has none once it has been evicted.
     pub fn new(
         device: impl Fn(DeviceId) -> Option<Arc<str>> + Send + 'static,
         metric: impl Fn(MetricId) -> Arc<str> + Send + 'static,
@@ -35,15 +35,15 @@ impl Names {
     }
 }
 
-impl From<Arc<Registry>> for Names {
+impl From<Arc<Registry>> for NameLookup {
     fn from(registry: Arc<Registry>) -> Self {
         let devices = registry.clone();
         Self::new(move |id| devices.device_name(id), move |id| registry.metric_name(id))
     }
 }
 
-impl fmt::Debug for Names {
+impl fmt::Debug for NameLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Names")
+        f.write_str("NameLookup")
     }
 }

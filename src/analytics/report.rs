@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::sample_queue::Sleeper;
-use sigmad_detectors::Kind;
+use sigmad_detectors::{DetectorKind, Finding};
 use sigmad_sample::{DeviceId, Verdict};
 
 /// Questions waiting; past it askers wait too.
@@ -62,7 +62,7 @@ impl Asker {
 pub struct TotalsReport {
     /// Samples judged.
     pub samples: u64,
-    /// Anomalies by metric, of device windows and, for samples without a device, the fleet's.
+    /// AnomalyLog by metric, of device windows and, for samples without a device, the fleet's.
     pub anomalies: Vec<(Arc<str>, u64)>,
     /// Devices with windows.
     pub devices: usize,
@@ -156,21 +156,8 @@ pub struct MetricReport {
     pub findings: Vec<Finding>,
     /// Values since the start.
     pub total_count: u64,
-    /// Anomalies since the start.
+    /// AnomalyLog since the start.
     pub anomaly_count: u64,
-}
-
-/// What one detector said.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Finding {
-    /// Which.
-    pub detector: Kind,
-    /// How strange, 0 and up, on its own scale.
-    pub score: f64,
-    /// Whether that is an anomaly.
-    pub is_anomaly: bool,
-    /// From which score on it is; past which for `zscore`.
-    pub threshold: f64,
 }
 
 /// One device in `/devices`.
@@ -190,7 +177,7 @@ pub struct DeviceReport {
     pub last_seen_us: i64,
     /// Samples since the start.
     pub total_count: u64,
-    /// Anomalies since the start.
+    /// AnomalyLog since the start.
     pub anomaly_count: u64,
 }
 
@@ -218,7 +205,7 @@ pub struct AnomalyReport {
     /// When it arrived.
     pub arrived_us: i64,
     /// Which detector found it.
-    pub detector: Kind,
+    pub detector: DetectorKind,
     /// When it began, as the client said.
     pub start_us: i64,
     /// When the next value was that is no anomaly, as the client said. None while it goes on.
@@ -240,6 +227,6 @@ pub struct SampleReport {
     pub timestamp_us: i64,
     /// When it arrived.
     pub arrived_us: i64,
-    /// Names and values.
+    /// NameLookup and values.
     pub readings: Vec<(Arc<str>, f64)>,
 }

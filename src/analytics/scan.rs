@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use crossbeam_channel::Sender;
 
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DeviceReport, DevicesQuery, DevicesSort};
-use crate::analytics::streams::{DEVICES_PER_CHUNK, Device, Streams};
+use crate::analytics::streams::{DEVICES_PER_CHUNK, DeviceEntry, Streams};
 use sigmad_sample::DeviceId;
 
 /// Devices looked at in one step: some 20 µs, and several times that where names are searched.
@@ -21,7 +21,7 @@ type Rank = (bool, u64, Reverse<u32>);
 
 /// One question on its way through the devices.
 #[derive(Debug)]
-pub struct Scan {
+pub struct DeviceScan {
     sort: DevicesSort,
     limit: usize,
     search: Option<Box<str>>,
@@ -31,7 +31,7 @@ pub struct Scan {
     best: BinaryHeap<Reverse<(Rank, u32)>>,
 }
 
-impl Scan {
+impl DeviceScan {
     pub fn new(query: DevicesQuery, reply: Sender<Vec<DeviceReport>>) -> Self {
         let limit = query.limit.min(DEVICES_REPORTED_MAX);
         let DevicesQuery { sort, search, .. } = query;
@@ -54,7 +54,7 @@ impl Scan {
     }
 
     #[inline]
-    fn consider(&mut self, index: u32, device: &Device, name: &str) {
+    fn consider(&mut self, index: u32, device: &DeviceEntry, name: &str) {
         let is_exact = self.search.as_deref() == Some(name);
         let rank = (is_exact, key(self.sort, device), Reverse(index));
         if self.best.len() < self.limit {
@@ -89,7 +89,7 @@ fn has_part(name: &str, part: &str) -> bool {
     name.as_bytes().windows(part.len()).any(|found| found.eq_ignore_ascii_case(part.as_bytes()))
 }
 
-fn key(sort: DevicesSort, device: &Device) -> u64 {
+fn key(sort: DevicesSort, device: &DeviceEntry) -> u64 {
     match sort {
         // The bits of floats that are not negative are ordered as they are.
         DevicesSort::Score => device.strangest().map_or(0, |stream| stream.score.to_bits()),
@@ -98,7 +98,7 @@ fn key(sort: DevicesSort, device: &Device) -> u64 {
     }
 }
 
-fn report(streams: &Streams, device: &Device) -> Option<DeviceReport> {
+fn report(streams: &Streams, device: &DeviceEntry) -> Option<DeviceReport> {
     let strangest = device.strangest()?;
     let (stream, ring) = streams.arena.get(strangest.place);
     let counts = device.own + device.others;

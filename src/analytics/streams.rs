@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::analytics::arena::{Arena, StreamIndex};
-use crate::analytics::detector_states::Detectors;
-use crate::analytics::names::Names;
+use crate::analytics::names::NameLookup;
 use crate::judged_queue::JudgedCounts;
+use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{DeviceId, MetricId};
 
 /// Devices are added so many at a time, so that growing never copies them.
@@ -34,7 +34,7 @@ pub struct DeviceStream {
 
 /// The last sample of a device or of the fleet.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LastHeard {
+pub struct LastSample {
     /// When any replica heard it, by that replica's clock.
     pub seen_us: i64,
     /// Its timestamp.
@@ -43,10 +43,10 @@ pub struct LastHeard {
     pub own_timestamp_us: i64,
 }
 
-impl LastHeard {
+impl LastSample {
     /// A sample was heard here, after those that any of `others` heard before it.
     #[inline]
-    pub fn here(&mut self, arrived_us: i64, timestamp_us: i64, others: JudgedCounts) {
+    pub fn update(&mut self, arrived_us: i64, timestamp_us: i64, others: JudgedCounts) {
         self.own_timestamp_us = timestamp_us;
         // With nobody else to compare with, what came last is the last, whatever the clock says.
         if arrived_us >= self.seen_us || others.total == 0 {
@@ -55,7 +55,7 @@ impl LastHeard {
     }
 
     /// Any replica may have heard it.
-    pub fn anywhere(&mut self, seen_us: i64, timestamp_us: i64) {
+    pub fn update_from_replicas(&mut self, seen_us: i64, timestamp_us: i64) {
         if seen_us > self.seen_us {
             (self.seen_us, self.timestamp_us) = (seen_us, timestamp_us);
         }
@@ -70,7 +70,7 @@ impl LastHeard {
 /// One device, or a place without an occupant so far. Two cache lines, never three.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct Device {
+pub struct DeviceEntry {
     /// None: nobody yet.
     pub name: Option<Arc<str>>,
     /// Which occupant of its place it is.
@@ -82,14 +82,14 @@ pub struct Device {
     /// What other replicas heard, as they last said.
     pub others: JudgedCounts,
     /// The last sample.
-    pub last: LastHeard,
-    /// When it was last heard from here, by [`LastHeard::seconds`].
-    pub own_heard_s: u32,
+    pub last: LastSample,
+    /// When it was last heard from here, by [`LastSample::seconds`].
+    pub own_seen_s: u32,
 }
 
-const _: () = assert!(size_of::<Device>() == 128);
+const _: () = assert!(size_of::<DeviceEntry>() == 128);
 
-impl Device {
+impl DeviceEntry {
     /// Its stream of that metric, taken when the metric is new. `hint`: where it probably stands, for
     /// most samples of a device name the same metrics in the same order.
     #[inline]
@@ -103,7 +103,7 @@ impl Device {
         &mut self.streams[at]
     }
 
-    /// Where its stream of that metric stands; `hint` as for [`Device::stream`].
+    /// Where its stream of that metric stands; `hint` as for [`DeviceEntry::stream`].
     #[inline]
     pub fn find(&self, metric: MetricId, hint: usize) -> Option<usize> {
         if self.streams.get(hint).is_some_and(|stream| stream.metric == metric) {
@@ -127,7 +127,7 @@ impl Device {
 
 /// One metric, over all devices.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct FleetStream {
     /// The metric's name.
     pub name: Arc<str>,
     /// Its id.
@@ -139,20 +139,20 @@ pub struct Fleet {
 /// All devices and streams.
 #[derive(Debug)]
 pub struct Streams {
-    names: Names,
-    devices: Vec<Box<[Device]>>,
+    names: NameLookup,
+    devices: Vec<Box<[DeviceEntry]>>,
     occupied: usize,
-    fleet: Vec<Option<Fleet>>,
+    fleet: Vec<Option<FleetStream>>,
     fleet_count: usize,
     /// The streams of devices and of the fleet.
     pub arena: Arena,
-    /// Anomalies that had not ended when their device lost its place.
+    /// AnomalyLog that had not ended when their device lost its place.
     pub left_open: Vec<(OpenAnomaly, DeviceId, MetricId)>,
 }
 
 impl Streams {
     /// Streams with `window` values each, judged by these detectors.
-    pub fn new(window: usize, detectors: Detectors, names: Names) -> Self {
+    pub fn new(window: usize, detectors: DetectorSettings, names: NameLookup) -> Self {
         Self {
             names,
             devices: Vec::new(),
@@ -180,30 +180,30 @@ impl Streams {
     }
 
     /// The devices from place `from` to the end of their chunk.
-    pub fn chunk_from(&self, from: usize) -> &[Device] {
+    pub fn chunk_from(&self, from: usize) -> &[DeviceEntry] {
         let chunk = self.devices.get(from / DEVICES_PER_CHUNK);
         chunk.map_or(&[], |devices| &devices[from % DEVICES_PER_CHUNK..])
     }
 
     /// The device of that id, while it has its place.
     #[inline]
-    pub fn device(&self, id: DeviceId) -> Option<&Device> {
+    pub fn device(&self, id: DeviceId) -> Option<&DeviceEntry> {
         let index = id.index as usize;
         let device = &self.devices.get(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK];
         (device.generation == id.generation && device.name.is_some()).then_some(device)
     }
 
     /// Brings what detectors remember of a device near, which is soon to be judged.
-    pub fn fetch(&self, id: DeviceId) {
+    pub fn prefetch(&self, id: DeviceId) {
         let streams = self.device(id).into_iter().flat_map(|device| &device.streams);
-        for memory in streams.filter_map(|stream| self.arena.get(stream.place).0.memory) {
-            self.arena.memories().fetch(memory);
+        for state in streams.filter_map(|stream| self.arena.get(stream.place).0.state) {
+            self.arena.states().prefetch(state);
         }
     }
 
-    /// What was judged here of a device's stream; `hint` as for [`Device::stream`].
+    /// What was judged here of a device's stream; `hint` as for [`DeviceEntry::stream`].
     #[inline]
-    pub fn counts(&self, device: &Device, metric: MetricId, hint: usize) -> JudgedCounts {
+    pub fn counts(&self, device: &DeviceEntry, metric: MetricId, hint: usize) -> JudgedCounts {
         let at = device.find(metric, hint);
         at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place).0.own)
     }
@@ -224,7 +224,7 @@ impl Streams {
     /// The device of that id, which takes its place when it is new, and the streams. None when it has
     /// been evicted in the meantime.
     #[inline]
-    pub fn device_mut(&mut self, id: DeviceId) -> Option<(&mut Device, &mut Arena)> {
+    pub fn device_mut(&mut self, id: DeviceId) -> Option<(&mut DeviceEntry, &mut Arena)> {
         if self.device(id).is_none() {
             self.occupy(id)?;
         }
@@ -238,7 +238,7 @@ impl Streams {
     fn occupy(&mut self, id: DeviceId) -> Option<()> {
         let index = id.index as usize;
         while self.devices.len() <= index / DEVICES_PER_CHUNK {
-            let chunk = std::iter::repeat_with(Device::default).take(DEVICES_PER_CHUNK);
+            let chunk = std::iter::repeat_with(DeviceEntry::default).take(DEVICES_PER_CHUNK);
             self.devices.push(chunk.collect());
         }
         let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
@@ -253,7 +253,7 @@ impl Streams {
             self.left_open.extend(open.map(|open| (open, gone, stream.metric)));
         }
         let generation = id.generation;
-        *device = Device { name: Some(name), generation, ..Device::default() };
+        *device = DeviceEntry { name: Some(name), generation, ..DeviceEntry::default() };
         Some(())
     }
 
@@ -276,13 +276,13 @@ impl Streams {
             self.fleet.resize_with(index + 1, || None);
         }
         let (name, place) = (self.names.metric(metric), self.arena.open());
-        self.fleet[index] = Some(Fleet { name, metric, place });
+        self.fleet[index] = Some(FleetStream { name, metric, place });
         self.fleet_count += 1;
         place
     }
 
     /// The metrics that were ever judged, in the order of their ids.
-    pub fn fleet(&self) -> impl Iterator<Item = &Fleet> {
+    pub fn fleet(&self) -> impl Iterator<Item = &FleetStream> {
         self.fleet.iter().flatten()
     }
 

@@ -16,7 +16,7 @@ use std::vec;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use crate::analytics::Analytics;
-use crate::analytics::latest::Latest;
+use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
     Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, TotalsReport, WindowsReport,
 };
@@ -63,7 +63,7 @@ pub struct AnalyticsCounters {
 #[derive(Debug)]
 pub struct AnalyticsThread {
     analytics: Analytics,
-    latest: Latest,
+    latest: LatestSamples,
     ttl_us: i64,
     sources: Vec<Source>,
     questions: Receiver<Question>,
@@ -124,7 +124,7 @@ impl AnalyticsThread {
     ) -> Self {
         Self {
             analytics,
-            latest: Latest::default(),
+            latest: LatestSamples::default(),
             ttl_us,
             sources: samples.into_iter().map(|consumer| Source { consumer, ahead: 0 }).collect(),
             questions,
@@ -280,7 +280,7 @@ impl AnalyticsThread {
 
 fn judge_chunk(
     analytics: &mut Analytics,
-    latest: &mut Latest,
+    latest: &mut LatestSamples,
     beyond: Option<&mut StoreLink>,
     chunk: &SampleChunk,
     clock: &Clock,
@@ -292,7 +292,7 @@ fn judge_chunk(
         None => analytics.judge(&chunk.batch, arrived_us),
         Some(StoreLink { judged_producer, time_us, .. }) => {
             *time_us = arrived_us.max(*time_us + 1);
-            analytics.judge_and_hand_on(&chunk.batch, arrived_us, *time_us, judged_producer);
+            analytics.judge_and_publish(&chunk.batch, arrived_us, *time_us, judged_producer);
         }
     }
     latest.keep(&chunk.batch, arrived_us);
@@ -308,7 +308,7 @@ fn judge_chunk(
 
 /// The samples that `query` asks for; without those whose device has lost its place since.
 fn latest_samples(
-    latest: &Latest,
+    latest: &LatestSamples,
     analytics: &Analytics,
     query: &RecentQuery,
     now: Now,
@@ -345,8 +345,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::analytics::Settings;
-    use crate::analytics::names::Names;
+    use crate::analytics::AnalyticsSettings;
+    use crate::analytics::names::NameLookup;
     use crate::analytics::report::{
         AnomaliesQuery, Asker, DevicesQuery, DevicesSort, Scope, questions,
     };
@@ -373,11 +373,11 @@ mod tests {
         let (asker, asked) = questions(sleeper.clone());
         let (producers, ends) =
             (0..producers).map(|_| sample_queue::channel(sleeper.clone(), Arc::default())).unzip();
-        let names = Names::new(
+        let names = NameLookup::new(
             |id| Some(format!("d{}", id.index).into()),
             |id| format!("m{}", id.0).into(),
         );
-        let analytics = Analytics::new(Settings::default(), names);
+        let analytics = Analytics::new(AnalyticsSettings::default(), names);
         let counters = Arc::<AnalyticsCounters>::default();
         let counted = counters.clone();
         let judged_producer = judged_producer(sleeper.clone());

@@ -158,7 +158,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use sigmad_detectors::Kind;
+    use sigmad_detectors::DetectorKind;
     use sigmad_sample::Verdict;
 
     fn parse(body: &[u8]) -> Value {
@@ -202,10 +202,15 @@ mod tests {
             mean: 10.0,
             std_dev: 1.0,
             reach: 2.0,
-            verdict: Verdict { score: 490.0, z_score: 490.0, is_anomaly: true, is_far: true },
+            verdict: Verdict {
+                score: 490.0,
+                z_score: 490.0,
+                is_anomaly: true,
+                is_zscore_anomaly: true,
+            },
             timestamp_us: 1_000_000,
             arrived_us: 1_000_000,
-            detector: Kind::Zscore,
+            detector: DetectorKind::Zscore,
             start_us: 500_000,
             end_us: None,
             flags: 3,

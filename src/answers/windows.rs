@@ -4,9 +4,10 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::json::{Seconds, body};
-use crate::analytics::report::{Finding, MetricReport, Scope, WindowsReport};
+use crate::analytics::report::{MetricReport, Scope, WindowsReport};
 use sigmad_clock::Now;
-use sigmad_detectors::quantile::Quantiles;
+use sigmad_detectors::Finding;
+use sigmad_detectors::quantile::WindowQuantiles;
 use sigmad_sample::number::Plain;
 
 /// The detection settings that `/analyze` shows.
@@ -124,7 +125,8 @@ struct FindingJson {
 
 impl<'a> MetricJson<'a> {
     fn new(report: &'a MetricReport) -> Self {
-        let quantiles = Quantiles::of(&report.values).expect("a reported window is never empty");
+        let quantiles =
+            WindowQuantiles::of(&report.values).expect("a reported window is never empty");
         Self {
             count: report.values.len(),
             mean: report.mean,
@@ -230,7 +232,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use sigmad_detectors::Kind;
+    use sigmad_detectors::DetectorKind;
     use sigmad_sample::Verdict;
 
     const SETTINGS: DetectionSettings =
@@ -245,9 +247,14 @@ mod tests {
             values: values.to_vec(),
             mean: 120.3,
             std_dev: 1.76,
-            verdict: Verdict { score: 0.18, z_score: -0.18, is_anomaly: false, is_far: false },
+            verdict: Verdict {
+                score: 0.18,
+                z_score: -0.18,
+                is_anomaly: false,
+                is_zscore_anomaly: false,
+            },
             findings: vec![Finding {
-                detector: Kind::Pager,
+                detector: DetectorKind::Pager,
                 score: 0.25,
                 is_anomaly: false,
                 threshold: 1.0,

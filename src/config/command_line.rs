@@ -9,7 +9,7 @@ use super::error::CommandLineError;
 use super::help::{EVAL_HELP_END, HELP_END, help};
 use super::settings::ServerSettings;
 use sigmad_demo as demo;
-use sigmad_eval as eval;
+use sigmad_eval::EvalSettings;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub enum Invocation {
     /// Generate load.
     Load(Box<LoadSettings>),
     /// Evaluate the detectors.
-    Eval(eval::Settings),
+    Eval(EvalSettings),
 }
 
 /// Reads the command line and the environment of this process.
@@ -86,7 +86,7 @@ enum CommandName {
     /// generate load and report latency and throughput
     Load(Box<LoadSettings>),
     /// measure the detectors on labelled data
-    Eval(eval::Settings),
+    Eval(EvalSettings),
 }
 
 #[derive(Args)]

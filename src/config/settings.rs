@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use super::choices::{Engine, LogFormat, Pin, RedisHistory};
 use super::error::SettingsError;
 use crate::store::url::{Target, UrlError};
-use sigmad_detectors::Kind;
+use sigmad_detectors::DetectorKind;
 
 /// More threads would only share the cores of the largest machines.
 const WORKERS: RangeInclusive<usize> = 0..=1_024;
@@ -136,7 +136,7 @@ pub struct ServerSettings {
         value_delimiter = ',',
         default_value = "zscore"
     )]
-    pub detector: Vec<Kind>,
+    pub detector: Vec<DetectorKind>,
 
     /// standard deviations that make an anomaly
     ///

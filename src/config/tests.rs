@@ -10,7 +10,7 @@ use super::environment::variable;
 use super::error::CommandLineError;
 use super::in_force::ShownValue;
 use super::*;
-use sigmad_detectors::Kind;
+use sigmad_detectors::DetectorKind;
 
 fn parsed(args: &[&str]) -> Result<Invocation, CommandLineError> {
     parse_from([&["sigmad"], args].concat())
@@ -166,10 +166,10 @@ fn values_that_contradict_each_other_are_refused() {
 fn detectors_are_a_list_in_order() {
     for args in [&["--detector=pager,zscore"][..], &["--detector=pager", "--detector=zscore"]] {
         let set = settings(args);
-        assert_eq!(set.detector, [Kind::Pager, Kind::Zscore]);
+        assert_eq!(set.detector, [DetectorKind::Pager, DetectorKind::Zscore]);
         assert!(set.to_environment().contains("SIGMAD_DETECTOR=pager,zscore\n"));
     }
-    assert_eq!(settings(&[]).detector, [Kind::Zscore]);
+    assert_eq!(settings(&[]).detector, [DetectorKind::Zscore]);
 }
 
 #[test]

@@ -10,12 +10,12 @@ use baseline::sample::Sample;
 use baseline::windows::WINDOW;
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use sigmad::analytics::detector_states::Detectors;
 use sigmad::analytics::report::Scope;
-use sigmad::analytics::{Analytics, Settings};
+use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::registry::Registry;
 use sigmad::sample_queue::{QueueClosed, SampleConsumer, Sleeper};
 use sigmad_clock::Clock;
+use sigmad_detectors::DetectorSettings;
 use sigmad_sample::Batch;
 
 use crate::windows::{DETECTOR, Windows};
@@ -121,8 +121,8 @@ pub struct ById {
 impl ById {
     /// Without samples.
     pub fn new(registry: Arc<Registry>, writer: Option<Writer>) -> Self {
-        let detectors = Detectors { zscore: DETECTOR, ..Detectors::default() };
-        let settings = Settings { window: WINDOW, detectors };
+        let detectors = DetectorSettings { zscore: DETECTOR, ..DetectorSettings::default() };
+        let settings = AnalyticsSettings { window: WINDOW, detectors };
         let analytics = Analytics::new(settings, registry.clone().into());
         Self { analytics, registry, writer }
     }

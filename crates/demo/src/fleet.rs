@@ -17,7 +17,7 @@ const NOISE: f64 = 0.08;
 
 /// One device's reading.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
+pub struct DeviceReading {
     /// Its name.
     pub device: Box<str>,
     /// Requests per second.
@@ -28,7 +28,7 @@ pub struct Reading {
 
 /// How a device breaks, again every so many seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+enum DeviceFault {
     /// One reading several times as high.
     Spike,
     /// Next to nothing for some seconds.
@@ -43,64 +43,64 @@ enum Fault {
 
 /// Which devices break: their place, how, when first, and how long from one time to the next. No two
 /// in step.
-const FAULTS: [(usize, Fault, f64, f64); 5] = [
-    (2, Fault::Spike, WARM_UP_S + 3.0, 37.0),
-    (10, Fault::Drop, WARM_UP_S + 6.0, 71.0),
-    (16, Fault::Drift, -16.0, 53.0),
-    (21, Fault::FlatLine, WARM_UP_S + 12.0, 83.0),
-    (33, Fault::Oscillation, WARM_UP_S + 18.0, 61.0),
+const FAULTS: [(usize, DeviceFault, f64, f64); 5] = [
+    (2, DeviceFault::Spike, WARM_UP_S + 3.0, 37.0),
+    (10, DeviceFault::Drop, WARM_UP_S + 6.0, 71.0),
+    (16, DeviceFault::Drift, -16.0, 53.0),
+    (21, DeviceFault::FlatLine, WARM_UP_S + 12.0, 83.0),
+    (33, DeviceFault::Oscillation, WARM_UP_S + 18.0, 61.0),
 ];
 /// What the devices have measured when they first find their server: a full window each, so that from
 /// the first moment on what is flagged is what broke.
 pub const WARM_UP_S: f64 = 12.5;
 
 #[derive(Debug)]
-struct Device {
+struct SimulatedDevice {
     name: Box<str>,
     /// Load of this device beside the others'.
     share: f64,
     /// How it breaks, when first, and how long from one time to the next.
-    fault: Option<(Fault, f64, f64)>,
+    fault: Option<(DeviceFault, f64, f64)>,
     /// What it said last before it hung.
     held: Option<(f64, f64)>,
 }
 
 /// All devices.
 #[derive(Debug)]
-pub struct Fleet {
-    devices: Vec<Device>,
-    dice: Dice,
+pub struct SimulatedFleet {
+    devices: Vec<SimulatedDevice>,
+    dice: PseudoRandom,
 }
 
-impl Default for Fleet {
+impl Default for SimulatedFleet {
     fn default() -> Self {
-        let mut dice = Dice(7);
+        let mut dice = PseudoRandom(7);
         let names = RACKS.iter().flat_map(|rack| {
             (1..=DEVICES_PER_RACK).map(move |number| format!("{rack}-edge-{number:02}").into())
         });
         let device = |(place, name): (usize, Box<str>)| {
             let fault = FAULTS.iter().find(|(at, ..)| *at == place);
             let fault = fault.map(|&(_, fault, first_s, every_s)| (fault, first_s, every_s));
-            Device { name, share: 1.0 + 0.08 * dice.swing(), fault, held: None }
+            SimulatedDevice { name, share: 1.0 + 0.08 * dice.swing(), fault, held: None }
         };
         Self { devices: names.enumerate().map(device).collect(), dice }
     }
 }
 
-impl Fleet {
+impl SimulatedFleet {
     /// What every device measures `at_s` seconds after the beginning, rack by rack.
-    pub fn measure(&mut self, at_s: f64) -> Vec<Vec<Reading>> {
+    pub fn measure(&mut self, at_s: f64) -> Vec<Vec<DeviceReading>> {
         let Self { devices, dice } = self;
         // Begins in the morning, when the load rises.
         let tide = 1.0 + TIDE * (TAU * (at_s / DAY_S - 0.1)).sin();
-        let readings: Vec<Reading> =
+        let readings: Vec<DeviceReading> =
             devices.iter_mut().map(|device| device.measure(at_s, tide, dice)).collect();
-        readings.chunks(DEVICES_PER_RACK).map(<[Reading]>::to_vec).collect()
+        readings.chunks(DEVICES_PER_RACK).map(<[DeviceReading]>::to_vec).collect()
     }
 }
 
-impl Device {
-    fn measure(&mut self, at_s: f64, tide: f64, dice: &mut Dice) -> Reading {
+impl SimulatedDevice {
+    fn measure(&mut self, at_s: f64, tide: f64, dice: &mut PseudoRandom) -> DeviceReading {
         let load = tide * self.share;
         let mut rps = 2000.0 * load * (1.0 + NOISE * dice.swing());
         let mut cpu = 46.0 * load * (1.0 + NOISE * dice.swing());
@@ -109,31 +109,33 @@ impl Device {
             let since_s = (at_s - first_s).rem_euclid(every_s);
             let has_begun = at_s >= first_s;
             match fault {
-                Fault::Spike if has_begun && since_s < 0.5 => rps *= 3.2,
-                Fault::Drop if has_begun && since_s < 5.0 => (rps, cpu) = (rps * 0.04, cpu * 0.3),
-                Fault::Drift => {
+                DeviceFault::Spike if has_begun && since_s < 0.5 => rps *= 3.2,
+                DeviceFault::Drop if has_begun && since_s < 5.0 => {
+                    (rps, cpu) = (rps * 0.04, cpu * 0.3)
+                }
+                DeviceFault::Drift => {
                     let left_s = every_s - since_s;
                     cpu += (0.3 * ((16.0 - left_s) / 3.0).exp()).min(95.0 - cpu);
                 }
-                Fault::Oscillation if has_begun && since_s < 9.0 => {
+                DeviceFault::Oscillation if has_begun && since_s < 9.0 => {
                     rps *= 1.0 + 0.7 * (TAU * since_s / 2.0).sin();
                 }
-                Fault::FlatLine if has_begun && since_s < 14.0 => {
+                DeviceFault::FlatLine if has_begun && since_s < 14.0 => {
                     (rps, cpu) = *self.held.get_or_insert((rps, cpu));
                 }
-                Fault::FlatLine => self.held = None,
-                Fault::Spike | Fault::Drop | Fault::Oscillation => {}
+                DeviceFault::FlatLine => self.held = None,
+                DeviceFault::Spike | DeviceFault::Drop | DeviceFault::Oscillation => {}
             }
         }
-        Reading { device: self.name.clone(), rps, cpu: cpu.clamp(0.0, 100.0) }
+        DeviceReading { device: self.name.clone(), rps, cpu: cpu.clamp(0.0, 100.0) }
     }
 }
 
 /// Numbers that look like chance, the same in every run (splitmix64).
 #[derive(Debug)]
-struct Dice(u64);
+struct PseudoRandom(u64);
 
-impl Dice {
+impl PseudoRandom {
     /// From 0 to 1, evenly.
     fn even(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -163,7 +165,7 @@ mod tests {
         let detector = ZScore { threshold: 2.0, min_samples: MIN_SAMPLES as u32 };
         let mut windows: BTreeMap<(Box<str>, bool), Vec<f64>> = BTreeMap::new();
         let mut found: BTreeMap<Box<str>, Vec<f64>> = BTreeMap::new();
-        let mut fleet = Fleet::default();
+        let mut fleet = SimulatedFleet::default();
         for turn in 0..seconds * 4 {
             let at_s = f64::from(turn) / 4.0;
             for reading in fleet.measure(at_s).into_iter().flatten() {
@@ -188,7 +190,7 @@ mod tests {
     #[test]
     fn what_breaks_is_flagged_and_hardly_anything_else() {
         let found = anomalies(600);
-        let fleet = Fleet::default();
+        let fleet = SimulatedFleet::default();
         let mut others = 0;
         for device in &fleet.devices {
             let count = found.get(&device.name).map_or(0, Vec::len);
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn loads_are_believable() {
-        let mut fleet = Fleet::default();
+        let mut fleet = SimulatedFleet::default();
         for turn in 0..2_400 {
             let racks = fleet.measure(f64::from(turn) / 4.0);
             assert_eq!(racks.len(), RACKS.len());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use self::fleet::{Fleet, Reading, WARM_UP_S};
+use self::fleet::{DeviceReading, SimulatedFleet, WARM_UP_S};
 use sigmad_clock::Clock;
 
 /// Each device measures so often.
@@ -47,7 +47,7 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 fn run(mut poster: Poster, clock: &Clock) {
-    let mut fleet = Fleet::default();
+    let mut fleet = SimulatedFleet::default();
     let warm_up = Duration::from_secs_f64(WARM_UP_S);
     let begun_ns = clock.monotonic_ns();
     for turn in 0u32.. {
@@ -116,9 +116,9 @@ fn read_answer(connection: &mut impl BufRead) -> io::Result<()> {
     if status == "202" { Ok(()) } else { Err(io::Error::other(format!("answered {status}"))) }
 }
 
-fn body(rack: &[Reading]) -> String {
+fn body(rack: &[DeviceReading]) -> String {
     let mut body = String::from("[");
-    for Reading { device, rps, cpu } in rack {
+    for DeviceReading { device, rps, cpu } in rack {
         let comma = if body.len() > 1 { "," } else { "" };
         write!(body, r#"{comma}{{"device":"{device}","rps":{rps:.0},"cpu":{cpu:.1}}}"#)
             .expect("a String takes it");
@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_rack_is_an_array_of_samples() {
-        let reading = |device: &str| Reading { device: device.into(), rps: 2000.4, cpu: 60.25 };
+        let reading =
+            |device: &str| DeviceReading { device: device.into(), rps: 2000.4, cpu: 60.25 };
         let sent = body(&[reading("a"), reading("b")]);
         assert_eq!(
             sent,

@@ -193,14 +193,14 @@ mod tests {
 
     /// The same without tags, lanes and second thoughts.
     #[derive(Default)]
-    struct Naive {
+    struct NaiveClusters {
         centres: Vec<([f32; 2], f32)>,
         gain: f32,
         /// A choice was so close that rounding may make another.
         is_close: bool,
     }
 
-    impl Naive {
+    impl NaiveClusters {
         fn choose(&mut self, one: f32, other: f32) {
             self.is_close |= (one - other).abs() <= 1e-3 * one.abs().max(other.abs());
         }
@@ -257,7 +257,7 @@ mod tests {
             points in prop::collection::vec((0.0..7.0f32, 0.0..7.0f32), 1..400),
         ) {
             let mut leaders = LeaderClusters::<2>::default();
-            let mut naive = Naive { gain: 1.0, ..Naive::default() };
+            let mut naive = NaiveClusters { gain: 1.0, ..NaiveClusters::default() };
             for (x, y) in points {
                 let (got, expected) = (leaders.visit(HABIT, [x, y], 1.0), naive.visit([x, y]));
                 prop_assert!((got - expected).abs() <= 1e-3 * expected.max(0.1), "{got} {expected}");
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn the_table_fills_and_forgets() {
         let mut leaders = LeaderClusters::<2>::default();
-        let mut naive = Naive { gain: 1.0, ..Naive::default() };
+        let mut naive = NaiveClusters { gain: 1.0, ..NaiveClusters::default() };
         for i in 0..200u32 {
             // A grid of spacing 1, a little off it, each place once in forty.
             let place = i * 7 % 40;

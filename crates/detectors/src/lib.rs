@@ -1,9 +1,13 @@
-//! Detectors: what a value is worth, given what its stream has been.
+//! Streaming anomaly detectors: each scores a value by the values of its stream that came before.
 //!
-//! [`zscore`] is the contract, and judges by the window. The others keep a memory of their own for every
-//! stream, a fixed number of bytes without a pointer in it. All are causal and have one set of
-//! parameters for every stream: what they say of a value depends on that value and those before it, on
-//! their timestamps, and on nothing else.
+//! [`zscore`] judges by the [`window`], which the caller keeps. Each other detector has a state for every
+//! stream: a fixed number of bytes without a pointer. [`DetectorStates`] holds the states of all streams,
+//! and [`DetectorKind`] names the detectors; both follow from one table (`table.rs`).
+//!
+//! Every detector is causal and has one set of parameters for all streams: a score depends on the value,
+//! on those before it and on their timestamps, and on nothing else.
+//!
+//! Invariant: no I/O, no clock, no locks, and no allocation after a stream's state exists.
 
 mod baseline_side;
 mod cooldown;
@@ -21,64 +25,20 @@ pub mod robust;
 mod robust_baseline;
 mod run_length;
 mod sample_interval;
+mod states;
+mod table;
 mod tail_probability;
 pub mod window;
 pub mod zscore;
 
-use clap::ValueEnum;
+pub use states::{DetectorSettings, DetectorStates, Finding, StateIndex};
+pub use table::DetectorKind;
 
-/// The detectors, as flags, answers and tables call them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// The distance from the window's mean, in standard deviations: the contract.
-    Zscore,
-    /// The distance from the median of the last fifty, in median distances.
-    Robust,
-    /// Errors of two forecasts.
-    Residual,
-    /// Has the stream ever been like this?
-    Novelty,
-    /// What to wake a person for.
-    Pager,
-}
-
-impl Kind {
-    /// As flags, answers and tables call it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Zscore => "zscore",
-            Self::Robust => "robust",
-            Self::Residual => "residual",
-            Self::Novelty => "novelty",
-            Self::Pager => "pager",
-        }
-    }
-
-    /// From here on a score is an anomaly; `z` is what |z| must exceed.
-    pub const fn threshold(self, z: f64) -> f64 {
-        match self {
-            Self::Zscore => z,
-            Self::Robust => robust::Robust::THRESHOLD,
-            Self::Residual => residual::Residual::THRESHOLD,
-            Self::Novelty => novelty::Novelty::THRESHOLD,
-            Self::Pager => pager::Pager::THRESHOLD,
-        }
-    }
-
-    /// Whether a score is an anomaly by a threshold: at it, but |z| must be past it.
-    pub fn is_anomaly(self, score: f64, threshold: f64) -> bool {
-        match self {
-            Self::Zscore => score > threshold,
-            Self::Robust | Self::Residual | Self::Novelty | Self::Pager => score >= threshold,
-        }
-    }
-}
-
-/// The memory that a detector has of one stream.
+/// A detector's state of one stream.
 pub trait Detector: Default {
-    /// From this score on a value is an anomaly.
+    /// The score from which a value is an anomaly.
     const THRESHOLD: f64;
 
-    /// How strange a value is, 0 and up and finite; then it is part of the stream's past.
+    /// Scores a value, then adds it to the stream's past. The score is finite, 0 and up.
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64;
 }

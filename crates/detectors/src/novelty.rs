@@ -117,18 +117,18 @@ impl Past {
 
 /// The range of the values so far.
 #[derive(Clone, Debug)]
-pub struct Range {
+pub struct ValueRange {
     low: f64,
     high: f64,
 }
 
-impl Default for Range {
+impl Default for ValueRange {
     fn default() -> Self {
         Self { low: f64::INFINITY, high: f64::NEG_INFINITY }
     }
 }
 
-impl Range {
+impl ValueRange {
     /// Whether the value leaves the range clearly; then it belongs to it. The first leaves none.
     #[inline]
     pub fn leaves(&mut self, value: f64) -> bool {
@@ -160,7 +160,7 @@ const HELD: f32 = 100.0;
 #[derive(Clone, Debug, Default)]
 pub struct Novelty {
     past: Past,
-    range: Range,
+    range: ValueRange,
     average: f64,
     steps: NormalizedError,
     day: DailyProfile,

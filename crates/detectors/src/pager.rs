@@ -34,7 +34,7 @@ use crate::cooldown::Cooldown;
 use crate::daily_profile::DailyProfile;
 use crate::leader_clusters::{Habit, LeaderClusters};
 use crate::normalized_error::NormalizedError;
-use crate::novelty::{COUNT_MIN, Past, Range, together};
+use crate::novelty::{COUNT_MIN, Past, ValueRange, together};
 use crate::rate::Rate;
 use crate::robust_baseline::RobustBaseline;
 use crate::run_length::RunLength;
@@ -76,7 +76,7 @@ const SCORE_PER_LOUDNESS: f32 = 0.8;
 #[derive(Clone, Debug, Default)]
 pub struct Pager {
     past: Past,
-    range: Range,
+    range: ValueRange,
     day: DailyProfile,
     day_errors: NormalizedError,
     side: BaselineSide,

@@ -1,11 +1,11 @@
 //! Order statistics of a window's copy, computed by whoever asked for it.
 //!
 //! A quantile is interpolated linearly between the closest ranks: type 7 of Hyndman and Fan,
-//! *Sample Quantiles in Statistical Packages*, 1996; the default of R, NumPy and Excel.
+//! *Sample WindowQuantiles in Statistical Packages*, 1996; the default of R, NumPy and Excel.
 
 /// The order statistics that reports show.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Quantiles {
+pub struct WindowQuantiles {
     /// Smallest value.
     pub min: f64,
     /// Median.
@@ -18,7 +18,7 @@ pub struct Quantiles {
     pub max: f64,
 }
 
-impl Quantiles {
+impl WindowQuantiles {
     /// Sorts a copy. None without values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
@@ -44,15 +44,15 @@ mod tests {
 
     #[test]
     fn known_values() {
-        assert_eq!(Quantiles::of(&[]), None);
-        let one = Quantiles::of(&[3.5]).expect("a value");
-        assert_eq!(one, Quantiles { min: 3.5, p50: 3.5, p95: 3.5, p99: 3.5, max: 3.5 });
+        assert_eq!(WindowQuantiles::of(&[]), None);
+        let one = WindowQuantiles::of(&[3.5]).expect("a value");
+        assert_eq!(one, WindowQuantiles { min: 3.5, p50: 3.5, p95: 3.5, p99: 3.5, max: 3.5 });
         // numpy.percentile([15, 20, 35, 40, 50], …)
-        let five = Quantiles::of(&[35.0, 15.0, 50.0, 20.0, 40.0]).expect("values");
+        let five = WindowQuantiles::of(&[35.0, 15.0, 50.0, 20.0, 40.0]).expect("values");
         assert_eq!((five.min, five.p50, five.max), (15.0, 35.0, 50.0));
         assert!((five.p95 - 48.0).abs() < 1e-12 && (five.p99 - 49.6).abs() < 1e-12);
         let hundred: Vec<f64> = (0..=100).rev().map(f64::from).collect();
-        let hundred = Quantiles::of(&hundred).expect("values");
+        let hundred = WindowQuantiles::of(&hundred).expect("values");
         assert_eq!((hundred.p50, hundred.p95, hundred.p99), (50.0, 95.0, 99.0));
     }
 }

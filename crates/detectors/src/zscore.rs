@@ -30,7 +30,7 @@ impl ZScore {
             (Z_MAX.copysign(distance), true)
         };
         let is_anomaly = is_strange && before.count >= self.min_samples;
-        Verdict { score: z_score.abs(), z_score, is_anomaly, is_far: is_anomaly }
+        Verdict { score: z_score.abs(), z_score, is_anomaly, is_zscore_anomaly: is_anomaly }
     }
 }
 
@@ -48,7 +48,7 @@ mod tests {
     }
 
     fn judged(z_score: f64, is_anomaly: bool) -> Verdict {
-        Verdict { score: z_score.abs(), z_score, is_anomaly, is_far: is_anomaly }
+        Verdict { score: z_score.abs(), z_score, is_anomaly, is_zscore_anomaly: is_anomaly }
     }
 
     #[test]

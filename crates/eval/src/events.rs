@@ -51,7 +51,7 @@ pub fn events(labels: &[bool]) -> Vec<(usize, usize)> {
 
 /// What a row stands for.
 #[derive(Clone, Copy, PartialEq)]
-enum Place {
+enum RowKind {
     Normal,
     Event(usize),
     Ignored,
@@ -59,13 +59,13 @@ enum Place {
 
 /// The rows that count, from the highest score down.
 #[derive(Default)]
-pub struct Ranking {
+pub struct EventRanking {
     rows: Vec<(f64, Option<usize>)>,
     events: usize,
     days: f64,
 }
 
-impl Ranking {
+impl EventRanking {
     /// Of all series with their scores.
     pub fn new<'a>(scored: impl IntoIterator<Item = (&'a Series, &'a [f64])>) -> Self {
         let mut ranking = Self::default();
@@ -78,21 +78,21 @@ impl Ranking {
 
     fn add(&mut self, series: &Series, scores: &[f64]) {
         let len = series.values.len();
-        let mut places = vec![Place::Normal; len];
+        let mut places = vec![RowKind::Normal; len];
         for (first, last) in events(&series.labels) {
-            let place = if last < SKIP { Place::Ignored } else { Place::Event(self.events) };
-            self.events += usize::from(place != Place::Ignored);
+            let place = if last < SKIP { RowKind::Ignored } else { RowKind::Event(self.events) };
+            self.events += usize::from(place != RowKind::Ignored);
             let until = (last + TOLERANCE + 1).min(len);
             places[first.saturating_sub(TOLERANCE)..until].fill(place);
         }
         let counted = len.saturating_sub(SKIP);
         for (&place, &score) in places.iter().zip(scores).skip(SKIP) {
             match place {
-                Place::Ignored => {}
+                RowKind::Ignored => {}
                 // A score of 0 is never an alarm.
                 _ if score <= 0.0 => {}
-                Place::Normal => self.rows.push((score, None)),
-                Place::Event(event) => self.rows.push((score, Some(event))),
+                RowKind::Normal => self.rows.push((score, None)),
+                RowKind::Event(event) => self.rows.push((score, Some(event))),
             }
         }
         if let (Some(first), Some(last)) =

@@ -22,11 +22,11 @@ use remote::{Remote, RemoteError};
 use series::{Corpus, DataError, Series};
 use synthetic::{Confusion, SCENARIOS};
 
-use sigmad_detectors::Kind;
+use sigmad_detectors::DetectorKind;
 
 /// The flags of `sigmad eval`. The documentation of each is its line in `--help`.
 #[derive(Args, Clone, Debug)]
-pub struct Settings {
+pub struct EvalSettings {
     /// folder of labelled data: NAB's layout or CSV files
     #[arg(long)]
     pub data: Vec<PathBuf>,
@@ -37,7 +37,7 @@ pub struct Settings {
 
     /// detectors to evaluate; the default is all
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub detector: Vec<Kind>,
+    pub detector: Vec<DetectorKind>,
 
     /// threshold instead of each detector's own
     #[arg(long)]
@@ -109,7 +109,7 @@ impl From<RemoteError> for EvalError {
 
 /// One detector's scores of every series.
 struct Scored {
-    judge: Kind,
+    judge: DetectorKind,
     threshold: f64,
     scores: Vec<Vec<f64>>,
 }
@@ -121,7 +121,7 @@ impl Scored {
 }
 
 /// Prints the tables that are asked for.
-pub fn run(settings: &Settings) -> Result<(), EvalError> {
+pub fn run(settings: &EvalSettings) -> Result<(), EvalError> {
     if settings.data.is_empty() && !settings.synthetic {
         return Err(EvalError::Nothing);
     }
@@ -163,7 +163,7 @@ pub fn run(settings: &Settings) -> Result<(), EvalError> {
 }
 
 fn judge(
-    settings: &Settings,
+    settings: &EvalSettings,
     remote: Option<&mut Remote>,
     all: &[Series],
 ) -> Result<Vec<Scored>, EvalError> {
@@ -175,21 +175,18 @@ fn judge(
             name = detector;
             scores.push(of_series);
         }
-        let known = Kind::from_str(&name, false);
+        let known = DetectorKind::from_str(&name, false);
         let judge = known.map_err(|_| RemoteError::Answer(format!("unknown detector {name}")))?;
         return Ok(vec![scored(settings, judge, scores)]);
     }
-    let judges = if settings.detector.is_empty() {
-        Kind::value_variants()
-    } else {
-        settings.detector.as_slice()
-    };
+    let judges =
+        if settings.detector.is_empty() { DetectorKind::ALL } else { settings.detector.as_slice() };
     let of_all =
-        |judge: &Kind| all.iter().map(|series| judges::scores_of(*judge, series)).collect();
+        |judge: &DetectorKind| all.iter().map(|series| judges::scores_of(*judge, series)).collect();
     Ok(judges.iter().map(|judge| scored(settings, *judge, of_all(judge))).collect())
 }
 
-fn scored(settings: &Settings, judge: Kind, scores: Vec<Vec<f64>>) -> Scored {
+fn scored(settings: &EvalSettings, judge: DetectorKind, scores: Vec<Vec<f64>>) -> Scored {
     Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold(Z_THRESHOLD)), scores }
 }
 
@@ -207,7 +204,7 @@ fn nab_table(all: &[Series], judged: &[Scored]) {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for scored in judged {
-        let ranking = nab::Ranking::new(pairs(all, &scored.scores));
+        let ranking = nab::NabRanking::new(pairs(all, &scored.scores));
         let cells = |threshold: Option<f64>| {
             let scores: Vec<NabScore> =
                 PROFILES.iter().map(|&profile| ranking.score(profile, threshold)).collect();
@@ -238,7 +235,7 @@ fn events_table(all: &[Series], judged: &[Scored]) {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for scored in judged {
-        let ranking = events::Ranking::new(pairs(all, &scored.scores));
+        let ranking = events::EventRanking::new(pairs(all, &scored.scores));
         let best = ranking.score(None);
         let fixed = ranking.score(Some(scored.threshold));
         println!(
@@ -260,7 +257,10 @@ fn events_table(all: &[Series], judged: &[Scored]) {
     }
 }
 
-fn synthetic_tables(settings: &Settings, mut remote: Option<&mut Remote>) -> Result<(), EvalError> {
+fn synthetic_tables(
+    settings: &EvalSettings,
+    mut remote: Option<&mut Remote>,
+) -> Result<(), EvalError> {
     for scenario in SCENARIOS {
         let all = scenario.series();
         let judged = judge(settings, remote.as_deref_mut(), &all)?;

@@ -10,7 +10,7 @@ use crate::series::Series;
 
 /// The weights of one profile.
 #[derive(Clone, Copy, Debug)]
-pub struct Profile {
+pub struct NabProfile {
     /// As NAB calls it.
     pub name: &'static str,
     miss: f64,
@@ -18,10 +18,10 @@ pub struct Profile {
 }
 
 /// The three that NAB publishes.
-pub const PROFILES: [Profile; 3] = [
-    Profile { name: "standard", miss: 1.0, false_alarm: 0.11 },
-    Profile { name: "low FP", miss: 1.0, false_alarm: 0.22 },
-    Profile { name: "low FN", miss: 2.0, false_alarm: 0.11 },
+pub const PROFILES: [NabProfile; 3] = [
+    NabProfile { name: "standard", miss: 1.0, false_alarm: 0.11 },
+    NabProfile { name: "low FP", miss: 1.0, false_alarm: 0.22 },
+    NabProfile { name: "low FN", miss: 2.0, false_alarm: 0.11 },
 ];
 
 /// What a detector scores.
@@ -45,7 +45,7 @@ const PROBATION_ROWS_MAX: f64 = 750.0;
 
 /// What a detection in a row is worth, before the profile's weight.
 #[derive(Clone, Copy)]
-struct Row {
+struct NabRow {
     score: f64,
     worth: f64,
     window: Option<usize>,
@@ -57,13 +57,13 @@ fn sigmoid(y: f64) -> f64 {
 
 /// The rows that count, from the highest score down, and how many windows they belong to.
 #[derive(Default)]
-pub struct Ranking {
-    rows: Vec<Row>,
+pub struct NabRanking {
+    rows: Vec<NabRow>,
     windows: usize,
     live: usize,
 }
 
-impl Ranking {
+impl NabRanking {
     /// Of all series with their scores.
     pub fn new<'a>(scored: impl IntoIterator<Item = (&'a Series, &'a [f64])>) -> Self {
         let mut ranking = Self::default();
@@ -94,11 +94,11 @@ impl Ranking {
             self.windows += 1;
         }
         let counted = rows.into_iter().zip(scores).skip(probation);
-        self.rows.extend(counted.map(|((worth, window), &score)| Row { score, worth, window }));
+        self.rows.extend(counted.map(|((worth, window), &score)| NabRow { score, worth, window }));
     }
 
     /// At one threshold, or at the one that scores best.
-    pub fn score(&self, profile: Profile, threshold: Option<f64>) -> NabScore {
+    pub fn score(&self, profile: NabProfile, threshold: Option<f64>) -> NabScore {
         let null = -profile.miss * self.live as f64;
         let perfect = self.windows as f64;
         let mut best = vec![-profile.miss; self.windows];

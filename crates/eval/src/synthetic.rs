@@ -192,7 +192,7 @@ impl Confusion {
             }
         }
         let flags = flagged.iter().map(|(series, flags)| (*series, flags.as_slice()));
-        let score = events::Ranking::new(flags).score(Some(1.0));
+        let score = events::EventRanking::new(flags).score(Some(1.0));
         confusion.events_found = score.hits;
         confusion.events = score.events;
         confusion.false_per_day = confusion.false_positive as f64 / days;

@@ -196,7 +196,7 @@ pub struct Verdict {
     /// Past the threshold, with enough values to say so.
     pub is_anomaly: bool,
     /// The same of `zscore`, whichever detector the rest is of.
-    pub is_far: bool,
+    pub is_zscore_anomaly: bool,
 }
 
 /// The z-score of a value that differs from a window without spread: finite, as JSON needs.

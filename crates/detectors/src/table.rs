@@ -1,0 +1,121 @@
+//! The table of detectors: one row for each that keeps a state, and what is derived from the rows.
+//!
+//! To add a detector, write a file with a type that implements [`Detector`] and one row in
+//! [`detector_table`]. Flags, help, responses, `sigmad eval` and the slabs of states follow from the row.
+//! The macro makes fields and branches of known types, so judging a value calls nothing through a table.
+
+use clap::ValueEnum;
+
+use crate::Detector;
+use crate::states::Slab;
+
+macro_rules! detector_table {
+    (
+        #[doc = $zscore_summary:literal] zscore: Zscore;
+        $(#[doc = $summary:literal] $name:ident: $kind:ident;)+
+    ) => {
+        /// A detector, as flags, responses and tables name it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+        pub enum DetectorKind {
+            #[doc = $zscore_summary]
+            Zscore,
+            $(#[doc = $summary] $kind,)+
+        }
+
+        impl DetectorKind {
+            /// Every detector, in the order of the table.
+            pub const ALL: &[Self] = &[Self::Zscore, $(Self::$kind,)+];
+
+            /// Its name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    Self::Zscore => "zscore",
+                    $(Self::$kind => stringify!($name),)+
+                }
+            }
+
+            /// The score from which a value is an anomaly, or which it must exceed for `zscore`, whose
+            /// threshold is a setting.
+            pub const fn threshold(self, zscore: f64) -> f64 {
+                match self {
+                    Self::Zscore => zscore,
+                    $(Self::$kind => <crate::$name::$kind as Detector>::THRESHOLD,)+
+                }
+            }
+        }
+
+        /// The states of each detector that runs, of all streams.
+        #[derive(Debug)]
+        pub(crate) struct Slabs {
+            $($name: Option<Slab<crate::$name::$kind>>,)+
+        }
+
+        impl Slabs {
+            pub(crate) fn new(kinds: &[DetectorKind]) -> Self {
+                Self { $($name: kinds.contains(&DetectorKind::$kind).then(Slab::default),)+ }
+            }
+
+            /// Makes a new state at `index` for every detector that runs.
+            pub(crate) fn take(&mut self, index: usize) {
+                $(if let Some(slab) = &mut self.$name { slab.take(index); })+
+            }
+
+            /// Prefetches the states at `index`.
+            #[inline]
+            pub(crate) fn prefetch(&self, index: usize) {
+                $(if let Some(slab) = &self.$name { slab.prefetch(index); })+
+            }
+
+            /// Lets every detector that runs judge a value. Returns the score of `first` and whether it is
+            /// an anomaly; None when `first` keeps no state.
+            #[inline]
+            pub(crate) fn observe(
+                &mut self,
+                first: DetectorKind,
+                index: usize,
+                timestamp_us: i64,
+                value: f64,
+            ) -> Option<(f64, bool)> {
+                let mut verdict = None;
+                $(if let Some(slab) = &mut self.$name {
+                    let observed = slab.observe(index, timestamp_us, value);
+                    if first == DetectorKind::$kind {
+                        verdict = Some(observed);
+                    }
+                })+
+                verdict
+            }
+
+            /// The last score of a detector at `index`; None when it keeps no state or does not run.
+            pub(crate) fn score(&self, kind: DetectorKind, index: usize) -> Option<f64> {
+                match kind {
+                    DetectorKind::Zscore => None,
+                    $(DetectorKind::$kind => Some(self.$name.as_ref()?.score(index)),)+
+                }
+            }
+        }
+    };
+}
+
+detector_table! {
+    /// distance from the mean of the window, in standard deviations
+    zscore: Zscore;
+    /// distance from the median of the last 50 values, in median absolute deviations
+    robust: Robust;
+    /// errors of two forecasts: a moving average, and the mean at this time of the day
+    residual: Residual;
+    /// distance from every state in which the stream has been before
+    novelty: Novelty;
+    /// events worth waking a person for, by their expected rate of false alarms
+    pager: Pager;
+}
+
+impl DetectorKind {
+    /// Whether a score is an anomaly by this threshold: `zscore` must exceed it, the others reach it.
+    pub fn is_anomaly(self, score: f64, threshold: f64) -> bool {
+        match self {
+            Self::Zscore => score > threshold,
+            _ => score >= threshold,
+        }
+    }
+}

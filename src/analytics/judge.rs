@@ -1,0 +1,377 @@
+//! Judges samples by their windows, and reports what was judged.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use sigmad_detectors::DetectorSettings;
+use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
+
+use crate::analytics::anomalies::{AnomalousValue, AnomalyLog};
+use crate::analytics::arena::{RingSource, StreamIndex};
+use crate::analytics::merge::ReplicaMerge;
+use crate::analytics::names::NameLookup;
+use crate::analytics::report::{
+    AnomaliesQuery, AnomalyReport, DeviceReport, DevicesQuery, MetricReport, Scope, TotalsReport,
+    WindowsReport,
+};
+use crate::analytics::scan::DeviceScan;
+use crate::analytics::streams::{LastSample, Streams};
+use crate::judged_queue::{
+    JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows,
+};
+
+/// By how much the store's last sample must be newer than this replica's before samples that the store
+/// lacks count as lost. A store that answers has every sample within seconds, one that was away as soon as
+/// older samples are written; clocks of replicas may differ by seconds.
+const LOST_AFTER_S: u32 = 60;
+
+/// How samples are judged.
+#[derive(Clone, Debug)]
+pub struct AnalyticsSettings {
+    /// Values in a window, 1 to [`WINDOW_MAX`](sigmad_detectors::window::WINDOW_MAX).
+    pub window: usize,
+    /// Which detectors run.
+    pub detectors: DetectorSettings,
+}
+
+impl Default for AnalyticsSettings {
+    fn default() -> Self {
+        Self { window: 50, detectors: DetectorSettings::default() }
+    }
+}
+
+/// Every window, and the anomalies found in them.
+#[derive(Debug)]
+pub struct Analytics {
+    streams: Streams,
+    anomalies: AnomalyLog,
+    samples: u64,
+    /// Samples of all devices and of none that other replicas heard, as they last said.
+    others: JudgedCounts,
+    last: LastSample,
+    /// As [`streams::DeviceEntry::own_seen_s`].
+    own_seen_s: u32,
+    merge: ReplicaMerge,
+    scans: VecDeque<DeviceScan>,
+}
+
+impl Analytics {
+    /// Without samples so far.
+    pub fn new(settings: AnalyticsSettings, names: NameLookup) -> Self {
+        Self {
+            streams: Streams::new(settings.window, settings.detectors, names),
+            anomalies: AnomalyLog::default(),
+            samples: 0,
+            others: JudgedCounts::default(),
+            last: LastSample::default(),
+            own_seen_s: 0,
+            merge: ReplicaMerge::default(),
+            scans: VecDeque::new(),
+        }
+    }
+
+    /// Judges the samples, in order, each by the windows before it.
+    pub fn judge(&mut self, batch: &Batch, arrived_us: i64) {
+        self.judge_each(batch, arrived_us, |_, _, _, _| {});
+    }
+
+    /// The same, and hands each sample on to the store beyond this process, as of `time_us`: larger
+    /// than that of any batch before.
+    pub fn judge_and_publish(
+        &mut self,
+        batch: &Batch,
+        arrived_us: i64,
+        time_us: i64,
+        judged_producer: &mut JudgedProducer,
+    ) {
+        self.judge_each(batch, arrived_us, |analytics, sequence, sample, readings| {
+            analytics.publish(time_us, sequence, sample, readings, judged_producer);
+        });
+    }
+
+    #[inline(always)] // so that without a store there is nothing to call
+    fn judge_each(
+        &mut self,
+        batch: &Batch,
+        arrived_us: i64,
+        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+    ) {
+        let keeps_states = self.streams.arena.states().keeps_states();
+        let mut ahead = batch.iter().skip(1);
+        for (at, (sample, readings)) in batch.iter().enumerate() {
+            if keeps_states && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
+                self.streams.prefetch(id);
+            }
+            self.judge_for_fleet(&sample, readings, arrived_us);
+            if let Some(id) = sample.device {
+                self.judge_for_device(id, &sample, readings, arrived_us);
+            }
+            self.last.update(arrived_us, sample.timestamp_us, self.others);
+            judged(self, at as u16, &sample, readings);
+        }
+        self.samples += batch.len() as u64;
+        self.own_seen_s = LastSample::seconds(arrived_us);
+        for (open, device, metric) in self.streams.left_open.drain(..) {
+            self.anomalies.abandon(open, (Some(device), metric), arrived_us);
+        }
+    }
+
+    /// The counts are those right after this sample: whatever is lost on the way, a later sample
+    /// brings them up to date.
+    fn publish(
+        &self,
+        time_us: i64,
+        sequence: u16,
+        sample: &Sample,
+        readings: &[Reading],
+        judged_producer: &mut JudgedProducer,
+    ) {
+        let device = sample.device.and_then(|id| Some((id, self.streams.device(id)?)));
+        let chunk = judged_producer.chunk_for(readings.len());
+        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
+            let fleet = self.streams.fleet_counts(metric);
+            let stream = device.map_or(JudgedCounts::default(), |(_, device)| {
+                self.streams.counts(device, metric, at)
+            });
+            chunk.push_reading(JudgedReading { metric, value, stream, fleet });
+        }
+        chunk.push_sample(JudgedSample {
+            time_us,
+            sequence,
+            readings: readings.len() as u16,
+            timestamp_us: sample.timestamp_us,
+            device: device.map(|(id, _)| id),
+            of_device: device.map_or(JudgedCounts::default(), |(_, device)| device.own),
+            of_replica: self.samples + u64::from(sequence) + 1,
+        });
+    }
+
+    #[inline]
+    fn judge_for_fleet(&mut self, sample: &Sample, readings: &[Reading], arrived_us: i64) {
+        for &Reading { metric, value } in readings {
+            let place = self.streams.fleet_stream(metric);
+            let (stream, ring, states) = self.streams.arena.get_to_judge(place);
+            let before = stream.window.moments();
+            let timestamp_us = sample.timestamp_us;
+            let verdict = states.judge(stream.state, &before, timestamp_us, value);
+            stream.enter(ring, value, verdict);
+            // Those of a device are its own.
+            if sample.device.is_none() {
+                if verdict.is_anomaly {
+                    let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+                    let open = self.anomalies.flag(stream.open, (None, metric), None, flag);
+                    stream.open = Some(open);
+                } else if let Some(open) = stream.open.take() {
+                    self.anomalies.end(open, (None, metric), timestamp_us, arrived_us);
+                }
+            }
+            if stream.ring_source != RingSource::Own {
+                self.streams.arena.enter_own(place, value, verdict);
+            }
+        }
+    }
+
+    #[inline]
+    fn judge_for_device(
+        &mut self,
+        id: DeviceId,
+        sample: &Sample,
+        readings: &[Reading],
+        arrived_us: i64,
+    ) {
+        let Some((device, arena)) = self.streams.device_mut(id) else {
+            return;
+        };
+        let timestamp_us = sample.timestamp_us;
+        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
+            let entry = device.stream(metric, at, arena);
+            let (stream, ring, states) = arena.get_to_judge(entry.place);
+            let before = stream.window.moments();
+            let verdict = states.judge(stream.state, &before, timestamp_us, value);
+            stream.enter(ring, value, verdict);
+            entry.score = verdict.score;
+            entry.is_anomaly = verdict.is_anomaly;
+            let (place, of) = (entry.place, (Some(id), metric));
+            if verdict.is_anomaly {
+                device.own.anomalies += 1;
+                let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+                let name = device.name.as_ref();
+                stream.open = Some(self.anomalies.flag(stream.open, of, name, flag));
+            } else if let Some(open) = stream.open.take() {
+                self.anomalies.end(open, of, timestamp_us, arrived_us);
+            }
+            if stream.ring_source != RingSource::Own {
+                arena.enter_own(place, value, verdict);
+            }
+        }
+        device.own.total += 1;
+        device.last.update(arrived_us, sample.timestamp_us, device.others);
+        device.own_seen_s = LastSample::seconds(arrived_us);
+    }
+
+    /// Lets in what other replicas have changed. A device of which nothing was heard here is opened,
+    /// unless it has been evicted in the meantime.
+    pub fn apply(&mut self, shared: &SharedWindows) {
+        match shared.device {
+            None => self.apply_to_fleet(shared),
+            Some(id) => self.apply_to_device(id, shared),
+        }
+    }
+
+    fn apply_to_fleet(&mut self, shared: &SharedWindows) {
+        self.others = shared.others;
+        self.last.update_from_replicas(shared.last_seen_us, shared.last_timestamp_us);
+        let all_sent = was_sent(self.own_seen_s, shared);
+        for stream in &shared.metrics {
+            let place = match self.streams.known_fleet_stream(stream.metric) {
+                Some(place) => place,
+                None if stream.values.is_empty() => continue,
+                None => self.streams.fleet_stream(stream.metric),
+            };
+            let arena = &mut self.streams.arena;
+            self.merge.stream(arena, place, stream, all_sent);
+        }
+    }
+
+    fn apply_to_device(&mut self, id: DeviceId, shared: &SharedWindows) {
+        let is_empty = shared.metrics.iter().all(|stream| stream.values.is_empty());
+        if is_empty && self.streams.device(id).is_none() {
+            return;
+        }
+        let Some((device, arena)) = self.streams.device_mut(id) else {
+            return;
+        };
+        device.others = shared.others;
+        device.last.update_from_replicas(shared.last_seen_us, shared.last_timestamp_us);
+        let all_sent = was_sent(device.own_seen_s, shared);
+        for (at, stream) in shared.metrics.iter().enumerate() {
+            if stream.values.is_empty() && device.find(stream.metric, at).is_none() {
+                continue;
+            }
+            let entry = device.stream(stream.metric, at, arena);
+            let verdict = self.merge.stream(arena, entry.place, stream, all_sent);
+            if let Some(verdict) = verdict {
+                entry.score = verdict.score;
+                entry.is_anomaly = verdict.is_anomaly;
+            }
+        }
+    }
+
+    /// The name of a device that has windows. None once another has its place.
+    pub fn device_name(&self, id: DeviceId) -> Option<&Arc<str>> {
+        self.streams.device(id)?.name.as_ref()
+    }
+
+    /// The name of a metric.
+    pub fn metric_name(&self, id: MetricId) -> Arc<str> {
+        self.streams.metric_name(id)
+    }
+
+    /// The windows of one device, or of the fleet. Empty for a device without.
+    pub fn windows(&self, device: Option<DeviceId>, scope: Scope) -> WindowsReport {
+        let Some(id) = device else {
+            let fleet = self.streams.fleet();
+            return WindowsReport {
+                metrics: fleet
+                    .filter_map(|f| self.metric_report(f.metric, f.place, scope))
+                    .collect(),
+                last_timestamp_us: last_timestamp(&self.last, self.samples, self.others, scope),
+                synced_at_us: None,
+            };
+        };
+        let Some(device) = self.streams.device(id) else {
+            return WindowsReport::default();
+        };
+        let mut streams = device.streams.clone();
+        streams.sort_unstable_by_key(|stream| stream.metric);
+        let reports = streams.iter().filter_map(|s| self.metric_report(s.metric, s.place, scope));
+        WindowsReport {
+            metrics: reports.collect(),
+            last_timestamp_us: last_timestamp(&device.last, device.own.total, device.others, scope),
+            synced_at_us: None,
+        }
+    }
+
+    /// None when there are no values of that scope.
+    fn metric_report(
+        &self,
+        metric: MetricId,
+        place: StreamIndex,
+        scope: Scope,
+    ) -> Option<MetricReport> {
+        let (all, ring_of_all) = self.streams.arena.get(place);
+        let (stream, ring, counts) = match scope {
+            Scope::Cluster => (all, ring_of_all, all.own + all.others),
+            Scope::Local => {
+                let (own, ring) = self.streams.arena.own(place)?;
+                (own, ring, all.own)
+            }
+        };
+        let moments = stream.window.moments();
+        let mut values = Vec::with_capacity(stream.window.count());
+        values.extend(stream.window.values(ring));
+        Some(MetricReport {
+            metric: self.metric_name(metric),
+            values,
+            mean: moments.mean,
+            std_dev: moments.std_dev(),
+            verdict: stream.verdict,
+            findings: self.streams.arena.states().findings(all.state, &stream.verdict),
+            total_count: counts.total,
+            anomaly_count: counts.anomalies,
+        })
+    }
+
+    /// The latest anomalies, newest first.
+    pub fn anomalies(&self, query: &AnomaliesQuery) -> Vec<AnomalyReport> {
+        let detectors = self.streams.arena.states().settings();
+        self.anomalies.latest(query, detectors, |metric| self.metric_name(metric))
+    }
+
+    /// What was counted since the start.
+    pub fn totals(&self) -> TotalsReport {
+        let fleet = self.streams.fleet();
+        TotalsReport {
+            samples: self.samples,
+            anomalies: fleet.map(|f| (f.name.clone(), self.anomalies.count(f.metric))).collect(),
+            devices: self.streams.devices(),
+            streams: self.streams.device_streams(),
+        }
+    }
+
+    /// Queues a look at all devices, which [`Analytics::advance_scans`] takes step by step.
+    pub fn scan_devices(&mut self, query: DevicesQuery, reply: Sender<Vec<DeviceReport>>) {
+        self.scans.push_back(DeviceScan::new(query, reply));
+    }
+
+    /// Takes the first scan one step further and replies at its end. False when none was queued.
+    pub fn advance_scans(&mut self) -> bool {
+        let Some(scan) = self.scans.front_mut() else {
+            return false;
+        };
+        if scan.advance(&self.streams) {
+            let scan = self.scans.pop_front().expect("it was at the front");
+            scan.reply(&self.streams);
+        }
+        true
+    }
+}
+
+/// True when the store must have had all that was heard here: it tells of samples much newer than the
+/// last of those. What it has not got of them it has lost, and has not still to get.
+fn was_sent(own_seen_s: u32, shared: &SharedWindows) -> bool {
+    LastSample::seconds(shared.last_seen_us).saturating_sub(own_seen_s) > LOST_AFTER_S
+}
+
+fn last_timestamp(last: &LastSample, own: u64, others: JudgedCounts, scope: Scope) -> Option<i64> {
+    match scope {
+        Scope::Cluster => (own > 0 || others.total > 0).then_some(last.timestamp_us),
+        Scope::Local => (own > 0).then_some(last.own_timestamp_us),
+    }
+}
+
+#[cfg(test)]
+mod replica_tests;
+#[cfg(test)]
+mod tests;
