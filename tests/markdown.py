@@ -18,7 +18,8 @@ SKIPPED = ("benches/record/", "tests/detection/", "docs/detection/")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)|(?:src|srcset)=\"([^\"]+)\"")
 CODE = re.compile(r"`([^`\n]+)`")
-METRIC = re.compile(r"\b(?:sigmad|http|ingest)_[a-z_]+")
+CRATES = "|".join(path.name for path in (ROOT / "crates").iterdir())
+METRIC = re.compile(rf"\b(?!sigmad_(?:{CRATES})\b)(?:sigmad|http|ingest)_[a-z_]+")
 # Names of older versions stand beside the new ones.
 OLD_METRICS_IN = "CHANGELOG.md"
 MAKE = re.compile(r"(?:^|[`$\s])make ([a-z][a-z-]*)\b")
