@@ -40,10 +40,9 @@ use crate::placement::{self, Machine, Placement};
 use crate::readiness::{Readiness, ReadinessPhase, StoreState};
 use crate::registry::Registry;
 use crate::sample_queue::{self, SampleQueueCounters, Sleeper};
-use crate::store::commands::{Commands, Options};
-use crate::store::keys::Replica;
-use crate::store::queue::Queue;
-use crate::store::thread::{LAST_FLUSH, Parts as StoreThreadParts, StoreThread};
+use crate::store::commands::StoreOptions;
+use crate::store::keys::ReplicaId;
+use crate::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
 use crate::store::url::Target;
 use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
 use sigmad_clock::{Clock, elapsed};
@@ -406,8 +405,8 @@ impl StoreParts {
         let (judged_producer, judged_consumer) =
             judged_queue::channel(settings.redis_queue, sleeper.clone(), counters.queue.clone());
         let keeps_history = settings.redis_history == RedisHistory::Stream;
-        let options = Options {
-            replica: Replica::new(random as u32),
+        let options = StoreOptions {
+            replica: ReplicaId::new(random as u32),
             window: settings.window,
             ttl: settings.ttl,
             stream_idle: settings.stream_idle,
@@ -415,12 +414,11 @@ impl StoreParts {
             devices_max: settings.max_streams,
         };
         readiness.set_store(StoreState::Degraded);
-        let (names, readiness, events) = (registry.clone(), readiness.clone(), events.clone());
+        let (readiness, events) = (readiness.clone(), events.clone());
         let deadline_ns = Arc::new(AtomicU64::new(0));
         let thread = StoreThread::new(StoreThreadParts {
             target: target.clone(),
-            commands: Commands::new(options, move |metric| names.metric_name(metric)),
-            queue: Queue::new(judged_consumer.budget.clone(), &options),
+            options,
             flush_interval: settings.flush_interval,
             consumer: judged_consumer,
             registry: registry.clone(),

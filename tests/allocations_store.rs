@@ -9,21 +9,25 @@ use std::time::Duration;
 use sigmad::judged_queue::{
     ByteBudget, CHUNK_SAMPLES_MAX, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample,
 };
-use sigmad::store::commands::Options;
-use sigmad::store::keys::Replica;
-use sigmad::store::queue::{Queue, Refusals};
+use sigmad::store::commands::StoreOptions;
+use sigmad::store::keys::ReplicaId;
+use sigmad::store::queue::{Refusals, StoreQueue};
 use sigmad_sample::{DeviceId, MetricId};
 
-fn queue(history_len: Option<usize>) -> Queue {
-    let options = Options {
-        replica: Replica::new(1),
+fn queue(history_len: Option<usize>) -> StoreQueue {
+    let options = StoreOptions {
+        replica: ReplicaId::new(1),
         window: 50,
         ttl: Duration::from_secs(300),
         stream_idle: Duration::from_secs(3_600),
         history_len,
         devices_max: 1_000_000,
     };
-    Queue::new(Arc::new(ByteBudget::new(1 << 30)), &options)
+    StoreQueue::new(
+        Arc::new(ByteBudget::new(1 << 30)),
+        options.window,
+        options.history_len.is_some(),
+    )
 }
 
 /// Samples of two metrics: the device and the timestamp of each.
@@ -48,7 +52,7 @@ fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
 }
 
 /// Names that are there anyway, as in the registry: none is allocated for the queue.
-fn take(queue: &mut Queue, chunk: &JudgedChunk, name: &Arc<str>) {
+fn take(queue: &mut StoreQueue, chunk: &JudgedChunk, name: &Arc<str>) {
     assert_eq!(queue.take(chunk, |_| Some(name.clone())), 0);
 }
 
@@ -86,7 +90,7 @@ fn a_sample_allocates_nothing_once_its_key_exists() {
     let mut queue = queue(None);
     let chunks: Vec<_> =
         (0..8).map(|at| chunk((0..CHUNK).map(move |device| (device, i64::from(at))))).collect();
-    let fill = |queue: &mut Queue, rounds| {
+    let fill = |queue: &mut StoreQueue, rounds| {
         for _ in 0..rounds {
             for chunk in &chunks {
                 take(queue, chunk, &name);

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Connection, Value};
 use sigmad::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
 use sigmad::registry::Registry;
-use sigmad::store::commands::{Batch, Commands, MARKED_MAX, Marked, Options, Progress};
-use sigmad::store::keys::Replica;
-use sigmad::store::queue::{Queue, Refusals, Segment};
-use sigmad::store::windows::{Counted, GONE_AFTER_US, Values, share};
+use sigmad::store::batch::CommandBatch;
+use sigmad::store::commands::{BatchCursor, CommandEncoder, MARKED_MAX, StoreOptions};
+use sigmad::store::keys::ReplicaId;
+use sigmad::store::mark_reply::MarkReply;
+use sigmad::store::queue::{Refusals, Segment, StoreQueue};
+use sigmad::store::windows::{GONE_AFTER_US, SubjectCounts, WindowMembers, share};
 use sigmad_sample::{DeviceId, MetricId};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -68,9 +70,9 @@ impl Drop for Redis {
     }
 }
 
-fn options(replica: u32, history_len: Option<usize>) -> Options {
-    Options {
-        replica: Replica::new(replica),
+fn options(replica: u32, history_len: Option<usize>) -> StoreOptions {
+    StoreOptions {
+        replica: ReplicaId::new(replica),
         window: WINDOW,
         ttl: Duration::from_secs(300),
         stream_idle: Duration::from_secs(3_600),
@@ -81,8 +83,8 @@ fn options(replica: u32, history_len: Option<usize>) -> Options {
 
 /// One replica, with names of its own.
 struct Writer {
-    commands: Commands,
-    queue: Queue,
+    commands: CommandEncoder,
+    queue: StoreQueue,
     registry: Arc<Registry>,
     time_us: i64,
     totals: HashMap<(Option<DeviceId>, MetricId), u64>,
@@ -94,15 +96,19 @@ impl Writer {
         let options = options(replica, history_len);
         let names = registry.clone();
         Self {
-            queue: Queue::new(Arc::new(ByteBudget::new(64 << 20)), &options),
-            commands: Commands::new(options, move |metric| names.metric_name(metric)),
+            queue: StoreQueue::new(
+                Arc::new(ByteBudget::new(64 << 20)),
+                options.window,
+                options.history_len.is_some(),
+            ),
+            commands: CommandEncoder::new(options, move |metric| names.metric_name(metric)),
             registry,
             time_us: NOW_US + i64::from(replica),
             totals: HashMap::new(),
         }
     }
 
-    fn replica(&self) -> Replica {
+    fn replica(&self) -> ReplicaId {
         self.commands.options().replica
     }
 
@@ -157,20 +163,24 @@ impl Writer {
         refusals
     }
 
-    fn mark(&self, redis: &mut Connection, cursor: u64, names: &[&str]) -> Marked {
+    fn mark(&self, redis: &mut Connection, cursor: u64, names: &[&str]) -> MarkReply {
         let reply = ask(redis, &self.commands.mark(cursor, names.iter().copied()));
-        Marked::read(&reply, cursor).expect("an answer of the script")
+        MarkReply::read(&reply, cursor).expect("an answer of the script")
     }
 
-    fn read(&mut self, redis: &mut Connection, device: Option<&str>) -> (Counted, Vec<Values>) {
+    fn read(
+        &mut self,
+        redis: &mut Connection,
+        device: Option<&str>,
+    ) -> (SubjectCounts, Vec<WindowMembers>) {
         let own = self.replica();
-        let counted = Counted::read(&ask(redis, &self.commands.read_counts(device)), own);
+        let counted = SubjectCounts::read(&ask(redis, &self.commands.read_counts(device)), own);
         let windows = counted
             .metrics
             .iter()
             .map(|metric| {
                 let reply = ask(redis, &self.commands.read_window(device, &metric.name));
-                Values::read(&reply, own)
+                WindowMembers::read(&reply, own)
             })
             .collect();
         (counted, windows)
@@ -178,13 +188,13 @@ impl Writer {
 }
 
 fn send(
-    commands: &mut Commands,
+    commands: &mut CommandEncoder,
     segment: &Segment,
     redis: &mut Connection,
     refusals: &mut Refusals,
 ) {
-    let (mut batch, mut progress) = (Batch::default(), Progress::default());
-    while commands.fill(segment, &mut progress, &mut batch) {
+    let (mut batch, mut cursor) = (CommandBatch::default(), BatchCursor::default());
+    while commands.fill(segment, &mut cursor, &mut batch) {
         let bytes = batch.pipeline.get_packed_pipeline();
         let replies =
             redis::ConnectionLike::req_packed_commands(redis, &bytes, 0, batch.purposes.len())
@@ -192,9 +202,9 @@ fn send(
         assert_eq!(replies.len(), batch.purposes.len());
         for (reply, purpose) in replies.iter().zip(&batch.purposes) {
             if let Value::ServerError(error) = reply
-                && !purpose.is_done_by(error.details().unwrap_or_default())
+                && !purpose.is_done_already(error.details().unwrap_or_default())
             {
-                purpose.refused(refusals);
+                purpose.count_refusal(refusals);
             }
         }
     }

@@ -1,36 +1,34 @@
-//! How long to wait before the next attempt: longer each time, never alike for two replicas.
-//!
-//! Pure: no clock, no sleep; the randomness comes from a seed.
+//! Exponential backoff with jitter between attempts to connect. Pure: no clock, no sleep, seeded.
 
 use std::hash::BuildHasher;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
 
-/// A Redis that restarts is away for less than this; a busy loop would find nothing more.
+/// The first wait. Some restarts of Redis are that short; trying sooner gains nothing.
 const FIRST: Duration = Duration::from_millis(50);
-/// Windows are this much staler than they need to be, at most, once Redis is back.
+/// The longest wait: windows are at most this much staler than necessary once Redis is back.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The waits between attempts.
 ///
-/// The n-th is drawn from the upper half of 50 ms · 2^n, at most of 2 s: replicas that lost the same
-/// Redis at the same moment do not return to it together.
+/// The n-th wait is random in the upper half of 50 ms · 2^n, of 2 s at most. Replicas that lose Redis at the
+/// same time therefore do not all return at the same time.
 #[derive(Debug)]
 pub struct Backoff {
     random: FixedState,
-    /// All so far, whatever succeeded in between: no two draws are alike.
+    /// Number of waits so far, successes or not, so that no two use the same random number.
     drawn: u64,
     ceiling: Duration,
 }
 
 impl Backoff {
-    /// Replicas need different seeds.
+    /// Each replica needs a different seed.
     pub fn new(seed: u64) -> Self {
         Self { random: FixedState::with_seed(seed), drawn: 0, ceiling: FIRST }
     }
 
-    /// After a failure: how long to wait now.
+    /// The wait after a failure.
     pub fn after_failure(&mut self) -> Duration {
         let half = self.ceiling / 2;
         self.ceiling = (self.ceiling * 2).min(LONGEST);
@@ -39,7 +37,7 @@ impl Backoff {
         half + half.mul_f64(fraction)
     }
 
-    /// After a success: the next failure waits as the first did.
+    /// Starts again with the first wait.
     pub fn succeeded(&mut self) {
         self.ceiling = FIRST;
     }
@@ -50,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_longest_and_start_again_after_a_success() {
+    fn waits_double_up_to_the_longest_and_restart_after_a_success() {
         let mut backoff = Backoff::new(7);
         let mut ceiling = FIRST;
         for _ in 0..100 {
@@ -71,7 +69,7 @@ mod tests {
         assert!(waits.len() > 990, "{}", waits.len());
         let (first, last) = (waits[0], waits[waits.len() - 1]);
         assert!(first < FIRST * 51 / 100 && last > FIRST * 99 / 100, "{first:?} to {last:?}");
-        // The same seed tells the same story.
+        // The same seed gives the same waits.
         assert_eq!(Backoff::new(3).after_failure(), Backoff::new(3).after_failure());
     }
 }

@@ -1,67 +1,68 @@
-//! A cluster: which node has which slot, and each command to the node that has its key.
+//! A Redis cluster: sends each command to the node that has the slot of its key.
 //!
-//! Slots move while we look: a node that has lost one says where it is (MOVED, or ASK for one command),
-//! and the command goes there. Whatever else a node refuses is the answer of that command alone.
+//! Slots may move at any time. A node that no longer has a slot names the node that has it (MOVED, or ASK
+//! for one command), and the command is sent there. Any other refusal is the reply to that command alone.
 
 use redis::{Arg, Cmd, Pipeline, ServerError, Value};
 
 use super::ErrorKind;
-use super::link::to;
+use super::connection::{ClientIdentity, ClientSession, NodeConnection, RedisReply};
+use super::error::LinkError;
 use super::url::{Address, Target};
-use super::wire::{Answer, ClientIdentity, LinkError, Session, Wire};
 
-/// Into so many slots the keys are divided.
+/// Number of slots in every cluster.
 const SLOTS: usize = 16_384;
-/// A command that is sent on more often meets nodes that do not agree: its last refusal is its answer.
+/// A command that is redirected more often meets nodes that disagree: its last redirection is its reply.
 const REDIRECTIONS_MAX: usize = 5;
-/// Allows the next command on a slot that is on its way to this node.
+/// Allows the next command on a slot that is migrating to this node.
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
 /// Connections to all nodes that have slots.
 pub(super) struct Cluster {
     target: Target,
-    origin: ClientIdentity,
-    nodes: Vec<Wire>,
-    /// The node of each slot; of one that nobody has, any: it will say so.
-    owners: Vec<usize>,
+    identity: ClientIdentity,
+    nodes: Vec<NodeConnection>,
+    /// The node of each slot. A slot without a node has any node, which will refuse.
+    slot_nodes: Vec<usize>,
 }
 
-/// One command on its way.
+/// One command and the node that it is sent to.
 struct RoutedCommand {
-    command: usize,
+    index: usize,
     node: usize,
     is_asking: bool,
 }
 
 impl Cluster {
-    /// Asks one seed after the other for the slots, and connects to all nodes that have some. What went
-    /// wrong with such a node says more than a seed that is away; no node is tried twice.
+    /// Asks one seed after the other for the slots, and connects to all nodes that have some. No node is
+    /// tried twice. An error of such a node is returned rather than that of a seed: it says more.
     pub fn connect(
         seeds: &[Address],
         target: &Target,
-        origin: &ClientIdentity,
+        identity: &ClientIdentity,
     ) -> Result<Self, LinkError> {
         let mut tried: Vec<Address> = Vec::new();
-        let mut of_node = None;
-        let mut of_seed = None;
+        let mut node_error = None;
+        let mut seed_error = None;
         'seeds: for seed in seeds {
-            let (wire, ranges) = match slots_by(seed, target, origin) {
+            let (node, ranges) = match slots_by(seed, target, identity) {
                 Ok(found) => found,
                 Err(error) => {
-                    of_seed = Some(error);
+                    seed_error = Some(error);
                     continue;
                 }
             };
             if ranges.iter().any(|range| tried.contains(&range.master)) {
                 continue;
             }
-            let (target, origin) = (target.clone(), origin.clone());
-            let mut cluster = Self { target, origin, nodes: vec![wire], owners: vec![0; SLOTS] };
+            let (target, identity) = (target.clone(), identity.clone());
+            let mut cluster =
+                Self { target, identity, nodes: vec![node], slot_nodes: vec![0; SLOTS] };
             for SlotRange { first, last, master } in ranges {
                 match cluster.node(&master) {
-                    Ok(node) => cluster.owners[first..=last].fill(node),
+                    Ok(node) => cluster.slot_nodes[first..=last].fill(node),
                     Err(error) => {
-                        of_node = Some(error);
+                        node_error = Some(error);
                         tried.push(master);
                         continue 'seeds;
                     }
@@ -69,97 +70,97 @@ impl Cluster {
             }
             return Ok(cluster);
         }
-        Err(of_node.or(of_seed).expect("a target names a host"))
+        Err(node_error.or(seed_error).expect("a target names a host"))
     }
 
-    /// The node at that address, connected now if need be.
+    /// The node at that address. Connects if there is no connection yet.
     fn node(&mut self, address: &Address) -> Result<usize, LinkError> {
-        if let Some(node) = self.nodes.iter().position(|wire| wire.address() == address) {
+        if let Some(node) = self.nodes.iter().position(|node| node.address() == address) {
             return Ok(node);
         }
-        self.nodes.push(to(address, &self.target, &self.origin)?);
+        self.nodes.push(NodeConnection::to_node(address, &self.target, &self.identity)?);
         Ok(self.nodes.len() - 1)
     }
 
-    pub fn sessions(&self) -> Vec<Session> {
-        self.nodes.iter().filter_map(Wire::session).collect()
+    pub fn sessions(&self) -> Vec<ClientSession> {
+        self.nodes.iter().filter_map(NodeConnection::session).collect()
     }
 
-    /// Sends every command to its node, all nodes at once, and puts the answers in order.
-    pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<Answer>, LinkError> {
+    /// Sends every command to its node, all nodes at once, and returns the replies in the order of commands.
+    pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, LinkError> {
         let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
-        let mut answers: Vec<Answer> = vec![Ok(Value::Nil); commands.len()];
-        let mut errands: Vec<RoutedCommand> = commands
+        let mut replies: Vec<RedisReply> = vec![Ok(Value::Nil); commands.len()];
+        let mut routed: Vec<RoutedCommand> = commands
             .iter()
             .enumerate()
-            .map(|(command, cmd)| {
-                let node = self.owners[slot_of(key_of(cmd))];
-                RoutedCommand { command, node, is_asking: false }
+            .map(|(index, cmd)| {
+                let node = self.slot_nodes[slot_of(key_of(cmd))];
+                RoutedCommand { index, node, is_asking: false }
             })
             .collect();
         for _ in 0..=REDIRECTIONS_MAX {
-            if errands.is_empty() {
+            if routed.is_empty() {
                 break;
             }
-            errands = self.round(&commands, errands, &mut answers)?;
+            routed = self.round(&commands, routed, &mut replies)?;
         }
-        Ok(answers)
+        Ok(replies)
     }
 
-    /// Sends, receives, and returns what must be sent on.
+    /// Sends commands, receives their replies, and returns the commands that were redirected.
     fn round(
         &mut self,
         commands: &[&Cmd],
-        errands: Vec<RoutedCommand>,
-        answers: &mut [Answer],
+        routed: Vec<RoutedCommand>,
+        replies: &mut [RedisReply],
     ) -> Result<Vec<RoutedCommand>, LinkError> {
         let mut by_node: Vec<Vec<RoutedCommand>> = Vec::new();
         by_node.resize_with(self.nodes.len(), Vec::new);
-        for errand in errands {
-            by_node[errand.node].push(errand);
+        for command in routed {
+            by_node[command.node].push(command);
         }
-        for (wire, errands) in self.nodes.iter_mut().zip(&by_node) {
+        for (node, routed) in self.nodes.iter_mut().zip(&by_node) {
             let mut packed = Vec::new();
-            for errand in errands {
-                if errand.is_asking {
+            for command in routed {
+                if command.is_asking {
                     packed.extend_from_slice(ASKING);
                 }
-                commands[errand.command].write_packed_command(&mut packed);
+                commands[command.index].write_packed_command(&mut packed);
             }
             if !packed.is_empty() {
-                wire.send(&packed)?;
+                node.send(&packed)?;
             }
         }
-        let mut to_send_on = Vec::new();
-        for (node, errands) in by_node.into_iter().enumerate() {
-            for errand in errands {
-                if errand.is_asking {
-                    // A node that refuses ASKING refuses the command too.
+        let mut redirected = Vec::new();
+        for (node, routed) in by_node.into_iter().enumerate() {
+            for command in routed {
+                if command.is_asking {
+                    // A node that refuses ASKING also refuses the command.
                     drop(self.nodes[node].receive()?);
                 }
-                let answer = self.nodes[node].receive()?;
-                if let Err(error) = &answer
+                let reply = self.nodes[node].receive()?;
+                if let Err(error) = &reply
                     && let Some(redirection) = redirection(error, self.nodes[node].address())
                 {
-                    to_send_on.push((errand.command, redirection));
+                    redirected.push((command.index, redirection));
                 }
-                answers[errand.command] = answer;
+                replies[command.index] = reply;
             }
         }
-        // Only now: the answers of all others are read, so a node that is away loses none of them.
-        let mut errands = Vec::new();
-        for (command, Redirection { slot, address, is_asking }) in to_send_on {
+        // Only after all replies are read, so that a node that is down loses none of them.
+        let mut routed = Vec::new();
+        for (index, Redirection { slot, address, is_asking }) in redirected {
             let node = self.node(&address)?;
             if !is_asking {
-                self.owners[slot] = node;
+                self.slot_nodes[slot] = node;
             }
-            errands.push(RoutedCommand { command, node, is_asking });
+            routed.push(RoutedCommand { index, node, is_asking });
         }
-        Ok(errands)
+        Ok(routed)
     }
 }
 
-/// Slots that follow one another, at one node.
+/// Consecutive slots of one node.
 #[derive(Debug, PartialEq, Eq)]
 struct SlotRange {
     first: usize,
@@ -170,32 +171,32 @@ struct SlotRange {
 fn slots_by(
     seed: &Address,
     target: &Target,
-    origin: &ClientIdentity,
-) -> Result<(Wire, Vec<SlotRange>), LinkError> {
-    let mut wire = to(seed, target, origin)?;
-    let mut question = redis::cmd("CLUSTER");
-    question.arg("SLOTS");
-    let answer = match wire.ask(&question) {
-        Ok(answer) => answer,
-        // Cluster support is disabled there.
+    identity: &ClientIdentity,
+) -> Result<(NodeConnection, Vec<SlotRange>), LinkError> {
+    let mut node = NodeConnection::to_node(seed, target, identity)?;
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("SLOTS");
+    let reply = match node.ask(&command) {
+        Ok(reply) => reply,
+        // Cluster support is disabled in that Redis.
         Err(error) if error.kind == ErrorKind::Other => {
-            return Err(LinkError { kind: ErrorKind::Cluster, ..error });
+            return Err(error.with_kind(ErrorKind::Cluster));
         }
         Err(error) => return Err(error),
     };
-    match ranges(&answer, seed) {
-        Some(ranges) => Ok((wire, ranges)),
+    match ranges(&reply, seed) {
+        Some(ranges) => Ok((node, ranges)),
         None => {
-            let message = format!("{seed}: CLUSTER SLOTS is answered with something else");
+            let message = format!("{seed}: the reply to CLUSTER SLOTS is malformed");
             Err(LinkError::new(ErrorKind::Cluster, message))
         }
     }
 }
 
-/// What CLUSTER SLOTS says: `[first, last, [host, port, …] of the master, replicas…]` for each range.
-fn ranges(answer: &Value, asked: &Address) -> Option<Vec<SlotRange>> {
+/// The reply to CLUSTER SLOTS: `[first, last, [host, port, …] of the master, replicas…]` for each range.
+fn ranges(reply: &Value, asked: &Address) -> Option<Vec<SlotRange>> {
     let mut ranges = Vec::new();
-    for range in answer.as_sequence()? {
+    for range in reply.as_sequence()? {
         let [Value::Int(first), Value::Int(last), master, ..] = range.as_sequence()? else {
             return None;
         };
@@ -211,7 +212,7 @@ fn ranges(answer: &Value, asked: &Address) -> Option<Vec<SlotRange>> {
         if first > last || last >= SLOTS {
             return None;
         }
-        // A node that does not know where its master is.
+        // The node does not know the address of its master.
         if host == "?" {
             continue;
         }
@@ -221,13 +222,13 @@ fn ranges(answer: &Value, asked: &Address) -> Option<Vec<SlotRange>> {
     Some(ranges)
 }
 
-/// A node without a host is where the one is that names it.
+/// A node without a host has the host of the node that named it.
 fn address(host: &str, port: u16, named_by: &Address) -> Address {
     let host = if host.is_empty() { &named_by.host } else { host };
     Address { host: host.to_owned(), port }
 }
 
-/// Where a command should go instead.
+/// The node that a command must be sent to instead.
 #[derive(Debug, PartialEq, Eq)]
 struct Redirection {
     slot: usize,
@@ -235,7 +236,7 @@ struct Redirection {
     is_asking: bool,
 }
 
-/// What `MOVED 3999 host:port` says, and ASK.
+/// Parses `MOVED 3999 host:port`, and ASK.
 fn redirection(error: &ServerError, asked: &Address) -> Option<Redirection> {
     let is_asking = match error.code() {
         "MOVED" => false,
@@ -248,7 +249,7 @@ fn redirection(error: &ServerError, asked: &Address) -> Option<Redirection> {
     Some(Redirection { slot, address: address(host, port.parse().ok()?, asked), is_asking })
 }
 
-/// The key that decides where a command goes: its first argument, or a script's first key.
+/// The key that decides the node of a command: its first argument, or the first key of a script.
 fn key_of(command: &Cmd) -> &[u8] {
     let mut arguments = command.args_iter().map(|argument| match argument {
         Arg::Simple(bytes) => bytes,
@@ -256,11 +257,11 @@ fn key_of(command: &Cmd) -> &[u8] {
     });
     let name = arguments.next().unwrap_or(b"");
     let before = if name.eq_ignore_ascii_case(b"EVAL") { 2 } else { 0 };
-    // A command without a key is answered by any node.
+    // Any node replies a command without a key.
     arguments.nth(before).unwrap_or(b"")
 }
 
-/// The slot of a key: of what is between its first braces, if something is.
+/// The slot of a key: of the text between its first braces, unless that is empty.
 fn slot_of(key: &[u8]) -> usize {
     let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_those_of_the_specification() {
+    fn slots_follow_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
         for (key, same_as) in [
             ("{user1000}.following", "user1000"),
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_read_and_nonsense_is_not() {
+    fn slots_are_parsed_and_malformed_replies_refused() {
         let read = |reply: &str| {
             let value = redis::parse_redis_value(reply.as_bytes()).expect("RESP");
             ranges(&value, &here())
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_are_read_and_other_refusals_are_none() {
+    fn redirections_are_parsed_and_other_refusals_are_not() {
         let read = |line: &str| {
             let reply = format!("-{line}\r\n");
             let Ok(Value::ServerError(error)) = redis::parse_redis_value(reply.as_bytes()) else {

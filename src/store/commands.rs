@@ -1,129 +1,61 @@
-//! Segments as commands, and the commands that tell replicas of each other's changes.
+//! Segments as Redis commands, and the commands by which replicas share their windows.
 //!
-//! Every command may be sent twice without harm, and a segment gives the same bytes each time: a batch
-//! of which no answer came is sent again as it is. Encoded batch by batch, so that a segment and its
-//! commands need not be in memory at once. No I/O.
+//! Every command may be executed twice without harm, and a segment gives the same bytes each time, so that a
+//! batch without a reply is sent again as it was. A segment is encoded batch by batch, so that it and all its
+//! commands are never in memory at once. No I/O.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, RedisWrite, Value};
+use redis::{Cmd, RedisWrite};
 
-use super::keys::{self, Member, Replica, ReplicaCounters};
-use super::queue::{FLEET, Key, Logged, Owner, Refusals, Segment, Stream, TimestampGroup};
+use super::batch::{CommandBatch, CommandBuilder, Purpose};
+use super::keys::{self, Member, ReplicaCounters, ReplicaId};
+use super::segment::{
+    FLEET, HistoryEntry, SampleKey, Segment, SegmentStream, Subject, TimestampGroup,
+};
 use sigmad_sample::{MetricId, Reading};
 
-/// Commands in one batch at most: past a hundred Redis gains nothing more, and the answers of so many
-/// fit in the buffers of a socket, so that neither side ever waits for the other to read.
-pub const BATCH_COMMANDS_MAX: usize = 512;
-/// A batch that takes more is sent: the windows of a few hundred streams, well within a write timeout.
-pub const BATCH_BYTES_MAX: usize = 256 * 1024;
-/// Names in one [`Commands::mark`] at most: a script holds up everyone else while it runs.
+/// Names in one [`CommandEncoder::mark`] at most: a script blocks all other clients while it runs.
 pub const MARKED_MAX: usize = 1_000;
-/// Names that one [`Commands::mark`] is told at most: what others changed is told page by page.
-const CHANGED_MAX: usize = 4_000;
-// Those of one number are told together, so a page must have room for one mark and more.
-const _: () = assert!(CHANGED_MAX > MARKED_MAX);
-/// Commands that a segment's step makes: a window is added to, trimmed, and given its time to live.
-const STEP_COMMANDS_MAX: usize = 3;
-/// What a command takes in a batch beside its arguments.
-const COMMAND_BYTES: usize = 64;
+/// Names in one reply to a mark at most; the rest follows page by page.
+const CHANGED_PER_REPLY_MAX: usize = 4_000;
+// Names of one change are sent together, so a page must have room for more than one mark.
+const _: () = assert!(CHANGED_PER_REPLY_MAX > MARKED_MAX);
 
-/// Marks names as changed by the next number, and tells who was changed since the last.
+/// Marks names as changed by the next change number, and returns the names changed since a cursor.
 ///
-/// A number is larger than all before, and never smaller than the time: one that comes after Redis has
-/// lost its data, or the last second of it in a failover, is still larger than what any replica has
-/// seen. What a page has no room for is told from the number of its last whole change on.
-const MARK: &str = "\
-local time = redis.call('TIME')
-local last = tonumber(redis.call('GET', KEYS[1]) or '0')
-local number = math.max(last + 1, time[1] * 1000000 + time[2])
-local digits = string.format('%.0f', number)
-local page = tonumber(ARGV[2])
-local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, page)
-local told, cursor = #found / 2, digits
-if told == page then
-  cursor = found[#found]
-  while told > 0 and found[2 * told] == cursor do told = told - 1 end
-  if told == 0 then told = page else cursor = found[2 * told] end
-end
-local names = {}
-for i = 1, told do names[i] = found[2 * i - 1] end
-redis.call('SET', KEYS[1], digits, 'PX', ARGV[3])
-local marked = {}
-for i = 5, #ARGV do
-  marked[#marked + 1] = digits
-  marked[#marked + 1] = ARGV[i]
-end
-if #marked > 0 then
-  redis.call('ZADD', KEYS[2], unpack(marked))
-  redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[4])
-end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return {digits, cursor, names}
-";
+/// A change number is larger than all before and never smaller than the time in microseconds. After Redis
+/// has lost its data, or its last second in a failover, the next number is therefore still larger than any
+/// that a replica has seen. If a page is full, the cursor is the number of its last complete change.
+const MARK: &str = include_str!("scripts/mark.lua");
 
-/// Adds what some replicas have counted to the past, and takes their fields away, both or neither.
-const FOLD: &str = "\
-local fields = redis.call('HGETALL', KEYS[1])
-local values, gone = {}, {}
-for i = 1, #fields, 2 do values[fields[i]] = fields[i + 1] end
-for i = 1, #ARGV do gone[ARGV[i]] = true end
-local folded = 0
-for i = 1, #fields, 2 do
-  local replica, metric = string.match(fields[i], '^(%x%x%x%x%x%x%x%x)(.*)$')
-  if replica and gone[replica] then
-    local past, sum = 'past' .. metric, nil
-    if metric == '' then
-      local pattern = '^(%d+):(%d+):(%d+):(%d+)$'
-      local time, timestamp, total, anomalies = string.match(fields[i + 1], pattern)
-      if time then
-        local t, s, n, a = string.match(values[past] or '0:0:0:0', pattern)
-        if t and tonumber(t) > tonumber(time) then time, timestamp = t, s end
-        sum = string.format('%s:%s:%.0f:%.0f', time, timestamp, total + (n or 0), anomalies + (a or 0))
-      end
-    else
-      local pattern = '^(%d+):(%d+)$'
-      local total, anomalies = string.match(fields[i + 1], pattern)
-      if total then
-        local n, a = string.match(values[past] or '0:0', pattern)
-        sum = string.format('%.0f:%.0f', total + (n or 0), anomalies + (a or 0))
-      end
-    end
-    if sum then
-      values[past] = sum
-      redis.call('HSET', KEYS[1], past, sum)
-      redis.call('HDEL', KEYS[1], fields[i])
-      folded = folded + 1
-    end
-  end
-end
-return folded
-";
+/// Adds the counts of some replicas to the past and deletes their fields, in one step.
+const FOLD: &str = include_str!("scripts/fold.lua");
 
 /// What the commands depend on.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Who we are.
-    pub replica: Replica,
+pub struct StoreOptions {
+    /// This replica.
+    pub replica: ReplicaId,
     /// Values in a window.
     pub window: usize,
-    /// How long a sample's key lives; whole seconds, rounded up.
+    /// Time to live of a sample's key; rounded up to whole seconds.
     pub ttl: Duration,
-    /// How long a window lives that nobody adds to.
+    /// Time to live of a window that gets no values.
     pub stream_idle: Duration,
-    /// Samples that the history of a replica keeps, or a few more; None without a history.
+    /// Samples that the history of a replica keeps, or a few more. None: no history.
     pub history_len: Option<usize>,
-    /// Devices that are told of; past it those changed longest ago are forgotten.
+    /// Devices in the set of changes; past it the oldest changes are deleted.
     pub devices_max: usize,
 }
 
-/// Writes commands.
-pub struct Commands {
-    options: Options,
+/// Encodes segments and queries as commands.
+pub struct CommandEncoder {
+    options: StoreOptions,
     metric_name: Box<dyn Fn(MetricId) -> Arc<str> + Send>,
-    /// Names asked for so far, by id.
+    /// Names of the metrics seen so far, by id.
     metrics: Vec<Option<Arc<str>>>,
     key: Vec<u8>,
     id: Vec<u8>,
@@ -135,131 +67,31 @@ pub struct Commands {
 struct Fixed {
     ttl_s: String,
     stream_idle_ms: String,
-    /// The last rank, from the end, that a window has no room for.
+    /// The last rank, from the end, that is deleted from a window.
     trimmed_to: String,
     history_len: Option<String>,
 }
 
-/// Commands that are sent together.
-#[derive(Debug)]
-pub struct Batch {
-    /// The commands.
-    pub pipeline: Pipeline,
-    /// What each of them is for.
-    pub purposes: Vec<Purpose>,
-    bytes: usize,
-}
-
-/// What a command is for, and so what is lost when Redis refuses it for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A window: the values of a stream.
-    Window,
-    /// The counts of a device, or of the fleet.
-    Counts,
-    /// The only key of a sample.
-    Key,
-    /// The second key of a sample: the one without its device.
-    SecondKey,
-    /// A sample in the history, whose key holds its value as well.
-    History,
-    /// A sample in the history alone: a later one had its key.
-    HistoryAlone,
-}
-
-impl Purpose {
-    /// Counts what a refusal for good has cost.
-    pub fn refused(self, refusals: &mut Refusals) {
-        match self {
-            Self::Key => refusals.keys += 1,
-            Self::HistoryAlone => refusals.history += 1,
-            Self::Window | Self::Counts | Self::SecondKey | Self::History => {}
-        }
-    }
-
-    /// True when an error of that text says that the command had been done before.
-    pub fn is_done_by(self, error: &str) -> bool {
-        matches!(self, Self::History | Self::HistoryAlone) && error.contains("equal or smaller")
-    }
-}
-
-/// How much of a segment has been written as commands.
+/// How much of a segment is encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Its streams, owners, keys, moments and log as one row.
+pub struct BatchCursor {
+    /// Index into its streams, subjects, keys, groups and history, as if they were one table.
     at: usize,
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        Self {
-            pipeline: Pipeline::with_capacity(BATCH_COMMANDS_MAX),
-            purposes: Vec::with_capacity(BATCH_COMMANDS_MAX),
-            bytes: 0,
-        }
-    }
-}
-
-impl Batch {
-    fn clear(&mut self) {
-        self.pipeline.clear();
-        self.purposes.clear();
-        self.bytes = 0;
-    }
-
-    fn has_room(&self) -> bool {
-        self.purposes.len() + STEP_COMMANDS_MAX <= BATCH_COMMANDS_MAX
-            && self.bytes < BATCH_BYTES_MAX
-    }
-
-    fn push(&mut self, purpose: Purpose, command: Command) {
-        self.bytes += command.bytes;
-        self.pipeline.add_command(command.cmd);
-        self.purposes.push(purpose);
-    }
-}
-
-/// A command that is being written.
-struct Command {
-    cmd: Cmd,
-    bytes: usize,
-}
-
-impl Command {
-    /// With room for `args` arguments of `bytes` in all.
-    fn new(name: &str, args: usize, bytes: usize) -> Self {
-        let mut cmd = Cmd::with_capacity(args, bytes);
-        cmd.write_arg(name.as_bytes());
-        Self { cmd, bytes: COMMAND_BYTES }
-    }
-
-    fn arg(&mut self, arg: &(impl AsRef<[u8]> + ?Sized)) -> &mut Self {
-        self.cmd.write_arg(arg.as_ref());
-        self.bytes += arg.as_ref().len();
-        self
-    }
-
-    fn of(args: &[&[u8]]) -> Self {
-        let bytes = args.iter().map(|arg| arg.len()).sum();
-        let mut cmd = Cmd::with_capacity(args.len(), bytes);
-        args.iter().for_each(|arg| cmd.write_arg(arg));
-        Self { cmd, bytes: COMMAND_BYTES + bytes }
-    }
-}
-
-impl fmt::Debug for Commands {
+impl fmt::Debug for CommandEncoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Commands").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("CommandEncoder").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
-impl Commands {
-    /// `metric_name`: asked once for each metric.
+impl CommandEncoder {
+    /// `metric_name` is called once for each metric.
     pub fn new(
-        options: Options,
+        options: StoreOptions,
         metric_name: impl Fn(MetricId) -> Arc<str> + Send + 'static,
     ) -> Self {
-        let Options { window, ttl, stream_idle, history_len, .. } = options;
+        let StoreOptions { window, ttl, stream_idle, history_len, .. } = options;
         let fixed = Fixed {
             ttl_s: (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).to_string(),
             stream_idle_ms: stream_idle.as_millis().to_string(),
@@ -271,39 +103,44 @@ impl Commands {
         Self { options, metric_name, metrics, key, id, text, fixed }
     }
 
-    /// What they depend on.
-    pub fn options(&self) -> &Options {
+    /// The options it was made with.
+    pub fn options(&self) -> &StoreOptions {
         &self.options
     }
 
-    /// Fills `batch` with the commands of `segment` that come after `progress`, and moves that on. False
-    /// once there are no more.
-    pub fn fill(&mut self, segment: &Segment, progress: &mut Progress, batch: &mut Batch) -> bool {
+    /// Fills `batch` with the next commands of `segment`, from `cursor` on, and advances `cursor`. False once
+    /// there are no more.
+    pub fn fill(
+        &mut self,
+        segment: &Segment,
+        cursor: &mut BatchCursor,
+        batch: &mut CommandBatch,
+    ) -> bool {
         batch.clear();
-        self.know_metrics(segment);
+        self.load_metric_names(segment);
         while batch.has_room() {
-            let mut at = progress.at;
-            if let Some(stream) = step(&segment.streams, &mut at) {
+            let mut at = cursor.at;
+            if let Some(stream) = row_at(&segment.streams, &mut at) {
                 self.window(segment, stream, batch);
-            } else if let Some(owner) = step(&segment.owners, &mut at) {
-                self.counts(segment, owner, batch);
-            } else if let Some(key) = step(&segment.keys, &mut at) {
-                self.key(segment, key, batch);
-            } else if let Some(moment) = step(&segment.moments, &mut at) {
-                self.moment(segment, moment, batch);
-            } else if let Some(logged) = step(&segment.log, &mut at) {
-                self.logged(segment, logged, batch);
+            } else if let Some(subject) = row_at(&segment.subjects, &mut at) {
+                self.counts(segment, subject, batch);
+            } else if let Some(key) = row_at(&segment.keys, &mut at) {
+                self.sample_key(segment, key, batch);
+            } else if let Some(group) = row_at(&segment.groups, &mut at) {
+                self.timestamp_key(segment, group, batch);
+            } else if let Some(entry) = row_at(&segment.history, &mut at) {
+                self.history(segment, entry, batch);
             } else {
                 break;
             }
-            progress.at += 1;
+            cursor.at += 1;
         }
         !batch.purposes.is_empty()
     }
 
-    /// Asks for the names that the segment needs: each metric in it is one of the fleet.
-    fn know_metrics(&mut self, segment: &Segment) {
-        for stream in segment.streams_of(&segment.owners[FLEET as usize]) {
+    /// Loads the names of the segment's metrics: the fleet has a stream of each.
+    fn load_metric_names(&mut self, segment: &Segment) {
+        for stream in segment.streams_of(&segment.subjects[FLEET as usize]) {
             let index = usize::from(stream.metric.0);
             if self.metrics.len() <= index {
                 self.metrics.resize(index + 1, None);
@@ -312,13 +149,14 @@ impl Commands {
         }
     }
 
-    fn window(&mut self, segment: &Segment, stream: &Stream, batch: &mut Batch) {
+    fn window(&mut self, segment: &Segment, stream: &SegmentStream, batch: &mut CommandBatch) {
         let Self { options, metrics, key, text, fixed, .. } = self;
         key.clear();
-        let owner = &segment.owners[stream.owner as usize];
-        keys::write_window_key(key, owner.device(), name_of(metrics, stream.metric));
+        let subject = &segment.subjects[stream.subject as usize];
+        keys::write_window_key(key, subject.device(), name_of(metrics, stream.metric));
         let values = segment.values_of(stream);
-        let mut add = Command::new("ZADD", 2 + 2 * stream.len(), 64 * stream.len() + key.len());
+        let mut add =
+            CommandBuilder::new("ZADD", 2 + 2 * stream.len(), 64 * stream.len() + key.len());
         add.arg(key);
         for value in values {
             text.clear();
@@ -336,25 +174,25 @@ impl Commands {
         }
         batch.push(Purpose::Window, add);
         let trim = [b"ZREMRANGEBYRANK", &key[..], b"0", fixed.trimmed_to.as_bytes()];
-        batch.push(Purpose::Window, Command::of(&trim));
+        batch.push(Purpose::Window, CommandBuilder::of(&trim));
         let expire = [b"PEXPIRE", &key[..], fixed.stream_idle_ms.as_bytes()];
-        batch.push(Purpose::Window, Command::of(&expire));
+        batch.push(Purpose::Window, CommandBuilder::of(&expire));
     }
 
-    fn counts(&mut self, segment: &Segment, owner: &Owner, batch: &mut Batch) {
+    fn counts(&mut self, segment: &Segment, subject: &Subject, batch: &mut CommandBatch) {
         let Self { options, metrics, key, text, fixed, .. } = self;
         key.clear();
-        keys::write_counts_key(key, owner.device());
-        let mut set = Command::new("HSET", 12, 256);
+        keys::write_counts_key(key, subject.device());
+        let mut set = CommandBuilder::new("HSET", 12, 256);
         set.arg(key);
         text.clear();
         keys::write_field(text, options.replica, None);
         set.arg(text);
         text.clear();
-        let Owner { time_us, timestamp_us, counts, .. } = *owner;
+        let Subject { time_us, timestamp_us, counts, .. } = *subject;
         ReplicaCounters { time_us, timestamp_us, counts }.write(text);
         set.arg(text);
-        for stream in segment.streams_of(owner) {
+        for stream in segment.streams_of(subject) {
             text.clear();
             keys::write_field(text, options.replica, Some(name_of(metrics, stream.metric)));
             set.arg(text);
@@ -364,61 +202,70 @@ impl Commands {
         }
         batch.push(Purpose::Counts, set);
         let expire = [b"PEXPIRE", &key[..], fixed.stream_idle_ms.as_bytes()];
-        batch.push(Purpose::Counts, Command::of(&expire));
+        batch.push(Purpose::Counts, CommandBuilder::of(&expire));
     }
 
-    /// The key of a sample with a device; that of a timestamp alone comes with its moment.
-    fn key(&mut self, segment: &Segment, key: &Key, batch: &mut Batch) {
-        if key.owner != FLEET {
-            let device = segment.owners[key.owner as usize].device();
+    /// The key of a sample with a device. The key of a timestamp alone comes with its group.
+    fn sample_key(&mut self, segment: &Segment, key: &SampleKey, batch: &mut CommandBatch) {
+        if key.subject != FLEET {
+            let device = segment.subjects[key.subject as usize].device();
             self.set(segment, key, device, Purpose::Key, batch);
         }
     }
 
-    fn moment(&mut self, segment: &Segment, moment: &TimestampGroup, batch: &mut Batch) {
-        let key = &segment.keys[moment.newest as usize];
-        let purpose = if key.owner == FLEET { Purpose::Key } else { Purpose::SecondKey };
+    fn timestamp_key(
+        &mut self,
+        segment: &Segment,
+        group: &TimestampGroup,
+        batch: &mut CommandBatch,
+    ) {
+        let key = &segment.keys[group.newest as usize];
+        let purpose = if key.subject == FLEET { Purpose::Key } else { Purpose::SecondKey };
         self.set(segment, key, None, purpose, batch);
     }
 
     fn set(
         &mut self,
         segment: &Segment,
-        sample: &Key,
+        sample: &SampleKey,
         key_device: Option<&str>,
         purpose: Purpose,
-        batch: &mut Batch,
+        batch: &mut CommandBatch,
     ) {
         let Self { metrics, key, text, fixed, .. } = self;
         key.clear();
         keys::write_sample_key(key, key_device, sample.timestamp_us);
         write_sample(text, segment, sample, segment.readings_of(sample), metrics);
-        batch.push(purpose, Command::of(&[b"SET", key, text, b"EX", fixed.ttl_s.as_bytes()]));
+        batch
+            .push(purpose, CommandBuilder::of(&[b"SET", key, text, b"EX", fixed.ttl_s.as_bytes()]));
     }
 
-    fn logged(&mut self, segment: &Segment, logged: &Logged, batch: &mut Batch) {
+    fn history(&mut self, segment: &Segment, entry: &HistoryEntry, batch: &mut CommandBatch) {
         let Self { options, metrics, key, id, text, fixed, .. } = self;
-        let len = fixed.history_len.as_deref().expect("only a history has a log");
+        let len = fixed.history_len.as_deref().expect("entries exist only with a history");
         key.clear();
         keys::write_history_key(key, options.replica);
         id.clear();
-        keys::write_history_id(id, logged.time_us, logged.sequence);
-        let sample = &segment.keys[logged.key as usize];
-        write_sample(text, segment, sample, segment.readings_logged(logged), metrics);
-        let is_alone = segment.is_coalesced(logged);
+        keys::write_history_id(id, entry.time_us, entry.sequence);
+        let sample = &segment.keys[entry.key as usize];
+        write_sample(text, segment, sample, segment.readings_of_entry(entry), metrics);
+        let is_alone = segment.is_coalesced(entry);
         let purpose = if is_alone { Purpose::HistoryAlone } else { Purpose::History };
         let add = [b"XADD", &key[..], b"MAXLEN", b"~", len.as_bytes(), id, b"sample", text];
-        batch.push(purpose, Command::of(&add));
+        batch.push(purpose, CommandBuilder::of(&add));
     }
 
-    /// Marks names (a device's, or an empty one for the fleet) as changed by us, and asks who was
-    /// changed after `cursor`. Takes the first [`MARKED_MAX`] names; without names it only asks.
+    /// Marks names (of a device, or empty for the fleet) as changed by us, and queries the names changed after
+    /// `cursor`. Takes the first [`MARKED_MAX`] names; without names it only queries.
     pub fn mark<'a>(&self, cursor: u64, names: impl Iterator<Item = &'a str>) -> Cmd {
-        let Options { devices_max, .. } = self.options;
+        let StoreOptions { devices_max, .. } = self.options;
         let mut cmd = Cmd::new();
         cmd.arg("EVAL").arg(MARK).arg(2).arg(keys::CHANGE).arg(keys::CHANGED);
-        // One more than the devices: the fleet.
-        cmd.arg(cursor).arg(CHANGED_MAX).arg(&self.fixed.stream_idle_ms).arg(devices_max + 1);
+        // The fleet counts as one more device.
+        cmd.arg(cursor)
+            .arg(CHANGED_PER_REPLY_MAX)
+            .arg(&self.fixed.stream_idle_ms)
+            .arg(devices_max + 1);
         names.take(MARKED_MAX).for_each(|name| cmd.write_arg(name.as_bytes()));
         cmd
     }
@@ -427,7 +274,7 @@ impl Commands {
     pub fn read_counts(&mut self, device: Option<&str>) -> Cmd {
         self.key.clear();
         keys::write_counts_key(&mut self.key, device);
-        Command::of(&[b"HGETALL", &self.key]).cmd
+        CommandBuilder::of(&[b"HGETALL", &self.key]).cmd
     }
 
     /// Reads the window of a stream.
@@ -435,25 +282,25 @@ impl Commands {
         self.key.clear();
         keys::write_window_key(&mut self.key, device, metric);
         let first = format!("-{}", keys::window_values(self.options.window));
-        Command::of(&[b"ZRANGE", &self.key, first.as_bytes(), b"-1"]).cmd
+        CommandBuilder::of(&[b"ZRANGE", &self.key, first.as_bytes(), b"-1"]).cmd
     }
 
-    /// Moves what `gone` have counted of a device, or of the fleet, to the past.
-    pub fn fold(&mut self, device: Option<&str>, gone: &[Replica]) -> Cmd {
+    /// Moves the counts that `gone_replicas` have of a device, or of the fleet, to the past.
+    pub fn fold(&mut self, device: Option<&str>, gone_replicas: &[ReplicaId]) -> Cmd {
         self.key.clear();
         keys::write_counts_key(&mut self.key, device);
         let mut cmd = Cmd::new();
         cmd.arg("EVAL").arg(FOLD).arg(1).arg(&self.key);
-        gone.iter().for_each(|replica| cmd.write_arg(replica.as_str().as_bytes()));
+        gone_replicas.iter().for_each(|replica| cmd.write_arg(replica.as_str().as_bytes()));
         cmd
     }
 }
 
-/// What stands at `at`; else that counts on from the end.
-fn step<'a, T>(row: &'a [T], at: &mut usize) -> Option<&'a T> {
-    let found = row.get(*at);
+/// The row at index `at`. If the table is shorter, `at` becomes the index into the next table.
+fn row_at<'a, T>(table: &'a [T], at: &mut usize) -> Option<&'a T> {
+    let found = table.get(*at);
     if found.is_none() {
-        *at -= row.len();
+        *at -= table.len();
     }
     found
 }
@@ -465,63 +312,14 @@ fn name_of(metrics: &[Option<Arc<str>>], metric: MetricId) -> &str {
 fn write_sample(
     text: &mut Vec<u8>,
     segment: &Segment,
-    key: &Key,
+    key: &SampleKey,
     readings: &[Reading],
     metrics: &[Option<Arc<str>>],
 ) {
     text.clear();
-    let device = segment.owners[key.owner as usize].device();
+    let device = segment.subjects[key.subject as usize].device();
     let readings = readings.iter().map(|r| (name_of(metrics, r.metric), r.value));
     keys::write_sample(text, key.timestamp_us, device, readings);
-}
-
-/// What Redis answers to [`Commands::mark`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marked {
-    /// What to ask from next time.
-    pub cursor: u64,
-    /// False when more was changed than one answer tells: ask again.
-    pub is_all: bool,
-    /// True when Redis has lost its data since we asked last: ask again, from 0.
-    pub has_lost: bool,
-    /// Who was changed: devices, and the fleet as None. Those that this replica changed itself are
-    /// only among them when an answer was lost.
-    pub changed: Vec<Option<Box<str>>>,
-    /// Names that are none.
-    pub foreign: usize,
-}
-
-impl Marked {
-    /// Of the answer to a mark that asked from `cursor`; None for what the script never answers.
-    pub fn read(reply: &Value, cursor: u64) -> Option<Self> {
-        let Value::Array(parts) = reply else { return None };
-        let [number, next, Value::Array(names)] = &parts[..] else { return None };
-        let number = read_number(number)?;
-        let next = read_number(next)?;
-        let mut marked = Self {
-            cursor: next,
-            is_all: next == number,
-            has_lost: number <= cursor,
-            changed: Vec::with_capacity(names.len()),
-            foreign: 0,
-        };
-        for name in names {
-            match name {
-                Value::BulkString(name) if name.is_empty() => marked.changed.push(None),
-                Value::BulkString(name) => match keys::read_name(name) {
-                    Some(name) => marked.changed.push(Some(name.into())),
-                    None => marked.foreign += 1,
-                },
-                _ => marked.foreign += 1,
-            }
-        }
-        Some(marked)
-    }
-}
-
-fn read_number(value: &Value) -> Option<u64> {
-    let Value::BulkString(digits) = value else { return None };
-    str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -533,14 +331,15 @@ mod tests {
 
     use super::*;
     use crate::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
-    use crate::store::queue::{Fates, Queue};
+    use crate::store::batch::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
+    use crate::store::queue::{Refusals, SegmentOutcome, StoreQueue};
     use sigmad_sample::DeviceId;
 
     const WINDOW: usize = 3;
 
-    fn options(has_history: bool) -> Options {
-        Options {
-            replica: Replica::new(0xfeed),
+    fn options(has_history: bool) -> StoreOptions {
+        StoreOptions {
+            replica: ReplicaId::new(0xfeed),
             window: WINDOW,
             ttl: Duration::from_millis(299_001),
             stream_idle: Duration::from_secs(3_600),
@@ -550,7 +349,7 @@ mod tests {
     }
 
     fn device_name(device: DeviceId) -> Option<Arc<str>> {
-        // Of one index only the newest generation is still there; index 3 has gone.
+        // Only the newest generation of an index is there; index 3 was evicted.
         let names = ["a", "b:{}\"", "\u{1f980} 5:17%"];
         let name = names.get(device.index as usize)?;
         (device.generation == 0).then(|| (*name).into())
@@ -560,7 +359,7 @@ mod tests {
         format!("m{}\":}}", metric.0).into()
     }
 
-    /// What Redis would hold: of the commands used here, as their manual says.
+    /// The contents of Redis after the commands used here, according to their manual.
     #[derive(Debug, Default, PartialEq)]
     struct Contents {
         strings: BTreeMap<String, String>,
@@ -611,7 +410,7 @@ mod tests {
                     let stream = self.streams.entry(key.into()).or_default();
                     let (ms, rest) = id.split_once('-').expect("two parts");
                     let id = (ms.parse().expect("ms"), rest.parse().expect("the rest"));
-                    // Else it is refused: it has been added before.
+                    // Otherwise Redis refuses it: it was added before.
                     if stream.last_key_value().is_none_or(|(&last, _)| id > last) {
                         stream.insert(id, sample.into());
                     }
@@ -622,7 +421,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    struct Sample {
+    struct TestSample {
         device: Option<DeviceId>,
         timestamp_us: i64,
         metrics: Vec<(u16, f64)>,
@@ -630,13 +429,13 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
-        Take(Vec<Sample>),
+    enum EncoderStep {
+        Take(Vec<TestSample>),
         Begin,
         Done,
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = EncoderStep> {
         let device = proptest::option::of((0..4_u32, 0..8_u32));
         let device = device.prop_map(|device| {
             device.map(|(index, odd)| DeviceId { index, generation: u32::from(odd == 0) })
@@ -645,7 +444,7 @@ mod tests {
             .prop_map(|metrics| metrics.into_iter().collect::<Vec<_>>())
             .prop_shuffle();
         let sample = (device, 0..4_i64, metrics, any::<bool>()).prop_map(
-            |(device, half_seconds, metrics, is_same_time)| Sample {
+            |(device, half_seconds, metrics, is_same_time)| TestSample {
                 device,
                 timestamp_us: 1_735_100_000_000_000 + half_seconds * 500_000,
                 metrics,
@@ -653,15 +452,15 @@ mod tests {
             },
         );
         prop_oneof![
-            4 => proptest::collection::vec(sample, 1..12).prop_map(Step::Take),
-            1 => Just(Step::Begin),
-            1 => Just(Step::Done),
+            4 => proptest::collection::vec(sample, 1..12).prop_map(EncoderStep::Take),
+            1 => Just(EncoderStep::Begin),
+            1 => Just(EncoderStep::Done),
         ]
     }
 
-    /// Everything written at once, sample by sample, and trimmed at the end.
+    /// The contents when every sample is written on its own, and windows are trimmed at the end.
     #[derive(Default)]
-    struct Naive {
+    struct ExpectedContents {
         contents: Contents,
         counts: BTreeMap<(Option<u32>, Option<u16>), u64>,
         samples: u64,
@@ -669,9 +468,9 @@ mod tests {
         sequence: u16,
     }
 
-    impl Naive {
-        /// Judges a sample, and writes it as it should be found in the end.
-        fn judge(&mut self, sample: &Sample, block: &mut JudgedChunk, has_history: bool) {
+    impl ExpectedContents {
+        /// Judges a sample, and writes it in its final form.
+        fn judge(&mut self, sample: &TestSample, chunk: &mut JudgedChunk, has_history: bool) {
             if sample.is_same_time && self.sequence < 999 && self.time_us > 0 {
                 self.sequence += 1;
             } else {
@@ -701,8 +500,8 @@ mod tests {
                     fleet: count(None, Some(metric)),
                 })
                 .collect();
-            readings.iter().for_each(|&reading| block.push_reading(reading));
-            block.push_sample(JudgedSample {
+            readings.iter().for_each(|&reading| chunk.push_reading(reading));
+            chunk.push_sample(JudgedSample {
                 time_us,
                 sequence,
                 readings: readings.len() as u16,
@@ -729,7 +528,7 @@ mod tests {
             json += "}";
             let contents = &mut self.contents;
             let field = "0000feed";
-            let owner = |device: Option<&str>| match device {
+            let subject = |device: Option<&str>| match device {
                 Some(name) => {
                     let name = name.replace('%', "%25").replace('}', "%7D");
                     format!("sigmad:{{{name}}}")
@@ -743,19 +542,20 @@ mod tests {
             for device in BTreeSet::from([None, device]) {
                 let of_fleet = JudgedCounts { total: of_replica, anomalies: 0 };
                 let of_device = if device.is_some() { of_device } else { of_fleet };
-                let hash = contents.hashes.entry(format!("{}:counts", owner(device))).or_default();
-                let heard = format!(
+                let hash =
+                    contents.hashes.entry(format!("{}:counts", subject(device))).or_default();
+                let counters = format!(
                     "{time_us}:{}:{}:{}",
                     sample.timestamp_us, of_device.total, of_device.anomalies
                 );
-                hash.insert(field.into(), heard);
+                hash.insert(field.into(), counters);
                 for reading in &readings {
                     let metric = metric_name(reading.metric);
                     let counts = if device.is_some() { reading.stream } else { reading.fleet };
                     let counts = format!("{}:{}", counts.total, counts.anomalies);
                     hash.insert(format!("{field}:{metric}"), counts);
                     let member = format!("{time_us:016}:{field}:{sequence:03}:{}", reading.value);
-                    let window = format!("{}:window:{metric}", owner(device));
+                    let window = format!("{}:window:{metric}", subject(device));
                     contents.windows.entry(window).or_default().insert((time_us, member));
                 }
             }
@@ -777,10 +577,10 @@ mod tests {
         }
     }
 
-    /// Which fates the samples of a segment have.
-    fn fates(segment: &[Sample], has_history: bool) -> Fates {
-        let device = |sample: &Sample| sample.device.and_then(device_name);
-        let is_coalesced = |(at, sample): (usize, &Sample)| {
+    /// The outcome of the samples of a segment.
+    fn outcome(segment: &[TestSample], has_history: bool) -> SegmentOutcome {
+        let device = |sample: &TestSample| sample.device.and_then(device_name);
+        let is_coalesced = |(at, sample): (usize, &TestSample)| {
             segment[at + 1..].iter().any(|later| {
                 let is_same = device(sample).is_none() || device(sample) == device(later);
                 is_same && later.timestamp_us == sample.timestamp_us
@@ -788,28 +588,28 @@ mod tests {
         };
         let coalesced = segment.iter().enumerate().filter(|&each| is_coalesced(each)).count();
         let coalesced = if has_history { 0 } else { coalesced as u64 };
-        Fates { stored: segment.len() as u64 - coalesced, coalesced, refused: 0 }
+        SegmentOutcome { stored: segment.len() as u64 - coalesced, coalesced, refused: 0 }
     }
 
-    /// Flushes what is in flight, the first batches twice; returns how many `Key`s were written.
+    /// Flushes the segment in flight, its first batches twice. Returns how many [`Purpose::Key`]s there were.
     fn flush(
-        commands: &mut Commands,
+        commands: &mut CommandEncoder,
         segment: &Segment,
         contents: &mut Contents,
         cut: usize,
     ) -> u64 {
-        let mut batch = Batch::default();
+        let mut batch = CommandBatch::default();
         let mut bytes = Vec::new();
-        let mut progress = Progress::default();
+        let mut cursor = BatchCursor::default();
         for _ in 0..cut {
-            if commands.fill(segment, &mut progress, &mut batch) {
+            if commands.fill(segment, &mut cursor, &mut batch) {
                 batch.pipeline.cmd_iter().for_each(|cmd| contents.apply(cmd));
                 bytes.push(batch.pipeline.get_packed_pipeline());
             }
         }
-        let mut progress = Progress::default();
+        let mut cursor = BatchCursor::default();
         let (mut keys, mut written) = (0, 0);
-        while commands.fill(segment, &mut progress, &mut batch) {
+        while commands.fill(segment, &mut cursor, &mut batch) {
             assert_eq!(batch.purposes.len(), batch.pipeline.len());
             assert!(batch.purposes.len() <= BATCH_COMMANDS_MAX);
             batch.pipeline.cmd_iter().for_each(|cmd| contents.apply(cmd));
@@ -825,86 +625,76 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn coalesced_or_not_the_contents_are_the_same(
+        fn coalescing_does_not_change_the_contents(
             steps in proptest::collection::vec(step(), 1..25),
             has_history in any::<bool>(),
             cut in 0..3_usize,
         ) {
             let options = options(has_history);
-            let mut queue = Queue::new(Arc::new(ByteBudget::new(64 << 20)), &options);
-            let mut commands = Commands::new(options, metric_name);
-            let (mut naive, mut contents) = (Naive::default(), Contents::default());
+            let mut queue = StoreQueue::new(Arc::new(ByteBudget::new(64 << 20)), options.window, options.history_len.is_some());
+            let mut commands = CommandEncoder::new(options, metric_name);
+            let (mut expected_contents, mut contents) = (ExpectedContents::default(), Contents::default());
             let (mut flight, mut waiting) = (Vec::new(), Vec::new());
-            for step in steps.into_iter().chain([Step::Done, Step::Begin, Step::Done]) {
+            for step in steps.into_iter().chain([EncoderStep::Done, EncoderStep::Begin, EncoderStep::Done]) {
                 match step {
-                    Step::Take(samples) => {
-                        let mut block = JudgedChunk::default();
+                    EncoderStep::Take(samples) => {
+                        let mut chunk = JudgedChunk::default();
                         for sample in &samples {
-                            naive.judge(sample, &mut block, has_history);
+                            expected_contents.judge(sample, &mut chunk, has_history);
                         }
-                        prop_assert_eq!(queue.take(&block, device_name), 0);
+                        prop_assert_eq!(queue.take(&chunk, device_name), 0);
                         waiting.extend(samples);
                     }
-                    Step::Begin => if queue.in_flight().is_none() && queue.begin().is_some() {
+                    EncoderStep::Begin => if queue.in_flight().is_none() && queue.begin().is_some() {
                         flight = std::mem::take(&mut waiting);
                     },
-                    Step::Done => if let Some(segment) = queue.in_flight() {
+                    EncoderStep::Done => if let Some(segment) = queue.in_flight() {
                         let keys = flush(&mut commands, segment, &mut contents, cut);
-                        let expected = fates(&flight, has_history);
-                        prop_assert_eq!(keys, fates(&flight, false).stored);
+                        let expected = outcome(&flight, has_history);
+                        prop_assert_eq!(keys, outcome(&flight, false).stored);
                         prop_assert_eq!(queue.done(Refusals::default()), expected);
                     },
                 }
             }
             prop_assert_eq!(queue.samples(), 0);
-            prop_assert_eq!(contents, naive.trimmed());
+            prop_assert_eq!(contents, expected_contents.trimmed());
         }
     }
 
     #[test]
-    fn batches_are_small() {
-        let options = Options { window: 10_000, ..options(false) };
-        let mut queue = Queue::new(Arc::new(ByteBudget::new(256 << 20)), &options);
-        let mut commands = Commands::new(options, metric_name);
-        let mut naive = Naive::default();
+    fn batches_are_bounded() {
+        let options = StoreOptions { window: 10_000, ..options(false) };
+        let mut queue = StoreQueue::new(
+            Arc::new(ByteBudget::new(256 << 20)),
+            options.window,
+            options.history_len.is_some(),
+        );
+        let mut commands = CommandEncoder::new(options, metric_name);
+        let mut expected_contents = ExpectedContents::default();
         for at in 0..200 {
-            let mut block = JudgedChunk::default();
+            let mut chunk = JudgedChunk::default();
             for index in 0..200 {
-                let sample = Sample {
+                let sample = TestSample {
                     device: Some(DeviceId { index: index % 3, generation: 0 }),
                     timestamp_us: i64::from(at * 200 + index) * 1_000_000,
                     metrics: vec![(0, 0.5), (1, 1.5)],
                     is_same_time: true,
                 };
-                naive.judge(&sample, &mut block, false);
+                expected_contents.judge(&sample, &mut chunk, false);
             }
-            queue.take(&block, device_name);
+            queue.take(&chunk, device_name);
         }
         let segment = queue.begin().expect("samples");
-        let (mut batch, mut progress, mut sent) = (Batch::default(), Progress::default(), 0);
-        while commands.fill(segment, &mut progress, &mut batch) {
+        let (mut batch, mut cursor, mut sent) =
+            (CommandBatch::default(), BatchCursor::default(), 0);
+        while commands.fill(segment, &mut cursor, &mut batch) {
             assert!(batch.purposes.len() <= BATCH_COMMANDS_MAX);
             let longest = batch.pipeline.cmd_iter().map(|cmd| cmd.get_packed_command().len()).max();
             let bytes = batch.pipeline.get_packed_pipeline().len();
-            // The command that fills a batch may be the longest there is.
+            // The command that fills a batch may be the longest one.
             assert!(bytes < BATCH_BYTES_MAX + longest.expect("commands") + 1_000, "{bytes}");
             sent += batch.purposes.len();
         }
         assert_eq!(sent, 8 * 3 + 4 * 2 + 2 * 40_000);
-    }
-
-    #[test]
-    fn refusals_cost_what_was_lost() {
-        let mut refusals = Refusals::default();
-        for purpose in [Purpose::Window, Purpose::Counts, Purpose::SecondKey, Purpose::History] {
-            purpose.refused(&mut refusals);
-        }
-        assert_eq!(refusals, Refusals::default());
-        Purpose::Key.refused(&mut refusals);
-        Purpose::HistoryAlone.refused(&mut refusals);
-        assert_eq!(refusals, Refusals { keys: 1, history: 1 });
-        let error = "The ID specified in XADD is equal or smaller than the target stream top item";
-        assert!(Purpose::HistoryAlone.is_done_by(error) && !Purpose::Key.is_done_by(error));
-        assert!(!Purpose::History.is_done_by("Operation against a key holding the wrong kind"));
     }
 }

@@ -1,7 +1,7 @@
-//! What things are called in Redis, and how they are written there: keys, members, fields, JSON.
+//! The format of data in Redis: keys, members, fields, JSON.
 //!
-//! Writers append to a buffer. Readers take what anyone may have written, and answer None to what is
-//! not ours: names keep the rules of [`is_name`], values are finite and within [`VALUE_MAX`].
+//! Writers append to a buffer. Readers accept any bytes and return None for what sigmad does not write: names
+//! must pass [`is_name`], values must be finite and within [`VALUE_MAX`].
 
 use std::fmt;
 
@@ -9,32 +9,32 @@ use crate::judged_queue::JudgedCounts;
 use sigmad_sample::number::Plain;
 use sigmad_sample::{VALUE_MAX, is_name};
 
-/// The number of the last change, whoever made it.
+/// Key: the number of the last change by any replica.
 pub const CHANGE: &str = "{sigmad}:change";
-/// Who was changed, by the number of the change: devices by name, the fleet as an empty name.
+/// Key: a sorted set of names with the number of their last change. The fleet has an empty name.
 pub const CHANGED: &str = "{sigmad}:changed";
-/// In a hash of counts: what replicas of the past have counted.
+/// Field in a hash of counts: the counts of replicas that are gone.
 pub const PAST: &str = "past";
-/// Digits of a time in a member: until the year 2286, in order of time.
+/// Digits of a time in a member: until the year 2286, bytewise order is order of time.
 const TIME_DIGITS: usize = 16;
 const TIME_MAX: i64 = 9_999_999_999_999_999;
 /// Digits of a sequence in a member.
 const SEQUENCE_DIGITS: usize = 3;
 
-/// Values of a stream that Redis keeps: one more than a window, so that the last one can be judged
-/// against the window before it.
+/// Values of a stream that Redis keeps: one more than a window, so that the last can be judged by the window
+/// before it.
 pub const fn window_values(window: usize) -> u32 {
     window as u32 + 1
 }
 
-/// Which replica of the cluster: eight lower-case hex digits, new at each start.
+/// The id of a replica: eight lower-case hex digits, new at each start.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Replica([u8; Self::LEN]);
+pub struct ReplicaId([u8; Self::LEN]);
 
-impl Replica {
+impl ReplicaId {
     const LEN: usize = 8;
 
-    /// Of a random number.
+    /// Makes an id from a random number.
     pub fn new(random: u32) -> Self {
         Self(std::array::from_fn(|at| b"0123456789abcdef"[(random >> (28 - 4 * at)) as usize % 16]))
     }
@@ -53,25 +53,24 @@ impl Replica {
     }
 }
 
-impl fmt::Display for Replica {
+impl fmt::Display for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl fmt::Debug for Replica {
+impl fmt::Debug for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// Writes the timestamp that says `timestamp_us` in the coarsest unit that says it exactly: seconds,
-/// milliseconds, or microseconds.
+/// Writes `timestamp_us` in the coarsest unit that is exact: seconds, milliseconds, or microseconds.
 ///
-/// Readers tell the unit from the magnitude. The first years after 1970 are too small for that in any
-/// unit but seconds, so there a fraction is written.
+/// Readers derive the unit from the magnitude. In the first years after 1970 that works for seconds only, so
+/// there a fraction of a second is written.
 pub fn write_timestamp(text: &mut Vec<u8>, timestamp_us: i64) {
-    /// From here on milliseconds and microseconds can be told from seconds: 1973.
+    /// 1973: from here on the magnitude distinguishes the units.
     const UNITS_FROM_US: i64 = 100_000_000_000_000;
     if timestamp_us % 1_000_000 == 0 {
         write_number(text, timestamp_us / 1_000_000);
@@ -101,26 +100,26 @@ pub fn write_sample_key(text: &mut Vec<u8>, device: Option<&str>, timestamp_us: 
 
 /// Writes `sigmad:{<device>}:window:<metric>`, or `sigmad:fleet:window:<metric>`.
 pub fn write_window_key(text: &mut Vec<u8>, device: Option<&str>, metric: &str) {
-    write_owner(text, device);
+    write_subject(text, device);
     text.extend_from_slice(b":window:");
     text.extend_from_slice(metric.as_bytes());
 }
 
 /// Writes `sigmad:{<device>}:counts`, or `sigmad:fleet:counts`.
 pub fn write_counts_key(text: &mut Vec<u8>, device: Option<&str>) {
-    write_owner(text, device);
+    write_subject(text, device);
     text.extend_from_slice(b":counts");
 }
 
 /// Writes `sigmad:history:<replica>`.
-pub fn write_history_key(text: &mut Vec<u8>, replica: Replica) {
+pub fn write_history_key(text: &mut Vec<u8>, replica: ReplicaId) {
     text.extend_from_slice(b"sigmad:history:");
     text.extend_from_slice(&replica.0);
 }
 
-/// A cluster places a key by what stands in its first braces. A brace that closes them in the name
-/// would end that, and could make the keys of two devices one; so it is written as in a URL.
-fn write_owner(text: &mut Vec<u8>, device: Option<&str>) {
+/// A cluster places a key by the text in its first braces. A closing brace in a device name would end that
+/// text, and two devices could get the same key, so it is percent-encoded.
+fn write_subject(text: &mut Vec<u8>, device: Option<&str>) {
     let Some(device) = device else { return text.extend_from_slice(b"sigmad:fleet") };
     text.extend_from_slice(b"sigmad:{");
     for &byte in device.as_bytes() {
@@ -133,14 +132,14 @@ fn write_owner(text: &mut Vec<u8>, device: Option<&str>) {
     text.push(b'}');
 }
 
-/// Writes the id of a sample in a history: larger than that of each sample before it.
+/// Writes the id of a sample in a history: larger than those of all earlier samples.
 pub fn write_history_id(text: &mut Vec<u8>, time_us: i64, sequence: u16) {
     write_number(text, time_us / 1_000);
     text.push(b'-');
     write_number(text, time_us % 1_000 * 1_000 + i64::from(sequence));
 }
 
-/// Writes a sample as JSON, as its client would send it.
+/// Writes a sample as JSON in the form in which clients send it.
 pub fn write_sample<'a>(
     text: &mut Vec<u8>,
     timestamp_us: i64,
@@ -167,16 +166,16 @@ pub fn write_sample<'a>(
 pub struct Member {
     /// When it arrived, microseconds since 1970, by the replica's clock.
     pub time_us: i64,
-    /// Where it arrived.
-    pub replica: Replica,
-    /// Orders those of one time and replica: below 1,000.
+    /// The replica that received it.
+    pub replica: ReplicaId,
+    /// Orders the values of one time and replica: below 1,000.
     pub sequence: u16,
     /// The value.
     pub value: f64,
 }
 
 impl Member {
-    /// Writes `<time>:<replica>:<sequence>:<value>`: in bytewise order as in order of arrival.
+    /// Writes `<time>:<replica>:<sequence>:<value>`, whose bytewise order is the order of arrival.
     pub fn write(&self, text: &mut Vec<u8>) {
         debug_assert!((0..=TIME_MAX).contains(&self.time_us) && self.sequence < 1_000);
         write_digits::<TIME_DIGITS>(text, self.time_us.clamp(0, TIME_MAX) as u64);
@@ -188,7 +187,7 @@ impl Member {
         write_value(text, self.value);
     }
 
-    /// None for what is not a member of ours.
+    /// None for a member that sigmad does not write.
     pub fn read(text: &[u8]) -> Option<Self> {
         let mut parts = text.splitn(4, |&byte| byte == b':');
         let mut part = || parts.next();
@@ -199,25 +198,25 @@ impl Member {
         let value: f64 = str::from_utf8(value).ok()?.parse().ok()?;
         Some(Self {
             time_us: read_number(time)?,
-            replica: Replica::read(replica)?,
+            replica: ReplicaId::read(replica)?,
             sequence: u16::try_from(read_number(sequence)?).ok()?,
-            // Plus zero: -0 is 0 here.
+            // Adding zero turns -0 into 0.
             value: Some(value + 0.0).filter(|value| value.abs() <= VALUE_MAX)?,
         })
     }
 }
 
-/// Who has counted a field of a hash of counts.
+/// Whose counts a field of a hash has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// That replica.
-    Replica(Replica),
-    /// Replicas that have gone.
+pub enum CountSource {
+    /// Those of a replica.
+    Replica(ReplicaId),
+    /// The sum of replicas that are gone.
     Past,
 }
 
-/// Writes the field of a replica, or of a metric of it: `<replica>`, `<replica>:<metric>`.
-pub fn write_field(text: &mut Vec<u8>, replica: Replica, metric: Option<&str>) {
+/// Writes the field of a replica, or of one of its metrics: `<replica>`, `<replica>:<metric>`.
+pub fn write_field(text: &mut Vec<u8>, replica: ReplicaId, metric: Option<&str>) {
     text.extend_from_slice(&replica.0);
     if let Some(metric) = metric {
         text.push(b':');
@@ -225,23 +224,23 @@ pub fn write_field(text: &mut Vec<u8>, replica: Replica, metric: Option<&str>) {
     }
 }
 
-/// Who has counted, and which metric (None: samples); None for a field that is not ours.
-pub fn read_field(text: &[u8]) -> Option<(Counter, Option<&str>)> {
-    let (counter, metric) = match text.iter().position(|&byte| byte == b':') {
+/// Whose counts, and of which metric (None: samples). None for a field that sigmad does not write.
+pub fn read_field(text: &[u8]) -> Option<(CountSource, Option<&str>)> {
+    let (source, metric) = match text.iter().position(|&byte| byte == b':') {
         Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
         None => (text, None),
     };
-    let counter = match counter {
-        past if past == PAST.as_bytes() => Counter::Past,
-        replica => Counter::Replica(Replica::read(replica)?),
+    let source = match source {
+        past if past == PAST.as_bytes() => CountSource::Past,
+        replica => CountSource::Replica(ReplicaId::read(replica)?),
     };
     match metric {
-        Some(metric) => Some((counter, Some(read_name(metric)?))),
-        None => Some((counter, None)),
+        Some(metric) => Some((source, Some(read_name(metric)?))),
+        None => Some((source, None)),
     }
 }
 
-/// What a replica knows of a device, or of the fleet: when it last heard, and what it has counted.
+/// What one replica has counted of a device, or of the fleet, and when its last sample arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaCounters {
     /// When the last sample arrived, microseconds since 1970, by the replica's clock.
@@ -262,7 +261,7 @@ impl ReplicaCounters {
         write_counts(text, self.counts);
     }
 
-    /// None for what is not ours.
+    /// None for text that sigmad does not write.
     pub fn read(text: &[u8]) -> Option<Self> {
         let mut parts = text.splitn(3, |&byte| byte == b':');
         Some(Self {
@@ -280,14 +279,14 @@ pub fn write_counts(text: &mut Vec<u8>, counts: JudgedCounts) {
     write_number(text, counts.anomalies);
 }
 
-/// None for what is not ours.
+/// None for text that sigmad does not write.
 pub fn read_counts(text: &[u8]) -> Option<JudgedCounts> {
     let colon = text.iter().position(|&byte| byte == b':')?;
     let (total, anomalies) = (read_number(&text[..colon])?, read_number(&text[colon + 1..])?);
     Some(JudgedCounts { total: total as u64, anomalies: anomalies as u64 })
 }
 
-/// None for what is not the name of a device or a metric.
+/// None for what is not a valid name of a device or a metric.
 pub fn read_name(text: &[u8]) -> Option<&str> {
     str::from_utf8(text).ok().filter(|name| is_name(name))
 }
@@ -336,7 +335,7 @@ mod tests {
         String::from_utf8(text).expect("UTF-8")
     }
 
-    /// What a client's timestamp says, by the rule of the interface: the magnitude tells the unit.
+    /// A client's timestamp in microseconds: its magnitude decides the unit.
     fn micros(timestamp: &str) -> i64 {
         match timestamp.parse::<i64>() {
             Ok(number @ ..100_000_000_000) => number * 1_000_000,
@@ -347,7 +346,7 @@ mod tests {
     }
 
     fn name() -> impl Strategy<Value = String> {
-        // What a name may be made of, with much of what other texts end at.
+        // Characters that names may have, many of them special in some format.
         let hostile = "[:{}%\"\\\\ 0-9a-f\u{e9}\u{2603}\u{1f980}\u{2028}']{1,12}";
         prop_oneof![hostile, "\\PC{1,30}", Just("past".into()), Just("fleet".into())]
             .prop_filter("names only", |name: &String| is_name(name))
@@ -373,7 +372,7 @@ mod tests {
         (0..=TIME_MAX, any::<u32>(), 0..1_000_u16, value()).prop_map(
             |(time_us, random, sequence, value)| Member {
                 time_us,
-                replica: Replica::new(random),
+                replica: ReplicaId::new(random),
                 sequence,
                 value,
             },
@@ -382,7 +381,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn members_read_back_in_their_order(a in member(), b in member()) {
+        fn members_are_read_back_and_sorted_by_time(a in member(), b in member()) {
             let texts = [a, b].map(|member| text(|text| member.write(text)));
             prop_assert_eq!(Member::read(texts[0].as_bytes()), Some(a));
             let order = |m: &Member| (m.time_us, m.replica, m.sequence);
@@ -398,22 +397,21 @@ mod tests {
             (time_us, timestamp_us) in (0..i64::MAX, 0..i64::MAX),
             counts in counts(),
         ) {
-            let replica = Replica::new(random);
+            let replica = ReplicaId::new(random);
             let field = text(|text| write_field(text, replica, metric.as_deref()));
-            let expected = (Counter::Replica(replica), metric.as_deref());
+            let expected = (CountSource::Replica(replica), metric.as_deref());
             prop_assert_eq!(read_field(field.as_bytes()), Some(expected));
             let past = field.replacen(replica.as_str(), PAST, 1);
-            prop_assert_eq!(read_field(past.as_bytes()), Some((Counter::Past, metric.as_deref())));
-            let heard = ReplicaCounters { time_us, timestamp_us, counts };
-            let written = text(|text| heard.write(text));
-            prop_assert_eq!(ReplicaCounters::read(written.as_bytes()), Some(heard));
+            prop_assert_eq!(read_field(past.as_bytes()), Some((CountSource::Past, metric.as_deref())));
+            let counters = ReplicaCounters { time_us, timestamp_us, counts };
+            let written = text(|text| counters.write(text));
+            prop_assert_eq!(ReplicaCounters::read(written.as_bytes()), Some(counters));
             let written = text(|text| write_counts(text, counts));
             prop_assert_eq!(read_counts(written.as_bytes()), Some(counts));
         }
 
         #[test]
-        fn anything_may_stand_there(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
-            // Whatever is taken for ours would be written the same way, or nearly.
+        fn any_bytes_are_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             if let Some(member) = Member::read(&bytes) {
                 prop_assert!(member.value.abs() <= VALUE_MAX);
             }
@@ -434,7 +432,7 @@ mod tests {
         }
 
         #[test]
-        fn timestamps_say_the_microsecond(
+        fn timestamps_are_exact_to_the_microsecond(
             us in prop_oneof![0..200_000_000_000_000_i64, 0..9_000_000_000_000_000_i64],
             unit in prop_oneof![Just(1), Just(1_000), Just(1_000_000)],
         ) {
@@ -444,14 +442,14 @@ mod tests {
         }
 
         #[test]
-        fn samples_are_what_a_client_would_send(
+        fn samples_are_written_as_a_client_sends_them(
             timestamp_us in 0..9_000_000_000_000_000_i64,
             device in proptest::option::of(name()),
             readings in proptest::collection::btree_map(name(), value(), 1..5),
         ) {
             let pairs = readings.iter().map(|(name, &value)| (&**name, value));
             let sample = text(|text| write_sample(text, timestamp_us, device.as_deref(), pairs));
-            // Raw: serde_json reads numbers to the last digit but one.
+            // Raw values: serde_json is off by one unit in the last digit.
             let mut read: BTreeMap<String, Box<RawValue>> =
                 serde_json::from_str(&sample).expect("JSON");
             let mut raw = |name: &str| read.remove(name).map(|value| value.get().to_owned());
@@ -465,7 +463,7 @@ mod tests {
         }
 
         #[test]
-        fn no_two_things_share_a_key(
+        fn all_keys_are_distinct(
             devices in proptest::collection::hash_set(name(), 1..4),
             metrics in proptest::collection::hash_set(name(), 1..4),
             timestamps in proptest::collection::hash_set(0..5_000_000_000_000_000_i64, 1..4),
@@ -484,7 +482,7 @@ mod tests {
         }
 
         #[test]
-        fn history_ids_grow(a in (0..TIME_MAX, 0..1_000_u16), b in (0..TIME_MAX, 0..1_000_u16)) {
+        fn history_ids_increase(a in (0..TIME_MAX, 0..1_000_u16), b in (0..TIME_MAX, 0..1_000_u16)) {
             let id = |(time_us, sequence)| {
                 let id = text(|text| write_history_id(text, time_us, sequence));
                 let (ms, rest) = id.split_once('-').expect("two parts");
@@ -495,8 +493,8 @@ mod tests {
     }
 
     #[test]
-    fn as_documented() {
-        let replica = Replica::new(0x0a1b_2c3d);
+    fn formats_are_as_documented() {
+        let replica = ReplicaId::new(0x0a1b_2c3d);
         assert_eq!(replica.as_str(), "0a1b2c3d");
         for (us, expected) in [
             (1_735_100_000_000_000, "1735100000"),

@@ -1,151 +1,85 @@
-//! The way to Redis, however it is arranged: pipelines in, answers out.
+//! The link to Redis: sends pipelines and returns their replies, for every topology.
 //!
-//! Every call ends within seconds, whatever Redis and the network do (bounds and reasons are in the wire,
-//! the connection to one process). Only names are resolved by the system, within its own bounds. Nothing
-//! is tried twice here: who calls decides when to connect again, and sends the same batch.
+//! Every call ends within seconds, whatever Redis and the network do; the connection to one process has the
+//! bounds and their reasons. Only host names are resolved by the system, within its own bounds. Nothing is
+//! tried twice here: the caller decides when to connect again, and sends the same batch.
 //!
 //! ```text
 //! redis://            connect
-//! redis+sentinel://   ask a sentinel who is master; connect; ask whether it is
-//! redis+cluster://    ask a node who has which slots; connect to all; each command goes where its key is
+//! redis+sentinel://   ask a sentinel for the master, connect, check its role
+//! redis+cluster://    ask a node for the slots, connect to all nodes, send each command by its key
 //! ```
 
 use redis::{Pipeline, Value};
 
-use super::ErrorKind;
 use super::cluster::Cluster;
-use super::url::{Address, Login, Target, Topology};
-pub use super::wire::{ClientIdentity, LinkError};
-use super::wire::{Session, Wire};
-use sigmad_profile::capture::SignalsBlocked;
+use super::connection::{ClientSession, NodeConnection};
+use super::sentinel;
+use super::signals::SignalsBlocked;
+use super::url::{Target, Topology};
+pub use super::{connection::ClientIdentity, error::LinkError};
 
 /// A connection to Redis, or one to each node of a cluster.
-pub struct Link(Route);
+pub struct Link(Nodes);
 
-enum Route {
-    /// To one process, which has all keys.
-    Whole(Wire),
-    ByKey(Cluster),
+enum Nodes {
+    /// One process has all keys.
+    Single(NodeConnection),
+    Cluster(Cluster),
 }
 
 impl Link {
-    /// Connects; a master is asked for anew each time.
+    /// Connects; with sentinels, to the master of this moment.
     ///
-    /// Ends within 3 s for one Redis that is away. Each sentinel or seed that is away adds as much, and so does the
-    /// first node that is.
-    pub fn connect(target: &Target, origin: &ClientIdentity) -> Result<Self, LinkError> {
-        let _undisturbed = SignalsBlocked::begin();
-        let route = match &target.topology {
-            Topology::Single(address) => Route::Whole(to(address, target, origin)?),
-            Topology::Sentinel { sentinels, master, login } => {
-                Route::Whole(master_of(sentinels, master, login.as_ref(), target, origin)?)
+    /// Ends within 3 s if one Redis is down. Each sentinel or seed that is down adds as much, and so does the
+    /// first node that is down.
+    pub fn connect(target: &Target, identity: &ClientIdentity) -> Result<Self, LinkError> {
+        let _blocked = SignalsBlocked::begin();
+        let nodes = match &target.topology {
+            Topology::Single(address) => {
+                Nodes::Single(NodeConnection::to_node(address, target, identity)?)
             }
-            Topology::Cluster { seeds } => Route::ByKey(Cluster::connect(seeds, target, origin)?),
+            Topology::Sentinel { sentinels, master, login } => Nodes::Single(
+                sentinel::connect_master(sentinels, master, login.as_ref(), target, identity)?,
+            ),
+            Topology::Cluster { seeds } => {
+                Nodes::Cluster(Cluster::connect(seeds, target, identity)?)
+            }
         };
-        Ok(Self(route))
+        Ok(Self(nodes))
     }
 
-    /// What is lost when this is dropped after an error: see [`ClientIdentity::has_lost`].
-    pub fn sessions(&self) -> Vec<Session> {
+    /// The connections that are lost if this is dropped after an error: see [`ClientIdentity::set_lost`].
+    pub fn sessions(&self) -> Vec<ClientSession> {
         match &self.0 {
-            Route::Whole(wire) => wire.session().into_iter().collect(),
-            Route::ByKey(cluster) => cluster.sessions(),
+            Nodes::Single(node) => node.session().into_iter().collect(),
+            Nodes::Cluster(cluster) => cluster.sessions(),
         }
     }
 
-    /// Sends commands and reads their answers, in the commands' order. In a cluster the commands of one
-    /// key stay in order, those of different keys need not.
+    /// Sends commands and reads their replies, in the order of the commands. In a cluster, commands with the
+    /// same key are executed in order; those with different keys need not be.
     ///
-    /// An inner error is Redis' refusal of one command. When its kind is passing
-    /// ([`ErrorKind::is_passing`]), the whole batch may be sent again, over a new link: the refusal may be
-    /// that of a replica which was master.
+    /// An inner error is the refusal of one command. If its kind is passing ([`ErrorKind::is_passing`]), the
+    /// whole batch may be sent again over a new link: a master may have become a replica.
     ///
     /// # Errors
     ///
-    /// The connection is lost, or what it says next would not be the answer to what is asked next: drop
-    /// the link. How many of the commands were done is not known.
+    /// The connection is lost, or its next reply would belong to an earlier command: drop the link. It is
+    /// not known how many commands were executed.
+    ///
+    /// [`ErrorKind::is_passing`]: super::ErrorKind::is_passing
     pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
-        debug_assert!(!pipeline.is_transaction(), "a transaction has other answers");
+        debug_assert!(!pipeline.is_transaction(), "a transaction has other replies");
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        // An interrupted read would be the last of its connection.
-        let _undisturbed = SignalsBlocked::begin();
-        let answers = match &mut self.0 {
-            Route::Whole(wire) => wire.run(pipeline)?,
-            Route::ByKey(cluster) => cluster.run(pipeline)?,
+        let _blocked = SignalsBlocked::begin();
+        let replies = match &mut self.0 {
+            Nodes::Single(node) => node.run(pipeline)?,
+            Nodes::Cluster(cluster) => cluster.run(pipeline)?,
         };
-        let told = |answer: Result<Value, _>| answer.map_err(|error| LinkError::refusal(&error));
-        Ok(answers.into_iter().map(told).collect())
+        let refused = |reply: Result<Value, _>| reply.map_err(|error| LinkError::refusal(&error));
+        Ok(replies.into_iter().map(refused).collect())
     }
-}
-
-/// To a node that holds data.
-pub(super) fn to(
-    address: &Address,
-    target: &Target,
-    origin: &ClientIdentity,
-) -> Result<Wire, LinkError> {
-    Wire::connect(address, target.is_tls, target.login.as_ref(), target.database, origin)
-}
-
-/// Asks one sentinel after the other. What went wrong with a master that one of them gave says more than
-/// a sentinel that is away; no master is tried twice.
-fn master_of(
-    sentinels: &[Address],
-    name: &str,
-    login: Option<&Login>,
-    target: &Target,
-    origin: &ClientIdentity,
-) -> Result<Wire, LinkError> {
-    let mut tried: Vec<Address> = Vec::new();
-    let mut of_master = None;
-    let mut of_sentinel = None;
-    for sentinel in sentinels {
-        match given_master(sentinel, name, login, target.is_tls, origin) {
-            Err(error) => of_sentinel = Some(error),
-            Ok(address) if tried.contains(&address) => {}
-            Ok(address) => match to(&address, target, origin).and_then(checked_master) {
-                Ok(wire) => return Ok(wire),
-                Err(error) => {
-                    of_master = Some(error);
-                    tried.push(address);
-                }
-            },
-        }
-    }
-    Err(of_master.or(of_sentinel).expect("a target names a host"))
-}
-
-/// The master's address, as one sentinel knows it.
-fn given_master(
-    sentinel: &Address,
-    name: &str,
-    login: Option<&Login>,
-    is_tls: bool,
-    origin: &ClientIdentity,
-) -> Result<Address, LinkError> {
-    let mut wire = Wire::connect(sentinel, is_tls, login, 0, origin)?;
-    let mut question = redis::cmd("SENTINEL");
-    question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
-    let answer = wire.ask(&question)?;
-    let (host, port): (String, u16) = redis::from_redis_value(answer).map_err(|_| {
-        let message = format!("{sentinel}: this sentinel knows no master {name:?}");
-        LinkError::new(ErrorKind::ReadOnly, message)
-    })?;
-    Ok(Address { host, port })
-}
-
-/// During a failover a sentinel may give a master that is none, or is none any more.
-fn checked_master(mut wire: Wire) -> Result<Wire, LinkError> {
-    let role = wire.ask(&redis::cmd("ROLE"))?;
-    let is_master = match role.as_sequence().and_then(|parts| parts.first()) {
-        Some(Value::BulkString(role)) => role == b"master",
-        _ => false,
-    };
-    if is_master {
-        return Ok(wire);
-    }
-    let message = format!("{}: the sentinels' master is a replica", wire.address());
-    Err(LinkError::new(ErrorKind::ReadOnly, message))
 }

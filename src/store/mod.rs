@@ -1,30 +1,36 @@
-//! What outlives a moment: samples and windows, in memory or in Redis.
+//! Redis: stores samples, and shares windows between replicas.
 //!
-//! One thread takes judged samples from the [`judged_queue`](crate::judged_queue), coalesces them (queue), writes them as pipelines
-//! of commands that can be sent twice without harm (commands), and reads back the windows that other
-//! replicas have changed.
+//! One [`thread`] takes judged samples from the [`judged_queue`](crate::judged_queue) and coalesces them in the
+//! store [`queue`]. It writes them in pipelines of [`commands`] that may be executed twice without harm, and
+//! reads back the [`windows`] that other replicas have changed.
 //!
-//! Every sample has one outcome, counted here: stored, coalesced or dropped. Until then it is queued.
+//! Every sample has exactly one outcome, counted here: stored, coalesced or dropped. Until then it is queued.
 
-pub mod backoff;
+mod backoff;
+pub mod batch;
 mod cluster;
 pub mod commands;
+mod connection;
+mod error;
 pub mod keys;
 pub mod link;
+pub mod mark_reply;
 pub mod queue;
+mod segment;
+mod sentinel;
+mod signals;
 pub mod thread;
 pub mod url;
 pub mod windows;
-mod wire;
 
 use sigmad_counters::{Counter, Histogram};
 
-/// What is counted of the store; written by its thread.
+/// Counters of the store, written by its thread.
 #[derive(Debug, Default)]
 pub struct StoreCounters {
-    /// 1 while Redis does what it is asked.
+    /// 1 while flushes succeed.
     pub up: Counter,
-    /// Samples taken over from analytics.
+    /// Samples taken from the judged-sample queue.
     pub taken_total: Counter,
     /// Samples whose key was written with their value.
     pub stored_total: Counter,
@@ -32,46 +38,46 @@ pub struct StoreCounters {
     pub coalesced_total: Counter,
     /// Samples dropped, by [`DropReason`].
     pub dropped_total: [Counter; DropReason::ALL.len()],
-    /// Samples held: waiting, or on their way to Redis.
+    /// Samples in the store queue, waiting or in flight.
     pub queue_samples: Counter,
-    /// The bytes they take.
+    /// The bytes of the store queue.
     pub queue_bytes: Counter,
     /// Failures, by [`ErrorKind`].
     pub errors_total: [Counter; ErrorKind::ALL.len()],
-    /// Flushes that reached Redis whole.
+    /// Segments whose commands are all answered.
     pub flushes_total: Counter,
     /// Commands that Redis has answered.
     pub commands_total: Counter,
     /// Connections made.
     pub connections_total: Counter,
-    /// Windows read because another replica had changed them.
+    /// Windows read because another replica has changed them.
     pub windows_read_total: Counter,
-    /// Members, counts and names in Redis that are not what a replica writes; left out.
+    /// Members, counts and names in Redis that sigmad does not write; they are left out.
     pub foreign_entries_total: Counter,
-    /// Windows of other replicas left out because `--max-streams` are in use here.
+    /// Windows of other replicas left out because `--max-streams` streams are in use.
     pub windows_skipped_total: Counter,
-    /// From the first command of a flush to its last answer.
+    /// From the first command of a segment to its last reply.
     pub flush: Histogram,
-    /// From a sample's arrival to the moment that Redis had it; of the oldest sample of each flush.
+    /// From the arrival of a sample until Redis has it; of the oldest sample of each segment.
     pub delay: Histogram,
 }
 
 /// Why a sample was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
-    /// `--redis-queue` was full, and it was the oldest.
+    /// `--redis-queue` was full, and the sample was among the oldest.
     QueueFull,
-    /// Redis refuses its key for good, whatever is tried.
+    /// Redis refused its key for good.
     Refused,
-    /// Redis could not be reached before the end of the drain.
+    /// Redis did not take it before the end of the drain.
     Shutdown,
 }
 
 impl DropReason {
-    /// All of them, each at its number.
+    /// All variants, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::QueueFull, Self::Refused, Self::Shutdown];
 
-    /// As metrics and logs call it.
+    /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
@@ -81,33 +87,33 @@ impl DropReason {
     }
 }
 
-/// What went wrong between here and Redis.
+/// Kinds of failures and refusals of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// No connection: refused, unreachable, a name that does not resolve, TLS that does not agree.
+    /// No connection: refused, unreachable, a name that does not resolve, a failed TLS handshake.
     Connect,
-    /// No answer in time.
+    /// No reply in time.
     Timeout,
     /// The connection broke.
     Broken,
-    /// NOAUTH, WRONGPASS, NOPERM: the user or password is not right, or may not do this.
+    /// NOAUTH, WRONGPASS, NOPERM: wrong user or password, or a missing permission.
     Auth,
     /// LOADING: Redis is reading its data set.
     Loading,
-    /// READONLY, or no master: a failover is going on.
+    /// READONLY, or no master: a failover is in progress.
     ReadOnly,
     /// OOM: `maxmemory` is reached.
     OutOfMemory,
-    /// CLUSTERDOWN, TRYAGAIN, redirections without end: the cluster is not whole.
+    /// CLUSTERDOWN, TRYAGAIN, endless redirections: the cluster is incomplete.
     Cluster,
-    /// WRONGTYPE: a key holds what is not ours. Only its command fails, the others count.
+    /// WRONGTYPE: another client uses the key. Only that command fails.
     WrongType,
-    /// Anything else that Redis says.
+    /// Any other error reply.
     Other,
 }
 
 impl ErrorKind {
-    /// All of them, each at its number.
+    /// All variants, in the order of their numbers.
     pub const ALL: [Self; 10] = [
         Self::Connect,
         Self::Timeout,
@@ -121,7 +127,7 @@ impl ErrorKind {
         Self::Other,
     ];
 
-    /// As metrics and logs call it.
+    /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -137,7 +143,7 @@ impl ErrorKind {
         }
     }
 
-    /// True when the same batch may succeed later; else the command that failed never will.
+    /// True when the same batch may succeed later. Otherwise the refused command never will.
     pub const fn is_passing(self) -> bool {
         match self {
             Self::Connect

@@ -1,10 +1,10 @@
-//! The thread that owns the connection to Redis: takes in judged samples, flushes them, and tells
-//! analytics what other replicas have changed.
+//! The store thread: owns the link to Redis, flushes judged samples, and sends analytics the windows that
+//! other replicas have changed.
 //!
-//! One flush writes a segment of the queue, says whom it changed and learns whom others have changed,
-//! then reads the windows of those. Whatever fails, the connection is dropped and the same segment is
-//! sent again whole: every command may be sent twice. Between two batches what analytics has handed over
-//! is taken in, so that a slow Redis makes nobody wait but this thread.
+//! One flush writes a segment of the store queue, marks its subjects as changed, queries the subjects that
+//! others have changed, and reads their windows. After any failure the link is dropped and the same segment
+//! is sent again whole: every command may be executed twice. New chunks are taken from the judged-sample queue
+//! between two batches, so that a slow Redis delays no other thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,64 +16,63 @@ use redis::{Pipeline, Value};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use super::commands::{Batch, Commands, MARKED_MAX, Marked, Progress};
+use super::batch::CommandBatch;
+use super::commands::{BatchCursor, CommandEncoder, MARKED_MAX, StoreOptions};
 use super::link::{ClientIdentity, Link, LinkError};
-use super::queue::{Queue, Refusals};
+use super::mark_reply::MarkReply;
+use super::queue::{Refusals, StoreQueue};
 use super::url::Target;
-use super::windows::{Counted, Values, share};
+use super::windows::{SubjectCounts, WindowMembers, share};
 use super::{DropReason, ErrorKind, StoreCounters};
 use crate::judged_queue::{JudgedConsumer, ReplicaUpdate, SharedWindows};
 use crate::registry::Registry;
 use sigmad_clock::{Clock, Now};
 
-/// How often the samples handed over are taken in: seldom enough to cost nothing at rest, often enough
-/// that a million a second take little memory in between.
+/// Interval between reads of the judged-sample queue: long enough to cost nothing at rest, short enough that
+/// a million samples a second take little memory in between.
 const GATHER_EVERY: Duration = Duration::from_millis(25);
-/// Blocks taken in between two batches, and while a full segment waits: more than Redis can be given of
-/// what does not coalesce. What it can't be given anyway is dropped unread, where it costs least.
-const BLOCKS_BETWEEN_BATCHES: usize = 4;
-/// Owners read in one round trip: half a megabyte of windows.
-const OWNERS_PER_READ: usize = 128;
-/// A sample that has arrived is in the queue by then, on the busiest machine.
-const ON_ITS_WAY_US: i64 = 1_000_000;
-/// A command refused for good is named again only after so long without: the same key is refused anew
-/// at every flush.
-const REFUSAL_OVER_NS: u64 = 60_000_000_000;
-/// After the last sample has come, Redis has so long at least to take what is left.
+/// Chunks taken between two batches, and while a full segment waits: more than Redis can store of samples
+/// that do not coalesce. The rest is dropped in the judged-sample queue, where that costs least.
+const CHUNKS_BETWEEN_BATCHES: usize = 4;
+/// Subjects read in one round trip: half a megabyte of windows.
+const SUBJECTS_PER_READ: usize = 128;
+/// A sample is in the store queue this long after its arrival, on the busiest machine.
+const ARRIVAL_TO_QUEUE_US: i64 = 1_000_000;
+/// Refusals for good are logged again only after this long without one: every flush may repeat them.
+const REFUSAL_LOG_PAUSE_NS: u64 = 60_000_000_000;
+/// Time for the last flush, at least, after analytics has ended.
 pub const LAST_FLUSH: Duration = Duration::from_secs(2);
 
-/// What the thread is given.
-pub struct Parts {
+/// What the thread is made of.
+pub struct StoreThreadParts {
     /// Where Redis is.
     pub target: Target,
     /// What is written.
-    pub commands: Commands,
-    /// What waits.
-    pub queue: Queue,
-    /// Between two flushes.
+    pub options: StoreOptions,
+    /// Interval between two flushes.
     pub flush_interval: Duration,
-    /// Where samples come from and windows go to.
+    /// Samples come from here, and updates go back.
     pub consumer: JudgedConsumer,
-    /// Knows the names.
+    /// Resolves ids to names, and admits the names of other replicas.
     pub registry: Arc<Registry>,
-    /// What is counted.
+    /// Written by the thread.
     pub counters: Arc<StoreCounters>,
-    /// Tells the time.
+    /// Reads the time.
     pub clock: Clock,
-    /// Told whether Redis does what it is asked: when the windows of the cluster are read or it is away,
-    /// and whenever that changes.
+    /// Called with true once the windows of other replicas are read, with false after the first failure, and
+    /// then at every change.
     pub on_state: Box<dyn Fn(bool) + Send>,
-    /// Another for each replica, for the waits between attempts.
+    /// Seeds the backoff; different for each replica.
     pub seed: u64,
-    /// When to give up what is left, on the monotonic clock; 0 until somebody knows.
+    /// When to drop the samples that are left, on the monotonic clock; 0 before the drain.
     pub deadline_ns: Arc<AtomicU64>,
 }
 
-/// The thread's state; [`StoreThread::run`] is its life.
+/// The thread's state; [`StoreThread::run`] is its loop.
 pub struct StoreThread {
     target: Target,
-    commands: Commands,
-    queue: Queue,
+    encoder: CommandEncoder,
+    queue: StoreQueue,
     flush_interval_ns: u64,
     consumer: JudgedConsumer,
     registry: Arc<Registry>,
@@ -83,80 +82,81 @@ pub struct StoreThread {
     deadline_ns: Arc<AtomicU64>,
 
     link: Option<Link>,
-    origin: ClientIdentity,
+    identity: ClientIdentity,
     backoff: Backoff,
-    /// No attempt before.
+    /// The next attempt is not before this time.
     retry_ns: u64,
-    batch: Batch,
-    /// The last change that is known here.
+    batch: CommandBatch,
+    /// The number of the last change that was read.
     cursor: u64,
-    /// Whom others have changed, still to be read; None for the fleet.
+    /// Subjects that others have changed and that are still to be read; None for the fleet.
     changed: Vec<Option<Box<str>>>,
-    /// Whom to read again once our next samples of them are written, and the time of the last sample
-    /// that was read: ours were on their way, and some may be older.
+    /// Subjects to read again once our next samples of them are written, with the time of the last sample
+    /// that was read. Samples of ours were in flight then, and some may be older than that.
     overlapping: HashMap<Option<Box<str>>, i64>,
     outage: Option<Outage>,
     is_up: Option<bool>,
-    /// When a command was last refused for good, by kind.
-    refused_ns: [Option<u64>; ErrorKind::ALL.len()],
+    /// When a command was last refused for good, by [`ErrorKind`].
+    last_refusal_ns: [Option<u64>; ErrorKind::ALL.len()],
 }
 
-/// Redis does not do what it is asked.
+/// A time in which Redis fails.
 #[derive(Debug)]
 struct Outage {
     since_ns: u64,
-    /// Kinds of failure that the log has named since.
-    is_named: [bool; ErrorKind::ALL.len()],
+    /// Kinds of failure that were logged since.
+    is_logged: [bool; ErrorKind::ALL.len()],
 }
 
 impl StoreThread {
     /// Not connected yet.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { target, commands, queue, flush_interval, consumer, registry, counters, .. } =
-            parts;
-        let Parts { clock, on_state, seed, deadline_ns, .. } = parts;
-        let origin =
-            ClientIdentity::new(format!("sigmad-{}", commands.options().replica), clock.start());
+    pub fn new(parts: StoreThreadParts) -> Self {
+        let StoreThreadParts {
+            target, options, flush_interval, consumer, registry, counters, ..
+        } = parts;
+        let StoreThreadParts { clock, on_state, seed, deadline_ns, .. } = parts;
+        let names = registry.clone();
+        let keeps_history = options.history_len.is_some();
+        let name = format!("sigmad-{}", options.replica);
         Self {
             target,
-            commands,
-            queue,
+            encoder: CommandEncoder::new(options, move |metric| names.metric_name(metric)),
+            queue: StoreQueue::new(consumer.budget.clone(), options.window, keeps_history),
             flush_interval_ns: flush_interval.as_nanos() as u64,
             consumer,
             registry,
             counters,
+            identity: ClientIdentity::new(name, clock.start()),
             clock,
             on_state,
             deadline_ns,
             link: None,
-            origin,
             backoff: Backoff::new(seed),
             retry_ns: 0,
-            batch: Batch::default(),
+            batch: CommandBatch::default(),
             cursor: 0,
             changed: Vec::new(),
             overlapping: HashMap::new(),
             outage: None,
             is_up: None,
-            refused_ns: [None; ErrorKind::ALL.len()],
+            last_refusal_ns: [None; ErrorKind::ALL.len()],
         }
     }
 
-    /// Runs on the calling thread until analytics has gone and Redis has everything, or the time to wait
-    /// for that is over.
+    /// Runs on the calling thread until analytics has ended and Redis has all samples, or until the deadline.
     pub fn run(mut self) {
         let mut due_ns = 0;
         let mut closed_ns = None;
         loop {
-            let is_behind = self.link.is_some() && self.queue.has_full();
-            let is_open = self.gather(if is_behind { BLOCKS_BETWEEN_BATCHES } else { usize::MAX });
+            let is_behind = self.link.is_some() && self.queue.has_full_segment();
+            let is_open = self.gather(if is_behind { CHUNKS_BETWEEN_BATCHES } else { usize::MAX });
             let now_ns = self.clock.monotonic_ns();
-            let is_due = now_ns >= due_ns || !is_open || self.queue.has_full();
+            let is_due = now_ns >= due_ns || !is_open || self.queue.has_full_segment();
             if is_due && now_ns >= self.retry_ns {
                 due_ns = now_ns + self.flush_interval_ns;
                 match self.flush() {
-                    Ok(()) => self.works(),
-                    Err(error) => self.fails(&error),
+                    Ok(()) => self.flush_succeeded(),
+                    Err(error) => self.flush_failed(&error),
                 }
             }
             if !is_open {
@@ -165,7 +165,7 @@ impl StoreThread {
                 if self.queue.samples() == 0 {
                     return;
                 } else if now_ns >= deadline_ns.max(closed_ns + LAST_FLUSH.as_nanos() as u64) {
-                    return self.give_up();
+                    return self.drop_rest();
                 }
             }
             let wait_ns = due_ns.max(self.retry_ns).saturating_sub(self.clock.monotonic_ns());
@@ -173,21 +173,21 @@ impl StoreThread {
         }
     }
 
-    /// Takes in what analytics has handed over by now, a block more than `blocks_max` at most. False once
-    /// it has gone and all is taken.
-    fn gather(&mut self, blocks_max: usize) -> bool {
-        for _ in 0..=self.consumer.chunks.len().min(blocks_max) {
-            let block = match self.consumer.chunks.try_recv() {
-                Ok(block) => block,
+    /// Moves the waiting chunks to the store queue, one more than `chunks_max` at most. False once analytics
+    /// has ended and all chunks are taken.
+    fn gather(&mut self, chunks_max: usize) -> bool {
+        for _ in 0..=self.consumer.chunks.len().min(chunks_max) {
+            let chunk = match self.consumer.chunks.try_recv() {
+                Ok(chunk) => chunk,
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return false,
             };
-            let dropped = self.queue.take(&block, |device| self.registry.device_name(device));
-            self.counters.taken_total.add(block.len() as u64);
+            let dropped = self.queue.take(&chunk, |device| self.registry.device_name(device));
+            self.counters.taken_total.add(chunk.len() as u64);
             self.count_dropped(DropReason::QueueFull, dropped);
-            self.consumer.recycle(block);
+            self.consumer.recycle(chunk);
         }
-        self.count_held();
+        self.update_gauges();
         true
     }
 
@@ -195,7 +195,7 @@ impl StoreThread {
         self.connect()?;
         loop {
             self.write_segment()?;
-            if !self.queue.has_full() {
+            if !self.queue.has_full_segment() {
                 break;
             }
         }
@@ -203,50 +203,50 @@ impl StoreThread {
         let sent_us = self.sent_us(asked);
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
         self.read_changed(asked)?;
-        // False: analytics has gone, and nobody reads windows any more.
+        // False: analytics has ended, and no thread reads windows any more.
         let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us));
         Ok(())
     }
 
-    /// What arrived here until then has been written.
+    /// All samples that arrived here by that time are written.
     fn sent_us(&self, now: Now) -> i64 {
         match self.queue.since_us() {
             Some(since_us) => since_us - 1,
-            None => now.wall_us - ON_ITS_WAY_US,
+            None => now.wall_us - ARRIVAL_TO_QUEUE_US,
         }
     }
 
     fn connect(&mut self) -> Result<(), LinkError> {
         if self.link.is_none() {
-            self.link = Some(Link::connect(&self.target, &self.origin)?);
+            self.link = Some(Link::connect(&self.target, &self.identity)?);
             self.counters.connections_total.add(1);
         }
         Ok(())
     }
 
-    /// Writes the oldest segment, says whom it changed, and learns whom others have; without a segment
-    /// only the last.
+    /// Writes the oldest segment and marks its subjects as changed. Without a segment it only queries the
+    /// changes of others.
     fn write_segment(&mut self) -> Result<(), LinkError> {
         let begun_ns = self.clock.monotonic_ns();
         let mut refusals = Refusals::default();
-        let mut progress = Progress::default();
+        let mut cursor = BatchCursor::default();
         while let Some(segment) = self.queue.begin()
-            && self.commands.fill(segment, &mut progress, &mut self.batch)
+            && self.encoder.fill(segment, &mut cursor, &mut self.batch)
         {
             let batch = std::mem::take(&mut self.batch);
             let replies = self.send(&batch.pipeline)?;
             for (reply, purpose) in replies.into_iter().zip(&batch.purposes) {
                 match reply {
                     Ok(_) => {}
-                    Err(error) if purpose.is_done_by(&error.message) => {}
+                    Err(error) if purpose.is_done_already(error.reply()) => {}
                     Err(error) => {
-                        self.refused(&error);
-                        purpose.refused(&mut refusals);
+                        self.log_refusal(&error);
+                        purpose.count_refusal(&mut refusals);
                     }
                 }
             }
             self.batch = batch;
-            self.gather(BLOCKS_BETWEEN_BATCHES);
+            self.gather(CHUNKS_BETWEEN_BATCHES);
         }
         self.mark()?;
         let Some(segment) = self.queue.in_flight() else { return Ok(()) };
@@ -254,17 +254,17 @@ impl StoreThread {
             if self.overlapping.is_empty() {
                 break;
             }
-            let owner = (!name.is_empty()).then(|| Box::from(name));
-            if let Some((owner, _)) = self.overlapping.remove_entry(&owner) {
-                self.changed.push(owner);
+            let subject = (!name.is_empty()).then(|| Box::from(name));
+            if let Some((subject, _)) = self.overlapping.remove_entry(&subject) {
+                self.changed.push(subject);
             }
         }
         let since_us = segment.since_us();
-        let fates = self.queue.done(refusals);
-        self.counters.stored_total.add(fates.stored);
-        self.counters.coalesced_total.add(fates.coalesced);
-        self.count_dropped(DropReason::Refused, fates.refused);
-        self.count_held();
+        let outcome = self.queue.done(refusals);
+        self.counters.stored_total.add(outcome.stored);
+        self.counters.coalesced_total.add(outcome.coalesced);
+        self.count_dropped(DropReason::Refused, outcome.refused);
+        self.update_gauges();
         let Now { monotonic_ns, wall_us } = self.clock.now();
         self.counters.flushes_total.add(1);
         self.counters.flush.record(monotonic_ns - begun_ns, 1);
@@ -272,122 +272,143 @@ impl StoreThread {
         Ok(())
     }
 
-    /// Says whom the segment in flight has changed, and learns whom others have.
+    /// Marks the subjects of the segment in flight as changed, and queries those that others have changed.
     fn mark(&mut self) -> Result<(), LinkError> {
         let mut marked = 0;
         loop {
             let names = self.queue.in_flight().into_iter().flat_map(|segment| segment.names());
-            let command = self.commands.mark(self.cursor, names.skip(marked));
+            let command = self.encoder.mark(self.cursor, names.skip(marked));
             marked += MARKED_MAX;
             let mut pipeline = Pipeline::with_capacity(1);
             pipeline.add_command(command);
             let reply = self.send_one(&pipeline)?;
             let Some(reply) = reply else { return Ok(()) };
-            let Some(told) = Marked::read(&reply, self.cursor) else {
+            let Some(marks) = MarkReply::read(&reply, self.cursor) else {
                 self.counters.foreign_entries_total.add(1);
                 return Ok(());
             };
-            self.counters.foreign_entries_total.add(told.foreign as u64);
-            self.changed.extend(told.changed);
-            self.cursor = if told.has_lost { 0 } else { told.cursor };
+            self.counters.foreign_entries_total.add(marks.foreign as u64);
+            self.changed.extend(marks.changed);
+            self.cursor = if marks.has_lost { 0 } else { marks.cursor };
             let are_all_marked = self.queue.in_flight().is_none_or(|s| s.names().len() <= marked);
-            if are_all_marked && told.is_all && !told.has_lost {
+            if are_all_marked && marks.is_all && !marks.has_lost {
                 return Ok(());
             }
         }
     }
 
-    /// Reads the windows of those whom others have changed, and hands them to analytics.
+    /// Reads the windows of the subjects that others have changed, and sends them to analytics.
     fn read_changed(&mut self, now: Now) -> Result<(), LinkError> {
         while !self.changed.is_empty() {
-            let from = self.changed.len().saturating_sub(OWNERS_PER_READ);
-            let owners = self.changed.split_off(from);
-            match self.read(&owners, now) {
-                // False: analytics has gone, and nobody reads windows any more.
+            let from = self.changed.len().saturating_sub(SUBJECTS_PER_READ);
+            let subjects = self.changed.split_off(from);
+            match self.read(&subjects, now) {
+                // False: analytics has ended, and no thread reads windows any more.
                 Ok(windows) => _ = self.consumer.send(ReplicaUpdate::Windows(windows)),
                 Err(error) => {
-                    self.changed.extend(owners);
+                    self.changed.extend(subjects);
                     return Err(error);
                 }
             }
-            self.gather(BLOCKS_BETWEEN_BATCHES);
+            self.gather(CHUNKS_BETWEEN_BATCHES);
         }
         Ok(())
     }
 
+    /// Reads the counts and windows of subjects, and folds the counts of replicas that are gone.
     fn read(
         &mut self,
-        owners: &[Option<Box<str>>],
+        subjects: &[Option<Box<str>>],
         now: Now,
     ) -> Result<Vec<SharedWindows>, LinkError> {
-        let own = self.commands.options().replica;
-        let mut pipeline = Pipeline::with_capacity(owners.len());
-        for owner in owners {
-            pipeline.add_command(self.commands.read_counts(owner.as_deref()));
-        }
-        let replies = self.send(&pipeline)?;
-        let mut counted: Vec<Counted> = Vec::with_capacity(owners.len());
-        pipeline.clear();
-        for (reply, owner) in replies.into_iter().zip(owners) {
-            let read = match reply {
-                Ok(reply) => Counted::read(&reply, own),
-                Err(error) => {
-                    self.refused(&error);
-                    Counted::default()
-                }
-            };
-            self.counters.foreign_entries_total.add(read.foreign as u64);
-            for metric in &read.metrics {
-                pipeline.add_command(self.commands.read_window(owner.as_deref(), &metric.name));
+        let counts = self.read_counts(subjects)?;
+        let mut pipeline = Pipeline::new();
+        for (subject, counts) in subjects.iter().zip(&counts) {
+            for metric in &counts.metrics {
+                pipeline.add_command(self.encoder.read_window(subject.as_deref(), &metric.name));
             }
-            counted.push(read);
         }
         let mut replies = self.send(&pipeline)?.into_iter();
 
         let sent_us = self.sent_us(now);
-        let mut shared = Vec::with_capacity(owners.len());
+        let mut shared = Vec::with_capacity(subjects.len());
         pipeline.clear();
-        for (owner, counted) in owners.iter().zip(&counted) {
-            if counted.last.0 > sent_us {
-                self.overlapping.insert(owner.clone(), counted.last.0);
+        for (subject, counts) in subjects.iter().zip(&counts) {
+            if counts.last.0 > sent_us {
+                self.overlapping.insert(subject.clone(), counts.last.0);
             }
-            let mut windows = Vec::with_capacity(counted.metrics.len());
-            for reply in replies.by_ref().take(counted.metrics.len()) {
-                let read = match reply {
-                    Ok(reply) => Values::read(&reply, own),
-                    Err(error) => {
-                        self.refused(&error);
-                        Values::default()
-                    }
-                };
-                self.counters.foreign_entries_total.add(read.foreign as u64);
-                windows.push(read);
-            }
-            self.counters.windows_read_total.add(windows.len() as u64);
+            let windows = self.read_windows(replies.by_ref().take(counts.metrics.len()));
             let seconds = u32::try_from(now.wall_s()).unwrap_or(u32::MAX);
-            let (told, no_room) =
-                share(owner.as_deref(), counted, windows, &self.registry, seconds);
+            let (update, no_room) =
+                share(subject.as_deref(), counts, windows, &self.registry, seconds);
             self.counters.windows_skipped_total.add(no_room as u64);
-            shared.extend(told);
-            let gone = counted.gone(now.wall_us);
+            shared.extend(update);
+            let gone = counts.gone(now.wall_us);
             if !gone.is_empty() {
-                pipeline.add_command(self.commands.fold(owner.as_deref(), &gone));
+                pipeline.add_command(self.encoder.fold(subject.as_deref(), &gone));
             }
         }
         for reply in self.send(&pipeline)? {
             if let Err(error) = reply {
-                self.refused(&error);
+                self.log_refusal(&error);
             }
         }
         Ok(shared)
     }
 
-    /// Sends commands and waits for their replies. A refusal that may pass is a failure of all of them.
+    fn read_counts(
+        &mut self,
+        subjects: &[Option<Box<str>>],
+    ) -> Result<Vec<SubjectCounts>, LinkError> {
+        let own = self.encoder.options().replica;
+        let mut pipeline = Pipeline::with_capacity(subjects.len());
+        for subject in subjects {
+            pipeline.add_command(self.encoder.read_counts(subject.as_deref()));
+        }
+        let replies = self.send(&pipeline)?;
+        let mut all = Vec::with_capacity(subjects.len());
+        for reply in replies {
+            let counts = match reply {
+                Ok(reply) => SubjectCounts::read(&reply, own),
+                Err(error) => {
+                    self.log_refusal(&error);
+                    SubjectCounts::default()
+                }
+            };
+            self.counters.foreign_entries_total.add(counts.foreign as u64);
+            all.push(counts);
+        }
+        Ok(all)
+    }
+
+    /// The windows in the replies of one subject.
+    fn read_windows(
+        &mut self,
+        replies: impl Iterator<Item = Result<Value, LinkError>>,
+    ) -> Vec<WindowMembers> {
+        let own = self.encoder.options().replica;
+        let mut windows = Vec::with_capacity(replies.size_hint().0);
+        for reply in replies {
+            let members = match reply {
+                Ok(reply) => WindowMembers::read(&reply, own),
+                Err(error) => {
+                    self.log_refusal(&error);
+                    WindowMembers::default()
+                }
+            };
+            self.counters.foreign_entries_total.add(members.foreign as u64);
+            windows.push(members);
+        }
+        self.counters.windows_read_total.add(windows.len() as u64);
+        windows
+    }
+
+    /// Sends commands and waits for their replies. A refusal that is passing is a failure of all commands.
     fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        let link = self.link.as_mut().expect("a flush begins with a connection");
+        let link = self.link.as_mut().expect("a flush begins with a link");
         let mut replies = link.run(pipeline)?;
         let passing = |reply: &Result<Value, LinkError>| {
             reply.as_ref().is_err_and(|error| error.kind.is_passing())
@@ -404,23 +425,23 @@ impl StoreThread {
         match self.send(pipeline)?.pop().expect("one reply for each command") {
             Ok(reply) => Ok(Some(reply)),
             Err(error) => {
-                self.refused(&error);
+                self.log_refusal(&error);
                 Ok(None)
             }
         }
     }
 
-    fn refused(&mut self, error: &LinkError) {
+    fn log_refusal(&mut self, error: &LinkError) {
         let now_ns = self.clock.monotonic_ns();
         self.counters.errors_total[error.kind as usize].add(1);
-        let last_ns = self.refused_ns[error.kind as usize].replace(now_ns);
-        if last_ns.is_none_or(|last_ns| now_ns - last_ns > REFUSAL_OVER_NS) {
-            warn!(kind = error.kind.name(), error = %error.message, "Redis refuses a command");
+        let last_ns = self.last_refusal_ns[error.kind as usize].replace(now_ns);
+        if last_ns.is_none_or(|last_ns| now_ns - last_ns > REFUSAL_LOG_PAUSE_NS) {
+            warn!(kind = error.kind.name(), error = %error, "Redis refuses a command");
         }
     }
 
-    fn works(&mut self) {
-        self.say(true);
+    fn flush_succeeded(&mut self) {
+        self.set_up(true);
         self.backoff.succeeded();
         if let Some(outage) = self.outage.take() {
             let outage_ms = (self.clock.monotonic_ns() - outage.since_ns) / 1_000_000;
@@ -428,43 +449,43 @@ impl StoreThread {
         }
     }
 
-    fn fails(&mut self, error: &LinkError) {
+    fn flush_failed(&mut self, error: &LinkError) {
         if let Some(link) = self.link.take() {
-            self.origin.has_lost(link.sessions());
+            self.identity.set_lost(link.sessions());
         }
-        self.say(false);
+        self.set_up(false);
         self.counters.errors_total[error.kind as usize].add(1);
         let now_ns = self.clock.monotonic_ns();
         self.retry_ns = now_ns + self.backoff.after_failure().as_nanos() as u64;
         let outage = self
             .outage
-            .get_or_insert(Outage { since_ns: now_ns, is_named: [false; ErrorKind::ALL.len()] });
-        let is_named = std::mem::replace(&mut outage.is_named[error.kind as usize], true);
-        if !is_named {
+            .get_or_insert(Outage { since_ns: now_ns, is_logged: [false; ErrorKind::ALL.len()] });
+        let is_logged = std::mem::replace(&mut outage.is_logged[error.kind as usize], true);
+        if !is_logged {
             let kind = error.kind.name();
-            warn!(kind, error = %error.message, "Redis fails; samples wait for it");
+            warn!(kind, error = %error, "Redis fails; samples wait for it");
         }
     }
 
-    fn say(&mut self, is_up: bool) {
+    fn set_up(&mut self, is_up: bool) {
         if self.is_up.replace(is_up) != Some(is_up) {
             self.counters.up.set(u64::from(is_up));
             (self.on_state)(is_up);
         }
     }
 
-    fn give_up(&mut self) {
+    fn drop_rest(&mut self) {
         let lost = self.queue.drop_all();
         self.count_dropped(DropReason::Shutdown, lost);
-        self.count_held();
-        warn!(samples = lost, "Redis could not be given what is left");
+        self.update_gauges();
+        warn!(samples = lost, "Redis did not take the last samples; they are dropped");
     }
 
     fn count_dropped(&self, reason: DropReason, samples: u64) {
         self.counters.dropped_total[reason as usize].add(samples);
     }
 
-    fn count_held(&self) {
+    fn update_gauges(&self) {
         self.counters.queue_samples.set(self.queue.samples());
         self.counters.queue_bytes.set(self.queue.bytes() as u64);
     }

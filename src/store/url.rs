@@ -1,4 +1,4 @@
-//! `--redis-url`: where Redis is, how it is arranged, and who we are there.
+//! `--redis-url`: the address of Redis, its topology, and the credentials.
 //!
 //! ```text
 //! redis://[user:password@]host[:port][/database]
@@ -6,12 +6,11 @@
 //! redis+cluster://[user:password@]host[:port][,host[:port]…]
 //! ```
 //!
-//! `rediss` in front instead of `redis` asks for TLS, everywhere: sentinels and all nodes. The user may
-//! be left out (`:password@`); what would end a part of the URL (`/ ? # @ :`) is percent-encoded.
-//! User and password are for the nodes that hold data. Sentinels have users of their own, so they are
-//! told nothing but `sentinel_password`.
+//! `rediss` instead of `redis` means TLS to sentinels and to all nodes. The user may be omitted
+//! (`:password@`); characters that end a part of the URL (`/ ? # @ :`) are percent-encoded. User and password
+//! are for the nodes that hold data. Sentinels have users of their own and get only `sentinel_password`.
 //!
-//! Nothing here shows a password: neither [`Target`], however it is printed, nor [`UrlError`].
+//! Neither [`Target`] nor [`UrlError`] ever prints a password.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -19,14 +18,14 @@ use std::str::FromStr;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// Where Redis listens.
+/// Default port of Redis.
 const REDIS_PORT: u16 = 6379;
-/// Where sentinels listen.
+/// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26_379;
-/// Each host that is away costs a timeout before the next is tried.
+/// Hosts in a URL at most: each host that is down costs a timeout before the next is tried.
 const HOSTS_MAX: usize = 16;
 
-/// Where one process of Redis listens.
+/// The address of one Redis process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// A name or an IP address, without brackets.
@@ -42,7 +41,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Who we say we are. Prints without the password.
+/// User and password. Prints without the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// None: the default user.
@@ -57,66 +56,66 @@ impl fmt::Debug for Login {
     }
 }
 
-/// How Redis is arranged.
+/// How many Redis processes there are, and what they are to each other.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Topology {
     /// One process.
     Single(Address),
-    /// A master and its replicas; who is master, sentinels say.
+    /// A master and its replicas; sentinels know which one is master.
     Sentinel {
         /// The sentinels, in the order in which they are asked.
         sentinels: Vec<Address>,
-        /// What they call the master.
+        /// The name of the master.
         master: String,
-        /// What they ask of us.
+        /// The credentials for sentinels.
         login: Option<Login>,
     },
-    /// Nodes that share the keys.
+    /// Nodes that each hold a part of the keys.
     Cluster {
-        /// Some of its nodes, in the order in which they are asked for all.
+        /// Some of its nodes, in the order in which they are asked for the slots.
         seeds: Vec<Address>,
     },
 }
 
-/// What a URL says. Prints as the URL with `***` for every password.
+/// A parsed URL. Prints as the URL with `***` for every password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
-    /// How Redis is arranged, and where to find it.
+    /// The topology and its addresses.
     pub topology: Topology,
-    /// For every connection, sentinels' included.
+    /// TLS for every connection, those to sentinels included.
     pub is_tls: bool,
-    /// For the nodes that hold data.
+    /// The credentials for nodes that hold data.
     pub login: Option<Login>,
-    /// `SELECT`; 0 in a cluster.
+    /// The number for `SELECT`; 0 in a cluster.
     pub database: u32,
 }
 
-/// What is wrong with a URL.
+/// Why a URL is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UrlError {
     /// Another scheme, or none.
     Scheme,
-    /// A user or a password holds what ends it.
+    /// A user or a password has a character that must be percent-encoded.
     Unencoded,
-    /// Text that is not UTF-8 once it is decoded.
+    /// User or password is not UTF-8 once decoded.
     NotUtf8,
     /// A user without a password, or an empty one.
     Password,
-    /// No host, or what cannot be one.
+    /// No host, or not a valid one.
     Host,
-    /// Not 1 to 65535.
+    /// A port that is not 1 to 65535.
     Port,
-    /// More than one, and neither sentinels nor a cluster.
+    /// Several hosts without sentinels or cluster.
     SeveralHosts,
-    /// More than are ever asked.
+    /// More hosts than the limit.
     TooManyHosts,
-    /// Not what the sentinels could call a master.
+    /// Not a valid name of a master.
     Master,
-    /// Not a number.
+    /// The database is not a number.
     Database,
-    /// A cluster has only the first.
+    /// A cluster with a database other than 0.
     ClusterDatabase,
-    /// A parameter that is not known, at least not here.
+    /// An unknown parameter, or one that does not belong to this scheme.
     Parameter,
 }
 
@@ -257,7 +256,7 @@ fn database(path: &str) -> Result<u32, UrlError> {
     number(path).ok_or(UrlError::Database)
 }
 
-/// Digits and nothing else: `parse` alone takes a sign.
+/// Digits only: `parse` alone would accept a sign.
 fn number<T: FromStr>(digits: &str) -> Option<T> {
     let is_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
     is_digits.then(|| digits.parse().ok()).flatten()
@@ -363,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_read_and_shown_without_passwords() {
+    fn every_form_is_parsed_and_printed_without_passwords() {
         for (url, shown) in [
             ("redis://localhost", "redis://localhost:6379"),
             ("redis://localhost/", "redis://localhost:6379"),
@@ -421,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_no_password_with_it() {
+    fn errors_name_the_cause_without_the_password() {
         for (url, error) in [
             ("", UrlError::Scheme),
             ("localhost:6379", UrlError::Scheme),

@@ -1,67 +1,67 @@
-//! What other replicas have written, as analytics takes it.
+//! Reads what other replicas have written and turns it into updates for analytics.
 //!
-//! Two steps: [`Counted`] tells which metrics an owner has, [`Values`] what a window holds; [`share`]
-//! makes [`SharedWindows`] of both, with names turned into ids. What is foreign or damaged is left out
-//! and counted. Pure: no I/O.
+//! [`SubjectCounts`] has the counts and metrics of a device or of the fleet, [`WindowMembers`] the values of one
+//! window. [`share`] makes [`SharedWindows`] of both and admits their names to the registry. Data that sigmad
+//! does not write is left out and counts. Pure: no I/O.
 
 use redis::Value;
 
-use super::keys::{self, Counter, Member, Replica, ReplicaCounters};
+use super::keys::{self, CountSource, Member, ReplicaCounters, ReplicaId};
 use crate::judged_queue::{JudgedCounts, SharedMetric, SharedWindows};
 use crate::registry::Registry;
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
-/// Replicas in a hash of counts that nobody minds: more than are running, and those of a few restarts.
+/// Replicas in a hash of counts that are never folded: those that run, and those of a few restarts.
 pub const REPLICAS_KEPT: usize = 16;
-/// A replica that has not heard from a device for so long has most likely gone. Should it hear again,
-/// what it had counted before counts twice.
+/// A replica that has received no sample of a device for this long is taken for gone. If it does receive one
+/// later, its earlier samples are counted twice.
 pub const GONE_AFTER_US: i64 = 24 * 60 * 60 * 1_000_000;
 
-/// What all replicas have counted of a device, or of the fleet.
+/// The counts of all replicas of a device, or of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Samples and anomalies that the other replicas counted, the past included.
+pub struct SubjectCounts {
+    /// Samples and anomalies that other replicas have counted, replicas that are gone included.
     pub others: JudgedCounts,
-    /// When any replica last heard, and the timestamp of that sample.
+    /// When the last sample arrived at any replica, and its timestamp.
     pub last: (i64, i64),
-    /// By name.
-    pub metrics: Vec<CountedMetric>,
-    /// Fields that are not ours.
+    /// Its metrics, sorted by name.
+    pub metrics: Vec<MetricCounts>,
+    /// Fields that sigmad does not write.
     pub foreign: usize,
-    /// When each of the other replicas last heard.
-    replicas: Vec<(Replica, i64)>,
+    /// When the last sample arrived at each of the other replicas.
+    replicas: Vec<(ReplicaId, i64)>,
 }
 
-/// What all replicas have counted of one metric.
+/// The counts of all replicas of one metric.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CountedMetric {
+pub struct MetricCounts {
     /// Its name.
     pub name: Box<str>,
-    /// By the other replicas.
+    /// Counts of the other replicas.
     pub others: JudgedCounts,
     /// Values that this replica had counted.
     pub own_total: u64,
 }
 
-impl Counted {
-    /// Of the answer to HGETALL.
-    pub fn read(reply: &Value, own: Replica) -> Self {
-        let mut counted = Self::default();
+impl SubjectCounts {
+    /// Reads the reply to HGETALL.
+    pub fn read(reply: &Value, own: ReplicaId) -> Self {
+        let mut counts = Self::default();
         match reply {
             Value::Array(parts) => {
                 for pair in parts.chunks(2) {
-                    counted.field(pair.first(), pair.get(1), own);
+                    counts.field(pair.first(), pair.get(1), own);
                 }
             }
             Value::Map(pairs) => {
                 for (field, value) in pairs {
-                    counted.field(Some(field), Some(value), own);
+                    counts.field(Some(field), Some(value), own);
                 }
             }
-            _ => counted.foreign += 1,
+            _ => counts.foreign += 1,
         }
-        counted.metrics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        counted.metrics.dedup_by(|next, kept| {
+        counts.metrics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        counts.metrics.dedup_by(|next, kept| {
             let is_same = next.name == kept.name;
             if is_same {
                 add(&mut kept.others, next.others);
@@ -69,10 +69,10 @@ impl Counted {
             }
             is_same
         });
-        counted
+        counts
     }
 
-    fn field(&mut self, field: Option<&Value>, value: Option<&Value>, own: Replica) {
+    fn field(&mut self, field: Option<&Value>, value: Option<&Value>, own: ReplicaId) {
         if self.read_field(field, value, own).is_none() {
             self.foreign += 1;
         }
@@ -82,63 +82,65 @@ impl Counted {
         &mut self,
         field: Option<&Value>,
         value: Option<&Value>,
-        own: Replica,
+        own: ReplicaId,
     ) -> Option<()> {
         let (Value::BulkString(field), Value::BulkString(value)) = (field?, value?) else {
             return None;
         };
-        let (counter, metric) = keys::read_field(field)?;
-        let is_own = counter == Counter::Replica(own);
+        let (source, metric) = keys::read_field(field)?;
+        let is_own = source == CountSource::Replica(own);
         if let Some(metric) = metric {
             let counts = keys::read_counts(value)?;
             let (others, own_total) =
                 if is_own { (JudgedCounts::default(), counts.total) } else { (counts, 0) };
-            self.metrics.push(CountedMetric { name: metric.into(), others, own_total });
+            self.metrics.push(MetricCounts { name: metric.into(), others, own_total });
             return Some(());
         }
-        let heard = ReplicaCounters::read(value)?;
-        self.last = self.last.max((heard.time_us, heard.timestamp_us));
+        let counters = ReplicaCounters::read(value)?;
+        self.last = self.last.max((counters.time_us, counters.timestamp_us));
         if !is_own {
-            add(&mut self.others, heard.counts);
+            add(&mut self.others, counters.counts);
         }
-        match counter {
-            Counter::Replica(replica) if !is_own => self.replicas.push((replica, heard.time_us)),
-            Counter::Replica(_) | Counter::Past => {}
+        match source {
+            CountSource::Replica(replica) if !is_own => {
+                self.replicas.push((replica, counters.time_us))
+            }
+            CountSource::Replica(_) | CountSource::Past => {}
         }
         Some(())
     }
 
-    /// Replicas whose counts are better moved to the past, so that the hash does not grow with every
-    /// restart; none while there are few.
-    pub fn gone(&self, now_us: i64) -> Vec<Replica> {
+    /// Replicas whose counts must be folded, so that the hash does not grow with every restart. None while
+    /// there are few replicas.
+    pub fn gone(&self, now_us: i64) -> Vec<ReplicaId> {
         if self.replicas.len() <= REPLICAS_KEPT {
             return Vec::new();
         }
-        let is_gone = |&&(_, time_us): &&(Replica, i64)| time_us < now_us - GONE_AFTER_US;
+        let is_gone = |&&(_, time_us): &&(ReplicaId, i64)| time_us < now_us - GONE_AFTER_US;
         self.replicas.iter().filter(is_gone).map(|&(replica, _)| replica).collect()
     }
 }
 
 fn add(counts: &mut JudgedCounts, other: JudgedCounts) {
-    // Saturating: anyone can write any number there.
+    // Saturating: other clients may have written any number.
     counts.total = counts.total.saturating_add(other.total);
     counts.anomalies = counts.anomalies.saturating_add(other.anomalies);
 }
 
 /// The values of one window.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Values {
-    /// The newest, oldest first.
+pub struct WindowMembers {
+    /// The newest values, oldest first.
     pub values: Vec<f64>,
-    /// How many of them this replica has written.
+    /// Number of them that this replica has written.
     pub own: usize,
-    /// Members that are not ours.
+    /// Members that sigmad does not write.
     pub foreign: usize,
 }
 
-impl Values {
-    /// Of the answer to ZRANGE.
-    pub fn read(reply: &Value, own: Replica) -> Self {
+impl WindowMembers {
+    /// Reads the reply to ZRANGE.
+    pub fn read(reply: &Value, own: ReplicaId) -> Self {
         let mut read = Self::default();
         let Value::Array(members) = reply else {
             read.foreign = 1;
@@ -162,39 +164,39 @@ impl Values {
     }
 }
 
-/// Makes [`SharedWindows`] of what was read of a device (None: the fleet), `windows` in the order of
-/// `counted.metrics`. Names are admitted to the registry.
+/// Makes [`SharedWindows`] of the data of a device (None: the fleet). `windows` are in the order of
+/// `counts.metrics`. Names are admitted to the registry.
 ///
-/// Returns nothing when there is nothing to tell, and how many windows found no room in the registry.
+/// Returns None when no metric was admitted, and the number of windows for which the registry had no room.
 pub fn share(
     device: Option<&str>,
-    counted: &Counted,
-    windows: Vec<Values>,
+    counts: &SubjectCounts,
+    windows: Vec<WindowMembers>,
     registry: &Registry,
     now_s: u32,
 ) -> (Option<SharedWindows>, usize) {
-    debug_assert_eq!(windows.len(), counted.metrics.len());
+    debug_assert_eq!(windows.len(), counts.metrics.len());
     let mut shared = SharedWindows {
         device: None,
-        others: counted.others,
-        last_seen_us: counted.last.0,
-        last_timestamp_us: counted.last.1,
+        others: counts.others,
+        last_seen_us: counts.last.0,
+        last_timestamp_us: counts.last.1,
         metrics: Vec::with_capacity(windows.len()),
     };
     let mut id = None;
     let mut names: Vec<(&str, Option<MetricId>)> =
-        counted.metrics.iter().map(|metric| (&*metric.name, None)).collect();
+        counts.metrics.iter().map(|metric| (&*metric.name, None)).collect();
     for names in names.chunks_mut(READINGS_MAX) {
         if admit(registry, device, names, now_s, &mut id) {
             continue;
         }
-        // All or nothing: one by one those find their place that have one.
+        // The registry admits all names of a call or none, so try them one by one.
         for name in names.chunks_mut(1) {
             admit(registry, device, name, now_s, &mut id);
         }
     }
     shared.device = id;
-    for ((metric, window), (_, id)) in counted.metrics.iter().zip(windows).zip(&names) {
+    for ((metric, window), (_, id)) in counts.metrics.iter().zip(windows).zip(&names) {
         if let &Some(id) = id {
             shared.metrics.push(SharedMetric {
                 metric: id,
@@ -205,11 +207,11 @@ pub fn share(
             });
         }
     }
-    let no_room = counted.metrics.len() - shared.metrics.len();
+    let no_room = counts.metrics.len() - shared.metrics.len();
     ((!shared.metrics.is_empty()).then_some(shared), no_room)
 }
 
-/// Fills in the ids of all `metrics`, or of none; false when there is no room for them.
+/// Sets the ids of all `metrics`, or of none. False when the registry has no room for them.
 fn admit(
     registry: &Registry,
     device: Option<&str>,
@@ -222,7 +224,7 @@ fn admit(
             *id = admitted.map(|admitted| admitted.device);
             true
         }
-        // Known metrics have been looked up all the same; without a stream they count for nothing.
+        // The ids of known metrics are set even then; without a stream they are of no use.
         Err(_) => {
             metrics.iter_mut().for_each(|(_, id)| *id = None);
             false
@@ -236,8 +238,8 @@ mod tests {
 
     const OWN: u32 = 0xaaaa_0000;
 
-    fn own() -> Replica {
-        Replica::new(OWN)
+    fn own() -> ReplicaId {
+        ReplicaId::new(OWN)
     }
 
     fn bulk(text: impl AsRef<[u8]>) -> Value {
@@ -248,12 +250,12 @@ mod tests {
         Value::Array(texts.iter().map(bulk).collect())
     }
 
-    fn counts(total: u64, anomalies: u64) -> JudgedCounts {
+    fn count(total: u64, anomalies: u64) -> JudgedCounts {
         JudgedCounts { total, anomalies }
     }
 
     #[test]
-    fn the_others_are_all_but_us() {
+    fn counts_of_others_leave_out_our_own() {
         let fields = [
             ("aaaa0000", "50:5:1000:100"),
             ("aaaa0000:rps", "900:90"),
@@ -264,90 +266,95 @@ mod tests {
             ("0000cccc:rps", "2:2"),
             ("past", "30:3:5:1"),
             ("past:rps", "4:4"),
-            // Not ours, or damaged.
+            // Foreign or damaged.
             ("hello", "1:1"),
             ("0000dddd", "1:1"),
             ("0000dddd:rps", "1:x"),
             ("0000dddd:", "1:1"),
         ];
         let flat: Vec<_> = fields.iter().flat_map(|&(field, value)| [field, value]).collect();
-        let counted = Counted::read(&array(&flat), own());
+        let counts = SubjectCounts::read(&array(&flat), own());
         let pairs = fields.iter().map(|&(field, value)| (bulk(field), bulk(value))).collect();
-        assert_eq!(counted, Counted::read(&Value::Map(pairs), own()));
-        assert_eq!((counted.others, counted.last), (counts(28, 3), (60, 4)));
+        assert_eq!(counts, SubjectCounts::read(&Value::Map(pairs), own()));
+        assert_eq!((counts.others, counts.last), (count(28, 3), (60, 4)));
         let metric =
-            |name: &str, others, own_total| CountedMetric { name: name.into(), others, own_total };
-        let metrics = [metric("a:b", counts(7, 0), 0), metric("rps", counts(16, 7), 900)];
-        assert_eq!((&counted.metrics[..], counted.foreign), (&metrics[..], 4));
-        assert_eq!(Counted::read(&Value::Array(vec![]), own()), Counted::default());
-        assert_eq!(Counted::read(&Value::Okay, own()).foreign, 1);
-        assert_eq!(Counted::read(&array(&["0000bbbb"]), own()).foreign, 1);
+            |name: &str, others, own_total| MetricCounts { name: name.into(), others, own_total };
+        let metrics = [metric("a:b", count(7, 0), 0), metric("rps", count(16, 7), 900)];
+        assert_eq!((&counts.metrics[..], counts.foreign), (&metrics[..], 4));
+        assert_eq!(SubjectCounts::read(&Value::Array(vec![]), own()), SubjectCounts::default());
+        assert_eq!(SubjectCounts::read(&Value::Okay, own()).foreign, 1);
+        assert_eq!(SubjectCounts::read(&array(&["0000bbbb"]), own()).foreign, 1);
     }
 
     #[test]
-    fn numbers_without_end_stay_numbers() {
+    fn huge_counts_saturate() {
         let most = i64::MAX;
         let mut fields = Vec::new();
         for replica in 0..5_u32 {
-            let replica = Replica::new(replica);
+            let replica = ReplicaId::new(replica);
             fields.extend([bulk(replica.as_str()), bulk(format!("{most}:{most}:{most}:{most}"))]);
             fields.extend([bulk(format!("{replica}:cpu")), bulk(format!("{most}:{most}"))]);
         }
-        let counted = Counted::read(&Value::Array(fields), own());
-        assert_eq!(counted.others, counts(u64::MAX, u64::MAX));
-        assert_eq!(counted.metrics[0].others, counts(u64::MAX, u64::MAX));
-        assert_eq!(counted.gone(most), []);
+        let counts = SubjectCounts::read(&Value::Array(fields), own());
+        assert_eq!(counts.others, count(u64::MAX, u64::MAX));
+        assert_eq!(counts.metrics[0].others, count(u64::MAX, u64::MAX));
+        assert_eq!(counts.gone(most), []);
     }
 
     #[test]
     fn values_are_read_in_order() {
         let member = |replica, value| {
-            let member = Member { time_us: 7, replica: Replica::new(replica), sequence: 0, value };
+            let member =
+                Member { time_us: 7, replica: ReplicaId::new(replica), sequence: 0, value };
             let mut text = Vec::new();
             member.write(&mut text);
             bulk(text)
         };
         let reply =
             Value::Array(vec![member(1, 5.0), member(OWN, -0.5), bulk("junk"), member(2, 1e15)]);
-        let read = Values::read(&reply, own());
-        assert_eq!(read, Values { values: vec![5.0, -0.5, 1e15], own: 1, foreign: 1 });
-        assert_eq!(Values::read(&Value::Nil, own()).foreign, 1);
+        let read = WindowMembers::read(&reply, own());
+        assert_eq!(read, WindowMembers { values: vec![5.0, -0.5, 1e15], own: 1, foreign: 1 });
+        assert_eq!(WindowMembers::read(&Value::Nil, own()).foreign, 1);
     }
 
     #[test]
-    fn only_old_replicas_among_many_have_gone() {
+    fn only_old_replicas_among_many_are_gone() {
         let now_us = 10 * GONE_AFTER_US;
         let hash = |replicas: u32, old: u32| {
             let mut fields = vec![bulk(own().as_str()), bulk("0:0:1:0")];
             for replica in 0..replicas {
                 let old_us = if replica < old { now_us - GONE_AFTER_US - 1 } else { now_us };
-                let replica = Replica::new(replica);
+                let replica = ReplicaId::new(replica);
                 fields.extend([bulk(replica.as_str()), bulk(format!("{old_us}:0:1:0"))]);
             }
-            Counted::read(&Value::Array(fields), own()).gone(now_us)
+            SubjectCounts::read(&Value::Array(fields), own()).gone(now_us)
         };
         assert_eq!(hash(16, 16), []);
         assert_eq!(hash(17, 0), []);
-        assert_eq!(hash(17, 2), [Replica::new(0), Replica::new(1)]);
+        assert_eq!(hash(17, 2), [ReplicaId::new(0), ReplicaId::new(1)]);
         assert_eq!(hash(40, 40).len(), 40);
     }
 
     #[test]
     fn windows_without_room_are_counted() {
         let registry = Registry::new(40, 60);
-        let metrics = |count: usize| {
-            (0..count)
-                .map(|at| CountedMetric {
+        let metrics = |number: usize| {
+            (0..number)
+                .map(|at| MetricCounts {
                     name: format!("m{at:02}").into(),
-                    others: counts(at as u64, 0),
+                    others: count(at as u64, 0),
                     own_total: 1,
                 })
                 .collect::<Vec<_>>()
         };
-        let share = |device, count: usize| {
-            let counted = Counted { metrics: metrics(count), last: (9, 8), ..Counted::default() };
-            let window = |at| Values { values: vec![at as f64], own: 1, foreign: 0 };
-            super::share(device, &counted, (0..count).map(window).collect(), &registry, 5)
+        let share = |device, number: usize| {
+            let counts = SubjectCounts {
+                metrics: metrics(number),
+                last: (9, 8),
+                ..SubjectCounts::default()
+            };
+            let window = |at| WindowMembers { values: vec![at as f64], own: 1, foreign: 0 };
+            super::share(device, &counts, (0..number).map(window).collect(), &registry, 5)
         };
         let (shared, no_room) = share(Some("a"), 34);
         let shared = shared.expect("there is room");
@@ -358,12 +365,12 @@ mod tests {
             assert_eq!((metric.values[0], metric.others.total), (at as f64, at as u64));
             assert_eq!((metric.own_values, metric.own_total), (1, 1));
         }
-        // Six streams are left: of the next device as many find room.
+        // Six streams are left, which the next device gets.
         let (shared, no_room) = share(Some("b"), 10);
         assert_eq!((shared.expect("some").metrics.len(), no_room), (6, 4));
         assert_eq!(share(Some("c"), 3), (None, 3));
         assert_eq!(registry.find_device("c"), None);
-        // The fleet takes no streams, but metrics are known.
+        // The fleet needs no streams in the registry, only metrics.
         let (shared, no_room) = share(None, 50);
         let shared = shared.expect("there is room");
         assert_eq!((shared.device, shared.metrics.len(), no_room), (None, 50, 0));

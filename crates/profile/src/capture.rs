@@ -8,7 +8,6 @@
 
 use std::cell::UnsafeCell;
 use std::io;
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -167,40 +166,6 @@ impl Drop for CaptureSession {
                 let at = SLOTS_AT.load(Ordering::Acquire);
                 libc::madvise(at.cast(), size_of::<CaptureSlot>() * SLOTS, libc::MADV_DONTNEED);
             }
-        }
-    }
-}
-
-/// Blocks the samplers' signals on this thread until it is dropped, for calls that fail when they are
-/// interrupted. Pending signals are delivered then, so no CPU time is lost.
-pub struct SignalsBlocked {
-    before: libc::sigset_t,
-    /// A signal mask belongs to one thread, so the guard is not `Send`.
-    _stays: PhantomData<*const ()>,
-}
-
-impl SignalsBlocked {
-    /// Blocks the signals.
-    pub fn begin() -> Self {
-        let mut held = MaybeUninit::<libc::sigset_t>::uninit();
-        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: the first call fills the set, the others add to it; the last reads it, and fills the other.
-        let before = unsafe {
-            libc::sigemptyset(held.as_mut_ptr());
-            libc::sigaddset(held.as_mut_ptr(), signal());
-            libc::sigaddset(held.as_mut_ptr(), libc::SIGPROF);
-            libc::pthread_sigmask(libc::SIG_BLOCK, held.as_ptr(), before.as_mut_ptr());
-            before.assume_init()
-        };
-        Self { before, _stays: PhantomData }
-    }
-}
-
-impl Drop for SignalsBlocked {
-    fn drop(&mut self) {
-        // SAFETY: the mask that this thread had.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut());
         }
     }
 }

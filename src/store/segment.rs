@@ -1,0 +1,449 @@
+//! A segment: judged samples that are flushed to Redis together.
+//!
+//! Of the samples with the same key the last one wins, but the values of all are kept for the windows: of
+//! each stream as many as a window reads back. Pure: no I/O and no clock.
+
+mod rows;
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use rows::NONE;
+pub(super) use rows::{
+    HistoryEntry, SampleKey, SegmentStream, Subject, TimestampGroup, WindowValue,
+};
+
+use crate::judged_queue::{JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
+use sigmad_sample::{DeviceId, MetricId, Reading};
+
+/// The index of the fleet among the subjects. Samples without a device have it too.
+pub(super) const FLEET: u32 = 0;
+
+/// The outcome of the samples of a flushed segment: the sum is the number of samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentOutcome {
+    /// The key was written with the sample's value, or the history has the sample.
+    pub stored: u64,
+    /// The key was written with the value of a later sample.
+    pub coalesced: u64,
+    /// Redis refused the key for good.
+    pub refused: u64,
+}
+
+/// Samples of a segment whose commands failed for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Samples whose key was not written.
+    pub keys: u64,
+    /// Coalesced samples that the history did not take.
+    pub history: u64,
+}
+
+/// Samples that are flushed together.
+#[derive(Debug)]
+pub struct Segment {
+    samples: u64,
+    since_us: i64,
+    name_bytes: usize,
+    pub(super) subjects: Vec<Subject>,
+    /// The fleet's streams, by metric id.
+    fleet_streams: Vec<u32>,
+    pub(super) streams: Vec<SegmentStream>,
+    values: Vec<WindowValue>,
+    pub(super) keys: Vec<SampleKey>,
+    pub(super) groups: Vec<TimestampGroup>,
+    readings: Vec<Reading>,
+    /// Every sample, if a history is kept.
+    pub(super) history: Vec<HistoryEntry>,
+    keys_by_name: HashTable<u32>,
+    groups_by_timestamp: HashTable<u32>,
+}
+
+/// What is the same for all segments of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SegmentOptions<'a> {
+    /// Values of a stream that are kept.
+    pub window_values: u32,
+    pub keeps_history: bool,
+    pub hasher: &'a RandomState,
+}
+
+impl Segment {
+    pub(super) fn new() -> Self {
+        let mut segment = Self {
+            samples: 0,
+            since_us: 0,
+            name_bytes: 0,
+            subjects: Vec::new(),
+            fleet_streams: Vec::new(),
+            streams: Vec::new(),
+            values: Vec::new(),
+            keys: Vec::new(),
+            groups: Vec::new(),
+            readings: Vec::new(),
+            history: Vec::new(),
+            keys_by_name: HashTable::new(),
+            groups_by_timestamp: HashTable::new(),
+        };
+        segment.subjects.push(Subject::new(None, Arc::from("")));
+        segment
+    }
+
+    /// Number of samples.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// When its oldest sample arrived, microseconds since 1970.
+    pub fn since_us(&self) -> i64 {
+        self.since_us
+    }
+
+    /// Names of the subjects whose windows it changes; the fleet has an empty name.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.subjects.iter().map(|subject| &*subject.name)
+    }
+
+    /// The bytes it takes, with the spare capacity of vectors and tables.
+    pub fn bytes(&self) -> usize {
+        fn of<T>(vec: &[T]) -> usize {
+            grown(vec.len()) * size_of::<T>()
+        }
+        let table = |len: usize| grown(len * 8 / 7) * (size_of::<u32>() + 1);
+        self.name_bytes
+            + of(&self.subjects)
+            + of(&self.fleet_streams)
+            + of(&self.streams)
+            + of(&self.values)
+            + of(&self.keys)
+            + of(&self.groups)
+            + of(&self.readings)
+            + of(&self.history)
+            + table(self.keys.len())
+            + table(self.groups.len())
+    }
+
+    /// The streams of a subject, in the order of their first values.
+    pub(super) fn streams_of(&self, subject: &Subject) -> impl Iterator<Item = &SegmentStream> {
+        let stream = |at: u32| self.streams.get(at as usize);
+        std::iter::successors(stream(subject.first_stream), move |found| stream(found.next))
+    }
+
+    /// The kept values of a stream, oldest first.
+    pub(super) fn values_of(&self, stream: &SegmentStream) -> impl Iterator<Item = &WindowValue> {
+        let mut at = stream.newest as usize;
+        (0..stream.len).map(move |_| {
+            at = self.values[at].next as usize;
+            &self.values[at]
+        })
+    }
+
+    /// The readings of a key's last sample.
+    pub(super) fn readings_of(&self, key: &SampleKey) -> &[Reading] {
+        &self.readings[key.first_reading as usize..][..usize::from(key.width)]
+    }
+
+    /// The readings of a history entry.
+    pub(super) fn readings_of_entry(&self, entry: &HistoryEntry) -> &[Reading] {
+        &self.readings[entry.first_reading as usize..][..usize::from(entry.width)]
+    }
+
+    /// True when a later sample has the same key.
+    pub(super) fn is_coalesced(&self, entry: &HistoryEntry) -> bool {
+        let key = &self.keys[entry.key as usize];
+        key.first_reading != entry.first_reading || !self.is_key_written(entry.key)
+    }
+
+    /// False for the key of a sample without a device when a later sample has the same timestamp.
+    fn is_key_written(&self, key: u32) -> bool {
+        let SampleKey { subject, group, .. } = self.keys[key as usize];
+        subject != FLEET || self.groups[group as usize].newest == key
+    }
+
+    /// What became of its samples, once all its commands are answered.
+    pub(super) fn outcome(&self, refusals: Refusals, keeps_history: bool) -> SegmentOutcome {
+        let keys =
+            (0..self.keys.len() as u32).filter(|&key| self.is_key_written(key)).count() as u64;
+        let coalesced = if keeps_history { refusals.history } else { self.samples - keys };
+        debug_assert!(refusals.keys <= keys && coalesced <= self.samples - keys);
+        SegmentOutcome {
+            stored: self.samples - coalesced - refusals.keys,
+            coalesced,
+            refused: refusals.keys,
+        }
+    }
+
+    /// Removes all samples and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        let Self {
+            samples,
+            since_us: _,
+            name_bytes,
+            subjects,
+            fleet_streams,
+            streams,
+            values,
+            keys,
+            groups,
+            readings,
+            history,
+            keys_by_name,
+            groups_by_timestamp,
+        } = self;
+        *samples = 0;
+        *name_bytes = 0;
+        subjects.truncate(1);
+        subjects[0] = Subject::new(None, subjects[0].name.clone());
+        fleet_streams.clear();
+        streams.clear();
+        values.clear();
+        keys.clear();
+        groups.clear();
+        readings.clear();
+        history.clear();
+        keys_by_name.clear();
+        groups_by_timestamp.clear();
+    }
+
+    /// Adds the samples of a chunk. `name` returns the name of a device, or None once it was evicted: then
+    /// its samples count for the fleet alone. `hints` has the probable index of a device's subject.
+    pub(super) fn add(
+        &mut self,
+        chunk: &JudgedChunk,
+        hints: &mut Vec<u32>,
+        name: impl Fn(DeviceId) -> Option<Arc<str>>,
+        options: SegmentOptions<'_>,
+    ) {
+        let SegmentOptions { window_values, keeps_history, hasher } = options;
+        for (sample, readings) in chunk.iter() {
+            let subject = match sample.device {
+                Some(device) => self.subject(device, hints, &name),
+                None => FLEET,
+            };
+            self.add_to_windows(sample, readings, subject, window_values);
+            self.add_to_key(sample, readings, subject, keeps_history, hasher);
+        }
+    }
+
+    fn subject(
+        &mut self,
+        device: DeviceId,
+        hints: &mut Vec<u32>,
+        name: impl Fn(DeviceId) -> Option<Arc<str>>,
+    ) -> u32 {
+        let index = device.index as usize;
+        let hint = hints.get(index).copied().unwrap_or(NONE);
+        if self.subjects.get(hint as usize).is_some_and(|subject| subject.device == Some(device)) {
+            return hint;
+        }
+        let Some(name) = name(device) else { return FLEET };
+        if hints.len() <= index {
+            hints.resize(index + 1, NONE);
+        }
+        let subject = self.subjects.len() as u32;
+        hints[index] = subject;
+        self.name_bytes += name.len();
+        self.subjects.push(Subject::new(Some(device), name));
+        subject
+    }
+
+    fn add_to_windows(
+        &mut self,
+        sample: &JudgedSample,
+        readings: &[JudgedReading],
+        subject: u32,
+        window_values: u32,
+    ) {
+        if self.samples == 0 {
+            self.since_us = sample.time_us;
+        }
+        self.samples += 1;
+        let of_fleet = JudgedCounts { total: sample.of_replica, anomalies: 0 };
+        self.subjects[FLEET as usize].update(sample, of_fleet);
+        let mut hint = NONE;
+        for reading in readings {
+            let stream = self.fleet_stream(reading.metric);
+            self.add_to_window(stream, sample, reading.value, reading.fleet, window_values);
+            if subject != FLEET {
+                let stream = self.stream(subject, reading.metric, hint);
+                self.add_to_window(stream, sample, reading.value, reading.stream, window_values);
+                hint = self.streams[stream as usize].next;
+            }
+        }
+        if subject != FLEET {
+            self.subjects[subject as usize].update(sample, sample.of_device);
+        }
+    }
+
+    fn fleet_stream(&mut self, metric: MetricId) -> u32 {
+        let index = usize::from(metric.0);
+        if self.fleet_streams.len() <= index {
+            self.fleet_streams.resize(index + 1, NONE);
+        }
+        if self.fleet_streams[index] == NONE {
+            self.fleet_streams[index] = self.open_stream(FLEET, metric);
+        }
+        self.fleet_streams[index]
+    }
+
+    /// The stream of that metric of a device. `hint` is its probable index: most samples of a device have
+    /// the same metrics in the same order.
+    fn stream(&mut self, subject: u32, metric: MetricId, hint: u32) -> u32 {
+        let first = self.subjects[subject as usize].first_stream;
+        let start = if hint == NONE { first } else { hint };
+        for (from, end) in [(start, NONE), (first, start)] {
+            let mut at = from;
+            while at != end {
+                let stream = &self.streams[at as usize];
+                if stream.metric == metric {
+                    return at;
+                }
+                at = stream.next;
+            }
+        }
+        self.open_stream(subject, metric)
+    }
+
+    fn open_stream(&mut self, subject: u32, metric: MetricId) -> u32 {
+        let at = self.streams.len() as u32;
+        let counts = JudgedCounts::default();
+        self.streams.push(SegmentStream {
+            subject,
+            next: NONE,
+            metric,
+            newest: NONE,
+            len: 0,
+            counts,
+        });
+        let Subject { first_stream, last_stream, .. } = &mut self.subjects[subject as usize];
+        match self.streams.get_mut(*last_stream as usize) {
+            Some(last) => last.next = at,
+            None => *first_stream = at,
+        }
+        *last_stream = at;
+        at
+    }
+
+    /// Adds a value to a stream. It replaces the oldest once there are as many as a window reads back.
+    fn add_to_window(
+        &mut self,
+        stream: u32,
+        sample: &JudgedSample,
+        value: f64,
+        counts: JudgedCounts,
+        window_values: u32,
+    ) {
+        let stream = &mut self.streams[stream as usize];
+        stream.counts = counts;
+        let mut entering =
+            WindowValue { time_us: sample.time_us, value, next: NONE, sequence: sample.sequence };
+        if stream.len < window_values {
+            let at = self.values.len() as u32;
+            entering.next = match self.values.get_mut(stream.newest as usize) {
+                Some(newest) => std::mem::replace(&mut newest.next, at),
+                None => at,
+            };
+            self.values.push(entering);
+            stream.newest = at;
+            stream.len += 1;
+        } else {
+            let at = self.values[stream.newest as usize].next;
+            let oldest = &mut self.values[at as usize];
+            entering.next = oldest.next;
+            *oldest = entering;
+            stream.newest = at;
+        }
+    }
+
+    fn add_to_key(
+        &mut self,
+        sample: &JudgedSample,
+        readings: &[JudgedReading],
+        subject: u32,
+        keeps_history: bool,
+        hasher: &RandomState,
+    ) {
+        let at = self.key(subject, sample.timestamp_us, hasher);
+        self.subjects[subject as usize].newest_key = at;
+        let key = &mut self.keys[at as usize];
+        self.groups[key.group as usize].newest = at;
+        let readings = readings.iter().map(|r| Reading { metric: r.metric, value: r.value });
+        key.width = sample.readings;
+        if key.width <= key.room && !keeps_history {
+            let first = key.first_reading as usize;
+            for (place, reading) in self.readings[first..].iter_mut().zip(readings) {
+                *place = reading;
+            }
+        } else {
+            key.room = key.width;
+            key.first_reading = self.readings.len() as u32;
+            self.readings.extend(readings);
+        }
+        if keeps_history {
+            self.history.push(HistoryEntry {
+                time_us: sample.time_us,
+                key: at,
+                first_reading: key.first_reading,
+                width: key.width,
+                sequence: sample.sequence,
+            });
+        }
+    }
+
+    fn key(&mut self, subject: u32, timestamp_us: i64, hasher: &RandomState) -> u32 {
+        let newest = self.subjects[subject as usize].newest_key;
+        if self.keys.get(newest as usize).is_some_and(|key| key.timestamp_us == timestamp_us) {
+            return newest;
+        }
+        let hash = hasher.hash_one((subject, timestamp_us));
+        let same = |&at: &u32| {
+            let key = &self.keys[at as usize];
+            key.timestamp_us == timestamp_us && key.subject == subject
+        };
+        if let Some(&at) = self.keys_by_name.find(hash, same) {
+            return at;
+        }
+        let at = self.keys.len() as u32;
+        let group = self.group(timestamp_us, hasher);
+        self.keys.push(SampleKey {
+            timestamp_us,
+            subject,
+            group,
+            first_reading: 0,
+            width: 0,
+            room: 0,
+        });
+        let keys = &self.keys;
+        self.keys_by_name.insert_unique(hash, at, |&at| {
+            let key = &keys[at as usize];
+            hasher.hash_one((key.subject, key.timestamp_us))
+        });
+        at
+    }
+
+    fn group(&mut self, timestamp_us: i64, hasher: &RandomState) -> u32 {
+        // Most devices send the same second as the one before.
+        if self.keys.last().is_some_and(|key| key.timestamp_us == timestamp_us) {
+            return self.keys[self.keys.len() - 1].group;
+        }
+        let hash = hasher.hash_one(timestamp_us);
+        let same = |&at: &u32| self.groups[at as usize].timestamp_us == timestamp_us;
+        if let Some(&at) = self.groups_by_timestamp.find(hash, same) {
+            return at;
+        }
+        let at = self.groups.len() as u32;
+        self.groups.push(TimestampGroup { timestamp_us, newest: NONE });
+        let groups = &self.groups;
+        self.groups_by_timestamp
+            .insert_unique(hash, at, |&at| hasher.hash_one(groups[at as usize].timestamp_us));
+        at
+    }
+}
+
+/// The capacity of a vector that has grown to `len` elements.
+fn grown(len: usize) -> usize {
+    if len == 0 { 0 } else { len.next_power_of_two() }
+}

@@ -1,0 +1,114 @@
+//! The rows of a segment's tables. They refer to one another by index.
+
+use std::sync::Arc;
+
+use crate::judged_queue::{JudgedCounts, JudgedSample};
+use sigmad_sample::{DeviceId, MetricId};
+
+/// No index.
+pub const NONE: u32 = u32::MAX;
+
+/// What streams belong to: the fleet, or a device.
+#[derive(Debug)]
+pub struct Subject {
+    /// None for the fleet.
+    pub device: Option<DeviceId>,
+    /// Empty for the fleet.
+    pub name: Arc<str>,
+    pub first_stream: u32,
+    pub last_stream: u32,
+    pub newest_key: u32,
+    /// Samples and anomalies. Of the fleet only samples: its anomalies are those of its streams.
+    pub counts: JudgedCounts,
+    /// When the last sample arrived.
+    pub time_us: i64,
+    /// The timestamp of the last sample.
+    pub timestamp_us: i64,
+}
+
+/// The newest values of one metric of a subject.
+#[derive(Debug)]
+pub struct SegmentStream {
+    pub subject: u32,
+    /// The subject's next stream.
+    pub next: u32,
+    pub metric: MetricId,
+    pub newest: u32,
+    pub len: u32,
+    /// Including the newest value.
+    pub counts: JudgedCounts,
+}
+
+/// One value of a stream. The values of a stream form a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowValue {
+    pub time_us: i64,
+    pub value: f64,
+    /// The next newer value; after the newest comes the oldest.
+    pub next: u32,
+    pub sequence: u16,
+}
+
+/// The samples of one subject and one timestamp. The last of them is written.
+#[derive(Debug)]
+pub struct SampleKey {
+    pub timestamp_us: i64,
+    pub subject: u32,
+    pub group: u32,
+    pub first_reading: u32,
+    pub width: u16,
+    /// Readings that fit in its place.
+    pub room: u16,
+}
+
+/// All samples of one timestamp, of any device.
+#[derive(Debug)]
+pub struct TimestampGroup {
+    pub timestamp_us: i64,
+    /// The key of the last sample.
+    pub newest: u32,
+}
+
+/// One sample of the history.
+#[derive(Debug)]
+pub struct HistoryEntry {
+    pub time_us: i64,
+    pub key: u32,
+    pub first_reading: u32,
+    pub width: u16,
+    pub sequence: u16,
+}
+
+impl Subject {
+    pub fn new(device: Option<DeviceId>, name: Arc<str>) -> Self {
+        Self {
+            device,
+            name,
+            first_stream: NONE,
+            last_stream: NONE,
+            newest_key: NONE,
+            counts: JudgedCounts::default(),
+            time_us: 0,
+            timestamp_us: 0,
+        }
+    }
+
+    /// The name of the device; None for the fleet.
+    pub fn device(&self) -> Option<&str> {
+        self.device.map(|_| &*self.name)
+    }
+
+    /// Sets the counts and times to those of the last sample.
+    pub fn update(&mut self, sample: &JudgedSample, counts: JudgedCounts) {
+        self.counts = counts;
+        self.time_us = sample.time_us;
+        self.timestamp_us = sample.timestamp_us;
+    }
+}
+
+impl SegmentStream {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+}
