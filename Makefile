@@ -148,7 +148,8 @@ fuzz: ## suite: every fuzz target for 15 seconds
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo bench --locked --bench '*'
-	@for bench in server store openloop idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
+	$(WITH_BINARY) benches/headline.py --server sigmad --server may --server floor
+	@for bench in curve store idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
 perf: ## measure every figure of PERF.md: builds, then 25 minutes; PARTS="ladder curve" selects parts
 	@scripts/setup.sh perf

@@ -128,6 +128,18 @@ def cpu_ns(pid: int) -> int:
     return total
 
 
+def settled(pid: int) -> int:
+    """CPU time once the process has nothing left to do."""
+    before = cpu_ns(pid)
+    while True:
+        time.sleep(0.1)
+        now = cpu_ns(pid)
+        # A sleeping server wakes up now and then.
+        if now - before < 1_000_000:
+            return now
+        before = now
+
+
 class Watch:
     """Looks at the CPU time of a process again and again: what it had used at any moment since, on either clock."""
 

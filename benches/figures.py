@@ -13,15 +13,21 @@ the phrases of GIVEN: what was set, not found.
 
     benches/figures.py             check
     benches/figures.py --write     put in what the records say, with as many decimals as stand there
-    benches/figures.py --write benches/record/2026-01-31-some-machine-2c     of another folder
+    benches/figures.py --publish benches/record/2026-01-31-some-machine-2c
+
+The last one makes PERF.md refer to another folder: its figures, its plots, and the flamegraphs. The sentences stay:
+read them again, as they may no longer fit the figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +35,7 @@ from pathlib import Path
 import bench
 
 PERF = bench.ROOT / "PERF.md"
+FLAMEGRAPHS = bench.ROOT / "flamegraphs"
 
 FOLDER = re.compile(r"<!-- records: (\S+) -->")
 NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
@@ -387,23 +394,78 @@ def faults(page: str) -> list[str]:
     return found + [f"in no record: {line}" for line in unfounded(page)]
 
 
+# --- publication ---
+
+INDEX = """\
+# Flamegraphs of the ladder
+
+Each rung of the ladder (see [PERF.md](../PERF.md)) before, after, and the difference. The width of a picture is
+the CPU time of a request. Hover over a frame for its ns, click to zoom, search with Ctrl-F.
+Orange is the kernel, green Rust, red C and code without a name. In a difference, red is more than before and
+blue less; it is as wide as the more expensive of both, so that removed functions are visible.
+
+Commit {commit}, {cpu}, Linux {kernel}, {date}, `benches/{command}`, which `make perf` runs: perf with
+cpu-clock at 999 Hz and stacks by DWARF; 64 connections, one sample a request, the server on core 0,
+writing to a Redis. [The record]({record}) has the number of samples of each, and their share of the CPU time.
+
+Each is from one round: use it to find functions, and the rounds of the ladder for their cost.
+
+| rung | pictures | ns before | ns after | functions of the program with the largest change of own ns |
+| --- | --- | ---: | ---: | --- |
+{rows}
+"""
+
+
+def index(folder: Path) -> str:
+    """The pictures of each rung, with the functions that changed the most."""
+    record = json.loads((folder / "flamegraphs.json").read_text())
+    rows = []
+    for before, after in itertools.pairwise(record["rungs"].values()):
+        slug = after["slug"]
+        pictures = ", ".join(f"[{which}]({slug}-{which}.svg)" for which in ("before", "after", "diff"))
+        # The cost of kernel functions varies between rounds by more than most rungs change it.
+        own = [one for one in after["moved"] if "::" in one["function"] or "alloc" in one["function"]]
+        moved = [f"`{one['function']}` {one['change_ns']:+,.0f}".replace("-", "−") for one in own[:3]]
+        costs = [f"{one['ns_per_request']:,.0f}" for one in (before, after)]
+        rows.append(f"| {after['title']} | {pictures} | {' | '.join(costs)} | {', '.join(moved)} |")
+    manifest = record["manifest"]
+    return INDEX.format(
+        **{name: manifest[name] for name in ("commit", "cpu", "kernel", "command")},
+        date=manifest["date"][:10],
+        record=f"../{folder.relative_to(bench.ROOT)}/flamegraphs.md",
+        rows="\n".join(rows),
+    )
+
+
+def publish(folder: Path) -> None:
+    """Pictures and plots of that folder, and the page's reference to it."""
+    FLAMEGRAPHS.mkdir(exist_ok=True)
+    for old in FLAMEGRAPHS.glob("*.svg"):
+        old.unlink()
+    for picture in sorted((folder / "flamegraphs").glob("*.svg")):
+        shutil.copy(picture, FLAMEGRAPHS / picture.name)
+    (FLAMEGRAPHS / "README.md").write_text(index(folder))
+    subprocess.run([sys.executable, str(Path(__file__).with_name("draw.py")), str(folder)], check=True)
+    page = PERF.read_text()
+    name, before = str(folder.relative_to(bench.ROOT)), str(folder_of(page).relative_to(bench.ROOT))
+    page = FOLDER.sub(f"<!-- records: {name} -->", page).replace(before, name)
+    PERF.write_text(refreshed(page, Records(folder)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("folder", nargs="?", help="of records; the one that PERF.md names unless given")
+    parser.add_argument("--publish", metavar="FOLDER", type=Path)
     arguments = parser.parse_args()
-    page = PERF.read_text()
-    if arguments.write:
-        if arguments.folder:
-            folder = Path(arguments.folder).resolve().relative_to(bench.ROOT)
-            page = FOLDER.sub(f"<!-- records: {folder} -->", page).replace(
-                str(folder_of(page).relative_to(bench.ROOT)), str(folder)
-            )
+    if arguments.publish:
+        publish(arguments.publish.resolve())
+    elif arguments.write:
+        page = PERF.read_text()
         PERF.write_text(refreshed(page, Records(folder_of(page))))
     for fault in faults(PERF.read_text()):
         print(fault)
     if faults(PERF.read_text()):
-        sys.exit("PERF.md says what its records do not")
+        sys.exit("PERF.md does not agree with its records")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ connections), of a sample in batches of 100 from 100 devices (16 connections), a
 1,000 requests a second. Its answers are checked before, and what it counted after.
 
     benches/headline.py
+    benches/headline.py --build frame-pointers=target/frame-pointers/release/sigmad
+
+With --build another build takes turns with the usual one instead, and the record is `builds`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ BATCH, BATCH_CONNECTIONS = 100, 16
 RATE = 1000
 RATE_CONNECTIONS = 16
 WARM_UP_S = 0.5
+TITLES = {"frame-pointers": "frame pointers", "every-stage": "the stages of every read timed, not of one in 64"}
 
 
 def closed(child, port: int, seconds: float, connections: int, batch: int = 1, failed_share_max: float = 0.0) -> dict:
@@ -131,13 +135,53 @@ def medians(rounds: list[dict]) -> dict:
     }
 
 
+def builds(arguments) -> dict:
+    """Other builds beside the usual one, which comes before and after in turn."""
+    usual = contestants.everyone()["sigmad"]
+    found = {}
+    for given in arguments.build:
+        name, _, path = given.partition("=")
+        other = contestants.Contestant(name, name, (path, *usual.command[1:]), usual.built_on)
+        rounds = []
+        for number in range(arguments.rounds):
+            legs = {}
+            for contestant in (usual, other) if number % 2 == 0 else (other, usual):
+                with contestant.running() as (child, port):
+                    contestant.check(port)
+                    single = closed(child, port, arguments.seconds, CONNECTIONS)
+                    batch = closed(child, port, arguments.seconds, BATCH_CONNECTIONS, BATCH)
+                    legs[contestant.name] = {"single": single["total_ns"], "batch": batch["sample_ns"]}
+            rounds.append(legs)
+            ratio = legs[name]["single"] / legs["sigmad"]["single"]
+            print(f"round {number + 1} {name}: {ratio:.3f} x", flush=True)
+        found[name] = {"title": TITLES.get(name, name)} | {
+            f"{load}_ratio": bench.spread([legs[name][load] / legs["sigmad"][load] for legs in rounds])
+            for load in ("single", "batch")
+        }
+    return found
+
+
+def compare_builds(arguments) -> None:
+    with bench.record("builds", arguments.rounds) as record:
+        record["builds"] = builds(arguments)
+        rows = [
+            [one["title"], f"{one['single_ratio']['median']:.3f}", f"{one['batch_ratio']['median']:.3f}"]
+            for one in record["builds"].values()
+        ]
+        record["text"] = bench.table(["build", "single ×", "batch ×"], rows)
+        print(record["text"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="length of a closed loop")
     parser.add_argument("--paced-seconds", type=float, default=8, help="length of the steady rate")
     parser.add_argument("--server", action="append", help="one of them; all unless given")
+    parser.add_argument("--build", action="append", help="NAME=BINARY: another build beside the usual one")
     arguments = parser.parse_args()
+    if arguments.build:
+        return compare_builds(arguments)
     everyone = contestants.everyone()
     chosen = [everyone[name] for name in arguments.server or everyone]
 

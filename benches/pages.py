@@ -82,16 +82,6 @@ class Pages:
         return list(self.received.values())
 
 
-def cpu_by_thread(pid: int) -> dict[str, int]:
-    """Nanoseconds on a core, by the thread's name."""
-    found: dict[str, int] = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            name = (task / "comm").read_text().strip()
-            found[name] = found.get(name, 0) + int((task / "schedstat").read_text().split()[0])
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rate", type=int, default=100_000, help="samples a second")
@@ -113,9 +103,9 @@ def main() -> None:
                 for count in PAGES:
                     pages = Pages(port, count)
                     time.sleep(1)
-                    before, began = cpu_by_thread(child.pid), time.monotonic()
+                    before, began = bench.thread_ns(child.pid), time.monotonic()
                     time.sleep(arguments.seconds)
-                    after, elapsed = cpu_by_thread(child.pid), time.monotonic() - began
+                    after, elapsed = bench.thread_ns(child.pid), time.monotonic() - began
                     told = pages.close()
                     assert all(deltas >= arguments.seconds for deltas in told), told
                     shares = {name: (ns - before.get(name, 0)) / elapsed / 1e7 for name, ns in after.items()}

@@ -2,7 +2,7 @@
 """Everything that PERF.md rests on, once more, on this machine: builds, then one part after the other.
 
 Each part is a bench of its own, with a record of its own in benches/record/<date>-<machine>; flamegraphs
-and plots lie beside them. PERF.md stays as it is until `benches/publish.py FOLDER` makes that folder the one
+and plots lie beside them. PERF.md stays as it is until `benches/figures.py --publish FOLDER` makes that folder the one
 it speaks of.
 
     benches/perf.py                    all of it: the builds, then 25 minutes of a machine that does nothing else
@@ -51,9 +51,9 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "scaling": ("scaling.py", ["--rounds", "5", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.5"]),
     "instruments": ("instruments.py", ["--rounds", "3"], ["--rounds", "1", "--hz", "100", "--no-heap"]),
     "builds": (
-        "builds.py",
+        "headline.py",
         [
-            *("--rounds", "3"),
+            *("--rounds", "3", "--seconds", "1.5"),
             *("--build", f"frame-pointers={FRAME_POINTERS}/release/sigmad"),
             *("--build", f"every-stage={EVERY_STAGE}/sigmad"),
         ],
@@ -87,7 +87,7 @@ def build_every_stage(release: list[str], environment: dict[str, str]) -> None:
     """In a copy of the sources; first, for it uses the folder and the dependencies of the usual build."""
     sources = EVERY_STAGE / "sources"
     shutil.rmtree(sources, ignore_errors=True)
-    for name in ("Cargo.toml", "Cargo.lock", "build.rs", "src", "benches"):
+    for name in ("Cargo.toml", "Cargo.lock", "build.rs", "src", "benches", "crates", "tests"):
         copy = shutil.copytree if (bench.ROOT / name).is_dir() else shutil.copy
         sources.mkdir(parents=True, exist_ok=True)
         copy(bench.ROOT / name, sources / name)

@@ -8,9 +8,9 @@ Three questions, one record:
    devices pushed as hard as one client can.
 3. How long after its 202 a sample can be read in Redis.
 
-sigmad has core 0; wrk or the pushing client, and Redis, share core 1.
+sigmad has core 0; `sigmad load` or the pushing client, and Redis, share core 1.
 
-    cargo build --release --bins --examples && benches/store.py
+    cargo build --release && benches/store.py
 """
 
 from __future__ import annotations
@@ -29,11 +29,19 @@ import time
 from pathlib import Path
 
 import bench
-import server
+import contestants
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    name: str
+    connections: int
+    batch: int
+
 
 # Fewer connections for batches: with the store on the same core, what is sent while the analytics thread
 # waits for its turn must not fill its queue, for an answer of 503 is not measured here.
-LOADS = [server.LOADS[0], dataclasses.replace(server.LOADS[2], connections=4)]
+LOADS = [Load("single", 64, 1), Load("batch-100", 4, 100)]
 FLEETS = [1, 100, 10_000, 100_000]
 BATCH = 100
 # A fleet reports once a second: that many different timestamps are sent.
@@ -75,18 +83,23 @@ def outcome(scraped: dict[str, float], name: str) -> float:
 # --- 1. what a request costs ---
 
 
-def cost_leg(load: server.Load, seconds: int, scratch: Path, with_redis: bool) -> dict:
+def requests_of(port: int, load: Load, seconds: float) -> int:
+    flags = ["--connections", str(load.connections), *contestants.batch_flags(load.batch)]
+    return bench.load(port, *flags, seconds=seconds)["requests"]["good"]
+
+
+def cost_leg(load: Load, seconds: int, scratch: Path, with_redis: bool) -> dict:
     with contextlib.ExitStack() as stack:
         flags = ["--workers", "1"]
         if with_redis:
-            redis = stack.enter_context(bench.redis(scratch, core=server.LOAD_CORE))
+            redis = stack.enter_context(bench.redis(scratch, core=bench.LOAD_CORE))
             flags += ["--redis-url", f"redis://127.0.0.1:{redis}"]
-        child, port = stack.enter_context(bench.sigmad(*flags, core=server.SERVER_CORE))
-        server.wrk(port, load, 1, scratch)
-        server.settled(child.pid)
+        child, port = stack.enter_context(bench.sigmad(*flags, core=bench.SERVER_CORE))
+        requests_of(port, load, 1)
+        bench.settled(child.pid)
         before = bench.thread_ns(child.pid)
-        requests = server.wrk(port, load, seconds, scratch)["requests"]
-        server.settled(child.pid)
+        requests = requests_of(port, load, seconds)
+        bench.settled(child.pid)
         after = bench.thread_ns(child.pid)
         return {kind: (after[kind] - before.get(kind, 0)) / requests for kind in after}
 
@@ -139,7 +152,7 @@ def bodies(devices: int) -> list[bytes]:
             }
             for at in range(BATCH)
         ]
-        requests.append(server.post(json.dumps(samples, separators=(",", ":")).encode()))
+        requests.append(contestants.post(json.dumps(samples, separators=(",", ":")).encode()))
     return requests
 
 
@@ -165,9 +178,9 @@ def push(port: int, requests: list[bytes], until: float) -> tuple[int, int]:
 
 
 def throughput_leg(devices: int, seconds: int, scratch: Path) -> dict:
-    with bench.redis(scratch, core=server.LOAD_CORE) as redis:
+    with bench.redis(scratch, core=bench.LOAD_CORE) as redis:
         flags = ["--workers", "1", "--redis-url", f"redis://127.0.0.1:{redis}"]
-        with bench.sigmad(*flags, core=server.SERVER_CORE) as (child, port):
+        with bench.sigmad(*flags, core=bench.SERVER_CORE) as (child, port):
             redis_pid = int((scratch / "redis.pid").read_text())
             requests = bodies(devices)
             # All streams exist, here and in Redis, before the clock runs.
@@ -224,9 +237,9 @@ def throughput_table(legs: list[dict]) -> str:
 
 
 def delay(scratch: Path) -> dict:
-    with bench.redis(scratch, core=server.LOAD_CORE) as redis:
+    with bench.redis(scratch, core=bench.LOAD_CORE) as redis:
         flags = ["--workers", "1", "--redis-url", f"redis://127.0.0.1:{redis}"]
-        with bench.sigmad(*flags, core=server.SERVER_CORE) as (_, port):
+        with bench.sigmad(*flags, core=bench.SERVER_CORE) as (_, port):
             over = threading.Event()
             background = threading.Thread(target=trickle, args=(port, over))
             background.start()
@@ -236,7 +249,7 @@ def delay(scratch: Path) -> dict:
                 # At no fixed point between two flushes.
                 time.sleep(chosen.uniform(0, 0.1))
                 body = json.dumps({"timestamp": 1736000000 + number, "device": "probe", "rps": number}).encode()
-                if not bench.exchange(port, server.post(body)).startswith(b"HTTP/1.1 202 "):
+                if not bench.exchange(port, contestants.post(body)).startswith(b"HTTP/1.1 202 "):
                     raise ValueError("a probe was refused")
                 answered = time.monotonic()
                 while resp.ask("GET", f"metric:probe:{1736000000 + number}") is None:

@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benches"))
 
 import figures  # noqa: E402
-import publish  # noqa: E402
 
 FLAMEGRAPH_BYTES_MAX = 150_000
 
@@ -51,8 +50,8 @@ def main() -> None:
     page = figures.PERF.read_text()
     bad = figures.faults(page)
     bad += broken_links("PERF.md") + broken_links("flamegraphs/README.md")
-    if (ROOT / "flamegraphs" / "README.md").read_text() != publish.index(figures.folder_of(page)):
-        bad.append("flamegraphs/README.md is not what benches/publish.py makes of the record")
+    if (ROOT / "flamegraphs" / "README.md").read_text() != figures.index(figures.folder_of(page)):
+        bad.append("flamegraphs/README.md is not what benches/figures.py makes of the record")
     pictures = sorted((ROOT / "flamegraphs").glob("*.svg"))
     bad += [
         f"{picture.name}: {picture.stat().st_size} bytes"

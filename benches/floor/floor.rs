@@ -2,7 +2,7 @@
 //!
 //! An epoll loop that parses nothing. It counts requests by their length, which is the same for all
 //! and given on the command line, and answers each with the bytes of a file. A server that reads
-//! its requests is compared with this one by `benches/server.py`.
+//! its requests is compared with this one by `benches/headline.py`.
 //!
 //! Usage: `floor REQUEST_BYTES ANSWER_FILE`; prints the port it listens on.
 
