@@ -11,7 +11,6 @@ every sample must have been accepted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import selectors
 import socket
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import bench
 

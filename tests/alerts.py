@@ -26,7 +26,6 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -34,7 +33,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 
 import bench
-from nginx import CONF
+import proxy
+from nginx import HTTP
 
 MONITORING = bench.ROOT / "k8s" / "monitoring"
 # Of values with normal noise, judged by the 50 before them, so many lie past two standard deviations.
@@ -170,26 +170,12 @@ def check_metric_names(scrape: str) -> int:
     return len(used)
 
 
-class Feed:
+class Feed(proxy.Clients):
     """Clients that post a fleet's noise through nginx, or worse when told to; counts what fails."""
 
     def __init__(self, port: int) -> None:
-        self.port = port
-        self.stop = threading.Event()
+        super().__init__(port, CLIENTS)
         self.burst = threading.Event()
-        self.lock = threading.Lock()
-        self.codes: Counter[str] = Counter()
-        self.threads = [threading.Thread(target=self.drive, args=(number,)) for number in range(CLIENTS)]
-
-    def __enter__(self) -> Feed:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
 
     def drive(self, number: int) -> None:
         draw = random.Random(number)
@@ -313,8 +299,7 @@ def replace(replicas: dict, ports: dict, flags: list[str]) -> None:
 
 def check_live() -> str:
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-alerts-")))
-        folder.chmod(0o755)
+        folder = proxy.folder(stack, "alerts")
         redis = stack.enter_context(bench.redis(folder))
         ports = {"first": bench.free_port(), "second": bench.free_port(), "port": bench.free_port()}
         flags = ["--redis-url", f"redis://127.0.0.1:{redis}", "--workers", "1"]
@@ -323,10 +308,7 @@ def check_live() -> str:
             replicas[name] = stack.enter_context(contextlib.ExitStack())
             child, _ = replicas[name].enter_context(bench.sigmad(*flags, listen=f"127.0.0.1:{ports[name]}"))
             replicas[name].child = child
-        (folder / "nginx.conf").write_text(CONF.format(folder=folder, **ports))
-        command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-        stack.enter_context(bench.running(command, stderr=subprocess.DEVNULL))
-        bench.wait_for_port(ports["port"])
+        proxy.start(stack, folder, HTTP.format(**ports), ports["port"])
         webhook = Webhook(stack)
         webhook.check_hostile()
         prometheus = start_monitoring(stack, folder, [ports["first"], ports["second"]], webhook.port)

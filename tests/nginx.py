@@ -13,12 +13,8 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -26,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 
 import bench
+import proxy
 
 SECONDS = float(os.environ.get("NGINX_SECONDS", "10"))
 CLIENTS = 16
@@ -55,19 +52,7 @@ HEADERS = {
 
 # The template of ingress-nginx, as far as it touches the upstream. It retries on errors and timeouts
 # and, as POST is not idempotent, never once the request has gone out.
-CONF = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
-events {{ worker_connections 4096; }}
-http {{
-    access_log {folder}/access.log;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+HTTP = """
     keepalive_timeout 75s;
     keepalive_requests 1000;
     upstream sigmad {{
@@ -104,29 +89,11 @@ http {{
             proxy_pass http://sigmad;
         }}
     }}
-}}
 """
 
 
-class Load:
-    """Clients that post through nginx until told to stop; counts what comes back."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.stop = threading.Event()
-        self.lock = threading.Lock()
-        self.codes: Counter[str] = Counter()
-        self.threads = [threading.Thread(target=self.drive, args=(number,)) for number in range(CLIENTS)]
-
-    def __enter__(self) -> Load:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
+class Load(proxy.Clients):
+    """Posts through nginx until stopped."""
 
     def drive(self, number: int) -> None:
         codes: Counter[str] = Counter()
@@ -161,29 +128,21 @@ def replica(port: int):
 
 
 def main() -> None:
-    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-    if not Path(nginx).exists():
-        sys.exit("nginx is not installed (`make setup` does that)")
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-nginx-")))
-        # nginx may run its worker as another user.
-        folder.chmod(0o755)
+        folder = proxy.folder(stack, "nginx")
         ports = {name: bench.free_port() for name in ("first", "second", "port")}
-        (folder / "nginx.conf").write_text(CONF.format(folder=folder, **ports))
         replicas = {}
         for name in ("first", "second"):
             replicas[name] = stack.enter_context(contextlib.ExitStack())
             child, _ = replicas[name].enter_context(replica(ports[name]))
             replicas[name].child = child
-        command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-        stack.enter_context(bench.running(command, stderr=subprocess.DEVNULL))
-        bench.wait_for_port(ports["port"])
+        proxy.start(stack, folder, HTTP.format(**ports), ports["port"])
 
-        with Load(ports["port"]) as load:
+        with Load(ports["port"], CLIENTS) as load:
             time.sleep(SECONDS)
         good = load.check(f"{SECONDS:g} s of load", folder)
 
-        with Load(ports["port"]) as load:
+        with Load(ports["port"], CLIENTS) as load:
             time.sleep(1)
             for name in ("first", "second"):
                 child = replicas[name].child

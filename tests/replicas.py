@@ -14,10 +14,7 @@ import contextlib
 import http.client
 import json
 import random
-import shutil
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -25,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 
 import bench
+import proxy
 
 DEVICES = 50
 # Each window of 50 is full after so many rounds, and turned over once.
@@ -38,19 +36,7 @@ TOLERANCE = 1e-9
 # In the first tenth of a second a replica knows its own share alone: too few values of either kind to judge by.
 FLAGS = ("--workers", "1", "--min-samples", "50")
 
-CONF = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+HTTP = """
     upstream sigmad {{
         random;
         {servers}
@@ -64,7 +50,6 @@ http {{
             proxy_pass http://sigmad;
         }}
     }}
-}}
 """
 
 
@@ -180,11 +165,8 @@ def spike(ports: list[int], total: int) -> bool:
 
 
 def main() -> None:
-    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-replicas-")))
-        # nginx may run its worker as another user.
-        folder.chmod(0o755)
+        folder = proxy.folder(stack, "replicas")
         redis = stack.enter_context(bench.redis(folder))
         url = f"redis://127.0.0.1:{redis}"
 
@@ -196,10 +178,7 @@ def main() -> None:
         _, alone = stack.enter_context(bench.sigmad(*FLAGS))
         port = bench.free_port()
         servers = "\n        ".join(f"server 127.0.0.1:{each};" for each in ports)
-        (folder / "nginx.conf").write_text(CONF.format(folder=folder, servers=servers, port=port))
-        command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-        stack.enter_context(bench.running(command, stderr=subprocess.DEVNULL))
-        bench.wait_for_port(port)
+        proxy.start(stack, folder, HTTP.format(servers=servers, port=port), port)
 
         in_turn(port, alone)
         total = ROUNDS * DEVICES
