@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::sample_queue::Sleeper;
-use sigmad_counters::Counter;
+use sigmad_counters::{Counter, Families, SampleOutcomes, Source};
 use sigmad_sample::{DeviceId, MetricId};
 
 /// Readings in one chunk at most: those of a few hundred samples.
@@ -227,6 +227,23 @@ pub struct JudgedQueueCounters {
     /// Samples dropped because the queue was full.
     pub dropped_total: Counter,
 }
+
+impl Source for JudgedQueueCounters {
+    fn collect(&self, families: &mut Families) {
+        // The store exports the other reasons of this family.
+        families
+            .counter(STORE_DROPPED, STORE_DROPPED_HELP)
+            .add_counter(&[("reason", "queue_full")], &self.dropped_total);
+        let dropped = self.dropped_total.get();
+        SampleOutcomes { dropped, finished: dropped, ..SampleOutcomes::default() }
+            .collect(families);
+    }
+}
+
+/// The family of samples dropped on the way to Redis.
+pub const STORE_DROPPED: &str = "sigmad_store_dropped_total";
+/// Its help.
+pub const STORE_DROPPED_HELP: &str = "Samples dropped, by reason: queue_full during an outage of Redis, refused by Redis for good, shutdown before Redis had them.";
 
 /// The analytics thread's end.
 #[derive(Debug)]

@@ -76,4 +76,6 @@ pub mod telemetry;
 #[cfg(test)]
 mod test_reports;
 #[cfg(test)]
+mod test_sources;
+#[cfg(test)]
 mod testing;

@@ -21,6 +21,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use parking_lot::RwLock;
 
+use sigmad_counters::{Families, Source};
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
 /// Distinct metric names: each is a label value in the scrape and a window of the fleet.
@@ -446,6 +447,17 @@ impl NameTable {
             }
         }
         added
+    }
+}
+
+impl Source for Registry {
+    fn collect(&self, families: &mut Families) {
+        families
+            .counter(
+                "sigmad_devices_evicted_total",
+                "Silent devices evicted to make room for others.",
+            )
+            .add(&[], self.evicted() as f64);
     }
 }
 

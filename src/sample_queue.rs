@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 pub use sleeper::Sleeper;
 
 use sigmad_clock::Now;
-use sigmad_counters::Counter;
+use sigmad_counters::{Counter, Families, SampleOutcomes, Source};
 use sigmad_sample::{Batch, QUEUE_SAMPLES_MAX};
 
 /// Samples in one chunk: enough that the queue costs 2–3 ns a sample, few enough for the cache.
@@ -62,12 +62,27 @@ pub struct SampleProducer {
 /// Counters of one queue, written by its worker.
 #[derive(Debug, Default)]
 pub struct SampleQueueCounters {
+    /// The index of the worker, for the label `worker`.
+    pub worker: usize,
     /// Samples sent since the start.
     pub samples_total: Counter,
     /// Chunks sent since the start.
     pub chunks_total: Counter,
     /// Samples in chunks that have not come back.
     pub samples_in_flight: Counter,
+}
+
+impl Source for SampleQueueCounters {
+    fn collect(&self, families: &mut Families) {
+        families
+            .gauge(
+                "sigmad_analytics_queue_samples",
+                "Samples in the queue from this worker to analytics, as the worker last saw it.",
+            )
+            .add_counter(&[("worker", &self.worker.to_string())], &self.samples_in_flight);
+        let queued = self.samples_total.get();
+        SampleOutcomes { queued, ..SampleOutcomes::default() }.collect(families);
+    }
 }
 
 /// The analytics thread's end of one queue.

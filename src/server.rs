@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
+use crate::analytics::families::StoredInMemory;
 use crate::analytics::report::{TotalsReport, questions};
 use crate::analytics::thread::{AnalyticsCounters, AnalyticsThread};
 use crate::analytics::{Analytics, AnalyticsSettings};
@@ -28,25 +29,27 @@ use crate::api::reader::{self, READERS, READS_WAITING_MAX, ReadRequest, ReaderDe
 use crate::api::router::{Router, RouterParts};
 use crate::api::tokens::{BearerToken, Tokens};
 use crate::config::{Engine, RedisHistory, ServerSettings};
-use crate::dashboard::events::{self, Events, EventsCounters};
-use crate::dashboard::sampler::Sampler;
+use crate::dashboard::counters::EventsCounters;
+use crate::dashboard::events::{self, Events};
+use crate::dashboard::sampler::{IngestSource, Sampler, SamplerCounters};
 use crate::decode::Decoder;
 use crate::http::listen::listeners;
 use crate::http::may::CONNECTIONS_OVER_MAX;
 use crate::http::worker::{Worker, WorkerHandle};
 use crate::http::{self, Limits};
-use crate::judged_queue::{self, JudgedProducer};
+use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
 use crate::placement::{self, Machine, Placement};
 use crate::readiness::{Readiness, ReadinessPhase, StoreState};
 use crate::registry::Registry;
 use crate::sample_queue::{self, SampleQueueCounters, Sleeper};
+use crate::store::StoreCounters;
 use crate::store::commands::StoreOptions;
 use crate::store::keys::ReplicaId;
 use crate::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
 use crate::store::url::Target;
-use crate::telemetry::{Build, Sources, StoreSources, Telemetry};
+use crate::telemetry::{Build, Sources, Telemetry};
 use sigmad_clock::{Clock, elapsed};
-use sigmad_counters::Counter;
+use sigmad_counters::{Counter, Source};
 use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::zscore::ZScore;
 
@@ -131,7 +134,8 @@ pub fn run(
     let readers = parts.readers.start(start).map_err(ServerError::Start)?;
     let events_thread = spawn("events".into(), None, move || parts.events.run());
     let events_thread = events_thread.map_err(ServerError::Start)?;
-    let debug = debug::start(parts.debugs, parts.sources, readiness.clone(), start);
+    let debug =
+        debug::start(parts.debugs, parts.sources, parts.debug_counters, readiness.clone(), start);
     let debug = debug.map_err(ServerError::Start)?;
     let engine = match settings.engine {
         Engine::Native => native(settings, limits, &placement, parts.workers, start, events_end)?,
@@ -230,11 +234,12 @@ struct Parts {
     store: Option<StoreThread>,
     /// When the store gives up what is left; 0 until the drain begins.
     store_deadline_ns: Option<Arc<AtomicU64>>,
-    store_counters: Option<StoreSources>,
+    store_counters: Option<RedisCounters>,
     events: Events,
     debugs: Receiver<DebugRequest>,
     /// For the stage budget.
-    sources: Arc<Sources>,
+    sources: Sources,
+    debug_counters: Arc<RequestCounters>,
     routers: Vec<Arc<RouterCounters>>,
 }
 
@@ -272,21 +277,35 @@ impl Parts {
         let store = settings.redis_url.as_ref().map(|target| {
             StoreParts::new(target, settings, &registry, &sleeper, start, readiness, events)
         });
-        let mut sources = Sources {
-            store: store.as_ref().map(|store| store.counters.clone()),
-            http: Vec::new(),
-            routers: Vec::new(),
-            sample_queues: Vec::new(),
-            readers: (0..READERS).map(|_| Arc::default()).collect(),
-            debug: Arc::default(),
-            analytics: Arc::new(AnalyticsCounters::default()),
-            events: Arc::new(EventsCounters::default()),
-            registry: registry.clone(),
+        let analytics_counters = Arc::new(AnalyticsCounters::default());
+        let store_counters = store.as_ref().map(|store| store.counters.clone());
+        // What has left a queue before what has entered it: see `Sources`.
+        let mut sources: Vec<Arc<dyn Source>> = match &store_counters {
+            Some(RedisCounters { queue, store }) => vec![queue.clone(), store.clone()],
+            None => vec![Arc::new(StoredInMemory(analytics_counters.clone()))],
         };
+        let reader_counters: Vec<_> = (0..READERS).map(|_| Arc::default()).collect();
+        let debug_counters = Arc::<RequestCounters>::default();
+        let events_counters = Arc::<EventsCounters>::default();
+        sources.extend(reader_counters.iter().map(|c: &Arc<RequestCounters>| c.clone() as _));
+        sources.extend::<[Arc<dyn Source>; 4]>([
+            debug_counters.clone(),
+            analytics_counters.clone(),
+            events_counters.clone(),
+            registry.clone(),
+        ]);
+        let mut sampler_counters = SamplerCounters {
+            ingest: Vec::new(),
+            http: Vec::new(),
+            sample_queues: Vec::new(),
+            analytics: analytics_counters.clone(),
+        };
+        let mut routers = Vec::new();
         let mut workers = Vec::new();
         let mut sample_consumers = Vec::new();
-        for _ in 0..placement.workers() {
-            let queue_counters = Arc::new(SampleQueueCounters::default());
+        for worker in 0..placement.workers() {
+            let queue_counters =
+                Arc::new(SampleQueueCounters { worker, ..SampleQueueCounters::default() });
             let (samples, sample_consumer) =
                 sample_queue::channel(sleeper.clone(), queue_counters.clone());
             let router_counters = Arc::new(RouterCounters::default());
@@ -301,9 +320,15 @@ impl Parts {
                 tokens: tokens.clone(),
                 readiness: readiness.clone(),
             });
-            sources.http.push(counters.clone());
-            sources.routers.push(router_counters);
-            sources.sample_queues.push(queue_counters);
+            sources.extend::<[Arc<dyn Source>; 3]>([
+                counters.clone(),
+                router_counters.clone(),
+                queue_counters.clone(),
+            ]);
+            sampler_counters.http.push(counters.clone());
+            sampler_counters.ingest.push(router_counters.clone() as Arc<dyn IngestSource>);
+            sampler_counters.sample_queues.push(queue_counters);
+            routers.push(router_counters);
             sample_consumers.push(sample_consumer);
             workers.push(WorkerParts { router, counters });
         }
@@ -326,7 +351,7 @@ impl Parts {
             judged_producer,
             sleeper,
             start,
-            sources.analytics.clone(),
+            analytics_counters,
         );
         let build = Build {
             version: env!("CARGO_PKG_VERSION"),
@@ -334,9 +359,9 @@ impl Parts {
             detector: detector.name(),
             window,
         };
-        let (routers, store_counters) = (sources.routers.clone(), sources.store.clone());
-        let all_sources = Arc::new(sources.clone());
-        let (door, arrivals) = events::door(sources.events.clone());
+        sources.push(Arc::new(build));
+        let sources: Sources = sources.into();
+        let (door, arrivals) = events::door(events_counters.clone());
         let server = events::Server {
             version: build.version,
             replica: host_name(),
@@ -348,20 +373,20 @@ impl Parts {
         };
         let events = Events::new(
             arrivals,
-            Sampler::new(asker.clone(), registry.clone(), sources.clone()),
+            Sampler::new(asker.clone(), registry.clone(), sampler_counters),
             server,
             readiness.clone(),
-            sources.events.clone(),
+            events_counters,
             start,
         );
         let readers = ReaderParts {
             reads,
-            counters: sources.readers.clone(),
+            counters: reader_counters,
             desk: Arc::new(ReaderDeps {
                 asker,
                 events: door,
                 registry,
-                telemetry: Telemetry::new(build, sources),
+                telemetry: Telemetry::new(sources.clone()),
                 settings: DetectionSettings { window, threshold, detector: detector.name() },
                 is_shared: settings.redis_url.is_some(),
             }),
@@ -372,7 +397,8 @@ impl Parts {
             readers,
             events,
             debugs,
-            sources: all_sources,
+            sources,
+            debug_counters,
             store,
             store_deadline_ns,
             store_counters,
@@ -381,11 +407,18 @@ impl Parts {
     }
 }
 
+/// The counters on both sides of the judged-sample queue.
+#[derive(Clone)]
+struct RedisCounters {
+    queue: Arc<JudgedQueueCounters>,
+    store: Arc<StoreCounters>,
+}
+
 /// What there is with Redis only.
 struct StoreParts {
     judged_producer: JudgedProducer,
     thread: StoreThread,
-    counters: StoreSources,
+    counters: RedisCounters,
     deadline_ns: Arc<AtomicU64>,
 }
 
@@ -401,7 +434,7 @@ impl StoreParts {
     ) -> Self {
         // Seeded by the system for each process.
         let random = RandomState::new().build_hasher().finish();
-        let counters = StoreSources { queue: Arc::default(), store: Arc::default() };
+        let counters = RedisCounters { queue: Arc::default(), store: Arc::default() };
         let (judged_producer, judged_consumer) =
             judged_queue::channel(settings.redis_queue, sleeper.clone(), counters.queue.clone());
         let keeps_history = settings.redis_history == RedisHistory::Stream;
@@ -555,7 +588,12 @@ fn join_all(threads: Vec<JoinHandle<()>>) {
 }
 
 /// Waits for the store until `deadline` after `start`. What it still holds then, nobody gets.
-fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, counters: &StoreSources) {
+fn join_store(
+    store: &JoinHandle<()>,
+    start: Instant,
+    deadline: Duration,
+    counters: &RedisCounters,
+) {
     const LOOK: Duration = Duration::from_millis(5);
     while !store.is_finished() {
         if elapsed(start) > deadline {
@@ -568,8 +606,8 @@ fn join_store(store: &JoinHandle<()>, start: Instant, deadline: Duration, counte
 }
 
 /// The last words: what was promised, and that it was kept.
-fn report(totals: &TotalsReport, routers: &[Arc<RouterCounters>], store: Option<&StoreSources>) {
-    if let Some(StoreSources { queue, store }) = store {
+fn report(totals: &TotalsReport, routers: &[Arc<RouterCounters>], store: Option<&RedisCounters>) {
+    if let Some(RedisCounters { queue, store }) = store {
         let dropped = store.dropped_total.iter().map(Counter::get).sum::<u64>();
         info!(
             stored = store.stored_total.get(),

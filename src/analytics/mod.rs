@@ -9,6 +9,7 @@
 
 mod anomalies;
 pub mod arena;
+pub mod families;
 mod judge;
 pub mod latest;
 mod merge;

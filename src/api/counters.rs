@@ -1,9 +1,12 @@
 //! What one thread counts of the requests it answers: a worker of those answered at once, a reader of
 //! those answered through a responder. Merged by the scrape.
 
-use super::routes::{LABELS, Label};
+use super::routes::{Get, LABELS, Label};
+use crate::dashboard::sampler::{IngestCounts, IngestSource};
 use crate::http::message::Method;
-use sigmad_counters::{Counter, Histogram};
+use sigmad_counters::{
+    Counter, Counts, Families, Histogram, REQUEST_EDGES_NS, SampleOutcomes, Source, StageDurations,
+};
 
 /// Every status that this module answers with.
 pub const CODES: [u16; 12] = [200, 202, 400, 401, 403, 404, 405, 409, 413, 429, 500, 503];
@@ -47,16 +50,67 @@ impl RequestCounters {
         self.durations[label.index()].record(ns, n);
     }
 
-    /// How many answers of that kind so far; `method` and `code` are places in [`METHODS`] and
-    /// [`CODES`].
+    /// Answers of one kind so far; `method` and `code` are indices in [`METHODS`] and [`CODES`].
+    #[cfg(test)]
     pub fn answered(&self, label: Label, method: usize, code: usize) -> u64 {
         self.counts[label.index()][method][code].get()
     }
 
-    /// How long the answers of that route took.
-    pub fn durations(&self, label: Label) -> &Histogram {
+    /// The time to the answers of a route.
+    pub(super) fn durations(&self, label: Label) -> &Histogram {
         &self.durations[label.index()]
     }
+}
+
+impl Source for RequestCounters {
+    fn collect(&self, families: &mut Families) {
+        let requests = families.counter(
+            "http_requests_total",
+            "Requests answered, by route; those refused before their route was known: see http_requests_refused_total.",
+        );
+        for label in Label::all() {
+            for ((kind, method), counters) in METHODS.iter().zip(&self.counts[label.index()]) {
+                for (status, counter) in CODES.iter().zip(counters) {
+                    if counter.get() > 0 || is_usual(label, *kind, *status) {
+                        let code = status.to_string();
+                        let labels = [("method", *method), ("path", label.path()), ("code", &code)];
+                        requests.add_counter(&labels, counter);
+                    }
+                }
+            }
+        }
+        let durations = families.histogram(
+            "http_request_duration_seconds",
+            "From reading a request to the end of writing its response, or to handing the response to its worker.",
+            &REQUEST_EDGES_NS,
+        );
+        for label in Label::all() {
+            let histogram = self.durations(label);
+            if !is_debug(label) || histogram.count() > 0 {
+                durations.add_histogram(&[("path", label.path())], histogram);
+            }
+        }
+    }
+}
+
+/// Exported from the start, at 0: `increase()` misses the first increase of a series that appears later.
+fn is_usual(label: Label, method: Method, status: u16) -> bool {
+    let Some(route) = label.route() else { return method == Method::Get && status == 404 };
+    match method {
+        Method::Get => {
+            (route.get.is_some() && !is_debug(label) && status == 200)
+                || (route.get == Some(Get::Ready) && status == 503)
+        }
+        Method::Post => route
+            .ingest_status()
+            .is_some_and(|success| status == success || matches!(status, 400 | 413 | 429 | 503)),
+        Method::Head | Method::Other => false,
+    }
+}
+
+/// Rarely requested: the series of these routes begin with the first request.
+fn is_debug(label: Label) -> bool {
+    label.route().is_some_and(|route| matches!(route.get, Some(Get::Debug(_))))
 }
 
 #[inline]
@@ -89,6 +143,64 @@ pub struct RouterCounters {
     pub decode_ns: Histogram,
     /// Samples to the analytics thread's queue, of timed requests.
     pub enqueue_ns: Histogram,
+}
+
+impl Source for RouterCounters {
+    fn collect(&self, families: &mut Families) {
+        self.requests.collect(families);
+        families
+            .counter("ingest_requests_total", "POSTs that bring samples.")
+            .add_counter(&[], &self.ingest_requests_total);
+        families
+            .counter(
+                "sigmad_reads_refused_total",
+                "Reads refused because too many waited for a reader.",
+            )
+            .add_counter(&[], &self.reads_refused_total);
+        families
+            .counter(
+                "ingest_samples_total",
+                "Samples received, by result: accepted, invalid, too_many_streams (--max-streams), queue_full.",
+            )
+            .add_counter(&[("result", "accepted")], &self.accepted_total)
+            .add_counter(&[("result", "invalid")], &self.invalid_total)
+            .add_counter(&[("result", "too_many_streams")], &self.too_many_streams_total)
+            .add_counter(&[("result", "queue_full")], &self.queue_full_total);
+        let rejected = self.rejected() + self.queue_full_total.get();
+        let received = self.accepted_total.get() + rejected;
+        SampleOutcomes { received, rejected, ..SampleOutcomes::default() }.collect(families);
+    }
+
+    fn stages(&self, stages: &mut StageDurations) {
+        stages.add("decode", &self.decode_ns);
+        stages.add("enqueue", &self.enqueue_ns);
+    }
+}
+
+impl RouterCounters {
+    /// Samples that the client must not send again as they are.
+    fn rejected(&self) -> u64 {
+        self.invalid_total.get() + self.too_many_streams_total.get()
+    }
+}
+
+impl IngestSource for RouterCounters {
+    fn counts(&self) -> IngestCounts {
+        IngestCounts {
+            requests: self.ingest_requests_total.get(),
+            accepted: self.accepted_total.get(),
+            rejected: self.rejected(),
+            dropped: self.queue_full_total.get(),
+        }
+    }
+
+    fn add_durations(&self, durations: &mut Counts) {
+        for label in Label::all() {
+            if label.route().is_some_and(|route| route.ingest_status().is_some()) {
+                self.requests.durations(label).merge_into(durations);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

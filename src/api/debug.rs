@@ -13,15 +13,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
 use super::accept::takes_text;
+use super::counters::RequestCounters;
 use super::errors::ApiError;
 use super::query::Query;
 use super::routes::{Debug, Label};
 use crate::http::message::{
     HeaderField, Method, Responder, Response, StreamSendError, StreamWriter,
 };
+use crate::http::worker::TIMED_EVERY;
 use crate::readiness::{Readiness, ReadinessPhase};
 use crate::telemetry::Sources;
-use crate::telemetry::latency::Budget;
+use crate::telemetry::latency::LatencyBudget;
 use sigmad_clock::Clock;
 use sigmad_profile::capture::CUT;
 use sigmad_profile::cpu::{CpuProfile, Recording};
@@ -78,8 +80,10 @@ struct Answered {
 
 /// What those who look into the process share.
 struct DebugShared {
-    /// What is counted and timed.
-    sources: Arc<Sources>,
+    /// The sources of the latency budget.
+    sources: Sources,
+    /// Requests that this thread answers.
+    counters: Arc<RequestCounters>,
     readiness: Arc<Readiness>,
     /// CPU profiles, one at a time: two would see each other.
     cpu: Permit,
@@ -127,14 +131,15 @@ struct DebugThread {
 /// Starts the thread. It ends when the last worker has gone, and its answers are given.
 pub fn start(
     requests: Receiver<DebugRequest>,
-    sources: Arc<Sources>,
+    sources: Sources,
+    counters: Arc<RequestCounters>,
     readiness: Arc<Readiness>,
     start: Instant,
 ) -> io::Result<JoinHandle<()>> {
     let (told, answered) = unbounded();
     let clock = Clock::new(start);
     let (cpu, heap) = Default::default();
-    let room = Arc::new(DebugShared { sources, readiness, cpu, heap });
+    let room = Arc::new(DebugShared { sources, counters, readiness, cpu, heap });
     let mut attendant = DebugThread { room, clock, told, running: 0 };
     std::thread::Builder::new().name("debug".into()).spawn(move || {
         loop {
@@ -187,7 +192,7 @@ impl DebugThread {
 
     fn count(&self, answered: &Answered) {
         let Answered { label, method, status, read_ns } = *answered;
-        let counters = &self.room.sources.debug;
+        let counters = &self.room.counters;
         counters.count(label, method, status);
         counters.time(label, self.clock.monotonic_ns().saturating_sub(read_ns), 1);
     }
@@ -421,7 +426,7 @@ fn latency(
     query: &Query<'_>,
     accept: &str,
 ) -> Result<Response, ApiError<'static>> {
-    let budget = Budget::of(sources);
+    let budget = LatencyBudget::of(sources, TIMED_EVERY);
     if query.wants_text()?.unwrap_or_else(|| takes_text(accept)) {
         return Ok(text(budget.text().into_bytes()));
     }

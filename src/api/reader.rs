@@ -20,6 +20,7 @@ use super::counters::RequestCounters;
 use super::errors::ApiError;
 use super::query::Query;
 use super::routes::{Label, OPENAPI, Read};
+use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{
     AnomaliesQuery, Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport,
 };
@@ -196,7 +197,7 @@ impl Asked<'_> {
     fn scrape(&self, deps: &ReaderDeps) -> Result<Response, ApiError<'static>> {
         let totals = ask(deps, Question::Totals)?;
         let fleet = ask(deps, |to| Question::Windows(None, Scope::Cluster, to))?;
-        let families = deps.telemetry.gather(&totals, &fleet);
+        let families = deps.telemetry.gather(&[&totals, &FleetGauges(fleet)]);
         let (content_type, text) = match exposition(self.accept) {
             Exposition::Text => (TEXT, crate::telemetry::text(&families)),
             Exposition::OpenMetrics => (OPENMETRICS, openmetrics::encode(&families)),
@@ -282,8 +283,8 @@ mod tests {
     use super::*;
     use crate::analytics::report::questions;
     use crate::http::message::ResponseWriter;
-    use crate::telemetry::testing::telemetry;
     use crate::test_reports::{asker, fleet};
+    use crate::test_sources::telemetry;
     use sigmad_clock;
     use sigmad_counters::Counts;
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde::Serialize;
 
+use super::counters::EventsCounters;
 use super::history::{History, POINT_MS};
 use super::message::{EventId, HEARTBEAT, Message, json};
 use super::sampler::{ByName, DeviceIndex, DeviceRow, DeviceSnapshot, Sampler, Snapshot};
@@ -23,7 +24,6 @@ use crate::http::message::{
 };
 use crate::readiness::{Readiness, ReadinessPhase};
 use sigmad_clock::{Clock, Now};
-use sigmad_counters::Counter;
 use sigmad_sample::READINGS_MAX;
 
 /// The media type of `/events`.
@@ -69,17 +69,6 @@ pub struct Server {
     pub threshold: f64,
     /// The score from which on it is one to the detector.
     pub score_threshold: f64,
-}
-
-/// What is counted here; written by this thread.
-#[derive(Debug, Default)]
-pub struct EventsCounters {
-    /// Open now.
-    pub clients: Counter,
-    /// Bytes handed to the engine.
-    pub sent_bytes_total: Counter,
-    /// Clients let go because they read too slowly.
-    pub dropped_total: Counter,
 }
 
 /// A client that wants events.
@@ -475,11 +464,11 @@ mod tests {
 
     use serde_json::Value;
 
+    use super::super::testing;
     use super::*;
     use crate::analytics::report::{MetricReport, WindowsReport};
     use crate::http::message::{Completion, CompletionSink, StreamState};
     use crate::registry::Registry;
-    use crate::telemetry::testing::sources;
     use crate::test_reports::{asker, fleet};
     use sigmad_clock;
     use sigmad_sample::NAME_BYTES_MAX;
@@ -536,8 +525,7 @@ mod tests {
     fn bench() -> Bench {
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let (asker, _) = asker();
-        let sources = sources(registry.clone());
-        let sampler = Sampler::new(asker, registry, sources);
+        let sampler = Sampler::new(asker, registry, testing::counters(Arc::default()));
         let counters = Arc::<EventsCounters>::default();
         let (_, arrivals) = door(counters.clone());
         let server = Server {

@@ -5,8 +5,11 @@
 //! who watch the same, and hands out copies. However many pages are open, the analytics thread is
 //! asked once; no worker ever waits for a page.
 
+pub mod counters;
 pub mod events;
 pub mod history;
 pub mod message;
 pub mod page;
 pub mod sampler;
+#[cfg(test)]
+mod testing;

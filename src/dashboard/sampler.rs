@@ -5,6 +5,7 @@
 //! must not jump four times a second.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,11 +15,12 @@ use crate::analytics::report::{
     AnomaliesQuery, AnomalyReport, Asker, DeviceReport, DevicesQuery, DevicesSort, MetricReport,
     Question, RecentQuery, SampleReport, Scope, TotalsReport, WindowsReport,
 };
-use crate::api::routes::Label;
+use crate::analytics::thread::AnalyticsCounters;
+use crate::http::counters::HttpCounters;
 use crate::registry::Registry;
-use crate::telemetry::Sources;
+use crate::sample_queue::SampleQueueCounters;
 use sigmad_clock::Now;
-use sigmad_counters::{Counts, Histogram};
+use sigmad_counters::Counts;
 use sigmad_sample::{DeviceId, QUEUE_SAMPLES_MAX};
 
 /// Metrics of the fleet that the page has charts for: four fit a screen.
@@ -43,12 +45,47 @@ const LATENCIES_OVER_MS: u64 = 10_000;
 /// Between two snapshots of the histograms.
 const LATENCIES_STEP_MS: u64 = 1_000;
 
+/// Counts of one worker since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IngestCounts {
+    /// POSTs with samples.
+    pub requests: u64,
+    /// Samples accepted.
+    pub accepted: u64,
+    /// Samples refused because they were wrong, or because `--max-streams` were in use.
+    pub rejected: u64,
+    /// Good samples refused because a queue was full.
+    pub dropped: u64,
+}
+
+/// The counters of the POSTs of one worker.
+pub trait IngestSource: Debug + Send + Sync {
+    /// The counts so far.
+    fn counts(&self) -> IngestCounts;
+
+    /// Adds the durations of POSTs with samples.
+    fn add_durations(&self, durations: &mut Counts);
+}
+
+/// The counters that the sampler reads; the vectors have one value for each worker.
+#[derive(Debug)]
+pub struct SamplerCounters {
+    /// POSTs.
+    pub ingest: Vec<Arc<dyn IngestSource>>,
+    /// Connections.
+    pub http: Vec<Arc<HttpCounters>>,
+    /// Samples on their way to analytics.
+    pub sample_queues: Vec<Arc<SampleQueueCounters>>,
+    /// The analytics thread.
+    pub analytics: Arc<AnalyticsCounters>,
+}
+
 /// Asks, and remembers what was told before.
 #[derive(Debug)]
 pub struct Sampler {
     asker: Asker,
     registry: Arc<Registry>,
-    sources: Sources,
+    counters: SamplerCounters,
     counted: VecDeque<Counted>,
     timed: VecDeque<Timed>,
     anomalies: Latest,
@@ -59,16 +96,8 @@ pub struct Sampler {
 #[derive(Clone, Debug)]
 struct Counted {
     at_ms: u64,
-    workers: Vec<WorkerCounts>,
+    workers: Vec<IngestCounts>,
     anomalies: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct WorkerCounts {
-    requests: u64,
-    accepted: u64,
-    rejected: u64,
-    dropped: u64,
 }
 
 /// The histograms at one moment.
@@ -240,11 +269,11 @@ pub fn rounded(value: f64) -> f64 {
 
 impl Sampler {
     /// Nothing told so far.
-    pub fn new(asker: Asker, registry: Arc<Registry>, sources: Sources) -> Self {
+    pub fn new(asker: Asker, registry: Arc<Registry>, counters: SamplerCounters) -> Self {
         Self {
             asker,
             registry,
-            sources,
+            counters,
             counted: VecDeque::new(),
             timed: VecDeque::new(),
             anomalies: Latest::default(),
@@ -312,19 +341,14 @@ impl Sampler {
     /// Samples handed over and not yet judged.
     fn waiting(&self) -> u64 {
         // The judged first: what is judged between the two reads is not below zero.
-        let judged = self.sources.analytics.samples_total.get();
+        let judged = self.counters.analytics.samples_total.get();
         let sent: u64 =
-            self.sources.sample_queues.iter().map(|queue| queue.samples_total.get()).sum();
+            self.counters.sample_queues.iter().map(|queue| queue.samples_total.get()).sum();
         sent.saturating_sub(judged)
     }
 
     fn count(&self, at_ms: u64, totals: &TotalsReport) -> Counted {
-        let workers = self.sources.routers.iter().map(|router| WorkerCounts {
-            requests: router.ingest_requests_total.get(),
-            accepted: router.accepted_total.get(),
-            rejected: router.invalid_total.get() + router.too_many_streams_total.get(),
-            dropped: router.queue_full_total.get(),
-        });
+        let workers = self.counters.ingest.iter().map(|ingest| ingest.counts());
         let anomalies = totals.anomalies.iter().map(|(_, count)| count).sum();
         Counted { at_ms, workers: workers.collect(), anomalies }
     }
@@ -349,15 +373,15 @@ impl Sampler {
             if elapsed_s > 0.0 { rounded((now - before) as f64 / elapsed_s) } else { 0.0 }
         };
         let both = || counted.workers.iter().zip(&before.workers);
-        let sum = |of: fn(&WorkerCounts) -> u64| {
+        let sum = |of: fn(&IngestCounts) -> u64| {
             rate(both().map(|(now, _)| of(now)).sum(), both().map(|(_, before)| of(before)).sum())
         };
         let workers = both().enumerate().map(|(index, (now, before))| Worker {
             // A producer learns what was judged when it next sends: until then its own count is too high.
-            queue: self.sources.sample_queues[index].samples_in_flight.get().min(queue),
+            queue: self.counters.sample_queues[index].samples_in_flight.get().min(queue),
             requests: rate(now.requests, before.requests),
             accepted: rate(now.accepted, before.accepted),
-            connections: self.sources.http[index].open.get(),
+            connections: self.counters.http[index].open.get(),
         });
         let workers: Vec<Worker> = workers.collect();
         let load = Load {
@@ -380,19 +404,11 @@ impl Sampler {
 
     /// Of answers to POSTs, and of verdicts.
     fn latencies(&mut self, at_ms: u64) -> (Option<Latency>, Option<Latency>) {
-        let posts = || {
-            Label::all().filter(|label| label.route().is_some_and(|r| r.ingest_status().is_some()))
-        };
-        let answers = self
-            .sources
-            .routers
-            .iter()
-            .flat_map(|router| posts().map(|label| router.requests.durations(label)));
-        let timed = Timed {
-            at_ms,
-            answers: merged(answers),
-            verdicts: merged([&self.sources.analytics.lag]),
-        };
+        let mut answers = Counts::default();
+        self.counters.ingest.iter().for_each(|ingest| ingest.add_durations(&mut answers));
+        let mut verdicts = Counts::default();
+        self.counters.analytics.lag.merge_into(&mut verdicts);
+        let timed = Timed { at_ms, answers, verdicts };
         while self.timed.get(1).is_some_and(|next| next.at_ms + LATENCIES_OVER_MS <= at_ms) {
             self.timed.pop_front();
         }
@@ -475,12 +491,6 @@ impl Latency {
     }
 }
 
-fn merged<'a>(histograms: impl IntoIterator<Item = &'a Histogram>) -> Counts {
-    let mut counts = Counts::default();
-    histograms.into_iter().for_each(|histogram| histogram.merge_into(&mut counts));
-    counts
-}
-
 /// The metrics that have a chart: the usual two first.
 fn fleet(windows: &WindowsReport) -> Vec<FleetMetric> {
     let place = |report: &&MetricReport| match &*report.metric {
@@ -522,14 +532,12 @@ fn row(device: &str, report: &MetricReport, windows: &WindowsReport, peak: f64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::testing::sources;
+    use crate::dashboard::testing::{FakeIngest, counters};
     use crate::test_reports::asker;
 
-    fn sampler() -> Sampler {
+    fn sampler(ingest: Arc<FakeIngest>) -> Sampler {
         let registry = Arc::new(Registry::new(1_000, 3_600));
-        let (asker, _) = asker();
-        let sources = sources(registry.clone());
-        Sampler::new(asker, registry, sources)
+        Sampler::new(asker().0, registry, counters(ingest))
     }
 
     fn at(ms: u64) -> Now {
@@ -538,13 +546,13 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_last_second() {
-        let mut sampler = sampler();
-        let router = sampler.sources.routers[0].clone();
+        let ingest = Arc::<FakeIngest>::default();
+        let mut sampler = sampler(ingest.clone());
         let mut rates = Vec::new();
         for tick in 0..20 {
             // A thousand a second at first, then silence.
-            router.accepted_total.add(if tick < 8 { 250 } else { 0 });
-            router.queue_full_total.add(1);
+            ingest.accepted.add(if tick < 8 { 250 } else { 0 });
+            ingest.dropped.add(1);
             rates.push(sampler.pulse(at(tick * 250)).expect("running").load.accepted);
         }
         assert_eq!(rates[..2], [0.0, 1000.0]);
@@ -556,13 +564,12 @@ mod tests {
 
     #[test]
     fn latencies_are_those_of_the_last_ten_seconds() {
-        let mut sampler = sampler();
-        let router = sampler.sources.routers[0].clone();
-        let label = crate::api::routes::find("/ingest");
+        let ingest = Arc::<FakeIngest>::default();
+        let mut sampler = sampler(ingest.clone());
         let mut told = Vec::new();
         for second in 0..30 {
             let ns = if second < 10 { 1_000_000 } else { 50_000 };
-            router.requests.time(label, ns, 100);
+            ingest.durations.record(ns, 100);
             let load = sampler.pulse(at(second * 1_000)).expect("running").load;
             told.push(load.answer.map(|answer| answer.p99));
         }
@@ -574,7 +581,7 @@ mod tests {
 
     #[test]
     fn an_anomaly_is_told_once_and_remembered() {
-        let mut sampler = sampler();
+        let mut sampler = sampler(Arc::default());
         // The doubled analytics thread tells the same anomalies whenever it is asked.
         assert_eq!(sampler.pulse(at(0)).expect("running").anomalies[0].serial, 32);
         assert!(sampler.pulse(at(250)).expect("running").anomalies.is_empty());

@@ -1,7 +1,7 @@
 //! What one worker counts of its connections.
 
 use super::head::RequestError;
-use sigmad_counters::{Counter, Histogram};
+use sigmad_counters::{Counter, Families, Histogram, Source, StageDurations};
 
 /// Written by one worker, read by the scrape.
 #[derive(Debug)]
@@ -52,5 +52,47 @@ impl Default for HttpCounters {
             write_ns: Histogram::default(),
             whole_ns: Histogram::default(),
         }
+    }
+}
+
+impl Source for HttpCounters {
+    fn collect(&self, families: &mut Families) {
+        families
+            .gauge("http_connections_open", "Connections open now.")
+            .add_counter(&[], &self.open);
+        families
+            .counter("http_connections_accepted_total", "Connections accepted.")
+            .add_counter(&[], &self.accepted_total);
+        families
+            .counter(
+                "http_accept_failures_total",
+                "Failures of accept for lack of file descriptors or memory.",
+            )
+            .add_counter(&[], &self.accept_failures_total);
+        families
+            .counter(
+                "http_connections_closed_total",
+                "Connections closed by the server, by reason: idle, evicted to make room, stalled because the client did not read, drain.",
+            )
+            .add_counter(&[("reason", "idle")], &self.closed_idle_total)
+            .add_counter(&[("reason", "evicted")], &self.closed_evicted_total)
+            .add_counter(&[("reason", "stalled")], &self.closed_stalled_total)
+            .add_counter(&[("reason", "drain")], &self.closed_drain_total);
+        let refused = families.counter(
+            "http_requests_refused_total",
+            "Requests refused before their route was known, by reason.",
+        );
+        for (error, counter) in RequestError::ALL.iter().zip(&self.refusals) {
+            let status = error.status().to_string();
+            refused.add_counter(&[("reason", error.code()), ("code", &status)], counter);
+        }
+    }
+
+    fn stages(&self, stages: &mut StageDurations) {
+        stages.add("queue_wait", &self.queue_wait_ns);
+        stages.add("read", &self.read_ns);
+        stages.add("parse", &self.parse_ns);
+        stages.add("write", &self.write_ns);
+        stages.add("whole", &self.whole_ns);
     }
 }

@@ -12,6 +12,7 @@ mod cluster;
 pub mod commands;
 mod connection;
 mod error;
+mod families;
 pub mod keys;
 pub mod link;
 pub mod mark_reply;

@@ -1,84 +1,100 @@
-//! Where the time of a request goes, stage by stage: `/debug/latency`.
+//! The time of a request by stage, for `/debug/latency` and `sigmad_stage_duration_seconds`.
 //!
-//! The stages of one request in so many are timed, and lie one after the other: from the moment that the
-//! poller returned to the moment that the kernel had the answer. What is between them is the rest.
-//! Analytics comes after: it judges what has been handed over while the answer is on its way.
+//! Few requests are timed. Its stages follow one another, from the return of
+//! the poller to the end of the write; `rest` is the time between them. `analytics` comes after: it judges the
+//! samples while the response is on its way.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Sources, merged};
-use crate::http::worker::TIMED_EVERY;
-use sigmad_counters::Counts;
+use super::sources::Sources;
+use sigmad_counters::{Counts, Families, STAGE_EDGES_NS, StageDurations};
 
-/// The budget of all requests timed so far.
+/// The stages that a client waits for, in the order in which a request goes through them, and what each covers.
+const STAGES: [(&str, &str); 6] = [
+    ("queue_wait", "from the poller's return to the read: other requests of the round"),
+    ("read", "the read call"),
+    ("parse", "from bytes to a request"),
+    ("decode", "from a body to samples"),
+    ("enqueue", "from samples to the analytics queue"),
+    ("write", "the write call"),
+];
+const REST: (&str, &str) = (
+    "rest",
+    "routing, the response, decompression, more requests of the same read, other requests of the round",
+);
+const WHOLE: (&str, &str) =
+    ("whole", "from the poller's return to the end of the write: the sum of the above");
+const ANALYTICS: (&str, &str) = (
+    "analytics",
+    "from the analytics queue to the last verdict, per sample; no client waits for it",
+);
+
+/// The time of all requests timed so far, by stage.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Budget {
-    /// The stages are those of the first request of one read in so many.
+pub struct LatencyBudget {
+    /// One read in this many is timed.
     timed_one_in: u64,
     /// In the order in which a request goes through them.
-    stages: Vec<Stage>,
+    stages: Vec<StageRow>,
 }
 
-/// One stage. Durations are null before the first.
+/// One stage. Durations are null before the first timed request.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Stage {
+struct StageRow {
     stage: &'static str,
     covers: &'static str,
-    /// How often it was timed; null for what is only computed.
+    /// Timed requests; null for a computed stage.
     count: Option<u64>,
     mean_ns: Option<u64>,
     p50_ns: Option<u64>,
     p99_ns: Option<u64>,
     #[serde(rename = "p99.9Ns")]
     p999_ns: Option<u64>,
-    /// Of the whole; null for what no client waits for.
+    /// Of `whole`; null for a stage that no client waits for.
     share: Option<f64>,
 }
 
-impl Budget {
-    /// The budget as of now.
-    pub fn of(sources: &Sources) -> Self {
-        let Sources { http, routers, analytics, .. } = sources;
-        let whole = merged(http.iter().map(|counters| &counters.whole_ns));
+fn durations(sources: &Sources) -> StageDurations {
+    let mut stages = StageDurations::default();
+    sources.iter().for_each(|source| source.stages(&mut stages));
+    stages
+}
+
+impl LatencyBudget {
+    /// Adds the family of the stages.
+    pub fn collect(sources: &Sources, families: &mut Families) {
+        let mut durations = durations(sources);
+        let family = families.histogram(
+            "sigmad_stage_duration_seconds",
+            "Time of a request by stage, of few requests. queue_wait: from the poller's return to the read; enqueue: from decoded samples to the analytics queue; analytics: from there to the last verdict of a chunk.",
+            &STAGE_EDGES_NS,
+        );
+        for (stage, _) in STAGES.into_iter().chain([ANALYTICS]) {
+            family.add_counts(&[("stage", stage)], &durations.take(stage));
+        }
+    }
+
+    /// The budget as of now, of the first request of one read in `timed_one_in`.
+    pub fn of(sources: &Sources, timed_one_in: u64) -> Self {
+        let mut durations = durations(sources);
+        let whole = durations.take(WHOLE.0);
         let share = |sum_ns: u64| (whole.sum_ns > 0).then(|| sum_ns as f64 / whole.sum_ns as f64);
         let mut stages = Vec::new();
-        let mut in_sequence_ns = 0;
-        for (stage, covers, counts) in [
-            (
-                "queue_wait",
-                "from the poller's return to the read: other requests of the round",
-                merged(http.iter().map(|counters| &counters.queue_wait_ns)),
-            ),
-            ("read", "the read call", merged(http.iter().map(|counters| &counters.read_ns))),
-            (
-                "parse",
-                "from bytes to a request",
-                merged(http.iter().map(|counters| &counters.parse_ns)),
-            ),
-            (
-                "decode",
-                "from a body to samples",
-                merged(routers.iter().map(|counters| &counters.decode_ns)),
-            ),
-            (
-                "enqueue",
-                "from samples to the analytics queue",
-                merged(routers.iter().map(|counters| &counters.enqueue_ns)),
-            ),
-            ("write", "the write call", merged(http.iter().map(|counters| &counters.write_ns))),
-        ] {
-            in_sequence_ns += counts.sum_ns;
-            stages.push(Stage::of(stage, covers, &counts, share(counts.sum_ns)));
+        let mut in_stages_ns = 0;
+        for (stage, covers) in STAGES {
+            let counts = durations.take(stage);
+            in_stages_ns += counts.sum_ns;
+            stages.push(StageRow::of(stage, covers, &counts, share(counts.sum_ns)));
         }
-        // Saturating: counters are written one after the other, and read meanwhile.
-        let rest_ns = whole.sum_ns.saturating_sub(in_sequence_ns);
-        stages.push(Stage {
-            stage: "rest",
-            covers: "routing, the response, decompression, more requests of the same read, other requests of the round",
+        // Saturating: the counters change one after the other while they are read.
+        let rest_ns = whole.sum_ns.saturating_sub(in_stages_ns);
+        stages.push(StageRow {
+            stage: REST.0,
+            covers: REST.1,
             count: None,
             mean_ns: rest_ns.checked_div(whole.count()),
             p50_ns: None,
@@ -86,20 +102,17 @@ impl Budget {
             p999_ns: None,
             share: share(rest_ns),
         });
-        let covers = "from the poller's return to the end of the write: the sum of the above";
-        stages.push(Stage::of("whole", covers, &whole, share(whole.sum_ns)));
-        let covers =
-            "from the analytics queue to the last verdict, per sample; no client waits for it";
-        stages.push(Stage::of("analytics", covers, &merged([&analytics.lag]), None));
-        Self { timed_one_in: TIMED_EVERY, stages }
+        stages.push(StageRow::of(WHOLE.0, WHOLE.1, &whole, share(whole.sum_ns)));
+        stages.push(StageRow::of(ANALYTICS.0, ANALYTICS.1, &durations.take(ANALYTICS.0), None));
+        Self { timed_one_in, stages }
     }
 
-    /// For tools.
+    /// As JSON.
     pub fn json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers")
     }
 
-    /// For people.
+    /// As a table.
     pub fn text(&self) -> String {
         let mut table = format!(
             "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>9}\n",
@@ -107,19 +120,19 @@ impl Budget {
         );
         let shown = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), micros);
         for stage in &self.stages {
-            let Stage { stage, count, mean_ns, p50_ns, p99_ns, p999_ns, share, .. } = stage;
+            let StageRow { stage, count, mean_ns, p50_ns, p99_ns, p999_ns, share, .. } = stage;
             let count = count.map_or_else(|| "-".to_owned(), |count| count.to_string());
             let share =
                 share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
             let [mean, p50, p99, p999] = [mean_ns, p50_ns, p99_ns, p999_ns].map(|ns| shown(*ns));
-            // Err: a String takes everything.
+            // Err: never, for a String.
             let _ = writeln!(
                 table,
                 "{stage:<12}{count:>12}{mean:>12}{p50:>12}{p99:>12}{p999:>12}{share:>9}"
             );
         }
         table.push('\n');
-        for Stage { stage, covers, .. } in &self.stages {
+        for StageRow { stage, covers, .. } in &self.stages {
             let _ = writeln!(table, "{stage:<12}{covers}");
         }
         let every = self.timed_one_in;
@@ -132,7 +145,7 @@ impl Budget {
     }
 }
 
-impl Stage {
+impl StageRow {
     fn of(stage: &'static str, covers: &'static str, counts: &Counts, share: Option<f64>) -> Self {
         let count = counts.count();
         let quantile = |q| if count > 0 { counts.quantile_ns(q) } else { None };

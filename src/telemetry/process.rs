@@ -1,7 +1,6 @@
 //! `process_*`: the prometheus crate's collector, with CPU time to the microsecond.
 //!
-//! The crate counts whole seconds, in which a server that uses 1 % of a core stands still for
-//! minutes and then jumps.
+//! The crate counts whole seconds: at 1 % of a core its value would change every 100 seconds.
 
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Counter, MetricFamily};
 
-/// This process.
+/// The collector of this process.
+#[derive(Debug)]
 pub struct Process(ProcessCollector);
 
 impl Default for Process {

@@ -1,7 +1,14 @@
-//! Counters and histograms with one writer and any number of readers.
+//! Counters and histograms with one writer and any number of readers, and the [`Source`] that renders them.
 //!
-//! The writer adds with a plain load and store, no locked instruction; the scrape reads whenever it
-//! likes. One thread owns the writing side of each: two would lose counts, never more than that.
+//! The writer adds with a plain load and store, without a locked instruction; the scrape reads at any time.
+//! One thread owns the writing side of each. Two writers would lose counts, and nothing else.
+
+mod families;
+
+pub use families::{
+    Families, Family, FamilyKind, REQUEST_EDGES_NS, STAGE_EDGES_NS, SampleOutcomes, Series,
+    SeriesValue, Source, StageDurations,
+};
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,7 +24,7 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Replaces the count (for levels). Only the owning thread may call this.
+    /// Replaces the count, for gauges. Only the owning thread may call this.
     #[inline]
     pub fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
@@ -32,7 +39,7 @@ impl Counter {
 
 /// Sub-buckets per power of two: a bucket is at most 12.5 % wide.
 const SUB_BITS: u32 = 3;
-/// 2^40 ns is 18 minutes; what is longer counts in the last bucket.
+/// 2^40 ns is 18 minutes; longer durations count in the last bucket.
 const EXPONENT_MAX: u32 = 40;
 const BUCKETS: usize = ((EXPONENT_MAX - SUB_BITS + 1) << SUB_BITS) as usize + (1 << SUB_BITS);
 
@@ -60,7 +67,12 @@ impl Histogram {
         self.sum_ns.add(ns.wrapping_mul(n));
     }
 
-    /// Adds what was counted so far to `merged`.
+    /// The number of durations so far.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(Counter::get).sum()
+    }
+
+    /// Adds the counts so far to `merged`.
     pub fn merge_into(&self, merged: &mut Counts) {
         for (total, bucket) in merged.buckets.iter_mut().zip(self.buckets.iter()) {
             *total += bucket.get();
@@ -69,7 +81,7 @@ impl Histogram {
     }
 }
 
-/// The merged contents of histograms, at one moment.
+/// The merged contents of histograms at one moment.
 #[derive(Clone, Debug)]
 pub struct Counts {
     buckets: Vec<u64>,
@@ -84,7 +96,15 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// What was counted after `earlier`, which is an earlier state of the same histograms.
+    /// Adds the counts of other histograms.
+    pub fn add(&mut self, other: &Self) {
+        for (total, bucket) in self.buckets.iter_mut().zip(&other.buckets) {
+            *total += bucket;
+        }
+        self.sum_ns += other.sum_ns;
+    }
+
+    /// The counts since `earlier`, an earlier state of the same histograms.
     pub fn since(&self, earlier: &Self) -> Self {
         let buckets = self.buckets.iter().zip(&earlier.buckets);
         Self {
@@ -94,17 +114,17 @@ impl Counts {
         }
     }
 
-    /// How many durations.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// How many were shorter than `ns`; exact where `ns` is a bucket's edge, else rounded down to one.
+    /// The number of durations below `ns`; exact where `ns` is a bucket's edge, else rounded down to one.
     pub fn below(&self, ns: u64) -> u64 {
         self.buckets[..bucket_of(ns)].iter().sum()
     }
 
-    /// The duration that a share `q` (0 to 1) of all do not exceed: the upper edge of its bucket.
+    /// The quantile `q` (0 to 1): the upper edge of its bucket.
     pub fn quantile_ns(&self, q: f64) -> Option<u64> {
         let rank = ((self.count() as f64 * q).ceil() as u64).max(1);
         let mut seen = 0;
@@ -140,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duration_lies_in_its_bucket() {
+    fn every_duration_is_in_its_bucket() {
         for exponent in 0..40 {
             for offset in [0, 1, 3, 7] {
                 let ns = (1u64 << exponent) + offset * (1u64 << exponent) / 8;
@@ -152,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_bound_what_was_recorded() {
+    fn quantiles_bound_the_recorded_durations() {
         let histogram = Histogram::default();
         for ns in 1..=1000 {
             histogram.record(ns, 1);

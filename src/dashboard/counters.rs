@@ -1,0 +1,34 @@
+//! Counters of the thread behind `/events`.
+
+use sigmad_counters::{Counter, Families, Source};
+
+/// Written by that thread, read by the scrape.
+#[derive(Debug, Default)]
+pub struct EventsCounters {
+    /// Clients connected now.
+    pub clients: Counter,
+    /// Bytes handed to the workers.
+    pub sent_bytes_total: Counter,
+    /// Clients disconnected because they read too slowly.
+    pub dropped_total: Counter,
+}
+
+impl Source for EventsCounters {
+    fn collect(&self, families: &mut Families) {
+        families
+            .gauge("sigmad_events_clients", "Clients of /events connected now.")
+            .add_counter(&[], &self.clients);
+        families
+            .counter(
+                "sigmad_events_sent_bytes_total",
+                "Bytes handed to the workers for the clients of /events.",
+            )
+            .add_counter(&[], &self.sent_bytes_total);
+        families
+            .counter(
+                "sigmad_events_clients_dropped_total",
+                "Clients of /events disconnected because they read too slowly.",
+            )
+            .add_counter(&[], &self.dropped_total);
+    }
+}

@@ -1,0 +1,107 @@
+//! The metric families of the store.
+
+use sigmad_counters::{Counter, Families, REQUEST_EDGES_NS, SampleOutcomes, Source};
+
+use super::{DropReason, ErrorKind, StoreCounters};
+use crate::judged_queue::{STORE_DROPPED, STORE_DROPPED_HELP};
+
+impl Source for StoreCounters {
+    fn collect(&self, families: &mut Families) {
+        let dropped = families.counter(STORE_DROPPED, STORE_DROPPED_HELP);
+        for reason in DropReason::ALL {
+            let counter = &self.dropped_total[reason as usize];
+            dropped.add_counter(&[("reason", reason.name())], counter);
+        }
+        let errors = families.counter("sigmad_store_errors_total", "Failures of Redis, by kind.");
+        for kind in ErrorKind::ALL {
+            errors.add_counter(&[("kind", kind.name())], &self.errors_total[kind as usize]);
+        }
+        self.outcomes().collect(families);
+        self.gauges(families);
+        self.counters(families);
+        families
+            .histogram(
+                "sigmad_store_flush_duration_seconds",
+                "From the first command of a flush to its last reply.",
+                &REQUEST_EDGES_NS,
+            )
+            .add_histogram(&[], &self.flush);
+        families
+            .histogram(
+                "sigmad_store_delay_seconds",
+                "From the arrival of the oldest sample of a flush until Redis has it.",
+                &REQUEST_EDGES_NS,
+            )
+            .add_histogram(&[], &self.delay);
+    }
+}
+
+impl StoreCounters {
+    fn outcomes(&self) -> SampleOutcomes {
+        // In this order: what enters the store queue between the two reads is not counted below zero.
+        let finished = self.taken_total.get();
+        SampleOutcomes {
+            stored: self.stored_total.get(),
+            coalesced: self.coalesced_total.get(),
+            dropped: self.dropped_total.iter().map(Counter::get).sum(),
+            queued: self.queue_samples.get(),
+            finished,
+            ..SampleOutcomes::default()
+        }
+    }
+
+    fn gauges(&self, families: &mut Families) {
+        for (name, help, counter) in [
+            ("sigmad_store_up", "1 while flushes to Redis succeed.", &self.up),
+            (
+                "sigmad_store_queue_samples",
+                "Samples in the store queue, which wait for Redis.",
+                &self.queue_samples,
+            ),
+            (
+                "sigmad_store_queue_bytes",
+                "Memory that the samples of the store queue take.",
+                &self.queue_bytes,
+            ),
+        ] {
+            families.gauge(name, help).add_counter(&[], counter);
+        }
+    }
+
+    fn counters(&self, families: &mut Families) {
+        for (name, help, counter) in [
+            (
+                "sigmad_store_flushes_total",
+                "Flushes whose commands Redis has all answered.",
+                &self.flushes_total,
+            ),
+            (
+                "sigmad_store_commands_total",
+                "Commands that Redis has answered.",
+                &self.commands_total,
+            ),
+            (
+                "sigmad_store_connections_total",
+                "Connections to Redis opened.",
+                &self.connections_total,
+            ),
+            (
+                "sigmad_store_windows_read_total",
+                "Windows read because another replica has changed them.",
+                &self.windows_read_total,
+            ),
+            (
+                "sigmad_store_windows_skipped_total",
+                "Windows of other replicas skipped because --max-streams are in use here.",
+                &self.windows_skipped_total,
+            ),
+            (
+                "sigmad_store_foreign_entries_total",
+                "Members, counts and names found in Redis that no replica writes; skipped.",
+                &self.foreign_entries_total,
+            ),
+        ] {
+            families.counter(name, help).add_counter(&[], counter);
+        }
+    }
+}
