@@ -189,30 +189,6 @@ impl Registry {
         self.names.read().metrics[usize::from(id.0)].clone()
     }
 
-    /// The metric of that name.
-    pub fn find_metric(&self, name: &str) -> Option<MetricId> {
-        let hash = self.hash_name(name.as_bytes());
-        self.names.read().metric(hash, name)
-    }
-
-    /// The metric of that name, new if need be.
-    ///
-    /// # Errors
-    /// When [`METRICS_MAX`] others are known.
-    pub fn intern_metric(&self, name: &str) -> Result<MetricId, Full> {
-        if let Some(metric) = self.find_metric(name) {
-            return Ok(metric);
-        }
-        let mut names = self.names.write();
-        if let Some(metric) = names.metric(self.hash_name(name.as_bytes()), name) {
-            return Ok(metric);
-        }
-        if names.metrics.len() == METRICS_MAX {
-            return Err(Full::Metrics);
-        }
-        Ok(self.add_metric(&mut names, name))
-    }
-
     /// Streams (device × metric) in use.
     pub fn streams(&self) -> usize {
         self.names.read().streams
@@ -480,10 +456,10 @@ mod tests {
     #[test]
     fn names_keep_their_ids() {
         let registry = Registry::new(100, 60);
-        assert_eq!(registry.find_metric("cpu"), Some(MetricId::CPU));
-        assert_eq!(registry.find_metric("rps"), Some(MetricId::RPS));
-        assert_eq!(registry.intern_metric("disk"), Ok(MetricId(2)));
-        assert_eq!(registry.intern_metric("disk"), Ok(MetricId(2)));
+        let mut metrics = ["rps", "cpu", "disk"].map(|name| (name, None));
+        assert_eq!(registry.admit(None, &mut metrics, 0), Ok(None));
+        let ids = metrics.map(|(_, id)| id.expect("given"));
+        assert_eq!(ids, [MetricId::RPS, MetricId::CPU, MetricId(2)]);
         let a = admit(&registry, "a", &["cpu", "rps"], 0).expect("room");
         let b = admit(&registry, "b", &["cpu", "net"], 0).expect("room");
         assert_ne!(a, b);
@@ -514,7 +490,6 @@ mod tests {
         assert_eq!(registry.streams(), METRICS_MAX - 2);
         assert_eq!(admit(&registry, "wide", &["m1000"], 0).expect("known").index, 0);
         assert_eq!(registry.streams(), METRICS_MAX - 2);
-        assert_eq!(registry.intern_metric("more"), Err(Full::Metrics));
         assert_eq!(registry.admit(None, &mut [("more", None)], 0), Err(Full::Metrics));
         assert_eq!(registry.admit(None, &mut [("m7", None)], 0), Ok(None));
     }

@@ -1,48 +1,51 @@
-//! On which side of the usual a stream is, by the time of the day.
+//! On which side of its daily baseline a stream is.
 //!
-//! The usual is the mean of the half-hour ([`DailyProfile`]) as it was when that began: within it the mean comes
-//! to know today alone.
+//! The baseline is the mean of the half-hour ([`DailyProfile`]) as it was when the half-hour began, because
+//! within the half-hour the mean moves towards today's values.
 
 use crate::daily_profile::DailyProfile;
 use crate::normalizer::{Conversion, Normalizer};
 
-/// Nearer than so many deviations is on neither side.
-const APART: f32 = 0.3;
+/// A value closer to the baseline than this, in deviations, is on neither side.
+const SIDE_MIN: f32 = 0.3;
 
-/// Where one stream is.
+/// The side of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct BaselineSide {
     /// In its [`Normalizer`]'s coordinates. None on the first day.
-    usual: Option<f32>,
+    baseline: Option<f32>,
     slot: u8,
     /// 1 above, −1 below, 0 near it.
     side: i8,
 }
 
 impl BaselineSide {
-    /// Whether a value stays on the side where the one before it was. The day has not seen it, the scale has.
+    /// Whether a value is on the same side as the value before it. Call it before the profile takes the value
+    /// and after the normalizer does.
     #[inline]
     pub fn stays(
         &mut self,
-        day: &DailyProfile,
-        scale: &Normalizer,
+        profile: &DailyProfile,
+        normalizer: &Normalizer,
         timestamp_us: i64,
         value: f64,
     ) -> bool {
         let slot = DailyProfile::slot(timestamp_us);
         if slot != usize::from(self.slot) {
             self.slot = slot as u8;
-            self.usual = day.usual(slot);
+            self.baseline = profile.mean(slot);
         }
-        let apart = self.usual.map_or(0.0, |usual| (scale.at(value) - usual) * scale.inverse());
+        let distance = self
+            .baseline
+            .map_or(0.0, |baseline| (normalizer.at(value) - baseline) * normalizer.inverse());
         let before = self.side;
-        self.side = i8::from(apart > APART) - i8::from(apart < -APART);
+        self.side = i8::from(distance > SIDE_MIN) - i8::from(distance < -SIDE_MIN);
         self.side != 0 && self.side == before
     }
 
-    /// Follows the coordinates.
+    /// Converts to new coordinates.
     pub fn convert(&mut self, conversion: Conversion) {
-        self.usual = self.usual.map(|usual| conversion.apply(usual));
+        self.baseline = self.baseline.map(|baseline| conversion.apply(baseline));
     }
 }
 
@@ -52,23 +55,23 @@ mod tests {
 
     #[test]
     fn the_usual_is_that_of_the_days_before() {
-        let (mut scale, mut day, mut side) =
+        let (mut normalizer, mut profile, mut side) =
             (Normalizer::default(), DailyProfile::default(), BaselineSide::default());
         let mut stays = |minute: i64, value: f64| {
-            if let Some(conversion) = scale.take(value) {
-                day.convert(conversion);
+            if let Some(conversion) = normalizer.take(value) {
+                profile.convert(conversion);
                 side.convert(conversion);
             }
             let at_us = minute * 60_000_000;
-            let stays = side.stays(&day, &scale, at_us, value);
-            day.error(&scale, at_us, value);
+            let stays = side.stays(&profile, &normalizer, at_us, value);
+            profile.error(&normalizer, at_us, value);
             stays
         };
         for minute in 0..1_440 {
             let value = if minute % 4 < 2 { 1.0 } else { -1.0 };
-            assert!(!stays(minute, value), "nothing is usual on the first day");
+            assert!(!stays(minute, value), "the first day has no baseline");
         }
-        // Far longer than the mean of a half-hour needs to follow.
+        // Far longer than the mean of a half-hour takes to follow.
         assert_eq!((1_440..1_560).filter(|&minute| stays(minute, 5.0)).count(), 119);
         let later = [0.0, -5.0, -5.0, 5.0].map(|value| stays(1_560, value));
         assert_eq!(later, [false, false, true, false]);

@@ -1,38 +1,38 @@
-//! Where a stream has been: a few weighted centres, and how far a point lies from the nearest.
+//! Clusters of the points where a stream has been, and the distance of a point from the nearest.
 //!
-//! Leader clustering (Hartigan, 1975) with forgetting. A point within reach of its nearest centre adds
-//! its weight to it and draws it closer; one beyond becomes a centre, in the place of the lightest. What
-//! a visit weighs grows a little with every point, so what is not visited again fades against the rest.
-//! A centre that a single fading visit made does not count as known.
+//! Leader clustering (Hartigan, *Clustering Algorithms*, 1975) with forgetting. A point within the radius of
+//! its nearest centre adds weight to the centre and moves it closer. A point outside replaces the lightest
+//! centre. The weight of a point grows a little with every point, so a centre without new points fades.
+//! A centre made by a single point that has faded does not count as known.
 //!
-//! Points come in units chosen by the caller, distances go in deviations. Everything is a float of 32
-//! bits in an array of its own, so that the distances to all centres are a few vector operations.
+//! The caller chooses the units of points; distances are in deviations. All numbers are 32-bit floats in
+//! separate arrays, so that the distances to all centres take a few vector operations.
 
-/// Enough for the states of a load curve; 4(D + 1) bytes each.
+/// Enough for the states of a load curve; a centre takes 4(D + 1) bytes.
 const CENTRES: usize = 32;
-/// The bits of a float that carry its centre's number while the least is sought.
+/// The bits of a float that carry the number of its centre during a search for the smallest.
 const TAG: u32 = 31;
 const _: () = assert!(CENTRES <= TAG as usize + 1);
-/// No point comes here, and three squares of it still make a float.
+/// The coordinate of an unused centre: no point is near it, and the sum of three squares is a finite float.
 const NOWHERE: f32 = 1e18;
-/// A centre is known from so many of the latest visits' weight on.
+/// The weight, in those of the latest point, from which a centre is known.
 const KNOWN: f32 = 0.4;
-/// A centre goes on moving this far towards each visitor, however heavy it is.
+/// A centre moves at least this fraction of the way towards each of its points, however heavy it is.
 const PULL_MIN: f32 = 0.03;
-/// Weights are divided by the gain when it reaches this.
+/// When the gain exceeds this, all weights are divided by it.
 const GAIN_MAX: f32 = 1e6;
 
-/// Searched side by side.
+/// Centres that a search compares at once.
 const LANES: usize = 16;
 const _: () = assert!(LANES.is_power_of_two() && CENTRES.is_multiple_of(LANES));
 
-/// How a set of centres is kept.
+/// The parameters of a set of clusters.
 #[derive(Clone, Copy, Debug)]
-pub struct Habit {
-    /// A point farther than so many deviations from every centre becomes one.
-    pub reach: f32,
-    /// How much more each visit weighs than the one before it.
-    pub fading: f32,
+pub struct LeaderParameters {
+    /// The radius of a cluster, in deviations: a point outside all of them becomes a centre.
+    pub radius: f32,
+    /// By which fraction the weight of each point exceeds that of the point before it.
+    pub growth: f32,
 }
 
 /// The centres of points in D dimensions.
@@ -51,20 +51,21 @@ impl<const D: usize> Default for LeaderClusters<D> {
 }
 
 impl<const D: usize> LeaderClusters<D> {
-    /// The root mean square distance from `point` to the nearest known centre, in deviations (0 while
-    /// nothing is known); then the point is a visit. `inverse` is one over the deviation, 0 of none.
+    /// The root mean square distance from `point` to the nearest known centre, in deviations; 0 while no
+    /// centre is known. Then the point is added. `inverse` is one over the deviation, 0 without spread.
     #[inline]
-    pub fn visit(&mut self, habit: Habit, point: [f32; D], inverse: f32) -> f32 {
+    pub fn add(&mut self, parameters: LeaderParameters, point: [f32; D], inverse: f32) -> f32 {
         let scale = inverse * inverse / D as f32;
         let nearest = self.nearest(&point, |_| true);
         let distance = self.distance(nearest, &point);
         let known = self.known_distance(nearest, distance, &point);
-        self.gain *= 1.0 + habit.fading;
-        let is_new = self.weights[nearest] == 0.0 || distance * scale > habit.reach * habit.reach;
+        self.gain *= 1.0 + parameters.growth;
+        let is_new = self.weights[nearest] == 0.0
+            || distance * scale > parameters.radius * parameters.radius;
         if is_new {
-            self.found(point);
+            self.replace_lightest(point);
         } else {
-            self.draw(nearest, point);
+            self.pull_centre(nearest, point);
         }
         if self.gain > GAIN_MAX {
             self.renormalise();
@@ -72,7 +73,8 @@ impl<const D: usize> LeaderClusters<D> {
         (known * scale).sqrt()
     }
 
-    /// The squared distance to the nearest known centre, 0 when none is known: mostly that to the nearest.
+    /// The squared distance to the nearest known centre, 0 when none is known. Mostly that is the nearest
+    /// centre, whose distance is `distance`.
     #[inline]
     fn known_distance(&self, nearest: usize, distance: f32, point: &[f32; D]) -> f32 {
         let known_from = KNOWN * self.gain;
@@ -83,18 +85,18 @@ impl<const D: usize> LeaderClusters<D> {
         if self.weights[known] >= known_from { self.distance(known, point) } else { 0.0 }
     }
 
-    /// The square of it.
+    /// The squared distance of a point from a centre.
     #[inline]
     fn distance(&self, number: usize, point: &[f32; D]) -> f32 {
         let mut distance = 0.0;
         for (centres, at) in self.centres.iter().zip(point) {
-            let apart = at - centres[number];
-            distance += apart * apart;
+            let difference = at - centres[number];
+            distance += difference * difference;
         }
         distance
     }
 
-    /// The nearest centre, of those whose weight counts; any, if none does.
+    /// The nearest of the centres whose weight counts; any centre, if none does.
     #[inline(always)] // a loop for each of its two callers: one looks at no weight
     fn nearest(&self, point: &[f32; D], counts: impl Fn(f32) -> bool) -> usize {
         let mut nearest = [f32::MAX; LANES];
@@ -109,7 +111,7 @@ impl<const D: usize> LeaderClusters<D> {
         tag(least(nearest))
     }
 
-    fn found(&mut self, point: [f32; D]) {
+    fn replace_lightest(&mut self, point: [f32; D]) {
         let mut lightest = [f32::MAX; LANES];
         for from in (0..CENTRES).step_by(LANES) {
             for (lane, lightest) in lightest.iter_mut().enumerate() {
@@ -125,7 +127,7 @@ impl<const D: usize> LeaderClusters<D> {
     }
 
     #[inline]
-    fn draw(&mut self, number: usize, point: [f32; D]) {
+    fn pull_centre(&mut self, number: usize, point: [f32; D]) {
         self.weights[number] += self.gain;
         let pull = (self.gain / self.weights[number]).max(PULL_MIN);
         for (centres, at) in self.centres.iter_mut().zip(point) {
@@ -141,7 +143,7 @@ impl<const D: usize> LeaderClusters<D> {
         self.gain = 1.0;
     }
 
-    /// Moves every centre into other units.
+    /// Converts every centre to other units.
     pub fn convert(&mut self, into: impl Fn(f32) -> f32) {
         for centres in &mut self.centres {
             for (centre, &weight) in centres.iter_mut().zip(&self.weights) {
@@ -153,13 +155,13 @@ impl<const D: usize> LeaderClusters<D> {
     }
 }
 
-/// One instruction, where `f32::min` also looks for what is no number.
+/// One instruction, where `f32::min` also checks for NaN.
 #[inline]
 fn lesser(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
-/// The least of all lanes.
+/// The smallest of all lanes.
 #[inline]
 fn least(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
@@ -172,7 +174,7 @@ fn least(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// A number of 0 and up with a centre's number in its last bits, so that the least names its centre.
+/// A value, 0 and up, with the number of a centre in its last bits, so that the smallest names its centre.
 #[inline]
 fn tagged(value: f32, number: usize) -> f32 {
     f32::from_bits(value.to_bits() & !TAG | number as u32)
@@ -189,14 +191,14 @@ mod tests {
 
     use super::*;
 
-    const HABIT: Habit = Habit { reach: 0.4, fading: 2e-3 };
+    const PARAMETERS: LeaderParameters = LeaderParameters { radius: 0.4, growth: 2e-3 };
 
-    /// The same without tags, lanes and second thoughts.
+    /// The same rule without tags and lanes.
     #[derive(Default)]
     struct NaiveClusters {
         centres: Vec<([f32; 2], f32)>,
         gain: f32,
-        /// A choice was so close that rounding may make another.
+        /// Whether a choice was so close that rounding may decide it.
         is_close: bool,
     }
 
@@ -216,7 +218,7 @@ mod tests {
             order.first().copied()
         }
 
-        fn visit(&mut self, point: [f32; 2]) -> f32 {
+        fn add(&mut self, point: [f32; 2]) -> f32 {
             let squared = |c: &[f32; 2]| (point[0] - c[0]).powi(2) + (point[1] - c[1]).powi(2);
             let known_from = KNOWN * self.gain;
             let known = self.centres.iter().filter(|c| c.1 >= known_from);
@@ -225,13 +227,13 @@ mod tests {
                 self.choose(weight, known_from);
             }
             let nearest = self.least(|c| squared(&c.0));
-            let reach = 2.0 * HABIT.reach * HABIT.reach;
-            self.gain *= 1.0 + HABIT.fading;
+            let radius = 2.0 * PARAMETERS.radius * PARAMETERS.radius;
+            self.gain *= 1.0 + PARAMETERS.growth;
             if let Some(nearest) = nearest {
-                self.choose(squared(&self.centres[nearest].0), reach);
+                self.choose(squared(&self.centres[nearest].0), radius);
             }
             match nearest {
-                Some(i) if squared(&self.centres[i].0) <= reach => {
+                Some(i) if squared(&self.centres[i].0) <= radius => {
                     let (centre, weight) = &mut self.centres[i];
                     *weight += self.gain;
                     let pull = (self.gain / *weight).max(PULL_MIN);
@@ -256,12 +258,12 @@ mod tests {
         fn distances_are_those_of_the_plain_rule(
             points in prop::collection::vec((0.0..7.0f32, 0.0..7.0f32), 1..400),
         ) {
-            let mut leaders = LeaderClusters::<2>::default();
+            let mut clusters = LeaderClusters::<2>::default();
             let mut naive = NaiveClusters { gain: 1.0, ..NaiveClusters::default() };
             for (x, y) in points {
-                let (got, expected) = (leaders.visit(HABIT, [x, y], 1.0), naive.visit([x, y]));
+                let (got, expected) = (clusters.add(PARAMETERS, [x, y], 1.0), naive.add([x, y]));
                 prop_assert!((got - expected).abs() <= 1e-3 * expected.max(0.1), "{got} {expected}");
-                // From here on both may go their own way.
+                // From here on the two may differ.
                 if naive.is_close {
                     break;
                 }
@@ -272,39 +274,39 @@ mod tests {
     /// Far enough to fill the table, and far beyond the first close choice.
     #[test]
     fn the_table_fills_and_forgets() {
-        let mut leaders = LeaderClusters::<2>::default();
+        let mut clusters = LeaderClusters::<2>::default();
         let mut naive = NaiveClusters { gain: 1.0, ..NaiveClusters::default() };
         for i in 0..200u32 {
             // A grid of spacing 1, a little off it, each place once in forty.
             let place = i * 7 % 40;
             let off = 1e-2 * (i % 3) as f32;
             let point = [(place % 8) as f32 + off, (place / 8) as f32 * 1.01];
-            let (got, expected) = (leaders.visit(HABIT, point, 1.0), naive.visit(point));
+            let (got, expected) = (clusters.add(PARAMETERS, point, 1.0), naive.add(point));
             assert!((got - expected).abs() <= 1e-3 * expected.max(0.1), "{i}: {got} {expected}");
         }
         assert_eq!(naive.centres.len(), CENTRES);
     }
 
     #[test]
-    fn what_is_not_visited_again_is_forgotten() {
-        let mut leaders = LeaderClusters::<1>::default();
-        assert_eq!(leaders.visit(HABIT, [0.0], 1.0), 0.0);
-        assert_eq!(leaders.visit(HABIT, [5.0], 1.0), 5.0);
-        assert_eq!(leaders.clone().visit(HABIT, [5.0], 1.0), 0.0);
+    fn a_centre_without_new_points_is_forgotten() {
+        let mut clusters = LeaderClusters::<1>::default();
+        assert_eq!(clusters.add(PARAMETERS, [0.0], 1.0), 0.0);
+        assert_eq!(clusters.add(PARAMETERS, [5.0], 1.0), 5.0);
+        assert_eq!(clusters.clone().add(PARAMETERS, [5.0], 1.0), 0.0);
         for _ in 0..2_000 {
-            leaders.visit(HABIT, [0.0], 1.0);
+            clusters.add(PARAMETERS, [0.0], 1.0);
         }
-        assert_eq!(leaders.visit(HABIT, [5.0], 1.0), 5.0);
+        assert_eq!(clusters.add(PARAMETERS, [5.0], 1.0), 5.0);
     }
 
     #[test]
-    fn weights_stay_finite_for_ever() {
-        let mut leaders = LeaderClusters::<1>::default();
-        let quick = Habit { reach: 0.4, fading: 0.5 };
+    fn weights_stay_finite() {
+        let mut clusters = LeaderClusters::<1>::default();
+        let fast = LeaderParameters { radius: 0.4, growth: 0.5 };
         for i in 0..10_000 {
-            leaders.visit(quick, [(i % 3) as f32], 1.0);
+            clusters.add(fast, [(i % 3) as f32], 1.0);
         }
-        assert!(leaders.weights.iter().all(|weight| weight.is_finite()));
-        assert_eq!(leaders.visit(quick, [0.0], 1.0), 0.0);
+        assert!(clusters.weights.iter().all(|weight| weight.is_finite()));
+        assert_eq!(clusters.add(fast, [0.0], 1.0), 0.0);
     }
 }

@@ -12,6 +12,7 @@
 mod baseline_side;
 mod cooldown;
 mod daily_profile;
+mod detector;
 mod leader_clusters;
 mod normalized_error;
 mod normalizer;
@@ -25,20 +26,13 @@ pub mod robust;
 mod robust_baseline;
 mod run_length;
 mod sample_interval;
+mod slab;
 mod states;
 mod table;
 mod tail_probability;
 pub mod window;
 pub mod zscore;
 
+pub use detector::Detector;
 pub use states::{DetectorSettings, DetectorStates, Finding, StateIndex};
 pub use table::DetectorKind;
-
-/// A detector's state of one stream.
-pub trait Detector: Default {
-    /// The score from which a value is an anomaly.
-    const THRESHOLD: f64;
-
-    /// Scores a value, then adds it to the stream's past. The score is finite, 0 and up.
-    fn observe(&mut self, timestamp_us: i64, value: f64) -> f64;
-}

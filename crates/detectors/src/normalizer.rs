@@ -1,16 +1,16 @@
-//! The yardstick of a stream: its running mean and deviation, and coordinates made of them.
+//! The running mean and deviation of a stream, and coordinates made of them.
 //!
-//! What a detector keeps of a stream it keeps as floats of 32 bits, counted from an origin near the
-//! mean in units near the deviation, so that values near 1e9 with a spread of 1 keep their digits. When
-//! mean or deviation have moved far from both, everything kept is converted, which is rare.
+//! Detectors keep 32-bit floats: values less an origin near the mean, in units near the deviation, so that
+//! values near 1e9 with a spread of 1 keep their digits. When mean or deviation have moved far from origin
+//! or unit, everything kept is converted, which is rare.
 
-/// The oldest of values weigh nothing after some ten thousand: a week of one a minute.
+/// Smallest learning rate: the mean covers about ten thousand values, a week of one a minute.
 const RATE_MIN: f64 = 1e-4;
-/// A deviation below so much of the mean is rounding, and no spread.
+/// A deviation below this fraction of the mean is rounding, not spread.
 const SPREAD_MIN: f64 = 1e-9;
-/// The origin may lie so many units from the mean: 2⁻²⁴ of that is far below a deviation.
+/// The largest distance of the origin from the mean, in units: 2⁻²⁴ of it is far below a deviation.
 const ORIGIN_UNITS_MAX: f64 = 1024.0;
-/// The unit may be so many times smaller or larger than the deviation.
+/// The largest ratio of unit and deviation, either way.
 const UNIT_RATIO_MAX: f64 = 256.0;
 
 /// From old coordinates to new: `factor · c + shift`.
@@ -21,12 +21,12 @@ pub struct Conversion {
 }
 
 impl Conversion {
-    /// The same place in the new coordinates.
+    /// Converts a coordinate.
     pub fn apply(self, coordinate: f32) -> f32 {
         (f64::from(coordinate) * self.factor + self.shift) as f32
     }
 
-    /// The same difference of two places.
+    /// Converts a difference of two coordinates.
     pub fn apply_to_difference(self, difference: f32) -> f32 {
         (f64::from(difference) * self.factor) as f32
     }
@@ -51,7 +51,7 @@ impl Default for Normalizer {
 }
 
 impl Normalizer {
-    /// How many values it has taken, as far as it counts.
+    /// How many values it has taken; stops at the largest `u32`.
     #[inline]
     pub fn count(&self) -> u32 {
         self.count
@@ -63,19 +63,19 @@ impl Normalizer {
         self.inverse
     }
 
-    /// What a coordinate of 1 is worth.
+    /// The length of one unit.
     #[inline]
     pub fn unit(&self) -> f32 {
         (1.0 / self.per_unit) as f32
     }
 
-    /// Where a value lies.
+    /// The coordinate of a value.
     #[inline]
     pub fn at(&self, value: f64) -> f32 {
         ((value - self.origin) * self.per_unit) as f32
     }
 
-    /// Takes a value in. When this moves the coordinates, what was kept in the old ones is converted.
+    /// Takes a value. When this moves the coordinates, the caller converts what it keeps.
     #[inline]
     pub fn take(&mut self, value: f64) -> Option<Conversion> {
         self.count = self.count.saturating_add(1);
@@ -84,9 +84,9 @@ impl Normalizer {
             self.origin = value;
         }
         let rate = (1.0 / f64::from(self.count)).max(RATE_MIN);
-        let apart = value - self.mean;
-        self.mean += rate * apart;
-        self.variance = (1.0 - rate) * (self.variance + rate * apart * apart);
+        let distance = value - self.mean;
+        self.mean += rate * distance;
+        self.variance = (1.0 - rate) * (self.variance + rate * distance * distance);
         let deviation = self.variance.sqrt();
         if deviation <= SPREAD_MIN * self.mean.abs() {
             self.inverse = 0.0;
@@ -96,13 +96,13 @@ impl Normalizer {
         self.inverse = (1.0 / units) as f32;
         let off = (self.mean - self.origin).abs() * self.per_unit > ORIGIN_UNITS_MAX;
         if off || !(1.0 / UNIT_RATIO_MAX..=UNIT_RATIO_MAX).contains(&units) {
-            return Some(self.settle(deviation));
+            return Some(self.recentre(deviation));
         }
         None
     }
 
     #[cold]
-    fn settle(&mut self, deviation: f64) -> Conversion {
+    fn recentre(&mut self, deviation: f64) -> Conversion {
         // The power of two at or below the deviation: its exponent without its fraction.
         const FRACTION: u64 = (1 << 52) - 1;
         let unit = f64::from_bits(deviation.to_bits() & !FRACTION).max(f64::MIN_POSITIVE);
@@ -122,31 +122,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_keep_their_distances_through_every_conversion() {
-        let mut scale = Normalizer::default();
+    fn coordinates_keep_their_distances_through_every_conversion() {
+        let mut normalizer = Normalizer::default();
         let mut kept: Vec<(f64, f32)> = Vec::new();
         let mut conversions = 0;
         for i in 0..200_000u32 {
             let noise = f64::from(i.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24) - 0.5;
-            // From a quiet zero to a noisy billion and to a whisper.
+            // From noise around 0 to much noise around a billion, then to little.
             let value = match i {
                 0..50_000 => noise,
                 50_000..100_000 => 1e9 + 1e3 * noise,
                 _ => 1e9 + noise,
             };
-            if let Some(conversion) = scale.take(value) {
+            if let Some(conversion) = normalizer.take(value) {
                 conversions += 1;
                 for (_, at) in &mut kept {
                     *at = conversion.apply(*at);
                 }
             }
-            kept.push((value, scale.at(value)));
+            kept.push((value, normalizer.at(value)));
             if kept.len() > 4 {
                 kept.remove(0);
             }
-            if scale.inverse() > 0.0 {
+            if normalizer.inverse() > 0.0 {
                 for &(value, at) in &kept {
-                    let off = (at - scale.at(value)).abs() * scale.inverse();
+                    let off = (at - normalizer.at(value)).abs() * normalizer.inverse();
                     assert!(off < 1e-2, "{value}: {off} deviations off after {i}");
                 }
             }
@@ -156,12 +156,12 @@ mod tests {
 
     #[test]
     fn without_spread_there_is_no_distance() {
-        let mut scale = Normalizer::default();
+        let mut normalizer = Normalizer::default();
         for _ in 0..100 {
-            assert_eq!(scale.take(0.1), None);
-            assert_eq!((scale.inverse(), scale.at(0.1)), (0.0, 0.0));
+            assert_eq!(normalizer.take(0.1), None);
+            assert_eq!((normalizer.inverse(), normalizer.at(0.1)), (0.0, 0.0));
         }
-        scale.take(0.2);
-        assert!(scale.inverse() > 0.0);
+        normalizer.take(0.2);
+        assert!(normalizer.inverse() > 0.0);
     }
 }

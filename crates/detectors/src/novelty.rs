@@ -1,45 +1,46 @@
-//! `novelty`: has this stream ever been like this?
+//! `novelty`: whether the stream has been in this state before.
 //!
-//! Three pictures of the present, each compared with the stream's own past by [`LeaderClusters`]: the value;
-//! the value with two moving averages (spans 8 and 64), which is a short piece of the curve; and the
-//! last three means of twelve, a long piece. How far each is from anything known becomes its surprise, by
-//! what such distances have been so far ([`TailProbability`]). To them come the two ratios of
-//! [`residual`](super::residual) and leaving the range seen so far:
+//! [`LeaderClusters`] compare three descriptions of the present with the stream's own past: the value; the
+//! value with two moving averages (spans 8 and 64), a short piece of the curve; and the last three means of
+//! twelve values, a long piece. The distance of each from the nearest known state becomes a surprise A, B, C,
+//! by the distribution of such distances so far ([`TailProbability`]). R and S are the two normalized errors
+//! of [`residual`](super::residual); N is 3 where the value leaves the range seen so far, else 0:
 //!
-//! score = ∛(((0.85 tA)³ + tB³ + (1.2 tC)³ + (0.6 R)³ + (0.6 S)³ + N³) / 5)
+//! score = ∛(((0.85 A)³ + B³ + (1.2 C)³ + (0.6 R)³ + (0.6 S)³ + N³) / 5)
 //!
-//! nothing for the first 150 values, then only what is louder than the last hundred ([`Cooldown`]).
+//! The score is 0 for the first 150 values. After those it is 0 unless it is clearly higher than the last
+//! hundred scores ([`Cooldown`]).
 
-use crate::Detector;
 use crate::cooldown::Cooldown;
 use crate::daily_profile::DailyProfile;
-use crate::leader_clusters::{Habit, LeaderClusters};
+use crate::detector::Detector;
+use crate::leader_clusters::{LeaderClusters, LeaderParameters};
 use crate::normalized_error::NormalizedError;
 use crate::normalizer::{Conversion, Normalizer};
 use crate::tail_probability::TailProbability;
 
-/// Before so many values nothing is new: everything is.
+/// Values before the first score: until then every state is new.
 pub const COUNT_MIN: u32 = 150;
-/// Values in a mean of the long piece.
+/// Values in each mean of the long piece.
 const BLOCK: u32 = 12;
-const VALUE: Habit = Habit { reach: 0.3, fading: 1e-4 };
-const CURVE: Habit = Habit { reach: 0.4, fading: 2e-4 };
-/// Visited once in twelve values, so it fades faster by the visit.
-const BLOCKS: Habit = Habit { reach: 0.4, fading: 1.2e-2 };
-/// Leaving the range by less than this part of it is not leaving it.
+const VALUE: LeaderParameters = LeaderParameters { radius: 0.3, growth: 1e-4 };
+const CURVE: LeaderParameters = LeaderParameters { radius: 0.4, growth: 2e-4 };
+/// Gets one point in twelve values, so each point adds more weight.
+const BLOCKS: LeaderParameters = LeaderParameters { radius: 0.4, growth: 1.2e-2 };
+/// A value leaves the range when it is outside by more than this fraction of its width.
 const RANGE_MARGIN: f64 = 0.005;
 
-/// A root takes longer than most of what else is done for a value.
+/// Below this sum of cubes the score is 0: a cube root takes longer than most of the other steps.
 const CUBES_MIN: f32 = 1.0;
 
-/// The pictures of one stream's present and past.
+/// The descriptions of one stream's present, and the clusters of its past.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
-    scale: Normalizer,
+    normalizer: Normalizer,
     /// Moving averages of spans 8 and 64.
     short: f64,
     long: f64,
-    /// Sum of the block that runs, and the two means before it.
+    /// The sum of the current block, and the means of the two blocks before it.
     block: f64,
     means: [f32; 2],
     values: LeaderClusters<1>,
@@ -48,22 +49,22 @@ pub struct Past {
     tails: [TailProbability; 3],
 }
 
-/// How surprising a value is to the pictures that hold it; 0 to 12 each.
+/// The surprise of each description, 0 to 12.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Surprises {
-    /// The value alone.
+    /// Of the value alone.
     pub value: f32,
-    /// The value and two moving averages.
+    /// Of the value and two moving averages.
     pub curve: f32,
-    /// The last three means of twelve; 0 but for every twelfth value.
+    /// Of the last three means of twelve values; 0 except for every twelfth value.
     pub blocks: f32,
 }
 
 impl Past {
-    /// The yardstick.
+    /// The stream's normalizer.
     #[inline]
-    pub fn scale(&self) -> &Normalizer {
-        &self.scale
+    pub fn normalizer(&self) -> &Normalizer {
+        &self.normalizer
     }
 
     /// The moving average of span 64, before the next value.
@@ -72,33 +73,33 @@ impl Past {
         self.long
     }
 
-    /// Compares a value with the past, which it then belongs to. What else is kept in the scale's
-    /// coordinates must follow the conversion, if there is one.
+    /// Compares a value with the past, then adds it. The caller applies the conversion, if there is one, to
+    /// whatever else it keeps in the normalizer's coordinates.
     #[inline]
     pub fn take(&mut self, value: f64) -> (Surprises, Option<Conversion>) {
-        let conversion = self.scale.take(value);
+        let conversion = self.normalizer.take(value);
         if let Some(conversion) = conversion {
             self.convert(conversion);
         }
-        let (count, inverse) = (self.scale.count(), self.scale.inverse());
+        let (count, inverse) = (self.normalizer.count(), self.normalizer.inverse());
         if count == 1 {
             (self.short, self.long) = (value, value);
         }
         self.short += 2.0 / 9.0 * (value - self.short);
         self.long += 2.0 / 65.0 * (value - self.long);
-        let [at, short, long] = [value, self.short, self.long].map(|v| self.scale.at(v));
+        let [at, short, long] = [value, self.short, self.long].map(|v| self.normalizer.at(v));
         let [values, curves, blocks] = &mut self.tails;
         let mut surprises = Surprises {
-            value: values.surprise(self.values.visit(VALUE, [at], inverse)),
-            curve: curves.surprise(self.curves.visit(CURVE, [at, short, long], inverse)),
+            value: values.surprise(self.values.add(VALUE, [at], inverse)),
+            curve: curves.surprise(self.curves.add(CURVE, [at, short, long], inverse)),
             blocks: 0.0,
         };
         self.block += value;
         if count.is_multiple_of(BLOCK) {
-            let mean = self.scale.at(self.block / f64::from(BLOCK));
+            let mean = self.normalizer.at(self.block / f64::from(BLOCK));
             let point = [self.means[0], self.means[1], mean];
             if count >= 3 * BLOCK {
-                surprises.blocks = blocks.surprise(self.blocks.visit(BLOCKS, point, inverse));
+                surprises.blocks = blocks.surprise(self.blocks.add(BLOCKS, point, inverse));
             }
             self.means = [self.means[1], mean];
             self.block = 0.0;
@@ -129,7 +130,7 @@ impl Default for ValueRange {
 }
 
 impl ValueRange {
-    /// Whether the value leaves the range clearly; then it belongs to it. The first leaves none.
+    /// Whether the value is clearly outside the range; then the range includes it. False for the first value.
     #[inline]
     pub fn leaves(&mut self, value: f64) -> bool {
         let width = self.high - self.low;
@@ -141,31 +142,31 @@ impl ValueRange {
     }
 }
 
-/// What the parts say together: the cube root of a fifth of the sum of their cubes, so that one loud
-/// part or two half as loud count. Less than about a half is silence.
+/// Combines the parts of a score: the cube root of a fifth of the sum of their cubes, so that one high part
+/// counts, or two of half the height. Less than about a half becomes 0.
 #[inline]
-pub fn together(parts: &[f32]) -> f32 {
+pub fn combine(parts: &[f32]) -> f32 {
     let cubes: f32 = parts.iter().map(|p| p * p * p).sum();
     if cubes > CUBES_MIN { (cubes / 5.0).cbrt() } else { 0.0 }
 }
 
-/// Leaving the range, on the scale of a surprise.
+/// The part of a value that leaves the range.
 const LEFT_RANGE: f32 = 3.0;
-/// How far the moving average goes towards each value.
-const FOLLOW: f64 = 0.3;
-/// Scores that an alarm must be louder than.
-const HELD: f32 = 100.0;
+/// The weight of each value in the moving average.
+const AVERAGE_WEIGHT: f64 = 0.3;
+/// The cooldown period, in values.
+const COOLDOWN_VALUES: f32 = 100.0;
 
-/// One stream.
+/// The state of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Novelty {
     past: Past,
     range: ValueRange,
     average: f64,
-    steps: NormalizedError,
-    day: DailyProfile,
-    days: NormalizedError,
-    hold: Cooldown,
+    average_errors: NormalizedError,
+    profile: DailyProfile,
+    profile_errors: NormalizedError,
+    cooldown: Cooldown,
 }
 
 impl Detector for Novelty {
@@ -175,28 +176,28 @@ impl Detector for Novelty {
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {
         let (surprises, conversion) = self.past.take(value);
         if let Some(conversion) = conversion {
-            self.day.convert(conversion);
+            self.profile.convert(conversion);
         }
-        let count = self.past.scale.count();
+        let count = self.past.normalizer.count();
         if count == 1 {
             self.average = value;
         }
-        let step = self.steps.judge((value - self.average).abs() as f32);
-        self.average += FOLLOW * (value - self.average);
-        let error = self.day.error(&self.past.scale, timestamp_us, value);
-        let day = error.map_or(0.0, |error| self.days.judge(error));
+        let average_error = self.average_errors.normalize((value - self.average).abs() as f32);
+        self.average += AVERAGE_WEIGHT * (value - self.average);
+        let error = self.profile.error(&self.past.normalizer, timestamp_us, value);
+        let profile_error = error.map_or(0.0, |error| self.profile_errors.normalize(error));
         let left = self.range.leaves(value);
         if count <= COUNT_MIN {
             return 0.0;
         }
-        let score = together(&[
+        let score = combine(&[
             0.85 * surprises.value,
             surprises.curve,
             1.2 * surprises.blocks,
-            0.6 * step,
-            0.6 * day,
+            0.6 * average_error,
+            0.6 * profile_error,
             if left { LEFT_RANGE } else { 0.0 },
         ]);
-        f64::from(self.hold.pass(score, 1.0 / HELD))
+        f64::from(self.cooldown.pass(score, 1.0 / COOLDOWN_VALUES))
     }
 }

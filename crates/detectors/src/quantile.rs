@@ -1,4 +1,4 @@
-//! Order statistics of a window's copy, computed by whoever asked for it.
+//! Order statistics of the values of a window.
 //!
 //! A quantile is interpolated linearly between the closest ranks: type 7 of Hyndman and Fan,
 //! *Sample WindowQuantiles in Statistical Packages*, 1996; the default of R, NumPy and Excel.
@@ -19,7 +19,7 @@ pub struct WindowQuantiles {
 }
 
 impl WindowQuantiles {
-    /// Sorts a copy. None without values.
+    /// Sorts a copy of the values. None without values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -29,7 +29,7 @@ impl WindowQuantiles {
     }
 }
 
-/// The value below which a share `q` of the `sorted` values lie.
+/// The value below which a fraction `q` of the `sorted` values are.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let rank = (sorted.len() - 1) as f64 * q;
     let below = sorted[rank.floor() as usize];

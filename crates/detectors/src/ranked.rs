@@ -1,6 +1,6 @@
 //! The last N values, and their order: medians without a sort.
 //!
-//! A value that comes finds its rank by halving, and the ranks above it move by a byte each.
+//! A new value finds its rank by bisection, and each rank above it moves by a byte.
 
 /// The last N values of a stream, at most 255.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ impl<T: Copy + PartialOrd + Into<f64>, const N: usize> Ranked<T, N> {
         usize::from(self.count)
     }
 
-    /// Lets a value in, in the place of the oldest when it is full.
+    /// Adds a value, in place of the oldest when it is full.
     pub fn take(&mut self, value: T) {
         let place = self.next;
         let mut count = self.count();
@@ -49,7 +49,7 @@ impl<T: Copy + PartialOrd + Into<f64>, const N: usize> Ranked<T, N> {
         self.order[..count].partition_point(|&p| self.values[usize::from(p)] < value)
     }
 
-    /// The rank of a place: behind those below, among its equals.
+    /// The rank of the value at `place`: after smaller values, among equal ones.
     fn rank(&self, place: u8) -> usize {
         let mut rank = self.below(self.values[usize::from(place)], self.count());
         while self.order[rank] != place {
@@ -58,7 +58,7 @@ impl<T: Copy + PartialOrd + Into<f64>, const N: usize> Ranked<T, N> {
         rank
     }
 
-    /// Maps every value, by a function that keeps their order.
+    /// Converts every value by a function that keeps their order.
     pub fn convert(&mut self, into: impl Fn(T) -> T) {
         let count = self.count();
         for value in &mut self.values[..count] {
@@ -71,15 +71,15 @@ impl<T: Copy + PartialOrd + Into<f64>, const N: usize> Ranked<T, N> {
         self.values[usize::from(self.order[rank])].into()
     }
 
-    /// The middle value, or the mean of the two. Not of none.
+    /// The middle value, or the mean of the two. There must be a value.
     #[inline]
     pub fn median(&self) -> f64 {
         let count = self.count();
         0.5 * (self.ranked((count - 1) / 2) + self.ranked(count / 2))
     }
 
-    /// The median of the distances from the median. Below it and above it they grow outwards, so halving
-    /// finds how many of the closer half lie below.
+    /// The median of the distances from the median. Distances grow with the rank's distance from the middle,
+    /// so bisection finds how many of the closer half are below the median.
     pub fn median_distance(&self, median: f64) -> f64 {
         let count = self.count();
         let (lower, upper) = (count / 2, count - count / 2);
@@ -131,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn medians_are_those_of_a_sort(
+        fn medians_equal_those_of_a_sort(
             values in prop::collection::vec(
                 prop_oneof![3 => -50..50i32, 1 => Just(7), 1 => -1_000_000..1_000_000i32], 1..120),
         ) {

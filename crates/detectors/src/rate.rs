@@ -1,11 +1,11 @@
-//! How often something happens to a stream, in events a day.
+//! The rate of events of a stream, in events a day.
 
-/// What happened longer ago than about this counts no more.
+/// Events older than about this no longer count.
 const MEMORY_DAYS: f32 = 30.0;
-/// A new stream is taken to have been quiet for so long: its first event is not one a minute.
+/// A new stream starts as if it had been without events for this long, so its first event is no high rate.
 const QUIET_DAYS: f32 = 5.0;
 
-/// Events and the time in which they happened.
+/// A number of events, and the days in which they happened.
 #[derive(Clone, Debug, Default)]
 pub struct Rate {
     events: f32,
@@ -13,9 +13,9 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Time passes.
+    /// Advances the time.
     #[inline]
-    pub fn pass(&mut self, days: f32) {
+    pub fn advance(&mut self, days: f32) {
         self.days += days;
         if self.days > MEMORY_DAYS {
             self.events *= MEMORY_DAYS / self.days;
@@ -23,7 +23,7 @@ impl Rate {
         }
     }
 
-    /// It happens.
+    /// Counts an event.
     #[inline]
     pub fn count(&mut self) {
         self.events += 1.0;
@@ -46,12 +46,12 @@ mod tests {
         rate.count();
         assert!((rate.per_day() - 0.2).abs() < 1e-6);
         for _ in 0..100_000 {
-            rate.pass(0.01);
+            rate.advance(0.01);
             rate.count();
         }
         assert!((80.0..=100.0).contains(&rate.per_day()), "{}", rate.per_day());
         for _ in 0..20_000 {
-            rate.pass(0.01);
+            rate.advance(0.01);
         }
         assert!(rate.per_day() < 0.5);
     }

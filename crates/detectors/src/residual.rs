@@ -1,27 +1,28 @@
-//! `residual`: how badly a value was foretold, by the latest values or by the time of the day.
+//! `residual`: the error of two forecasts, by the latest values and by the time of the day.
 //!
-//! Two forecasts, each with its error measured by the errors so far ([`NormalizedError`]: 1 is what one in fifty
-//! exceeds): the moving average e ← e + 0.3(x − e) (Holt, 1957), and the mean of the half-hour of the
-//! day ([`DailyProfile`]). The score is the larger of the two, 0 to 12.
+//! The forecasts are the exponential moving average e ← e + 0.3(x − e) (Holt, *Forecasting Seasonals and Trends
+//! by Exponentially Weighted Moving Averages*, 1957), and the mean of the half-hour of the day
+//! ([`DailyProfile`]). Each error is normalized by the errors so far ([`NormalizedError`]: one in fifty exceeds
+//! 1). The score is the larger of the two, 0 to 12.
 
-use crate::Detector;
 use crate::daily_profile::DailyProfile;
+use crate::detector::Detector;
 use crate::normalized_error::NormalizedError;
 use crate::normalizer::Normalizer;
 
-/// How far the moving average goes towards each value.
-const FOLLOW: f64 = 0.3;
-/// Errors before any of them is strange.
+/// The weight of each value in the moving average.
+const AVERAGE_WEIGHT: f64 = 0.3;
+/// Values before the first score.
 const COUNT_MIN: u32 = 50;
 
-/// One stream.
+/// The state of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Residual {
-    scale: Normalizer,
+    normalizer: Normalizer,
     average: f64,
-    steps: NormalizedError,
-    day: DailyProfile,
-    days: NormalizedError,
+    average_errors: NormalizedError,
+    profile: DailyProfile,
+    profile_errors: NormalizedError,
 }
 
 impl Detector for Residual {
@@ -29,16 +30,20 @@ impl Detector for Residual {
 
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {
-        if let Some(conversion) = self.scale.take(value) {
-            self.day.convert(conversion);
+        if let Some(conversion) = self.normalizer.take(value) {
+            self.profile.convert(conversion);
         }
-        if self.scale.count() == 1 {
+        if self.normalizer.count() == 1 {
             self.average = value;
         }
-        let step = self.steps.judge((value - self.average).abs() as f32);
-        self.average += FOLLOW * (value - self.average);
-        let error = self.day.error(&self.scale, timestamp_us, value);
-        let day = error.map_or(0.0, |error| self.days.judge(error));
-        if self.scale.count() <= COUNT_MIN { 0.0 } else { f64::from(step.max(day)) }
+        let average_error = self.average_errors.normalize((value - self.average).abs() as f32);
+        self.average += AVERAGE_WEIGHT * (value - self.average);
+        let error = self.profile.error(&self.normalizer, timestamp_us, value);
+        let profile_error = error.map_or(0.0, |error| self.profile_errors.normalize(error));
+        if self.normalizer.count() <= COUNT_MIN {
+            0.0
+        } else {
+            f64::from(average_error.max(profile_error))
+        }
     }
 }

@@ -1,24 +1,24 @@
-//! `robust`: how far a value lies from the median of the last fifty, in median distances.
+//! `robust`: the distance of a value from the median of the last fifty, in median absolute deviations.
 //!
-//! The modified z-score 0.6745 |x − median| / MAD, with MAD the median of |x − median|; above 3.5 a
-//! value is an outlier (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993). Where more than
-//! half of the values are equal the MAD is 0, and the mean distance stands in for it, with their factor
-//! of 1.2533. Up to 24 outliers of fifty leave both medians where they are, and cannot hide each other.
+//! The score is the modified z-score 0.6745 |x − median| / MAD, where MAD is the median of |x − median|; above
+//! 3.5 a value is an outlier (Iglewicz and Hoaglin, *How to Detect and Handle Outliers*, 1993). Where more than
+//! half of the values are equal the MAD is 0, and the mean absolute deviation replaces it, with their factor
+//! of 1.2533. Up to 24 outliers among fifty values move neither median, so they cannot hide one another.
 
-use crate::Detector;
+use crate::detector::Detector;
 use crate::ranked::Ranked;
 use sigmad_sample::Z_MAX;
 
-/// Values judged by.
+/// Values that the next one is compared with.
 const VALUES: usize = 50;
-/// Before so many nothing is an outlier, as for `zscore`.
+/// Values before the first score, as for `zscore`.
 const COUNT_MIN: usize = 10;
-/// Makes a median distance of a normal deviate a deviation.
+/// The median absolute deviation of a normal distribution, in standard deviations.
 const OF_MEDIAN: f64 = 0.6745;
-/// The same of a mean distance.
+/// Its mean absolute deviation, in standard deviations.
 const OF_MEAN: f64 = 1.0 / 1.253_314;
 
-/// One stream.
+/// The state of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Robust {
     last: Ranked<f64, VALUES>,

@@ -1,65 +1,65 @@
-//! How far a value lies from where the stream has been for long, by median and median distance.
+//! The robust baseline of a stream: the median of its long past, and the median distance from it.
 //!
 //! The long past is 64 values, one in 32 of the last two thousand (all, while there are fewer), so that
-//! neither a day's wave nor a day's trouble moves the medians. They are found when the sample changes.
+//! neither a daily cycle nor a day of anomalies moves the medians. They are updated when the values change.
 
 use crate::normalizer::{Conversion, Normalizer};
 use crate::ranked::Ranked;
 
-/// Values in the sample.
-const SAMPLE: usize = 64;
-/// One value in so many is taken, once there are enough.
+/// Values that are kept.
+const VALUES: usize = 64;
+/// Of this many values one is kept, once there are enough.
 const STRIDE_MAX: u32 = 32;
-/// Before so many there is no level.
+/// Kept values before the first distance.
 const COUNT_MIN: usize = 30;
-/// What a stream without any spread is left by.
+/// The largest distance, and that of a value that leaves a stream without spread.
 const DISTANCE_MAX: f32 = 1e3;
 
-/// The level of one stream, in its [`Normalizer`]'s coordinates.
+/// The baseline of one stream, in its [`Normalizer`]'s coordinates.
 #[derive(Clone, Debug, Default)]
 pub struct RobustBaseline {
-    sample: Ranked<f32, SAMPLE>,
+    values: Ranked<f32, VALUES>,
     median: f32,
-    /// Median distance from it, or the mean one where that is 0.
+    /// The median distance from the median, or the mean distance where that is 0.
     spread: f32,
 }
 
 impl RobustBaseline {
-    /// The distance from the level in median distances; then the value may enter the sample. The scale
-    /// has taken the value.
+    /// The distance of a value from the median, in median distances; then the value may be kept. The
+    /// normalizer has taken the value.
     #[inline]
-    pub fn distance(&mut self, scale: &Normalizer, value: f64) -> f32 {
-        let at = scale.at(value);
-        let apart = (at - self.median).abs();
-        let distance = if self.sample.count() < COUNT_MIN || apart == 0.0 {
+    pub fn distance(&mut self, normalizer: &Normalizer, value: f64) -> f32 {
+        let at = normalizer.at(value);
+        let from_median = (at - self.median).abs();
+        let distance = if self.values.count() < COUNT_MIN || from_median == 0.0 {
             0.0
         } else if self.spread > 0.0 {
-            (apart / self.spread).min(DISTANCE_MAX)
+            (from_median / self.spread).min(DISTANCE_MAX)
         } else {
             DISTANCE_MAX
         };
-        let stride = (scale.count() / SAMPLE as u32).clamp(1, STRIDE_MAX);
-        if scale.count().is_multiple_of(stride) {
-            self.sample.take(at);
+        let stride = (normalizer.count() / VALUES as u32).clamp(1, STRIDE_MAX);
+        if normalizer.count().is_multiple_of(stride) {
+            self.values.take(at);
             self.measure();
         }
         distance
     }
 
-    /// Follows the coordinates.
+    /// Converts to new coordinates.
     pub fn convert(&mut self, conversion: Conversion) {
-        self.sample.convert(|c| conversion.apply(c));
-        if self.sample.count() > 0 {
+        self.values.convert(|c| conversion.apply(c));
+        if self.values.count() > 0 {
             self.measure();
         }
     }
 
     fn measure(&mut self) {
-        let median = self.sample.median();
+        let median = self.values.median();
         self.median = median as f32;
-        self.spread = self.sample.median_distance(median) as f32;
+        self.spread = self.values.median_distance(median) as f32;
         if self.spread == 0.0 {
-            self.spread = self.sample.mean_distance(median) as f32;
+            self.spread = self.values.mean_distance(median) as f32;
         }
     }
 }

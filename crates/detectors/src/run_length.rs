@@ -1,49 +1,49 @@
-//! A spell: how long something has gone on, against the longest that it ever did.
+//! Run length: how long a condition has held, compared with its longest run so far.
 //!
-//! A stuck sensor repeats its value and a day that fails to come stays below the usual one, and neither
-//! goes where the stream has never been. After n spells, the longest of which took m values, one of l
-//! values is as rare as 1 in n (l / (m + 1))^1.5: a power law beyond the longest, as in
-//! [`tail`](super::tail), with the exponent of a tail too heavy for a variance. What rests by nature, like
-//! counters and states, has rested long before, and rarely in between, so that m is large and n is not.
-//! Nothing is said before six times the longest: a weekend is five nights long.
+//! A stuck sensor repeats its value, and a missing daily cycle stays below its baseline; neither takes a value
+//! that the stream has never had. After n runs, the longest of which took m values, a run of l values has a
+//! probability of 1 in n (l / (m + 1))^1.5: a power law beyond the longest, as in
+//! [`tail_probability`](super::tail_probability), with the exponent of a tail without a variance. Streams that
+//! rest by nature, like counters, have rested for long before, so m is large and n is small. A run has no
+//! surprise before six times the longest, because a weekend is five nights long.
 
-/// So many times the longest is worth saying, and again whenever that doubles: an alarm may be held off.
+/// A run has a surprise at this many times the longest, and again at each doubling, in case of a cooldown.
 const TIMES: u32 = 6;
-/// TIMES^1.5.
+/// `TIMES^1.5`.
 const RARER: f32 = 14.7;
-/// The longest of the last ten thousand spells or so.
-const FADING: f32 = 1e-4;
+/// By which fraction the longest run shrinks with each run, so that about ten thousand runs count.
+const DECAY: f32 = 1e-4;
 const COUNT_MAX: f32 = 1e4;
 
-/// The spells of one stream.
+/// The runs of one condition of a stream.
 #[derive(Clone, Debug, Default)]
 pub struct RunLength {
     length: u32,
-    /// Of those that are over.
+    /// The longest run that has ended.
     longest: f32,
     count: f32,
 }
 
 impl RunLength {
-    /// Another value, in the running spell or the first of the next. Where a length is reached that is
-    /// worth saying, −log₁₀ of how rare that is, else 0.
+    /// Takes a value that continues the run, or begins the next one. Returns −log₁₀ of the probability of the
+    /// run at the lengths where it has a surprise, else 0.
     #[inline]
-    pub fn surprise(&mut self, goes_on: bool) -> f32 {
-        if !goes_on {
-            self.longest = (self.longest * (1.0 - FADING)).max(self.length as f32);
+    pub fn surprise(&mut self, continues: bool) -> f32 {
+        if !continues {
+            self.longest = (self.longest * (1.0 - DECAY)).max(self.length as f32);
             self.count = (self.count + 1.0).min(COUNT_MAX);
             self.length = 1;
             return 0.0;
         }
         self.length = self.length.saturating_add(1);
         let long = TIMES.saturating_mul((self.longest as u32).saturating_add(1));
-        if self.length < long { 0.0 } else { self.long(long) }
+        if self.length < long { 0.0 } else { self.surprise_of(long) }
     }
 
     #[cold]
-    fn long(&self, long: u32) -> f32 {
-        let is_said = self.length.is_multiple_of(long) && (self.length / long).is_power_of_two();
-        if is_said { (RARER * self.count).max(1.0).log10() } else { 0.0 }
+    fn surprise_of(&self, long: u32) -> f32 {
+        let is_due = self.length.is_multiple_of(long) && (self.length / long).is_power_of_two();
+        if is_due { (RARER * self.count).max(1.0).log10() } else { 0.0 }
     }
 }
 
@@ -51,38 +51,38 @@ impl RunLength {
 mod tests {
     use super::*;
 
-    /// The lengths at which a spell of 1,000 is remarked upon, after `count` of `length`.
-    fn said(count: usize, length: usize) -> Vec<(usize, f32)> {
-        let mut spell = RunLength::default();
+    /// The lengths at which a run of 1,000 has a surprise, after `count` runs of `length`.
+    fn surprises(count: usize, length: usize) -> Vec<(usize, f32)> {
+        let mut run = RunLength::default();
         for value in 0..count * length {
-            spell.surprise(value % length > 0);
+            run.surprise(value % length > 0);
         }
-        let surprises = (1..=1_000).map(|value| (value, spell.surprise(value > 1)));
+        let surprises = (1..=1_000).map(|value| (value, run.surprise(value > 1)));
         surprises.filter(|&(_, surprise)| surprise > 0.0).collect()
     }
 
     #[test]
-    fn what_never_stood_still_is_said_to_do_so() {
-        let after = said(5_000, 1);
+    fn what_never_stood_still_is_due_to_do_so() {
+        let after = surprises(5_000, 1);
         let lengths: Vec<usize> = after.iter().map(|&(length, _)| length).collect();
         assert_eq!(lengths, [12, 24, 48, 96, 192, 384, 768]);
         assert!(after.iter().all(|&(_, surprise)| (surprise - 4.87).abs() < 0.01), "{after:?}");
-        // The less is known, the less is said.
-        assert!(said(10, 1).iter().all(|&(_, surprise)| surprise < 2.3));
+        // Fewer runs give less surprise.
+        assert!(surprises(10, 1).iter().all(|&(_, surprise)| surprise < 2.3));
     }
 
     #[test]
-    fn what_has_rested_before_may_rest() {
-        assert_eq!(said(50, 200), []);
-        assert_eq!(said(50, 160).len(), 1);
+    fn a_run_no_longer_than_before_is_no_surprise() {
+        assert_eq!(surprises(50, 200), []);
+        assert_eq!(surprises(50, 160).len(), 1);
     }
 
     #[test]
-    fn a_constant_stream_is_no_spell_of_anything() {
-        let mut spell = RunLength::default();
-        assert!((0..100_000).all(|_| spell.surprise(true) == 0.0));
-        assert_eq!(spell.surprise(false), 0.0);
-        // One other value, and it goes on.
-        assert!((0..100_000).all(|_| spell.surprise(true) == 0.0));
+    fn a_constant_stream_has_no_surprise() {
+        let mut run = RunLength::default();
+        assert!((0..100_000).all(|_| run.surprise(true) == 0.0));
+        assert_eq!(run.surprise(false), 0.0);
+        // The same after one other value.
+        assert!((0..100_000).all(|_| run.surprise(true) == 0.0));
     }
 }

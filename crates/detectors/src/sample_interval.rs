@@ -1,15 +1,15 @@
-//! How fast a stream runs: the time since the value before, and the usual one.
+//! The interval between the values of a stream: the last one, and the mean.
 
-/// The usual interval is that of the last thousand or so.
+/// Smallest learning rate: the mean covers about a thousand values.
 const RATE_MIN: f32 = 1e-3;
-/// A gap counts for so many usual intervals, and no more.
+/// The longest gap, in mean intervals; a longer one counts as this.
 const GAP_MAX: f32 = 10.0;
-/// Clocks are not read finer than this.
+/// Shorter intervals are below the resolution of common clocks.
 const INTERVAL_MIN_S: f32 = 1e-3;
-/// Slower streams count as daily.
+/// Longer intervals count as a day.
 const INTERVAL_MAX_S: f32 = 86_400.0;
 
-/// The pace of one stream, by its timestamps.
+/// The sample interval of one stream, by its timestamps.
 #[derive(Clone, Debug, Default)]
 pub struct SampleInterval {
     last_us: i64,
@@ -19,8 +19,8 @@ pub struct SampleInterval {
 }
 
 impl SampleInterval {
-    /// Seconds since the value before: none before the first and when clocks go back, a long gap as a
-    /// few usual intervals.
+    /// Seconds since the value before: 0 for the first value and where the clock goes back; a long gap is cut
+    /// to a few mean intervals.
     #[inline]
     pub fn elapsed_s(&mut self, timestamp_us: i64) -> f32 {
         let elapsed_us = timestamp_us.saturating_sub(self.last_us).max(0);
@@ -38,7 +38,7 @@ impl SampleInterval {
         elapsed_s
     }
 
-    /// The usual seconds between two values.
+    /// The mean seconds between two values.
     #[inline]
     pub fn interval_s(&self) -> f32 {
         self.interval_s.max(INTERVAL_MIN_S)
@@ -50,17 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interval_is_the_usual_one() {
-        let mut pace = SampleInterval::default();
+    fn the_interval_is_the_mean() {
+        let mut interval = SampleInterval::default();
         for minute in 0..1_000i64 {
-            let elapsed = pace.elapsed_s(1_700_000_000_000_000 + minute * 60_000_000);
+            let elapsed = interval.elapsed_s(1_700_000_000_000_000 + minute * 60_000_000);
             assert_eq!(elapsed, if minute == 0 { 0.0 } else { 60.0 });
         }
-        assert!((pace.interval_s() - 60.0).abs() < 1e-3);
+        assert!((interval.interval_s() - 60.0).abs() < 1e-3);
         // A day's gap, and a clock set back.
-        assert!((pace.elapsed_s(1_700_200_000_000_000) - 600.0).abs() < 0.1);
-        assert_eq!(pace.elapsed_s(i64::MIN), 0.0);
-        assert_eq!(pace.elapsed_s(i64::MIN), 0.0);
-        assert!((50.0..70.0).contains(&pace.interval_s()));
+        assert!((interval.elapsed_s(1_700_200_000_000_000) - 600.0).abs() < 0.1);
+        assert_eq!(interval.elapsed_s(i64::MIN), 0.0);
+        assert_eq!(interval.elapsed_s(i64::MIN), 0.0);
+        assert!((50.0..70.0).contains(&interval.interval_s()));
     }
 }

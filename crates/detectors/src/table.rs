@@ -6,8 +6,8 @@
 
 use clap::ValueEnum;
 
-use crate::Detector;
-use crate::states::Slab;
+use crate::detector::Detector;
+use crate::slab::Slab;
 
 macro_rules! detector_table {
     (

@@ -1,8 +1,9 @@
-//! How unusual a number is in its own past: −log₁₀ of the share of earlier ones that were as large.
+//! The tail probability of a number: −log₁₀ of the fraction of earlier numbers that were as large.
 //!
-//! The past is a histogram of quarter octaves. Beyond its largest value the tail is taken for a power
-//! law, with the exponent that the largest twentieth shows (Hill, 1975), kept within 1 to 8. When the
-//! histogram is full all counts are halved, so that it forgets.
+//! The earlier numbers are a histogram of quarter octaves. Beyond the largest the tail is assumed to be a power
+//! law, whose exponent follows from the largest twentieth (Hill, *A Simple General Approach to Inference About
+//! the Tail of a Distribution*, 1975), limited to 1 to 8. When the histogram is full all counts are halved, so
+//! that it forgets.
 
 /// Four bins an octave, from 2⁻¹⁶ to 2⁸: distances in deviations of their stream.
 const BINS: usize = 96;
@@ -10,76 +11,76 @@ const BINS: usize = 96;
 const BIN_SHIFT: u32 = 21;
 /// The bin of 2⁻¹⁶, counted from the float 0.
 const FIRST: u32 = (127 - 16) << 2;
-/// Halved here: weeks of one value a minute. Keeps every count within 16 bits.
+/// Counts are halved at this total: two weeks of one value a minute. Keeps every count within 16 bits.
 const COUNT_MAX: u16 = 20_000;
-/// Before it a share says nothing.
+/// Numbers before the first surprise.
 const COUNT_MIN: u16 = 20;
-/// What a tenth of the past has reached is usual, and worth 0.
-const USUAL: f32 = 0.1;
-/// No past is long enough to say more than 10⁻¹².
+/// A number that this fraction of the past has reached has no surprise.
+const COMMON: f32 = 0.1;
+/// The largest surprise: no past is long enough for a probability below 10⁻¹².
 const SURPRISE_MAX: f32 = 12.0;
 
-/// The past of one number, 0 and up.
+/// The distribution of a number, 0 and up.
 #[derive(Clone, Debug)]
 pub struct TailProbability {
     bins: [u16; BINS],
     count: u16,
     max: f32,
-    /// The first bin that no more than [`USUAL`] of the past lies above, and how many do.
-    usual: u8,
-    above_usual: u16,
+    /// The first bin with no more than [`COMMON`] of the past above it, and how many are above it.
+    common: u8,
+    above_common: u16,
 }
 
 impl Default for TailProbability {
     fn default() -> Self {
-        Self { bins: [0; BINS], count: 0, max: 0.0, usual: 0, above_usual: 0 }
+        Self { bins: [0; BINS], count: 0, max: 0.0, common: 0, above_common: 0 }
     }
 }
 
 impl TailProbability {
-    /// −log₁₀ of the share of the past that reached `value`, 0 to 12; then it is past, too.
+    /// −log₁₀ of the fraction of the past that reached `value`, 0 to 12; then the past includes `value`.
     #[inline]
     pub fn surprise(&mut self, value: f32) -> f32 {
         debug_assert!(value >= 0.0);
         let bin = bin(value);
-        let surprise = if self.count < COUNT_MIN || bin < usize::from(self.usual) {
+        let surprise = if self.count < COUNT_MIN || bin < usize::from(self.common) {
             0.0
         } else {
-            let share = self.share(bin, value);
-            if share > USUAL { 0.0 } else { (-share.log10()).min(SURPRISE_MAX) }
+            let fraction = self.fraction(bin, value);
+            if fraction > COMMON { 0.0 } else { (-fraction.log10()).min(SURPRISE_MAX) }
         };
         self.bins[bin] += 1;
         self.count += 1;
         self.max = self.max.max(value);
-        self.above_usual += u16::from(bin > usize::from(self.usual));
+        self.above_common += u16::from(bin > usize::from(self.common));
         if self.count == COUNT_MAX {
             self.halve();
         }
-        self.settle();
+        self.update_common();
         surprise
     }
 
-    /// Moves `usual` to where it belongs; by a bin now and then.
+    /// Moves `common` where the counts require it, mostly by no bin or by one.
     #[inline]
-    fn settle(&mut self) {
-        let most = USUAL * (f32::from(self.count) + 1.0);
-        while f32::from(self.above_usual) > most {
-            self.usual += 1;
-            self.above_usual -= self.bins[usize::from(self.usual)];
+    fn update_common(&mut self) {
+        let most = COMMON * (f32::from(self.count) + 1.0);
+        while f32::from(self.above_common) > most {
+            self.common += 1;
+            self.above_common -= self.bins[usize::from(self.common)];
         }
-        while self.usual > 0 {
-            let above = self.above_usual + self.bins[usize::from(self.usual)];
+        while self.common > 0 {
+            let above = self.above_common + self.bins[usize::from(self.common)];
             if f32::from(above) > most {
                 break;
             }
-            self.usual -= 1;
-            self.above_usual = above;
+            self.common -= 1;
+            self.above_common = above;
         }
     }
 
-    /// The share that reached `value`, counting half a value more than there is: nothing is impossible.
+    /// The fraction that reached `value`; half a number is added, so that it is never 0.
     #[cold]
-    fn share(&self, bin: usize, value: f32) -> f32 {
+    fn fraction(&self, bin: usize, value: f32) -> f32 {
         let one = 1.0 / (f32::from(self.count) + 1.0);
         if value > self.max && self.max > 0.0 {
             return 0.5 * one * (self.max / value).powf(self.exponent());
@@ -90,7 +91,7 @@ impl TailProbability {
         (f32::from(above) + f32::from(self.bins[bin]) * rest + 0.5) * one
     }
 
-    /// How fast the largest twentieth thins out towards the largest.
+    /// The exponent of the power law, by the largest twentieth.
     #[cold]
     fn exponent(&self) -> f32 {
         let wanted = self.count / 20 + 1;
@@ -110,7 +111,7 @@ impl TailProbability {
             *n /= 2;
         }
         self.count = self.bins.iter().sum();
-        self.above_usual = self.bins[usize::from(self.usual) + 1..].iter().sum();
+        self.above_common = self.bins[usize::from(self.common) + 1..].iter().sum();
     }
 }
 
@@ -120,7 +121,7 @@ fn bin(value: f32) -> usize {
     (quarter.saturating_sub(FIRST) as usize).min(BINS - 1)
 }
 
-/// Where a bin begins.
+/// The lower edge of a bin.
 fn edge(bin: usize) -> f32 {
     f32::from_bits((bin as u32 + FIRST) << BIN_SHIFT)
 }
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_surprise_is_the_share_of_the_past_that_came_as_far() {
+    fn a_surprise_is_the_fraction_of_the_past_that_was_as_large() {
         let mut tail = TailProbability::default();
         // 1 to 1000, well mixed.
         for i in 0..10_000u32 {
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_of_what_is_usual_is_where_a_count_puts_it() {
+    fn the_common_bin_is_where_a_full_count_puts_it() {
         let mut tail = TailProbability::default();
         let mut state = 1u32;
         for i in 0..60_000u32 {
@@ -161,17 +162,17 @@ mod tests {
             tail.surprise(level * (state >> 8) as f32 / (1 << 24) as f32);
             let above =
                 |bin: usize| -> u32 { tail.bins[bin + 1..].iter().map(|&n| u32::from(n)).sum() };
-            let most = USUAL * (f32::from(tail.count) + 1.0);
-            let usual = usize::from(tail.usual);
-            assert_eq!(above(usual), u32::from(tail.above_usual));
-            assert!(above(usual) as f32 <= most);
-            assert!(usual == 0 || above(usual - 1) as f32 > most);
+            let most = COMMON * (f32::from(tail.count) + 1.0);
+            let common = usize::from(tail.common);
+            assert_eq!(above(common), u32::from(tail.above_common));
+            assert!(above(common) as f32 <= most);
+            assert!(common == 0 || above(common - 1) as f32 > most);
             assert!(tail.count < COUNT_MAX);
         }
     }
 
     #[test]
-    fn the_first_values_and_the_extremes_of_floats_are_taken() {
+    fn first_values_and_extreme_floats_are_accepted() {
         let mut tail = TailProbability::default();
         for value in [0.0, 1e-40, 3e38, 0.0, 1.0] {
             assert_eq!(tail.surprise(value), 0.0);

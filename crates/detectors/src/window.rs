@@ -1,7 +1,7 @@
 //! The window of one stream: its last N values and their running sums.
 //!
-//! Pure, and without memory of its own: the values stand in a ring that the caller lends, always the
-//! same one; its length is N. A push costs the same however large N is.
+//! Pure, and without memory of its own: the values are in a ring of length N that the caller passes, always
+//! the same one. A push costs the same however large N is.
 //!
 //! The sums are taken of `d = x − offset`, with an offset close to the mean, so that values near 1e9
 //! with a spread of 1 lose no digits: `sum = Σd`, `square_sum = Σd²`, from which
@@ -9,40 +9,40 @@
 //!
 //! # Why the sums never drift
 //!
-//! They are taken afresh from the ring (a *rebase*, around the mean of the moment) once per turn of
-//! the ring, so at most N pushes' rounding is ever in them, and besides whenever `squares` has fallen
-//! below `peak / 1024`, where `peak` is the largest `square_sum` since the last rebase. That bounds the
-//! error. With `u = 2⁻⁵³`: every `d²` that came or went is at most `peak`, so each push errs by at most
+//! They are computed again from the ring (a *rebase*, around the current mean) once per turn of the ring, so
+//! they never hold the rounding of more than N pushes. They are also rebased whenever `squares` has fallen
+//! below `peak / 1024`, where `peak` is the largest `square_sum` since the last rebase. That bounds the error.
+//! With `u = 2⁻⁵³`: every `d²` that was added or removed is at most `peak`, so each push errs by at most
 //! `2u·peak` in `square_sum` and by `u(√n + 2)√peak` in `sum`, which by Cauchy–Schwarz is at most
 //! `√(n·peak)`; the rebase itself is a sum of n terms. Together `squares` is off by at most
 //! `(7N + 4√N + 8)u·peak`, and, as `squares ≥ peak/1024`, by `(7N + 4√N + 8)·1024u` of itself; the
 //! deviation by half of that: 2.2e-11 for N = 50, 4.0e-9 for [`WINDOW_MAX`]. The same steps
 //! bound the error of the mean by `(2N + 2√N + 1)·32u` deviations, beside its own rounding.
-//! Both hold for ever, whatever came before: one value of 1e15 forces a rebase as it leaves.
+//! Both hold whatever the values before: one value of 1e15 forces a rebase when it leaves.
 //!
-//! A constant stream never forces one: all its `d` are 0, and so is `peak`.
+//! A constant stream forces no rebase: all its `d` are 0, and so is `peak`.
 
 use sigmad_sample::VALUE_MAX;
 
-/// Values in a window, at most: keeps the error bound of the deviation below 1e-8.
+/// The largest window: keeps the error bound of the deviation below 1e-8.
 pub const WINDOW_MAX: usize = 10_000;
 
-/// How far `squares` may fall below the peak before the digits it has left are too few.
+/// The smallest ratio of `squares` and peak at which `squares` still has enough digits.
 const CANCELLATION_MAX: f64 = 1.0 / 1024.0;
 
-/// What a window says of its values at one moment.
+/// Mean and variance of the values in a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moments {
     /// How many values it holds.
     pub count: u32,
-    /// Their mean; 0 of none.
+    /// Their mean; 0 without values.
     pub mean: f64,
     /// Their population variance; exactly 0 when all are equal.
     pub variance: f64,
 }
 
 impl Moments {
-    /// Of these values, in two passes.
+    /// The moments of these values, in two passes.
     pub fn of(values: &[f64]) -> Self {
         let mut window = Window::default();
         if !values.is_empty() {
@@ -71,7 +71,7 @@ pub struct Window {
     /// 1 / count.
     count_inverse: f64,
     count: u32,
-    /// Where the next value goes: the place of the oldest once the ring is full.
+    /// The index of the next value: that of the oldest once the ring is full.
     next: u32,
 }
 
@@ -92,7 +92,7 @@ impl Window {
         }
     }
 
-    /// The newest value. None before the first.
+    /// The newest value. None without values.
     pub fn last(&self, ring: &[f64]) -> Option<f64> {
         let newest = (self.next as usize).checked_sub(1).unwrap_or(ring.len() - 1);
         (self.count > 0).then(|| ring[newest])
@@ -109,7 +109,7 @@ impl Window {
         older.iter().chain(newer).copied()
     }
 
-    /// Adds a value, in the place of the oldest when the ring is full.
+    /// Adds a value, in place of the oldest when the ring is full.
     #[inline]
     pub fn push(&mut self, ring: &mut [f64], value: f64) {
         debug_assert!(value.abs() <= VALUE_MAX, "the decoder refuses {value}");
@@ -136,7 +136,7 @@ impl Window {
         }
     }
 
-    /// Holds these values and no others, oldest first: some, and no more than the ring has places.
+    /// Replaces all values by these, oldest first: at least one, and no more than fit the ring.
     pub fn refill(&mut self, ring: &mut [f64], values: &[f64]) {
         ring[..values.len()].copy_from_slice(values);
         self.next = (values.len() % ring.len()) as u32;
@@ -160,8 +160,8 @@ impl Window {
         self.count_inverse = 1.0 / f64::from(self.count);
     }
 
-    /// Takes the sums afresh. The mean is found from the first value on, so that equal values give
-    /// exactly that value, and no spread.
+    /// Computes the sums again. The mean is computed from the first value, so that equal values give exactly
+    /// that value and no spread.
     #[inline(never)]
     fn rebase(&mut self, values: &[f64]) {
         let first = values[0];
@@ -174,7 +174,7 @@ impl Window {
     }
 }
 
-/// `Σd` and `Σd²` of `d = v − offset`: in four lanes, which the CPU adds side by side.
+/// `Σd` and `Σd²` of `d = v − offset`, in four lanes that the CPU adds at once.
 fn sums_around(offset: f64, values: &[f64]) -> (f64, f64) {
     const LANES: usize = 4;
     let mut sums = [0.0; LANES];
@@ -203,8 +203,8 @@ mod tests {
 
     use super::*;
 
-    /// Two passes in plain order: what the running sums must agree with. The second makes good for the
-    /// rounding of the mean, which counts where the spread is a few units in its last place.
+    /// Two passes in plain order, with which the running sums must agree. The second corrects the rounding of
+    /// the mean, which matters where the spread is a few units in its last place.
     fn two_pass(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
         let n = values.clone().count() as f64;
         let first = values.clone().next().expect("not empty");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refilled_window_goes_on_as_if_the_values_had_been_pushed() {
+    fn a_refilled_window_continues_as_if_the_values_had_been_pushed() {
         let value = |i: usize| 1e9 + (i * i % 23) as f64;
         for (size, held, more) in [(50, 50, 120), (50, 7, 120), (1, 1, 3), (5, 4, 12)] {
             let (mut window, mut ring) = (Window::default(), vec![7e14; size]);
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(Moments::of(&[]), Window::default().moments());
     }
 
-    /// Below it squares leave the range in which a float keeps its digits.
+    /// Below it the squares are subnormal and lose digits.
     const DEVIATION_MIN: f64 = 1e-150;
 
     fn assert_agrees(window: &Window, ring: &[f64], relative: f64) {
@@ -257,7 +257,7 @@ mod tests {
         );
     }
 
-    /// Pushes them all; the window agrees after each, and holds what it should.
+    /// Pushes all values; after each the window holds the right values and moments.
     fn check(window_size: usize, values: &[f64]) {
         let mut window = Window::default();
         let mut ring = vec![0.0; window_size];
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_value_leaves_no_trace_wherever_it_stood() {
+    fn a_huge_value_leaves_no_trace_at_any_position() {
         for place in 0..50 {
             let mut window = Window::default();
             let mut ring = [0.0; 50];

@@ -1,4 +1,4 @@
-//! `zscore`: how many standard deviations a value lies from the mean of the window before it.
+//! `zscore`: the distance of a value from the mean of the window before it, in standard deviations.
 
 use crate::window::Moments;
 use sigmad_sample::{Verdict, Z_MAX};
@@ -6,9 +6,9 @@ use sigmad_sample::{Verdict, Z_MAX};
 /// The detector and its settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ZScore {
-    /// An anomaly lies more than so many deviations from the mean.
+    /// A value farther from the mean than this, in standard deviations, is an anomaly.
     pub threshold: f64,
-    /// Values that the window must hold before anything is an anomaly.
+    /// Values that the window must hold before a value can be an anomaly.
     pub min_samples: u32,
 }
 
@@ -18,18 +18,18 @@ impl ZScore {
     pub fn judge(&self, before: &Moments, value: f64) -> Verdict {
         let distance = value - before.mean;
         let std_dev = before.std_dev();
-        let (z_score, is_strange) = if before.count == 0 {
+        let (z_score, is_outside) = if before.count == 0 {
             (0.0, false)
         } else if std_dev > 0.0 {
             let z = (distance / std_dev).clamp(-Z_MAX, Z_MAX);
             (z, z.abs() > self.threshold)
         } else if distance * distance == 0.0 {
-            // Equal, or so close that the square of the distance is nothing, as those in the window.
+            // Equal to the values in the window, or so close that the square of the distance is 0.
             (0.0, false)
         } else {
             (Z_MAX.copysign(distance), true)
         };
-        let is_anomaly = is_strange && before.count >= self.min_samples;
+        let is_anomaly = is_outside && before.count >= self.min_samples;
         Verdict { score: z_score.abs(), z_score, is_anomaly, is_zscore_anomaly: is_anomaly }
     }
 }
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outlier_is_told_from_its_window() {
+    fn an_outlier_is_an_anomaly() {
         let verdict = DETECTOR.judge(&moments(50, 100.0, 5.0), 115.0);
         assert_eq!(verdict, judged(3.0, true));
         let verdict = DETECTOR.judge(&moments(50, 100.0, 5.0), 90.0);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn few_values_make_no_anomaly() {
+    fn few_values_are_no_anomaly() {
         assert_eq!(DETECTOR.judge(&moments(0, 0.0, 0.0), 5.0), Verdict::default());
         let verdict = DETECTOR.judge(&moments(9, 100.0, 5.0), 1e9);
         assert_eq!((verdict.z_score, verdict.is_anomaly), (Z_MAX, false));
