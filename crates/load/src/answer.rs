@@ -13,7 +13,7 @@ const HEADERS_MAX: usize = 64;
 
 /// One answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ParsedResponse {
     /// 200 to 999.
     pub status: u16,
     /// The samples that it promises to keep, if it says how many.
@@ -26,13 +26,13 @@ pub struct Answer {
 
 /// Bytes that are no answer in HTTP/1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedResponse;
 
 /// The first answer in `input`; None while it is incomplete. `has_ended`: nothing follows `input`.
 ///
 /// # Errors
 /// When the bytes can't become an answer.
-pub fn parse(input: &[u8], has_ended: bool) -> Result<Option<Answer>, Malformed> {
+pub fn parse(input: &[u8], has_ended: bool) -> Result<Option<ParsedResponse>, MalformedResponse> {
     let mut start = 0;
     loop {
         // Not cleared: that would take longer than all the rest.
@@ -41,33 +41,35 @@ pub fn parse(input: &[u8], has_ended: bool) -> Result<Option<Answer>, Malformed>
         let config = httparse::ParserConfig::default();
         let parsed =
             config.parse_response_with_uninit_headers(&mut response, &input[start..], &mut fields);
-        let head = match parsed.map_err(|_| Malformed)? {
-            httparse::Status::Partial if input.len() > ANSWER_BYTES_MAX => return Err(Malformed),
+        let head = match parsed.map_err(|_| MalformedResponse)? {
+            httparse::Status::Partial if input.len() > ANSWER_BYTES_MAX => {
+                return Err(MalformedResponse);
+            }
             httparse::Status::Partial => return Ok(None),
             httparse::Status::Complete(length) => start + length,
         };
-        let status = response.code.ok_or(Malformed)?;
+        let status = response.code.ok_or(MalformedResponse)?;
         if status < 200 {
             start = head;
             continue;
         }
-        let Fields { mut framing, closes, keeps } = Fields::of(response.headers)?;
+        let FramingFields { mut framing, closes, keeps } = FramingFields::of(response.headers)?;
         if matches!(status, 204 | 304) {
-            framing = Framing::Length(0);
+            framing = ResponseFraming::Length(0);
         }
         let is_http_10 = response.version == Some(0);
         let found = body(&input[head..], framing, has_ended)?;
-        return Ok(found.map(|(body, length)| Answer {
+        return Ok(found.map(|(body, length)| ParsedResponse {
             status,
             accepted: accepted(&body),
-            is_last: closes || (is_http_10 && !keeps) || framing == Framing::Rest,
+            is_last: closes || (is_http_10 && !keeps) || framing == ResponseFraming::Rest,
             bytes: head + length,
         }));
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
+enum ResponseFraming {
     Length(usize),
     Chunked,
     /// Until the connection ends.
@@ -75,28 +77,28 @@ enum Framing {
 }
 
 /// What the header fields say.
-struct Fields {
-    framing: Framing,
+struct FramingFields {
+    framing: ResponseFraming,
     closes: bool,
     keeps: bool,
 }
 
-impl Fields {
-    fn of(headers: &[httparse::Header<'_>]) -> Result<Self, Malformed> {
-        let mut fields = Self { framing: Framing::Rest, closes: false, keeps: false };
+impl FramingFields {
+    fn of(headers: &[httparse::Header<'_>]) -> Result<Self, MalformedResponse> {
+        let mut fields = Self { framing: ResponseFraming::Rest, closes: false, keeps: false };
         for httparse::Header { name, value } in headers {
             if name.eq_ignore_ascii_case("content-length") {
-                let text = std::str::from_utf8(value).map_err(|_| Malformed)?;
-                let length = text.trim().parse().map_err(|_| Malformed)?;
+                let text = std::str::from_utf8(value).map_err(|_| MalformedResponse)?;
+                let length = text.trim().parse().map_err(|_| MalformedResponse)?;
                 if length > ANSWER_BYTES_MAX {
-                    return Err(Malformed);
+                    return Err(MalformedResponse);
                 }
-                fields.framing = Framing::Length(length);
+                fields.framing = ResponseFraming::Length(length);
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 if !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Malformed);
+                    return Err(MalformedResponse);
                 }
-                fields.framing = Framing::Chunked;
+                fields.framing = ResponseFraming::Chunked;
             } else if name.eq_ignore_ascii_case("connection") {
                 for word in value.split(|byte| *byte == b',') {
                     fields.closes |= word.trim_ascii().eq_ignore_ascii_case(b"close");
@@ -109,36 +111,43 @@ impl Fields {
 }
 
 /// A body without its framing, and how many bytes it took with it.
-type Body<'a> = (Cow<'a, [u8]>, usize);
+type UnframedBody<'a> = (Cow<'a, [u8]>, usize);
 
-fn body(input: &[u8], framing: Framing, has_ended: bool) -> Result<Option<Body<'_>>, Malformed> {
+fn body(
+    input: &[u8],
+    framing: ResponseFraming,
+    has_ended: bool,
+) -> Result<Option<UnframedBody<'_>>, MalformedResponse> {
     match framing {
-        Framing::Length(length) => Ok(input.get(..length).map(|body| (body.into(), length))),
-        Framing::Chunked => chunked(input),
-        Framing::Rest if input.len() > ANSWER_BYTES_MAX => Err(Malformed),
-        Framing::Rest => Ok(has_ended.then_some((input.into(), input.len()))),
+        ResponseFraming::Length(length) => {
+            Ok(input.get(..length).map(|body| (body.into(), length)))
+        }
+        ResponseFraming::Chunked => chunked(input),
+        ResponseFraming::Rest if input.len() > ANSWER_BYTES_MAX => Err(MalformedResponse),
+        ResponseFraming::Rest => Ok(has_ended.then_some((input.into(), input.len()))),
     }
 }
 
 /// Reads a chunked body from its first byte: most arrive in one or two pieces. Trailers are dropped.
-fn chunked(input: &[u8]) -> Result<Option<Body<'_>>, Malformed> {
+fn chunked(input: &[u8]) -> Result<Option<UnframedBody<'_>>, MalformedResponse> {
     const LINE_END: &[u8] = b"\r\n";
-    let incomplete = || if input.len() > ANSWER_BYTES_MAX { Err(Malformed) } else { Ok(None) };
+    let incomplete =
+        || if input.len() > ANSWER_BYTES_MAX { Err(MalformedResponse) } else { Ok(None) };
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
-        let parsed = httparse::parse_chunk_size(&input[at..]).map_err(|_| Malformed)?;
+        let parsed = httparse::parse_chunk_size(&input[at..]).map_err(|_| MalformedResponse)?;
         let httparse::Status::Complete((line, size)) = parsed else { return incomplete() };
         at += line;
         if size == 0 {
             break;
         }
         if size > (ANSWER_BYTES_MAX - body.len()) as u64 {
-            return Err(Malformed);
+            return Err(MalformedResponse);
         }
         let end = at + size as usize;
         let Some(line_end) = input.get(end..end + LINE_END.len()) else { return incomplete() };
         if line_end != LINE_END {
-            return Err(Malformed);
+            return Err(MalformedResponse);
         }
         body.extend_from_slice(&input[at..end]);
         at = end + LINE_END.len();
@@ -169,8 +178,8 @@ mod tests {
     const GOOD: &str = "HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 35\r\n\r\n\
                         {\"status\":\"accepted\",\"accepted\":12}";
 
-    fn answer(status: u16, accepted: Option<u64>, is_last: bool, bytes: usize) -> Answer {
-        Answer { status, accepted, is_last, bytes }
+    fn answer(status: u16, accepted: Option<u64>, is_last: bool, bytes: usize) -> ParsedResponse {
+        ParsedResponse { status, accepted, is_last, bytes }
     }
 
     #[test]
@@ -233,7 +242,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno\r\n",
         ] {
-            assert_eq!(parse(text.as_bytes(), true), Err(Malformed), "{text}");
+            assert_eq!(parse(text.as_bytes(), true), Err(MalformedResponse), "{text}");
         }
     }
 }

@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 
 /// A request without its answer.
 #[derive(Clone, Copy, Debug)]
-pub struct InFlight {
+pub struct PendingRequest {
     /// Its number among those of all threads.
     pub number: u64,
     /// When it should have left, in monotonic nanoseconds.
@@ -21,7 +21,7 @@ pub struct InFlight {
 }
 
 #[derive(Debug)]
-enum State {
+enum SocketState {
     /// Not before that moment is another attempt worth it.
     Closed {
         retry_ns: u64,
@@ -35,15 +35,15 @@ enum State {
 
 /// One of the connections of a thread; opened again and again.
 #[derive(Debug)]
-pub struct Connection {
-    state: State,
+pub struct LoadConnection {
+    state: SocketState,
     /// What was read and is no whole answer yet.
     pub input: Vec<u8>,
     /// What the kernel did not take yet, from `written` on.
     output: Vec<u8>,
     written: usize,
     /// In the order in which they were sent, which is that of the answers.
-    pub in_flight: VecDeque<InFlight>,
+    pub in_flight: VecDeque<PendingRequest>,
     /// Answers since it was opened.
     pub answers: u64,
     /// It was open before.
@@ -54,7 +54,7 @@ pub struct Connection {
 
 /// What became of an attempt to connect.
 #[derive(Debug)]
-pub enum Progress {
+pub enum ConnectResult {
     /// It is open now.
     Opened,
     /// It has failed.
@@ -63,11 +63,11 @@ pub enum Progress {
     Unchanged,
 }
 
-impl Connection {
+impl LoadConnection {
     /// Closed, and to be opened at once.
     pub fn new(pipeline: usize) -> Self {
         Self {
-            state: State::Closed { retry_ns: 0 },
+            state: SocketState::Closed { retry_ns: 0 },
             input: Vec::new(),
             output: Vec::new(),
             written: 0,
@@ -80,7 +80,7 @@ impl Connection {
 
     /// Requests can be sent.
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+        matches!(self.state, SocketState::Open(_))
     }
 
     /// Bytes wait for the kernel.
@@ -90,14 +90,14 @@ impl Connection {
 
     /// It is closed, and it is time for another attempt.
     pub fn wants_retry(&self, now_ns: u64) -> bool {
-        matches!(self.state, State::Closed { retry_ns } if retry_ns <= now_ns)
+        matches!(self.state, SocketState::Closed { retry_ns } if retry_ns <= now_ns)
     }
 
     /// Since when it has been connecting.
     pub fn connecting_since_ns(&self) -> Option<u64> {
         match self.state {
-            State::Connecting { since_ns, .. } => Some(since_ns),
-            State::Closed { .. } | State::Open(_) => None,
+            SocketState::Connecting { since_ns, .. } => Some(since_ns),
+            SocketState::Closed { .. } | SocketState::Open(_) => None,
         }
     }
 
@@ -114,34 +114,36 @@ impl Connection {
     ) -> io::Result<()> {
         let mut socket = TcpStream::connect(address)?;
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-        self.state = State::Connecting { socket, since_ns: now_ns };
+        self.state = SocketState::Connecting { socket, since_ns: now_ns };
         Ok(())
     }
 
     /// Asks how the attempt to connect went.
-    pub fn finish_connecting(&mut self) -> Progress {
-        let State::Connecting { socket, .. } = &self.state else { return Progress::Unchanged };
+    pub fn finish_connecting(&mut self) -> ConnectResult {
+        let SocketState::Connecting { socket, .. } = &self.state else {
+            return ConnectResult::Unchanged;
+        };
         match socket.take_error() {
             Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return Progress::Failed(error),
+            Ok(Some(error)) | Err(error) => return ConnectResult::Failed(error),
         }
         match socket.peer_addr().and_then(|_| socket.set_nodelay(true)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                return Progress::Unchanged;
+                return ConnectResult::Unchanged;
             }
-            Err(error) => return Progress::Failed(error),
+            Err(error) => return ConnectResult::Failed(error),
         }
-        let closed = State::Closed { retry_ns: 0 };
-        if let State::Connecting { socket, .. } = std::mem::replace(&mut self.state, closed) {
-            self.state = State::Open(socket);
+        let closed = SocketState::Closed { retry_ns: 0 };
+        if let SocketState::Connecting { socket, .. } = std::mem::replace(&mut self.state, closed) {
+            self.state = SocketState::Open(socket);
         }
-        Progress::Opened
+        ConnectResult::Opened
     }
 
     /// Closes it and forgets what it waited for; another attempt is worth it at `retry_ns`.
     pub fn close(&mut self, retry_ns: u64) {
-        self.state = State::Closed { retry_ns };
+        self.state = SocketState::Closed { retry_ns };
         self.input.clear();
         self.output.clear();
         self.written = 0;
@@ -149,7 +151,7 @@ impl Connection {
         self.answers = 0;
     }
 
-    /// Adds bytes to what [`Connection::flush`] will write.
+    /// Adds bytes to what [`LoadConnection::flush`] will write.
     pub fn queue(&mut self, bytes: &[u8]) {
         self.output.extend_from_slice(bytes);
     }
@@ -159,7 +161,7 @@ impl Connection {
     /// # Errors
     /// When the connection has gone.
     pub fn flush(&mut self) -> io::Result<()> {
-        let State::Open(socket) = &mut self.state else { return Ok(()) };
+        let SocketState::Open(socket) = &mut self.state else { return Ok(()) };
         self.written += write_all(socket, &self.output[self.written..])?;
         if self.written == self.output.len() {
             self.output.clear();
@@ -174,7 +176,7 @@ impl Connection {
     /// When the connection has gone.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         debug_assert!(!self.has_output());
-        let State::Open(socket) = &mut self.state else { return Ok(()) };
+        let SocketState::Open(socket) = &mut self.state else { return Ok(()) };
         let taken = write_all(socket, bytes)?;
         self.output.extend_from_slice(&bytes[taken..]);
         Ok(())
@@ -183,7 +185,7 @@ impl Connection {
     /// Reads what is there; true when the server has ended the connection. `to_the_end`: the poller
     /// has seen the end, and will not tell again.
     pub fn read(&mut self, scratch: &mut [u8], to_the_end: bool) -> bool {
-        let State::Open(socket) = &mut self.state else { return false };
+        let SocketState::Open(socket) = &mut self.state else { return false };
         loop {
             match socket.read(scratch) {
                 Ok(0) => return true,

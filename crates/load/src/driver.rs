@@ -5,6 +5,8 @@
 //! same. In a closed loop every connection has
 //! `--pipeline` requests under way, and latency counts from the sending.
 
+mod connecting;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -15,14 +17,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use mio::{Events, Poll, Token};
 
-use super::answer::{self, Answer, Malformed};
-use super::bodies::Bodies;
-use super::connection::{Connection, InFlight, Progress};
-use super::outcome::{GOOD, Outcome};
+use super::answer::{self, MalformedResponse, ParsedResponse};
+use super::connection::{LoadConnection, PendingRequest};
+use super::outcome::{GOOD, LoadOutcome};
+use super::requests::RequestBodies;
 use super::schedule::Schedule;
 use super::settings::LoadSettings;
-use super::timer::Timer;
-use super::{Live, Message};
+use super::timer::WakeTimer;
+use super::{LiveCounters, ThreadMessage};
 use sigmad_clock::Clock;
 
 /// One read: the answers to a whole pipeline.
@@ -52,27 +54,27 @@ const TIMER: Token = Token(usize::MAX);
 
 /// Why requests will not be answered.
 #[derive(Clone, Copy, Debug)]
-enum Loss {
+enum LossReason {
     Ended,
     Timeout,
     Malformed,
 }
 
-enum Pace {
+enum LoopMode {
     Open(Schedule),
     Closed { next: u64, step: u64 },
 }
 
 /// Which part of the load is this thread's.
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
+pub struct ThreadShare {
     /// Number of the thread.
     pub index: usize,
     /// How many threads there are.
     pub of: usize,
 }
 
-impl Part {
+impl ThreadShare {
     fn share(self, whole: usize) -> usize {
         whole / self.of + usize::from(self.index < whole % self.of)
     }
@@ -80,24 +82,24 @@ impl Part {
 
 /// One thread's part of a run.
 pub struct Driver {
-    part: Part,
+    part: ThreadShare,
     rate: Option<u64>,
     pipeline: usize,
     batch: u64,
     timeout_ns: u64,
     address: SocketAddr,
     poll: Poll,
-    timer: Timer,
+    timer: WakeTimer,
     /// Before a request is due, this thread does not sleep for so long.
     awake_ns: u64,
     /// The moment for which the timer is set.
     timer_ns: u64,
     clock: Clock,
-    connections: Vec<Connection>,
+    connections: Vec<LoadConnection>,
     connecting: usize,
     in_flight: usize,
-    pace: Pace,
-    bodies: Bodies,
+    pace: LoopMode,
+    bodies: RequestBodies,
     /// The request that is ready to be sent.
     prepared: Option<u64>,
     /// Connections with room for a request, of an open loop.
@@ -111,24 +113,24 @@ pub struct Driver {
     is_ending: bool,
     stop: Arc<AtomicBool>,
     scratch: Box<[u8]>,
-    outcome: Outcome,
-    live: Arc<Live>,
+    outcome: LoadOutcome,
+    live: Arc<LiveCounters>,
     /// None: nobody asks for it.
     truth: Option<Vec<u8>>,
-    messages: Sender<Message>,
+    messages: Sender<ThreadMessage>,
 }
 
 /// What all threads of a run share.
 #[derive(Clone)]
-pub struct Shared {
+pub struct LoadShared {
     /// Where to.
     pub address: SocketAddr,
     /// The requests.
-    pub bodies: Bodies,
+    pub bodies: RequestBodies,
     /// Set when the run is to end early.
     pub stop: Arc<AtomicBool>,
     /// Where messages go.
-    pub messages: Sender<Message>,
+    pub messages: Sender<ThreadMessage>,
 }
 
 impl Driver {
@@ -138,14 +140,14 @@ impl Driver {
     /// When the kernel has no poller or timer.
     pub fn new(
         settings: &LoadSettings,
-        part: Part,
-        shared: Shared,
-        live: Arc<Live>,
+        part: ThreadShare,
+        shared: LoadShared,
+        live: Arc<LiveCounters>,
         start: Instant,
     ) -> io::Result<Self> {
-        let Shared { address, bodies, stop, messages } = shared;
+        let LoadShared { address, bodies, stop, messages } = shared;
         let poll = Poll::new()?;
-        let timer = Timer::new(poll.registry(), TIMER)?;
+        let timer = WakeTimer::new(poll.registry(), TIMER)?;
         let count = part.share(settings.connections);
         Ok(Self {
             part,
@@ -162,10 +164,10 @@ impl Driver {
             }),
             timer_ns: 0,
             clock: Clock::new(start),
-            connections: (0..count).map(|_| Connection::new(settings.pipeline)).collect(),
+            connections: (0..count).map(|_| LoadConnection::new(settings.pipeline)).collect(),
             connecting: 0,
             in_flight: 0,
-            pace: Pace::Closed { next: part.index as u64, step: part.of as u64 },
+            pace: LoopMode::Closed { next: part.index as u64, step: part.of as u64 },
             bodies,
             prepared: None,
             free: VecDeque::with_capacity(count),
@@ -176,42 +178,15 @@ impl Driver {
             is_ending: false,
             stop,
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
-            outcome: Outcome::default(),
+            outcome: LoadOutcome::default(),
             live,
             truth: settings.truth.as_ref().map(|_| Vec::new()),
             messages,
         })
     }
 
-    /// Opens every connection, or tries for as long as an answer may take; returns how many are open.
-    ///
-    /// # Errors
-    /// When the poller fails.
-    pub fn connect(&mut self) -> io::Result<usize> {
-        let mut events = Events::with_capacity(EVENTS_PER_ROUND_MAX);
-        let deadline_ns = self.clock.monotonic_ns() + self.timeout_ns;
-        let mut next = 0;
-        loop {
-            let now_ns = self.clock.monotonic_ns();
-            while next < self.connections.len() && self.connecting < CONNECTING_MAX {
-                self.begin_connecting(next, now_ns);
-                next += 1;
-            }
-            let is_stopped = self.stop.load(Ordering::Relaxed);
-            if self.connecting == 0 || now_ns >= deadline_ns || is_stopped {
-                return Ok(self.connections.iter().filter(|c| c.is_open()).count());
-            }
-            poll(&mut self.poll, &mut events, SCAN_NS)?;
-            for event in &events {
-                if event.token() != TIMER {
-                    self.finish_connecting(event.token().0);
-                }
-            }
-        }
-    }
-
     /// Ends without having sent anything.
-    pub fn give_up(self) -> Outcome {
+    pub fn give_up(self) -> LoadOutcome {
         self.outcome
     }
 
@@ -219,12 +194,12 @@ impl Driver {
     ///
     /// # Errors
     /// When the poller fails.
-    pub fn run(mut self, start_ns: u64, duration: Duration) -> io::Result<Outcome> {
+    pub fn run(mut self, start_ns: u64, duration: Duration) -> io::Result<LoadOutcome> {
         self.start_ns = start_ns;
         self.end_ns = start_ns + duration.as_nanos() as u64;
         if let Some(rate) = self.rate {
-            let Part { index, of } = self.part;
-            self.pace = Pace::Open(Schedule::new(start_ns, rate, index as u64, of as u64));
+            let ThreadShare { index, of } = self.part;
+            self.pace = LoopMode::Open(Schedule::new(start_ns, rate, index as u64, of as u64));
         }
         let mut events = Events::with_capacity(EVENTS_PER_ROUND_MAX);
         self.begin();
@@ -242,7 +217,7 @@ impl Driver {
     }
 
     fn begin(&mut self) {
-        let is_open_loop = matches!(self.pace, Pace::Open(_));
+        let is_open_loop = matches!(self.pace, LoopMode::Open(_));
         if !is_open_loop {
             // An open loop waits for its first request; this one begins at the same moment.
             let wait_ns = self.start_ns.saturating_sub(self.clock.monotonic_ns());
@@ -257,7 +232,7 @@ impl Driver {
         self.prepare();
         let now_ns = self.clock.monotonic_ns();
         let mut wait_ns = self.next_scan_ns.saturating_sub(now_ns);
-        if let Pace::Open(schedule) = &self.pace
+        if let LoopMode::Open(schedule) = &self.pace
             && !self.is_ending
             && !self.free.is_empty()
         {
@@ -277,7 +252,7 @@ impl Driver {
 
     /// Makes the next request while there is time.
     fn prepare(&mut self) {
-        if let Pace::Open(schedule) = &self.pace {
+        if let LoopMode::Open(schedule) = &self.pace {
             let number = schedule.next_number();
             if self.prepared != Some(number) && !self.is_ending {
                 self.bodies.prepare(number);
@@ -310,7 +285,7 @@ impl Driver {
         let mut has_ended = self.connections[key].read(&mut self.scratch, to_the_end);
         let now_ns = self.clock.monotonic_ns();
         let mut taken = 0;
-        let mut loss = Loss::Ended;
+        let mut loss = LossReason::Ended;
         while !self.connections[key].in_flight.is_empty() {
             match answer::parse(&self.connections[key].input[taken..], has_ended) {
                 Ok(None) => break,
@@ -322,8 +297,8 @@ impl Driver {
                         break;
                     }
                 }
-                Err(Malformed) => {
-                    (has_ended, loss) = (true, Loss::Malformed);
+                Err(MalformedResponse) => {
+                    (has_ended, loss) = (true, LossReason::Malformed);
                     break;
                 }
             }
@@ -337,7 +312,7 @@ impl Driver {
         }
     }
 
-    fn count(&mut self, key: usize, answer: Answer, now_ns: u64) {
+    fn count(&mut self, key: usize, answer: ParsedResponse, now_ns: u64) {
         let connection = &mut self.connections[key];
         connection.answers += 1;
         let request = connection.in_flight.pop_front().expect("looked at by the caller");
@@ -380,7 +355,7 @@ impl Driver {
     }
 
     fn post_truth(&self, lines: Vec<u8>) {
-        self.messages.send(Message::Truth(lines)).expect("the run waits for every thread");
+        self.messages.send(ThreadMessage::Truth(lines)).expect("the run waits for every thread");
     }
 
     /// Gives a connection that has room something to do: at once in a closed loop, when a request is
@@ -392,15 +367,15 @@ impl Driver {
             return;
         }
         match &mut self.pace {
-            Pace::Open(_) if connection.is_listed => {}
-            Pace::Open(_) => {
+            LoopMode::Open(_) if connection.is_listed => {}
+            LoopMode::Open(_) => {
                 connection.is_listed = true;
                 if self.free.is_empty() {
                     self.free_since_ns = self.clock.monotonic_ns();
                 }
                 self.free.push_back(key);
             }
-            Pace::Closed { next, step } => {
+            LoopMode::Closed { next, step } => {
                 let now_ns = self.clock.monotonic_ns();
                 for _ in 0..room {
                     let number = *next;
@@ -409,7 +384,7 @@ impl Driver {
                     if room > 1 {
                         connection.queue(self.bodies.request());
                     }
-                    let sent = InFlight { number, due_ns: now_ns, sent_ns: now_ns };
+                    let sent = PendingRequest { number, due_ns: now_ns, sent_ns: now_ns };
                     connection.in_flight.push_back(sent);
                 }
                 self.outcome.sent += room as u64;
@@ -421,7 +396,7 @@ impl Driver {
                     _ => connection.flush(),
                 };
                 if sent.is_err() {
-                    self.lose(key, Loss::Ended, now_ns);
+                    self.lose(key, LossReason::Ended, now_ns);
                 }
             }
         }
@@ -429,7 +404,7 @@ impl Driver {
 
     fn send(&mut self) {
         for _ in 0..SENDS_PER_ROUND_MAX {
-            let Pace::Open(schedule) = &mut self.pace else { return };
+            let LoopMode::Open(schedule) = &mut self.pace else { return };
             let due_ns = schedule.due_ns();
             let now_ns = self.clock.monotonic_ns();
             if due_ns > now_ns || due_ns >= self.end_ns || self.is_ending {
@@ -446,7 +421,7 @@ impl Driver {
             if self.prepared != Some(number) {
                 self.bodies.prepare(number);
             }
-            connection.in_flight.push_back(InFlight { number, due_ns, sent_ns: now_ns });
+            connection.in_flight.push_back(PendingRequest { number, due_ns, sent_ns: now_ns });
             self.in_flight += 1;
             self.live.sent.add(1);
             let outcome = &mut self.outcome;
@@ -457,7 +432,7 @@ impl Driver {
             outcome.own_lateness.saturating_record(now_ns.saturating_sub(could_ns));
             let sent = connection.send(self.bodies.request());
             if sent.is_err() {
-                self.lose(key, Loss::Ended, now_ns);
+                self.lose(key, LossReason::Ended, now_ns);
             } else if connection.in_flight.len() < self.pipeline && !connection.has_output() {
                 connection.is_listed = true;
                 self.free.push_back(key);
@@ -468,96 +443,20 @@ impl Driver {
     fn flush(&mut self, key: usize) {
         if self.connections[key].flush().is_err() {
             let now_ns = self.clock.monotonic_ns();
-            self.lose(key, Loss::Ended, now_ns);
-        }
-    }
-
-    /// Closes a connection: what it waited for will not come.
-    fn lose(&mut self, key: usize, loss: Loss, now_ns: u64) {
-        let lost = std::mem::take(&mut self.connections[key].in_flight);
-        for request in &lost {
-            self.doubt_truth(request.number);
-        }
-        self.in_flight -= lost.len();
-        self.live.failed.add(lost.len() as u64);
-        *match loss {
-            Loss::Ended => &mut self.outcome.lost,
-            Loss::Timeout => &mut self.outcome.timeouts,
-            Loss::Malformed => &mut self.outcome.malformed,
-        } += lost.len() as u64;
-        let connection = &mut self.connections[key];
-        // At once, unless nothing good ever came of it.
-        let retry_ns = if connection.answers > 0 { now_ns } else { now_ns + RETRY_NS };
-        connection.close(retry_ns);
-        if connection.wants_retry(now_ns) && !self.is_ending {
-            self.begin_connecting(key, now_ns);
-        }
-    }
-
-    fn begin_connecting(&mut self, key: usize, now_ns: u64) {
-        let (address, registry) = (self.address, self.poll.registry());
-        match self.connections[key].connect(address, registry, Token(key), now_ns) {
-            Ok(()) => self.connecting += 1,
-            Err(error) => self.fail_connecting(key, &error, now_ns),
-        }
-    }
-
-    fn finish_connecting(&mut self, key: usize) {
-        match self.connections[key].finish_connecting() {
-            Progress::Unchanged => {}
-            Progress::Opened => {
-                self.connecting -= 1;
-                self.outcome.opened += 1;
-                let was_open = std::mem::replace(&mut self.connections[key].was_open, true);
-                self.outcome.reopened += u64::from(was_open);
-                if self.end_ns > 0 {
-                    self.employ(key);
-                }
-            }
-            Progress::Failed(error) => {
-                self.connecting -= 1;
-                let now_ns = self.clock.monotonic_ns();
-                self.fail_connecting(key, &error, now_ns);
-            }
-        }
-    }
-
-    fn fail_connecting(&mut self, key: usize, error: &io::Error, now_ns: u64) {
-        self.outcome.connect_errors += 1;
-        self.outcome.connect_error = Some(error.to_string());
-        self.connections[key].close(now_ns + RETRY_NS);
-    }
-
-    fn expire(&mut self) {
-        let now_ns = self.clock.monotonic_ns();
-        if now_ns < self.next_scan_ns {
-            return;
-        }
-        self.next_scan_ns = now_ns + SCAN_NS.min(self.timeout_ns / 2);
-        for key in 0..self.connections.len() {
-            let connection = &self.connections[key];
-            let is_late = |since_ns: u64| now_ns.saturating_sub(since_ns) >= self.timeout_ns;
-            if connection.in_flight.front().is_some_and(|request| is_late(request.sent_ns)) {
-                self.lose(key, Loss::Timeout, now_ns);
-            } else if connection.connecting_since_ns().is_some_and(is_late) {
-                self.connecting -= 1;
-                self.fail_connecting(key, &io::ErrorKind::TimedOut.into(), now_ns);
-            } else if connection.wants_retry(now_ns) && !self.is_ending {
-                self.begin_connecting(key, now_ns);
-            }
+            self.lose(key, LossReason::Ended, now_ns);
         }
     }
 
     fn end(&mut self) {
         let now_ns = self.clock.monotonic_ns();
         let is_stopped = self.stop.load(Ordering::Relaxed);
-        let grace_ns = if matches!(self.pace, Pace::Open(_)) { END_GRACE_NS } else { 0 };
+        let grace_ns = if matches!(self.pace, LoopMode::Open(_)) { END_GRACE_NS } else { 0 };
         if self.is_ending || (now_ns < self.end_ns + grace_ns && !is_stopped) {
             return;
         }
         self.is_ending = true;
         self.outcome.end_ns = self.end_ns.min(now_ns);
-        if let Pace::Open(schedule) = &self.pace {
+        if let LoopMode::Open(schedule) = &self.pace {
             self.outcome.unsent = schedule.left_before(self.outcome.end_ns);
         }
     }

@@ -4,20 +4,21 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::outcome::Outcome;
-use super::report::{self, Summary};
+use super::outcome::LoadOutcome;
+use super::report::LoadSummary;
 use super::settings::LoadSettings;
+use super::table::table;
 use super::{LoadError, hgrm};
 
 /// The value of `--json` that means standard output.
 const STDOUT: &str = "-";
 
-struct Output {
+struct OutputFile {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
-impl Output {
+impl OutputFile {
     fn create(path: &PathBuf) -> Result<Self, LoadError> {
         match File::create(path) {
             Ok(file) => Ok(Self { path: path.clone(), file: BufWriter::new(file) }),
@@ -34,20 +35,20 @@ impl Output {
 }
 
 /// The files that the settings name.
-pub struct Files {
-    truth: Option<Output>,
-    hgrm: Option<Output>,
-    json: Option<Output>,
+pub struct ResultFiles {
+    truth: Option<OutputFile>,
+    hgrm: Option<OutputFile>,
+    json: Option<OutputFile>,
     has_json_on_stdout: bool,
 }
 
-impl Files {
+impl ResultFiles {
     /// Creates them.
     ///
     /// # Errors
     /// When one can't be written.
     pub fn create(settings: &LoadSettings) -> Result<Self, LoadError> {
-        let create = |path: Option<&PathBuf>| path.map(Output::create).transpose();
+        let create = |path: Option<&PathBuf>| path.map(OutputFile::create).transpose();
         let has_json_on_stdout = settings.json.as_deref() == Some(Path::new(STDOUT));
         Ok(Self {
             truth: create(settings.truth.as_ref())?,
@@ -72,8 +73,8 @@ impl Files {
     pub fn write(
         self,
         settings: &LoadSettings,
-        summary: &Summary,
-        outcome: &Outcome,
+        summary: &LoadSummary,
+        outcome: &LoadOutcome,
     ) -> Result<(), LoadError> {
         if let Some(mut truth) = self.truth {
             truth.write(|file| file.flush())?;
@@ -91,7 +92,7 @@ impl Files {
                 file.flush()
             })?;
         }
-        let table = report::table(settings, summary);
+        let table = table(settings, summary);
         let text = if self.has_json_on_stdout { &json } else { &table };
         io::stdout()
             .write_all(text.as_bytes())

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!             schedule ─┐ when                     ┌─► outcome ─► report, hgrm
-//!  settings ──bodies ───┴► driver ─► connection ─►─┤
+//!  settings ──requests ─┴► driver ─► connection ─►─┤
 //!                 what     (a thread)    answer    └─► truth
 //! ```
 //!
 //! With `--rate` the loop is open: requests leave by a [`schedule`], and latency counts from the
 //! moment when a request was due. A server that stops for half a second delays all that were due in
 //! that time, and all of them are seen; a closed loop would have asked once and waited. What the
-//! generator itself delays is told apart ([`outcome::Outcome::own_lateness`]).
+//! generator itself delays is told apart ([`outcome::LoadOutcome::own_lateness`]).
 //!
 //! A [`driver`] shares nothing with its neighbours: requests have numbers, each thread takes every
-//! n-th, and [`bodies`] makes the bytes of a request from its number alone.
+//! n-th, and [`requests`] makes the bytes of a request from its number alone.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -27,28 +27,30 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use self::bodies::Bodies;
 use self::cost::CpuTime;
-use self::driver::{Driver, Part, Shared};
-use self::files::Files;
-use self::outcome::Outcome;
-use self::progress::Progress;
-use self::report::{Cost, Summary};
+use self::driver::{Driver, LoadShared, ThreadShare};
+use self::files::ResultFiles;
+use self::outcome::LoadOutcome;
+use self::progress::ProgressLine;
+use self::report::{CpuCost, LoadSummary};
+use self::requests::RequestBodies;
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Histogram};
 
 mod answer;
-mod bodies;
 mod connection;
 mod cost;
 mod driver;
 mod files;
+mod fleet;
 mod hgrm;
 mod outcome;
 mod progress;
 mod report;
+mod requests;
 mod schedule;
 mod settings;
+mod table;
 mod timer;
 
 pub use settings::{HELP_END, LoadSettings};
@@ -68,7 +70,7 @@ const EXIT_IMPATIENT: i32 = 1;
 
 /// What the progress line shows; written by one thread.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct LiveCounters {
     /// Requests that were written.
     pub sent: Counter,
     /// Answers with 2xx.
@@ -80,13 +82,13 @@ pub struct Live {
 }
 
 /// What threads tell the run.
-pub enum Message {
+pub enum ThreadMessage {
     /// So many connections are open; the thread waits for the start.
     Ready(usize),
     /// Whole lines.
     Truth(Vec<u8>),
     /// The thread has ended.
-    Done(io::Result<Box<Outcome>>),
+    Done(io::Result<Box<LoadOutcome>>),
 }
 
 /// Why there are no results.
@@ -140,7 +142,7 @@ impl LoadError {
 /// Runs the load and reports; 0 when at least one request succeeded. `start`: from which clocks
 /// count.
 pub fn run(settings: &LoadSettings, start: Instant) -> ExitCode {
-    let files = Files::create(settings);
+    let files = ResultFiles::create(settings);
     let result = files.and_then(|files| measure(settings, start, files));
     match result {
         Ok(summary) if summary.requests.good > 0 => ExitCode::SUCCESS,
@@ -155,8 +157,8 @@ pub fn run(settings: &LoadSettings, start: Instant) -> ExitCode {
 fn measure(
     settings: &LoadSettings,
     start: Instant,
-    mut files: Files,
-) -> Result<Summary, LoadError> {
+    mut files: ResultFiles,
+) -> Result<LoadSummary, LoadError> {
     let cpu_of = |pid| CpuTime::of(pid).map_err(|error| LoadError::Process(pid, error));
     settings.pid.map(cpu_of).transpose()?;
     // The soft limit becomes the hard one.
@@ -180,37 +182,37 @@ fn measure(
         Some(from_s) => from_s as u64 * 1_000_000,
         None => clock.now().wall_us.cast_unsigned(),
     };
-    let bodies = Bodies::new(settings, from_us);
+    let bodies = RequestBodies::new(settings, from_us);
     let (sender, messages) = unbounded();
-    let shared = Shared { address, bodies, stop, messages: sender };
-    let lives: Vec<_> = (0..settings.threads).map(|_| Arc::new(Live::default())).collect();
+    let shared = LoadShared { address, bodies, stop, messages: sender };
+    let lives: Vec<_> = (0..settings.threads).map(|_| Arc::new(LiveCounters::default())).collect();
     let (go, gone) = bounded(settings.threads);
 
     let run = std::thread::scope(|scope| {
         for (index, live) in lives.iter().enumerate() {
-            let part = Part { index, of: settings.threads };
+            let part = ThreadShare { index, of: settings.threads };
             let (shared, live, gone) = (shared.clone(), live.clone(), gone.clone());
             std::thread::Builder::new()
                 .name(format!("load-{index}"))
                 .spawn_scoped(scope, move || {
                     let messages = shared.messages.clone();
                     let outcome = drive(settings, part, shared, live, start, &gone);
-                    let message = Message::Done(outcome.map(Box::new));
+                    let message = ThreadMessage::Done(outcome.map(Box::new));
                     messages.send(message).expect("the run waits for every thread");
                 })
                 .map_err(LoadError::Start)?;
         }
-        let run = Run { settings, clock: &clock, lives: &lives, messages: &messages };
+        let run = RunMonitor { settings, clock: &clock, lives: &lives, messages: &messages };
         // Dropped with this block: threads that still wait for the start then end.
         run.watch(go, &mut files)
     })?;
 
-    let Measured { outcome, start_ns, server, generator } = run;
+    let RunResult { outcome, start_ns, server, generator } = run;
     if outcome.opened == 0 {
         let error = outcome.connect_error.unwrap_or_else(|| "it was stopped".to_owned());
         return Err(LoadError::Unreachable(settings.url.authority.clone(), error));
     }
-    let summary = Summary::new(settings, &outcome, start_ns, from_us, server, generator);
+    let summary = LoadSummary::new(settings, &outcome, start_ns, from_us, server, generator);
     files.write(settings, &summary, &outcome)?;
     Ok(summary)
 }
@@ -233,16 +235,16 @@ fn reachable(settings: &LoadSettings) -> Result<SocketAddr, LoadError> {
 
 fn drive(
     settings: &LoadSettings,
-    part: Part,
-    shared: Shared,
-    live: Arc<Live>,
+    part: ThreadShare,
+    shared: LoadShared,
+    live: Arc<LiveCounters>,
     start: Instant,
     gone: &Receiver<u64>,
-) -> io::Result<Outcome> {
+) -> io::Result<LoadOutcome> {
     let messages = shared.messages.clone();
     let mut driver = Driver::new(settings, part, shared, live, start)?;
     let open = driver.connect()?;
-    messages.send(Message::Ready(open)).expect("the run waits for every thread");
+    messages.send(ThreadMessage::Ready(open)).expect("the run waits for every thread");
     match gone.recv() {
         Ok(start_ns) => driver.run(start_ns, settings.duration),
         // Another thread could not start, or nobody has a connection.
@@ -251,37 +253,37 @@ fn drive(
 }
 
 /// The main thread's view of a run under way.
-struct Run<'a> {
+struct RunMonitor<'a> {
     settings: &'a LoadSettings,
     clock: &'a Clock,
-    lives: &'a [Arc<Live>],
-    messages: &'a Receiver<Message>,
+    lives: &'a [Arc<LiveCounters>],
+    messages: &'a Receiver<ThreadMessage>,
 }
 
-struct Measured {
-    outcome: Outcome,
+struct RunResult {
+    outcome: LoadOutcome,
     start_ns: u64,
     /// CPU time of the server from the start until it rested; None when it was not asked for, or
     /// when the process has gone.
-    server: Option<Cost>,
-    generator: Option<Cost>,
+    server: Option<CpuCost>,
+    generator: Option<CpuCost>,
 }
 
-impl Run<'_> {
-    fn watch(&self, go: Sender<u64>, files: &mut Files) -> Result<Measured, LoadError> {
-        let mut outcome = Outcome::default();
+impl RunMonitor<'_> {
+    fn watch(&self, go: Sender<u64>, files: &mut ResultFiles) -> Result<RunResult, LoadError> {
+        let mut outcome = LoadOutcome::default();
         let mut left = self.settings.threads;
         let mut waiting = left;
         let mut open = 0;
         // Until each has its connections, or has failed.
         while waiting > 0 && left > 0 {
             match self.messages.recv().expect("threads send before they end") {
-                Message::Ready(connections) => {
+                ThreadMessage::Ready(connections) => {
                     open += connections;
                     waiting -= 1;
                 }
-                Message::Truth(_) => unreachable!("nothing was sent yet"),
-                Message::Done(result) => {
+                ThreadMessage::Truth(_) => unreachable!("nothing was sent yet"),
+                ThreadMessage::Done(result) => {
                     drop(go);
                     return Err(LoadError::Start(result.expect_err("it waits for the start")));
                 }
@@ -298,18 +300,18 @@ impl Run<'_> {
         }
         drop(go);
 
-        let mut progress =
-            (open > 0 && io::stderr().is_terminal()).then(|| Progress::new(start_ns, self.lives));
+        let mut progress = (open > 0 && io::stderr().is_terminal())
+            .then(|| ProgressLine::new(start_ns, self.lives));
         while left > 0 {
             let wait_ns = progress.as_ref().map_or(u64::MAX, |progress| {
                 progress.next_ns().saturating_sub(self.clock.monotonic_ns())
             });
             match self.messages.recv_timeout(Duration::from_nanos(wait_ns)) {
-                Ok(Message::Ready(_)) => unreachable!("all were ready"),
-                Ok(Message::Truth(lines)) => {
+                Ok(ThreadMessage::Ready(_)) => unreachable!("all were ready"),
+                Ok(ThreadMessage::Truth(lines)) => {
                     files.add_truth(&lines)?;
                 }
-                Ok(Message::Done(result)) => {
+                Ok(ThreadMessage::Done(result)) => {
                     outcome.merge(*result.map_err(LoadError::Start)?);
                     left -= 1;
                 }
@@ -325,9 +327,9 @@ impl Run<'_> {
         if let Some(progress) = progress {
             progress.clear();
         }
-        let generator = Cost::between(me_before, cpu(Some(me)));
-        let server = Cost::between(server_before, self.at_rest());
-        Ok(Measured { outcome, start_ns, server, generator })
+        let generator = CpuCost::between(me_before, cpu(Some(me)));
+        let server = CpuCost::between(server_before, self.at_rest());
+        Ok(RunResult { outcome, start_ns, server, generator })
     }
 
     /// CPU time of the server once it has nothing left to do.

@@ -23,7 +23,7 @@ pub fn histogram() -> Histogram<u64> {
 
 /// Of one thread; of all once merged.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct LoadOutcome {
     /// Requests that were written.
     pub sent: u64,
     /// Requests that were due and never left: every connection was waiting for answers until the end.
@@ -67,7 +67,7 @@ pub struct Outcome {
     pub own_lateness: Histogram<u64>,
 }
 
-impl Default for Outcome {
+impl Default for LoadOutcome {
     fn default() -> Self {
         Self {
             sent: 0,
@@ -94,7 +94,7 @@ impl Default for Outcome {
     }
 }
 
-impl Outcome {
+impl LoadOutcome {
     /// Adds another thread's.
     pub fn merge(&mut self, other: Self) {
         // Without `..`: a new count does not compile until it is added.
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_what_was_recorded() {
-        let mut outcome = Outcome::default();
+        let mut outcome = LoadOutcome::default();
         for us in 1..=10_000 {
             outcome.latency.saturating_record(us * 1_000);
         }
@@ -184,9 +184,9 @@ mod tests {
 
     #[test]
     fn threads_add_up() {
-        let mut all = Outcome::default();
+        let mut all = LoadOutcome::default();
         for (status, error) in [(202, None), (503, Some("refused")), (202, None)] {
-            let mut one = Outcome { sent: 2, lost: 1, ..Outcome::default() };
+            let mut one = LoadOutcome { sent: 2, lost: 1, ..LoadOutcome::default() };
             one.statuses.insert(status, 1);
             one.connect_error = error.map(str::to_owned);
             one.latency.saturating_record(u64::from(status));

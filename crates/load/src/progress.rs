@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::Live;
-use super::report::grouped;
+use super::LiveCounters;
+use super::table::grouped;
 use sigmad_counters::Counts;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -12,8 +12,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 const LINE_START: &str = "\r\x1b[K";
 
 /// The line, and what it said last.
-pub struct Progress<'a> {
-    lives: &'a [Arc<Live>],
+pub struct ProgressLine<'a> {
+    lives: &'a [Arc<LiveCounters>],
     start_ns: u64,
     next_ns: u64,
     sent: u64,
@@ -21,9 +21,9 @@ pub struct Progress<'a> {
     latency: Counts,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> ProgressLine<'a> {
     /// Of a run that begins at `start_ns`.
-    pub fn new(start_ns: u64, lives: &'a [Arc<Live>]) -> Self {
+    pub fn new(start_ns: u64, lives: &'a [Arc<LiveCounters>]) -> Self {
         let next_ns = start_ns + SECOND_NS;
         Self { lives, start_ns, next_ns, sent: 0, good: 0, latency: Counts::default() }
     }
@@ -46,7 +46,9 @@ impl<'a> Progress<'a> {
     }
 
     fn line(&mut self, now_ns: u64) -> String {
-        let sum = |count: fn(&Live) -> u64| self.lives.iter().map(|live| count(live)).sum::<u64>();
+        let sum = |count: fn(&LiveCounters) -> u64| {
+            self.lives.iter().map(|live| count(live)).sum::<u64>()
+        };
         let (sent, good) = (sum(|live| live.sent.get()), sum(|live| live.good.get()));
         let failed = sum(|live| live.failed.get());
         let mut latency = Counts::default();
@@ -82,8 +84,8 @@ mod tests {
 
     #[test]
     fn a_line_speaks_of_its_second() {
-        let lives = [Arc::new(Live::default()), Arc::new(Live::default())];
-        let mut progress = Progress::new(0, &lives);
+        let lives = [Arc::new(LiveCounters::default()), Arc::new(LiveCounters::default())];
+        let mut progress = ProgressLine::new(0, &lives);
         for live in &lives {
             live.sent.add(1_000);
             live.good.add(900);

@@ -63,7 +63,7 @@ Examples:
 pub struct LoadSettings {
     /// URL to send POST requests to; HTTP only
     #[arg(long, default_value = "http://127.0.0.1:8080/ingest", help_heading = "Requests")]
-    pub url: Url,
+    pub url: TargetUrl,
 
     /// open loop: requests per second on a schedule
     #[arg(long, value_parser = count(RATE), help_heading = "Requests")]
@@ -99,7 +99,7 @@ pub struct LoadSettings {
 
     /// seed: one fixed sample; devices: a fleet with noise; anomalies: a fleet with noise and anomalies
     #[arg(long, value_enum, default_value = "seed", help_heading = "Samples")]
-    pub profile: Profile,
+    pub profile: LoadProfile,
 
     /// number of devices; the default is 100
     #[arg(long, value_parser = count(DEVICES), help_heading = "Samples")]
@@ -139,7 +139,7 @@ pub struct LoadSettings {
 
 /// The samples of the request bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Profile {
+pub enum LoadProfile {
     /// One fixed sample.
     Seed,
     /// A fleet with noise.
@@ -148,7 +148,7 @@ pub enum Profile {
     Anomalies,
 }
 
-impl Profile {
+impl LoadProfile {
     /// The name in the flag and the summary.
     pub const fn name(self) -> &'static str {
         match self {
@@ -176,10 +176,10 @@ impl LoadSettings {
         let wrong = |message: String| {
             Err(clap::Error::raw(ErrorKind::ArgumentConflict, format!("{message}\n")))
         };
-        if self.profile == Profile::Seed && self.devices.is_some() {
+        if self.profile == LoadProfile::Seed && self.devices.is_some() {
             return wrong("--devices needs --profile devices or anomalies".into());
         }
-        if self.profile != Profile::Anomalies {
+        if self.profile != LoadProfile::Anomalies {
             if self.anomaly_rate.is_some() {
                 return wrong("--anomaly-rate needs --profile anomalies".into());
             }
@@ -207,8 +207,8 @@ impl LoadSettings {
     /// Share of samples with an anomaly; 0 for profiles without.
     pub fn anomaly_rate(&self) -> f64 {
         match self.profile {
-            Profile::Seed | Profile::Devices => 0.0,
-            Profile::Anomalies => self.anomaly_rate.unwrap_or(ANOMALY_RATE_DEFAULT),
+            LoadProfile::Seed | LoadProfile::Devices => 0.0,
+            LoadProfile::Anomalies => self.anomaly_rate.unwrap_or(ANOMALY_RATE_DEFAULT),
         }
     }
 }
@@ -222,7 +222,7 @@ fn anomaly_rate(text: &str) -> Result<f64, String> {
 
 /// `http://host:port/target`, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Url {
+pub struct TargetUrl {
     /// For the Host field: host, and port where it was named.
     pub authority: String,
     /// Name or address, without brackets.
@@ -233,7 +233,7 @@ pub struct Url {
     pub target: String,
 }
 
-impl FromStr for Url {
+impl FromStr for TargetUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -270,7 +270,7 @@ impl FromStr for Url {
     }
 }
 
-impl fmt::Display for Url {
+impl fmt::Display for TargetUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}{}", self.authority, self.target)
     }
@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     fn url(text: &str) -> Result<(String, u16, String), String> {
-        text.parse::<Url>().map(|url| (url.host, url.port, url.target))
+        text.parse::<TargetUrl>().map(|url| (url.host, url.port, url.target))
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
         ] {
             assert_eq!(url(text), Ok((host.to_owned(), port, target.to_owned())), "{text}");
         }
-        let shown: Url = "http://[::1]:99".parse().expect("good");
+        let shown: TargetUrl = "http://[::1]:99".parse().expect("good");
         assert_eq!((shown.authority.as_str(), shown.to_string().as_str()), {
             ("[::1]:99", "http://[::1]:99/ingest")
         });

@@ -10,9 +10,9 @@ const NS_PER_S: u64 = 1_000_000_000;
 
 /// A timerfd.
 #[derive(Debug)]
-pub struct Timer(OwnedFd);
+pub struct WakeTimer(OwnedFd);
 
-impl Timer {
+impl WakeTimer {
     /// A timer that wakes the poller with `token`.
     ///
     /// # Errors

@@ -1,231 +1,21 @@
-//! What is sent: whole requests, and which of their values are wrong on purpose. Pure.
+//! Whole requests, head and body. Pure.
 //!
-//! A request is a template in which only digits change, so its length never does and preparing one
-//! costs some ten nanoseconds a sample. Every value is a function of the seed and the number of its
-//! sample alone: threads need not agree on anything, and what was injected is not stored but asked
-//! for again ([`Fleet::truth`]) once the answer says that it arrived.
-//!
-//! Sample `n` is of device `n mod devices`. Each device has its own level of cpu and rps, a slow wave
-//! around it, and noise that never passes 3.47 standard deviations, while an anomaly
-//! is at least [`ANOMALY_SIGMAS`] of them away: what is not in the truth is not an anomaly.
+//! A request is a template in which only digits change. Its length is constant, and preparing one takes about ten
+//! nanoseconds a sample.
 
-use std::io::Write as _;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
-
-use super::settings::{LoadSettings, Profile, Url};
+use super::fleet::{FleetReadings, LoadFleet};
+use super::settings::{LoadProfile, LoadSettings, TargetUrl};
 
 /// The sample of `--profile seed`.
 const SEED: &str = r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#;
 
-/// cpu in hundredths of a percent, rps as such: between the levels of the calmest and the busiest.
-const CPU_LEVEL: RangeInclusive<i64> = 2_000..=4_500;
-const RPS_LEVEL: RangeInclusive<i64> = 2_000..=5_000;
-/// One standard deviation of the noise is this part of the level.
-const CPU_SIGMA: i64 = 20;
-const RPS_SIGMA: i64 = 33;
-/// The wave's height is this part of the level.
-const WAVE: i64 = 10;
-/// A wave takes so many samples of a device: slow beside any window that is of use.
-const WAVE_SAMPLES: u64 = 1_024;
-const WAVE_STEPS: usize = 256;
-/// Of the values of the wave's table.
-const WAVE_ONE: i64 = 1_000;
-
-/// The sum of four 16-bit numbers is close to a normal distribution, and bounded by 3.47 standard
-/// deviations. This is one of them: 65,536 / √3.
-const NOISE_ONE: i64 = 37_837;
-const NOISE_MEAN: i64 = 2 * 65_535;
-/// How far from its level (with its wave) an anomaly is, in standard deviations.
-pub const ANOMALY_SIGMAS: RangeInclusive<i64> = 8..=12;
-/// Of each device: nothing can be said of a value before there is a window.
-pub const CLEAN_SAMPLES: u64 = 20;
-
-// Digits are set in place: every value keeps its width.
-const _: () = assert!(lowest(*CPU_LEVEL.start(), CPU_SIGMA, 4) >= 1_000, "10.00");
-const _: () = assert!(highest(*CPU_LEVEL.end(), CPU_SIGMA) <= 9_999, "99.99");
-const _: () = assert!(lowest(*RPS_LEVEL.start(), RPS_SIGMA, *ANOMALY_SIGMAS.end()) >= 1_000);
-const _: () = assert!(highest(*RPS_LEVEL.end(), RPS_SIGMA) <= 9_999);
-
-const fn lowest(level: i64, sigma: i64, sigmas: i64) -> i64 {
-    level - level / WAVE - (level / sigma + 1) * sigmas
-}
-
-const fn highest(level: i64, sigma: i64) -> i64 {
-    level + level / WAVE + (level / sigma + 1) * *ANOMALY_SIGMAS.end()
-}
-
 /// Timestamps in microseconds, 2001 to 2286.
 const TIMESTAMP_DIGITS: usize = 16;
-/// A closed loop has no timetable: its samples are a microsecond apart.
-const CLOSED_LOOP_STEP_NS: u64 = 1_000;
-
-/// Which reading is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
-    /// Up: there is no room below.
-    Cpu,
-    /// Up or down.
-    Rps,
-}
-
-/// The readings of one sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Readings {
-    /// Hundredths of a percent.
-    pub cpu_hundredths: u64,
-    /// Requests a second.
-    pub rps: u64,
-    /// Which of the two is an anomaly.
-    pub anomaly: Option<Metric>,
-}
-
-/// Devices and what they report.
-#[derive(Clone, Debug)]
-pub struct Fleet {
-    devices: u64,
-    name_digits: usize,
-    keys: Keys,
-    /// A number below it makes an anomaly.
-    anomaly_below: u64,
-    wave: Vec<i64>,
-    from_us: u64,
-    step_ns: u64,
-}
-
-/// One for each thing that is drawn, so that no draw knows of another.
-#[derive(Clone, Debug)]
-struct Keys {
-    device: u64,
-    cpu: u64,
-    rps: u64,
-    anomaly: u64,
-}
-
-/// The `n`-th number of the sequence `key`.
-#[inline]
-fn draw(key: u64, n: u64) -> u64 {
-    SplitMix64::seed_from_u64(key.wrapping_add(n)).next_u64()
-}
-
-/// Evenly from the range.
-#[inline]
-fn within(range: &RangeInclusive<i64>, bits: u64) -> i64 {
-    let span = (range.end() - range.start() + 1) as u64;
-    range.start() + (bits & 0xffff_ffff).wrapping_mul(span).wrapping_shr(32) as i64
-}
-
-/// Noise of that standard deviation.
-#[inline]
-fn noise(sigma: i64, bits: u64) -> i64 {
-    let sum: u64 = (0..4).map(|part| (bits >> (16 * part)) & 0xffff).sum();
-    (sum as i64 - NOISE_MEAN) * sigma / NOISE_ONE
-}
-
-impl Fleet {
-    fn new(settings: &LoadSettings, from_us: u64) -> Self {
-        let devices = settings.devices() as u64;
-        let mut keys = SplitMix64::seed_from_u64(settings.seed);
-        let keys = Keys {
-            device: keys.next_u64(),
-            cpu: keys.next_u64(),
-            rps: keys.next_u64(),
-            anomaly: keys.next_u64(),
-        };
-        let turn = |step: usize| std::f64::consts::TAU * step as f64 / WAVE_STEPS as f64;
-        let samples_per_s = settings.rate.map(|rate| (rate * settings.batch) as u64);
-        let step_ns = samples_per_s.map_or(CLOSED_LOOP_STEP_NS, |n| 1_000_000_000 / n);
-        Self {
-            devices,
-            name_digits: (devices - 1).max(1).ilog10() as usize + 1,
-            keys,
-            // 2^64 times the rate; rates are well below 1.
-            anomaly_below: (settings.anomaly_rate() * 2_f64.powi(64)) as u64,
-            wave: (0..WAVE_STEPS)
-                .map(|step| (turn(step).sin() * WAVE_ONE as f64).round() as i64)
-                .collect(),
-            from_us,
-            // A device never has two samples with the same timestamp.
-            step_ns: step_ns.max(1_000_u64.div_ceil(devices)),
-        }
-    }
-
-    /// Microseconds since 1970 of sample `n`.
-    #[inline]
-    pub fn timestamp_us(&self, n: u64) -> u64 {
-        self.from_us + n * self.step_ns / 1_000
-    }
-
-    #[inline]
-    fn anomaly_bits(&self, n: u64) -> Option<u64> {
-        let bits = draw(self.keys.anomaly, n);
-        (bits < self.anomaly_below && n / self.devices >= CLEAN_SAMPLES).then_some(bits)
-    }
-
-    /// What sample `n` reads.
-    #[inline]
-    pub fn readings(&self, n: u64) -> Readings {
-        let (device, turn) = (n % self.devices, n / self.devices);
-        let own = draw(self.keys.device, device);
-        let cpu_level = within(&CPU_LEVEL, own);
-        let rps_level = within(&RPS_LEVEL, own >> 32);
-        // The high half chose the level of rps: its place in the wave is as good as any other.
-        let step = (turn + (own >> 48)) % WAVE_SAMPLES * WAVE_STEPS as u64 / WAVE_SAMPLES;
-        let wave = self.wave[step as usize];
-        let at = |level: i64| level + level / WAVE * wave / WAVE_ONE;
-        let (cpu_sigma, rps_sigma) = (cpu_level / CPU_SIGMA, rps_level / RPS_SIGMA);
-        let mut cpu = at(cpu_level) + noise(cpu_sigma, draw(self.keys.cpu, n));
-        let mut rps = at(rps_level) + noise(rps_sigma, draw(self.keys.rps, n));
-        let anomaly = self.anomaly_bits(n).map(|bits| {
-            // The high bits are small, or it would be none; the low ones are free.
-            let sigmas = within(&ANOMALY_SIGMAS, bits << 8);
-            if bits & 1 == 0 {
-                cpu = at(cpu_level) + sigmas * (cpu_sigma + 1);
-                Metric::Cpu
-            } else {
-                let up = if bits & 2 == 0 { 1 } else { -1 };
-                rps = at(rps_level) + up * sigmas * (rps_sigma + 1);
-                Metric::Rps
-            }
-        });
-        debug_assert!((1_000..=9_999).contains(&cpu) && (1_000..=9_999).contains(&rps));
-        Readings { cpu_hundredths: cpu as u64, rps: rps as u64, anomaly }
-    }
-
-    /// Adds the line of each anomaly among these samples to `lines`; returns how many there are.
-    pub fn truth(&self, samples: Range<u64>, lines: &mut Vec<u8>) -> u64 {
-        let mut found = 0;
-        if self.anomaly_below == 0 {
-            return found;
-        }
-        for n in samples.filter(|&n| self.anomaly_bits(n).is_some()) {
-            let Readings { cpu_hundredths, rps, anomaly } = self.readings(n);
-            let device = n % self.devices;
-            let width = self.name_digits;
-            let timestamp = self.timestamp_us(n);
-            let (metric, value) = match anomaly {
-                Some(Metric::Cpu) => {
-                    ("cpu", format!("{}.{:02}", cpu_hundredths / 100, cpu_hundredths % 100))
-                }
-                Some(Metric::Rps) => ("rps", rps.to_string()),
-                None => unreachable!("its bits say so"),
-            };
-            writeln!(
-                lines,
-                r#"{{"device":"edge-{device:0width$}","timestamp":{timestamp},"metric":"{metric}","value":{value}}}"#
-            )
-            .expect("a vector takes every byte");
-            found += 1;
-        }
-        found
-    }
-}
-
 /// Where the digits of one sample stand in a request.
 #[derive(Clone, Copy, Debug)]
-struct Places {
+struct TemplateOffsets {
     timestamp: usize,
     device: usize,
     cpu: usize,
@@ -234,25 +24,27 @@ struct Places {
 
 /// One whole request, head and body, made anew for each number.
 #[derive(Clone, Debug)]
-pub struct Bodies {
+pub struct RequestBodies {
     request: Vec<u8>,
-    places: Vec<Places>,
+    places: Vec<TemplateOffsets>,
     batch: u64,
-    fleet: Fleet,
+    fleet: LoadFleet,
 }
 
-impl Bodies {
+impl RequestBodies {
     /// Requests to `--url` as the settings say, with timestamps from `from_us` on (microseconds since
     /// 1970, 2001 to 2286).
     pub fn new(settings: &LoadSettings, from_us: u64) -> Self {
-        let fleet = Fleet::new(settings, from_us);
+        let fleet = LoadFleet::new(settings, from_us);
         let mut body = Vec::new();
         let mut places = Vec::new();
         for index in 0..settings.batch {
             body.push(if index == 0 { b'[' } else { b',' });
             match settings.profile {
-                Profile::Seed => body.extend_from_slice(SEED.as_bytes()),
-                Profile::Devices | Profile::Anomalies => places.push(sample(&mut body, &fleet)),
+                LoadProfile::Seed => body.extend_from_slice(SEED.as_bytes()),
+                LoadProfile::Devices | LoadProfile::Anomalies => {
+                    places.push(sample(&mut body, &fleet))
+                }
             }
         }
         body.push(b']');
@@ -270,7 +62,7 @@ impl Bodies {
     }
 
     /// The fleet that reports.
-    pub fn fleet(&self) -> &Fleet {
+    pub fn fleet(&self) -> &LoadFleet {
         &self.fleet
     }
 
@@ -284,7 +76,7 @@ impl Bodies {
     pub fn prepare(&mut self, number: u64) {
         let first = number * self.batch;
         for (n, place) in (first..).zip(&self.places) {
-            let Readings { cpu_hundredths, rps, .. } = self.fleet.readings(n);
+            let FleetReadings { cpu_hundredths, rps, .. } = self.fleet.readings(n);
             let at = &mut self.request;
             set_digits(&mut at[place.timestamp..][..TIMESTAMP_DIGITS], self.fleet.timestamp_us(n));
             set_digits(&mut at[place.device..][..self.fleet.name_digits], n % self.fleet.devices);
@@ -302,13 +94,13 @@ impl Bodies {
 }
 
 /// Appends a sample without its digits, and says where they belong.
-fn sample(body: &mut Vec<u8>, fleet: &Fleet) -> Places {
+fn sample(body: &mut Vec<u8>, fleet: &LoadFleet) -> TemplateOffsets {
     let mut with_digits = |text: &str, digits: &str| {
         body.extend_from_slice(text.as_bytes());
         body.extend_from_slice(digits.as_bytes());
         body.len() - digits.len()
     };
-    let places = Places {
+    let places = TemplateOffsets {
         timestamp: with_digits(r#"{"timestamp":"#, &"0".repeat(TIMESTAMP_DIGITS)),
         device: with_digits(r#","device":"edge-"#, &"0".repeat(fleet.name_digits)),
         cpu: with_digits(r#"","cpu":"#, "00.00"),
@@ -318,8 +110,8 @@ fn sample(body: &mut Vec<u8>, fleet: &Fleet) -> Places {
     places
 }
 
-fn head(url: &Url, token: Option<&str>, body: &[u8]) -> Vec<u8> {
-    let Url { target, authority, .. } = url;
+fn head(url: &TargetUrl, token: Option<&str>, body: &[u8]) -> Vec<u8> {
+    let TargetUrl { target, authority, .. } = url;
     let authorization =
         token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
     format!(
@@ -363,6 +155,9 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::fleet::{
+        ANOMALY_SIGMAS, AnomalousMetric, CLEAN_SAMPLES, CPU_SIGMA, RPS_SIGMA, WAVE, WAVE_SAMPLES,
+    };
     use crate::settings::testing::settings;
 
     /// The largest sum of four 16-bit numbers, in standard deviations from their mean.
@@ -384,7 +179,7 @@ mod tests {
     }
 
     fn all(args: &[&str], requests: u64) -> (Vec<u8>, Vec<u8>) {
-        let mut bodies = Bodies::new(&settings(args), FROM_US);
+        let mut bodies = RequestBodies::new(&settings(args), FROM_US);
         let (mut bytes, mut truth) = (Vec::new(), Vec::new());
         for number in 0..requests {
             bodies.prepare(number);
@@ -396,14 +191,14 @@ mod tests {
 
     #[test]
     fn the_seed_is_sent_as_it_is() {
-        let mut bodies = Bodies::new(&settings(&[]), FROM_US);
+        let mut bodies = RequestBodies::new(&settings(&[]), FROM_US);
         bodies.prepare(3);
         assert_eq!(body(bodies.request()), SEED.as_bytes());
         let request = String::from_utf8(bodies.request().to_vec()).expect("ASCII");
         assert!(request.starts_with("POST /ingest HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"));
-        let batch = Bodies::new(&settings(&["--batch=3"]), FROM_US);
+        let batch = RequestBodies::new(&settings(&["--batch=3"]), FROM_US);
         assert_eq!(parsed(batch.request()).len(), 3);
-        let with_token = Bodies::new(&settings(&["--token=s3cret"]), FROM_US);
+        let with_token = RequestBodies::new(&settings(&["--token=s3cret"]), FROM_US);
         let request = String::from_utf8(with_token.request().to_vec()).expect("ASCII");
         assert!(request.contains("\r\nAuthorization: Bearer s3cret\r\n"));
     }
@@ -425,7 +220,7 @@ mod tests {
     fn the_truth_is_what_the_bodies_hold() {
         let args = ["--profile=anomalies", "--devices=13", "--batch=10", "--rate=1000"];
         let args = [&args[..], &["--anomaly-rate=0.05"]].concat();
-        let mut bodies = Bodies::new(&settings(&args), FROM_US);
+        let mut bodies = RequestBodies::new(&settings(&args), FROM_US);
         let mut sent = BTreeMap::new();
         let mut truth = Vec::new();
         let mut found = 0;
@@ -453,17 +248,17 @@ mod tests {
     #[test]
     fn anomalies_stand_out_and_nothing_else_does() {
         let settings = settings(&["--profile=anomalies", "--devices=3"]);
-        let fleet = Fleet::new(&settings, FROM_US);
-        let metrics = [(CPU_SIGMA, Metric::Cpu), (RPS_SIGMA, Metric::Rps)];
+        let fleet = LoadFleet::new(&settings, FROM_US);
+        let metrics = [(CPU_SIGMA, AnomalousMetric::Cpu), (RPS_SIGMA, AnomalousMetric::Rps)];
         for device in 0..3 {
             let of_device: Vec<_> =
                 (0..10 * WAVE_SAMPLES).map(|turn| fleet.readings(turn * 3 + device)).collect();
             let early = &of_device[..CLEAN_SAMPLES as usize];
             assert!(early.iter().all(|readings| readings.anomaly.is_none()));
             for (sigma, metric) in metrics {
-                let value = |readings: &Readings| match metric {
-                    Metric::Cpu => readings.cpu_hundredths as f64,
-                    Metric::Rps => readings.rps as f64,
+                let value = |readings: &FleetReadings| match metric {
+                    AnomalousMetric::Cpu => readings.cpu_hundredths as f64,
+                    AnomalousMetric::Rps => readings.rps as f64,
                 };
                 let good: Vec<_> =
                     of_device.iter().filter(|r| r.anomaly != Some(metric)).map(value).collect();
@@ -485,7 +280,7 @@ mod tests {
     #[test]
     fn every_device_has_its_turn_and_its_own_level() {
         let settings = settings(&["--profile=devices", "--devices=101", "--batch=101"]);
-        let mut bodies = Bodies::new(&settings, FROM_US);
+        let mut bodies = RequestBodies::new(&settings, FROM_US);
         bodies.prepare(5);
         let samples = parsed(bodies.request());
         let names: BTreeSet<_> =
@@ -499,10 +294,10 @@ mod tests {
     #[test]
     fn timestamps_keep_the_timetable() {
         let args = ["--profile=devices", "--rate=500", "--batch=2", "--devices=1"];
-        let fleet = Fleet::new(&settings(&args), FROM_US);
+        let fleet = LoadFleet::new(&settings(&args), FROM_US);
         assert_eq!(fleet.timestamp_us(0), FROM_US);
         assert_eq!(fleet.timestamp_us(1000), FROM_US + 1_000_000);
-        let closed = Fleet::new(&settings(&["--profile=devices", "--devices=1"]), FROM_US);
+        let closed = LoadFleet::new(&settings(&["--profile=devices", "--devices=1"]), FROM_US);
         assert_eq!(closed.timestamp_us(1000), FROM_US + 1000);
     }
 
