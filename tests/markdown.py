@@ -7,6 +7,7 @@ A page with one fault of each kind comes first: each must be found.
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)|(?:src|srcset)=\"([^\"]+)\"")
 CODE = re.compile(r"`([^`\n]+)`")
 CRATES = "|".join(path.name for path in (ROOT / "crates").iterdir())
+SCRIPT = re.compile(r"^[\w-]+\.(?:py|sh|rs|bt)\b", re.MULTILINE)
 METRIC = re.compile(rf"\b(?!sigmad_(?:{CRATES})\b)(?:sigmad|http|ingest)_[a-z_]+")
 # Names of older versions stand beside the new ones.
 OLD_METRICS_IN = "CHANGELOG.md"
@@ -29,7 +31,7 @@ PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(sorted(map(re.escape, FOLDERS)))}
 
 
 FAULTY = """
-[a](nosuch.md) [b](#nosuch) [c](README.md#nosuch) `src/nosuch.rs` `tests/nosuch*.py` `src/{lib,nosuch}.rs`
+[a](nosuch.md) [b](#nosuch) [c](README.md#nosuch) `src/nosuch.rs` `tests/nosuch*.py` `src/{lib,nosuch}.rs` `nosuch.py`
 
 ```console
 $ make nosuch && curl localhost:8080/metrics | grep sigmad_nosuch_total
@@ -37,10 +39,15 @@ $ make nosuch && curl localhost:8080/metrics | grep sigmad_nosuch_total
 """
 
 
-def documents() -> list[Path]:
-    command = ["git", "ls-files", "-co", "--exclude-standard", "*.md"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout.split()
+@functools.cache
+def files() -> list[Path]:
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()
     return [ROOT / name for name in listed if not name.startswith(SKIPPED) and (ROOT / name).exists()]
+
+
+def any_file(name: str) -> bool:
+    return any(path.name == name for path in files())
 
 
 def anchors(text: str) -> set[str]:
@@ -69,8 +76,12 @@ def code_of(text: str) -> str:
 
 
 def missing_paths(text: str, folder: Path) -> list[str]:
-    """Paths in code, inline or in blocks, that exist neither from the root nor from the page's folder."""
-    bad = []
+    """Paths in code, inline or in blocks, that exist neither from the root nor from the page's folder.
+
+    A script that is named without a folder exists in some folder.
+    """
+    inline = "\n".join(CODE.findall(FENCE.sub("", text)))
+    bad = [f"`{name}` does not exist" for name in sorted(set(SCRIPT.findall(inline))) if not any_file(name)]
     for path in sorted(set(PATH.findall(code_of(text)))):
         # `src/http/{head,worker}.rs` is two paths, and `tests/*.py` is at least one.
         braces = re.search(r"\{([^}]*)\}", path)
@@ -112,9 +123,9 @@ def main() -> None:
     assert {"run", "test"} <= targets, f"make knows only {sorted(targets)}"
     metrics = set(METRIC.findall((ROOT / "docs" / "METRICS.md").read_text()))
     found = faults(FAULTY, ROOT, targets, metrics)
-    assert len(found) == 8, f"of the faulty page: {found}"
+    assert len(found) == 9, f"of the faulty page: {found}"
     bad = []
-    pages = documents()
+    pages = [path for path in files() if path.suffix == ".md"]
     for page in pages:
         text, name = page.read_text(), str(page.relative_to(ROOT))
         known = metrics | set(METRIC.findall(text)) if name == OLD_METRICS_IN else metrics
