@@ -1,5 +1,5 @@
-//! What the store's queue takes from the allocator: what it says it holds, and nothing for a sample
-//! whose key and streams are there.
+//! Allocations of the store queue: as many bytes as it reports, and none for a sample whose key and streams
+//! exist.
 
 mod counting;
 
@@ -51,7 +51,7 @@ fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
     chunk
 }
 
-/// Names that are there anyway, as in the registry: none is allocated for the queue.
+/// The name exists, as in the registry: the queue allocates none.
 fn take(queue: &mut StoreQueue, chunk: &JudgedChunk, name: &Arc<str>) {
     assert_eq!(queue.take(chunk, |_| Some(name.clone())), 0);
 }
@@ -59,9 +59,9 @@ fn take(queue: &mut StoreQueue, chunk: &JudgedChunk, name: &Arc<str>) {
 const CHUNK: u32 = CHUNK_SAMPLES_MAX as u32;
 
 #[test]
-fn the_queue_holds_what_it_says() {
+fn the_queue_reports_the_bytes_it_allocates() {
     let name: Arc<str> = "edge-17".into();
-    // Devices, timestamps, samples; some coalesce, some hardly ever do.
+    // Devices, timestamps, samples: some coalesce, some hardly.
     for (devices, timestamps, samples) in
         [(100_000, 1, 100_000), (1, 100_000, 100_000), (50, 40, 300_000), (1_000, 77, 61_000)]
     {
@@ -74,7 +74,7 @@ fn the_queue_holds_what_it_says() {
                 );
                 take(&mut queue, &chunk, &name);
             }
-            // Four bytes for each device's place are said to come on top.
+            // Documented to come on top: four bytes for each device.
             let hints = 4 * (devices as usize).next_power_of_two();
             let (taken, held) = (counting::bytes().wrapping_sub(before), queue.bytes());
             println!("{devices} devices, {timestamps} timestamps: {taken} taken, {held} held");
@@ -101,7 +101,7 @@ fn a_sample_allocates_nothing_once_its_key_exists() {
     let before = counting::calls();
     fill(&mut queue, 60);
     assert_eq!(counting::calls() - before, 0);
-    // Nor does the segment after the next, which gets the memory of one that is done.
+    // The segment after the next gets the memory of a finished one.
     queue.begin().expect("samples");
     fill(&mut queue, 60);
     queue.done(Refusals::default());

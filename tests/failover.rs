@@ -1,7 +1,7 @@
-//! sigmad before sentinels whose master is killed under load, and before a cluster.
+//! sigmad with sentinels whose master is killed under load, and with a cluster.
 //!
-//! What a master had acknowledged and not yet passed on is lost with it: that is Redis' own. So after a
-//! failover the outcomes must add up and what came after it be there; before a cluster everything must.
+//! Redis loses commands that a master had acknowledged and not yet replicated. After a failover the outcomes
+//! must therefore add up, and all later samples must be there; with a cluster, all samples must be.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
@@ -14,9 +14,9 @@ use redis_server::{Cluster, Redis, Sentinels};
 use serde_json::{Value, json};
 use store_ledger::{Ledger, Phase, Plan, Scrape};
 
-/// Requests while all is well, and again after the failover.
+/// Requests before the fault, and again after the failover.
 const REQUESTS: u64 = 200;
-/// Requests while there is no master: more than a second of them, and a second is what the sentinels wait.
+/// Requests while there is no master: for more than the second that the sentinels wait.
 const REQUESTS_WITHOUT: u64 = 800;
 
 fn start(url: &str) -> Server {
@@ -26,7 +26,7 @@ fn start(url: &str) -> Server {
     server
 }
 
-/// Posts one sample of its own, and waits until Redis has it.
+/// Posts one sample and waits until Redis has it.
 fn comes_through<'a>(server: &Server, device: &str, find: impl Fn(&str) -> &'a Redis) {
     let sample = json!({"timestamp": 1_735_100_000, "device": device, "rps": 7});
     server.ingest(&sample.to_string()).expect(202);
@@ -46,7 +46,8 @@ fn a_master_is_killed_under_load() {
 
     let load = Ledger::new(Plan::default()).post_to(&server);
     load.run(Phase::Control, REQUESTS);
-    let node = group.nodes.iter_mut().find(|node| node.port() == master).expect("one of ours");
+    let node =
+        group.nodes.iter_mut().find(|node| node.port() == master).expect("a node of the group");
     node.kill();
     load.run(Phase::Fault, REQUESTS_WITHOUT);
     let ready = server.get("/readyz").expect(200).json();
@@ -70,7 +71,7 @@ fn a_master_is_killed_under_load() {
 }
 
 #[test]
-fn a_cluster_holds_everything_each_key_at_its_node() {
+fn a_cluster_has_all_samples_each_key_on_its_node() {
     const DEVICES: usize = 60;
     let cluster = Cluster::start();
     let server = start(&cluster.url());
@@ -98,7 +99,7 @@ fn a_cluster_holds_everything_each_key_at_its_node() {
     let used = cluster.nodes.iter().filter(|node| node.ask::<u64>(&["DBSIZE"]) > 0).count();
     assert_eq!(used, cluster.nodes.len(), "every node has its share");
 
-    // A second replica reads all of it before it says that it is ready.
+    // A second replica reads everything before it reports ready.
     let second = start(&cluster.url());
     eventually("ready", || second.get("/readyz").status == 200);
     let report = second.get("/analyze?device=edge-59").expect(200).json();

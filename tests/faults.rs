@@ -1,8 +1,8 @@
-//! Redis goes wrong in every way there is, and nobody who posts to sigmad notices.
+//! Redis fails in every known way, and clients of sigmad do not notice.
 //!
-//! Each test lets clients post all the time, breaks something, mends it, and then holds three things
-//! against each other: what the clients were promised, what the scrape counts, and what Redis holds.
-//! While it is broken no answer waits for it, `/readyz` says `degraded`, and the log says so once.
+//! In each test clients post all the time while something is broken and repaired. Then three things must agree:
+//! the responses that the clients got, the counters of the scrape, and the contents of Redis. During the fault
+//! no response waits for Redis, `/readyz` says `degraded`, and the log has one line about it.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
@@ -21,28 +21,28 @@ use redis_server::{Redis, ask, unused_port};
 use serde_json::Value;
 use store_ledger::{Excuse, Keys, Ledger, Load, Phase, Plan, Scrape};
 
-/// Requests before the fault, and while it lasts: a second of each by plan.
+/// Requests before the fault, and during it: for about a second each.
 const REQUESTS: u64 = 400;
-/// Requests after it, for what comes through again.
+/// Requests after the fault.
 const REQUESTS_AFTER: u64 = 100;
-/// What the proxy is waited for.
+/// Time limit for the proxy to reach a state.
 const STRIKE: Duration = Duration::from_secs(10);
-/// Redis that is away is noticed within it: what a batch may take, and a busy machine.
+/// Time limit to detect a Redis that is down: the timeouts of a batch, on a busy machine.
 const NOTICED: Duration = Duration::from_secs(10);
-/// Redis that is back is found, and what has queued is written, within it.
+/// Time limit to find a Redis that is back, and to write the queued samples.
 const BACK: Duration = Duration::from_secs(15);
 
 /// Default of `--flush-interval`.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Failed attempts in each second while Redis is away: the backoff (`src/store/backoff.rs`) waits for at
-/// least 25 ms, and soon for a second and more.
+/// Failed attempts per second while Redis is down: the backoff (`src/store/backoff.rs`) waits at least 25 ms,
+/// and soon a second and more.
 const ATTEMPTS_PER_S: u64 = 2;
-/// Failed attempts before the backoff has grown to a second: 25, 50, … 800 ms; and those of a batch that
-/// fails on a connection that works.
+/// Failed attempts before the backoff has grown to a second (25, 50, … 800 ms), and those of batches that
+/// fail on a working connection.
 const ATTEMPTS_AT_ONCE: u64 = 20;
 
-/// sigmad before a Redis.
+/// A sigmad that uses a Redis.
 struct Scene {
     server: Server,
     proxy: Option<Proxy>,
@@ -58,7 +58,7 @@ impl Scene {
         Self { server, proxy: Some(proxy), redis }.ready()
     }
 
-    /// Without anything in between.
+    /// Without a proxy.
     fn new(flags: &[&str]) -> Self {
         let redis = Redis::start(&[]);
         Self::before(redis, flags)
@@ -69,7 +69,7 @@ impl Scene {
         Self { server, proxy: None, redis }.ready()
     }
 
-    /// Waits until `/readyz` says so, and Redis is in use.
+    /// Waits until `/readyz` says that Redis is in use.
     fn ready(self) -> Self {
         self.wait_until_ready();
         self.expect_back();
@@ -84,14 +84,14 @@ impl Scene {
         self.proxy.as_ref().expect("with a proxy")
     }
 
-    /// Posts begin, and Redis is well for a while.
+    /// Starts the clients; Redis works for a while.
     fn post(&self, plan: Plan) -> Load {
         let load = Ledger::new(plan).post_to(&self.server);
         load.run(Phase::Control, REQUESTS);
         load
     }
 
-    /// Waits until sigmad has noticed; it is alive and takes requests.
+    /// Waits until sigmad has detected the fault; it still accepts requests.
     #[track_caller]
     fn expect_away(&self, kind: &str) {
         let deadline = Instant::now() + NOTICED;
@@ -107,19 +107,19 @@ impl Scene {
         self.server.get("/livez").expect(200);
     }
 
-    /// Waits until sigmad does what it should with Redis.
+    /// Waits until sigmad uses Redis again.
     #[track_caller]
     fn expect_back(&self) {
         let deadline = Instant::now() + BACK;
         while Scrape::of(&self.server).get("sigmad_store_up") == 0 {
-            assert!(Instant::now() < deadline, "Redis is back, and not found");
+            assert!(Instant::now() < deadline, "Redis is back, and sigmad has not found it");
             std::thread::sleep(Duration::from_millis(10));
         }
         eventually("/readyz says ok", || self.redis_part() == "ok");
         self.server.get("/livez").expect(200);
     }
 
-    /// What `/readyz` says of Redis; it is 200 whatever that is.
+    /// The state of Redis in `/readyz`, whose status is always 200.
     #[track_caller]
     fn redis_part(&self) -> &'static str {
         let answer = self.server.get("/readyz").expect(200).json();
@@ -130,7 +130,7 @@ impl Scene {
         }
     }
 
-    /// The whole of it: control, fault until it is noticed, well again, at rest, compared.
+    /// A whole test: control, fault until it is detected, recovery, rest, comparison.
     #[track_caller]
     fn survives(&self, kind: &str, strike: impl FnOnce(), mend: impl FnOnce()) {
         let load = self.post(Plan::default());
@@ -139,7 +139,7 @@ impl Scene {
         strike();
         load.run(Phase::Fault, REQUESTS);
         self.expect_away(kind);
-        // Attempts are spaced by the backoff, whatever they cost.
+        // The backoff spaces attempts, however long they take.
         let errors = Scrape::of(&self.server).errors(kind) - errors_before;
         let most = ATTEMPTS_AT_ONCE + since.elapsed().as_secs() * ATTEMPTS_PER_S;
         assert!(errors <= most, "{errors} failed attempts while Redis was away, at most {most}");
@@ -152,7 +152,7 @@ impl Scene {
         self.expect_named(kind, 1);
     }
 
-    /// What was slow, and never away, is over: nothing is lost, and no answer waited for it.
+    /// The end of a fault in which Redis was slow but never down: nothing is lost, no response waited.
     #[track_caller]
     fn expect_nothing_lost(&self, load: Load) {
         load.run(Phase::After, REQUESTS_AFTER);
@@ -162,7 +162,7 @@ impl Scene {
         ledger.assert_not_held_up();
     }
 
-    /// At rest everything adds up.
+    /// Waits for rest, and compares everything.
     #[track_caller]
     fn compare(&self, ledger: &Ledger, excuse: &Excuse) -> store_ledger::Findings {
         ledger.assert_all_answered();
@@ -173,7 +173,7 @@ impl Scene {
         findings
     }
 
-    /// Waits until everything received so far is written; returns a moment before which that was received.
+    /// Waits until everything received so far is written; returns a time after its reception.
     #[track_caller]
     fn written_until(&self) -> Instant {
         let moment = Instant::now();
@@ -184,7 +184,7 @@ impl Scene {
         moment
     }
 
-    /// The log names the fault, so many times at most, and that it is over as often.
+    /// The log names the fault at most that many times, and its end as often.
     #[track_caller]
     fn expect_named(&self, kind: &str, times: usize) {
         let lines = log_of_redis(&self.server);
@@ -212,7 +212,7 @@ fn is_warning(line: &Value) -> bool {
     matches!(line["level"].as_str(), Some("WARN" | "ERROR"))
 }
 
-/// Samples with keys of their own: what became of each can be seen.
+/// Samples with distinct keys, so that the outcome of each is visible.
 fn unique() -> Plan {
     Plan { keys: Keys::Unique, ..Plan::default() }
 }
@@ -230,9 +230,9 @@ fn nothing_is_wrong() {
     assert_eq!(Scrape::of(&scene.server).sum("sigmad_store_errors_total"), 0);
 }
 
-/// A check that passes whatever Redis holds would pass all tests below.
+/// Tests the ledger itself: a check that always passes would pass all tests below.
 #[test]
-fn the_ledger_sees_every_difference() {
+fn the_ledger_finds_every_difference() {
     let scene = Scene::new(&[]);
     let ledger = scene.post(Plan::default()).stop();
     scene.compare(&ledger, &Excuse::NONE);
@@ -285,7 +285,7 @@ fn the_ledger_sees_every_difference() {
     ledger.check(&scene.redis, &Excuse::NONE);
 }
 
-/// Cuts one connection after the other, at these places, while clients post.
+/// Cuts one connection after the other at these offsets, while clients post.
 #[track_caller]
 fn cut(flags: &[&str], plan: Plan, cuts: &[Fault]) {
     let scene = Scene::with_proxy(flags);
@@ -295,7 +295,7 @@ fn cut(flags: &[&str], plan: Plan, cuts: &[Fault]) {
         let before = proxy.counters();
         proxy.set(*cut);
         proxy.wait(STRIKE, "a cut", |counters| counters.cuts > before.cuts);
-        // The next one strikes a connection that works: attempts that fail are made ever more seldom.
+        // The next cut waits for a working connection: failed attempts become ever rarer.
         proxy.wait(STRIKE, "another connection", |counters| {
             counters.connections > before.connections
         });
@@ -310,11 +310,11 @@ fn cut(flags: &[&str], plan: Plan, cuts: &[Fault]) {
     }
     let errors = Scrape::of(&scene.server).errors("broken");
     assert!(errors > 0, "no broken connection counted");
-    // What lasts for a moment need not be seen as a change of state; nothing is named more often.
+    // A short fault need not change the state; none is logged more than once.
     scene.expect_named("broken", cuts.len());
 }
 
-/// In the middle of a command, between commands, batches later.
+/// Cuts in the middle of a command, between commands, and some batches later.
 const REQUEST_BYTES: [u64; 12] =
     [0, 1, 17, 100, 999, 3_000, 7_777, 15_000, 30_000, 60_001, 5, 20_000];
 
@@ -342,7 +342,7 @@ fn a_history_survives_cuts_without_a_copy() {
 }
 
 #[test]
-fn half_a_second_of_delay_each_way() {
+fn a_delay_of_half_a_second_each_way() {
     let scene = Scene::with_proxy(&[]);
     let load = scene.post(Plan::default());
     let delay = Duration::from_millis(500);
@@ -351,12 +351,12 @@ fn half_a_second_of_delay_each_way() {
     scene.server.get("/readyz").expect(200);
     scene.proxy().set(Fault::None);
     scene.expect_nothing_lost(load);
-    // Slow is not away, unless a second is more than what is waited for: then it is said once.
+    // Slow is not down, unless a second exceeds a timeout: then it is logged once.
     let lines = log_of_redis(&scene.server);
     assert!(lines.len() <= 5, "{lines:#?}");
 }
 
-/// The network keeps a batch for longer than sigmad waits, and delivers it after the next ones.
+/// The network delays a batch beyond the timeout, and delivers it after later ones.
 #[test]
 fn a_batch_arrives_after_its_successors() {
     let scene = Scene::with_proxy(&[]);
@@ -394,10 +394,10 @@ fn a_black_hole() {
 }
 
 #[test]
-fn replies_come_in_drops() {
+fn replies_come_a_few_bytes_at_a_time() {
     let scene = Scene::with_proxy(&[]);
     let proxy = scene.proxy();
-    // None of them late, and all together far too late.
+    // None of them is late, but all together are far too late.
     let dribble = Fault::Dribble { bytes: 32, pause: Duration::from_millis(200) };
     scene.survives("timeout", || proxy.set(dribble), || proxy.set(Fault::None));
 }
@@ -446,7 +446,7 @@ fn redis_pauses_its_clients() {
 }
 
 #[test]
-fn redis_turns_into_a_replica() {
+fn redis_becomes_a_replica() {
     let scene = Scene::new(&[]);
     let nobody = unused_port().to_string();
     let follow = |host: &str, port: &str| scene.redis.ask::<()>(&["REPLICAOF", host, port]);
@@ -454,7 +454,7 @@ fn redis_turns_into_a_replica() {
 }
 
 #[test]
-fn redis_takes_no_more_clients() {
+fn redis_accepts_no_more_clients() {
     let scene = Scene::new(&[]);
     let mut admin = scene.redis.connection();
     let load = scene.post(Plan::default());
@@ -471,7 +471,7 @@ fn redis_takes_no_more_clients() {
 }
 
 #[test]
-fn redis_has_no_memory_left() {
+fn redis_is_out_of_memory() {
     let scene = Scene::new(&[]);
     let set = |bytes: &str| scene.redis.ask::<()>(&["CONFIG", "SET", "maxmemory", bytes]);
     scene.survives("out_of_memory", || set("1"), || set("0"));
@@ -480,7 +480,7 @@ fn redis_has_no_memory_left() {
 #[test]
 fn the_password_changes_and_changes_back() {
     let scene = Scene::before(Redis::with_password("first"), &[]);
-    // A connection that is in stays in.
+    // An existing connection stays authenticated.
     let mut admin = scene.redis.connection();
     let mut set = |password: &str| {
         ask::<()>(&mut admin, &["CONFIG", "SET", "requirepass", password]);
@@ -523,13 +523,13 @@ fn redis_comes_back_without_its_data() {
     scene.expect_back();
     load.run(Phase::After, REQUESTS_AFTER);
     let ledger = load.stop();
-    // What came after it had died is there; of what came before, what was still queued.
+    // Samples that arrived after its death are there; of earlier ones, those still queued.
     let may_miss = |sample: &store_ledger::Sample| sample.sent <= killed;
     ledger.assert_all_answered();
     ledger.settle(&scene.server);
     ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });
     ledger.assert_not_held_up();
-    // Broken at first, refused then.
+    // First broken, then refused.
     scene.expect_named("connect", 1);
 }
 
@@ -537,7 +537,7 @@ fn redis_comes_back_without_its_data() {
 fn redis_loads_its_data() {
     let mut scene = Scene::new(&[]);
     let load = scene.post(unique());
-    // Written after the snapshot and before the kill: in neither life of this Redis.
+    // Written after the snapshot and before the kill: lost by Redis.
     let written = scene.written_until();
     scene.redis.restart_loading(Duration::from_secs(2));
     let loading = Instant::now();
@@ -575,7 +575,7 @@ fn redis_is_not_there_at_the_start() {
 }
 
 #[test]
-fn sigmad_terminated_under_load_leaves_everything_in_redis() {
+fn sigmad_terminated_under_load_writes_everything_to_redis() {
     let mut scene = Scene::new(&[]);
     let load = scene.post(unique());
     scene.server.terminate();
@@ -588,7 +588,7 @@ fn sigmad_terminated_under_load_leaves_everything_in_redis() {
 }
 
 #[test]
-fn sigmad_terminated_without_redis_says_what_is_lost() {
+fn sigmad_terminated_without_redis_counts_the_lost_samples() {
     let mut scene = Scene::with_proxy(&["--drain", "1s"]);
     let load = scene.post(unique());
     scene.proxy().set(Fault::BlackHole);
@@ -603,13 +603,13 @@ fn sigmad_terminated_without_redis_says_what_is_lost() {
 }
 
 #[test]
-fn sigmad_terminated_before_a_redis_that_dribbles_ends_in_time() {
+fn sigmad_terminated_with_a_very_slow_redis_exits_in_time() {
     let mut scene = Scene::with_proxy(&["--drain", "1s"]);
     let load = scene.post(unique());
     scene.proxy().set(Fault::Dribble { bytes: 1, pause: Duration::from_millis(300) });
     load.run(Phase::Fault, REQUESTS_AFTER);
     scene.server.terminate();
-    // A reply takes minutes; the drain, the last flush and an attempt that had begun take seconds.
+    // A reply takes minutes; the drain, the last flush and an attempt in progress take seconds.
     let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
     assert_eq!(status.code(), Some(0));
     load.join().assert_answers();
@@ -626,7 +626,7 @@ fn sigmad_killed_loses_one_flush_at_most() {
     let mut ledger = load.join();
     ledger.assert_answers();
 
-    // The next one goes on with what Redis has.
+    // The next process continues with the contents of Redis.
     scene.server = start(&scene.redis.url(), &[]);
     scene.wait_until_ready();
     scene.expect_back();
@@ -652,8 +652,8 @@ fn a_full_queue_drops_its_oldest_first() {
     let server = start(&redis.url(), &["--redis-queue", &QUEUE_BYTES.to_string()]);
     let mut scene = Scene { server, proxy: None, redis };
     scene.wait_until_ready();
-    // One client: its order is the order of the queue. Few and full blocks find room on their way
-    // even if the store's thread does not run for a while.
+    // One client: its order is the order of the queue. A few full chunks find room in flight even if the store
+    // thread does not run for a while.
     let interval = Duration::from_millis(16);
     let plan = Plan { clients: 1, interval, sizes: &[200], keys: Keys::Unique };
     let load = Ledger::new(plan).post_to(&scene.server);
@@ -678,7 +678,7 @@ fn a_full_queue_before_a_black_hole_counts_every_drop() {
     let plan = Plan { sizes: &[1, 30, 5], keys: Keys::Unique, ..Plan::default() };
     let load = Ledger::new(plan).post_to(&scene.server);
     load.run(Phase::Fault, REQUESTS * 3);
-    // What is written now is dropped on one end and flushed on the other.
+    // Of the samples sent now the oldest are dropped, the others are flushed.
     scene.proxy().set(Fault::None);
     scene.expect_back();
     load.run(Phase::After, REQUESTS_AFTER);
@@ -691,7 +691,7 @@ fn a_full_queue_before_a_black_hole_counts_every_drop() {
 }
 
 #[test]
-fn a_key_of_the_wrong_type_harms_its_own_stream_alone() {
+fn a_key_of_the_wrong_type_affects_its_own_stream_only() {
     let scene = Scene::new(&[]);
     let spoiled = "sigmad:{edge-0-0}:window:rps";
     scene.redis.ask::<()>(&["SET", spoiled, "not ours"]);
@@ -708,7 +708,7 @@ fn a_key_of_the_wrong_type_harms_its_own_stream_alone() {
     let kept: String = scene.redis.ask(&["GET", spoiled]);
     assert_eq!(kept, "not ours");
 
-    // Once the key is gone the stream is like any other.
+    // Once the key is deleted, the stream works like any other.
     scene.redis.ask::<()>(&["DEL", spoiled]);
     let load = ledger.post_to(&scene.server);
     load.run(Phase::After, REQUESTS * 3);

@@ -1,7 +1,7 @@
-//! Redis stops and goes on, every three seconds, for a minute or as long as `SOAK_SECONDS` says.
+//! Redis is stopped and continued, three seconds each, for a minute or for `SOAK_SECONDS`.
 //!
-//! 5,000 samples a second all the time. Memory stays where the bound says, no answer waits for Redis, and
-//! at the end every sample has its outcome.
+//! Clients send 5,000 samples a second all the time. Memory stays within the bound, no response waits for
+//! Redis, and at the end every sample has its outcome.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
@@ -15,9 +15,9 @@ use harness::Launch;
 use redis_server::Redis;
 use store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape, Watch};
 
-/// In which Redis is stopped; then it goes on for as long.
+/// How long Redis is stopped; then it runs for as long.
 const TURN: Duration = Duration::from_secs(3);
-/// By default.
+/// The default of `SOAK_SECONDS`.
 const SECONDS: u64 = 60;
 /// 4 clients × 50 requests × 25 samples a second.
 const SAMPLES_PER_S: u64 = 5_000;
@@ -26,7 +26,7 @@ const PLAN: Plan = Plan {
     clients: 4,
     interval: Duration::from_millis(20),
     sizes: &[25],
-    // As from devices that say the second: about fifty samples share each key.
+    // As from devices that send whole seconds: about fifty samples share each key.
     keys: Keys::Runs(400),
 };
 const _: () =
@@ -34,12 +34,12 @@ const _: () =
 
 /// `--redis-queue`. Six seconds of this load take less than half of it, so nothing is dropped.
 const QUEUE_BYTES: u64 = 16 << 20;
-/// Above what the process takes once its windows and buffers exist: the queue, and what an allocator
-/// keeps of memory that was in use for a moment (half as much again), and the buffers of one batch.
+/// Allowed growth once windows and buffers exist: the queue, half as much again that the allocator keeps of
+/// freed memory, and the buffers of one batch.
 const SLACK_KIB: u64 = 8 << 10;
 const GROWTH_KIB_MAX: u64 = QUEUE_BYTES * 3 / 2 / 1024 + SLACK_KIB;
-/// From the first half to the last: a minute of what leaks 50 bytes for each sample would be 7 MiB more,
-/// ten minutes 70; an allocator's moods are 3.
+/// Allowed growth from the first half to the last. A leak of 50 bytes for each sample would be 7 MiB in one
+/// minute and 70 in ten; the allocator varies by 3.
 const DRIFT_KIB_MAX: u64 = 7 << 10;
 
 fn seconds() -> u64 {
@@ -47,7 +47,7 @@ fn seconds() -> u64 {
         .map_or(SECONDS, |text| text.parse().expect("SOAK_SECONDS is a number of seconds"))
 }
 
-/// Half of the rounds fill what is kept for use again; the other half finds it there.
+/// The first half of the rounds fills the memory that is used again; the second half finds it filled.
 #[track_caller]
 fn assert_flat(largest_kib: &[u64]) {
     let (first, last) = largest_kib.split_at(largest_kib.len() / 2);
@@ -57,10 +57,10 @@ fn assert_flat(largest_kib: &[u64]) {
 }
 
 #[test]
-fn stopped_and_continued_again_and_again() {
+fn redis_is_stopped_and_continued_repeatedly() {
     let redis = Redis::start(&[]);
     let queue = QUEUE_BYTES.to_string();
-    // No key may be gone before the end, when all are compared.
+    // No key may expire before the end, when all are compared.
     let args = ["--redis-url", &redis.url(), "--redis-queue", &queue, "--ttl", "1h"];
     let server = Launch { args: &args, ..Launch::default() }.start();
 
@@ -96,8 +96,8 @@ fn stopped_and_continued_again_and_again() {
     assert_flat(&largest_kib);
 }
 
-/// A bound that some seconds of the load overflow: most of it is dropped. Its part for blocks on their
-/// way is nearly half a second of it, so that a store that waits for a core still drops the oldest only.
+/// A bound that the load fills in seconds, so that most samples are dropped. Its part for chunks in flight is
+/// nearly half a second of the load, so that a store that waits for a core still drops only the oldest.
 const SMALL_QUEUE: &str = "8MiB";
 
 #[test]
@@ -123,6 +123,6 @@ fn away_all_the_time() {
     println!("{dropped} of {} dropped; {largest_kib:?} KiB", ledger.accepted());
     let findings = ledger.check(&redis, &Excuse { dropped, ..Excuse::NONE });
     ledger.check_answers(&server, &findings.contents);
-    // The first seconds fill the windows, and the latest samples that are kept in memory.
+    // The first seconds fill the windows and the ring of latest samples.
     assert_flat(&largest_kib[1..]);
 }

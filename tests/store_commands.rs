@@ -1,5 +1,5 @@
-//! The store's commands against a real Redis: sent twice they change nothing, scripts do what they say,
-//! and what one replica writes another reads.
+//! The store's commands against a real Redis: a second execution changes nothing, the scripts work, and one
+//! replica reads what another writes.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
@@ -25,7 +25,7 @@ const WAIT: Duration = Duration::from_secs(10);
 const WINDOW: usize = 5;
 const NOW_US: i64 = 1_800_000_000_000_000;
 
-/// A Redis of its own, without a disk, reached by a socket that nobody else can take.
+/// A Redis of the test's own, without a disk, on a Unix socket that no other process can take.
 struct Redis {
     child: Child,
     dir: PathBuf,
@@ -81,7 +81,7 @@ fn options(replica: u32, history_len: Option<usize>) -> StoreOptions {
     }
 }
 
-/// One replica, with names of its own.
+/// One replica with its own registry.
 struct Writer {
     commands: CommandEncoder,
     queue: StoreQueue,
@@ -148,7 +148,7 @@ impl Writer {
         self.queue.take(&chunk, |device| self.registry.device_name(device));
     }
 
-    /// Sends what waits, `times` times, and returns what was refused for good.
+    /// Sends the waiting samples `times` times, and returns the refusals for good.
     fn flush(&mut self, redis: &mut Connection, times: usize) -> Refusals {
         let mut refusals = Refusals::default();
         while let Some(segment) = self.queue.begin() {
@@ -165,7 +165,7 @@ impl Writer {
 
     fn mark(&self, redis: &mut Connection, cursor: u64, names: &[&str]) -> MarkReply {
         let reply = ask(redis, &self.commands.mark(cursor, names.iter().copied()));
-        MarkReply::read(&reply, cursor).expect("an answer of the script")
+        MarkReply::read(&reply, cursor).expect("a reply of the script")
     }
 
     fn read(
@@ -198,7 +198,7 @@ fn send(
         let bytes = batch.pipeline.get_packed_pipeline();
         let replies =
             redis::ConnectionLike::req_packed_commands(redis, &bytes, 0, batch.purposes.len())
-                .expect("Redis answers");
+                .expect("Redis replies");
         assert_eq!(replies.len(), batch.purposes.len());
         for (reply, purpose) in replies.iter().zip(&batch.purposes) {
             if let Value::ServerError(error) = reply
@@ -211,10 +211,10 @@ fn send(
 }
 
 fn ask(redis: &mut Connection, cmd: &Cmd) -> Value {
-    cmd.query(redis).expect("Redis answers")
+    cmd.query(redis).expect("Redis replies")
 }
 
-/// Everything that Redis holds, but how long it still lives.
+/// The whole contents of Redis, without the times to live.
 fn contents(redis: &mut Connection) -> BTreeMap<String, String> {
     let mut contents = BTreeMap::new();
     let names: Vec<String> = redis::cmd("KEYS").arg("*").query(redis).expect("keys");
@@ -233,7 +233,7 @@ fn contents(redis: &mut Connection) -> BTreeMap<String, String> {
         assert!(!has_limit || (limit - 60_000..=limit).contains(&ttl), "{name}: {ttl}");
         let value = match ask(redis, &cmd) {
             Value::Array(mut fields) if kind == "hash" => {
-                // In no order of their own.
+                // Fields have no order.
                 let mut pairs: Vec<_> =
                     fields.chunks_mut(2).map(|pair| format!("{pair:?}")).collect();
                 pairs.sort_unstable();
@@ -246,7 +246,7 @@ fn contents(redis: &mut Connection) -> BTreeMap<String, String> {
     contents
 }
 
-/// Samples of a few devices, with names that end other texts.
+/// Samples of a few devices, whose names have characters that are special in keys.
 fn samples(count: i64) -> Vec<(Option<&'static str>, i64, f64)> {
     let devices = [None, Some("edge-1"), Some("a:b{}\"%7D"), Some("\u{1f980} \u{2028}")];
     (0..count)
@@ -307,7 +307,7 @@ fn a_replica_reads_what_the_others_wrote() {
     assert_eq!(cpu.values, [1.0, 10.0, 2.0, 11.0, 12.0, 13.0]);
     assert_eq!((cpu.own_total, cpu.own_values), (2, 2));
     assert_eq!(cpu.others, JudgedCounts { total: 4, anomalies: 1 });
-    // To a third one both are others; of the fleet it finds both as well.
+    // A third replica sees the counts of both, of the device and of the fleet.
     let mut c = Writer::new(0xc, None);
     let (counted, windows) = c.read(&mut connection, None);
     let (shared, _) = share(None, &counted, windows, &c.registry, 1);
@@ -319,7 +319,7 @@ fn a_replica_reads_what_the_others_wrote() {
 }
 
 #[test]
-fn keys_of_another_kind_cost_only_their_own() {
+fn a_key_of_the_wrong_type_loses_only_its_own_data() {
     let redis = Redis::start();
     let mut connection = redis.connect();
     let set = |connection: &mut Connection, key: &str| {
@@ -331,7 +331,7 @@ fn keys_of_another_kind_cost_only_their_own() {
     set(&mut connection, "sigmad:history:00000007");
     let mut writer = Writer::new(7, Some(100));
     writer.take((0..3).map(|at| (Some("edge-1"), NOW_US, f64::from(at))));
-    // SET replaces whatever there is; a history does not, and two samples were only there.
+    // SET replaces any type; XADD does not, and two samples were in the history only.
     let refusals = writer.flush(&mut connection, 1);
     assert_eq!(refusals, Refusals { keys: 0, history: 2 });
     let (counted, windows) = writer.read(&mut connection, None);
@@ -342,7 +342,7 @@ fn keys_of_another_kind_cost_only_their_own() {
 }
 
 #[test]
-fn a_mark_tells_what_others_changed_since() {
+fn a_mark_returns_what_others_changed_since() {
     let redis = Redis::start();
     let mut connection = redis.connect();
     let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
@@ -357,16 +357,16 @@ fn a_mark_tells_what_others_changed_since() {
     let others = b.mark(&mut connection, 0, &["", "z"]);
     assert_eq!(others.changed, named(&["", "x", "y}"]));
     assert!(others.cursor > first.cursor);
-    // Only what came after, and by others; asking marks nothing.
+    // Only later changes, and those of others; a query marks nothing.
     let second = a.mark(&mut connection, first.cursor, &[]);
     assert_eq!(second.changed, named(&["", "z"]));
     let third = a.mark(&mut connection, second.cursor, &["x"]);
     assert_eq!((third.changed.len(), third.has_lost), (0, false));
     assert_eq!(b.mark(&mut connection, others.cursor, &[]).changed, named(&["x"]));
-    // An answer that was lost: asked again from the same cursor, nothing is missing.
+    // After a lost reply: a query from the same cursor misses nothing.
     let again = a.mark(&mut connection, first.cursor, &[]);
     assert_eq!(again.changed, named(&["", "z", "x"]));
-    // Names that are none are left out.
+    // Invalid names are left out.
     redis::cmd("ZADD")
         .arg("{sigmad}:changed")
         .arg(9e15)
@@ -378,28 +378,28 @@ fn a_mark_tells_what_others_changed_since() {
 }
 
 #[test]
-fn a_loss_of_data_is_noticed_or_does_not_matter() {
+fn a_loss_of_data_is_detected_or_harmless() {
     let redis = Redis::start();
     let mut connection = redis.connect();
     let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
     let before = a.mark(&mut connection, 0, &["x"]).cursor;
     redis::cmd("FLUSHALL").exec(&mut connection).expect("emptied");
-    // Numbers go on with the clock, so what others change afterwards is told as ever.
+    // Change numbers follow the clock, so later changes are returned as usual.
     b.mark(&mut connection, 0, &["y"]);
     let after = a.mark(&mut connection, before, &[]);
     assert_eq!((after.changed, after.has_lost), (vec![Some("y".into())], false));
-    // Unless the clock has gone back as well.
+    // Unless the clock has stepped back too.
     let future = after.cursor + 3_600_000_000;
     let lost = a.mark(&mut connection, future, &[]);
     assert!(lost.has_lost && lost.changed.is_empty());
     assert_eq!(a.mark(&mut connection, 0, &[]).changed, [Some("y".into())]);
-    // With the counter alone kept, numbers still grow.
+    // If only the counter is kept, numbers still increase.
     redis::cmd("SET").arg("{sigmad}:change").arg(future).exec(&mut connection).expect("set");
     assert_eq!(a.mark(&mut connection, after.cursor, &[]).cursor, future + 1);
 }
 
 #[test]
-fn many_changes_are_told_page_by_page() {
+fn many_changes_are_returned_page_by_page() {
     let redis = Redis::start();
     let mut connection = redis.connect();
     let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
@@ -421,7 +421,7 @@ fn many_changes_are_told_page_by_page() {
             break;
         }
     }
-    // As many as there may be devices, and the fleet: the others were changed longest ago.
+    // As many as the maximum of devices, and the fleet; the oldest changes are deleted.
     let expected: Vec<_> =
         names[8_000 - 5_001..].iter().map(|name| Some((&**name).into())).collect();
     assert_eq!((found.len(), pages), (5_001, 2));
@@ -444,7 +444,7 @@ fn folding_moves_counts_to_the_past() {
     own.flush(&mut connection, 1);
     let (before, _) = own.read(&mut connection, Some("x"));
     assert_eq!(before.gone(NOW_US + GONE_AFTER_US), []);
-    // The replica of that number heard last 11 microseconds for each replica before it, and 10.
+    // The last sample of replica n arrived 11 · n + 10 microseconds after the first.
     let now_us = NOW_US + GONE_AFTER_US + 10 * 11;
     let old = before.gone(now_us);
     assert_eq!(old, gone[..10]);
@@ -460,9 +460,9 @@ fn folding_moves_counts_to_the_past() {
     );
     assert_eq!(after.metrics[0].others.total, (1..=20).sum::<u64>());
     assert_eq!(after.gone(now_us), []);
-    // Again: nothing is left to move.
+    // A second time: nothing is left to move.
     assert_eq!(ask(&mut connection, &fold), Value::Int(0));
-    // The others, on top of the past; the time is that of the last.
+    // The others are added to the past; the time is that of the last sample.
     let rest = own.commands.fold(Some("x"), &gone);
     assert_eq!(ask(&mut connection, &rest), Value::Int(3 * 10));
     let (after, _) = own.read(&mut connection, Some("x"));

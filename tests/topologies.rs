@@ -1,4 +1,4 @@
-//! Every way to reach Redis, and every way in which it refuses, against real processes.
+//! Every topology of Redis, and every kind of failure, against real processes.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure how long a call takes")]
 
@@ -14,7 +14,7 @@ use sigmad::store::ErrorKind;
 use sigmad::store::link::{ClientIdentity, Link, LinkError};
 
 /// An attempt waits 1 s to connect and 2 s for a reply, once. One that waited for every command or
-/// address in turn would take longer than this; so does no machine.
+/// address in turn would take longer than this, on any machine.
 const ATTEMPT: Duration = Duration::from_secs(15);
 
 type Replies = Vec<Result<Value, Refusal>>;
@@ -44,7 +44,7 @@ fn identity(name: &str) -> ClientIdentity {
     ClientIdentity::new(name.to_owned(), Instant::now())
 }
 
-/// The error of an attempt that must fail, and within its time.
+/// The error of an attempt that must fail within its time.
 #[track_caller]
 fn refusal(url: &str) -> LinkError {
     let start = Instant::now();
@@ -83,7 +83,7 @@ fn bytes(text: &str) -> Value {
 }
 
 #[test]
-fn answers_come_in_order_and_a_refusal_hides_no_other() {
+fn replies_come_in_order_and_a_refusal_hides_no_other() {
     let redis = Redis::start(&[]);
     let mut link = connect(&redis.url());
     let replies = run(
@@ -136,14 +136,14 @@ fn passwords_users_and_databases() {
         );
     }
 
-    // A Redis that repeats what it does not understand.
+    // A Redis that repeats the arguments of an unknown command.
     let renamed = Redis::start(&["--rename-command", "AUTH", "auth-of-ours"]);
     let error = refusal(&format!("redis://:s3cret@127.0.0.1:{}", renamed.port()));
     assert!(error.kind == ErrorKind::Auth && !error.to_string().contains("s3cret"), "{error}");
 }
 
 #[test]
-fn a_user_may_do_what_its_rules_allow() {
+fn commands_against_the_rules_of_a_user_are_refused() {
     let redis = Redis::with_user("sigmad", "p", "~metric:* +@all -zadd");
     let mut link = connect(&redis.url());
     let zadd_in_script = "return redis.call('ZADD', KEYS[1], 1, 'm')";
@@ -162,13 +162,13 @@ fn a_user_may_do_what_its_rules_allow() {
     assert_eq!(refusal(&format!("redis://127.0.0.1:{}", redis.port())).kind, ErrorKind::Auth);
 }
 
-/// Where the child of the test below shall connect.
+/// The URL to which the child of the test below connects.
 const CHILD_URL: &str = "TOPOLOGIES_CHILD_URL";
 
-/// Connects in a process of its own, whose roots are in that file: what it says of it.
+/// Connects in a child process with the root certificates of that file; returns what it prints.
 fn connect_trusting(authority: &std::path::Path, url: &str) -> String {
     let output = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", "says_how_its_connection_went", "--ignored", "--nocapture"])
+        .args(["--exact", "prints_how_its_connection_went", "--ignored", "--nocapture"])
         .env("SSL_CERT_FILE", authority)
         .env(CHILD_URL, url)
         .output()
@@ -177,17 +177,17 @@ fn connect_trusting(authority: &std::path::Path, url: &str) -> String {
 }
 
 #[test]
-#[ignore = "the child of tls_trusts_the_roots_it_is_given"]
-fn says_how_its_connection_went() {
+#[ignore = "the child of tls_trusts_the_given_roots_only"]
+fn prints_how_its_connection_went() {
     let url = std::env::var(CHILD_URL).expect("a URL");
     match try_connect(&url) {
         Ok(mut link) => println!("replies {:?}", run(&mut link, &[&["GET", "a"]])),
-        Err(error) => println!("fails {error}"),
+        Err(error) => println!("fails {}: {error}", error.kind.name()),
     }
 }
 
 #[test]
-fn tls_trusts_the_roots_it_is_given() {
+fn tls_trusts_the_given_roots_only() {
     let (redis, other) = (Redis::with_tls(), Redis::with_tls());
     redis.ask::<()>(&["SET", "a", "1"]);
     let url = redis.url();
@@ -202,7 +202,7 @@ fn tls_trusts_the_roots_it_is_given() {
         let output = connect_trusting(&authority, url);
         assert!(output.contains(said), "{url}: {output}");
     }
-    // The system's roots do not know it either; nor does one side speak TLS alone.
+    // The roots of the system do not include it, and both sides must use TLS.
     let plain = Redis::start(&[]);
     for url in [
         &url,
@@ -215,7 +215,7 @@ fn tls_trusts_the_roots_it_is_given() {
 }
 
 #[test]
-fn nobody_there_is_a_connect_error() {
+fn a_closed_port_is_a_connect_error() {
     for url in [
         format!("redis://127.0.0.1:{}", unused_port()),
         format!("rediss://127.0.0.1:{}", unused_port()),
@@ -235,7 +235,7 @@ fn nobody_there_is_a_connect_error() {
     assert_eq!(error.kind, ErrorKind::Connect, "{error}");
 }
 
-/// Accepts in the kernel, and never says a word.
+/// A server whose kernel accepts connections, and that never replies.
 fn mute() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -243,7 +243,7 @@ fn mute() -> (TcpListener, SocketAddr) {
 }
 
 #[test]
-fn who_never_answers_is_given_up_in_time() {
+fn a_server_that_never_replies_times_out() {
     let (_listener, address) = mute();
     for url in [
         format!("redis://{address}"),
@@ -258,13 +258,13 @@ fn who_never_answers_is_given_up_in_time() {
 }
 
 #[test]
-fn a_syn_that_is_dropped_is_given_up_in_time() {
+fn a_dropped_syn_times_out() {
     let socket =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
     socket.listen(0).expect("listens");
     let address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
-    // Nobody accepts: once its queue is full, the kernel drops every SYN.
+    // Connections are never accepted: once the queue is full, the kernel drops every SYN.
     let waiting = Duration::from_millis(200);
     let mut queued = Vec::new();
     while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, waiting) {
@@ -278,7 +278,7 @@ fn a_syn_that_is_dropped_is_given_up_in_time() {
 }
 
 #[test]
-fn a_stopped_redis_is_given_up_once_and_not_once_a_command() {
+fn a_stopped_redis_costs_one_timeout_and_not_one_per_command() {
     let redis = Redis::start(&[]);
     let mut link = connect(&redis.url());
     let mut batch = redis::pipe();
@@ -297,7 +297,7 @@ fn a_stopped_redis_is_given_up_once_and_not_once_a_command() {
 }
 
 #[test]
-fn a_batch_larger_than_every_buffer_is_given_up_too() {
+fn a_batch_larger_than_every_buffer_times_out_too() {
     let redis = Redis::start(&[]);
     let mut link = connect(&redis.url());
     redis.pause();
@@ -310,7 +310,7 @@ fn a_batch_larger_than_every_buffer_is_given_up_too() {
 }
 
 #[test]
-fn a_connection_that_is_cut_is_broken() {
+fn a_closed_connection_is_broken() {
     let mut redis = Redis::start(&[]);
     let mut link = connect(&redis.url());
     redis.ask::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
@@ -326,7 +326,7 @@ fn a_connection_that_is_cut_is_broken() {
 }
 
 #[test]
-fn what_passes_is_told_from_what_stays() {
+fn passing_refusals_are_distinguished_from_lasting_ones() {
     let redis = Redis::start(&[]);
     let mut link = connect(&redis.url());
     redis.ask::<()>(&["SET", "a", "1"]);
@@ -347,7 +347,7 @@ fn what_passes_is_told_from_what_stays() {
 }
 
 #[test]
-fn a_redis_that_reads_its_data_is_loading() {
+fn a_redis_that_loads_its_data_is_loading() {
     let mut redis = Redis::start(&[]);
     redis.ask::<()>(&["SET", "a", "1"]);
     redis.restart_loading(Duration::from_secs(2));
@@ -378,7 +378,7 @@ fn each_command_goes_to_the_node_of_its_key() {
         assert!(node.ask::<u32>(&["DBSIZE"]) > 10);
     }
 
-    // One node that nobody can reach is enough to find the others.
+    // A seed that is down does not prevent finding the other nodes.
     let url = format!(
         "redis+cluster://127.0.0.1:{},127.0.0.1:{}",
         unused_port(),
@@ -386,7 +386,7 @@ fn each_command_goes_to_the_node_of_its_key() {
     );
     assert_eq!(run(&mut connect(&url), &[&["GET", &keys[0]]]), [Ok(bytes(&keys[0]))]);
 
-    // Redis alone is no cluster, and a cluster is not Redis alone.
+    // A single Redis is not a cluster, and a cluster is not a single Redis.
     let single = Redis::start(&[]);
     let error = refusal(&format!("redis+cluster://127.0.0.1:{}", single.port()));
     assert_eq!(error.kind, ErrorKind::Cluster, "{error}");
@@ -396,7 +396,7 @@ fn each_command_goes_to_the_node_of_its_key() {
 }
 
 #[test]
-fn commands_follow_a_slot_that_moves() {
+fn commands_follow_a_slot_that_migrates() {
     let cluster = Cluster::start();
     let mut link = connect(&cluster.url());
     let (old, new) = ("{moving}:old", "{moving}:new");
@@ -405,7 +405,7 @@ fn commands_follow_a_slot_that_moves() {
     let to = (from + 1) % cluster.nodes.len();
     run(&mut link, &[&["SET", old, "1"]]);
 
-    // On its way: what is there is answered there, what is not is asked for at the other node.
+    // During the migration: keys that are still there are served there, others by the other node.
     cluster.begin_migration(slot, from, to);
     let replies = run(
         &mut link,
@@ -414,7 +414,7 @@ fn commands_follow_a_slot_that_moves() {
     assert_eq!(kinds(&replies), [None; 4], "{replies:?}");
     assert_eq!((&replies[0], &replies[2]), (&Ok(bytes("1")), &Ok(bytes("2"))));
 
-    // There: the first command finds out, the others go there at once.
+    // After it: the first command is redirected, the others are sent to the new node at once.
     cluster.migrate(slot, from, to);
     for _ in 0..2 {
         let replies = run(&mut link, &[&["GET", old], &["GET", new], &["GET", "elsewhere"]]);
@@ -423,7 +423,7 @@ fn commands_follow_a_slot_that_moves() {
     let moved: String = cluster.nodes[from].info("errorstat_MOVED");
     assert_eq!(moved, "count=2", "GET and GET, once");
 
-    // A slot that nobody has: the refusal of one command.
+    // A slot without a node: one command is refused.
     let slot = slot.to_string();
     for node in &cluster.nodes {
         node.ask::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
@@ -434,7 +434,7 @@ fn commands_follow_a_slot_that_moves() {
 }
 
 #[test]
-fn a_node_that_is_away_fails_the_batch_and_the_next_connect() {
+fn a_node_that_is_down_fails_the_batch_and_the_next_connect() {
     let mut cluster = Cluster::start();
     let mut link = connect(&cluster.url());
     let key = "a";
@@ -460,7 +460,7 @@ fn after_a_failover_the_link_leads_to_the_new_master() {
     let error = refusal(&url.replace(MASTER_NAME, "unknown"));
     assert_eq!(error.kind, ErrorKind::ReadOnly, "{error}");
 
-    // One sentinel that is away does not matter.
+    // One sentinel that is down does not matter.
     group.sentinels[0].kill();
     assert_eq!(run(&mut connect(&url), &[&["GET", "a"]]), [Ok(bytes("1"))]);
     group.sentinels.remove(0);
@@ -481,7 +481,7 @@ fn after_a_failover_the_link_leads_to_the_new_master() {
 }
 
 #[test]
-fn a_master_that_was_demoted_says_so_and_is_not_taken_again() {
+fn a_demoted_master_refuses_and_is_not_connected_to_again() {
     let group = Sentinels::start();
     let url = group.url();
     let mut link = connect(&url);
@@ -499,14 +499,14 @@ fn a_master_that_was_demoted_says_so_and_is_not_taken_again() {
 }
 
 #[test]
-fn what_was_lost_is_ended_before_anything_is_sent() {
+fn lost_connections_are_closed_before_anything_is_sent() {
     let redis = Redis::start(&[]);
     let cluster = Cluster::start();
     for url in [redis.url(), cluster.url()] {
         let (mut ours, theirs) = (identity("ours"), identity("theirs"));
         let mut lost = connect_from(&ours, &url).expect("connects");
         let mut other = connect_from(&theirs, &url).expect("connects");
-        // Numbers that somebody else has now are left alone.
+        // Ids that now belong to another client are left alone.
         ours.set_lost(other.sessions());
         drop(connect_from(&ours, &url).expect("connects"));
         run(&mut other, &[&["SET", "a", "1"], &["SET", "b", "1"], &["SET", "c", "1"]]);
@@ -519,13 +519,13 @@ fn what_was_lost_is_ended_before_anything_is_sent() {
             assert_eq!(error.kind, ErrorKind::Broken, "{error}");
         }
         assert_eq!(run(&mut next, &[&["GET", "a"]]), [Ok(bytes("1"))]);
-        // It was lost before, and is nowhere any more.
+        // It was lost before, and is closed already.
         drop(connect_from(&ours, &url).expect("connects"));
     }
 }
 
 #[test]
-fn who_may_not_end_connections_connects_all_the_same() {
+fn a_user_without_the_right_to_close_connections_connects() {
     let redis = Redis::with_user("writer", "secret", "~* +@all -client");
     let mut ours = identity("ours");
     let mut lost = connect_from(&ours, &redis.url()).expect("connects");

@@ -1,8 +1,8 @@
-//! A TCP proxy between a client and its server that goes wrong when the test says so.
+//! A TCP proxy between a client and its server that injects faults on demand.
 //!
-//! One thread accepts, one thread owns each pair of sockets and looks at the [`Fault`] in force
-//! between reads, so a change strikes connections that exist and those to come. What a [`Delay`] holds
-//! is delivered even when the client has gone: so does a network.
+//! One thread accepts; one thread per pair of sockets checks the current [`Fault`] between reads, so a change
+//! affects existing and future connections. Bytes held by a [`Delay`] are delivered even after the client has
+//! closed, as by a network.
 //!
 //! [`Delay`]: Fault::Delay
 
@@ -19,47 +19,47 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-/// How soon a change of the fault is seen.
+/// How soon a change of the fault takes effect.
 const LOOK: Duration = Duration::from_millis(10);
-/// A request counts as whole when nothing more of it came for so long: the client waits for replies.
+/// A request is whole after a pause this long: the client waits for replies then.
 const QUIET: Duration = Duration::from_millis(60);
-/// The server takes in what came before a cut, and closes, within it.
+/// Time limit for the server to read the bytes before a cut, and to close.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Bytes held for a side that does not read; past it the other side is not read either.
+/// Bytes buffered for a side that does not read; past it the other side is not read either.
 const HELD_BYTES_MAX: usize = 4 << 20;
-/// One read.
+/// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
 
-/// What is wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// None.
     None,
-    /// The first connection that has delivered so many more bytes of requests is closed there. Once.
+    /// Closes, once, the first connection that delivers this many more bytes of requests.
     CutRequest { after: u64 },
-    /// The first connection with a reply longer than so many bytes more loses the rest of it: the
-    /// requests are delivered whole, then it is closed. Once.
+    /// Cuts, once, the replies of the first connection after this many more bytes: its requests are delivered
+    /// whole, then it is closed.
     CutReplies { after: u64 },
-    /// Every byte arrives so much later.
+    /// Delays every byte by this much.
     Delay { requests: Duration, replies: Duration },
-    /// Requests arrive at once; of the replies so many bytes at a time, so long after those before.
+    /// Delivers requests at once, but replies in pieces of this many bytes with this pause between them.
     Dribble { bytes: usize, pause: Duration },
-    /// Everything is accepted and read; nothing is forwarded, nothing answered.
+    /// Accepts and reads everything; forwards nothing, replies nothing.
     BlackHole,
-    /// Every connection is reset, new ones too.
+    /// Resets every connection, new ones too.
     Reset,
 }
 
 #[derive(Debug)]
 struct State {
     fault: Fault,
-    /// Grows with each change of the fault.
+    /// Increases with each change of the fault.
     change: u64,
     has_ended: bool,
     counters: HttpCounters,
 }
 
-/// What the proxy has seen so far.
+/// Counters of the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HttpCounters {
     /// Connections accepted.
@@ -92,7 +92,7 @@ impl Shared {
         });
     }
 
-    /// A fault that strikes once has struck, unless the test has changed its mind meanwhile.
+    /// Ends a one-time fault, unless the test has set another meanwhile.
     fn spent(&self, change: u64) {
         self.update(|state| {
             state.counters.cuts += 1;
@@ -106,14 +106,14 @@ impl Shared {
 
 /// The proxy; ends with all its connections when dropped.
 pub struct Proxy {
-    /// Where clients connect.
+    /// The address for clients.
     pub address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
-    /// Accepts on a free port and forwards to `server`, which need not be there yet.
+    /// Accepts on a free port and forwards to `server`, which need not run yet.
     pub fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         listener.set_nonblocking(true).expect("nonblocking");
@@ -132,17 +132,17 @@ impl Proxy {
         Self { address, shared, acceptor: Some(acceptor) }
     }
 
-    /// From now on this is wrong.
+    /// Sets the fault from now on.
     pub fn set(&self, fault: Fault) {
         self.shared.set(fault);
     }
 
-    /// What was seen so far.
+    /// The counters so far.
     pub fn counters(&self) -> HttpCounters {
         self.shared.state.lock().expect("proxy").counters
     }
 
-    /// Waits until the counters are so.
+    /// Waits until the counters fulfil a condition.
     #[track_caller]
     pub fn wait(&self, timeout: Duration, what: &str, is_so: impl Fn(&HttpCounters) -> bool) {
         let deadline = Instant::now() + timeout;
@@ -185,31 +185,31 @@ fn accept(listener: &TcpListener, server: SocketAddr, shared: &Arc<Shared>) {
     }
 }
 
-/// Waits until one of the descriptors is ready for what is wanted of it, or `timeout` has passed.
+/// Waits until one of the descriptors is ready, or `timeout` has passed.
 fn poll<const N: usize>(wanted: [(i32, i16); N], timeout: Duration) {
     let mut polled = wanted.map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
     let timeout = i32::try_from(timeout.as_millis()).expect("short");
-    // SAFETY: the array lives until the call returns, and its length is right. A failure is an
-    // interruption: the caller looks again in any case.
+    // SAFETY: the array lives until the call returns, and its length is right. The only failure is EINTR: the
+    // caller checks again in any case.
     unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout) };
 }
 
-/// One direction: what was read from one side and waits for the other.
+/// One direction: bytes that were read from one side and wait for the other.
 #[derive(Default)]
 struct SampleProducer {
-    /// With the moment from which they may be written.
+    /// With the time from which they may be written.
     waiting: VecDeque<(Instant, Vec<u8>)>,
     waiting_bytes: usize,
-    /// Bytes taken since the fault changed.
+    /// Bytes read since the fault changed.
     taken: u64,
     read_at: Option<Instant>,
     /// The side it reads from has closed.
     has_ended: bool,
-    /// And the other was told.
+    /// The other side was closed for writing.
     is_shut: bool,
 }
 
-/// A side has gone, without a word or with a reset.
+/// A side has closed or reset the connection.
 struct Gone;
 
 impl SampleProducer {
@@ -221,7 +221,7 @@ impl SampleProducer {
         self.waiting.front().map(|(due, _)| *due)
     }
 
-    /// Reads what is there; none when nothing is.
+    /// Reads the available bytes.
     fn read(&mut self, mut from: &TcpStream, now: Instant) -> Result<Vec<u8>, Gone> {
         if !self.wants_reading() {
             return Ok(Vec::new());
@@ -250,7 +250,7 @@ impl SampleProducer {
         }
     }
 
-    /// Writes what is due, as far as the other side takes it.
+    /// Writes the bytes that are due, as far as the other side takes them.
     fn write(&mut self, mut to: &TcpStream, now: Instant) -> Result<(), Gone> {
         while let Some((due, bytes)) = self.waiting.front_mut() {
             if *due > now {
@@ -270,7 +270,7 @@ impl SampleProducer {
         }
         if self.has_ended && !self.is_shut {
             self.is_shut = true;
-            // It may have closed by itself.
+            // The other side may have closed already.
             drop(to.shutdown(Shutdown::Write));
         }
         Ok(())
@@ -288,9 +288,9 @@ struct Pair<'a> {
     requests: SampleProducer,
     replies: SampleProducer,
     shared: &'a Shared,
-    /// Of the fault, when last looked.
+    /// The version of the fault that was last seen.
     change: u64,
-    /// Bytes are missing: it can't go on once the fault is over.
+    /// Bytes are missing: the connection can't continue after the fault.
     has_lost: bool,
 }
 
@@ -302,7 +302,7 @@ impl<'a> Pair<'a> {
             reset(&client);
             return;
         }
-        // Refused: the client sees a close, which is what a proxy can say.
+        // Refused: the client sees a close, the only signal of a proxy.
         let Ok(server) = TcpStream::connect_timeout(&server, LAST_WORDS) else { return };
         for stream in [&client, &server] {
             stream.set_nonblocking(true).expect("nonblocking");
@@ -314,9 +314,9 @@ impl<'a> Pair<'a> {
         while let Ok(true) = pair.step() {}
     }
 
-    /// One look at both sides. False once the connection is over.
+    /// Serves both sides once. False once the connection is closed.
     fn step(&mut self) -> Result<bool, Gone> {
-        // First, so that the fault in force is the one set before the bytes that end the wait were sent.
+        // First, so that the current fault is the one set before the bytes that end the wait were sent.
         self.wait();
         let (fault, change, has_ended) = {
             let state = self.shared.state.lock().expect("proxy");
@@ -342,7 +342,7 @@ impl<'a> Pair<'a> {
 
         let now = Instant::now();
         let mut requests = self.requests.read(&self.client, now).unwrap_or_else(|Gone| {
-            // What it sent before still arrives.
+            // The bytes that it sent before still arrive.
             self.requests.has_ended = true;
             Vec::new()
         });
@@ -391,7 +391,7 @@ impl<'a> Pair<'a> {
         self.requests.hold(due.0, requests);
         self.replies.hold(due.1, replies);
         self.requests.write(&self.server, now)?;
-        // A client that has gone does not keep what it sent from arriving.
+        // The bytes of a client that has closed still arrive.
         if self.replies.write(&self.client, now).is_err() {
             self.replies =
                 SampleProducer { has_ended: true, is_shut: true, ..SampleProducer::default() };
@@ -400,7 +400,7 @@ impl<'a> Pair<'a> {
         Ok(!(self.requests.is_shut && self.replies.is_shut))
     }
 
-    /// Until one side has something, or can take what is due, or the fault may have changed.
+    /// Waits until a side is readable, or can take due bytes, or the fault may have changed.
     fn wait(&self) {
         let now = Instant::now();
         let mut timeout = LOOK;
@@ -415,20 +415,20 @@ impl<'a> Pair<'a> {
                 None => {}
             }
         }
-        // Nothing to wait for of a side: poll would only report that it has gone, at once.
+        // A side without events to wait for is left out: poll would return at once with its close.
         let wanted = wanted.map(|(fd, events)| if events == 0 { (-1, 0) } else { (fd, events) });
         poll(wanted, timeout);
     }
 
-    /// The client is cut off; the server still gets what was held, then the end.
+    /// Closes the client. The server still gets the buffered bytes, then the close.
     fn end_request(&mut self) {
-        // It may have gone already.
+        // It may be closed already.
         drop(self.client.shutdown(Shutdown::Both));
         self.requests.has_ended = true;
         let deadline = Instant::now() + LAST_WORDS;
         loop {
             let now = Instant::now();
-            // What the server still says has no reader; read, so that its close is an orderly one.
+            // Replies are read and discarded, so that the server can close in order.
             let is_over = self.requests.write(&self.server, now).is_err()
                 || self.replies.read(&self.server, now).is_err()
                 || self.replies.has_ended;
@@ -440,8 +440,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// The close that follows is a reset.
+/// Makes the next close a reset.
 fn reset(stream: &TcpStream) {
-    // A peer that has reset it first has done the same.
+    // Fails only if the peer has reset it first.
     drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
 }

@@ -1,4 +1,4 @@
-//! The proxy itself, before a peer that gives back what it reads and remembers it.
+//! Tests of the proxy itself, in front of a server that echoes and remembers the bytes it reads.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use crate::fault_proxy::{Fault, Proxy};
 
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Gives back what it reads; when a connection has ended, tells what it read.
+/// An echo server. When a connection has ended, it sends the bytes read to the test.
 fn echo() -> (SocketAddr, Receiver<Vec<u8>>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let address = listener.local_addr().expect("bound");
@@ -51,7 +51,7 @@ fn read(stream: &mut TcpStream, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// What comes until the close; a reset is one too.
+/// The bytes until the close or a reset.
 fn read_rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -82,7 +82,7 @@ fn passes_everything_both_ways() {
 }
 
 #[test]
-fn a_request_is_cut_where_it_was_said_and_once() {
+fn a_request_is_cut_at_the_given_byte_and_once() {
     let (proxy, heard) = start();
     let mut stream = connect(&proxy);
     stream.write_all(&text(50)).expect("write");
@@ -103,7 +103,7 @@ fn a_request_is_cut_where_it_was_said_and_once() {
     assert_eq!(proxy.counters().cuts, 3);
 }
 
-/// An exchange on a connection of its own.
+/// A request and its reply on a new connection.
 fn read_all_of(proxy: &Proxy, sent: &[u8]) -> Vec<u8> {
     let mut stream = connect(proxy);
     stream.write_all(sent).expect("write");
@@ -131,7 +131,7 @@ fn replies_are_cut_after_the_whole_request() {
 }
 
 #[test]
-fn a_delay_is_one_of_each_byte_not_of_each_read() {
+fn a_delay_applies_to_each_byte_not_to_each_read() {
     let (proxy, heard) = start();
     let (requests, replies) = (Duration::from_millis(100), Duration::from_millis(150));
     proxy.set(Fault::Delay { requests, replies });
@@ -143,10 +143,10 @@ fn a_delay_is_one_of_each_byte_not_of_each_read() {
     }
     assert_eq!(read(&mut stream, 10), text(10));
     let took = start.elapsed();
-    // Ten reads, each delayed in turn, would take ten times as long.
+    // Ten reads, each delayed after the other, would take ten times as long.
     assert!(took >= requests + replies, "{took:?}");
     assert!(took < (requests + replies) * 10, "{took:?}");
-    // On its way when its sender goes.
+    // In flight when its sender closes.
     stream.write_all(b"late").expect("write");
     drop(stream);
     assert_eq!(heard.recv_timeout(WAIT).expect("ended"), [&text(10)[..], b"late"].concat());
@@ -183,7 +183,7 @@ fn a_black_hole_takes_everything_and_gives_nothing() {
         stream.set_read_timeout(Some(WAIT)).expect("timeout");
     }
     proxy.wait(WAIT, "both were swallowed", |counters| counters.swallowed == 8);
-    // What has lost bytes cannot go on.
+    // A connection that has lost bytes cannot continue.
     proxy.set(Fault::None);
     assert_eq!(read_rest(&mut stream), b"");
     assert_eq!(read_rest(&mut later), b"");
@@ -211,13 +211,13 @@ fn a_reset_is_a_reset() {
 }
 
 #[test]
-fn a_server_that_is_away_is_a_close() {
+fn a_server_that_is_down_is_a_close() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let address = listener.local_addr().expect("bound");
     drop(listener);
     let proxy = Proxy::start(address);
     let mut stream = connect(&proxy);
-    // It may be closed by then.
+    // It may be closed already.
     drop(stream.write_all(b"x"));
     assert_eq!(read_rest(&mut stream), b"");
 }

@@ -1,7 +1,7 @@
-//! Real Redis processes: alone, with password, user or TLS, as a cluster, behind sentinels.
+//! Real Redis processes: single, with password, user or TLS, as a cluster, or with sentinels.
 //!
-//! Each listens on free ports of 127.0.0.1, keeps its files in a temporary directory, and is killed
-//! and removed when dropped. Every wait is bounded and ends at an answer of Redis, never at a guess.
+//! Each listens on free ports of 127.0.0.1 and has its files in a temporary directory. Dropping it kills the
+//! process and removes the directory. Every wait is bounded, and ends on a reply of Redis.
 
 #![allow(dead_code, reason = "each suite uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
@@ -22,20 +22,20 @@ use redis::{
 
 /// A start takes 30 ms, a cluster 3 s, a failover 4 s; a loaded machine takes longer.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Any answer comes within it, or the test fails.
+/// Time limit for any reply.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// What the sentinels call their master.
+/// The name of the master at the sentinels.
 pub const MASTER_NAME: &str = "main";
-/// Sentinels that must agree that a master is gone.
+/// Sentinels that must agree that a master is down.
 const QUORUM: &str = "2";
 /// Long enough for a paused thread, short enough for a test.
 const DOWN_AFTER_MS: &str = "1000";
-/// When the votes for who leads a failover are split, they are cast again after twice as long.
+/// If the vote for the leader of a failover is split, the next one comes after twice this time.
 const FAILOVER_TIMEOUT_MS: &str = "2000";
-/// Slots of a cluster.
+/// Number of slots of a cluster.
 const SLOTS: u16 = 16_384;
 
-/// Below those that the kernel gives to outgoing connections: a Redis that is away keeps its port.
+/// Ports below those of outgoing connections, so that a stopped Redis keeps its port.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 fn free_port() -> u16 {
@@ -50,7 +50,7 @@ fn free_port() -> u16 {
     }
 }
 
-/// A directory of its own; removed when dropped.
+/// A temporary directory; removed when dropped.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -70,12 +70,12 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What stays behind is in /tmp, and no reason to fail.
+        // A file left in /tmp is no reason to fail.
         drop(std::fs::remove_dir_all(&self.0));
     }
 }
 
-/// Asks until there is an answer that will do.
+/// Polls until there is a result.
 #[track_caller]
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + START_TIMEOUT;
@@ -88,7 +88,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What a process listens with.
+/// How a process listens.
 #[derive(Clone, Debug, Default)]
 struct Access {
     user: Option<String>,
@@ -106,7 +106,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A Redis of its own, with further arguments of redis-server.
+    /// A Redis with further arguments of redis-server.
     pub fn start(args: &[&str]) -> Self {
         Self::start_with(Access::default(), args, |_| {})
     }
@@ -117,7 +117,7 @@ impl Redis {
         Self::start_with(access, &["--requirepass", password], |_| {})
     }
 
-    /// A user with these rules (`~* +@all`), and no other.
+    /// Only this user, with these rules (`~* +@all`).
     pub fn with_user(user: &str, password: &str, rules: &str) -> Self {
         let access = Access {
             user: Some(user.to_owned()),
@@ -130,7 +130,7 @@ impl Redis {
         })
     }
 
-    /// TLS only, with a certificate for 127.0.0.1 and localhost by an authority of its own.
+    /// TLS only, with a certificate for 127.0.0.1 and localhost by its own authority.
     pub fn with_tls() -> Self {
         let args = ["--tls-cert-file", "server.crt", "--tls-key-file", "server.key"];
         let more = ["--tls-ca-cert-file", "ca.crt", "--tls-auth-clients", "no"];
@@ -153,7 +153,7 @@ impl Redis {
             if redis.wait_for_pong() {
                 return redis;
             }
-            // Somebody took the port in between: the next one.
+            // Another process took the port in between: try the next one.
             assert!(redis.log().contains("already in use"), "redis-server: {}", redis.log());
             directory = std::mem::replace(&mut redis.directory, Directory::new());
         }
@@ -161,11 +161,11 @@ impl Redis {
 
     /// False when it has exited instead.
     fn wait_for_pong(&mut self) -> bool {
-        until("PING answers", || {
+        until("PING is answered", || {
             if self.child.try_wait().expect("wait").is_some() {
                 return Some(false);
             }
-            // Its own word for it: at the port somebody else may answer.
+            // Its log proves it: another process may answer at the port.
             let log = self.log();
             if !log.contains("Ready to accept connections") && !log.contains("Sentinel ID is") {
                 return None;
@@ -183,7 +183,7 @@ impl Redis {
         self.child.id()
     }
 
-    /// As `--redis-url` takes it.
+    /// The value for `--redis-url`.
     pub fn url(&self) -> String {
         let scheme = if self.access.is_tls { "rediss" } else { "redis" };
         let Access { user, password, .. } = &self.access;
@@ -195,13 +195,13 @@ impl Redis {
         self.directory.file("ca.crt")
     }
 
-    /// What it has logged.
+    /// Its log.
     pub fn log(&self) -> String {
         let log = std::fs::read(self.directory.file("redis.log")).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// A connection past everything of ours, for assertions.
+    /// A direct connection, for assertions.
     pub fn connection(&self) -> Connection {
         self.try_connection().expect("redis answers")
     }
@@ -228,7 +228,7 @@ impl Redis {
         Ok(connection)
     }
 
-    /// One command on a connection of its own.
+    /// Sends one command on a new connection.
     #[track_caller]
     pub fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
         ask(&mut self.connection(), command)
@@ -241,12 +241,12 @@ impl Redis {
         field_of(&info, field).unwrap_or_else(|| panic!("no {field} in {info}"))
     }
 
-    /// Its directory is gone: it can save nothing, and notices.
+    /// Removes its directory, and waits until it reports that it cannot save.
     pub fn lose_disk(&self) {
         std::fs::remove_dir_all(&self.directory.0).expect("its directory");
         self.ask::<()>(&["CONFIG", "SET", "save", "3600 1"]);
         until("it cannot save", || {
-            // Err: it saves already, or its child that fed a replica has not been waited for yet.
+            // Err: it saves already, or its child that fed a replica has not exited yet.
             let (Ok(()) | Err(_)) = redis::cmd("BGSAVE").query::<()>(&mut self.connection());
             (self.info("rdb_last_bgsave_status") == "err").then_some(())
         });
@@ -258,7 +258,7 @@ impl Redis {
         assert_eq!(sent, 0, "kill: {}", io::Error::last_os_error());
     }
 
-    /// SIGSTOP: connections are accepted, nothing is answered.
+    /// SIGSTOP: the kernel accepts connections, no command is answered.
     pub fn pause(&self) {
         self.signal(libc::SIGSTOP);
     }
@@ -283,15 +283,15 @@ impl Redis {
 
     /// Starts it again after [`Redis::stop`] or [`Redis::kill`]: same port, no data.
     pub fn restart(&mut self) {
-        // What replication or SAVE has left; mostly nothing.
+        // Files of replication or SAVE; mostly there are none.
         drop(std::fs::remove_file(self.directory.file("dump.rdb")));
         self.child = spawn(&self.directory, self.port, self.access.is_tls, &self.args);
         assert!(self.wait_for_pong(), "redis-server: {}", self.log());
     }
 
-    /// Starts it again with its data, which it then reads for about that long: LOADING.
+    /// Starts it again with its data, which takes about that long to load: LOADING.
     pub fn restart_loading(&mut self, duration: Duration) {
-        // It answers once in so many bytes of its file, not in so much time: long values.
+        // It serves clients once per number of bytes loaded, not per time: hence long values.
         self.ask::<()>(&["DEBUG", "POPULATE", "200", "padding", "2000"]);
         self.ask::<()>(&["CONFIG", "SET", "rdbcompression", "no"]);
         let keys: u32 = self.ask(&["DBSIZE"]);
@@ -314,7 +314,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // It may be gone already: then there is nothing to kill.
+        // It may have exited already: then there is nothing to kill.
         drop(self.child.kill());
         drop(self.child.wait());
         if std::thread::panicking() {
@@ -337,7 +337,7 @@ fn spawn(directory: &Directory, port: u16, is_tls: bool, args: &[String]) -> Chi
     spawn_logged(&mut command, directory)
 }
 
-/// REDIS_SERVER names another one: an older Redis, or a Valkey.
+/// REDIS_SERVER names another binary: an older Redis, or Valkey.
 fn redis_server() -> Command {
     Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
 }
@@ -357,7 +357,7 @@ fn encoded(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
-/// What stands before the host in a URL.
+/// The part of a URL before the host.
 fn login(user: Option<&str>, password: Option<&str>) -> String {
     match password {
         Some(password) => format!("{}:{}@", encoded(user.unwrap_or("")), encoded(password)),
@@ -365,7 +365,7 @@ fn login(user: Option<&str>, password: Option<&str>) -> String {
     }
 }
 
-/// `server.crt`, `server.key`, and `ca.crt` of who signed it.
+/// `server.crt`, `server.key`, and the `ca.crt` that signed it.
 fn make_certificates(directory: &Directory) {
     let openssl = |args: &[&str]| {
         let output = Command::new("openssl")
@@ -377,7 +377,7 @@ fn make_certificates(directory: &Directory) {
             .expect("openssl starts (Debian: openssl)");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    // Without a configuration of its own the system's would make every certificate an authority.
+    // Without this configuration, that of the system would make every certificate an authority.
     let empty = "[req]\ndistinguished_name = name\n[name]\n";
     std::fs::write(directory.file("openssl.cnf"), empty).expect("openssl.cnf");
     openssl(&[
@@ -436,7 +436,7 @@ pub struct Cluster {
 impl Cluster {
     const NODES: u16 = 3;
 
-    /// Waits until every node says that the cluster is whole.
+    /// Waits until every node reports that the cluster is complete.
     pub fn start() -> Self {
         Self::start_with(&[])
     }
@@ -455,7 +455,7 @@ impl Cluster {
             let last = if index + 1 == Self::NODES { SLOTS } else { first + SLOTS / Self::NODES };
             let (first, last) = (first.to_string(), (last - 1).to_string());
             node.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
-            // Else the nodes settle in votes who is who, and the state flaps.
+            // Otherwise the nodes vote on configuration epochs, and the state flaps.
             node.ask::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
         }
         for node in &nodes[1..] {
@@ -484,7 +484,7 @@ impl Cluster {
         }
     }
 
-    /// As `--redis-url` takes it, with every node.
+    /// The value for `--redis-url`, with every node.
     pub fn url(&self) -> String {
         let hosts: Vec<_> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
@@ -496,13 +496,13 @@ impl Cluster {
         self.nodes[0].ask(&["CLUSTER", "KEYSLOT", key])
     }
 
-    /// The index of the node that first had the slots of this key.
+    /// The index of the node that had the slot of this key at the start.
     pub fn first_owner(&self, key: &str) -> usize {
         let index = self.slot(key) / (SLOTS / Self::NODES);
         usize::from(index.min(Self::NODES - 1))
     }
 
-    /// Gives a slot with all its keys to another node: every step of a real migration.
+    /// Migrates a slot with all its keys to another node, with every step of a real migration.
     pub fn migrate(&self, slot: u16, from: usize, to: usize) {
         self.begin_migration(slot, from, to);
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
@@ -518,7 +518,7 @@ impl Cluster {
         }
     }
 
-    /// The slot is on its way and its keys are not: new ones are answered with ASK.
+    /// Starts the migration of a slot without its keys: new keys are answered with ASK.
     pub fn begin_migration(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
@@ -531,7 +531,7 @@ impl Cluster {
 
 /// A master, its replica, and three sentinels that watch both.
 pub struct Sentinels {
-    /// Master and replica; after a failover the other way round.
+    /// Master and replica; after a failover, replica and master.
     pub nodes: [Redis; 2],
     pub sentinels: Vec<Redis>,
 }
@@ -554,7 +554,7 @@ impl Sentinels {
         let master = Redis::start_with(access.clone(), &passwords, |_| {});
         let port = master.port.to_string();
         let args = [&passwords[..], &["--replicaof", "127.0.0.1", &port]].concat();
-        // A replica reads its master's data at once, without the 5 s that gather more replicas.
+        // A replica syncs at once, without the 5 s in which the master waits for more replicas.
         master.ask::<()>(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         let replica = Redis::start_with(access, &args, |_| {});
         until("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
@@ -575,7 +575,7 @@ impl Sentinels {
         sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", what, MASTER_NAME]).len()
     }
 
-    /// As `--redis-url` takes it.
+    /// The value for `--redis-url`.
     pub fn url(&self) -> String {
         let hosts: Vec<_> =
             self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
@@ -587,20 +587,20 @@ impl Sentinels {
         format!("redis+sentinel://{login}{}/{MASTER_NAME}{query}", hosts.join(","))
     }
 
-    /// The port that the sentinels give for the master.
+    /// The port of the master according to the sentinels.
     pub fn master_port(&self) -> u16 {
         let address: (String, u16) =
             self.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME]);
         address.1
     }
 
-    /// The node that says it is the master.
+    /// The node whose role is master.
     pub fn master(&self) -> &Redis {
         let port = self.master_port();
         self.nodes.iter().find(|node| node.port == port).expect("one of ours")
     }
 
-    /// Waits until all sentinels give the other node, and it says so itself.
+    /// Waits until all sentinels name the other node, and its role is master.
     pub fn wait_for_failover(&self, from: u16) -> &Redis {
         let other = self.nodes.iter().find(|node| node.port != from).expect("two nodes");
         until("a failover", || {
@@ -640,9 +640,8 @@ fn start_sentinel(master: &Redis, password: Option<&str>) -> Redis {
         let access = Access { password: password.map(str::to_owned), ..Access::default() };
         let mut sentinel = Redis { child, directory, port, access, args: Vec::new() };
         if sentinel.wait_for_pong() {
-            // How often they greet each other and look; as they are made they take seconds. A replica is
-            // good enough to follow a lost master if its INFO is younger than five pings, and then it is
-            // asked for it once a second.
+            // Intervals of hello messages and pings; by default they are seconds. A replica can be promoted only
+            // if its INFO is younger than five ping intervals, and sentinels then ask for it once a second.
             let periods = ["publish-period", "200", "info-period", "500", "ping-period", "300"];
             let command = [&["SENTINEL", "DEBUG"][..], &periods, &["ask-period", "100"]].concat();
             sentinel.ask::<()>(&command);
@@ -653,7 +652,7 @@ fn start_sentinel(master: &Redis, password: Option<&str>) -> Redis {
     }
 }
 
-/// For a test that needs an address at which nobody listens.
+/// For a test that needs a closed port.
 pub fn unused_port() -> u16 {
     free_port()
 }

@@ -1,11 +1,11 @@
-//! What the clients know, held against what the scrape and Redis say.
+//! Compares the samples that clients sent with the scrape and with the contents of Redis.
 //!
-//! [`Ledger`] remembers every sample that was sent, in order, and its answer; [`Load`] is the ledger
-//! while its clients post; [`Contents`] is what Redis holds. At rest the three must agree: each accepted
-//! sample has one outcome, its keys have the last value sent, each window holds the newest values once.
+//! [`Ledger`] has every sample that was sent, in order, and its response; [`Load`] is the ledger while its
+//! clients post; [`Contents`] is what Redis has. At rest they must agree: each accepted sample has one outcome,
+//! its keys have the last value sent, and each window has the newest values once.
 //!
-//! Every value is sent once in a ledger's life, so a member of a window names its sample. A client has
-//! devices and timestamps of its own: the order of its requests is the order of their samples.
+//! Every value is sent once in a ledger, so a member of a window identifies its sample. Clients share neither
+//! devices nor timestamps, so the order of a client's requests is the order of their samples.
 
 #![allow(dead_code, reason = "each suite uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real sockets")]
@@ -24,9 +24,9 @@ use serde_json::{Value, json};
 use crate::harness::{Connection, Failure, Server, post, shown};
 use crate::redis_server::Redis;
 
-/// Values in a window unless set otherwise.
+/// Default number of values in a window.
 pub const WINDOW: usize = 50;
-/// Redis keeps one more, against which the last can be judged.
+/// Redis keeps one value more, so that the last can be judged.
 const MEMBERS_MAX: usize = WINDOW + 1;
 /// Devices of one client; every seventh sample has none.
 const DEVICES: u64 = 6;
@@ -34,29 +34,29 @@ const DEVICES: u64 = 6;
 const CLIENTS_MAX: u64 = 8;
 /// The first timestamp, seconds since 1970.
 const FIRST_S: u64 = 1_735_100_000;
-/// What was queued for long is written, and what was told is known, within it.
+/// Time limit until queued samples are written and updates of other replicas are applied.
 const REST: Duration = Duration::from_secs(20);
-/// Differences shown of many.
+/// Differences that are printed at most.
 const SHOWN: usize = 12;
 
-/// What waits for a Redis that is away waits for its timeouts and delays: half a second and more.
+/// A response that waits for a Redis that is down takes at least as long as its timeouts: half a second.
 const HELD_UP: Duration = Duration::from_millis(250);
-/// One request in so many may take as long because the machine was busy.
+/// One request in this many may take as long because the machine is busy.
 const BUSY_ONE_IN: usize = 50;
 
-/// Which samples share a timestamp, and with it the key.
+/// Which samples share a timestamp, and with it a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// None: every sample's outcome can be seen.
+    /// None: the outcome of every sample is visible.
     Unique,
     /// Every second run of 16 samples of a client.
     Mixed,
-    /// Every run of so many samples of a client.
+    /// Every run of this many samples of a client.
     Runs(u64),
 }
 
 impl Keys {
-    /// Numbers the timestamp of a client's sample.
+    /// The number of the timestamp of a client's sample.
     fn timestamp(self, number: u64) -> u64 {
         match self {
             Self::Unique => number,
@@ -73,13 +73,13 @@ pub struct Plan {
     pub clients: u64,
     /// Between two requests of a client.
     pub interval: Duration,
-    /// Samples of one request after the other, in turns.
+    /// Numbers of samples per request, used in turn.
     pub sizes: &'static [u64],
     pub keys: Keys,
 }
 
 impl Default for Plan {
-    /// 400 requests and 1,300 samples a second: little enough for two busy cores.
+    /// 400 requests and 1,300 samples a second: not too many for two busy cores.
     fn default() -> Self {
         Self {
             clients: 4,
@@ -90,14 +90,14 @@ impl Default for Plan {
     }
 }
 
-/// Part of a load whose latencies are told apart.
+/// A part of a load, with latencies of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Redis is well: what a request takes here and now.
+    /// Redis works: the normal latency on this machine.
     Control,
-    /// It is not.
+    /// Redis fails.
     Fault,
-    /// It is well again.
+    /// Redis works again.
     After,
 }
 
@@ -107,15 +107,15 @@ const PHASES: usize = 3;
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     client: u64,
-    /// Of the client, from 1.
+    /// Counts the samples of the client, from 1.
     number: u64,
     pub sent: Instant,
-    /// None when no answer came.
+    /// None without a response.
     pub accepted: Option<Instant>,
 }
 
 impl Sample {
-    /// Its `rps`, which names it.
+    /// Its `rps`, which identifies it.
     fn id(self) -> u64 {
         self.number * CLIENTS_MAX + self.client
     }
@@ -130,7 +130,7 @@ impl Sample {
         (device < DEVICES).then(|| device_name(self.client, device))
     }
 
-    /// Microseconds since 1970, and how a client says it: in seconds, milliseconds or microseconds.
+    /// Microseconds since 1970, and the text of it: seconds, milliseconds or microseconds.
     fn timestamp(self, keys: Keys) -> u64 {
         let number = keys.timestamp(self.number);
         let seconds = FIRST_S + number * CLIENTS_MAX + self.client;
@@ -141,7 +141,7 @@ impl Sample {
         }
     }
 
-    /// As it is sent, and as Redis keeps it: whole numbers without a fraction.
+    /// The JSON that is sent and stored: whole numbers without a fraction.
     fn json(self, keys: Keys) -> Value {
         let id = self.id();
         let mut json = json!({
@@ -166,7 +166,7 @@ impl Sample {
         metric != "level" || self.has_level()
     }
 
-    /// The keys that hold it.
+    /// The keys that have it as their value.
     fn keys(self, keys: Keys) -> Vec<String> {
         let timestamp = self.timestamp(keys);
         let of_device = self.device().map(|device| format!("metric:{device}:{timestamp}"));
@@ -189,16 +189,16 @@ fn named_by(metric: &str, value: f64) -> Option<(u64, u64)> {
     }
 }
 
-/// How long one request took.
+/// The latency of one request.
 #[derive(Clone, Copy, Debug)]
 struct Timing {
     phase: usize,
     answer: Duration,
-    /// An exchange with a bare echo, a moment before.
+    /// That of a plain echo just before.
     echo: Duration,
 }
 
-/// One connection's worth.
+/// One client and its connection.
 struct Client {
     client: u64,
     plan: Plan,
@@ -206,12 +206,12 @@ struct Client {
     number: u64,
     samples: Vec<Sample>,
     timings: Vec<Timing>,
-    /// Since this server was first posted to.
+    /// Since the first request to this server.
     accepted: u64,
     rejected: u64,
-    /// Answers that no Redis excuses.
+    /// Unexpected responses, with or without Redis.
     wrong: Vec<String>,
-    /// Why it stopped by itself.
+    /// Why it stopped early.
     ended: Option<Failure>,
 }
 
@@ -246,7 +246,7 @@ impl Client {
         self
     }
 
-    /// Sends the next request; none when the connection is over.
+    /// Sends the next request. None when the connection is closed.
     fn post(&mut self, connection: &mut Connection) -> Option<(Duration, bool)> {
         let (body, bad) = self.next_body();
         let first = self.samples.len();
@@ -295,7 +295,7 @@ impl Client {
         self.plan.sizes[self.requests as usize % self.plan.sizes.len()]
     }
 
-    /// The body of the next request, and how many bad samples stand in it.
+    /// The body of the next request, and the number of invalid samples in it.
     fn next_body(&self) -> (String, u64) {
         let sent = Instant::now();
         let sample = |number| Sample { client: self.client, number, sent, accepted: None };
@@ -331,7 +331,7 @@ fn exchange(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; ECHO_BYTES])
 }
 
-/// A thread per connection that gives back what it reads; ends with its clients.
+/// An echo server with one thread per connection; ends with its clients.
 fn start_echo(clients: u64) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let address = listener.local_addr().expect("bound");
@@ -348,7 +348,7 @@ fn start_echo(clients: u64) -> SocketAddr {
     address
 }
 
-/// What was sent and answered.
+/// All samples that were sent, and their responses.
 pub struct Ledger {
     plan: Plan,
     clients: Vec<Client>,
@@ -379,7 +379,7 @@ impl Ledger {
         Self { plan, clients: (0..plan.clients).map(client).collect() }
     }
 
-    /// Lets the clients post to a server, from [`Phase::Control`] on.
+    /// Starts the clients, in [`Phase::Control`].
     pub fn post_to(self, server: &Server) -> Load {
         let control = Arc::new(Control {
             address: server.address,
@@ -396,7 +396,7 @@ impl Ledger {
         Load { plan: self.plan, control, clients }
     }
 
-    /// Another process counts from 0.
+    /// The next process counts from 0.
     pub fn forget_counts(&mut self) {
         for client in &mut self.clients {
             client.accepted = 0;
@@ -418,7 +418,7 @@ impl Ledger {
         self.clients.iter().map(|client| client.rejected).sum()
     }
 
-    /// Every request was answered, and as if there were no Redis.
+    /// Every request got the response that it gets without Redis.
     #[track_caller]
     pub fn assert_all_answered(&self) {
         self.assert_answers();
@@ -427,15 +427,15 @@ impl Ledger {
         }
     }
 
-    /// Every answer was the one that a healthy Redis would have left.
+    /// Every response was the one that it gets with a working Redis.
     #[track_caller]
     pub fn assert_answers(&self) {
         let wrong: Vec<&String> = self.clients.iter().flat_map(|client| &client.wrong).collect();
         assert!(wrong.is_empty(), "{} wrong answers: {:#?}", wrong.len(), first(&wrong));
     }
 
-    /// No answer waited for Redis. How long answers take is measured by benches, not here: a machine that
-    /// is busy makes each of them slow, and then the echo beside it too.
+    /// No response waited for Redis. Latencies are measured by benches, not here: a busy machine makes every
+    /// response slow, and then the echo too.
     #[track_caller]
     pub fn assert_not_held_up(&self) {
         let timings = self.clients.iter().flat_map(|client| &client.timings);
@@ -447,7 +447,7 @@ impl Ledger {
         assert!(held_up <= allowed, "{held_up} of {} answers took over {HELD_UP:?}", fault.len());
     }
 
-    /// Waits until everything that was accepted has its outcome, and checks that the outcomes add up.
+    /// Waits until every accepted sample has its outcome, and checks that the outcomes add up.
     #[track_caller]
     pub fn settle(&self, server: &Server) -> Scrape {
         let received = self.accepted() + self.rejected();
@@ -487,7 +487,7 @@ impl Ledger {
         scrape
     }
 
-    /// Compares Redis with what was accepted, but for what is excused.
+    /// Compares Redis with the accepted samples, except those that are excused.
     #[track_caller]
     pub fn check(&self, redis: &Redis, excuse: &Excuse) -> Findings {
         let contents = Contents::read(redis);
@@ -503,7 +503,7 @@ impl Ledger {
         Findings { missing, contents }
     }
 
-    /// Totals of `/analyze` are those of Redis, for the fleet and every device.
+    /// The totals of `/analyze` equal those of Redis, for the fleet and every device.
     #[track_caller]
     pub fn check_answers(&self, server: &Server, contents: &Contents) {
         let mut connection = server.connect();
@@ -529,13 +529,13 @@ fn first<T: Clone>(all: &[T]) -> Vec<T> {
 }
 
 impl Load {
-    /// What follows is of this phase, until so many requests of it were answered.
+    /// Starts a phase, and waits until this many of its requests were answered.
     #[track_caller]
     pub fn run(&self, phase: Phase, requests: u64) {
         self.control.phase.store(phase as usize, Ordering::Relaxed);
         let answered = &self.control.answered[phase as usize];
         let target = answered.load(Ordering::Relaxed) + requests;
-        // As long as they take by plan, and as long again as a busy machine may want.
+        // The planned time, and as much again for a busy machine.
         let planned = self.plan.interval * requests.div_ceil(self.plan.clients) as u32;
         let deadline = Instant::now() + planned * 3 + REST;
         while answered.load(Ordering::Relaxed) < target {
@@ -545,14 +545,14 @@ impl Load {
         }
     }
 
-    /// Lets every client finish its request.
+    /// Waits until every client has finished its request.
     #[track_caller]
     pub fn stop(self) -> Ledger {
         self.control.is_over.store(true, Ordering::Relaxed);
         self.join()
     }
 
-    /// Waits until every client has lost its connection, or was told to close it.
+    /// Waits until every client has lost its connection, or got `Connection: close`.
     #[track_caller]
     pub fn join(self) -> Ledger {
         let clients =
@@ -561,29 +561,29 @@ impl Load {
     }
 }
 
-/// What may differ, and why.
+/// Differences that are allowed.
 pub struct Excuse<'a> {
-    /// These may be there or not: nobody was told, or a process died at that moment.
+    /// These samples may be there or not: they got no response, or a process died at that time.
     pub may_miss: &'a dyn Fn(&Sample) -> bool,
-    /// So many accepted samples are not there, as counted.
+    /// This many accepted samples are missing, as counted.
     pub dropped: u64,
-    /// Keys that the test itself has spoiled.
+    /// Keys that the test itself has changed.
     pub spoiled: &'a [&'a str],
 }
 
 impl Excuse<'_> {
-    /// Nothing may differ.
+    /// No difference.
     pub const NONE: Self = Self { may_miss: &|_| false, dropped: 0, spoiled: &[] };
 }
 
-/// What a comparison has found.
+/// The result of a comparison.
 pub struct Findings {
-    /// Accepted samples that are not there: client and number, in the order of their answers.
+    /// Accepted samples that are missing: client and number, in the order of their responses.
     pub missing: Vec<(u64, u64)>,
     pub contents: Contents,
 }
 
-/// A key's part for samples without regard to devices.
+/// The part of a key that stands for the fleet.
 const FLEET: &str = "fleet";
 
 /// One member of a window.
@@ -619,13 +619,13 @@ impl Member {
     }
 }
 
-/// What Redis holds.
+/// The contents of Redis.
 pub struct Contents {
     /// `metric:…`: text and seconds to live.
     samples: HashMap<String, (String, i64)>,
-    /// By key, as read: oldest first.
+    /// Windows by key, oldest value first.
     windows: HashMap<String, Vec<(String, f64)>>,
-    /// By device, or [`FLEET`]: fields by name.
+    /// Counts by device, or [`FLEET`]: fields by name.
     counts: HashMap<String, BTreeMap<String, String>>,
     /// Milliseconds to live of windows and counts.
     lives: HashMap<String, i64>,
@@ -687,15 +687,14 @@ impl Contents {
         contents
     }
 
-    /// Samples of a device, or all, as the replicas have counted them: `<replica>` holds
+    /// Samples of a device, or of all, as counted by the replicas: `<replica>` has
     /// `<time_us>:<timestamp_us>:<samples>:<anomalies>`.
     fn samples_counted(&self, stream: &str) -> u64 {
         let fields = self.counts.get(stream).into_iter().flatten();
         fields.filter(|(name, _)| !name.contains(':')).map(|(_, value)| number(value, 2)).sum()
     }
 
-    /// Values of a stream, as the replicas have counted them: `<replica>:<metric>` holds
-    /// `<total>:<anomalies>`.
+    /// Values of a stream, as counted by the replicas: `<replica>:<metric>` has `<total>:<anomalies>`.
     fn total(&self, stream: &str, metric: &str) -> u64 {
         let fields = self.counts.get(stream).into_iter().flatten();
         let of_metric =
@@ -703,13 +702,13 @@ impl Contents {
         of_metric.map(|(_, value)| number(value, 0)).sum()
     }
 
-    /// Seconds that samples live from now on: the shortest and the longest.
+    /// The shortest and the longest time to live of samples, in seconds.
     pub fn lives_s(&self) -> (i64, i64) {
         let lives = || self.samples.values().map(|(_, life)| *life);
         (lives().min().expect("samples"), lives().max().expect("samples"))
     }
 
-    /// Replicas that have counted something for the fleet.
+    /// Replicas that have counts of the fleet.
     pub fn replicas(&self) -> usize {
         let fields = self.counts.get(FLEET).into_iter().flatten();
         fields.filter(|(name, _)| !name.contains(':')).count()
@@ -721,14 +720,14 @@ fn number(value: &str, place: usize) -> u64 {
     part.unwrap_or_else(|| panic!("no number at {place} of {value:?}"))
 }
 
-/// One sample's standing.
+/// The expectation for one sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// It must be there.
     Certain,
     /// It may be there or not.
     Excused,
-    /// Its key is not there, and it was counted as dropped.
+    /// Its key is missing, and it was counted as dropped.
     Missing,
 }
 
@@ -775,7 +774,7 @@ impl Comparison<'_> {
             if sample.accepted.is_none() || (self.excuse.may_miss)(sample) {
                 return Standing::Excused;
             }
-            // Where keys are shared, a key that is missing is found by its name.
+            // Where keys are shared, a missing key is found by its name.
             let is_there =
                 sample.keys(keys).iter().any(|key| self.contents.samples.contains_key(key));
             if is_there || keys != Keys::Unique { Standing::Certain } else { Standing::Missing }
@@ -820,7 +819,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// The samples of a stream stand by client, each in order.
+    /// The samples of a stream, by client, each in order.
     fn compare_stream(
         &self,
         stream: &str,
@@ -904,8 +903,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Clients can't know how the samples of several of them stand in the fleet's windows; the
-    /// devices' windows can: what is newer than the fleet's oldest is there too.
+    /// The order of the samples of several clients in the fleet's windows is unknown to the clients. The windows
+    /// of devices have times: values newer than the fleet's oldest must be in the fleet's window too.
     fn compare_fleet_with_devices(&self, problems: &mut Vec<String>) {
         for metric in METRICS {
             let fleet_key = window_key(FLEET, metric);
@@ -940,8 +939,8 @@ fn window_key(stream: &str, metric: &str) -> String {
     }
 }
 
-/// What the absolute counts of the replicas may add up to. What was dropped counts as soon as a later
-/// sample is written; what is excused counts or not.
+/// The possible sums of the replicas' absolute counts. A dropped sample counts as soon as a later one is
+/// written; an excused sample counts or not.
 fn counted(
     samples: &[Vec<Sample>],
     standings: &HashMap<(u64, u64), Standing>,
@@ -952,7 +951,7 @@ fn counted(
     let most = all.len() as u64;
     let is_excused = |sample: &&Sample| standing(sample) == Standing::Excused;
     let mut fewest = most - all.iter().filter(|sample| is_excused(sample)).count() as u64;
-    // Dropped at the end of a client's samples, nothing later was written.
+    // Samples dropped at the end of a client's samples: no later one was written.
     for of_client in samples {
         let with_metric = of_client.iter().filter(|s| has(s)).rev();
         let lost = with_metric.take_while(|sample| standing(sample) == Standing::Missing);
@@ -961,7 +960,7 @@ fn counted(
     fewest..=most
 }
 
-/// `numbers` are the newest of a client's samples in a stream, in order, but for what may be missing.
+/// `numbers` are the newest of a client's samples in a stream, in order, except those that may be missing.
 fn is_newest(
     samples: &[&Sample],
     numbers: &[u64],
@@ -985,7 +984,7 @@ fn is_newest(
     Ok(())
 }
 
-/// What the server counts.
+/// A scrape of the server.
 pub struct Scrape(BTreeMap<String, u64>);
 
 impl Scrape {
@@ -1000,7 +999,7 @@ impl Scrape {
         Self(lines.filter_map(parse).collect())
     }
 
-    /// One line, by name and labels.
+    /// The value of one line, by name and labels.
     #[track_caller]
     pub fn get(&self, name: &str) -> u64 {
         *self.0.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.lines("sigmad_s")))
@@ -1018,7 +1017,7 @@ impl Scrape {
         self.get(&format!("sigmad_store_dropped_total{{reason=\"{reason}\"}}"))
     }
 
-    /// Over all labels.
+    /// The sum over all labels.
     pub fn sum(&self, family: &str) -> u64 {
         self.lines(family).iter().map(|(_, value)| *value).sum()
     }
@@ -1029,7 +1028,7 @@ impl Scrape {
     }
 }
 
-/// The largest of what was seen, by a thread that looks until it is dropped.
+/// The maximum of a value that a thread samples until this is dropped.
 pub struct Watch {
     is_over: Arc<AtomicBool>,
     largest: Arc<Mutex<u64>>,
@@ -1037,7 +1036,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The server's resident memory, KiB, looked at every 100 ms.
+    /// The resident memory of the server in KiB, sampled every 100 ms.
     pub fn resident_kib(pid: u32) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let largest = Arc::new(Mutex::new(0));
@@ -1056,7 +1055,7 @@ impl Watch {
         Self { is_over, largest, thread: Some(thread) }
     }
 
-    /// The largest since the last call.
+    /// The maximum since the last call.
     pub fn take(&self) -> u64 {
         std::mem::take(&mut self.largest.lock().expect("watch"))
     }
