@@ -71,6 +71,9 @@ pub enum Wait {
     Timer,
 }
 
+/// The sending end of a channel of batches.
+pub type BatchSender = Sender<Message<Vec<Sample>>>;
+
 /// Judges by names; what comes through the channel is dropped at its end.
 ///
 /// # Errors
@@ -79,7 +82,7 @@ pub fn by_names(
     mut windows: Windows,
     writer: Option<Writer>,
     wait: Wait,
-) -> io::Result<(Sender<Message<Vec<Sample>>>, JoinHandle<()>)> {
+) -> io::Result<(BatchSender, JoinHandle<()>)> {
     let (sender, messages) = bounded::<Message<Vec<Sample>>>(WAITING_MAX);
     let thread = spawn(None, move || {
         while let Some(message) = next(&messages, wait) {
