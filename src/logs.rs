@@ -1,6 +1,4 @@
-//! Where log lines go and how they look: stderr, for people on a terminal, as JSON elsewhere.
-//!
-//! Times are RFC 3339 in UTC. Nothing is logged per request.
+//! Log lines on stderr: text on a terminal, JSON elsewhere. Times are RFC 3339 in UTC. No request is logged.
 
 use std::io::IsTerminal;
 
@@ -8,11 +6,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// may and may_minihttp log three lines for each connection, its normal end as an error. `--log`
-/// comes after it and may say otherwise.
+/// may and may_minihttp log three lines for each connection, its normal end as an error. `--log` comes after this
+/// directive and overrides it.
 const MAY_IS_SILENT: &str = "may=off";
 
-/// Starts logging what `filter` lets through; called once, by `main`, before any other thread runs.
+/// Starts logging by `filter`. `main` calls it once, before any other thread runs.
 pub fn start(filter: &str, format: LogFormat) {
     let is_terminal = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt()
@@ -20,7 +18,7 @@ pub fn start(filter: &str, format: LogFormat) {
         .with_writer(std::io::stderr);
     match (format, is_terminal) {
         (LogFormat::Human, _) | (LogFormat::Auto, true) => {
-            // NO_COLOR (any value) is how people ask every tool for plain text.
+            // NO_COLOR, with any value, asks every tool for plain text.
             let is_coloured = is_terminal && std::env::var_os("NO_COLOR").is_none();
             logs.with_ansi(is_coloured).with_target(false).init();
         }

@@ -1,4 +1,4 @@
-//! The `sigmad` binary: reads its settings, then serves, loads a server, or evaluates the detectors.
+//! The `sigmad` binary: reads the command line, then serves, generates load, or evaluates the detectors.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -7,8 +7,6 @@ use std::time::Instant;
 use mimalloc::MiMalloc;
 use sigmad::config::{self, Invocation, ServerSettings};
 use sigmad::{logs, server};
-use sigmad_demo as demo;
-use sigmad_eval as eval;
 use sigmad_profile::heap::Sampled;
 use tracing::{error, info, warn};
 
@@ -17,31 +15,31 @@ static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 
 fn main() -> ExitCode {
     let start = sigmad_clock::start();
-    match config::parse() {
-        Ok(Invocation::Serve(settings)) => serve(&settings, start, |_| {}),
-        Ok(Invocation::Demo(settings)) => serve(&settings, start, |address| {
-            let token = settings.ingest_token.as_ref().map(|token| token.secret().to_owned());
-            match demo::start(address, token, start) {
-                Ok(()) => println!("a fleet is up: http://{}/", demo::reachable(address)),
-                Err(error) => error!(%error, "no fleet"),
-            }
-        }),
-        Ok(Invocation::PrintConfig(settings)) => {
+    let invocation = match config::parse() {
+        Ok(invocation) => invocation,
+        Err(error) => return error.report(),
+    };
+    match invocation {
+        Invocation::Serve(settings) => serve(&settings, start, |_| {}),
+        Invocation::Demo(settings) => {
+            serve(&settings, start, |address| start_fleet(&settings, address, start))
+        }
+        Invocation::PrintConfig(settings) => {
             print!("{}", settings.to_environment());
             ExitCode::SUCCESS
         }
-        Ok(Invocation::Load(settings)) => sigmad_load::run(&settings, start),
-        Ok(Invocation::Eval(settings)) => match eval::run(&settings) {
+        Invocation::Load(settings) => sigmad_load::run(&settings, start),
+        Invocation::Eval(settings) => match sigmad_eval::run(&settings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error}");
                 ExitCode::FAILURE
             }
         },
-        Err(refusal) => refusal.report(),
     }
 }
 
+/// Serves until a signal. `is_listening` is called once, when the server accepts connections.
 fn serve(
     settings: &ServerSettings,
     start: Instant,
@@ -51,7 +49,7 @@ fn serve(
     info!(version = env!("CARGO_PKG_VERSION"), settings = settings.summary(), "starting");
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in config::unknown_variables(names) {
-        warn!(name, "no setting has this name; it is ignored");
+        warn!(name, "ignored: no setting has this variable");
     }
     match server::run(settings, start, is_listening) {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,5 +57,14 @@ fn serve(
             error!(%error, "stopped");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Starts the simulated fleet of `sigmad demo`, a client of this process.
+fn start_fleet(settings: &ServerSettings, address: SocketAddr, start: Instant) {
+    let token = settings.ingest_token.as_ref().map(|token| token.secret().to_owned());
+    match sigmad_demo::start(address, token, start) {
+        Ok(()) => println!("open http://{}/", sigmad_demo::reachable(address)),
+        Err(error) => error!(%error, "the simulated fleet did not start"),
     }
 }

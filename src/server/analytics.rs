@@ -1,0 +1,40 @@
+//! The analytics thread, from the settings of detection.
+
+use super::counters::ServerCounters;
+use super::shared::Shared;
+use super::workers::AnalyticsQueues;
+use crate::analytics::thread::AnalyticsThread;
+use crate::analytics::{Analytics, AnalyticsSettings};
+use crate::config::ServerSettings;
+use crate::judged_queue::JudgedProducer;
+use sigmad_detectors::DetectorSettings;
+use sigmad_detectors::zscore::ZScore;
+
+/// The detectors with the parameters that the settings give them.
+pub(super) fn detectors(settings: &ServerSettings) -> DetectorSettings {
+    // The settings bound it far below.
+    let min_samples = settings.min_samples as u32;
+    let zscore = ZScore { threshold: settings.threshold, min_samples };
+    DetectorSettings { zscore, kinds: settings.detector.clone() }
+}
+
+/// Builds the thread.
+pub(super) fn thread(
+    settings: &ServerSettings,
+    shared: &Shared,
+    counters: &ServerCounters,
+    queues: AnalyticsQueues,
+    judged_producer: Option<JudgedProducer>,
+) -> AnalyticsThread {
+    let detection = AnalyticsSettings { window: settings.window, detectors: detectors(settings) };
+    AnalyticsThread::new(
+        Analytics::new(detection, shared.registry.clone().into()),
+        settings.ttl.as_micros() as i64,
+        queues.samples,
+        queues.questions,
+        judged_producer,
+        shared.sleeper.clone(),
+        shared.start,
+        counters.analytics.clone(),
+    )
+}

@@ -1,0 +1,86 @@
+//! Every counter of the server, and who reads it.
+
+use std::sync::Arc;
+
+use sigmad_counters::Source;
+
+use super::shared::Shared;
+use super::store::RedisCounters;
+use crate::analytics::families::StoredInMemory;
+use crate::analytics::thread::AnalyticsCounters;
+use crate::api::counters::{RequestCounters, RouterCounters};
+use crate::api::reader::READERS;
+use crate::dashboard::counters::EventsCounters;
+use crate::dashboard::sampler::{IngestSource, SamplerCounters};
+use crate::http::counters::HttpCounters;
+use crate::sample_queue::SampleQueueCounters;
+use crate::telemetry::{Build, Sources};
+
+/// The counters of every thread.
+pub(super) struct ServerCounters {
+    pub workers: Vec<WorkerCounters>,
+    pub readers: Vec<Arc<RequestCounters>>,
+    pub debug: Arc<RequestCounters>,
+    pub analytics: Arc<AnalyticsCounters>,
+    pub events: Arc<EventsCounters>,
+    /// None without `--redis-url`.
+    pub redis: Option<RedisCounters>,
+}
+
+/// The counters of one worker.
+pub(super) struct WorkerCounters {
+    pub http: Arc<HttpCounters>,
+    pub router: Arc<RouterCounters>,
+    pub queue: Arc<SampleQueueCounters>,
+}
+
+impl WorkerCounters {
+    fn new(worker: usize) -> Self {
+        let queue = SampleQueueCounters { worker, ..SampleQueueCounters::default() };
+        Self { http: Arc::default(), router: Arc::default(), queue: Arc::new(queue) }
+    }
+}
+
+impl ServerCounters {
+    pub fn new(workers: usize, redis: Option<RedisCounters>) -> Self {
+        Self {
+            workers: (0..workers).map(WorkerCounters::new).collect(),
+            readers: (0..READERS).map(|_| Arc::default()).collect(),
+            debug: Arc::default(),
+            analytics: Arc::default(),
+            events: Arc::default(),
+            redis,
+        }
+    }
+
+    /// For the scrape. What has left a queue comes before what has entered it: see [`Sources`].
+    pub fn sources(&self, build: Build, shared: &Shared) -> Sources {
+        let mut sources: Vec<Arc<dyn Source>> = match &self.redis {
+            Some(RedisCounters { queue, store }) => vec![queue.clone(), store.clone()],
+            None => vec![Arc::new(StoredInMemory(self.analytics.clone()))],
+        };
+        sources.extend(self.readers.iter().map(|reader| reader.clone() as Arc<dyn Source>));
+        sources.extend::<[Arc<dyn Source>; 4]>([
+            self.debug.clone(),
+            self.analytics.clone(),
+            self.events.clone(),
+            shared.registry.clone(),
+        ]);
+        for WorkerCounters { http, router, queue } in &self.workers {
+            sources.extend::<[Arc<dyn Source>; 3]>([http.clone(), router.clone(), queue.clone()]);
+        }
+        sources.push(Arc::new(build));
+        sources.into()
+    }
+
+    /// For the live page.
+    pub fn sampled(&self) -> SamplerCounters {
+        let workers = self.workers.iter();
+        SamplerCounters {
+            ingest: workers.clone().map(|w| w.router.clone() as Arc<dyn IngestSource>).collect(),
+            http: workers.clone().map(|worker| worker.http.clone()).collect(),
+            sample_queues: workers.map(|worker| worker.queue.clone()).collect(),
+            analytics: self.analytics.clone(),
+        }
+    }
+}

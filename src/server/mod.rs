@@ -1,0 +1,121 @@
+//! The life of the server: it builds the queues, starts the threads, and stops them in the order of the data.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `shared` | what several threads use: registry, readiness, the main thread's events |
+//! | `counters` | every counter, and which of them the scrape and the live page read |
+//! | `workers`, `analytics`, `store`, `reads` | each builds its threads from plain values of the settings |
+//! | `engine` | the HTTP engine: starts, drains |
+//! | `limits`, `signals`, `threads`, `summary` | file limit, SIGTERM, spawning and joining, the last log lines |
+
+mod analytics;
+mod counters;
+mod engine;
+mod error;
+mod limits;
+mod reads;
+mod shared;
+mod signals;
+mod store;
+mod summary;
+mod threads;
+mod workers;
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, unbounded};
+use sigmad_clock::elapsed;
+use tracing::info;
+
+use self::counters::ServerCounters;
+use self::engine::RunningEngine;
+pub use self::error::ServerError;
+use self::reads::ReadThreads;
+use self::shared::{MainEvent, Shared};
+use self::store::RedisParts;
+use self::threads::{join, spawn};
+use self::workers::Queues;
+use crate::config::ServerSettings;
+use crate::placement::{self, Machine};
+use crate::readiness::ReadinessPhase;
+
+/// Serves until SIGTERM or SIGINT, then drains. Clocks count from `start`. `is_listening` is called once, when
+/// the server accepts connections.
+///
+/// # Errors
+/// When the server can't start, or when a worker fails.
+pub fn run(
+    settings: &ServerSettings,
+    start: Instant,
+    is_listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServerError> {
+    let (main, main_events) = unbounded();
+    signals::watch(main.clone()).map_err(ServerError::Start)?;
+    let machine = Machine::of_this_process();
+    let placement = placement::decide(&machine, settings.workers, settings.pin);
+    let limits = limits::connection_limits(settings, placement.workers())?;
+
+    let shared = Shared::new(settings, start, main);
+    let (redis, judged_producer) = RedisParts::new(settings, &shared).unzip();
+    let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
+    let counters = ServerCounters::new(placement.workers(), redis_counters);
+    let (queues, queue_ends) = Queues::new(&shared, &counters);
+    let analytics = analytics::thread(settings, &shared, &counters, queue_ends, judged_producer);
+
+    let analytics = spawn("analytics".into(), placement.analytics_core, move || analytics.run())
+        .map_err(ServerError::Start)?;
+    let store = redis.map(RedisParts::start).transpose().map_err(ServerError::Start)?;
+    let reads = ReadThreads::start(settings, &shared, &counters, queues.requests)
+        .map_err(ServerError::Start)?;
+    let workers = workers::parts(settings, &shared, &counters, queues.to_workers);
+    let engine = RunningEngine::start(settings, limits, &placement, workers, &shared)?;
+    if store.is_none() {
+        shared.readiness.set(ReadinessPhase::Ready);
+    }
+    info!(
+        address = %engine.address,
+        workers = placement.workers(),
+        workers_because = %placement.workers_reason,
+        cores = ?placement.worker_cores,
+        analytics_core = ?placement.analytics_core,
+        pinned_because = %placement.pin_reason,
+        connections_max = limits.connections_max,
+        memory_limit_bytes = machine.limits.memory_bytes,
+        started_ms = elapsed(start).as_millis() as u64,
+        "listening"
+    );
+    is_listening(engine.address);
+
+    let failure = wait(&main_events, &shared);
+
+    shared.readiness.set(ReadinessPhase::Draining);
+    let deadline = elapsed(start) + settings.drain;
+    if let Some(store) = &store {
+        store.set_deadline(deadline);
+    }
+    engine.drain(settings.drain);
+    // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.
+    reads.join();
+    let totals = join(analytics);
+    // Analytics has ended: the store writes what is left.
+    if let Some(store) = store {
+        store.join(start, deadline);
+    }
+    summary::log(&totals, &counters);
+    failure.map_or(Ok(()), Err)
+}
+
+/// Waits for a signal, or for the failure of a worker. Meanwhile the first state of Redis ends the start.
+fn wait(events: &Receiver<MainEvent>, shared: &Shared) -> Option<ServerError> {
+    loop {
+        match events.recv().expect("Shared holds a sender") {
+            MainEvent::StoreState => shared.readiness.set(ReadinessPhase::Ready),
+            MainEvent::Signal(signal) => {
+                info!(signal, "draining");
+                return None;
+            }
+            MainEvent::WorkerFailed(error) => return Some(ServerError::Worker(error)),
+        }
+    }
+}

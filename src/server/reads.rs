@@ -1,0 +1,97 @@
+//! The threads that answer reads: readers, the events of the live page, `/debug/`.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use sigmad_clock::Clock;
+
+use super::analytics::detectors;
+use super::counters::ServerCounters;
+use super::shared::Shared;
+use super::threads::{join_all, spawn};
+use super::workers::RequestQueues;
+use crate::answers::windows::DetectionSettings;
+use crate::api::debug;
+use crate::api::reader::{self, ReaderDeps};
+use crate::config::ServerSettings;
+use crate::dashboard::events::{self, Events};
+use crate::dashboard::sampler::Sampler;
+use crate::telemetry::{Build, Telemetry};
+
+/// The running threads.
+pub(super) struct ReadThreads(Vec<JoinHandle<()>>);
+
+impl ReadThreads {
+    /// Starts readers, events and debug.
+    pub fn start(
+        settings: &ServerSettings,
+        shared: &Shared,
+        counters: &ServerCounters,
+        queues: RequestQueues,
+    ) -> io::Result<Self> {
+        let RequestQueues { reads, debug: debug_requests, asker } = queues;
+        let detector = detectors(settings).first();
+        let (window, threshold) = (settings.window, settings.threshold);
+        let build = Build {
+            version: env!("CARGO_PKG_VERSION"),
+            engine: settings.engine.name(),
+            detector: detector.name(),
+            window,
+        };
+        let sources = counters.sources(build, shared);
+        let (door, arrivals) = events::door(counters.events.clone());
+        let events = Events::new(
+            arrivals,
+            Sampler::new(asker.clone(), shared.registry.clone(), counters.sampled()),
+            events::Server {
+                version: build.version,
+                replica: host_name(),
+                engine: build.engine,
+                detector: build.detector,
+                window,
+                threshold,
+                score_threshold: detector.threshold(threshold),
+            },
+            shared.readiness.clone(),
+            counters.events.clone(),
+            shared.start,
+        );
+        let deps = Arc::new(ReaderDeps {
+            asker,
+            events: door,
+            registry: shared.registry.clone(),
+            telemetry: Telemetry::new(sources.clone()),
+            settings: DetectionSettings { window, threshold, detector: detector.name() },
+            is_shared: settings.redis_url.is_some(),
+        });
+        let mut threads = Vec::new();
+        for (index, counters) in counters.readers.iter().enumerate() {
+            let clock = Clock::new(shared.start);
+            let (reads, deps) = (reads.clone(), deps.clone());
+            threads.push(reader::start(index, reads, deps, counters.clone(), clock)?);
+        }
+        threads.push(spawn("events".into(), None, move || events.run())?);
+        let (debug_counters, readiness) = (counters.debug.clone(), shared.readiness.clone());
+        threads.push(debug::start(
+            debug_requests,
+            sources,
+            debug_counters,
+            readiness,
+            shared.start,
+        )?);
+        Ok(Self(threads))
+    }
+
+    /// Waits until all have ended, after the last worker.
+    pub fn join(self) {
+        join_all(self.0);
+    }
+}
+
+/// The name of the machine or the container.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    // The page shows it; nothing depends on it.
+    name.map_or_else(|_| "unknown".to_owned(), |name| name.trim_end().to_owned())
+}

@@ -1,0 +1,46 @@
+//! What several threads of the server use.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use crate::config::ServerSettings;
+use crate::readiness::Readiness;
+use crate::registry::Registry;
+use crate::sample_queue::Sleeper;
+
+/// What the main thread waits for.
+pub(super) enum MainEvent {
+    /// SIGTERM or SIGINT.
+    Signal(i32),
+    /// A worker lost its poller.
+    WorkerFailed(io::Error),
+    /// The store has read the windows of the cluster, or Redis is unavailable; also each later change.
+    StoreState,
+}
+
+/// Handles that every builder of threads receives.
+pub(super) struct Shared {
+    /// All clocks count from here.
+    pub start: Instant,
+    pub registry: Arc<Registry>,
+    pub readiness: Arc<Readiness>,
+    /// Wakes the analytics thread.
+    pub sleeper: Arc<Sleeper>,
+    pub main: Sender<MainEvent>,
+}
+
+impl Shared {
+    pub fn new(settings: &ServerSettings, start: Instant, main: Sender<MainEvent>) -> Self {
+        let stream_idle_s = u32::try_from(settings.stream_idle.as_secs()).unwrap_or(u32::MAX);
+        Self {
+            start,
+            registry: Arc::new(Registry::new(settings.max_streams, stream_idle_s)),
+            readiness: Arc::default(),
+            sleeper: Arc::default(),
+            main,
+        }
+    }
+}

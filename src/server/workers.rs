@@ -1,0 +1,103 @@
+//! The workers: a router for each, and the queues that leave it.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use sigmad_clock::Clock;
+
+use super::counters::ServerCounters;
+use super::shared::Shared;
+use crate::analytics::report::{Asker, Question, questions};
+use crate::api::debug::{DEBUGS_WAITING_MAX, DebugRequest};
+use crate::api::reader::{READS_WAITING_MAX, ReadRequest};
+use crate::api::router::{Router, RouterParts};
+use crate::api::tokens::{BearerToken, Tokens};
+use crate::config::ServerSettings;
+use crate::decode::Decoder;
+use crate::http::counters::HttpCounters;
+use crate::sample_queue::{self, SampleConsumer, SampleProducer};
+
+/// What one worker is made of.
+pub(super) struct WorkerParts {
+    pub router: Router,
+    pub counters: Arc<HttpCounters>,
+}
+
+/// The queues between the threads: the ends of workers and readers.
+pub(super) struct Queues {
+    pub to_workers: WorkerQueues,
+    pub requests: RequestQueues,
+}
+
+/// What workers send.
+pub(super) struct WorkerQueues {
+    samples: Vec<SampleProducer>,
+    reads: Sender<ReadRequest>,
+    debug: Sender<DebugRequest>,
+}
+
+/// What readers, the events thread and the debug thread receive, and how they ask analytics.
+pub(super) struct RequestQueues {
+    pub reads: Receiver<ReadRequest>,
+    pub debug: Receiver<DebugRequest>,
+    pub asker: Asker,
+}
+
+/// What the analytics thread receives.
+pub(super) struct AnalyticsQueues {
+    pub samples: Vec<SampleConsumer>,
+    pub questions: Receiver<Question>,
+}
+
+impl Queues {
+    pub fn new(shared: &Shared, counters: &ServerCounters) -> (Self, AnalyticsQueues) {
+        let (producers, consumers) = counters
+            .workers
+            .iter()
+            .map(|worker| sample_queue::channel(shared.sleeper.clone(), worker.queue.clone()))
+            .unzip();
+        let (asker, questions) = questions(shared.sleeper.clone());
+        let (reads_sender, reads) = bounded(READS_WAITING_MAX);
+        let (debug_sender, debug) = bounded(DEBUGS_WAITING_MAX);
+        let queues = Self {
+            to_workers: WorkerQueues {
+                samples: producers,
+                reads: reads_sender,
+                debug: debug_sender,
+            },
+            requests: RequestQueues { reads, debug, asker },
+        };
+        (queues, AnalyticsQueues { samples: consumers, questions })
+    }
+}
+
+/// A router and counters for each worker.
+pub(super) fn parts(
+    settings: &ServerSettings,
+    shared: &Shared,
+    counters: &ServerCounters,
+    queues: WorkerQueues,
+) -> Vec<WorkerParts> {
+    let tokens = Arc::new(Tokens {
+        ingest: settings.ingest_token.as_ref().map(|token| BearerToken::new(token.secret())),
+        read: settings.read_token.as_ref().map(|token| BearerToken::new(token.secret())),
+        debug: settings.debug_token.as_ref().map(|token| BearerToken::new(token.secret())),
+    });
+    let WorkerQueues { samples, reads, debug } = queues;
+    let workers = samples.into_iter().zip(&counters.workers);
+    workers
+        .map(|(samples, counters)| WorkerParts {
+            router: Router::new(RouterParts {
+                decoder: Decoder::new(shared.registry.clone()),
+                samples,
+                clock: Clock::new(shared.start),
+                counters: counters.router.clone(),
+                reads: reads.clone(),
+                debug: debug.clone(),
+                tokens: tokens.clone(),
+                readiness: shared.readiness.clone(),
+            }),
+            counters: counters.http.clone(),
+        })
+        .collect()
+}
