@@ -13,7 +13,7 @@ use redis::{Cmd, RedisWrite};
 use super::batch::{CommandBatch, CommandBuilder, Purpose};
 use super::keys::{self, Member, ReplicaCounters, ReplicaId};
 use super::segment::{
-    FLEET, HistoryEntry, SampleKey, Segment, SegmentStream, Subject, TimestampGroup,
+    FLEET, HistoryEntry, Segment, SegmentKey, SegmentStream, SegmentSubject, TimestampGroup,
 };
 use sigmad_sample::{MetricId, Reading};
 
@@ -179,7 +179,7 @@ impl CommandEncoder {
         batch.push(Purpose::Window, CommandBuilder::of(&expire));
     }
 
-    fn counts(&mut self, segment: &Segment, subject: &Subject, batch: &mut CommandBatch) {
+    fn counts(&mut self, segment: &Segment, subject: &SegmentSubject, batch: &mut CommandBatch) {
         let Self { options, metrics, key, text, fixed, .. } = self;
         key.clear();
         keys::write_counts_key(key, subject.device());
@@ -189,7 +189,7 @@ impl CommandEncoder {
         keys::write_field(text, options.replica, None);
         set.arg(text);
         text.clear();
-        let Subject { time_us, timestamp_us, counts, .. } = *subject;
+        let SegmentSubject { time_us, timestamp_us, counts, .. } = *subject;
         ReplicaCounters { time_us, timestamp_us, counts }.write(text);
         set.arg(text);
         for stream in segment.streams_of(subject) {
@@ -206,7 +206,7 @@ impl CommandEncoder {
     }
 
     /// The key of a sample with a device. The key of a timestamp alone comes with its group.
-    fn sample_key(&mut self, segment: &Segment, key: &SampleKey, batch: &mut CommandBatch) {
+    fn sample_key(&mut self, segment: &Segment, key: &SegmentKey, batch: &mut CommandBatch) {
         if key.subject != FLEET {
             let device = segment.subjects[key.subject as usize].device();
             self.set(segment, key, device, Purpose::Key, batch);
@@ -227,7 +227,7 @@ impl CommandEncoder {
     fn set(
         &mut self,
         segment: &Segment,
-        sample: &SampleKey,
+        sample: &SegmentKey,
         key_device: Option<&str>,
         purpose: Purpose,
         batch: &mut CommandBatch,
@@ -312,7 +312,7 @@ fn name_of(metrics: &[Option<Arc<str>>], metric: MetricId) -> &str {
 fn write_sample(
     text: &mut Vec<u8>,
     segment: &Segment,
-    key: &SampleKey,
+    key: &SegmentKey,
     readings: &[Reading],
     metrics: &[Option<Arc<str>>],
 ) {
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    struct TestSample {
+    struct SentSample {
         device: Option<DeviceId>,
         timestamp_us: i64,
         metrics: Vec<(u16, f64)>,
@@ -430,7 +430,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum EncoderStep {
-        Take(Vec<TestSample>),
+        Take(Vec<SentSample>),
         Begin,
         Done,
     }
@@ -444,7 +444,7 @@ mod tests {
             .prop_map(|metrics| metrics.into_iter().collect::<Vec<_>>())
             .prop_shuffle();
         let sample = (device, 0..4_i64, metrics, any::<bool>()).prop_map(
-            |(device, half_seconds, metrics, is_same_time)| TestSample {
+            |(device, half_seconds, metrics, is_same_time)| SentSample {
                 device,
                 timestamp_us: 1_735_100_000_000_000 + half_seconds * 500_000,
                 metrics,
@@ -470,7 +470,7 @@ mod tests {
 
     impl ExpectedContents {
         /// Judges a sample, and writes it in its final form.
-        fn judge(&mut self, sample: &TestSample, chunk: &mut JudgedChunk, has_history: bool) {
+        fn judge(&mut self, sample: &SentSample, chunk: &mut JudgedChunk, has_history: bool) {
             if sample.is_same_time && self.sequence < 999 && self.time_us > 0 {
                 self.sequence += 1;
             } else {
@@ -501,7 +501,7 @@ mod tests {
                 })
                 .collect();
             readings.iter().for_each(|&reading| chunk.push_reading(reading));
-            chunk.push_sample(JudgedSample {
+            let judged = JudgedSample {
                 time_us,
                 sequence,
                 readings: readings.len() as u16,
@@ -509,8 +509,14 @@ mod tests {
                 device: sample.device,
                 of_device,
                 of_replica,
-            });
+            };
+            chunk.push_sample(judged);
+            self.write(judged, &readings, has_history);
+        }
 
+        /// Writes a judged sample to all its keys.
+        fn write(&mut self, sample: JudgedSample, readings: &[JudgedReading], has_history: bool) {
+            let JudgedSample { time_us, sequence, of_device, of_replica, .. } = sample;
             let name = sample.device.and_then(device_name);
             let device = name.as_deref();
             let timestamp = match sample.timestamp_us / 1_000 {
@@ -521,7 +527,7 @@ mod tests {
             if let Some(device) = device {
                 json += &format!(",\"device\":{}", serde_json::to_string(device).expect("JSON"));
             }
-            for reading in &readings {
+            for reading in readings {
                 let metric = serde_json::to_string(&*metric_name(reading.metric)).expect("JSON");
                 json += &format!(",{metric}:{}", reading.value);
             }
@@ -549,7 +555,7 @@ mod tests {
                     sample.timestamp_us, of_device.total, of_device.anomalies
                 );
                 hash.insert(field.into(), counters);
-                for reading in &readings {
+                for reading in readings {
                     let metric = metric_name(reading.metric);
                     let counts = if device.is_some() { reading.stream } else { reading.fleet };
                     let counts = format!("{}:{}", counts.total, counts.anomalies);
@@ -578,9 +584,9 @@ mod tests {
     }
 
     /// The outcome of the samples of a segment.
-    fn outcome(segment: &[TestSample], has_history: bool) -> SegmentOutcome {
-        let device = |sample: &TestSample| sample.device.and_then(device_name);
-        let is_coalesced = |(at, sample): (usize, &TestSample)| {
+    fn outcome(segment: &[SentSample], has_history: bool) -> SegmentOutcome {
+        let device = |sample: &SentSample| sample.device.and_then(device_name);
+        let is_coalesced = |(at, sample): (usize, &SentSample)| {
             segment[at + 1..].iter().any(|later| {
                 let is_same = device(sample).is_none() || device(sample) == device(later);
                 is_same && later.timestamp_us == sample.timestamp_us
@@ -674,7 +680,7 @@ mod tests {
         for at in 0..200 {
             let mut chunk = JudgedChunk::default();
             for index in 0..200 {
-                let sample = TestSample {
+                let sample = SentSample {
                     device: Some(DeviceId { index: index % 3, generation: 0 }),
                     timestamp_us: i64::from(at * 200 + index) * 1_000_000,
                     metrics: vec![(0, 0.5), (1, 1.5)],

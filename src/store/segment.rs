@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 
 use rows::NONE;
 pub(super) use rows::{
-    HistoryEntry, SampleKey, SegmentStream, Subject, TimestampGroup, WindowValue,
+    HistoryEntry, SegmentKey, SegmentStream, SegmentSubject, TimestampGroup, WindowValue,
 };
 
 use crate::judged_queue::{JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
@@ -48,12 +48,12 @@ pub struct Segment {
     samples: u64,
     since_us: i64,
     name_bytes: usize,
-    pub(super) subjects: Vec<Subject>,
+    pub(super) subjects: Vec<SegmentSubject>,
     /// The fleet's streams, by metric id.
     fleet_streams: Vec<u32>,
     pub(super) streams: Vec<SegmentStream>,
     values: Vec<WindowValue>,
-    pub(super) keys: Vec<SampleKey>,
+    pub(super) keys: Vec<SegmentKey>,
     pub(super) groups: Vec<TimestampGroup>,
     readings: Vec<Reading>,
     /// Every sample, if a history is kept.
@@ -88,7 +88,7 @@ impl Segment {
             keys_by_name: HashTable::new(),
             groups_by_timestamp: HashTable::new(),
         };
-        segment.subjects.push(Subject::new(None, Arc::from("")));
+        segment.subjects.push(SegmentSubject::new(None, Arc::from("")));
         segment
     }
 
@@ -127,7 +127,10 @@ impl Segment {
     }
 
     /// The streams of a subject, in the order of their first values.
-    pub(super) fn streams_of(&self, subject: &Subject) -> impl Iterator<Item = &SegmentStream> {
+    pub(super) fn streams_of(
+        &self,
+        subject: &SegmentSubject,
+    ) -> impl Iterator<Item = &SegmentStream> {
         let stream = |at: u32| self.streams.get(at as usize);
         std::iter::successors(stream(subject.first_stream), move |found| stream(found.next))
     }
@@ -142,7 +145,7 @@ impl Segment {
     }
 
     /// The readings of a key's last sample.
-    pub(super) fn readings_of(&self, key: &SampleKey) -> &[Reading] {
+    pub(super) fn readings_of(&self, key: &SegmentKey) -> &[Reading] {
         &self.readings[key.first_reading as usize..][..usize::from(key.width)]
     }
 
@@ -159,7 +162,7 @@ impl Segment {
 
     /// False for the key of a sample without a device when a later sample has the same timestamp.
     fn is_key_written(&self, key: u32) -> bool {
-        let SampleKey { subject, group, .. } = self.keys[key as usize];
+        let SegmentKey { subject, group, .. } = self.keys[key as usize];
         subject != FLEET || self.groups[group as usize].newest == key
     }
 
@@ -196,7 +199,7 @@ impl Segment {
         *samples = 0;
         *name_bytes = 0;
         subjects.truncate(1);
-        subjects[0] = Subject::new(None, subjects[0].name.clone());
+        subjects[0] = SegmentSubject::new(None, subjects[0].name.clone());
         fleet_streams.clear();
         streams.clear();
         values.clear();
@@ -246,7 +249,7 @@ impl Segment {
         let subject = self.subjects.len() as u32;
         hints[index] = subject;
         self.name_bytes += name.len();
-        self.subjects.push(Subject::new(Some(device), name));
+        self.subjects.push(SegmentSubject::new(Some(device), name));
         subject
     }
 
@@ -318,7 +321,7 @@ impl Segment {
             len: 0,
             counts,
         });
-        let Subject { first_stream, last_stream, .. } = &mut self.subjects[subject as usize];
+        let SegmentSubject { first_stream, last_stream, .. } = &mut self.subjects[subject as usize];
         match self.streams.get_mut(*last_stream as usize) {
             Some(last) => last.next = at,
             None => *first_stream = at,
@@ -408,7 +411,7 @@ impl Segment {
         }
         let at = self.keys.len() as u32;
         let group = self.group(timestamp_us, hasher);
-        self.keys.push(SampleKey {
+        self.keys.push(SegmentKey {
             timestamp_us,
             subject,
             group,

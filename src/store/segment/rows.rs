@@ -10,7 +10,7 @@ pub const NONE: u32 = u32::MAX;
 
 /// What streams belong to: the fleet, or a device.
 #[derive(Debug)]
-pub struct Subject {
+pub struct SegmentSubject {
     /// None for the fleet.
     pub device: Option<DeviceId>,
     /// Empty for the fleet.
@@ -51,7 +51,7 @@ pub struct WindowValue {
 
 /// The samples of one subject and one timestamp. The last of them is written.
 #[derive(Debug)]
-pub struct SampleKey {
+pub struct SegmentKey {
     pub timestamp_us: i64,
     pub subject: u32,
     pub group: u32,
@@ -79,7 +79,7 @@ pub struct HistoryEntry {
     pub sequence: u16,
 }
 
-impl Subject {
+impl SegmentSubject {
     pub fn new(device: Option<DeviceId>, name: Arc<str>) -> Self {
         Self {
             device,
