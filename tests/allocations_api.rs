@@ -13,6 +13,7 @@ use sigmad::decode::Decoder;
 use sigmad::http::message::{
     HeaderField, Headers, Method, Request, Responder, ResponseWriter, Service as _,
 };
+use sigmad::http::stages::{StageTimer, StageTimes};
 use sigmad::registry::Registry;
 use sigmad::sample_queue::{self, SampleConsumer};
 use sigmad_clock::{self, Clock, Now};
@@ -70,6 +71,7 @@ impl Worker {
             httparse::Header { name: "Content-Type", value: b"application/json" },
         ];
         let now = Now { monotonic_ns: 7_000_000_000, wall_us: 1_735_100_000_000_000 };
+        let mut times = StageTimes::new(0);
         let request = Request {
             method,
             path,
@@ -78,11 +80,11 @@ impl Worker {
             body: &mut self.scratch,
             is_loopback: true,
             now,
-            is_timed: true,
+            stages: StageTimer(Some(&mut times)),
         };
         let mut answer = LastStatus(0);
         self.router.call(request, &mut answer);
-        self.router.round_called(now);
+        self.router.round_called(now, StageTimer(Some(&mut times)));
         self.router.round_answered(40_000);
         answer.0
     }

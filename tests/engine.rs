@@ -14,6 +14,8 @@ use sigmad::http::message::{
     Request, Responder, Response, ResponseWriter, STREAM_QUEUE_BYTES_MAX, Service, StreamSendError,
     StreamWriter,
 };
+use sigmad::http::poller::epoll::EpollPoller;
+use sigmad::http::stages::StageTimer;
 use sigmad::http::worker::{Worker, WorkerHandle};
 use sigmad_clock::{self, Now};
 
@@ -35,7 +37,7 @@ impl Service for Toy {
         }
     }
 
-    fn round_called(&mut self, _now: Now) {
+    fn round_called(&mut self, _now: Now, _stages: StageTimer<'_>) {
         let _ = self.log.send(format!("called {}", self.in_round));
         self.in_round = 0;
     }
@@ -71,8 +73,8 @@ fn engine() -> Engine {
     let counters = Arc::new(HttpCounters::default());
     let toy = Toy { responders: responder_sender, in_round: 0, log: log_end };
     let open = Arc::new(AtomicUsize::new(0));
-    let worker = Worker::new(listener, limits, open, counters.clone(), sigmad_clock::start(), toy)
-        .expect("a poller");
+    let poller = EpollPoller::new(listener).expect("an epoll instance");
+    let worker = Worker::new(poller, limits, open, counters.clone(), sigmad_clock::start(), toy);
     let handle = worker.handle();
     let thread = Some(std::thread::spawn(move || worker.run().expect("it drains")));
     Engine { address, responders, log, handle, counters, thread }

@@ -11,6 +11,7 @@ use sigmad::http::counters::HttpCounters;
 use sigmad::http::head::RequestError;
 use sigmad::http::may::{self, MayEngine};
 use sigmad::http::message::{Request, Responder, Response, ResponseWriter, Service};
+use sigmad::http::stages::StageTimer;
 use sigmad_clock::{self, Now};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,7 +47,7 @@ impl Service for Toy {
         self.has_unhanded = true;
     }
 
-    fn round_called(&mut self, _now: Now) {
+    fn round_called(&mut self, _now: Now, _stages: StageTimer<'_>) {
         assert!(std::mem::take(&mut self.has_unhanded));
     }
 

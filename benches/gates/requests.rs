@@ -20,6 +20,7 @@ use sigmad::http::counters::HttpCounters;
 use sigmad::http::encode::DateLine;
 use sigmad::http::message::{Completion, CompletionSink, Service as _};
 use sigmad::http::protocol::{Buffers, Protocol, Round};
+use sigmad::http::stages::StageTimer;
 use sigmad::registry::Registry;
 use sigmad::sample_queue::{self, SampleConsumer};
 use sigmad_clock::{self, Clock, Now};
@@ -116,10 +117,10 @@ impl Bench {
             now,
             is_draining: false,
             calls: 0,
-            timed: None,
+            stages: None,
         };
         self.protocol.receive(bytes, &mut round);
-        self.router.round_called(now);
+        self.router.round_called(now, StageTimer::default());
         self.router.round_answered(40_000);
         while let Ok(Some(chunk)) = self.sample_consumer.receive() {
             self.analytics.judge(&chunk.batch, chunk.sent.wall_us);

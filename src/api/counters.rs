@@ -5,7 +5,7 @@ use super::routes::{Get, LABELS, Label};
 use crate::dashboard::sampler::{IngestCounts, IngestSource};
 use crate::http::message::Method;
 use sigmad_counters::{
-    Counter, Counts, Families, Histogram, REQUEST_EDGES_NS, SampleOutcomes, Source, StageDurations,
+    Counter, Counts, Families, Histogram, REQUEST_EDGES_NS, SampleOutcomes, Source,
 };
 
 /// Every status that this module answers with.
@@ -139,10 +139,6 @@ pub struct RouterCounters {
     pub queue_full_total: Counter,
     /// Reads refused because the readers had too many waiting.
     pub reads_refused_total: Counter,
-    /// Body to samples, of timed requests.
-    pub decode_ns: Histogram,
-    /// Samples to the analytics thread's queue, of timed requests.
-    pub enqueue_ns: Histogram,
 }
 
 impl Source for RouterCounters {
@@ -169,11 +165,6 @@ impl Source for RouterCounters {
         let rejected = self.rejected() + self.queue_full_total.get();
         let received = self.accepted_total.get() + rejected;
         SampleOutcomes { received, rejected, ..SampleOutcomes::default() }.collect(families);
-    }
-
-    fn stages(&self, stages: &mut StageDurations) {
-        stages.add("decode", &self.decode_ns);
-        stages.add("enqueue", &self.enqueue_ns);
     }
 }
 

@@ -20,7 +20,7 @@ use super::routes::{Debug, Label};
 use crate::http::message::{
     HeaderField, Method, Responder, Response, StreamSendError, StreamWriter,
 };
-use crate::http::worker::TIMED_EVERY;
+use crate::http::stages::TIMED_EVERY;
 use crate::readiness::{Readiness, ReadinessPhase};
 use crate::telemetry::Sources;
 use crate::telemetry::latency::LatencyBudget;

@@ -20,6 +20,7 @@ use super::tokens::{self, Tokens};
 use crate::dashboard::page::{self, Asset, Packing};
 use crate::decode::{Decoder, Format};
 use crate::http::message::{HeaderField, Method, Request, Response, ResponseWriter, Service};
+use crate::http::stages::{Stage, StageTimer};
 use crate::readiness::Readiness;
 use crate::sample_queue::SampleProducer;
 use sigmad_clock::{Clock, Now};
@@ -62,8 +63,6 @@ struct RouterRound {
     answered: [u32; LABELS],
     /// A bit for each label that is not 0.
     labels: u64,
-    /// Time that a timed request of this round took to be handed over, so far.
-    enqueue_ns: Option<u64>,
 }
 
 impl Router {
@@ -75,7 +74,7 @@ impl Router {
     fn ingest(
         &mut self,
         exchange: &mut Exchange<'_>,
-        request: Request<'_>,
+        mut request: Request<'_>,
         format: Format,
         success: u16,
     ) {
@@ -85,13 +84,10 @@ impl Router {
             return self.refuse(exchange, ApiError::Denied(denied));
         }
         let format = body_format(format, &request.headers);
-        let since_ns = if request.is_timed { clock.monotonic_ns() } else { 0 };
+        request.stages.begin(clock);
         self.staging.clear();
         let decoded = decoder.decode(request.body, format, request.now, &mut self.staging);
-        let decoded_ns = if request.is_timed { clock.monotonic_ns() } else { 0 };
-        if request.is_timed {
-            counters.decode_ns.record(decoded_ns - since_ns, 1);
-        }
+        request.stages.end(Stage::Decode, clock);
         let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return self.refuse(exchange, ApiError::Body(error)),
@@ -107,9 +103,7 @@ impl Router {
             samples.push(&self.staging, request.now);
             counters.accepted_total.add(decoded.accepted as u64);
         }
-        if request.is_timed {
-            self.round.enqueue_ns = Some(clock.monotonic_ns() - decoded_ns);
-        }
+        request.stages.end(Stage::Enqueue, clock);
         if decoded.invalid + decoded.unroomed == 0 {
             write_accepted(decoded.accepted, &mut self.body);
             exchange.send(&self.parts.counters, &mut self.round, success, &[], &self.body);
@@ -267,12 +261,14 @@ impl Service for Router {
         }
     }
 
-    fn round_called(&mut self, now: Now) {
-        let RouterParts { samples, clock, counters, .. } = &mut self.parts;
-        let Some(pushed_ns) = self.round.enqueue_ns.take() else { return samples.send(now) };
+    fn round_called(&mut self, now: Now, stages: StageTimer<'_>) {
+        let RouterParts { samples, clock, .. } = &mut self.parts;
+        let enqueued = stages.0.filter(|times| times.has(Stage::Enqueue));
+        let Some(times) = enqueued else { return samples.send(now) };
         let since_ns = clock.monotonic_ns();
+        times.begin(since_ns);
         samples.send_timed(now, since_ns);
-        counters.enqueue_ns.record(pushed_ns + clock.monotonic_ns() - since_ns, 1);
+        times.end(Stage::Enqueue, clock.monotonic_ns());
     }
 
     fn round_answered(&mut self, elapsed_ns: u64) {
@@ -296,6 +292,7 @@ mod tests {
     use super::super::tokens::BearerToken;
     use super::*;
     use crate::http::message::Headers;
+    use crate::http::stages::StageTimes;
     use crate::readiness::{ReadinessPhase, StoreState};
     use crate::registry::Registry;
     use crate::sample_queue::{self, SampleConsumer};
@@ -304,6 +301,7 @@ mod tests {
     use sigmad_sample::QUEUE_SAMPLES_MAX;
 
     struct Bench {
+        times: StageTimes,
         router: Router,
         engine: FakeEngine,
         sample_consumer: SampleConsumer,
@@ -330,6 +328,7 @@ mod tests {
             readiness: readiness.clone(),
         });
         Bench {
+            times: StageTimes::new(0),
             router,
             engine: FakeEngine::default(),
             sample_consumer,
@@ -359,7 +358,7 @@ mod tests {
                 body: &mut body.as_bytes().to_vec(),
                 is_loopback: !fields.iter().any(|field| field.name == "test-from-elsewhere"),
                 now: Now { monotonic_ns: 7, wall_us: 1_735_100_000_000_000 },
-                is_timed: true,
+                stages: StageTimer(Some(&mut self.times)),
             };
             self.router.call(request, &mut self.engine);
         }
@@ -380,7 +379,7 @@ mod tests {
         }
 
         fn kept(&mut self) -> usize {
-            self.router.round_called(Now::default());
+            self.router.round_called(Now::default(), StageTimer::default());
             let mut kept = 0;
             while let Ok(Some(chunk)) = self.sample_consumer.receive() {
                 kept += chunk.batch.len();
@@ -665,7 +664,7 @@ mod tests {
             bench.post("/ingest", r#"{"rps":1}"#);
         }
         bench.ask(Method::Get, "/nope", &[]);
-        bench.router.round_called(Now::default());
+        bench.router.round_called(Now::default(), StageTimer(Some(&mut bench.times)));
         bench.router.round_answered(40_000);
         bench.router.round_answered(1);
         for (path, count) in [("/ingest", 3), ("/nope", 1), ("/metrics", 0)] {
@@ -673,10 +672,6 @@ mod tests {
             bench.counters.requests.durations(routes::find(path)).merge_into(&mut counts);
             assert_eq!((counts.count(), counts.sum_ns), (count, count * 40_000), "{path}");
         }
-        for (stage, count) in [(&bench.counters.decode_ns, 3), (&bench.counters.enqueue_ns, 1)] {
-            let mut counts = Counts::default();
-            stage.merge_into(&mut counts);
-            assert_eq!(counts.count(), count);
-        }
+        assert!(bench.times.has(Stage::Decode) && bench.times.has(Stage::Enqueue));
     }
 }

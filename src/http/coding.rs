@@ -1,7 +1,7 @@
 //! Content codings of request bodies: gzip, zstd and identity (RFC 9110 section 8.4).
 //!
-//! Bytes in, bytes out: what is unpacked never exceeds the limit of the caller, however small the
-//! packed body is, and a body counts as unpacked only when its last byte fits its coding.
+//! Bytes in, bytes out: a decoded body never exceeds the limit of the caller, however small the coded
+//! body is. A body counts as decoded only when its coding is complete and nothing follows it.
 
 use std::io::{self, Read};
 
@@ -12,13 +12,13 @@ use super::head::RequestError;
 
 /// RFC 8878 section 3.1.1.1.2 lets a decoder refuse windows above 8 MiB: 2^23 bytes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-/// Unpacked so much at a time: fits the stack and the first cache.
+/// Bytes decoded at a time: they fit the stack and the first-level cache.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// How a body was packed.
+/// The content coding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentCoding {
-    /// As it is.
+    /// None.
     Identity,
     /// RFC 1952, any number of members.
     Gzip,
@@ -26,14 +26,14 @@ pub enum ContentCoding {
     Zstd,
 }
 
-/// Why a body was not unpacked.
+/// Why a body was not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodingError {
-    /// A coding we do not know, or more than one: 415.
+    /// An unknown coding, or more than one: 415.
     Unknown,
-    /// Larger than the limit once unpacked: 413.
+    /// Larger than the limit when decoded: 413.
     TooLarge,
-    /// Not what its coding says: damaged, cut short, or followed by something else: 400.
+    /// Damaged, cut short, or followed by other bytes: 400.
     Corrupt,
 }
 
@@ -51,7 +51,7 @@ impl ContentCoding {
     /// Reads the value of `Content-Encoding`.
     ///
     /// # Errors
-    /// [`CodingError::Unknown`] for a list too: a body packed twice has no honest sender.
+    /// [`CodingError::Unknown`], also for a list: no honest client codes a body twice.
     pub fn parse(value: &[u8]) -> Result<Self, CodingError> {
         let value = value.trim_ascii();
         let is = |name: &str| value.eq_ignore_ascii_case(name.as_bytes());
@@ -67,22 +67,27 @@ impl ContentCoding {
     }
 }
 
-/// Replaces `into` by what `body` holds once it is unpacked as the value of its `Content-Encoding` says,
-/// at most `limit` bytes.
+/// The body without its content coding, of at most `limit` bytes. `buffer` takes what had to be decoded.
 ///
 /// # Errors
-/// As [`CodingError`] says; `into` then holds what was unpacked so far.
-pub fn unpack(
-    content_encoding: &[u8],
-    body: &[u8],
+/// When the coding is unknown, the body is damaged, or it is too large; `buffer` is then freed.
+pub fn decode<'a>(
+    content_encoding: Option<&[u8]>,
+    body: &'a mut [u8],
     limit: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), CodingError> {
-    into.clear();
-    unpack_as(ContentCoding::parse(content_encoding)?, body, limit, into)
+    buffer: &'a mut Vec<u8>,
+) -> Result<&'a mut [u8], CodingError> {
+    let Some(value) = content_encoding else { return Ok(body) };
+    buffer.clear();
+    let coding = ContentCoding::parse(value);
+    if let Err(error) = coding.and_then(|coding| decode_as(coding, body, limit, buffer)) {
+        *buffer = Vec::new();
+        return Err(error);
+    }
+    Ok(buffer)
 }
 
-fn unpack_as(
+fn decode_as(
     coding: ContentCoding,
     body: &[u8],
     limit: usize,
@@ -93,11 +98,11 @@ fn unpack_as(
         ContentCoding::Gzip => read_bounded(MultiGzDecoder::new(body), limit, into),
         ContentCoding::Zstd if body.is_empty() => Err(CodingError::Corrupt),
         ContentCoding::Zstd => {
-            let unpacked = ZstdDecoder::with_buffer(body).and_then(|mut decoder| {
+            let decoder = ZstdDecoder::with_buffer(body).and_then(|mut decoder| {
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Ok(decoder)
             });
-            read_bounded(unpacked.map_err(|_: io::Error| CodingError::Corrupt)?, limit, into)
+            read_bounded(decoder.map_err(|_: io::Error| CodingError::Corrupt)?, limit, into)
         }
     }
 }
@@ -119,7 +124,7 @@ fn read_bounded(
             return Err(CodingError::TooLarge);
         }
         if needed > into.capacity() {
-            // Doubling, but never past the limit: a bomb must not take twice of it.
+            // Doubled, but never past the limit: a decompression bomb must not take twice of it.
             let room = (2 * into.capacity()).clamp(needed, needed.max(start + limit));
             into.reserve_exact(room - into.len());
         }
@@ -151,7 +156,7 @@ mod tests {
 
     fn unpacked(coding: ContentCoding, body: &[u8], limit: usize) -> Result<Vec<u8>, CodingError> {
         let mut into = Vec::new();
-        let result = unpack_as(coding, body, limit, &mut into);
+        let result = decode_as(coding, body, limit, &mut into);
         assert!(into.len() <= limit + 1, "{} bytes for a limit of {limit}", into.len());
         result.map(|()| into)
     }

@@ -1,12 +1,13 @@
-//! What one worker counts of its connections.
+//! The connection counters of one worker.
 
 use super::head::RequestError;
-use sigmad_counters::{Counter, Families, Histogram, Source, StageDurations};
+use super::stages::StageCounters;
+use sigmad_counters::{Counter, Families, Source, StageDurations};
 
 /// Written by one worker, read by the scrape.
 #[derive(Debug)]
 pub struct HttpCounters {
-    /// Connections taken from the kernel.
+    /// Connections accepted.
     pub accepted_total: Counter,
     /// Connections open now.
     pub open: Counter,
@@ -14,25 +15,16 @@ pub struct HttpCounters {
     pub closed_idle_total: Counter,
     /// Closed, though idle, to make room for others.
     pub closed_evicted_total: Counter,
-    /// Closed because the client did not take its answer.
+    /// Closed because the client did not take its response.
     pub closed_stalled_total: Counter,
-    /// Cut at the end of the drain.
+    /// Closed by the drain.
     pub closed_drain_total: Counter,
     /// Times that accept failed for want of descriptors or memory.
     pub accept_failures_total: Counter,
-    /// Requests refused before any service saw them, in the order of [`RequestError::ALL`].
+    /// Requests refused before a service was called, in the order of [`RequestError::ALL`].
     pub refusals: [Counter; RequestError::ALL.len()],
-    /// From the return of the poller to the read, behind the others of the round. This and what follows is
-    /// of the first request of one read in [`super::worker::TIMED_EVERY`], if the round answers it.
-    pub queue_wait_ns: Histogram,
-    /// The read call.
-    pub read_ns: Histogram,
-    /// From bytes to a request.
-    pub parse_ns: Histogram,
-    /// The write call.
-    pub write_ns: Histogram,
-    /// From the return of the poller to the end of the write: all stages, and what lies between them.
-    pub whole_ns: Histogram,
+    /// Durations of timed requests.
+    pub stages: StageCounters,
 }
 
 impl Default for HttpCounters {
@@ -46,11 +38,7 @@ impl Default for HttpCounters {
             closed_drain_total: Counter::default(),
             accept_failures_total: Counter::default(),
             refusals: std::array::from_fn(|_| Counter::default()),
-            queue_wait_ns: Histogram::default(),
-            read_ns: Histogram::default(),
-            parse_ns: Histogram::default(),
-            write_ns: Histogram::default(),
-            whole_ns: Histogram::default(),
+            stages: StageCounters::default(),
         }
     }
 }
@@ -89,10 +77,6 @@ impl Source for HttpCounters {
     }
 
     fn stages(&self, stages: &mut StageDurations) {
-        stages.add("queue_wait", &self.queue_wait_ns);
-        stages.add("read", &self.read_ns);
-        stages.add("parse", &self.parse_ns);
-        stages.add("write", &self.write_ns);
-        stages.add("whole", &self.whole_ns);
+        self.stages.collect(stages);
     }
 }

@@ -1,19 +1,23 @@
-//! Answers to bytes: heads, chunks, the Date line.
+//! Responses to bytes: heads, chunks, the Date line.
 
+use super::head::RequestError;
 use super::message::HeaderField;
 
-/// What an answer must respect of the request it belongs to.
+/// The interim response for a client that waits before it sends its body.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What a response takes over from its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseOptions {
-    /// HTTP/1.0: keep-alive is said, chunks are not.
+    /// HTTP/1.0: keep-alive needs a header field, and there are no chunks.
     pub is_http10: bool,
-    /// HEAD: the body is left out.
+    /// HEAD: no body is sent.
     pub is_head: bool,
-    /// The connection closes behind the answer.
+    /// The connection closes after the response.
     pub closes: bool,
 }
 
-/// How the length of an answer's body is told.
+/// How a response announces the length of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
     /// Content-Length.
@@ -22,7 +26,7 @@ pub enum BodyLength {
     Streamed,
 }
 
-/// The `Date` line, composed once a second.
+/// The `Date` line, written once a second.
 #[derive(Debug)]
 pub struct DateLine {
     wall_s: i64,
@@ -38,7 +42,7 @@ impl Default for DateLine {
 }
 
 impl DateLine {
-    /// Brings the line to that second since 1970.
+    /// Sets the line to that second since 1970.
     pub fn update(&mut self, wall_s: i64) {
         if wall_s == self.wall_s {
             return;
@@ -72,9 +76,9 @@ fn two_digits(into: &mut [u8], number: u8) {
     into[1] = b'0' + number % 10;
 }
 
-/// Writes an answer of known body.
+/// Writes a response whose body is known.
 #[inline]
-pub fn answer(
+pub fn response(
     out: &mut Vec<u8>,
     options: ResponseOptions,
     date: &DateLine,
@@ -89,7 +93,7 @@ pub fn answer(
     }
 }
 
-/// Writes the head of an answer.
+/// Writes the head of a response.
 #[inline]
 pub fn head(
     out: &mut Vec<u8>,
@@ -126,7 +130,7 @@ pub fn head(
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Writes one part of a streamed answer.
+/// Writes one part of a streamed response.
 pub fn part(out: &mut Vec<u8>, options: ResponseOptions, part: &[u8]) {
     if options.is_head || part.is_empty() {
         return;
@@ -140,14 +144,27 @@ pub fn part(out: &mut Vec<u8>, options: ResponseOptions, part: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the end of a streamed answer.
+/// Writes the end of a streamed response.
 pub fn end(out: &mut Vec<u8>, options: ResponseOptions) {
     if !options.is_head && !options.is_http10 {
         out.extend_from_slice(b"0\r\n\r\n");
     }
 }
 
-/// The status line (RFC 9110 section 15); a code that sigmad does not send reads as 500.
+/// Writes the refusal of a request, after which the connection closes.
+#[cold]
+pub(super) fn refusal(out: &mut Vec<u8>, date: &DateLine, error: RequestError, message: &str) {
+    let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
+    let body = refusal_body(error, message);
+    response(out, options, date, error.status(), "application/json", &[], body.as_bytes());
+}
+
+/// The body of a refusal.
+pub(super) fn refusal_body(error: RequestError, message: &str) -> String {
+    format!(r#"{{"error":{{"code":"{}","message":"{message}"}}}}"#, error.code())
+}
+
+/// The status line (RFC 9110 section 15). A code that sigmad does not send becomes 500.
 pub(super) fn status_line(status: u16) -> &'static [u8] {
     match status {
         200 => b"HTTP/1.1 200 OK\r\n",
@@ -193,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_follow_their_terms() {
+    fn responses_follow_their_options() {
         let date = DateLine::default();
         let one = |options| {
-            text(|out| answer(out, options, &date, 202, "a/b", &[("x", "y".into())], b"{}"))
+            text(|out| response(out, options, &date, 202, "a/b", &[("x", "y".into())], b"{}"))
         };
         assert_eq!(
             one(PLAIN),

@@ -1,17 +1,21 @@
-//! The other engine: may_minihttp 0.1.11 behind the same [`Service`], for comparisons.
+//! The engine `may`: may_minihttp 0.1.11 behind the same [`Service`], for comparisons.
 //!
 //! may_minihttp owns the sockets: one coroutine for each connection reads, calls its service and
-//! writes. Around it stand three mends. `connection` puts right, inside a call, what may_minihttp
-//! gets wrong about bodies, closing and answers that come later. `monitor` keeps the deadlines and
-//! the number of connections from outside. The accept loop waits in `MayConnectionFactory` before descriptors
-//! run out. What can't be mended through the public API is [`KNOWN_LIMITS`].
+//! writes. Three parts correct its errors. `connection` handles bodies, closing and deferred responses
+//! inside a call. `monitor` keeps the deadlines and the number of connections from outside. The
+//! accept loop waits in the factory before descriptors run out. [`KNOWN_LIMITS`] lists what the
+//! public API does not allow to correct.
 //!
-//! It answers request by request, so each request is a round. [`Service::round_answered`] is told
-//! when the answer has been handed to may_minihttp, a moment before it is written.
+//! Each request is a round. [`Service::round_answered`] is called when may_minihttp has the response,
+//! a moment before it writes it.
 
+mod completions;
 mod connection;
 mod monitor;
+mod response;
+mod slot;
 mod socket;
+mod state;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -20,18 +24,18 @@ use std::time::{Duration, Instant};
 
 use may::coroutine::JoinHandle;
 use may_minihttp::HttpServiceFactory;
-use parking_lot::Mutex;
 
-use self::connection::{HeaderLines, MayConnection, pause};
+use self::connection::{MayConnection, pause};
 pub use self::monitor::CONNECTIONS_OVER_MAX;
 use self::monitor::ConnectionMonitor;
+use self::slot::MayShared;
 use self::socket::BorrowedSocket;
 use super::Limits;
 use super::counters::HttpCounters;
 use super::message::Service;
 use sigmad_clock::Clock;
 
-/// What a user must know before choosing this engine; printed at start, and the table of docs/ENGINES.md.
+/// The limits of this engine: logged at start, and listed in docs/ENGINES.md.
 pub const KNOWN_LIMITS: &[&str] = &[
     "more than 16 header fields, or a head it can't parse: closed without an answer, and answers not yet sent are lost",
     "no chunked request bodies: 501",
@@ -45,28 +49,14 @@ pub const KNOWN_LIMITS: &[&str] = &[
     "it writes to stderr on every head it can't parse",
 ];
 
-/// In words of 8 bytes: 256 KiB, since a parser of nested JSON overflows may's 32 KiB.
+/// In words of 8 bytes: 256 KiB, since parsing nested JSON overflows may's 32 KiB.
 const STACK_WORDS: usize = 0x8000;
-/// Stacks that may maps at start, before the first answer; its own 1000 are 256 MiB of addresses.
+/// Stacks that may maps at start. Its default of 1000 would take 256 MiB of addresses.
 const STACKS_KEPT: usize = 100;
 /// The accept loop's pause while no further descriptor may be opened.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// How long connections that were cut may take to notice.
+/// The time in which cut connections end.
 const CUT_GRACE: Duration = Duration::from_millis(500);
-
-/// One of the services, and what it needs to answer. One connection at a time is inside.
-struct ServiceSlot<S> {
-    /// Taken out when the engine has stopped.
-    service: Option<S>,
-    lines: HeaderLines,
-    calls: u64,
-}
-
-/// What all connections share.
-struct MayShared<S> {
-    slots: Box<[Mutex<ServiceSlot<S>>]>,
-    monitor: Arc<ConnectionMonitor>,
-}
 
 struct MayConnectionFactory<S> {
     shared: Arc<MayShared<S>>,
@@ -76,14 +66,14 @@ struct MayConnectionFactory<S> {
 impl<S: Service + Send + 'static> HttpServiceFactory for MayConnectionFactory<S> {
     type Service = MayConnection<S>;
 
-    /// Runs in the accept loop, which therefore waits here when descriptors are about to run out:
-    /// past the limit may_minihttp would spin.
+    /// Runs in the accept loop, and blocks it while no descriptor may be opened: without one,
+    /// may_minihttp would spin.
     fn new_service(&self, id: usize) -> MayConnection<S> {
         while self.shared.monitor.is_full() {
             pause(FULL_PAUSE);
         }
         let socket = BorrowedSocket::borrow(id);
-        // Err: the client has gone already; its first read will tell.
+        // Err: the client has gone already, which the first read reports.
         let (Ok(()) | Err(_)) = socket.set_nodelay();
         let mut clock = Clock::new(self.start);
         let guard = self.shared.monitor.admit(socket, &mut clock);
@@ -96,15 +86,15 @@ pub struct MayEngine<S> {
     address: SocketAddr,
     shared: Arc<MayShared<S>>,
     accepting: JoinHandle<()>,
-    watching: std::thread::JoinHandle<()>,
+    monitoring: std::thread::JoinHandle<()>,
     start: Instant,
 }
 
-/// Starts the engine with one thread for each of `services`; `start` is the moment from which all
-/// clocks count, `counters` what the engine counts of all connections together.
+/// Starts the engine with one thread for each of `services`. `start` is the moment from which all
+/// clocks count; `counters` are those of all connections.
 ///
-/// may's threads, their pinning and its stacks are the process's, set by the first engine. `limits` leaves
-/// [`CONNECTIONS_OVER_MAX`] descriptors more than connections.
+/// may's threads, their pinning and its stacks belong to the process; the first engine sets them. The
+/// process must have descriptors for [`CONNECTIONS_OVER_MAX`] more connections than `limits` allows.
 ///
 /// # Errors
 /// When the address can't be bound, or no thread starts.
@@ -122,21 +112,15 @@ pub fn start<S: Service + Send + 'static>(
         .set_stack_size(STACK_WORDS)
         .set_pool_capacity(STACKS_KEPT)
         .set_worker_pin(is_pinned);
-    let slot =
-        |service| ServiceSlot { service: Some(service), lines: HeaderLines::default(), calls: 0 };
-    let shared = Arc::new(MayShared {
-        slots: services.into_iter().map(|service| Mutex::new(slot(service))).collect(),
-        monitor: Arc::new(ConnectionMonitor::new(limits, counters)),
-    });
-    // may_minihttp binds by itself, sharing the port with whoever else would, and does not say which
-    // port it got.
+    let shared = Arc::new(MayShared::new(services, ConnectionMonitor::new(limits, counters)));
+    // may_minihttp binds the port itself, shared, and does not return it.
     let address = TcpListener::bind(address)?.local_addr()?;
     let accepting = MayConnectionFactory { shared: shared.clone(), start }.start(address)?;
     let monitor = shared.monitor.clone();
-    let watching = std::thread::Builder::new()
+    let monitoring = std::thread::Builder::new()
         .name("monitor".into())
         .spawn(move || monitor.run(Clock::new(start)))?;
-    Ok(MayEngine { address, shared, accepting, watching, start })
+    Ok(MayEngine { address, shared, accepting, monitoring, start })
 }
 
 impl<S> MayEngine<S> {
@@ -145,21 +129,21 @@ impl<S> MayEngine<S> {
         self.address
     }
 
-    /// Stops accepting, answers what is under way with `Connection: close`, closes idle connections a
-    /// moment later and all of them after `limit`; returns the services, which are called no more.
+    /// Stops accepting and answers requests in progress with `Connection: close`. Closes idle
+    /// connections after a moment, and all of them after `limit`. Returns the services.
     pub fn stop(self, limit: Duration) -> Vec<S> {
         let monitor = &self.shared.monitor;
         monitor.drain(limit, Clock::new(self.start).now().monotonic_ms());
         // SAFETY: cancelling unwinds the accept loop where it waits: in accept or in a pause, with
         // no lock held and nothing half done.
         unsafe { self.accepting.coroutine().cancel() };
-        // Err: it ended by that unwinding.
+        // Err: it ended by the cancellation.
         let (Ok(()) | Err(_)) = self.accepting.join();
         monitor.wait_until_empty(limit + CUT_GRACE);
         let services = self.shared.slots.iter().filter_map(|slot| slot.lock().service.take());
         let services = services.collect();
         monitor.end();
-        self.watching.join().expect("the monitor does not panic");
+        self.monitoring.join().expect("the monitor does not panic");
         services
     }
 }

@@ -1,21 +1,22 @@
-//! What the engines and their service say to each other: requests, answers, responders.
+//! Requests, responses and responders: the interface between an engine and its service.
 //!
-//! An engine reads a [`Request`], calls the [`Service`], and writes what it put into the [`ResponseWriter`].
-//! A service that cannot answer at once takes a [`Responder`] and answers from another thread, whole or
-//! as a stream. Nothing here touches a socket.
+//! An engine reads a [`Request`], calls the [`Service`], and sends what it put into the
+//! [`ResponseWriter`]. A service that cannot respond at once takes a [`Responder`] and responds from
+//! another thread, with a whole response or a stream. Nothing here touches a socket.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::stages::StageTimer;
 use sigmad_clock::Now;
 
-/// The method of a request, as far as sigmad tells them apart.
+/// The methods that sigmad distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// GET
     Get,
-    /// HEAD: answered like GET; the engine leaves the body out.
+    /// HEAD: as GET; the engine leaves the body out.
     Head,
     /// POST
     Post,
@@ -37,8 +38,8 @@ impl<'a> Headers<'a> {
 
 /// True when `name`, in any case, is the name given in lower case.
 ///
-/// For the bytes of a token (RFC 9110 section 5.6.2), of which only capitals become small letters or
-/// a hyphen by setting bit 5; without a branch on each byte, which pays on every request.
+/// Among the bytes of a token (RFC 9110 section 5.6.2), setting bit 5 turns only capitals into small
+/// letters or a hyphen. There is no branch on each byte, which pays on every request.
 #[inline]
 pub fn is_name(name: &str, lower: &str) -> bool {
     name.len() == lower.len()
@@ -49,7 +50,7 @@ pub fn is_name(name: &str, lower: &str) -> bool {
             == 0
 }
 
-/// One request, whole: framing and content coding already undone.
+/// One complete request, without its framing and its content coding.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The method.
@@ -60,22 +61,22 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// The header fields.
     pub headers: Headers<'a>,
-    /// The body, unpacked; the service may use it as scratch space.
+    /// The decoded body; the service may use it as scratch space.
     pub body: &'a mut [u8],
     /// True when the client's address is a loopback one.
     pub is_loopback: bool,
     /// When the request was read.
     pub now: Now,
-    /// True for the one request in N whose stages are timed.
-    pub is_timed: bool,
+    /// Times the stages, for one request in many.
+    pub stages: StageTimer<'a>,
 }
 
-/// Extra header fields of an answer.
+/// A header field of a response.
 pub type HeaderField = (&'static str, Cow<'static, str>);
 
-/// Where a service puts its answer: exactly one call for each request.
+/// Where a service puts its response: exactly one call for each request.
 pub trait ResponseWriter {
-    /// Answers now. The engine adds `Date`, `Content-Length` and `Connection`.
+    /// Responds now. The engine adds `Date`, `Content-Length` and `Connection`.
     fn send(
         &mut self,
         status: u16,
@@ -83,22 +84,22 @@ pub trait ResponseWriter {
         fields: &[HeaderField],
         body: &[u8],
     );
-    /// Promises an answer by responder, from any thread.
+    /// Promises a response from any thread.
     fn defer(&mut self) -> Responder;
 }
 
 /// What an engine serves.
 pub trait Service {
     /// Answers one request.
-    fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter);
-    /// The last request of a round has been called: what was promised in it is handed over now.
-    /// No answer of the round has left yet.
-    fn round_called(&mut self, now: Now);
-    /// The answers of the round have left, `elapsed_ns` after it began.
+    fn call(&mut self, request: Request<'_>, response: &mut dyn ResponseWriter);
+    /// All requests of a round have been called, and none of their responses has been sent: what they
+    /// promise is done now. `stages` are those of the round's timed request.
+    fn round_called(&mut self, now: Now, stages: StageTimer<'_>);
+    /// The responses of the round have been sent, `elapsed_ns` after it began.
     fn round_answered(&mut self, elapsed_ns: u64);
 }
 
-/// A whole answer, for those who answer by responder.
+/// A whole response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The status code.
@@ -111,59 +112,69 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// What comes back to an engine for a responder.
+/// A finished response, or a part of a streamed one, on its way to the engine.
 #[derive(Debug)]
 pub enum Completion {
-    /// The whole answer.
+    /// The whole response.
     Response(Response),
-    /// The head of a streamed answer (its `body` is the first part).
+    /// The head of a streamed response; its `body` is the first part.
     StreamStart(Response, Arc<StreamState>),
-    /// A further part of a streamed answer.
+    /// A further part of a streamed response.
     StreamPart(Vec<u8>),
-    /// The end of a streamed answer.
+    /// The end of a streamed response.
     StreamEnd,
 }
 
-/// How deliveries reach the engine that gave out a responder.
+impl Completion {
+    /// The client has gone: drops the completion and closes the stream that it starts.
+    pub fn reject(self) {
+        if let Self::StreamStart(_, state) = self {
+            // Relaxed: the writer only learns that it may stop.
+            state.closed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Takes completions to the engine that gave out their responder.
 pub trait CompletionSink: Send + Sync {
-    /// Takes one completion for the responder `responder_id`; must not block.
+    /// Takes one completion; must not block.
     fn complete(&self, responder_id: u64, completion: Completion);
 }
 
-/// The right, and the duty, to answer one request from any thread.
+/// The right and the duty to answer one request, from any thread, exactly once.
 ///
 /// Dropped unused it answers 500, so that no client waits for ever.
 pub struct Responder {
-    responder_id: u64,
+    id: u64,
     sink: Option<Arc<dyn CompletionSink>>,
 }
 
 impl std::fmt::Debug for Responder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Responder").field("responder_id", &self.responder_id).finish()
+        f.debug_struct("Responder").field("id", &self.id).finish()
     }
 }
 
 impl Responder {
-    /// A responder that its engine knows by `responder_id`.
-    pub fn new(responder_id: u64, sink: Arc<dyn CompletionSink>) -> Self {
-        Self { responder_id, sink: Some(sink) }
+    /// A responder that its engine knows by `id`.
+    pub fn new(id: u64, sink: Arc<dyn CompletionSink>) -> Self {
+        Self { id, sink: Some(sink) }
     }
 
-    /// Answers whole.
+    /// Sends a whole response.
     pub fn send(mut self, response: Response) {
         if let Some(sink) = self.sink.take() {
-            sink.complete(self.responder_id, Completion::Response(response));
+            sink.complete(self.id, Completion::Response(response));
         }
     }
 
-    /// Begins a streamed answer of unknown length.
+    /// Starts a streamed response of unknown length.
     pub fn stream(mut self, head: Response) -> StreamWriter {
         let state = Arc::new(StreamState::default());
         let sink = self.sink.take().expect("a responder is used once");
         state.queued_bytes.fetch_add(head.body.len(), Ordering::Relaxed);
-        sink.complete(self.responder_id, Completion::StreamStart(head, state.clone()));
-        StreamWriter { responder_id: self.responder_id, sink, state }
+        sink.complete(self.id, Completion::StreamStart(head, state.clone()));
+        StreamWriter { responder_id: self.id, sink, state }
     }
 }
 
@@ -177,33 +188,33 @@ impl Drop for Responder {
                 body: br#"{"error":{"code":"internal","message":"the request was given up"}}"#
                     .to_vec(),
             };
-            sink.complete(self.responder_id, Completion::Response(response));
+            sink.complete(self.id, Completion::Response(response));
         }
     }
 }
 
-/// What the two ends of a streamed answer know of each other.
+/// What the writer of a stream and its connection share.
 #[derive(Debug, Default)]
 pub struct StreamState {
-    /// Bytes accepted from the writer and not yet taken by the kernel.
+    /// Bytes accepted from the writer that the kernel has not taken yet.
     pub queued_bytes: AtomicUsize,
     /// Set by the engine when the client has gone.
     pub closed: AtomicBool,
 }
 
-/// Bytes a streamed answer may have waiting for its client; past it a part is refused.
+/// Bytes of a stream that may wait for their client; past it a part is refused.
 pub const STREAM_QUEUE_BYTES_MAX: usize = 256 * 1024;
 
-/// Why a part of a stream was not taken.
+/// Why a part of a stream was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamSendError {
-    /// The client reads too slowly: the part was not queued. Wait, or drop the client.
+    /// The client reads too slowly: wait, or close the stream.
     Full,
     /// The client has gone.
     Closed,
 }
 
-/// Writes a streamed answer from any thread; dropping it ends the answer.
+/// Writes a streamed response from any thread; dropping it ends the response.
 pub struct StreamWriter {
     responder_id: u64,
     sink: Arc<dyn CompletionSink>,

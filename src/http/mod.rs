@@ -1,34 +1,38 @@
-//! Bytes to requests and answers to bytes; knows nothing of samples or telemetry.
+//! HTTP/1.1: bytes to requests and responses to bytes. Knows nothing of samples or telemetry.
 //!
-//! [`listen`] opens the sockets; a [`worker`] serves the connections of one of them, each with a
-//! [`protocol`] state that reads [`head`]s, unless they are [`head_cache`], and [`chunked`] bodies, undoes their [`coding`], calls the
-//! [`message::Service`] and [`encode`]s its answers. [`may`] is another engine for the same service.
+//! [`listen`] opens the sockets. Each [`worker`] serves the connections of one of them by a
+//! [`poller`]. A connection's [`protocol`] state parses each request ([`head`] or [`head_cache`],
+//! [`chunked`], [`coding`]), calls the [`message::Service`], and [`encode`]s the response. Timed
+//! requests carry their [`stages`]. [`may`] is another engine for the same service.
 
 pub mod chunked;
-pub mod coding;
+mod coding;
 pub mod counters;
+mod drain;
 pub mod encode;
 pub mod head;
 pub mod head_cache;
 pub mod listen;
 pub mod may;
 pub mod message;
+pub mod poller;
 pub mod protocol;
+pub mod stages;
 pub mod worker;
 
-/// Limits of one server, as in SPEC section 4; the defaults are set in `config`.
+/// The limits of one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of a request head; a larger one is answered 431.
     pub head_bytes_max: usize,
-    /// Bytes of a body, as sent and when unpacked; a larger one is answered 413.
+    /// Bytes of a body, as sent and when decoded; a larger one is answered 413.
     pub body_bytes_max: usize,
     /// Open connections over all workers.
     pub connections_max: usize,
-    /// A head must arrive whole within it, and a body must progress within it; else 408.
+    /// The time for a whole head, and between two parts of a body; past it 408 is answered.
     pub read_timeout_ms: u64,
-    /// A connection without a request is closed after it.
+    /// A connection without a request is closed after this time.
     pub idle_timeout_ms: u64,
-    /// While draining, an idle connection may for so long bring the request that was on its way.
+    /// During a drain, the time in which an idle connection may still deliver a request.
     pub drain_idle_ms: u64,
 }

@@ -1,94 +1,30 @@
-//! The protocol state of one connection, without its socket: bytes in, calls of the service, bytes out.
+//! The protocol state of one connection, without its socket: bytes in, service calls, bytes out.
 //!
-//! Bytes that make no whole request yet are kept here; everything else is read where it lies. An
-//! idle connection holds no buffer. Requests are served strictly one after the other: while an
-//! answer is outstanding, what follows it waits.
+//! Only an incomplete request is copied here; everything else is parsed where it was received, so an
+//! idle connection holds no buffer. Requests are served one after the other: while a response is
+//! outstanding, the next request waits.
+
+mod response;
+mod round;
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Limits;
+pub use self::response::connection_key;
+use self::response::{KEY_BITS, NativeResponseWriter, ResponseState};
+pub use self::round::{Buffers, Round};
 use super::chunked::ChunkedDecoder;
-use super::coding::unpack;
+use super::coding;
 use super::counters::HttpCounters;
 use super::encode::{self, DateLine, ResponseOptions};
 use super::head::{self, BodyFraming, HEADERS_MAX, Head, HeadSearch, RequestError};
-use super::head_cache::{self, HeadCache};
-use super::message::{
-    Completion, CompletionSink, HeaderField, Method, Request, Responder, ResponseWriter, Service,
-    StreamState,
-};
-use sigmad_clock::{Clock, Now};
+use super::head_cache;
+use super::message::{Completion, Method, Request, Service, StreamState};
+use super::stages::{Stage, StageTimer};
 
-/// Requests of one connection served in one round, so that a flood leaves its neighbours their turn.
+/// Requests of one connection served in one round, so that pipelining does not delay the others.
 const CALLS_PER_ROUND_MAX: usize = 64;
-/// A larger unpacking buffer is returned after the request that needed it.
-const UNPACKED_KEPT_BYTES: usize = 1024 * 1024;
-/// A larger input buffer is returned to the allocator, not to the spare ones.
-const INPUT_KEPT_BYTES: usize = 256 * 1024;
-/// Input buffers kept for the next request that arrives in pieces.
-const SPARE_INPUTS_MAX: usize = 16;
-const JSON: &str = "application/json";
-/// Low bits of a responder's responder_id: the connection's key.
-pub const KEY_BITS: u32 = 24;
-
-/// What all connections of a worker use in turn.
-pub struct Round<'a, S> {
-    /// Who answers.
-    pub service: &'a mut S,
-    /// Takes the answers.
-    pub out: &'a mut Vec<u8>,
-    /// Kept from round to round.
-    pub buffers: &'a mut Buffers,
-    /// The present second.
-    pub date: &'a DateLine,
-    /// What may be sent to us.
-    pub limits: &'a Limits,
-    /// Takes the refusals.
-    pub counters: &'a HttpCounters,
-    /// Where responders are answered.
-    pub sink: &'a Arc<dyn CompletionSink>,
-    /// For stages that are timed.
-    pub clock: &'a Clock,
-    /// When the round began.
-    pub now: Now,
-    /// Every answer closes its connection.
-    pub is_draining: bool,
-    /// Requests called in this round, over all connections.
-    pub calls: usize,
-    /// Set when the stages of the next request are timed.
-    pub timed: Option<Timed>,
-}
-
-/// The read that brought a request whose stages are timed.
-#[derive(Clone, Copy, Debug)]
-pub struct Timed {
-    /// When the call began.
-    pub read_since_ns: u64,
-    /// When it had returned.
-    pub read_ns: u64,
-    /// When the request was whole, and about to be called.
-    pub parsed_ns: Option<u64>,
-}
-
-/// Buffers that outlive the connection that filled them.
-#[derive(Debug, Default)]
-pub struct Buffers {
-    unpacked: Vec<u8>,
-    spare_inputs: Vec<Vec<u8>>,
-    deferred_total: u64,
-    head_cache: HeadCache,
-}
-
-impl Buffers {
-    fn give_back(&mut self, mut input: Vec<u8>) {
-        if input.capacity() <= INPUT_KEPT_BYTES && self.spare_inputs.len() < SPARE_INPUTS_MAX {
-            input.clear();
-            self.spare_inputs.push(input);
-        }
-    }
-}
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +35,9 @@ pub enum ConnectionPhase {
     Head,
     /// The rest of a body.
     Body,
-    /// An answer promised by responder.
+    /// A deferred response.
     Response,
-    /// Nothing: it closes once its output has left.
+    /// Nothing: it closes once its output has been sent.
     Closing,
 }
 
@@ -109,8 +45,18 @@ pub enum ConnectionPhase {
 #[derive(Debug)]
 struct ChunkedRequest {
     head: Vec<u8>,
-    chunked: ChunkedDecoder,
+    decoder: ChunkedDecoder,
     body: Vec<u8>,
+}
+
+/// What became of the front of the input.
+enum ServeStep {
+    /// One request was called; this many bytes are served.
+    Served(usize),
+    /// This many bytes are served, and no request was complete.
+    Skipped(usize),
+    /// More must arrive.
+    Incomplete,
 }
 
 /// The protocol state of one connection.
@@ -119,19 +65,21 @@ pub struct Protocol {
     key: usize,
     is_loopback: bool,
     phase: ConnectionPhase,
-    /// True when the last answer was a refusal: more may be on its way that nobody will read.
+    /// True when the last response was a refusal: bytes that no service reads may still arrive.
     lingers: bool,
-    /// True when whole requests may be waiting in `input`.
+    /// True when complete requests may be waiting in `input`.
     has_backlog: bool,
     continue_sent: bool,
     input: Vec<u8>,
     /// Bytes of `input` that have been served.
     served: usize,
-    /// No use looking at the input before so many bytes are there.
+    /// The length of the incomplete request; the input is not parsed before it is there.
     wanted: usize,
     search: HeadSearch,
     chunked: Option<Box<ChunkedRequest>>,
+    /// The responder that owes the outstanding response.
     responder_id: u64,
+    /// Those of the outstanding response.
     options: ResponseOptions,
     stream: Option<Arc<StreamState>>,
     /// Bytes of the stream's parts in the connection's output.
@@ -139,7 +87,7 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// The state of a fresh connection, known to its worker by `key`.
+    /// The state of a new connection, which its worker knows by `key`.
     pub fn new(key: usize, is_loopback: bool) -> Self {
         debug_assert!(key < 1 << KEY_BITS);
         Self {
@@ -166,23 +114,23 @@ impl Protocol {
         self.phase
     }
 
-    /// True when the client may still be sending what nobody will read.
+    /// True when the client may still send bytes that no service reads.
     pub fn lingers(&self) -> bool {
         self.lingers
     }
 
-    /// True when whole requests may be waiting to be served.
+    /// True when complete requests may be waiting to be served.
     pub fn has_backlog(&self) -> bool {
         self.has_backlog
             && !matches!(self.phase, ConnectionPhase::Response | ConnectionPhase::Closing)
     }
 
-    /// The streamed answer that is under way.
+    /// The streamed response in progress.
     pub fn stream(&self) -> Option<&Arc<StreamState>> {
         self.stream.as_ref()
     }
 
-    /// Takes bytes from the client; serves what is whole.
+    /// Takes bytes from the client and serves complete requests.
     pub fn receive<S: Service>(&mut self, data: &mut [u8], round: &mut Round<'_, S>) {
         if !self.input.is_empty() {
             self.input.extend_from_slice(data);
@@ -190,21 +138,21 @@ impl Protocol {
         }
         let served = self.serve(data, round);
         if served < data.len() && self.phase != ConnectionPhase::Closing {
-            self.input = round.buffers.spare_inputs.pop().unwrap_or_default();
+            self.input = round.buffers.take_input();
             self.input.extend_from_slice(&data[served..]);
         }
     }
 
-    /// Serves what had to wait.
+    /// Serves requests that had to wait.
     pub fn resume<S: Service>(&mut self, round: &mut Round<'_, S>) {
         let mut input = std::mem::take(&mut self.input);
         self.served += self.serve(&mut input[self.served..], round);
         if self.served == input.len() || self.phase == ConnectionPhase::Closing {
             self.served = 0;
-            round.buffers.give_back(input);
+            round.buffers.return_input(input);
             return;
         }
-        // Moving the rest down costs a copy: only when that is the smaller part.
+        // Moving the rest to the front costs a copy: only when it is the smaller part.
         if self.served > input.len() / 2 {
             input.drain(..self.served);
             self.served = 0;
@@ -212,35 +160,32 @@ impl Protocol {
         self.input = input;
     }
 
-    /// The client sends no more: what is whole has been served.
+    /// The client sends no more; complete requests have been served.
     pub fn finish<S: Service>(&mut self, round: &mut Round<'_, S>) {
         match self.phase {
             ConnectionPhase::Idle => self.phase = ConnectionPhase::Closing,
             ConnectionPhase::Head | ConnectionPhase::Body => {
-                self.refuse(RequestError::Truncated, round.out, round.date, round.counters)
+                self.refuse(RequestError::Truncated, round.out, round.date, round.counters);
             }
             ConnectionPhase::Response | ConnectionPhase::Closing => {}
         }
     }
 
-    /// Answers with the refusal and ends the conversation.
+    /// Answers with the error and closes the connection.
     pub fn refuse(
         &mut self,
-        refusal: RequestError,
+        error: RequestError,
         out: &mut Vec<u8>,
         date: &DateLine,
         counters: &HttpCounters,
     ) {
-        counters.refusals[refusal as usize].add(1);
-        let (code, message) = (refusal.code(), refusal.message());
-        let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
-        let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
-        encode::answer(out, options, date, refusal.status(), JSON, &[], body.as_bytes());
+        counters.refusals[error as usize].add(1);
+        encode::refusal(out, date, error, error.message());
         self.phase = ConnectionPhase::Closing;
         self.lingers = true;
     }
 
-    /// Serves whole requests from the front of `data`; returns how many bytes are done with.
+    /// Serves complete requests at the front of `data`; returns how many bytes are served.
     fn serve<S: Service>(&mut self, data: &mut [u8], round: &mut Round<'_, S>) -> usize {
         self.has_backlog = false;
         let mut position = 0;
@@ -259,8 +204,8 @@ impl Protocol {
                 }
                 Ok(ServeStep::Skipped(length)) => position += length,
                 Ok(ServeStep::Incomplete) => return position,
-                Err(refusal) => {
-                    self.refuse(refusal, round.out, round.date, round.counters);
+                Err(error) => {
+                    self.refuse(error, round.out, round.date, round.counters);
                     return data.len();
                 }
             }
@@ -328,7 +273,7 @@ impl Protocol {
                 self.await_body(&head, rest.is_empty(), round);
                 self.chunked = Some(Box::new(ChunkedRequest {
                     head: head_bytes.to_vec(),
-                    chunked: ChunkedDecoder::default(),
+                    decoder: ChunkedDecoder::default(),
                     body: Vec::new(),
                 }));
                 Ok(ServeStep::Skipped(head_length))
@@ -336,11 +281,11 @@ impl Protocol {
         }
     }
 
-    fn await_body<S>(&mut self, head: &Head<'_, '_>, none_yet: bool, round: &mut Round<'_, S>) {
+    fn await_body<S>(&mut self, head: &Head<'_, '_>, is_empty: bool, round: &mut Round<'_, S>) {
         self.phase = ConnectionPhase::Body;
-        if head.expects_continue && none_yet && !self.continue_sent {
+        if head.expects_continue && is_empty && !self.continue_sent {
             self.continue_sent = true;
-            round.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            round.out.extend_from_slice(encode::CONTINUE);
         }
     }
 
@@ -350,15 +295,12 @@ impl Protocol {
         round: &mut Round<'_, S>,
     ) -> Result<ServeStep, RequestError> {
         let Some(mut request) = self.chunked.take() else { return Ok(ServeStep::Skipped(0)) };
-        let length = request.chunked.feed(data, &mut request.body, round.limits.body_bytes_max)?;
-        if !request.chunked.is_done() {
+        let length = request.decoder.feed(data, &mut request.body, round.limits.body_bytes_max)?;
+        if !request.decoder.is_done() {
             self.phase = ConnectionPhase::Body;
             self.chunked = Some(request);
-            return Ok(if length == 0 {
-                ServeStep::Incomplete
-            } else {
-                ServeStep::Skipped(length)
-            });
+            let is_empty = length == 0;
+            return Ok(if is_empty { ServeStep::Incomplete } else { ServeStep::Skipped(length) });
         }
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let head = head::parse(&request.head, &mut slots, round.limits.body_bytes_max)?;
@@ -366,6 +308,7 @@ impl Protocol {
         Ok(ServeStep::Served(length))
     }
 
+    /// Calls the service with a complete request.
     fn call<S: Service>(
         &mut self,
         head: &Head<'_, '_>,
@@ -378,47 +321,35 @@ impl Protocol {
             is_head: head.method == Method::Head,
             closes: !head.keep_alive || round.is_draining,
         };
-        let is_timed = match &mut round.timed {
-            Some(timed) if timed.parsed_ns.is_none() => {
-                timed.parsed_ns = Some(round.clock.monotonic_ns());
-                true
-            }
-            Some(_) | None => false,
-        };
-        let mut unpacked = Vec::new();
-        let body = match head.content_encoding {
-            None => body,
-            Some(value) => {
-                unpacked = std::mem::take(&mut round.buffers.unpacked);
-                unpack(value, body, round.limits.body_bytes_max, &mut unpacked)?;
-                &mut unpacked
-            }
-        };
+        // Only the first request of the read is timed.
+        let untimed = round.stages.as_mut().filter(|times| !times.has(Stage::Parse));
+        let mut stages = StageTimer(untimed);
+        stages.end(Stage::Parse, round.clock);
+        let Buffers { decoded, deferred_total, .. } = &mut *round.buffers;
+        let limit = round.limits.body_bytes_max;
         let request = Request {
             method: head.method,
             path: head.path,
             query: head.query,
             headers: head.headers,
-            body,
+            body: coding::decode(head.content_encoding, body, limit, decoded)?,
             is_loopback: self.is_loopback,
             now: round.now,
-            is_timed,
+            stages,
         };
-        let mut answer = NativeResponseWriter {
+        let mut response = NativeResponseWriter {
             out: round.out,
             date: round.date,
             options,
             sink: round.sink,
-            deferred_total: &mut round.buffers.deferred_total,
+            deferred_total,
             key: self.key,
             state: ResponseState::Pending,
         };
-        round.service.call(request, &mut answer);
-        let state = answer.state;
+        round.service.call(request, &mut response);
+        let state = response.state;
         round.calls += 1;
-        if unpacked.capacity() <= UNPACKED_KEPT_BYTES && unpacked.capacity() > 0 {
-            round.buffers.unpacked = unpacked;
-        }
+        round.buffers.release_decoded();
         self.options = options;
         self.phase = match state {
             ResponseState::Sent if options.closes => ConnectionPhase::Closing,
@@ -427,13 +358,13 @@ impl Protocol {
                 self.responder_id = responder_id;
                 ConnectionPhase::Response
             }
-            ResponseState::Pending => unreachable!("a service answers or takes a responder"),
+            ResponseState::Pending => unreachable!("a service responds or takes a responder"),
         };
         Ok(())
     }
 
-    /// Takes what another thread delivered for this connection; writes to `out`. False when the
-    /// responder is not, or no longer, one of this connection.
+    /// Writes what another thread has completed to `out`. False when the responder does not, or no
+    /// longer, owe this connection a response.
     pub fn complete(
         &mut self,
         responder_id: u64,
@@ -443,23 +374,16 @@ impl Protocol {
         out: &mut Vec<u8>,
     ) -> bool {
         if self.phase != ConnectionPhase::Response || self.responder_id != responder_id {
-            reject(completion);
+            completion.reject();
             return false;
         }
         match completion {
             Completion::Response(response) => {
                 self.options.closes |= is_draining;
-                let (kind, fields) = (response.content_type, &response.fields);
-                encode::answer(
-                    out,
-                    self.options,
-                    date,
-                    response.status,
-                    kind,
-                    fields,
-                    &response.body,
-                );
-                self.answered();
+                let (status, kind) = (response.status, response.content_type);
+                let (fields, body) = (&response.fields, &response.body);
+                encode::response(out, self.options, date, status, kind, fields, body);
+                self.end_response();
             }
             Completion::StreamStart(response, state) => {
                 self.options.closes |= is_draining || self.options.is_http10;
@@ -476,88 +400,33 @@ impl Protocol {
             }
             Completion::StreamEnd => {
                 encode::end(out, self.options);
-                self.answered();
+                self.end_response();
             }
         }
         true
     }
 
-    /// All output has been taken by the kernel.
+    /// The kernel has taken all output.
     pub fn flushed(&mut self) {
         if let Some(stream) = &self.stream {
-            stream
-                .queued_bytes
-                .fetch_sub(std::mem::take(&mut self.stream_bytes), Ordering::Relaxed);
+            let sent_bytes = std::mem::take(&mut self.stream_bytes);
+            // Relaxed: a level; the parts themselves come through the queue of commands.
+            stream.queued_bytes.fetch_sub(sent_bytes, Ordering::Relaxed);
         }
     }
 
-    fn answered(&mut self) {
+    fn end_response(&mut self) {
         self.stream = None;
-        self.phase =
-            if self.options.closes { ConnectionPhase::Closing } else { ConnectionPhase::Idle };
+        let closes = self.options.closes;
+        self.phase = if closes { ConnectionPhase::Closing } else { ConnectionPhase::Idle };
     }
 }
 
 impl Drop for Protocol {
     fn drop(&mut self) {
         if let Some(stream) = &self.stream {
-            // Relaxed: the writer only looks whether to go on.
+            // Relaxed: the writer only learns that it may stop.
             stream.closed.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-/// A completion whose client has gone: a stream's writer learns of it.
-pub fn reject(completion: Completion) {
-    if let Completion::StreamStart(_, state) = completion {
-        state.closed.store(true, Ordering::Relaxed);
-    }
-}
-
-enum ServeStep {
-    /// One request was called; so many bytes are done with.
-    Served(usize),
-    /// So many bytes are done with, no request yet.
-    Skipped(usize),
-    /// More must arrive.
-    Incomplete,
-}
-
-#[derive(Clone, Copy)]
-enum ResponseState {
-    Pending,
-    Sent,
-    Deferred(u64),
-}
-
-struct NativeResponseWriter<'a> {
-    out: &'a mut Vec<u8>,
-    date: &'a DateLine,
-    options: ResponseOptions,
-    sink: &'a Arc<dyn CompletionSink>,
-    deferred_total: &'a mut u64,
-    key: usize,
-    state: ResponseState,
-}
-
-impl ResponseWriter for NativeResponseWriter<'_> {
-    fn send(
-        &mut self,
-        status: u16,
-        content_type: &'static str,
-        fields: &[HeaderField],
-        body: &[u8],
-    ) {
-        debug_assert!(matches!(self.state, ResponseState::Pending), "one answer for each request");
-        encode::answer(self.out, self.options, self.date, status, content_type, fields, body);
-        self.state = ResponseState::Sent;
-    }
-
-    fn defer(&mut self) -> Responder {
-        debug_assert!(matches!(self.state, ResponseState::Pending), "one answer for each request");
-        *self.deferred_total += 1;
-        let responder_id = (*self.deferred_total << KEY_BITS) | self.key as u64;
-        self.state = ResponseState::Deferred(responder_id);
-        Responder::new(responder_id, self.sink.clone())
     }
 }

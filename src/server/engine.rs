@@ -13,6 +13,7 @@ use super::threads::{join_all, spawn};
 use super::workers::WorkerParts;
 use crate::config::{Engine, ServerSettings};
 use crate::http::listen::listeners;
+use crate::http::poller::epoll::EpollPoller;
 use crate::http::worker::{Worker, WorkerHandle};
 use crate::http::{self, Limits};
 use crate::placement::Placement;
@@ -59,8 +60,8 @@ fn native(
     let mut handles: Vec<Arc<WorkerHandle>> = Vec::new();
     for (index, (parts, listener)) in workers.into_iter().zip(listeners).enumerate() {
         let WorkerParts { router, counters } = parts;
-        let worker = Worker::new(listener, limits, open.clone(), counters, shared.start, router)
-            .map_err(ServerError::Start)?;
+        let poller = EpollPoller::new(listener).map_err(ServerError::Start)?;
+        let worker = Worker::new(poller, limits, open.clone(), counters, shared.start, router);
         handles.push(worker.handle());
         let main = shared.main.clone();
         let core = placement.worker_cores[index];

@@ -8,6 +8,7 @@ use sigmad::http::counters::HttpCounters;
 use sigmad::http::encode::DateLine;
 use sigmad::http::message::{Completion, CompletionSink, Request, ResponseWriter, Service};
 use sigmad::http::protocol::{Buffers, ConnectionPhase, Protocol, Round};
+use sigmad::http::stages::StageTimer;
 use sigmad_clock::{self, Clock, Now};
 
 /// Small, so that tests reach them.
@@ -40,7 +41,7 @@ impl Service for Listener {
         });
         answer.send(200, "text/plain", &[], b"ok");
     }
-    fn round_called(&mut self, _now: Now) {}
+    fn round_called(&mut self, _now: Now, _stages: StageTimer<'_>) {}
     fn round_answered(&mut self, _elapsed_ns: u64) {}
 }
 
@@ -78,7 +79,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
         now: Now::default(),
         is_draining: false,
         calls: 0,
-        timed: None,
+        stages: None,
     };
     for piece in pieces {
         if protocol.phase() == ConnectionPhase::Closing || piece.is_empty() {

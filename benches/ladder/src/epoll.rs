@@ -14,6 +14,8 @@ use serde_json::json;
 use sigmad::decode::{Decoder, Format};
 use sigmad::http::listen::listeners;
 use sigmad::http::message::{Method, Request, ResponseWriter, Service};
+use sigmad::http::poller::epoll::EpollPoller;
+use sigmad::http::stages::StageTimer;
 use sigmad::http::worker::Worker;
 use sigmad::http::{self, Limits};
 use sigmad::registry::Registry;
@@ -110,7 +112,8 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
             answered: [0; 2],
         };
         let counters = Arc::new(http::counters::HttpCounters::default());
-        let worker = Worker::new(listener, LIMITS, open.clone(), counters, start, front)?;
+        let worker =
+            Worker::new(EpollPoller::new(listener)?, LIMITS, open.clone(), counters, start, front);
         handles.push(worker.handle());
         let core = core_of(index);
         let run = move || {
@@ -292,7 +295,7 @@ impl Service for Front {
         }
     }
 
-    fn round_called(&mut self, now: Now) {
+    fn round_called(&mut self, now: Now, _stages: StageTimer<'_>) {
         if let End::SampleProducer { samples, .. } = &mut self.end {
             samples.send(now);
         }

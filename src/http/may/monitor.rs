@@ -1,179 +1,68 @@
 //! The deadlines that may_minihttp does not have: one thread looks at all connections from outside.
 //!
-//! A connection says in one atomic word what it waits for and since when; the monitor cuts those that
-//! wait too long by shutting their descriptor down. It does so under the lock that a connection
-//! takes to unregister, and may_minihttp closes the descriptor after that: what is cut is never a
-//! descriptor that has been outcome to somebody else.
+//! A connection publishes in one atomic word what it waits for and since when. The monitor shuts the
+//! descriptor of one that waits too long, under the lock that a connection takes to unregister.
+//! may_minihttp closes the descriptor after that, so the monitor never shuts a reused one.
 
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use slab::Slab;
 
 use super::socket::{BorrowedSocket, SocketResult};
+use super::state::{PhaseWord, SharedState, WaitPhase};
 use crate::http::Limits;
 use crate::http::counters::HttpCounters;
-use crate::http::encode::{self, DateLine, ResponseOptions};
+use crate::http::drain::DrainDeadlines;
+use crate::http::encode::{self, DateLine};
 use crate::http::head::RequestError;
+use crate::http::stages::StageTimes;
 use sigmad_clock::{Clock, Now};
 
-/// Deadlines are late by this much at most, and an answer that is too large to close behind at once
-/// is closed behind so much later.
+/// The interval of the monitor. Deadlines are late by at most this much, and so is the close after a
+/// response that exceeds the send buffer.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Connections asked of the kernel in one look whether a head is arriving: 20,000 idle ones take
-/// turns within 4 s, at 10,000 system calls a second.
+/// Connections for which one look asks the kernel whether a head is arriving. 20,000 idle connections
+/// are asked within 4 s, with 10,000 system calls a second.
 const PROBES_PER_LOOK: usize = 256;
-/// may_minihttp reads so much at most before it looks for a head in it.
+/// may_minihttp reads at most this many bytes before it parses a head.
 const READ_BYTES_MAX: usize = 64 * 1024;
-/// How long a connection that was cut, or whose last answer has left, may still be read from.
-pub const LINGER_MS: u64 = 2_000;
-/// How long a client may take to read its last answer.
-const LAST_ANSWER_MS: u64 = 30_000;
-/// Connections above the limit that are told so; past them new ones are just closed.
+/// The time in which bytes are still read after a cut or the last response.
+pub(super) const LINGER_MS: u64 = 2_000;
+/// The time in which a client must read its last response.
+const LAST_RESPONSE_MS: u64 = 30_000;
+/// Connections above the limit that are answered 503; further ones are closed at once.
 const REFUSED_CONNECTIONS_MAX: usize = 16;
-/// Descriptors above the limit: those that are told, and as many that are about to close.
+/// Descriptors above the limit: those that are answered 503, and as many that are about to close.
 pub const CONNECTIONS_OVER_MAX: usize = 2 * REFUSED_CONNECTIONS_MAX;
 
-/// What a connection is waiting for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum WaitPhase {
-    /// A parts request head.
-    Waiting,
-    /// A further part of a body.
-    Body,
-    /// Its service, or a responder.
-    Busy,
-    /// The parts of a streamed answer.
-    Stream,
-    /// Its last answer to leave.
-    Closing,
-    /// Nothing: the monitor has cut it.
-    Cut,
-}
-
-const WAIT_PHASES: [WaitPhase; 6] = [
-    WaitPhase::Waiting,
-    WaitPhase::Body,
-    WaitPhase::Busy,
-    WaitPhase::Stream,
-    WaitPhase::Closing,
-    WaitPhase::Cut,
-];
-const PHASE_BITS: u32 = 3;
-const _: () = assert!(WAIT_PHASES.len() <= 1 << PHASE_BITS);
-
-/// A phase and the nanosecond in which it began, so that no two waits look alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PhaseWord(u64);
-
-impl PhaseWord {
-    fn new(phase: WaitPhase, since_ns: u64) -> Self {
-        Self(since_ns << PHASE_BITS | phase as u64)
-    }
-
-    fn phase(self) -> WaitPhase {
-        WAIT_PHASES[(self.0 & ((1 << PHASE_BITS) - 1)) as usize]
-    }
-
-    fn since_ns(self) -> u64 {
-        self.0 >> PHASE_BITS
-    }
-
-    fn waited_ms(self, now: Now) -> u64 {
-        now.monotonic_ns.saturating_sub(self.since_ns()) / 1_000_000
-    }
-}
-
-/// What a connection and the monitor know of each other.
-#[derive(Debug)]
-pub struct SharedState {
-    /// The descriptor.
-    pub socket: BorrowedSocket,
-    word: AtomicU64,
-    /// Bytes of answers handed to may_minihttp, and sent past it.
-    answered_bytes: AtomicU64,
-    /// Reading a body may have left bytes in the kernel of which the poller will not tell again.
-    pub may_hold_unread: AtomicBool,
-}
-
-impl SharedState {
-    // Relaxed throughout: each word stands for itself. What decides between a call and a cut is that
-    // both change the same word, which has one order of changes.
-
-    fn word(&self) -> PhaseWord {
-        PhaseWord(self.word.load(Relaxed))
-    }
-
-    /// The present phase.
-    pub fn phase(&self) -> WaitPhase {
-        self.word().phase()
-    }
-
-    /// Says what the connection waits for now; false when the monitor has cut it.
-    pub fn enter(&self, phase: WaitPhase, now_ns: u64) -> bool {
-        let next = PhaseWord::new(phase, now_ns).0;
-        let entered = self.word.fetch_update(Relaxed, Relaxed, |word| {
-            (PhaseWord(word).phase() != WaitPhase::Cut).then_some(next)
-        });
-        entered.is_ok()
-    }
-
-    /// True when the connection was still in that very wait, and is cut now.
-    fn cut(&self, word: PhaseWord, now: Now) -> bool {
-        let next = PhaseWord::new(WaitPhase::Cut, now.monotonic_ns).0;
-        self.word.compare_exchange(word.0, next, Relaxed, Relaxed).is_ok()
-    }
-
-    /// Counts bytes of answers; only the connection calls it.
-    pub fn add_answered(&self, bytes: u64) {
-        self.answered_bytes.store(self.answered() + bytes, Relaxed);
-    }
-
-    /// Bytes of answers so far.
-    pub fn answered(&self) -> u64 {
-        self.answered_bytes.load(Relaxed)
-    }
-
-    /// True when the kernel has taken all answers, so that bytes sent past may_minihttp follow them.
-    pub fn is_flushed(&self) -> bool {
-        self.socket.written() == Some(self.answered())
-    }
-}
-
-/// One registered connection, as the monitor alone knows it.
+/// What only the monitor knows of a connection.
 struct MonitorEntry {
     state: Arc<SharedState>,
-    /// The wait in which the following was found.
+    /// The wait to which the fields below belong.
     word: PhaseWord,
     /// Bytes taken from the kernel when the wait began.
     taken_before: Option<u64>,
-    /// When the first bytes of a head had been taken.
+    /// When bytes of a head were first seen.
     head_since_ms: Option<u64>,
-}
-
-#[derive(Clone, Copy)]
-struct DrainDeadlines {
-    idle_close_ms: u64,
-    end_ms: u64,
 }
 
 #[derive(Default)]
 struct MonitorTable {
     connections: Slab<MonitorEntry>,
-    /// Where the next look goes on asking the kernel.
+    /// The key at which the next look continues to ask the kernel.
     next_probe: usize,
     drain: Option<DrainDeadlines>,
     has_ended: bool,
 }
 
 /// All connections of the engine.
-pub struct ConnectionMonitor {
+pub(super) struct ConnectionMonitor {
     table: Mutex<MonitorTable>,
-    /// There is something to look at, or nothing any more.
+    /// The first connection has been admitted, or the monitor is to end.
     begun: Condvar,
     emptied: Condvar,
     limits: Limits,
@@ -183,7 +72,7 @@ pub struct ConnectionMonitor {
 }
 
 impl ConnectionMonitor {
-    /// Watches connections by those limits.
+    /// Applies `limits` to all connections.
     pub fn new(limits: Limits, counters: Arc<HttpCounters>) -> Self {
         Self {
             table: Mutex::default(),
@@ -195,14 +84,14 @@ impl ConnectionMonitor {
         }
     }
 
-    /// The limits.
+    /// The limits that it applies.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// True once the engine is stopping: answers say `Connection: close`.
+    /// True once the engine is stopping: responses carry `Connection: close`.
     pub fn is_draining(&self) -> bool {
-        // Relaxed: a request more or less on a connection that is about to close.
+        // Relaxed: one request more on a connection that is about to close does no harm.
         self.is_draining.load(Relaxed)
     }
 
@@ -212,29 +101,22 @@ impl ConnectionMonitor {
         self.table.lock().connections.len() >= most
     }
 
-    /// Registers a connection, at the cost of the oldest idle one where it is one too many. When
-    /// there is none it is refused, and returned cut.
+    /// Registers a connection. Past the limit the oldest idle one is evicted; when there is none, the
+    /// new connection is refused and returned cut.
     pub fn admit(self: &Arc<Self>, socket: BorrowedSocket, clock: &mut Clock) -> MonitorGuard {
         let now = clock.now();
         let mut table = self.table.lock();
         let over = table.connections.len().checked_sub(self.limits.connections_max);
         let is_refused = over.is_some() && !self.evict_oldest_idle(&table, now);
-        let word = PhaseWord::new(
-            if is_refused { WaitPhase::Cut } else { WaitPhase::Waiting },
-            now.monotonic_ns,
-        );
-        let state = Arc::new(SharedState {
-            socket,
-            word: AtomicU64::new(word.0),
-            answered_bytes: AtomicU64::new(0),
-            may_hold_unread: AtomicBool::new(false),
-        });
+        let phase = if is_refused { WaitPhase::Cut } else { WaitPhase::Waiting };
+        let state = Arc::new(SharedState::new(socket, phase, now));
+        let word = state.word();
         if is_refused {
-            self.tell(&state, RequestError::TooManyConnections, now.wall_s());
-            let is_told = over.is_some_and(|over| over < REFUSED_CONNECTIONS_MAX);
-            // With the read side open its request is read and dropped, so that no reset overtakes
-            // the answer.
-            socket.shut(if is_told { Shutdown::Write } else { Shutdown::Both });
+            self.send_refusal(&state, RequestError::TooManyConnections, now.wall_s());
+            let is_answered = over.is_some_and(|over| over < REFUSED_CONNECTIONS_MAX);
+            // The read side stays open: the request is read and dropped, so that no reset overtakes
+            // the response.
+            socket.shut(if is_answered { Shutdown::Write } else { Shutdown::Both });
         }
         let entry =
             MonitorEntry { state: state.clone(), word, taken_before: Some(0), head_since_ms: None };
@@ -248,20 +130,23 @@ impl ConnectionMonitor {
     }
 
     /// Counts a refusal.
-    pub fn count(&self, refusal: RequestError) {
-        let _registry = self.table.lock();
-        self.counters.refusals[refusal as usize].add(1);
+    pub fn count(&self, error: RequestError) {
+        let _guard = self.table.lock();
+        self.counters.refusals[error as usize].add(1);
     }
 
-    /// From now on connections close behind their next answer, idle ones a moment later, all of them
-    /// after `limit`.
+    /// Counts the stages of a timed request.
+    pub fn record(&self, times: &StageTimes) {
+        let _guard = self.table.lock();
+        self.counters.stages.record(times);
+    }
+
+    /// From now on connections close after their next response, idle ones after a moment, and all of
+    /// them after `limit`.
     pub fn drain(&self, limit: Duration, now_ms: u64) {
-        let end_ms = now_ms + limit.as_millis() as u64;
         self.is_draining.store(true, Relaxed);
-        self.table.lock().drain = Some(DrainDeadlines {
-            idle_close_ms: end_ms.min(now_ms + self.limits.drain_idle_ms),
-            end_ms,
-        });
+        let drain = DrainDeadlines::new(now_ms, limit, self.limits.drain_idle_ms);
+        self.table.lock().drain = Some(drain);
     }
 
     /// Blocks until the last connection has gone, or for `limit`.
@@ -276,7 +161,7 @@ impl ConnectionMonitor {
         self.begun.notify_one();
     }
 
-    /// Looks at all connections, again and again, as long as there are any.
+    /// Looks at all connections at intervals, until [`Self::end`].
     pub fn run(&self, mut clock: Clock) {
         let mut table = self.table.lock();
         while !table.has_ended {
@@ -339,7 +224,7 @@ impl ConnectionMonitor {
                 let is_idle = entry.head_since_ms.is_none();
                 if let Some(refusal) = refusal {
                     if state.cut(word, now) {
-                        self.tell(state, refusal, now.wall_s());
+                        self.send_refusal(state, refusal, now.wall_s());
                         socket.shut(Shutdown::Both);
                     }
                 } else if is_idle
@@ -350,7 +235,7 @@ impl ConnectionMonitor {
                     socket.shut(Shutdown::Both);
                 }
             }
-            // The connection finds itself cut and its body short, and answers 408.
+            // The connection finds itself cut and its body incomplete, and answers 408.
             WaitPhase::Body => {
                 if waited_ms >= self.limits.read_timeout_ms && state.cut(word, now) {
                     socket.shut(Shutdown::Read);
@@ -363,7 +248,7 @@ impl ConnectionMonitor {
                 }
             }
             WaitPhase::Closing => {
-                if waited_ms >= LAST_ANSWER_MS && state.cut(word, now) {
+                if waited_ms >= LAST_RESPONSE_MS && state.cut(word, now) {
                     self.counters.closed_stalled_total.add(1);
                     socket.shut(Shutdown::Both);
                 } else if state.is_flushed() {
@@ -375,13 +260,13 @@ impl ConnectionMonitor {
         }
     }
 
-    /// Sends a refusal past may_minihttp, where no answer is on its way, and counts it.
-    fn tell(&self, state: &SharedState, refusal: RequestError, wall_s: i64) {
-        self.counters.refusals[refusal as usize].add(1);
+    /// Counts a refusal, and sends it past may_minihttp if no response is on its way.
+    fn send_refusal(&self, state: &SharedState, error: RequestError, wall_s: i64) {
+        self.counters.refusals[error as usize].add(1);
         if state.is_flushed() {
-            // SocketResult::Nothing and End: this client takes no bytes, and is let go without.
+            // Nothing or End: this client takes no bytes, and is closed without a response.
             let (SocketResult::Bytes(_) | SocketResult::Nothing | SocketResult::End) =
-                state.socket.send(&refusal_answer(refusal, refusal.message(), wall_s));
+                state.socket.send(&refusal(error, error.message(), wall_s));
         }
     }
 
@@ -404,7 +289,7 @@ impl ConnectionMonitor {
 }
 
 impl MonitorEntry {
-    /// Tells whether bytes have come that make no parts head yet, and when that has become too much.
+    /// Checks an incomplete head: the error once it is too large or too late.
     fn look_for_head(
         &mut self,
         word: PhaseWord,
@@ -432,11 +317,11 @@ impl MonitorEntry {
     }
 }
 
-/// A connection's place in the monitor.
-pub struct MonitorGuard {
+/// The registration of a connection; it ends when this is dropped.
+pub(super) struct MonitorGuard {
     monitor: Arc<ConnectionMonitor>,
     key: usize,
-    /// What it tells the monitor.
+    /// Shared with the monitor.
     pub state: Arc<SharedState>,
 }
 
@@ -451,26 +336,11 @@ impl Drop for MonitorGuard {
     }
 }
 
-/// The bytes of a refusal behind which the connection closes.
-pub fn refusal_answer(refusal: RequestError, message: &str, wall_s: i64) -> Vec<u8> {
+/// The bytes of a refusal, after which the connection closes.
+pub(super) fn refusal(error: RequestError, message: &str, wall_s: i64) -> Vec<u8> {
     let mut date = DateLine::default();
     date.update(wall_s);
-    let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
     let mut out = Vec::new();
-    let body = refusal_body(refusal, message);
-    encode::answer(
-        &mut out,
-        options,
-        &date,
-        refusal.status(),
-        "application/json",
-        &[],
-        body.as_bytes(),
-    );
+    encode::refusal(&mut out, &date, error, message);
     out
-}
-
-/// The body of a refusal.
-pub fn refusal_body(refusal: RequestError, message: &str) -> String {
-    format!(r#"{{"error":{{"code":"{}","message":"{message}"}}}}"#, refusal.code())
 }

@@ -1,5 +1,5 @@
-//! The descriptor of a connection that may_minihttp owns, and what can be learnt and done through it
-//! from outside. All of the engine's `unsafe` about descriptors is here.
+//! The descriptor of a connection that may_minihttp owns, with the system calls that the engine makes
+//! on it. All `unsafe` of the engine about descriptors is here.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -8,23 +8,23 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use socket2::SockRef;
 
-/// A borrowed descriptor. Whoever holds it must not use it once the connection's service is dropped:
-/// may_minihttp closes it right after that.
+/// A borrowed descriptor. It must not be used once the connection's service is dropped, because
+/// may_minihttp then closes it.
 #[derive(Clone, Copy, Debug)]
-pub struct BorrowedSocket(RawFd);
+pub(super) struct BorrowedSocket(RawFd);
 
-/// What a non-blocking call found.
+/// The result of a non-blocking call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketResult {
-    /// So many bytes, at least one.
+pub(super) enum SocketResult {
+    /// This many bytes, at least one.
     Bytes(usize),
-    /// Nothing now.
+    /// It would block.
     Nothing,
-    /// The end, or an error that is one.
+    /// The end of the stream, or an error.
     End,
 }
 
-/// The part of the kernel's `struct tcp_info` (linux/tcp.h) up to what is needed; `libc`'s ends before.
+/// The kernel's `struct tcp_info` (linux/tcp.h) up to the counters of bytes, which `libc` leaves out.
 #[repr(C)]
 struct TcpInfo {
     _before: [u64; 15],
@@ -45,7 +45,7 @@ impl BorrowedSocket {
         use_it(SockRef::from(&borrowed))
     }
 
-    /// The number by which may spreads connections over its threads.
+    /// The number by which may assigns connections to its threads.
     pub fn number(self) -> usize {
         self.0 as usize
     }
@@ -56,24 +56,24 @@ impl BorrowedSocket {
         peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
     }
 
-    /// Sends small answers at once; may_minihttp leaves Nagle's algorithm on.
+    /// Turns off Nagle's algorithm, which may_minihttp leaves on.
     pub fn set_nodelay(self) -> io::Result<()> {
         self.with(|socket| socket.set_tcp_nodelay(true))
     }
 
-    /// Sends what the kernel takes now.
+    /// Sends as many bytes as the kernel takes now.
     pub fn send(self, bytes: &[u8]) -> SocketResult {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         found(self.with(|socket| socket.send_with_flags(bytes, flags)))
     }
 
-    /// Takes and drops what the client has sent.
+    /// Receives and drops bytes.
     pub fn discard(self) -> SocketResult {
         let mut dropped = [MaybeUninit::uninit(); 4096];
         found(self.with(|socket| socket.recv_with_flags(&mut dropped, libc::MSG_DONTWAIT)))
     }
 
-    /// Ends one or both directions. That the client has done so before is no error.
+    /// Shuts one or both directions down. It is no error when the client has done so before.
     pub fn shut(self, directions: Shutdown) {
         let _ = self.with(|socket| socket.shutdown(directions));
     }
@@ -88,7 +88,7 @@ impl BorrowedSocket {
 
     /// Bytes outcome to the kernel since the connection began; None where it does not count them.
     ///
-    /// An acknowledgement that arrives in between makes it less than it is, never more.
+    /// An acknowledgement between the two system calls makes the result too small, never too large.
     pub fn written(self) -> Option<u64> {
         let acknowledged = self.info()?.bytes_acked;
         // SIOCOUTQ has the same number.
@@ -97,13 +97,13 @@ impl BorrowedSocket {
 
     /// Bytes taken from the kernel since the connection began; None where it does not count them.
     ///
-    /// Bytes that arrive in between make it less than it is, never more.
+    /// Bytes that arrive between the two system calls make the result too small, never too large.
     pub fn taken(self) -> Option<u64> {
         let received = self.info()?.bytes_received;
         Some(received.saturating_sub(self.queued(libc::FIONREAD)?))
     }
 
-    /// None before Linux 4.1, which counts less.
+    /// None before Linux 4.1, which has no counters of bytes.
     fn info(self) -> Option<TcpInfo> {
         let mut info = TcpInfo { _before: [0; 15], bytes_acked: 0, bytes_received: 0 };
         let mut length = size_of::<TcpInfo>() as libc::socklen_t;
@@ -127,9 +127,9 @@ impl BorrowedSocket {
         (result == 0).then_some(bytes.max(0) as u64)
     }
 
-    /// Makes the poller report again what is there to read.
+    /// Makes the poller report bytes again that it has reported before.
     ///
-    /// Setting the low-water mark does so on Linux (`tcp_set_rcvlowat`), to the value it has.
+    /// On Linux, setting the low-water mark to its present value does so (`tcp_set_rcvlowat`).
     pub fn report_again(self) {
         let one: libc::c_int = 1;
         // SAFETY: the kernel reads one int.

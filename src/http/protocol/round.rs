@@ -1,0 +1,78 @@
+//! What the connections of a worker share during a round.
+
+use std::sync::Arc;
+
+use crate::http::Limits;
+use crate::http::counters::HttpCounters;
+use crate::http::encode::DateLine;
+use crate::http::head_cache::HeadCache;
+use crate::http::message::CompletionSink;
+use crate::http::stages::StageTimes;
+use sigmad_clock::{Clock, Now};
+
+/// A larger buffer for decoded bodies is freed after the request that needed it.
+const DECODED_KEPT_BYTES: usize = 1024 * 1024;
+/// A larger input buffer is freed, not kept for another connection.
+const INPUT_KEPT_BYTES: usize = 256 * 1024;
+/// Input buffers kept for the next requests that arrive in pieces.
+const SPARE_INPUTS_MAX: usize = 16;
+
+/// What all connections of a worker use in turn.
+pub struct Round<'a, S> {
+    /// Answers the requests.
+    pub service: &'a mut S,
+    /// Takes the responses.
+    pub out: &'a mut Vec<u8>,
+    /// Kept from round to round.
+    pub buffers: &'a mut Buffers,
+    /// The date of all responses.
+    pub date: &'a DateLine,
+    /// Bounds of heads and bodies.
+    pub limits: &'a Limits,
+    /// Counts the refusals.
+    pub counters: &'a HttpCounters,
+    /// Takes the completions of deferred responses.
+    pub sink: &'a Arc<dyn CompletionSink>,
+    /// For requests whose stages are timed.
+    pub clock: &'a Clock,
+    /// When the round began.
+    pub now: Now,
+    /// Every response closes its connection.
+    pub is_draining: bool,
+    /// Requests called by this connection.
+    pub calls: usize,
+    /// Set when the stages of the next request are timed.
+    pub stages: Option<StageTimes>,
+}
+
+/// Buffers that outlive the connection that filled them.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    /// A body without its content coding.
+    pub(super) decoded: Vec<u8>,
+    spare_inputs: Vec<Vec<u8>>,
+    /// Responders that the worker has given out.
+    pub(super) deferred_total: u64,
+    pub(super) head_cache: HeadCache,
+}
+
+impl Buffers {
+    /// An empty input buffer.
+    pub(super) fn take_input(&mut self) -> Vec<u8> {
+        self.spare_inputs.pop().unwrap_or_default()
+    }
+
+    pub(super) fn return_input(&mut self, mut input: Vec<u8>) {
+        if input.capacity() <= INPUT_KEPT_BYTES && self.spare_inputs.len() < SPARE_INPUTS_MAX {
+            input.clear();
+            self.spare_inputs.push(input);
+        }
+    }
+
+    /// The decoded body is no longer needed.
+    pub(super) fn release_decoded(&mut self) {
+        if self.decoded.capacity() > DECODED_KEPT_BYTES {
+            self.decoded = Vec::new();
+        }
+    }
+}
