@@ -1,4 +1,4 @@
-//! The native engine with a toy service: what no route of sigmad shows by itself.
+//! The native engine with a test service: behaviour that no route of sigmad shows.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,19 +21,19 @@ use sigmad_clock::{self, Now};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `/now` answers at once, `/later` and `/stream` pass their responder to the test.
-struct Toy {
+/// `/now` responds at once; `/later` and `/stream` pass their responder to the test.
+struct TestService {
     responders: mpsc::Sender<Responder>,
     in_round: usize,
     log: mpsc::Sender<String>,
 }
 
-impl Service for Toy {
+impl Service for TestService {
     fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         self.in_round += 1;
         match request.path {
             "/now" => answer.send(200, "text/plain", &[], request.body),
-            _ => self.responders.send(answer.defer()).expect("the test listens"),
+            _ => self.responders.send(answer.defer()).expect("the test receives"),
         }
     }
 
@@ -69,12 +69,13 @@ fn engine() -> Engine {
     let listener = listeners(any, 1).expect("a free port").remove(0);
     let address = listener.local_addr().expect("bound");
     let (responder_sender, responders) = mpsc::channel();
-    let (log_end, log) = mpsc::channel();
+    let (log_sender, log) = mpsc::channel();
     let counters = Arc::new(HttpCounters::default());
-    let toy = Toy { responders: responder_sender, in_round: 0, log: log_end };
+    let service = TestService { responders: responder_sender, in_round: 0, log: log_sender };
     let open = Arc::new(AtomicUsize::new(0));
     let poller = EpollPoller::new(listener).expect("an epoll instance");
-    let worker = Worker::new(poller, limits, open, counters.clone(), sigmad_clock::start(), toy);
+    let worker =
+        Worker::new(poller, limits, open, counters.clone(), sigmad_clock::start(), service);
     let handle = worker.handle();
     let thread = Some(std::thread::spawn(move || worker.run().expect("it drains")));
     Engine { address, responders, log, handle, counters, thread }
@@ -148,7 +149,7 @@ fn a_round_is_called_before_it_is_answered() {
 }
 
 #[test]
-fn what_follows_a_ticket_waits_for_its_answer() {
+fn a_request_behind_a_deferred_one_waits() {
     let engine = engine();
     let mut socket = engine.connect();
     let later = "GET /later HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -162,7 +163,7 @@ fn what_follows_a_ticket_waits_for_its_answer() {
 }
 
 #[test]
-fn a_dropped_ticket_is_answered() {
+fn a_dropped_responder_answers_500() {
     let engine = engine();
     let mut socket = engine.ask("/later");
     drop(engine.responder());
@@ -170,7 +171,7 @@ fn a_dropped_ticket_is_answered() {
 }
 
 #[test]
-fn a_half_closed_client_gets_its_late_answer_and_then_the_end() {
+fn a_half_closed_client_gets_its_late_response_and_then_the_end() {
     let engine = engine();
     let mut socket = engine.ask("/later");
     let responder = engine.responder();
@@ -182,7 +183,7 @@ fn a_half_closed_client_gets_its_late_answer_and_then_the_end() {
 }
 
 #[test]
-fn a_stream_arrives_in_chunks_and_the_connection_goes_on() {
+fn a_stream_arrives_in_chunks_and_the_connection_stays_open() {
     let engine = engine();
     let (mut socket, writer) = engine.stream();
     read_until(&mut socket, b"first\r\n");
@@ -197,7 +198,7 @@ fn a_stream_arrives_in_chunks_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_slow_reader_fills_its_own_queue_and_nobody_waits() {
+fn a_slow_client_fills_its_own_queue_and_delays_no_other() {
     let engine = engine();
     let (mut socket, writer) = engine.stream();
     let part = vec![b'x'; 16 * 1024];
@@ -217,13 +218,13 @@ fn a_slow_reader_fills_its_own_queue_and_nobody_waits() {
 }
 
 #[test]
-fn a_stream_learns_that_its_client_has_gone() {
+fn a_stream_writer_learns_that_its_client_has_gone() {
     let engine = engine();
     let (socket, writer) = engine.stream();
     drop(socket);
     wait_until("closed", || writer.is_closed());
     assert_eq!(writer.send(b"x".to_vec()), Err(StreamSendError::Closed));
-    // A responder whose client has gone before the stream began.
+    // A responder whose client has gone before the stream starts.
     let socket = engine.ask("/stream");
     let responder = engine.responder();
     drop(socket);
@@ -245,7 +246,7 @@ fn http10_streams_end_with_the_connection() {
 }
 
 #[test]
-fn an_idle_connection_may_still_ask_while_draining() {
+fn an_idle_connection_may_still_send_a_request_while_draining() {
     let engine = engine();
     let mut socket = engine.connect();
     wait_until("accepted", || engine.counters.open.get() == 1);

@@ -1,4 +1,4 @@
-//! Laws of the framing of requests: the split of the bytes and the choice of framing change nothing.
+//! Laws of framing: neither the split of the bytes nor the kind of framing changes the requests.
 
 mod conversation;
 
@@ -53,7 +53,7 @@ proptest! {
     }
 
     #[test]
-    fn splits_change_nothing_of_damaged_requests(
+    fn damaged_requests_are_equal_in_every_split(
         body in vec(any::<u8>(), 0..40),
         chunks in vec(any::<u8>(), 0..4),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),

@@ -1,8 +1,8 @@
-//! What strangers send: malformed framing, limits at their edges, slow and greedy clients, signals.
+//! Hostile input: malformed framing, limits at their edges, slow and greedy clients, signals.
 //!
-//! Each case is a row: a name, the bytes, and the answer that SPEC and RFC 9112 ask for. Beyond the
-//! answers one law holds for every row: the server's own count of samples moves by exactly what was
-//! acknowledged, so a smuggled request can't hide.
+//! Each case is a row: a name, the bytes, and the response that RFC 9112 and the documented limits
+//! require. One law holds for every row: the server's count of samples grows by exactly the number
+//! that was acknowledged, so no smuggled request is executed.
 
 mod harness;
 
@@ -21,25 +21,25 @@ use serde_json::{Value, json};
 /// The sample of the rows: 17 bytes, 0x11.
 const BODY: &[u8] = br#"{"cpu":1,"rps":1}"#;
 const _: () = assert!(BODY.len() == 17);
-/// The issue asks for so many.
+/// The least number of rows.
 const CASES_MIN: usize = 150;
 
 /// One row: all bytes are sent, then the answers are read.
 struct Case {
     name: String,
     bytes: Vec<u8>,
-    /// For each answer the statuses that will do.
+    /// The permitted status codes of each response.
     answers: Vec<&'static [u16]>,
     end: CaseEnd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CaseEnd {
-    /// The server closes by itself after the last answer.
+    /// The server closes the connection after the last response.
     Closes,
     /// The connection stays open until the client has finished.
     Stays,
-    /// Either is right.
+    /// Both are permitted.
     Any,
 }
 
@@ -57,7 +57,7 @@ fn accepted(name: &str, bytes: Vec<u8>) -> Case {
     case(name, bytes, &[&[202]], CaseEnd::Stays)
 }
 
-/// RFC 9112 leaves the choice; closing without executing or serving are both fine.
+/// RFC 9112 leaves the choice: closing without executing, or serving.
 fn either(name: &str, bytes: Vec<u8>) -> Case {
     case(name, bytes, &[&[202, 400]], CaseEnd::Any)
 }
@@ -190,7 +190,7 @@ fn length_cases() -> Vec<Case> {
         either("length with leading zeros", with_length(" 00017")),
         refused("length after a vertical tab", with_length(" \x0b17"), BAD),
         refused("length with NUL", with_length(" 17\0"), BAD),
-        // No length is no body: what follows is the next request, and garbage.
+        // Without a length there is no body: what follows is the next request, and it is malformed.
         case(
             "length with an underscore in its name",
             raw("Content_Length: 17\r\n", BODY),
@@ -547,7 +547,7 @@ fn garbage_cases() -> Vec<Case> {
     ]
 }
 
-/// Bodies where the path or the method reads none.
+/// Bodies on paths or methods that take none.
 fn body_cases() -> Vec<Case> {
     let inner = smuggled();
     let carried = |method: &str, path: &str| request(method, path, &[], &inner);
@@ -713,7 +713,7 @@ fn framing_bodies() {
 }
 
 #[test]
-fn there_are_enough_cases() {
+fn there_are_as_many_rows_as_required() {
     let mut names: Vec<String> = framing_cases().into_iter().map(|case| case.name).collect();
     names.extend(json_cases().into_iter().map(|case| case.name.to_owned()));
     names.extend(limit_cases().into_iter().map(|case| case.name));
@@ -824,7 +824,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 100;
 const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// One request, sent whole even when the answer comes early, and the status that it gets.
+/// One request, sent whole even when the response comes early, and its status code.
 struct LimitCase {
     name: String,
     bytes: Vec<u8>,
@@ -957,8 +957,8 @@ fn limits_at_their_edges() {
     let cases = limit_cases();
     for case in &cases {
         let mut connection = server.connect();
-        // All of it is written before the answer is read, as curl and requests do: an answer that
-        // a reset destroys would be no answer.
+        // All bytes are written before the response is read, as by curl and requests: a reset must
+        // not destroy the response.
         let sent = connection.try_send(&case.bytes);
         match connection.read() {
             Ok(answer) if answer.status == case.status => {
@@ -988,7 +988,7 @@ fn limits_at_their_edges() {
 }
 
 #[test]
-fn bombs_take_little_memory() {
+fn decompression_bombs_take_little_memory() {
     let server = Server::start(Engine::Native, &["--workers", "1"]);
     server.ingest(r#"{"rps":1}"#).expect(202);
     let before = server.resident_kib();
@@ -1031,7 +1031,7 @@ fn slow_head_is_408() {
 
 #[test]
 fn a_head_in_drops_is_408() {
-    // Each byte is progress, but the head must arrive whole within the limit.
+    // A byte is no progress: the whole head must arrive within the limit.
     let server = quick_server();
     let mut connection = server.connect();
     for byte in b"GET /health HTTP/1.1\r\nHost: a\r\nX: ".iter().cycle().take(100) {
@@ -1076,7 +1076,7 @@ fn a_slow_body_with_progress_is_served() {
     let mut connection = server.connect();
     connection.send(&raw("Content-Length: 17\r\n", b""));
     for part in BODY.chunks(3) {
-        // Longer than the limit in all, but never without progress for so long.
+        // Longer than the limit in total, but each pause is shorter.
         thread::sleep(Duration::from_millis(250));
         connection.send(part);
     }
@@ -1111,7 +1111,7 @@ fn requests_keep_a_connection_open() {
 }
 
 #[test]
-fn a_thousand_slow_clients_do_not_hold_the_rest() {
+fn a_thousand_slow_clients_do_not_delay_the_others() {
     let server = Server::start(Engine::Native, &QUICK);
     // Each sends at once: to open a thousand may take longer than the limit.
     let mut slow: Vec<_> = (0..1000)
@@ -1160,7 +1160,7 @@ fn a_client_that_never_reads_costs_a_bounded_buffer() {
     let grown = server.resident_kib().saturating_sub(before);
     assert!(grown < 16 * 1024, "{grown} KiB for one client");
 
-    // It is not punished: once it reads, it gets every answer.
+    // Once it reads, it gets every response.
     let sending = thread::spawn(move || {
         let mut stream = greedy.stream();
         stream.set_write_timeout(Some(WAIT)).expect("timeout");
@@ -1190,7 +1190,7 @@ fn a_client_that_never_reads_costs_a_bounded_buffer() {
 }
 
 #[test]
-fn a_flood_of_pipelined_posts_leaves_room_for_others() {
+fn pipelined_posts_do_not_delay_other_connections() {
     let server = Server::start(Engine::Native, &["--workers", "1"]);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1235,7 +1235,7 @@ fn a_thousand_connections_opened_and_closed() {
 }
 
 #[test]
-fn nothing_to_do_takes_no_time() {
+fn an_idle_server_takes_no_cpu_time() {
     let server = Server::start(Engine::Native, &[]);
     let _idle: Vec<_> = (0..10).map(|_| server.connect()).collect();
     server.ingest(r#"{"rps":1}"#).expect(202);
@@ -1287,7 +1287,7 @@ fn connections_are_limited() {
             connection
         })
         .collect();
-    // The last one was served, at the cost of the first.
+    // The last one was served, and the first was evicted.
     crowd[59].exchange(&get("/health")).expect(200);
     assert_eq!(crowd[0].read_end(), End::Closed);
     assert!(server.open_files() < 60);
@@ -1496,7 +1496,7 @@ fn connection_close() {
 
 // ---- signals ----
 
-/// What the last line of the log says: samples accepted, samples judged.
+/// The samples accepted and judged, from the last line of the log.
 fn final_totals(log: &str) -> (u64, u64) {
     let last =
         log.lines().rev().find(|line| line.contains("\"stopped\"")).expect("totals in the log");
@@ -1556,7 +1556,7 @@ fn terminated_at_rest() {
     }
 }
 
-/// A connection with a request that has begun, so that the drain waits for it.
+/// A connection with an incomplete request, for which the drain waits.
 fn begun(server: &Server) -> Connection {
     let mut connection = server.connect();
     connection.exchange(&get("/health")).expect(200);
@@ -1813,7 +1813,7 @@ fn json_cases() -> Vec<JsonCase> {
 }
 
 #[test]
-fn json_from_strangers() {
+fn hostile_json() {
     let server = Server::start(Engine::Native, &["--workers", "1"]);
     let mut connection = server.connect();
     let mut failed = Vec::new();

@@ -1,14 +1,14 @@
-//! Decoder of chunked bodies (RFC 9112 section 7.1), incremental.
+//! Incremental decoder of chunked bodies (RFC 9112 section 7.1).
 //!
-//! Strict: no white space around sizes, no bare CR or LF anywhere. Extensions and trailers are
-//! checked and dropped. Each byte is looked at once; only data is kept.
+//! Strict: no white space around sizes, no bare CR or LF. Extensions and trailers are checked and
+//! dropped. Each byte is processed once, and only data is kept.
 
 use super::head::RequestError;
 
-/// Bytes of all extensions, or of all trailers, of one body: nobody needs more, and it is work unpaid.
+/// Bytes of the extensions and trailers of one body: no client needs more, and they cost time.
 const OVERHEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Hex digits of a chunk size: 2^32 is far beyond any body limit.
+/// Hex digits of a chunk size: 2^32 exceeds any body limit.
 const SIZE_DIGITS_MAX: u8 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +27,11 @@ enum ChunkState {
     Done,
 }
 
-/// One chunked body on its way.
+/// The state of one chunked body.
 #[derive(Debug)]
 pub struct ChunkedDecoder {
     state: ChunkState,
-    /// Of the present chunk: its size while it is read, then what is missing of it.
+    /// The size of the chunk while it is parsed, then the bytes of it that have not arrived.
     remaining: usize,
     overhead_bytes: usize,
 }
@@ -43,12 +43,12 @@ impl Default for ChunkedDecoder {
 }
 
 impl ChunkedDecoder {
-    /// Takes bytes off the front of `input`, adds data to `body`; returns how many were taken.
-    /// Fewer than all are taken only when the body is complete.
+    /// Decodes the front of `input`, and appends data to `body`; returns the length of that front. It is
+    /// shorter than `input` only when the body is complete.
     ///
     /// # Errors
-    /// [`RequestError::Chunk`] when the framing is broken, [`RequestError::BodyTooLarge`] when `body` would
-    /// outgrow `body_bytes_max`.
+    /// [`RequestError::Chunk`] when the framing is invalid, [`RequestError::BodyTooLarge`] when `body`
+    /// would exceed `body_bytes_max`.
     pub fn feed(
         &mut self,
         input: &[u8],
@@ -76,7 +76,7 @@ impl ChunkedDecoder {
         Ok(position)
     }
 
-    /// True once the last chunk and the trailers were read.
+    /// True once the last chunk and the trailers have been decoded.
     pub fn is_done(&self) -> bool {
         self.state == ChunkState::Done
     }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_framing_is_refused() {
+    fn invalid_framing_is_refused() {
         for input in [
             &b"\r\n"[..],
             b"-1\r\n",

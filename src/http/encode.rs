@@ -8,7 +8,7 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What a response takes over from its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResponseOptions {
+pub(super) struct ResponseOptions {
     /// HTTP/1.0: keep-alive needs a header field, and there are no chunks.
     pub is_http10: bool,
     /// HEAD: no body is sent.
@@ -19,7 +19,7 @@ pub struct ResponseOptions {
 
 /// How a response announces the length of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyLength {
+pub(super) enum BodyLength {
     /// Content-Length.
     Known(usize),
     /// Chunked, or to the end of the connection for HTTP/1.0.
@@ -78,7 +78,7 @@ fn two_digits(into: &mut [u8], number: u8) {
 
 /// Writes a response whose body is known.
 #[inline]
-pub fn response(
+pub(super) fn response(
     out: &mut Vec<u8>,
     options: ResponseOptions,
     date: &DateLine,
@@ -95,7 +95,7 @@ pub fn response(
 
 /// Writes the head of a response.
 #[inline]
-pub fn head(
+pub(super) fn head(
     out: &mut Vec<u8>,
     options: ResponseOptions,
     date: &DateLine,
@@ -131,7 +131,7 @@ pub fn head(
 }
 
 /// Writes one part of a streamed response.
-pub fn part(out: &mut Vec<u8>, options: ResponseOptions, part: &[u8]) {
+pub(super) fn part(out: &mut Vec<u8>, options: ResponseOptions, part: &[u8]) {
     if options.is_head || part.is_empty() {
         return;
     }
@@ -145,7 +145,7 @@ pub fn part(out: &mut Vec<u8>, options: ResponseOptions, part: &[u8]) {
 }
 
 /// Writes the end of a streamed response.
-pub fn end(out: &mut Vec<u8>, options: ResponseOptions) {
+pub(super) fn end(out: &mut Vec<u8>, options: ResponseOptions) {
     if !options.is_head && !options.is_http10 {
         out.extend_from_slice(b"0\r\n\r\n");
     }

@@ -1,8 +1,8 @@
-//! The head of a request: where it ends, whether it is sound, and how its body is framed.
+//! The head of a request: where it ends, whether it is valid, and how its body is framed.
 //!
-//! Pure and allocation-free. `httparse` reads the syntax; here stand the rules of RFC 9112 on which
-//! two readers of the same bytes must never disagree (line ends, lengths, codings, Host). Whatever
-//! is doubtful is refused, and the connection with it.
+//! Pure and allocation-free. `httparse` parses the syntax. This file adds the rules of RFC 9112 on
+//! which two parsers of the same bytes must agree: line ends, lengths, codings, Host. An ambiguous
+//! head is refused and its connection closed.
 
 use std::mem::MaybeUninit;
 use std::sync::LazyLock;
@@ -11,13 +11,13 @@ use memchr::memmem::Finder;
 
 use super::message::{Headers, Method, is_name};
 
-/// More header fields are answered 431.
+/// A request with more header fields is answered 431.
 pub const HEADERS_MAX: usize = 100;
 
 /// Room for the header fields of one head.
 pub type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; HEADERS_MAX];
 
-/// Why a request was refused before any service saw it.
+/// Why a request was refused before a service was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestError {
     /// Not a request line as in RFC 9112 section 3.
@@ -28,17 +28,17 @@ pub enum RequestError {
     LineEnd,
     /// Neither HTTP/1.0 nor HTTP/1.1.
     Version,
-    /// Not one valid Host (RFC 9112 section 3.2).
+    /// No valid Host, or more than one (RFC 9112 section 3.2).
     Host,
     /// Content-Length is not one decimal number (RFC 9112 section 6.3).
     ContentLength,
     /// Both Content-Length and Transfer-Encoding, or a Transfer-Encoding in HTTP/1.0 (section 6.1).
     TwoFramings,
-    /// `chunked` is not the last transfer coding, or stands twice (section 6.1).
+    /// `chunked` is not the last transfer coding, or is listed twice (section 6.1).
     TransferEncoding,
     /// A transfer coding other than chunked.
     TransferCoding,
-    /// The chunked framing is broken (section 7.1).
+    /// The chunked framing is invalid (section 7.1).
     Chunk,
     /// The client stopped sending before the body was complete.
     Truncated,
@@ -46,22 +46,22 @@ pub enum RequestError {
     HeadTooLarge,
     /// More than [`HEADERS_MAX`] header fields.
     TooManyHeaders,
-    /// The body is larger than `--max-body`, as sent or when unpacked.
+    /// The body is larger than `--max-body`, as sent or when decoded.
     BodyTooLarge,
     /// A Content-Encoding other than gzip, zstd and identity.
     ContentCoding,
-    /// The body does not unpack.
+    /// The body cannot be decoded.
     CodedBody,
     /// An Expect other than 100-continue.
     Expectation,
     /// The head or a part of the body did not arrive in time.
     Timeout,
-    /// No connection to spare.
+    /// `--max-connections` are open.
     TooManyConnections,
 }
 
 impl RequestError {
-    /// Every refusal, in the order of the declaration.
+    /// Every error, in the order of the declaration.
     pub const ALL: [Self; 19] = [
         Self::RequestLine,
         Self::HeaderField,
@@ -108,7 +108,7 @@ impl RequestError {
         }
     }
 
-    /// A word for machines: the `code` of the answer and the `reason` of the counter.
+    /// The `code` of the response and the label `reason` of the counter.
     pub const fn code(self) -> &'static str {
         match self {
             Self::RequestLine => "bad_request_line",
@@ -133,44 +133,44 @@ impl RequestError {
         }
     }
 
-    /// A sentence for people.
+    /// The `message` of the response.
     pub const fn message(self) -> &'static str {
         match self {
             Self::RequestLine => "the request line is not METHOD SP target SP HTTP/1.x",
             Self::HeaderField => "a header field is not `name: value`",
             Self::LineEnd => "a line of the head ends in a bare CR or LF",
-            Self::Version => "the HTTP version is neither 1.0 nor 1.1",
+            Self::Version => "the HTTP version must be 1.0 or 1.1",
             Self::Host => "HTTP/1.1 needs exactly one valid Host header",
             Self::ContentLength => "Content-Length must be one decimal number",
             Self::TwoFramings => {
-                "Transfer-Encoding goes neither with Content-Length nor with HTTP/1.0"
+                "Transfer-Encoding must not be combined with Content-Length or HTTP/1.0"
             }
-            Self::TransferEncoding => "`chunked` must be the last transfer coding and stand once",
-            Self::TransferCoding => "the only transfer coding understood is chunked",
-            Self::Chunk => "the chunked body is broken",
+            Self::TransferEncoding => "`chunked` must be the last transfer coding and occur once",
+            Self::TransferCoding => "the only supported transfer coding is chunked",
+            Self::Chunk => "the chunked framing is invalid",
             Self::Truncated => "the connection ended before the body was complete",
             Self::HeadTooLarge => "the request head is larger than --max-head",
             Self::TooManyHeaders => "the request has more than 100 header fields",
-            Self::BodyTooLarge => "the body is larger than --max-body, as sent or when unpacked",
-            Self::ContentCoding => "the content codings understood are gzip, zstd and identity",
-            Self::CodedBody => "the body does not unpack as its Content-Encoding says",
-            Self::Expectation => "the only expectation understood is 100-continue",
+            Self::BodyTooLarge => "the body is larger than --max-body, as sent or when decoded",
+            Self::ContentCoding => "the supported content codings are gzip, zstd and identity",
+            Self::CodedBody => "the body cannot be decoded by its Content-Encoding",
+            Self::Expectation => "the only supported expectation is 100-continue",
             Self::Timeout => "the request did not arrive within --read-timeout",
-            Self::TooManyConnections => "--max-connections are open",
+            Self::TooManyConnections => "the server has --max-connections connections open",
         }
     }
 }
 
-/// How the end of a body is told.
+/// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// So many bytes; 0 without a body.
+    /// A fixed length in bytes; 0 without a body.
     Length(usize),
     /// Chunked (RFC 9112 section 7.1).
     Chunked,
 }
 
-/// A sound head.
+/// A valid head.
 #[derive(Debug)]
 pub struct Head<'h, 'b> {
     /// The method.
@@ -181,11 +181,11 @@ pub struct Head<'h, 'b> {
     pub query: &'b str,
     /// The fields.
     pub headers: Headers<'h>,
-    /// How the body ends.
+    /// How the body is framed.
     pub framing: BodyFraming,
-    /// True when the connection outlives the answer, as far as the client is concerned.
+    /// True when the client keeps the connection open after the response.
     pub keep_alive: bool,
-    /// True for HTTP/1.0: keep-alive must then be said in the answer.
+    /// True for HTTP/1.0, where the response must announce keep-alive.
     pub is_http10: bool,
     /// True when the client waits for `100 Continue`.
     pub expects_continue: bool,
@@ -193,15 +193,15 @@ pub struct Head<'h, 'b> {
     pub content_encoding: Option<&'h [u8]>,
 }
 
-/// How much of a head has been searched for its end; start with the default.
+/// The bytes of a head that have been searched for its end; a search starts with the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadSearch(usize);
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 static HEAD_END_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(HEAD_END));
 
-/// Finds the length of the head at the start of `buffer`, its empty line included, or None when
-/// more must arrive. `search` remembers what was looked at, so that a slow head costs each byte once.
+/// The length of the head at the start of `buffer`, with its empty line. None when more must arrive.
+/// `search` keeps the position, so that a head that arrives in pieces is searched once.
 ///
 /// # Errors
 /// When there are more than `head_bytes_max` without an end.
@@ -212,7 +212,7 @@ pub fn find_end(
 ) -> Result<Option<usize>, RequestError> {
     let from = search.0;
     let end = HEAD_END_FINDER.find(&buffer[from..]).map(|at| from + at + HEAD_END.len());
-    // The end may have begun already.
+    // The last bytes may be the start of the end.
     search.0 = buffer.len().saturating_sub(HEAD_END.len() - 1);
     match end {
         Some(length) if length <= head_bytes_max => Ok(Some(length)),
@@ -221,16 +221,16 @@ pub fn find_end(
     }
 }
 
-/// Tells early that an incomplete head can't become sound, before its sender falls silent.
+/// Refuses an incomplete head that cannot become valid, without waiting for the rest of it.
 ///
 /// # Errors
-/// As [`parse`], for what can be seen so far.
+/// As [`parse`], for the bytes so far.
 pub fn check_partial(buffer: &[u8]) -> Result<(), RequestError> {
     let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(buffer, &mut slots) {
         Ok(httparse::Status::Partial) => Ok(()),
-        // To httparse the head is whole, yet no empty line ends it that we know.
+        // httparse accepts an empty line that find_end does not.
         Ok(httparse::Status::Complete(_)) => Err(RequestError::LineEnd),
         Err(error) => Err(refusal_of(error)),
     }
@@ -246,7 +246,7 @@ fn refusal_of(error: httparse::Error) -> RequestError {
     }
 }
 
-/// Reads a whole head, as [`find_end`] measured it.
+/// Parses a whole head, whose length [`find_end`] has found.
 ///
 /// # Errors
 /// A [`RequestError`] when it breaks a rule of RFC 9112 or a limit.
@@ -261,7 +261,7 @@ pub fn parse<'h, 'b>(
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, slots) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        // The head ends where find_end says, or the two readers disagree.
+        // Both parsers must find the same end.
         Ok(_) => return Err(RequestError::HeaderField),
         Err(error) => return Err(refusal_of(error)),
     }
@@ -273,64 +273,8 @@ pub fn parse<'h, 'b>(
     let is_http10 = minor == 0;
     let (path, query) = split_target(target, method)?;
 
-    let mut hosts = 0;
-    let mut content_length = None;
-    let mut chunked = None;
-    let mut says_close = false;
-    let mut says_keep_alive = false;
-    let mut expects_continue = false;
-    let mut content_encoding = None;
-    for header in headers {
-        let (name, value) = (header.name, header.value);
-        match name.len() {
-            4 if is_name(name, "host") => {
-                hosts += 1;
-                if !is_host(value) {
-                    return Err(RequestError::Host);
-                }
-            }
-            6 if is_name(name, "expect") && !is_http10 => {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(RequestError::Expectation);
-                }
-                expects_continue = true;
-            }
-            10 if is_name(name, "connection") => {
-                for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-                    says_close |= option.eq_ignore_ascii_case(b"close");
-                    says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
-            }
-            14 if is_name(name, "content-length") => {
-                // Twice, even with the same value, is a sign of two readers: refused.
-                set_once(&mut content_length, decimal(value)?, RequestError::ContentLength)?;
-            }
-            16 if is_name(name, "content-encoding") => {
-                set_once(&mut content_encoding, value, RequestError::ContentCoding)?;
-            }
-            17 if is_name(name, "transfer-encoding") => {
-                transfer_encoding(value, &mut chunked)?;
-            }
-            _ => {}
-        }
-    }
-
-    if hosts > 1 || (hosts == 0 && !is_http10) {
-        return Err(RequestError::Host);
-    }
-    let framing = match (chunked, content_length) {
-        (None, length) => {
-            let length = length.unwrap_or(0);
-            if length > body_bytes_max as u64 {
-                return Err(RequestError::BodyTooLarge);
-            }
-            BodyFraming::Length(length as usize)
-        }
-        (Some(_), Some(_)) => return Err(RequestError::TwoFramings),
-        (Some(_), None) if is_http10 => return Err(RequestError::TwoFramings),
-        (Some(true), None) => BodyFraming::Chunked,
-        (Some(false), None) => return Err(RequestError::TransferCoding),
-    };
+    let known = KnownFields::parse(headers, is_http10)?;
+    let framing = known.framing(is_http10, body_bytes_max)?;
     Ok(Head {
         method: match method {
             "GET" => Method::Get,
@@ -342,14 +286,90 @@ pub fn parse<'h, 'b>(
         query,
         headers: Headers(headers),
         framing,
-        keep_alive: !says_close && (!is_http10 || says_keep_alive),
+        keep_alive: !known.says_close && (!is_http10 || known.says_keep_alive),
         is_http10,
-        expects_continue,
-        content_encoding,
+        expects_continue: known.expects_continue,
+        content_encoding: known.content_encoding,
     })
 }
 
-/// Without a branch on each byte: sixteen of them are compared at once.
+/// The fields that the engine itself needs.
+#[derive(Default)]
+struct KnownFields<'h> {
+    hosts: usize,
+    content_length: Option<u64>,
+    /// None without transfer codings, then true while the list is exactly `chunked`.
+    chunked: Option<bool>,
+    says_close: bool,
+    says_keep_alive: bool,
+    expects_continue: bool,
+    content_encoding: Option<&'h [u8]>,
+}
+
+impl<'h> KnownFields<'h> {
+    #[inline]
+    fn parse(headers: &'h [httparse::Header<'_>], is_http10: bool) -> Result<Self, RequestError> {
+        let mut known = Self::default();
+        for header in headers {
+            let (name, value) = (header.name, header.value);
+            match name.len() {
+                4 if is_name(name, "host") => {
+                    known.hosts += 1;
+                    if !is_host(value) {
+                        return Err(RequestError::Host);
+                    }
+                }
+                6 if is_name(name, "expect") && !is_http10 => {
+                    if !value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(RequestError::Expectation);
+                    }
+                    known.expects_continue = true;
+                }
+                10 if is_name(name, "connection") => {
+                    for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                        known.says_close |= option.eq_ignore_ascii_case(b"close");
+                        known.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                14 if is_name(name, "content-length") => {
+                    // Two fields, even with one value, are a sign of request smuggling.
+                    let length = decimal(value)?;
+                    set_once(&mut known.content_length, length, RequestError::ContentLength)?;
+                }
+                16 if is_name(name, "content-encoding") => {
+                    set_once(&mut known.content_encoding, value, RequestError::ContentCoding)?;
+                }
+                17 if is_name(name, "transfer-encoding") => {
+                    transfer_encoding(value, &mut known.chunked)?;
+                }
+                _ => {}
+            }
+        }
+        if known.hosts > 1 || (known.hosts == 0 && !is_http10) {
+            return Err(RequestError::Host);
+        }
+        Ok(known)
+    }
+
+    #[inline]
+    fn framing(&self, is_http10: bool, body_bytes_max: usize) -> Result<BodyFraming, RequestError> {
+        match (self.chunked, self.content_length) {
+            (None, length) => {
+                let length = length.unwrap_or(0);
+                if length > body_bytes_max as u64 {
+                    return Err(RequestError::BodyTooLarge);
+                }
+                Ok(BodyFraming::Length(length as usize))
+            }
+            (Some(_), Some(_)) => Err(RequestError::TwoFramings),
+            (Some(_), None) if is_http10 => Err(RequestError::TwoFramings),
+            (Some(true), None) => Ok(BodyFraming::Chunked),
+            (Some(false), None) => Err(RequestError::TransferCoding),
+        }
+    }
+}
+
+/// True when a LF has no CR before it. No branch on a byte: the compiler compares sixteen at once.
 fn has_bare_line_feed(head: &[u8]) -> bool {
     let pairs = head.iter().zip(&head[1..]);
     pairs.fold(false, |found, (&before, &byte)| found | ((byte == b'\n') & (before != b'\r')))
@@ -376,7 +396,7 @@ fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str),
         }
         &rest[authority_length..]
     };
-    // Byte by byte: paths are short, and a search has to be set up.
+    // Byte by byte: paths are short, and a vectorised search has a setup cost.
     let path_length = origin.bytes().position(|byte| matches!(byte, b'?' | b'#'));
     let (path, query) = match path_length.map(|length| origin.split_at(length)) {
         None => (origin, ""),
@@ -420,13 +440,13 @@ fn decimal(value: &[u8]) -> Result<u64, RequestError> {
     Ok(value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
-/// Goes on with the list of transfer codings; `chunked`: None before the first, then whether the
-/// last one was `chunked` and the only one.
+/// Reads more of the list of transfer codings. `chunked` is None before the first coding, then true
+/// while the list is exactly `chunked`.
 fn transfer_encoding(value: &[u8], chunked: &mut Option<bool>) -> Result<(), RequestError> {
     for coding in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
         let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
         *chunked = match *chunked {
-            // Anything after chunked: a reader that stops there would see another body.
+            // A parser that stops at `chunked` would see another body.
             Some(true) => return Err(RequestError::TransferEncoding),
             None => Some(is_chunked),
             Some(false) => Some(false),
@@ -456,17 +476,17 @@ mod tests {
     }
 
     #[test]
-    fn sound_heads() {
+    fn valid_heads_are_parsed() {
         let (method, path, query, framing, keep) =
             read("POST /ingest?a=1 HTTP/1.1\r\nHost: x:80\r\nContent-Length: 47\r\n\r\n")
-                .expect("sound");
+                .expect("valid");
         assert_eq!((method, path.as_str(), query.as_str()), (Method::Post, "/ingest", "a=1"));
         assert_eq!((framing, keep), (BodyFraming::Length(47), true));
-        let keeps = |text: &str| read(text).expect("sound").4;
+        let keeps = |text: &str| read(text).expect("valid").4;
         assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
         assert!(keeps("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
         assert!(!keeps("GET / HTTP/1.1\r\nHost:\r\nConnection: te, close\r\n\r\n"));
-        let path = |text: &str| read(text).expect("sound").1;
+        let path = |text: &str| read(text).expect("valid").1;
         assert_eq!(path("GET http://a.b:1/stats?x HTTP/1.1\r\nHost: c\r\n\r\n"), "/stats");
         assert_eq!(path("GET HTTP://a.b?x HTTP/1.1\r\nHost: c\r\n\r\n"), "/");
         assert_eq!(path("OPTIONS * HTTP/1.1\r\nHost: c\r\n\r\n"), "*");
@@ -478,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn unsound_heads() {
+    fn invalid_heads_are_refused() {
         for (text, refusal) in [
             ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
             ("GET x HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
@@ -556,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_in_pieces_ends_where_the_whole_does() {
+    fn a_head_in_pieces_ends_where_the_whole_one_does() {
         let text = b"POST /ingest HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1";
         let mut search = HeadSearch::default();
         for end in 0..text.len() - 1 {

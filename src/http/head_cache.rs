@@ -1,9 +1,9 @@
-//! A head that has been read before: the same bytes mean the same.
+//! A cache of one parsed head.
 //!
-//! Clients send one head again and again, for hours, and reading it costs more than reading the usual
-//! body. A worker remembers one sound head, as its bytes and where in them everything stands. What
-//! [`head::parse`](super::head::parse) says depends on nothing but the bytes and a limit that does not
-//! change, so a request that starts with the same bytes gets the same head; no rule is decided here.
+//! A client usually repeats one head, and parsing it costs more than parsing a usual body. Each worker
+//! caches one valid head: its bytes, and the position of each part in them. The result of
+//! [`head::parse`](super::head::parse) depends only on the bytes and on a constant limit, so equal
+//! bytes have an equal result. No rule of HTTP is decided here.
 
 use std::ops::Range;
 
@@ -12,16 +12,16 @@ use httparse::Header;
 use super::head::{BodyFraming, Head};
 use super::message::{Headers, Method};
 
-/// A longer head is not remembered: cookies and proxies' trails differ from request to request.
+/// A longer head is not cached: its cookies or proxy fields differ from request to request.
 const BYTES_MAX: usize = 1024;
-/// Nor one with more fields; what is not used of them is cleared for each request.
+/// A head with more fields is not cached: each lookup clears this many.
 pub const FIELDS_MAX: usize = 12;
-/// Room for the fields of a known head.
+/// Room for the fields of a cached head.
 pub const EMPTY_FIELDS: [Header<'static>; FIELDS_MAX] = [httparse::EMPTY_HEADER; FIELDS_MAX];
-/// Where heads differ, one in so many is remembered, so that remembering costs them nothing.
+/// One of this many misses replaces the cached head, so that the cost is small where heads differ.
 const MISSES_PER_REPLACEMENT: u32 = 16;
 
-/// Where something stands in the head.
+/// A part of the head, by its position.
 #[derive(Clone, Copy, Debug, Default)]
 struct ByteSpan {
     start: u16,
@@ -29,7 +29,7 @@ struct ByteSpan {
 }
 
 impl ByteSpan {
-    /// None when `part` is not of `whole`.
+    /// None when `part` does not lie in `whole`.
     fn of(part: &[u8], whole: &[u8]) -> Option<Self> {
         if part.is_empty() {
             return Some(Self::default());
@@ -45,7 +45,7 @@ impl ByteSpan {
 }
 const _: () = assert!(BYTES_MAX <= u16::MAX as usize);
 
-/// One sound head; none at first.
+/// One valid head; none at first.
 #[derive(Debug)]
 pub struct HeadCache {
     bytes: Vec<u8>,
@@ -82,14 +82,14 @@ impl Default for HeadCache {
 }
 
 impl HeadCache {
-    /// The length of the head, if `data` starts with it.
+    /// The length of the cached head, if `data` starts with it.
     #[inline]
     pub fn find(&self, data: &[u8]) -> Option<usize> {
         let is_known = !self.bytes.is_empty() && data.starts_with(&self.bytes);
         is_known.then_some(self.bytes.len())
     }
 
-    /// What those bytes say, which [`HeadCache::find`] has found to be the known ones.
+    /// The cached head, with the bytes that [`HeadCache::find`] has compared.
     #[inline]
     pub fn get<'h, 'b>(
         &self,
@@ -120,7 +120,7 @@ impl HeadCache {
         })
     }
 
-    /// A sound head that was not the known one has been read.
+    /// Takes note of a miss: caches the head if it is the turn of one.
     #[inline]
     pub fn insert(&mut self, bytes: &[u8], head: &Head<'_, '_>) {
         if self.misses.is_multiple_of(MISSES_PER_REPLACEMENT) {
@@ -129,10 +129,10 @@ impl HeadCache {
         self.misses = self.misses.wrapping_add(1);
     }
 
-    /// Remembers it, if it is of the usual kind; else what was known stays.
+    /// Caches the head, unless it is unusual.
     #[cold]
     fn replace(&mut self, bytes: &[u8], head: &Head<'_, '_>) -> Option<()> {
-        // A secret is compared in constant time or not at all; the search for a known head is not.
+        // A secret must be compared in constant time, which `find` does not do.
         let has_secret = head.headers.get("authorization").is_some();
         let is_large = bytes.len() > BYTES_MAX || head.headers.0.len() > FIELDS_MAX;
         if has_secret || is_large || !bytes.is_ascii() {
@@ -188,27 +188,27 @@ mod tests {
         "OPTIONS /a HTTP/1.1\r\nHost: c\r\nA: \r\nB:b\r\n\r\n",
     ];
 
-    /// What is read the usual way, and what is known of it afterwards.
+    /// Parses a head and offers it to the cache.
     fn read(cache: &mut HeadCache, data: &[u8]) -> String {
         let length =
-            find_end(data, &mut HeadSearch::default(), 16_384).expect("sound").expect("whole");
+            find_end(data, &mut HeadSearch::default(), 16_384).expect("valid").expect("whole");
         let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let head = parse(&data[..length], &mut slots, 1_000).expect("sound");
+        let head = parse(&data[..length], &mut slots, 1_000).expect("valid");
         cache.insert(&data[..length], &head);
         format!("{head:?}")
     }
 
     #[test]
-    fn what_is_recalled_is_what_would_be_read() {
+    fn a_cached_head_equals_the_parsed_one() {
         for text in HEADS {
             let mut cache = HeadCache::default();
             assert_eq!(cache.find(text.as_bytes()), None);
             let expected = read(&mut cache, text.as_bytes());
-            // Other bytes at another place, with a body behind.
+            // The same bytes at another address, followed by a body.
             let again = format!("{text}{{}}").into_bytes();
             assert_eq!(cache.find(&again), Some(text.len()), "{text}");
             let mut fields: [Header<'_>; _] = EMPTY_FIELDS;
-            let head = cache.get(&again[..text.len()], &mut fields).expect("known");
+            let head = cache.get(&again[..text.len()], &mut fields).expect("cached");
             assert_eq!(format!("{head:?}"), expected);
             for end in 0..text.len() {
                 assert_eq!(cache.find(&again[..end]), None, "{end} of {text}");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn one_miss_in_sixteen_is_a_lesson() {
+    fn one_miss_in_sixteen_replaces_the_head() {
         let mut cache = HeadCache::default();
         read(&mut cache, HEADS[0].as_bytes());
         for _ in 1..MISSES_PER_REPLACEMENT {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn unusual_heads_are_not_remembered() {
+    fn unusual_heads_are_not_cached() {
         let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX));
         let long = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(BYTES_MAX));
         let unwritten = "GET http://a.b?x HTTP/1.1\r\nHost: c\r\n\r\n".to_owned();

@@ -1,18 +1,18 @@
-//! Listening sockets: one for each worker, all on one address.
+//! Listening sockets: one for each worker, all on the same address.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections the kernel keeps until a worker takes them; the kernel lowers it to `somaxconn`.
+/// Connections that wait in the kernel for a worker; the kernel lowers it to `somaxconn`.
 const BACKLOG: i32 = 4_096;
 
-/// `count` non-blocking listeners on `address`, among which the kernel spreads connections.
+/// `count` non-blocking listeners on `address`, among which the kernel distributes connections.
 ///
 /// # Errors
-/// When the address can't be bound, also when another process listens there with SO_REUSEPORT:
-/// two servers that share their clients by accident are worse than one that does not start.
+/// When the address cannot be bound, also when another process listens there with SO_REUSEPORT: two
+/// servers that share their clients by accident are worse than one that does not start.
 pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let alone = socket(address, false)?;
     let address = alone.local_addr()?.as_socket().unwrap_or(address);
@@ -31,10 +31,10 @@ fn socket(address: SocketAddr, shares_port: bool) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // A restart must not wait for the old connections' TIME_WAIT.
+    // A restart must not wait until old connections have left TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shares_port)?;
-    // Accepted connections inherit it on Linux: one system call here instead of one for each.
+    // On Linux accepted connections inherit it: one system call instead of one for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -5,7 +5,7 @@
 //! [`chunked`], [`coding`]), calls the [`message::Service`], and [`encode`]s the response. Timed
 //! requests carry their [`stages`]. [`may`] is another engine for the same service.
 
-pub mod chunked;
+mod chunked;
 mod coding;
 pub mod counters;
 mod drain;

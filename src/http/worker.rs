@@ -323,29 +323,23 @@ impl<S: Service, P: Poller> Worker<S, P> {
             connection.protocol.finish(&mut round);
         }
         self.calls += round.calls;
-        let times = round.stages.filter(|times| times.has(Stage::Parse));
+        // Without a response the request is incomplete or deferred, and its times are dropped.
+        if let Some(times) = &round.stages
+            && times.has(Stage::Parse)
+            && round.out.len() > start
+        {
+            self.timed = Some(TimedRequest { key, times: *times });
+        }
         let is_same_head = phase == ConnectionPhase::Head && connection.protocol.phase() == phase;
-        self.end_turn(key, start, times, has_progressed && !is_same_head);
+        self.end_turn(key, start, has_progressed && !is_same_head);
     }
 
-    fn end_turn(
-        &mut self,
-        key: usize,
-        start: usize,
-        times: Option<StageTimes>,
-        has_progressed: bool,
-    ) {
+    fn end_turn(&mut self, key: usize, start: usize, has_progressed: bool) {
         let connection = &mut self.connections[key];
         if self.out.len() > start || connection.protocol.phase() == ConnectionPhase::Closing {
             self.responses.push((key, start..self.out.len()));
         } else if connection.wants_turn() {
             connection.list(key, &mut self.next_turns);
-        }
-        // Without a response the request is incomplete or deferred, and its times are dropped.
-        if let Some(times) = times
-            && self.out.len() > start
-        {
-            self.timed = Some(TimedRequest { key, times });
         }
         if has_progressed {
             self.deadlines.set(connection, self.now.monotonic_ms());

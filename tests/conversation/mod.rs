@@ -1,4 +1,4 @@
-//! Talks to the native engine's protocol without a socket: what it calls and says for given bytes.
+//! Runs the protocol of the native engine without a socket: the calls and responses for given bytes.
 //! Shared by the property tests and the fuzz targets.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub const LIMITS: Limits = Limits {
     drain_idle_ms: 1_000,
 };
 
-/// What the service saw of one request.
+/// One request, as the service received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     pub path: String,
@@ -45,24 +45,24 @@ impl Service for Listener {
     fn round_answered(&mut self, _elapsed_ns: u64) {}
 }
 
-struct Nowhere;
+struct NoSink;
 
-impl CompletionSink for Nowhere {
+impl CompletionSink for NoSink {
     fn complete(&self, _serial: u64, _completion: Completion) {}
 }
 
-/// The outcome of one conversation.
+/// The calls and responses of one connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conversation {
     pub calls: Vec<Call>,
-    /// The status codes of the answers, 100 Continue left out.
+    /// The status codes of the responses, without 100 Continue.
     pub statuses: Vec<u16>,
     pub is_closing: bool,
 }
 
-/// Says `pieces` one after the other, then, if `ends`, nothing more.
+/// Sends `pieces` one after the other, then the end of the stream if `ends`.
 pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> Conversation {
-    let engine: Arc<dyn CompletionSink> = Arc::new(Nowhere);
+    let engine: Arc<dyn CompletionSink> = Arc::new(NoSink);
     let mut listener = Listener::default();
     let mut out = Vec::new();
     let mut protocol = Protocol::new(0, true);
@@ -103,7 +103,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
     Conversation { calls: listener.0, statuses, is_closing }
 }
 
-/// The same conversation whole and in pieces of the given sizes (repeated), which must agree.
+/// Checks that the bytes have the same effect whole and in pieces of the given sizes (repeated).
 pub fn converse_both_ways(data: &[u8], sizes: &[u8]) {
     let whole = converse([data], true);
     let mut pieces = Vec::new();
@@ -120,6 +120,6 @@ pub fn converse_both_ways(data: &[u8], sizes: &[u8]) {
     let split = converse(pieces, true);
     assert_eq!(whole.calls, split.calls);
     assert_eq!(whole.is_closing, split.is_closing);
-    // A broken request may be found out earlier in pieces, by another of its faults.
+    // An invalid request may be refused earlier in pieces, for another of its errors.
     assert_eq!(whole.statuses.len(), split.statuses.len());
 }
