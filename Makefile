@@ -22,7 +22,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify verify-long setup bench perf perf-quick gates-update eval docs prometheusrule image help $(SUITES)
+.PHONY: run demo test verify verify-long setup bench perf perf-quick gates-update eval docs prometheusrule manual image help $(SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" changes settings
 	cargo run --release --locked -- $(FLAGS)
@@ -164,6 +164,9 @@ perf-numbers: ## suite: every figure in PERF.md has a record
 
 docs: ## write the generated documents again: docs/METRICS.md, docs/SETTINGS.md
 	UPDATE_DOCS=1 cargo test --locked --lib document_is_current
+
+manual: ## write man pages and shell completions to target/manual
+	cargo run --locked --example manual $(TARGET)/manual
 
 prometheusrule: ## generate the PrometheusRule from k8s/monitoring/rules.yml
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml

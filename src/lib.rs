@@ -58,21 +58,21 @@
 //! - Nothing is refused or dropped without a counter beside the code that does it.
 
 pub mod analytics;
-pub mod answers;
+mod answers;
 pub mod api;
 pub mod config;
-pub mod dashboard;
+mod dashboard;
 pub mod decode;
 pub mod http;
 pub mod judged_queue;
 pub mod logs;
-pub mod placement;
-pub mod readiness;
+mod placement;
+mod readiness;
 pub mod registry;
 pub mod sample_queue;
 pub mod server;
 pub mod store;
-pub mod telemetry;
+mod telemetry;
 #[cfg(test)]
 mod test_reports;
 #[cfg(test)]

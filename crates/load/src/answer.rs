@@ -1,4 +1,4 @@
-//! Answers: where one ends, what it says. Pure; incomplete is not an error.
+//! Parses responses: their end, status and accepted count. Pure; incomplete is not an error.
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -6,36 +6,36 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
-/// A larger answer to a POST of samples is no answer.
+/// A larger response to a POST of samples is malformed.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// More header fields are no answer either.
+/// A response with more header fields is malformed.
 const HEADERS_MAX: usize = 64;
 
-/// One answer.
+/// One response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParsedResponse {
     /// 200 to 999.
     pub status: u16,
-    /// The samples that it promises to keep, if it says how many.
+    /// The number of accepted samples, if the body has it.
     pub accepted: Option<u64>,
     /// The server closes the connection after it.
     pub is_last: bool,
-    /// Of the buffer, interim answers included.
+    /// Its length in the buffer, with interim responses before it.
     pub bytes: usize,
 }
 
-/// Bytes that are no answer in HTTP/1.
+/// Bytes that are no HTTP/1 response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedResponse;
 
-/// The first answer in `input`; None while it is incomplete. `has_ended`: nothing follows `input`.
+/// The first response in `input`; None while it is incomplete. `has_ended`: no bytes follow `input`.
 ///
 /// # Errors
-/// When the bytes can't become an answer.
+/// When the bytes can't become a response.
 pub fn parse(input: &[u8], has_ended: bool) -> Result<Option<ParsedResponse>, MalformedResponse> {
     let mut start = 0;
     loop {
-        // Not cleared: that would take longer than all the rest.
+        // Uninitialized: clearing it would take longer than the parsing.
         let mut fields = [MaybeUninit::uninit(); HEADERS_MAX];
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
@@ -76,7 +76,7 @@ enum ResponseFraming {
     Rest,
 }
 
-/// What the header fields say.
+/// What the header fields say about the body and the connection.
 struct FramingFields {
     framing: ResponseFraming,
     closes: bool,
@@ -110,7 +110,7 @@ impl FramingFields {
     }
 }
 
-/// A body without its framing, and how many bytes it took with it.
+/// A body without its framing, and its length with it.
 type UnframedBody<'a> = (Cow<'a, [u8]>, usize);
 
 fn body(
@@ -163,7 +163,7 @@ fn chunked(input: &[u8]) -> Result<Option<UnframedBody<'_>>, MalformedResponse> 
 
 static ACCEPTED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"accepted\":"));
 
-/// The number after `"accepted":`, of an answer in JSON without needless spaces.
+/// The number after `"accepted":` in compact JSON.
 fn accepted(body: &[u8]) -> Option<u64> {
     let key = ACCEPTED.find(body)?;
     let rest = body[key + ACCEPTED.needle().len()..].trim_ascii_start();

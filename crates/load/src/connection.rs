@@ -1,6 +1,6 @@
-//! One connection: its socket, what it still has to write, and the requests it waits for.
+//! One connection: its socket, the bytes still to write, and the requests in flight.
 //!
-//! It knows no schedule and counts nothing: the [`driver`](super::driver) does.
+//! The [`driver`](super::driver) schedules and counts.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -9,20 +9,20 @@ use std::net::SocketAddr;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-/// A request without its answer.
+/// A request that waits for its response.
 #[derive(Clone, Copy, Debug)]
 pub struct PendingRequest {
-    /// Its number among those of all threads.
+    /// Its number among the requests of all threads.
     pub number: u64,
-    /// When it should have left, in monotonic nanoseconds.
+    /// When it was due, in monotonic nanoseconds.
     pub due_ns: u64,
-    /// When it left.
+    /// When it was sent.
     pub sent_ns: u64,
 }
 
 #[derive(Debug)]
 enum SocketState {
-    /// Not before that moment is another attempt worth it.
+    /// The next attempt is not before `retry_ns`.
     Closed {
         retry_ns: u64,
     },
@@ -33,38 +33,38 @@ enum SocketState {
     Open(TcpStream),
 }
 
-/// One of the connections of a thread; opened again and again.
+/// One of the connections of a thread; reopened when lost.
 #[derive(Debug)]
 pub struct LoadConnection {
     state: SocketState,
-    /// What was read and is no whole answer yet.
+    /// Bytes read that are no whole response yet.
     pub input: Vec<u8>,
-    /// What the kernel did not take yet, from `written` on.
+    /// From `written` on: bytes that the kernel did not accept yet.
     output: Vec<u8>,
     written: usize,
-    /// In the order in which they were sent, which is that of the answers.
+    /// In the order of sending, which is the order of responses.
     pub in_flight: VecDeque<PendingRequest>,
-    /// Answers since it was opened.
+    /// Responses since it was opened.
     pub answers: u64,
-    /// It was open before.
+    /// Whether it was open before.
     pub was_open: bool,
-    /// It stands in the driver's list of those that are free.
+    /// Whether it is in the driver's list of free connections.
     pub is_listed: bool,
 }
 
-/// What became of an attempt to connect.
+/// The state of an attempt to connect.
 #[derive(Debug)]
 pub enum ConnectResult {
-    /// It is open now.
+    /// The connection is open.
     Opened,
-    /// It has failed.
+    /// The attempt failed.
     Failed(io::Error),
-    /// Nothing new.
+    /// The attempt continues.
     Unchanged,
 }
 
 impl LoadConnection {
-    /// Closed, and to be opened at once.
+    /// A closed connection, ready to open.
     pub fn new(pipeline: usize) -> Self {
         Self {
             state: SocketState::Closed { retry_ns: 0 },
@@ -78,22 +78,22 @@ impl LoadConnection {
         }
     }
 
-    /// Requests can be sent.
+    /// Whether requests can be sent.
     pub fn is_open(&self) -> bool {
         matches!(self.state, SocketState::Open(_))
     }
 
-    /// Bytes wait for the kernel.
+    /// Whether bytes wait for the kernel.
     pub fn has_output(&self) -> bool {
         self.written < self.output.len()
     }
 
-    /// It is closed, and it is time for another attempt.
+    /// Whether it is closed and another attempt is due.
     pub fn wants_retry(&self, now_ns: u64) -> bool {
         matches!(self.state, SocketState::Closed { retry_ns } if retry_ns <= now_ns)
     }
 
-    /// Since when it has been connecting.
+    /// The start of the attempt to connect.
     pub fn connecting_since_ns(&self) -> Option<u64> {
         match self.state {
             SocketState::Connecting { since_ns, .. } => Some(since_ns),
@@ -101,10 +101,10 @@ impl LoadConnection {
         }
     }
 
-    /// Begins to connect; the poller tells when there is an answer.
+    /// Starts an attempt to connect; the poller reports its end.
     ///
     /// # Errors
-    /// When there is no descriptor or port left.
+    /// When there is no free descriptor or port.
     pub fn connect(
         &mut self,
         address: SocketAddr,
@@ -118,7 +118,7 @@ impl LoadConnection {
         Ok(())
     }
 
-    /// Asks how the attempt to connect went.
+    /// Checks the attempt to connect.
     pub fn finish_connecting(&mut self) -> ConnectResult {
         let SocketState::Connecting { socket, .. } = &self.state else {
             return ConnectResult::Unchanged;
@@ -141,7 +141,7 @@ impl LoadConnection {
         ConnectResult::Opened
     }
 
-    /// Closes it and forgets what it waited for; another attempt is worth it at `retry_ns`.
+    /// Closes it and drops its requests; the next attempt is at `retry_ns`.
     pub fn close(&mut self, retry_ns: u64) {
         self.state = SocketState::Closed { retry_ns };
         self.input.clear();
@@ -151,15 +151,15 @@ impl LoadConnection {
         self.answers = 0;
     }
 
-    /// Adds bytes to what [`LoadConnection::flush`] will write.
+    /// Queues bytes for [`LoadConnection::flush`].
     pub fn queue(&mut self, bytes: &[u8]) {
         self.output.extend_from_slice(bytes);
     }
 
-    /// Writes what was queued, as far as the kernel takes it.
+    /// Writes queued bytes, as many as the kernel accepts.
     ///
     /// # Errors
-    /// When the connection has gone.
+    /// When the connection is lost.
     pub fn flush(&mut self) -> io::Result<()> {
         let SocketState::Open(socket) = &mut self.state else { return Ok(()) };
         self.written += write_all(socket, &self.output[self.written..])?;
@@ -170,10 +170,10 @@ impl LoadConnection {
         Ok(())
     }
 
-    /// Writes these bytes, without a copy where the kernel takes them all.
+    /// Writes these bytes, without a copy if the kernel accepts them all.
     ///
     /// # Errors
-    /// When the connection has gone.
+    /// When the connection is lost.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         debug_assert!(!self.has_output());
         let SocketState::Open(socket) = &mut self.state else { return Ok(()) };
@@ -182,8 +182,8 @@ impl LoadConnection {
         Ok(())
     }
 
-    /// Reads what is there; true when the server has ended the connection. `to_the_end`: the poller
-    /// has seen the end, and will not tell again.
+    /// Reads all bytes that have arrived; true if the server has closed the connection. `to_the_end`: the poller has
+    /// reported the end, and reports it only once.
     pub fn read(&mut self, scratch: &mut [u8], to_the_end: bool) -> bool {
         let SocketState::Open(socket) = &mut self.state else { return false };
         loop {
@@ -191,21 +191,21 @@ impl LoadConnection {
                 Ok(0) => return true,
                 Ok(length) => {
                     self.input.extend_from_slice(&scratch[..length]);
-                    // What comes later makes a new edge.
+                    // Later bytes make a new edge.
                     if length < scratch.len() && !to_the_end {
                         return false;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A reset ends it like any other end: what was not answered counts as lost.
+                // A reset is like any other end: requests in flight count as lost.
                 Err(_) => return true,
             }
         }
     }
 }
 
-/// Writes as much as the kernel takes; returns how many bytes.
+/// Writes as many bytes as the kernel accepts; returns their number.
 fn write_all(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {

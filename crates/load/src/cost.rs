@@ -1,23 +1,22 @@
-//! What a process costs: the time that its threads, those that ended included, were on a core.
+//! CPU time of a process, with threads that have ended.
 //!
-//! The total is the process's CPU clock, which counts nanoseconds. User and system time are told
-//! apart by `/proc/PID/stat`, in ticks of 10 ms on most machines: of a short run only the total is
-//! worth reading.
+//! The total is the CPU clock of the process, in nanoseconds. `/proc/PID/stat` separates user and system time in
+//! ticks of 10 ms on most machines, so only the total is useful for a short run.
 
 use std::io;
 
-/// CPU time of a process, so far.
+/// CPU time that a process has used.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuTime {
     /// User and system, in nanoseconds.
     pub total_ns: u64,
-    /// In ticks.
+    /// In ticks of [`ticks_per_s`].
     pub user_ticks: u64,
-    /// In ticks.
+    /// In ticks of [`ticks_per_s`].
     pub system_ticks: u64,
 }
 
-/// How many ticks a second has.
+/// The number of ticks in a second.
 pub fn ticks_per_s() -> u64 {
     // SAFETY: a plain call without pointers.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
@@ -25,7 +24,7 @@ pub fn ticks_per_s() -> u64 {
 }
 
 impl CpuTime {
-    /// Of that process.
+    /// The CPU time of the process `pid`.
     ///
     /// # Errors
     /// When there is no such process.
@@ -51,7 +50,7 @@ impl CpuTime {
 
 /// The fields `utime` and `stime`, 14 and 15 of proc(5).
 fn ticks(stat: &str) -> Option<(u64, u64)> {
-    // The name, field 2, may hold anything but ends at the last parenthesis.
+    // The name, field 2, can hold any character; it ends at the last parenthesis.
     let (_, after_name) = stat.rsplit_once(") ")?;
     let mut fields = after_name.split(' ').skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))

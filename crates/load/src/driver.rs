@@ -1,9 +1,8 @@
-//! One thread of a load run: a poller, a timer, connections, and the loop that keeps them busy.
+//! One thread of a load run: a poller, a timer, connections, and the loop that drives them.
 //!
-//! In an open loop a request leaves at its moment, on the connection that has been free the longest;
-//! when none is free it leaves late, and its latency counts from the moment when it was due all the
-//! same. In a closed loop every connection has
-//! `--pipeline` requests under way, and latency counts from the sending.
+//! In an open loop a request is sent when it is due, on the connection that has been free longest. If none is free
+//! it is sent late, and its latency still counts from the time when it was due. In a closed loop every connection
+//! has `--pipeline` requests in flight, and latency counts from the time of sending.
 
 mod connecting;
 
@@ -27,32 +26,32 @@ use super::timer::WakeTimer;
 use super::{LiveCounters, ThreadMessage};
 use sigmad_clock::Clock;
 
-/// One read: the answers to a whole pipeline.
+/// One read holds the responses to a whole pipeline.
 const READ_BYTES: usize = 64 * 1024;
-/// Ready sockets taken from the poller at once: the answer of the last waits for the first to be read.
+/// Events taken from the poller at once. Few, as the last response waits until all others are read.
 const EVENTS_PER_ROUND_MAX: usize = 64;
-/// Requests sent before answers are looked at again, for the same reason.
+/// Requests sent before responses are read again, for the same reason.
 const SENDS_PER_ROUND_MAX: usize = 16;
-/// Attempts to connect under way at once: fewer than any listener's queue holds.
+/// Concurrent attempts to connect: fewer than the queue of any listener holds.
 const CONNECTING_MAX: usize = 64;
-/// Before the next attempt, after one that failed or a connection that gave no answer.
+/// The pause before the next attempt, after one that failed or a connection without a response.
 const RETRY_NS: u64 = 100_000_000;
-/// Deadlines are looked at no more often.
+/// The interval between two checks of deadlines.
 const SCAN_NS: u64 = 50_000_000;
-/// The last requests are due just before the end: a thread that wakes up so late may still send them.
+/// The last requests are due just before the end: a thread that wakes this late can still send them.
 const END_GRACE_NS: u64 = 5_000_000;
-/// Lines of the truth go to their file in pieces of that size.
+/// Lines for `--truth` are sent to the main thread in pieces of this size.
 const TRUTH_BYTES: usize = 64 * 1024;
 
-/// A sleeping thread wakes up some 50 µs late, which would count in every latency: so it is woken so
-/// much before a request is due, and stays awake …
+/// A sleeping thread wakes about 50 µs late, which would add to every latency. So it wakes this long before a
+/// request is due, and stays awake …
 const AWAKE_NS: u64 = 70_000;
-/// … but not for more than this part of the time, for the server needs the core.
+/// … but at most this part of the time, as the server can need the core.
 const AWAKE_PART: u64 = 8;
 
 const TIMER: Token = Token(usize::MAX);
 
-/// Why requests will not be answered.
+/// Why requests get no response.
 #[derive(Clone, Copy, Debug)]
 enum LossReason {
     Ended,
@@ -65,12 +64,12 @@ enum LoopMode {
     Closed { next: u64, step: u64 },
 }
 
-/// Which part of the load is this thread's.
+/// The share of the load that one thread has.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadShare {
-    /// Number of the thread.
+    /// The index of the thread.
     pub index: usize,
-    /// How many threads there are.
+    /// The number of threads.
     pub of: usize,
 }
 
@@ -80,7 +79,7 @@ impl ThreadShare {
     }
 }
 
-/// One thread's part of a run.
+/// One thread of a run.
 pub struct Driver {
     part: ThreadShare,
     rate: Option<u64>,
@@ -90,9 +89,9 @@ pub struct Driver {
     address: SocketAddr,
     poll: Poll,
     timer: WakeTimer,
-    /// Before a request is due, this thread does not sleep for so long.
+    /// The thread stays awake for this time before a request is due.
     awake_ns: u64,
-    /// The moment for which the timer is set.
+    /// The time for which the timer is set.
     timer_ns: u64,
     clock: Clock,
     connections: Vec<LoadConnection>,
@@ -100,41 +99,41 @@ pub struct Driver {
     in_flight: usize,
     pace: LoopMode,
     bodies: RequestBodies,
-    /// The request that is ready to be sent.
+    /// The request in the buffer of `bodies`, not yet sent.
     prepared: Option<u64>,
-    /// Connections with room for a request, of an open loop.
+    /// Open loop: connections with room for a request.
     free: VecDeque<usize>,
-    /// When a connection became free after there had been none.
+    /// When a connection became free while no other was.
     free_since_ns: u64,
     start_ns: u64,
     end_ns: u64,
     next_scan_ns: u64,
-    /// No more requests leave.
+    /// No more requests are sent.
     is_ending: bool,
     stop: Arc<AtomicBool>,
     scratch: Box<[u8]>,
     outcome: LoadOutcome,
     live: Arc<LiveCounters>,
-    /// None: nobody asks for it.
+    /// None without `--truth`.
     truth: Option<Vec<u8>>,
     messages: Sender<ThreadMessage>,
 }
 
-/// What all threads of a run share.
+/// What all threads of a run have in common.
 #[derive(Clone)]
 pub struct LoadShared {
-    /// Where to.
+    /// The address of the server.
     pub address: SocketAddr,
     /// The requests.
     pub bodies: RequestBodies,
-    /// Set when the run is to end early.
+    /// Set to end the run early.
     pub stop: Arc<AtomicBool>,
-    /// Where messages go.
+    /// Messages to the main thread.
     pub messages: Sender<ThreadMessage>,
 }
 
 impl Driver {
-    /// The `part` of the run that the settings ask for. `start`: from which all clocks count.
+    /// One `part` of the run. All clocks count from `start`.
     ///
     /// # Errors
     /// When the kernel has no poller or timer.
@@ -185,12 +184,12 @@ impl Driver {
         })
     }
 
-    /// Ends without having sent anything.
+    /// Ends before the first request.
     pub fn give_up(self) -> LoadOutcome {
         self.outcome
     }
 
-    /// Sends from `start_ns` on for `duration`, then waits for what is under way.
+    /// Sends from `start_ns` on for `duration`, then waits for the responses in flight.
     ///
     /// # Errors
     /// When the poller fails.
@@ -219,7 +218,7 @@ impl Driver {
     fn begin(&mut self) {
         let is_open_loop = matches!(self.pace, LoopMode::Open(_));
         if !is_open_loop {
-            // An open loop waits for its first request; this one begins at the same moment.
+            // A closed loop begins when an open loop sends its first request.
             let wait_ns = self.start_ns.saturating_sub(self.clock.monotonic_ns());
             std::thread::sleep(Duration::from_nanos(wait_ns));
         }
@@ -239,7 +238,7 @@ impl Driver {
             let due_ns = schedule.due_ns();
             let wake_ns = due_ns - self.awake_ns;
             if due_ns >= self.end_ns {
-                // Nothing more is due.
+                // No more requests are due.
             } else if wake_ns <= now_ns {
                 wait_ns = 0;
             } else if self.timer_ns != wake_ns {
@@ -250,7 +249,7 @@ impl Driver {
         poll(&mut self.poll, events, wait_ns)
     }
 
-    /// Makes the next request while there is time.
+    /// Prepares the next request while there is time.
     fn prepare(&mut self) {
         if let LoopMode::Open(schedule) = &self.pace {
             let number = schedule.next_number();
@@ -305,7 +304,7 @@ impl Driver {
         }
         let connection = &mut self.connections[key];
         connection.input.drain(..taken);
-        // An answer that nobody asked for (408) announces the end.
+        // A response without a request (408) announces the end.
         has_ended |= connection.in_flight.is_empty() && !connection.input.is_empty();
         if has_ended {
             self.lose(key, loss, now_ns);
@@ -358,8 +357,7 @@ impl Driver {
         self.messages.send(ThreadMessage::Truth(lines)).expect("the run waits for every thread");
     }
 
-    /// Gives a connection that has room something to do: at once in a closed loop, when a request is
-    /// due in an open one.
+    /// Uses a connection with room: a closed loop sends at once, an open loop when the next request is due.
     fn employ(&mut self, key: usize) {
         let connection = &mut self.connections[key];
         let room = self.pipeline - connection.in_flight.len();
@@ -390,7 +388,7 @@ impl Driver {
                 self.outcome.sent += room as u64;
                 self.live.sent.add(room as u64);
                 self.in_flight += room;
-                // One request needs no copy, many need only one write.
+                // One request needs no copy; several need one write.
                 let sent = match room {
                     1 => connection.send(self.bodies.request()),
                     _ => connection.flush(),
@@ -414,7 +412,7 @@ impl Driver {
             let connection = &mut self.connections[key];
             connection.is_listed = false;
             if !connection.is_open() || connection.has_output() {
-                // Lost since; it comes back by itself.
+                // Lost since then; it reconnects.
                 continue;
             }
             let number = schedule.take();
@@ -462,7 +460,7 @@ impl Driver {
     }
 }
 
-/// Waits for events, so long at most; a signal ends the wait without any.
+/// Waits for events, at most `wait_ns`; a signal ends the wait.
 fn poll(poll: &mut Poll, events: &mut Events, wait_ns: u64) -> io::Result<()> {
     match poll.poll(events, Some(Duration::from_nanos(wait_ns))) {
         Ok(()) => Ok(()),

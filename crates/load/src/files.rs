@@ -1,4 +1,4 @@
-//! Where results go: opened before the run, so that none is for nothing.
+//! The files of the results. They are created before the run, so that a bad path wastes no run.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -43,10 +43,10 @@ pub struct ResultFiles {
 }
 
 impl ResultFiles {
-    /// Creates them.
+    /// Creates the files.
     ///
     /// # Errors
-    /// When one can't be written.
+    /// When a file can't be created.
     pub fn create(settings: &LoadSettings) -> Result<Self, LoadError> {
         let create = |path: Option<&PathBuf>| path.map(OutputFile::create).transpose();
         let has_json_on_stdout = settings.json.as_deref() == Some(Path::new(STDOUT));
@@ -58,18 +58,18 @@ impl ResultFiles {
         })
     }
 
-    /// Adds lines to the truth.
+    /// Adds lines to the file of `--truth`.
     ///
     /// # Errors
-    /// When the file takes no more.
+    /// When the file can't be written.
     pub fn add_truth(&mut self, lines: &[u8]) -> Result<(), LoadError> {
         self.truth.as_mut().map_or(Ok(()), |truth| truth.write(|file| file.write_all(lines)))
     }
 
-    /// Writes what was found: files, and the table to standard output unless the JSON goes there.
+    /// Writes all files, and the table to standard output unless the JSON goes there.
     ///
     /// # Errors
-    /// When one of them takes no more.
+    /// When one of them can't be written.
     pub fn write(
         self,
         settings: &LoadSettings,

@@ -15,30 +15,30 @@ use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 
 use super::settings::LoadSettings;
 
-/// cpu in hundredths of a percent, rps as such: between the levels of the calmest and the busiest.
+/// The range of device levels: cpu in hundredths of a percent, rps in requests per second.
 const CPU_LEVEL: RangeInclusive<i64> = 2_000..=4_500;
 const RPS_LEVEL: RangeInclusive<i64> = 2_000..=5_000;
 /// One standard deviation of the noise is this part of the level.
 pub const CPU_SIGMA: i64 = 20;
 pub const RPS_SIGMA: i64 = 33;
-/// The wave's height is this part of the level.
+/// The height of the wave is this part of the level.
 pub const WAVE: i64 = 10;
-/// A wave takes so many samples of a device: slow beside any window that is of use.
+/// Samples of a device in one wave: slow compared with any useful window.
 pub const WAVE_SAMPLES: u64 = 1_024;
 const WAVE_STEPS: usize = 256;
-/// Of the values of the wave's table.
+/// The scale of the wave table.
 const WAVE_ONE: i64 = 1_000;
 
 /// The sum of four 16-bit numbers is close to a normal distribution, and bounded by 3.47 standard
 /// deviations. This is one of them: 65,536 / √3.
 const NOISE_ONE: i64 = 37_837;
 const NOISE_MEAN: i64 = 2 * 65_535;
-/// How far from its level (with its wave) an anomaly is, in standard deviations.
+/// The distance of an anomaly from level and wave, in standard deviations.
 pub const ANOMALY_SIGMAS: RangeInclusive<i64> = 8..=12;
-/// Of each device: nothing can be said of a value before there is a window.
+/// Samples of each device without anomalies: a detector needs a window first.
 pub const CLEAN_SAMPLES: u64 = 20;
 
-// Digits are set in place: every value keeps its width.
+// Digits are set in place, so every value has a constant width.
 const _: () = assert!(lowest(*CPU_LEVEL.start(), CPU_SIGMA, 4) >= 1_000, "10.00");
 const _: () = assert!(highest(*CPU_LEVEL.end(), CPU_SIGMA) <= 9_999, "99.99");
 const _: () = assert!(lowest(*RPS_LEVEL.start(), RPS_SIGMA, *ANOMALY_SIGMAS.end()) >= 1_000);
@@ -52,15 +52,15 @@ const fn highest(level: i64, sigma: i64) -> i64 {
     level + level / WAVE + (level / sigma + 1) * *ANOMALY_SIGMAS.end()
 }
 
-/// A closed loop has no timetable: its samples are a microsecond apart.
+/// A closed loop has no schedule: its samples are a microsecond apart.
 const CLOSED_LOOP_STEP_NS: u64 = 1_000;
 
-/// Which reading is wrong.
+/// The metric with the anomaly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnomalousMetric {
-    /// Up: there is no room below.
+    /// Above the level only: a percentage has no room below.
     Cpu,
-    /// Up or down.
+    /// Above or below the level.
     Rps,
 }
 
@@ -69,26 +69,26 @@ pub enum AnomalousMetric {
 pub struct FleetReadings {
     /// Hundredths of a percent.
     pub cpu_hundredths: u64,
-    /// Requests a second.
+    /// Requests per second.
     pub rps: u64,
-    /// Which of the two is an anomaly.
+    /// The metric that is an anomaly, if one is.
     pub anomaly: Option<AnomalousMetric>,
 }
 
-/// Devices and what they report.
+/// Devices and their values.
 #[derive(Clone, Debug)]
 pub struct LoadFleet {
     pub devices: u64,
     pub name_digits: usize,
     keys: RandomKeys,
-    /// A number below it makes an anomaly.
+    /// A random number below it makes an anomaly.
     anomaly_below: u64,
     wave: Vec<i64>,
     from_us: u64,
     step_ns: u64,
 }
 
-/// One for each thing that is drawn, so that no draw knows of another.
+/// One random sequence for each purpose, so that they are independent.
 #[derive(Clone, Debug)]
 struct RandomKeys {
     device: u64,
@@ -103,14 +103,14 @@ fn draw(key: u64, n: u64) -> u64 {
     SplitMix64::seed_from_u64(key.wrapping_add(n)).next_u64()
 }
 
-/// Evenly from the range.
+/// A value of the range, uniform over `bits`.
 #[inline]
 fn within(range: &RangeInclusive<i64>, bits: u64) -> i64 {
     let span = (range.end() - range.start() + 1) as u64;
     range.start() + (bits & 0xffff_ffff).wrapping_mul(span).wrapping_shr(32) as i64
 }
 
-/// Noise of that standard deviation.
+/// Noise with the standard deviation `sigma`.
 #[inline]
 fn noise(sigma: i64, bits: u64) -> i64 {
     let sum: u64 = (0..4).map(|part| (bits >> (16 * part)) & 0xffff).sum();
@@ -145,7 +145,7 @@ impl LoadFleet {
         }
     }
 
-    /// Microseconds since 1970 of sample `n`.
+    /// The timestamp of sample `n`, in microseconds since 1970.
     #[inline]
     pub fn timestamp_us(&self, n: u64) -> u64 {
         self.from_us + n * self.step_ns / 1_000
@@ -157,14 +157,14 @@ impl LoadFleet {
         (bits < self.anomaly_below && n / self.devices >= CLEAN_SAMPLES).then_some(bits)
     }
 
-    /// What sample `n` reads.
+    /// The readings of sample `n`.
     #[inline]
     pub fn readings(&self, n: u64) -> FleetReadings {
         let (device, turn) = (n % self.devices, n / self.devices);
         let own = draw(self.keys.device, device);
         let cpu_level = within(&CPU_LEVEL, own);
         let rps_level = within(&RPS_LEVEL, own >> 32);
-        // The high half chose the level of rps: its place in the wave is as good as any other.
+        // The high half chose the level of rps; it can choose the phase of the wave too.
         let step = (turn + (own >> 48)) % WAVE_SAMPLES * WAVE_STEPS as u64 / WAVE_SAMPLES;
         let wave = self.wave[step as usize];
         let at = |level: i64| level + level / WAVE * wave / WAVE_ONE;
@@ -172,7 +172,7 @@ impl LoadFleet {
         let mut cpu = at(cpu_level) + noise(cpu_sigma, draw(self.keys.cpu, n));
         let mut rps = at(rps_level) + noise(rps_sigma, draw(self.keys.rps, n));
         let anomaly = self.anomaly_bits(n).map(|bits| {
-            // The high bits are small, or it would be none; the low ones are free.
+            // The high bits are small in every anomaly; the low bits are random.
             let sigmas = within(&ANOMALY_SIGMAS, bits << 8);
             if bits & 1 == 0 {
                 cpu = at(cpu_level) + sigmas * (cpu_sigma + 1);
@@ -187,7 +187,7 @@ impl LoadFleet {
         FleetReadings { cpu_hundredths: cpu as u64, rps: rps as u64, anomaly }
     }
 
-    /// Adds the line of each anomaly among these samples to `lines`; returns how many there are.
+    /// Adds a line for each anomaly of these samples to `lines`; returns their number.
     pub fn truth(&self, samples: Range<u64>, lines: &mut Vec<u8>) -> u64 {
         let mut found = 0;
         if self.anomaly_below == 0 {

@@ -1,12 +1,12 @@
-//! Percentiles as HdrHistogram's tools write and plot them, in milliseconds.
+//! Percentiles in the format of HdrHistogram's tools, in milliseconds.
 
 use std::io::{self, Write};
 
 use hdrhistogram::Histogram;
 
-/// Lines from one halving of the distance to 100 % to the next.
+/// Lines for each halving of the distance to 100 %.
 const TICKS_PER_HALF: u32 = 5;
-/// What three digits take.
+/// Sub-buckets that three significant digits need.
 const SUB_BUCKETS: usize = 2_048;
 const NS_PER_MS: f64 = 1e6;
 

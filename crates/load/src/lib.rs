@@ -1,18 +1,18 @@
-//! `sigmad load`: asks a server for much, and tells truly how it answered.
+//! `sigmad load`: generates load on a server, and reports latency and throughput.
 //!
 //! ```text
-//!             schedule ─┐ when                     ┌─► outcome ─► report, hgrm
-//!  settings ──requests ─┴► driver ─► connection ─►─┤
-//!                 what     (a thread)    answer    └─► truth
+//!             schedule ─┐                            ┌─► outcome ─► report, hgrm
+//!  settings ─► requests ┴► driver ─► connection ─►───┤
+//!                          (one thread)   answer     └─► truth
 //! ```
 //!
-//! With `--rate` the loop is open: requests leave by a [`schedule`], and latency counts from the
-//! moment when a request was due. A server that stops for half a second delays all that were due in
-//! that time, and all of them are seen; a closed loop would have asked once and waited. What the
-//! generator itself delays is told apart ([`outcome::LoadOutcome::own_lateness`]).
+//! With `--rate` the loop is open: requests follow a [`schedule`], and latency counts from the time when a request
+//! was due. A server that stops for half a second delays every request that was due in that time, and the latencies
+//! show all of them. A closed loop would send one request and wait. The generator's own delay is counted apart
+//! ([`outcome::LoadOutcome::own_lateness`]).
 //!
-//! A [`driver`] shares nothing with its neighbours: requests have numbers, each thread takes every
-//! n-th, and [`requests`] makes the bytes of a request from its number alone.
+//! A [`driver`] shares nothing with other threads: requests have numbers, thread `i` of `n` sends every `n`-th, and
+//! [`requests`] makes the bytes of a request from its number alone.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -55,37 +55,37 @@ mod timer;
 
 pub use settings::{HELP_END, LoadSettings};
 
-/// Between the last thread's readiness and the first request.
+/// The time between the last thread's readiness and the first request.
 const LEAD_NS: u64 = 5_000_000;
-/// The server's work for the last answers is part of its cost: it is waited for in such steps …
+/// The server's work after the last response is part of its cost. The run waits in such steps …
 const REST_STEP: Duration = Duration::from_millis(50);
-/// … until a step brings less than this …
+/// … until the server uses less CPU time than this in one step …
 const REST_NS: u64 = 500_000;
-/// … or so many have passed: it has other clients.
+/// … or this many steps have passed: the server has other clients.
 const REST_STEPS_MAX: usize = 20;
 /// Descriptors that are no connections: standard streams, results, poller and timer of each thread.
 const FILES_RESERVED: usize = 16 + 2 * settings::THREADS_MAX;
-/// An exit code for those who did not wait for the last answers.
+/// The exit code after a second signal.
 const EXIT_IMPATIENT: i32 = 1;
 
-/// What the progress line shows; written by one thread.
+/// The counters of the progress line; one thread writes them.
 #[derive(Debug, Default)]
 pub struct LiveCounters {
-    /// Requests that were written.
+    /// Requests sent.
     pub sent: Counter,
-    /// Answers with 2xx.
+    /// Responses with 2xx.
     pub good: Counter,
-    /// Other answers, and requests without one.
+    /// Other responses, and requests without a response.
     pub failed: Counter,
-    /// Of all answers.
+    /// The latency of all responses.
     pub latency: Histogram,
 }
 
-/// What threads tell the run.
+/// A message from a thread to the run.
 pub enum ThreadMessage {
-    /// So many connections are open; the thread waits for the start.
+    /// The number of open connections; the thread waits for the start.
     Ready(usize),
-    /// Whole lines.
+    /// Whole lines for `--truth`.
     Truth(Vec<u8>),
     /// The thread has ended.
     Done(io::Result<Box<LoadOutcome>>),
@@ -96,13 +96,13 @@ pub enum ThreadMessage {
 pub enum LoadError {
     /// The host of `--url` has no address.
     Host(String, io::Error),
-    /// Nobody answers there.
+    /// No address of the host accepts connections.
     Unreachable(String, String),
-    /// `--pid` names no process that can be measured.
+    /// The process of `--pid` can't be measured.
     Process(u32, io::Error),
     /// A file can't be written.
     File(PathBuf, io::Error),
-    /// More connections than files may be open.
+    /// The file limit is below `--connections`.
     FileLimit(usize),
     /// The kernel refused a thread, a poller, a timer or signals.
     Start(io::Error),
@@ -127,7 +127,7 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// `EX_USAGE` would be 64; flags that name what is not there exit like any other wrong flag.
+/// A flag that names a missing process or file exits like any other wrong flag.
 const EXIT_USAGE: u8 = 2;
 
 impl LoadError {
@@ -139,8 +139,7 @@ impl LoadError {
     }
 }
 
-/// Runs the load and reports; 0 when at least one request succeeded. `start`: from which clocks
-/// count.
+/// Runs the load and reports; 0 if at least one request succeeded. Clocks count from `start`.
 pub fn run(settings: &LoadSettings, start: Instant) -> ExitCode {
     let files = ResultFiles::create(settings);
     let result = files.and_then(|files| measure(settings, start, files));
@@ -171,7 +170,7 @@ fn measure(
 
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // The second one does not wait.
+        // A second signal ends the process at once.
         flag::register_conditional_shutdown(signal, EXIT_IMPATIENT, stop.clone())
             .and_then(|_| flag::register(signal, stop.clone()))
             .map_err(LoadError::Start)?;
@@ -203,13 +202,13 @@ fn measure(
                 .map_err(LoadError::Start)?;
         }
         let run = RunMonitor { settings, clock: &clock, lives: &lives, messages: &messages };
-        // Dropped with this block: threads that still wait for the start then end.
+        // The sender is dropped with this block: threads that still wait for the start then end.
         run.watch(go, &mut files)
     })?;
 
     let RunResult { outcome, start_ns, server, generator } = run;
     if outcome.opened == 0 {
-        let error = outcome.connect_error.unwrap_or_else(|| "it was stopped".to_owned());
+        let error = outcome.connect_error.unwrap_or_else(|| "stopped by a signal".to_owned());
         return Err(LoadError::Unreachable(settings.url.authority.clone(), error));
     }
     let summary = LoadSummary::new(settings, &outcome, start_ns, from_us, server, generator);
@@ -217,7 +216,7 @@ fn measure(
     Ok(summary)
 }
 
-/// The first address of the host that takes a connection.
+/// The first address of the host that accepts a connection.
 fn reachable(settings: &LoadSettings) -> Result<SocketAddr, LoadError> {
     let url = &settings.url;
     let addresses = (url.host.as_str(), url.port)
@@ -247,12 +246,12 @@ fn drive(
     messages.send(ThreadMessage::Ready(open)).expect("the run waits for every thread");
     match gone.recv() {
         Ok(start_ns) => driver.run(start_ns, settings.duration),
-        // Another thread could not start, or nobody has a connection.
+        // Another thread did not start, or no thread has a connection.
         Err(_) => Ok(driver.give_up()),
     }
 }
 
-/// The main thread's view of a run under way.
+/// The main thread's view of the run.
 struct RunMonitor<'a> {
     settings: &'a LoadSettings,
     clock: &'a Clock,
@@ -263,8 +262,7 @@ struct RunMonitor<'a> {
 struct RunResult {
     outcome: LoadOutcome,
     start_ns: u64,
-    /// CPU time of the server from the start until it rested; None when it was not asked for, or
-    /// when the process has gone.
+    /// CPU time of the server until it had no more work; None without `--pid`, or if the process has ended.
     server: Option<CpuCost>,
     generator: Option<CpuCost>,
 }
@@ -275,7 +273,7 @@ impl RunMonitor<'_> {
         let mut left = self.settings.threads;
         let mut waiting = left;
         let mut open = 0;
-        // Until each has its connections, or has failed.
+        // Until each thread has its connections, or has failed.
         while waiting > 0 && left > 0 {
             match self.messages.recv().expect("threads send before they end") {
                 ThreadMessage::Ready(connections) => {
@@ -332,7 +330,7 @@ impl RunMonitor<'_> {
         Ok(RunResult { outcome, start_ns, server, generator })
     }
 
-    /// CPU time of the server once it has nothing left to do.
+    /// CPU time of the server once it has no more work.
     fn at_rest(&self) -> Option<CpuTime> {
         let pid = self.settings.pid?;
         let mut before = CpuTime::of(pid).ok()?;

@@ -1,19 +1,19 @@
-//! What happened to every request of one thread, counted apart; added up at the end.
+//! The results of all requests of one thread; the run adds up the threads at its end.
 //!
-//! Each request that was due is in one place: `sent` or `unsent`; each that was sent: answered (by
-//! status), `lost`, `timeouts` or `malformed`.
+//! A request that was due counts once, as `sent` or `unsent`. A request that was sent counts once: by status, or as
+//! `lost`, `timeouts` or `malformed`.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use hdrhistogram::Histogram;
 
-/// An hour in nanoseconds: longer waits count as that.
+/// An hour in nanoseconds; longer times count as an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
-/// Values are told apart to a thousandth.
+/// Significant digits of recorded times.
 const DIGITS: u8 = 3;
 
-/// The statuses that are throughput.
+/// The statuses that count as throughput.
 pub const GOOD: RangeInclusive<u16> = 200..=299;
 
 /// An empty histogram of nanoseconds.
@@ -21,49 +21,48 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_NS, DIGITS).expect("the bounds are right")
 }
 
-/// Of one thread; of all once merged.
+/// The results of one thread, or of all threads once merged.
 #[derive(Clone, Debug)]
 pub struct LoadOutcome {
-    /// Requests that were written.
+    /// Requests that were sent.
     pub sent: u64,
-    /// Requests that were due and never left: every connection was waiting for answers until the end.
+    /// Requests that were due and never sent: every connection waited for responses until the end.
     pub unsent: u64,
-    /// Requests that were due while every connection was waiting for answers.
+    /// Requests that were due while every connection waited for responses.
     pub waited: u64,
-    /// Answers by status.
+    /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Samples that answers promised to keep.
+    /// Samples that the server accepted.
     pub accepted: u64,
-    /// Requests whose connection ended before their answer.
+    /// Requests whose connection ended before their response.
     pub lost: u64,
-    /// Requests that were not answered in time, and those behind them on the connection.
+    /// Requests without a response in time, and those after them on the connection.
     pub timeouts: u64,
-    /// Requests that were answered by something else than HTTP, and those behind them.
+    /// Requests with a response that is not HTTP, and those after them.
     pub malformed: u64,
-    /// Connections that were opened, those at the start included.
+    /// Connections that were opened, at the start or later.
     pub opened: u64,
-    /// Connections that were opened in the place of one that had ended.
+    /// Connections that were opened to replace a lost one.
     pub reopened: u64,
     /// Attempts to connect that failed.
     pub connect_errors: u64,
-    /// The last of them.
+    /// The last of these errors.
     pub connect_error: Option<String>,
-    /// Anomalies in requests that were accepted whole: the lines of the truth.
+    /// Anomalies in requests that were accepted whole: the lines of `--truth`.
     pub anomalies: u64,
-    /// Anomalies in requests of which nobody knows whether they were kept: in part, or unanswered.
+    /// Anomalies in requests that were accepted in part, or have no response.
     pub anomalies_unknown: u64,
-    /// When it stopped sending, in monotonic nanoseconds: by the clock, or because it was told to.
+    /// When sending ended, by schedule or by a signal; in monotonic nanoseconds.
     pub end_ns: u64,
-    /// When the last answer came.
+    /// When the last response arrived.
     pub last_answer_ns: u64,
-    /// Good answers: from the intended moment (open loop) or from the sending (closed loop).
+    /// Latency of 2xx responses: from the due time (open loop) or the time of sending (closed loop).
     pub latency: Histogram<u64>,
-    /// The same of all other answers.
+    /// The same for all other responses.
     pub refusal_latency: Histogram<u64>,
-    /// From the intended moment to the sending, whoever was to blame.
+    /// From the due time to the time of sending, for any reason.
     pub lateness: Histogram<u64>,
-    /// The generator's own part of it: from the moment when the request was due and a connection
-    /// free.
+    /// The generator's part of it: from the time when the request was due and a connection was free.
     pub own_lateness: Histogram<u64>,
 }
 
@@ -95,7 +94,7 @@ impl Default for LoadOutcome {
 }
 
 impl LoadOutcome {
-    /// Adds another thread's.
+    /// Adds the results of another thread.
     pub fn merge(&mut self, other: Self) {
         // Without `..`: a new count does not compile until it is added.
         let Self {
@@ -148,17 +147,17 @@ impl LoadOutcome {
         }
     }
 
-    /// Requests that were answered, whatever the answer.
+    /// Requests with any response.
     pub fn answered(&self) -> u64 {
         self.statuses.values().sum()
     }
 
-    /// Requests that were answered with 2xx.
+    /// Requests with a 2xx response.
     pub fn good(&self) -> u64 {
         self.statuses.iter().filter(|(status, _)| GOOD.contains(status)).map(|(_, n)| n).sum()
     }
 
-    /// Requests that were sent and not answered with 2xx.
+    /// Requests that were sent and got no 2xx response.
     pub fn failed(&self) -> u64 {
         self.sent - self.good()
     }

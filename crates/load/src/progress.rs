@@ -1,4 +1,4 @@
-//! One line on a terminal, written anew each second.
+//! One line on a terminal, rewritten each second.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use super::table::grouped;
 use sigmad_counters::Counts;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// To the start of the line, and nothing right of it.
+/// Moves to the start of the line and clears it.
 const LINE_START: &str = "\r\x1b[K";
 
-/// The line, and what it said last.
+/// The line, and the figures that it showed last.
 pub struct ProgressLine<'a> {
     lives: &'a [Arc<LiveCounters>],
     start_ns: u64,
@@ -22,7 +22,7 @@ pub struct ProgressLine<'a> {
 }
 
 impl<'a> ProgressLine<'a> {
-    /// Of a run that begins at `start_ns`.
+    /// The line of a run that begins at `start_ns`.
     pub fn new(start_ns: u64, lives: &'a [Arc<LiveCounters>]) -> Self {
         let next_ns = start_ns + SECOND_NS;
         Self { lives, start_ns, next_ns, sent: 0, good: 0, latency: Counts::default() }
@@ -33,14 +33,14 @@ impl<'a> ProgressLine<'a> {
         self.next_ns
     }
 
-    /// Shows the second that has passed.
+    /// Shows the last second.
     pub fn show(&mut self, now_ns: u64) {
         if now_ns >= self.next_ns {
             eprint!("{LINE_START}{}", self.line(now_ns));
         }
     }
 
-    /// Leaves the terminal as it was.
+    /// Removes the line.
     pub fn clear(self) {
         eprint!("{LINE_START}");
     }
@@ -59,12 +59,12 @@ impl<'a> ProgressLine<'a> {
         let span_s = (now_ns - (self.next_ns - SECOND_NS)) as f64 / 1e9;
         let per_s = |now: u64, before: u64| grouped(((now - before) as f64 / span_s) as u64);
         let mut line = format!(
-            "{:>4} s   {} sent/s   {} good/s   {} failed   {} under way",
+            "{:>4} s   {} sent/s   {} good/s   {} failed   {} in flight",
             (now_ns - self.start_ns) / SECOND_NS,
             per_s(sent, self.sent),
             per_s(good, self.good),
             grouped(failed),
-            // Counted by other threads meanwhile.
+            // Other threads count meanwhile.
             grouped(sent.saturating_sub(good + failed)),
         );
         for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_speaks_of_its_second() {
+    fn a_line_shows_one_second() {
         let lives = [Arc::new(LiveCounters::default()), Arc::new(LiveCounters::default())];
         let mut progress = ProgressLine::new(0, &lives);
         for live in &lives {
@@ -94,7 +94,7 @@ mod tests {
         }
         let line = progress.line(SECOND_NS);
         assert!(line.starts_with("   1 s   2,000 sent/s   1,800 good/s   100 failed"), "{line}");
-        assert!(line.contains("100 under way   p50 1."), "{line}");
+        assert!(line.contains("100 in flight   p50 1."), "{line}");
         lives[0].sent.add(10);
         lives[0].latency.record(64_000_000, 1);
         let line = progress.line(3 * SECOND_NS);

@@ -88,7 +88,7 @@ pub struct LoadSummary {
 /// Requests by their result.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestCounts {
-    /// By the timetable; open loop.
+    /// Due by the schedule; open loop.
     pub due: Option<u64>,
     /// Written to a connection.
     pub sent: u64,
@@ -96,7 +96,7 @@ pub struct RequestCounts {
     pub unsent: u64,
     /// Due while no connection was free.
     pub waited: u64,
-    /// Answered, whatever the answer.
+    /// Answered with any status.
     pub answered: u64,
     /// Answered with 2xx.
     pub good: u64,
@@ -106,42 +106,42 @@ pub struct RequestCounts {
     pub lost: u64,
     /// Not answered in time.
     pub timeouts: u64,
-    /// Answered with something else than HTTP.
+    /// Answered with invalid HTTP.
     pub malformed: u64,
-    /// `sent` by seconds.
+    /// `sent` per second.
     pub sent_per_s: f64,
-    /// `good` by seconds: goodput.
+    /// `good` per second: goodput.
     pub good_per_s: f64,
 }
 
-/// Samples, by what became of them.
+/// Samples by their result.
 #[derive(Clone, Debug, Serialize)]
 pub struct SampleCounts {
     /// In all requests that were sent.
     pub sent: u64,
-    /// As the answers say.
+    /// As the responses say.
     pub accepted: u64,
-    /// `accepted` by seconds.
+    /// `accepted` per second.
     pub accepted_per_s: f64,
 }
 
-/// Anomalies, by what is known of them.
+/// Anomalies by the result of their requests.
 #[derive(Clone, Debug, Serialize)]
 pub struct AnomalyCounts {
-    /// Lines of the truth: their requests were accepted whole.
+    /// Lines of `--truth`: their requests were accepted whole.
     pub accepted: u64,
-    /// Whether they arrived nobody knows: their requests were accepted in part, or not answered.
+    /// Unknown: their requests were accepted in part, or not answered.
     pub unknown: u64,
 }
 
 /// Connections over the run.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConnectionCounts {
-    /// Those at the start included.
+    /// All, with those at the start.
     pub opened: u64,
-    /// In the place of one that had ended.
+    /// To replace a lost connection.
     pub reopened: u64,
-    /// Attempts that failed.
+    /// Failed attempts.
     pub errors: u64,
     /// The last of them.
     pub error: Option<String>,
@@ -150,11 +150,11 @@ pub struct ConnectionCounts {
 /// The distribution of a time, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LatencyQuantiles {
-    /// How many.
+    /// The number of values.
     pub count: u64,
     /// Mean.
     pub mean: f64,
-    /// Half are shorter.
+    /// 50 %
     pub p50: f64,
     /// 90 %
     pub p90: f64,
@@ -164,7 +164,7 @@ pub struct LatencyQuantiles {
     pub p999: f64,
     /// 99.99 %
     pub p9999: f64,
-    /// The longest.
+    /// The maximum.
     pub max: f64,
 }
 
@@ -238,7 +238,7 @@ impl CpuCost {
 /// CPU time per request and per sample.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct CpuPerRequest {
-    /// User and system, all threads.
+    /// User and system time of all threads.
     pub total_ns: u64,
     /// Per answered request.
     pub ns_per_request: Option<f64>,
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_was_not_held_is_said_with_who_was_to_blame() {
+    fn a_rate_that_was_not_held_is_noted_with_its_cause() {
         let held = summary(&["--rate=100"], &outcome(1000, 1000, 0));
         assert_eq!((held.rate_held, held.generator_on_time), (Some(true), Some(true)));
         assert!(held.notes.is_empty());
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_is_told_by_request_and_by_sample() {
+    fn cpu_time_is_given_per_request_and_per_sample() {
         let before = CpuTime { total_ns: 5, user_ticks: 1, system_ticks: 1 };
         let after = CpuTime { total_ns: S + 5, user_ticks: 26, system_ticks: 76 };
         let cost = CpuCost::between(Some(before), Some(after)).expect("both");
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_the_summary_says() {
+    fn the_table_shows_the_summary() {
         let args = ["--rate=100", "--profile=devices"];
         let mut outcome = outcome(1000, 900, 100);
         outcome.lost = 3;

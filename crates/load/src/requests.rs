@@ -13,7 +13,7 @@ const SEED: &str = r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#;
 
 /// Timestamps in microseconds, 2001 to 2286.
 const TIMESTAMP_DIGITS: usize = 16;
-/// Where the digits of one sample stand in a request.
+/// The offsets of the digits of one sample in a request.
 #[derive(Clone, Copy, Debug)]
 struct TemplateOffsets {
     timestamp: usize,
@@ -22,7 +22,7 @@ struct TemplateOffsets {
     rps: usize,
 }
 
-/// One whole request, head and body, made anew for each number.
+/// The buffer of one request, head and body; [`RequestBodies::prepare`] sets its digits.
 #[derive(Clone, Debug)]
 pub struct RequestBodies {
     request: Vec<u8>,
@@ -32,8 +32,7 @@ pub struct RequestBodies {
 }
 
 impl RequestBodies {
-    /// Requests to `--url` as the settings say, with timestamps from `from_us` on (microseconds since
-    /// 1970, 2001 to 2286).
+    /// Requests to `--url`, with timestamps from `from_us` on (microseconds since 1970, 2001 to 2286).
     pub fn new(settings: &LoadSettings, from_us: u64) -> Self {
         let fleet = LoadFleet::new(settings, from_us);
         let mut body = Vec::new();
@@ -61,7 +60,7 @@ impl RequestBodies {
         Self { request, places, batch: settings.batch as u64, fleet }
     }
 
-    /// The fleet that reports.
+    /// The fleet of the samples.
     pub fn fleet(&self) -> &LoadFleet {
         &self.fleet
     }
@@ -71,7 +70,7 @@ impl RequestBodies {
         number * self.batch..(number + 1) * self.batch
     }
 
-    /// Makes request `number`.
+    /// Prepares request `number`.
     #[inline]
     pub fn prepare(&mut self, number: u64) {
         let first = number * self.batch;
@@ -93,7 +92,7 @@ impl RequestBodies {
     }
 }
 
-/// Appends a sample without its digits, and says where they belong.
+/// Appends a sample with zeros as digits; returns their offsets.
 fn sample(body: &mut Vec<u8>, fleet: &LoadFleet) -> TemplateOffsets {
     let mut with_digits = |text: &str, digits: &str| {
         body.extend_from_slice(text.as_bytes());
@@ -134,7 +133,7 @@ const PAIRS: [u8; 200] = {
     pairs
 };
 
-/// Fills the place with the last digits of `value`, zeros in front.
+/// Fills `place` with the last digits of `value`, zero-padded.
 #[inline]
 fn set_digits(place: &mut [u8], mut value: u64) {
     let mut pairs = place.rchunks_exact_mut(2);
@@ -211,7 +210,7 @@ mod tests {
         assert!(!first.1.is_empty());
         let other = all(&["--profile=anomalies", "--devices=7", "--batch=5", "--seed=43"], 200);
         assert_ne!(first, other);
-        // How many samples stand in one request does not change them.
+        // The batch size does not change the samples.
         let one_by_one = all(&["--profile=anomalies", "--devices=7", "--seed=42"], 1000);
         assert_eq!(one_by_one.1, first.1);
     }
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_keep_the_timetable() {
+    fn timestamps_follow_the_schedule() {
         let args = ["--profile=devices", "--rate=500", "--batch=2", "--devices=1"];
         let fleet = LoadFleet::new(&settings(&args), FROM_US);
         assert_eq!(fleet.timestamp_us(0), FROM_US);

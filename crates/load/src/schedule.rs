@@ -1,14 +1,14 @@
-//! The timetable of an open loop: when each request is due. Pure.
+//! The schedule of an open loop: when each request is due. Pure.
 //!
-//! Request `i` is due at `start + i / rate`, whatever happened to those before it. Threads share one
-//! timetable: each takes every n-th request.
+//! Request `i` is due at `start + i / rate`, independent of earlier requests. Threads share one schedule: each
+//! takes every n-th request.
 
-/// One thread's part of a timetable.
+/// One thread's part of a schedule.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     start_ns: u64,
     rate: u64,
-    /// The next request that was not taken yet.
+    /// The number of the next request.
     next: u64,
     step: u64,
 }
@@ -16,8 +16,7 @@ pub struct Schedule {
 const NS_PER_S: u128 = 1_000_000_000;
 
 impl Schedule {
-    /// `rate` requests a second from `start_ns` on, of which this part has number `first` and every
-    /// `step`-th after it.
+    /// `rate` requests per second from `start_ns` on; this part has number `first` and every `step`-th after it.
     pub fn new(start_ns: u64, rate: u64, first: u64, step: u64) -> Self {
         debug_assert!(rate > 0 && first < step);
         Self { start_ns, rate, next: first, step }
@@ -26,17 +25,17 @@ impl Schedule {
     /// When the next request is due.
     #[inline]
     pub fn due_ns(&self) -> u64 {
-        // From the start and not from the last one, so that no rounding adds up.
+        // From the start and not from the last request, so that rounding does not add up.
         self.start_ns + (u128::from(self.next) * NS_PER_S / u128::from(self.rate)) as u64
     }
 
-    /// The number of the next request among those of all threads.
+    /// The number of the next request, among the requests of all threads.
     #[inline]
     pub fn next_number(&self) -> u64 {
         self.next
     }
 
-    /// Takes the next request: its number among those of all threads.
+    /// Takes the next request; returns its number.
     #[inline]
     pub fn take(&mut self) -> u64 {
         let number = self.next;
@@ -44,7 +43,7 @@ impl Schedule {
         number
     }
 
-    /// How many requests of this part are due before `end_ns` and were not taken.
+    /// The number of requests of this part that are due before `end_ns` and not taken.
     pub fn left_before(&self, end_ns: u64) -> u64 {
         let span = u128::from(end_ns.saturating_sub(self.start_ns));
         // The first number that is due at `end_ns` or later.
@@ -70,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_one_timetable() {
+    fn threads_share_one_schedule() {
         let mut whole = Schedule::new(S, 999, 0, 1);
         let mut parts: Vec<_> = (0..3).map(|first| Schedule::new(S, 999, first, 3)).collect();
         for number in 0..2000 {

@@ -1,4 +1,4 @@
-//! Wakes a poller at a given moment, to the microsecond: the poller's own timeout counts milliseconds.
+//! A timer with microseconds for a poller, whose own timeout has milliseconds.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -16,7 +16,7 @@ impl WakeTimer {
     /// A timer that wakes the poller with `token`.
     ///
     /// # Errors
-    /// When the kernel has none to give.
+    /// When the kernel has no free descriptor.
     pub fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         // SAFETY: a plain system call without pointers.
         let fd = unsafe {
@@ -25,14 +25,14 @@ impl WakeTimer {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made it, and nobody else knows it.
+        // SAFETY: the kernel has just created it, and no other code has it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // mio watches for edges, and each time the timer runs out is one: it need not be read.
+        // mio reports edges, and each expiry is one: the descriptor need not be read.
         registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         Ok(Self(fd))
     }
 
-    /// Wakes once after `after_ns`; what was set before is forgotten.
+    /// Wakes the poller once after `after_ns`; replaces the time set before.
     pub fn set(&self, after_ns: u64) {
         // Zero would stop it.
         let after_ns = after_ns.max(1);

@@ -1,4 +1,4 @@
-//! Opening connections, and counting the requests of those that were lost.
+//! Opens connections, and counts the requests of lost ones.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use super::{
 use crate::connection::ConnectResult;
 
 impl Driver {
-    /// Opens every connection, or tries for as long as an answer may take; returns how many are open.
+    /// Opens every connection, for at most `--timeout`; returns how many are open.
     ///
     /// # Errors
     /// When the poller fails.
@@ -38,7 +38,7 @@ impl Driver {
         }
     }
 
-    /// Closes a connection: what it waited for will not come.
+    /// Closes a connection, and counts its requests as lost.
     pub(super) fn lose(&mut self, key: usize, loss: LossReason, now_ns: u64) {
         let lost = std::mem::take(&mut self.connections[key].in_flight);
         for request in &lost {
@@ -52,7 +52,7 @@ impl Driver {
             LossReason::Malformed => &mut self.outcome.malformed,
         } += lost.len() as u64;
         let connection = &mut self.connections[key];
-        // At once, unless nothing good ever came of it.
+        // Reconnects at once, unless it never had a response.
         let retry_ns = if connection.answers > 0 { now_ns } else { now_ns + RETRY_NS };
         connection.close(retry_ns);
         if connection.wants_retry(now_ns) && !self.is_ending {
