@@ -50,7 +50,7 @@ pub struct Analytics {
     /// Samples of all devices and of none that other replicas heard, as they last said.
     others: JudgedCounts,
     last: LastSample,
-    /// As [`streams::DeviceEntry::own_seen_s`].
+    /// As [`super::streams::DeviceEntry::own_seen_s`].
     own_seen_s: u32,
     merge: ReplicaMerge,
     scans: VecDeque<DeviceScan>,

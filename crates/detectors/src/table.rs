@@ -1,7 +1,7 @@
 //! The table of detectors: one row for each that keeps a state, and what is derived from the rows.
 //!
 //! To add a detector, write a file with a type that implements [`Detector`] and one row in
-//! [`detector_table`]. Flags, help, responses, `sigmad eval` and the slabs of states follow from the row.
+//! `detector_table`. Flags, help, responses, `sigmad eval` and the slabs of states follow from the row.
 //! The macro makes fields and branches of known types, so judging a value calls nothing through a table.
 
 use clap::ValueEnum;
