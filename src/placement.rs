@@ -88,13 +88,13 @@ pub enum PinReason {
 }
 
 impl Placement {
-    /// How many workers.
+    /// The number of workers.
     pub fn workers(&self) -> usize {
         self.worker_cores.len()
     }
 }
 
-/// Decides for a machine. With `workers` 0, the machine decides their number.
+/// Places the threads on a machine. With `workers` 0, cores and quota decide the number of workers.
 pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
     let (workers, workers_reason) = match workers {
         0 => workers_for(machine),
@@ -111,7 +111,7 @@ pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
         }
         Pin::Auto => (true, PinReason::CoreForEach),
     };
-    // Workers first, analytics after them; round robin where `on` asks for more than there is.
+    // Workers first, then analytics; round robin if `on` needs more cores than there are.
     let core_of = |thread: usize| is_pinned.then(|| machine.cores[thread % machine.cores.len()]);
     Placement {
         worker_cores: (0..workers).map(core_of).collect(),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_says_why() {
+    fn reasons_are_shown_in_the_log() {
         let placement = decide(&machine(64, Some(0.25)), 0, Pin::Auto);
         assert_eq!(placement.workers_reason.to_string(), "CPU quota of 0.25 cores");
         assert_eq!(placement.pin_reason.to_string(), "CPU quota");

@@ -313,7 +313,7 @@ fn a_rate_that_cannot_be_held_is_said() {
         "{}",
         run.table
     );
-    assert!(run.table.contains("waiting for answers: the server"), "{}", run.table);
+    assert!(run.table.contains("waited for responses: the server"), "{}", run.table);
 }
 
 #[test]

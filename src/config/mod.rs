@@ -15,8 +15,9 @@ mod reference;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 pub use choices::{Engine, LogFormat, Pin, RedisHistory};
 pub use command_line::{Invocation, command_line, parse};
-pub use environment::unknown_variables;
 pub use settings::ServerSettings;
+pub use unknown::unknown_variables;

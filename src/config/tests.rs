@@ -1,4 +1,4 @@
-//! The command line as a user writes it, and what it refuses.
+//! The command line: what it accepts, what it rejects, and its help.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,8 +23,8 @@ fn settings(args: &[&str]) -> ServerSettings {
     }
 }
 
-fn refusal(args: &[&str]) -> String {
-    match parsed(args).expect_err("refused") {
+fn rejection(args: &[&str]) -> String {
+    match parsed(args).expect_err("rejected") {
         CommandLineError::Usage(error) => error.to_string(),
         CommandLineError::Settings(error) => error.to_string(),
     }
@@ -41,7 +41,7 @@ fn serve_is_the_default_command() {
     for args in [&["--listen", "[::]:1"][..], &["serve", "--listen", "[::]:1"]] {
         assert_eq!(settings(args).listen.to_string(), "[::]:1");
     }
-    assert!(refusal(&["--window", "20", "serve"]).contains("serve"));
+    assert!(rejection(&["--window", "20", "serve"]).contains("serve"));
     match parsed(&["demo", "--window", "5"]) {
         Ok(Invocation::Demo(settings)) => assert_eq!(settings.min_samples, 5),
         other => panic!("{other:?}"),
@@ -50,7 +50,7 @@ fn serve_is_the_default_command() {
 }
 
 #[test]
-fn values_are_read_in_their_units() {
+fn values_are_parsed_in_their_units() {
     let set = settings(&[
         "--max-body=1MiB",
         "--max-head=2000",
@@ -67,7 +67,7 @@ fn values_are_read_in_their_units() {
 }
 
 #[test]
-fn what_is_printed_reads_back_as_the_same_settings() {
+fn printed_settings_parse_to_the_same_settings() {
     let odd: &[&[&str]] = &[
         &[],
         &["--idle-timeout=1h15m3s", "--max-body=1025", "--threshold=0.1", "--listen=[::1]:0"],
@@ -107,7 +107,7 @@ fn every_flag_is_listed_once_and_has_its_variable() {
 }
 
 #[test]
-fn bad_values_are_refused_by_name_with_the_limit() {
+fn bad_values_are_rejected_with_flag_and_range() {
     let cases = [
         ("--window=1", "must be 2 to 10000"),
         ("--window=10001", "must be 2 to 10000"),
@@ -146,19 +146,19 @@ fn bad_values_are_refused_by_name_with_the_limit() {
         ("--log-format=xml", "auto, human, json"),
     ];
     for (arg, reason) in cases {
-        let message = refusal(&[arg]);
+        let message = rejection(&[arg]);
         let (flag, _) = arg.split_once('=').expect("a value");
         assert!(message.contains(flag) && message.contains(reason), "{arg}: {message}");
     }
 }
 
 #[test]
-fn values_that_contradict_each_other_are_refused() {
-    let message = refusal(&["--window=5", "--min-samples=10"]);
+fn contradictory_values_are_rejected() {
+    let message = rejection(&["--window=5", "--min-samples=10"]);
     assert!(message.contains("--min-samples 10") && message.contains("--window 5"), "{message}");
     assert_eq!(settings(&["--window=5"]).min_samples, 5);
     assert_eq!(settings(&["serve", "--window=60"]).min_samples, 10);
-    let message = refusal(&["--detector=pager,zscore,pager"]);
+    let message = rejection(&["--detector=pager,zscore,pager"]);
     assert!(message.contains("--detector has pager twice"), "{message}");
 }
 
@@ -179,8 +179,8 @@ fn a_token_is_read_and_never_shown() {
     for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
         assert!(!text.contains("s3cret"), "{text}");
     }
-    assert!(refusal(&["--read-token=@/no/such/file"]).contains("--read-token: can't read"));
-    assert!(refusal(&["--ingest-token="]).contains("--ingest-token is empty"));
+    assert!(rejection(&["--read-token=@/no/such/file"]).contains("--read-token: can't read"));
+    assert!(rejection(&["--ingest-token="]).contains("--ingest-token is empty"));
 }
 
 #[test]
@@ -189,14 +189,14 @@ fn a_password_in_a_url_is_never_shown() {
     for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
         assert!(!text.contains("s3cret"), "{text}");
     }
-    let message = refusal(&["--redis-url=redis://:s3cret@redis/one"]);
+    let message = rejection(&["--redis-url=redis://:s3cret@redis/one"]);
     assert!(!message.contains("s3cret") && message.contains("--redis-url"), "{message}");
     let set = settings(&["--redis-url=redis://redis:6380/2"]);
     assert!(set.to_environment().contains("SIGMAD_REDIS_URL=redis://redis:6380/2"));
 }
 
 #[test]
-fn unknown_variables_are_told_from_those_of_kubernetes() {
+fn variables_of_kubernetes_are_not_unknown() {
     let unknown = ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"];
     let others = ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"];
     let names = unknown.into_iter().chain(others).chain(["SIGMAD_PORT_8080_TCP_ADDR"]);
@@ -204,7 +204,7 @@ fn unknown_variables_are_told_from_those_of_kubernetes() {
 }
 
 #[test]
-fn the_load_is_its_own_command_and_has_no_variables() {
+fn load_has_its_own_flags_and_no_variables() {
     let Ok(Invocation::Load(load)) = parsed(&["load", "--rate", "500", "--duration=2m"]) else {
         panic!("it is a load");
     };
@@ -221,13 +221,13 @@ fn the_load_is_its_own_command_and_has_no_variables() {
         (&["load", "--threads=9", "--connections=8"], "--connections 8"),
         (&["load", "--token="], "--token is empty"),
     ] {
-        assert!(refusal(args).contains(reason), "{}", refusal(args));
+        assert!(rejection(args).contains(reason), "{}", rejection(args));
     }
 }
 
 #[test]
-fn the_help_of_a_load_fits_a_screen() {
-    let help = refusal(&["load", "--help"]);
+fn the_help_of_load_fits_a_screen() {
+    let help = rejection(&["load", "--help"]);
     assert!(help.lines().count() <= 60, "{} lines\n{help}", help.lines().count());
     for line in help.lines() {
         assert!(line.chars().count() <= 80, "{line}");
@@ -237,7 +237,7 @@ fn the_help_of_a_load_fits_a_screen() {
 
 #[test]
 fn the_help_fits_a_screen() {
-    let help = refusal(&["--help"]);
+    let help = rejection(&["--help"]);
     assert!(help.lines().count() <= 64, "{} lines\n{help}", help.lines().count());
     for line in help.lines() {
         assert!(line.chars().count() <= 80, "{line}");

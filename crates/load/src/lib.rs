@@ -44,6 +44,7 @@ mod driver;
 mod files;
 mod fleet;
 mod hgrm;
+mod numbers;
 mod outcome;
 mod progress;
 mod report;

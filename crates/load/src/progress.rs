@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::LiveCounters;
-use super::table::grouped;
+use super::numbers::grouped;
 use sigmad_counters::Counts;
 
 const SECOND_NS: u64 = 1_000_000_000;

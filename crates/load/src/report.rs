@@ -9,9 +9,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::cost::{CpuTime, ticks_per_s};
+use super::numbers::grouped;
 use super::outcome::LoadOutcome;
 use super::settings::LoadSettings;
-use super::table::grouped;
 
 /// Past this 99th percentile of its own lateness, a note says that the generator was late.
 const OWN_LATENESS_NS: u64 = 1_000_000;

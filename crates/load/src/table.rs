@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::numbers::grouped;
 use super::report::{CpuPerRequest, LatencyQuantiles, LoadSummary};
 use super::settings::LoadSettings;
 
@@ -146,29 +147,4 @@ fn cpu_text(cpu: CpuPerRequest) -> String {
 /// A whole number from a hundred on, one decimal below.
 fn rate(per_s: f64) -> String {
     if per_s < 100.0 { format!("{per_s:.1}") } else { grouped(per_s.round() as u64) }
-}
-
-/// The number with commas between thousands.
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (n, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(n), text);
-        }
-    }
 }
