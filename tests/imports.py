@@ -36,6 +36,7 @@ TOKENS = re.compile(
 TEST_MODULE = re.compile(
     r"#\[cfg\((?:test|all\(test[^\]]*)\)\]\s*(?:#\[[^\]]*\]\s*)*(?:pub(?:\([^)]*\))?\s+)?mod\s+\w+\s*\{"
 )
+TEST_FILE = re.compile(r"#\[cfg\(test\)\]\s*(?:#\[[^\]]*\]\s*)*(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+);")
 TEST_ITEM = re.compile(r"#\[cfg\(test\)\]\s*(?:#\[[^\]]*\]\s*)*(?:pub(?:\([^)]*\))?\s+)?(?:mod\s+\w+|use\s[^;]*);")
 USE = re.compile(r"\b(?P<public>pub(?:\([^)]*\))?\s+)?use\s+(?P<tree>[^;]+);")
 PATH = re.compile(r"(?<![\w:])(?P<path>(?:crate|super|self|\w+)(?:::\w+)+)")
@@ -89,10 +90,17 @@ class Crate:
                 continue
             if parts[-1] in ("mod", "lib"):
                 parts = parts[:-1]
-            # Modules of tests alone.
-            if "tests" in parts or parts[-1:] == ("testing",):
-                continue
             self.files[parts] = path
+        for at in self.test_modules():
+            for parts in [parts for parts in self.files if parts[: len(at)] == at]:
+                del self.files[parts]
+
+    def test_modules(self) -> list[tuple[str, ...]]:
+        """Those that are compiled for tests alone."""
+        found = []
+        for at, path in self.files.items():
+            found += [(*at, name) for name in TEST_FILE.findall(without_words(path.read_text()))]
+        return found
 
     def module(self, segments: tuple[str, ...]) -> tuple[str, ...]:
         """The deepest file that a path names."""
