@@ -33,6 +33,7 @@ TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+VISIBILITY = re.compile(r"\bpub\(in [^)]*\)")
 TEST_MODULE = re.compile(
     r"#\[cfg\((?:test|all\(test[^\]]*)\)\]\s*(?:#\[[^\]]*\]\s*)*(?:pub(?:\([^)]*\))?\s+)?mod\s+\w+\s*\{"
 )
@@ -47,8 +48,8 @@ def blank(text: str) -> str:
 
 
 def without_words(text: str) -> str:
-    """Comments, strings and characters become blanks."""
-    return TOKENS.sub(lambda found: blank(found.group()), text)
+    """Comments, strings, characters and the scopes of `pub(in ...)` become blanks."""
+    return VISIBILITY.sub("pub", TOKENS.sub(lambda found: blank(found.group()), text))
 
 
 def without_tests(text: str) -> str:
