@@ -54,6 +54,7 @@ scripts: ## suite: shell, Python and YAML; imports between modules
 	shellcheck scripts/*.sh k8s/*.sh load/*.sh .ci/run
 	ruff check benches k8s load scripts tests
 	yamllint --strict .yamllint.yml k8s compose docker-compose.yml
+	tests/imports.py
 
 markdown: ## suite: links, paths and make targets named in the documents exist
 	tests/markdown.py
