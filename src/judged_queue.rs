@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::sample_queue::Sleeper;
-use sigmad_counters::{Counter, Families, SampleOutcomes, Source};
+use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
 use sigmad_sample::{DeviceId, MetricId};
 
 /// Readings in one chunk at most: those of a few hundred samples.
@@ -228,7 +228,7 @@ pub struct JudgedQueueCounters {
     pub dropped_total: Counter,
 }
 
-impl Source for JudgedQueueCounters {
+impl MetricSource for JudgedQueueCounters {
     fn collect(&self, families: &mut Families) {
         // The store exports the other reasons of this family.
         families

@@ -21,7 +21,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use parking_lot::RwLock;
 
-use sigmad_counters::{Families, Source};
+use sigmad_counters::{Families, MetricSource};
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
 /// Distinct metric names: each is a label value in the scrape and a window of the fleet.
@@ -426,7 +426,7 @@ impl NameTable {
     }
 }
 
-impl Source for Registry {
+impl MetricSource for Registry {
     fn collect(&self, families: &mut Families) {
         families
             .counter(

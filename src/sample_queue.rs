@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 pub use sleeper::Sleeper;
 
 use sigmad_clock::Now;
-use sigmad_counters::{Counter, Families, SampleOutcomes, Source};
+use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
 use sigmad_sample::{Batch, QUEUE_SAMPLES_MAX};
 
 /// Samples in one chunk: enough that the queue costs 2–3 ns a sample, few enough for the cache.
@@ -72,7 +72,7 @@ pub struct SampleQueueCounters {
     pub samples_in_flight: Counter,
 }
 
-impl Source for SampleQueueCounters {
+impl MetricSource for SampleQueueCounters {
     fn collect(&self, families: &mut Families) {
         families
             .gauge(

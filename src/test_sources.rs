@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prometheus::proto::MetricFamily;
-use sigmad_counters::Source;
+use sigmad_counters::MetricSource;
 
 use crate::analytics::families::{FleetGauges, StoredInMemory};
 use crate::analytics::report::{TotalsReport, WindowsReport};
@@ -32,7 +32,7 @@ struct ServerSources {
     sample_queues: [Arc<SampleQueueCounters>; 2],
     reader: Arc<RequestCounters>,
     analytics: Arc<AnalyticsCounters>,
-    others: Vec<Arc<dyn Source>>,
+    others: Vec<Arc<dyn MetricSource>>,
 }
 
 impl ServerSources {
@@ -49,12 +49,14 @@ impl ServerSources {
         }
     }
 
-    fn sources(&self) -> Vec<Arc<dyn Source>> {
-        let mut sources: Vec<Arc<dyn Source>> = vec![self.analytics.clone(), self.reader.clone()];
-        sources.extend(self.http.iter().map(|counters| counters.clone() as Arc<dyn Source>));
-        sources.extend(self.routers.iter().map(|counters| counters.clone() as Arc<dyn Source>));
+    fn sources(&self) -> Vec<Arc<dyn MetricSource>> {
+        let mut sources: Vec<Arc<dyn MetricSource>> =
+            vec![self.analytics.clone(), self.reader.clone()];
+        sources.extend(self.http.iter().map(|counters| counters.clone() as Arc<dyn MetricSource>));
+        sources
+            .extend(self.routers.iter().map(|counters| counters.clone() as Arc<dyn MetricSource>));
         let queues = self.sample_queues.iter();
-        sources.extend(queues.map(|counters| counters.clone() as Arc<dyn Source>));
+        sources.extend(queues.map(|counters| counters.clone() as Arc<dyn MetricSource>));
         sources.extend(self.others.iter().cloned());
         sources
     }
@@ -66,7 +68,7 @@ impl ServerSources {
     }
 
     fn with_redis(&self, queue: Arc<JudgedQueueCounters>, store: Arc<StoreCounters>) -> Telemetry {
-        let mut sources: Vec<Arc<dyn Source>> = vec![queue, store];
+        let mut sources: Vec<Arc<dyn MetricSource>> = vec![queue, store];
         sources.extend(self.sources());
         Telemetry::new(sources.into())
     }
@@ -93,7 +95,7 @@ fn assert_lines(lines: &[String], expected: &[&str]) {
 #[test]
 fn rare_series_are_exported_from_the_start() {
     let telemetry = server_sources().without_redis();
-    let reports: [&dyn Source; 2] =
+    let reports: [&dyn MetricSource; 2] =
         [&TotalsReport::default(), &FleetGauges(WindowsReport::default())];
     let text = text(&telemetry.gather(&reports));
     let lines: Vec<_> = text.lines().map(str::to_owned).collect();

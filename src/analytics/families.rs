@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sigmad_counters::{Families, STAGE_EDGES_NS, SampleOutcomes, Source, StageDurations};
+use sigmad_counters::{Families, MetricSource, STAGE_EDGES_NS, SampleOutcomes, StageDurations};
 
 use super::report::{TotalsReport, WindowsReport};
 use super::thread::AnalyticsCounters;
@@ -11,7 +11,7 @@ use super::thread::AnalyticsCounters;
 /// appears later.
 const USUAL_METRICS: [&str; 2] = ["cpu", "rps"];
 
-impl Source for AnalyticsCounters {
+impl MetricSource for AnalyticsCounters {
     fn collect(&self, families: &mut Families) {
         families
             .histogram(
@@ -31,14 +31,14 @@ impl Source for AnalyticsCounters {
 #[derive(Debug)]
 pub struct StoredInMemory(pub Arc<AnalyticsCounters>);
 
-impl Source for StoredInMemory {
+impl MetricSource for StoredInMemory {
     fn collect(&self, families: &mut Families) {
         let stored = self.0.samples_total.get();
         SampleOutcomes { stored, finished: stored, ..SampleOutcomes::default() }.collect(families);
     }
 }
 
-impl Source for TotalsReport {
+impl MetricSource for TotalsReport {
     fn collect(&self, families: &mut Families) {
         families
             .counter("sigmad_samples_judged_total", "Samples judged.")
@@ -66,7 +66,7 @@ impl Source for TotalsReport {
 #[derive(Debug)]
 pub struct FleetGauges(pub WindowsReport);
 
-impl Source for FleetGauges {
+impl MetricSource for FleetGauges {
     fn collect(&self, families: &mut Families) {
         for report in &self.0.metrics {
             let labels = [("metric", &*report.metric)];

@@ -5,7 +5,7 @@ use super::routes::{Get, LABELS, Label};
 use crate::dashboard::sampler::{IngestCounts, IngestSource};
 use crate::http::message::Method;
 use sigmad_counters::{
-    Counter, Counts, Families, Histogram, REQUEST_EDGES_NS, SampleOutcomes, Source,
+    Counter, Counts, Families, Histogram, MetricSource, REQUEST_EDGES_NS, SampleOutcomes,
 };
 
 /// Every status that this module answers with.
@@ -62,7 +62,7 @@ impl RequestCounters {
     }
 }
 
-impl Source for RequestCounters {
+impl MetricSource for RequestCounters {
     fn collect(&self, families: &mut Families) {
         let requests = families.counter(
             "http_requests_total",
@@ -141,7 +141,7 @@ pub struct RouterCounters {
     pub reads_refused_total: Counter,
 }
 
-impl Source for RouterCounters {
+impl MetricSource for RouterCounters {
     fn collect(&self, families: &mut Families) {
         self.requests.collect(families);
         families

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::tokens::Denied;
-use crate::dashboard::events::CLIENTS_MAX;
+use crate::dashboard::subscriber::CLIENTS_MAX;
 use crate::decode::{BodyError, SampleRefusal};
 use crate::http::message::{HeaderField, Response};
 use sigmad_sample::QUEUE_SAMPLES_MAX;

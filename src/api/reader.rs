@@ -26,7 +26,7 @@ use crate::analytics::report::{
 };
 use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
-use crate::dashboard::events::{self, Door, SubscribeError, Subscription};
+use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscription};
 use crate::http::message::{HeaderField, Method, Responder, Response};
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
@@ -70,7 +70,7 @@ pub struct ReaderDeps {
     /// Knows the names.
     pub registry: Arc<Registry>,
     /// Leads to the thread that streams events.
-    pub events: Door,
+    pub subscriber: Subscriber,
     /// Knows what is counted.
     pub telemetry: Telemetry,
     /// How values are judged.
@@ -121,7 +121,7 @@ fn show_in(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, 
         Err(error) => (error.status(), Some((error, responder))),
         Ok(device) => {
             let device = device.map(Box::from);
-            match deps.events.enter(Subscription { responder, device, last_event_id }) {
+            match deps.subscriber.subscribe(Subscription { responder, device, last_event_id }) {
                 Ok(()) => (200, None),
                 Err(SubscribeError::Full(responder)) => {
                     (503, Some((ApiError::EventsFull, responder)))
@@ -187,7 +187,7 @@ impl Asked<'_> {
             // HEAD: what a GET would begin with.
             Read::Events => {
                 query.device()?;
-                return Ok(events::head(Vec::new()));
+                return Ok(subscriber::response_head(Vec::new()));
             }
             Read::OpenApi => OPENAPI.as_bytes().to_vec(),
         };
@@ -299,7 +299,7 @@ mod tests {
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let deps = ReaderDeps {
             asker: asker().0,
-            events: events::door(Arc::default()).0,
+            subscriber: subscriber::channel(Arc::default()).0,
             telemetry: telemetry(registry.clone()),
             registry,
             settings: DetectionSettings { window: 50, threshold: 2.0, detector: "zscore" },
@@ -513,22 +513,22 @@ mod tests {
     #[test]
     fn clients_of_events_are_shown_in() {
         let mut test = reader_test();
-        let (door, arrivals) = events::door(Arc::default());
-        Arc::get_mut(&mut test.deps).expect("the only owner").events = door;
+        let (subscriber, subscriptions) = subscriber::channel(Arc::default());
+        Arc::get_mut(&mut test.deps).expect("the only owner").subscriber = subscriber;
         let mut head = request(&mut test.engine, "/events?device=a", ["", ""]);
         head.method = Method::Head;
         serve(head, &test.deps, &test.counters, &mut test.clock);
         let response = test.engine.completed();
-        assert_eq!((response.status, response.content_type), (200, events::EVENT_STREAM));
+        assert_eq!((response.status, response.content_type), (200, subscriber::EVENT_STREAM));
         assert_eq!(field(&response, "X-Accel-Buffering"), Some("no"));
 
         let mut get = request(&mut test.engine, "/events?device=a", ["", ""]);
         get.last_event_id = "7-9".to_owned();
         serve(get, &test.deps, &test.counters, &mut test.clock);
         assert!(test.engine.is_silent());
-        let arrival = arrivals.recv().expect("a client");
+        let arrival = subscriptions.recv().expect("a client");
         assert_eq!((arrival.device.as_deref(), &*arrival.last_event_id), (Some("a"), "7-9"));
-        drop(arrivals);
+        drop(subscriptions);
         let response = test.get("/events");
         assert_eq!((response.status, &json(&response)["error"]["code"]), (503, &json!("stopping")));
     }

@@ -17,7 +17,7 @@ use super::ingest::{body_format, write_accepted, write_refused};
 use super::reader::ReadRequest;
 use super::routes::{self, Action, Debug, Get, LABELS, Label, Read};
 use super::tokens::{self, Tokens};
-use crate::dashboard::page::{self, Asset, Packing};
+use crate::dashboard::page::{self, Asset, AssetCoding};
 use crate::decode::{Decoder, Format};
 use crate::http::message::{HeaderField, Method, Request, Response, ResponseWriter, Service};
 use crate::http::stages::{Stage, StageTimer};
@@ -167,9 +167,9 @@ impl Router {
     fn show(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, asset: Asset) {
         let accepted = text(request, "accept-encoding");
         let packing = match accepted {
-            _ if takes_brotli(accepted) => Packing::Brotli,
-            _ if takes_gzip(accepted) => Packing::Gzip,
-            _ => Packing::Plain,
+            _ if takes_brotli(accepted) => AssetCoding::Brotli,
+            _ if takes_gzip(accepted) => AssetCoding::Gzip,
+            _ => AssetCoding::Identity,
         };
         exchange.note(&self.parts.counters, &mut self.round, 200);
         let fields = page::fields(packing);

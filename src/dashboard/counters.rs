@@ -1,6 +1,6 @@
 //! Counters of the thread behind `/events`.
 
-use sigmad_counters::{Counter, Families, Source};
+use sigmad_counters::{Counter, Families, MetricSource};
 
 /// Written by that thread, read by the scrape.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct EventsCounters {
     pub dropped_total: Counter,
 }
 
-impl Source for EventsCounters {
+impl MetricSource for EventsCounters {
     fn collect(&self, families: &mut Families) {
         families
             .gauge("sigmad_events_clients", "Clients of /events connected now.")

@@ -1,142 +1,73 @@
 //! The thread behind `/events`.
 //!
-//! Readers bring clients through the [`Door`]. Four times a second, while there are any, the thread
-//! composes one event for each thing that is watched (the whole, or one device) and hands every
-//! client a copy. A client that does not keep up is let go: its queue is bounded, and nobody waits
-//! for it. Without clients it takes a point of [`History`] a second and sleeps.
+//! Readers hand it clients through the [`Subscriber`](super::subscriber::Subscriber). Four times a second, while
+//! there are clients, it composes one event for each feed (the whole server, or one device) and sends every
+//! client a copy. A client's queue is bounded; a client that reads too slowly is disconnected. Without
+//! clients the thread takes one point of [`History`] per second and sleeps.
 
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde::Serialize;
 
 use super::counters::EventsCounters;
+use super::feed::{Feed, anomaly_section, device_sections};
+use super::figures::{DeviceRow, FleetByName};
 use super::history::{History, POINT_MS};
-use super::message::{EventId, HEARTBEAT, Message, json};
-use super::sampler::{ByName, DeviceIndex, DeviceRow, DeviceSnapshot, Sampler, Snapshot};
-use crate::analytics::report::{AnomalyReport, SampleReport};
-use crate::answers::lists::{AnomalyJson, SampleJson};
-use crate::answers::windows::MetricsJson;
-use crate::http::message::{
-    Responder, Response, STREAM_QUEUE_BYTES_MAX, StreamSendError, StreamWriter,
-};
+use super::message::{EventId, EventMessage, HEARTBEAT};
+use super::sampler::{DeviceCursor, Sampler, Snapshot};
+use super::subscriber::{Subscription, response_head};
+use crate::http::message::{Responder, StreamWriter};
 use crate::readiness::{Readiness, ReadinessPhase};
 use sigmad_clock::{Clock, Now};
-use sigmad_sample::READINGS_MAX;
 
-/// The media type of `/events`.
-pub const EVENT_STREAM: &str = "text/event-stream";
-/// Open at once; past it 503. Each costs up to some 20 kB a second.
-pub const CLIENTS_MAX: usize = 1_000;
-/// Bytes of one device's samples in one event, and no more of its metrics than a sample can have: what
-/// a device sends is no reason to let go of a client that reads.
-const SAMPLES_BYTES_MAX: usize = STREAM_QUEUE_BYTES_MAX / 2;
-const METRICS_TOLD_MAX: usize = READINGS_MAX;
-/// Clients that wait to be let in.
-const ARRIVALS_MAX: usize = 64;
-/// Between two events of one client.
+/// Interval between events of a feed.
 const TICK_MS: u64 = 250;
-/// When nothing happens an event comes all the same, so that its age can be seen.
+/// Longest interval between events of a feed without changes, so that a page can show that it is current.
 const QUIET_MS: u64 = 1_000;
-/// Between two looks at all devices.
+/// Interval between tables of devices.
 const DEVICES_MS: u64 = 1_000;
 const HEARTBEAT_MS: u64 = 10_000;
-/// How long a client whose stream has ended waits before it comes back.
+/// How long a client waits before it reconnects.
 const RETRY_MS: u64 = 1_000;
-/// A tick that is slow, for a million devices are looked at, is followed by a pause so many times as
-/// long: pages are the first to wait when there is much to do.
-const REST: u64 = 4;
-/// But no longer than this: a page takes a silence of five seconds for the end.
-const REST_MS_MAX: u64 = 1_000;
+/// A slow tick, for example with a million devices, is followed by a pause this many times as long: the page
+/// waits before samples do.
+const PAUSE_FACTOR: u64 = 4;
+/// Longest pause. A page takes five seconds without an event for the end of the stream.
+const PAUSE_MS_MAX: u64 = 1_000;
 
-/// What runs here, as the page's first line tells it.
+/// The build and its settings, in the first event.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Server {
+pub struct ServerInfo {
     /// The version of sigmad.
     pub version: &'static str,
     /// The name of the machine or container.
     pub replica: String,
     /// The HTTP engine.
     pub engine: &'static str,
-    /// The detector that gives `isAnomaly`.
+    /// The detector that decides `isAnomaly`.
     pub detector: &'static str,
     /// Values in a window.
     pub window: usize,
-    /// Deviations past which a value is an anomaly to `zscore`.
+    /// The z-score past which a value is an anomaly for `zscore`.
     pub threshold: f64,
-    /// The score from which on it is one to the detector.
+    /// The score from which on a value is an anomaly for the detector.
     pub score_threshold: f64,
 }
 
-/// A client that wants events.
-#[derive(Debug)]
-pub struct Subscription {
-    /// Where they go.
-    pub responder: Responder,
-    /// Only of this device.
-    pub device: Option<Box<str>>,
-    /// `Last-Event-ID`, as sent; empty without one.
-    pub last_event_id: String,
-}
-
-/// Where readers bring clients.
-#[derive(Clone, Debug)]
-pub struct Door {
-    arrivals: Sender<Subscription>,
-    counters: Arc<EventsCounters>,
-}
-
-/// Why a client was not let in; it comes back with the reason.
-#[derive(Debug)]
-pub enum SubscribeError {
-    /// There are too many.
-    Full(Responder),
-    /// The server is stopping.
-    Stopping(Responder),
-}
-
-/// A door, and what waits behind it.
-pub fn door(counters: Arc<EventsCounters>) -> (Door, Receiver<Subscription>) {
-    let (arrivals, waiting) = bounded(ARRIVALS_MAX);
-    (Door { arrivals, counters }, waiting)
-}
-
-impl Door {
-    /// Lets a client in, if there is room.
-    pub fn enter(&self, arrival: Subscription) -> Result<(), SubscribeError> {
-        if self.counters.clients.get() >= CLIENTS_MAX as u64 {
-            return Err(SubscribeError::Full(arrival.responder));
-        }
-        self.arrivals.try_send(arrival).map_err(|error| match error {
-            TrySendError::Full(arrival) => SubscribeError::Full(arrival.responder),
-            TrySendError::Disconnected(arrival) => SubscribeError::Stopping(arrival.responder),
-        })
-    }
-}
-
-/// The answer to `HEAD /events`, and the beginning of that to GET with `body`.
-pub fn head(body: Vec<u8>) -> Response {
-    let fields = vec![
-        ("Cache-Control", "no-store".into()),
-        // nginx would keep events back until a buffer is full.
-        ("X-Accel-Buffering", "no".into()),
-    ];
-    Response { status: 200, content_type: EVENT_STREAM, fields, body }
-}
-
-/// The thread's state; [`Events::run`] is its life.
+/// The state of the thread; [`Events::run`] is its loop.
 pub struct Events {
-    arrivals: Receiver<Subscription>,
+    subscriptions: Receiver<Subscription>,
     sampler: Sampler,
     history: History,
-    server: Server,
+    server: ServerInfo,
     readiness: Arc<Readiness>,
     counters: Arc<EventsCounters>,
     clock: Clock,
-    /// When the process started, milliseconds since 1970.
+    /// The start of the process, milliseconds since 1970.
     boot_ms: i64,
     last: Option<Snapshot>,
     devices: Vec<DeviceRow>,
@@ -144,36 +75,35 @@ pub struct Events {
     heartbeat_due_ms: u64,
     /// When the last tick began.
     ticked_ms: u64,
-    /// When the next may, after a slow one.
-    rested_ms: u64,
-    /// Anomalies not yet part of a point of the history.
+    /// When the pause after a slow tick ends.
+    paused_until_ms: u64,
+    /// Anomalies that points of the history have counted.
     anomalies_counted: u64,
-    whole: Watch,
-    narrowed: Vec<(Box<str>, DeviceIndex, Watch)>,
+    whole: Feed,
+    device_feeds: Vec<DeviceFeed>,
 }
 
-/// Those who watch the same.
-#[derive(Default)]
-struct Watch {
-    clients: Vec<StreamWriter>,
-    /// When they were last told something.
-    told_ms: u64,
+/// The feed of one device.
+struct DeviceFeed {
+    device: Box<str>,
+    cursor: DeviceCursor,
+    feed: Feed,
 }
 
 #[derive(Serialize)]
-struct Status {
+struct ServerStatus {
     phase: ReadinessPhase,
-    /// No store is behind the windows.
+    /// The state of the store.
     redis: &'static str,
     uptime: f64,
 }
 
 impl Events {
-    /// Clients come from `arrivals`; `start` is the moment from which all clocks count.
+    /// The thread's state. Clients come from `subscriptions`; all clocks count from `start`.
     pub fn new(
-        arrivals: Receiver<Subscription>,
+        subscriptions: Receiver<Subscription>,
         sampler: Sampler,
-        server: Server,
+        server: ServerInfo,
         readiness: Arc<Readiness>,
         counters: Arc<EventsCounters>,
         start: Instant,
@@ -181,7 +111,7 @@ impl Events {
         let mut clock = Clock::new(start);
         let now = clock.now();
         Self {
-            arrivals,
+            subscriptions,
             sampler,
             history: History::default(),
             server,
@@ -194,15 +124,15 @@ impl Events {
             devices_due_ms: 0,
             heartbeat_due_ms: 0,
             ticked_ms: 0,
-            rested_ms: 0,
+            paused_until_ms: 0,
             anomalies_counted: 0,
-            whole: Watch::default(),
-            narrowed: Vec::new(),
+            whole: Feed::default(),
+            device_feeds: Vec::new(),
         }
     }
 
-    /// Runs on the calling thread until the server drains, its doors are gone, or analytics has
-    /// stopped. All streams end with it, and their clients come back to whoever serves then.
+    /// Runs on the calling thread until the server drains, all subscribers are gone, or analytics has
+    /// stopped. All streams end with it, and clients reconnect to another replica or to the next process.
     pub fn run(mut self) {
         loop {
             if self.readiness.phase() == ReadinessPhase::Draining {
@@ -215,14 +145,14 @@ impl Events {
                     return;
                 }
                 let end_ms = self.clock.now().monotonic_ms();
-                let rest_ms = (end_ms - now.monotonic_ms()) * REST;
-                self.rested_ms = end_ms + rest_ms.min(REST_MS_MAX);
+                let pause_ms = (end_ms - now.monotonic_ms()) * PAUSE_FACTOR;
+                self.paused_until_ms = end_ms + pause_ms.min(PAUSE_MS_MAX);
                 continue;
             }
-            match self.arrivals.recv_timeout(Duration::from_millis(wait_ms)) {
-                Ok(arrival) => {
+            match self.subscriptions.recv_timeout(Duration::from_millis(wait_ms)) {
+                Ok(subscription) => {
                     let now = self.clock.now();
-                    if self.welcome(arrival, now).is_none() {
+                    if self.begin(subscription, now).is_none() {
                         return;
                     }
                 }
@@ -233,229 +163,195 @@ impl Events {
     }
 
     fn clients(&self) -> usize {
-        let narrowed = self.narrowed.iter().map(|(_, _, watch)| watch.clients.len());
-        self.whole.clients.len() + narrowed.sum::<usize>()
+        let of_devices = self.device_feeds.iter().map(|device| device.feed.clients.len());
+        self.whole.clients.len() + of_devices.sum::<usize>()
     }
 
     fn due_ms(&self) -> u64 {
         let every_ms = if self.clients() > 0 { TICK_MS } else { POINT_MS };
-        (self.ticked_ms + every_ms).max(self.rested_ms)
+        (self.ticked_ms + every_ms).max(self.paused_until_ms)
     }
 
-    /// Looks at what is new, and tells everyone. None once analytics has stopped.
+    /// Samples the changes and sends them. None once analytics has stopped.
     fn tick(&mut self, now: Now) -> Option<()> {
         self.ticked_ms = now.monotonic_ms();
-        let pulse = self.sampler.pulse(now)?;
-        self.remember(&pulse);
-        if self.speaks(&pulse) {
+        let snapshot = self.sampler.snapshot(now)?;
+        self.extend_history(&snapshot);
+        if self.is_event_due(&snapshot) {
             let has_devices = self.ticked_ms >= self.devices_due_ms;
             if has_devices {
                 self.devices = self.sampler.devices(now)?;
                 self.devices_due_ms = self.ticked_ms + DEVICES_MS;
             }
-            self.tell_whole(&pulse, has_devices);
+            self.send_whole(&snapshot, has_devices);
         }
-        self.tell_narrowed(now)?;
-        self.last = Some(pulse);
+        self.send_devices(now)?;
+        self.last = Some(snapshot);
         if self.ticked_ms >= self.heartbeat_due_ms {
             self.heartbeat_due_ms = self.ticked_ms + HEARTBEAT_MS;
-            let (whole, counters) = (&mut self.whole, &self.counters);
-            whole.send(HEARTBEAT, counters);
-            self.narrowed.iter_mut().for_each(|(_, _, watch)| watch.send(HEARTBEAT, counters));
+            self.whole.send(HEARTBEAT, &self.counters);
+            for device in &mut self.device_feeds {
+                device.feed.send(HEARTBEAT, &self.counters);
+            }
         }
-        self.narrowed.retain(|(_, _, watch)| !watch.clients.is_empty());
+        self.device_feeds.retain(|device| !device.feed.clients.is_empty());
         self.counters.clients.set(self.clients() as u64);
         Some(())
     }
 
-    fn remember(&mut self, pulse: &Snapshot) {
-        let at_ms = pulse.now.monotonic_ms();
+    fn extend_history(&mut self, snapshot: &Snapshot) {
+        let at_ms = snapshot.now.monotonic_ms();
         if !self.history.is_due(at_ms) {
             return;
         }
-        let Snapshot { load, fleet, .. } = pulse;
+        let Snapshot { load, fleet, .. } = snapshot;
         let anomalies = load.anomalies_total - self.anomalies_counted;
         self.anomalies_counted = load.anomalies_total;
-        self.history.push(at_ms, pulse.now.wall_us, load.accepted, anomalies as f64, fleet);
+        self.history.push(at_ms, snapshot.now.wall_us, load.accepted, anomalies as f64, fleet);
     }
 
-    /// True when those who watch the whole are to be told of this tick.
-    fn speaks(&self, pulse: &Snapshot) -> bool {
-        let is_quiet = pulse.anomalies.is_empty()
+    /// True when the feed of the whole server gets an event in this tick.
+    fn is_event_due(&self, snapshot: &Snapshot) -> bool {
+        let is_quiet = snapshot.anomalies.is_empty()
             && self.last.as_ref().is_some_and(|last| {
-                let (now, then) = (&pulse.load, &last.load);
+                let (now, then) = (&snapshot.load, &last.load);
                 now.samples == then.samples && now.requests == then.requests
             });
-        let is_due = pulse.now.monotonic_ms() >= self.whole.told_ms + QUIET_MS;
+        let is_due = snapshot.now.monotonic_ms() >= self.whole.sent_ms + QUIET_MS;
         !self.whole.clients.is_empty() && (is_due || !is_quiet)
     }
 
-    fn tell_whole(&mut self, pulse: &Snapshot, has_devices: bool) {
-        let mut message = self.message("delta", pulse.now, None);
-        self.whole_sections(&mut message, pulse);
+    fn send_whole(&mut self, snapshot: &Snapshot, has_devices: bool) {
+        let mut message = self.message("delta", snapshot.now, None);
+        whole_sections(&mut message, snapshot);
         if has_devices {
             message.list("devices", &self.devices);
         }
-        let oldest_first: Vec<_> = pulse.anomalies.iter().rev().collect();
-        anomalies(&mut message, &oldest_first);
-        if pulse.anomalies_left_out > 0 {
-            message.section("anomaliesLeftOut", &pulse.anomalies_left_out);
+        let oldest_first: Vec<_> = snapshot.anomalies.iter().rev().collect();
+        anomaly_section(&mut message, &oldest_first);
+        if snapshot.anomalies_left_out > 0 {
+            message.section("anomaliesLeftOut", &snapshot.anomalies_left_out);
         }
-        self.whole.told_ms = pulse.now.monotonic_ms();
+        self.whole.sent_ms = snapshot.now.monotonic_ms();
         self.whole.send(&message.finish(), &self.counters);
     }
 
-    fn tell_narrowed(&mut self, now: Now) -> Option<()> {
+    fn send_devices(&mut self, now: Now) -> Option<()> {
         let at_ms = now.monotonic_ms();
-        let mut narrowed = std::mem::take(&mut self.narrowed);
-        for (name, place, watch) in &mut narrowed {
-            let pulse = self.sampler.device(name, place)?;
-            let is_quiet = pulse.samples.is_empty() && pulse.anomalies.is_empty();
-            if is_quiet && at_ms < watch.told_ms + QUIET_MS {
+        let mut device_feeds = std::mem::take(&mut self.device_feeds);
+        for DeviceFeed { device, cursor, feed } in &mut device_feeds {
+            let snapshot = self.sampler.device(device, cursor)?;
+            let is_quiet = snapshot.samples.is_empty() && snapshot.anomalies.is_empty();
+            if is_quiet && at_ms < feed.sent_ms + QUIET_MS {
                 continue;
             }
             let mut message = self.message("delta", now, None);
-            device_sections(&mut message, name, &pulse);
-            watch.told_ms = at_ms;
-            watch.send(&message.finish(), &self.counters);
+            device_sections(&mut message, device, &snapshot);
+            feed.sent_ms = at_ms;
+            feed.send(&message.finish(), &self.counters);
         }
-        self.narrowed = narrowed;
+        self.device_feeds = device_feeds;
         Some(())
     }
 
-    /// Lets a client in: the first event has all that it needs to begin with, or, when it comes back
-    /// within the memory of this process, what it has missed. None once analytics has stopped.
-    fn welcome(&mut self, arrival: Subscription, now: Now) -> Option<()> {
-        let Subscription { responder, device, last_event_id } = arrival;
-        let seen = EventId::from_str(&last_event_id).ok();
-        let seen_ms = seen
+    /// Begins the stream of a client. Its first event has the whole state, or what it missed if it reconnects
+    /// within the history of this process. None once analytics has stopped.
+    fn begin(&mut self, subscription: Subscription, now: Now) -> Option<()> {
+        let Subscription { responder, device, last_event_id } = subscription;
+        let last_id = EventId::from_str(&last_event_id).ok();
+        let resumed_ms = last_id
             .filter(|id| id.boot_ms == self.boot_ms && id.at_ms <= now.monotonic_ms())
             .map(|id| id.at_ms)
             .filter(|at_ms| *at_ms >= self.history.oldest_ms());
-        let seen_us = seen_ms.map_or(i64::MIN, |at_ms| (self.boot_ms + at_ms as i64) * 1_000);
-
         let mut message = self.message("hello", now, Some(RETRY_MS));
-        message.section("server", &self.server).section("resumed", &seen_ms.is_some());
+        message.section("server", &self.server).section("resumed", &resumed_ms.is_some());
         match device {
-            None => {
-                if self.last.is_none() || self.clients() == 0 {
-                    // The last look may be a second old, and the table of devices as old as its last reader.
-                    self.tick(now)?;
-                    self.devices = self.sampler.devices(now)?;
-                }
-                let pulse = self.last.as_ref().expect("a tick leaves its pulse");
-                self.whole_sections(&mut message, pulse);
-                message.list("devices", &self.devices);
-                message.section("history", &self.history.after(seen_ms.unwrap_or(0)));
-                let missed = self.sampler.remembered(seen_us);
-                anomalies(&mut message, &missed.iter().collect::<Vec<_>>());
-                let writer = self.begin(responder, message);
-                self.whole.clients.push(writer);
-            }
-            Some(name) => {
-                let known = self.narrowed.iter_mut().find(|(known, _, _)| *known == name);
-                let mut place = DeviceIndex { arrived_us: seen_us, change: 0 };
-                let mut pulse = self.sampler.device(&name, &mut place)?;
-                pulse.anomalies.retain(|anomaly| anomaly.changed_us > seen_us);
-                // Those who watch already are told by the next tick what this one is told now.
-                if let Some((_, known, _)) = known {
-                    pulse.samples.retain(|sample| sample.arrived_us <= known.arrived_us);
-                    pulse.anomalies.retain(|anomaly| anomaly.change <= known.change);
-                }
-                device_sections(&mut message, &name, &pulse);
-                let writer = self.begin(responder, message);
-                match self.narrowed.iter_mut().find(|(known, _, _)| *known == name) {
-                    Some((_, _, watch)) => watch.clients.push(writer),
-                    None => {
-                        let watch = Watch { clients: vec![writer], ..Watch::default() };
-                        self.narrowed.push((name, place, watch));
-                    }
-                }
-            }
+            None => self.begin_whole(responder, message, resumed_ms, now)?,
+            Some(device) => self.begin_device(responder, message, device, resumed_ms)?,
         }
         self.counters.clients.set(self.clients() as u64);
         Some(())
     }
 
-    fn begin(&self, responder: Responder, message: Message) -> StreamWriter {
-        let body = message.finish();
-        self.counters.sent_bytes_total.add(body.len() as u64);
-        responder.stream(head(body))
+    fn begin_whole(
+        &mut self,
+        responder: Responder,
+        mut message: EventMessage,
+        resumed_ms: Option<u64>,
+        now: Now,
+    ) -> Option<()> {
+        if self.last.is_none() || self.clients() == 0 {
+            // The last snapshot may be a second old, and the table of devices older.
+            self.tick(now)?;
+            self.devices = self.sampler.devices(now)?;
+        }
+        whole_sections(&mut message, self.last.as_ref().expect("a tick leaves its snapshot"));
+        message.list("devices", &self.devices);
+        message.section("history", &self.history.after(resumed_ms.unwrap_or(0)));
+        let missed = self.sampler.recent_anomalies(self.wall_us(resumed_ms));
+        anomaly_section(&mut message, &missed.iter().collect::<Vec<_>>());
+        let writer = self.stream(responder, message);
+        self.whole.clients.push(writer);
+        Some(())
     }
 
-    /// An event with what all of them have.
-    fn message(&self, event: &'static str, now: Now, retry_ms: Option<u64>) -> Message {
+    fn begin_device(
+        &mut self,
+        responder: Responder,
+        mut message: EventMessage,
+        device: Box<str>,
+        resumed_ms: Option<u64>,
+    ) -> Option<()> {
+        let resumed_us = self.wall_us(resumed_ms);
+        let mut cursor = DeviceCursor { arrived_us: resumed_us, change: 0 };
+        let mut snapshot = self.sampler.device(&device, &mut cursor)?;
+        snapshot.anomalies.retain(|anomaly| anomaly.changed_us > resumed_us);
+        let known = self.device_feeds.iter().position(|known| known.device == device);
+        // The next tick sends the rest to all clients of this device.
+        if let Some(known) = known.map(|index| &self.device_feeds[index].cursor) {
+            snapshot.samples.retain(|sample| sample.arrived_us <= known.arrived_us);
+            snapshot.anomalies.retain(|anomaly| anomaly.change <= known.change);
+        }
+        device_sections(&mut message, &device, &snapshot);
+        let writer = self.stream(responder, message);
+        match known {
+            Some(index) => self.device_feeds[index].feed.clients.push(writer),
+            None => {
+                let feed = Feed { clients: vec![writer], ..Feed::default() };
+                self.device_feeds.push(DeviceFeed { device, cursor, feed });
+            }
+        }
+        Some(())
+    }
+
+    /// A time since the start as microseconds since 1970; without one, before all others.
+    fn wall_us(&self, at_ms: Option<u64>) -> i64 {
+        at_ms.map_or(i64::MIN, |at_ms| (self.boot_ms + at_ms as i64) * 1_000)
+    }
+
+    fn stream(&self, responder: Responder, message: EventMessage) -> StreamWriter {
+        let body = message.finish();
+        self.counters.sent_bytes_total.add(body.len() as u64);
+        responder.stream(response_head(body))
+    }
+
+    /// An event with the sections that all events have.
+    fn message(&self, event: &'static str, now: Now, retry_ms: Option<u64>) -> EventMessage {
         let id = EventId { boot_ms: self.boot_ms, at_ms: now.monotonic_ms() };
-        let mut message = Message::new(event, id, retry_ms);
+        let mut message = EventMessage::new(event, id, retry_ms);
         let uptime = now.monotonic_ms() as f64 / 1e3;
-        let status =
-            Status { phase: self.readiness.phase(), redis: self.readiness.store().name(), uptime };
+        let redis = self.readiness.store().name();
+        let status = ServerStatus { phase: self.readiness.phase(), redis, uptime };
         message.section("at", &((now.wall_us / 1_000) as f64 / 1e3)).section("status", &status);
         message
     }
-
-    fn whole_sections(&self, message: &mut Message, pulse: &Snapshot) {
-        message
-            .section("load", &pulse.load)
-            .list("workers", &pulse.workers)
-            .section("fleet", &ByName(&pulse.fleet));
-    }
 }
 
-impl Watch {
-    /// Hands everyone a copy; lets go of who has gone, or can't keep up.
-    fn send(&mut self, event: &[u8], counters: &EventsCounters) {
-        self.clients.retain(|client| match client.send(event.to_vec()) {
-            Ok(()) => {
-                counters.sent_bytes_total.add(event.len() as u64);
-                true
-            }
-            Err(StreamSendError::Full) => {
-                counters.dropped_total.add(1);
-                false
-            }
-            Err(StreamSendError::Closed) => false,
-        });
-    }
-}
-
-fn anomalies(message: &mut Message, oldest_first: &[&AnomalyReport]) {
-    if !oldest_first.is_empty() {
-        let shown = oldest_first.iter().map(|report| AnomalyJson::from(*report));
-        message.list("anomalies", shown);
-    }
-}
-
-fn device_sections(message: &mut Message, name: &str, pulse: &DeviceSnapshot) {
-    #[derive(Serialize)]
-    struct Device<'a> {
-        device: &'a str,
-        metrics: MetricsJson<'a>,
-    }
-    let metrics = &pulse.windows.metrics;
-    let told = &metrics[..metrics.len().min(METRICS_TOLD_MAX)];
-    message.section("device", &Device { device: name, metrics: MetricsJson(told) });
-    if told.len() < metrics.len() {
-        message.section("metricsLeftOut", &(metrics.len() - told.len()));
-    }
-    if !pulse.samples.is_empty() {
-        message.json_list("samples", &newest_that_fit(&pulse.samples));
-    }
-    anomalies(message, &pulse.anomalies.iter().collect::<Vec<_>>());
-}
-
-/// As JSON, without the oldest where all would be too long.
-fn newest_that_fit(samples: &[SampleReport]) -> Vec<String> {
-    let mut bytes = 0;
-    let newest_first = samples.iter().rev().map(|sample| json(&SampleJson(sample)));
-    let mut newest: Vec<_> = newest_first
-        .take_while(|sample| {
-            bytes += sample.len();
-            bytes <= SAMPLES_BYTES_MAX
-        })
-        .collect();
-    newest.reverse();
-    newest
+fn whole_sections(message: &mut EventMessage, snapshot: &Snapshot) {
+    message
+        .section("load", &snapshot.load)
+        .list("workers", &snapshot.workers)
+        .section("fleet", &FleetByName(&snapshot.fleet));
 }
 
 #[cfg(test)]
@@ -464,25 +360,27 @@ mod tests {
 
     use serde_json::Value;
 
+    use super::super::sampler::DeviceSnapshot;
+    use super::super::subscriber::{CLIENTS_MAX, EVENT_STREAM, SubscribeError, channel};
     use super::super::testing;
     use super::*;
-    use crate::analytics::report::{MetricReport, WindowsReport};
-    use crate::http::message::{Completion, CompletionSink, StreamState};
+    use crate::analytics::report::{MetricReport, SampleReport, WindowsReport};
+    use crate::http::message::{Completion, CompletionSink, STREAM_QUEUE_BYTES_MAX, StreamState};
     use crate::registry::Registry;
     use crate::test_reports::{asker, fleet};
     use sigmad_clock;
-    use sigmad_sample::NAME_BYTES_MAX;
+    use sigmad_sample::{NAME_BYTES_MAX, READINGS_MAX};
 
-    /// An engine with a client that reads at once, or never.
+    /// An engine with a client that reads immediately, or never.
     #[derive(Default)]
-    struct Reader {
+    struct FakeClient {
         never_reads: bool,
         events: Mutex<Vec<String>>,
         state: Mutex<Arc<StreamState>>,
         has_ended: std::sync::atomic::AtomicBool,
     }
 
-    impl CompletionSink for Reader {
+    impl CompletionSink for FakeClient {
         fn complete(&self, _serial: u64, completion: Completion) {
             let bytes = match completion {
                 Completion::StreamStart(head, state) => {
@@ -505,7 +403,7 @@ mod tests {
         }
     }
 
-    impl Reader {
+    impl FakeClient {
         fn events(&self) -> Vec<Value> {
             let events = self.events.lock().expect("no panic");
             let data = |event: &String| -> Option<Value> {
@@ -517,18 +415,18 @@ mod tests {
         }
     }
 
-    struct Bench {
+    struct EventsTest {
         events: Events,
         now_ms: u64,
     }
 
-    fn bench() -> Bench {
+    fn events_test() -> EventsTest {
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let (asker, _) = asker();
         let sampler = Sampler::new(asker, registry, testing::counters(Arc::default()));
         let counters = Arc::<EventsCounters>::default();
-        let (_, arrivals) = door(counters.clone());
-        let server = Server {
+        let (_, subscriptions) = channel(counters.clone());
+        let server = ServerInfo {
             version: "0.1.0",
             replica: "here".into(),
             engine: "native",
@@ -538,11 +436,11 @@ mod tests {
             score_threshold: 2.0,
         };
         let start = sigmad_clock::start();
-        let events = Events::new(arrivals, sampler, server, Arc::default(), counters, start);
-        Bench { events, now_ms: 1_000 }
+        let events = Events::new(subscriptions, sampler, server, Arc::default(), counters, start);
+        EventsTest { events, now_ms: 1_000 }
     }
 
-    impl Bench {
+    impl EventsTest {
         fn now(&self) -> Now {
             let wall_us = (self.events.boot_ms + self.now_ms as i64) * 1_000;
             Now { monotonic_ns: self.now_ms * 1_000_000, wall_us }
@@ -553,22 +451,28 @@ mod tests {
             self.events.tick(self.now()).expect("analytics runs");
         }
 
-        fn enter(&mut self, reader: &Arc<Reader>, device: Option<&str>, last_event_id: String) {
+        fn subscribe(
+            &mut self,
+            reader: &Arc<FakeClient>,
+            device: Option<&str>,
+            last_event_id: String,
+        ) {
             let responder = Responder::new(1, reader.clone());
-            let arrival = Subscription { responder, device: device.map(Box::from), last_event_id };
-            self.events.welcome(arrival, self.now()).expect("analytics runs");
+            let subscription =
+                Subscription { responder, device: device.map(Box::from), last_event_id };
+            self.events.begin(subscription, self.now()).expect("analytics runs");
         }
     }
 
     #[test]
-    fn everyone_is_told_the_same_once_and_quiet_ticks_are_left_out() {
-        let mut bench = bench();
-        let readers = [Arc::<Reader>::default(), Arc::default()];
+    fn clients_get_the_same_events_and_quiet_ticks_send_none() {
+        let mut test = events_test();
+        let readers = [Arc::<FakeClient>::default(), Arc::default()];
         for reader in &readers {
-            bench.enter(reader, None, String::new());
+            test.subscribe(reader, None, String::new());
         }
         for _ in 0..8 {
-            bench.tick();
+            test.tick();
         }
         for reader in &readers {
             let events = reader.events();
@@ -576,28 +480,28 @@ mod tests {
             assert_eq!(events[0]["server"]["replica"], "here");
             assert!(events[0]["history"]["at"].as_array().is_some_and(|at| !at.is_empty()));
             assert_eq!(events[0]["fleet"]["rps"]["mean"], 1e15);
-            // Two seconds in which nothing came.
+            // Two seconds without samples.
             assert!((2..=4).contains(&events.len()), "{}", events.len());
             let has_devices = events.iter().filter(|event| !event["devices"].is_null()).count();
             assert!(has_devices >= 2, "the table comes although nothing else does");
         }
-        assert_eq!(bench.events.counters.clients.get(), 2);
+        assert_eq!(test.events.counters.clients.get(), 2);
     }
 
     #[test]
-    fn who_comes_back_is_told_what_was_missed() {
-        let mut bench = bench();
+    fn a_client_that_reconnects_gets_what_it_missed() {
+        let mut test = events_test();
         for _ in 0..40 {
-            bench.tick();
+            test.tick();
         }
-        let id = EventId { boot_ms: bench.events.boot_ms, at_ms: bench.now_ms - 2_500 };
+        let id = EventId { boot_ms: test.events.boot_ms, at_ms: test.now_ms - 2_500 };
         let other = EventId { boot_ms: id.boot_ms - 1, ..id };
-        let future = EventId { at_ms: bench.now_ms + 1, ..id };
+        let future = EventId { at_ms: test.now_ms + 1, ..id };
         for (id, resumed, points) in
             [(id, true, 2..=3), (other, false, 9..=11), (future, false, 9..=11)]
         {
-            let reader = Arc::<Reader>::default();
-            bench.enter(&reader, None, id.to_string());
+            let reader = Arc::<FakeClient>::default();
+            test.subscribe(&reader, None, id.to_string());
             let hello = &reader.events()[0];
             assert_eq!(hello["resumed"], resumed);
             let at = hello["history"]["at"].as_array().expect("points").len();
@@ -606,27 +510,27 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_read_is_let_go_and_the_others_are_not() {
-        let mut bench = bench();
-        let slow = Arc::new(Reader { never_reads: true, ..Reader::default() });
-        let quick = Arc::<Reader>::default();
-        bench.enter(&slow, None, String::new());
-        bench.enter(&quick, None, String::new());
+    fn a_client_that_does_not_read_is_disconnected_and_others_are_not() {
+        let mut test = events_test();
+        let slow = Arc::new(FakeClient { never_reads: true, ..FakeClient::default() });
+        let quick = Arc::<FakeClient>::default();
+        test.subscribe(&slow, None, String::new());
+        test.subscribe(&quick, None, String::new());
         let mut ticks = 0;
-        while bench.events.counters.dropped_total.get() == 0 {
-            bench.tick();
+        while test.events.counters.dropped_total.get() == 0 {
+            test.tick();
             ticks += 1;
-            assert!(ticks < 10_000, "it is never let go");
+            assert!(ticks < 10_000, "it is never disconnected");
         }
         assert!(slow.has_ended.load(std::sync::atomic::Ordering::Relaxed));
         assert!(!quick.has_ended.load(std::sync::atomic::Ordering::Relaxed));
         let queued: usize = slow.events.lock().expect("no panic").iter().map(String::len).sum();
         assert!(queued <= STREAM_QUEUE_BYTES_MAX, "{queued}");
-        assert_eq!(bench.events.counters.clients.get(), 1);
+        assert_eq!(test.events.counters.clients.get(), 1);
     }
 
     #[test]
-    fn an_event_of_a_wide_device_fits_what_may_wait() {
+    fn an_event_of_a_wide_device_fits_the_queue() {
         let name =
             |at: usize| Arc::<str>::from(format!("{at:02}{}", "\"".repeat(NAME_BYTES_MAX - 2)));
         let device = name(0);
@@ -639,13 +543,13 @@ mod tests {
         let metric = fleet().metrics.remove(0);
         let metrics =
             (0..2 * READINGS_MAX).map(|at| MetricReport { metric: name(at), ..metric.clone() });
-        let pulse = DeviceSnapshot {
+        let snapshot = DeviceSnapshot {
             windows: WindowsReport { metrics: metrics.collect(), ..WindowsReport::default() },
             samples: (0..1_000).map(sample).collect(),
             anomalies: Vec::new(),
         };
-        let mut message = bench().events.message("delta", Now::default(), None);
-        device_sections(&mut message, &device, &pulse);
+        let mut message = events_test().events.message("delta", Now::default(), None);
+        device_sections(&mut message, &device, &snapshot);
         let event = message.finish();
         assert!(event.len() < STREAM_QUEUE_BYTES_MAX, "{}", event.len());
         let text = String::from_utf8(event).expect("UTF-8");
@@ -659,39 +563,39 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_gone_is_forgotten() {
-        let mut bench = bench();
-        let reader = Arc::<Reader>::default();
-        bench.enter(&reader, Some("nobody"), String::new());
-        assert_eq!(reader.events()[0]["device"]["device"], "nobody");
+    fn a_disconnected_client_is_removed() {
+        let mut test = events_test();
+        let reader = Arc::<FakeClient>::default();
+        test.subscribe(&reader, Some("unknown"), String::new());
+        assert_eq!(reader.events()[0]["device"]["device"], "unknown");
         let state = reader.state.lock().expect("no panic").clone();
         state.closed.store(true, std::sync::atomic::Ordering::Relaxed);
         for _ in 0..4 {
-            bench.tick();
+            test.tick();
         }
-        assert!(bench.events.narrowed.is_empty());
-        assert_eq!(bench.events.counters.clients.get(), 0);
-        assert_eq!(bench.events.counters.dropped_total.get(), 0);
+        assert!(test.events.device_feeds.is_empty());
+        assert_eq!(test.events.counters.clients.get(), 0);
+        assert_eq!(test.events.counters.dropped_total.get(), 0);
     }
 
     #[test]
-    fn the_door_closes_when_there_are_too_many() {
+    fn clients_beyond_the_limit_are_refused() {
         let counters = Arc::<EventsCounters>::default();
-        let (door, waiting) = door(counters.clone());
-        let arrival = || Subscription {
-            responder: Responder::new(1, Arc::new(Reader::default())),
+        let (subscriber, waiting) = channel(counters.clone());
+        let subscription = || Subscription {
+            responder: Responder::new(1, Arc::new(FakeClient::default())),
             device: None,
             last_event_id: String::new(),
         };
-        assert!(door.enter(arrival()).is_ok());
+        assert!(subscriber.subscribe(subscription()).is_ok());
         counters.clients.set(CLIENTS_MAX as u64);
-        let reason = door.enter(arrival()).expect_err("full");
+        let reason = subscriber.subscribe(subscription()).expect_err("full");
         let SubscribeError::Full(responder) = reason else { panic!("{reason:?}") };
         std::mem::forget(responder);
         counters.clients.set(0);
         std::mem::forget(waiting.recv().expect("the first").responder);
         drop(waiting);
-        let reason = door.enter(arrival()).expect_err("stopping");
+        let reason = subscriber.subscribe(subscription()).expect_err("stopping");
         let SubscribeError::Stopping(responder) = reason else { panic!("{reason:?}") };
         std::mem::forget(responder);
     }

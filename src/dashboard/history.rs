@@ -1,20 +1,20 @@
-//! The last minutes of the fleet, a point a second: what a page shows when it is opened.
+//! The last ten minutes of the fleet, one point per second, for a page that opens.
 
 use std::collections::VecDeque;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::sampler::{FleetMetric, rounded};
+use super::figures::{FleetMetric, rounded};
 
-/// Ten minutes: some 40 kB of JSON with the usual two metrics, once for each page opened.
+/// Ten minutes: some 40 kB of JSON with two metrics, once for each page that opens.
 pub const POINTS_MAX: usize = 600;
-/// The time between two points.
+/// Interval between points.
 pub const POINT_MS: u64 = 1_000;
 
 /// One second of the fleet.
 #[derive(Clone, Debug)]
-struct Point {
+struct HistoryPoint {
     at_ms: u64,
     wall_us: i64,
     accepted: f64,
@@ -22,20 +22,20 @@ struct Point {
     metrics: Vec<FleetMetric>,
 }
 
-/// The last minutes.
+/// The points of the last ten minutes.
 #[derive(Debug, Default)]
 pub struct History {
-    points: VecDeque<Point>,
+    points: VecDeque<HistoryPoint>,
 }
 
 impl History {
-    /// True when it is time for another point.
+    /// True when the next point is due.
     pub fn is_due(&self, at_ms: u64) -> bool {
-        // A tick may come a little early, and must not skip a second.
+        // A tick may be a little early and must not skip a second.
         self.points.back().is_none_or(|last| at_ms + POINT_MS / 10 >= last.at_ms + POINT_MS)
     }
 
-    /// Adds a point: rates per second, and what the fleet's windows said.
+    /// Adds a point: rates per second, and the fleet's windows.
     pub fn push(
         &mut self,
         at_ms: u64,
@@ -48,62 +48,62 @@ impl History {
             self.points.pop_front();
         }
         let metrics = metrics.to_vec();
-        self.points.push_back(Point { at_ms, wall_us, accepted, anomalies, metrics });
+        self.points.push_back(HistoryPoint { at_ms, wall_us, accepted, anomalies, metrics });
     }
 
-    /// The points after that moment, as columns.
-    pub fn after(&self, at_ms: u64) -> Columns<'_> {
+    /// The points after a moment, as columns.
+    pub fn after(&self, at_ms: u64) -> HistoryColumns<'_> {
         let from = self.points.partition_point(|point| point.at_ms <= at_ms);
-        Columns(self.points.range(from..).collect())
+        HistoryColumns(self.points.range(from..).collect())
     }
 
-    /// When the oldest point was taken, milliseconds since the start.
+    /// The time of the oldest point, milliseconds since the start.
     pub fn oldest_ms(&self) -> u64 {
         self.points.front().map_or(0, |point| point.at_ms)
     }
 }
 
-/// Points as JSON: one array for each figure, all of the same length.
+/// Points as JSON: one array per figure, all of the same length.
 #[derive(Debug)]
-pub struct Columns<'a>(Vec<&'a Point>);
+pub struct HistoryColumns<'a>(Vec<&'a HistoryPoint>);
 
-impl Serialize for Columns<'_> {
+impl Serialize for HistoryColumns<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
-        struct Metric {
+        struct MetricColumns {
             mean: Vec<Option<f64>>,
             std_dev: Vec<Option<f64>>,
         }
-        struct Metrics<'a>(&'a [&'a Point]);
-        impl Serialize for Metrics<'_> {
+        struct MetricsByName<'a>(&'a [&'a HistoryPoint]);
+        impl Serialize for MetricsByName<'_> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                // A metric once known is never forgotten, so the last point has them all.
+                // Metrics are never removed, so the last point has all of them.
                 let names: Vec<&str> = self.0.last().map_or_else(Vec::new, |point| {
                     point.metrics.iter().map(|metric| &*metric.name).collect()
                 });
                 serializer.collect_map(names.into_iter().map(|name| {
                     let of = |figure: fn(&FleetMetric) -> f64| {
-                        let find = |point: &&Point| {
+                        let find = |point: &&HistoryPoint| {
                             let found = point.metrics.iter().find(|metric| *metric.name == *name);
                             found.map(figure)
                         };
                         self.0.iter().map(find).collect()
                     };
-                    let metric = Metric { mean: of(|m| m.mean), std_dev: of(|m| m.std_dev) };
+                    let metric = MetricColumns { mean: of(|m| m.mean), std_dev: of(|m| m.std_dev) };
                     (name, metric)
                 }))
             }
         }
         let points = &self.0;
-        let column = |figure: fn(&Point) -> f64| -> Vec<f64> {
+        let column = |figure: fn(&HistoryPoint) -> f64| -> Vec<f64> {
             points.iter().map(|point| figure(point)).collect()
         };
         let mut map = serializer.serialize_map(Some(4))?;
         map.serialize_entry("at", &column(|point| (point.wall_us / 10_000) as f64 / 100.0))?;
         map.serialize_entry("accepted", &column(|point| rounded(point.accepted)))?;
         map.serialize_entry("anomalies", &column(|point| rounded(point.anomalies)))?;
-        map.serialize_entry("metrics", &Metrics(points))?;
+        map.serialize_entry("metrics", &MetricsByName(points))?;
         map.end()
     }
 }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_minutes_come_as_columns() {
+    fn points_become_columns() {
         let mut history = History::default();
         for second in 0..POINTS_MAX as u64 + 10 {
             assert!(history.is_due(second * 1_000));

@@ -1,19 +1,19 @@
 //! Server-sent events as text.
 //!
-//! The data of an event is one JSON object with a section a line, and in lists an item a line: what a
-//! program joins and parses, a person can read.
+//! The data of an event is one JSON object, with one section per line and one list item per line, so that
+//! people can read it too.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use serde::Serialize;
 
-/// The place in the stream behind which a client goes on: what it says in `Last-Event-ID`.
+/// The position of a client in the stream: the value of `Last-Event-ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventId {
-    /// When the process started, milliseconds since 1970: another process, another stream.
+    /// The start of the process, milliseconds since 1970; it identifies the stream.
     pub boot_ms: i64,
-    /// When the event was composed, milliseconds since the process started.
+    /// The time of the event, milliseconds since the process started.
     pub at_ms: u64,
 }
 
@@ -33,29 +33,28 @@ impl FromStr for EventId {
     }
 }
 
-/// A comment that tells a silent stream from a dead one.
+/// A comment that shows that the connection is alive.
 pub const HEARTBEAT: &[u8] = b": still here\n\n";
 
-/// One event on its way to be text.
+/// One event, as text.
 #[derive(Debug)]
-pub struct Message {
+pub struct EventMessage {
     text: String,
     is_first: bool,
 }
 
-impl Message {
-    /// An event of that kind, without data so far. `retry_ms`: how long clients wait before they
-    /// come back.
+impl EventMessage {
+    /// An event without data. Clients wait for `retry_ms` before they reconnect.
     pub fn new(event: &'static str, id: EventId, retry_ms: Option<u64>) -> Self {
         let mut text = format!("id: {id}\nevent: {event}\n");
         if let Some(retry_ms) = retry_ms {
-            writeln!(text, "retry: {retry_ms}").expect("a String takes everything");
+            writeln!(text, "retry: {retry_ms}").expect("writing to a String cannot fail");
         }
         text += "data: {";
         Self { text, is_first: true }
     }
 
-    /// Adds a section. JSON has no line ends but those we write.
+    /// Adds a section. Compact JSON has no line ends.
     pub fn section(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> &mut Self {
         self.begin(name);
         self.text += &json(value);
@@ -72,11 +71,11 @@ impl Message {
         self.json_list(name, &items)
     }
 
-    /// The same of items that are JSON already.
+    /// Adds a section that is a list of items in JSON.
     pub fn json_list(&mut self, name: &'static str, items: &[String]) -> &mut Self {
         self.begin(name);
         write!(self.text, "[\ndata:   {}]", items.join(",\ndata:   "))
-            .expect("a String takes everything");
+            .expect("writing to a String cannot fail");
         self
     }
 
@@ -84,10 +83,10 @@ impl Message {
         if !std::mem::take(&mut self.is_first) {
             self.text += ",\ndata: ";
         }
-        write!(self.text, "\"{name}\":").expect("a String takes everything");
+        write!(self.text, "\"{name}\":").expect("writing to a String cannot fail");
     }
 
-    /// The event.
+    /// The text of the event.
     pub fn finish(mut self) -> Vec<u8> {
         self.text += "}\n\n";
         self.text.into_bytes()
@@ -96,7 +95,7 @@ impl Message {
 
 /// As JSON, without line ends.
 pub fn json(value: &(impl Serialize + ?Sized)) -> String {
-    serde_json::to_string(value).expect("reports hold nothing that JSON can't say")
+    serde_json::to_string(value).expect("reports have string keys and finite numbers")
 }
 
 #[cfg(test)]
@@ -106,9 +105,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_object_a_section_a_line() {
+    fn an_event_is_one_object_with_a_section_per_line() {
         let id = EventId { boot_ms: 1_700_000_000_123, at_ms: 4_500 };
-        let mut message = Message::new("delta", id, Some(1_000));
+        let mut message = EventMessage::new("delta", id, Some(1_000));
         message.section("at", &1.5).list("names", ["a\nb\r\u{2028}", "\"}"]).list("none", [0; 0]);
         let text = String::from_utf8(message.finish()).expect("UTF-8");
         let lines: Vec<&str> = text.split('\n').collect();
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_read_back_and_nothing_else_does() {
+    fn ids_round_trip_and_other_text_is_refused() {
         let id = EventId { boot_ms: 1_700_000_000_123, at_ms: 4_500 };
         assert_eq!(id.to_string().parse(), Ok(id));
         for text in ["", "-", "7", "1-", "-1", "1-2-3", "a-b", "1-99999999999999999999"] {

@@ -1,15 +1,17 @@
-//! The live page: what a person sees at `/`, and the stream of events that feeds it.
+//! The live page at `/`, and `/events`, the stream of events that feeds it.
 //!
-//! [`page`] is the page itself, embedded and packed at build. [`events`] is the thread behind
-//! `/events`: once a tick it has the [`sampler`] ask what is new, composes one [`message`] for all
-//! who watch the same, and hands out copies. However many pages are open, the analytics thread is
-//! asked once; no worker ever waits for a page.
+//! [`page`] has the embedded files. [`events`] is the thread behind `/events`: once a tick its [`sampler`] asks
+//! analytics for the changes, and the thread composes one [`message`] for each feed and sends a copy to every
+//! client. However many pages are open, analytics is asked once per tick, and no worker waits for a page.
 
 pub mod counters;
 pub mod events;
-pub mod history;
-pub mod message;
+mod feed;
+mod figures;
+mod history;
+mod message;
 pub mod page;
 pub mod sampler;
+pub mod subscriber;
 #[cfg(test)]
 mod testing;

@@ -2,7 +2,7 @@
 
 use super::head::RequestError;
 use super::stages::StageCounters;
-use sigmad_counters::{Counter, Families, Source, StageDurations};
+use sigmad_counters::{Counter, Families, MetricSource, StageDurations};
 
 /// Written by one worker, read by the scrape.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Default for HttpCounters {
     }
 }
 
-impl Source for HttpCounters {
+impl MetricSource for HttpCounters {
     fn collect(&self, families: &mut Families) {
         families
             .gauge("http_connections_open", "Connections open now.")

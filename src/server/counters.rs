@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sigmad_counters::Source;
+use sigmad_counters::MetricSource;
 
 use super::shared::Shared;
 use super::store::RedisCounters;
@@ -55,19 +55,23 @@ impl ServerCounters {
 
     /// For the scrape. What has left a queue comes before what has entered it: see [`Sources`].
     pub fn sources(&self, build: Build, shared: &Shared) -> Sources {
-        let mut sources: Vec<Arc<dyn Source>> = match &self.redis {
+        let mut sources: Vec<Arc<dyn MetricSource>> = match &self.redis {
             Some(RedisCounters { queue, store }) => vec![queue.clone(), store.clone()],
             None => vec![Arc::new(StoredInMemory(self.analytics.clone()))],
         };
-        sources.extend(self.readers.iter().map(|reader| reader.clone() as Arc<dyn Source>));
-        sources.extend::<[Arc<dyn Source>; 4]>([
+        sources.extend(self.readers.iter().map(|reader| reader.clone() as Arc<dyn MetricSource>));
+        sources.extend::<[Arc<dyn MetricSource>; 4]>([
             self.debug.clone(),
             self.analytics.clone(),
             self.events.clone(),
             shared.registry.clone(),
         ]);
         for WorkerCounters { http, router, queue } in &self.workers {
-            sources.extend::<[Arc<dyn Source>; 3]>([http.clone(), router.clone(), queue.clone()]);
+            sources.extend::<[Arc<dyn MetricSource>; 3]>([
+                http.clone(),
+                router.clone(),
+                queue.clone(),
+            ]);
         }
         sources.push(Arc::new(build));
         sources.into()

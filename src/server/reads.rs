@@ -15,8 +15,9 @@ use crate::answers::windows::DetectionSettings;
 use crate::api::debug;
 use crate::api::reader::{self, ReaderDeps};
 use crate::config::ServerSettings;
-use crate::dashboard::events::{self, Events};
+use crate::dashboard::events::{Events, ServerInfo};
 use crate::dashboard::sampler::Sampler;
+use crate::dashboard::subscriber;
 use crate::telemetry::{Build, Telemetry};
 
 /// The running threads.
@@ -40,11 +41,11 @@ impl ReadThreads {
             window,
         };
         let sources = counters.sources(build, shared);
-        let (door, arrivals) = events::door(counters.events.clone());
+        let (subscriber, subscriptions) = subscriber::channel(counters.events.clone());
         let events = Events::new(
-            arrivals,
+            subscriptions,
             Sampler::new(asker.clone(), shared.registry.clone(), counters.sampled()),
-            events::Server {
+            ServerInfo {
                 version: build.version,
                 replica: host_name(),
                 engine: build.engine,
@@ -59,7 +60,7 @@ impl ReadThreads {
         );
         let deps = Arc::new(ReaderDeps {
             asker,
-            events: door,
+            subscriber,
             registry: shared.registry.clone(),
             telemetry: Telemetry::new(sources.clone()),
             settings: DetectionSettings { window, threshold, detector: detector.name() },

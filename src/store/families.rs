@@ -1,11 +1,11 @@
 //! The metric families of the store.
 
-use sigmad_counters::{Counter, Families, REQUEST_EDGES_NS, SampleOutcomes, Source};
+use sigmad_counters::{Counter, Families, MetricSource, REQUEST_EDGES_NS, SampleOutcomes};
 
 use super::{DropReason, ErrorKind, StoreCounters};
 use crate::judged_queue::{STORE_DROPPED, STORE_DROPPED_HELP};
 
-impl Source for StoreCounters {
+impl MetricSource for StoreCounters {
     fn collect(&self, families: &mut Families) {
         let dropped = families.counter(STORE_DROPPED, STORE_DROPPED_HELP);
         for reason in DropReason::ALL {

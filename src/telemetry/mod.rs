@@ -1,7 +1,7 @@
 //! The scrape: families of all sources, as Prometheus text or OpenMetrics.
 //!
 //! Nothing is counted here. Each thread has counters beside its code, which render themselves
-//! ([`Source`]); the scrape walks them on a reader thread, without stopping the threads that count.
+//! ([`MetricSource`]); the scrape walks them on a reader thread, without stopping the threads that count.
 
 pub mod latency;
 pub mod openmetrics;
@@ -15,7 +15,7 @@ use prometheus::proto::MetricFamily;
 
 use self::latency::LatencyBudget;
 pub use self::sources::Sources;
-use sigmad_counters::{Families, Source};
+use sigmad_counters::{Families, MetricSource};
 
 /// The media type of [`text`].
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,7 +35,7 @@ pub struct Build {
     pub window: usize,
 }
 
-impl Source for Build {
+impl MetricSource for Build {
     fn collect(&self, families: &mut Families) {
         let window = self.window.to_string();
         let labels = [
@@ -64,7 +64,7 @@ impl Telemetry {
     }
 
     /// The families of all sources and of `reports`, in the order of their names.
-    pub fn gather(&self, reports: &[&dyn Source]) -> Vec<MetricFamily> {
+    pub fn gather(&self, reports: &[&dyn MetricSource]) -> Vec<MetricFamily> {
         let mut families = Families::default();
         for source in self.sources.iter().map(|source| &**source).chain(reports.iter().copied()) {
             source.collect(&mut families);

@@ -3,7 +3,7 @@
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
-use sigmad_counters::{Counts, Family, FamilyKind, Series, SeriesValue};
+use sigmad_counters::{Counts, Family, FamilyKind, FamilySeries, SeriesValue};
 
 /// The same family for the encoders.
 pub fn family(source: &Family) -> MetricFamily {
@@ -19,7 +19,7 @@ pub fn family(source: &Family) -> MetricFamily {
     family
 }
 
-fn metric(family: &Family, series: &Series) -> Metric {
+fn metric(family: &Family, series: &FamilySeries) -> Metric {
     let labels = series.labels.iter().map(|(name, value)| {
         let mut label = LabelPair::default();
         label.set_name((*name).to_owned());

@@ -1,6 +1,6 @@
 //! Metric families, rendered by the modules that count.
 //!
-//! Each module implements [`Source`] beside its counters. The scrape walks a list of sources; values of
+//! Each module implements [`MetricSource`] beside its counters. The scrape walks a list of sources; values of
 //! equal name and labels are added up, so that every worker can have counters of its own.
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,7 +26,7 @@ const fn edges<const N: usize>(exponent: u32) -> [u64; N] {
 }
 
 /// Counters that render themselves.
-pub trait Source: Debug + Send + Sync {
+pub trait MetricSource: Debug + Send + Sync {
     /// Adds this source's families, or its part of a family that several sources share.
     fn collect(&self, families: &mut Families);
 
@@ -96,14 +96,14 @@ pub struct Family {
     /// Upper bounds of the buckets of a histogram.
     pub edges_ns: &'static [u64],
     /// In the order in which they were first added.
-    pub series: Vec<Series>,
+    pub series: Vec<FamilySeries>,
     /// Positions in `series`, by label values, each of which ends with a byte that UTF-8 has not.
     by_labels: HashMap<Vec<u8>, usize>,
 }
 
 /// The value for one set of labels.
 #[derive(Debug)]
-pub struct Series {
+pub struct FamilySeries {
     /// Names and values.
     pub labels: Vec<(&'static str, Box<str>)>,
     /// The sum over all sources.
@@ -168,7 +168,7 @@ impl Family {
         let key = labels.iter().flat_map(|(_, value)| value.bytes().chain([0xFF])).collect();
         let index = *self.by_labels.entry(key).or_insert_with(|| {
             let labels = labels.iter().map(|(name, value)| (*name, Box::from(*value))).collect();
-            self.series.push(Series { labels, value: zero });
+            self.series.push(FamilySeries { labels, value: zero });
             self.series.len() - 1
         });
         &mut self.series[index].value
@@ -211,7 +211,7 @@ pub struct SampleOutcomes {
     pub finished: u64,
 }
 
-impl Source for SampleOutcomes {
+impl MetricSource for SampleOutcomes {
     fn collect(&self, families: &mut Families) {
         families
             .counter("sigmad_samples_received_total", "Samples received, whatever their outcome.")

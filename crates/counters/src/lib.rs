@@ -1,4 +1,4 @@
-//! Counters and histograms with one writer and any number of readers, and the [`Source`] that renders them.
+//! Counters and histograms with one writer and any number of readers, and the [`MetricSource`] that renders them.
 //!
 //! The writer adds with a plain load and store, without a locked instruction; the scrape reads at any time.
 //! One thread owns the writing side of each. Two writers would lose counts, and nothing else.
@@ -6,8 +6,8 @@
 mod families;
 
 pub use families::{
-    Families, Family, FamilyKind, REQUEST_EDGES_NS, STAGE_EDGES_NS, SampleOutcomes, Series,
-    SeriesValue, Source, StageDurations,
+    Families, Family, FamilyKind, FamilySeries, MetricSource, REQUEST_EDGES_NS, STAGE_EDGES_NS,
+    SampleOutcomes, SeriesValue, StageDurations,
 };
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
