@@ -25,6 +25,9 @@ Example:
 /// The help of a command: what it is for, its commands, its flags under their headings, `end`.
 pub(super) fn help(command: &clap::Command, usage: &str, end: &str) -> String {
     let mut help = format!("{}\n\nUsage: {usage}\n", about(command));
+    if let Some(first) = help.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
     if command.has_subcommands() {
         help.push_str("\nCommands:\n");
     }
@@ -42,10 +45,21 @@ pub(super) fn help(command: &clap::Command, usage: &str, end: &str) -> String {
         let flag = arg.get_long().expect("every argument is a flag");
         let default = arg.get_default_values().first().and_then(|value| value.to_str());
         let column = format!("--{flag:<15}  {:<12}", default.unwrap_or(""));
-        let meaning = arg.get_help().expect("a doc comment").to_string().replace('`', "");
-        line(&mut help, &column, &meaning);
+        line(&mut help, &column, &meaning(arg));
     }
     help + end
+}
+
+/// The help of a flag, with the values that it does not name itself.
+fn meaning(arg: &clap::Arg) -> String {
+    let meaning = arg.get_help().expect("a doc comment").to_string().replace('`', "");
+    let values = arg.get_possible_values();
+    let is_named = |value: &clap::builder::PossibleValue| meaning.contains(value.get_name());
+    if !arg.get_action().takes_values() || values.iter().all(is_named) {
+        return meaning;
+    }
+    let names: Vec<_> = values.iter().map(|value| value.get_name()).collect();
+    format!("{meaning} ({})", names.join(", "))
 }
 
 fn about(command: &clap::Command) -> String {
