@@ -1,4 +1,4 @@
-//! NameTable and ids: which device and which metric an id stands for, and how many streams there are.
+//! Names and ids: which device and which metric an id stands for, and how many streams there are.
 //!
 //! Shared by all threads. Workers reach it through the small cache of their decoder; the lock is
 //! taken for names a worker has not met for a while.
@@ -214,7 +214,7 @@ impl Registry {
     pub fn touch(&self, device: DeviceId, now_s: u32) -> bool {
         let word_now = &self.words[device.index as usize];
         // Relaxed throughout: the word is all that workers and evictor agree on, and each reads and
-        // writes it in one step. NameTable and masks are read under the lock.
+        // writes it in one step. Names and masks are read under the lock.
         let mut seen = word_now.load(Ordering::Relaxed);
         loop {
             if generation_of(seen) != device.generation {

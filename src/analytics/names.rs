@@ -16,7 +16,7 @@ pub struct NameLookup {
 }
 
 impl NameLookup {
-    /// NameLookup from anywhere. A device has none once it has been evicted.
+    /// A lookup of names from anywhere. A device has none once it has been evicted.
     pub fn new(
         device: impl Fn(DeviceId) -> Option<Arc<str>> + Send + 'static,
         metric: impl Fn(MetricId) -> Arc<str> + Send + 'static,

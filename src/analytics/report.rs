@@ -62,7 +62,7 @@ impl Asker {
 pub struct TotalsReport {
     /// Samples judged.
     pub samples: u64,
-    /// AnomalyLog by metric, of device windows and, for samples without a device, the fleet's.
+    /// Anomalies by metric, of device windows and, for samples without a device, the fleet's.
     pub anomalies: Vec<(Arc<str>, u64)>,
     /// Devices with windows.
     pub devices: usize,
@@ -156,7 +156,7 @@ pub struct MetricReport {
     pub findings: Vec<Finding>,
     /// Values since the start.
     pub total_count: u64,
-    /// AnomalyLog since the start.
+    /// Anomalies since the start.
     pub anomaly_count: u64,
 }
 
@@ -177,7 +177,7 @@ pub struct DeviceReport {
     pub last_seen_us: i64,
     /// Samples since the start.
     pub total_count: u64,
-    /// AnomalyLog since the start.
+    /// Anomalies since the start.
     pub anomaly_count: u64,
 }
 
@@ -227,6 +227,6 @@ pub struct SampleReport {
     pub timestamp_us: i64,
     /// When it arrived.
     pub arrived_us: i64,
-    /// NameLookup and values.
+    /// Names and values.
     pub readings: Vec<(Arc<str>, f64)>,
 }

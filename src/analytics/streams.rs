@@ -146,7 +146,7 @@ pub struct Streams {
     fleet_count: usize,
     /// The streams of devices and of the fleet.
     pub arena: Arena,
-    /// AnomalyLog that had not ended when their device lost its place.
+    /// Anomalies that had not ended when their device lost its place.
     pub left_open: Vec<(OpenAnomaly, DeviceId, MetricId)>,
 }
 
