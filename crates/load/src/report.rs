@@ -66,13 +66,13 @@ pub struct LoadSummary {
     pub connected: ConnectionCounts,
     /// Latency of responses with 2xx in microseconds: from the time when the request was due (open loop) or
     /// was sent (closed loop).
-    pub latency_us: Option<LatencyQuantiles>,
+    pub latency_us: Option<TimeQuantiles>,
     /// Latency of other responses.
-    pub refusal_latency_us: Option<LatencyQuantiles>,
+    pub refusal_latency_us: Option<TimeQuantiles>,
     /// From the time when a request was due to the time when it was sent; open loop.
-    pub lateness_us: Option<LatencyQuantiles>,
+    pub lateness_us: Option<TimeQuantiles>,
     /// The part of it while a connection was free: the generator's own lateness.
-    pub own_lateness_us: Option<LatencyQuantiles>,
+    pub own_lateness_us: Option<TimeQuantiles>,
     /// Whether every request that was due was sent; open loop.
     pub rate_held: Option<bool>,
     /// Whether the 99th percentile of own lateness is below a millisecond; open loop.
@@ -149,7 +149,7 @@ pub struct ConnectionCounts {
 
 /// The distribution of a time, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct LatencyQuantiles {
+pub struct TimeQuantiles {
     /// The number of values.
     pub count: u64,
     /// Mean.
@@ -198,7 +198,7 @@ impl ConnectionCounts {
     }
 }
 
-impl LatencyQuantiles {
+impl TimeQuantiles {
     fn of(histogram: &Histogram<u64>) -> Option<Self> {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
         (!histogram.is_empty()).then(|| Self {
@@ -313,10 +313,10 @@ impl LoadSummary {
                 unknown: outcome.anomalies_unknown,
             }),
             connected: ConnectionCounts::new(outcome),
-            latency_us: LatencyQuantiles::of(&outcome.latency),
-            refusal_latency_us: LatencyQuantiles::of(&outcome.refusal_latency),
-            lateness_us: LatencyQuantiles::of(&outcome.lateness),
-            own_lateness_us: LatencyQuantiles::of(&outcome.own_lateness),
+            latency_us: TimeQuantiles::of(&outcome.latency),
+            refusal_latency_us: TimeQuantiles::of(&outcome.refusal_latency),
+            lateness_us: TimeQuantiles::of(&outcome.lateness),
+            own_lateness_us: TimeQuantiles::of(&outcome.own_lateness),
             rate_held: is_open_loop.then_some(outcome.unsent == 0),
             generator_on_time: is_open_loop.then_some(own_lateness_ns < OWN_LATENESS_NS),
             server_cpu: server.map(cpu),

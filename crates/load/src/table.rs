@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::numbers::grouped;
-use super::report::{CpuPerRequest, LatencyQuantiles, LoadSummary};
+use super::report::{CpuPerRequest, LoadSummary, TimeQuantiles};
 use super::settings::LoadSettings;
 
 /// The whole table.
@@ -111,8 +111,8 @@ fn errors_text(summary: &LoadSummary) -> String {
     if errors.is_empty() { "none".into() } else { errors.join(", ") }
 }
 
-fn quantile_line(text: &mut String, name: &str, quantiles: LatencyQuantiles) {
-    let LatencyQuantiles { p50, p90, p99, p999, p9999, max, .. } = quantiles;
+fn quantile_line(text: &mut String, name: &str, quantiles: TimeQuantiles) {
+    let TimeQuantiles { p50, p90, p99, p999, p9999, max, .. } = quantiles;
     write!(text, "  {name:<22}").expect("a string grows");
     for value in [p50, p90, p99, p999, p9999, max] {
         write!(text, "{:>11}", grouped(value.round() as u64)).expect("a string grows");
