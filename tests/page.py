@@ -404,7 +404,7 @@ def check_device(driver, port: int) -> None:
     driver.get(f"http://127.0.0.1:{port}/#device=pump-5")
     wait(driver, lambda: "usual" in text(driver, "#device-charts .readout"), "its band")
     driver.get(f"http://127.0.0.1:{port}/#device=nobody")
-    wait(driver, lambda: "Nothing has been heard" in text(driver, "#device-line"), "a device unknown")
+    wait(driver, lambda: "No samples so far" in text(driver, "#device-line"), "a device unknown")
     driver.get(f"http://127.0.0.1:{port}/#")
     check_console(driver)
 
@@ -486,7 +486,7 @@ def check_restart(driver) -> None:
         wait(driver, lambda: names(driver, "devices") == ["before"], "a device")
         driver.execute_script("window.stays = true")
     wait(driver, lambda: state(driver) == "lost", "the loss is seen")
-    assert "what you see is from" in text(driver, "#notice")
+    assert "showing data from" in text(driver, "#notice")
     with bench.sigmad(listen=f"127.0.0.1:{port}"):
         post(port, calm("after"))
         wait(driver, lambda: state(driver) == "live", "the page is live again")

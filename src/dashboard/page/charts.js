@@ -1,10 +1,10 @@
-// Charts: what was, what is usual, and what fell out of it.
+// Charts: values, their usual range, and anomalies.
 
-/** A chart shows this much of the past at most, and at least. */
+/** The longest and the shortest time span of a chart. */
 const PAST_S = 600;
 const PAST_S_MIN = 30;
 
-/** Colours as the style has them, for the canvas: they follow the scheme. */
+/** Colours of the style sheet for the canvas; they follow the colour scheme. */
 let colours = {};
 function readColours() {
   const style = document.createElement("i");
@@ -23,7 +23,7 @@ function span(first) {
   return [Math.min(now - PAST_S_MIN, Math.max(now - PAST_S, first ?? now)), now];
 }
 
-/** The server's clock less ours: the right edge of a chart is now, by the clock of its points. */
+/** The server's clock minus the browser's: the right edge of a chart is now, by the server's clock. */
 let skew = 0;
 
 const axis = (options) => ({
@@ -37,14 +37,14 @@ const axis = (options) => ({
 const timeAxis = () =>
   axis({ space: 70, size: 26, gap: 6, grid: { show: false }, values: timeLabels });
 
-/** The same for all charts, but where labels are longer. */
+/** Equal for all charts, except for longer labels. */
 const axisWidth = (_, labels) => Math.max(52, 14 + 7.5 * Math.max(...(labels ?? [""]).map((label) => label.length)));
 
-/** Without those that the edges would cut. */
+/** Labels that the edges would cut are left out. */
 function timeLabels(plot, splits) {
   const { min, max } = plot.scales.x;
   const edge = (30 * (max - min)) / Math.max(plot.bbox.width / devicePixelRatio, 1);
-  // Whole seconds, but for what a division left over.
+  // Rounded: splits may be off by a rounding error.
   return splits.map((at) => (at < min + edge / 3 || at > max - edge ? "" : time(Math.round(at))));
 }
 
@@ -82,7 +82,7 @@ class BandChart {
           { stroke: () => colours.accent, width: 1.75, points: { show: false } },
         ],
         bands: [{ series: [1, 2], fill: () => colours.band }],
-        hooks: { draw: [() => this.drawDots()], setCursor: [() => this.say()] },
+        hooks: { draw: [() => this.drawDots()], setCursor: [() => this.showReadout()] },
       },
       this.data(),
       this.plotNode,
@@ -94,7 +94,7 @@ class BandChart {
     return [t, high, low, line];
   }
 
-  /** The band, and dots near it: one wild value must not flatten the rest. */
+  /** The band, and dots near it: one extreme value must not flatten the rest. */
   range() {
     let low = Infinity;
     let high = -Infinity;
@@ -112,7 +112,7 @@ class BandChart {
       if (at >= from) take(Math.min(top, Math.max(bottom, value)));
     }
     const pad = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);
-    // What is never negative has its floor at zero, with room for a dot on it.
+    // Without negative values the axis begins at zero, with room for a dot.
     return [low >= 0 ? Math.max(-0.6 * pad, low - pad) : low - pad, high + pad];
   }
 
@@ -130,7 +130,7 @@ class BandChart {
       const y = this.plot.valToPos(value, "y", true);
       ctx.beginPath();
       if (y < bbox.top || y > bbox.top + bbox.height) {
-        // Beyond the edge: an arrow that points to it.
+        // Outside the chart: an arrow points to the value.
         const up = y < bbox.top;
         const tip = up ? bbox.top : bbox.top + bbox.height;
         const foot = tip + (up ? 2 : -2) * radius;
@@ -147,8 +147,8 @@ class BandChart {
     ctx.restore();
   }
 
-  /** The figures under the cursor, or the latest. */
-  say() {
+  /** Shows the values under the cursor, or the latest. */
+  showReadout() {
     const at = this.plot?.cursor.idx ?? null;
     const last = this.points.t.length - 1;
     const place = at ?? last;
@@ -162,7 +162,7 @@ class BandChart {
     this.readoutNode.replaceChildren(`${when}${this.lineName} `, bold, usual);
   }
 
-  /** The band in words. A mean has its spread; a value has what was usual when it came. */
+  /** The band as text: the spread of a mean, or the usual range of a value. */
   usual(low, high) {
     const figure = (value) => Number(value.toPrecision(3));
     if (this.lineName === "mean") return ` ± ${reading(figure((high - low) / 2))} (${threshold}σ)`;
@@ -171,9 +171,9 @@ class BandChart {
 
   show() {
     this.plot.setData(this.data());
-    this.say();
+    this.showReadout();
     const place = this.points.t.length - 1;
-    const label = place < 0 ? "nothing yet" : `${this.lineName} ${reading(this.points.line[place])}`;
+    const label = place < 0 ? "no values" : `${this.lineName} ${reading(this.points.line[place])}`;
     this.plotNode.setAttribute("aria-label", `${this.title}: ${label}, ${this.dots().length} anomalies shown`);
   }
 
@@ -193,7 +193,7 @@ function roundAbove(value) {
   return size * [1, 2, 5, 10].find((step) => step * size >= Math.max(value, 5));
 }
 
-/** Anomalies a second, as bars. */
+/** Anomalies per second, as bars. */
 class Ribbon {
   constructor(plotNode, readoutNode) {
     this.plotNode = plotNode;
@@ -208,7 +208,7 @@ class Ribbon {
         cursor,
         scales: {
           x: { time: true, range: () => span(this.points.t[0]) },
-          // Room above the highest bar: the label of a line at the very top would be cut.
+          // Room above the highest bar, where the top label would be cut.
           y: { range: (_, low, high) => [0, 1.1 * roundAbove(high ?? 0)] },
         },
         axes: [timeAxis(), axis({ size: 52, gap: 8, splits: (plot) => [0, plot.scales.y.max / 1.1], values: (_, splits) => splits.map(count) })],
@@ -218,18 +218,18 @@ class Ribbon {
             fill: () => colours.alarm,
             width: 0,
             points: { show: false },
-            // A bar stands for the second before its moment, so that the newest is not cut.
+            // A bar covers the second before its time, so that the newest is not cut.
             paths: uPlot.paths.bars({ size: [0.8, 8, 1.5], align: -1 }),
           },
         ],
-        hooks: { setCursor: [() => this.say()] },
+        hooks: { setCursor: [() => this.showReadout()] },
       },
       [[], []],
       plotNode,
     );
   }
 
-  say() {
+  showReadout() {
     const at = this.plot?.cursor.idx ?? null;
     const { t, n } = this.points;
     if (at !== null && t[at]) return write(this.readoutNode, `${time(t[at])}  ${count(n[at])}`);
@@ -240,7 +240,7 @@ class Ribbon {
 
   show() {
     this.plot.setData([this.points.t, this.points.n]);
-    this.say();
+    this.showReadout();
   }
 
   fit() {
@@ -248,7 +248,7 @@ class Ribbon {
   }
 }
 
-/** Forgets what has left the chart. */
+/** Removes points that have left the chart. */
 function trim(points) {
   const { t } = points;
   const from = t.at(-1) - PAST_S;

@@ -1,4 +1,4 @@
-// Numbers and times as people read them; the DOM as strings never become markup.
+// Numbers and times for display. Text enters the DOM as text nodes, never as markup.
 
 const byId = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -21,7 +21,7 @@ function count(value) {
   return value >= 100 ? whole.format(value) : short.format(value);
 }
 
-/** A reading, in whatever unit its sender had. */
+/** A reading, in the unit of its sender. */
 function reading(value) {
   if (!isNumber(value)) return NONE;
   const size = Math.abs(value);
@@ -29,10 +29,10 @@ function reading(value) {
   return minus((size >= 1e7 ? compact : size >= 1000 ? whole : four).format(value));
 }
 
-/** As wide as a plus, and never at the end of a line. */
+/** The minus sign: as wide as a plus, and no line break after it. */
 const minus = (text) => text.replaceAll("-", "−");
 
-/** The same where there is room for seven characters. */
+/** A reading in at most seven characters. */
 function brief(value) {
   const size = Math.abs(value);
   if (!isNumber(value) || size === 0 || (size >= 1 && size < 1e4)) return reading(value);
@@ -40,13 +40,13 @@ function brief(value) {
   return minus((size < 1 ? short : threes).format(value));
 }
 
-/** The ends of a range, with the digits that tell one from the other. */
+/** The ends of a range, with enough digits to differ. */
 function range(low, high) {
   const isNarrow = high > low && high - low < 0.01 * Math.max(Math.abs(low), Math.abs(high));
   return isNarrow ? ticks([low, high], 10 ** Math.floor(Math.log10(high - low))) : [brief(low), brief(high)];
 }
 
-/** Labels of an axis: in one unit, with the digits that tell one from the next. */
+/** Labels of an axis: in one unit, with enough digits to differ. */
 function ticks(values, step) {
   const size = Math.max(...values.map(Math.abs));
   if (size < 1e-3) return values.map((value) => minus(value ? Number(value.toPrecision(6)).toExponential() : "0"));
@@ -57,7 +57,7 @@ function ticks(values, step) {
   return values.map((value) => minus(label.format(value / 1000 ** power)) + UNITS[power]);
 }
 
-/** After the point. */
+/** Digits after the decimal point. */
 function digitsOf(step) {
   const isWhole = (number) => Math.abs(number - Math.round(number)) < 1e-6 * number;
   let digits = 0;
@@ -65,7 +65,7 @@ function digitsOf(step) {
   return digits;
 }
 
-/** Deviations; a window without spread has no end of them. */
+/** A z-score or score; without spread in the window it has no bound. */
 function deviations(z) {
   if (!isNumber(z)) return NONE;
   if (Math.abs(z) >= 1000) return z < 0 ? "<−999" : ">999";
@@ -87,7 +87,7 @@ function duration(seconds) {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
 
-/** The same where there is room for seven characters. */
+/** A duration in at most seven characters. */
 function briefDuration(seconds) {
   if (seconds < 3600) return seconds < 1 ? "<1 s" : duration(seconds);
   const [size, unit] = seconds < 86_400 ? [3600, "h"] : [86_400, "d"];
@@ -96,14 +96,14 @@ function briefDuration(seconds) {
 
 const time = (seconds) => clock.format(seconds * 1000);
 
-/** When it was, as seen from `now`: a sample may tell of another day. */
+/** A time today, or the date of another day. */
 function moment(seconds, now) {
   const [then, today] = [new Date(seconds * 1000), new Date(now * 1000)];
   if (then.toDateString() === today.toDateString()) return clock.format(then);
   return (then.getFullYear() === today.getFullYear() ? sameYear : otherYear).format(then);
 }
 
-/** Writes only what has changed: the browser lays nothing out again for the rest. */
+/** Writes only changed text, to avoid layout. */
 function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -113,7 +113,7 @@ async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Without TLS there is no clipboard but the old way.
+    // Without TLS the clipboard API is not available.
     const field = document.createElement("textarea");
     field.value = text;
     document.body.append(field);
@@ -122,7 +122,7 @@ async function copy(text, button) {
     field.remove();
     button.focus({ preventScroll: true });
   }
-  // Pressed again, it says what it said at first.
+  // The label before the first click, also for a second click.
   button.dataset.label ??= button.textContent;
   const isSmall = button.dataset.label.length < 4;
   button.textContent = isDone ? (isSmall ? "✓" : "Copied") : isSmall ? "✗" : "Not copied";

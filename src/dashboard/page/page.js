@@ -1,32 +1,32 @@
-// The page: what the stream tells, put where people look for it.
+// The page: shows the events of the stream.
 
 const ANOMALIES_SHOWN = 16;
 const ANOMALIES_KEPT = 2_000;
 const ANOMALIES_ASKED = 1_000;
-/** Points of the fleet come every second; past this some are missing. */
+/** The fleet has one point per second; after this gap points are missing. */
 const GAP_S = 5;
-/** Readings of a device that are shown. */
+/** Readings of a device in its charts. */
 const READINGS_KEPT = 2_000;
 const SAMPLES_SHOWN = 16;
 const ANNOUNCE_MS = 10_000;
-/** Metrics that come first. */
+/** Metrics that are shown first. */
 const USUAL = ["rps", "cpu"];
 
 let threshold = 2;
-/** From here on a score is an anomaly. */
+/** A score from this value on is an anomaly. */
 let scoreThreshold = 2;
 let boot = null;
-let told = 0;
+let eventAt = 0;
 let device = null;
 let anomalies = [];
-/** Of the device, oldest first, each with its place among all that came. */
+/** Samples of the device, oldest first, each with its number. */
 let samples = [];
 let samplesSeen = 0;
 let charts = new Map();
 let ribbon = null;
 let counted = null;
 
-// ---- the whole
+// ---- fleet
 
 function figure(id, text, isBad = false) {
   const node = byId(id);
@@ -68,7 +68,7 @@ function chartOf(metric, parent, lineName) {
         .map((anomaly) => ({ at: anomaly.arrivedAt, value: anomaly.value }));
     chart = new BandChart(parent, metric, lineName, dots);
     charts.set(metric, chart);
-    // One chart has the width of two.
+    // A single chart has the width of two.
     charts.forEach((other) => other.fit());
   }
   return chart;
@@ -85,7 +85,7 @@ function showFleet(at, fleet) {
 function append({ t, line, low, high }, at, mean, stdDev) {
   if (t.length && at <= t.at(-1)) return;
   if (t.length && at - t.at(-1) > GAP_S) {
-    // Nobody watched: the line is broken, not drawn across.
+    // Points are missing: the line is interrupted.
     t.push(t.at(-1) + 0.001);
     [line, low, high].forEach((column) => column.push(null));
   }
@@ -103,14 +103,14 @@ function showHistory(history) {
   }
   const last = ribbon.points.t.at(-1) ?? 0;
   history.at.forEach((at, place) => {
-    // A bar is as wide as the least distance of two.
+    // The smallest distance of two points is the width of a bar.
     if (at < last + 0.5) return;
     ribbon.points.t.push(at);
     ribbon.points.n.push(history.anomalies[place]);
   });
 }
 
-/** One bar a second, from what the server has counted. */
+/** One bar per second, from the total of the server. */
 function showRate(at, total) {
   if (!ribbon) return;
   const { t, n } = ribbon.points;
@@ -128,7 +128,7 @@ function showDevice(data) {
   const { metrics } = data.device;
   const place = (metric) => (USUAL.indexOf(metric) + USUAL.length + 1) % (USUAL.length + 1);
   const names = Object.keys(metrics).sort((one, other) => place(one) - place(other));
-  // Who has slept for long is told again what it knows.
+  // After a long pause the server sends samples again.
   const known = samples.at(-1)?.sample.arrivedAt ?? -Infinity;
   for (const sample of (data.samples ?? []).filter(({ arrivedAt }) => arrivedAt > known)) {
     samples.push({ sample, place: samplesSeen++ });
@@ -140,7 +140,7 @@ function showDevice(data) {
       const mean = window.reduce((sum, value) => sum + value, 0) / window.length;
       const spread = Math.sqrt(window.reduce((sum, value) => sum + (value - mean) ** 2, 0) / window.length);
       const isKnown = window.length >= Math.min(10, windowSize);
-      // A batch has arrived at one moment: it is drawn from its least to its largest.
+      // All samples of a batch have one arrival time.
       t.push(Math.max(sample.arrivedAt, t.at(-1) ?? 0));
       line.push(sample[metric]);
       low.push(isKnown ? mean - threshold * spread : null);
@@ -180,12 +180,12 @@ function showDevice(data) {
     );
   }
   const last = [...charts.values()].map((chart) => chart.points.t.at(-1) ?? 0);
-  const heard = Math.max(...last);
+  const lastArrival = Math.max(...last);
   const more = data.metricsLeftOut ? ` of ${names.length + data.metricsLeftOut}` : "";
   const line = names.length
     ? `${names.length === 1 ? "one metric" : `${names.length}${more} metrics`}, windows of ${windowSize} values` +
-      (heard > 0 ? `, last heard ${data.at - heard < 1.5 ? "now" : `${duration(data.at - heard)} ago`}` : "")
-    : "Nothing has been heard of it; its first sample shows here.";
+      (lastArrival > 0 ? `, last sample ${data.at - lastArrival < 1.5 ? "now" : `${duration(data.at - lastArrival)} ago`}` : "")
+    : "No samples so far; the first one appears here.";
   write(byId("device-line"), line);
 }
 
@@ -201,14 +201,14 @@ function takeAnomalies(oldestFirst, isNews) {
   for (const anomaly of oldestFirst) {
     anomaly.key = `${boot}-${anomaly.serial}`;
     const place = known.get(anomaly.key);
-    // By when it was first told: its strangest value may come late.
-    anomaly.told = anomalies[place]?.told ?? anomaly.arrivedAt;
+    // Ordered by first event: the value with the largest score may arrive later.
+    anomaly.firstSeen = anomalies[place]?.firstSeen ?? anomaly.arrivedAt;
     if (place === undefined) {
       anomalies.push(anomaly);
       if (isNews) unannounced += 1;
     } else if (isNews) anomalies[place] = anomaly;
   }
-  anomalies.sort((one, other) => one.told - other.told);
+  anomalies.sort((one, other) => one.firstSeen - other.firstSeen);
   anomalies.splice(0, anomalies.length - ANOMALIES_KEPT);
   if (unannounced && Date.now() - announced > ANNOUNCE_MS) {
     announced = Date.now();
@@ -218,15 +218,15 @@ function takeAnomalies(oldestFirst, isNews) {
   }
 }
 
-/** The dots of the past: the stream begins with the latest alone. */
+/** Fetches older anomalies: the stream begins with the latest. */
 async function fetchAnomalies() {
   const of = device === null ? "" : `&device=${encodeURIComponent(device)}`;
   const before = [boot, device];
   const answer = await ask(`/anomalies?limit=${ANOMALIES_ASKED}${of}`).catch(() => null);
   if (!answer?.ok) return;
-  const told = await answer.json();
+  const fetched = await answer.json();
   if (before[0] !== boot || before[1] !== device) return;
-  takeAnomalies(told.anomalies.reverse(), false);
+  takeAnomalies(fetched.anomalies.reverse(), false);
   dirty = true;
 }
 
@@ -237,7 +237,7 @@ function showLatest() {
   showAnomalies(byId(`${prefix}anomalies`), byId(`no-${prefix}anomalies`), newestFirst(), device === null);
 }
 
-// ---- the first line
+// ---- header
 
 function showServer(server) {
   threshold = server.threshold;
@@ -270,11 +270,11 @@ function notice(text, ms = 0) {
   if (ms) noticeTimer = setTimeout(() => node.replaceChildren(), ms);
 }
 
-/** How old what you see is; said while it is young too. */
+/** The age of the data on the page. */
 function showAge() {
   const live = byId("live");
   if (live.dataset.state !== "live") return;
-  const age = (Date.now() - told) / 1000;
+  const age = (Date.now() - eventAt) / 1000;
   write(byId("live-text"), `live · ${age < 1.5 ? "now" : `${age.toFixed(0)} s ago`}`);
 }
 
@@ -284,18 +284,18 @@ function onState(state, why) {
   const before = live.dataset.state;
   live.dataset.state = state;
   if (state === "live") {
-    if (before === "lost") notice("connected again", 3000);
+    if (before === "lost") notice("reconnected", 3000);
   } else {
     write(byId("live-text"), state === "lost" ? "reconnecting" : state);
-    const seen = told ? `what you see is from ${time(told / 1000)}; ` : "";
-    notice(state === "lost" ? `${why}: ${seen}trying again` : "");
+    const shown = eventAt ? `showing data from ${time(eventAt / 1000)}; ` : "";
+    notice(state === "lost" ? `${why}: ${shown}reconnecting` : "");
   }
 }
 
 // ---- events
 
 function onEvent(name, data, id) {
-  told = Date.now();
+  eventAt = Date.now();
   if (name === "hello") onHello(data, id);
   showStatus(data);
   if (data.anomalies) takeAnomalies(data.anomalies, name === "delta");
@@ -312,7 +312,7 @@ function onEvent(name, data, id) {
 
 function onHello(data, id) {
   showServer(data.server);
-  // The first half of an id is the process: its clock may be set while it runs.
+  // The first half of an id identifies the process.
   const [process] = id.split("-");
   if (boot !== null && process !== boot) {
     notice(`the server was restarted ${duration(data.status.uptime)} ago`, 6000);
@@ -328,7 +328,7 @@ function onHello(data, id) {
   }
 }
 
-/** Painted once a frame, however much has come, and not at all while nobody looks. */
+/** Paints at most once per frame, and not while the page is hidden. */
 let dirty = false;
 function paint() {
   requestAnimationFrame(paint);
@@ -339,7 +339,7 @@ function paint() {
   showLatest();
 }
 
-// ---- places
+// ---- routes
 
 function route() {
   const match = /^#device=(.+)$/.exec(location.hash);
@@ -347,7 +347,7 @@ function route() {
   try {
     name = match && decodeURIComponent(match[1]);
   } catch {
-    // A broken address leads to the fleet.
+    // An invalid address shows the fleet.
   }
   device = name;
   charts.forEach((chart) => chart.remove());
@@ -373,9 +373,9 @@ function route() {
 
 let selected = -1;
 let searchTimer = 0;
-/** True while what is shown was found for what was typed before. */
+/** True while the options belong to an earlier input. */
 let isStale = false;
-/** More than are shown, so that those which begin with what was typed come first. */
+/** More than are shown, to rank names that begin with the input first. */
 const SEARCHED = 100;
 const FOUND_MAX = 8;
 
@@ -401,7 +401,7 @@ async function find() {
   const { devices } = await answer.json();
   isStale = false;
   const wanted = text.toLowerCase();
-  // The one of that name, those that begin with it, the others.
+  // The exact name, names that begin with it, the others.
   const rank = (name) => Number(name !== text) + Number(!name.toLowerCase().startsWith(wanted));
   const names = devices.map((each) => each.device);
   names.sort((one, other) => rank(one) - rank(other) || one.localeCompare(other, "en", { numeric: true }));
@@ -419,7 +419,7 @@ async function find() {
   if (!options.length) {
     const none = document.createElement("li");
     none.className = "muted";
-    none.textContent = "No device has that in its name.";
+    none.textContent = "No device name contains this.";
     options.push(none);
   }
   byId("found").replaceChildren(...options);
@@ -447,7 +447,7 @@ byId("search").addEventListener("submit", async (event) => {
   event.preventDefault();
   clearTimeout(searchTimer);
   if (isStale) await find();
-  // Nothing was found for it where the server is away.
+  // No options if the server is unreachable.
   const option = isStale ? null : byId(`found-${selected}`);
   const name = option?.textContent ?? byId("query").value.trim();
   if (name) location.hash = address(name);
@@ -493,17 +493,17 @@ byId("curl").textContent = `curl ${location.origin}/ingest -d '{"device":"edge-1
 // ---- token
 
 function askForToken(status) {
-  write(byId("token-why"), status === 403 ? "The one given is not the right one." : "It was set with --read-token.");
+  write(byId("token-why"), status === 403 ? "The token is not correct." : "The server was started with --read-token.");
   if (!byId("token").open) byId("token").showModal();
 }
-byId("token").addEventListener("cancel", () => notice("Without its token the server shows nothing: load the page again to give it"));
+byId("token").addEventListener("cancel", () => notice("The server requires its token: load the page again to enter it"));
 byId("token-form").addEventListener("submit", () => {
   sessionStorage.setItem(TOKEN_KEY, byId("token-value").value.trim());
   byId("token-value").value = "";
   route();
 });
 
-// ---- begin
+// ---- start
 
 const stream = new Stream({ event: onEvent, state: onState, denied: askForToken });
 setScheme(SCHEMES[localStorage.getItem(SCHEME_KEY)] ? localStorage.getItem(SCHEME_KEY) : "auto");

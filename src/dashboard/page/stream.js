@@ -1,15 +1,15 @@
-// Server-sent events, read with fetch: an EventSource could not send the token.
+// Server-sent events, read with fetch: an EventSource cannot send the token.
 
 const TOKEN_KEY = "sigmad-token";
-/** The server says something every second; after so many it is gone, or we were asleep. */
+/** The server sends an event every second; after this silence the page reconnects. */
 const SILENCE_MS = 5_000;
 const RETRY_MS_MAX = 10_000;
-/** A page that nobody looks at gives its connection back: a browser has six for one server. */
+/** A hidden page closes its connection: a browser has six per server. */
 const HIDDEN_MS = 30_000;
 
 const readToken = () => sessionStorage.getItem(TOKEN_KEY);
 
-/** Asks the server, with the token if there is one. */
+/** Requests a path, with the token if there is one. */
 function ask(path, options = {}) {
   const headers = new Headers(options.headers);
   if (readToken()) headers.set("Authorization", `Bearer ${readToken()}`);
@@ -17,22 +17,22 @@ function ask(path, options = {}) {
 }
 
 class Stream {
-  /** `on.event(name, data, id)`, `on.state(state, why)` with live, lost, locked, waiting or asleep, `on.denied(status)`. */
+  /** `on.event(name, data, id)`, `on.state(state, why)` with live, lost, locked, waiting or paused, `on.denied(status)`. */
   constructor(on) {
     this.on = on;
     this.path = null;
     this.lastEventId = "";
-    this.heardAt = 0;
+    this.receivedAt = 0;
     this.retryMs = 1_000;
     this.failures = 0;
     this.attempt = null;
     setInterval(() => this.watch(), 500);
-    document.addEventListener("visibilitychange", () => this.lookedAt());
-    addEventListener("online", () => this.wake());
-    addEventListener("pageshow", () => this.wake());
+    document.addEventListener("visibilitychange", () => this.visibilityChanged());
+    addEventListener("online", () => this.resume());
+    addEventListener("pageshow", () => this.resume());
   }
 
-  /** Goes over to another stream. */
+  /** Changes to another stream. */
   open(path) {
     this.path = path;
     this.lastEventId = "";
@@ -44,7 +44,7 @@ class Stream {
     this.attempt?.abort();
     clearTimeout(this.timer);
     this.attempt = new AbortController();
-    this.heardAt = Date.now();
+    this.receivedAt = Date.now();
     this.read(this.attempt);
   }
 
@@ -59,13 +59,13 @@ class Stream {
         this.path = null;
         return this.on.denied(answer.status);
       }
-      if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+      if (!answer.ok) throw new Error(`the server responded ${answer.status}`);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {
         const { value, done } = await reader.read();
         if (done) break;
-        this.heardAt = Date.now();
+        this.receivedAt = Date.now();
         this.failures = 0;
         text += value;
         const blocks = text.split("\n\n");
@@ -73,12 +73,12 @@ class Stream {
         blocks.forEach((block) => this.dispatch(block));
       }
     } catch (error) {
-      if (error instanceof TypeError) why = "the server is not there";
+      if (error instanceof TypeError) why = "cannot reach the server";
       else if (error.name !== "AbortError") why = error.message;
     }
     if (attempt !== this.attempt || this.path === null) return;
     this.on.state("lost", why);
-    // Each failure waits longer, and not all pages come at once.
+    // Exponential backoff with jitter.
     const wait = Math.min(this.retryMs * 2 ** this.failures, RETRY_MS_MAX) * (0.7 + 0.6 * Math.random());
     this.failures += 1;
     this.timer = setTimeout(() => this.connect(), wait);
@@ -103,28 +103,28 @@ class Stream {
     if (id) this.lastEventId = id;
   }
 
-  /** Silence is noticed here: also that of a laptop which slept. */
+  /** Detects silence, also after the computer slept. */
   watch() {
-    if (this.path && this.attempt && !document.hidden && Date.now() - this.heardAt > SILENCE_MS) {
-      this.on.state("lost", "the server is silent");
+    if (this.path && this.attempt && !document.hidden && Date.now() - this.receivedAt > SILENCE_MS) {
+      this.on.state("lost", "no event from the server");
       this.connect();
     }
   }
 
-  wake() {
-    if (this.path && Date.now() - this.heardAt > 2_000) this.connect();
+  resume() {
+    if (this.path && Date.now() - this.receivedAt > 2_000) this.connect();
   }
 
-  lookedAt() {
-    clearTimeout(this.sleep);
-    if (!document.hidden) return this.wake();
-    this.sleep = setTimeout(() => {
-      this.on.state("asleep");
+  visibilityChanged() {
+    clearTimeout(this.pauseTimer);
+    if (!document.hidden) return this.resume();
+    this.pauseTimer = setTimeout(() => {
+      this.on.state("paused");
       clearTimeout(this.timer);
       const attempt = this.attempt;
       this.attempt = null;
       attempt?.abort();
-      this.heardAt = 0;
+      this.receivedAt = 0;
     }, HIDDEN_MS);
   }
 }

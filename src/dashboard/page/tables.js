@@ -1,14 +1,14 @@
-// Tables: rows are kept and rewritten, so that nothing flickers and a selection survives.
+// Tables: rows are kept and updated, to avoid flicker and to keep a selection.
 
-/** More would be narrower than their figures. */
+/** More columns would be narrower than their numbers. */
 const samplesShown = () => (matchMedia("(max-width: 640px)").matches ? 3 : 5);
 
-/** Rows that may show at once that they are new. */
+/** New rows that are highlighted at a time. */
 const NEWS_MAX = 4;
 
 const template = (id) => byId(id).content.firstElementChild;
 
-/** Brings the rows of a table body to `items`, by key; `make` builds a row, `fill` writes it. */
+/** Makes the rows of a table body equal to `items`, by key; `make` creates a row, `fill` updates it. */
 function rows(body, items, key, make, fill) {
   const known = new Map([...body.children].map((row) => [row.dataset.key, row]));
   const focused = document.activeElement;
@@ -26,7 +26,7 @@ function rows(body, items, key, make, fill) {
     else body.insertBefore(row, place);
   }
   known.forEach((row) => row.remove());
-  // A row that is moved loses the focus that was in it.
+  // Moving a row removes the focus in it.
   if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
 }
 
@@ -72,15 +72,15 @@ function showDevices(devices) {
     write(row.cells[2], brief(device.last));
     row.querySelector("polyline").setAttribute("points", sparkPoints(device.spark));
     write(row.cells[4], deviations(device.zScore));
-    // The anomaly may be another metric's.
+    // The anomaly may be of another metric.
     row.cells[4].classList.toggle("alarm", device.isAnomaly && Math.abs(device.zScore) > threshold);
     write(row.cells[5], deviations(device.peak));
-    // A hair past the threshold is strange; far past it is what somebody should look at.
-    row.classList.toggle("strange", device.isAnomaly || device.peak > 2 * scoreThreshold);
+    // Highlights anomalies and scores far past the threshold.
+    row.classList.toggle("unusual", device.isAnomaly || device.peak > 2 * scoreThreshold);
   });
 }
 
-/** The table body that a mouse is in; a finger would leave its hover behind. */
+/** The table body under the mouse; touch has no hover. */
 let pointedAt = null;
 addEventListener("pointerover", ({ target, pointerType }) => {
   pointedAt = pointerType === "mouse" ? target.closest("tbody") : null;
@@ -90,12 +90,11 @@ document.documentElement.addEventListener("pointerleave", () => (pointedAt = nul
 /** `withDevice`: the second column is the device and its metric, else the metric alone. */
 function showAnomalies(body, none, newestFirst, withDevice) {
   none.hidden = newestFirst.length > 0;
-  // Whoever is about to press something there presses what they saw. What a mouse has pressed keeps the
-  // focus, and holds nothing.
+  // Rows do not move under the pointer or the keyboard focus. Focus after a mouse click does not hold them.
   const isHeld = body.childElementCount > 0 && (pointedAt === body || body.querySelector(":focus-visible") !== null);
   body.closest("section").classList.toggle("held", isHeld);
   if (isHeld) return;
-  // What a page begins with is no news; where most rows are, it would be a flicker.
+  // The first rows are not highlighted, nor when most rows are new.
   const shown = new Set([...body.children].map((row) => row.dataset.key));
   const news = newestFirst.filter(({ key }) => !shown.has(key)).length;
   const isNews = shown.size > 0 && news <= NEWS_MAX;
@@ -120,13 +119,13 @@ function showAnomalies(body, none, newestFirst, withDevice) {
   });
 }
 
-/** What changes of it while it goes on, and when it ends. */
+/** Updates the cells that change until the anomaly ends. */
 function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detector, start, end, isOpen, flags }) {
   const [at, , what, where, strength, lasted] = row.cells;
   write(at, moment(start, Date.now() / 1000 + skew));
   at.title = new Date(start * 1000).toISOString();
   write(what, brief(value));
-  what.title = `${value}, where ${reading(mean)} ± ${reading(stdDev)} was usual`;
+  what.title = `${value}, usual ${reading(mean)} ± ${reading(stdDev)}`;
   write(where, range(expected.low, expected.high).join(" – "));
   where.title = `${expected.low} – ${expected.high}`;
   write(strength, deviations(detector === "zscore" ? zScore : score));
@@ -134,7 +133,7 @@ function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detect
   lasted.title = `${flags} ${flags === 1 ? "value" : "values"} flagged`;
 }
 
-/** Columns are the metrics of the device, as many as there is room for. */
+/** The columns are metrics of the device, as many as fit. */
 function showSamples(newestFirst, metrics) {
   byId("no-device-samples").hidden = newestFirst.length > 0;
   const shown = metrics.slice(0, samplesShown());
@@ -166,7 +165,7 @@ function showSamples(newestFirst, metrics) {
   });
 }
 
-/** As `/anomalies` tells it. */
+/** As in the response of `/anomalies`. */
 function asJson(value) {
-  return JSON.stringify(value, (name, field) => (name === "key" || name === "told" ? undefined : field), 2);
+  return JSON.stringify(value, (name, field) => (name === "key" || name === "firstSeen" ? undefined : field), 2);
 }
