@@ -27,7 +27,10 @@ pub(super) fn connection_limits(
     let room = files.checked_sub(reserved).filter(|&room| room > 0);
     let room = room.ok_or(ServerError::FileLimit(files))?;
     if room < settings.max_connections {
-        warn!(connections_max = room, files, "the file limit is below --max-connections");
+        warn!(
+            connections_max = room,
+            files, "the file limit allows fewer connections than --max-connections"
+        );
     }
     Ok(Limits {
         head_bytes_max: settings.max_head,
