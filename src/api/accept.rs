@@ -1,57 +1,57 @@
-//! What a client takes: `Accept` and `Accept-Encoding` with their weights (RFC 9110 section 12).
+//! Content negotiation: `Accept` and `Accept-Encoding` with their weights (RFC 9110 section 12).
 
 /// The formats of the scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposition {
-    /// Prometheus text 0.0.4, for everyone who does not say otherwise.
+    /// Prometheus text 0.0.4, the default.
     Text,
-    /// OpenMetrics 1.0.0, for those who name it and like it better.
+    /// OpenMetrics 1.0.0, for clients that name and prefer it.
     OpenMetrics,
 }
 
 /// Weights are counted in thousandths.
 const WEIGHT_MAX: u16 = 1_000;
 
-/// How well one range of `Accept` fits, and how much it is liked.
+/// The best match of a format among the ranges of `Accept`.
 #[derive(Clone, Copy, Default)]
-struct Fit {
-    /// How exactly the range names the format; 0 for not at all.
+struct RangeMatch {
+    /// Precision of the range: higher is more specific, 0 is no match.
     precision: u8,
     weight: u16,
-    /// Where it stands in the list.
-    place: usize,
+    /// Index in the list.
+    index: usize,
 }
 
-impl Fit {
-    /// The most exact range decides; the first of several.
-    fn consider(&mut self, precision: u8, weight: u16, place: usize) {
+impl RangeMatch {
+    /// The most specific range decides; of several, the first.
+    fn consider(&mut self, precision: u8, weight: u16, index: usize) {
         if precision > self.precision {
-            *self = Self { precision, weight, place };
+            *self = Self { precision, weight, index };
         }
     }
 }
 
 /// The format in which to answer a scrape.
 pub fn exposition(accept: &str) -> Exposition {
-    let (mut text, mut open) = (Fit::default(), Fit::default());
-    for (place, element) in elements(accept).enumerate() {
-        let Some(range) = Range::of(element) else { continue };
+    let (mut text, mut open) = (RangeMatch::default(), RangeMatch::default());
+    for (index, element) in elements(accept).enumerate() {
+        let Some(range) = AcceptRange::parse(element) else { continue };
         let kind = range.name.to_ascii_lowercase();
         match (kind.as_str(), range.version) {
-            ("application/openmetrics-text", None) => open.consider(1, range.weight, place),
+            ("application/openmetrics-text", None) => open.consider(1, range.weight, index),
             ("application/openmetrics-text", Some("1.0.0")) => {
-                open.consider(2, range.weight, place);
+                open.consider(2, range.weight, index);
             }
-            ("*/*", None) => text.consider(1, range.weight, place),
-            ("text/*", None) => text.consider(2, range.weight, place),
-            ("text/plain", None) => text.consider(3, range.weight, place),
-            ("text/plain", Some("0.0.4")) => text.consider(4, range.weight, place),
+            ("*/*", None) => text.consider(1, range.weight, index),
+            ("text/*", None) => text.consider(2, range.weight, index),
+            ("text/plain", None) => text.consider(3, range.weight, index),
+            ("text/plain", Some("0.0.4")) => text.consider(4, range.weight, index),
             _ => {}
         }
     }
-    // Liked equally, a format that is named goes before a wildcard, then the one named first.
+    // With equal weights, a named format precedes a wildcard, then the first one wins.
     let is_text_named = text.precision >= 3;
-    let is_before = !is_text_named || open.place < text.place;
+    let is_before = !is_text_named || open.index < text.index;
     if open.weight > text.weight || (open.weight > 0 && open.weight == text.weight && is_before) {
         Exposition::OpenMetrics
     } else {
@@ -59,10 +59,10 @@ pub fn exposition(accept: &str) -> Exposition {
     }
 }
 
-/// True when text is named in `Accept`, and not liked less than JSON.
+/// True if `Accept` names text and prefers JSON no more.
 pub fn takes_text(accept: &str) -> bool {
     let (mut text, mut json) = (0, 0);
-    for range in elements(accept).filter_map(Range::of) {
+    for range in elements(accept).filter_map(AcceptRange::parse) {
         match range.name.to_ascii_lowercase().as_str() {
             "text/plain" => text = range.weight,
             "application/json" => json = range.weight,
@@ -72,12 +72,12 @@ pub fn takes_text(accept: &str) -> bool {
     text > 0 && text >= json
 }
 
-/// True when an answer may be sent as gzip: it is acceptable, and not liked less than plain.
+/// True if gzip is acceptable, and identity is not preferred.
 pub fn takes_gzip(accept_encoding: &str) -> bool {
     takes(&["gzip", "x-gzip"], accept_encoding)
 }
 
-/// The same of Brotli.
+/// The same for Brotli.
 pub fn takes_brotli(accept_encoding: &str) -> bool {
     takes(&["br"], accept_encoding)
 }
@@ -85,7 +85,7 @@ pub fn takes_brotli(accept_encoding: &str) -> bool {
 fn takes(names: &[&str], accept_encoding: &str) -> bool {
     let (mut named, mut identity, mut any) = (None, None, None);
     for element in elements(accept_encoding) {
-        let Some(range) = Range::of(element) else { continue };
+        let Some(range) = AcceptRange::parse(element) else { continue };
         let coding = match range.name.to_ascii_lowercase().as_str() {
             name if names.contains(&name) => &mut named,
             "identity" => &mut identity,
@@ -95,7 +95,7 @@ fn takes(names: &[&str], accept_encoding: &str) -> bool {
         coding.get_or_insert(range.weight);
     }
     let weight = named.or(any).unwrap_or(0);
-    // Plain is always acceptable, and the least liked, unless it is named.
+    // Identity is always acceptable; unless named, it has the lowest weight.
     weight > 0 && weight >= identity.unwrap_or(0)
 }
 
@@ -103,16 +103,16 @@ fn elements(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|element| !element.is_empty())
 }
 
-/// One element of a list: a name, its parameters, its weight.
-struct Range<'a> {
+/// One element of a list: a name, a version and a weight.
+struct AcceptRange<'a> {
     name: &'a str,
     version: Option<&'a str>,
     weight: u16,
 }
 
-impl<'a> Range<'a> {
-    /// None for an element with a weight that is none.
-    fn of(element: &'a str) -> Option<Self> {
+impl<'a> AcceptRange<'a> {
+    /// None if the weight is invalid.
+    fn parse(element: &'a str) -> Option<Self> {
         let mut parts = element.split(';').map(str::trim);
         let mut range = Self { name: parts.next()?, version: None, weight: WEIGHT_MAX };
         for part in parts {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_goes_to_those_who_prefer_it() {
+    fn openmetrics_is_chosen_if_preferred() {
         for accept in [
             // Prometheus 2.42 and 3.x, the latter also with native histograms on.
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_goes_to_those_who_take_it() {
+    fn gzip_is_chosen_if_accepted() {
         for accept in
             ["gzip", "gzip, deflate, br, zstd", "x-gzip", "*", "br;q=1, GZIP;q=0.1", "*;q=0.5"]
         {

@@ -1,5 +1,6 @@
-//! What one thread counts of the requests it answers: a worker of those answered at once, a reader of
-//! those answered through a responder. Merged by the scrape.
+//! Counters of requests and samples, one set for each thread; the scrape adds them up.
+//!
+//! A worker counts the requests that it answers itself, a reader those that it answers.
 
 use super::routes::{Get, LABELS, Label};
 use crate::dashboard::sampler::{IngestCounts, IngestSource};
@@ -8,7 +9,7 @@ use sigmad_counters::{
     Counter, Counts, Families, Histogram, MetricSource, REQUEST_EDGES_NS, SampleOutcomes,
 };
 
-/// Every status that this module answers with.
+/// Every status of an answer.
 pub const CODES: [u16; 12] = [200, 202, 400, 401, 403, 404, 405, 409, 413, 429, 500, 503];
 
 /// The values of the metric label `method`, in the order of [`Method`].
@@ -115,10 +116,10 @@ fn is_debug(label: Label) -> bool {
 
 #[inline]
 fn code_index(status: u16) -> usize {
-    // 500 stands for a status that nobody has listed, which the assertion finds first.
-    let place = CODES.iter().position(|code| *code == status);
-    debug_assert!(place.is_some(), "{status} is not in CODES");
-    place.unwrap_or(CODES.len() - 2)
+    // A status that is not listed counts as 500; tests find it by the assertion.
+    let index = CODES.iter().position(|code| *code == status);
+    debug_assert!(index.is_some(), "{status} is not in CODES");
+    index.unwrap_or(CODES.len() - 2)
 }
 const _: () = assert!(CODES[CODES.len() - 2] == 500);
 
@@ -127,17 +128,17 @@ const _: () = assert!(CODES[CODES.len() - 2] == 500);
 pub struct RouterCounters {
     /// Requests answered by the worker itself.
     pub requests: RequestCounters,
-    /// POSTs to the paths that take samples.
+    /// POST requests to the paths that take samples.
     pub ingest_requests_total: Counter,
-    /// Samples kept.
+    /// Samples accepted.
     pub accepted_total: Counter,
-    /// Samples refused because they are wrong.
+    /// Samples refused because they are invalid.
     pub invalid_total: Counter,
-    /// Samples refused for want of room for another stream.
+    /// Samples refused because there was no room for another stream.
     pub too_many_streams_total: Counter,
-    /// Good samples refused with their request because the queue was full.
+    /// Valid samples refused with their request because the queue was full.
     pub queue_full_total: Counter,
-    /// Reads refused because the readers had too many waiting.
+    /// Reads refused because too many were queued.
     pub reads_refused_total: Counter,
 }
 
@@ -199,14 +200,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_stand_in_the_order_of_their_enum() {
-        for (place, (method, _)) in METHODS.iter().enumerate() {
-            assert_eq!(*method as usize, place);
+    fn methods_are_in_the_order_of_their_enum() {
+        for (index, (method, _)) in METHODS.iter().enumerate() {
+            assert_eq!(*method as usize, index);
         }
     }
 
     #[test]
-    fn answers_are_counted_where_they_belong() {
+    fn every_status_has_its_own_counter() {
         let counters = RequestCounters::default();
         for (code, status) in CODES.iter().enumerate() {
             counters.count(Label::OTHER, Method::Other, *status);

@@ -1,4 +1,4 @@
-//! Refusals of whole requests: each knows its status, its word for machines and its sentence.
+//! Errors of whole requests, each with its status, code and message.
 
 use std::borrow::Cow;
 
@@ -10,36 +10,36 @@ use crate::decode::{BodyError, SampleRefusal};
 use crate::http::message::{HeaderField, Response};
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
-/// Why a request is not answered with what it asked for.
+/// Why a request fails.
 #[derive(Clone, Copy, Debug)]
 pub enum ApiError<'a> {
     /// No such path.
     NotFound,
-    /// The path has these methods.
+    /// The path has only these methods.
     WrongMethod(&'static str),
     /// The token is missing or wrong.
     Denied(Denied),
-    /// The body can't be read.
+    /// The body cannot be read.
     Body(BodyError),
     /// The one sample of the body is refused.
     Sample(&'a SampleRefusal),
     /// The samples do not fit into the worker's queue.
     QueueFull,
-    /// Too many reads wait.
+    /// Too many reads are queued.
     ReadsFull,
-    /// Too many clients stream events.
+    /// Too many clients of `/events`.
     EventsFull,
-    /// Too many look into the process at once.
+    /// Too many requests below `/debug/` at once.
     DebugFull,
-    /// Another such profile is being taken; it ends in so many seconds.
+    /// Another profile of this kind is running, for this many seconds more.
     ProfileRuns(u64),
-    /// The kernel, or what surrounds the process, does not let it be looked into.
+    /// The kernel or the container does not permit profiling.
     Unprofilable(&'a str),
     /// The analytics thread has stopped.
     Stopping,
-    /// A mistake of ours.
+    /// A bug in sigmad.
     Internal,
-    /// A query parameter, and what it may be.
+    /// An invalid query parameter.
     Parameter {
         /// Its name.
         name: &'static str,
@@ -50,14 +50,14 @@ pub enum ApiError<'a> {
 
 /// The body of every error.
 #[derive(Serialize)]
-struct Body<'a> {
-    error: Error<'a>,
+struct ErrorJson<'a> {
+    error: ErrorFields<'a>,
 }
 
-/// What an error says.
+/// The fields of an error.
 #[derive(Serialize)]
-pub struct Error<'a> {
-    /// Snake-case word for machines.
+pub struct ErrorFields<'a> {
+    /// Error code in snake case.
     pub code: &'a str,
     /// Names the field, line or limit at fault.
     pub message: Cow<'a, str>,
@@ -86,7 +86,7 @@ impl ApiError<'_> {
         }
     }
 
-    /// The header field that goes with it.
+    /// The header field of the answer, if it has one.
     pub fn field(&self) -> Option<HeaderField> {
         match self {
             Self::WrongMethod(allow) => Some(("Allow", Cow::Borrowed(allow))),
@@ -124,15 +124,15 @@ impl ApiError<'_> {
 
     fn message(&self) -> Cow<'_, str> {
         match self {
-            Self::NotFound => "no such path; /openapi.json lists those there are".into(),
-            Self::WrongMethod(allow) => format!("this path has {allow}").into(),
+            Self::NotFound => "no such path; /openapi.json lists all paths".into(),
+            Self::WrongMethod(allow) => format!("this path allows only {allow}").into(),
             Self::Denied(Denied::Missing) => {
-                "this path asks for a token: `Authorization: Bearer …`".into()
+                "this path requires a token: `Authorization: Bearer …`".into()
             }
-            Self::Denied(Denied::Wrong) => "the bearer token is not the right one".into(),
+            Self::Denied(Denied::Wrong) => "the bearer token is wrong".into(),
             Self::Denied(Denied::Remote) => {
-                "only loopback clients may look into the process, not ones behind a proxy either; \
-                 with --debug-token set, others may with that token"
+                "this path is open to loopback clients that are not behind a proxy; \
+                 other clients need the token of --debug-token"
                     .into()
             }
             Self::Body(BodyError::Empty) => "the body holds no sample".into(),
@@ -145,31 +145,30 @@ impl ApiError<'_> {
             Self::Sample(refusal) => refusal.message.as_str().into(),
             // No allocation: this is the answer under overload.
             Self::QueueFull => {
-                "the queue to analytics is full; nothing of this request was kept".into()
+                "the queue to analytics is full; no sample of this request was accepted".into()
             }
-            Self::ReadsFull => "too many reads are waiting".into(),
-            Self::EventsFull => format!("{CLIENTS_MAX} clients stream events already").into(),
-            Self::DebugFull => "too many profiles are being made".into(),
+            Self::ReadsFull => "too many reads are queued".into(),
+            Self::EventsFull => format!("{CLIENTS_MAX} clients already receive events").into(),
+            Self::DebugFull => "too many requests below /debug/ are running".into(),
             Self::ProfileRuns(seconds) => {
-                format!("another such profile is being taken, for {seconds} s more").into()
+                format!("another profile of this kind is running, for {seconds} s more").into()
             }
             Self::Unprofilable(why) => (*why).into(),
             Self::Stopping => "the server is stopping".into(),
-            Self::Internal => "the request was given up; the log says why".into(),
+            Self::Internal => "internal error; the log has the details".into(),
             Self::Parameter { name, allowed } => format!("`{name}` must be {allowed}").into(),
         }
     }
 
-    /// What an answer says of it.
-    pub fn error(&self) -> Error<'_> {
-        Error { code: self.code(), message: self.message() }
+    fn fields(&self) -> ErrorFields<'_> {
+        ErrorFields { code: self.code(), message: self.message() }
     }
 
-    /// Writes the body over `body`.
+    /// Replaces `body` by the body of the answer.
     pub fn write(&self, body: &mut Vec<u8>) {
         body.clear();
-        let written = serde_json::to_writer(body, &Body { error: self.error() });
-        written.expect("strings always become JSON, and a Vec takes them");
+        let written = serde_json::to_writer(body, &ErrorJson { error: self.fields() });
+        written.expect("strings have a JSON form, and writing to a Vec cannot fail");
     }
 
     /// The whole answer.
@@ -180,7 +179,7 @@ impl ApiError<'_> {
         Response { status: self.status(), content_type: super::JSON, fields, body }
     }
 
-    /// The whole answer, marked so that `go tool pprof` shows what it says.
+    /// The whole answer, marked so that `go tool pprof` shows its message.
     pub fn debug_response(&self) -> Response {
         let mut response = self.response();
         response.content_type = super::TEXT;
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_what_is_at_fault() {
+    fn errors_name_the_cause() {
         let malformed = ApiError::Body(BodyError::Malformed { offset: 17 });
         assert!(body(malformed)["error"]["message"].as_str().expect("text").contains("byte 17"));
         let too_many = ApiError::Body(BodyError::TooManySamples);
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_stay_inside_their_string() {
+    fn hostile_names_are_escaped() {
         let refusal = SampleRefusal {
             index: 0,
             code: "bad_device",

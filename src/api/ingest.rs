@@ -1,15 +1,15 @@
-//! The answers to bodies of samples.
+//! Answers to bodies of samples, and the format of a body.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::errors::{ApiError, Error};
+use super::errors::{ApiError, ErrorFields};
 use crate::decode::{Decoded, Format, SampleRefusal};
 use crate::http::message::Headers;
 
 const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
-/// The body of the usual answer: all `samples` were kept.
+/// Replaces `body` by the usual answer: all `samples` were accepted.
 #[inline]
 pub fn write_accepted(samples: usize, body: &mut Vec<u8>) {
     body.clear();
@@ -18,26 +18,26 @@ pub fn write_accepted(samples: usize, body: &mut Vec<u8>) {
     body.push(b'}');
 }
 
-/// A batch of which not all was kept.
+/// The answer to a batch with refused samples.
 #[derive(Serialize)]
-struct Partial<'a> {
+struct PartialJson<'a> {
     status: &'static str,
     accepted: usize,
     rejected: usize,
-    errors: Vec<Rejected<'a>>,
-    /// When nothing was kept: every error has one.
+    errors: Vec<RejectedJson<'a>>,
+    /// Present if no sample was accepted, as in every error.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Error<'a>>,
+    error: Option<ErrorFields<'a>>,
 }
 
 #[derive(Serialize)]
-struct Rejected<'a> {
+struct RejectedJson<'a> {
     index: usize,
     message: &'a str,
 }
 
-/// Writes the answer to a body with refused samples over `body`, and returns its status.
-/// `success` is the status for a batch of which something was kept.
+/// Replaces `body` by the answer to a body with refused samples, and returns its status.
+/// `success` is the status if at least one sample was accepted.
 pub fn write_refused(
     decoded: Decoded,
     refusals: &[SampleRefusal],
@@ -59,17 +59,17 @@ pub fn write_refused(
             "none of {rejected} samples was accepted; sample {}: {}",
             first.index, first.message
         ));
-        (status, Some(Error { code: first.code, message }))
+        (status, Some(ErrorFields { code: first.code, message }))
     };
     let errors = refusals
         .iter()
-        .map(|refusal| Rejected { index: refusal.index, message: &refusal.message })
+        .map(|refusal| RejectedJson { index: refusal.index, message: &refusal.message })
         .collect();
     let partial =
-        Partial { status: "partial", accepted: decoded.accepted, rejected, errors, error };
+        PartialJson { status: "partial", accepted: decoded.accepted, rejected, errors, error };
     body.clear();
     serde_json::to_writer(body, &partial)
-        .expect("strings always become JSON, and a Vec takes them");
+        .expect("strings have a JSON form, and writing to a Vec cannot fail");
     status
 }
 
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_says_what_was_kept_and_why_not_the_rest() {
+    fn a_batch_lists_its_refused_samples() {
         let some = Decoded { is_batch: true, accepted: 2, invalid: 1, unroomed: 1 };
         let (status, body) = answer(some, &[refusal(1, 400), refusal(3, 429)]);
         assert_eq!(status, 202);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_announced_by_content_type() {
+    fn ndjson_is_announced_by_content_type() {
         let says = |kind: &str| {
             let fields = [httparse::Header { name: "CONTENT-TYPE", value: kind.as_bytes() }];
             is_ndjson(&Headers(&fields))

@@ -1,9 +1,9 @@
-//! What each path answers.
+//! The HTTP interface: what each path does.
 //!
-//! [`routes`] is the table of paths. A worker's [`router`] takes samples in ([`ingest`]) and passes
-//! what reads to the threads of [`reader`], which ask analytics, lay the reports out as
-//! [`answers`](crate::answers) and send them through a responder: a worker does no slow work. What tells of the process itself
-//! is answered by [`debug`], on threads of its own.
+//! [`routes`] is the table of paths. A worker's [`router`] takes samples ([`ingest`]) and passes reads
+//! to the threads of [`reader`]. A reader asks analytics, writes the report as JSON
+//! ([`answers`](crate::answers)) and answers through a responder, so a worker never does slow work.
+//! Paths below `/debug/` are answered by [`debug`], on threads of its own.
 
 pub mod accept;
 pub mod counters;
@@ -18,7 +18,7 @@ pub mod routes;
 pub(crate) mod testing;
 pub mod tokens;
 
-/// The media type of every answer but the scrape.
+/// The media type of most answers.
 pub const JSON: &str = "application/json";
-/// Text for people.
+/// The media type of plain text.
 pub const TEXT: &str = "text/plain; charset=utf-8";

@@ -1,4 +1,4 @@
-//! Query strings to what they ask for. Unknown parameters are ignored, bad values named.
+//! Query parameters. Unknown ones are ignored; an error names an invalid one.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -9,20 +9,20 @@ use sigmad_profile::cpu::{Backend, ProfileOptions};
 use sigmad_sample::timestamp;
 use sigmad_sample::{NAME_BYTES_MAX, is_name};
 
-/// Rows of a list, unless `limit` says otherwise.
+/// Rows of a list without `limit`.
 pub const LIMIT_DEFAULT: usize = 100;
-/// More would be a copy of the analytics thread's memory, made by that thread.
+/// The analytics thread copies the rows, so their number is bounded.
 pub const LIMIT_MAX: usize = 1_000;
-/// As Go's, unless the query says otherwise.
+/// The defaults of Go.
 const PROFILE_SECONDS: u64 = 30;
 const PROFILE_HZ: u64 = 100;
-/// Who wants to see longer takes another.
+/// A longer profile is several profiles.
 const SECONDS: RangeInclusive<u64> = 1..=300;
-/// Past it the samplers would see themselves.
+/// At a higher rate the samplers would profile themselves.
 const HZ: RangeInclusive<u64> = 1..=1_000;
 const _: () = assert!(LIMIT_MAX <= DEVICES_REPORTED_MAX && LIMIT_MAX <= SAMPLES_REPORTED_MAX);
 
-/// The parameters that some route knows; the first of each name counts.
+/// The parameters of all routes; of several with one name the first one counts.
 #[derive(Debug, Default)]
 pub struct Query<'a> {
     device: Option<Cow<'a, str>>,
@@ -39,7 +39,7 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Takes the string apart; values are checked by those who use them.
+    /// Splits the string; the methods below check the values.
     pub fn new(query: &'a str) -> Self {
         let mut known = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -62,40 +62,40 @@ impl<'a> Query<'a> {
         known
     }
 
-    /// Which device.
+    /// The name of a device.
     pub fn device(&self) -> Result<Option<&str>, ApiError<'static>> {
         name("device", self.device.as_deref())
     }
 
-    /// What the names of devices are to have in them.
+    /// A part of the names of devices.
     pub fn search(&self) -> Result<Option<&str>, ApiError<'static>> {
         name("search", self.search.as_deref())
     }
 
-    /// Whose windows: the cluster's unless asked otherwise, where replicas share theirs.
+    /// The scope of windows. The default is the cluster if replicas share windows.
     pub fn scope(&self, is_shared: bool) -> Result<Scope, ApiError<'static>> {
         let allowed = match (self.scope.as_deref(), is_shared) {
             (None | Some("cluster"), true) => return Ok(Scope::Cluster),
             (None, false) | (Some("local"), _) => return Ok(Scope::Local),
             (Some(_), true) => "cluster or local",
-            (Some(_), false) => "local: without --redis-url this replica knows of no cluster",
+            (Some(_), false) => "local: without --redis-url there is no cluster",
         };
         Err(ApiError::Parameter { name: "scope", allowed })
     }
 
-    /// How many rows.
+    /// The number of rows.
     pub fn limit(&self) -> Result<usize, ApiError<'static>> {
         let error = ApiError::Parameter { name: "limit", allowed: "a number from 1 to 1000" };
         const _: () = assert!(LIMIT_MAX == 1_000);
         let Some(text) = self.limit.as_deref() else { return Ok(LIMIT_DEFAULT) };
-        // parse() would take a sign.
+        // parse() accepts a sign.
         if !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(error);
         }
         text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or(error)
     }
 
-    /// In which order.
+    /// The order of rows.
     pub fn sort(&self) -> Result<DevicesSort, ApiError<'static>> {
         match self.sort.as_deref() {
             None | Some("score") => Ok(DevicesSort::Score),
@@ -108,7 +108,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// What CPU profile: numbers beyond their bounds are taken as the nearest.
+    /// The CPU profile; numbers out of bounds are clamped.
     pub fn order(&self) -> Result<ProfileOptions, ApiError<'static>> {
         let backend = match self.backend.as_deref() {
             None | Some("auto") => Backend::Auto,
@@ -128,7 +128,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// Over how long, where the query says so; within the same bounds.
+    /// The duration of a heap profile, if given; clamped too.
     pub fn span_s(&self) -> Result<Option<u64>, ApiError<'static>> {
         let Some(text) = self.seconds.as_deref() else { return Ok(None) };
         if self.is_text() {
@@ -137,12 +137,12 @@ impl<'a> Query<'a> {
         clamped("seconds", Some(text), PROFILE_SECONDS, SECONDS).map(Some)
     }
 
-    /// As text for people, not for tools.
+    /// True for text, for people and not for tools.
     pub fn is_text(&self) -> bool {
         self.debug.as_deref().is_some_and(|debug| !matches!(debug, "" | "0"))
     }
 
-    /// Text or JSON; None leaves it to `Accept`.
+    /// True for text, false for JSON; None leaves it to `Accept`.
     pub fn wants_text(&self) -> Result<Option<bool>, ApiError<'static>> {
         match self.format.as_deref() {
             None => Ok(None),
@@ -152,12 +152,12 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Since when, in microseconds since 1970.
+    /// The earliest timestamp, in microseconds since 1970.
     pub fn since_us(&self) -> Result<i64, ApiError<'static>> {
         let allowed = "a time since 1970 in seconds, milliseconds, microseconds or nanoseconds, \
                        or as in RFC 3339";
         let Some(text) = self.since.as_deref() else { return Ok(i64::MIN) };
-        moment_us(text).ok_or(ApiError::Parameter { name: "since", allowed })
+        timestamp_us(text).ok_or(ApiError::Parameter { name: "since", allowed })
     }
 }
 
@@ -181,7 +181,7 @@ fn clamped(
 ) -> Result<u64, ApiError<'static>> {
     let Some(text) = text else { return Ok(default) };
     let error = ApiError::Parameter { name, allowed: "a whole number" };
-    // More digits than a number holds are far beyond.
+    // A number with too many digits is far above the bound.
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(error);
@@ -190,14 +190,14 @@ fn clamped(
     Ok(number.clamp(*bounds.start(), *bounds.end()))
 }
 
-/// The forms of a sample's timestamp, as text; 0 is the beginning of time.
-fn moment_us(text: &str) -> Option<i64> {
+/// A timestamp in any form of a sample's; 0 is 1970.
+fn timestamp_us(text: &str) -> Option<i64> {
     let stamp = if let Ok(number) = text.parse() {
         timestamp::from_integer(number).ok()?
     } else if let Ok(number) = text.parse() {
         timestamp::from_float(number).ok()?
     } else {
-        // A `+` that nobody encoded has become a space.
+        // An unencoded `+` was decoded as a space.
         timestamp::from_text(&text.replace(' ', "+"))?.ok()?
     };
     Some(stamp.unwrap_or(0))
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_are_named() {
+    fn errors_name_invalid_values() {
         let named = |result: Result<(), ApiError<'static>>| match result {
             Err(ApiError::Parameter { name, .. }) => name,
             other => panic!("{other:?}"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scope_is_the_cluster_where_there_is_one() {
+    fn the_scope_is_the_cluster_if_there_is_one() {
         let scope = |query, is_shared| Query::new(query).scope(is_shared).expect("allowed");
         assert_eq!(scope("", true), Scope::Cluster);
         assert_eq!(scope("scope=cluster", true), Scope::Cluster);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_have_the_forms_of_timestamps() {
+    fn since_takes_the_forms_of_timestamps() {
         let moment = 1_735_100_000_000_000;
         for text in [
             "1735100000",

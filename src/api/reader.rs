@@ -1,8 +1,8 @@
-//! The threads that answer reads, so that no worker does slow work.
+//! The reader threads: they answer reads, so that no worker does slow work.
 //!
-//! A reader takes a request with its responder, asks analytics (which waits until every sample sent
-//! before is judged), lays the report out, packs it where the client likes that, and answers. It ends
-//! when the last worker has gone.
+//! A reader takes a request with its responder and asks analytics, which first judges every sample sent
+//! before. It writes the report as JSON, compresses it if the client accepts that, and answers. It ends
+//! with the last worker.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -32,19 +32,19 @@ use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
 use sigmad_clock::{Clock, Now};
 
-/// Reader threads: one may be packing a scrape while the other answers.
+/// Reader threads: one answers while the other compresses a scrape.
 pub const READERS: usize = 2;
-/// Reads that wait for a reader; past it 503. A second of work, for two readers of slow scrapes.
+/// Queued reads, then 503. It is a second of work for two readers of slow scrapes.
 pub const READS_WAITING_MAX: usize = 256;
-/// A smaller body fits one packet as it is.
+/// A smaller body fits one packet uncompressed.
 pub const GZIP_BYTES_MIN: usize = 1_024;
 
 /// One request for a reader.
 #[derive(Debug)]
 pub struct ReadRequest {
-    /// What is asked.
+    /// The read.
     pub read: Read,
-    /// What it is counted under.
+    /// Its metric label.
     pub label: Label,
     /// GET or HEAD.
     pub method: Method,
@@ -56,26 +56,26 @@ pub struct ReadRequest {
     pub accept_encoding: String,
     /// The field `Last-Event-ID`, empty without one.
     pub last_event_id: String,
-    /// When a worker read the request, on the monotonic clock.
+    /// When a worker read the request, by the monotonic clock.
     pub read_ns: u64,
-    /// Where the answer goes.
+    /// Sends the answer.
     pub responder: Responder,
 }
 
-/// What all readers share.
+/// The dependencies that all readers share.
 #[derive(Debug)]
 pub struct ReaderDeps {
-    /// Knows the windows.
+    /// Asks the analytics thread.
     pub asker: Asker,
-    /// Knows the names.
+    /// Names and ids.
     pub registry: Arc<Registry>,
-    /// Leads to the thread that streams events.
+    /// Subscribes clients to events.
     pub subscriber: Subscriber,
-    /// Knows what is counted.
+    /// The metrics for the scrape.
     pub telemetry: Telemetry,
-    /// How values are judged.
+    /// Settings that `/analyze` shows.
     pub settings: DetectionSettings,
-    /// Replicas share their windows, through a store beyond this process.
+    /// Replicas share their windows through the store.
     pub is_shared: bool,
 }
 
@@ -96,16 +96,16 @@ pub fn start(
 
 fn serve(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, clock: &mut Clock) {
     if request.read == Read::Events && request.method != Method::Head {
-        return show_in(request, deps, counters, clock);
+        return subscribe(request, deps, counters, clock);
     }
     let ReadRequest { label, method, read_ns, responder, .. } = request;
     let now = clock.now();
-    let question =
-        Asked { read: request.read, query: &request.query, accept: &request.accept, now };
-    // A mistake of ours in one answer must not silence all reads to come.
+    let read_query =
+        ReadQuery { read: request.read, query: &request.query, accept: &request.accept, now };
+    // A bug in one answer must not end the thread.
     let answered = catch_unwind(AssertUnwindSafe(|| {
-        let answer = question.answer(deps).unwrap_or_else(|error| error.response());
-        pack(answer, &request.accept_encoding)
+        let answer = read_query.answer(deps).unwrap_or_else(|error| error.response());
+        compress(answer, &request.accept_encoding)
     }));
     let response = answered.unwrap_or_else(|panic| internal_error(&*panic));
     counters.count(label, method, response.status);
@@ -113,11 +113,11 @@ fn serve(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, cl
     counters.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
 }
 
-/// Brings a client to the thread that streams events.
-fn show_in(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, clock: &Clock) {
+/// Subscribes a client to the event stream.
+fn subscribe(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, clock: &Clock) {
     let ReadRequest { label, method, query, last_event_id, read_ns, responder, .. } = request;
     let query = Query::new(&query);
-    let (status, turned_away) = match query.device() {
+    let (status, refused) = match query.device() {
         Err(error) => (error.status(), Some((error, responder))),
         Ok(device) => {
             let device = device.map(Box::from);
@@ -133,7 +133,7 @@ fn show_in(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, 
         }
     };
     counters.count(label, method, status);
-    if let Some((error, responder)) = turned_away {
+    if let Some((error, responder)) = refused {
         responder.send(error.response());
     }
     counters.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
@@ -142,19 +142,19 @@ fn show_in(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, 
 fn internal_error(panic: &(dyn Any + Send)) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-    tracing::error!("a read was given up: {text}");
+    tracing::error!("a read panicked: {text}");
     ApiError::Internal.response()
 }
 
-/// One read, as far as its answer depends on it.
-struct Asked<'a> {
+/// The parts of a read that its answer depends on.
+struct ReadQuery<'a> {
     read: Read,
     query: &'a str,
     accept: &'a str,
     now: Now,
 }
 
-impl Asked<'_> {
+impl ReadQuery<'_> {
     fn answer(&self, deps: &ReaderDeps) -> Result<Response, ApiError<'static>> {
         let query = Query::new(self.query);
         let body = match self.read {
@@ -184,7 +184,7 @@ impl Asked<'_> {
                 None => lists::latest(&[]),
             },
             Read::Scrape => return self.scrape(deps),
-            // HEAD: what a GET would begin with.
+            // Only HEAD gets here: the head of a GET.
             Read::Events => {
                 query.device()?;
                 return Ok(subscriber::response_head(Vec::new()));
@@ -221,7 +221,7 @@ fn answer_scope(query: &Query<'_>, deps: &ReaderDeps) -> Result<AnswerScope, Api
     Ok(AnswerScope { scope: query.scope(deps.is_shared)?, is_shared: deps.is_shared })
 }
 
-/// The windows of the fleet, or of a device: none, if nobody has heard of it.
+/// The windows of the fleet, or of a device; none for an unknown device.
 fn windows_report(
     device: Option<&str>,
     scope: Scope,
@@ -231,7 +231,7 @@ fn windows_report(
         None => None,
         Some(Some(id)) => Some(id),
         Some(None) => {
-            // How far this replica is in step with others is told of the unknown too.
+            // The answer for an unknown device has `syncedAt` too.
             let fleet = ask(deps, |to| Question::Windows(None, scope, to))?;
             return Ok(WindowsReport { metrics: Vec::new(), last_timestamp_us: None, ..fleet });
         }
@@ -239,7 +239,7 @@ fn windows_report(
     ask(deps, |to| Question::Windows(device, scope, to))
 }
 
-/// What `/anomalies` and `/latest` ask for; None for a device that nobody has heard of.
+/// The query of `/anomalies` and `/latest`; None for an unknown device.
 fn recent(
     query: &Query<'_>,
     since_us: i64,
@@ -256,16 +256,16 @@ fn recent(
     Ok(Some(RecentQuery { device, limit, since_us }))
 }
 
-/// Packs a body that is worth it, for those who take it.
-fn pack(mut response: Response, accept_encoding: &str) -> Response {
+/// Compresses a large body if the client accepts gzip.
+fn compress(mut response: Response, accept_encoding: &str) -> Response {
     if response.body.len() <= GZIP_BYTES_MIN {
         return response;
     }
     response.fields.push(("Vary", Cow::Borrowed("Accept-Encoding")));
     if takes_gzip(accept_encoding) {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        let packed = encoder.write_all(&response.body).and_then(|()| encoder.finish());
-        response.body = packed.expect("a Vec takes everything");
+        let compressed = encoder.write_all(&response.body).and_then(|()| encoder.finish());
+        response.body = compressed.expect("writing to a Vec cannot fail");
         response.fields.push(("Content-Encoding", Cow::Borrowed("gzip")));
     }
     response
@@ -316,7 +316,7 @@ mod tests {
     fn request(engine: &mut FakeEngine, target: &str, accept: [&str; 2]) -> ReadRequest {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let label = routes::find(path);
-        let Action::Tell(Get::Read(read)) = routes::action(label, Method::Get) else {
+        let Action::Get(Get::Read(read)) = routes::action(label, Method::Get) else {
             panic!("{path} is not read")
         };
         ReadRequest {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_that_share_tell_of_the_cluster_and_since_when() {
+    fn shared_windows_have_a_scope_and_a_synchronization_time() {
         let mut test = reader_test();
         let alone = json(&test.get("/analyze"));
         assert_eq!((&alone["scope"], alone.get("syncedAt")), (&json!("local"), None));
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_ask_for_what_the_query_says() {
+    fn lists_have_limits_and_an_order() {
         let mut test = reader_test();
         assert_eq!(test.rows("/devices", "devices").len(), 100);
         let rows = test.rows("/devices?limit=3&sort=last_seen", "devices");
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_parameters_are_named() {
+    fn errors_name_invalid_parameters() {
         let mut test = reader_test();
         for (target, name) in [
             ("/analyze?scope=moon", "scope"),
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scrape_comes_in_the_format_asked_for() {
+    fn the_scrape_has_the_accepted_format() {
         let mut test = reader_test();
         for path in ["/metrics", "/metrics/prometheus"] {
             let response = test.get(path);
@@ -445,16 +445,16 @@ mod tests {
     }
 
     #[test]
-    fn large_bodies_are_packed_for_those_who_take_it() {
+    fn large_bodies_are_compressed_if_accepted() {
         let mut test = reader_test();
         let plain = test.get("/openapi.json");
         assert_eq!(field(&plain, "Content-Encoding"), None);
         assert_eq!(field(&plain, "Vary"), Some("Accept-Encoding"));
-        let packed = test.ask("/openapi.json", ["", "gzip, br"]);
-        assert_eq!(field(&packed, "Content-Encoding"), Some("gzip"));
-        assert!(packed.body.len() < plain.body.len() / 4);
+        let compressed = test.ask("/openapi.json", ["", "gzip, br"]);
+        assert_eq!(field(&compressed, "Content-Encoding"), Some("gzip"));
+        assert!(compressed.body.len() < plain.body.len() / 4);
         let mut unpacked = Vec::new();
-        let mut decoder = flate2::read::GzDecoder::new(&*packed.body);
+        let mut decoder = flate2::read::GzDecoder::new(&*compressed.body);
         decoder.read_to_end(&mut unpacked).expect("gzip");
         assert_eq!(unpacked, plain.body);
         let small = test.ask("/stats", ["", "gzip"]);
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_of_ours_ends_one_read_and_no_more() {
+    fn a_panic_ends_one_read_only() {
         let mut test = reader_test();
         let (asker, asked) = questions(Arc::default());
         Arc::get_mut(&mut test.deps).expect("the only owner").asker = asker;
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn without_analytics_reads_say_that_the_server_is_stopping() {
+    fn reads_without_analytics_are_503_stopping() {
         let mut test = reader_test();
         let (asker, _) = questions(Arc::default());
         Arc::get_mut(&mut test.deps).expect("the only owner").asker = asker;
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_events_are_shown_in() {
+    fn clients_of_events_are_subscribed() {
         let mut test = reader_test();
         let (subscriber, subscriptions) = subscriber::channel(Arc::default());
         Arc::get_mut(&mut test.deps).expect("the only owner").subscriber = subscriber;
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_end_when_the_last_worker_has_gone() {
+    fn readers_end_with_the_last_worker() {
         let ReaderTest { deps, mut engine, clock, .. } = reader_test();
         let (reads, asked) = crossbeam_channel::bounded(READS_WAITING_MAX);
         let reader = start(0, asked, deps, Arc::default(), clock).expect("a thread");

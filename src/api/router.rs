@@ -1,8 +1,8 @@
-//! What a worker answers, one request after the other.
+//! The service of one worker: answers requests one after the other.
 //!
-//! Samples are decoded into a staging batch, and kept only if all of it fits into the worker's sample queue;
-//! the queue's producer sends before the answers of the round leave. Health is told at once. What else reads goes
-//! to the readers with a responder.
+//! Samples are decoded into a staging batch, and accepted only if the whole batch fits into the worker's
+//! sample queue. The producer sends before the answers of the round leave. The worker answers health
+//! checks and the page itself; other reads go to the readers with a responder.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::debug::DebugRequest;
 use super::errors::ApiError;
 use super::ingest::{body_format, write_accepted, write_refused};
 use super::reader::ReadRequest;
-use super::routes::{self, Action, Debug, Get, LABELS, Label, Read};
+use super::routes::{self, Action, DebugRead, Get, LABELS, Label, Read};
 use super::tokens::{self, Tokens};
 use crate::dashboard::page::{self, Asset, AssetCoding};
 use crate::decode::{Decoder, Format};
@@ -26,24 +26,24 @@ use crate::sample_queue::SampleProducer;
 use sigmad_clock::{Clock, Now};
 use sigmad_sample::Batch;
 
-/// What a router works with.
+/// The parts of a router.
 #[derive(Debug)]
 pub struct RouterParts {
-    /// Turns bodies into samples.
+    /// Decodes bodies into samples.
     pub decoder: Decoder,
-    /// Takes the samples to analytics.
+    /// Sends the samples to analytics.
     pub samples: SampleProducer,
     /// Times stages.
     pub clock: Clock,
-    /// Counts what this router does.
+    /// Counters of this router.
     pub counters: Arc<RouterCounters>,
-    /// Leads to the readers.
+    /// Queue of the readers.
     pub reads: Sender<ReadRequest>,
-    /// Leads to the thread that looks into the process.
+    /// Queue of the debug thread.
     pub debug: Sender<DebugRequest>,
-    /// What clients must present.
+    /// Tokens that clients must present.
     pub tokens: Arc<Tokens>,
-    /// What `/readyz` tells.
+    /// The answer of `/readyz`.
     pub readiness: Arc<Readiness>,
 }
 
@@ -52,21 +52,21 @@ pub struct RouterParts {
 pub struct Router {
     parts: RouterParts,
     staging: Batch,
-    /// Bodies that are not composed in place.
+    /// The body of the current answer; reused.
     body: Vec<u8>,
     round: RouterRound,
 }
 
-/// What the current round has answered so far, by label; timed when it ends.
+/// The answers of the current round by label; timed when it ends.
 #[derive(Debug, Default)]
 struct RouterRound {
     answered: [u32; LABELS],
-    /// A bit for each label that is not 0.
+    /// A bit for each label with an answer.
     labels: u64,
 }
 
 impl Router {
-    /// Nothing answered yet.
+    /// A router before its first request.
     pub fn new(parts: RouterParts) -> Self {
         Self { parts, staging: Batch::default(), body: Vec::new(), round: RouterRound::default() }
     }
@@ -113,7 +113,7 @@ impl Router {
         }
     }
 
-    fn tell(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, get: Get) {
+    fn get(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, get: Get) {
         if get.is_data()
             && let Err(denied) = tokens::check(self.parts.tokens.read.as_ref(), &request.headers)
         {
@@ -128,18 +128,23 @@ impl Router {
                 let (status, body) = self.parts.readiness.answer();
                 exchange.send(&self.parts.counters, &mut self.round, status, &[], body.as_bytes());
             }
-            Get::Page(asset) => self.show(exchange, request, asset),
-            Get::Read(read) => self.pass_on(exchange, request, read),
-            Get::Debug(debug) => self.debug(exchange, request, debug),
+            Get::Page(asset) => self.send_asset(exchange, request, asset),
+            Get::Read(read) => self.pass_to_reader(exchange, request, read),
+            Get::Debug(debug) => self.pass_to_debug(exchange, request, debug),
         }
     }
 
-    /// Leaves the answer to a thread that looks into the process.
-    fn debug(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, debug: Debug) {
+    /// Passes the request to the debug thread.
+    fn pass_to_debug(
+        &mut self,
+        exchange: &mut Exchange<'_>,
+        request: &Request<'_>,
+        debug: DebugRead,
+    ) {
         let RouterParts { tokens, counters, debug: debugs, .. } = &self.parts;
         if let Err(denied) = tokens::check_debug(tokens.debug.as_ref(), request) {
             let response = ApiError::Denied(denied).debug_response();
-            exchange.note(counters, &mut self.round, response.status);
+            exchange.count(counters, &mut self.round, response.status);
             let Response { status, content_type, fields, body } = response;
             return exchange.answer.send(status, content_type, &fields, &body);
         }
@@ -159,26 +164,26 @@ impl Router {
             Err(TrySendError::Full(request)) => (request, ApiError::DebugFull),
             Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
         };
-        exchange.note(counters, &mut self.round, error.status());
+        exchange.count(counters, &mut self.round, error.status());
         request.responder.send(error.debug_response());
     }
 
-    /// A file of the page, which is packed already.
-    fn show(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, asset: Asset) {
+    /// Answers with a file of the page, which was compressed at build time.
+    fn send_asset(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, asset: Asset) {
         let accepted = text(request, "accept-encoding");
         let packing = match accepted {
             _ if takes_brotli(accepted) => AssetCoding::Brotli,
             _ if takes_gzip(accepted) => AssetCoding::Gzip,
             _ => AssetCoding::Identity,
         };
-        exchange.note(&self.parts.counters, &mut self.round, 200);
+        exchange.count(&self.parts.counters, &mut self.round, 200);
         let fields = page::fields(packing);
         exchange.answer.send(200, asset.content_type(), fields.as_ref(), asset.body(packing));
     }
 
-    /// Leaves the answer to a reader.
-    fn pass_on(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, read: Read) {
-        // A read sees the samples that its own connection sent before it, 202 received or not.
+    /// Passes the request to a reader.
+    fn pass_to_reader(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, read: Read) {
+        // A read includes the samples that its connection sent before, even without their 202.
         self.parts.samples.send(request.now);
         let passed = self.parts.reads.try_send(ReadRequest {
             read,
@@ -197,7 +202,7 @@ impl Router {
             Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
         };
         self.parts.counters.reads_refused_total.add(1);
-        exchange.note(&self.parts.counters, &mut self.round, error.status());
+        exchange.count(&self.parts.counters, &mut self.round, error.status());
         request.responder.send(error.response());
     }
 
@@ -209,13 +214,13 @@ impl Router {
     }
 }
 
-/// A header field; empty when it is absent or no text.
+/// A header field; empty if it is absent or not UTF-8.
 fn text<'a>(request: &Request<'a>, name: &str) -> &'a str {
     let value = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
     value.unwrap_or_default()
 }
 
-/// One request on its way to its answer.
+/// One request, and the writer of its answer.
 struct Exchange<'a> {
     label: Label,
     method: Method,
@@ -232,12 +237,12 @@ impl Exchange<'_> {
         fields: &[HeaderField],
         body: &[u8],
     ) {
-        self.note(counters, round, status);
+        self.count(counters, round, status);
         self.answer.send(status, JSON, fields, body);
     }
 
     #[inline]
-    fn note(&self, counters: &RouterCounters, round: &mut RouterRound, status: u16) {
+    fn count(&self, counters: &RouterCounters, round: &mut RouterRound, status: u16) {
         counters.requests.count(self.label, self.method, status);
         round.answered[self.label.index()] += 1;
         round.labels |= 1 << self.label.index();
@@ -253,7 +258,7 @@ impl Service for Router {
             Action::Ingest { format, status } => {
                 self.ingest(&mut exchange, request, format, status)
             }
-            Action::Tell(get) => self.tell(&mut exchange, &request, get),
+            Action::Get(get) => self.get(&mut exchange, &request, get),
             Action::WrongMethod(allow) => {
                 self.refuse(&mut exchange, ApiError::WrongMethod(allow));
             }
@@ -300,7 +305,7 @@ mod tests {
     use sigmad_counters::Counts;
     use sigmad_sample::QUEUE_SAMPLES_MAX;
 
-    struct Bench {
+    struct RouterTest {
         times: StageTimes,
         router: Router,
         engine: FakeEngine,
@@ -311,7 +316,7 @@ mod tests {
         readiness: Arc<Readiness>,
     }
 
-    fn bench_with(tokens: Tokens, reads_max: usize, max_streams: usize) -> Bench {
+    fn router_test_with(tokens: Tokens, reads_max: usize, max_streams: usize) -> RouterTest {
         let (samples, sample_consumer) = sample_queue::channel(Arc::default(), Arc::default());
         let (sender, reads) = bounded(reads_max);
         let (debug, debugs) = bounded(1);
@@ -327,7 +332,7 @@ mod tests {
             tokens: Arc::new(tokens),
             readiness: readiness.clone(),
         });
-        Bench {
+        RouterTest {
             times: StageTimes::new(0),
             router,
             engine: FakeEngine::default(),
@@ -339,11 +344,11 @@ mod tests {
         }
     }
 
-    fn bench() -> Bench {
-        bench_with(Tokens::default(), 8, 1_000)
+    fn router_test() -> RouterTest {
+        router_test_with(Tokens::default(), 8, 1_000)
     }
 
-    impl Bench {
+    impl RouterTest {
         fn call(&mut self, method: Method, target: &str, fields: &[(&str, &str)], body: &str) {
             let fields: Vec<_> = fields
                 .iter()
@@ -378,14 +383,14 @@ mod tests {
             self.counters.requests.answered(routes::find(path), method as usize, code)
         }
 
-        fn kept(&mut self) -> usize {
+        fn accepted(&mut self) -> usize {
             self.router.round_called(Now::default(), StageTimer::default());
-            let mut kept = 0;
+            let mut accepted = 0;
             while let Ok(Some(chunk)) = self.sample_consumer.receive() {
-                kept += chunk.batch.len();
+                accepted += chunk.batch.len();
                 self.sample_consumer.recycle(chunk);
             }
-            kept
+            accepted
         }
     }
 
@@ -394,91 +399,91 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_answered_at_once_and_leave_with_the_round() {
-        let mut bench = bench();
+    fn samples_leave_at_the_end_of_the_round() {
+        let mut test = router_test();
         for (path, status) in [("/ingest", 202), ("/metrics", 200)] {
-            let response = bench.post(path, r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#);
+            let response = test.post(path, r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#);
             assert_eq!((response.status, response.content_type), (status, JSON));
             assert_eq!(response.body, br#"{"status":"accepted","accepted":1}"#);
-            assert_eq!(bench.counted(path, Method::Post, status), 1);
+            assert_eq!(test.counted(path, Method::Post, status), 1);
         }
-        let response = bench.post("/ingest?source=cron", r#"[{"rps":1},{"rps":2},{"cpu":3}]"#);
+        let response = test.post("/ingest?source=cron", r#"[{"rps":1},{"rps":2},{"cpu":3}]"#);
         assert_eq!(json(&response)["accepted"], 3);
-        assert!(bench.sample_consumer.waiting() == 0, "nothing leaves before the round ends");
-        assert_eq!(bench.kept(), 5);
-        assert_eq!(bench.counters.accepted_total.get(), 5);
-        assert_eq!(bench.counters.ingest_requests_total.get(), 3);
+        assert!(test.sample_consumer.waiting() == 0, "nothing leaves before the round ends");
+        assert_eq!(test.accepted(), 5);
+        assert_eq!(test.counters.accepted_total.get(), 5);
+        assert_eq!(test.counters.ingest_requests_total.get(), 3);
     }
 
     #[test]
-    fn what_is_refused_is_answered_and_counted() {
-        let mut bench = bench();
-        let response = bench.post("/ingest", r#"{"rps":-1}"#);
+    fn refused_samples_are_answered_and_counted() {
+        let mut test = router_test();
+        let response = test.post("/ingest", r#"{"rps":-1}"#);
         assert_eq!(response.status, 400);
         let message = json(&response)["error"]["message"].as_str().expect("text").to_owned();
         assert!(message.contains("rps"), "{message}");
 
-        let response = bench.post("/ingest", r#"[{"rps":1},{"cpu":-1},{"rps":2}]"#);
+        let response = test.post("/ingest", r#"[{"rps":1},{"cpu":-1},{"rps":2}]"#);
         assert_eq!(response.status, 202);
         let body = json(&response);
         assert_eq!((&body["status"], &body["accepted"]), (&json!("partial"), &json!(2)));
         assert_eq!((&body["rejected"], &body["errors"][0]["index"]), (&json!(1), &json!(1)));
-        assert_eq!(bench.post("/metrics", r#"[{"rps":1},{"cpu":-1}]"#).status, 200);
+        assert_eq!(test.post("/metrics", r#"[{"rps":1},{"cpu":-1}]"#).status, 200);
 
-        let response = bench.post("/ingest", r#"[{"cpu":-1},{"cpu":-2}]"#);
+        let response = test.post("/ingest", r#"[{"cpu":-1},{"cpu":-2}]"#);
         assert_eq!((response.status, &json(&response)["rejected"]), (400, &json!(2)));
         for (body, code) in [("", "empty_body"), ("[]", "empty_body"), ("{", "malformed_json")] {
-            let response = bench.post("/ingest", body);
+            let response = test.post("/ingest", body);
             assert_eq!((response.status, &*error_code(&response)), (400, code), "{body:?}");
         }
-        assert_eq!(bench.kept(), 3);
-        assert_eq!(bench.counters.invalid_total.get(), 5);
-        assert_eq!(bench.counted("/ingest", Method::Post, 400), 5);
+        assert_eq!(test.accepted(), 3);
+        assert_eq!(test.counters.invalid_total.get(), 5);
+        assert_eq!(test.counted("/ingest", Method::Post, 400), 5);
     }
 
     #[test]
-    fn no_room_for_streams_is_429() {
-        let mut bench = bench_with(Tokens::default(), 8, 1);
-        assert_eq!(bench.post("/ingest", r#"{"device":"a","rps":1}"#).status, 202);
-        assert_eq!(bench.post("/ingest", r#"{"device":"b","rps":1}"#).status, 429);
-        let none = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"c","rps":1}]"#);
+    fn too_many_streams_are_429() {
+        let mut test = router_test_with(Tokens::default(), 8, 1);
+        assert_eq!(test.post("/ingest", r#"{"device":"a","rps":1}"#).status, 202);
+        assert_eq!(test.post("/ingest", r#"{"device":"b","rps":1}"#).status, 429);
+        let none = test.post("/ingest", r#"[{"device":"b","rps":1},{"device":"c","rps":1}]"#);
         assert_eq!(none.status, 429);
-        let some = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":1}]"#);
+        let some = test.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":1}]"#);
         assert_eq!(some.status, 202);
-        let mixed = bench.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":-1}]"#);
+        let mixed = test.post("/ingest", r#"[{"device":"b","rps":1},{"device":"a","rps":-1}]"#);
         assert_eq!(mixed.status, 400);
-        assert_eq!(bench.counters.too_many_streams_total.get(), 5);
-        assert_eq!(bench.kept(), 2);
+        assert_eq!(test.counters.too_many_streams_total.get(), 5);
+        assert_eq!(test.accepted(), 2);
     }
 
     #[test]
-    fn a_full_queue_keeps_nothing_of_a_request() {
-        let mut bench = bench();
+    fn a_full_queue_accepts_nothing_of_a_request() {
+        let mut test = router_test();
         let half = format!("[{}]", vec![r#"{"rps":1}"#; QUEUE_SAMPLES_MAX / 2].join(","));
-        assert_eq!(bench.post("/ingest", &half).status, 202);
-        assert_eq!(bench.post("/ingest", &half).status, 202);
-        let response = bench.post("/ingest", r#"[{"rps":1},{"rps":1}]"#);
+        assert_eq!(test.post("/ingest", &half).status, 202);
+        assert_eq!(test.post("/ingest", &half).status, 202);
+        let response = test.post("/ingest", r#"[{"rps":1},{"rps":1}]"#);
         assert_eq!((response.status, field(&response, "Retry-After")), (503, Some("1")));
         assert_eq!(error_code(&response), "queue_full");
-        assert_eq!(bench.counters.queue_full_total.get(), 2);
-        assert_eq!(bench.kept(), QUEUE_SAMPLES_MAX);
-        assert_eq!(bench.post("/ingest", r#"{"rps":1}"#).status, 202);
+        assert_eq!(test.counters.queue_full_total.get(), 2);
+        assert_eq!(test.accepted(), QUEUE_SAMPLES_MAX);
+        assert_eq!(test.post("/ingest", r#"{"rps":1}"#).status, 202);
         let too_many = format!("[{}]", vec![r#"{"rps":1}"#; QUEUE_SAMPLES_MAX + 1].join(","));
-        let response = bench.post("/ingest", &too_many);
+        let response = test.post("/ingest", &too_many);
         assert_eq!((response.status, &*error_code(&response)), (413, "too_many_samples"));
-        assert_eq!(bench.kept(), 1);
+        assert_eq!(test.accepted(), 1);
     }
 
     #[test]
-    fn paths_and_methods_that_are_not_there() {
-        let mut bench = bench();
+    fn unknown_paths_are_404_and_other_methods_405() {
+        let mut test = router_test();
         for path in ["//", "/nope", "/ingest/", "/events/", "/page.html"] {
             for (method, _) in METHODS {
-                let response = bench.ask(method, path, &[]);
+                let response = test.ask(method, path, &[]);
                 assert_eq!((response.status, &*error_code(&response)), (404, "not_found"));
             }
         }
-        assert_eq!(bench.counted("/nope", Method::Post, 404), 5);
+        assert_eq!(test.counted("/nope", Method::Post, 404), 5);
         for (path, method, allow) in [
             ("/ingest", Method::Get, "POST"),
             ("/ingest", Method::Head, "POST"),
@@ -486,39 +491,39 @@ mod tests {
             ("/health", Method::Post, "GET, HEAD"),
             ("/analyze", Method::Other, "GET, HEAD"),
         ] {
-            let response = bench.ask(method, path, &[]);
+            let response = test.ask(method, path, &[]);
             assert_eq!((response.status, field(&response, "Allow")), (405, Some(allow)), "{path}");
             assert_eq!(error_code(&response), "method_not_allowed");
-            assert_eq!(bench.counted(path, method, 405), 1);
+            assert_eq!(test.counted(path, method, 405), 1);
         }
     }
 
     #[test]
-    fn the_page_comes_packed_as_its_client_takes_it() {
-        let mut bench = bench();
+    fn the_page_has_the_coding_that_its_client_accepts() {
+        let mut test = router_test();
         for (path, kind) in
             [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/java")]
         {
             for (accepted, coding) in
                 [("gzip, br", Some("br")), ("gzip", Some("gzip")), ("", None), ("br;q=0", None)]
             {
-                let response = bench.ask(Method::Get, path, &[("Accept-Encoding", accepted)]);
+                let response = test.ask(Method::Get, path, &[("Accept-Encoding", accepted)]);
                 assert_eq!(response.status, 200);
                 assert!(response.content_type.starts_with(kind), "{}", response.content_type);
                 assert_eq!(field(&response, "Content-Encoding"), coding, "{path} {accepted}");
                 let policy = field(&response, "Content-Security-Policy").expect("a policy");
                 assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"));
             }
-            assert_eq!(bench.counted(path, Method::Get, 200), 4);
+            assert_eq!(test.counted(path, Method::Get, 200), 4);
         }
     }
 
     #[test]
-    fn health_is_told_by_the_worker() {
-        let mut bench = bench();
+    fn the_worker_answers_health_checks() {
+        let mut test = router_test();
         for path in ["/health", "/healthz", "/livez"] {
             for method in [Method::Get, Method::Head] {
-                let response = bench.ask(method, path, &[]);
+                let response = test.ask(method, path, &[]);
                 assert_eq!((response.status, json(&response)), (200, json!({"status": "ok"})));
             }
         }
@@ -527,23 +532,23 @@ mod tests {
             (ReadinessPhase::Ready, 200),
             (ReadinessPhase::Draining, 503),
         ] {
-            bench.readiness.set(phase);
-            assert_eq!(bench.ask(Method::Get, "/readyz", &[]).status, status);
-            assert_eq!(bench.ask(Method::Get, "/health", &[]).status, 200);
+            test.readiness.set(phase);
+            assert_eq!(test.ask(Method::Get, "/readyz", &[]).status, status);
+            assert_eq!(test.ask(Method::Get, "/health", &[]).status, 200);
         }
-        bench.readiness.set(ReadinessPhase::Ready);
-        bench.readiness.set_store(StoreState::Degraded);
-        let response = bench.ask(Method::Get, "/readyz", &[]);
+        test.readiness.set(ReadinessPhase::Ready);
+        test.readiness.set_store(StoreState::Degraded);
+        let response = test.ask(Method::Get, "/readyz", &[]);
         assert_eq!((response.status, &json(&response)["status"]), (200, &json!("degraded")));
-        let response = bench.ask(Method::Get, "/livez", &[]);
+        let response = test.ask(Method::Get, "/livez", &[]);
         assert_eq!((response.status, json(&response)), (200, json!({"status": "ok"})));
     }
 
     #[test]
-    fn tokens_guard_samples_and_data_each_with_its_own() {
+    fn ingest_and_reads_have_a_token_each() {
         let (ingest, read) = (Some(BearerToken::new("wri-te")), Some(BearerToken::new("re-ad")));
         let tokens = Tokens { ingest, read, debug: None };
-        let mut bench = bench_with(tokens, 100, 1_000);
+        let mut test = router_test_with(tokens, 100, 1_000);
         for route in &routes::ROUTES {
             for (method, token, is_asked) in [
                 (Method::Post, "wri-te", route.ingest_status().is_some()),
@@ -552,28 +557,28 @@ mod tests {
                 if !is_asked {
                     continue;
                 }
-                let response = bench.ask(method, route.path, &[]);
+                let response = test.ask(method, route.path, &[]);
                 assert_eq!(response.status, 401, "{}", route.path);
                 assert_eq!(field(&response, "WWW-Authenticate"), Some("Bearer"));
                 let wrong = [("authorization", "Bearer 0ther")];
-                assert_eq!(bench.ask(method, route.path, &wrong).status, 403);
+                assert_eq!(test.ask(method, route.path, &wrong).status, 403);
                 let right = format!("Bearer {token}");
-                bench.call(method, route.path, &[("Authorization", &right)], r#"{"rps":1}"#);
+                test.call(method, route.path, &[("Authorization", &right)], r#"{"rps":1}"#);
                 if method == Method::Post {
-                    assert_eq!(Some(bench.engine.sent().status), route.ingest_status());
+                    assert_eq!(Some(test.engine.sent().status), route.ingest_status());
                 }
             }
         }
         for path in ["/health", "/healthz", "/livez"] {
-            assert_eq!(bench.ask(Method::Get, path, &[]).status, 200);
+            assert_eq!(test.ask(Method::Get, path, &[]).status, 200);
         }
-        assert_eq!(bench.kept(), 2);
-        bench.call(Method::Get, "/openapi.json", &[], "");
-        assert_eq!(bench.reads.len(), 9, "eight reads of data, and the description");
+        assert_eq!(test.accepted(), 2);
+        test.call(Method::Get, "/openapi.json", &[], "");
+        assert_eq!(test.reads.len(), 9, "eight reads of data, and the description");
     }
 
     #[test]
-    fn the_process_is_shown_to_loopback_clients_and_to_others_with_its_token() {
+    fn debug_paths_are_for_loopback_clients_or_with_a_token() {
         let remote = [("test-from-elsewhere", "")];
         let proxied =
             ["X-Forwarded-For", "forwarded", "X-REAL-IP"].map(|name| [(name, "127.0.0.1")]);
@@ -583,95 +588,95 @@ mod tests {
         for path in paths.map(|route| route.path) {
             // The other tokens open nothing here.
             let (ingest, read) = (Some(BearerToken::new("look")), Some(BearerToken::new("look")));
-            let mut bench = bench_with(Tokens { ingest, read, debug: None }, 1, 1_000);
+            let mut test = router_test_with(Tokens { ingest, read, debug: None }, 1, 1_000);
             for stranger in strangers() {
                 let fields = [stranger[0], right];
-                let response = bench.ask(Method::Get, path, &fields);
+                let response = test.ask(Method::Get, path, &fields);
                 assert_eq!((response.status, &*error_code(&response)), (403, "loopback_only"));
                 assert_eq!(field(&response, "X-Go-Pprof"), Some("1"));
                 assert_eq!(response.content_type, super::super::TEXT);
             }
             let debug = Some(BearerToken::new("look"));
-            let mut bench = bench_with(Tokens { debug, ..Tokens::default() }, 1, 1_000);
+            let mut test = router_test_with(Tokens { debug, ..Tokens::default() }, 1, 1_000);
             let mut admit = |fields: &[(&str, &str)]| {
-                bench.call(Method::Get, path, fields, "");
-                let request = bench.debugs.try_recv().expect(path);
+                test.call(Method::Get, path, fields, "");
+                let request = test.debugs.try_recv().expect(path);
                 assert_eq!(request.path, path);
                 drop(request);
-                assert_eq!(bench.engine.completed().status, 500, "a dropped responder answers");
+                assert_eq!(test.engine.completed().status, 500, "a dropped responder answers");
             };
             admit(&[]);
             for stranger in strangers() {
                 admit(&[stranger[0], right]);
             }
             for stranger in strangers() {
-                assert_eq!(bench.ask(Method::Get, path, stranger).status, 401);
+                assert_eq!(test.ask(Method::Get, path, stranger).status, 401);
                 let fields = [stranger[0], ("Authorization", "Bearer 0ook")];
-                assert_eq!(bench.ask(Method::Head, path, &fields).status, 403);
+                assert_eq!(test.ask(Method::Head, path, &fields).status, 403);
             }
         }
     }
 
     #[test]
-    fn too_many_who_look_into_the_process_are_told() {
-        let mut bench = bench();
-        bench.call(Method::Post, "/debug/pprof/symbol", &[], "0x1");
-        bench.call(Method::Get, "/debug/pprof/threads", &[], "");
-        let refused = bench.engine.completed();
+    fn too_many_debug_requests_are_503() {
+        let mut test = router_test();
+        test.call(Method::Post, "/debug/pprof/symbol", &[], "0x1");
+        test.call(Method::Get, "/debug/pprof/threads", &[], "");
+        let refused = test.engine.completed();
         assert_eq!((refused.status, field(&refused, "Retry-After")), (503, Some("1")));
-        let request = bench.debugs.recv().expect("the first");
-        assert_eq!((request.debug, &*request.body), (Debug::Symbol, &b"0x1"[..]));
+        let request = test.debugs.recv().expect("the first");
+        assert_eq!((request.debug, &*request.body), (DebugRead::Symbol, &b"0x1"[..]));
     }
 
     #[test]
-    fn reads_go_to_the_readers_until_too_many_wait() {
-        let mut bench = bench_with(Tokens::default(), 1, 1_000);
+    fn reads_go_to_the_readers_until_their_queue_is_full() {
+        let mut test = router_test_with(Tokens::default(), 1, 1_000);
         let fields = [("ACCEPT", "text/plain"), ("accept-encoding", "gzip")];
-        bench.call(Method::Head, "/analyze?device=a&x", &fields, "");
-        assert!(bench.engine.is_silent());
-        bench.call(Method::Get, "/stats", &[], "");
-        let refused = bench.engine.completed();
+        test.call(Method::Head, "/analyze?device=a&x", &fields, "");
+        assert!(test.engine.is_silent());
+        test.call(Method::Get, "/stats", &[], "");
+        let refused = test.engine.completed();
         assert_eq!((refused.status, &*error_code(&refused)), (503, "too_many_reads"));
         assert_eq!(field(&refused, "Retry-After"), Some("1"));
-        assert_eq!(bench.counters.reads_refused_total.get(), 1);
-        assert_eq!(bench.counted("/stats", Method::Get, 503), 1);
-        let request = bench.reads.recv().expect("the first read");
+        assert_eq!(test.counters.reads_refused_total.get(), 1);
+        assert_eq!(test.counted("/stats", Method::Get, 503), 1);
+        let request = test.reads.recv().expect("the first read");
         assert_eq!((request.read, request.method), (Read::Analyze, Method::Head));
         assert_eq!(request.query, "device=a&x");
         assert_eq!((&*request.accept, &*request.accept_encoding), ("text/plain", "gzip"));
         assert_eq!(request.read_ns, 7);
         drop(request);
-        assert_eq!(bench.engine.completed().status, 500, "a dropped responder answers");
+        assert_eq!(test.engine.completed().status, 500, "a dropped responder answers");
         let (_, nobody) = bounded(1);
-        bench.reads = nobody;
-        bench.call(Method::Get, "/stats", &[], "");
-        assert_eq!(error_code(&bench.engine.completed()), "stopping");
+        test.reads = nobody;
+        test.call(Method::Get, "/stats", &[], "");
+        assert_eq!(error_code(&test.engine.completed()), "stopping");
     }
 
     #[test]
-    fn samples_of_the_round_go_ahead_of_a_read() {
-        let mut bench = bench();
-        bench.post("/ingest", r#"{"rps":1}"#);
-        assert!(bench.sample_consumer.waiting() == 0);
-        bench.call(Method::Get, "/analyze", &[], "");
-        assert_eq!((bench.sample_consumer.waiting(), bench.reads.len()), (1, 1));
+    fn samples_of_the_round_are_sent_before_a_read() {
+        let mut test = router_test();
+        test.post("/ingest", r#"{"rps":1}"#);
+        assert!(test.sample_consumer.waiting() == 0);
+        test.call(Method::Get, "/analyze", &[], "");
+        assert_eq!((test.sample_consumer.waiting(), test.reads.len()), (1, 1));
     }
 
     #[test]
-    fn a_round_times_what_it_answered() {
-        let mut bench = bench();
+    fn a_round_times_its_answers() {
+        let mut test = router_test();
         for _ in 0..3 {
-            bench.post("/ingest", r#"{"rps":1}"#);
+            test.post("/ingest", r#"{"rps":1}"#);
         }
-        bench.ask(Method::Get, "/nope", &[]);
-        bench.router.round_called(Now::default(), StageTimer(Some(&mut bench.times)));
-        bench.router.round_answered(40_000);
-        bench.router.round_answered(1);
+        test.ask(Method::Get, "/nope", &[]);
+        test.router.round_called(Now::default(), StageTimer(Some(&mut test.times)));
+        test.router.round_answered(40_000);
+        test.router.round_answered(1);
         for (path, count) in [("/ingest", 3), ("/nope", 1), ("/metrics", 0)] {
             let mut counts = Counts::default();
-            bench.counters.requests.durations(routes::find(path)).merge_into(&mut counts);
+            test.counters.requests.durations(routes::find(path)).merge_into(&mut counts);
             assert_eq!((counts.count(), counts.sum_ns), (count, count * 40_000), "{path}");
         }
-        assert!(bench.times.has(Stage::Decode) && bench.times.has(Stage::Enqueue));
+        assert!(test.times.has(Stage::Decode) && test.times.has(Stage::Enqueue));
     }
 }

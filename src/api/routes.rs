@@ -1,5 +1,6 @@
-//! The table of paths: the one source of routing, of `Allow`, of the metric label `path`, and of what
-//! `openapi.json` has to describe.
+//! The table of paths: the only source of routing, of `Allow`, and of the metric label `path`.
+//!
+//! A new path is a row of [`ROUTES`] and an entry of `openapi.json`; a test compares them.
 
 use crate::dashboard::page::Asset;
 use crate::decode::Format;
@@ -10,31 +11,31 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// One path.
 #[derive(Clone, Copy, Debug)]
-pub struct Route {
-    /// As clients ask for it; also the metric label.
+pub struct PathRoute {
+    /// The path of a request; also the metric label.
     pub path: &'static str,
-    /// What GET and HEAD do.
+    /// The action of GET and HEAD.
     pub get: Option<Get>,
-    /// What POST does.
+    /// The action of POST.
     pub post: Option<Post>,
 }
 
-/// What a GET does.
+/// The action of GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Get {
-    /// Says that the process serves; answered by the worker.
+    /// Liveness, answered by the worker.
     Health,
-    /// Says whether to send it requests; answered by the worker.
+    /// Readiness, answered by the worker.
     Ready,
-    /// A file of the live page; answered by the worker.
+    /// A file of the live page, answered by the worker.
     Page(Asset),
     /// Answered by a reader.
     Read(Read),
-    /// Answered by a thread of its own.
-    Debug(Debug),
+    /// Debugging, answered by a debug thread.
+    Debug(DebugRead),
 }
 
-/// What a POST does.
+/// The action of POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Post {
     /// Takes samples.
@@ -44,34 +45,34 @@ pub enum Post {
         /// Of the answer, if a sample was accepted.
         status: u16,
     },
-    /// As GET, with the parameters in the body.
-    Debug(Debug),
+    /// The same as GET, with the parameters in the body.
+    Debug(DebugRead),
 }
 
-/// What tells of the process itself: to loopback clients, and to others with the debug token.
+/// Paths about the process itself, for loopback clients and clients with the debug token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Debug {
-    /// What there is.
+pub enum DebugRead {
+    /// List of the other paths.
     Index,
-    /// Where CPU time goes.
+    /// CPU profile.
     Profile,
-    /// The same as a picture.
+    /// CPU profile as an SVG flame graph.
     Flamegraph,
-    /// Where each thread is.
+    /// The stack of each thread.
     Threads,
-    /// How the process was started.
+    /// The command line.
     Cmdline,
-    /// Names of addresses.
+    /// Symbols of addresses.
     Symbol,
-    /// Who holds memory.
+    /// Heap profile of memory in use.
     Heap,
-    /// Who took memory.
+    /// Heap profile of all allocations.
     Allocs,
-    /// Where the time of a request goes.
+    /// Latency of each stage of a request.
     Latency,
 }
 
-/// What readers answer.
+/// The reads that readers answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
     /// `/analyze`
@@ -84,16 +85,16 @@ pub enum Read {
     Anomalies,
     /// `/latest`
     Latest,
-    /// The metrics of this process.
+    /// The Prometheus metrics.
     Scrape,
-    /// The description of this interface.
+    /// `openapi.json`
     OpenApi,
-    /// `/events`: a reader brings the client to the thread that streams.
+    /// `/events`: a reader subscribes the client to the event stream.
     Events,
 }
 
 impl Get {
-    /// Asks for the read token: everything that tells of samples.
+    /// True if the answer holds data of samples, which requires the read token.
     pub const fn is_data(self) -> bool {
         match self {
             Self::Health | Self::Ready | Self::Page(_) | Self::Read(Read::OpenApi) => false,
@@ -103,10 +104,14 @@ impl Get {
     }
 }
 
-/// Every path; the busiest first, as they are compared in this order.
-pub const ROUTES: [Route; 28] = [
-    Route { path: "/ingest", get: None, post: ingest(Format::Json, 202) },
-    Route { path: "/metrics", get: Some(Get::Read(Read::Scrape)), post: ingest(Format::Json, 200) },
+/// Every path, the busiest first: a request is compared with them in this order.
+pub const ROUTES: [PathRoute; 28] = [
+    PathRoute { path: "/ingest", get: None, post: ingest(Format::Json, 202) },
+    PathRoute {
+        path: "/metrics",
+        get: Some(Get::Read(Read::Scrape)),
+        post: ingest(Format::Json, 200),
+    },
     reads("/analyze", Read::Analyze),
     reads("/stats", Read::Stats),
     reads("/devices", Read::Devices),
@@ -122,20 +127,20 @@ pub const ROUTES: [Route; 28] = [
     gets("/page.css", Get::Page(Asset::Style)),
     gets("/page.js", Get::Page(Asset::Script)),
     reads("/openapi.json", Read::OpenApi),
-    debugs("/debug/pprof/", Debug::Index),
-    debugs("/debug/pprof", Debug::Index),
-    debugs("/debug/pprof/profile", Debug::Profile),
-    debugs("/debug/pprof/flamegraph", Debug::Flamegraph),
-    debugs("/debug/pprof/threads", Debug::Threads),
-    debugs("/debug/pprof/goroutine", Debug::Threads),
-    debugs("/debug/pprof/heap", Debug::Heap),
-    debugs("/debug/pprof/allocs", Debug::Allocs),
-    debugs("/debug/latency", Debug::Latency),
-    debugs("/debug/pprof/cmdline", Debug::Cmdline),
-    Route {
+    debugs("/debug/pprof/", DebugRead::Index),
+    debugs("/debug/pprof", DebugRead::Index),
+    debugs("/debug/pprof/profile", DebugRead::Profile),
+    debugs("/debug/pprof/flamegraph", DebugRead::Flamegraph),
+    debugs("/debug/pprof/threads", DebugRead::Threads),
+    debugs("/debug/pprof/goroutine", DebugRead::Threads),
+    debugs("/debug/pprof/heap", DebugRead::Heap),
+    debugs("/debug/pprof/allocs", DebugRead::Allocs),
+    debugs("/debug/latency", DebugRead::Latency),
+    debugs("/debug/pprof/cmdline", DebugRead::Cmdline),
+    PathRoute {
         path: "/debug/pprof/symbol",
-        get: Some(Get::Debug(Debug::Symbol)),
-        post: Some(Post::Debug(Debug::Symbol)),
+        get: Some(Get::Debug(DebugRead::Symbol)),
+        post: Some(Post::Debug(DebugRead::Symbol)),
     },
 ];
 
@@ -143,25 +148,25 @@ const fn ingest(format: Format, status: u16) -> Option<Post> {
     Some(Post::Ingest { format, status })
 }
 
-const fn gets(path: &'static str, get: Get) -> Route {
-    Route { path, get: Some(get), post: None }
+const fn gets(path: &'static str, get: Get) -> PathRoute {
+    PathRoute { path, get: Some(get), post: None }
 }
 
-const fn reads(path: &'static str, read: Read) -> Route {
+const fn reads(path: &'static str, read: Read) -> PathRoute {
     gets(path, Get::Read(read))
 }
 
-const fn debugs(path: &'static str, debug: Debug) -> Route {
+const fn debugs(path: &'static str, debug: DebugRead) -> PathRoute {
     gets(path, Get::Debug(debug))
 }
 
-/// What a request is counted under: a place in [`ROUTES`], or [`Label::OTHER`].
+/// The metric label of a request: an index of [`ROUTES`], or [`Label::OTHER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label(u8);
 
-/// How many labels there are.
+/// Number of labels.
 pub const LABELS: usize = ROUTES.len() + 1;
-const _: () = assert!(LABELS <= 64, "a round marks the labels it met in the bits of a u64");
+const _: () = assert!(LABELS <= 64, "a round keeps its labels as the bits of a u64");
 
 impl Label {
     /// Every path that is not in the table.
@@ -185,7 +190,7 @@ impl Label {
     }
 
     /// The route, None for [`Label::OTHER`].
-    pub fn route(self) -> Option<&'static Route> {
+    pub fn route(self) -> Option<&'static PathRoute> {
         ROUTES.get(self.index())
     }
 
@@ -202,8 +207,8 @@ pub fn find(path: &str) -> Label {
     place.map_or(Label::OTHER, |place| Label(place as u8))
 }
 
-impl Route {
-    /// What this path answers other methods with, in `Allow`.
+impl PathRoute {
+    /// The value of `Allow` when the method is another one.
     pub const fn allow(&self) -> &'static str {
         match (self.get.is_some(), self.post.is_some()) {
             (true, true) => "GET, HEAD, POST",
@@ -212,7 +217,7 @@ impl Route {
         }
     }
 
-    /// What samples are accepted with, where POST takes them.
+    /// The status of accepted samples, if POST takes samples.
     pub const fn ingest_status(&self) -> Option<u16> {
         match self.post {
             Some(Post::Ingest { status, .. }) => Some(status),
@@ -221,7 +226,7 @@ impl Route {
     }
 }
 
-/// What a request asks for, once path and method are known.
+/// The action of a path and a method.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
     /// Take samples.
@@ -231,24 +236,24 @@ pub enum Action {
         /// Of the answer, if a sample was accepted.
         status: u16,
     },
-    /// Tell something.
-    Tell(Get),
-    /// The path has other methods, these.
+    /// Answer a read.
+    Get(Get),
+    /// The path has only these methods.
     WrongMethod(&'static str),
     /// No such path.
     Unknown,
 }
 
-/// What `method` asks of the path behind `label`.
+/// The action of `method` on the path of `label`.
 #[inline]
 pub fn action(label: Label, method: Method) -> Action {
     let Some(route) = label.route() else { return Action::Unknown };
     let action = match method {
         Method::Post => route.post.map(|post| match post {
             Post::Ingest { format, status } => Action::Ingest { format, status },
-            Post::Debug(debug) => Action::Tell(Get::Debug(debug)),
+            Post::Debug(debug) => Action::Get(Get::Debug(debug)),
         }),
-        Method::Get | Method::Head => route.get.map(Action::Tell),
+        Method::Get | Method::Head => route.get.map(Action::Get),
         Method::Other => None,
     };
     action.unwrap_or(Action::WrongMethod(route.allow()))
@@ -259,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_found_as_they_are_and_once() {
+    fn paths_are_found_exactly_and_once() {
         for (place, route) in ROUTES.iter().enumerate() {
             assert_eq!(find(route.path).index(), place);
             assert_eq!(find(route.path).path(), route.path);
@@ -282,13 +287,13 @@ mod tests {
             Action::Ingest { format: Format::Json, status: 200 }
         ));
         assert!(matches!(act("/ingest", Method::Head), Action::WrongMethod("POST")));
-        assert!(matches!(act("/metrics", Method::Head), Action::Tell(Get::Read(Read::Scrape))));
+        assert!(matches!(act("/metrics", Method::Head), Action::Get(Get::Read(Read::Scrape))));
         assert!(matches!(act("/metrics", Method::Other), Action::WrongMethod("GET, HEAD, POST")));
         assert!(matches!(act("/health", Method::Post), Action::WrongMethod("GET, HEAD")));
         assert!(matches!(act("/nope", Method::Other), Action::Unknown));
         for method in [Method::Get, Method::Head, Method::Post] {
             let symbol = act("/debug/pprof/symbol", method);
-            assert!(matches!(symbol, Action::Tell(Get::Debug(Debug::Symbol))));
+            assert!(matches!(symbol, Action::Get(Get::Debug(DebugRead::Symbol))));
         }
         assert!(matches!(act("/debug/pprof/", Method::Post), Action::WrongMethod("GET, HEAD")));
     }
@@ -309,7 +314,7 @@ mod tests {
         let mut routed: Vec<(&str, Vec<&str>)> = ROUTES
             .iter()
             .map(|route| {
-                // That HEAD goes wherever GET does is said once.
+                // The document describes HEAD once, for all paths.
                 let get = route.get.map(|_| "get");
                 (route.path, get.into_iter().chain(route.post.map(|_| "post")).collect())
             })
@@ -340,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_of_the_openapi_document_leads_somewhere() {
+    fn every_reference_of_the_openapi_document_resolves() {
         fn check(value: &serde_json::Value, document: &serde_json::Value) {
             match value {
                 serde_json::Value::Object(fields) => {

@@ -1,7 +1,7 @@
-//! Bearer tokens: who may post, who may read, and who may look into the process.
+//! Bearer tokens for ingest, for reads and for `/debug/`.
 //!
-//! How long a comparison takes tells nothing of the secret: every presented token is read to the
-//! end of the same padded length, word by word.
+//! A comparison takes constant time: every presented token is compared over the whole padded length,
+//! word by word.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::http::message::{Headers, Request};
 
-/// Secrets are padded to a multiple of it, so that time tells their length no more closely.
+/// Secrets are padded to a multiple of it, so that the time of a comparison hides their length.
 const PADDED_WORDS: usize = 8;
 
 /// One secret. Prints as `set`.
@@ -19,38 +19,38 @@ pub struct BearerToken {
     length: usize,
 }
 
-/// What clients must present; None asks for nothing.
+/// Required tokens; None requires no token.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
-    /// Of POSTs.
+    /// For POST requests with samples.
     pub ingest: Option<BearerToken>,
-    /// Of GETs that tell of samples.
+    /// For GET requests that return data of samples.
     pub read: Option<BearerToken>,
-    /// Of what tells of the process itself, by clients that are not loopback ones.
+    /// For `/debug/`, from clients that are not on loopback.
     pub debug: Option<BearerToken>,
 }
 
-/// Why a client was turned away.
+/// Why a request is not authorized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// No bearer token.
+    /// There is no bearer token.
     Missing,
-    /// Another one.
+    /// The bearer token is another one.
     Wrong,
-    /// Not a loopback client, and there is no token that would let it in.
+    /// The client is not on loopback, and no token is configured.
     Remote,
 }
 
 impl BearerToken {
-    /// Clients must present exactly `secret`, which is not empty.
+    /// A token that is exactly `secret`, which must not be empty.
     pub fn new(secret: &str) -> Self {
-        assert!(!secret.is_empty(), "an empty token would let everyone in");
+        assert!(!secret.is_empty(), "an empty token authorizes everyone");
         let bytes = secret.as_bytes();
         let words = bytes.len().div_ceil(8).next_multiple_of(PADDED_WORDS);
         Self { words: (0..words).map(|at| word(bytes, at)).collect(), length: bytes.len() }
     }
 
-    fn is(&self, presented: &[u8]) -> bool {
+    fn matches(&self, presented: &[u8]) -> bool {
         let mut is_same: Choice = (self.length as u64).ct_eq(&(presented.len() as u64));
         for (at, secret) in self.words.iter().enumerate() {
             is_same &= secret.ct_eq(&word(presented, at));
@@ -74,18 +74,18 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// Lets the request pass when it presents `token`.
+/// Checks that the request presents `token`, if there is one.
 #[inline]
 pub fn check(token: Option<&BearerToken>, headers: &Headers<'_>) -> Result<(), Denied> {
     let Some(token) = token else { return Ok(()) };
     let presented = headers.get("authorization").and_then(bearer).ok_or(Denied::Missing)?;
-    if token.is(presented) { Ok(()) } else { Err(Denied::Wrong) }
+    if token.matches(presented) { Ok(()) } else { Err(Denied::Wrong) }
 }
 
-/// What a proxy adds: a request with one of these comes from somebody else than its peer.
+/// Fields that a proxy adds: the client of such a request is not the peer of its connection.
 const PROXY_FIELDS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
 
-/// Lets the request look into the process: from loopback as it is, from elsewhere with `token`.
+/// Checks a request to `/debug/`: loopback clients need no token, others need `token`.
 pub fn check_debug(token: Option<&BearerToken>, request: &Request<'_>) -> Result<(), Denied> {
     let is_proxied = PROXY_FIELDS.iter().any(|name| request.headers.get(name).is_some());
     if request.is_loopback && !is_proxied {
@@ -94,7 +94,7 @@ pub fn check_debug(token: Option<&BearerToken>, request: &Request<'_>) -> Result
     if token.is_none() { Err(Denied::Remote) } else { check(token, &request.headers) }
 }
 
-/// What follows the scheme `Bearer`, in any case (RFC 9110 section 11.1).
+/// The text after the scheme `Bearer`, which may be in any case (RFC 9110 section 11.1).
 fn bearer(field: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = field.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii())
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_secret_passes() {
+    fn only_the_exact_secret_is_authorized() {
         let long = "x".repeat(200);
         for secret in ["s3cret", "exactly-sixty-four", &"y".repeat(64), &"y".repeat(65), &long] {
             let token = BearerToken::new(secret);

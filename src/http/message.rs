@@ -185,8 +185,7 @@ impl Drop for Responder {
                 status: 500,
                 content_type: "application/json",
                 fields: Vec::new(),
-                body: br#"{"error":{"code":"internal","message":"the request was given up"}}"#
-                    .to_vec(),
+                body: br#"{"error":{"code":"internal","message":"internal error"}}"#.to_vec(),
             };
             sink.complete(self.id, Completion::Response(response));
         }

@@ -21,7 +21,7 @@ const NODES_KEPT: usize = 16 * 1024;
 const DEPTH_MAX: usize = VALUES_MAX + 1;
 
 /// The memory of simd-json, reused for each text.
-pub(in crate::decode) struct Parser {
+pub(crate) struct Parser {
     buffers: Buffers,
     tape: Tape<'static>,
 }
@@ -33,7 +33,7 @@ pub(super) struct NotJson {
 }
 
 impl Parser {
-    pub(in crate::decode) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { buffers: Buffers::with_max_depth(0, DEPTH_MAX), tape: Tape(Vec::new()) }
     }
 
