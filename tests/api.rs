@@ -1050,6 +1050,11 @@ fn prometheus_text(engine: Engine) {
         let kind = answer.header("content-type").expect("content type");
         assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
         let samples = exposition(answer.text(), false);
+        for line in answer.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let name = line.split(' ').next().expect("a name");
+            let document = include_str!("../docs/METRICS.md");
+            assert!(document.contains(&format!("| `{name}` |")), "{name} is not in METRICS.md");
+        }
         for family in [
             "http_requests_total",
             "http_request_duration_seconds_bucket",
