@@ -1,16 +1,15 @@
-//! Names and ids: which device and which metric an id stands for, and how many streams there are.
+//! The names of devices and metrics with their ids, and the number of streams.
 //!
-//! Shared by all threads. Workers reach it through the small cache of their decoder; the lock is
-//! taken for names a worker has not met for a while.
+//! Shared by all threads. A worker looks up names in its decoder's cache first, and takes the lock only for
+//! names that the cache lacks.
 //!
-//! Every device slot has one atomic word outside the lock: the slot's generation, and the second in
-//! which its device was last heard from. A worker with a cached id calls [`Registry::touch`], which
-//! moves the word to the present second or says that the generation has passed. Eviction moves the
-//! word of a device silent for `stream_idle_s` to the next generation. Both are compare-and-swap on
-//! that one word, so either the worker's sample keeps the device or the worker learns that it has
-//! gone: a sample is never given to the device that took the slot over.
+//! Every device slot has one atomic word outside the lock: the slot's generation, and the second of the device's
+//! last sample. A worker with a cached id calls [`Registry::touch`], which sets the word to the present second
+//! or reports that the generation has passed. Eviction sets the word of a device without samples for
+//! `stream_idle_s` to the next generation. Both are compare-and-swap on that word, so either the sample keeps
+//! the device or the worker learns that the device is gone: a sample never counts for the slot's next device.
 //!
-//! Nothing is dropped uncounted: see [`Registry::evicted`].
+//! Evictions are counted: see [`Registry::evicted`].
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -26,13 +25,13 @@ use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
 /// Distinct metric names: each is a label value in the scrape and a window of the fleet.
 pub const METRICS_MAX: usize = 1_024;
-/// Metrics that fit in the bit mask of a device; the ids above stand in a list.
+/// Metrics that fit in the bit mask of a device; ids above it are in a list.
 pub const MASKED_METRICS: u16 = 64;
-/// A worker that finds its device touched in this very second leaves the word alone, so a device
-/// must not become evictable while that worker's second can still be the present one.
+/// A worker that finds its device touched in the present second does not write the word, so a device must not
+/// become evictable within that second.
 pub const STREAM_IDLE_MIN_S: u32 = 2;
 
-/// No room for another stream or metric, and no silent device to make some.
+/// No room for another stream or metric, and no silent device to evict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// `--max-streams` are in use.
@@ -41,12 +40,12 @@ pub enum Full {
     Metrics,
 }
 
-/// A device that has been given room for the streams asked for.
+/// A device with room for the streams asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admitted {
     /// The device.
     pub device: DeviceId,
-    /// Its metrics below [`MASKED_METRICS`], a bit each.
+    /// Its metrics below [`MASKED_METRICS`], one bit each.
     pub metrics_mask: u64,
 }
 
@@ -56,7 +55,7 @@ pub struct Registry {
     max_streams: usize,
     stream_idle_s: u32,
     hasher: RandomState,
-    /// One for each slot there can ever be: a device has a stream at least.
+    /// One for each possible slot: a device has at least one stream.
     words: Box<[AtomicU64]>,
     names: RwLock<NameTable>,
 }
@@ -85,12 +84,12 @@ struct DeviceSlot {
     metrics_above: Option<Box<Vec<u16>>>,
 }
 
-/// Where the eviction's clock hand stands.
+/// The position of the eviction's clock hand.
 #[derive(Debug, Default)]
 struct Sweep {
     hand: usize,
-    /// Slots left to look at in `second`. A device can't turn silent within a second, so one turn of
-    /// the hand in each is enough, however many samples are refused.
+    /// Slots left to check in `second`. A device cannot become silent within a second, so one turn of the hand
+    /// per second is enough, however many samples are refused.
     left: usize,
     second: u32,
 }
@@ -209,18 +208,18 @@ impl Registry {
         self.names.read().evicted
     }
 
-    /// Says that a device was heard from in the second `now_s`. False once it has been evicted.
+    /// Records a sample of a device in the second `now_s`. False once the device has been evicted.
     #[inline]
     pub fn touch(&self, device: DeviceId, now_s: u32) -> bool {
         let word_now = &self.words[device.index as usize];
-        // Relaxed throughout: the word is all that workers and evictor agree on, and each reads and
-        // writes it in one step. Names and masks are read under the lock.
+        // Relaxed throughout: workers and eviction share nothing but the word, which each reads and writes in
+        // one step. Names and masks are read under the lock.
         let mut seen = word_now.load(Ordering::Relaxed);
         loop {
             if generation_of(seen) != device.generation {
                 return false;
             }
-            // Another worker's second may be a moment ahead; the word never steps back.
+            // Another worker's second may be ahead; the word never goes back.
             if seen_of(seen) >= now_s {
                 return true;
             }
@@ -272,7 +271,7 @@ impl Registry {
             index = names.device(hash, name);
             let needed = match index {
                 Some(index) => {
-                    // Touched first, so that making room does not evict the one that asks for it.
+                    // Touched first, so that making room does not evict the device that asks for it.
                     self.touched(&names, index, now_s);
                     names.missing_streams(index, metrics)
                 }
@@ -296,7 +295,7 @@ impl Registry {
         Ok(Some(self.touched(&names, index, now_s)))
     }
 
-    /// Fills in the ids of known metrics; says how many are new.
+    /// Fills in the ids of known metrics. Returns how many are new.
     fn look_up_metrics(
         &self,
         names: &NameTable,
@@ -349,7 +348,7 @@ impl Registry {
         index
     }
 
-    /// Evicts the first silent device the hand comes to. False when there is none.
+    /// Evicts the first silent device from the clock hand on. False when there is none.
     fn evict_one(&self, names: &mut NameTable, now_s: u32) -> bool {
         if names.sweep.second < now_s {
             names.sweep.second = now_s;
@@ -372,7 +371,7 @@ impl Registry {
             return false;
         }
         let next = word(generation_of(seen).wrapping_add(1), seen_of(seen));
-        // Fails when a worker has just touched the device: then it is not silent.
+        // Fails when a worker has just touched the device, which then is not silent.
         let gone =
             self.words[index].compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed);
         if gone.is_err() {
@@ -411,7 +410,7 @@ impl NameTable {
         metrics.iter().filter(|(_, id)| id.is_none_or(|id| !slot.has(id))).count()
     }
 
-    /// Adds the streams that the device lacks; says how many.
+    /// Adds the streams that the device lacks. Returns how many.
     fn add_streams(&mut self, index: u32, metrics: &[(&str, Option<MetricId>)]) -> usize {
         let slot = &mut self.slots[index as usize];
         let mut added = 0;
@@ -495,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_make_room_and_the_heard_stay() {
+    fn silent_devices_are_evicted_and_others_stay() {
         let registry = Registry::new(4, 10);
         let ids =
             ["a", "b", "c", "d"].map(|name| admit(&registry, name, &["cpu"], 0).expect("room"));

@@ -1,7 +1,7 @@
-//! The latest anomalies, in a ring taken at the start, and how many flags there were of each metric.
+//! The latest anomalies, in a ring allocated at the start, and the number of anomalous values of each metric.
 //!
-//! Flags of one stream with no value between them that is none are one anomaly: it begins with the
-//! first, shows the strangest, and ends with the next value that is no anomaly.
+//! Anomalous values of one stream without a normal value between them are one anomaly. It begins with the first
+//! of them, shows the one with the highest score, and ends with the next normal value.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::window::Moments;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
 
-/// AnomalyLog kept for `/anomalies`; older ones are only counted.
+/// Anomalies kept for `/anomalies`; older ones are only counted.
 pub const ANOMALIES_KEPT: usize = 4_096;
 const _: () = assert!(ANOMALIES_KEPT < u16::MAX as usize);
 
-/// A value that was flagged.
+/// A value whose verdict is an anomaly.
 #[derive(Clone, Copy, Debug)]
 pub struct AnomalousValue {
     /// The value.
@@ -25,31 +25,31 @@ pub struct AnomalousValue {
     pub before: Moments,
     /// The verdict.
     pub verdict: Verdict,
-    /// As the client said.
+    /// The sample's timestamp.
     pub timestamp_us: i64,
     /// When it arrived.
     pub arrived_us: i64,
 }
 
-/// Whose anomaly it is: None for the fleet's.
+/// The stream of an anomaly; no device for the fleet's.
 type Subject = (Option<DeviceId>, MetricId);
 
-/// The place of an anomaly that has not ended; another may have taken it since.
+/// The position of an anomaly that has not ended; a later one may have replaced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenAnomaly(NonZeroU16);
 
-/// One anomaly. It keeps the device's name, and so its due after the device's eviction.
+/// One anomaly. It keeps the device's name, which outlives the device.
 #[derive(Debug)]
 struct AnomalyEntry {
-    of: Subject,
+    subject: Subject,
     name: Option<Arc<str>>,
-    strangest: AnomalousValue,
+    highest: AnomalousValue,
     start_us: i64,
     flags: u64,
     end_us: Option<i64>,
-    /// When its last flag or its end arrived.
+    /// When its last value or its end arrived.
     changed_us: i64,
-    /// Which change of all anomalies that was.
+    /// The number of that change, counted over all anomalies.
     change: u64,
 }
 
@@ -70,36 +70,37 @@ impl Default for AnomalyLog {
 }
 
 impl AnomalyLog {
-    /// Flags of that metric since the start.
+    /// Anomalous values of that metric since the start.
     pub fn count(&self, metric: MetricId) -> u64 {
         self.by_metric[usize::from(metric.0)]
     }
 
-    /// Takes a flag: of the open anomaly of its stream if that is still kept, else of a new one, in the
-    /// place of the oldest when the ring is full.
+    /// Takes an anomalous value. It belongs to the open anomaly of its stream if that is still kept, else to a
+    /// new one, which replaces the oldest when the ring is full.
     #[cold]
     pub fn flag(
         &mut self,
         open: Option<OpenAnomaly>,
-        of: Subject,
+        subject: Subject,
         name: Option<&Arc<str>>,
         flag: AnomalousValue,
     ) -> OpenAnomaly {
-        self.by_metric[usize::from(of.1.0)] += 1;
+        self.by_metric[usize::from(subject.1.0)] += 1;
         self.changes += 1;
         let change = self.changes;
-        if let Some((open, anomaly)) = open.and_then(|open| Some((open, self.open(open, of)?))) {
-            if flag.verdict.score >= anomaly.strangest.verdict.score {
-                anomaly.strangest = flag;
+        if let Some((open, anomaly)) = open.and_then(|open| Some((open, self.open(open, subject)?)))
+        {
+            if flag.verdict.score >= anomaly.highest.verdict.score {
+                anomaly.highest = flag;
             }
             anomaly.flags += 1;
             (anomaly.changed_us, anomaly.change) = (flag.arrived_us, change);
             return open;
         }
         let anomaly = AnomalyEntry {
-            of,
+            subject,
             name: name.cloned(),
-            strangest: flag,
+            highest: flag,
             start_us: flag.timestamp_us,
             flags: 1,
             end_us: None,
@@ -116,32 +117,32 @@ impl AnomalyLog {
         OpenAnomaly(NonZeroU16::new(place as u16 + 1).expect("one more than a place"))
     }
 
-    /// The stream's next value is none: its anomaly ends there.
+    /// Ends an anomaly at the stream's next normal value.
     #[cold]
-    pub fn end(&mut self, open: OpenAnomaly, of: Subject, timestamp_us: i64, arrived_us: i64) {
+    pub fn end(&mut self, open: OpenAnomaly, subject: Subject, timestamp_us: i64, arrived_us: i64) {
         let change = self.changes + 1;
-        if let Some(anomaly) = self.open(open, of) {
+        if let Some(anomaly) = self.open(open, subject) {
             anomaly.end_us = Some(timestamp_us);
             (anomaly.changed_us, anomaly.change) = (arrived_us, change);
             self.changes = change;
         }
     }
 
-    /// There will be no next value, for its stream has gone.
+    /// Ends an anomaly whose stream has gone, so that there will be no next value.
     #[cold]
-    pub fn abandon(&mut self, open: OpenAnomaly, of: Subject, arrived_us: i64) {
-        let last_us = self.open(open, of).map(|anomaly| anomaly.strangest.timestamp_us);
+    pub fn abandon(&mut self, open: OpenAnomaly, subject: Subject, arrived_us: i64) {
+        let last_us = self.open(open, subject).map(|anomaly| anomaly.highest.timestamp_us);
         if let Some(last_us) = last_us {
-            self.end(open, of, last_us, arrived_us);
+            self.end(open, subject, last_us, arrived_us);
         }
     }
 
-    fn open(&mut self, place: OpenAnomaly, of: Subject) -> Option<&mut AnomalyEntry> {
+    fn open(&mut self, place: OpenAnomaly, subject: Subject) -> Option<&mut AnomalyEntry> {
         let anomaly = self.ring.get_mut(usize::from(place.0.get()) - 1)?;
-        (anomaly.of == of && anomaly.end_us.is_none()).then_some(anomaly)
+        (anomaly.subject == subject && anomaly.end_us.is_none()).then_some(anomaly)
     }
 
-    /// Those that `query` asks for, newest first.
+    /// The anomalies that `query` asks for, newest first.
     pub fn latest(
         &self,
         query: &AnomaliesQuery,
@@ -155,16 +156,16 @@ impl AnomalyLog {
             .filter(|(_, anomaly)| {
                 anomaly.changed_us >= query.since_us
                     && anomaly.change > query.after_change
-                    && (query.device.is_none() || query.device == anomaly.of.0)
+                    && (query.device.is_none() || query.device == anomaly.subject.0)
             })
             .take(query.limit)
             .map(|(serial, anomaly)| {
                 let AnomalousValue { value, before, verdict, timestamp_us, arrived_us } =
-                    anomaly.strangest;
+                    anomaly.highest;
                 AnomalyReport {
                     serial,
                     device: anomaly.name.clone(),
-                    metric: metric_name(anomaly.of.1),
+                    metric: metric_name(anomaly.subject.1),
                     value,
                     mean: before.mean,
                     std_dev: before.std_dev(),
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_in_a_row_are_one_anomaly_that_shows_the_strangest() {
+    fn flags_in_a_row_are_one_anomaly_that_shows_the_highest() {
         let mut anomalies = AnomalyLog::default();
         let (one, other) = ((None, MetricId::CPU), (None, MetricId::RPS));
         let open = anomalies.flag(None, one, None, flag(3.0, 10));

@@ -1,11 +1,10 @@
-//! Where streams live: headers and rings, in chunks that never move.
+//! The memory of streams: records and rings, in chunks that never move.
 //!
-//! A stream is a header of two cache lines and, elsewhere, a ring of N values: 128 + 8·N bytes. One
-//! whose ring holds values of several replicas has its own ones once more, at the price of a second
-//! stream. Growing takes one more chunk and copies nothing; a stream that is given back is the next to
-//! be taken.
+//! A stream is a record of two cache lines and a ring of N values: 128 + 8·N bytes. A stream whose ring holds
+//! values of several replicas has a copy of its own values, which takes the memory of a second stream. Growth
+//! adds one chunk and copies nothing; a stream that is given back is the next to be taken.
 //!
-//! What the detectors remember of a stream lies beside that ([`DetectorStates`]).
+//! The detectors' states are beside the records ([`DetectorStates`]).
 
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::judged_queue::JudgedCounts;
@@ -13,50 +12,50 @@ use sigmad_detectors::window::{WINDOW_MAX, Window};
 use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex};
 use sigmad_sample::Verdict;
 
-/// Memory for rings is taken so much at a time: some 50 µs of page faults, spread over its use.
+/// Bytes of the rings in a chunk: some 50 µs of page faults, spread over their use.
 const CHUNK_RING_BYTES: usize = 1 << 20;
 
-/// A stream's place in the arena.
+/// The index of a stream in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamIndex(u32);
 
-/// Whose values a stream's ring holds.
+/// Which replicas' values a stream's ring holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RingSource {
-    /// This replica's alone, or nobody's.
+    /// This replica's only, or none.
     #[default]
     Own,
-    /// Other replicas'; none came here so far.
+    /// Other replicas' only.
     Others,
-    /// Both; the own ones stand once more in the stream there, with the verdict of the last of them.
+    /// Both. The stream at the index holds a copy of this replica's values, with the verdict of the last.
     Both(StreamIndex),
 }
 
-/// What is kept of one stream beside its ring.
+/// One stream, without its ring.
 #[derive(Clone, Debug, Default)]
 #[repr(align(64))]
 pub struct StreamRecord {
-    /// The sums over its ring.
+    /// The sums over the ring.
     pub window: Window,
-    /// Of the last value.
+    /// The verdict on the last value.
     pub verdict: Verdict,
-    /// What was judged here since the start.
+    /// Values and anomalies that this replica judged since the start.
     pub own: JudgedCounts,
-    /// What other replicas judged, as they last said.
+    /// Values and anomalies that other replicas judged, as last reported.
     pub others: JudgedCounts,
-    /// Whose values they are.
+    /// Which replicas' values the ring holds.
     pub ring_source: RingSource,
-    /// What detectors remember of it.
+    /// The detectors' states.
     pub state: Option<StateIndex>,
-    /// Its last value was an anomaly, which goes on.
+    /// The anomaly that the last value belongs to.
     pub open: Option<OpenAnomaly>,
 }
 
 const _: () = assert!(size_of::<StreamRecord>() == 128);
 
 impl StreamRecord {
-    /// Lets a value in that was judged by the window before it.
-    #[inline(always)] // called twice a reading, where a call would pass its arguments through memory
+    /// Adds a value that was judged by the window before it.
+    #[inline(always)] // two calls per reading, which would pass their arguments through memory
     pub fn enter(&mut self, ring: &mut [f64], value: f64, verdict: Verdict) {
         self.window.push(ring, value);
         self.verdict = verdict;
@@ -75,19 +74,19 @@ struct ArenaChunk {
 #[derive(Debug)]
 pub struct Arena {
     window: usize,
-    /// log₂ of the streams in a chunk.
+    /// log₂ of the number of streams in a chunk.
     chunk_bits: u32,
     chunks: Vec<ArenaChunk>,
-    /// Places up to here have been taken at least once.
+    /// Indices below it have been taken at least once.
     taken: u32,
-    given_back: Vec<StreamIndex>,
-    /// How many of those in use hold the own values of another.
-    seconds: usize,
+    free: Vec<StreamIndex>,
+    /// How many of those in use are copies of own values.
+    own_copies: usize,
     states: DetectorStates,
 }
 
 impl Arena {
-    /// Streams with `window` values each, and what these detectors remember.
+    /// Streams with windows of `window` values, judged by these detectors.
     pub fn new(window: usize, detectors: DetectorSettings) -> Self {
         assert!((1..=WINDOW_MAX).contains(&window), "config checks --window");
         let streams = CHUNK_RING_BYTES / (window * size_of::<f64>());
@@ -97,13 +96,13 @@ impl Arena {
             chunk_bits,
             chunks: Vec::new(),
             taken: 0,
-            given_back: Vec::new(),
-            seconds: 0,
+            free: Vec::new(),
+            own_copies: 0,
             states: DetectorStates::new(detectors),
         }
     }
 
-    /// What the detectors remember of all streams.
+    /// The detectors' states of all streams.
     #[inline]
     pub fn states(&self) -> &DetectorStates {
         &self.states
@@ -114,27 +113,27 @@ impl Arena {
         self.window
     }
 
-    /// How many streams are in use, each once.
+    /// How many streams are in use, without copies.
     pub fn in_use(&self) -> usize {
-        self.taken as usize - self.given_back.len() - self.seconds
+        self.taken as usize - self.free.len() - self.own_copies
     }
 
-    /// How many streams are in use, with those that hold the own values of another.
+    /// How many streams are in use, with copies.
     #[cfg(test)]
     pub fn places_in_use(&self) -> usize {
-        self.in_use() + self.seconds
+        self.in_use() + self.own_copies
     }
 
-    /// An empty stream, of which nothing is remembered.
+    /// Opens an empty stream.
     pub fn open(&mut self) -> StreamIndex {
         let place = self.take();
         self.get_mut(place).0.state = self.states.take();
         place
     }
 
-    /// A place without a memory.
+    /// Takes an empty record, without detector states.
     fn take(&mut self) -> StreamIndex {
-        if let Some(place) = self.given_back.pop() {
+        if let Some(place) = self.free.pop() {
             *self.get_mut(place).0 = StreamRecord::default();
             return place;
         }
@@ -151,10 +150,10 @@ impl Arena {
         place
     }
 
-    /// Forgets a stream; its place will be taken again. Returns its anomaly that has not ended.
+    /// Closes a stream; its memory will be used again. Returns its anomaly if that has not ended.
     pub fn give_back(&mut self, place: StreamIndex) -> Option<OpenAnomaly> {
         self.give_back_own_copy(place);
-        self.given_back.push(place);
+        self.free.push(place);
         let (stream, _) = self.get_mut(place);
         let (memory, open) = (stream.state.take(), stream.open.take());
         if let Some(memory) = memory {
@@ -163,33 +162,33 @@ impl Arena {
         open
     }
 
-    /// The stream that holds the values of this replica and the verdict of the last of them, with its
-    /// ring. None while there are no such values.
+    /// The stream that holds this replica's values and the verdict on the last of them, with its ring. None
+    /// while there are no such values.
     pub fn own(&self, place: StreamIndex) -> Option<(&StreamRecord, &[f64])> {
         match self.get(place).0.ring_source {
             RingSource::Own => {
                 Some(self.get(place)).filter(|(stream, _)| stream.window.count() > 0)
             }
             RingSource::Others => None,
-            RingSource::Both(second) => Some(self.get(second)),
+            RingSource::Both(copy) => Some(self.get(copy)),
         }
     }
 
-    /// Lets a value that has entered a ring of several replicas into this replica's own as well.
+    /// Adds a value that has entered a ring of several replicas to this replica's copy as well.
     #[inline(never)] // called only where there are other replicas
     pub fn enter_own(&mut self, place: StreamIndex, value: f64, verdict: Verdict) {
-        let second = match self.get(place).0.ring_source {
+        let copy = match self.get(place).0.ring_source {
             RingSource::Own => return,
             RingSource::Others => self.take_own_copy(place),
-            RingSource::Both(second) => second,
+            RingSource::Both(copy) => copy,
         };
-        let (stream, ring) = self.get_mut(second);
+        let (stream, ring) = self.get_mut(copy);
         stream.window.push(ring, value);
         stream.verdict = verdict;
     }
 
-    /// Others' values are about to enter a ring that may have been ours alone: keeps `own`, which it
-    /// holds, apart.
+    /// Prepares a ring for other replicas' values: if it holds this replica's only, copies them (`own`) to a
+    /// stream of their own.
     pub fn share(&mut self, place: StreamIndex, own: &[f64]) {
         let (stream, _) = self.get_mut(place);
         if stream.ring_source != RingSource::Own {
@@ -200,13 +199,13 @@ impl Arena {
             return;
         }
         let verdict = stream.verdict;
-        let second = self.take_own_copy(place);
-        let (stream, ring) = self.get_mut(second);
+        let copy = self.take_own_copy(place);
+        let (stream, ring) = self.get_mut(copy);
         stream.window.refill(ring, own);
         stream.verdict = verdict;
     }
 
-    /// Others' values have gone from the ring: it takes back `own`, which had stood apart.
+    /// Ends sharing: the ring holds `own`, this replica's values, and the copy is given back.
     pub fn unshare(&mut self, place: StreamIndex, own: &[f64]) {
         self.give_back_own_copy(place);
         let (stream, ring) = self.get_mut(place);
@@ -215,16 +214,16 @@ impl Arena {
     }
 
     fn take_own_copy(&mut self, place: StreamIndex) -> StreamIndex {
-        let second = self.take();
-        self.get_mut(place).0.ring_source = RingSource::Both(second);
-        self.seconds += 1;
-        second
+        let copy = self.take();
+        self.get_mut(place).0.ring_source = RingSource::Both(copy);
+        self.own_copies += 1;
+        copy
     }
 
     fn give_back_own_copy(&mut self, place: StreamIndex) {
-        if let RingSource::Both(second) = self.get(place).0.ring_source {
-            self.given_back.push(second);
-            self.seconds -= 1;
+        if let RingSource::Both(copy) = self.get(place).0.ring_source {
+            self.free.push(copy);
+            self.own_copies -= 1;
         }
     }
 
@@ -236,7 +235,7 @@ impl Arena {
         (&streams[within], &rings[within * self.window..][..self.window])
     }
 
-    /// A stream and its ring, to push to.
+    /// A stream and its ring, mutable.
     #[inline]
     pub fn get_mut(&mut self, place: StreamIndex) -> (&mut StreamRecord, &mut [f64]) {
         let (chunk, within) = self.split(place);
@@ -244,7 +243,7 @@ impl Arena {
         (&mut streams[within], &mut rings[within * self.window..][..self.window])
     }
 
-    /// The same, with what the detectors remember.
+    /// The same, with the detectors' states.
     #[inline]
     pub fn get_to_judge(
         &mut self,
@@ -317,12 +316,12 @@ mod tests {
         assert_eq!((arena.in_use(), arena.taken), (2, 4));
         arena.unshare(shared, &[1.0, 2.0]);
         arena.give_back(foreign);
-        assert_eq!((arena.in_use(), arena.given_back.len()), (1, 3));
+        assert_eq!((arena.in_use(), arena.free.len()), (1, 3));
         assert_eq!(arena.get(shared).0.ring_source, RingSource::Own);
     }
 
     #[test]
-    fn a_place_given_back_is_taken_again_empty() {
+    fn a_place_free_is_taken_again_empty() {
         let mut arena = Arena::new(50, DetectorSettings::default());
         let (a, b) = (arena.open(), arena.open());
         let (stream, ring) = arena.get_mut(a);

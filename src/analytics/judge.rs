@@ -47,7 +47,7 @@ pub struct Analytics {
     streams: Streams,
     anomalies: AnomalyLog,
     samples: u64,
-    /// Samples of all devices and of none that other replicas heard, as they last said.
+    /// Samples of other replicas, as last reported.
     others: JudgedCounts,
     last: LastSample,
     /// As [`super::streams::DeviceEntry::own_seen_s`].
@@ -57,7 +57,7 @@ pub struct Analytics {
 }
 
 impl Analytics {
-    /// Without samples so far.
+    /// Without samples.
     pub fn new(settings: AnalyticsSettings, names: NameLookup) -> Self {
         Self {
             streams: Streams::new(settings.window, settings.detectors, names),
@@ -71,13 +71,13 @@ impl Analytics {
         }
     }
 
-    /// Judges the samples, in order, each by the windows before it.
+    /// Judges the samples in order, each by the windows before it.
     pub fn judge(&mut self, batch: &Batch, arrived_us: i64) {
         self.judge_each(batch, arrived_us, |_, _, _, _| {});
     }
 
-    /// The same, and hands each sample on to the store beyond this process, as of `time_us`: larger
-    /// than that of any batch before.
+    /// Judges the samples, and publishes each to the store with `time_us`, which must be larger than that of any
+    /// batch before.
     pub fn judge_and_publish(
         &mut self,
         batch: &Batch,
@@ -117,8 +117,8 @@ impl Analytics {
         }
     }
 
-    /// The counts are those right after this sample: whatever is lost on the way, a later sample
-    /// brings them up to date.
+    /// Publishes a sample with the counts as they are after it, so that a later sample corrects the counts where
+    /// an earlier one is lost.
     fn publish(
         &self,
         time_us: i64,
@@ -156,7 +156,7 @@ impl Analytics {
             let timestamp_us = sample.timestamp_us;
             let verdict = states.judge(stream.state, &before, timestamp_us, value);
             stream.enter(ring, value, verdict);
-            // Those of a device are its own.
+            // An anomaly of a device belongs to the device's stream.
             if sample.device.is_none() {
                 if verdict.is_anomaly {
                     let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
@@ -210,8 +210,8 @@ impl Analytics {
         device.own_seen_s = LastSample::seconds(arrived_us);
     }
 
-    /// Lets in what other replicas have changed. A device of which nothing was heard here is opened,
-    /// unless it has been evicted in the meantime.
+    /// Applies what other replicas have changed. A device that is new here is opened, unless it has been
+    /// evicted.
     pub fn apply(&mut self, shared: &SharedWindows) {
         match shared.device {
             None => self.apply_to_fleet(shared),
@@ -258,7 +258,7 @@ impl Analytics {
         }
     }
 
-    /// The name of a device that has windows. None once another has its place.
+    /// The name of a device that has windows. None once another device has its entry.
     pub fn device_name(&self, id: DeviceId) -> Option<&Arc<str>> {
         self.streams.device(id)?.name.as_ref()
     }
@@ -268,7 +268,7 @@ impl Analytics {
         self.streams.metric_name(id)
     }
 
-    /// The windows of one device, or of the fleet. Empty for a device without.
+    /// The windows of one device, or of the fleet. Empty for a device without windows.
     pub fn windows(&self, device: Option<DeviceId>, scope: Scope) -> WindowsReport {
         let Some(id) = device else {
             let fleet = self.streams.fleet();
@@ -293,7 +293,7 @@ impl Analytics {
         }
     }
 
-    /// None when there are no values of that scope.
+    /// One stream. None when it has no values of that scope.
     fn metric_report(
         &self,
         metric: MetricId,
@@ -329,7 +329,7 @@ impl Analytics {
         self.anomalies.latest(query, detectors, |metric| self.metric_name(metric))
     }
 
-    /// What was counted since the start.
+    /// The counts since the start.
     pub fn totals(&self) -> TotalsReport {
         let fleet = self.streams.fleet();
         TotalsReport {
@@ -340,12 +340,12 @@ impl Analytics {
         }
     }
 
-    /// Queues a look at all devices, which [`Analytics::advance_scans`] takes step by step.
+    /// Queues a scan of all devices, which [`Analytics::advance_scans`] advances.
     pub fn scan_devices(&mut self, query: DevicesQuery, reply: Sender<Vec<DeviceReport>>) {
         self.scans.push_back(DeviceScan::new(query, reply));
     }
 
-    /// Takes the first scan one step further and replies at its end. False when none was queued.
+    /// Advances the first scan by a step, and replies at its end. False when no scan is queued.
     pub fn advance_scans(&mut self) -> bool {
         let Some(scan) = self.scans.front_mut() else {
             return false;
@@ -358,8 +358,8 @@ impl Analytics {
     }
 }
 
-/// True when the store must have had all that was heard here: it tells of samples much newer than the
-/// last of those. What it has not got of them it has lost, and has not still to get.
+/// Whether the store must have had all samples of this replica, because it has samples much newer than the last
+/// of them. Those that it lacks are lost, not on their way.
 fn was_sent(own_seen_s: u32, shared: &SharedWindows) -> bool {
     LastSample::seconds(shared.last_seen_us).saturating_sub(own_seen_s) > LOST_AFTER_S
 }

@@ -1,16 +1,16 @@
-//! The latest samples, in rings taken at the start: what `/latest` shows.
+//! The latest samples, in rings allocated at the start: what `/latest` shows.
 //!
-//! Holds ids, not names: who reads it resolves them, and drops what no longer has a name.
+//! Holds ids, not names; the reader resolves them and drops samples whose device has no name any more.
 
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 /// Samples kept at most.
 pub const SAMPLES_KEPT: usize = 16_384;
-/// Readings kept at most: room for four in every sample; wider ones shorten the past.
+/// Readings kept at most: four for every sample; with wider samples fewer are kept.
 pub const READINGS_KEPT: usize = 65_536;
 const _: () = assert!(SAMPLES_KEPT.is_power_of_two() && READINGS_KEPT.is_power_of_two());
 
-/// One sample that was kept.
+/// A sample that is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct KeptSample<'a> {
     /// The sample.
@@ -32,7 +32,7 @@ impl<'a> KeptSample<'a> {
 struct Entry {
     sample: Sample,
     arrived_us: i64,
-    /// Counts all readings since the start; its place is this modulo the ring.
+    /// The number of readings before it since the start; modulo the ring this is its position.
     first_reading: u64,
 }
 
@@ -60,7 +60,7 @@ impl Default for LatestSamples {
 }
 
 impl LatestSamples {
-    /// Keeps the samples, in the places of the oldest.
+    /// Adds the samples, which replace the oldest.
     pub fn keep(&mut self, batch: &Batch, arrived_us: i64) {
         for (sample, readings) in batch.iter() {
             let entry = Entry { sample, arrived_us, first_reading: self.readings_total };
@@ -73,7 +73,7 @@ impl LatestSamples {
         }
     }
 
-    /// What is kept and arrived at or after `since_us`, newest first; of one device, or of all.
+    /// The samples that arrived at or after `since_us`, newest first; of one device, or of all.
     pub fn newest_first(
         &self,
         device: Option<DeviceId>,

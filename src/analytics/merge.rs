@@ -1,33 +1,33 @@
-//! How what other replicas have changed enters a window.
+//! Merges other replicas' values into a window.
 //!
-//! The store tells of a stream the newest values of all replicas, in the order that all of them see.
-//! Around those stand values of this replica alone:
+//! The store sends the newest values of a stream from all replicas, in one order for all. Before and after them
+//! are values that only this replica has:
 //!
 //! ```text
 //!   own values that the store has lost │ values of all, as the store has them │ own values since
 //! ```
 //!
-//! The ring takes the last of this line. The store tells one value more than a window holds, so that
-//! the last can be judged by the window before it: replicas that have nothing of their own to add show
-//! not only the same window but the same verdict. That holds for `zscore`: other detectors remember the
-//! values that came here, and what they said of the last of those stands.
+//! The ring takes the last values of this sequence. The store sends one value more than a window holds, so that
+//! the last can be judged by the window before it: replicas without values of their own show the same window
+//! and the same verdict. That holds for `zscore`; other detectors judge only values that came to this replica,
+//! and their last verdict stays.
 
 use crate::analytics::arena::{Arena, RingSource, StreamIndex};
 use crate::judged_queue::SharedMetric;
 use sigmad_detectors::window::Moments;
 use sigmad_sample::Verdict;
 
-/// Merges one stream after the other; keeps the memory that this takes.
+/// Merges one stream at a time; keeps its memory between them.
 #[derive(Debug, Default)]
 pub struct ReplicaMerge {
     own: Vec<f64>,
-    line: Vec<f64>,
+    merged: Vec<f64>,
 }
 
 impl ReplicaMerge {
-    /// Lets in what the store tells of the stream at `place`, and returns the verdict of its last
-    /// value. With `all_sent` no value of ours is on its way to the store. None when it tells of no
-    /// value that came from elsewhere, of a stream that is ours alone: its ring and verdict stay.
+    /// Merges the store's values of the stream at `place`, and returns the verdict on the last value. `all_sent`
+    /// says that no value of this replica is on its way to the store. None when the stream holds this replica's
+    /// values only and the store has no others: ring and verdict stay.
     pub fn stream(
         &mut self,
         arena: &mut Arena,
@@ -35,7 +35,7 @@ impl ReplicaMerge {
         shared: &SharedMetric,
         all_sent: bool,
     ) -> Option<Verdict> {
-        let Self { own, line } = self;
+        let Self { own, merged } = self;
         let window = arena.window();
         let (stream, _) = arena.get_mut(place);
         stream.others = shared.others;
@@ -49,36 +49,36 @@ impl ReplicaMerge {
         own.extend(arena.own(place).into_iter().flat_map(|(own, ring)| own.window.values(ring)));
         let unsent = if all_sent { 0 } else { own_total.saturating_sub(shared.own_total) };
         let unsent = usize::try_from(unsent).unwrap_or(usize::MAX);
-        // More than a window of ours is still to be sent: what stands before it here is not the store's.
-        let is_all_ours = unsent > own.len();
+        // More than a window of own values is still to be sent, so the window holds none of the store's.
+        let is_all_own = unsent > own.len();
         let unsent = unsent.min(own.len());
         let (sent, since) = own.split_at(own.len() - unsent);
         let lost = &sent[..sent.len().saturating_sub(shared.own_values)];
         let room = (window + 1).saturating_sub(shared.values.len() + since.len());
-        line.clear();
-        line.extend_from_slice(newest(lost, room));
-        line.extend_from_slice(&shared.values);
-        line.extend_from_slice(since);
+        merged.clear();
+        merged.extend_from_slice(newest(lost, room));
+        merged.extend_from_slice(&shared.values);
+        merged.extend_from_slice(since);
 
         if is_own {
             arena.unshare(place, own);
         } else {
             let (stream, ring) = arena.get(place);
-            let values = newest(line, window);
+            let values = newest(merged, window);
             if !stream.window.values(ring).eq(values.iter().copied()) {
                 arena.share(place, own);
                 let (stream, ring) = arena.get_mut(place);
                 stream.window.refill(ring, values);
             }
         }
-        let (&last, before) = line.split_last().expect("there are values");
+        let (&last, before) = merged.split_last().expect("there are values");
         let verdict = match arena.own(place) {
-            Some((own, _)) if is_all_ours => own.verdict,
-            // Also of a value that is still to be sent: what came before it elsewhere may be news.
+            Some((own, _)) if is_all_own => own.verdict,
+            // Also for a value that is still to be sent: other replicas' values before it may be new here.
             _ => {
-                let said = arena.get(place).0.verdict;
+                let previous = arena.get(place).0.verdict;
                 let detectors = arena.states().settings();
-                detectors.judge_again(&Moments::of(newest(before, window)), last, said)
+                detectors.judge_again(&Moments::of(newest(before, window)), last, previous)
             }
         };
         arena.get_mut(place).0.verdict = verdict;
@@ -86,6 +86,7 @@ impl ReplicaMerge {
     }
 }
 
+/// The last `count` values.
 pub fn newest(values: &[f64], count: usize) -> &[f64] {
     &values[values.len().saturating_sub(count)..]
 }

@@ -1,4 +1,4 @@
-//! How analytics learns what an id stands for: asked once for each new device and metric.
+//! Looks up the names of ids, once for each new device and metric.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use sigmad_sample::{DeviceId, MetricId};
 type DeviceName = dyn Fn(DeviceId) -> Option<Arc<str>> + Send;
 type MetricName = dyn Fn(MetricId) -> Arc<str> + Send;
 
-/// The names of ids.
+/// Looks up the names of ids.
 pub struct NameLookup {
     device: Box<DeviceName>,
     metric: Box<MetricName>,

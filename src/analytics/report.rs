@@ -1,8 +1,8 @@
-//! What readers ask the analytics thread, and what it tells them.
+//! Questions of readers to the analytics thread, and its reports.
 //!
-//! A question travels to the analytics thread, which first judges every block sent before it: so a
-//! read sees each sample whose 202 had left. The report is a copy; the reader works on it in its own
-//! time (percentiles, JSON), and the writer never waits.
+//! The analytics thread answers a question after it has judged every chunk sent before it, so a read includes
+//! each sample whose 202 was sent. A report is a copy: the reader computes percentiles and JSON from it, and the
+//! analytics thread never waits.
 
 use std::sync::Arc;
 
@@ -12,36 +12,36 @@ use crate::sample_queue::Sleeper;
 use sigmad_detectors::{DetectorKind, Finding};
 use sigmad_sample::{DeviceId, Verdict};
 
-/// Questions waiting; past it askers wait too.
+/// Questions that wait; with more, readers block.
 pub const QUESTIONS_MAX: usize = 1_024;
-/// Devices in one report, whatever was asked: what is copied for one reader holds up the samples.
+/// The most devices in one report: copying them delays samples.
 pub const DEVICES_REPORTED_MAX: usize = 1_000;
-/// Samples in one report, whatever was asked, for the same reason.
+/// The most samples in one report, for the same reason.
 pub const SAMPLES_REPORTED_MAX: usize = 1_000;
 
-/// A question, with where to send the report. A dropped sender means that the server is stopping.
+/// A question, with the sender for its report. A dropped sender means that the server is stopping.
 #[derive(Debug)]
 pub enum Question {
     /// The windows of one device, or of the fleet.
     Windows(Option<DeviceId>, Scope, Sender<WindowsReport>),
-    /// Devices in order.
+    /// Devices, sorted.
     Devices(DevicesQuery, Sender<Vec<DeviceReport>>),
     /// The latest anomalies, newest first.
     Anomalies(AnomaliesQuery, Sender<Vec<AnomalyReport>>),
     /// The latest samples, newest first.
     Latest(RecentQuery, Sender<Vec<SampleReport>>),
-    /// What was counted since the start.
+    /// The counts since the start.
     Totals(Sender<TotalsReport>),
 }
 
-/// Asks the analytics thread, from any thread but a worker: it waits for the report.
+/// Asks the analytics thread. It waits for the report, so workers must not use it.
 #[derive(Clone, Debug)]
 pub struct Asker {
     questions: Sender<Question>,
     sleeper: Arc<Sleeper>,
 }
 
-/// Where questions go in, and where the analytics thread, which sleeps in `sleeper`, takes them out.
+/// The two ends of the queue of questions. The analytics thread sleeps in `sleeper`.
 pub fn questions(sleeper: Arc<Sleeper>) -> (Asker, Receiver<Question>) {
     let (questions, asked) = bounded(QUESTIONS_MAX);
     (Asker { questions, sleeper }, asked)
@@ -62,7 +62,7 @@ impl Asker {
 pub struct TotalsReport {
     /// Samples judged.
     pub samples: u64,
-    /// Anomalies by metric, of device windows and, for samples without a device, the fleet's.
+    /// Anomalies by metric: by the device's window, or by the fleet's for samples without a device.
     pub anomalies: Vec<(Arc<str>, u64)>,
     /// Devices with windows.
     pub devices: usize,
@@ -70,58 +70,57 @@ pub struct TotalsReport {
     pub streams: usize,
 }
 
-/// What `/devices` asks for.
+/// The query of `/devices`.
 #[derive(Clone, Debug)]
 pub struct DevicesQuery {
-    /// At most so many.
+    /// The most results.
     pub limit: usize,
     /// Largest first.
     pub sort: DevicesSort,
-    /// Only those with this in their names, the case of ASCII letters aside; the one of exactly that
-    /// name before all others.
+    /// Only devices whose names contain this, without regard to the case of ASCII letters. A device of exactly
+    /// this name comes first.
     pub search: Option<Box<str>>,
 }
 
 /// The order of `/devices`; ties in the order of device ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DevicesSort {
-    /// Largest score of any metric's last verdict.
+    /// By the highest score of the last verdicts.
     Score,
-    /// Most recently heard from.
+    /// By the arrival of the last sample, latest first.
     LastSeen,
-    /// Most anomalies so far.
+    /// By the number of anomalies, most first.
     Anomalies,
 }
 
-/// What `/anomalies` asks for.
+/// The query of `/anomalies`.
 #[derive(Clone, Copy, Debug)]
 pub struct AnomaliesQuery {
     /// Only this device.
     pub device: Option<DeviceId>,
-    /// At most so many.
+    /// The most results.
     pub limit: usize,
-    /// Only those that began, went on or ended with a sample that arrived at or after it, microseconds
-    /// since 1970.
+    /// Only anomalies that changed by a sample that arrived at or after this time, microseconds since 1970.
     pub since_us: i64,
-    /// Only those that changed after that change.
+    /// Only anomalies that changed after the change of this number.
     pub after_change: u64,
 }
 
-/// What `/latest` asks for.
+/// The query of `/latest`.
 #[derive(Clone, Copy, Debug)]
 pub struct RecentQuery {
     /// Only this device.
     pub device: Option<DeviceId>,
-    /// At most so many.
+    /// The most results.
     pub limit: usize,
-    /// Only what arrived at or after it, microseconds since 1970.
+    /// Only samples that arrived at or after this time, microseconds since 1970.
     pub since_us: i64,
 }
 
-/// Whose values a report is about. Without a store beyond this process there is no difference.
+/// Which replicas' values a report covers. Without Redis both are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All replicas': the windows that values are judged by.
+    /// All replicas': the windows by which values are judged.
     Cluster,
     /// This replica's own.
     Local,
@@ -130,12 +129,12 @@ pub enum Scope {
 /// The windows of one device, or of the fleet.
 #[derive(Clone, Debug, Default)]
 pub struct WindowsReport {
-    /// One for each metric that was ever sent, in the order of metric ids.
+    /// One for each metric with values, in the order of metric ids.
     pub metrics: Vec<MetricReport>,
     /// The timestamp of the last sample.
     pub last_timestamp_us: Option<i64>,
-    /// What other replicas had written by then is in it, microseconds since 1970. None without a store
-    /// beyond this process, and before that has told anything.
+    /// It includes everything that other replicas had written by this time, microseconds since 1970. None
+    /// without Redis and before the first synchronisation.
     pub synced_at_us: Option<i64>,
 }
 
@@ -150,9 +149,9 @@ pub struct MetricReport {
     pub mean: f64,
     /// Population standard deviation of the window.
     pub std_dev: f64,
-    /// Of the last value, by the window of all.
+    /// The verdict on the last value.
     pub verdict: Verdict,
-    /// What every detector said of the last value, the one that gives the verdict first.
+    /// What each detector says of the last value; first the one that gives the verdict.
     pub findings: Vec<Finding>,
     /// Values since the start.
     pub total_count: u64,
@@ -165,7 +164,7 @@ pub struct MetricReport {
 pub struct DeviceReport {
     /// Its name.
     pub device: Arc<str>,
-    /// Largest score of any metric's last verdict.
+    /// The highest score of the last verdicts.
     pub score: f64,
     /// True when the last verdict of any metric was an anomaly.
     pub is_anomaly: bool,
@@ -173,7 +172,7 @@ pub struct DeviceReport {
     pub metric: Arc<str>,
     /// That metric's last value.
     pub last: f64,
-    /// When it was last heard from, microseconds since 1970, by our clock.
+    /// When its last sample arrived, microseconds since 1970.
     pub last_seen_us: i64,
     /// Samples since the start.
     pub total_count: u64,
@@ -190,31 +189,31 @@ pub struct AnomalyReport {
     pub device: Option<Arc<str>>,
     /// The metric.
     pub metric: Arc<str>,
-    /// The strangest value of it.
+    /// Its value with the highest score.
     pub value: f64,
     /// Mean of the window before that.
     pub mean: f64,
     /// Population standard deviation of the window before it.
     pub std_dev: f64,
-    /// How far from the mean a value was to be expected.
+    /// The distance from the mean that is still normal.
     pub reach: f64,
     /// The verdict on it.
     pub verdict: Verdict,
-    /// When it was, as the client said.
+    /// The value's timestamp.
     pub timestamp_us: i64,
     /// When it arrived.
     pub arrived_us: i64,
     /// Which detector found it.
     pub detector: DetectorKind,
-    /// When it began, as the client said.
+    /// The timestamp of its first value.
     pub start_us: i64,
-    /// When the next value was that is no anomaly, as the client said. None while it goes on.
+    /// The timestamp of the next normal value. None while it is open.
     pub end_us: Option<i64>,
-    /// Values flagged.
+    /// Its number of values.
     pub flags: u64,
-    /// When its last flag or its end arrived.
+    /// When its last value or its end arrived.
     pub changed_us: i64,
-    /// Which change of all anomalies of this process that was.
+    /// The number of that change, counted over all anomalies of this process.
     pub change: u64,
 }
 
@@ -223,7 +222,7 @@ pub struct AnomalyReport {
 pub struct SampleReport {
     /// The device, None for none.
     pub device: Option<Arc<str>>,
-    /// As the client said.
+    /// Its timestamp.
     pub timestamp_us: i64,
     /// When it arrived.
     pub arrived_us: i64,

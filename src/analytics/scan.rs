@@ -1,7 +1,6 @@
-//! `/devices`: a look at all devices in steps, so that a million of them never hold up a sample.
+//! `/devices`: a scan of all devices in steps, so that a million devices delay no sample.
 //!
-//! Each device is compared as its step finds it; the best are reported, and ordered, as they are at
-//! the end.
+//! Each step compares devices as they are; the result is sorted by what they are at the end.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,14 +11,14 @@ use crate::analytics::report::{DEVICES_REPORTED_MAX, DeviceReport, DevicesQuery,
 use crate::analytics::streams::{DEVICES_PER_CHUNK, DeviceEntry, Streams};
 use sigmad_sample::DeviceId;
 
-/// Devices looked at in one step: some 20 µs, and several times that where names are searched.
+/// Chunks of devices in one step: some 20 µs, several times that where names are searched.
 const CHUNKS_PER_STEP: usize = 2;
 
-/// What a device is ordered by, larger first; of equals the lower index first. True: of the very name
-/// that was searched.
+/// The sort key of a device, largest first: whether its name is exactly the one searched for, the value of the
+/// sort field, and the index, lowest first.
 type Rank = (bool, u64, Reverse<u32>);
 
-/// One question on its way through the devices.
+/// One scan that is under way.
 #[derive(Debug)]
 pub struct DeviceScan {
     sort: DevicesSort,
@@ -27,7 +26,7 @@ pub struct DeviceScan {
     search: Option<Box<str>>,
     reply: Sender<Vec<DeviceReport>>,
     next: usize,
-    /// The best so far, the worst of them on top, with their generations.
+    /// The first devices so far, the last of them on top, with their generations.
     best: BinaryHeap<Reverse<(Rank, u32)>>,
 }
 
@@ -38,7 +37,7 @@ impl DeviceScan {
         Self { sort, limit, search, reply, next: 0, best: BinaryHeap::with_capacity(limit) }
     }
 
-    /// Looks at some more devices. True when it has seen all.
+    /// Takes one step. True when all devices have been compared.
     pub fn advance(&mut self, streams: &Streams) -> bool {
         for _ in 0..CHUNKS_PER_STEP {
             for (index, device) in (self.next as u32..).zip(streams.chunk_from(self.next)) {
@@ -50,7 +49,7 @@ impl DeviceScan {
             }
             self.next += DEVICES_PER_CHUNK;
         }
-        self.next >= streams.places()
+        self.next >= streams.entries()
     }
 
     #[inline]
@@ -66,7 +65,7 @@ impl DeviceScan {
         }
     }
 
-    /// Reports the best that are still there, both here and in the registry.
+    /// Reports the first devices that still exist, here and in the registry.
     pub fn reply(self, streams: &Streams) {
         let mut found: Vec<(Rank, DeviceReport)> = self
             .best
@@ -79,34 +78,34 @@ impl DeviceScan {
             })
             .collect();
         found.sort_unstable_by_key(|(rank, _)| Reverse(*rank));
-        // Err: who asked has gone.
+        // Err: the reader has gone.
         let _ = self.reply.try_send(found.into_iter().map(|(_, report)| report).collect());
     }
 }
 
-/// True when `part` stands somewhere in `name`, the case of ASCII letters aside.
+/// Whether `name` contains `part`, without regard to the case of ASCII letters.
 fn has_part(name: &str, part: &str) -> bool {
     name.as_bytes().windows(part.len()).any(|found| found.eq_ignore_ascii_case(part.as_bytes()))
 }
 
 fn key(sort: DevicesSort, device: &DeviceEntry) -> u64 {
     match sort {
-        // The bits of floats that are not negative are ordered as they are.
-        DevicesSort::Score => device.strangest().map_or(0, |stream| stream.score.to_bits()),
+        // The bits of floats of 0 and up have the order of the floats.
+        DevicesSort::Score => device.highest_score().map_or(0, |stream| stream.score.to_bits()),
         DevicesSort::LastSeen => device.last.seen_us.max(0) as u64,
         DevicesSort::Anomalies => device.own.anomalies + device.others.anomalies,
     }
 }
 
 fn report(streams: &Streams, device: &DeviceEntry) -> Option<DeviceReport> {
-    let strangest = device.strangest()?;
-    let (stream, ring) = streams.arena.get(strangest.place);
+    let highest = device.highest_score()?;
+    let (stream, ring) = streams.arena.get(highest.place);
     let counts = device.own + device.others;
     Some(DeviceReport {
         device: device.name.clone()?,
-        score: strangest.score,
+        score: highest.score,
         is_anomaly: device.streams.iter().any(|stream| stream.is_anomaly),
-        metric: streams.metric_name(strangest.metric),
+        metric: streams.metric_name(highest.metric),
         last: stream.window.last(ring)?,
         last_seen_us: device.last.seen_us,
         total_count: counts.total,

@@ -1,9 +1,9 @@
-//! Who has which streams: a dense table of devices, and the fleet's streams by metric.
+//! The streams of each device, in a dense table, and the fleet's streams by metric.
 //!
-//! A device stands at its id's index, a metric at its id. The registry gives a silent device's index to
-//! another under the next generation; the first sample of the new occupant clears the place. A sample
-//! of an occupant that has already been replaced, or that was evicted before it was ever heard here,
-//! counts for the fleet alone: its device's windows are gone, and it must not enter another's.
+//! A device is at its id's index, a metric at its id. The registry gives the index of a silent device to
+//! another one under the next generation; the first sample of the new device clears the entry. A sample of a
+//! device that has been replaced, or was evicted before its first sample came here, counts for the fleet
+//! alone: its device's windows are gone, and it must not enter those of another.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{DeviceId, MetricId};
 
-/// Devices are added so many at a time, so that growing never copies them.
+/// Entries are added this many at a time, so that growth copies none.
 pub const DEVICES_PER_CHUNK: usize = 1_024;
 
-/// One stream of a device, with what `/devices` orders by, so that ordering touches no stream.
+/// One stream of a device, with what `/devices` sorts by, so that sorting reads no stream.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceStream {
-    /// Score of the last verdict.
+    /// The score of the last verdict.
     pub score: f64,
     /// The stream.
     pub place: StreamIndex,
@@ -35,63 +35,63 @@ pub struct DeviceStream {
 /// The last sample of a device or of the fleet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LastSample {
-    /// When any replica heard it, by that replica's clock.
+    /// When it arrived at any replica, by that replica's clock.
     pub seen_us: i64,
     /// Its timestamp.
     pub timestamp_us: i64,
-    /// The timestamp of the last one that was heard here.
+    /// The timestamp of the last sample that arrived here.
     pub own_timestamp_us: i64,
 }
 
 impl LastSample {
-    /// A sample was heard here, after those that any of `others` heard before it.
+    /// Takes a sample that arrived here. `others` are the samples of other replicas.
     #[inline]
     pub fn update(&mut self, arrived_us: i64, timestamp_us: i64, others: JudgedCounts) {
         self.own_timestamp_us = timestamp_us;
-        // With nobody else to compare with, what came last is the last, whatever the clock says.
+        // Without other replicas the latest arrival is the last sample, whatever the clock does.
         if arrived_us >= self.seen_us || others.total == 0 {
             (self.seen_us, self.timestamp_us) = (arrived_us, timestamp_us);
         }
     }
 
-    /// Any replica may have heard it.
+    /// Takes the last sample that any replica reports.
     pub fn update_from_replicas(&mut self, seen_us: i64, timestamp_us: i64) {
         if seen_us > self.seen_us {
             (self.seen_us, self.timestamp_us) = (seen_us, timestamp_us);
         }
     }
 
-    /// A moment in whole seconds, for places where there is room for no more; until 2106.
+    /// A time in whole seconds, to save space; works until 2106.
     pub fn seconds(at_us: i64) -> u32 {
         (at_us / 1_000_000) as u32
     }
 }
 
-/// One device, or a place without an occupant so far. Two cache lines, never three.
+/// One device, or an entry without a device so far. Two cache lines.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct DeviceEntry {
-    /// None: nobody yet.
+    /// None before the first device.
     pub name: Option<Arc<str>>,
-    /// Which occupant of its place it is.
+    /// The generation of the device's id.
     pub generation: u32,
     /// In the order in which they were first sent.
     pub streams: SmallVec<[DeviceStream; 2]>,
-    /// Samples heard here since the start, and anomalies in them.
+    /// Samples that this replica judged since the start, and anomalies in them.
     pub own: JudgedCounts,
-    /// What other replicas heard, as they last said.
+    /// The same of other replicas, as last reported.
     pub others: JudgedCounts,
     /// The last sample.
     pub last: LastSample,
-    /// When it was last heard from here, by [`LastSample::seconds`].
+    /// When its last sample arrived here, by [`LastSample::seconds`].
     pub own_seen_s: u32,
 }
 
 const _: () = assert!(size_of::<DeviceEntry>() == 128);
 
 impl DeviceEntry {
-    /// Its stream of that metric, taken when the metric is new. `hint`: where it probably stands, for
-    /// most samples of a device name the same metrics in the same order.
+    /// Its stream of that metric, opened when the metric is new. `hint` is its probable position: most samples
+    /// of a device name the same metrics in the same order.
     #[inline]
     pub fn stream(
         &mut self,
@@ -103,7 +103,7 @@ impl DeviceEntry {
         &mut self.streams[at]
     }
 
-    /// Where its stream of that metric stands; `hint` as for [`DeviceEntry::stream`].
+    /// The position of its stream of that metric; `hint` as for [`DeviceEntry::stream`].
     #[inline]
     pub fn find(&self, metric: MetricId, hint: usize) -> Option<usize> {
         if self.streams.get(hint).is_some_and(|stream| stream.metric == metric) {
@@ -119,8 +119,8 @@ impl DeviceEntry {
         self.streams.len() - 1
     }
 
-    /// The stream with the largest score, the earliest of equals. None of an empty place.
-    pub fn strangest(&self) -> Option<&DeviceStream> {
+    /// The stream with the highest score, the first of equals. None without a stream.
+    pub fn highest_score(&self) -> Option<&DeviceStream> {
         self.streams.iter().reduce(|best, next| if next.score > best.score { next } else { best })
     }
 }
@@ -146,7 +146,7 @@ pub struct Streams {
     fleet_count: usize,
     /// The streams of devices and of the fleet.
     pub arena: Arena,
-    /// Anomalies that had not ended when their device lost its place.
+    /// Open anomalies of devices that have been replaced.
     pub left_open: Vec<(OpenAnomaly, DeviceId, MetricId)>,
 }
 
@@ -174,18 +174,18 @@ impl Streams {
         self.arena.in_use() - self.fleet_count
     }
 
-    /// Places of devices, occupied or not.
-    pub fn places(&self) -> usize {
+    /// Entries of devices, occupied or not.
+    pub fn entries(&self) -> usize {
         self.devices.len() * DEVICES_PER_CHUNK
     }
 
-    /// The devices from place `from` to the end of their chunk.
+    /// The entries from `from` to the end of their chunk.
     pub fn chunk_from(&self, from: usize) -> &[DeviceEntry] {
         let chunk = self.devices.get(from / DEVICES_PER_CHUNK);
         chunk.map_or(&[], |devices| &devices[from % DEVICES_PER_CHUNK..])
     }
 
-    /// The device of that id, while it has its place.
+    /// The device of that id. None once it has been replaced.
     #[inline]
     pub fn device(&self, id: DeviceId) -> Option<&DeviceEntry> {
         let index = id.index as usize;
@@ -193,7 +193,7 @@ impl Streams {
         (device.generation == id.generation && device.name.is_some()).then_some(device)
     }
 
-    /// Brings what detectors remember of a device near, which is soon to be judged.
+    /// Prefetches the detectors' states of a device whose sample is next.
     pub fn prefetch(&self, id: DeviceId) {
         let streams = self.device(id).into_iter().flat_map(|device| &device.streams);
         for state in streams.filter_map(|stream| self.arena.get(stream.place).0.state) {
@@ -201,28 +201,28 @@ impl Streams {
         }
     }
 
-    /// What was judged here of a device's stream; `hint` as for [`DeviceEntry::stream`].
+    /// This replica's counts of a device's stream; `hint` as for [`DeviceEntry::stream`].
     #[inline]
     pub fn counts(&self, device: &DeviceEntry, metric: MetricId, hint: usize) -> JudgedCounts {
         let at = device.find(metric, hint);
         at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place).0.own)
     }
 
-    /// What was judged here of the fleet's stream.
+    /// This replica's counts of the fleet's stream.
     #[inline]
     pub fn fleet_counts(&self, metric: MetricId) -> JudgedCounts {
         let place = self.known_fleet_stream(metric);
         place.map_or(JudgedCounts::default(), |place| self.arena.get(place).0.own)
     }
 
-    /// True while the registry still knows the device: an evicted one keeps its place here until
-    /// another takes it.
+    /// Whether the registry still knows the device: an evicted one keeps its entry here until another device
+    /// takes it.
     pub fn is_current(&self, id: DeviceId) -> bool {
         self.names.device(id).is_some()
     }
 
-    /// The device of that id, which takes its place when it is new, and the streams. None when it has
-    /// been evicted in the meantime.
+    /// The device of that id, which gets its entry when it is new, and the streams. None when the device has
+    /// been evicted.
     #[inline]
     pub fn device_mut(&mut self, id: DeviceId) -> Option<(&mut DeviceEntry, &mut Arena)> {
         if self.device(id).is_none() {
@@ -233,7 +233,7 @@ impl Streams {
         Some((device, &mut self.arena))
     }
 
-    /// Gives the place to a new occupant.
+    /// Gives the entry to a new device.
     #[cold]
     fn occupy(&mut self, id: DeviceId) -> Option<()> {
         let index = id.index as usize;
@@ -257,7 +257,7 @@ impl Streams {
         Some(())
     }
 
-    /// The fleet's stream of that metric, taken when the metric is new.
+    /// The fleet's stream of that metric, opened when the metric is new.
     #[inline]
     pub fn fleet_stream(&mut self, metric: MetricId) -> StreamIndex {
         self.known_fleet_stream(metric).unwrap_or_else(|| self.open_fleet(metric))
@@ -281,7 +281,7 @@ impl Streams {
         place
     }
 
-    /// The metrics that were ever judged, in the order of their ids.
+    /// The fleet's streams, in the order of metric ids.
     pub fn fleet(&self) -> impl Iterator<Item = &FleetStream> {
         self.fleet.iter().flatten()
     }

@@ -1,13 +1,12 @@
-//! The thread that drives [`Analytics`], and where it meets the store: it takes chunks from the
-//! workers, questions from readers and windows from the store, hands on what it has judged, and sleeps
-//! when there is nothing of these.
+//! The thread that drives [`Analytics`]. It takes chunks from the workers, questions from readers and windows
+//! from the store, publishes what it has judged, and sleeps when there is nothing to do.
 //!
-//! A question is taken first, and answered once every chunk has been judged that was in a sample queue at that
-//! moment, and everything is in that the store had told by then: what came before a question is always
-//! seen by the answer. All work of one turn is bounded, so that nothing can starve the rest.
+//! A question is answered once two things are done: every chunk that was in a sample queue when the question
+//! was taken is judged, and every update that the store had sent by then is applied. So an answer always
+//! includes what came before its question. The work of one turn is bounded, so that nothing starves the rest.
 //!
-//! Under load it dozes between turns, and no worker pays for waking it; once nothing has come for a
-//! while it parks, and costs nothing until something does.
+//! Under load the thread dozes between turns, so that no worker pays for waking it. After a few milliseconds
+//! without work it parks until a worker, a reader or the store wakes it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,19 +26,19 @@ use sigmad_counters::{Counter, Histogram};
 
 /// Chunks of one sample queue judged before the next queue has its turn: half a millisecond of full ones.
 const CHUNKS_PER_TURN: usize = 64;
-/// Questions answered before samples have their turn again: 10 ms of the dearest, 1 ms of the usual.
+/// Questions answered before samples have their turn again: 10 ms of the slowest, 1 ms of usual ones.
 const QUESTIONS_PER_TURN: usize = 64;
-/// Values of the store let in before samples have their turn again, and the rest of a device: as many
-/// as some hundred windows of usual size hold.
+/// Values of the store applied before samples have their turn again; a device is never divided. Some hundred
+/// windows of usual size hold as many.
 const SHARED_VALUES_PER_TURN: usize = 16_384;
-/// How long a sample waits at most for a thread that has nothing else to do: its verdict comes within a
-/// millisecond, and a wake-up, which costs more than judging a hundred samples, comes no more often.
+/// The longest doze. A verdict comes within a millisecond, and the thread wakes no more often than that: a
+/// wake-up costs more than judging a hundred samples.
 const DOZE: Duration = Duration::from_micros(900);
-/// Without samples and questions for so long it parks: eight dozes cost more than waking it does, and
-/// beyond some 250 samples a second it hardly ever comes to that.
+/// The thread parks after this long without work: by then dozing has cost more than a wake-up. Above some 250
+/// samples a second it hardly ever parks.
 const PARK_AFTER_NS: u64 = 4_000_000;
 
-/// What is counted and timed here; written by the analytics thread.
+/// What the analytics thread counts and times.
 #[derive(Debug, Default)]
 pub struct AnalyticsCounters {
     /// Samples judged.
@@ -50,51 +49,72 @@ pub struct AnalyticsCounters {
     pub questions_total: Counter,
     /// Ends of a sleep.
     pub wakes_total: Counter,
-    /// Sleeps begun that only a sample or a question ends.
+    /// Sleeps without a limit.
     pub parks_total: Counter,
-    /// From the moment a chunk was sent to its last verdict, per sample; of chunks that bring a request
-    /// whose stages are timed.
+    /// Time from the sending of a chunk to its last verdict, per sample; of chunks with a request whose stages
+    /// are timed.
     pub lag: Histogram,
-    /// Judging, per sample; of the same chunks.
+    /// Time of judging, per sample; of the same chunks.
     pub judge: Histogram,
 }
 
-/// The thread's state; [`AnalyticsThread::run`] is its life.
+/// What an [`AnalyticsThread`] is made of.
+#[derive(Debug)]
+pub struct AnalyticsParts {
+    /// The windows.
+    pub analytics: Analytics,
+    /// How long `/latest` shows a sample.
+    pub ttl_us: i64,
+    /// The sample queue of each worker.
+    pub sample_consumers: Vec<SampleConsumer>,
+    /// What readers ask.
+    pub questions: Receiver<Question>,
+    /// The way to the store and back, if there is one.
+    pub judged_producer: Option<JudgedProducer>,
+    /// Where the thread sleeps; workers, readers and the store wake it.
+    pub sleeper: Arc<Sleeper>,
+    /// The start of the process.
+    pub start: Instant,
+    /// What the thread counts.
+    pub counters: Arc<AnalyticsCounters>,
+}
+
+/// The state of the thread; [`AnalyticsThread::run`] is its loop.
 #[derive(Debug)]
 pub struct AnalyticsThread {
     analytics: Analytics,
     latest: LatestSamples,
     ttl_us: i64,
-    sources: Vec<Source>,
+    sources: Vec<SampleSource>,
     questions: Receiver<Question>,
-    /// Taken, and waiting for the chunks ahead of them.
+    /// Questions that wait for the chunks and updates before them.
     taken: Vec<Question>,
-    beyond: Option<StoreLink>,
+    store: Option<StoreUpdates>,
     sleeper: Arc<Sleeper>,
     clock: Clock,
     counters: Arc<AnalyticsCounters>,
 }
 
-/// The store beyond this process.
+/// What goes to the store and comes back.
 #[derive(Debug)]
-struct StoreLink {
+struct StoreUpdates {
     judged_producer: JudgedProducer,
-    /// As of when the last chunk was handed on: grows, whatever the clock does.
+    /// The time of the last chunk that was published: grows, whatever the clock does.
     time_us: i64,
-    /// What it told, waiting for its turn.
+    /// Windows from the store that are not applied so far.
     windows: vec::IntoIter<SharedWindows>,
-    /// What it has to have told in full before the questions taken may be answered.
-    ahead: usize,
+    /// Updates to apply before the questions taken are answered.
+    pending: usize,
     synced_at_us: Option<i64>,
 }
 
-impl StoreLink {
+impl StoreUpdates {
     fn new(judged_producer: JudgedProducer) -> Self {
         Self {
             judged_producer,
             time_us: 0,
             windows: Vec::new().into_iter(),
-            ahead: 0,
+            pending: 0,
             synced_at_us: None,
         }
     }
@@ -102,57 +122,47 @@ impl StoreLink {
 
 /// One worker's samples.
 #[derive(Debug)]
-struct Source {
+struct SampleSource {
     consumer: SampleConsumer,
-    /// Blocks to judge before the questions taken may be answered.
-    ahead: usize,
+    /// Chunks to judge before the questions taken are answered.
+    pending: usize,
 }
 
 impl AnalyticsThread {
-    /// Samples come from `samples`, whose workers wake `sleeper`, as do those who ask and the store that
-    /// takes judged samples from `judged_producer`. `/latest` shows samples for `ttl_us`.
-    #[expect(clippy::too_many_arguments, reason = "each is another end of the thread")]
-    pub fn new(
-        analytics: Analytics,
-        ttl_us: i64,
-        samples: Vec<SampleConsumer>,
-        questions: Receiver<Question>,
-        judged_producer: Option<JudgedProducer>,
-        sleeper: Arc<Sleeper>,
-        start: Instant,
-        counters: Arc<AnalyticsCounters>,
-    ) -> Self {
+    /// A thread that has judged nothing so far.
+    pub fn new(parts: AnalyticsParts) -> Self {
+        let sources = parts.sample_consumers.into_iter();
         Self {
-            analytics,
+            analytics: parts.analytics,
             latest: LatestSamples::default(),
-            ttl_us,
-            sources: samples.into_iter().map(|consumer| Source { consumer, ahead: 0 }).collect(),
-            questions,
+            ttl_us: parts.ttl_us,
+            sources: sources.map(|consumer| SampleSource { consumer, pending: 0 }).collect(),
+            questions: parts.questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
-            beyond: judged_producer.map(StoreLink::new),
-            sleeper,
-            clock: Clock::new(start),
-            counters,
+            store: parts.judged_producer.map(StoreUpdates::new),
+            sleeper: parts.sleeper,
+            clock: Clock::new(parts.start),
+            counters: parts.counters,
         }
     }
 
-    /// Runs on the calling thread until every worker has gone and all they sent is judged; what was
-    /// asked by then is answered too.
+    /// Runs on the calling thread until every worker has gone, all samples are judged and all questions are
+    /// answered.
     pub fn run(mut self) -> TotalsReport {
         self.sleeper.register();
         let mut busy_ns = self.clock.monotonic_ns();
         loop {
             let asked = self.take_questions();
             let judged = self.judge();
-            let told = self.hear_store();
+            let applied = self.apply_updates();
             self.answer();
             let scanned = self.analytics.advance_scans();
 
-            if asked || judged || told || scanned {
+            if asked || judged || applied || scanned {
                 busy_ns = self.clock.monotonic_ns();
             } else if self.sources.is_empty() {
-                if let Some(beyond) = &mut self.beyond {
-                    beyond.judged_producer.send();
+                if let Some(store) = &mut self.store {
+                    store.judged_producer.send();
                 }
                 return self.analytics.totals();
             } else {
@@ -161,7 +171,7 @@ impl AnalyticsThread {
         }
     }
 
-    /// Takes the questions that wait, unless some are taken already.
+    /// Takes the questions that wait, unless earlier ones are still unanswered.
     fn take_questions(&mut self) -> bool {
         if !self.taken.is_empty() {
             return true;
@@ -170,28 +180,28 @@ impl AnalyticsThread {
         if self.taken.is_empty() {
             return false;
         }
-        // Counted after the questions were taken: so with everything that was sent before they were.
+        // Counted after the questions were taken, so that everything sent before them is included.
         for source in &mut self.sources {
-            source.ahead = source.consumer.waiting();
+            source.pending = source.consumer.waiting();
         }
-        if let Some(beyond) = &mut self.beyond {
-            beyond.ahead =
-                beyond.judged_producer.updates.len() + usize::from(beyond.windows.len() > 0);
+        if let Some(store) = &mut self.store {
+            store.pending =
+                store.judged_producer.updates.len() + usize::from(store.windows.len() > 0);
         }
         true
     }
 
-    /// Judges what the sample queues hold, a bounded number of chunks from each.
+    /// Judges a bounded number of chunks from each sample queue.
     fn judge(&mut self) -> bool {
-        let Self { analytics, latest, sources, beyond, clock, counters, .. } = self;
+        let Self { analytics, latest, sources, store, clock, counters, .. } = self;
         let mut any = false;
         sources.retain_mut(|source| {
             for _ in 0..CHUNKS_PER_TURN {
                 match source.consumer.receive() {
                     Ok(Some(chunk)) => {
-                        judge_chunk(analytics, latest, beyond.as_mut(), &chunk, clock, counters);
+                        judge_chunk(analytics, latest, store.as_mut(), &chunk, clock, counters);
                         source.consumer.recycle(chunk);
-                        source.ahead = source.ahead.saturating_sub(1);
+                        source.pending = source.pending.saturating_sub(1);
                         any = true;
                     }
                     Ok(None) => return true,
@@ -203,48 +213,48 @@ impl AnalyticsThread {
         any
     }
 
-    /// Lets in what the store has told, a bounded part of it.
-    fn hear_store(&mut self) -> bool {
-        let Some(beyond) = &mut self.beyond else {
+    /// Applies a bounded number of updates from the store.
+    fn apply_updates(&mut self) -> bool {
+        let Some(store) = &mut self.store else {
             return false;
         };
-        let mut let_in = 0;
-        while let_in < SHARED_VALUES_PER_TURN {
-            if let Some(shared) = beyond.windows.next() {
+        let mut applied = 0;
+        while applied < SHARED_VALUES_PER_TURN {
+            if let Some(shared) = store.windows.next() {
                 self.analytics.apply(&shared);
-                let_in += shared.metrics.iter().map(|stream| stream.values.len()).sum::<usize>();
+                applied += shared.metrics.iter().map(|stream| stream.values.len()).sum::<usize>();
             } else {
-                match beyond.judged_producer.updates.try_recv() {
-                    Ok(ReplicaUpdate::Windows(windows)) => beyond.windows = windows.into_iter(),
-                    Ok(ReplicaUpdate::SyncedAt(at_us)) => beyond.synced_at_us = Some(at_us),
-                    // Nothing more, or nobody any more.
+                match store.judged_producer.updates.try_recv() {
+                    Ok(ReplicaUpdate::Windows(windows)) => store.windows = windows.into_iter(),
+                    Ok(ReplicaUpdate::SyncedAt(at_us)) => store.synced_at_us = Some(at_us),
+                    // No more updates, or the store has stopped.
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            // Counts without values are work too.
-            let_in += 1;
-            if beyond.windows.len() == 0 {
-                beyond.ahead = beyond.ahead.saturating_sub(1);
+            // Counts without values take time too.
+            applied += 1;
+            if store.windows.len() == 0 {
+                store.pending = store.pending.saturating_sub(1);
             }
         }
-        let_in > 0
+        applied > 0
     }
 
-    /// Answers the questions taken, once nothing is ahead of them.
+    /// Answers the questions taken, once nothing before them is pending.
     fn answer(&mut self) {
-        let is_told = self.beyond.as_ref().is_none_or(|beyond| beyond.ahead == 0);
-        let is_judged = self.sources.iter().all(|source| source.ahead == 0);
-        if self.taken.is_empty() || !is_told || !is_judged {
+        let is_applied = self.store.as_ref().is_none_or(|store| store.pending == 0);
+        let is_judged = self.sources.iter().all(|source| source.pending == 0);
+        if self.taken.is_empty() || !is_applied || !is_judged {
             return;
         }
         let now = self.clock.now();
         self.counters.questions_total.add(self.taken.len() as u64);
-        let Self { analytics, latest, beyond, ttl_us, taken, .. } = self;
+        let Self { analytics, latest, store, ttl_us, taken, .. } = self;
         for question in taken.drain(..) {
             match question {
                 Question::Windows(device, scope, to) => {
                     let report = analytics.windows(device, scope);
-                    let synced_at_us = beyond.as_ref().and_then(|beyond| beyond.synced_at_us);
+                    let synced_at_us = store.as_ref().and_then(|store| store.synced_at_us);
                     reply(&to, WindowsReport { synced_at_us, ..report });
                 }
                 Question::Devices(query, to) => analytics.scan_devices(query, to),
@@ -258,15 +268,15 @@ impl AnalyticsThread {
     }
 
     fn sleep(&mut self, busy_ns: u64) {
-        // What the store has no use for yet waits here, and nobody would end a park for it.
-        let all_sent = self.beyond.as_mut().is_none_or(|beyond| beyond.judged_producer.try_send());
+        // A chunk that the store has not taken waits here, and nothing would end a park for it.
+        let all_sent = self.store.as_mut().is_none_or(|store| store.judged_producer.try_send());
         let has_work = || {
             self.sources.iter().any(|source| source.consumer.is_ready())
                 || !self.questions.is_empty()
                 || self
-                    .beyond
+                    .store
                     .as_ref()
-                    .is_some_and(|beyond| !beyond.judged_producer.updates.is_empty())
+                    .is_some_and(|store| !store.judged_producer.updates.is_empty())
         };
         if !all_sent || self.clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
             self.sleeper.doze(DOZE, has_work);
@@ -281,16 +291,16 @@ impl AnalyticsThread {
 fn judge_chunk(
     analytics: &mut Analytics,
     latest: &mut LatestSamples,
-    beyond: Option<&mut StoreLink>,
+    store: Option<&mut StoreUpdates>,
     chunk: &SampleChunk,
     clock: &Clock,
     counters: &AnalyticsCounters,
 ) {
     let begun_ns = if chunk.sent_ns.is_some() { clock.monotonic_ns() } else { 0 };
     let arrived_us = chunk.sent.wall_us;
-    match beyond {
+    match store {
         None => analytics.judge(&chunk.batch, arrived_us),
-        Some(StoreLink { judged_producer, time_us, .. }) => {
+        Some(StoreUpdates { judged_producer, time_us, .. }) => {
             *time_us = arrived_us.max(*time_us + 1);
             analytics.judge_and_publish(&chunk.batch, arrived_us, *time_us, judged_producer);
         }
@@ -306,7 +316,7 @@ fn judge_chunk(
     }
 }
 
-/// The samples that `query` asks for; without those whose device has lost its place since.
+/// The samples that `query` asks for, without those of devices that have been evicted since.
 fn latest_samples(
     latest: &LatestSamples,
     analytics: &Analytics,
@@ -335,7 +345,7 @@ fn latest_samples(
 }
 
 fn reply<T>(to: &Sender<T>, report: T) {
-    // Err: who asked has gone.
+    // Err: the reader has gone.
     let _ = to.try_send(report);
 }
 
@@ -383,16 +393,16 @@ mod tests {
         let judged_producer = judged_producer(sleeper.clone());
         let thread = thread::spawn(move || {
             let start = sigmad_clock::start();
-            AnalyticsThread::new(
+            AnalyticsThread::new(AnalyticsParts {
                 analytics,
-                1_000_000,
-                ends,
-                asked,
+                ttl_us: 1_000_000,
+                sample_consumers: ends,
+                questions: asked,
                 judged_producer,
                 sleeper,
                 start,
-                counted,
-            )
+                counters: counted,
+            })
             .run()
         });
         Running { producers, asker, counters, thread }

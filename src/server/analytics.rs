@@ -3,7 +3,7 @@
 use super::counters::ServerCounters;
 use super::shared::Shared;
 use super::workers::AnalyticsQueues;
-use crate::analytics::thread::AnalyticsThread;
+use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
 use crate::analytics::{Analytics, AnalyticsSettings};
 use crate::config::ServerSettings;
 use crate::judged_queue::JudgedProducer;
@@ -27,14 +27,14 @@ pub(super) fn thread(
     judged_producer: Option<JudgedProducer>,
 ) -> AnalyticsThread {
     let detection = AnalyticsSettings { window: settings.window, detectors: detectors(settings) };
-    AnalyticsThread::new(
-        Analytics::new(detection, shared.registry.clone().into()),
-        settings.ttl.as_micros() as i64,
-        queues.samples,
-        queues.questions,
+    AnalyticsThread::new(AnalyticsParts {
+        analytics: Analytics::new(detection, shared.registry.clone().into()),
+        ttl_us: settings.ttl.as_micros() as i64,
+        sample_consumers: queues.samples,
+        questions: queues.questions,
         judged_producer,
-        shared.sleeper.clone(),
-        shared.start,
-        counters.analytics.clone(),
-    )
+        sleeper: shared.sleeper.clone(),
+        start: shared.start,
+        counters: counters.analytics.clone(),
+    })
 }

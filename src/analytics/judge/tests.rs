@@ -10,7 +10,7 @@ use super::*;
 use sigmad_detectors::DetectorKind;
 use sigmad_sample::Z_MAX;
 
-/// DeviceEntry `i` of generation `g` is called `i.g`; metric `m` is called `m`.
+/// Device `i` of generation `g` is called `i.g`; metric `m` is called `m`.
 fn names() -> NameLookup {
     NameLookup::new(
         |id| Some(format!("{}.{}", id.index, id.generation).into()),
