@@ -1,18 +1,18 @@
-//! What the devices of a fleet that does not exist measure.
+//! The readings of a simulated fleet.
 //!
-//! A day passes in a quarter of an hour; noise stays within what the default threshold calls ordinary, so
-//! that what is flagged is what broke. Five devices break, each in its own way, again and again.
+//! A day takes a quarter of an hour. The noise stays below the default threshold, so that anomalies come from
+//! faults. Five devices have a fault each, again and again.
 
 use std::f64::consts::TAU;
 
-/// Racks of devices; each posts for itself.
+/// Racks of devices; each posts its own batch.
 const RACKS: [&str; 6] = ["ams-1", "ams-2", "fra-1", "fra-2", "sgp-1", "sgp-2"];
 const DEVICES_PER_RACK: usize = 6;
-/// One day and night.
+/// The length of a day.
 const DAY_S: f64 = 900.0;
-/// How far the load of the day lies from its mean.
+/// The amplitude of the daily cycle, as a fraction of the mean.
 const TIDE: f64 = 0.12;
-/// How far a reading lies from its load at most.
+/// The largest noise, as a fraction of the load.
 const NOISE: f64 = 0.08;
 
 /// One device's reading.
@@ -26,7 +26,7 @@ pub struct DeviceReading {
     pub cpu: f64,
 }
 
-/// How a device breaks, again every so many seconds.
+/// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DeviceFault {
     /// One reading several times as high.
@@ -35,14 +35,13 @@ enum DeviceFault {
     Drop,
     /// A leak: slow for a while, then ever faster, until it is restarted.
     Drift,
-    /// The same number again and again: a sensor that hangs.
+    /// The same reading again and again: a stuck sensor.
     FlatLine,
     /// Up and down between two extremes.
     Oscillation,
 }
 
-/// Which devices break: their place, how, when first, and how long from one time to the next. No two
-/// in step.
+/// The faults: index of the device, kind, time of the first, and period. No two periods are equal.
 const FAULTS: [(usize, DeviceFault, f64, f64); 5] = [
     (2, DeviceFault::Spike, WARM_UP_S + 3.0, 37.0),
     (10, DeviceFault::Drop, WARM_UP_S + 6.0, 71.0),
@@ -50,18 +49,18 @@ const FAULTS: [(usize, DeviceFault, f64, f64); 5] = [
     (21, DeviceFault::FlatLine, WARM_UP_S + 12.0, 83.0),
     (33, DeviceFault::Oscillation, WARM_UP_S + 18.0, 61.0),
 ];
-/// What the devices have measured when they first find their server: a full window each, so that from
-/// the first moment on what is flagged is what broke.
+/// The time for which the devices have measured when the server starts: enough for a full window, so that all
+/// anomalies come from faults.
 pub const WARM_UP_S: f64 = 12.5;
 
 #[derive(Debug)]
 struct SimulatedDevice {
     name: Box<str>,
-    /// Load of this device beside the others'.
+    /// The load of this device, relative to the mean of all.
     share: f64,
-    /// How it breaks, when first, and how long from one time to the next.
+    /// Its fault: kind, time of the first, and period.
     fault: Option<(DeviceFault, f64, f64)>,
-    /// What it said last before it hung.
+    /// The reading at which it is stuck.
     held: Option<(f64, f64)>,
 }
 
@@ -88,7 +87,7 @@ impl Default for SimulatedFleet {
 }
 
 impl SimulatedFleet {
-    /// What every device measures `at_s` seconds after the beginning, rack by rack.
+    /// The readings of all devices `at_s` seconds after the start, by rack.
     pub fn measure(&mut self, at_s: f64) -> Vec<Vec<DeviceReading>> {
         let Self { devices, dice } = self;
         // Begins in the morning, when the load rises.
@@ -131,12 +130,12 @@ impl SimulatedDevice {
     }
 }
 
-/// Numbers that look like chance, the same in every run (splitmix64).
+/// Pseudo-random numbers, the same in every run (SplitMix64: Steele, Lea and Flood, 2014).
 #[derive(Debug)]
 struct PseudoRandom(u64);
 
 impl PseudoRandom {
-    /// From 0 to 1, evenly.
+    /// Uniform in [0, 1).
     fn even(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.0;
@@ -145,7 +144,7 @@ impl PseudoRandom {
         ((bits ^ (bits >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// From -1 to 1, more often near the ends: no reading lies two deviations from the mean.
+    /// From -1 to 1, more often near the ends, so that no reading is two deviations from the mean.
     fn swing(&mut self) -> f64 {
         (TAU * self.even()).sin()
     }

@@ -1,7 +1,7 @@
-//! `sigmad demo`: a believable fleet, so that a newcomer sees everything alive.
+//! `sigmad demo`: a simulated fleet, so that a new user sees every part at work.
 //!
-//! [`fleet`] invents what its devices would measure; a thread posts that to this process's own
-//! address, over HTTP like anyone else.
+//! [`fleet`] simulates the readings of its devices; a thread posts them to this process's own address, over HTTP
+//! like any client.
 
 pub mod fleet;
 
@@ -15,17 +15,16 @@ use tracing::warn;
 use self::fleet::{DeviceReading, SimulatedFleet, WARM_UP_S};
 use sigmad_clock::Clock;
 
-/// Each device measures so often.
+/// The interval between the readings of a device.
 const PERIOD: Duration = Duration::from_millis(250);
-/// `--min-samples`, unless it is set: noise that stays within bounds needs that many values to show them.
+/// The default of `--min-samples`: bounded noise takes this many values to show its bounds.
 pub const MIN_SAMPLES: usize = 40;
-/// An answer that takes longer is as good as none.
+/// A response that takes longer counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer lines than ours are not read to their end.
+/// The largest head of a response that is read.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Starts the thread that posts to `address` for as long as the process lives; `token` is what POSTs
-/// ask for.
+/// Starts the thread that posts to `address` while the process runs, with `token` where one is required.
 ///
 /// # Errors
 /// When the kernel refuses a thread.
@@ -36,7 +35,7 @@ pub fn start(address: SocketAddr, token: Option<String>, start: Instant) -> io::
     Ok(())
 }
 
-/// Where a client on this machine finds a server that listens on `address`.
+/// The address at which a client on this machine reaches a server that listens on `address`.
 pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -57,7 +56,7 @@ fn run(mut poster: Poster, clock: &Clock) {
         for rack in fleet.measure(due.as_secs_f64()) {
             if let Err(error) = poster.post(&body(&rack)) {
                 poster.connection = None;
-                warn!(%error, "the demo's fleet was not heard");
+                warn!(%error, "the demo could not post its samples");
             }
         }
     }
@@ -96,7 +95,7 @@ impl Poster {
     }
 }
 
-/// Reads past one answer; an error unless it is a success.
+/// Reads one response; an error unless its status is 202.
 fn read_answer(connection: &mut impl BufRead) -> io::Result<()> {
     let mut head = connection.take(ANSWER_BYTES_MAX);
     let mut line = String::new();
@@ -137,7 +136,7 @@ mod tests {
         let mut connection = BufReader::new(answers.as_bytes());
         read_answer(&mut connection).expect("a success");
         assert!(read_answer(&mut connection).expect_err("a refusal").to_string().contains("503"));
-        assert!(read_answer(&mut connection).is_err(), "nothing is no success");
+        assert!(read_answer(&mut connection).is_err(), "the end of the stream is no success");
     }
 
     #[test]

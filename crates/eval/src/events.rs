@@ -1,4 +1,4 @@
-//! Events: runs of rows with a label, found or not, and alarms that found none.
+//! Scores by event: labelled runs of rows that were found or missed, and false alarms.
 //!
 //! Runs closer than [`MERGE`] rows are one event. An alarm from [`TOLERANCE`] rows before it to as many
 //! after finds it; several find it once. Every other row with an alarm is a false alarm. Precision is
@@ -7,33 +7,33 @@
 
 use crate::series::Series;
 
-/// Every detector has learnt something by then.
+/// Rows at the start of a series that do not count, while detectors learn.
 pub const SKIP: usize = 150;
-/// Labels are set by hand, to a row or two.
+/// Rows before and after an event in which an alarm still finds it: labels are set by hand.
 pub const TOLERANCE: usize = 2;
-/// A gap of fewer rows does not end an event.
+/// Runs of labels with at most this many rows from one to the next are one event.
 pub const MERGE: usize = 5;
 
 const SECONDS_PER_DAY: f64 = 86_400.0;
 
-/// What a detector finds.
+/// How well a detector finds events.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EventScore {
-    /// Harmonic mean of the two below.
+    /// The harmonic mean of precision and recall.
     pub f1: f64,
-    /// Of what was found, how much was there.
+    /// Found events over found events and false alarms.
     pub precision: f64,
-    /// Of what was there, how much was found.
+    /// Found events over all events.
     pub recall: f64,
-    /// The threshold it was taken at.
+    /// The threshold.
     pub threshold: f64,
-    /// Events there were.
+    /// All events.
     pub events: usize,
     /// Events found.
     pub hits: usize,
     /// Rows with a false alarm.
     pub false_alarms: usize,
-    /// They, per series and day.
+    /// False alarms per series and day.
     pub false_per_day: f64,
 }
 
@@ -49,7 +49,7 @@ pub fn events(labels: &[bool]) -> Vec<(usize, usize)> {
     events
 }
 
-/// What a row stands for.
+/// The kind of a row.
 #[derive(Clone, Copy, PartialEq)]
 enum RowKind {
     Normal,
@@ -103,7 +103,7 @@ impl EventRanking {
         }
     }
 
-    /// At one threshold, or at the one with the best F1.
+    /// The score at this threshold, or at the one with the best F1.
     pub fn score(&self, threshold: Option<f64>) -> EventScore {
         let mut found = vec![false; self.events];
         let (mut hits, mut false_alarms) = (0usize, 0usize);

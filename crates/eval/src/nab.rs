@@ -24,12 +24,12 @@ pub const PROFILES: [NabProfile; 3] = [
     NabProfile { name: "low FN", miss: 2.0, false_alarm: 0.11 },
 ];
 
-/// What a detector scores.
+/// The score of a detector.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NabScore {
     /// 100 is perfect, 0 is silence.
     pub score: f64,
-    /// The threshold it was taken at.
+    /// The threshold.
     pub threshold: f64,
     /// Windows with a detection.
     pub hits: usize,
@@ -39,11 +39,11 @@ pub struct NabScore {
     pub false_rows: usize,
 }
 
-/// Part of a file that does not count, and its most rows.
+/// The fraction of a file that does not count, and its largest number of rows.
 const PROBATION: f64 = 0.15;
 const PROBATION_ROWS_MAX: f64 = 750.0;
 
-/// What a detection in a row is worth, before the profile's weight.
+/// The value of a detection in a row, before the profile's weight.
 #[derive(Clone, Copy)]
 struct NabRow {
     score: f64,
@@ -97,7 +97,7 @@ impl NabRanking {
         self.rows.extend(counted.map(|((worth, window), &score)| NabRow { score, worth, window }));
     }
 
-    /// At one threshold, or at the one that scores best.
+    /// The score at this threshold, or at the best one.
     pub fn score(&self, profile: NabProfile, threshold: Option<f64>) -> NabScore {
         let null = -profile.miss * self.live as f64;
         let perfect = self.windows as f64;

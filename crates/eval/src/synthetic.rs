@@ -14,14 +14,14 @@ const DEVIATION: f64 = 10.0;
 /// Series of each scenario.
 const SERIES: u64 = 8;
 
-/// What is wrong.
+/// A scenario.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scenario {
-    /// Nothing, in values so many seconds apart.
+    /// Normal noise, with this many seconds between values.
     Quiet(u32),
-    /// Nothing, but noise of heavy tails: Student's t with three degrees of freedom.
+    /// Noise with heavy tails: Student's t with three degrees of freedom.
     HeavyTails,
-    /// This part of the values lie 6 to 12 deviations off.
+    /// This fraction of the values is 6 to 12 deviations off.
     Spikes(f64),
     /// Once a day twenty values 6 deviations up.
     Bursts,
