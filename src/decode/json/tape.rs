@@ -151,7 +151,19 @@ pub(super) fn read<'a>(
             FieldValue::Other => return Err(SampleFault::NumberType(name)),
         }
     }
-    for &(name, value) in &others {
+    push_others(&others, metrics, draft, batch)?;
+    if draft.readings == 0 { Err(SampleFault::NoNumber) } else { Ok(()) }
+}
+
+/// Drafts the readings of metrics other than `cpu` and `rps`.
+#[inline]
+fn push_others<'a>(
+    others: &[(&'a str, FieldValue)],
+    metrics: &MetricCache,
+    draft: &mut DraftSample<'a>,
+    batch: &mut Batch,
+) -> Result<(), SampleFault<'a>> {
+    for &(name, value) in others {
         let FieldValue::Number(number) = value else { continue };
         if !is_name(name) {
             return Err(SampleFault::MetricName(name));
@@ -164,7 +176,7 @@ pub(super) fn read<'a>(
         }
         draft.push(name.as_bytes(), metrics.get(name.as_bytes()), number, batch);
     }
-    if draft.readings == 0 { Err(SampleFault::NoNumber) } else { Ok(()) }
+    Ok(())
 }
 
 fn timestamp_of<'a>(node: &Node<'a>) -> Result<timestamp::Stamp, SampleFault<'a>> {
