@@ -227,7 +227,7 @@ pub const RUNGS: [Rung; 18] = [
         title: "Sums that are kept instead of recomputed",
         hypothesis: "Two passes over 50 values for each value, and a third for the gauge, become a few additions.",
         change: "Windows keep their sums, rebased once per turn of the ring.",
-        uses: "analytics::window, analytics::detectors::zscore",
+        uses: "detectors::window, detectors::zscore",
         server: Server::Web(RUNNING),
         ..NOTHING
     },
