@@ -27,7 +27,7 @@ import contestants
 FRAME_POINTERS = bench.target_dir().parent / "frame-pointers"
 # sigmad with one line changed: the stages of every read are timed, not those of one in 64.
 EVERY_STAGE = bench.target_dir().parent / "every-stage"
-EVERY_STAGE_LINE = ("src/http/worker.rs", "pub const TIMED_EVERY: u64 = 64;", "pub const TIMED_EVERY: u64 = 1;")
+EVERY_STAGE_LINE = ("src/http/stages.rs", "pub const TIMED_EVERY: u64 = 64;", "pub const TIMED_EVERY: u64 = 1;")
 
 # The bench, what it is told for the whole, and for a first look.
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
