@@ -51,7 +51,7 @@ pub fn run(
     is_listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServerError> {
     let (main, main_events) = unbounded();
-    signals::watch(main.clone()).map_err(ServerError::Start)?;
+    signals::watch(start, main.clone()).map_err(ServerError::Start)?;
     let machine = Machine::of_this_process();
     let placement = placement::decide(&machine, settings.workers, settings.pin);
     let limits = limits::connection_limits(settings, placement.workers())?;

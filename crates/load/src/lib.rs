@@ -20,12 +20,10 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use self::cost::CpuTime;
 use self::driver::{Driver, LoadShared, ThreadShare};
@@ -170,12 +168,11 @@ fn measure(
     let address = reachable(settings)?;
 
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // A second signal ends the process at once.
-        flag::register_conditional_shutdown(signal, EXIT_IMPATIENT, stop.clone())
-            .and_then(|_| flag::register(signal, stop.clone()))
-            .map_err(LoadError::Start)?;
-    }
+    let stopped = stop.clone();
+    // Relaxed: nothing else is passed on with it, and every driver looks again and again.
+    let end_early = move |_| stopped.store(true, Ordering::Relaxed);
+    sigmad_signals::watch(start, end_early, |_| std::process::exit(EXIT_IMPATIENT))
+        .map_err(LoadError::Start)?;
 
     let mut clock = Clock::new(start);
     let from_us = match settings.from {
