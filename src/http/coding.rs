@@ -71,13 +71,24 @@ impl ContentCoding {
 ///
 /// # Errors
 /// When the coding is unknown, the body is damaged, or it is too large; `buffer` is then freed.
+#[inline]
 pub fn decode<'a>(
     content_encoding: Option<&[u8]>,
     body: &'a mut [u8],
     limit: usize,
     buffer: &'a mut Vec<u8>,
 ) -> Result<&'a mut [u8], CodingError> {
+    // Nearly every body; a call for it would cost more than it does.
     let Some(value) = content_encoding else { return Ok(body) };
+    decode_coded(value, body, limit, buffer)
+}
+
+fn decode_coded<'a>(
+    value: &[u8],
+    body: &[u8],
+    limit: usize,
+    buffer: &'a mut Vec<u8>,
+) -> Result<&'a mut [u8], CodingError> {
     buffer.clear();
     let coding = ContentCoding::parse(value);
     if let Err(error) = coding.and_then(|coding| decode_as(coding, body, limit, buffer)) {
