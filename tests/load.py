@@ -29,7 +29,7 @@ LOCUST_SECONDS = SECONDS + 3
 BATCHES = (1, 10)
 
 
-def output(command: list[str], port: int, **variables: int) -> str:
+def run(command: list[str], port: int, **variables: int) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "URL": f"http://127.0.0.1:{port}/ingest",
@@ -37,7 +37,11 @@ def output(command: list[str], port: int, **variables: int) -> str:
         "CONNECTIONS": str(CONNECTIONS),
         **{name: str(value) for name, value in variables.items()},
     }
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + SECONDS, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60 + SECONDS, check=False, env=environment)
+
+
+def output(command: list[str], port: int, **variables: int) -> str:
+    done = run(command, port, **variables)
     assert done.returncode == 0, f"{command[0]}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -97,8 +101,11 @@ def k6(port: int, batch: int) -> None:
         options = {"URL": f"http://127.0.0.1:{port}/ingest", "DURATION": SECONDS, "CONNECTIONS": CONNECTIONS}
         options |= {"BATCH": batch, "RATE": rate}
         flags = [flag for name, value in options.items() for flag in ("-e", f"{name}={value}")]
-        # k6 exits 99 when a threshold of the script was crossed.
-        output(["k6", "run", "--quiet", "--no-usage-report", *flags, str(LOAD / "k6.js")], port)
+        command = ["k6", "run", "--quiet", "--no-usage-report", *flags, str(LOAD / "k6.js")]
+        done = run(command, port)
+        # k6 exits 99 when a threshold of the script was crossed: a busy machine misses the rate, and is told so.
+        crossed = re.findall(r"thresholds on metrics '([^']*)' have been crossed", done.stderr)
+        assert (done.returncode, crossed) in ((0, []), (99, ["dropped_iterations"])), done.stdout + done.stderr
 
 
 KEEP_A_RATE = {"locust"}
