@@ -282,21 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn functions_have_full_names_and_inlined_ones_are_told() {
+    fn functions_have_full_names_and_inlined_ones_are_listed() {
         let mut symbols = Symbols::of_this_process();
         let frames = symbols.resolve(outer_function() - 1);
         let names: Vec<_> = frames.iter().map(|frame| &*frame.function).collect();
         assert_eq!(names.len(), 2, "{names:?}");
         // Builds with line tables alone have bare names of what is inlined.
         assert!(names[0].ends_with("inlined_function"), "{names:?}");
-        assert_eq!(names[1], "sigmad::profile::symbols::tests::outer_function");
+        assert_eq!(names[1], "sigmad_profile::symbols::tests::outer_function");
         assert!(frames[0].file.ends_with("symbols.rs") && frames[0].line > 0);
         let place = symbols.image_of(outer_function()).expect("mapped");
         assert!(!symbols.images()[place].build_id.is_empty());
     }
 
     #[test]
-    fn what_has_no_name_says_where_it_is() {
+    fn an_address_without_a_name_shows_its_image() {
         let mut symbols = Symbols::of_this_process();
         assert_eq!(&*symbols.resolve(1)[0].function, "[unknown]");
         assert!(symbols.resolve(u64::MAX - 4096)[0].function.ends_with("[kernel]"));
