@@ -76,6 +76,4 @@ mod telemetry;
 #[cfg(test)]
 mod test_reports;
 #[cfg(test)]
-mod test_sources;
-#[cfg(test)]
 mod testing;

@@ -284,9 +284,7 @@ mod tests {
     use crate::analytics::report::questions;
     use crate::http::message::ResponseWriter;
     use crate::test_reports::{asker, fleet};
-    use crate::test_sources::telemetry;
-    use sigmad_clock;
-    use sigmad_counters::Counts;
+    use sigmad_counters::{Counts, MetricSource};
 
     struct ReaderTest {
         deps: Arc<ReaderDeps>,
@@ -296,12 +294,12 @@ mod tests {
     }
 
     fn reader_test() -> ReaderTest {
-        let registry = Arc::new(Registry::new(1_000, 3_600));
+        let source: Arc<dyn MetricSource> = Arc::<RequestCounters>::default();
         let deps = ReaderDeps {
             asker: asker().0,
             subscriber: subscriber::channel(Arc::default()).0,
-            telemetry: telemetry(registry.clone()),
-            registry,
+            telemetry: Telemetry::new([source].into()),
+            registry: Arc::new(Registry::new(1_000, 3_600)),
             settings: DetectionSettings { window: 50, threshold: 2.0, detector: "zscore" },
             is_shared: false,
         };

@@ -301,7 +301,6 @@ mod tests {
     use crate::readiness::{ReadinessPhase, StoreState};
     use crate::registry::Registry;
     use crate::sample_queue::{self, SampleConsumer};
-    use sigmad_clock;
     use sigmad_counters::Counts;
     use sigmad_sample::QUEUE_SAMPLES_MAX;
 

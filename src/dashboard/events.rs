@@ -368,7 +368,6 @@ mod tests {
     use crate::http::message::{Completion, CompletionSink, STREAM_QUEUE_BYTES_MAX, StreamState};
     use crate::registry::Registry;
     use crate::test_reports::{asker, fleet};
-    use sigmad_clock;
     use sigmad_sample::{NAME_BYTES_MAX, READINGS_MAX};
 
     /// An engine with a client that reads immediately, or never.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use sigmad_counters::MetricSource;
 
-use super::shared::Shared;
 use super::store::RedisCounters;
 use crate::analytics::families::StoredInMemory;
 use crate::analytics::thread::AnalyticsCounters;
@@ -13,6 +12,7 @@ use crate::api::reader::READERS;
 use crate::dashboard::counters::EventsCounters;
 use crate::dashboard::sampler::{IngestSource, SamplerCounters};
 use crate::http::counters::HttpCounters;
+use crate::registry::Registry;
 use crate::sample_queue::SampleQueueCounters;
 use crate::telemetry::{Build, Sources};
 
@@ -54,7 +54,7 @@ impl ServerCounters {
     }
 
     /// For the scrape. What has left a queue comes before what has entered it: see [`Sources`].
-    pub fn sources(&self, build: Build, shared: &Shared) -> Sources {
+    pub fn sources(&self, build: Build, registry: Arc<Registry>) -> Sources {
         let mut sources: Vec<Arc<dyn MetricSource>> = match &self.redis {
             Some(RedisCounters { queue, store }) => vec![queue.clone(), store.clone()],
             None => vec![Arc::new(StoredInMemory(self.analytics.clone()))],
@@ -64,7 +64,7 @@ impl ServerCounters {
             self.debug.clone(),
             self.analytics.clone(),
             self.events.clone(),
-            shared.registry.clone(),
+            registry,
         ]);
         for WorkerCounters { http, router, queue } in &self.workers {
             sources.extend::<[Arc<dyn MetricSource>; 3]>([
@@ -88,3 +88,6 @@ impl ServerCounters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,7 @@ impl ReadThreads {
             detector: detector.name(),
             window,
         };
-        let sources = counters.sources(build, shared);
+        let sources = counters.sources(build, shared.registry.clone());
         let (subscriber, subscriptions) = subscriber::channel(counters.events.clone());
         let events = Events::new(
             subscriptions,

@@ -1,81 +1,20 @@
-//! Tests of the scrape with the sources of the whole server.
-
-use std::sync::Arc;
-
 use prometheus::proto::MetricFamily;
-use sigmad_counters::MetricSource;
 
-use crate::analytics::families::{FleetGauges, StoredInMemory};
+use super::*;
+use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{TotalsReport, WindowsReport};
-use crate::analytics::thread::AnalyticsCounters;
-use crate::api::counters::{RequestCounters, RouterCounters};
 use crate::api::routes;
-use crate::dashboard::counters::EventsCounters;
-use crate::http::counters::HttpCounters;
 use crate::http::message::Method;
-use crate::judged_queue::JudgedQueueCounters;
-use crate::registry::Registry;
-use crate::sample_queue::SampleQueueCounters;
-use crate::store::StoreCounters;
-use crate::telemetry::{Build, Telemetry, text};
+use crate::telemetry::{Telemetry, text};
 use crate::test_reports;
 
-/// The telemetry of a server without Redis.
-pub fn telemetry(registry: Arc<Registry>) -> Telemetry {
-    ServerSources::new(registry).without_redis()
+fn redis_counters() -> RedisCounters {
+    RedisCounters { queue: Arc::default(), store: Arc::default() }
 }
 
-/// The counters of two workers and a reader.
-struct ServerSources {
-    http: [Arc<HttpCounters>; 2],
-    routers: [Arc<RouterCounters>; 2],
-    sample_queues: [Arc<SampleQueueCounters>; 2],
-    reader: Arc<RequestCounters>,
-    analytics: Arc<AnalyticsCounters>,
-    others: Vec<Arc<dyn MetricSource>>,
-}
-
-impl ServerSources {
-    fn new(registry: Arc<Registry>) -> Self {
-        let build = Build { version: "0.1.0", engine: "native", detector: "zscore", window: 50 };
-        let queue = |worker| Arc::new(SampleQueueCounters { worker, ..Default::default() });
-        Self {
-            http: Default::default(),
-            routers: Default::default(),
-            sample_queues: [queue(0), queue(1)],
-            reader: Arc::default(),
-            analytics: Arc::default(),
-            others: vec![registry, Arc::new(build), Arc::<EventsCounters>::default()],
-        }
-    }
-
-    fn sources(&self) -> Vec<Arc<dyn MetricSource>> {
-        let mut sources: Vec<Arc<dyn MetricSource>> =
-            vec![self.analytics.clone(), self.reader.clone()];
-        sources.extend(self.http.iter().map(|counters| counters.clone() as Arc<dyn MetricSource>));
-        sources
-            .extend(self.routers.iter().map(|counters| counters.clone() as Arc<dyn MetricSource>));
-        let queues = self.sample_queues.iter();
-        sources.extend(queues.map(|counters| counters.clone() as Arc<dyn MetricSource>));
-        sources.extend(self.others.iter().cloned());
-        sources
-    }
-
-    fn without_redis(&self) -> Telemetry {
-        let mut sources = self.sources();
-        sources.insert(0, Arc::new(StoredInMemory(self.analytics.clone())));
-        Telemetry::new(sources.into())
-    }
-
-    fn with_redis(&self, queue: Arc<JudgedQueueCounters>, store: Arc<StoreCounters>) -> Telemetry {
-        let mut sources: Vec<Arc<dyn MetricSource>> = vec![queue, store];
-        sources.extend(self.sources());
-        Telemetry::new(sources.into())
-    }
-}
-
-fn server_sources() -> ServerSources {
-    ServerSources::new(Arc::new(Registry::new(10, 3_600)))
+fn telemetry(counters: &ServerCounters) -> Telemetry {
+    let build = Build { version: "0.1.0", engine: "native", detector: "zscore", window: 50 };
+    Telemetry::new(counters.sources(build, Arc::new(Registry::new(10, 3_600))))
 }
 
 fn families(telemetry: &Telemetry) -> Vec<MetricFamily> {
@@ -94,7 +33,7 @@ fn assert_lines(lines: &[String], expected: &[&str]) {
 
 #[test]
 fn rare_series_are_exported_from_the_start() {
-    let telemetry = server_sources().without_redis();
+    let telemetry = telemetry(&ServerCounters::new(2, None));
     let reports: [&dyn MetricSource; 2] =
         [&TotalsReport::default(), &FleetGauges(WindowsReport::default())];
     let text = text(&telemetry.gather(&reports));
@@ -125,23 +64,24 @@ fn rare_series_are_exported_from_the_start() {
 
 #[test]
 fn counters_of_all_threads_add_up() {
-    let sources = server_sources();
+    let counters = ServerCounters::new(2, None);
     let label = routes::find("/metrics");
-    let ServerSources { routers, reader, http, sample_queues, analytics, .. } = &sources;
-    routers[0].requests.count(label, Method::Post, 200);
-    routers[1].requests.count(label, Method::Post, 200);
+    let ServerCounters { workers, readers, analytics, .. } = &counters;
+    let reader = &readers[0];
+    workers[0].router.requests.count(label, Method::Post, 200);
+    workers[1].router.requests.count(label, Method::Post, 200);
     reader.count(label, Method::Get, 200);
-    routers[1].requests.count(label, Method::Head, 401);
-    routers[0].requests.time(label, 32_767, 2);
+    workers[1].router.requests.count(label, Method::Head, 401);
+    workers[0].router.requests.time(label, 32_767, 2);
     reader.time(label, 32_768, 1);
     reader.time(label, 60_000_000_000, 1);
-    routers[0].accepted_total.add(5);
-    routers[1].accepted_total.add(6);
-    http[1].refusals[0].add(3);
-    http[0].open.set(2);
-    sample_queues[1].samples_in_flight.set(9);
+    workers[0].router.accepted_total.add(5);
+    workers[1].router.accepted_total.add(6);
+    workers[1].http.refusals[0].add(3);
+    workers[0].http.open.set(2);
+    workers[1].queue.samples_in_flight.set(9);
     analytics.lag.record(100, 4);
-    let lines = lines(&sources.without_redis());
+    let lines = lines(&telemetry(&counters));
     assert_lines(
         &lines,
         &[
@@ -177,21 +117,21 @@ fn counters_of_all_threads_add_up() {
 
 #[test]
 fn outcomes_and_pending_samples_add_up_to_the_received() {
-    let sources = server_sources();
-    sources.routers[0].accepted_total.add(10);
-    sources.routers[1].invalid_total.add(2);
-    sources.routers[1].queue_full_total.add(1);
-    sources.sample_queues[0].samples_total.add(10);
-    sources.analytics.samples_total.add(7);
+    let mut counters = ServerCounters::new(2, None);
+    counters.workers[0].router.accepted_total.add(10);
+    counters.workers[1].router.invalid_total.add(2);
+    counters.workers[1].router.queue_full_total.add(1);
+    counters.workers[0].queue.samples_total.add(10);
+    counters.analytics.samples_total.add(7);
     let expected = [
         "sigmad_samples_received_total 13",
         r#"sigmad_samples_total{outcome="rejected"} 3"#,
         r#"sigmad_samples_total{outcome="stored"} 7"#,
         "sigmad_pending_samples 3",
     ];
-    assert_lines(&lines(&sources.without_redis()), &expected);
+    assert_lines(&lines(&telemetry(&counters)), &expected);
 
-    let (queue, store) = (Arc::<JudgedQueueCounters>::default(), Arc::<StoreCounters>::default());
+    let RedisCounters { queue, store } = redis_counters();
     queue.dropped_total.add(1);
     store.taken_total.add(6);
     store.stored_total.add(2);
@@ -207,12 +147,13 @@ fn outcomes_and_pending_samples_add_up_to_the_received() {
         r#"sigmad_store_dropped_total{reason="queue_full"} 2"#,
         "sigmad_pending_samples 5",
     ];
-    assert_lines(&lines(&sources.with_redis(queue, store)), &expected);
+    counters.redis = Some(RedisCounters { queue, store });
+    assert_lines(&lines(&telemetry(&counters)), &expected);
 }
 
 #[test]
 fn families_are_in_the_order_of_their_names() {
-    let names: Vec<String> = lines(&server_sources().without_redis())
+    let names: Vec<String> = lines(&telemetry(&ServerCounters::new(2, None)))
         .iter()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
         .collect();
@@ -221,7 +162,7 @@ fn families_are_in_the_order_of_their_names() {
 
 #[test]
 fn metrics_document_is_current() {
-    let telemetry = server_sources().with_redis(Arc::default(), Arc::default());
+    let telemetry = telemetry(&ServerCounters::new(2, Some(redis_counters())));
     crate::testing::check_document("docs/METRICS.md", &document(&families(&telemetry)));
 }
 
