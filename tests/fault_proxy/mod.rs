@@ -196,7 +196,7 @@ fn poll<const N: usize>(wanted: [(i32, i16); N], timeout: Duration) {
 
 /// One direction: bytes that were read from one side and wait for the other.
 #[derive(Default)]
-struct SampleProducer {
+struct ByteQueue {
     /// With the time from which they may be written.
     waiting: VecDeque<(Instant, Vec<u8>)>,
     waiting_bytes: usize,
@@ -212,7 +212,7 @@ struct SampleProducer {
 /// A side has closed or reset the connection.
 struct Gone;
 
-impl SampleProducer {
+impl ByteQueue {
     fn wants_reading(&self) -> bool {
         !self.has_ended && self.waiting_bytes < HELD_BYTES_MAX
     }
@@ -285,8 +285,8 @@ fn is_later(error: &io::Error) -> bool {
 struct Pair<'a> {
     client: TcpStream,
     server: TcpStream,
-    requests: SampleProducer,
-    replies: SampleProducer,
+    requests: ByteQueue,
+    replies: ByteQueue,
     shared: &'a Shared,
     /// The version of the fault that was last seen.
     change: u64,
@@ -309,7 +309,7 @@ impl<'a> Pair<'a> {
             stream.set_nodelay(true).expect("no delay");
         }
         let change = shared.state.lock().expect("proxy").change;
-        let (requests, replies) = (SampleProducer::default(), SampleProducer::default());
+        let (requests, replies) = (ByteQueue::default(), ByteQueue::default());
         let mut pair = Self { client, server, requests, replies, shared, change, has_lost: false };
         while let Ok(true) = pair.step() {}
     }
@@ -393,8 +393,7 @@ impl<'a> Pair<'a> {
         self.requests.write(&self.server, now)?;
         // The bytes of a client that has closed still arrive.
         if self.replies.write(&self.client, now).is_err() {
-            self.replies =
-                SampleProducer { has_ended: true, is_shut: true, ..SampleProducer::default() };
+            self.replies = ByteQueue { has_ended: true, is_shut: true, ..ByteQueue::default() };
             self.requests.has_ended = true;
         }
         Ok(!(self.requests.is_shut && self.replies.is_shut))

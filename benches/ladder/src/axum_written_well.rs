@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Options;
 use crate::analytics::{self, Message, Wait};
-use crate::counters::AllTallies;
+use crate::counters::AllCounters;
 use crate::rungs::{Redis, Statistics};
 use crate::samples::{self, Accepted};
 use crate::web::ask;
@@ -32,7 +32,7 @@ pub struct Shared {
     /// Leads to the analytics thread.
     pub messages: Sender<Message<Vec<Sample>>>,
     /// What is counted.
-    pub counters: AllTallies,
+    pub counters: AllCounters,
 }
 
 impl Shared {
@@ -44,7 +44,7 @@ impl Shared {
         let writer = options.redis_url.as_deref().map(|url| Writer::start(url, Redis::Coalesced));
         let windows = Windows::new(Statistics::Running);
         let (messages, _) = analytics::by_names(windows, writer.transpose()?, Wait::Timer)?;
-        Ok(Arc::new(Self { messages, counters: AllTallies::default() }))
+        Ok(Arc::new(Self { messages, counters: AllCounters::default() }))
     }
 
     /// Keeps the samples of a body: how many, or why not.

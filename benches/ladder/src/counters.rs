@@ -46,13 +46,13 @@ impl HttpCounters {
 
 /// The counters of all threads.
 #[derive(Debug, Default)]
-pub struct AllTallies(Mutex<Vec<Arc<HttpCounters>>>);
+pub struct AllCounters(Mutex<Vec<Arc<HttpCounters>>>);
 
 thread_local! {
     static MINE: OnceCell<Arc<HttpCounters>> = const { OnceCell::new() };
 }
 
-impl AllTallies {
+impl AllCounters {
     /// Counters for one more thread.
     pub fn add(&self) -> Arc<HttpCounters> {
         let counters = Arc::<HttpCounters>::default();

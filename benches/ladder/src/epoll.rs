@@ -29,7 +29,7 @@ use simd_json::Buffers;
 
 use crate::Options;
 use crate::analytics::{self, Ask, ById, Message, Rest, Wait};
-use crate::counters::{AllTallies, HttpCounters};
+use crate::counters::{AllCounters, HttpCounters};
 use crate::rungs::{EpollParts, Handover, Json, Redis, Statistics};
 use crate::samples::{self, Accepted};
 use crate::windows::Windows;
@@ -83,7 +83,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
             let core = core_of(options.workers);
             let (asks, thread) =
                 analytics::by_blocks(by_id, consumers, sleeper.clone(), rest, core, start)?;
-            let ends = producers.into_iter().map(|samples| End::SampleProducer {
+            let ends = producers.into_iter().map(|samples| End::Chunks {
                 samples,
                 asks: asks.clone(),
                 sleeper: sleeper.clone(),
@@ -92,7 +92,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
         }
     };
 
-    let all_counters = Arc::new(AllTallies::default());
+    let all_counters = Arc::new(AllCounters::default());
     let listeners = listeners(options.listen, options.workers)?;
     let address = listeners[0].local_addr()?;
     let open = Arc::new(AtomicUsize::new(0));
@@ -141,7 +141,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
 enum End {
     Names(Sender<Message<Vec<Sample>>>),
     Ids(Sender<Message<Batch>>),
-    SampleProducer { samples: SampleProducer, asks: Sender<Ask>, sleeper: Arc<Sleeper> },
+    Chunks { samples: SampleProducer, asks: Sender<Ask>, sleeper: Arc<Sleeper> },
 }
 
 struct Front {
@@ -150,7 +150,7 @@ struct Front {
     registry: Arc<Registry>,
     decoder: Decoder,
     counters: Arc<HttpCounters>,
-    all_counters: Arc<AllTallies>,
+    all_counters: Arc<AllCounters>,
     samples: Vec<Sample>,
     buffers: Buffers,
     staging: Batch,
@@ -218,7 +218,7 @@ impl Front {
                 messages.try_send(Message::Samples(batch)).map_err(|_| full())?;
                 Ok(accepted)
             }
-            End::SampleProducer { samples, .. } => {
+            End::Chunks { samples, .. } => {
                 let accepted = self.staging.len();
                 if !samples.has_room(accepted) {
                     return Err(full());
@@ -237,7 +237,7 @@ impl Front {
         let is_sent = match &mut self.end {
             End::Names(messages) => messages.send(Message::Ask(ask)).is_ok(),
             End::Ids(messages) => messages.send(Message::Ask(ask)).is_ok(),
-            End::SampleProducer { samples, asks, sleeper } => {
+            End::Chunks { samples, asks, sleeper } => {
                 samples.send(now);
                 let is_sent = asks.send(ask).is_ok();
                 sleeper.wake();
@@ -296,7 +296,7 @@ impl Service for Front {
     }
 
     fn round_called(&mut self, now: Now, _stages: StageTimer<'_>) {
-        if let End::SampleProducer { samples, .. } = &mut self.end {
+        if let End::Chunks { samples, .. } = &mut self.end {
             samples.send(now);
         }
     }

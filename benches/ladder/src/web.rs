@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::Options;
 use crate::analytics::{self, Ask, Message, Wait};
-use crate::counters::AllTallies;
+use crate::counters::AllCounters;
 use crate::rungs::{Counters, Json as JsonParts, Judge, WebParts};
 use crate::samples::{self, Accepted};
 use crate::windows::Windows;
@@ -44,7 +44,7 @@ enum Judging {
 
 enum Counting {
     Labelled(Metrics),
-    Local(AllTallies),
+    Local(AllCounters),
 }
 
 /// Serves until SIGTERM.
@@ -64,7 +64,7 @@ pub fn run(options: &Options, parts: WebParts) -> Result<(), Box<dyn Error>> {
     };
     let counting = match parts.counters {
         Counters::Labelled => Counting::Labelled(Metrics::new()),
-        Counters::Local => Counting::Local(AllTallies::default()),
+        Counters::Local => Counting::Local(AllCounters::default()),
     };
     let app = App(Arc::new(Shared { json: parts.json, judge, counting, writer }));
     let runtime = tokio::runtime::Builder::new_multi_thread()
