@@ -12,12 +12,16 @@ SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc release u
   container-image container
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# What suites and benches run; each one is a whole link with LTO.
+RELEASE_EXAMPLES := floor requests allocate spin
 # The suites that speak to the installed binary take its name from here.
 WITH_BINARY = SIGMAD=$(TARGET)/release/sigmad
 # Labelled series of public benchmarks; they are not part of the project.
 DATA ?= ../shared/data
 VERSION = $(shell sed -n '/^version = /{s/[^"]*"\(.*\)"/\1/p;q}' Cargo.toml)
 REVISION = $(shell git rev-parse HEAD)
+# One profile for what is only checked: then a dependency is checked once for all workspaces.
+CHECKED := CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false
 # podman and buildah understand the same arguments.
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
@@ -66,14 +70,14 @@ deny: ## suite: licences, sources and advisories of dependencies
 	scripts/deny.sh
 
 clippy: ## suite: lints of every crate, the ladder, fuzz and loom included
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --workspace --all-targets --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)/ladder -- -D warnings
-	cargo clippy --locked --all-targets --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz -- -D warnings
+	$(CHECKED) cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(CHECKED) cargo clippy --locked --workspace --all-targets --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET) -- -D warnings
+	$(CHECKED) cargo clippy --locked --all-targets --manifest-path fuzz/Cargo.toml --target-dir $(TARGET) -- -D warnings
 	RUSTFLAGS="--cfg loom" cargo clippy --locked --all-targets --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom -- -D warnings
 
 doc: ## suite: the documentation builds, and its links resolve
 	# Private items are documented, so links to them resolve.
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
+	$(CHECKED) RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 
 unit-build: ## suite: the tests of all crates compile
 	cargo test --locked --workspace --no-run
@@ -82,7 +86,7 @@ unit: ## suite: unit tests, doc tests, and integration tests with the debug bina
 	cargo test --locked --workspace --no-fail-fast
 
 release: ## suite: the release binary and the examples that other suites run
-	cargo build --release --locked --bins --examples
+	cargo build --release --locked --bin sigmad $(addprefix --example ,$(RELEASE_EXAMPLES))
 
 formats: release ## suite: answers and scrapes, read by independent parsers
 	$(WITH_BINARY) tests/formats.py
