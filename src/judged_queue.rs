@@ -10,10 +10,12 @@
 use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::sample_queue::Sleeper;
+use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
 use sigmad_sample::{DeviceId, MetricId};
 
@@ -29,8 +31,10 @@ const SPARE_CHUNKS_MAX: usize = 64;
 /// One part in 16 of the budget is reserved for chunks in flight, so that a full store still takes newer
 /// samples while it drops its oldest.
 const IN_FLIGHT_PART: usize = 16;
-/// Updates that wait for analytics at most; past it the store blocks.
+/// Updates that wait for analytics at most; past it the store waits.
 const UPDATES_WAITING_MAX: usize = 64;
+/// Between two attempts to send an update past that: analytics applies one in some milliseconds.
+const UPDATES_FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// Values of a stream, or samples of a device, and the anomalies among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -356,11 +360,18 @@ impl JudgedConsumer {
         }
     }
 
-    /// Sends an update to analytics. False once analytics has ended.
-    pub fn send(&self, update: ReplicaUpdate) -> bool {
-        let is_sent = self.updates.send(update).is_ok();
-        self.sleeper.wake();
-        is_sent
+    /// Sends an update to analytics, and waits while too many wait there. False once analytics has ended.
+    pub fn send(&self, mut update: ReplicaUpdate, clock: &Clock) -> bool {
+        loop {
+            let result = self.updates.try_send(update);
+            self.sleeper.wake();
+            match result {
+                Ok(()) => return true,
+                Err(TrySendError::Full(unsent)) => update = unsent,
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+            clock.sleep(UPDATES_FULL_PAUSE);
+        }
     }
 }
 
@@ -508,11 +519,12 @@ mod tests {
     #[test]
     fn each_end_sees_that_the_other_was_dropped() {
         let (mut producer, consumer, _) = queue(1 << 20);
-        assert!(consumer.send(ReplicaUpdate::SyncedAt(5)));
+        let clock = Clock::new(sigmad_clock::start());
+        assert!(consumer.send(ReplicaUpdate::SyncedAt(5), &clock));
         assert_eq!(producer.updates.try_recv(), Ok(ReplicaUpdate::SyncedAt(5)));
         send(&mut producer, 1);
         drop(producer);
-        assert!(!consumer.send(ReplicaUpdate::SyncedAt(6)));
+        assert!(!consumer.send(ReplicaUpdate::SyncedAt(6), &clock));
         assert_eq!(consumer.chunks.iter().count(), 1, "what was sent is received before the end");
 
         let (mut producer, consumer, _) = queue(1 << 20);

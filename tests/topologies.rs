@@ -6,12 +6,15 @@ mod redis_server;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value};
 use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask, until, unused_port};
 use sigmad::store::ErrorKind;
+use sigmad::store::dial::TcpDialer;
 use sigmad::store::link::{ClientIdentity, Link, LinkError};
+use sigmad_clock::Clock;
 
 /// An attempt waits 1 s to connect and 2 s for a reply, once. One that waited for every command or
 /// address in turn would take longer than this, on any machine.
@@ -41,7 +44,8 @@ fn connect_from(identity: &ClientIdentity, url: &str) -> Result<Link, LinkError>
 }
 
 fn identity(name: &str) -> ClientIdentity {
-    ClientIdentity::new(name.to_owned(), Instant::now())
+    let clock = Clock::new(sigmad_clock::start());
+    ClientIdentity::new(name.to_owned(), clock, Arc::new(TcpDialer))
 }
 
 /// The error of an attempt that must fail within its time.

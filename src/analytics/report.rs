@@ -50,10 +50,15 @@ pub fn questions(sleeper: Arc<Sleeper>) -> (Asker, Receiver<Question>) {
 impl Asker {
     /// Waits for the report. None once the analytics thread has stopped.
     pub fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
+        self.send(question)?.recv().ok()
+    }
+
+    /// Sends a question; its report will be in the receiver. None once the analytics thread has stopped.
+    pub fn send<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<Receiver<T>> {
         let (reply, report) = bounded(1);
         self.questions.send(question(reply)).ok()?;
         self.sleeper.wake();
-        report.recv().ok()
+        Some(report)
     }
 }
 

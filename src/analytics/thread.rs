@@ -9,7 +9,7 @@
 //! without work it parks until a worker, a reader or the store wakes it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::vec;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -73,8 +73,8 @@ pub struct AnalyticsParts {
     pub judged_producer: Option<JudgedProducer>,
     /// Where the thread sleeps; workers, readers and the store wake it.
     pub sleeper: Arc<Sleeper>,
-    /// The start of the process.
-    pub start: Instant,
+    /// Reads the time.
+    pub clock: Clock,
     /// What the thread counts.
     pub counters: Arc<AnalyticsCounters>,
 }
@@ -93,6 +93,20 @@ pub struct AnalyticsThread {
     sleeper: Arc<Sleeper>,
     clock: Clock,
     counters: Arc<AnalyticsCounters>,
+}
+
+/// What a turn has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something: there may be more to do.
+    Worked,
+    /// Nothing, until a worker, a reader or the store sends something.
+    Idle {
+        /// False while the store lags: then the last judged samples wait here.
+        all_sent: bool,
+    },
+    /// Every worker has gone, all samples are judged and all questions are answered.
+    Ended,
 }
 
 /// What goes to the store and comes back.
@@ -141,7 +155,7 @@ impl AnalyticsThread {
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
             store: parts.judged_producer.map(StoreUpdates::new),
             sleeper: parts.sleeper,
-            clock: Clock::new(parts.start),
+            clock: parts.clock,
             counters: parts.counters,
         }
     }
@@ -152,23 +166,37 @@ impl AnalyticsThread {
         self.sleeper.register();
         let mut busy_ns = self.clock.monotonic_ns();
         loop {
-            let asked = self.take_questions();
-            let judged = self.judge();
-            let applied = self.apply_updates();
-            self.answer();
-            let scanned = self.analytics.advance_scans();
-
-            if asked || judged || applied || scanned {
-                busy_ns = self.clock.monotonic_ns();
-            } else if self.sources.is_empty() {
-                if let Some(store) = &mut self.store {
-                    store.judged_producer.send();
-                }
-                return self.analytics.totals();
-            } else {
-                self.sleep(busy_ns);
+            match self.turn() {
+                Turn::Worked => busy_ns = self.clock.monotonic_ns(),
+                Turn::Idle { all_sent } => self.sleep(busy_ns, all_sent),
+                Turn::Ended => return self.totals(),
             }
         }
+    }
+
+    /// Does a bounded part of the work that waits.
+    pub fn turn(&mut self) -> Turn {
+        let asked = self.take_questions();
+        let judged = self.judge();
+        let applied = self.apply_updates();
+        self.answer();
+        let scanned = self.analytics.advance_scans();
+        if asked || judged || applied || scanned {
+            return Turn::Worked;
+        }
+        if self.sources.is_empty() {
+            if let Some(store) = &mut self.store {
+                store.judged_producer.send();
+            }
+            return Turn::Ended;
+        }
+        let all_sent = self.store.as_mut().is_none_or(|store| store.judged_producer.try_send());
+        Turn::Idle { all_sent }
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> TotalsReport {
+        self.analytics.totals()
     }
 
     /// Takes the questions that wait, unless earlier ones are still unanswered.
@@ -267,9 +295,7 @@ impl AnalyticsThread {
         }
     }
 
-    fn sleep(&mut self, busy_ns: u64) {
-        // A chunk that the store has not taken waits here, and nothing would end a park for it.
-        let all_sent = self.store.as_mut().is_none_or(|store| store.judged_producer.try_send());
+    fn sleep(&mut self, busy_ns: u64, all_sent: bool) {
         let has_work = || {
             self.sources.iter().any(|source| source.consumer.is_ready())
                 || !self.questions.is_empty()
@@ -278,6 +304,7 @@ impl AnalyticsThread {
                     .as_ref()
                     .is_some_and(|store| !store.judged_producer.updates.is_empty())
         };
+        // A chunk that the store has not taken waits here, and nothing would end a park for it.
         if !all_sent || self.clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
             self.sleeper.doze(DOZE, has_work);
         } else {
@@ -392,7 +419,7 @@ mod tests {
         let counted = counters.clone();
         let judged_producer = judged_producer(sleeper.clone());
         let thread = thread::spawn(move || {
-            let start = sigmad_clock::start();
+            let clock = Clock::new(sigmad_clock::start());
             AnalyticsThread::new(AnalyticsParts {
                 analytics,
                 ttl_us: 1_000_000,
@@ -400,7 +427,7 @@ mod tests {
                 questions: asked,
                 judged_producer,
                 sleeper,
-                start,
+                clock,
                 counters: counted,
             })
             .run()
@@ -703,8 +730,9 @@ mod tests {
         while counters.parks_total.get() == 0 {
             thread::yield_now();
         }
-        assert!(judged_consumer.send(ReplicaUpdate::Windows(windows.collect())));
-        assert!(judged_consumer.send(ReplicaUpdate::SyncedAt(77)));
+        let clock = Clock::new(sigmad_clock::start());
+        assert!(judged_consumer.send(ReplicaUpdate::Windows(windows.collect()), &clock));
+        assert!(judged_consumer.send(ReplicaUpdate::SyncedAt(77), &clock));
         // Far more than one turn lets in, and the answer sees it all.
         send(&mut producers[0], &samples(DEVICES, 0..100));
         let report = ask(DEVICES - 1);
@@ -714,6 +742,6 @@ mod tests {
         producers.clear();
         let totals = thread.join().expect("no panic");
         assert_eq!((totals.samples, totals.devices), (100, DEVICES as usize + 1));
-        assert!(!judged_consumer.send(ReplicaUpdate::SyncedAt(78)));
+        assert!(!judged_consumer.send(ReplicaUpdate::SyncedAt(78), &clock));
     }
 }

@@ -7,6 +7,7 @@ use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
 use crate::analytics::{Analytics, AnalyticsSettings};
 use crate::config::ServerSettings;
 use crate::judged_queue::JudgedProducer;
+use sigmad_clock::Clock;
 use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::zscore::ZScore;
 
@@ -34,7 +35,7 @@ pub(super) fn thread(
         questions: queues.questions,
         judged_producer,
         sleeper: shared.sleeper.clone(),
-        start: shared.start,
+        clock: Clock::new(shared.start),
         counters: counters.analytics.clone(),
     })
 }

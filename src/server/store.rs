@@ -17,6 +17,7 @@ use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
 use crate::readiness::StoreState;
 use crate::store::StoreCounters;
 use crate::store::commands::StoreOptions;
+use crate::store::dial::TcpDialer;
 use crate::store::keys::ReplicaId;
 use crate::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
 
@@ -82,6 +83,7 @@ impl RedisParts {
             registry: shared.registry.clone(),
             counters: counters.store.clone(),
             clock: Clock::new(shared.start),
+            dialer: Arc::new(TcpDialer),
             seed: random,
             on_state: Box::new(move |is_up| {
                 readiness.set_store(if is_up { StoreState::Ok } else { StoreState::Degraded });

@@ -4,29 +4,22 @@
 //! failure the connection is not used again. Pipelines are therefore sent and read here: after a reply that
 //! does not come, the redis crate would wait once more for each of the rest.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use redis::io::tcp::TcpSettings;
-use redis::{
-    Client, Cmd, Connection, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo,
-    ServerError, Value,
-};
+use redis::{Cmd, Pipeline, ServerError, Value};
+use sigmad_clock::Clock;
 
 use super::ErrorKind;
+use super::dial::{Dialer, RedisStream};
 use super::error::LinkError;
 use super::url::{Address, Login, Target};
 
-/// For the SYN to be acknowledged: three round trips around the world; a lost SYN costs an attempt.
-/// It applies to each address of a host name.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For each write, and for each read of a reply: past it Redis or the network hangs.
-/// A script or a fork stops a healthy Redis for a tenth of it.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// For all replies to one write: a batch has hundreds, and each may come just before its timeout. Redis
 /// takes milliseconds for them, a bad network a second or two.
 const REPLIES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The name of this client at Redis, and its lost connections.
+/// The name of this client at Redis, how it connects, and its lost connections.
 ///
 /// Commands on a connection that sigmad has dropped may still be in flight. They would be executed after
 /// those of the next connection, and replace newer values by older ones. Each new connection therefore first
@@ -35,15 +28,15 @@ const REPLIES_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct ClientIdentity {
     /// No other process has it.
     name: String,
-    /// Start of the process.
-    start: Instant,
+    clock: Clock,
+    dialer: Arc<dyn Dialer>,
     lost: Vec<ClientSession>,
 }
 
 impl ClientIdentity {
-    /// `name` has no spaces, and no other process has it. Times count from `start`.
-    pub fn new(name: String, start: Instant) -> Self {
-        Self { name, start, lost: Vec::new() }
+    /// `name` has no spaces, and no other process has it.
+    pub fn new(name: String, clock: Clock, dialer: Arc<dyn Dialer>) -> Self {
+        Self { name, clock, dialer, lost: Vec::new() }
     }
 
     /// Sets the lost connections. Those that were lost before are closed, or out of reach.
@@ -64,13 +57,13 @@ pub(super) type RedisReply = Result<Value, ServerError>;
 
 /// One connection.
 pub(super) struct NodeConnection {
-    connection: Connection,
+    stream: Box<dyn RedisStream>,
     address: Address,
     /// Its id at Redis, if Redis returned one.
     id: Option<i64>,
-    start: Instant,
-    /// When the last write began, since the start.
-    sent: Duration,
+    clock: Clock,
+    /// When the last write began, on the monotonic clock.
+    sent_ns: u64,
 }
 
 impl NodeConnection {
@@ -92,7 +85,7 @@ impl NodeConnection {
         database: u32,
         identity: &ClientIdentity,
     ) -> Result<Self, LinkError> {
-        Self::open(address, is_tls, identity.start)
+        Self::open(address, is_tls, identity)
             .and_then(|mut connection| {
                 connection.log_in(login, database, &identity.name)?;
                 connection.close_lost(identity)?;
@@ -110,38 +103,11 @@ impl NodeConnection {
             })
     }
 
-    fn open(address: &Address, is_tls: bool, start: Instant) -> Result<Self, LinkError> {
-        let Address { host, port } = address.clone();
-        let to = if is_tls {
-            // Without parameters the roots are the system's, or those of SSL_CERT_FILE.
-            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-        } else {
-            ConnectionAddr::Tcp(host, port)
-        };
-        let tcp = TcpSettings::default()
-            // A flush is one write: waiting for more data only delays its end.
-            .set_nodelay(true)
-            // The write timeout starts again with each part that is written. This one counts from the last
-            // byte that the other side has acknowledged.
-            .set_user_timeout(REPLY_TIMEOUT);
-        let open = || {
-            let info = to
-                .into_connection_info()?
-                .set_tcp_settings(tcp)
-                // The crate would wait for each reply to its own setup commands, one timeout after another.
-                .set_redis_settings(RedisConnectionInfo::default().set_skip_set_lib_name());
-            let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
-            connection.set_read_timeout(Some(REPLY_TIMEOUT))?;
-            connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
-            Ok(connection)
-        };
-        match open() {
-            Ok(connection) => {
-                let (address, sent) = (address.clone(), sigmad_clock::elapsed(start));
-                Ok(Self { connection, address, id: None, start, sent })
-            }
-            Err(error) => Err(LinkError::lost(error)),
-        }
+    fn open(address: &Address, is_tls: bool, identity: &ClientIdentity) -> Result<Self, LinkError> {
+        let stream = identity.dialer.dial(address, is_tls).map_err(LinkError::lost)?;
+        let clock = identity.clock.clone();
+        let sent_ns = clock.monotonic_ns();
+        Ok(Self { stream, address: address.clone(), id: None, clock, sent_ns })
     }
 
     fn log_in(
@@ -243,15 +209,16 @@ impl NodeConnection {
     }
 
     fn write(&mut self, packed: &[u8]) -> Result<(), LinkError> {
-        self.sent = sigmad_clock::elapsed(self.start);
-        self.connection.send_packed_command(packed).map_err(LinkError::lost)
+        self.sent_ns = self.clock.monotonic_ns();
+        self.stream.write(packed).map_err(LinkError::lost)
     }
 
     fn read(&mut self) -> Result<RedisReply, LinkError> {
-        if sigmad_clock::elapsed(self.start) - self.sent > REPLIES_TIMEOUT {
+        let waited_ns = self.clock.monotonic_ns() - self.sent_ns;
+        if u128::from(waited_ns) > REPLIES_TIMEOUT.as_nanos() {
             return Err(LinkError::new(ErrorKind::Timeout, "the replies come too slowly"));
         }
-        match self.connection.recv_response() {
+        match self.stream.read() {
             Ok(Value::ServerError(error)) => Ok(Err(error)),
             Ok(value) => Ok(Ok(value)),
             Err(error) => Err(LinkError::lost(error)),

@@ -11,6 +11,7 @@ pub mod batch;
 mod cluster;
 pub mod commands;
 mod connection;
+pub mod dial;
 mod error;
 mod families;
 pub mod keys;

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::batch::CommandBatch;
 use super::commands::{BatchCursor, CommandEncoder, MARKED_MAX, StoreOptions};
+use super::dial::Dialer;
 use super::link::{ClientIdentity, Link, LinkError};
 use super::mark_reply::MarkReply;
 use super::queue::{Refusals, StoreQueue};
@@ -59,6 +60,8 @@ pub struct StoreThreadParts {
     pub counters: Arc<StoreCounters>,
     /// Reads the time.
     pub clock: Clock,
+    /// Opens connections.
+    pub dialer: Arc<dyn Dialer>,
     /// Called with true once the windows of other replicas are read, with false after the first failure, and
     /// then at every change.
     pub on_state: Box<dyn Fn(bool) + Send>,
@@ -114,7 +117,7 @@ impl StoreThread {
         let StoreThreadParts {
             target, options, flush_interval, consumer, registry, counters, ..
         } = parts;
-        let StoreThreadParts { clock, on_state, seed, deadline_ns, .. } = parts;
+        let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, .. } = parts;
         let names = registry.clone();
         let keeps_history = options.history_len.is_some();
         let name = format!("sigmad-{}", options.replica);
@@ -126,7 +129,7 @@ impl StoreThread {
             consumer,
             registry,
             counters,
-            identity: ClientIdentity::new(name, clock.start()),
+            identity: ClientIdentity::new(name, clock.clone(), dialer),
             clock,
             on_state,
             deadline_ns,
@@ -169,7 +172,7 @@ impl StoreThread {
                 }
             }
             let wait_ns = due_ns.max(self.retry_ns).saturating_sub(self.clock.monotonic_ns());
-            std::thread::sleep(GATHER_EVERY.min(Duration::from_nanos(wait_ns)));
+            self.clock.sleep(GATHER_EVERY.min(Duration::from_nanos(wait_ns)));
         }
     }
 
@@ -204,7 +207,7 @@ impl StoreThread {
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
         self.read_changed(asked)?;
         // False: analytics has ended, and no thread reads windows any more.
-        let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us));
+        let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us), &self.clock);
         Ok(())
     }
 
@@ -304,7 +307,9 @@ impl StoreThread {
             let subjects = self.changed.split_off(from);
             match self.read(&subjects, now) {
                 // False: analytics has ended, and no thread reads windows any more.
-                Ok(windows) => _ = self.consumer.send(ReplicaUpdate::Windows(windows)),
+                Ok(windows) => {
+                    _ = self.consumer.send(ReplicaUpdate::Windows(windows), &self.clock);
+                }
                 Err(error) => {
                     self.changed.extend(subjects);
                     return Err(error);

@@ -161,7 +161,7 @@ impl DebugThread {
             return self.count(&count(error.status()));
         }
         let (finished, shared) = (self.finished.clone(), self.shared.clone());
-        let clock = Clock::new(self.clock.start());
+        let clock = self.clock.clone();
         let answering = std::thread::Builder::new().name("profile".into()).spawn(move || {
             let status = answer(request, &shared, clock);
             // Err: the process is ending.
