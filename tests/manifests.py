@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -326,11 +328,33 @@ def check_settings(objects: Objects) -> None:
                 for port in each["spec"]["ports"]
             }
             assert (host.hostname, host.port) in services, f"{name_of(workload)}: no Service {host.hostname}"
-            # A stream takes up to 1 KiB; the queue comes on top, and a fifth is left for the rest.
-            streams = int(settings["SIGMAD_MAX_STREAMS"]) * 1024
-            queue = quantity(settings["SIGMAD_REDIS_QUEUE"].removesuffix("B"))
-            memory = quantity(container["resources"]["limits"]["memory"])
-            assert streams + queue < 0.8 * memory, f"{name_of(workload)}: {streams + queue:.0f} of {memory:.0f} bytes"
+            check_memory_plan(name_of(workload), container, settings, done.stdout)
+
+
+# How the memory limit is divided, in section 4 of the contract.
+STREAMS_SHARE, BODIES_SHARE, QUEUES_SHARE = 1 / 2, 1 / 8, 1 / 8
+REDIS_QUEUE_BYTES_MAX = 64 * 2**20
+# With `zscore` alone, as these manifests run it.
+STREAM_BYTES = 1024
+
+
+def check_memory_plan(place: str, container: dict, settings: dict[str, str], printed: str) -> None:
+    """What the settings may take fits into its share of the container's memory limit."""
+    limit = quantity(container["resources"]["limits"]["memory"])
+    in_force = dict(re.findall(r"^(SIGMAD_\w+)=(.*)$", printed, re.MULTILINE))
+    # One that is not set follows the limit; the machine of this test has another one.
+    streams = int(settings.get("SIGMAD_MAX_STREAMS", 0)) * STREAM_BYTES
+    assert streams <= STREAMS_SHARE * limit, f"{place}: streams may take {streams} of {limit:.0f} bytes"
+    body = size(in_force["SIGMAD_MAX_BODY"])
+    assert body <= BODIES_SHARE * limit, f"{place}: no body of {body:.0f} bytes fits into its share"
+    if "SIGMAD_REDIS_QUEUE" in settings:
+        queue, most = size(settings["SIGMAD_REDIS_QUEUE"]), min(QUEUES_SHARE * limit, REDIS_QUEUE_BYTES_MAX)
+        assert queue <= most, f"{place}: the store queue may take {queue:.0f} bytes, its share is {most:.0f}"
+
+
+def size(text: str) -> float:
+    """Bytes, as a setting writes them: 8MiB, 65536."""
+    return quantity(text.replace(" ", "").removesuffix("B"))
 
 
 def check_routes(objects: Objects, routes: dict[str, set[str]]) -> None:
@@ -361,30 +385,122 @@ def check_routes(objects: Objects, routes: dict[str, set[str]]) -> None:
     assert len(ways) == 1, "one way in"
 
 
+@dataclass(frozen=True)
+class Peer:
+    """One end of a connection: a pod, by its namespace and labels, or an address."""
+
+    namespace: str = ""
+    labels: dict = field(default_factory=dict)
+    address: str = ""
+
+
+STRANGER = Peer(address="203.0.113.7")
+# Of a cloud: the address of its DNS, with credentials on another port.
+METADATA = Peer(address="169.254.169.254")
+NEIGHBOUR = Peer("default", {"app": "other"})
+# Where clusters have their DNS. The last two are addresses of the node: no selector finds them.
+RESOLVERS = {
+    "DNS in kube-system": (Peer("kube-system", {"k8s-app": "kube-dns"}), 53),
+    "DNS of OpenShift": (Peer("openshift-dns", {"dns.operator.openshift.io/daemonset-dns": "default"}), 5353),
+    "NodeLocal DNSCache": (Peer(address="169.254.20.10"), 53),
+    "Cloud DNS of GKE": (METADATA, 53),
+}
+
+
+def selects(selector: dict, labels: dict) -> bool:
+    """A selector with matchLabels and matchExpressions; an empty one selects everything."""
+    for wanted in selector.get("matchExpressions", []):
+        is_in = labels.get(wanted["key"]) in wanted["values"]
+        if is_in != {"In": True, "NotIn": False}[wanted["operator"]]:
+            return False
+    return matches(selector.get("matchLabels", {}), labels)
+
+
+def is_peer(listed: dict, own_namespace: str, peer: Peer) -> bool:
+    """Whether an entry of `from` or `to` means this peer."""
+    if "ipBlock" in listed:
+        assert not listed["ipBlock"].get("except"), "not modelled"
+        return bool(peer.address) and ip_address(peer.address) in ip_network(listed["ipBlock"]["cidr"])
+    if peer.address:
+        return False
+    is_near = peer.namespace == own_namespace
+    if "namespaceSelector" in listed:
+        is_near = selects(listed["namespaceSelector"], {"kubernetes.io/metadata.name": peer.namespace})
+    return is_near and selects(listed.get("podSelector", {}), peer.labels)
+
+
+def allows(policies: Objects, direction: str, pod: Peer, other: Peer, port: int, protocol: str) -> bool:
+    """Whether the policies that select this pod let it send to, or receive from, the other one."""
+    rules_name, peers_name = {"Egress": ("egress", "to"), "Ingress": ("ingress", "from")}[direction]
+    own = [
+        policy
+        for policy in policies
+        if policy["metadata"]["namespace"] == pod.namespace
+        and direction in policy["spec"]["policyTypes"]
+        and selects(policy["spec"]["podSelector"], pod.labels)
+    ]
+    for rule in (rule for policy in own for rule in policy["spec"].get(rules_name, [])):
+        ports = rule.get("ports", [{"port": port, "protocol": protocol}])
+        is_port = any(each["port"] == port and each.get("protocol", "TCP") == protocol for each in ports)
+        peers = rule.get(peers_name)
+        if is_port and (peers is None or any(is_peer(each, pod.namespace, other) for each in peers)):
+            return True
+    return not own
+
+
+def passes(policies: Objects, source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
+    return allows(policies, "Egress", source, target, port, protocol) and allows(
+        policies, "Ingress", target, source, port, protocol
+    )
+
+
 def check_network(objects: Objects) -> None:
-    """Nobody by default; then the ways that are needed, by the ports that are there."""
+    """Who reaches whom, by the rules of Kubernetes: what is needed passes, everything else does not."""
     policies = of_kind(objects, "NetworkPolicy")
-    workloads = of_kind(objects, *WORKLOADS)
-    assert any(not policy["spec"]["podSelector"] and len(policy["spec"]["policyTypes"]) == 2 for policy in policies)
-
-    def reached(selector: dict) -> set[int]:
-        found = [each for each in workloads if matches(selector, pod_of(each)["metadata"]["labels"])]
-        return {
-            port["containerPort"]
-            for each in found
-            for container in containers(pod_of(each))
-            for port in container.get("ports", [])
-        }
-
     for policy in policies:
-        own = policy["spec"]["podSelector"].get("matchLabels", {})
-        for rule in policy["spec"].get("ingress", []):
-            assert {port["port"] for port in rule["ports"]} <= reached(own), name_of(policy)
-        for rule in policy["spec"].get("egress", []):
-            for peer in rule["to"]:
-                if "podSelector" in peer:
-                    ports = {port["port"] for port in rule["ports"]}
-                    assert ports <= reached(peer["podSelector"]["matchLabels"]), name_of(policy)
+        for rule in policy["spec"].get("ingress", []) + policy["spec"].get("egress", []):
+            for port in rule["ports"]:
+                # The API server adds an absent one, and every apply finds a difference.
+                assert "protocol" in port, f"{name_of(policy)}: port {port['port']} has no protocol"
+    pods = {
+        pod_of(each)["metadata"]["labels"]["app.kubernetes.io/component"]: Peer(
+            each["metadata"]["namespace"], pod_of(each)["metadata"]["labels"]
+        )
+        for each in of_kind(objects, *WORKLOADS)
+    }
+    server, store = pods["server"], pods["store"]
+    clients = [pods[each] for each in ("server", "load") if each in pods]
+    for client in clients:
+        for name, (resolver, port) in RESOLVERS.items():
+            for protocol in ("UDP", "TCP"):
+                is_open = passes(policies, client, resolver, port, protocol)
+                assert is_open, f"{client.labels}: {name} is cut off, {port} {protocol}"
+        for target in (STRANGER, NEIGHBOUR, METADATA):
+            for port in (80, 443, 6379, 8080):
+                assert not passes(policies, client, target, port), f"{client.labels} reaches {target} {port}"
+    assert passes(policies, server, store, 6379), "sigmad does not reach Redis"
+    for source in (STRANGER, NEIGHBOUR, *clients):
+        # Gateways, scrapes and clients; a replica has nothing to say to another.
+        assert source is server or passes(policies, source, server, 8080), f"{source} does not reach sigmad"
+        assert source is server or not passes(policies, source, store, 6379), f"{source} reaches Redis"
+        assert not passes(policies, store, source, 8080), f"Redis reaches {source}"
+
+
+def seconds(text: str) -> int:
+    """A duration of Prometheus: 15s, 1m."""
+    number, unit = re.fullmatch(r"(\d+)([smh])", text).groups()
+    return int(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+
+
+def check_alerts(objects: Objects) -> None:
+    """A replica that ends as it should is no alert: its listener closes, and it is a target until its pod is gone."""
+    for resource in of_kind(objects, "PrometheusRule"):
+        grace = max(pod_of(each)["spec"]["terminationGracePeriodSeconds"] for each in of_kind(objects, "Deployment"))
+        rules = [rule for group in resource["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+        watching = [rule for rule in rules if re.search(r"\bup\{", rule["expr"])]
+        assert watching, f"{name_of(resource)}: no alert watches the targets"
+        for rule in watching:
+            assert seconds(rule.get("for", "0s")) > grace, f"{rule['alert']} fires within the grace of {grace} s"
 
 
 def check_certificates(objects: Objects) -> None:
@@ -413,6 +529,7 @@ def check(objects: Objects, routes: dict[str, set[str]], by_hand: dict[str, set[
     check_probes(objects, routes)
     check_settings(objects)
     check_certificates(objects)
+    check_alerts(objects)
     if of_kind(objects, "Ingress", "HTTPRoute"):
         check_routes(objects, routes)
         check_network(objects)
@@ -441,6 +558,10 @@ def wrongs() -> dict:
 
     def way_in(objects: Objects) -> list[dict]:
         return find(objects, "Ingress sigmad")["spec"]["rules"][0]["http"]["paths"]
+
+    def egress(objects: Objects) -> list[dict]:
+        """Of sigmad: to Redis, and to DNS."""
+        return find(objects, "NetworkPolicy sigmad")["spec"]["egress"]
 
     def drop(objects: Objects, kind: str) -> None:
         objects[:] = [item for item in objects if item["kind"] != kind]
@@ -471,6 +592,20 @@ def wrongs() -> dict:
         "an unknown setting": lambda o: settings(o).update(SIGMAD_WINDOWS="50"),
         "a bad value": lambda o: settings(o).update(SIGMAD_MAX_BODY="lots"),
         "more streams than memory": lambda o: settings(o).update(SIGMAD_MAX_STREAMS="1000000"),
+        "a limit that the plan does not fit": lambda o: container(o)["resources"]["limits"].update(memory="128Mi"),
+        "a body above its share": lambda o: settings(o).update(SIGMAD_MAX_BODY="64MiB"),
+        "a store queue above its share": lambda o: settings(o).update(SIGMAD_REDIS_QUEUE="64MiB"),
+        "a port without a protocol": lambda o: egress(o)[0]["ports"][0].pop("protocol"),
+        "no DNS at all": lambda o: egress(o).pop(1),
+        "DNS of pods alone": lambda o: egress(o)[1].update(to=egress(o)[1]["to"][:1]),
+        "DNS of kube-system alone": lambda o: egress(o)[1]["to"][0]["namespaceSelector"]["matchExpressions"][0].update(
+            values=["kube-system"]
+        ),
+        "no DNS over TCP": lambda o: egress(o)[1].update(
+            ports=[port for port in egress(o)[1]["ports"] if port["protocol"] == "UDP"]
+        ),
+        "a way to the whole world": lambda o: egress(o)[0].pop("to"),
+        "Redis for everybody": lambda o: find(o, "NetworkPolicy sigmad-redis")["spec"]["ingress"][0].pop("from"),
         "a password before it is known": lambda o: container(o)["env"].reverse(),
         "the latest image": lambda o: container(o).update(image="sigmad:latest"),
         "an image without a tag": lambda o: container(o).update(image="sigmad"),
@@ -483,14 +618,27 @@ def wrongs() -> dict:
     }
 
 
-def check_wrongs(objects: Objects, routes: dict[str, set[str]]) -> int:
+def wrongs_of_production() -> dict:
+    """The same, of what only the production overlay has."""
+
+    def target_down(objects: Objects) -> dict:
+        [group] = find(objects, "PrometheusRule sigmad")["spec"]["groups"]
+        [rule] = [rule for rule in group["rules"] if rule.get("alert") == "SigmadTargetDown"]
+        return rule
+
+    return {
+        "an alert on each replica that ends": lambda o: target_down(o).update({"for": "15s"}),
+        "an alert without a delay": lambda o: target_down(o).pop("for"),
+    }
+
+
+def check_wrongs(objects: Objects, routes: dict[str, set[str]], by_hand: dict[str, set[str]], cases: dict) -> int:
     """The laws see what they are there for."""
-    cases = wrongs()
     for what, spoil in cases.items():
         spoilt = copy.deepcopy(objects)
         spoil(spoilt)
         try:
-            check(spoilt, routes, {})
+            check(spoilt, routes, by_hand)
         except (AssertionError, KeyError, ValueError):
             continue
         raise AssertionError(f"nobody sees {what}")
@@ -680,7 +828,8 @@ def main() -> None:
         whole = [*built["overlays/minikube"], *objects] if name == "loadgen" else objects
         check(whole, routes, secrets_by_hand() if name == "overlays/production" else {})
     assert not of_kind(built["overlays/production"], "Secret"), "a password in a repository"
-    wrong = check_wrongs(built["base"], routes)
+    wrong = check_wrongs(built["base"], routes, {}, wrongs())
+    wrong += check_wrongs(built["overlays/production"], routes, secrets_by_hand(), wrongs_of_production())
     for name in ("base", "overlays/production"):
         check_redis(built[name])
     check_load_job(built["loadgen"])
