@@ -259,3 +259,67 @@ fn an_idle_connection_may_still_send_a_request_while_draining() {
     socket.read_to_string(&mut text).expect("the answer, then the end");
     assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("ok"), "{text}");
 }
+
+/// Bytes of an answer that stay in the kernel while the client does not read.
+const LARGE_BYTES: usize = 134 * 1024;
+/// Of the client's receive buffer: most of the answer waits on the server's side.
+const NARROW_BYTES: usize = 8 * 1024;
+
+/// A client that asks, sends more behind its request once it is answered, and only then reads.
+fn read_after_sending_more(engine: &Engine, request: &str, behind: &[u8]) -> Vec<u8> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    socket.set_recv_buffer_size(NARROW_BYTES).expect("a socket");
+    socket.connect(&engine.address.into()).expect("it listens");
+    let mut socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    write!(socket, "{request}").expect("it reads");
+    socket.write_all(&vec![b'x'; LARGE_BYTES]).expect("it reads");
+    while engine.log.recv_timeout(PATIENCE).expect("a round") != "answered" {}
+    socket.write_all(behind).expect("open");
+    let mut all = Vec::new();
+    // The reset of the defect arrives while the client reads.
+    socket.read_to_end(&mut all).expect("the whole answer, then the end");
+    all
+}
+
+#[test]
+fn what_follows_a_closing_request_cuts_no_answer() {
+    let engine = engine();
+    for (line, field) in [("HTTP/1.1", "Connection: close\r\n"), ("HTTP/1.0", "")] {
+        let request =
+            format!("POST /now {line}\r\nHost: x\r\n{field}Content-Length: {LARGE_BYTES}\r\n\r\n");
+        for behind in [&b"\r\n"[..], b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            for _ in 0..5 {
+                let answer = read_after_sending_more(&engine, &request, behind);
+                assert!(answer.len() > LARGE_BYTES, "{} bytes", answer.len());
+            }
+        }
+    }
+    wait_until("all are closed", || engine.counters.open.get() == 0);
+}
+
+#[test]
+fn a_drain_cuts_no_answer() {
+    let engine = engine();
+    let mut socket = engine.ask("/later");
+    let responder = engine.responder();
+    engine.handle.drain(PATIENCE);
+    wait_until("not listening", || TcpStream::connect(engine.address).is_err());
+    responder.send(response(&vec![b'x'; LARGE_BYTES]));
+    let mut all = vec![0];
+    socket.read_exact(&mut all).expect("the start of the answer");
+    socket.write_all(b"\r\n").expect("open");
+    socket.read_to_end(&mut all).expect("the whole answer, then the end");
+    assert!(all.len() > LARGE_BYTES, "{} bytes", all.len());
+}
+
+#[test]
+fn a_client_that_never_stops_sending_is_closed() {
+    let engine = engine();
+    let mut socket = engine.connect();
+    socket.write_all(b"POST /now HTTP/1.0\r\nContent-Length: 0\r\n\r\n").expect("it reads");
+    let noise = vec![b'x'; 1024 * 1024];
+    while socket.write_all(&noise).is_ok() {}
+    wait_until("it is closed", || engine.counters.open.get() == 0);
+}

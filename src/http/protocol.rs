@@ -65,8 +65,6 @@ pub struct Protocol {
     key: usize,
     is_loopback: bool,
     phase: ConnectionPhase,
-    /// True when the last response was a refusal: bytes that no service reads may still arrive.
-    lingers: bool,
     /// True when complete requests may be waiting in `input`.
     has_backlog: bool,
     continue_sent: bool,
@@ -94,7 +92,6 @@ impl Protocol {
             key,
             is_loopback,
             phase: ConnectionPhase::Idle,
-            lingers: false,
             has_backlog: false,
             continue_sent: false,
             input: Vec::new(),
@@ -112,11 +109,6 @@ impl Protocol {
     /// What it is waiting for.
     pub fn phase(&self) -> ConnectionPhase {
         self.phase
-    }
-
-    /// True when the client may still send bytes that no service reads.
-    pub fn lingers(&self) -> bool {
-        self.lingers
     }
 
     /// True when complete requests may be waiting to be served.
@@ -182,7 +174,6 @@ impl Protocol {
         counters.refusals[error as usize].add(1);
         encode::refusal(out, date, error, error.message());
         self.phase = ConnectionPhase::Closing;
-        self.lingers = true;
     }
 
     /// Serves complete requests at the front of `data`; returns how many bytes are served.
@@ -415,6 +406,19 @@ impl Protocol {
         }
     }
 
+    /// The connection closes: nothing is read or written any more, and a stream ends.
+    pub fn abandon(&mut self) {
+        self.phase = ConnectionPhase::Closing;
+        self.close_stream();
+    }
+
+    fn close_stream(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            // Relaxed: the writer only learns that it may stop.
+            stream.closed.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn end_response(&mut self) {
         self.stream = None;
         let closes = self.options.closes;
@@ -424,9 +428,6 @@ impl Protocol {
 
 impl Drop for Protocol {
     fn drop(&mut self) {
-        if let Some(stream) = &self.stream {
-            // Relaxed: the writer only learns that it may stop.
-            stream.closed.store(true, Ordering::Relaxed);
-        }
+        self.close_stream();
     }
 }

@@ -37,6 +37,8 @@ const ACCEPTS_PER_ROUND_MAX: usize = 256;
 const ACCEPT_PAUSE_MS: u64 = 20;
 /// Connections above the limit that are answered 503; further ones are closed at once.
 const REFUSED_CONNECTIONS_MAX: usize = 16;
+/// Bytes read and dropped behind the last response: a client that is told to stop has time to do so.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// One worker; `run` returns when it has drained.
 pub struct Worker<S, P: Poller> {
@@ -152,7 +154,9 @@ impl<S: Service, P: Poller> Worker<S, P> {
             connection.socket.update(progress);
             let is_waiting = connection.protocol.phase() == ConnectionPhase::Response;
             let has_left = connection.is_streaming() && connection.socket.is_half_closed();
-            if is_waiting && (progress.is_broken || has_left) {
+            // Lingering until now: both sides have ended, and the client has the whole response.
+            let has_parted = connection.is_lingering() && progress.is_broken;
+            if has_parted || (is_waiting && (progress.is_broken || has_left)) {
                 gone.push(key);
             } else if connection.has_output() {
                 self.responses.push((key, 0..0));
@@ -264,7 +268,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         for key in turns.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.unlist();
-                if connection.is_lingering {
+                if connection.is_lingering() {
                     self.discard(key);
                 } else if !connection.has_output()
                     && connection.protocol.phase() != ConnectionPhase::Response
@@ -346,13 +350,21 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
     }
 
-    /// Receives and drops what a refused client still sends.
+    /// Receives and drops what a client still sends behind its last response.
     fn discard(&mut self, key: usize) {
         let connection = &mut self.connections[key];
-        match self.poller.receive(&mut connection.socket) {
-            Received::Bytes(_) => connection.list(key, &mut self.next_turns),
-            Received::Nothing => {}
-            Received::End | Received::Failed => self.close(key),
+        let left = match self.poller.receive(&mut connection.socket) {
+            Received::Bytes(bytes) => {
+                connection.linger_bytes.and_then(|left| left.checked_sub(bytes.len()))
+            }
+            Received::Nothing => connection.linger_bytes,
+            Received::End | Received::Failed => None,
+        };
+        connection.linger_bytes = left;
+        if left.is_none() {
+            self.close(key);
+        } else if connection.socket.has_input() {
+            connection.list(key, &mut self.next_turns);
         }
     }
 
@@ -416,11 +428,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
         connection.protocol.flushed();
         if connection.protocol.phase() == ConnectionPhase::Closing {
-            return if connection.protocol.lingers() && !connection.has_ended {
-                self.linger(key)
-            } else {
-                self.close(key)
-            };
+            return self.linger(key);
         }
         if connection.wants_turn() {
             connection.list(key, &mut self.next_turns);
@@ -428,13 +436,24 @@ impl<S: Service, P: Poller> Worker<S, P> {
         self.deadlines.set(connection, self.now.monotonic_ms());
     }
 
+    /// Closes in stages (RFC 9112 section 9.6): bytes that arrive at a closed socket cause a reset, which
+    /// destroys what the client has not read of the response.
     fn linger(&mut self, key: usize) {
         let connection = &mut self.connections[key];
-        connection.is_lingering = true;
-        if self.poller.shutdown_write(&mut connection.socket).is_err() {
+        if connection.has_ended {
             return self.close(key);
         }
-        connection.list(key, &mut self.next_turns);
+        connection.protocol.abandon();
+        connection.linger_bytes = Some(LINGER_BYTES_MAX);
+        // The client ends after it has seen our end; when it has ended already, the close is enough.
+        let is_shut = connection.socket.is_half_closed()
+            || self.poller.shutdown_write(&mut connection.socket).is_ok();
+        if !is_shut {
+            return self.close(key);
+        }
+        if connection.socket.has_input() {
+            connection.list(key, &mut self.next_turns);
+        }
         self.deadlines.set(connection, self.now.monotonic_ms());
     }
 
@@ -461,10 +480,11 @@ impl<S: Service, P: Poller> Worker<S, P> {
     fn expire_one(&mut self, key: usize, is_drained: bool) {
         let connection = &self.connections[key];
         let counters = &self.counters;
+        let has_output = connection.has_output();
         match connection.protocol.phase() {
+            _ if connection.is_lingering() => return self.close(key),
             _ if is_drained => counters.closed_drain_total.add(1),
-            _ if connection.is_lingering => {}
-            _ if connection.has_output() => counters.closed_stalled_total.add(1),
+            _ if has_output => counters.closed_stalled_total.add(1),
             ConnectionPhase::Head | ConnectionPhase::Body => {
                 return self.refuse(key, RequestError::Timeout);
             }
@@ -472,16 +492,23 @@ impl<S: Service, P: Poller> Worker<S, P> {
                 counters.closed_idle_total.add(1);
             }
         }
-        self.close(key);
+        if has_output || self.deadlines.is_past_drain(self.now.monotonic_ms()) {
+            self.close(key);
+        } else {
+            // A response before the idle time may be on its way.
+            self.linger(key);
+        }
     }
 
-    /// Closes the connection that has been idle for longest; false when there is none.
+    /// Closes the connection that has been idle or has lingered for longest; false when there is none.
     fn evict_oldest_idle(&mut self) -> bool {
-        let idle = self.connections.iter().filter(|(_, connection)| connection.is_idle());
-        let Some((key, _)) = idle.min_by_key(|(_, connection)| connection.deadline_ms) else {
+        let idle = self.connections.iter().filter(|(_, one)| one.is_idle() || one.is_lingering());
+        let Some((key, connection)) = idle.min_by_key(|(_, one)| one.deadline_ms) else {
             return false;
         };
-        self.counters.closed_evicted_total.add(1);
+        if !connection.is_lingering() {
+            self.counters.closed_evicted_total.add(1);
+        }
         self.close(key);
         true
     }

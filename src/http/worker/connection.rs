@@ -16,8 +16,8 @@ pub(super) struct WorkerConnection<T> {
     pub deadline_ms: u64,
     /// The end of the peer's bytes has been received.
     pub has_ended: bool,
-    /// The response was a refusal and has been sent; what arrives is dropped.
-    pub is_lingering: bool,
+    /// Set once the last response has been sent: how many arriving bytes are still read and dropped.
+    pub linger_bytes: Option<usize>,
     /// It is in the list of the next round.
     is_listed: bool,
 }
@@ -31,7 +31,7 @@ impl<T: PolledSocket> WorkerConnection<T> {
             sent: 0,
             deadline_ms: NEVER,
             has_ended: false,
-            is_lingering: false,
+            linger_bytes: None,
             is_listed: false,
         }
     }
@@ -41,7 +41,11 @@ impl<T: PolledSocket> WorkerConnection<T> {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.protocol.phase() == ConnectionPhase::Idle && !self.has_output() && !self.is_lingering
+        self.protocol.phase() == ConnectionPhase::Idle && !self.has_output()
+    }
+
+    pub fn is_lingering(&self) -> bool {
+        self.linger_bytes.is_some()
     }
 
     pub fn is_streaming(&self) -> bool {

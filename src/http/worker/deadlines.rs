@@ -12,7 +12,7 @@ use crate::http::protocol::ConnectionPhase;
 
 /// The client does not take a response: long enough for any network, but not unlimited.
 const WRITE_STALL_MS: u64 = 30_000;
-/// After a refusal, what still arrives is read and dropped, so that no reset overtakes the response.
+/// After the last response, what still arrives is read and dropped for this time.
 const LINGER_MS: u64 = 2_000;
 /// The least time between two scans: one of 20,000 connections takes 0.1 ms.
 const SCAN_INTERVAL_MS: u64 = 100;
@@ -66,7 +66,7 @@ impl Deadlines {
 
     /// Sets the deadline of a connection that has made progress.
     pub fn set<T: PolledSocket>(&mut self, connection: &mut WorkerConnection<T>, now_ms: u64) {
-        connection.deadline_ms = if connection.is_lingering {
+        connection.deadline_ms = if connection.is_lingering() {
             // Set once: a client that keeps sending does not extend it.
             now_ms + LINGER_MS
         } else if connection.has_output() {
