@@ -1,5 +1,6 @@
 //! The `sigmad` binary: reads the command line, then serves, generates load, or evaluates the detectors.
 
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -25,18 +26,24 @@ fn main() -> ExitCode {
             serve(&settings, start, |address| start_fleet(&settings, address, start))
         }
         Invocation::PrintConfig(settings) => {
-            print!("{}", settings.to_environment());
-            ExitCode::SUCCESS
+            match std::io::stdout().write_all(settings.to_environment().as_bytes()) {
+                // A reader that is gone has seen enough.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(&error),
+                _ => ExitCode::SUCCESS,
+            }
         }
         Invocation::Load(settings) => sigmad_load::run(&settings, start),
-        Invocation::Eval(settings) => match sigmad_eval::run(&settings) {
+        Invocation::Eval(settings) => match sigmad_eval::run(&settings, &mut std::io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error}");
-                ExitCode::FAILURE
-            }
+            Err(error) if error.is_closed_output() => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
         },
     }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
 }
 
 /// Serves until a signal. `is_listening` is called once, when the server accepts connections.
@@ -48,8 +55,8 @@ fn serve(
     logs::start(&settings.log, settings.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), settings = settings.summary(), "starting");
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in config::unknown_variables(names) {
-        warn!(name, "ignored: no setting has this variable");
+    for (name, reason) in config::unused_variables(names, settings) {
+        warn!(name, "variable ignored: {reason}");
     }
     match server::run(settings, start, is_listening) {
         Ok(()) => ExitCode::SUCCESS,

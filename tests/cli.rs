@@ -19,22 +19,37 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn help_and_version_go_to_stdout_and_exit_0() {
-    for arg in ["--help", "--version"] {
+    for arg in ["--help", "--version", "help", "version"] {
         let output = sigmad(&[arg], &[]);
         assert_eq!(output.status.code(), Some(0), "{arg}");
-        assert!(text(&output.stdout).starts_with("sigmad ") || arg == "--help");
+        assert!(text(&output.stdout).starts_with("sigmad ") || arg.ends_with("help"));
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{arg}");
     }
 }
 
 #[test]
-fn a_bad_value_exits_2_and_names_its_flag_wherever_it_came_from() {
-    let from_flag = sigmad(&["--window", "1"], &[]);
-    let from_environment = sigmad(&[], &[("SIGMAD_WINDOW", "1")]);
-    for output in [from_flag, from_environment] {
-        assert_eq!(output.status.code(), Some(2));
+fn a_bad_value_exits_2_and_is_named_as_it_was_given() {
+    for (args, environment, named, others) in [
+        (&["--window", "1"][..], &[][..], "'--window <WINDOW>': must be 2 to 10000", "SIGMAD"),
+        (&[], &[("SIGMAD_WINDOW", "1")], "'SIGMAD_WINDOW': must be 2 to 10000", "--window"),
+        (&["serve"], &[("SIGMAD_PIN", "maybe")], "'SIGMAD_PIN'", "--pin"),
+        (&["demo"], &[("SIGMAD_DETECTOR", "pager,oracle")], "'SIGMAD_DETECTOR'", "--detector"),
+        (&[], &[("SIGMAD_REDIS_URL", "redis://:s3c@h/x")], "SIGMAD_REDIS_URL", "--redis-url"),
+        (&["--window=1"], &[("SIGMAD_WINDOW", "2")], "'--window <WINDOW>'", "SIGMAD"),
+        (&["--window", "-1"], &[], "'--window <WINDOW>': must be a whole number", "unexpected"),
+        (
+            &["--threshold", "-1"],
+            &[],
+            "'--threshold <THRESHOLD>': must be a number above 0",
+            "unexpected",
+        ),
+        (&["--log", "loud"], &[], "`loud` has no level", "SIGMAD"),
+        (&[], &[("SIGMAD_LOG", "loud")], "'SIGMAD_LOG': `loud` has no level", "--log"),
+    ] {
+        let output = sigmad(args, environment);
+        assert_eq!(output.status.code(), Some(2), "{args:?} {environment:?}");
         let message = text(&output.stderr);
-        assert!(message.contains("--window") && message.contains("2 to 10000"), "{message}");
+        assert!(message.contains(named) && !message.contains(others), "{message}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -44,7 +59,11 @@ fn settings_that_cannot_work_exit_78() {
     let cases = [
         (sigmad(&["--window=5", "--min-samples=10"], &[]), "--min-samples"),
         (sigmad(&["--ingest-token=@/no/such/file"], &[]), "--ingest-token"),
-        (sigmad(&[], &[("SIGMAD_READ_TOKEN", "")]), "--read-token"),
+        (sigmad(&[], &[("SIGMAD_READ_TOKEN", "")]), "SIGMAD_READ_TOKEN is empty"),
+        (
+            sigmad(&["--window=5"], &[("SIGMAD_MIN_SAMPLES", "9")]),
+            "SIGMAD_MIN_SAMPLES 9 is above --window 5",
+        ),
     ];
     for (output, named) in cases {
         assert_eq!(output.status.code(), Some(78), "{named}");
@@ -73,4 +92,58 @@ fn the_printed_settings_are_an_environment_that_prints_the_same() {
 fn a_flag_wins_over_its_variable() {
     let output = sigmad(&["--print-config", "--window=20"], &[("SIGMAD_WINDOW", "30")]);
     assert!(text(&output.stdout).contains("SIGMAD_WINDOW=20\n"));
+}
+
+#[test]
+fn listen_takes_a_port_alone_and_a_name() {
+    for (given, in_force) in [
+        ("18080", "0.0.0.0:18080"),
+        (":18080", "0.0.0.0:18080"),
+        ("localhost:18080", "127.0.0.1:18080"),
+    ] {
+        let output = sigmad(&["--print-config", "--listen", given], &[]);
+        let expected = format!("SIGMAD_LISTEN={in_force}\n");
+        assert!(text(&output.stdout).contains(&expected), "{given}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn variables_of_other_servers_are_warned_of() {
+    // The port is taken, so the start ends at once, after the warnings.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let environment =
+        [("PORT", "80"), ("REDIS_URL", "redis://:s3cret@redis"), ("SIGMAD_WINDO", "9")];
+    let output = sigmad(&["--listen", &address], &environment);
+    assert_eq!(output.status.code(), Some(1));
+    let log = text(&output.stderr);
+    assert!(
+        log.contains("SIGMAD_REDIS_URL sets --redis-url") && log.contains("SIGMAD_WINDO"),
+        "{log}"
+    );
+    assert!(!log.contains("\"PORT\"") && !log.contains("s3cret"), "--listen is set: {log}");
+}
+
+#[test]
+fn eval_without_anything_to_evaluate_exits_2_with_its_usage() {
+    for args in [&["eval"][..], &["eval", "--synthetic", "--scores", "/tmp/none"]] {
+        let output = sigmad(args, &[]);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("Usage: sigmad eval") && message.contains("--"), "{message}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_output_without_a_panic() {
+    for command in ["eval --synthetic --detector zscore", "--print-config"] {
+        let script = format!("set -o pipefail; \"$SIGMAD_BINARY\" {command} | true");
+        let output = Command::new("timeout")
+            .args(["60", "bash", "-c", &script])
+            .env("SIGMAD_BINARY", env!("CARGO_BIN_EXE_sigmad"))
+            .output()
+            .expect("bash runs");
+        let message = text(&output.stderr);
+        assert!(output.status.success() && message.is_empty(), "{command}: {message}");
+    }
 }

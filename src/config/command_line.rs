@@ -1,5 +1,7 @@
 //! The command line: commands, and the flags of each.
 
+use std::ffi::OsString;
+
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sigmad_load::LoadSettings;
@@ -38,18 +40,23 @@ pub(super) fn parse_from<T>(
     args: impl IntoIterator<Item = T>,
 ) -> Result<Invocation, CommandLineError>
 where
-    T: Into<std::ffi::OsString> + Clone,
+    T: Into<OsString>,
 {
-    let matches = command_line().try_get_matches_from(args).map_err(CommandLineError::Usage)?;
-    let line = CommandLine::from_arg_matches(&matches).map_err(CommandLineError::Usage)?;
+    let args: Vec<OsString> = spelled_out(args.into_iter().map(Into::into).collect());
+    let command = command_line();
+    let usage = |error| CommandLineError::usage(error, &args, &command);
+    let matches = command.clone().try_get_matches_from(&args).map_err(usage)?;
+    let line = CommandLine::from_arg_matches(&matches).map_err(usage)?;
     let is_demo = matches!(line.command, Some(CommandName::Demo(_)));
     let ServeFlags { mut settings, print_config } = match line.command {
         Some(CommandName::Serve(serve) | CommandName::Demo(serve)) => *serve,
         Some(CommandName::Load(load)) => {
-            let load = load.checked().map_err(CommandLineError::Usage)?;
+            let load = load.checked().map_err(usage)?;
             return Ok(Invocation::Load(Box::new(load)));
         }
-        Some(CommandName::Eval(settings)) => return Ok(Invocation::Eval(settings)),
+        Some(CommandName::Eval(eval)) => {
+            return Ok(Invocation::Eval(eval.checked().map_err(usage)?));
+        }
         None => line.serve,
     };
     let given = matches.subcommand().map_or(&matches, |(_, given)| given);
@@ -57,13 +64,26 @@ where
         // With a small window the default would stop the start.
         settings.min_samples = settings.min_samples.min(settings.window);
     }
-    let settings = settings.checked().map_err(CommandLineError::Settings)?;
+    let contradiction = |error| CommandLineError::settings(&error, &args, &command);
+    let settings = settings.checked().map_err(contradiction)?;
     let settings = Box::new(settings);
     Ok(match (print_config, is_demo) {
         (true, _) => Invocation::PrintConfig(settings),
         (false, true) => Invocation::Demo(settings),
         (false, false) => Invocation::Serve(settings),
     })
+}
+
+/// `sigmad help` and `sigmad version` as the flags that they are: the help is our own, not that of clap.
+fn spelled_out(mut args: Vec<OsString>) -> Vec<OsString> {
+    let flag = match args.get(1).and_then(|word| word.to_str()) {
+        Some("help") => "--help",
+        Some("version") => "--version",
+        _ => return args,
+    };
+    args.remove(1);
+    args.push(flag.into());
+    args
 }
 
 /// Rolling statistics and anomaly detection for device metrics, over HTTP
@@ -105,10 +125,15 @@ const PRINT_CONFIG: &str = "print-config";
 pub fn command_line() -> clap::Command {
     // mut_subcommand moves a command to the end: all four are changed, in the order of the help.
     // Variables are set here and not at each setting, so that no setting can be without its variable.
+    // `--threshold -1` is a bad value, and not another flag.
+    let with_negative = |arg: clap::Arg| {
+        let takes_values = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes_values)
+    };
     let with_variable = |arg: clap::Arg| match arg.get_long() {
         Some(flag) if flag != PRINT_CONFIG => {
             let variable = variable(flag);
-            arg.env(variable)
+            with_negative(arg).env(variable)
         }
         _ => arg,
     };
@@ -129,8 +154,10 @@ pub fn command_line() -> clap::Command {
             with_help(demo, "sigmad demo [FLAGS]", HELP_END)
         })
         .mut_subcommand("load", |load| {
-            with_help(load, "sigmad load [FLAGS]", sigmad_load::HELP_END)
+            with_help(load.mut_args(with_negative), "sigmad load [FLAGS]", sigmad_load::HELP_END)
         })
-        .mut_subcommand("eval", |eval| with_help(eval, "sigmad eval [FLAGS]", EVAL_HELP_END));
+        .mut_subcommand("eval", |eval| {
+            with_help(eval.mut_args(with_negative), "sigmad eval [FLAGS]", EVAL_HELP_END)
+        });
     with_help(command, "sigmad [COMMAND] [FLAGS]", HELP_END)
 }

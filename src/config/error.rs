@@ -1,8 +1,11 @@
 //! Why the process does not start.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
+use clap::Command;
+use clap::error::ErrorKind;
 use sigmad_flags::TokenError;
 
 /// Values that are valid alone and not together. Exit code 78, the `EX_CONFIG` of sysexits.
@@ -42,14 +45,37 @@ impl fmt::Display for SettingsError {
 pub enum CommandLineError {
     /// A flag or a single value is wrong; also a request for help or the version.
     Usage(clap::Error),
-    /// The settings contradict each other, or a token can't be read.
-    Settings(SettingsError),
+    /// The settings contradict each other, or a token can't be read: the message.
+    Settings(String),
 }
 
 /// `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
+/// What stands for a word that may be a part of a password.
+const HIDDEN: &str = "***";
 
 impl CommandLineError {
+    /// Of these arguments to `command`: a bad value is named as it was given, and no secret is repeated.
+    pub(super) fn usage(error: clap::Error, args: &[OsString], command: &Command) -> Self {
+        let text = error.to_string();
+        let text = match error.kind() {
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+                named_as_given(&text, args, command)
+            }
+            ErrorKind::UnknownArgument
+            | ErrorKind::InvalidSubcommand
+            | ErrorKind::ArgumentConflict => without_secrets(text, args),
+            _ => return Self::Usage(error),
+        };
+        let message = text.strip_prefix("error: ").unwrap_or(&text);
+        Self::Usage(clap::Error::raw(error.kind(), message))
+    }
+
+    /// Of settings from these arguments.
+    pub(super) fn settings(error: &SettingsError, args: &[OsString], command: &Command) -> Self {
+        Self::Settings(named_as_given(&error.to_string(), args, command))
+    }
+
     /// Prints the message; returns the exit code: 0 after help, 2 for usage, 78 for settings.
     pub fn report(&self) -> ExitCode {
         match self {
@@ -58,10 +84,54 @@ impl CommandLineError {
                 let _ = error.print();
                 ExitCode::from(error.exit_code() as u8)
             }
-            Self::Settings(error) => {
-                eprintln!("error: {error}");
+            Self::Settings(message) => {
+                eprintln!("error: {message}");
                 ExitCode::from(EXIT_CONFIG)
             }
         }
     }
+}
+
+/// The flags of a message by their variables, where the value came from there: nobody has written the flag.
+fn named_as_given(message: &str, args: &[OsString], command: &Command) -> String {
+    let mut message = message.to_owned();
+    // Only a built argument knows how clap writes it.
+    let mut command = command.clone();
+    command.build();
+    for arg in command.get_arguments() {
+        let (Some(flag), Some(variable)) = (arg.get_long(), arg.get_env()) else { continue };
+        let flag = format!("--{flag}");
+        let is_written = |arg: &OsString| {
+            let rest = arg.as_encoded_bytes().strip_prefix(flag.as_bytes());
+            rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'=')
+        };
+        if std::env::var_os(variable).is_none() || args.iter().any(is_written) {
+            continue;
+        }
+        let variable = variable.to_string_lossy();
+        // As clap writes it, then as our own messages do.
+        message = message.replace(&arg.to_string(), &variable);
+        for end in [" ", ":", "'"] {
+            message = message.replace(&format!("{flag}{end}"), &format!("{variable}{end}"));
+        }
+    }
+    message
+}
+
+/// Without the words that no flag has: one may be a URL, or what a shell has cut off behind a secret.
+fn without_secrets(mut message: String, args: &[OsString]) -> String {
+    let has_secret = |arg: &OsString| {
+        let arg = arg.as_encoded_bytes();
+        arg.starts_with(b"--redis") || arg.windows(6).any(|part| part == b"-token")
+    };
+    let is_after_secret = args.iter().any(has_secret);
+    for word in args.iter().skip(1).filter_map(|arg| arg.to_str()) {
+        if !word.starts_with('-') && (is_after_secret || word.contains(['@', '/'])) {
+            // As clap quotes it, in the message and in its tip.
+            for start in ["'", "'-- "] {
+                message = message.replace(&format!("{start}{word}'"), &format!("{start}{HIDDEN}'"));
+            }
+        }
+    }
+    message
 }

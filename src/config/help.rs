@@ -10,7 +10,7 @@ const MEANING_COLUMNS: usize = 48;
 /// The end of the help of `serve` and `demo`.
 pub(super) const HELP_END: &str = "
 Help:
-  -h, --help, -V, --version
+  help, version, -h, --help, -V, --version
 
 Each flag has a variable: SIGMAD_MAX_BODY sets --max-body. The flag wins.
 Times are written like 100ms, 75s, 1h30m; sizes like 16KiB, 8MiB, or in bytes.

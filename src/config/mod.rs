@@ -10,6 +10,7 @@ mod environment;
 mod error;
 mod help;
 mod in_force;
+mod listen;
 #[cfg(test)]
 mod reference;
 mod settings;
@@ -20,4 +21,4 @@ mod unknown;
 pub use choices::{Engine, LogFormat, Pin, RedisHistory};
 pub use command_line::{Invocation, command_line, parse};
 pub use settings::ServerSettings;
-pub use unknown::unknown_variables;
+pub use unknown::unused_variables;

@@ -12,13 +12,17 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use sigmad_flags::{TokenFlag, bytes, count, duration};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use super::choices::{Engine, LogFormat, Pin, RedisHistory};
 use super::error::SettingsError;
+use super::listen::listen;
 use crate::store::url::{Target, UrlError};
 use sigmad_detectors::DetectorKind;
 
+/// The default of `--listen`.
+pub(super) const LISTEN: &str = "0.0.0.0:8080";
 /// More threads would only share the cores of the largest machines.
 const WORKERS: RangeInclusive<usize> = 0..=1_024;
 /// One value has no spread; past the upper end every read of a window copies more than 80 kB.
@@ -54,7 +58,10 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 #[derive(Args, Clone, Debug)]
 pub struct ServerSettings {
     /// address and port; `[::]:8080` is IPv4 and IPv6
-    #[arg(help_heading = "HTTP", long, default_value = "0.0.0.0:8080")]
+    ///
+    /// Address and port: `127.0.0.1:8080`, `[::]:8080` for IPv4 and IPv6, `localhost:8080`, or a port alone (`8080`, `:8080`)
+    /// for all IPv4 addresses.
+    #[arg(help_heading = "HTTP", long, default_value = LISTEN, value_parser = listen)]
     pub listen: SocketAddr,
 
     /// worker threads; 0: from CPU cores and quota
@@ -283,7 +290,18 @@ fn threshold(text: &str) -> Result<f64, String> {
     }
 }
 
+/// `EnvFilter` takes a word that is no level for the name of a crate, and then logs nothing else.
 fn log_filter(text: &str) -> Result<String, String> {
+    for part in text.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+        // An empty level would be an error.
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "`{part}` has no level; levels are off, error, warn, info, debug and trace, \
+                 and a filter is like info,sigmad::http=debug"
+            ));
+        }
+    }
     EnvFilter::try_new(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
 }

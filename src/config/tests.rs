@@ -26,7 +26,7 @@ fn settings(args: &[&str]) -> ServerSettings {
 fn rejection(args: &[&str]) -> String {
     match parsed(args).expect_err("rejected") {
         CommandLineError::Usage(error) => error.to_string(),
-        CommandLineError::Settings(error) => error.to_string(),
+        CommandLineError::Settings(message) => message,
     }
 }
 
@@ -137,18 +137,31 @@ fn bad_values_are_rejected_with_flag_and_range() {
         ("--redis-history=all", "off, stream"),
         ("--redis-queue=1MB", "must be 1.0 MiB"),
         ("--flush-interval=1ms", "must be 5ms to 1m"),
-        ("--listen=nowhere", "invalid socket address"),
-        ("--listen=localhost:8080", "invalid socket address"),
+        ("--listen=nowhere", "must be an address and a port"),
+        ("--listen=no host:8080", "can't be resolved"),
         ("--pin=maybe", "auto, on, off"),
         ("--engine=iis", "native, may"),
         ("--detector=oracle", "zscore"),
-        ("--log=sigmad=loud", "invalid"),
+        ("--log=loud", "`loud` has no level"),
+        ("--log=sigmad=loud", "`sigmad=loud` has no level"),
+        ("--log=info,sigmad::http", "`sigmad::http` has no level"),
+        ("--log=", "has no level"),
         ("--log-format=xml", "auto, human, json"),
     ];
     for (arg, reason) in cases {
         let message = rejection(&[arg]);
         let (flag, _) = arg.split_once('=').expect("a value");
         assert!(message.contains(flag) && message.contains(reason), "{arg}: {message}");
+        if let Some(negative) = arg.strip_suffix("=-1") {
+            assert_eq!(rejection(&[negative, "-1"]), message);
+        }
+    }
+}
+
+#[test]
+fn every_filter_that_is_offered_is_taken() {
+    for filter in ["info", "WARN", "off", "info,sigmad::http=debug", "sigmad=trace,may=off", "5"] {
+        assert_eq!(settings(&["--log", filter]).log, filter);
     }
 }
 
@@ -196,11 +209,49 @@ fn a_password_in_a_url_is_never_shown() {
 }
 
 #[test]
-fn variables_of_kubernetes_are_not_unknown() {
+fn variables_that_set_nothing_are_named() {
     let unknown = ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"];
-    let others = ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"];
-    let names = unknown.into_iter().chain(others).chain(["SIGMAD_PORT_8080_TCP_ADDR"]);
-    assert_eq!(unknown_variables(names.map(str::to_owned)), unknown);
+    let known = ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"];
+    let of_others = ["PORT", "HTTP_PORT", "REDIS_ADDR", "REDIS_URL"];
+    let names =
+        unknown.into_iter().chain(known).chain(["SIGMAD_PORT_8080_TCP_ADDR"]).chain(of_others);
+    let named = |args: &[&str]| {
+        let unused = unused_variables(names.clone().map(str::to_owned), &settings(args));
+        unused.into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect::<Vec<_>>()
+    };
+    let first = ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"]
+        .map(|name| format!("{name}: no setting has this variable"));
+    assert_eq!(named(&["--listen=:1", "--redis-url=redis://r"]), first);
+    let all = named(&[]);
+    assert_eq!(all[..3], first);
+    assert_eq!(all[3], "PORT: SIGMAD_LISTEN sets --listen");
+    assert_eq!(all[6], "REDIS_URL: SIGMAD_REDIS_URL sets --redis-url");
+    assert_eq!(all.len(), 7);
+}
+
+#[test]
+fn help_and_version_are_commands_too() {
+    assert_eq!(rejection(&["help"]), rejection(&["--help"]));
+    assert_eq!(rejection(&["help", "load"]), rejection(&["load", "--help"]));
+    assert_eq!(rejection(&["version"]), rejection(&["--version"]));
+}
+
+#[test]
+fn nothing_that_may_belong_to_a_password_is_repeated() {
+    for args in [
+        &["--redis-url", "redis://:s3c", "r3t@host"][..],
+        &["--redis-url=redis://:s3c", "r3t"],
+        &["redis://:s3cr3t@host"],
+        &["serve", "redis://:s3cr3t@host"],
+        &["--ingest-token", "s3c", "r3t"],
+        &["--redis-url=redis://u:s3c/r3t@h"],
+        &["--redis-url=redis://u:s3c#r3t@h"],
+        &["--redis-url=redis+sentinel://u:s3cr3t@h/m?sentinel_password=s3c&r3t"],
+    ] {
+        let message = rejection(args);
+        assert!(!message.contains("s3c") && !message.contains("r3t"), "{args:?}: {message}");
+    }
+    assert!(rejection(&["sevre"]).contains("'sevre'"));
 }
 
 #[test]

@@ -13,8 +13,10 @@ pub mod synthetic;
 
 use std::fmt;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 use judges::Z_THRESHOLD;
 use nab::{NabScore, PROFILES};
@@ -69,13 +71,38 @@ pub enum Half {
     B,
 }
 
+impl EvalSettings {
+    /// Checks flags against each other.
+    ///
+    /// # Errors
+    /// A message that names the flags.
+    pub fn checked(self) -> Result<Self, clap::Error> {
+        let wrong = |kind, message| {
+            Err(clap::Error::raw(
+                kind,
+                format!("{message}\n\nUsage: sigmad eval [FLAGS]\n\n{TRY_HELP}\n"),
+            ))
+        };
+        if self.data.is_empty() && !self.synthetic {
+            let message = "nothing to evaluate: --data FOLDER or --synthetic is needed";
+            return wrong(ErrorKind::MissingRequiredArgument, message);
+        }
+        if self.scores.is_some() && self.url.is_none() && self.detector.len() != 1 {
+            let message = "--scores needs a single --detector";
+            return wrong(ErrorKind::ArgumentConflict, message);
+        }
+        Ok(self)
+    }
+}
+
+/// The last line of clap's own errors.
+const TRY_HELP: &str = "For more information, try '--help'.";
+
 /// Why there is no table.
 #[derive(Debug)]
 pub enum EvalError {
-    /// Nothing to evaluate.
-    Nothing,
-    /// `--scores` wants one detector.
-    ScoresOfMany,
+    /// The reader of the tables is gone, or the disk is full.
+    Output(io::Error),
     /// Data that cannot be read, or a file not written.
     Data(DataError),
     /// The server.
@@ -87,11 +114,23 @@ impl std::error::Error for EvalError {}
 impl fmt::Display for EvalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing => f.write_str("--data or --synthetic says what to evaluate"),
-            Self::ScoresOfMany => f.write_str("--scores takes those of one --detector"),
+            Self::Output(error) => write!(f, "stdout can't be written: {error}"),
             Self::Data(error) => error.fmt(f),
             Self::Remote(error) => error.fmt(f),
         }
+    }
+}
+
+impl EvalError {
+    /// Whether the reader has seen enough, as in `sigmad eval | head`.
+    pub fn is_closed_output(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl From<io::Error> for EvalError {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
     }
 }
 
@@ -120,14 +159,11 @@ impl Scored {
     }
 }
 
-/// Prints the tables that are asked for.
-pub fn run(settings: &EvalSettings) -> Result<(), EvalError> {
-    if settings.data.is_empty() && !settings.synthetic {
-        return Err(EvalError::Nothing);
-    }
-    if settings.scores.is_some() && settings.url.is_none() && settings.detector.len() != 1 {
-        return Err(EvalError::ScoresOfMany);
-    }
+/// Writes the tables that are asked for.
+///
+/// # Errors
+/// When data can't be read, the server does not answer, or `out` takes nothing more.
+pub fn run(settings: &EvalSettings, out: &mut impl Write) -> Result<(), EvalError> {
     let mut remote = settings.url.as_deref().map(Remote::connect).transpose()?;
     for root in &settings.data {
         let corpus = series::read(root)?;
@@ -139,13 +175,13 @@ pub fn run(settings: &EvalSettings) -> Result<(), EvalError> {
             all = all.into_iter().skip(usize::from(half == Half::B)).step_by(2).collect();
         }
         let judged = judge(settings, remote.as_mut(), &all)?;
-        println!("\n## {}: {} series\n", root.display(), all.len());
+        writeln!(out, "\n## {}: {} series\n", root.display(), all.len())?;
         if is_nab {
-            nab_table(&all, &judged)
+            nab_table(out, &all, &judged)?;
         } else if all.iter().all(|series| series.labels.is_empty()) {
-            println!("No labels: there is nothing to compare verdicts with.");
+            writeln!(out, "No labels: there is nothing to compare verdicts with.")?;
         } else {
-            events_table(&all, &judged)
+            events_table(out, &all, &judged)?;
         }
         if let Some(folder) = &settings.scores {
             for scored in &judged {
@@ -157,7 +193,7 @@ pub fn run(settings: &EvalSettings) -> Result<(), EvalError> {
         }
     }
     if settings.synthetic {
-        synthetic_tables(settings, remote.as_mut())?;
+        synthetic_tables(out, settings, remote.as_mut())?;
     }
     Ok(())
 }
@@ -197,12 +233,13 @@ fn pairs<'a>(
     all.iter().zip(scores).map(|(series, scores)| (series, scores.as_slice()))
 }
 
-fn nab_table(all: &[Series], judged: &[Scored]) {
-    println!(
+fn nab_table(out: &mut impl Write, all: &[Series], judged: &[Scored]) -> io::Result<()> {
+    writeln!(
+        out,
         "| detector | best: standard / low FP / low FN | at | windows | false rows \
               | fixed: standard / low FP / low FN | at | windows | false rows |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    )?;
+    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for scored in judged {
         let ranking = nab::NabRanking::new(pairs(all, &scored.scores));
         let cells = |threshold: Option<f64>| {
@@ -219,26 +256,30 @@ fn nab_table(all: &[Series], judged: &[Scored]) {
                 standard.false_rows
             )
         };
-        println!(
+        writeln!(
+            out,
             "| {} | {} | {} |",
             scored.judge.name(),
             cells(None),
             cells(Some(scored.threshold))
-        );
+        )?;
     }
+    Ok(())
 }
 
-fn events_table(all: &[Series], judged: &[Scored]) {
-    println!(
+fn events_table(out: &mut impl Write, all: &[Series], judged: &[Scored]) -> io::Result<()> {
+    writeln!(
+        out,
         "| detector | best: F1 | precision | recall | at | false/day \
               | fixed: F1 | precision | recall | at | events | false/day |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    )?;
+    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for scored in judged {
         let ranking = events::EventRanking::new(pairs(all, &scored.scores));
         let best = ranking.score(None);
         let fixed = ranking.score(Some(scored.threshold));
-        println!(
+        writeln!(
+            out,
             "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {} |",
             scored.judge.name(),
             best.f1,
@@ -253,27 +294,31 @@ fn events_table(all: &[Series], judged: &[Scored]) {
             fixed.hits,
             fixed.events,
             part(fixed.false_per_day),
-        );
+        )?;
     }
+    Ok(())
 }
 
 fn synthetic_tables(
+    out: &mut impl Write,
     settings: &EvalSettings,
     mut remote: Option<&mut Remote>,
 ) -> Result<(), EvalError> {
     for scenario in SCENARIOS {
         let all = scenario.series();
         let judged = judge(settings, remote.as_deref_mut(), &all)?;
-        println!("\n## {}\n", scenario.name());
-        println!(
+        writeln!(out, "\n## {}\n", scenario.name())?;
+        writeln!(
+            out,
             "| detector | TP | TN | FP | FN | precision | recall | accuracy | FP rate \
                   | false/day | events |"
-        );
-        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+        )?;
+        writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
         for scored in &judged {
             let is_flagged = |score| scored.is_anomaly(score);
             let c = Confusion::new(pairs(&all, &scored.scores), is_flagged);
-            println!(
+            writeln!(
+                out,
                 "| {} | {} | {} | {} | {} | {} | {} | {:.4} | {:.5} | {:.3} | {}/{} |",
                 scored.judge.name(),
                 c.true_positive,
@@ -287,7 +332,7 @@ fn synthetic_tables(
                 c.false_per_day,
                 c.events_found,
                 c.events,
-            );
+            )?;
         }
         if let Some(folder) = &settings.plot {
             draw(folder, &all[..1], &judged)?;

@@ -177,12 +177,22 @@ fn csv(path: &Path, name: &str) -> Result<Series, DataError> {
     let column = |names: &[&str]| {
         names.iter().find_map(|name| columns.iter().position(|column| column == name))
     };
-    let missing = |what: &str| wrong(0, format!("no column {what} in the header \"{head}\""));
-    let at = column(&TIMESTAMP).ok_or_else(|| missing("timestamp"))?;
+    let at = column(&TIMESTAMP);
     let label = column(&LABEL);
-    let mut others = (0..columns.len()).filter(|&c| c != at && Some(c) != label);
+    let mut others = (0..columns.len()).filter(|&c| Some(c) != at && Some(c) != label);
     let only = others.next().filter(|_| others.next().is_none());
-    let value = column(&VALUE).or(only).ok_or_else(|| missing("value"))?;
+    let value = column(&VALUE).or(only.filter(|_| at.is_some()));
+    let (Some(at), Some(value)) = (at, value) else {
+        let missing = [(at, &TIMESTAMP[..]), (value, &VALUE[..])].into_iter();
+        let missing: Vec<_> = missing
+            .filter(|(column, _)| column.is_none())
+            .map(|(_, names)| format!("{} ({})", names[0], names[1..].join(", ")))
+            .collect();
+        return Err(wrong(
+            0,
+            format!("no column {} in the header \"{head}\"", missing.join(" and no column ")),
+        ));
+    };
 
     let ending = name.len().saturating_sub(".csv".len());
     let has_ending = name.get(ending..).is_some_and(|end| end.eq_ignore_ascii_case(".csv"));
@@ -292,9 +302,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (text, named) in [
-            ("", "one.CSV:1: no column timestamp"),
-            ("1,2\n", "no column timestamp in the header \"1,2\""),
-            ("timestamp,a,b\n", "no column value"),
+            ("", "one.CSV:1: no column timestamp (timestamps, time, datetime, date, ts)"),
+            ("1,2\n", "and no column value (values, val, y) in the header \"1,2\""),
+            ("timestamp,a,b\n", "one.CSV:1: no column value (values, val, y) in the header"),
+            (
+                "a,value\n",
+                "one.CSV:1: no column timestamp (timestamps, time, datetime, date, ts) in",
+            ),
             ("timestamp,value\n\nyesterday,1\n", "one.CSV:3: \"yesterday\" is no timestamp"),
             ("timestamp,value,label\n1,1,odd\n", "one.CSV:2: \"odd\" is no label"),
         ] {
