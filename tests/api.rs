@@ -94,6 +94,7 @@ cases![
     head_keeps_the_connection,
     method_not_allowed,
     not_found,
+    profile_parameters,
     query_strings,
     head_of_every_answer,
     ingest_token,
@@ -1181,6 +1182,33 @@ fn not_found(engine: Engine) {
         server.ask(&post(path, SEEDS[0].as_bytes())).error(404);
     }
     assert_eq!(server.total(), 0);
+    // The answer lists what there is.
+    let answer = server.get("/api/v1/metrics");
+    answer.error(404);
+    assert!(
+        answer.text().contains("/ingest, /metrics, /analyze") && !answer.text().contains("/debug/")
+    );
+    for path in ["/debug/pprof/mutex", "/debug/pprof/block", "/debug/pprof/trace", "/debug/"] {
+        let answer = server.get(path).expect(404);
+        // `go tool pprof` shows such a text.
+        assert_eq!(answer.header("x-go-pprof"), Some("1"), "{path}");
+        assert!(answer.text().contains("/debug/pprof/heap") && !answer.text().contains("/ingest"));
+    }
+}
+
+fn profile_parameters(engine: Engine) {
+    let server = start(engine);
+    for (query, named) in [
+        ("profile?seconds=0", "`seconds` must be a whole number from 1 to 300"),
+        ("profile?seconds=301", "`seconds` must be a whole number from 1 to 300"),
+        ("flamegraph?seconds=-1", "`seconds` must be a whole number from 1 to 300"),
+        ("heap?seconds=0", "`seconds` must be a whole number from 1 to 300"),
+        ("profile?hz=99999", "`hz` must be a whole number from 1 to 1000"),
+        ("profile?seconds=1&hz=0", "`hz` must be a whole number from 1 to 1000"),
+    ] {
+        let answer = server.get(&format!("/debug/pprof/{query}")).expect(400);
+        assert!(answer.text().contains(named), "{query}: {}", answer.text());
+    }
 }
 
 fn query_strings(engine: Engine) {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::routes;
 use super::tokens::Denied;
 use crate::dashboard::subscriber::CLIENTS_MAX;
 use crate::decode::{BodyError, SampleRefusal};
@@ -13,8 +14,8 @@ use sigmad_sample::QUEUE_SAMPLES_MAX;
 /// Why a request fails.
 #[derive(Clone, Copy, Debug)]
 pub enum ApiError<'a> {
-    /// No such path.
-    NotFound,
+    /// No such path as this one.
+    NotFound(&'a str),
     /// The path has only these methods.
     WrongMethod(&'static str),
     /// The token is missing or wrong.
@@ -72,7 +73,7 @@ impl ApiError<'_> {
             }
             Self::Denied(Denied::Missing) => 401,
             Self::Denied(Denied::Wrong | Denied::Remote) => 403,
-            Self::NotFound => 404,
+            Self::NotFound(_) => 404,
             Self::WrongMethod(_) => 405,
             Self::ProfileRuns(_) => 409,
             Self::Body(BodyError::TooManySamples) => 413,
@@ -101,7 +102,7 @@ impl ApiError<'_> {
 
     const fn code(&self) -> &str {
         match self {
-            Self::NotFound => "not_found",
+            Self::NotFound(_) => "not_found",
             Self::WrongMethod(_) => "method_not_allowed",
             Self::Denied(Denied::Missing) => "token_missing",
             Self::Denied(Denied::Wrong) => "token_wrong",
@@ -124,7 +125,7 @@ impl ApiError<'_> {
 
     fn message(&self) -> Cow<'_, str> {
         match self {
-            Self::NotFound => "no such path; /openapi.json lists all paths".into(),
+            Self::NotFound(path) => routes::no_such_path(path).into(),
             Self::WrongMethod(allow) => format!("this path allows only {allow}").into(),
             Self::Denied(Denied::Missing) => {
                 "this path requires a token: `Authorization: Bearer …`".into()

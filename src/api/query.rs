@@ -88,11 +88,7 @@ impl<'a> Query<'a> {
         let error = ApiError::Parameter { name: "limit", allowed: "a number from 1 to 1000" };
         const _: () = assert!(LIMIT_MAX == 1_000);
         let Some(text) = self.limit.as_deref() else { return Ok(LIMIT_DEFAULT) };
-        // parse() accepts a sign.
-        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(error);
-        }
-        text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or(error)
+        within(text, 1..=LIMIT_MAX as u64).map(|limit| limit as usize).ok_or(error)
     }
 
     /// The order of rows.
@@ -108,7 +104,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// The CPU profile; numbers out of bounds are clamped.
+    /// The CPU profile.
     pub fn order(&self) -> Result<ProfileOptions, ApiError<'static>> {
         let backend = match self.backend.as_deref() {
             None | Some("auto") => Backend::Auto,
@@ -120,21 +116,27 @@ impl<'a> Query<'a> {
                 return Err(ApiError::Parameter { name: "backend", allowed });
             }
         };
-        let seconds = clamped("seconds", self.seconds.as_deref(), PROFILE_SECONDS, SECONDS)?;
-        Ok(ProfileOptions {
-            seconds,
-            hz: clamped("hz", self.hz.as_deref(), PROFILE_HZ, HZ)?,
-            backend,
-        })
+        let error = ApiError::Parameter { name: "hz", allowed: "a whole number from 1 to 1000" };
+        const _: () = assert!(*HZ.start() == 1 && *HZ.end() == 1_000);
+        let hz = self.hz.as_deref().map_or(Ok(PROFILE_HZ), |text| within(text, HZ).ok_or(error))?;
+        let seconds = self.seconds()?.unwrap_or(PROFILE_SECONDS);
+        Ok(ProfileOptions { seconds, hz, backend })
     }
 
-    /// The duration of a heap profile, if given; clamped too.
+    /// The duration of a heap profile, if given.
     pub fn span_s(&self) -> Result<Option<u64>, ApiError<'static>> {
-        let Some(text) = self.seconds.as_deref() else { return Ok(None) };
-        if self.is_text() {
+        if self.seconds.is_some() && self.is_text() {
             return Err(ApiError::Parameter { name: "seconds", allowed: "absent beside `debug`" });
         }
-        clamped("seconds", Some(text), PROFILE_SECONDS, SECONDS).map(Some)
+        self.seconds()
+    }
+
+    fn seconds(&self) -> Result<Option<u64>, ApiError<'static>> {
+        let allowed = "a whole number from 1 to 300";
+        const _: () = assert!(*SECONDS.start() == 1 && *SECONDS.end() == 300);
+        let Some(text) = self.seconds.as_deref() else { return Ok(None) };
+        let error = ApiError::Parameter { name: "seconds", allowed };
+        within(text, SECONDS).ok_or(error).map(Some)
     }
 
     /// True for text, for people and not for tools.
@@ -173,21 +175,10 @@ fn name<'a>(
     }
 }
 
-fn clamped(
-    name: &'static str,
-    text: Option<&str>,
-    default: u64,
-    bounds: RangeInclusive<u64>,
-) -> Result<u64, ApiError<'static>> {
-    let Some(text) = text else { return Ok(default) };
-    let error = ApiError::Parameter { name, allowed: "a whole number" };
-    // A number with too many digits is far above the bound.
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(error);
-    }
-    let number = if digits == text { digits.parse().unwrap_or(u64::MAX) } else { 0 };
-    Ok(number.clamp(*bounds.start(), *bounds.end()))
+/// A whole number in these bounds; `parse` alone would take a sign.
+fn within(text: &str, bounds: RangeInclusive<u64>) -> Option<u64> {
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| is_digits && bounds.contains(number))
 }
 
 /// A timestamp in any form of a sample's; 0 is 1970.
@@ -249,22 +240,42 @@ mod tests {
     fn profiles_stay_within_their_bounds() {
         for (query, seconds, hz) in [
             ("", 30, 100),
-            ("seconds=0&hz=0", 1, 1),
-            ("seconds=-7&hz=-1", 1, 1),
-            ("seconds=301&hz=1001", 300, 1_000),
-            ("seconds=99999999999999999999999&hz=00250", 300, 250),
+            ("seconds=1&hz=1", 1, 1),
+            ("seconds=300&hz=1000", 300, 1_000),
+            ("seconds=007&hz=00250", 7, 250),
         ] {
             let order = Query::new(query).order().expect("numbers");
             assert_eq!((order.seconds, order.hz, order.backend), (seconds, hz, Backend::Auto));
         }
-        for (query, seconds) in [("", None), ("seconds=0", Some(1)), ("debug=0&seconds=5", Some(5))]
+        for (query, seconds) in [("", None), ("seconds=1", Some(1)), ("debug=0&seconds=5", Some(5))]
         {
             assert_eq!(Query::new(query).span_s().expect("a number"), seconds);
         }
         assert!(Query::new("seconds=5&debug=1").span_s().is_err());
-        for query in ["seconds=", "seconds=1.5", "hz=many", "hz=-", "backend=magic"] {
-            let error = Query::new(query).order().expect_err(query);
-            assert!(matches!(error, ApiError::Parameter { .. }), "{error:?}");
+        for (query, named) in [
+            ("seconds=", "seconds"),
+            ("seconds=0", "seconds"),
+            ("seconds=301", "seconds"),
+            ("seconds=-7", "seconds"),
+            ("seconds=%2B7", "seconds"),
+            ("seconds=1.5", "seconds"),
+            ("seconds=99999999999999999999999", "seconds"),
+            ("hz=0", "hz"),
+            ("hz=1001", "hz"),
+            ("hz=99999", "hz"),
+            ("hz=many", "hz"),
+            ("hz=-", "hz"),
+            ("backend=magic", "backend"),
+        ] {
+            match Query::new(query).order() {
+                Err(ApiError::Parameter { name, allowed }) => {
+                    assert!(name == named && (name == "backend" || allowed.contains("from 1 to")));
+                }
+                other => panic!("{query}: {other:?}"),
+            }
+        }
+        for query in ["seconds=0", "seconds=301"] {
+            assert!(Query::new(query).span_s().is_err(), "{query}");
         }
     }
 

@@ -143,10 +143,7 @@ impl Router {
     ) {
         let RouterParts { tokens, counters, debug: debugs, .. } = &self.parts;
         if let Err(denied) = tokens::check_debug(tokens.debug.as_ref(), request) {
-            let response = ApiError::Denied(denied).debug_response();
-            exchange.count(counters, &mut self.round, response.status);
-            let Response { status, content_type, fields, body } = response;
-            return exchange.answer.send(status, content_type, &fields, &body);
+            return self.refuse_debug(exchange, ApiError::Denied(denied));
         }
         let passed = debugs.try_send(DebugRequest {
             debug,
@@ -166,6 +163,13 @@ impl Router {
         };
         exchange.count(counters, &mut self.round, error.status());
         request.responder.send(error.debug_response());
+    }
+
+    /// Refuses a request below `/debug/`: `go tool pprof` shows the reason.
+    fn refuse_debug(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
+        let Response { status, content_type, fields, body } = error.debug_response();
+        exchange.count(&self.parts.counters, &mut self.round, status);
+        exchange.answer.send(status, content_type, &fields, &body);
     }
 
     /// Answers with a file of the page, which was compressed at build time.
@@ -262,7 +266,10 @@ impl Service for Router {
             Action::WrongMethod(allow) => {
                 self.refuse(&mut exchange, ApiError::WrongMethod(allow));
             }
-            Action::Unknown => self.refuse(&mut exchange, ApiError::NotFound),
+            Action::Unknown if routes::is_debug(request.path) => {
+                self.refuse_debug(&mut exchange, ApiError::NotFound(request.path));
+            }
+            Action::Unknown => self.refuse(&mut exchange, ApiError::NotFound(request.path)),
         }
     }
 

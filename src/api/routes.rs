@@ -2,6 +2,8 @@
 //!
 //! A new path is a row of [`ROUTES`] and an entry of `openapi.json`; a test compares them.
 
+use std::sync::LazyLock;
+
 use crate::dashboard::page::Asset;
 use crate::decode::Format;
 use crate::http::message::Method;
@@ -198,6 +200,23 @@ impl Label {
     pub fn path(self) -> &'static str {
         self.route().map_or("other", |route| route.path)
     }
+}
+
+/// What a client of an unknown path may have meant: the paths for debugging, or all others. It is written once: a
+/// scan of paths must not cost more than other requests.
+pub fn no_such_path(path: &str) -> &'static str {
+    static MESSAGES: LazyLock<[String; 2]> = LazyLock::new(|| [false, true].map(list));
+    &MESSAGES[usize::from(is_debug(path))]
+}
+
+fn list(debug: bool) -> String {
+    let paths = ROUTES.iter().map(|route| route.path).filter(|path| is_debug(path) == debug);
+    format!("no such path; there are {}", paths.collect::<Vec<_>>().join(", "))
+}
+
+/// True for paths below `/debug/`.
+pub fn is_debug(path: &str) -> bool {
+    path.starts_with("/debug/")
 }
 
 /// The label of a path.
