@@ -147,3 +147,13 @@ fn a_reader_that_has_seen_enough_ends_the_output_without_a_panic() {
         assert!(output.status.success() && message.is_empty(), "{command}: {message}");
     }
 }
+
+#[test]
+fn a_demo_takes_no_redis_from_the_environment() {
+    let variables = [("SIGMAD_REDIS_URL", "redis://production:6379")];
+    let output = sigmad(&["demo", "--print-config"], &variables);
+    let printed = text(&output.stdout);
+    assert!(printed.contains("# SIGMAD_REDIS_URL is not set\n"), "{printed}");
+    let output = sigmad(&["serve", "--print-config"], &variables);
+    assert!(text(&output.stdout).contains("SIGMAD_REDIS_URL=redis://production:6379\n"));
+}

@@ -499,6 +499,36 @@ fn the_password_changes_and_changes_back() {
     scene.expect_named("auth", 1);
 }
 
+/// A mounted Secret changes in place, some time after Redis has the new password.
+#[test]
+fn the_file_of_the_password_changes_and_nothing_is_lost() {
+    let redis = Redis::with_password("admin");
+    let mut admin = redis.connection();
+    ask::<()>(&mut admin, &["ACL", "SETUSER", "sigmad", "on", ">first", "~*", "+@all"]);
+    let secret = std::env::temp_dir().join(format!("sigmad-secret-{}", std::process::id()));
+    std::fs::write(&secret, "first\n").expect("a temporary file");
+    let password = format!("@{}", secret.display());
+    let url = format!("redis://sigmad@127.0.0.1:{}", redis.port());
+    let server = start(&url, &["--redis-password", &password]);
+    let scene = Scene { server, proxy: None, redis }.ready();
+
+    let load = scene.post(Plan::default());
+    ask::<()>(&mut admin, &["ACL", "SETUSER", "sigmad", "resetpass", ">second"]);
+    ask::<u64>(&mut admin, &["CLIENT", "KILL", "USER", "sigmad"]);
+    load.run(Phase::Fault, REQUESTS);
+    scene.expect_away("auth");
+    std::fs::write(&secret, "second\n").expect("a temporary file");
+    scene.expect_back();
+    load.run(Phase::After, REQUESTS_AFTER);
+    let ledger = load.stop();
+    std::fs::remove_file(&secret).expect("it was written");
+    scene.compare(&ledger, &Excuse::NONE);
+    ledger.assert_not_held_up();
+    scene.expect_named("auth", 1);
+    let log = scene.server.log_text();
+    assert!(!log.contains("first") && !log.contains("second"), "{log}");
+}
+
 #[test]
 fn a_password_never_reaches_the_log() {
     let redis = Redis::with_password("hidden-word");

@@ -2,14 +2,16 @@
 
 use std::ffi::OsString;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sigmad_load::LoadSettings;
 
 use super::environment::variable;
 use super::error::CommandLineError;
 use super::help::{EVAL_HELP_END, HELP_END, help};
-use super::settings::ServerSettings;
+use super::settings::{RedisUrlParser, ServerSettings};
+use crate::store::url::Target;
 use sigmad_demo as demo;
 use sigmad_eval::EvalSettings;
 
@@ -49,7 +51,8 @@ where
     let line = CommandLine::from_arg_matches(&matches).map_err(usage)?;
     let is_demo = matches!(line.command, Some(CommandName::Demo(_)));
     let ServeFlags { mut settings, print_config } = match line.command {
-        Some(CommandName::Serve(serve) | CommandName::Demo(serve)) => *serve,
+        Some(CommandName::Serve(serve)) => *serve,
+        Some(CommandName::Demo(demo)) => demo.into_serve(&matches).map_err(usage)?,
         Some(CommandName::Load(load)) => {
             let load = load.checked().map_err(usage)?;
             return Ok(Invocation::Load(Box::new(load)));
@@ -102,7 +105,7 @@ enum CommandName {
     /// run the server (default)
     Serve(Box<ServeFlags>),
     /// run the server with a simulated fleet, to try it out
-    Demo(Box<ServeFlags>),
+    Demo(Box<DemoFlags>),
     /// generate load and report latency and throughput
     Load(Box<LoadSettings>),
     /// measure the detectors on labelled data
@@ -118,8 +121,31 @@ struct ServeFlags {
     print_config: bool,
 }
 
-/// A request, not a setting: it has no variable.
-const PRINT_CONFIG: &str = "print-config";
+#[derive(Args)]
+struct DemoFlags {
+    #[command(flatten)]
+    serve: ServeFlags,
+    /// Redis that gets the simulated samples; --redis-url is not used
+    #[arg(help_heading = "Other", long, value_parser = RedisUrlParser)]
+    demo_redis_url: Option<Target>,
+}
+
+impl DemoFlags {
+    /// Simulated samples go to no Redis that an environment names for a real server.
+    fn into_serve(self, matches: &ArgMatches) -> Result<ServeFlags, clap::Error> {
+        let Self { mut serve, demo_redis_url } = self;
+        let given = matches.subcommand().map_or(matches, |(_, given)| given);
+        if given.value_source("redis_url") == Some(ValueSource::CommandLine) {
+            let message = "--redis-url is for real samples: 'sigmad demo' takes --demo-redis-url\n";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+        }
+        serve.settings.redis_url = demo_redis_url;
+        Ok(serve)
+    }
+}
+
+/// Without a variable: the first is a request, not a setting; a variable may be set for the sake of another process.
+const WITHOUT_VARIABLE: [&str; 2] = ["print-config", "demo-redis-url"];
 
 /// All commands with their flags, variables, defaults and help.
 pub fn command_line() -> clap::Command {
@@ -131,7 +157,7 @@ pub fn command_line() -> clap::Command {
         arg.allow_negative_numbers(takes_values)
     };
     let with_variable = |arg: clap::Arg| match arg.get_long() {
-        Some(flag) if flag != PRINT_CONFIG => {
+        Some(flag) if !WITHOUT_VARIABLE.contains(&flag) => {
             let variable = variable(flag);
             with_negative(arg).env(variable)
         }

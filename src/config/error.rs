@@ -1,12 +1,14 @@
 //! Why the process does not start.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 use clap::Command;
 use clap::error::ErrorKind;
 use sigmad_flags::TokenError;
+
+use crate::store::url::LoginError;
 
 /// Values that are valid alone and not together. Exit code 78, the `EX_CONFIG` of sysexits.
 #[derive(Debug)]
@@ -22,6 +24,10 @@ pub enum SettingsError {
     DetectorTwice(&'static str),
     /// A token can't be used.
     Token(TokenError),
+    /// `--redis-password` is empty, or its file can't be read.
+    RedisPassword(io::Error),
+    /// `--redis-url` and `--redis-password` contradict each other.
+    RedisLogin(LoginError),
 }
 
 impl std::error::Error for SettingsError {}
@@ -36,6 +42,8 @@ impl fmt::Display for SettingsError {
             ),
             Self::DetectorTwice(name) => write!(f, "--detector has {name} twice"),
             Self::Token(error) => error.fmt(f),
+            Self::RedisPassword(error) => write!(f, "--redis-password: {error}"),
+            Self::RedisLogin(error) => error.fmt(f),
         }
     }
 }
@@ -122,7 +130,7 @@ fn named_as_given(message: &str, args: &[OsString], command: &Command) -> String
 fn without_secrets(mut message: String, args: &[OsString]) -> String {
     let has_secret = |arg: &OsString| {
         let arg = arg.as_encoded_bytes();
-        arg.starts_with(b"--redis") || arg.windows(6).any(|part| part == b"-token")
+        arg.windows(6).any(|part| part == b"-redis" || part == b"-token")
     };
     let is_after_secret = args.iter().any(has_secret);
     for word in args.iter().skip(1).filter_map(|arg| arg.to_str()) {

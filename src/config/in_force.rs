@@ -8,7 +8,7 @@ use sigmad_flags::TokenFlag;
 
 use super::environment::variable;
 use super::settings::ServerSettings;
-use crate::store::url::Target;
+use crate::store::url::{Password, Target};
 
 /// The value of a setting as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ impl ServerSettings {
             stream_idle,
             ttl,
             redis_url,
+            redis_password,
             flush_interval,
             redis_history,
             redis_queue,
@@ -72,6 +73,7 @@ impl ServerSettings {
             ("stream-idle", ShownValue::duration(*stream_idle)),
             ("ttl", ShownValue::duration(*ttl)),
             ("redis-url", ShownValue::redis_url(redis_url.as_ref())),
+            ("redis-password", ShownValue::password(redis_password.as_ref())),
             ("flush-interval", ShownValue::duration(*flush_interval)),
             ("redis-history", ShownValue::choice(redis_history)),
             ("redis-queue", ShownValue::value(redis_queue)),
@@ -132,6 +134,13 @@ impl ShownValue {
         match value {
             Some(target) if target.has_secret() => Self::Secret,
             Some(target) => Self::value(target),
+            None => Self::Unset,
+        }
+    }
+
+    fn password(value: Option<&Password>) -> Self {
+        match value {
+            Some(password) => password.given_file().map_or(Self::Secret, Self::Value),
             None => Self::Unset,
         }
     }

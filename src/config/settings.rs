@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use super::choices::{Engine, LogFormat, Pin, RedisHistory};
 use super::error::SettingsError;
 use super::listen::listen;
-use crate::store::url::{Target, UrlError};
+use crate::store::url::{LoginError, Password, Target, UrlError};
 use sigmad_detectors::DetectorKind;
 
 /// The default of `--listen`.
@@ -177,6 +177,14 @@ pub struct ServerSettings {
     #[arg(help_heading = "Redis", long, value_parser = RedisUrlParser)]
     pub redis_url: Option<Target>,
 
+    /// password of Redis, or @file: read for each login
+    ///
+    /// Password of Redis, as a value or `@file`, instead of one in `--redis-url`; a user stays in the URL
+    /// (`redis://user@host`). The file is read for each login, and so when Redis refuses the old password: a
+    /// mounted Secret that changes needs no restart.
+    #[arg(help_heading = "Redis", long, value_name = "PASSWORD")]
+    pub redis_password: Option<Password>,
+
     /// interval between Redis writes; replicas lag each other by up to this
     #[arg(
         help_heading = "Redis",
@@ -237,6 +245,15 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
+    /// `--redis-url` with the password of `--redis-password`.
+    ///
+    /// # Errors
+    /// When the two contradict each other. Settings in force never do.
+    pub fn redis_target(&self) -> Result<Option<Target>, LoginError> {
+        let password = self.redis_password.clone();
+        self.redis_url.clone().map(|target| target.with_password(password)).transpose()
+    }
+
     /// Checks what no single value shows, and reads the tokens.
     pub(super) fn checked(mut self) -> Result<Self, SettingsError> {
         let Self { window, min_samples, .. } = self;
@@ -257,13 +274,18 @@ impl ServerSettings {
                 token.read(flag).map_err(SettingsError::Token)?;
             }
         }
+        if let Some(password) = &self.redis_password {
+            // Its file may change later; now it shows whether the flag is right.
+            password.read().map_err(SettingsError::RedisPassword)?;
+        }
+        self.redis_target().map_err(SettingsError::RedisLogin)?;
         Ok(self)
     }
 }
 
-/// Parses `--redis-url`. Unlike other parsers it never repeats a bad value, which may hold a password.
+/// Parses `--redis-url` and `--demo-redis-url`. Unlike other parsers it never repeats a bad value, which may hold a password.
 #[derive(Clone)]
-struct RedisUrlParser;
+pub(super) struct RedisUrlParser;
 
 impl TypedValueParser for RedisUrlParser {
     type Value = Target;
@@ -271,11 +293,12 @@ impl TypedValueParser for RedisUrlParser {
     fn parse_ref(
         &self,
         command: &clap::Command,
-        _: Option<&clap::Arg>,
+        arg: Option<&clap::Arg>,
         value: &OsStr,
     ) -> Result<Target, clap::Error> {
+        let flag = arg.and_then(clap::Arg::get_long).unwrap_or("redis-url");
         let invalid = |reason: &dyn fmt::Display| {
-            let message = format!("invalid value for '--redis-url': {reason}\n");
+            let message = format!("invalid value for '--{flag}': {reason}\n");
             clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
         };
         let text = value.to_str().ok_or_else(|| invalid(&UrlError::NotUtf8))?;

@@ -209,6 +209,37 @@ fn a_password_in_a_url_is_never_shown() {
 }
 
 #[test]
+fn a_redis_password_has_its_own_flag_and_is_never_shown() {
+    let set = settings(&["--redis-url=redis://sigmad@redis", "--redis-password=s3cret"]);
+    for text in [format!("{set:?}"), set.summary(), set.to_environment()] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    assert!(set.summary().contains("redis-url=redis://sigmad@redis:6379 redis-password=(set)"));
+    for (args, named) in [
+        (&["--redis-url=redis://:s3cret@redis", "--redis-password=s3cret"][..], "--redis-url"),
+        (&["--redis-url=redis://:s3cret@redis", "--redis-password=s3cret"], "--redis-password"),
+        (&["--redis-url=redis://s3cret@redis"], "--redis-password"),
+        (&["--redis-password="], "--redis-password"),
+        (&["--redis-password=@/no/such/file"], "--redis-password"),
+    ] {
+        let message = rejection(args);
+        assert!(message.contains(named) && !message.contains("s3cret"), "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn a_demo_uses_redis_by_its_own_flag_only() {
+    let Ok(Invocation::Demo(settings)) = parsed(&["demo", "--demo-redis-url=redis://h"]) else {
+        panic!("it is a demo");
+    };
+    assert_eq!(settings.redis_url.map(|target| target.to_string()), Some("redis://h:6379".into()));
+    let message = rejection(&["demo", "--redis-url=redis://:s3cret@h"]);
+    assert!(message.contains("--demo-redis-url") && !message.contains("s3cret"), "{message}");
+    let message = rejection(&["demo", "--demo-redis-url=redis://:s3cret@h/x"]);
+    assert!(message.contains("'--demo-redis-url'") && !message.contains("s3cret"), "{message}");
+}
+
+#[test]
 fn variables_that_set_nothing_are_named() {
     let unknown = ["SIGMAD_TRESHOLD", "SIGMAD_PRINT_CONFIG", "SIGMAD_"];
     let known = ["SIGMAD_THRESHOLD", "SIGMAD_SERVICE_PORT_HTTP", "SIGMAD_REDIS_PORT", "HOME"];
@@ -289,7 +320,7 @@ fn the_help_of_load_fits_a_screen() {
 #[test]
 fn the_help_fits_a_screen() {
     let help = rejection(&["--help"]);
-    assert!(help.lines().count() <= 64, "{} lines\n{help}", help.lines().count());
+    assert!(help.lines().count() <= 66, "{} lines\n{help}", help.lines().count());
     for line in help.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }

@@ -54,7 +54,7 @@ pub(super) struct RunningStore {
 impl RedisParts {
     /// The thread, and the end of its queue that analytics has.
     pub fn new(settings: &ServerSettings, shared: &Shared) -> Option<(Self, JudgedProducer)> {
-        let target = settings.redis_url.clone()?;
+        let target = settings.redis_target().expect("the settings were checked")?;
         // The system seeds it for each process.
         let random = RandomState::new().build_hasher().finish();
         let counters = RedisCounters { queue: Arc::default(), store: Arc::default() };

@@ -117,8 +117,13 @@ impl NodeConnection {
         name: &str,
     ) -> Result<(), LinkError> {
         let mut hello = redis::pipe();
-        if let Some(Login { user, password }) = login {
-            hello.cmd("AUTH").arg(user).arg(password);
+        let password =
+            login.and_then(|login| login.password.as_ref()).map(|password| password.read());
+        let password = password.transpose().map_err(|error| {
+            LinkError::new(ErrorKind::Auth, format!("the file of --redis-password: {error}"))
+        })?;
+        if let Some(password) = &password {
+            hello.cmd("AUTH").arg(login.and_then(|login| login.user.as_ref())).arg(password);
         }
         if database != 0 {
             hello.cmd("SELECT").arg(database);
@@ -130,7 +135,7 @@ impl NodeConnection {
         for index in 0..needed {
             if let Err(error) = self.read()? {
                 let mut error = LinkError::refusal(&error);
-                if let (0, Some(Login { password, .. })) = (index, login) {
+                if let (0, Some(password)) = (index, &password) {
                     // AUTH to a Redis without passwords, or without AUTH.
                     if error.kind == ErrorKind::Other {
                         error.kind = ErrorKind::Auth;

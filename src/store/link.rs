@@ -25,7 +25,7 @@ pub struct Link(Nodes);
 enum Nodes {
     /// One process has all keys.
     Single(NodeConnection),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 impl Link {
@@ -43,7 +43,7 @@ impl Link {
                 sentinel::connect_master(sentinels, master, login.as_ref(), target, identity)?,
             ),
             Topology::Cluster { seeds } => {
-                Nodes::Cluster(Cluster::connect(seeds, target, identity)?)
+                Nodes::Cluster(Box::new(Cluster::connect(seeds, target, identity)?))
             }
         };
         Ok(Self(nodes))

@@ -1,4 +1,4 @@
-//! `--redis-url`: the address of Redis, its topology, and the credentials.
+//! `--redis-url`: the address of Redis, its topology, and the credentials; `--redis-password`.
 //!
 //! ```text
 //! redis://[user:password@]host[:port][/database]
@@ -7,13 +7,16 @@
 //! ```
 //!
 //! `rediss` instead of `redis` means TLS to sentinels and to all nodes. The user may be omitted
-//! (`:password@`); characters that end a part of the URL (`/ ? # @ :`) are percent-encoded. User and password
-//! are for the nodes that hold data. Sentinels have users of their own and get only `sentinel_password`.
+//! (`:password@`), and so may the password (`user@`) where `--redis-password` has it. Characters that end a part
+//! of the URL (`/ ? # @ :`) are percent-encoded. User and password are for the nodes that hold data. Sentinels
+//! have users of their own and get only `sentinel_password`.
 //!
 //! Neither [`Target`] nor [`UrlError`] ever prints a password.
 
 use std::fmt;
+use std::io;
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -46,8 +49,62 @@ impl fmt::Display for Address {
 pub struct Login {
     /// None: the default user.
     pub user: Option<String>,
-    /// Never empty.
-    pub password: String,
+    /// None until `--redis-password` gives it.
+    pub password: Option<Password>,
+}
+
+/// Where a password comes from. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// The password.
+    Text(String),
+    /// The file that holds it. Each login reads it, so that a file that changes needs no restart.
+    File(PathBuf),
+}
+
+impl Password {
+    /// The password of this moment: never empty, without the line end of its file.
+    ///
+    /// # Errors
+    /// When the file can't be read, or when there is no password.
+    pub fn read(&self) -> io::Result<String> {
+        let password = match self {
+            Self::Text(text) => text.clone(),
+            Self::File(file) => {
+                std::fs::read_to_string(file)?.trim_end_matches(['\r', '\n']).to_owned()
+            }
+        };
+        if password.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the password is empty"));
+        }
+        Ok(password)
+    }
+
+    /// The value of the flag if it names a file: the name is no secret.
+    pub fn given_file(&self) -> Option<String> {
+        match self {
+            Self::Text(_) => None,
+            Self::File(file) => Some(format!("@{}", file.display())),
+        }
+    }
+}
+
+impl FromStr for Password {
+    type Err = std::convert::Infallible;
+
+    /// The value of a flag: the password, or `@` and the path of its file.
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        Ok(match given.strip_prefix('@') {
+            Some(file) => Self::File(file.into()),
+            None => Self::Text(given.to_owned()),
+        })
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("set")
+    }
 }
 
 impl fmt::Debug for Login {
@@ -99,7 +156,7 @@ pub enum UrlError {
     Unencoded,
     /// User or password is not UTF-8 once decoded.
     NotUtf8,
-    /// A user without a password, or an empty one.
+    /// An empty password, or neither user nor password before the `@`.
     Password,
     /// No host, or not a valid one.
     Host,
@@ -127,7 +184,9 @@ impl fmt::Display for UrlError {
             ),
             Self::Unencoded => f.write_str("/ ? # in a user or password must be percent-encoded"),
             Self::NotUtf8 => f.write_str("user and password must be UTF-8"),
-            Self::Password => f.write_str("must have user:password@ or :password@ before the host"),
+            Self::Password => f.write_str(
+                "must have user:password@ or :password@ before the host, or user@ with --redis-password",
+            ),
             Self::Host => f.write_str("must have a host: a name, an IPv4 address or an [IPv6] one"),
             Self::Port => f.write_str("the port must be 1 to 65535"),
             Self::SeveralHosts => {
@@ -147,6 +206,30 @@ impl fmt::Display for UrlError {
 }
 
 impl std::error::Error for UrlError {}
+
+/// Why URL and `--redis-password` do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// Both have a password.
+    TwoPasswords,
+    /// A user without a password.
+    NoPassword,
+}
+
+impl fmt::Display for LoginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TwoPasswords => {
+                "--redis-url has a password, and so has --redis-password: give only one of them"
+            }
+            Self::NoPassword => {
+                "--redis-url has a user without a password: give it as user:password@, or in --redis-password"
+            }
+        })
+    }
+}
+
+impl std::error::Error for LoginError {}
 
 /// The second half of the scheme.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -220,12 +303,15 @@ impl FromStr for Login {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        let (user, password) = text.split_once(':').ok_or(UrlError::Password)?;
-        let (user, password) = (decoded(user)?, decoded(password)?);
-        if password.is_empty() {
+        let (user, password) = match text.split_once(':') {
+            Some((user, password)) => (decoded(user)?, Some(decoded(password)?)),
+            None => (decoded(text)?, None),
+        };
+        if password.as_ref().map_or(&user, |password| password).is_empty() {
             return Err(UrlError::Password);
         }
-        Ok(Self { user: Some(user).filter(|user| !user.is_empty()), password })
+        let user = Some(user).filter(|user| !user.is_empty());
+        Ok(Self { user, password: password.map(Password::Text) })
     }
 }
 
@@ -246,7 +332,7 @@ fn sentinel_login(query: &str) -> Result<Option<Login>, UrlError> {
     if password.is_empty() {
         return Err(UrlError::Parameter);
     }
-    Ok(Some(Login { user: None, password }))
+    Ok(Some(Login { user: None, password: Some(Password::Text(password)) }))
 }
 
 fn database(path: &str) -> Result<u32, UrlError> {
@@ -303,13 +389,30 @@ fn address(text: &str, default_port: u16) -> Result<Address, UrlError> {
 }
 
 impl Target {
+    /// Adds the password of `--redis-password`, or none, to the user of the URL.
+    ///
+    /// # Errors
+    /// When both have a password, or neither and there is a user.
+    pub fn with_password(mut self, password: Option<Password>) -> Result<Self, LoginError> {
+        let from_url = self.login.as_ref().map(|login| login.password.is_some());
+        match (password, from_url) {
+            (Some(_), Some(true)) => return Err(LoginError::TwoPasswords),
+            (None, Some(false)) => return Err(LoginError::NoPassword),
+            (None, _) => {}
+            (password, _) => {
+                self.login.get_or_insert(Login { user: None, password: None }).password = password
+            }
+        }
+        Ok(self)
+    }
+
     /// True when it holds a password.
     pub fn has_secret(&self) -> bool {
         let of_sentinels = match &self.topology {
             Topology::Sentinel { login, .. } => login.is_some(),
             Topology::Single(_) | Topology::Cluster { .. } => false,
         };
-        self.login.is_some() || of_sentinels
+        self.login.as_ref().is_some_and(|login| login.password.is_some()) || of_sentinels
     }
 }
 
@@ -323,7 +426,8 @@ impl fmt::Display for Target {
         })?;
         if let Some(login) = &self.login {
             let user = login.user.as_deref().unwrap_or("");
-            write!(f, "{}:***@", utf8_percent_encode(user, NON_ALPHANUMERIC))?;
+            let password = if login.password.is_some() { ":***" } else { "" };
+            write!(f, "{}{password}@", utf8_percent_encode(user, NON_ALPHANUMERIC))?;
         }
         let hosts = match &self.topology {
             Topology::Single(address) => std::slice::from_ref(address),
@@ -389,6 +493,52 @@ mod tests {
         }
     }
 
+    fn text(password: Option<&Password>) -> Option<String> {
+        password.map(|password| password.read().expect("a password"))
+    }
+
+    #[test]
+    fn a_password_is_in_the_url_or_in_its_own_flag() {
+        let given = || "s3cret".parse::<Password>().ok();
+        for (url, user) in
+            [("redis://h", None), ("redis://u@h", Some("u")), ("redis+cluster://u@h", Some("u"))]
+        {
+            let target = target(url).with_password(given()).expect("one password");
+            assert!(target.has_secret() && !format!("{target:?} {:?}", given()).contains("s3cret"));
+            let login = target.login.expect("a login");
+            assert_eq!(
+                (login.user.as_deref(), text(login.password.as_ref())),
+                (user, Some("s3cret".into()))
+            );
+        }
+        let both = target("redis://u:p@h").with_password(given()).expect_err("two");
+        assert_eq!(both, LoginError::TwoPasswords);
+        let message = both.to_string();
+        assert!(message.contains("--redis-url") && message.contains("--redis-password"));
+        assert_eq!(target("redis://s3cret@h").with_password(None), Err(LoginError::NoPassword));
+        assert!(target("redis://h").with_password(None).is_ok_and(|target| target.login.is_none()));
+        assert!(target("redis://:p@h").with_password(None).is_ok());
+    }
+
+    #[test]
+    fn a_password_is_read_from_its_file_each_time() {
+        let file = std::env::temp_dir().join(format!("sigmad-password-{}", std::process::id()));
+        let given = format!("@{}", file.display());
+        let Ok(password) = given.parse::<Password>();
+        for (content, expected) in [
+            ("first\n", Some("first")),
+            ("second", Some("second")),
+            ("a b\r\n", Some("a b")),
+            ("\n", None),
+        ] {
+            std::fs::write(&file, content).expect("a temporary file");
+            assert_eq!(password.read().ok().as_deref(), expected);
+        }
+        std::fs::remove_file(&file).expect("it was written");
+        assert!(password.read().is_err());
+        assert_eq!(password.given_file(), Some(given));
+    }
+
     #[test]
     fn users_and_passwords_are_decoded() {
         for (url, user, password) in [
@@ -400,7 +550,8 @@ mod tests {
             ("redis://%C3%BC:%C3%A9@h", Some("ü"), "é"),
         ] {
             let login = target(url).login.expect("a login");
-            assert_eq!((login.user.as_deref(), login.password.as_str()), (user, password), "{url}");
+            let found = text(login.password.as_ref());
+            assert_eq!((login.user.as_deref(), found.as_deref()), (user, Some(password)), "{url}");
         }
         assert_eq!(target("redis://h").login, None);
     }
@@ -415,7 +566,8 @@ mod tests {
                 panic!("{url}: no sentinels");
             };
             assert!(login.as_ref().is_none_or(|login| login.user.is_none()));
-            assert_eq!(login.as_ref().map(|login| login.password.as_str()), expected, "{url}");
+            let found = text(login.and_then(|login| login.password).as_ref());
+            assert_eq!(found.as_deref(), expected, "{url}");
         }
     }
 
@@ -443,7 +595,7 @@ mod tests {
             ("redis://h:65536", UrlError::Port),
             ("redis://h:+1", UrlError::Port),
             ("redis://a,b", UrlError::SeveralHosts),
-            ("redis://s3cret@h", UrlError::Password),
+            ("redis://@h", UrlError::Password),
             ("redis://:@h", UrlError::Password),
             ("redis://u:@h", UrlError::Password),
             ("redis://:%ff@h", UrlError::NotUtf8),

@@ -1,7 +1,14 @@
 //! How this process was started, without what nobody else may know.
 
 /// Flags whose values are secrets, or may hold one.
-const SECRET_FLAGS: [&str; 4] = ["--ingest-token", "--read-token", "--debug-token", "--redis-url"];
+const SECRET_FLAGS: [&str; 6] = [
+    "--ingest-token",
+    "--read-token",
+    "--debug-token",
+    "--redis-url",
+    "--redis-password",
+    "--demo-redis-url",
+];
 const HIDDEN: &str = "…";
 
 /// The arguments with a zero byte between them, as Go tells them.
@@ -48,6 +55,9 @@ mod tests {
             "--debug-token",
             "@file",
             "--redis-url=redis://:s3cret@host",
+            "--redis-password",
+            "s3cret",
+            "--demo-redis-url=redis://:s3cret@host",
             "--window=50",
         ];
         let shown = without_secrets(arguments.into_iter().map(str::to_owned));
@@ -61,6 +71,9 @@ mod tests {
                 "--debug-token",
                 "@file",
                 "--redis-url=…",
+                "--redis-password",
+                "…",
+                "--demo-redis-url=…",
                 "--window=50"
             ]
         );
