@@ -69,6 +69,7 @@ pub mod logs;
 mod placement;
 mod readiness;
 pub mod registry;
+pub mod reloadable;
 pub mod sample_queue;
 pub mod server;
 pub mod store;

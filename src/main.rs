@@ -1,6 +1,6 @@
 //! The `sigmad` binary: reads the command line, then serves, generates load, or evaluates the detectors.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -26,14 +26,14 @@ fn main() -> ExitCode {
             serve(&settings, start, |address| start_fleet(&settings, address, start))
         }
         Invocation::PrintConfig(settings) => {
-            match std::io::stdout().write_all(settings.to_environment().as_bytes()) {
+            match io::stdout().write_all(settings.to_environment().as_bytes()) {
                 // A reader that is gone has seen enough.
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(&error),
                 _ => ExitCode::SUCCESS,
             }
         }
         Invocation::Load(settings) => sigmad_load::run(&settings, start),
-        Invocation::Eval(settings) => match sigmad_eval::run(&settings, &mut std::io::stdout()) {
+        Invocation::Eval(settings) => match sigmad_eval::run(&settings, &mut io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if error.is_closed_output() => ExitCode::SUCCESS,
             Err(error) => failed(&error),
@@ -42,7 +42,8 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("error: {error}");
+    // An error of stderr has nowhere to go.
+    let _ = writeln!(io::stderr(), "error: {error}");
     ExitCode::FAILURE
 }
 
@@ -58,20 +59,25 @@ fn serve(
     for (name, reason) in config::unused_variables(names, settings) {
         warn!(name, "variable ignored: {reason}");
     }
-    match server::run(settings, start, is_listening) {
+    let exit_code = match server::run(settings, start, is_listening) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "stopped");
             ExitCode::FAILURE
         }
-    }
+    };
+    logs::flush();
+    exit_code
 }
 
 /// Starts the simulated fleet of `sigmad demo`, a client of this process.
 fn start_fleet(settings: &ServerSettings, address: SocketAddr, start: Instant) {
     let token = settings.ingest_token.as_ref().map(|token| token.secret().to_owned());
     match sigmad_demo::start(address, token, start) {
-        Ok(()) => println!("open http://{}/", sigmad_demo::reachable(address)),
+        Ok(()) => {
+            // Without a reader of stdout the demo runs all the same.
+            let _ = writeln!(io::stdout(), "open http://{}/", sigmad_demo::reachable(address));
+        }
         Err(error) => error!(%error, "the simulated fleet did not start"),
     }
 }

@@ -9,12 +9,14 @@ use crossbeam_channel::bounded;
 use sigmad::analytics::latest::LatestSamples;
 use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::api::router::{Router, RouterParts};
+use sigmad::api::tokens::Tokens;
 use sigmad::decode::Decoder;
 use sigmad::http::message::{
     HeaderField, Headers, Method, Request, Responder, ResponseWriter, Service as _,
 };
 use sigmad::http::stages::{StageTimer, StageTimes};
 use sigmad::registry::Registry;
+use sigmad::reloadable::Reloadable;
 use sigmad::sample_queue::{self, SampleConsumer};
 use sigmad_clock::{self, Clock, Now};
 
@@ -50,7 +52,7 @@ impl Worker {
             counters: Arc::default(),
             reads: bounded(1).0,
             debug: bounded(1).0,
-            tokens: Arc::default(),
+            tokens: Reloadable::new(Tokens::default()).reader(),
             readiness: Arc::default(),
         });
         let analytics = Analytics::new(AnalyticsSettings::default(), registry.into());
@@ -78,7 +80,8 @@ impl Worker {
             query: "source=cron",
             headers: Headers(&fields),
             body: &mut self.scratch,
-            is_loopback: true,
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_http10: false,
             now,
             stages: StageTimer(Some(&mut times)),
         };

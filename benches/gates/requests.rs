@@ -14,6 +14,7 @@ use mimalloc::MiMalloc;
 use sigmad::analytics::latest::LatestSamples;
 use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::api::router::{Router, RouterParts};
+use sigmad::api::tokens::Tokens;
 use sigmad::decode::Decoder;
 use sigmad::http::Limits;
 use sigmad::http::counters::HttpCounters;
@@ -22,6 +23,7 @@ use sigmad::http::message::{Completion, CompletionSink, Service as _};
 use sigmad::http::protocol::{Buffers, Protocol, Round};
 use sigmad::http::stages::StageTimer;
 use sigmad::registry::Registry;
+use sigmad::reloadable::Reloadable;
 use sigmad::sample_queue::{self, SampleConsumer};
 use sigmad_clock::{self, Clock, Now};
 use sigmad_profile::heap::Sampled;
@@ -70,11 +72,11 @@ impl Bench {
             counters: Arc::default(),
             reads: bounded(1).0,
             debug: bounded(1).0,
-            tokens: Arc::default(),
+            tokens: Reloadable::new(Tokens::default()).reader(),
             readiness: Arc::default(),
         });
         Self {
-            protocol: Protocol::new(0, true),
+            protocol: Protocol::new(0, std::net::Ipv4Addr::LOCALHOST.into()),
             router,
             sample_consumer,
             analytics: Analytics::new(AnalyticsSettings::default(), registry.into()),

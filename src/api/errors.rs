@@ -100,7 +100,8 @@ impl ApiError<'_> {
         }
     }
 
-    const fn code(&self) -> &str {
+    /// The code of the answer, in snake case.
+    pub const fn code(&self) -> &str {
         match self {
             Self::NotFound(_) => "not_found",
             Self::WrongMethod(_) => "method_not_allowed",

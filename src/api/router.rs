@@ -4,9 +4,11 @@
 //! sample queue. The producer sends before the answers of the round leave. The worker answers health
 //! checks and the page itself; other reads go to the readers with a responder.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
+use tracing::debug;
 
 use super::JSON;
 use super::accept::{takes_brotli, takes_gzip};
@@ -22,6 +24,7 @@ use crate::decode::{Decoder, Format};
 use crate::http::message::{HeaderField, Method, Request, Response, ResponseWriter, Service};
 use crate::http::stages::{Stage, StageTimer};
 use crate::readiness::Readiness;
+use crate::reloadable::ReloadableReader;
 use crate::sample_queue::SampleProducer;
 use sigmad_clock::{Clock, Now};
 use sigmad_sample::Batch;
@@ -42,7 +45,7 @@ pub struct RouterParts {
     /// Queue of the debug thread.
     pub debug: Sender<DebugRequest>,
     /// Tokens that clients must present.
-    pub tokens: Arc<Tokens>,
+    pub tokens: ReloadableReader<Tokens>,
     /// The answer of `/readyz`.
     pub readiness: Arc<Readiness>,
 }
@@ -80,7 +83,7 @@ impl Router {
     ) {
         let RouterParts { decoder, samples, clock, counters, tokens, .. } = &mut self.parts;
         counters.ingest_requests_total.add(1);
-        if let Err(denied) = tokens::check(tokens.ingest.as_ref(), &request.headers) {
+        if let Err(denied) = tokens::check(tokens.get().ingest.as_ref(), &request.headers) {
             return self.refuse(exchange, ApiError::Denied(denied));
         }
         let format = body_format(format, &request.headers);
@@ -115,7 +118,8 @@ impl Router {
 
     fn get(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, get: Get) {
         if get.is_data()
-            && let Err(denied) = tokens::check(self.parts.tokens.read.as_ref(), &request.headers)
+            && let Err(denied) =
+                tokens::check(self.parts.tokens.get().read.as_ref(), &request.headers)
         {
             return self.refuse(exchange, ApiError::Denied(denied));
         }
@@ -141,8 +145,8 @@ impl Router {
         request: &Request<'_>,
         debug: DebugRead,
     ) {
-        let RouterParts { tokens, counters, debug: debugs, .. } = &self.parts;
-        if let Err(denied) = tokens::check_debug(tokens.debug.as_ref(), request) {
+        let RouterParts { tokens, counters, debug: debugs, .. } = &mut self.parts;
+        if let Err(denied) = tokens::check_debug(tokens.get().debug.as_ref(), request) {
             return self.refuse_debug(exchange, ApiError::Denied(denied));
         }
         let passed = debugs.try_send(DebugRequest {
@@ -167,6 +171,7 @@ impl Router {
 
     /// Refuses a request below `/debug/`: `go tool pprof` shows the reason.
     fn refuse_debug(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
+        exchange.log(&error);
         let Response { status, content_type, fields, body } = error.debug_response();
         exchange.count(&self.parts.counters, &mut self.round, status);
         exchange.answer.send(status, content_type, &fields, &body);
@@ -211,6 +216,7 @@ impl Router {
     }
 
     fn refuse(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
+        exchange.log(&error);
         error.write(&mut self.body);
         let fields = error.field();
         let Self { parts, round, body, .. } = self;
@@ -226,12 +232,20 @@ fn text<'a>(request: &Request<'a>, name: &str) -> &'a str {
 
 /// One request, and the writer of its answer.
 struct Exchange<'a> {
+    client: IpAddr,
     label: Label,
     method: Method,
     answer: &'a mut dyn ResponseWriter,
 }
 
 impl Exchange<'_> {
+    /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
+    fn log(&self, error: &ApiError<'_>) {
+        let Self { client, label, .. } = self;
+        let (path, status, reason) = (label.path(), error.status(), error.code());
+        debug!(%client, path, status, reason, "refused");
+    }
+
     #[inline]
     fn send(
         &mut self,
@@ -257,7 +271,8 @@ impl Service for Router {
     #[inline]
     fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
         let label = routes::find(request.path);
-        let mut exchange = Exchange { label, method: request.method, answer };
+        let mut exchange =
+            Exchange { client: request.client, label, method: request.method, answer };
         match routes::action(label, request.method) {
             Action::Ingest { format, status } => {
                 self.ingest(&mut exchange, request, format, status)
@@ -296,6 +311,8 @@ impl Service for Router {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use crossbeam_channel::{Receiver, bounded};
     use serde_json::json;
 
@@ -307,6 +324,7 @@ mod tests {
     use crate::http::stages::StageTimes;
     use crate::readiness::{ReadinessPhase, StoreState};
     use crate::registry::Registry;
+    use crate::reloadable::Reloadable;
     use crate::sample_queue::{self, SampleConsumer};
     use sigmad_counters::Counts;
     use sigmad_sample::QUEUE_SAMPLES_MAX;
@@ -335,7 +353,7 @@ mod tests {
             counters: counters.clone(),
             reads: sender,
             debug,
-            tokens: Arc::new(tokens),
+            tokens: Reloadable::new(tokens).reader(),
             readiness: readiness.clone(),
         });
         RouterTest {
@@ -367,7 +385,12 @@ mod tests {
                 query,
                 headers: Headers(&fields),
                 body: &mut body.as_bytes().to_vec(),
-                is_loopback: !fields.iter().any(|field| field.name == "test-from-elsewhere"),
+                client: if fields.iter().any(|field| field.name == "test-from-elsewhere") {
+                    Ipv4Addr::new(192, 0, 2, 1).into()
+                } else {
+                    Ipv4Addr::LOCALHOST.into()
+                },
+                is_http10: fields.iter().any(|field| field.name == "test-http10"),
                 now: Now { monotonic_ns: 7, wall_us: 1_735_100_000_000_000 },
                 stages: StageTimer(Some(&mut self.times)),
             };

@@ -88,7 +88,7 @@ const PROXY_FIELDS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
 /// Checks a request to `/debug/`: loopback clients need no token, others need `token`.
 pub fn check_debug(token: Option<&BearerToken>, request: &Request<'_>) -> Result<(), Denied> {
     let is_proxied = PROXY_FIELDS.iter().any(|name| request.headers.get(name).is_some());
-    if request.is_loopback && !is_proxied {
+    if request.client.is_loopback() && !is_proxied {
         return Ok(());
     }
     if token.is_none() { Err(Denied::Remote) } else { check(token, &request.headers) }

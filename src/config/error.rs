@@ -1,6 +1,7 @@
 //! Why the process does not start.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 use std::{fmt, io};
 
@@ -86,14 +87,14 @@ impl CommandLineError {
 
     /// Prints the message; returns the exit code: 0 after help, 2 for usage, 78 for settings.
     pub fn report(&self) -> ExitCode {
+        // An error of stderr has nowhere to go.
         match self {
             Self::Usage(error) => {
-                // An error of stderr has nowhere to go.
                 let _ = error.print();
                 ExitCode::from(error.exit_code() as u8)
             }
             Self::Settings(message) => {
-                eprintln!("error: {message}");
+                let _ = writeln!(io::stderr(), "error: {message}");
                 ExitCode::from(EXIT_CONFIG)
             }
         }

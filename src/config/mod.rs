@@ -20,5 +20,6 @@ mod unknown;
 
 pub use choices::{Engine, LogFormat, Pin, RedisHistory};
 pub use command_line::{Invocation, command_line, parse};
+pub use error::SettingsError;
 pub use settings::ServerSettings;
 pub use unknown::unused_variables;

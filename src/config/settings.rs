@@ -265,6 +265,20 @@ impl ServerSettings {
                 return Err(SettingsError::DetectorTwice(kind.name()));
             }
         }
+        self.read_tokens()?;
+        if let Some(password) = &self.redis_password {
+            // Its file may change later; now it shows whether the flag is right.
+            password.read().map_err(SettingsError::RedisPassword)?;
+        }
+        self.redis_target().map_err(SettingsError::RedisLogin)?;
+        Ok(self)
+    }
+
+    /// Reads the tokens that are in files, also those that have been read before.
+    ///
+    /// # Errors
+    /// When a file can't be read, or when its token can't be used.
+    pub fn read_tokens(&mut self) -> Result<(), SettingsError> {
         for (flag, token) in [
             ("ingest-token", &mut self.ingest_token),
             ("read-token", &mut self.read_token),
@@ -274,12 +288,7 @@ impl ServerSettings {
                 token.read(flag).map_err(SettingsError::Token)?;
             }
         }
-        if let Some(password) = &self.redis_password {
-            // Its file may change later; now it shows whether the flag is right.
-            password.read().map_err(SettingsError::RedisPassword)?;
-        }
-        self.redis_target().map_err(SettingsError::RedisLogin)?;
-        Ok(self)
+        Ok(())
     }
 }
 

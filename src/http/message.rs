@@ -5,6 +5,7 @@
 //! another thread, with a whole response or a stream. Nothing here touches a socket.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -63,8 +64,10 @@ pub struct Request<'a> {
     pub headers: Headers<'a>,
     /// The decoded body; the service may use it as scratch space.
     pub body: &'a mut [u8],
-    /// True when the client's address is a loopback one.
-    pub is_loopback: bool,
+    /// The client's address.
+    pub client: IpAddr,
+    /// True when the request is HTTP/1.0.
+    pub is_http10: bool,
     /// When the request was read.
     pub now: Now,
     /// Times the stages, for one request in many.

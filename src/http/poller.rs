@@ -9,6 +9,7 @@
 pub mod epoll;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +48,8 @@ pub enum Received<'a> {
 pub struct Accepted<S> {
     /// The socket.
     pub socket: S,
-    /// True when the peer is on this machine.
-    pub is_loopback: bool,
+    /// The peer's address; IPv4 also when the socket is IPv6.
+    pub client: IpAddr,
 }
 
 /// Ends the wait of a poller from another thread.

@@ -8,8 +8,11 @@ mod response;
 mod round;
 
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use tracing::debug;
 
 pub use self::response::connection_key;
 use self::response::{KEY_BITS, NativeResponseWriter, ResponseState};
@@ -63,7 +66,7 @@ enum ServeStep {
 #[derive(Debug)]
 pub struct Protocol {
     key: usize,
-    is_loopback: bool,
+    client: IpAddr,
     phase: ConnectionPhase,
     /// True when complete requests may be waiting in `input`.
     has_backlog: bool,
@@ -85,12 +88,12 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// The state of a new connection, which its worker knows by `key`.
-    pub fn new(key: usize, is_loopback: bool) -> Self {
+    /// The state of a new connection from `client`, which its worker knows by `key`.
+    pub fn new(key: usize, client: IpAddr) -> Self {
         debug_assert!(key < 1 << KEY_BITS);
         Self {
             key,
-            is_loopback,
+            client,
             phase: ConnectionPhase::Idle,
             has_backlog: false,
             continue_sent: false,
@@ -172,6 +175,7 @@ impl Protocol {
         counters: &HttpCounters,
     ) {
         counters.refusals[error as usize].add(1);
+        debug!(client = %self.client, status = error.status(), reason = error.code(), "refused");
         encode::refusal(out, date, error, error.message());
         self.phase = ConnectionPhase::Closing;
     }
@@ -324,7 +328,8 @@ impl Protocol {
             query: head.query,
             headers: head.headers,
             body: coding::decode(head.content_encoding, body, limit, decoded)?,
-            is_loopback: self.is_loopback,
+            client: self.client,
+            is_http10: head.is_http10,
             now: round.now,
             stages,
         };

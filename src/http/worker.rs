@@ -237,7 +237,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
 
     fn admit(&mut self, accepted: Accepted<P::Socket>) {
         self.counters.accepted_total.add(1);
-        let Accepted { mut socket, is_loopback } = accepted;
+        let Accepted { mut socket, client } = accepted;
         let limit = self.limits.connections_max;
         let is_over = self.open.load(Ordering::Relaxed) >= limit && !self.evict_oldest_idle();
         if is_over && self.open.load(Ordering::Relaxed) >= limit + REFUSED_CONNECTIONS_MAX {
@@ -250,8 +250,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
             self.counters.accept_failures_total.add(1);
             return self.poller.close(socket);
         }
-        let connection =
-            entry.insert(WorkerConnection::new(socket, Protocol::new(key, is_loopback)));
+        let connection = entry.insert(WorkerConnection::new(socket, Protocol::new(key, client)));
         // Relaxed: a limit, not an order; workers that race for the last place may both get it.
         self.open.fetch_add(1, Ordering::Relaxed);
         if is_over {

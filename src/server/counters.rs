@@ -12,6 +12,7 @@ use crate::api::reader::READERS;
 use crate::dashboard::counters::EventsCounters;
 use crate::dashboard::sampler::{IngestSource, SamplerCounters};
 use crate::http::counters::HttpCounters;
+use crate::logs::LostLines;
 use crate::registry::Registry;
 use crate::sample_queue::SampleQueueCounters;
 use crate::telemetry::{Build, Sources};
@@ -73,6 +74,7 @@ impl ServerCounters {
                 queue.clone(),
             ]);
         }
+        sources.push(Arc::new(LostLines));
         sources.push(Arc::new(build));
         sources.into()
     }

@@ -6,6 +6,7 @@
 //! | `counters` | every counter, and which of them the scrape and the live page read |
 //! | `workers`, `analytics`, `store`, `reads` | each builds its threads from plain values of the settings |
 //! | `engine` | the HTTP engine: starts, drains |
+//! | `reload` | what SIGHUP reads again |
 //! | `limits`, `signals`, `threads`, `summary` | file limit, SIGTERM, spawning and joining, the last log lines |
 
 mod analytics;
@@ -14,6 +15,7 @@ mod engine;
 mod error;
 mod limits;
 mod reads;
+mod reload;
 mod shared;
 mod signals;
 mod store;
@@ -32,6 +34,7 @@ use self::counters::ServerCounters;
 use self::engine::RunningEngine;
 pub use self::error::ServerError;
 use self::reads::ReadThreads;
+use self::reload::Reloads;
 use self::shared::{MainEvent, Shared};
 use self::store::RedisParts;
 use self::threads::{join, spawn};
@@ -40,7 +43,7 @@ use crate::config::ServerSettings;
 use crate::placement::{self, Machine};
 use crate::readiness::ReadinessPhase;
 
-/// Serves until SIGTERM or SIGINT, then drains. Clocks count from `start`. `is_listening` is called once, when
+/// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Clocks count from `start`. `is_listening` is called once, when
 /// the server accepts connections.
 ///
 /// # Errors
@@ -68,7 +71,8 @@ pub fn run(
     let store = redis.map(RedisParts::start).transpose().map_err(ServerError::Start)?;
     let reads = ReadThreads::start(settings, &shared, &counters, queues.requests)
         .map_err(ServerError::Start)?;
-    let workers = workers::parts(settings, &shared, &counters, queues.to_workers);
+    let mut reloads = Reloads::default();
+    let workers = workers::parts(settings, &shared, &counters, queues.to_workers, &mut reloads);
     let engine = RunningEngine::start(settings, limits, &placement, workers, &shared)?;
     if store.is_none() {
         shared.readiness.set(ReadinessPhase::Ready);
@@ -87,7 +91,7 @@ pub fn run(
     );
     is_listening(engine.address);
 
-    let failure = wait(&main_events, &shared);
+    let failure = wait(&main_events, &shared, &reloads);
 
     shared.readiness.set(ReadinessPhase::Draining);
     let deadline = elapsed(start) + settings.drain;
@@ -107,10 +111,11 @@ pub fn run(
 }
 
 /// Waits for a signal, or for the failure of a worker. Meanwhile the first state of Redis ends the start.
-fn wait(events: &Receiver<MainEvent>, shared: &Shared) -> Option<ServerError> {
+fn wait(events: &Receiver<MainEvent>, shared: &Shared, reloads: &Reloads) -> Option<ServerError> {
     loop {
         match events.recv().expect("Shared holds a sender") {
             MainEvent::StoreState => shared.readiness.set(ReadinessPhase::Ready),
+            MainEvent::Reload => reloads.run(),
             MainEvent::Signal(signal) => {
                 info!(signal, "draining");
                 return None;

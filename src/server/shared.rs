@@ -13,8 +13,10 @@ use crate::sample_queue::Sleeper;
 
 /// What the main thread waits for.
 pub(super) enum MainEvent {
-    /// SIGTERM or SIGINT.
+    /// SIGTERM, SIGINT or SIGQUIT.
     Signal(i32),
+    /// SIGHUP.
+    Reload,
     /// A worker lost its poller.
     WorkerFailed(io::Error),
     /// The store has read the windows of the cluster, or Redis is unavailable; also each later change.

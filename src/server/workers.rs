@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sigmad_clock::Clock;
+use sigmad_flags::TokenFlag;
 
 use super::counters::ServerCounters;
+use super::reload::Reloads;
 use super::shared::Shared;
 use crate::analytics::report::{Asker, Question, questions};
 use crate::api::debug::{DEBUGS_WAITING_MAX, DebugRequest};
 use crate::api::reader::{READS_WAITING_MAX, ReadRequest};
 use crate::api::router::{Router, RouterParts};
 use crate::api::tokens::{BearerToken, Tokens};
-use crate::config::ServerSettings;
+use crate::config::{ServerSettings, SettingsError};
 use crate::decode::Decoder;
 use crate::http::counters::HttpCounters;
+use crate::reloadable::Reloadable;
 use crate::sample_queue::{self, SampleConsumer, SampleProducer};
 
 /// What one worker is made of.
@@ -71,17 +74,31 @@ impl Queues {
     }
 }
 
+fn tokens_of(settings: &ServerSettings) -> Tokens {
+    let token =
+        |flag: &Option<TokenFlag>| flag.as_ref().map(|flag| BearerToken::new(flag.secret()));
+    Tokens {
+        ingest: token(&settings.ingest_token),
+        read: token(&settings.read_token),
+        debug: token(&settings.debug_token),
+    }
+}
+
 /// A router and counters for each worker.
 pub(super) fn parts(
     settings: &ServerSettings,
     shared: &Shared,
     counters: &ServerCounters,
     queues: WorkerQueues,
+    reloads: &mut Reloads,
 ) -> Vec<WorkerParts> {
-    let tokens = Arc::new(Tokens {
-        ingest: settings.ingest_token.as_ref().map(|token| BearerToken::new(token.secret())),
-        read: settings.read_token.as_ref().map(|token| BearerToken::new(token.secret())),
-        debug: settings.debug_token.as_ref().map(|token| BearerToken::new(token.secret())),
+    let tokens = Reloadable::new(tokens_of(settings));
+    let (read_again, in_force) = (settings.clone(), tokens.clone());
+    reloads.add("tokens", move || {
+        let mut settings = read_again.clone();
+        settings.read_tokens()?;
+        in_force.replace(tokens_of(&settings));
+        Ok::<_, SettingsError>(())
     });
     let WorkerQueues { samples, reads, debug } = queues;
     let workers = samples.into_iter().zip(&counters.workers);
@@ -94,7 +111,7 @@ pub(super) fn parts(
                 counters: counters.router.clone(),
                 reads: reads.clone(),
                 debug: debug.clone(),
-                tokens: tokens.clone(),
+                tokens: tokens.reader(),
                 readiness: shared.readiness.clone(),
             }),
             counters: counters.http.clone(),

@@ -94,11 +94,16 @@ impl ResultFiles {
         }
         let table = table(settings, summary);
         let text = if self.has_json_on_stdout { &json } else { &table };
-        io::stdout()
-            .write_all(text.as_bytes())
-            .map_err(|error| LoadError::File("standard output".into(), error))?;
+        match io::stdout().write_all(text.as_bytes()) {
+            // A reader that has gone (`| head -1`) has seen what it wants.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(LoadError::File("standard output".into(), error));
+            }
+            _ => {}
+        }
         if self.has_json_on_stdout {
-            eprint!("{table}");
+            // The result is on stdout: this copy is for people.
+            let _ = io::stderr().write_all(table.as_bytes());
         }
         Ok(())
     }

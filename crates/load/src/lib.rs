@@ -15,7 +15,7 @@
 //! [`requests`] makes the bytes of a request from its number alone.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +34,7 @@ use self::report::{CpuCost, LoadSummary};
 use self::requests::RequestBodies;
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Histogram};
+use sigmad_signals::SignalEvent;
 
 mod answer;
 mod connection;
@@ -146,7 +147,8 @@ pub fn run(settings: &LoadSettings, start: Instant) -> ExitCode {
         Ok(summary) if summary.requests.good > 0 => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            // An error of stderr has nowhere to go.
+            let _ = writeln!(io::stderr(), "error: {error}");
             error.exit_code()
         }
     }
@@ -170,9 +172,13 @@ fn measure(
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     // Relaxed: nothing else is passed on with it, and every driver looks again and again.
-    let end_early = move |_| stopped.store(true, Ordering::Relaxed);
-    sigmad_signals::watch(start, end_early, |_| std::process::exit(EXIT_IMPATIENT))
-        .map_err(LoadError::Start)?;
+    sigmad_signals::watch(start, move |event| match event {
+        // The terminal has gone: nobody waits for the whole run.
+        SignalEvent::Stop(_) | SignalEvent::Reload => stopped.store(true, Ordering::Relaxed),
+        SignalEvent::StopNow(_) => std::process::exit(EXIT_IMPATIENT),
+        SignalEvent::Ignored(_) => {}
+    })
+    .map_err(LoadError::Start)?;
 
     let mut clock = Clock::new(start);
     let from_us = match settings.from {

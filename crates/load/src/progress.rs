@@ -1,6 +1,7 @@
 //! One line on a terminal, rewritten each second.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use super::LiveCounters;
@@ -36,13 +37,15 @@ impl<'a> ProgressLine<'a> {
     /// Shows the last second.
     pub fn show(&mut self, now_ns: u64) {
         if now_ns >= self.next_ns {
-            eprint!("{LINE_START}{}", self.line(now_ns));
+            let line = self.line(now_ns);
+            // A line for people: without a reader the run goes on.
+            let _ = write!(io::stderr(), "{LINE_START}{line}");
         }
     }
 
     /// Removes the line.
     pub fn clear(self) {
-        eprint!("{LINE_START}");
+        let _ = write!(io::stderr(), "{LINE_START}");
     }
 
     fn line(&mut self, now_ns: u64) -> String {

@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead};
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -69,7 +69,7 @@ pub(super) struct MayConnection<S: Service> {
     shared: Arc<MayShared<S>>,
     guard: MonitorGuard,
     socket: BorrowedSocket,
-    is_loopback: bool,
+    client: IpAddr,
     clock: Clock,
     calls: u64,
     /// Response bytes at the last check that the client takes them.
@@ -106,7 +106,7 @@ impl<S: Service> MayConnection<S> {
             shared,
             guard,
             socket,
-            is_loopback: socket.is_loopback(),
+            client: socket.client(),
             clock,
             calls: 0,
             room_checked_bytes: 0,
@@ -177,7 +177,8 @@ impl<S: Service> MayConnection<S> {
             query: head.query,
             headers: head.headers,
             body,
-            is_loopback: self.is_loopback,
+            client: self.client,
+            is_http10: head.is_http10,
             now,
             stages: StageTimer(times.as_mut()),
         };

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::Shutdown;
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::os::fd::{BorrowedFd, RawFd};
 
 use socket2::SockRef;
@@ -50,10 +50,10 @@ impl BorrowedSocket {
         self.0 as usize
     }
 
-    /// True when the peer's address is a loopback one.
-    pub fn is_loopback(self) -> bool {
+    /// The peer's address; that of nobody when the peer has gone.
+    pub fn client(self) -> IpAddr {
         let peer = self.with(|socket| socket.peer_addr()).ok().and_then(|peer| peer.as_socket());
-        peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+        peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical())
     }
 
     /// Turns off Nagle's algorithm, which may_minihttp leaves on.

@@ -134,8 +134,7 @@ impl Poller for EpollPoller {
             match listener.accept() {
                 Ok((stream, address)) => {
                     let socket = EpollSocket { stream, has_input: true, is_half_closed: false };
-                    let is_loopback = address.ip().to_canonical().is_loopback();
-                    return Ok(Some(Accepted { socket, is_loopback }));
+                    return Ok(Some(Accepted { socket, client: address.ip().to_canonical() }));
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => {
