@@ -12,11 +12,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PROFILE=${PROFILE:-sigmad}
-RATE=${RATE:-8000}
+RATE=${RATE:-3000}
 DURATION=${DURATION:-30s}
 RUNS=${RUNS:-8}
 CPUS=${CPUS:-4}
 MEMORY=${MEMORY:-4g}
+# Of the charts: those whose values k8s/monitoring has.
+PROMETHEUS_CHART=29.27.0
+GRAFANA_CHART=12.11.1
 VERSION=$(sed -n '/^version = /{s/[^"]*"\(.*\)"/\1/p;q}' Cargo.toml)
 IMAGE=sigmad:$VERSION
 monitoring=yes
@@ -30,24 +33,25 @@ cluster() { kubectl --context "$PROFILE" "$@"; }
 in_sigmad() { cluster --namespace sigmad "$@"; }
 chart() { helm --kube-context "$PROFILE" --namespace monitoring "$@"; }
 
-down() {
-  minikube delete --profile "$PROFILE"
-  exit 0
+need() {
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null || fail "$tool is not installed"
+  done
 }
 
 for argument in "$@"; do
   case $argument in
     --no-monitoring) monitoring=no ;;
-    --down) down ;;
+    --down)
+      need minikube
+      exec minikube delete --profile "$PROFILE"
+      ;;
     *) fail "$argument is not known; see the head of this file" ;;
   esac
 done
 
-tools=(minikube kubectl python3)
-[[ $monitoring == yes ]] && tools+=(helm)
-for tool in "${tools[@]}"; do
-  command -v "$tool" >/dev/null || fail "$tool is not installed"
-done
+need minikube kubectl python3
+[[ $monitoring == no ]] || need helm
 
 say "cluster: Minikube profile $PROFILE"
 if [[ $(minikube status --profile "$PROFILE" --format '{{.APIServer}}' 2>/dev/null || true) != Running ]]; then
@@ -65,9 +69,9 @@ if [[ $monitoring == yes ]]; then
   say "monitoring: rules, dashboard, Prometheus, Alertmanager, Grafana"
   cluster apply -k k8s/monitoring
   chart upgrade --install prometheus prometheus --repo https://prometheus-community.github.io/helm-charts \
-    --values k8s/monitoring/prometheus-values.yaml --wait --timeout 10m
+    --version "$PROMETHEUS_CHART" --values k8s/monitoring/prometheus-values.yaml --wait --timeout 10m
   chart upgrade --install grafana grafana --repo https://grafana-community.github.io/helm-charts \
-    --values k8s/monitoring/grafana-values.yaml --wait --timeout 10m
+    --version "$GRAFANA_CHART" --values k8s/monitoring/grafana-values.yaml --wait --timeout 10m
 fi
 
 say "sigmad"

@@ -15,6 +15,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 # Between two polls. The autoscaler and metrics-server each poll every 15 s.
 STEP_S = float(os.environ.get("WATCH_STEP_S", "5"))
@@ -24,7 +27,18 @@ JOB_S_MAX = 1800
 DOWN_S_MAX = 420
 # Time for metrics-server to measure a new pod.
 READY_S_MAX = 300
+# A busy API server answers late, and a call that hangs must not end the watch.
+CALL_S_MAX = 60
+# So many polls in a row that fail: the cluster is gone.
+FAILED_POLLS_MAX = 12
 BUCKET = re.compile(r'^http_request_duration_seconds_bucket\{path="/ingest",le="([^"]+)"\} (\S+)$', re.MULTILINE)
+
+
+T = TypeVar("T")
+
+
+class KubectlError(RuntimeError):
+    """A call that failed or took too long."""
 
 
 class Cluster:
@@ -35,9 +49,12 @@ class Cluster:
 
     def ask(self, *arguments: str, namespace: str = "sigmad") -> str:
         command = ["kubectl", "--context", self.context, "--namespace", namespace, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_S_MAX, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise KubectlError(str(error)) from error
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+            raise KubectlError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
 
     def get(self, *arguments: str) -> dict:
@@ -65,18 +82,17 @@ def autoscaler(cluster: Cluster) -> tuple[int, float | None, int | None]:
     return status["currentReplicas"], used, current[0].get("averageUtilization")
 
 
-def buckets(cluster: Cluster) -> Counter[float]:
-    """Cumulative buckets of the duration of /ingest, by upper edge, summed over all replicas."""
-    sums: Counter[float] = Counter()
+def buckets(cluster: Cluster) -> dict[str, Counter[float]]:
+    """Cumulative buckets of the duration of /ingest, by upper edge, of each replica that answers."""
+    found = {}
     for pod in cluster.pods("server"):
         try:
             scrape = cluster.ask("get", "--raw", f"/api/v1/namespaces/sigmad/pods/{pod}:8080/proxy/metrics")
-        except RuntimeError:
-            # It is terminating, or has not started yet.
+        except KubectlError:
+            # It is terminating, or has not started yet. What it said before still counts.
             continue
-        for edge, count in BUCKET.findall(scrape):
-            sums[float(edge)] += float(count)
-    return sums
+        found[pod] = Counter({float(edge): float(count) for edge, count in BUCKET.findall(scrape)})
+    return found
 
 
 def quantile(share: float, cumulative: Counter[float]) -> float | None:
@@ -108,10 +124,11 @@ def job_state(cluster: Cluster) -> str:
 def until_ready(cluster: Cluster) -> None:
     """Waits until the autoscaler has its minimum of replicas, all ready, and their CPU metrics."""
     deadline = time.monotonic() + READY_S_MAX
-    least = cluster.get("hpa", "sigmad")["spec"]["minReplicas"]
+    least = persistent(lambda: cluster.get("hpa", "sigmad")["spec"]["minReplicas"])
     while True:
-        replicas, used, _ = autoscaler(cluster)
-        ready = cluster.get("deployment", "sigmad")["status"].get("readyReplicas", 0)
+        replicas, used, _ = persistent(lambda: autoscaler(cluster))
+        deployment = persistent(lambda: cluster.get("deployment", "sigmad"))
+        ready = deployment["status"].get("readyReplicas", 0)
         print(f"replicas {replicas}, ready {ready}, CPU {'unknown' if used is None else f'{used:.0f}m'}", flush=True)
         if used is not None and replicas >= least and ready >= replicas:
             return
@@ -120,52 +137,79 @@ def until_ready(cluster: Cluster) -> None:
         time.sleep(STEP_S)
 
 
-def watch(cluster: Cluster) -> dict:
-    least = cluster.get("hpa", "sigmad")["spec"]["minReplicas"]
+@dataclass
+class Seen:
+    """What the polls have shown so far."""
+
+    state: str = "running"
+    # Seconds from the start to the end of the Job.
+    ended: float | None = None
+    replicas: list[int] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    # Of each replica, as it last answered.
+    before: dict[str, Counter[float]] = field(default_factory=dict)
+    latencies: dict[str, Counter[float]] = field(default_factory=dict)
+    runs: list[dict] = field(default_factory=list)
+
+
+def poll(cluster: Cluster, seen: Seen, now: float) -> None:
+    """One look at the cluster, and a line about it. Nothing is noted of a look that fails."""
+    replicas, used, share = autoscaler(cluster)
+    if seen.state == "running":
+        state, latencies = job_state(cluster), buckets(cluster)
+        seen.state, seen.latencies = state, seen.latencies | latencies
+        if used is not None:
+            seen.cpu.append(used * replicas)
+        if state != "running":
+            seen.ended = now
+    seen.replicas.append(replicas)
+    cpu = "unknown" if used is None else f"{used:4.0f}m each, {share} % of the request"
+    print(f"{now:4.0f} s  load {seen.state:8}  replicas {replicas}  CPU {cpu}", flush=True)
+
+
+def watch(cluster: Cluster) -> Seen:
+    least = persistent(lambda: cluster.get("hpa", "sigmad")["spec"]["minReplicas"])
     start = time.monotonic()
-    state, ended = "running", None
-    before = latencies = buckets(cluster)
-    replicas_seen, cpu_seen = [], []
-    while True:
-        now = time.monotonic() - start
-        replicas, used, share = autoscaler(cluster)
-        replicas_seen.append(replicas)
-        if state == "running":
-            state = job_state(cluster)
-            if used is not None:
-                cpu_seen.append(used * replicas)
-            latencies = buckets(cluster)
-            if state != "running":
-                ended = now
-        cpu = "unknown" if used is None else f"{used:4.0f}m each, {share} % of the request"
-        print(f"{now:4.0f} s  load {state:8}  replicas {replicas}  CPU {cpu}", flush=True)
-        if ended is not None and (replicas <= least or now > ended + DOWN_S_MAX):
-            break
-        if now > JOB_S_MAX:
+    before = persistent(lambda: buckets(cluster))
+    seen = Seen(before=before, latencies=before)
+    while seen.ended is None or (seen.replicas[-1] > least and time.monotonic() - start < seen.ended + DOWN_S_MAX):
+        if time.monotonic() - start > JOB_S_MAX:
             sys.exit("the load Job did not finish in time")
+        persistent(lambda: poll(cluster, seen, time.monotonic() - start))
         time.sleep(STEP_S)
-    latencies = Counter({edge: count - before[edge] for edge, count in latencies.items()})
-    return {
-        "state": state,
-        "replicas": replicas_seen,
-        "cpu": cpu_seen,
-        "latencies": latencies,
-        "runs": summaries(cluster),
-    }
+    seen.runs = persistent(lambda: summaries(cluster))
+    return seen
 
 
-def table(seen: dict) -> list[tuple[str, str]]:
-    runs = seen["runs"]
-    good = sum(run["requests"]["good"] for run in runs)
-    failed = sum(run["requests"]["failed"] + run["requests"]["unsent"] for run in runs)
-    seconds = sum(run["elapsed_s"] for run in runs)
-    p95 = quantile(0.95, seen["latencies"])
-    replicas, cpu = seen["replicas"], seen["cpu"]
+def persistent(call: Callable[[], T]) -> T:
+    """The result of a call, which is repeated when kubectl fails: an API server is busy at times."""
+    for attempt in range(FAILED_POLLS_MAX):
+        if attempt:
+            time.sleep(STEP_S)
+        try:
+            return call()
+        except KubectlError as error:
+            print(f"        {error}", flush=True)
+    sys.exit(f"kubectl failed {FAILED_POLLS_MAX} times in a row")
+
+
+def table(seen: Seen) -> list[tuple[str, str]]:
+    requests = [run["requests"] for run in seen.runs]
+    # `unsent` were due and never sent: the generator was late, and sigmad never saw them.
+    sent, good, unsent = (sum(each[name] for each in requests) for name in ("sent", "good", "unsent"))
+    seconds = sum(run["elapsed_s"] for run in seen.runs)
+    latencies: Counter[float] = Counter()
+    for pod, counts in seen.latencies.items():
+        latencies.update(counts)
+        latencies.subtract(seen.before.get(pod, {}))
+    p95 = quantile(0.95, latencies)
+    replicas, cpu = seen.replicas, seen.cpu
     return [
-        ("runs of the generator", f"{len(runs)}, {seen['state']}"),
+        ("runs of the generator", f"{len(seen.runs)}, {seen.state}"),
         ("2xx responses per second", f"{good / seconds:.0f}" if seconds else "unknown"),
         ("p95, measured by the replicas", "unknown" if p95 is None else f"at most {p95 * 1e3:.3g} ms"),
-        ("errors", f"{failed} of {good + failed}"),
+        ("errors", f"{sent - good} of {sent} requests sent"),
+        ("due, and not sent", f"{unsent}, as the generator was late" if unsent else "0"),
         ("replicas, minimum and maximum", f"{min(replicas)}, {max(replicas)}; at the end {replicas[-1]}"),
         ("average CPU of all replicas", f"{sum(cpu) / len(cpu):.0f}m" if cpu else "unknown"),
     ]
@@ -183,14 +227,15 @@ def main() -> None:
     seen = watch(cluster)
     rows = table(seen)
     if arguments.alerts:
-        lines = cluster.ask("logs", "deployment/alert-webhook", "--tail=20", namespace="monitoring").splitlines()
+        webhook = ("logs", "deployment/alert-webhook", "--tail=20")
+        lines = persistent(lambda: cluster.ask(*webhook, namespace="monitoring")).splitlines()
         rows.append(("alerts at the webhook", str(len(lines))))
         print("\n".join(lines))
     width = max(len(name) for name, _ in rows)
     print()
     for name, value in rows:
         print(f"  {name:{width}}  {value}")
-    if seen["state"] != "complete":
+    if seen.state != "complete":
         sys.exit("a run of the generator failed: kubectl -n sigmad logs job/sigmad-load")
 
 
