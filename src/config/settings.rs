@@ -224,10 +224,10 @@ pub struct ServerSettings {
     #[arg(help_heading = "Access", long, value_name = "TOKEN")]
     pub read_token: Option<TokenFlag>,
 
-    /// bearer token for /debug/ from other hosts
+    /// bearer token for /debug/; none: local requests only
     ///
-    /// Bearer token that requests to `/debug/` need if they come from another machine or through a proxy, as a
-    /// token or `@file`. Without it, they get 403.
+    /// Bearer token that every request to `/debug/` needs, as a token or `@file`. Without it, only requests from this
+    /// machine are answered, and others get 403.
     #[arg(help_heading = "Access", long, value_name = "TOKEN")]
     pub debug_token: Option<TokenFlag>,
 
