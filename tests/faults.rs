@@ -13,12 +13,14 @@ mod store_ledger;
 #[path = "fault_proxy/tests.rs"]
 mod tests_of_the_proxy;
 
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use fault_proxy::{Fault, Proxy};
 use harness::{Launch, Server, eventually};
 use redis_server::{Redis, ask, unused_port};
-use serde_json::Value;
+use serde_json::{Value, json};
 use store_ledger::{Excuse, Keys, Ledger, Load, Phase, Plan, Scrape};
 
 /// Requests before the fault, and during it: for about a second each.
@@ -643,6 +645,94 @@ fn sigmad_terminated_with_a_very_slow_redis_exits_in_time() {
     let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
     assert_eq!(status.code(), Some(0));
     load.join().assert_answers();
+}
+
+/// Samples accepted, and those with an outcome: stored, coalesced, dropped. By the last log lines.
+fn last_counts(server: &Server) -> (u64, [u64; 3]) {
+    let log = server.log_text();
+    let lines: Vec<Value> =
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let count = |message: &str, name: &str| {
+        let line = lines.iter().find(|line| line["message"] == message);
+        line.and_then(|line| line[name].as_u64()).unwrap_or_else(|| panic!("no {name}: {log}"))
+    };
+    let outcomes = ["stored", "coalesced", "dropped"].map(|name| count("store stopped", name));
+    (count("stopped", "accepted"), outcomes)
+}
+
+/// Posts samples with distinct keys.
+fn post_distinct(server: &Server, requests: u64) -> u64 {
+    const SAMPLES: u64 = 1_000;
+    for request in 0..requests {
+        let sample = |device: u64| json!({"timestamp": 1_735_100_000 + request, "device": format!("d-{device}"), "rps": 1});
+        let samples: Vec<Value> = (0..SAMPLES).map(sample).collect();
+        server.ingest(&Value::from(samples).to_string()).expect(202);
+    }
+    requests * SAMPLES
+}
+
+#[test]
+fn sigmad_terminated_with_a_distant_redis_counts_every_sample() {
+    let mut scene = Scene::with_proxy(&["--drain", "3s"]);
+    let way = Duration::from_millis(200);
+    scene.proxy().set(Fault::Delay { requests: way, replies: way });
+    let posted = post_distinct(&scene.server, 200);
+    scene.server.terminate();
+    let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
+    assert_eq!(status.code(), Some(0));
+    let (accepted, outcomes) = last_counts(&scene.server);
+    assert_eq!(accepted, posted);
+    assert_eq!(outcomes.iter().sum::<u64>(), posted, "stored, coalesced, dropped: {outcomes:?}");
+    let lines = log_of_redis(&scene.server);
+    let named = lines.iter().filter_map(|line| line["samples"].as_u64()).sum::<u64>();
+    assert_eq!(named, outcomes[2], "the log names what is dropped: {lines:#?}");
+}
+
+#[test]
+fn a_second_sigterm_says_how_many_samples_are_lost() {
+    let mut scene = Scene::with_proxy(&[]);
+    scene.proxy().set(Fault::BlackHole);
+    let posted = post_distinct(&scene.server, 3);
+    // Signals of one moment are one request: the second one is sent until it counts.
+    let mut status = None;
+    while status.is_none() {
+        scene.server.terminate();
+        status = scene.server.wait_exit(Duration::from_millis(150));
+    }
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+    let log = scene.server.log_text();
+    let line = log.lines().find(|line| line.contains("second signal")).expect("a line");
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(line["lost"], posted, "{line}");
+}
+
+/// Accepts any number of clients and sends them these bytes again and again.
+fn babble(bytes: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().filter_map(Result::ok) {
+            std::thread::spawn(move || while client.write_all(bytes).is_ok() {});
+        }
+    });
+    port
+}
+
+#[test]
+fn a_reply_without_an_end_takes_no_memory() {
+    for (bytes, named) in [
+        (&b"$2147483647\r\n"[..], "a reply of Redis is too long"),
+        (b"*1000000000\r\n", "a reply of Redis has too many values"),
+        (b"*1000\r\n", "a reply of Redis has too many values"),
+        (b"+aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "a reply of Redis has an endless line"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "an HTTP server answers at this address"),
+    ] {
+        let server = start(&format!("redis://127.0.0.1:{}", babble(bytes)), &[]);
+        let line = server.wait_for_log(&["redis fails", &named.to_ascii_lowercase()]);
+        assert!(line.is_some(), "{named}: {}", server.log_text());
+        let held = server.resident_kib();
+        assert!(held < 200 << 10, "{held} KiB are in use");
+    }
 }
 
 #[test]

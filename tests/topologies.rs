@@ -45,7 +45,8 @@ fn connect_from(identity: &ClientIdentity, url: &str) -> Result<Link, LinkError>
 
 fn identity(name: &str) -> ClientIdentity {
     let clock = Clock::new(sigmad_clock::start());
-    ClientIdentity::new(name.to_owned(), clock, Arc::new(TcpDialer))
+    let dialer = TcpDialer::new(sigmad_clock::start(), Arc::default());
+    ClientIdentity::new(name.to_owned(), clock, Arc::new(dialer))
 }
 
 /// The error of an attempt that must fail within its time.

@@ -54,6 +54,15 @@ impl ServerCounters {
         }
     }
 
+    /// Samples that were accepted for Redis and are neither there nor dropped. Of those in memory none outlives
+    /// the process.
+    pub fn without_outcome(&self) -> u64 {
+        let Some(redis) = &self.redis else { return 0 };
+        let finished = redis.finished();
+        let accepted = self.workers.iter().map(|worker| worker.router.accepted_total.get());
+        accepted.sum::<u64>().saturating_sub(finished)
+    }
+
     /// For the scrape. What has left a queue comes before what has entered it: see [`Sources`].
     pub fn sources(&self, build: Build, registry: Arc<Registry>) -> Sources {
         let mut sources: Vec<Arc<dyn MetricSource>> = match &self.redis {

@@ -7,15 +7,13 @@
 //! | `workers`, `analytics`, `store`, `reads` | each builds its threads from plain values of the settings |
 //! | `engine` | the HTTP engine: starts, drains |
 //! | `reload` | what SIGHUP reads again |
-//! | `limits`, `memory` | the file limit and the memory limit, divided |
-//! | `signals`, `threads`, `summary` | SIGTERM, spawning and joining, the last log lines |
+//! | `limits`, `signals`, `threads`, `summary` | file limit, SIGTERM, spawning and joining, the last log lines |
 
 mod analytics;
 mod counters;
 mod engine;
 mod error;
 mod limits;
-mod memory;
 mod reads;
 mod reload;
 mod shared;
@@ -26,6 +24,7 @@ mod threads;
 mod workers;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, unbounded};
@@ -38,7 +37,7 @@ pub use self::error::ServerError;
 use self::reads::ReadThreads;
 use self::reload::Reloads;
 use self::shared::{MainEvent, Shared};
-use self::store::RedisParts;
+use self::store::{RedisParts, drain_of_requests};
 use self::threads::{join, spawn};
 use self::workers::Queues;
 use crate::config::ServerSettings;
@@ -56,16 +55,15 @@ pub fn run(
     is_listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServerError> {
     let (main, main_events) = unbounded();
-    signals::watch(start, main.clone()).map_err(ServerError::Start)?;
     let machine = Machine::of_this_process();
     let placement = placement::decide(&machine, settings.workers, settings.pin);
     let limits = limits::connection_limits(settings, placement.workers())?;
-    let plan = memory::plan(settings, &machine, placement.workers());
 
-    let shared = Shared::new(settings, plan.max_streams, start, main);
-    let (redis, judged_producer) = RedisParts::new(settings, &plan, &shared).unzip();
+    let shared = Shared::new(settings, start, main);
+    let (redis, judged_producer) = RedisParts::new(settings, &shared).unzip();
     let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
-    let counters = ServerCounters::new(placement.workers(), redis_counters);
+    let counters = Arc::new(ServerCounters::new(placement.workers(), redis_counters));
+    signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
     let (queues, queue_ends) = Queues::new(&shared, &counters);
     let analytics = analytics::thread(settings, &shared, &counters, queue_ends, judged_producer);
 
@@ -88,6 +86,7 @@ pub fn run(
         analytics_core = ?placement.analytics_core,
         pinned_because = %placement.pin_reason,
         connections_max = limits.connections_max,
+        memory_limit_bytes = machine.limits.memory_bytes,
         started_ms = elapsed(start).as_millis() as u64,
         "listening"
     );
@@ -98,9 +97,10 @@ pub fn run(
     shared.readiness.set(ReadinessPhase::Draining);
     let deadline = elapsed(start) + settings.drain;
     if let Some(store) = &store {
-        store.set_deadline(deadline);
+        store.set_deadline(deadline, settings.drain);
     }
-    engine.drain(settings.drain);
+    let is_stored = store.is_some();
+    engine.drain(if is_stored { drain_of_requests(settings.drain) } else { settings.drain });
     // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.
     reads.join();
     let totals = join(analytics);

@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sigmad_clock::{Clock, elapsed};
+use sigmad_counters::Counter;
 use tracing::warn;
 
 use super::shared::{MainEvent, Shared};
 use super::threads::spawn;
 use crate::config::{RedisHistory, ServerSettings};
 use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
-use crate::memory::MemoryPlan;
 use crate::readiness::StoreState;
 use crate::store::StoreCounters;
 use crate::store::commands::StoreOptions;
@@ -24,9 +24,11 @@ use crate::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
 
 /// Samples in the history of one replica: a minute of a large fleet, about 20 MB in Redis.
 const HISTORY_SAMPLES: usize = 100_000;
-/// The duration of an attempt of the store that began before the deadline: to connect, and for a response that
-/// does not come. A response that comes byte by byte takes longer, and the process does not wait for it.
-const STORE_ATTEMPT: Duration = Duration::from_secs(3);
+/// Between the deadline of the store and that of the process: to count and log what is lost. At most this part of the
+/// drain, for a short one.
+const FINAL_STEPS: (Duration, u32) = (Duration::from_millis(200), 10);
+/// The last flush leaves most of a short drain to the requests.
+const LAST_FLUSH_PART: u32 = 4;
 /// Between two looks at the store thread while it ends.
 const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -54,17 +56,13 @@ pub(super) struct RunningStore {
 
 impl RedisParts {
     /// The thread, and the end of its queue that analytics has.
-    pub fn new(
-        settings: &ServerSettings,
-        plan: &MemoryPlan,
-        shared: &Shared,
-    ) -> Option<(Self, JudgedProducer)> {
+    pub fn new(settings: &ServerSettings, shared: &Shared) -> Option<(Self, JudgedProducer)> {
         let target = settings.redis_target().expect("the settings were checked")?;
         // The system seeds it for each process.
         let random = RandomState::new().build_hasher().finish();
         let counters = RedisCounters { queue: Arc::default(), store: Arc::default() };
         let (producer, consumer) = judged_queue::channel(
-            plan.redis_queue_bytes,
+            settings.redis_queue,
             shared.sleeper.clone(),
             counters.queue.clone(),
         );
@@ -75,7 +73,7 @@ impl RedisParts {
             ttl: settings.ttl,
             stream_idle: settings.stream_idle,
             history_len: keeps_history.then_some(HISTORY_SAMPLES),
-            devices_max: plan.max_streams,
+            devices_max: settings.max_streams,
         };
         shared.readiness.set_store(StoreState::Degraded);
         let (readiness, main) = (shared.readiness.clone(), shared.main.clone());
@@ -88,7 +86,7 @@ impl RedisParts {
             registry: shared.registry.clone(),
             counters: counters.store.clone(),
             clock: Clock::new(shared.start),
-            dialer: Arc::new(TcpDialer),
+            dialer: Arc::new(TcpDialer::new(shared.start, deadline_ns.clone())),
             seed: random,
             on_state: Box::new(move |is_up| {
                 readiness.set_store(if is_up { StoreState::Ok } else { StoreState::Degraded });
@@ -108,20 +106,47 @@ impl RedisParts {
     }
 }
 
-impl RunningStore {
-    /// Sets when the store drops what is left.
-    pub fn set_deadline(&self, deadline: Duration) {
-        // Relaxed: no other data depends on it; the store reads it again and again.
-        self.deadline_ns.store(deadline.as_nanos() as u64, Ordering::Relaxed);
+impl RedisCounters {
+    /// Samples dropped, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        let by_store = self.store.dropped_total.iter().map(Counter::get).sum::<u64>();
+        self.queue.dropped_total.get() + by_store
     }
 
-    /// Waits until the store has written what is left, at most until its deadline and one attempt more.
+    /// Samples that have their outcome.
+    pub fn finished(&self) -> u64 {
+        self.store.stored_total.get() + self.store.coalesced_total.get() + self.dropped()
+    }
+
+    /// Samples that were sent to the store and have no outcome.
+    pub fn unfinished(&self) -> u64 {
+        // In this order: what is sent in between is not counted below zero.
+        let finished = self.finished();
+        self.queue.samples_total.get() - finished
+    }
+}
+
+/// The part of the drain in which requests are finished. The store needs the rest.
+pub(super) fn drain_of_requests(drain: Duration) -> Duration {
+    drain - LAST_FLUSH.min(drain / LAST_FLUSH_PART)
+}
+
+impl RunningStore {
+    /// Begins the drain, which ends at `deadline`: the store drops what is left shortly before.
+    pub fn set_deadline(&self, deadline: Duration, drain: Duration) {
+        let (longest, part) = FINAL_STEPS;
+        let deadline = deadline - longest.min(drain / part);
+        // Relaxed: no other data depends on it; the store reads it again and again. 0 means that there is none.
+        self.deadline_ns.store((deadline.as_nanos() as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// Waits until the store has written or dropped what is left. Only the search for the address of a host name can
+    /// keep it longer than its deadline: what it then holds is lost, and counted by the last log line.
     pub fn join(self, start: Instant, deadline: Duration) {
-        let deadline = deadline.max(elapsed(start) + LAST_FLUSH) + STORE_ATTEMPT;
         while !self.thread.is_finished() {
             if elapsed(start) > deadline {
-                let samples = self.counters.store.queue_samples.get();
-                warn!(samples, "Redis does not respond; the samples left in the queue are lost");
+                let samples = self.counters.unfinished();
+                warn!(samples, "the store does not respond; the samples that it holds are lost");
                 return;
             }
             std::thread::sleep(JOIN_INTERVAL);

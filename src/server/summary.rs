@@ -4,18 +4,17 @@ use sigmad_counters::Counter;
 use tracing::info;
 
 use super::counters::ServerCounters;
-use super::store::RedisCounters;
 use crate::analytics::report::TotalsReport;
 use crate::api::counters::RouterCounters;
 
 /// Logs the totals of the run.
 pub(super) fn log(totals: &TotalsReport, counters: &ServerCounters) {
-    if let Some(RedisCounters { queue, store }) = &counters.redis {
-        let dropped = store.dropped_total.iter().map(Counter::get).sum::<u64>();
+    if let Some(redis) = &counters.redis {
         info!(
-            stored = store.stored_total.get(),
-            coalesced = store.coalesced_total.get(),
-            dropped = queue.dropped_total.get() + dropped,
+            stored = redis.store.stored_total.get(),
+            coalesced = redis.store.coalesced_total.get(),
+            // A store that does not end in time holds some without an outcome.
+            dropped = redis.dropped() + redis.unfinished(),
             "store stopped"
         );
     }

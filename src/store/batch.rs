@@ -74,6 +74,11 @@ impl CommandBatch {
         self.bytes = 0;
     }
 
+    /// The bytes of its commands, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// True when the commands of one more row fit.
     pub(super) fn has_room(&self) -> bool {
         self.purposes.len() + ROW_COMMANDS_MAX <= BATCH_COMMANDS_MAX && self.bytes < BATCH_BYTES_MAX

@@ -3,6 +3,8 @@
 //! Slots may move at any time. A node that no longer has a slot names the node that has it (MOVED, or ASK
 //! for one command), and the command is sent there. Any other refusal is the reply to that command alone.
 
+use std::collections::VecDeque;
+
 use redis::{Arg, Cmd, Pipeline, ServerError, Value};
 
 use super::ErrorKind;
@@ -24,6 +26,19 @@ pub(super) struct Cluster {
     nodes: Vec<NodeConnection>,
     /// The node of each slot. A slot without a node has any node, which will refuse.
     slot_nodes: Vec<usize>,
+    /// Pipelines that were sent and whose replies are not read, oldest first.
+    in_flight: VecDeque<Round>,
+    /// Pipelines that were in flight when an earlier one was redirected: what their nodes replied.
+    settled: VecDeque<Received>,
+}
+
+/// Commands that are sent together, by node.
+type Round = Vec<Vec<RoutedCommand>>;
+
+/// The replies to a pipeline, as far as they are known.
+struct Received {
+    replies: Vec<RedisReply>,
+    redirected: Vec<(usize, Redirection)>,
 }
 
 /// One command and the node that it is sent to.
@@ -56,8 +71,14 @@ impl Cluster {
                 continue;
             }
             let (target, identity) = (target.clone(), identity.clone());
-            let mut cluster =
-                Self { target, identity, nodes: vec![node], slot_nodes: vec![0; SLOTS] };
+            let mut cluster = Self {
+                target,
+                identity,
+                nodes: vec![node],
+                slot_nodes: vec![0; SLOTS],
+                in_flight: VecDeque::new(),
+                settled: VecDeque::new(),
+            };
             for SlotRange { first, last, master } in ranges {
                 match cluster.node(&master) {
                     Ok(node) => cluster.slot_nodes[first..=last].fill(node),
@@ -86,35 +107,65 @@ impl Cluster {
         self.nodes.iter().filter_map(NodeConnection::session).collect()
     }
 
-    /// Sends every command to its node, all nodes at once, and returns the replies in the order of commands.
-    pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, LinkError> {
+    /// Sends every command to its node, all nodes at once.
+    pub fn send(&mut self, pipeline: &Pipeline) -> Result<(), LinkError> {
+        debug_assert!(self.can_send(), "it would overtake redirected commands");
         let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
-        let mut replies: Vec<RedisReply> = vec![Ok(Value::Nil); commands.len()];
-        let mut routed: Vec<RoutedCommand> = commands
-            .iter()
-            .enumerate()
-            .map(|(index, cmd)| {
-                let node = self.slot_nodes[slot_of(key_of(cmd))];
-                RoutedCommand { index, node, is_asking: false }
-            })
-            .collect();
-        for _ in 0..=REDIRECTIONS_MAX {
-            if routed.is_empty() {
+        let route = |(index, cmd): (usize, &&Cmd)| {
+            let node = self.slot_nodes[slot_of(key_of(cmd))];
+            RoutedCommand { index, node, is_asking: false }
+        };
+        let routed = commands.iter().enumerate().map(route).collect();
+        let round = self.send_round(&commands, routed)?;
+        self.in_flight.push_back(round);
+        Ok(())
+    }
+
+    /// False while commands that were sent may still be redirected: the next ones could overtake them.
+    pub fn can_send(&self) -> bool {
+        self.settled.is_empty()
+    }
+
+    /// The replies to the oldest pipeline that was sent and not received, in the order of its commands.
+    pub fn receive(&mut self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, LinkError> {
+        let Received { mut replies, mut redirected } = match self.settled.pop_front() {
+            Some(received) => received,
+            None => self.receive_oldest(pipeline.len())?,
+        };
+        if redirected.is_empty() {
+            return Ok(replies);
+        }
+        // The replies to what is sent again come after those that are on their way.
+        while let Some(round) = self.in_flight.front() {
+            let commands = round.iter().map(Vec::len).sum();
+            let received = self.receive_oldest(commands)?;
+            self.settled.push_back(received);
+        }
+        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
+        for _ in 0..REDIRECTIONS_MAX {
+            if redirected.is_empty() {
                 break;
             }
-            routed = self.round(&commands, routed, &mut replies)?;
+            let routed = self.follow(redirected)?;
+            let round = self.send_round(&commands, routed)?;
+            redirected = self.receive_round(round, &mut replies)?;
         }
         Ok(replies)
     }
 
-    /// Sends commands, receives their replies, and returns the commands that were redirected.
-    fn round(
+    fn receive_oldest(&mut self, commands: usize) -> Result<Received, LinkError> {
+        let round = self.in_flight.pop_front().expect("a pipeline is sent before it is received");
+        let mut replies: Vec<RedisReply> = vec![Ok(Value::Nil); commands];
+        let redirected = self.receive_round(round, &mut replies)?;
+        Ok(Received { replies, redirected })
+    }
+
+    fn send_round(
         &mut self,
         commands: &[&Cmd],
         routed: Vec<RoutedCommand>,
-        replies: &mut [RedisReply],
-    ) -> Result<Vec<RoutedCommand>, LinkError> {
-        let mut by_node: Vec<Vec<RoutedCommand>> = Vec::new();
+    ) -> Result<Round, LinkError> {
+        let mut by_node = Round::new();
         by_node.resize_with(self.nodes.len(), Vec::new);
         for command in routed {
             by_node[command.node].push(command);
@@ -131,24 +182,43 @@ impl Cluster {
                 node.send(&packed)?;
             }
         }
+        Ok(by_node)
+    }
+
+    /// Receives the replies of one round, and returns the commands that are redirected.
+    fn receive_round(
+        &mut self,
+        round: Round,
+        replies: &mut [RedisReply],
+    ) -> Result<Vec<(usize, Redirection)>, LinkError> {
         let mut redirected = Vec::new();
-        for (node, routed) in by_node.into_iter().enumerate() {
+        for (node, routed) in round.into_iter().enumerate() {
+            let node = &mut self.nodes[node];
+            node.begin_receiving();
             for command in routed {
                 if command.is_asking {
                     // A node that refuses ASKING also refuses the command.
-                    drop(self.nodes[node].receive()?);
+                    drop(node.receive()?);
                 }
-                let reply = self.nodes[node].receive()?;
+                let reply = node.receive()?;
                 if let Err(error) = &reply
-                    && let Some(redirection) = redirection(error, self.nodes[node].address())
+                    && let Some(redirection) = redirection(error, node.address())
                 {
                     redirected.push((command.index, redirection));
                 }
                 replies[command.index] = reply;
             }
         }
-        // Only after all replies are read, so that a node that is down loses none of them.
-        let mut routed = Vec::new();
+        Ok(redirected)
+    }
+
+    /// Routes redirected commands. Only after all replies are read, so that a node that is down loses none of
+    /// them.
+    fn follow(
+        &mut self,
+        redirected: Vec<(usize, Redirection)>,
+    ) -> Result<Vec<RoutedCommand>, LinkError> {
+        let mut routed = Vec::with_capacity(redirected.len());
         for (index, Redirection { slot, address, is_asking }) in redirected {
             let node = self.node(&address)?;
             if !is_asking {

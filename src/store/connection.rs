@@ -1,13 +1,13 @@
 //! One connection to one Redis process.
 //!
 //! Every connect, write and read ends within a timeout, whatever the other side does, and after the first
-//! failure the connection is not used again. Pipelines are therefore sent and read here: after a reply that
-//! does not come, the redis crate would wait once more for each of the rest.
+//! failure the connection is not used again. Several pipelines may be sent before the replies to the first are
+//! read: Redis replies in the order of the commands.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, ServerError, Value};
+use redis::{Cmd, ServerError, Value};
 use sigmad_clock::Clock;
 
 use super::ErrorKind;
@@ -15,8 +15,8 @@ use super::dial::{Dialer, RedisStream};
 use super::error::LinkError;
 use super::url::{Address, Login, Target};
 
-/// For all replies to one write: a batch has hundreds, and each may come just before its timeout. Redis
-/// takes milliseconds for them, a bad network a second or two.
+/// For all replies to one pipeline, from the moment in which they are waited for: a batch has hundreds, and each
+/// may come just before its timeout. Redis takes milliseconds for them, a bad network a second or two.
 const REPLIES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The name of this client at Redis, how it connects, and its lost connections.
@@ -62,8 +62,8 @@ pub(super) struct NodeConnection {
     /// Its id at Redis, if Redis returned one.
     id: Option<i64>,
     clock: Clock,
-    /// When the last write began, on the monotonic clock.
-    sent_ns: u64,
+    /// Since when the present replies are waited for, on the monotonic clock.
+    waiting_ns: u64,
 }
 
 impl NodeConnection {
@@ -106,8 +106,8 @@ impl NodeConnection {
     fn open(address: &Address, is_tls: bool, identity: &ClientIdentity) -> Result<Self, LinkError> {
         let stream = identity.dialer.dial(address, is_tls).map_err(LinkError::lost)?;
         let clock = identity.clock.clone();
-        let sent_ns = clock.monotonic_ns();
-        Ok(Self { stream, address: address.clone(), id: None, clock, sent_ns })
+        let waiting_ns = clock.monotonic_ns();
+        Ok(Self { stream, address: address.clone(), id: None, clock, waiting_ns })
     }
 
     fn log_in(
@@ -191,21 +191,20 @@ impl NodeConnection {
         &self.address
     }
 
-    /// Sends commands and reads their replies.
-    pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, LinkError> {
-        self.send(&pipeline.get_packed_pipeline())?;
-        (0..pipeline.len()).map(|_| self.receive()).collect()
-    }
-
     /// Sends one command and reads its reply. A refusal is an error like any other.
     pub fn ask(&mut self, command: &Cmd) -> Result<Value, LinkError> {
         self.send(&command.get_packed_command())?;
         self.receive()?.map_err(|error| LinkError::refusal(&error).at(&self.address))
     }
 
-    /// Sends commands. Each has a reply to be received.
+    /// Sends commands. Each has a reply, to be received after those of all commands sent before.
     pub fn send(&mut self, packed: &[u8]) -> Result<(), LinkError> {
         self.write(packed).map_err(|error| error.at(&self.address))
+    }
+
+    /// The replies to come are waited for from now on.
+    pub fn begin_receiving(&mut self) {
+        self.waiting_ns = self.clock.monotonic_ns();
     }
 
     /// Reads the next reply.
@@ -214,12 +213,12 @@ impl NodeConnection {
     }
 
     fn write(&mut self, packed: &[u8]) -> Result<(), LinkError> {
-        self.sent_ns = self.clock.monotonic_ns();
+        self.begin_receiving();
         self.stream.write(packed).map_err(LinkError::lost)
     }
 
     fn read(&mut self) -> Result<RedisReply, LinkError> {
-        let waited_ns = self.clock.monotonic_ns() - self.sent_ns;
+        let waited_ns = self.clock.monotonic_ns() - self.waiting_ns;
         if u128::from(waited_ns) > REPLIES_TIMEOUT.as_nanos() {
             return Err(LinkError::new(ErrorKind::Timeout, "the replies come too slowly"));
         }

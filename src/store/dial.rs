@@ -4,13 +4,19 @@
 //! stand in their place.
 
 use std::fmt::Debug;
-use std::time::Duration;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use redis::io::tcp::TcpSettings;
-use redis::{
-    Client, Connection, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult, Value,
-};
+use redis::{RedisResult, Value};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use sigmad_clock::elapsed;
+use socket2::SockRef;
 
+use super::replies::ReplyBuffer;
 use super::url::Address;
 
 /// For the SYN to be acknowledged: three round trips around the world; a lost SYN costs an attempt.
@@ -35,42 +41,167 @@ pub trait RedisStream: Send {
 }
 
 /// Connects over TCP, with or without TLS.
-#[derive(Debug)]
-pub struct TcpDialer;
+#[derive(Clone, Debug)]
+pub struct TcpDialer {
+    start: Instant,
+    deadline_ns: Arc<AtomicU64>,
+}
 
-impl Dialer for TcpDialer {
-    fn dial(&self, address: &Address, is_tls: bool) -> RedisResult<Box<dyn RedisStream>> {
-        let Address { host, port } = address.clone();
-        let to = if is_tls {
-            // Without parameters the roots are the system's, or those of SSL_CERT_FILE.
-            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-        } else {
-            ConnectionAddr::Tcp(host, port)
-        };
-        let tcp = TcpSettings::default()
-            // A flush is one write: waiting for more data only delays its end.
-            .set_nodelay(true)
-            // The write timeout starts again with each part that is written. This one counts from the last
-            // byte that the other side has acknowledged.
-            .set_user_timeout(REPLY_TIMEOUT);
-        let info = to
-            .into_connection_info()?
-            .set_tcp_settings(tcp)
-            // The crate would wait for each reply to its own setup commands, one timeout after another.
-            .set_redis_settings(RedisConnectionInfo::default().set_skip_set_lib_name());
-        let connection = Client::open(info)?.get_connection_with_timeout(CONNECT_TIMEOUT)?;
-        connection.set_read_timeout(Some(REPLY_TIMEOUT))?;
-        connection.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        Ok(Box::new(connection))
+impl TcpDialer {
+    /// Times count from `start`. No call ends after `deadline_ns`, unless that is 0; only the system's search for
+    /// the address of a host name may.
+    pub fn new(start: Instant, deadline_ns: Arc<AtomicU64>) -> Self {
+        Self { start, deadline_ns }
     }
 }
 
-impl RedisStream for Connection {
+impl Dialer for TcpDialer {
+    fn dial(&self, address: &Address, is_tls: bool) -> RedisResult<Box<dyn RedisStream>> {
+        let tls = if is_tls { Some(tls_to(&address.host)?) } else { None };
+        let socket = TimedSocket::connect(address, self)?;
+        Ok(match tls {
+            None => Box::new(TcpRedis { socket, replies: ReplyBuffer::default() }),
+            Some(tls) => {
+                let socket = StreamOwned::new(tls, socket);
+                Box::new(TcpRedis { socket, replies: ReplyBuffer::default() })
+            }
+        })
+    }
+}
+
+/// The roots are the system's, or those of `SSL_CERT_FILE`. They are read for each connection, as certificates
+/// are renewed.
+fn tls_to(host: &str) -> io::Result<ClientConnection> {
+    let mut found = rustls_native_certs::load_native_certs();
+    if let Some(error) = found.errors.pop() {
+        return Err(io::Error::other(error));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in found.certs {
+        roots.add(certificate).map_err(io::Error::other)?;
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)
+}
+
+/// A connection over TCP.
+struct TcpRedis<S> {
+    socket: S,
+    replies: ReplyBuffer,
+}
+
+impl<S: Timed + Read + Write + Send> RedisStream for TcpRedis<S> {
     fn write(&mut self, packed: &[u8]) -> RedisResult<()> {
-        self.send_packed_command(packed)
+        self.socket.timed().begin(REPLY_TIMEOUT);
+        self.socket.write_all(packed)?;
+        Ok(self.socket.flush()?)
     }
 
     fn read(&mut self) -> RedisResult<Value> {
-        self.recv_response()
+        self.socket.timed().begin(REPLY_TIMEOUT);
+        loop {
+            if let Some(reply) = self.replies.next()? {
+                return Ok(reply);
+            }
+            self.replies.fill(&mut self.socket)?;
+        }
+    }
+}
+
+/// What has a [`TimedSocket`] in it.
+trait Timed {
+    fn timed(&mut self) -> &mut TimedSocket;
+}
+
+impl Timed for TimedSocket {
+    fn timed(&mut self) -> &mut TimedSocket {
+        self
+    }
+}
+
+impl Timed for StreamOwned<ClientConnection, TimedSocket> {
+    fn timed(&mut self) -> &mut TimedSocket {
+        &mut self.sock
+    }
+}
+
+/// A socket whose calls end in time. One that a signal interrupts goes on: a CPU profiler interrupts threads.
+#[derive(Debug)]
+struct TimedSocket {
+    tcp: TcpStream,
+    dialer: TcpDialer,
+    /// The end of the present call, since the start.
+    end: Duration,
+}
+
+impl TimedSocket {
+    /// Tries one address of the host after the other.
+    fn connect(address: &Address, dialer: &TcpDialer) -> io::Result<Self> {
+        let mut failure = None;
+        for address in (address.host.as_str(), address.port).to_socket_addrs()? {
+            let end = dialer.end(CONNECT_TIMEOUT);
+            match TcpStream::connect_timeout(&address, dialer.left(end)?) {
+                Ok(tcp) => {
+                    // A flush is one write: waiting for more data only delays its end.
+                    tcp.set_nodelay(true)?;
+                    // Bytes that the other side does not acknowledge in that time end the connection.
+                    SockRef::from(&tcp).set_tcp_user_timeout(Some(REPLY_TIMEOUT))?;
+                    return Ok(Self { tcp, dialer: dialer.clone(), end });
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| io::Error::other("the host name has no address")))
+    }
+
+    /// The next calls together end within that time.
+    fn begin(&mut self, within: Duration) {
+        self.end = self.dialer.end(within);
+    }
+}
+
+impl TcpDialer {
+    /// The end of a call that begins now.
+    fn end(&self, within: Duration) -> Duration {
+        let end = elapsed(self.start) + within;
+        // Relaxed: no other data depends on it.
+        match self.deadline_ns.load(Ordering::Relaxed) {
+            0 => end,
+            deadline_ns => end.min(Duration::from_nanos(deadline_ns)),
+        }
+    }
+
+    fn left(&self, end: Duration) -> io::Result<Duration> {
+        let left = end.saturating_sub(elapsed(self.start));
+        if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for TimedSocket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.tcp.set_read_timeout(Some(self.dialer.left(self.end)?))?;
+            match self.tcp.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Write for TimedSocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            self.tcp.set_write_timeout(Some(self.dialer.left(self.end)?))?;
+            match self.tcp.write(bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

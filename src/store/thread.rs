@@ -2,11 +2,12 @@
 //! other replicas have changed.
 //!
 //! One flush writes a segment of the store queue, marks its subjects as changed, queries the subjects that
-//! others have changed, and reads their windows. After any failure the link is dropped and the same segment
-//! is sent again whole: every command may be executed twice. New chunks are taken from the judged-sample queue
-//! between two batches, so that a slow Redis delays no other thread.
+//! others have changed, and reads their windows. Several batches of a segment are on their way at once, so that
+//! a round trip limits the rate little. After any failure the link is dropped and the same segment is sent again
+//! whole: every command may be executed twice. New chunks are taken from the judged-sample queue between two
+//! batches, so that a slow Redis delays no other thread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,13 +36,19 @@ const GATHER_EVERY: Duration = Duration::from_millis(25);
 /// Chunks taken between two batches, and while a full segment waits: more than Redis can store of samples
 /// that do not coalesce. The rest is dropped in the judged-sample queue, where that costs least.
 const CHUNKS_BETWEEN_BATCHES: usize = 4;
+/// Batches that are sent before the replies to the first are read: at 5 ms of round trip, 1.6 million commands a
+/// second, more than one Redis executes.
+const BATCHES_IN_FLIGHT_MAX: usize = 16;
+/// No further batch is sent while those in flight have more bytes: what a slow network takes in a part of the write
+/// timeout.
+const BYTES_IN_FLIGHT_MAX: usize = 2 * 1024 * 1024;
 /// Subjects read in one round trip: half a megabyte of windows.
 const SUBJECTS_PER_READ: usize = 128;
 /// A sample is in the store queue this long after its arrival, on the busiest machine.
 const ARRIVAL_TO_QUEUE_US: i64 = 1_000_000;
 /// Refusals for good are logged again only after this long without one: every flush may repeat them.
 const REFUSAL_LOG_PAUSE_NS: u64 = 60_000_000_000;
-/// Time for the last flush, at least, after analytics has ended.
+/// The part of the drain that is left for the last flush, at least, after analytics has ended.
 pub const LAST_FLUSH: Duration = Duration::from_secs(2);
 
 /// What the thread is made of.
@@ -67,7 +74,8 @@ pub struct StoreThreadParts {
     pub on_state: Box<dyn Fn(bool) + Send>,
     /// Seeds the backoff; different for each replica.
     pub seed: u64,
-    /// When to drop the samples that are left, on the monotonic clock; 0 before the drain.
+    /// When to drop the samples that are left, on the monotonic clock; 0 before the drain. The dialer ends every
+    /// call by then.
     pub deadline_ns: Arc<AtomicU64>,
 }
 
@@ -89,7 +97,10 @@ pub struct StoreThread {
     backoff: Backoff,
     /// The next attempt is not before this time.
     retry_ns: u64,
-    batch: CommandBatch,
+    /// Batches that were sent and whose replies are not read, oldest first.
+    in_flight: VecDeque<CommandBatch>,
+    /// Empty batches, kept for their memory.
+    spare_batches: Vec<CommandBatch>,
     /// The number of the last change that was read.
     cursor: u64,
     /// Subjects that others have changed and that are still to be read; None for the fleet.
@@ -136,7 +147,8 @@ impl StoreThread {
             link: None,
             backoff: Backoff::new(seed),
             retry_ns: 0,
-            batch: CommandBatch::default(),
+            in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
+            spare_batches: Vec::with_capacity(BATCHES_IN_FLIGHT_MAX),
             cursor: 0,
             changed: Vec::new(),
             overlapping: HashMap::new(),
@@ -149,7 +161,6 @@ impl StoreThread {
     /// Runs on the calling thread until analytics has ended and Redis has all samples, or until the deadline.
     pub fn run(mut self) {
         let mut due_ns = 0;
-        let mut closed_ns = None;
         loop {
             let is_behind = self.link.is_some() && self.queue.has_full_segment();
             let is_open = self.gather(if is_behind { CHUNKS_BETWEEN_BATCHES } else { usize::MAX });
@@ -163,17 +174,21 @@ impl StoreThread {
                 }
             }
             if !is_open {
-                let closed_ns = *closed_ns.get_or_insert(now_ns);
-                let deadline_ns = self.deadline_ns.load(Ordering::Relaxed);
                 if self.queue.samples() == 0 {
                     return;
-                } else if now_ns >= deadline_ns.max(closed_ns + LAST_FLUSH.as_nanos() as u64) {
+                } else if self.is_past_deadline() {
                     return self.drop_rest();
                 }
             }
             let wait_ns = due_ns.max(self.retry_ns).saturating_sub(self.clock.monotonic_ns());
             self.clock.sleep(GATHER_EVERY.min(Duration::from_nanos(wait_ns)));
         }
+    }
+
+    fn is_past_deadline(&self) -> bool {
+        // Relaxed: no other data depends on it.
+        let deadline_ns = self.deadline_ns.load(Ordering::Relaxed);
+        deadline_ns != 0 && self.clock.monotonic_ns() >= deadline_ns
     }
 
     /// Moves the waiting chunks to the store queue, one more than `chunks_max` at most. False once analytics
@@ -197,6 +212,9 @@ impl StoreThread {
     fn flush(&mut self) -> Result<(), LinkError> {
         self.connect()?;
         loop {
+            if self.is_past_deadline() {
+                return Err(LinkError::new(ErrorKind::Timeout, "the drain has ended"));
+            }
             self.write_segment()?;
             if !self.queue.has_full_segment() {
                 break;
@@ -231,26 +249,7 @@ impl StoreThread {
     /// changes of others.
     fn write_segment(&mut self) -> Result<(), LinkError> {
         let begun_ns = self.clock.monotonic_ns();
-        let mut refusals = Refusals::default();
-        let mut cursor = BatchCursor::default();
-        while let Some(segment) = self.queue.begin()
-            && self.encoder.fill(segment, &mut cursor, &mut self.batch)
-        {
-            let batch = std::mem::take(&mut self.batch);
-            let replies = self.send(&batch.pipeline)?;
-            for (reply, purpose) in replies.into_iter().zip(&batch.purposes) {
-                match reply {
-                    Ok(_) => {}
-                    Err(error) if purpose.is_done_already(error.reply()) => {}
-                    Err(error) => {
-                        self.log_refusal(&error);
-                        purpose.count_refusal(&mut refusals);
-                    }
-                }
-            }
-            self.batch = batch;
-            self.gather(CHUNKS_BETWEEN_BATCHES);
-        }
+        let refusals = self.write_batches()?;
         self.mark()?;
         let Some(segment) = self.queue.in_flight() else { return Ok(()) };
         for name in segment.names() {
@@ -273,6 +272,49 @@ impl StoreThread {
         self.counters.flush.record(monotonic_ns - begun_ns, 1);
         self.counters.delay.record(wall_us.saturating_sub(since_us).max(0) as u64 * 1_000, 1);
         Ok(())
+    }
+
+    /// Writes all batches of the oldest segment, if there is one, and receives all their replies.
+    fn write_batches(&mut self) -> Result<Refusals, LinkError> {
+        let mut refusals = Refusals::default();
+        let mut cursor = BatchCursor::default();
+        loop {
+            while self.may_send_batch() {
+                let mut batch = self.spare_batches.pop().unwrap_or_default();
+                let segment = self.queue.begin();
+                if !segment.is_some_and(|s| self.encoder.fill(s, &mut cursor, &mut batch)) {
+                    self.spare_batches.push(batch);
+                    break;
+                }
+                self.linked().send(&batch.pipeline)?;
+                self.in_flight.push_back(batch);
+            }
+            let Some(batch) = self.in_flight.pop_front() else { return Ok(refusals) };
+            let replies = self.linked().receive(&batch.pipeline)?;
+            for (reply, purpose) in self.executed(replies)?.into_iter().zip(&batch.purposes) {
+                match reply {
+                    Ok(_) => {}
+                    Err(error) if purpose.is_done_already(error.reply()) => {}
+                    Err(error) => {
+                        self.log_refusal(&error);
+                        purpose.count_refusal(&mut refusals);
+                    }
+                }
+            }
+            self.spare_batches.push(batch);
+            self.gather(CHUNKS_BETWEEN_BATCHES);
+        }
+    }
+
+    fn may_send_batch(&mut self) -> bool {
+        let bytes = self.in_flight.iter().map(CommandBatch::bytes).sum::<usize>();
+        self.in_flight.len() < BATCHES_IN_FLIGHT_MAX
+            && bytes < BYTES_IN_FLIGHT_MAX
+            && self.linked().can_send()
+    }
+
+    fn linked(&mut self) -> &mut Link {
+        self.link.as_mut().expect("a flush begins with a link")
     }
 
     /// Marks the subjects of the segment in flight as changed, and queries those that others have changed.
@@ -413,8 +455,15 @@ impl StoreThread {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        let link = self.link.as_mut().expect("a flush begins with a link");
-        let mut replies = link.run(pipeline)?;
+        let replies = self.linked().run(pipeline)?;
+        self.executed(replies)
+    }
+
+    /// The replies, unless one is a refusal that is passing.
+    fn executed(
+        &mut self,
+        mut replies: Vec<Result<Value, LinkError>>,
+    ) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
         let passing = |reply: &Result<Value, LinkError>| {
             reply.as_ref().is_err_and(|error| error.kind.is_passing())
         };
@@ -458,6 +507,8 @@ impl StoreThread {
         if let Some(link) = self.link.take() {
             self.identity.set_lost(link.sessions());
         }
+        // The segment is sent again from its first batch on.
+        self.spare_batches.extend(self.in_flight.drain(..));
         self.set_up(false);
         self.counters.errors_total[error.kind as usize].add(1);
         let now_ns = self.clock.monotonic_ns();
