@@ -55,7 +55,7 @@ fmt: ## suite: formatting
 	ruff format --check benches k8s load scripts tests
 
 scripts: ## suite: shell, Python and YAML; imports between modules
-	shellcheck scripts/*.sh k8s/*.sh load/*.sh .ci/run
+	shellcheck scripts/*.sh k8s/*.sh k8s/base/*.sh load/*.sh .ci/run
 	ruff check benches k8s load scripts tests
 	yamllint --strict .yamllint.yml k8s compose docker-compose.yml
 	tests/imports.py

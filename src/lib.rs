@@ -66,6 +66,7 @@ pub mod decode;
 pub mod http;
 pub mod judged_queue;
 pub mod logs;
+mod memory;
 mod placement;
 mod readiness;
 pub mod registry;

@@ -14,7 +14,27 @@ use tracing::{error, info, warn};
 #[global_allocator]
 static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 
+unsafe extern "C" {
+    /// Sets an option of mimalloc for the process; <https://microsoft.github.io/mimalloc/group__options.html>.
+    fn mi_option_set(option: libc::c_int, value: libc::c_long);
+}
+
+/// `mi_option_purge_delay`, in both versions of mimalloc that the crate carries.
+const PURGE_DELAY: libc::c_int = 15;
+
+/// Makes the allocator return what is freed. Called before the first thread starts.
+///
+/// mimalloc returns memory some time after it was freed, and only when it is called again then: what a burst of
+/// large bodies took stayed with an idle process. Huge pages made 12 MB at rest 30 MB.
+fn return_freed_memory() {
+    // SAFETY: it stores a number, which mimalloc reads when it frees a page.
+    unsafe { mi_option_set(PURGE_DELAY, 0) };
+    // SAFETY: no argument is a pointer. A kernel that does not know the option changes nothing.
+    let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 fn main() -> ExitCode {
+    return_freed_memory();
     let start = sigmad_clock::start();
     let invocation = match config::parse() {
         Ok(invocation) => invocation,

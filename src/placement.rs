@@ -27,6 +27,8 @@ pub struct Machine {
     pub parallelism: usize,
     /// Limits of the cgroups.
     pub limits: CgroupLimits,
+    /// The memory of the machine, if it is known.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Machine {
@@ -38,8 +40,17 @@ impl Machine {
             // Err: unknown counts as one.
             parallelism: std::thread::available_parallelism().map_or(1, Into::into),
             limits: CgroupLimits::of_this_process(),
+            memory_bytes: machine_memory(),
         }
     }
+}
+
+/// `MemTotal` of `/proc/meminfo`, which is in KiB.
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// How many workers run, and the core of each thread.
@@ -165,7 +176,7 @@ mod tests {
         let quota = quota_cores.map_or(usize::MAX, |quota| (quota as usize).max(1));
         let parallelism = cores.len().max(1).min(quota);
         let limits = CgroupLimits { quota_cores, memory_bytes: None };
-        Machine { cores, parallelism, limits }
+        Machine { cores, parallelism, limits, memory_bytes: None }
     }
 
     fn unpinned(workers: usize) -> Vec<Option<usize>> {
@@ -268,8 +279,9 @@ mod tests {
 
     #[test]
     fn this_machine_has_cores_within_its_quota() {
-        let Machine { cores, parallelism, limits } = Machine::of_this_process();
+        let Machine { cores, parallelism, limits, memory_bytes } = Machine::of_this_process();
         let quota = limits.quota_cores.map_or(usize::MAX, |quota| (quota as usize).max(1));
         assert_eq!(parallelism, cores.len().min(quota));
+        assert!(memory_bytes.is_none_or(|bytes| bytes > 1 << 20));
     }
 }

@@ -21,7 +21,7 @@ use hashbrown::hash_table::Entry;
 use parking_lot::RwLock;
 
 use sigmad_counters::{Families, MetricSource};
-use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
+use sigmad_sample::{DeviceId, MetricId, NAME_BYTES_MAX, READINGS_MAX};
 
 /// Distinct metric names: each is a label value in the scrape and a window of the fleet.
 pub const METRICS_MAX: usize = 1_024;
@@ -83,6 +83,13 @@ struct DeviceSlot {
     #[expect(clippy::box_collection, reason = "8 bytes in a million slots instead of 24")]
     metrics_above: Option<Box<Vec<u16>>>,
 }
+
+/// Bytes of one device at worst: its word, its longest name in a block of the allocator, and a place each in the
+/// slots and the table, which double: while they do, the old ones are there too.
+pub const DEVICE_BYTES: usize = size_of::<AtomicU64>()
+    + (NAME_BYTES_MAX + 2 * size_of::<usize>()).next_multiple_of(32)
+    + 3 * size_of::<DeviceSlot>()
+    + 4 * size_of::<u32>();
 
 /// The position of the eviction's clock hand.
 #[derive(Debug, Default)]

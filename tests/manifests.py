@@ -10,6 +10,7 @@ and the rest (Prometheus' rules, Alertmanager, dashboard, Compose) must name wha
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -307,20 +309,12 @@ def check_settings(objects: Objects) -> None:
             settings = settings_of(objects, container)
             if not any(name.startswith("SIGMAD_") for name in settings):
                 continue
-            environment = settings | {"PATH": os.environ["PATH"]}
-            done = subprocess.run(
-                [bench.sigmad_binary(), "--print-config"],
-                capture_output=True,
-                text=True,
-                env=environment,
-                check=False,
-                timeout=10,
-            )
+            check_secret_files(name_of(workload), workload, container, settings)
+            done = printed_config(settings)
             assert done.returncode == 0, f"{name_of(workload)}: {done.stderr}"
             known = set(re.findall(r"^(?:# )?(SIGMAD_\w+)", done.stdout, re.MULTILINE))
             unknown = {name for name in settings if name.startswith("SIGMAD_")} - known
             assert not unknown, f"{name_of(workload)}: no settings: {unknown}"
-            assert "SIGMAD_REDIS_URL is set" in done.stdout, "the password is not shown"
             host = urlsplit(settings["SIGMAD_REDIS_URL"])
             services = {
                 (each["metadata"]["name"], port["port"])
@@ -329,6 +323,39 @@ def check_settings(objects: Objects) -> None:
             }
             assert (host.hostname, host.port) in services, f"{name_of(workload)}: no Service {host.hostname}"
             check_memory_plan(name_of(workload), container, settings, done.stdout)
+
+
+def printed_config(settings: dict[str, str]) -> subprocess.CompletedProcess:
+    """What the binary makes of these variables; the files of secrets are not those of a pod."""
+    with tempfile.NamedTemporaryFile("w", prefix="sigmad-secret-") as secret:
+        secret.write("0123456789abcdef")
+        secret.flush()
+        values = {name: f"@{secret.name}" if value.startswith("@") else value for name, value in settings.items()}
+        return subprocess.run(
+            [bench.sigmad_binary(), "--print-config"],
+            capture_output=True,
+            text=True,
+            env=values | {"PATH": os.environ["PATH"]},
+            check=False,
+            timeout=10,
+        )
+
+
+def check_secret_files(place: str, workload: dict, container: dict, settings: dict[str, str]) -> None:
+    """A secret is a file of a mounted Secret, which follows it while the pod runs; a variable does not."""
+    url = urlsplit(settings["SIGMAD_REDIS_URL"])
+    assert not url.password, f"{place}: a password in a variable needs a restart to change"
+    assert settings["SIGMAD_REDIS_PASSWORD"].startswith("@"), f"{place}: no file has the password of Redis"
+    volumes = {volume["name"]: volume for volume in pod_of(workload)["spec"].get("volumes", [])}
+    for name, value in settings.items():
+        if not value.startswith("@"):
+            continue
+        path = Path(value.removeprefix("@"))
+        mounts = [each for each in container["volumeMounts"] if Path(each["mountPath"]) == path.parent]
+        assert mounts, f"{place}: {name} names {path}, where nothing is mounted"
+        assert "subPath" not in mounts[0], f"{place}: a file by subPath never changes"
+        items = volumes[mounts[0]["name"]]["secret"]["items"]
+        assert path.name in {each["path"] for each in items}, f"{place}: {name} names {path}, which is no file"
 
 
 # How the memory limit is divided, in section 4 of the contract.
@@ -606,7 +633,12 @@ def wrongs() -> dict:
         ),
         "a way to the whole world": lambda o: egress(o)[0].pop("to"),
         "Redis for everybody": lambda o: find(o, "NetworkPolicy sigmad-redis")["spec"]["ingress"][0].pop("from"),
-        "a password before it is known": lambda o: container(o)["env"].reverse(),
+        "a password in a variable": lambda o: settings(o).update(SIGMAD_REDIS_URL="redis://:secret@sigmad-redis:6379"),
+        "a password that never changes": lambda o: container(o)["volumeMounts"][0].update(subPath="password"),
+        "a password where nothing is mounted": lambda o: settings(o).update(SIGMAD_REDIS_PASSWORD="@/etc/password"),
+        "a password before it is known": lambda o: containers(pod_of(find(o, "StatefulSet sigmad-redis")))[0].pop(
+            "env"
+        ),
         "the latest image": lambda o: container(o).update(image="sigmad:latest"),
         "an image without a tag": lambda o: container(o).update(image="sigmad"),
         "a way to root": lambda o: container(o)["securityContext"].update(allowPrivilegeEscalation=True),
@@ -645,52 +677,138 @@ def check_wrongs(objects: Objects, routes: dict[str, set[str]], by_hand: dict[st
     return len(cases)
 
 
-def check_redis(objects: Objects) -> None:
-    """Redis takes its configuration, and is what sigmad is told to look for."""
+@contextlib.contextmanager
+def redis_of(objects: Objects, folder: Path):
+    """Redis as its pod starts it, with the files of the pod in `folder`: yields its port, and redis-cli as the probes
+    call it."""
     stateful = find(objects, "StatefulSet sigmad-redis")
     [container] = containers(pod_of(stateful))
     volume = {each["name"]: each for each in pod_of(stateful)["spec"]["volumes"]}["conf"]
-    conf = find(objects, f"ConfigMap {volume['configMap']['name']}")["data"]["redis.conf"]
-    with tempfile.TemporaryDirectory(prefix="sigmad-redis-") as folder:
-        path = Path(folder)
-        (path / "redis.conf").write_text(conf.replace("dir /data", f"dir {folder}"))
-        arguments = [each.replace("$(REDISCLI_AUTH)", "secret") for each in container["args"]]
-        if "--tls-port" in arguments:
-            request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-            request += ["-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-            request += ["-keyout", str(path / "tls.key"), "-out", str(path / "tls.crt")]
-            subprocess.run(request, check=True, capture_output=True)
-            shutil.copy(path / "tls.crt", path / "ca.crt")
-        arguments = [each.replace("/etc/redis-tls", folder).replace("/etc/redis", folder) for each in arguments]
-        # Only the port is another: it may be taken.
-        port = bench.free_port()
-        arguments = [str(port) if each == "6379" else each for each in arguments]
-        if str(port) not in arguments:
-            arguments += ["--port", str(port)]
-        probe = container["readinessProbe"]["exec"]["command"]
-        ask = [probe[0], "-p", str(port), *(each.replace("/etc/redis-tls", folder) for each in probe[1:-1])]
-        with bench.running(arguments, stdout=subprocess.PIPE, text=True) as child:
-            for line in child.stdout:
-                if "ready to accept connections" in line.lower():
-                    break
+    files = find(objects, f"ConfigMap {volume['configMap']['name']}")["data"]
 
-            def said(*words: str, password: str = "secret") -> str:
-                environment = os.environ | {"REDISCLI_AUTH": password}
-                command = [*ask, *words]
-                done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=10)
-                return (done.stdout + done.stderr).strip()
+    def here(text: str) -> str:
+        return re.sub(r"/etc/redis(-tls|-auth)?\b|/data\b", str(folder), text)
 
-            assert said(probe[-1]) == "PONG", said(probe[-1])
-            assert "PONG" not in said("ping", password=""), "the password is asked for"
-            assert said("config", "get", "maxmemory-policy").endswith("allkeys-lru")
-            most = int(said("config", "get", "maxmemory").split()[-1])
-            limit = quantity(container["resources"]["limits"]["memory"])
-            assert 0 < most < 0.8 * limit, f"maxmemory {most} of {limit:.0f}"
-            assert said("config", "get", "save") == "save"
-            plain = subprocess.run(
-                ["redis-cli", "-p", str(port), "ping"], capture_output=True, text=True, check=False, timeout=10
-            )
-            assert "PONG" not in plain.stdout
+    for name, text in files.items():
+        (folder / name).write_text(here(text))
+    (folder / "password").write_text(PASSWORD)
+    arguments = [here(each).replace("$(REDISCLI_AUTH)", PASSWORD) for each in container["args"]]
+    if "--tls-port" in arguments:
+        request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        request += ["-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        request += ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
+        subprocess.run(request, check=True, capture_output=True)
+        shutil.copy(folder / "tls.crt", folder / "ca.crt")
+    # Only the port is another: it may be taken.
+    port = bench.free_port()
+    arguments = [str(port) if each == "6379" else each for each in arguments]
+    if str(port) not in arguments:
+        arguments += ["--port", str(port)]
+    [*cli, _, _] = [here(each) for each in container["readinessProbe"]["exec"]["command"]]
+    with bench.running(arguments, stdout=subprocess.PIPE, text=True) as child:
+        for line in child.stdout:
+            if "ready to accept connections" in line.lower():
+                break
+        yield port, [*cli, "-p", str(port)]
+
+
+PASSWORD = "secret"
+# A key with its JSON and its share of the tables, and the window, the counts and the keys of a stream: docs/REDIS.md.
+KEY_BYTES, STREAM_BYTES_IN_REDIS = 300, 2200
+KEYS_PER_SAMPLE, TTL_S = 2, 300
+
+
+def check_redis(objects: Objects, samples_per_s: int) -> None:
+    """Redis takes its configuration, is what sigmad is told to look for, and has room for so many samples."""
+    [container] = containers(pod_of(find(objects, "StatefulSet sigmad-redis")))
+    [server] = containers(pod_of(find(objects, "Deployment sigmad")))
+    with tempfile.TemporaryDirectory(prefix="sigmad-redis-") as name, redis_of(objects, Path(name)) as (port, cli):
+
+        def said(*words: str, password: str = PASSWORD) -> str:
+            (Path(name) / "password").write_text(password)
+            done = subprocess.run([*cli, *words], capture_output=True, text=True, check=False, timeout=10)
+            return (done.stdout + done.stderr).strip()
+
+        assert said("ping") == "PONG", said("ping")
+        assert "PONG" not in said("ping", password="other"), "the password is asked for"
+        assert said("config", "get", "maxmemory-policy").endswith("allkeys-lru")
+        most = int(said("config", "get", "maxmemory").split()[-1])
+        limit = quantity(container["resources"]["limits"]["memory"])
+        assert 0 < most < 0.8 * limit, f"maxmemory {most} of {limit:.0f}"
+        streams = int(settings_of(objects, server)["SIGMAD_MAX_STREAMS"])
+        needed = samples_per_s * TTL_S * KEYS_PER_SAMPLE * KEY_BYTES + streams * STREAM_BYTES_IN_REDIS
+        assert needed <= most, f"{samples_per_s} samples/s of {streams} streams need {needed} bytes of {most}"
+        assert said("config", "get", "save") == "save"
+        plain = subprocess.run(
+            ["redis-cli", "-p", str(port), "ping"], capture_output=True, text=True, check=False, timeout=10
+        )
+        assert "PONG" not in plain.stdout
+
+
+# Plays kubectl for k8s/rotate-password.sh: its exec is the Redis of this test. The kubelet writes the changed Secret
+# once its file was read twice.
+KUBECTL = """#!/usr/bin/env python3
+import base64, json, os, subprocess, sys
+from pathlib import Path
+folder = Path(os.environ["PLAY"])
+arguments = sys.argv[1:]
+password, pending, asked = folder / "password", folder / "pending", folder / "asked"
+if "get" in arguments:
+    print(base64.b64encode(password.read_bytes()).decode(), end="")
+elif "create" in arguments:
+    print(sys.stdin.read(), end="")
+elif "apply" in arguments:
+    pending.write_text(sys.stdin.read())
+elif arguments[arguments.index("--") + 1] == "cat":
+    asked.open("a").write(".")
+    if len(asked.read_text()) > 2:
+        password.write_text(pending.read_text())
+    print(password.read_text(), end="")
+else:
+    words = arguments[arguments.index("--") + 3 :]
+    sys.exit(subprocess.run([*json.loads(os.environ["CLI"]), *words]).returncode)
+"""
+
+
+def check_rotation(objects: Objects) -> None:
+    """k8s/rotate-password.sh changes the password under a replica, which reads the file again and loses nothing."""
+    with tempfile.TemporaryDirectory(prefix="sigmad-rotation-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        redis, cli = stack.enter_context(redis_of(objects, folder))
+        flags = ["--redis-url", f"redis://127.0.0.1:{redis}", "--redis-password", f"@{folder / 'password'}"]
+        _, port = stack.enter_context(bench.sigmad(*flags))
+        (folder / "bin").mkdir()
+        (folder / "bin" / "kubectl").write_text(KUBECTL)
+        (folder / "bin" / "kubectl").chmod(0o755)
+        environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PLAY": name}
+        environment |= {"CLI": json.dumps(cli), "ROTATE_STEP_S": "0.1"}
+
+        def post() -> None:
+            status, _, body = bench.get(f"http://127.0.0.1:{port}/ingest", "POST", b'{"device":"edge","rps":1}')
+            assert status == 202, body
+
+        post()
+        script = [str(K8S / "rotate-password.sh")]
+        done = subprocess.run(script, capture_output=True, text=True, env=environment, check=False, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        new = (folder / "password").read_text()
+        assert len(new) == 48 and new not in done.stdout + done.stderr, "the password is new, and not shown"
+        for password, answer in ((PASSWORD, "WRONGPASS"), (new, "PONG")):
+            ask = ["redis-cli", "-p", str(redis), "-a", password, "--no-auth-warning", "ping"]
+            heard = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=10)
+            assert answer in heard.stdout + heard.stderr, f"{password}: {heard}"
+        # The connection of the replica is from before; the next one needs the new password.
+        subprocess.run([*cli, "client", "kill", "type", "normal"], check=True, capture_output=True, timeout=10)
+        post()
+        deadline = time.monotonic() + 30
+        while True:
+            scrape = bench.get(f"http://127.0.0.1:{port}/metrics")[2].decode()
+            outcomes = dict(re.findall(r'^sigmad_samples_total\{outcome="(\w+)"\} (\d+)', scrape, re.MULTILINE))
+            assert outcomes["dropped"] == "0", outcomes
+            if int(outcomes["stored"]) + int(outcomes["coalesced"]) == 2:
+                break
+            assert time.monotonic() < deadline, outcomes
+            time.sleep(0.1)
 
 
 def check_load_job(objects: Objects) -> None:
@@ -830,8 +948,12 @@ def main() -> None:
     assert not of_kind(built["overlays/production"], "Secret"), "a password in a repository"
     wrong = check_wrongs(built["base"], routes, {}, wrongs())
     wrong += check_wrongs(built["overlays/production"], routes, secrets_by_hand(), wrongs_of_production())
-    for name in ("base", "overlays/production"):
-        check_redis(built[name])
+    # As the comments of redis.conf and of production/redis.yaml say, and as the load of the demo needs.
+    job = containers(pod_of(find(built["loadgen"], "Job sigmad-load")))[0]
+    demo_rate = next(int(each["value"]) for each in job["env"] if each["name"] == "RATE")
+    for name, samples_per_s in (("base", 3000), ("overlays/minikube", demo_rate), ("overlays/production", 20000)):
+        check_redis(built[name], samples_per_s)
+    check_rotation(built["base"])
     check_load_job(built["loadgen"])
     check_rule_copies(built["overlays/production"])
     check_monitoring(built["monitoring"])

@@ -3,7 +3,8 @@
 
 Upstream connections are kept for 60 s over HTTP/1.1 and requests carry a browser's headers and the
 proxy's, more than 25 in all. First a stretch of load over two replicas, then each of them is
-stopped and started again under load. NGINX_SECONDS is the length of the stretch, 10 unless set;
+stopped and started again under load. `/debug/` stays closed to clients of the proxy, also with nothing but
+`proxy_pass`. NGINX_SECONDS is the length of the stretch, 10 unless set;
 `make nginx` runs it, SIGMAD names the binary.
 """
 
@@ -89,6 +90,12 @@ HTTP = """
             proxy_pass http://sigmad;
         }}
     }}
+    server {{
+        listen 127.0.0.1:{stock};
+        location / {{
+            proxy_pass http://127.0.0.1:{first};
+        }}
+    }}
 """
 
 
@@ -127,10 +134,22 @@ def replica(port: int):
     return bench.sigmad(listen=f"127.0.0.1:{port}")
 
 
+def debug_is_closed(port: int) -> bool:
+    """No client of the proxy gets what is open to local requests."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    client.request("GET", "/debug/pprof/cmdline")
+    answer = client.getresponse()
+    payload = answer.read()
+    client.close()
+    good = answer.status == 403 and b"loopback_only" in payload
+    print(f"/debug/ through port {port}: {answer.status}{'' if good else ' FAILED'}", flush=True)
+    return good
+
+
 def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = proxy.folder(stack, "nginx")
-        ports = {name: bench.free_port() for name in ("first", "second", "port")}
+        ports = {name: bench.free_port() for name in ("first", "second", "port", "stock")}
         replicas = {}
         for name in ("first", "second"):
             replicas[name] = stack.enter_context(contextlib.ExitStack())
@@ -141,6 +160,8 @@ def main() -> None:
         with Load(ports["port"], CLIENTS) as load:
             time.sleep(SECONDS)
         good = load.check(f"{SECONDS:g} s of load", folder)
+        # As ingress-nginx, and with nothing but `proxy_pass` on the same machine.
+        good = all([debug_is_closed(ports["port"]), debug_is_closed(ports["stock"]), good])
 
         with Load(ports["port"], CLIENTS) as load:
             time.sleep(1)

@@ -53,6 +53,9 @@ struct AnomalyEntry {
     change: u64,
 }
 
+/// Bytes of the ring.
+pub const RING_BYTES: usize = ANOMALIES_KEPT * size_of::<AnomalyEntry>();
+
 /// The latest anomalies.
 #[derive(Debug)]
 pub struct AnomalyLog {

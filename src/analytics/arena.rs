@@ -85,6 +85,14 @@ pub struct Arena {
     states: DetectorStates,
 }
 
+/// Bytes of one stream: its record, its ring and the states of these detectors. `is_shared`: replicas share their
+/// windows, so that it may have a copy of its own values.
+pub fn stream_bytes(window: usize, detectors: &DetectorSettings, is_shared: bool) -> usize {
+    let record = size_of::<StreamRecord>() + window * size_of::<f64>();
+    let states = detectors.kinds.iter().map(|kind| kind.state_bytes()).sum::<usize>();
+    record * (1 + usize::from(is_shared)) + states
+}
+
 impl Arena {
     /// Streams with windows of `window` values, judged by these detectors.
     pub fn new(window: usize, detectors: DetectorSettings) -> Self {

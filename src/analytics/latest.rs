@@ -10,6 +10,10 @@ pub const SAMPLES_KEPT: usize = 16_384;
 pub const READINGS_KEPT: usize = 65_536;
 const _: () = assert!(SAMPLES_KEPT.is_power_of_two() && READINGS_KEPT.is_power_of_two());
 
+/// Bytes of both rings.
+pub const RING_BYTES: usize =
+    SAMPLES_KEPT * size_of::<Entry>() + READINGS_KEPT * size_of::<Reading>();
+
 /// A sample that is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct KeptSample<'a> {

@@ -19,4 +19,12 @@ mod scan;
 mod streams;
 pub mod thread;
 
+/// Bytes of a stream that is the only one of its device.
+pub fn stream_bytes(settings: &AnalyticsSettings, is_shared: bool) -> usize {
+    arena::stream_bytes(settings.window, &settings.detectors, is_shared) + streams::DEVICE_BYTES
+}
+
+/// Bytes for all streams together: the latest samples and anomalies.
+pub const SHARED_BYTES: usize = latest::RING_BYTES + anomalies::RING_BYTES;
+
 pub use judge::{Analytics, AnalyticsSettings};

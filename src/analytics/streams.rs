@@ -19,6 +19,9 @@ use sigmad_sample::{DeviceId, MetricId};
 /// Entries are added this many at a time, so that growth copies none.
 pub const DEVICES_PER_CHUNK: usize = 1_024;
 
+/// Bytes of one device here, without its streams.
+pub const DEVICE_BYTES: usize = size_of::<DeviceEntry>();
+
 /// One stream of a device, with what `/devices` sorts by, so that sorting reads no stream.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceStream {

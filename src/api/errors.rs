@@ -73,6 +73,7 @@ impl ApiError<'_> {
             }
             Self::Denied(Denied::Missing) => 401,
             Self::Denied(Denied::Wrong | Denied::Remote) => 403,
+            Self::Denied(Denied::Throttled) => 429,
             Self::NotFound(_) => 404,
             Self::WrongMethod(_) => 405,
             Self::ProfileRuns(_) => 409,
@@ -92,6 +93,7 @@ impl ApiError<'_> {
         match self {
             Self::WrongMethod(allow) => Some(("Allow", Cow::Borrowed(allow))),
             Self::Denied(Denied::Missing) => Some(("WWW-Authenticate", Cow::Borrowed("Bearer"))),
+            Self::Denied(Denied::Throttled) => Some(("Retry-After", Cow::Borrowed("60"))),
             Self::QueueFull | Self::ReadsFull | Self::EventsFull | Self::DebugFull => {
                 Some(("Retry-After", Cow::Borrowed("1")))
             }
@@ -107,6 +109,7 @@ impl ApiError<'_> {
             Self::WrongMethod(_) => "method_not_allowed",
             Self::Denied(Denied::Missing) => "token_missing",
             Self::Denied(Denied::Wrong) => "token_wrong",
+            Self::Denied(Denied::Throttled) => "too_many_wrong_tokens",
             Self::Denied(Denied::Remote) => "loopback_only",
             Self::Body(BodyError::Empty) => "empty_body",
             Self::Body(BodyError::Malformed { .. }) => "malformed_json",
@@ -132,9 +135,13 @@ impl ApiError<'_> {
                 "this path requires a token: `Authorization: Bearer …`".into()
             }
             Self::Denied(Denied::Wrong) => "the bearer token is wrong".into(),
+            Self::Denied(Denied::Throttled) => {
+                "the bearer token is wrong, as many others from this address were".into()
+            }
             Self::Denied(Denied::Remote) => {
-                "this path is open to loopback clients that are not behind a proxy; \
-                 other clients need the token of --debug-token"
+                "this path is open to local requests only: from loopback, with a Host that names \
+                 loopback, by HTTP/1.1, and without fields of a proxy or of another site; \
+                 others need --debug-token and its token"
                     .into()
             }
             Self::Body(BodyError::Empty) => "the body holds no sample".into(),

@@ -17,6 +17,7 @@ pub mod routes;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokens;
+mod wrong_tokens;
 
 /// The media type of most answers.
 pub const JSON: &str = "application/json";

@@ -18,7 +18,8 @@ use super::errors::ApiError;
 use super::ingest::{body_format, write_accepted, write_refused};
 use super::reader::ReadRequest;
 use super::routes::{self, Action, DebugRead, Get, LABELS, Label, Read};
-use super::tokens::{self, Tokens};
+use super::tokens::{self, Denied, Tokens};
+use super::wrong_tokens::WrongTokens;
 use crate::dashboard::page::{self, Asset, AssetCoding};
 use crate::decode::{Decoder, Format};
 use crate::http::message::{HeaderField, Method, Request, Response, ResponseWriter, Service};
@@ -54,6 +55,7 @@ pub struct RouterParts {
 #[derive(Debug)]
 pub struct Router {
     parts: RouterParts,
+    wrong_tokens: WrongTokens,
     staging: Batch,
     /// The body of the current answer; reused.
     body: Vec<u8>,
@@ -71,7 +73,13 @@ struct RouterRound {
 impl Router {
     /// A router before its first request.
     pub fn new(parts: RouterParts) -> Self {
-        Self { parts, staging: Batch::default(), body: Vec::new(), round: RouterRound::default() }
+        Self {
+            parts,
+            wrong_tokens: WrongTokens::default(),
+            staging: Batch::default(),
+            body: Vec::new(),
+            round: RouterRound::default(),
+        }
     }
 
     fn ingest(
@@ -84,7 +92,8 @@ impl Router {
         let RouterParts { decoder, samples, clock, counters, tokens, .. } = &mut self.parts;
         counters.ingest_requests_total.add(1);
         if let Err(denied) = tokens::check(tokens.get().ingest.as_ref(), &request.headers) {
-            return self.refuse(exchange, ApiError::Denied(denied));
+            let error = self.denied(denied, &request);
+            return self.refuse(exchange, error);
         }
         let format = body_format(format, &request.headers);
         request.stages.begin(clock);
@@ -121,7 +130,8 @@ impl Router {
             && let Err(denied) =
                 tokens::check(self.parts.tokens.get().read.as_ref(), &request.headers)
         {
-            return self.refuse(exchange, ApiError::Denied(denied));
+            let error = self.denied(denied, request);
+            return self.refuse(exchange, error);
         }
         match get {
             Get::Health => {
@@ -146,8 +156,9 @@ impl Router {
         debug: DebugRead,
     ) {
         let RouterParts { tokens, counters, debug: debugs, .. } = &mut self.parts;
-        if let Err(denied) = tokens::check_debug(tokens.get().debug.as_ref(), request) {
-            return self.refuse_debug(exchange, ApiError::Denied(denied));
+        if let Err(denied) = tokens::check_operator(tokens.get().debug.as_ref(), request) {
+            let error = self.denied(denied, request);
+            return self.refuse_debug(exchange, error);
         }
         let passed = debugs.try_send(DebugRequest {
             debug,
@@ -213,6 +224,14 @@ impl Router {
         self.parts.counters.reads_refused_total.add(1);
         exchange.count(&self.parts.counters, &mut self.round, error.status());
         request.responder.send(error.response());
+    }
+
+    /// The refusal of a request whose token is missing or wrong.
+    fn denied(&mut self, denied: Denied, request: &Request<'_>) -> ApiError<'static> {
+        ApiError::Denied(match denied {
+            Denied::Wrong => self.wrong_tokens.count(request.client, request.now),
+            denied => denied,
+        })
     }
 
     fn refuse(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
@@ -374,8 +393,11 @@ mod tests {
 
     impl RouterTest {
         fn call(&mut self, method: Method, target: &str, fields: &[(&str, &str)], body: &str) {
-            let fields: Vec<_> = fields
-                .iter()
+            let has_host = fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
+            let host = (!has_host).then_some(&("Host", "localhost:8080"));
+            let fields: Vec<_> = host
+                .into_iter()
+                .chain(fields)
                 .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
                 .collect();
             let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -405,6 +427,15 @@ mod tests {
         fn post(&mut self, path: &str, body: &str) -> Response {
             self.call(Method::Post, path, &[], body);
             self.engine.sent()
+        }
+
+        /// The request reaches the debug thread.
+        fn admitted(&mut self, path: &str, fields: &[(&str, &str)]) {
+            self.call(Method::Get, path, fields, "");
+            let request = self.debugs.try_recv().expect(path);
+            assert_eq!(request.path, path);
+            drop(request);
+            assert_eq!(self.engine.completed().status, 500, "a dropped responder answers");
         }
 
         fn counted(&self, path: &str, method: Method, status: u16) -> u64 {
@@ -606,44 +637,90 @@ mod tests {
         assert_eq!(test.reads.len(), 9, "eight reads of data, and the description");
     }
 
+    /// What shows that a request is not local: the client, the version, or a field.
+    const NOT_LOCAL: [(&str, &str); 17] = [
+        ("test-from-elsewhere", ""),
+        ("test-http10", ""),
+        ("X-Forwarded-For", "127.0.0.1"),
+        ("forwarded", "for=127.0.0.1"),
+        ("X-REAL-IP", "127.0.0.1"),
+        ("Via", "1.1 proxy"),
+        ("X-Forwarded-Proto", "http"),
+        ("X-Forwarded-Host", "localhost"),
+        ("CF-Connecting-IP", "127.0.0.1"),
+        ("True-Client-IP", "127.0.0.1"),
+        ("X-Envoy-External-Address", "127.0.0.1"),
+        ("Origin", "http://localhost:8080"),
+        ("Origin", "null"),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Host", "sigmad.example.com"),
+        ("Host", "10.0.0.7:8080"),
+        ("Host", ""),
+    ];
+
     #[test]
-    fn debug_paths_are_for_loopback_clients_or_with_a_token() {
-        let remote = [("test-from-elsewhere", "")];
-        let proxied =
-            ["X-Forwarded-For", "forwarded", "X-REAL-IP"].map(|name| [(name, "127.0.0.1")]);
-        let strangers = || std::iter::once(&remote).chain(&proxied);
-        let right = ("Authorization", "Bearer look");
+    fn without_a_debug_token_debug_paths_are_for_local_requests() {
         let paths = routes::ROUTES.iter().filter(|r| matches!(r.get, Some(Get::Debug(_))));
         for path in paths.map(|route| route.path) {
             // The other tokens open nothing here.
             let (ingest, read) = (Some(BearerToken::new("look")), Some(BearerToken::new("look")));
             let mut test = router_test_with(Tokens { ingest, read, debug: None }, 1, 1_000);
-            for stranger in strangers() {
-                let fields = [stranger[0], right];
+            for stranger in NOT_LOCAL {
+                let fields = [stranger, ("Authorization", "Bearer look")];
                 let response = test.ask(Method::Get, path, &fields);
                 assert_eq!((response.status, &*error_code(&response)), (403, "loopback_only"));
                 assert_eq!(field(&response, "X-Go-Pprof"), Some("1"));
                 assert_eq!(response.content_type, super::super::TEXT);
             }
-            let debug = Some(BearerToken::new("look"));
-            let mut test = router_test_with(Tokens { debug, ..Tokens::default() }, 1, 1_000);
-            let mut admit = |fields: &[(&str, &str)]| {
-                test.call(Method::Get, path, fields, "");
-                let request = test.debugs.try_recv().expect(path);
-                assert_eq!(request.path, path);
-                drop(request);
-                assert_eq!(test.engine.completed().status, 500, "a dropped responder answers");
-            };
-            admit(&[]);
-            for stranger in strangers() {
-                admit(&[stranger[0], right]);
-            }
-            for stranger in strangers() {
-                assert_eq!(test.ask(Method::Get, path, stranger).status, 401);
-                let fields = [stranger[0], ("Authorization", "Bearer 0ook")];
-                assert_eq!(test.ask(Method::Head, path, &fields).status, 403);
+            for fields in [&[][..], &[("Sec-Fetch-Site", "none")], &[("Host", "[::1]:80")]] {
+                test.admitted(path, fields);
             }
         }
+    }
+
+    #[test]
+    fn a_debug_token_is_required_of_everyone() {
+        let paths = routes::ROUTES.iter().filter(|r| matches!(r.get, Some(Get::Debug(_))));
+        for path in paths.map(|route| route.path) {
+            let debug = Some(BearerToken::new("look"));
+            let mut test = router_test_with(Tokens { debug, ..Tokens::default() }, 1, 1_000);
+            assert_eq!(test.ask(Method::Get, path, &[]).status, 401, "local requests too");
+            test.admitted(path, &[("Authorization", "Bearer look")]);
+            for stranger in NOT_LOCAL {
+                assert_eq!(test.ask(Method::Get, path, &[stranger]).status, 401);
+                test.admitted(path, &[stranger, ("Authorization", "Bearer look")]);
+            }
+            let wrong = [("Authorization", "Bearer 0ook")];
+            assert_eq!(test.ask(Method::Head, path, &wrong).status, 403);
+        }
+    }
+
+    #[test]
+    fn many_wrong_tokens_are_throttled_and_right_ones_never() {
+        let (ingest, read) = (Some(BearerToken::new("wri-te")), Some(BearerToken::new("re-ad")));
+        let mut test = router_test_with(Tokens { ingest, read, debug: None }, 100, 1_000);
+        let wrong = ("Authorization", "Bearer 0ther");
+        let mut statuses = [0; 2];
+        for guess in 0..100 {
+            let (method, path) =
+                if guess % 2 == 0 { (Method::Post, "/ingest") } else { (Method::Get, "/stats") };
+            let response = test.ask(method, path, &[wrong]);
+            match response.status {
+                403 => statuses[0] += 1,
+                status => {
+                    assert_eq!((status, field(&response, "Retry-After")), (429, Some("60")));
+                    assert_eq!(error_code(&response), "too_many_wrong_tokens");
+                    statuses[1] += 1;
+                }
+            }
+            let right = [("Authorization", "Bearer wri-te")];
+            test.call(Method::Post, "/ingest", &right, r#"{"rps":1}"#);
+            assert_eq!(test.engine.sent().status, 202);
+            assert_eq!(test.ask(Method::Get, "/stats", &[]).status, 401);
+        }
+        assert_eq!(statuses, [10, 90]);
+        let elsewhere = ("test-from-elsewhere", "");
+        assert_eq!(test.ask(Method::Get, "/stats", &[wrong, elsewhere]).status, 403);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! word by word.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use subtle::{Choice, ConstantTimeEq};
 
@@ -26,7 +27,7 @@ pub struct Tokens {
     pub ingest: Option<BearerToken>,
     /// For GET requests that return data of samples.
     pub read: Option<BearerToken>,
-    /// For `/debug/`, from clients that are not on loopback.
+    /// For `/debug/`. None admits local requests.
     pub debug: Option<BearerToken>,
 }
 
@@ -37,7 +38,9 @@ pub enum Denied {
     Missing,
     /// The bearer token is another one.
     Wrong,
-    /// The client is not on loopback, and no token is configured.
+    /// Another one again, after many of the same address.
+    Throttled,
+    /// The request is not local, and no token is configured.
     Remote,
 }
 
@@ -83,15 +86,59 @@ pub fn check(token: Option<&BearerToken>, headers: &Headers<'_>) -> Result<(), D
 }
 
 /// Fields that a proxy adds: the client of such a request is not the peer of its connection.
-const PROXY_FIELDS: [&str; 3] = ["x-forwarded-for", "forwarded", "x-real-ip"];
+const PROXY_FIELDS: [&str; 9] = [
+    "x-forwarded-for",
+    "forwarded",
+    "x-real-ip",
+    "via",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "cf-connecting-ip",
+    "true-client-ip",
+    "x-envoy-external-address",
+];
 
-/// Checks a request to `/debug/`: loopback clients need no token, others need `token`.
-pub fn check_debug(token: Option<&BearerToken>, request: &Request<'_>) -> Result<(), Denied> {
-    let is_proxied = PROXY_FIELDS.iter().any(|name| request.headers.get(name).is_some());
-    if request.client.is_loopback() && !is_proxied {
-        return Ok(());
+/// Checks a request that only an operator may send, such as those to `/debug/`. A configured `token` is required of
+/// everyone; without one the request must be local.
+pub fn check_operator(token: Option<&BearerToken>, request: &Request<'_>) -> Result<(), Denied> {
+    match token {
+        Some(token) => check(Some(token), &request.headers),
+        None if is_local(request) => Ok(()),
+        None => Err(Denied::Remote),
     }
-    if token.is_none() { Err(Denied::Remote) } else { check(token, &request.headers) }
+}
+
+/// True when the request was made on this machine, and not by a proxy or by the page of another site.
+///
+/// A proxy on this machine is a loopback client too. It shows by what it adds, by the name that its clients use, or
+/// by HTTP/1.0, which nginx speaks unless told otherwise.
+fn is_local(request: &Request<'_>) -> bool {
+    let field = |name| request.headers.get(name);
+    let is_proxied = request.is_http10 || PROXY_FIELDS.iter().any(|name| field(name).is_some());
+    let is_of_another_site = field("origin").is_some()
+        || field("sec-fetch-site").is_some_and(|site| site != b"none" && site != b"same-origin");
+    request.client.is_loopback()
+        && field("host").is_some_and(names_loopback)
+        && !is_proxied
+        && !is_of_another_site
+}
+
+/// True when a Host field names this machine, with or without a port. A name that DNS resolves to a loopback address
+/// does not count: any site can have one.
+fn names_loopback(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let (name, port) = match host.rfind(':').filter(|_| !host.ends_with(']')) {
+        Some(colon) => host.split_at(colon),
+        None => (host, ""),
+    };
+    let is_loopback = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.parse().is_ok_and(|address: Ipv6Addr| address.is_loopback()),
+        None => {
+            name.eq_ignore_ascii_case("localhost")
+                || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+        }
+    };
+    is_loopback && port.bytes().skip(1).all(|byte| byte.is_ascii_digit())
 }
 
 /// The text after the scheme `Bearer`, which may be in any case (RFC 9110 section 11.1).
@@ -127,5 +174,41 @@ mod tests {
             assert_eq!(format!("{token:?}"), "set");
         }
         assert_eq!(check(None, &Headers(&[])), Ok(()));
+    }
+
+    #[test]
+    fn only_loopback_names_and_addresses_are_local_hosts() {
+        for host in ["localhost", "LocalHost:8080", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:80"]
+        {
+            assert!(names_loopback(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "",
+            ":",
+            ":8080",
+            "localhost.example.com",
+            "xlocalhost",
+            "localhost:8080:1",
+            "localhost:x",
+            "localhost@example.com",
+            "127.0.0.1.nip.io",
+            "128.0.0.1",
+            "0.0.0.0",
+            "::1",
+            "[::2]",
+            "[::1",
+            "[::1]x",
+            "[::1]:x",
+            "[localhost]",
+            "[127.0.0.1]",
+            "127.1",
+            "0x7f.0.0.1",
+            "2130706433",
+            "sigmad:8080",
+            "localhost.",
+        ] {
+            assert!(!names_loopback(host.as_bytes()), "{host}");
+        }
+        assert!(!names_loopback(b"localhost\xff"));
     }
 }

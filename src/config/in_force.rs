@@ -30,6 +30,7 @@ impl ServerSettings {
             workers,
             pin,
             engine,
+            memory_limit,
             max_connections,
             max_head,
             max_body,
@@ -59,6 +60,7 @@ impl ServerSettings {
             ("workers", ShownValue::value(workers)),
             ("pin", ShownValue::choice(pin)),
             ("engine", ShownValue::choice(engine)),
+            ("memory-limit", ShownValue::optional(memory_limit.as_ref())),
             ("max-connections", ShownValue::value(max_connections)),
             ("max-head", ShownValue::value(max_head)),
             ("max-body", ShownValue::value(max_body)),
@@ -69,14 +71,14 @@ impl ServerSettings {
             ("min-samples", ShownValue::value(min_samples)),
             ("detector", ShownValue::choices(detector)),
             ("threshold", ShownValue::value(threshold)),
-            ("max-streams", ShownValue::value(max_streams)),
+            ("max-streams", ShownValue::optional(max_streams.as_ref())),
             ("stream-idle", ShownValue::duration(*stream_idle)),
             ("ttl", ShownValue::duration(*ttl)),
             ("redis-url", ShownValue::redis_url(redis_url.as_ref())),
             ("redis-password", ShownValue::password(redis_password.as_ref())),
             ("flush-interval", ShownValue::duration(*flush_interval)),
             ("redis-history", ShownValue::choice(redis_history)),
-            ("redis-queue", ShownValue::value(redis_queue)),
+            ("redis-queue", ShownValue::optional(redis_queue.as_ref())),
             ("ingest-token", ShownValue::token(ingest_token.as_ref())),
             ("read-token", ShownValue::token(read_token.as_ref())),
             ("debug-token", ShownValue::token(debug_token.as_ref())),
@@ -113,6 +115,10 @@ impl ServerSettings {
 impl ShownValue {
     fn value(value: &impl fmt::Display) -> Self {
         Self::Value(value.to_string())
+    }
+
+    fn optional(value: Option<&impl fmt::Display>) -> Self {
+        value.map_or(Self::Unset, Self::value)
     }
 
     fn duration(value: Duration) -> Self {

@@ -31,6 +31,8 @@ const WINDOW: RangeInclusive<usize> = 2..=10_000;
 const STREAMS: RangeInclusive<usize> = 1..=100_000_000;
 /// The upper end is more than the ports of fifteen client addresses.
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+/// Below it the program itself has no room; past it the parts are as large as without a limit.
+const MEMORY_BYTES: RangeInclusive<usize> = 32 * 1024 * 1024..=1 << 50;
 /// The lower end holds what curl sends; each connection can hold the upper end in memory.
 const HEAD_BYTES: RangeInclusive<usize> = 256..=256 * 1024;
 /// The lower end holds one sample; each connection can hold the upper end twice, compressed and decompressed.
@@ -83,6 +85,13 @@ pub struct ServerSettings {
     /// HTTP engine. `may` is for comparisons on trusted networks; see ENGINES.md.
     #[arg(help_heading = "HTTP", long, value_enum, default_value = "native")]
     pub engine: Engine,
+
+    /// memory that is divided; default: that of the cgroup or machine
+    ///
+    /// Memory that is divided: half for streams, an eighth for bodies, an eighth for queues. By default the limit of the
+    /// cgroup, or the memory of the machine. The start logs the parts.
+    #[arg(help_heading = "HTTP", long, value_name = "SIZE", value_parser = bytes(MEMORY_BYTES))]
+    pub memory_limit: Option<usize>,
 
     /// limit of open connections
     ///
@@ -151,12 +160,12 @@ pub struct ServerSettings {
     #[arg(help_heading = "Detection", long, default_value = "2.0", value_parser = threshold)]
     pub threshold: f64,
 
-    /// limit of streams; past it a sample gets 429
+    /// limit of streams; default: what fits into half the memory limit
     ///
-    /// Limit of streams (device × metric); a sample that needs another one gets 429. A stream takes up to 1 KiB
-    /// with `zscore` alone, 4 KiB with `pager`.
-    #[arg(help_heading = "Detection", long, default_value = "1000000", value_parser = count(STREAMS))]
-    pub max_streams: usize,
+    /// Limit of streams (device × metric); a sample that needs another one gets 429. By default those that fit into half
+    /// of `--memory-limit`, at most 1,000,000. A stream takes up to 1 KiB with `zscore` alone, 4 KiB with `pager`.
+    #[arg(help_heading = "Detection", long, value_name = "COUNT", value_parser = count(STREAMS))]
+    pub max_streams: Option<usize>,
 
     /// idle time after which a device can be evicted
     ///
@@ -203,14 +212,9 @@ pub struct ServerSettings {
     /// memory for samples while Redis is unavailable
     ///
     /// Memory for samples that wait while Redis is unavailable. When it is full, the oldest samples are dropped and
-    /// counted.
-    #[arg(
-        help_heading = "Redis",
-        long,
-        default_value = "64MiB",
-        value_parser = bytes(REDIS_QUEUE_BYTES)
-    )]
-    pub redis_queue: usize,
+    /// counted. By default 1/16 of `--memory-limit`, at most 64 MiB.
+    #[arg(help_heading = "Redis", long, value_name = "SIZE", value_parser = bytes(REDIS_QUEUE_BYTES))]
+    pub redis_queue: Option<usize>,
 
     /// bearer token for POST: the token, or @file
     ///
@@ -224,10 +228,10 @@ pub struct ServerSettings {
     #[arg(help_heading = "Access", long, value_name = "TOKEN")]
     pub read_token: Option<TokenFlag>,
 
-    /// bearer token for /debug/ from other hosts
+    /// bearer token for /debug/; none: local requests only
     ///
-    /// Bearer token that requests to `/debug/` need if they come from another machine or through a proxy, as a
-    /// token or `@file`. Without it, they get 403.
+    /// Bearer token that every request to `/debug/` needs, as a token or `@file`. Without it, only requests from this
+    /// machine are answered, and others get 403.
     #[arg(help_heading = "Access", long, value_name = "TOKEN")]
     pub debug_token: Option<TokenFlag>,
 

@@ -132,6 +132,7 @@ fn bad_values_are_rejected_with_flag_and_range() {
         ("--ttl=", "empty"),
         ("--stream-idle=9s", "must be 10s to"),
         ("--max-streams=0", "must be 1 to 100000000"),
+        ("--memory-limit=1MiB", "must be 32.0 MiB"),
         ("--max-connections=0", "must be 1 to 1000000"),
         ("--redis-url=localhost:6379", "must start with redis://"),
         ("--redis-history=all", "off, stream"),

@@ -23,6 +23,9 @@ use sigmad_sample::Batch;
 pub use self::admission::Decoded;
 pub use self::fault::{BodyError, SampleRefusal};
 
+/// Bytes that the caches of one decoder take at most.
+pub const CACHE_BYTES: usize = names::CACHE_BYTES;
+
 /// The format of a body. A new one is a module here, a variant, and a row in the route table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

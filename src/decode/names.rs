@@ -25,6 +25,9 @@ const GENERATION_AT: usize = 12;
 const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 17;
 
+/// Bytes of the cache of devices when every entry is in use.
+pub(super) const CACHE_BYTES: usize = DEVICES_CACHED * ENTRY_BYTES;
+
 /// Recent devices, direct-mapped: a name has one entry and replaces the device that was in it.
 pub(super) struct DeviceCache {
     /// Bytes and not entries: the system provides zeroed bytes without touching them.

@@ -19,6 +19,11 @@ pub(super) fn detectors(settings: &ServerSettings) -> DetectorSettings {
     DetectorSettings { zscore, kinds: settings.detector.clone() }
 }
 
+/// How samples are judged.
+pub(super) fn detection(settings: &ServerSettings) -> AnalyticsSettings {
+    AnalyticsSettings { window: settings.window, detectors: detectors(settings) }
+}
+
 /// Builds the thread.
 pub(super) fn thread(
     settings: &ServerSettings,
@@ -27,9 +32,8 @@ pub(super) fn thread(
     queues: AnalyticsQueues,
     judged_producer: Option<JudgedProducer>,
 ) -> AnalyticsThread {
-    let detection = AnalyticsSettings { window: settings.window, detectors: detectors(settings) };
     AnalyticsThread::new(AnalyticsParts {
-        analytics: Analytics::new(detection, shared.registry.clone().into()),
+        analytics: Analytics::new(detection(settings), shared.registry.clone().into()),
         ttl_us: settings.ttl.as_micros() as i64,
         sample_consumers: queues.samples,
         questions: queues.questions,

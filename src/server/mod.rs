@@ -7,13 +7,15 @@
 //! | `workers`, `analytics`, `store`, `reads` | each builds its threads from plain values of the settings |
 //! | `engine` | the HTTP engine: starts, drains |
 //! | `reload` | what SIGHUP reads again |
-//! | `limits`, `signals`, `threads`, `summary` | file limit, SIGTERM, spawning and joining, the last log lines |
+//! | `limits`, `memory` | the file limit and the memory limit, divided |
+//! | `signals`, `threads`, `summary` | SIGTERM, spawning and joining, the last log lines |
 
 mod analytics;
 mod counters;
 mod engine;
 mod error;
 mod limits;
+mod memory;
 mod reads;
 mod reload;
 mod shared;
@@ -58,9 +60,10 @@ pub fn run(
     let machine = Machine::of_this_process();
     let placement = placement::decide(&machine, settings.workers, settings.pin);
     let limits = limits::connection_limits(settings, placement.workers())?;
+    let plan = memory::plan(settings, &machine, placement.workers());
 
-    let shared = Shared::new(settings, start, main);
-    let (redis, judged_producer) = RedisParts::new(settings, &shared).unzip();
+    let shared = Shared::new(settings, plan.max_streams, start, main);
+    let (redis, judged_producer) = RedisParts::new(settings, &plan, &shared).unzip();
     let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
     let counters = Arc::new(ServerCounters::new(placement.workers(), redis_counters));
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
@@ -86,7 +89,6 @@ pub fn run(
         analytics_core = ?placement.analytics_core,
         pinned_because = %placement.pin_reason,
         connections_max = limits.connections_max,
-        memory_limit_bytes = machine.limits.memory_bytes,
         started_ms = elapsed(start).as_millis() as u64,
         "listening"
     );

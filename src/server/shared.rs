@@ -35,11 +35,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(settings: &ServerSettings, start: Instant, main: Sender<MainEvent>) -> Self {
+    pub fn new(
+        settings: &ServerSettings,
+        max_streams: usize,
+        start: Instant,
+        main: Sender<MainEvent>,
+    ) -> Self {
         let stream_idle_s = u32::try_from(settings.stream_idle.as_secs()).unwrap_or(u32::MAX);
         Self {
             start,
-            registry: Arc::new(Registry::new(settings.max_streams, stream_idle_s)),
+            registry: Arc::new(Registry::new(max_streams, stream_idle_s)),
             readiness: Arc::default(),
             sleeper: Arc::default(),
             main,

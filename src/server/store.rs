@@ -15,6 +15,7 @@ use super::shared::{MainEvent, Shared};
 use super::threads::spawn;
 use crate::config::{RedisHistory, ServerSettings};
 use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
+use crate::memory::MemoryPlan;
 use crate::readiness::StoreState;
 use crate::store::StoreCounters;
 use crate::store::commands::StoreOptions;
@@ -56,13 +57,17 @@ pub(super) struct RunningStore {
 
 impl RedisParts {
     /// The thread, and the end of its queue that analytics has.
-    pub fn new(settings: &ServerSettings, shared: &Shared) -> Option<(Self, JudgedProducer)> {
+    pub fn new(
+        settings: &ServerSettings,
+        plan: &MemoryPlan,
+        shared: &Shared,
+    ) -> Option<(Self, JudgedProducer)> {
         let target = settings.redis_target().expect("the settings were checked")?;
         // The system seeds it for each process.
         let random = RandomState::new().build_hasher().finish();
         let counters = RedisCounters { queue: Arc::default(), store: Arc::default() };
         let (producer, consumer) = judged_queue::channel(
-            settings.redis_queue,
+            plan.redis_queue_bytes,
             shared.sleeper.clone(),
             counters.queue.clone(),
         );
@@ -73,7 +78,7 @@ impl RedisParts {
             ttl: settings.ttl,
             stream_idle: settings.stream_idle,
             history_len: keeps_history.then_some(HISTORY_SAMPLES),
-            devices_max: settings.max_streams,
+            devices_max: plan.max_streams,
         };
         shared.readiness.set_store(StoreState::Degraded);
         let (readiness, main) = (shared.readiness.clone(), shared.main.clone());

@@ -27,6 +27,11 @@ impl<D> Default for Slab<D> {
     }
 }
 
+impl<D> Slab<D> {
+    /// Bytes of one state.
+    pub(crate) const STATE_BYTES: usize = size_of::<SlabEntry<D>>();
+}
+
 impl<D: Detector> Slab<D> {
     /// Makes a new state at `index`, which was in use before or is the next.
     pub(crate) fn take(&mut self, index: usize) {

@@ -44,6 +44,16 @@ macro_rules! detector_table {
             }
         }
 
+        impl DetectorKind {
+            /// Bytes of its state of one stream.
+            pub const fn state_bytes(self) -> usize {
+                match self {
+                    Self::Zscore => 0,
+                    $(Self::$kind => Slab::<crate::$name::$kind>::STATE_BYTES,)+
+                }
+            }
+        }
+
         /// The states of each detector that runs, of all streams.
         #[derive(Debug)]
         pub(crate) struct Slabs {

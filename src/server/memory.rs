@@ -1,0 +1,54 @@
+//! The division of memory, from the settings and the machine; the start logs it.
+
+use tracing::{info, warn};
+
+use super::analytics::detection;
+use crate::analytics;
+use crate::config::ServerSettings;
+use crate::decode;
+use crate::http::poller::RECEIVE_BYTES_MAX;
+use crate::memory::{MemoryLimit, MemoryNeeds, MemoryPlan};
+use crate::placement::Machine;
+use crate::registry::{DEVICE_BYTES, METRICS_MAX};
+
+/// Divides the memory limit, and logs its parts.
+pub(super) fn plan(settings: &ServerSettings, machine: &Machine, workers: usize) -> MemoryPlan {
+    let (cgroup, ram) = (machine.limits.memory_bytes, machine.memory_bytes);
+    let limit = MemoryLimit::new(settings.memory_limit, cgroup, ram);
+    let plan = MemoryPlan::new(limit, needs(settings, workers));
+    info!(
+        limit_bytes = plan.limit.bytes,
+        limit_from = %plan.limit.source,
+        streams_bytes = plan.streams_bytes,
+        stream_bytes = plan.stream_bytes,
+        max_streams = plan.max_streams,
+        bodies_bytes = plan.bodies_bytes,
+        queues_bytes = plan.queues_bytes,
+        redis_queue_bytes = plan.redis_queue_bytes,
+        profiles_bytes = plan.profiles_bytes,
+        "memory"
+    );
+    if let Some(bytes) = plan.streams_excess() {
+        let share_bytes = plan.streams_bytes;
+        warn!(bytes, share_bytes, "--max-streams takes more than half of the memory limit");
+    }
+    if let Some(bytes) = plan.redis_queue_excess() {
+        let share_bytes = plan.queues_bytes;
+        warn!(bytes, share_bytes, "--redis-queue takes more than an eighth of the memory limit");
+    }
+    plan
+}
+
+fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
+    let of_analytics = analytics::stream_bytes(&detection(settings), settings.redis_url.is_some());
+    MemoryNeeds {
+        stream_bytes: of_analytics + DEVICE_BYTES,
+        // Each metric has a stream of the fleet.
+        shared_bytes: analytics::SHARED_BYTES
+            + workers * decode::CACHE_BYTES
+            + METRICS_MAX * of_analytics,
+        body_bytes: settings.max_head + settings.max_body + RECEIVE_BYTES_MAX,
+        max_streams: settings.max_streams,
+        redis_queue_bytes: settings.redis_queue,
+    }
+}
