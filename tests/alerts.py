@@ -301,7 +301,7 @@ def check_live() -> str:
     with contextlib.ExitStack() as stack:
         folder = proxy.folder(stack, "alerts")
         redis = stack.enter_context(bench.redis(folder))
-        ports = {"first": bench.free_port(), "second": bench.free_port(), "port": bench.free_port()}
+        ports = {name: bench.free_port() for name in ("first", "second", "port", "stock")}
         flags = ["--redis-url", f"redis://127.0.0.1:{redis}", "--workers", "1"]
         replicas = {}
         for name in ("first", "second"):

@@ -322,7 +322,7 @@ def check_settings(objects: Objects) -> None:
                 for port in each["spec"]["ports"]
             }
             assert (host.hostname, host.port) in services, f"{name_of(workload)}: no Service {host.hostname}"
-            check_memory_plan(name_of(workload), container, settings, done.stdout)
+            check_memory_plan(name_of(workload), container, settings)
 
 
 def printed_config(settings: dict[str, str]) -> subprocess.CompletedProcess:
@@ -358,30 +358,33 @@ def check_secret_files(place: str, workload: dict, container: dict, settings: di
         assert path.name in {each["path"] for each in items}, f"{place}: {name} names {path}, which is no file"
 
 
-# How the memory limit is divided, in section 4 of the contract.
-STREAMS_SHARE, BODIES_SHARE, QUEUES_SHARE = 1 / 2, 1 / 8, 1 / 8
-REDIS_QUEUE_BYTES_MAX = 64 * 2**20
-# With `zscore` alone, as these manifests run it.
-STREAM_BYTES = 1024
+def memory_plan(container: dict, settings: dict[str, str]) -> list[dict]:
+    """How the binary divides the memory limit of the container, and what it warns of: the lines of its log."""
+    limit = str(int(quantity(container["resources"]["limits"]["memory"])))
+    values = settings | {"SIGMAD_MEMORY_LIMIT": limit, "SIGMAD_LISTEN": "127.0.0.1:0", "SIGMAD_LOG_FORMAT": "json"}
+    # Nobody is there, and no password is sent.
+    values |= {"SIGMAD_REDIS_URL": "redis://127.0.0.1:1", "PATH": os.environ["PATH"]}
+    values.pop("SIGMAD_REDIS_PASSWORD", None)
+    found = []
+    with bench.running([bench.sigmad_binary()], stderr=subprocess.PIPE, text=True, env=values) as child:
+        for text in child.stderr:
+            assert text.startswith("{"), f"sigmad does not start with {settings}: {text}"
+            line = json.loads(text)
+            if line["message"] == "listening":
+                return found
+            if line["target"].endswith("::memory"):
+                found.append(line)
+    raise AssertionError(f"sigmad does not start with {settings}")
 
 
-def check_memory_plan(place: str, container: dict, settings: dict[str, str], printed: str) -> None:
-    """What the settings may take fits into its share of the container's memory limit."""
+def check_memory_plan(place: str, container: dict, settings: dict[str, str]) -> None:
+    """What the settings may take fits into its share of the container's memory limit (section 4 of the contract)."""
+    plan, *warnings = memory_plan(container, settings)
+    assert plan["message"] == "memory" and plan["limit_from"] == "--memory-limit", plan
+    assert not warnings, f"{place}: {warnings}"
     limit = quantity(container["resources"]["limits"]["memory"])
-    in_force = dict(re.findall(r"^(SIGMAD_\w+)=(.*)$", printed, re.MULTILINE))
-    # One that is not set follows the limit; the machine of this test has another one.
-    streams = int(settings.get("SIGMAD_MAX_STREAMS", 0)) * STREAM_BYTES
-    assert streams <= STREAMS_SHARE * limit, f"{place}: streams may take {streams} of {limit:.0f} bytes"
-    body = size(in_force["SIGMAD_MAX_BODY"])
-    assert body <= BODIES_SHARE * limit, f"{place}: no body of {body:.0f} bytes fits into its share"
-    if "SIGMAD_REDIS_QUEUE" in settings:
-        queue, most = size(settings["SIGMAD_REDIS_QUEUE"]), min(QUEUES_SHARE * limit, REDIS_QUEUE_BYTES_MAX)
-        assert queue <= most, f"{place}: the store queue may take {queue:.0f} bytes, its share is {most:.0f}"
-
-
-def size(text: str) -> float:
-    """Bytes, as a setting writes them: 8MiB, 65536."""
-    return quantity(text.replace(" ", "").removesuffix("B"))
+    body = quantity(settings["SIGMAD_MAX_BODY"].removesuffix("B"))
+    assert body <= plan["bodies_bytes"] <= limit / 8, f"{place}: bodies of {body:.0f} bytes, {plan}"
 
 
 def check_routes(objects: Objects, routes: dict[str, set[str]]) -> None:
@@ -576,6 +579,10 @@ def wrongs() -> dict:
     def container(objects: Objects) -> dict:
         return pod_of(deployment(objects))["spec"]["containers"][0]
 
+    def limit_memory(objects: Objects, memory: str) -> None:
+        for resources in container(objects)["resources"].values():
+            resources["memory"] = memory
+
     def hpa(objects: Objects) -> dict:
         return find(objects, "HorizontalPodAutoscaler sigmad")["spec"]
 
@@ -618,8 +625,11 @@ def wrongs() -> dict:
         "an account that nobody makes": lambda o: drop(o, "ServiceAccount"),
         "an unknown setting": lambda o: settings(o).update(SIGMAD_WINDOWS="50"),
         "a bad value": lambda o: settings(o).update(SIGMAD_MAX_BODY="lots"),
-        "more streams than memory": lambda o: settings(o).update(SIGMAD_MAX_STREAMS="1000000"),
-        "a limit that the plan does not fit": lambda o: container(o)["resources"]["limits"].update(memory="128Mi"),
+        "more streams than half of the memory": lambda o: settings(o).update(SIGMAD_MAX_STREAMS="100000"),
+        "a limit too small for its settings": lambda o: [
+            settings(o).update(SIGMAD_MAX_STREAMS="80000"),
+            limit_memory(o, "128Mi"),
+        ],
         "a body above its share": lambda o: settings(o).update(SIGMAD_MAX_BODY="64MiB"),
         "a store queue above its share": lambda o: settings(o).update(SIGMAD_REDIS_QUEUE="64MiB"),
         "a port without a protocol": lambda o: egress(o)[0]["ports"][0].pop("protocol"),
@@ -735,7 +745,7 @@ def check_redis(objects: Objects, samples_per_s: int) -> None:
         most = int(said("config", "get", "maxmemory").split()[-1])
         limit = quantity(container["resources"]["limits"]["memory"])
         assert 0 < most < 0.8 * limit, f"maxmemory {most} of {limit:.0f}"
-        streams = int(settings_of(objects, server)["SIGMAD_MAX_STREAMS"])
+        streams = memory_plan(server, settings_of(objects, server))[0]["max_streams"]
         needed = samples_per_s * TTL_S * KEYS_PER_SAMPLE * KEY_BYTES + streams * STREAM_BYTES_IN_REDIS
         assert needed <= most, f"{samples_per_s} samples/s of {streams} streams need {needed} bytes of {most}"
         assert said("config", "get", "save") == "save"
