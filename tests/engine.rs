@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use sigmad::http::Limits;
+use sigmad::http::budget::ConnectionBudget;
 use sigmad::http::counters::HttpCounters;
 use sigmad::http::listen::listeners;
 use sigmad::http::message::{
@@ -61,7 +61,10 @@ fn engine() -> Engine {
         head_bytes_max: 16 * 1024,
         body_bytes_max: 1024 * 1024,
         connections_max: 100,
+        memory_bytes_max: 64 << 20,
         read_timeout_ms: 10_000,
+        body_rate_min: 1024,
+        write_stall_ms: 1_000,
         idle_timeout_ms: 75_000,
         drain_idle_ms: 60_000,
     };
@@ -72,10 +75,10 @@ fn engine() -> Engine {
     let (log_sender, log) = mpsc::channel();
     let counters = Arc::new(HttpCounters::default());
     let service = TestService { responders: responder_sender, in_round: 0, log: log_sender };
-    let open = Arc::new(AtomicUsize::new(0));
+    let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
     let poller = EpollPoller::new(listener).expect("an epoll instance");
     let worker =
-        Worker::new(poller, limits, open, counters.clone(), sigmad_clock::start(), service);
+        Worker::new(poller, limits, budget, counters.clone(), sigmad_clock::start(), service);
     let handle = worker.handle();
     let thread = Some(std::thread::spawn(move || worker.run().expect("it drains")));
     Engine { address, responders, log, handle, counters, thread }
@@ -160,6 +163,36 @@ fn a_request_behind_a_deferred_one_waits() {
         let text = read_until(&mut socket, b"\r\n\r\nnow");
         assert!(text.contains("\r\n\r\nlaterHTTP/1.1 200 OK"), "{text}");
     }
+}
+
+#[test]
+fn bytes_that_a_client_sends_are_no_progress_of_what_it_does_not_read() {
+    let engine = engine();
+    let mut socket = engine.ask("/later");
+    // More than any kernel buffers.
+    engine.responder().send(response(&vec![b'x'; 16 << 20]));
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(100));
+        // Err: disconnected.
+        if engine.counters.closed_stalled_total.get() > 0 || socket.write_all(b"G").is_err() {
+            break;
+        }
+    }
+    wait_until("the client is disconnected", || engine.counters.closed_stalled_total.get() == 1);
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_progress() {
+    let engine = engine();
+    let mut socket = engine.ask("/later");
+    engine.responder().send(response(&vec![b'x'; 8 << 20]));
+    let mut part = vec![0; 512 << 10];
+    for _ in 0..15 {
+        // Longer than the stall in total.
+        std::thread::sleep(Duration::from_millis(100));
+        socket.read_exact(&mut part).expect("the response goes on");
+    }
+    assert_eq!(engine.counters.closed_stalled_total.get(), 0);
 }
 
 #[test]

@@ -1072,7 +1072,7 @@ fn stalled_body_is_408() {
 
 #[test]
 fn a_slow_body_with_progress_is_served() {
-    let server = quick_server();
+    let server = Server::start(Engine::Native, &[&QUICK[..], &["--body-rate-min", "1"]].concat());
     let mut connection = server.connect();
     connection.send(&raw("Content-Length: 17\r\n", b""));
     for part in BODY.chunks(3) {
@@ -1080,6 +1080,73 @@ fn a_slow_body_with_progress_is_served() {
         thread::sleep(Duration::from_millis(250));
         connection.send(part);
     }
+    assert_eq!(connection.read().expect("an answer").accepted(), 1);
+}
+
+#[test]
+fn a_body_slower_than_its_least_rate_is_408() {
+    let server =
+        Server::start(Engine::Native, &[&QUICK[..], &["--body-rate-min", "1KiB"]].concat());
+    let long = "x".repeat(100_000);
+    for head in [raw("Content-Length: 100000\r\n", b""), chunks(&[b"186A0\r\n"])] {
+        let mut connection = server.connect();
+        connection.send(&head);
+        connection.timeout = Duration::from_millis(50);
+        // Each part is progress, and 20 bytes of it a second are too few.
+        let answer = long.as_bytes().iter().take(400).find_map(|byte| {
+            let sent = connection.try_send(&[*byte]);
+            match connection.read() {
+                Ok(answer) => Some(answer),
+                Err(Failure::Timeout(_)) if sent.is_ok() => None,
+                Err(failure) => panic!("{failure:?} instead of 408"),
+            }
+        });
+        answer.expect("refused long before its end").error(408);
+    }
+}
+
+// ---- what the head decides ----
+
+#[test]
+fn a_body_that_the_head_forbids_is_not_waited_for() {
+    let server = Server::start(Engine::Native, &["--ingest-token", "s3cret"]);
+    let frame = |line: &str, fields: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let wrong = "Authorization: Bearer 0ther\r\n";
+    for (line, fields, status) in [
+        ("POST /ingest", "", 401),
+        ("POST /metrics", "", 401),
+        ("POST /ingest", wrong, 403),
+        ("POST /nope", "", 404),
+        ("POST /analyze", "", 405),
+        ("PUT /ingest", "", 405),
+    ] {
+        for framing in [
+            "Content-Length: 8000000\r\n",
+            "Content-Length: 8000000\r\nExpect: 100-continue\r\n",
+            "Transfer-Encoding: chunked\r\n",
+        ] {
+            let head = frame(line, &format!("{fields}{framing}"));
+            let mut connection = server.connect();
+            connection.send(head.as_bytes());
+            let answer = connection.read().unwrap_or_else(|failure| panic!("{failure:?}: {head}"));
+            answer.error(status);
+            assert!(answer.closes(), "{head}");
+            assert_eq!(connection.read_end(), End::Closed, "{head}");
+        }
+        // The start of a body changes nothing.
+        for start in
+            ["Content-Length: 8000000\r\n\r\n[", "Transfer-Encoding: chunked\r\n\r\nfffff\r\n["]
+        {
+            let mut connection = server.connect();
+            connection.send(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}{start}").as_bytes());
+            connection.read().expect("an answer").error(status);
+        }
+    }
+    let right = "Authorization: Bearer s3cret\r\nExpect: 100-continue\r\nContent-Length: 17\r\n";
+    let mut connection = server.connect();
+    connection.send(frame("POST /ingest", right).as_bytes());
+    connection.read().expect("100 Continue").expect(100);
+    connection.send(BODY);
     assert_eq!(connection.read().expect("an answer").accepted(), 1);
 }
 

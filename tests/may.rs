@@ -21,7 +21,10 @@ const LIMITS: Limits = Limits {
     head_bytes_max: 16 * 1024,
     body_bytes_max: 1024 * 1024,
     connections_max: 100,
+    memory_bytes_max: 64 << 20,
     read_timeout_ms: 10_000,
+    body_rate_min: 1024,
+    write_stall_ms: 30_000,
     idle_timeout_ms: 75_000,
     drain_idle_ms: 1_000,
 };

@@ -307,6 +307,28 @@ impl Service for Router {
         }
     }
 
+    fn refuse_by_head(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) -> bool {
+        let tokens = self.parts.tokens.get();
+        let is_admitted = match routes::action(routes::find(request.path), request.method) {
+            Action::Ingest { .. } => {
+                tokens::check(tokens.ingest.as_ref(), &request.headers).is_ok()
+            }
+            Action::Get(Get::Debug(_)) => {
+                tokens::check_operator(tokens.debug.as_ref(), &request).is_ok()
+            }
+            Action::Get(get) if get.is_data() => {
+                tokens::check(tokens.read.as_ref(), &request.headers).is_ok()
+            }
+            Action::Get(_) => true,
+            Action::WrongMethod(_) | Action::Unknown => false,
+        };
+        if !is_admitted {
+            // By the same rules, so it answers now.
+            self.call(request, answer);
+        }
+        !is_admitted
+    }
+
     fn round_called(&mut self, now: Now, stages: StageTimer<'_>) {
         let RouterParts { samples, clock, .. } = &mut self.parts;
         let enqueued = stages.0.filter(|times| times.has(Stage::Enqueue));

@@ -39,6 +39,8 @@ const HEAD_BYTES: RangeInclusive<usize> = 256..=256 * 1024;
 const BODY_BYTES: RangeInclusive<usize> = 64..=256 * 1024 * 1024;
 /// Below it one lost packet would end a connection.
 const READ_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+/// The upper end is what a slow disk reads.
+const BODY_RATE_BYTES: RangeInclusive<usize> = 1..=64 * 1024 * 1024;
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
 /// Zero stops at once; no supervisor waits longer than an hour.
 const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
@@ -115,6 +117,12 @@ pub struct ServerSettings {
     /// Time limit for a whole request head, and for each part of a body. The answer to a slower request is 408.
     #[arg(help_heading = "HTTP", long, default_value = "10s", value_parser = duration(READ_TIMEOUT))]
     pub read_timeout: Duration,
+
+    /// bytes per second that a body must bring
+    ///
+    /// Bytes per second that a body must bring, once `--read-timeout` has passed. The answer to a slower one is 408.
+    #[arg(help_heading = "HTTP", long, default_value = "1KiB", value_parser = bytes(BODY_RATE_BYTES))]
+    pub body_rate_min: usize,
 
     /// close a connection that is idle for this time
     ///

@@ -3,6 +3,7 @@
 //! Strict: no white space around sizes, no bare CR or LF. Extensions and trailers are checked and
 //! dropped. Each byte is processed once, and only data is kept.
 
+use super::budget::reserve_within;
 use super::head::RequestError;
 
 /// Bytes of the extensions and trailers of one body: no client needs more, and they cost time.
@@ -59,6 +60,7 @@ impl ChunkedDecoder {
         while position < input.len() && self.state != ChunkState::Done {
             if self.state == ChunkState::Data {
                 let length = self.remaining.min(input.len() - position);
+                reserve_within(body, length, body_bytes_max);
                 body.extend_from_slice(&input[position..position + length]);
                 position += length;
                 self.remaining -= length;

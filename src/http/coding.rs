@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder as ZstdDecoder;
 
+use super::budget::reserve_within;
 use super::head::RequestError;
 
 /// RFC 8878 section 3.1.1.1.2 lets a decoder refuse windows above 8 MiB: 2^23 bytes.
@@ -134,11 +135,8 @@ fn read_bounded(
         if needed - start > limit {
             return Err(CodingError::TooLarge);
         }
-        if needed > into.capacity() {
-            // Doubled, but never past the limit: a decompression bomb must not take twice of it.
-            let room = (2 * into.capacity()).clamp(needed, needed.max(start + limit));
-            into.reserve_exact(room - into.len());
-        }
+        // A decompression bomb must not take twice the limit.
+        reserve_within(into, length, start + limit);
         into.extend_from_slice(&piece[..length]);
     }
 }

@@ -13,7 +13,7 @@ pub struct HttpCounters {
     pub open: Counter,
     /// Closed because no request came for `--idle-timeout`.
     pub closed_idle_total: Counter,
-    /// Closed, though idle, to make room for others.
+    /// Closed to make room for others: idle, or too slow to read while memory was short.
     pub closed_evicted_total: Counter,
     /// Closed because the client did not take its response.
     pub closed_stalled_total: Counter,

@@ -1,5 +1,7 @@
 //! Responses to bytes: heads, chunks, the Date line.
 
+use std::borrow::Cow;
+
 use super::head::RequestError;
 use super::message::HeaderField;
 
@@ -156,7 +158,9 @@ pub(super) fn end(out: &mut Vec<u8>, options: ResponseOptions) {
 pub(super) fn refusal(out: &mut Vec<u8>, date: &DateLine, error: RequestError, message: &str) {
     let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
     let body = refusal_body(error, message);
-    response(out, options, date, error.status(), "application/json", &[], body.as_bytes());
+    let again = [("Retry-After", Cow::Borrowed("1"))];
+    let fields = if error == RequestError::Memory { &again[..] } else { &[] };
+    response(out, options, date, error.status(), "application/json", fields, body.as_bytes());
 }
 
 /// The body of a refusal.

@@ -58,11 +58,13 @@ pub enum RequestError {
     Timeout,
     /// `--max-connections` are open.
     TooManyConnections,
+    /// All requests and responses in memory together take too much.
+    Memory,
 }
 
 impl RequestError {
     /// Every error, in the order of the declaration.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::RequestLine,
         Self::HeaderField,
         Self::LineEnd,
@@ -82,6 +84,7 @@ impl RequestError {
         Self::Expectation,
         Self::Timeout,
         Self::TooManyConnections,
+        Self::Memory,
     ];
 
     /// The status code of the answer.
@@ -103,7 +106,7 @@ impl RequestError {
             Self::Expectation => 417,
             Self::HeadTooLarge | Self::TooManyHeaders => 431,
             Self::TransferCoding => 501,
-            Self::TooManyConnections => 503,
+            Self::TooManyConnections | Self::Memory => 503,
             Self::Version => 505,
         }
     }
@@ -130,6 +133,7 @@ impl RequestError {
             Self::Expectation => "unknown_expectation",
             Self::Timeout => "timeout",
             Self::TooManyConnections => "too_many_connections",
+            Self::Memory => "too_many_bodies",
         }
     }
 
@@ -155,8 +159,11 @@ impl RequestError {
             Self::ContentCoding => "the supported content codings are gzip, zstd and identity",
             Self::CodedBody => "the body cannot be decoded by its Content-Encoding",
             Self::Expectation => "the only supported expectation is 100-continue",
-            Self::Timeout => "the request did not arrive within --read-timeout",
+            Self::Timeout => {
+                "the request did not arrive within --read-timeout, or slower than --body-rate-min"
+            }
             Self::TooManyConnections => "the server has --max-connections connections open",
+            Self::Memory => "the bodies in memory take their whole share of it: try again",
         }
     }
 }

@@ -45,6 +45,7 @@ pub const KNOWN_LIMITS: &[&str] = &[
     "requests pipelined behind the last one of a connection are answered 503, not ignored",
     "past 1,024 distinct header lines per worker, a line that was never sent before is left out",
     "70 KiB and more for each connection, and 256 KiB of stack reserved",
+    "bodies have no common budget and no least rate: many clients can take all memory",
     "a flood on one connection delays others; idle workers wake 100 times a second",
     "it writes to stderr on every head it can't parse",
 ];

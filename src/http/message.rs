@@ -95,6 +95,12 @@ pub trait ResponseWriter {
 pub trait Service {
     /// Answers one request.
     fn call(&mut self, request: Request<'_>, response: &mut dyn ResponseWriter);
+    /// Answers a request whose head alone decides that its body is not wanted; false when it is. Asked before a body
+    /// that has not arrived with its head is kept: the request comes without it, and the connection closes after the
+    /// answer.
+    fn refuse_by_head(&mut self, _: Request<'_>, _: &mut dyn ResponseWriter) -> bool {
+        false
+    }
     /// All requests of a round have been called, and none of their responses has been sent: what they
     /// promise is done now. `stages` are those of the round's timed request.
     fn round_called(&mut self, now: Now, stages: StageTimer<'_>);

@@ -3,8 +3,9 @@
 //! [`listen`] opens the sockets. Each [`worker`] serves the connections of one of them by a
 //! [`poller`]. A connection's [`protocol`] state parses each request ([`head`] or [`head_cache`],
 //! [`chunked`], [`coding`]), calls the [`message::Service`], and [`encode`]s the response. Timed
-//! requests carry their [`stages`]. [`may`] is another engine for the same service.
+//! requests carry their [`stages`]. All connections together have a [`budget`] of memory. [`may`] is another engine for the same service.
 
+pub mod budget;
 mod chunked;
 mod coding;
 pub mod counters;
@@ -29,8 +30,14 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Open connections over all workers.
     pub connections_max: usize,
+    /// Bytes of memory that all connections together may hold; past it 503 is answered.
+    pub memory_bytes_max: usize,
     /// The time for a whole head, and between two parts of a body; past it 408 is answered.
     pub read_timeout_ms: u64,
+    /// Bytes per second that a body must bring after `read_timeout_ms`; past it 408 is answered.
+    pub body_rate_min: u64,
+    /// A client that takes nothing of a response for this time is disconnected.
+    pub write_stall_ms: u64,
     /// A connection without a request is closed after this time.
     pub idle_timeout_ms: u64,
     /// During a drain, the time in which an idle connection may still deliver a request.

@@ -17,6 +17,7 @@ use tracing::debug;
 pub use self::response::connection_key;
 use self::response::{KEY_BITS, NativeResponseWriter, ResponseState};
 pub use self::round::{Buffers, Round};
+use super::budget::reserve_within;
 use super::chunked::ChunkedDecoder;
 use super::coding;
 use super::counters::HttpCounters;
@@ -48,6 +49,8 @@ pub enum ConnectionPhase {
 #[derive(Debug)]
 struct ChunkedRequest {
     head: Vec<u8>,
+    /// The service wants the body.
+    is_wanted: bool,
     decoder: ChunkedDecoder,
     body: Vec<u8>,
 }
@@ -125,15 +128,25 @@ impl Protocol {
         self.stream.as_ref()
     }
 
+    /// Bytes of memory that incomplete requests take.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        let chunked = self.chunked.as_ref();
+        self.input.capacity()
+            + chunked.map_or(0, |request| request.head.capacity() + request.body.capacity())
+    }
+
     /// Takes bytes from the client and serves complete requests.
     pub fn receive<S: Service>(&mut self, data: &mut [u8], round: &mut Round<'_, S>) {
         if !self.input.is_empty() {
+            reserve_within(&mut self.input, data.len(), self.served + self.wanted);
             self.input.extend_from_slice(data);
             return self.resume(round);
         }
         let served = self.serve(data, round);
         if served < data.len() && self.phase != ConnectionPhase::Closing {
             self.input = round.buffers.take_input();
+            reserve_within(&mut self.input, data.len() - served, self.wanted);
             self.input.extend_from_slice(&data[served..]);
         }
     }
@@ -178,6 +191,8 @@ impl Protocol {
         debug!(client = %self.client, status = error.status(), reason = error.code(), "refused");
         encode::refusal(out, date, error, error.message());
         self.phase = ConnectionPhase::Closing;
+        // What has arrived of it is not needed any more, and the client may take its time to leave.
+        (self.input, self.served, self.chunked) = (Vec::new(), 0, None);
     }
 
     /// Serves complete requests at the front of `data`; returns how many bytes are served.
@@ -260,14 +275,23 @@ impl Protocol {
                 Ok(ServeStep::Served(head_length + length))
             }
             BodyFraming::Length(length) => {
+                if self.is_refused_by_head(&head, round) {
+                    return Ok(ServeStep::Served(head_length));
+                }
                 self.wanted = head_length + length;
                 self.await_body(&head, rest.is_empty(), round);
                 Ok(ServeStep::Incomplete)
             }
             BodyFraming::Chunked => {
+                // A body that is here already is dropped with its request, and the connection stays.
+                let is_wanted = rest.is_empty();
+                if is_wanted && self.is_refused_by_head(&head, round) {
+                    return Ok(ServeStep::Served(head_length));
+                }
                 self.await_body(&head, rest.is_empty(), round);
                 self.chunked = Some(Box::new(ChunkedRequest {
                     head: head_bytes.to_vec(),
+                    is_wanted,
                     decoder: ChunkedDecoder::default(),
                     body: Vec::new(),
                 }));
@@ -284,6 +308,47 @@ impl Protocol {
         }
     }
 
+    /// Asks the service whether it wants the body that follows this head. A refusal is the last response.
+    #[cold]
+    fn is_refused_by_head<S: Service>(
+        &mut self,
+        head: &Head<'_, '_>,
+        round: &mut Round<'_, S>,
+    ) -> bool {
+        let options = ResponseOptions {
+            is_http10: head.is_http10,
+            is_head: head.method == Method::Head,
+            closes: true,
+        };
+        let request = Request {
+            method: head.method,
+            path: head.path,
+            query: head.query,
+            headers: head.headers,
+            body: &mut [],
+            client: self.client,
+            is_http10: head.is_http10,
+            now: round.now,
+            stages: StageTimer::default(),
+        };
+        let mut response = NativeResponseWriter {
+            out: round.out,
+            date: round.date,
+            options,
+            sink: round.sink,
+            deferred_total: &mut round.buffers.deferred_total,
+            key: self.key,
+            state: ResponseState::Pending,
+        };
+        let is_refused = round.service.refuse_by_head(request, &mut response);
+        if is_refused {
+            debug_assert!(matches!(response.state, ResponseState::Sent), "it answers at once");
+            round.calls += 1;
+            self.phase = ConnectionPhase::Closing;
+        }
+        is_refused
+    }
+
     fn serve_chunked<S: Service>(
         &mut self,
         data: &[u8],
@@ -292,6 +357,14 @@ impl Protocol {
         let Some(mut request) = self.chunked.take() else { return Ok(ServeStep::Skipped(0)) };
         let length = request.decoder.feed(data, &mut request.body, round.limits.body_bytes_max)?;
         if !request.decoder.is_done() {
+            if !request.is_wanted {
+                request.is_wanted = true;
+                let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+                let head = head::parse(&request.head, &mut slots, round.limits.body_bytes_max)?;
+                if self.is_refused_by_head(&head, round) {
+                    return Ok(ServeStep::Served(length));
+                }
+            }
             self.phase = ConnectionPhase::Body;
             self.chunked = Some(request);
             let is_empty = length == 0;
@@ -414,6 +487,7 @@ impl Protocol {
     /// The connection closes: nothing is read or written any more, and a stream ends.
     pub fn abandon(&mut self) {
         self.phase = ConnectionPhase::Closing;
+        (self.input, self.served) = (Vec::new(), 0);
         self.close_stream();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The worker decides: which connection has its turn, when one is refused, closed or evicted, and in
 //! which order a round proceeds. Its [`Poller`] moves the bytes. A worker shares nothing with its
-//! neighbours but the count of open connections; other threads reach it through its [`WorkerHandle`].
+//! neighbours but the [`ConnectionBudget`]; other threads reach it through its [`WorkerHandle`].
 
 mod connection;
 mod deadlines;
@@ -11,17 +11,18 @@ mod handle;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use slab::Slab;
 
-use self::connection::{NEVER, WorkerConnection};
+use self::connection::{NEVER, Transfer, WorkerConnection};
 use self::deadlines::Deadlines;
 use self::handle::WorkerCommand;
 pub use self::handle::WorkerHandle;
 use super::Limits;
+use super::budget::{ConnectionBudget, WorkerMemory};
 use super::counters::HttpCounters;
 use super::encode::DateLine;
 use super::head::RequestError;
@@ -40,6 +41,9 @@ const REFUSED_CONNECTIONS_MAX: usize = 16;
 /// Bytes read and dropped behind the last response: a client that is told to stop has time to do so.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Where memory is short, a slower transfer goes before others: at this pace the largest body takes two minutes.
+const EVICTED_BYTES_PER_S: u64 = 64 * 1024;
+
 /// One worker; `run` returns when it has drained.
 pub struct Worker<S, P: Poller> {
     poller: P,
@@ -48,8 +52,9 @@ pub struct Worker<S, P: Poller> {
     /// The handle, in the form that a responder takes.
     sink: Arc<dyn CompletionSink>,
     connections: Slab<WorkerConnection<P::Socket>>,
-    /// The connections of all workers.
-    open: Arc<AtomicUsize>,
+    /// What all workers share.
+    budget: Arc<ConnectionBudget>,
+    memory: WorkerMemory,
     limits: Limits,
     deadlines: Deadlines,
     counters: Arc<HttpCounters>,
@@ -79,12 +84,12 @@ struct TimedRequest {
 }
 
 impl<S: Service, P: Poller> Worker<S, P> {
-    /// A worker on the listener of `poller`. `open` counts the connections of all workers; `start` is
-    /// the moment from which all clocks count.
+    /// A worker on the listener of `poller`. All workers share the `budget`; `start` is the moment from which all
+    /// clocks count.
     pub fn new(
         poller: P,
         limits: Limits,
-        open: Arc<AtomicUsize>,
+        budget: Arc<ConnectionBudget>,
         counters: Arc<HttpCounters>,
         start: Instant,
         service: S,
@@ -99,7 +104,8 @@ impl<S: Service, P: Poller> Worker<S, P> {
             sink: handle.clone(),
             handle,
             connections: Slab::new(),
-            open,
+            memory: WorkerMemory::new(budget.clone()),
+            budget,
             limits,
             deadlines: Deadlines::new(&limits),
             counters,
@@ -136,6 +142,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
             self.take_turns(); // sockets -> requests -> samples; responses are collected
             self.end_calls(); // samples reach their queue before a response promises it
             self.respond(); // collected responses -> sockets, one write each
+            self.relieve(); // too much memory -> the slowest and the newest go
             self.expire();
         }
         Ok(())
@@ -239,8 +246,9 @@ impl<S: Service, P: Poller> Worker<S, P> {
         self.counters.accepted_total.add(1);
         let Accepted { mut socket, client } = accepted;
         let limit = self.limits.connections_max;
-        let is_over = self.open.load(Ordering::Relaxed) >= limit && !self.evict_oldest_idle();
-        if is_over && self.open.load(Ordering::Relaxed) >= limit + REFUSED_CONNECTIONS_MAX {
+        let is_over =
+            self.budget.open.load(Ordering::Relaxed) >= limit && !self.evict_oldest_idle();
+        if is_over && self.budget.open.load(Ordering::Relaxed) >= limit + REFUSED_CONNECTIONS_MAX {
             self.counters.refusals[RequestError::TooManyConnections as usize].add(1);
             return self.poller.close(socket);
         }
@@ -252,7 +260,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
         let connection = entry.insert(WorkerConnection::new(socket, Protocol::new(key, client)));
         // Relaxed: a limit, not an order; workers that race for the last place may both get it.
-        self.open.fetch_add(1, Ordering::Relaxed);
+        self.budget.open.fetch_add(1, Ordering::Relaxed);
         if is_over {
             self.refuse(key, RequestError::TooManyConnections);
         } else {
@@ -267,7 +275,10 @@ impl<S: Service, P: Poller> Worker<S, P> {
         for key in turns.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.unlist();
-                if connection.is_lingering() {
+                if self.memory.is_short() {
+                    // What it brings would need more.
+                    connection.list(key, &mut self.next_turns);
+                } else if connection.is_lingering() {
                     self.discard(key);
                 } else if !connection.has_output()
                     && connection.protocol.phase() != ConnectionPhase::Response
@@ -299,6 +310,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
             stages: None,
         };
         let mut has_progressed = false;
+        let mut received = 0;
         if connection.protocol.has_backlog() {
             connection.protocol.resume(&mut round);
             has_progressed = true;
@@ -311,6 +323,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
             match self.poller.receive(&mut connection.socket) {
                 Received::Bytes(bytes) => {
                     self.reads += 1;
+                    received = bytes.len();
                     if let Some(times) = &mut round.stages {
                         times.end(Stage::Read, self.clock.monotonic_ns());
                     }
@@ -325,7 +338,8 @@ impl<S: Service, P: Poller> Worker<S, P> {
         if connection.has_ended && !connection.protocol.has_backlog() {
             connection.protocol.finish(&mut round);
         }
-        self.calls += round.calls;
+        let calls = round.calls;
+        self.calls += calls;
         // Without a response the request is incomplete or deferred, and its times are dropped.
         if let Some(times) = &round.stages
             && times.has(Stage::Parse)
@@ -333,7 +347,12 @@ impl<S: Service, P: Poller> Worker<S, P> {
         {
             self.timed = Some(TimedRequest { key, times: *times });
         }
-        let is_same_head = phase == ConnectionPhase::Head && connection.protocol.phase() == phase;
+        let next_phase = connection.protocol.phase();
+        if matches!(next_phase, ConnectionPhase::Head | ConnectionPhase::Body) {
+            let is_new = calls > 0 || phase != next_phase;
+            connection.count_received(received, is_new, self.now.monotonic_ms());
+        }
+        let is_same_head = phase == ConnectionPhase::Head && next_phase == phase;
         self.end_turn(key, start, has_progressed && !is_same_head);
     }
 
@@ -347,6 +366,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         if has_progressed {
             self.deadlines.set(connection, self.now.monotonic_ms());
         }
+        self.count_memory(key);
     }
 
     /// Receives and drops what a client still sends behind its last response.
@@ -399,23 +419,31 @@ impl<S: Service, P: Poller> Worker<S, P> {
         let WorkerConnection { socket, output, sent, .. } = connection;
         let result = if *sent < output.len() {
             output.extend_from_slice(&self.out[range]);
-            self.poller.send(socket, &output[*sent..]).map(|length| *sent += length)
+            self.poller.send(socket, &output[*sent..]).inspect(|length| *sent += length)
         } else {
             let bytes = &self.out[range];
             let result = self.poller.send(socket, bytes);
-            result.map(|length| output.extend_from_slice(&bytes[length..]))
+            result.inspect(|&length| output.extend_from_slice(&bytes[length..]))
         };
         timer.end(Stage::Write, &self.clock);
         if let Some(timed) = timed {
             self.counters.stages.record(&timed.times);
         }
-        if result.is_err() {
-            self.close(key);
-        } else if connection.has_output() {
-            self.deadlines.set(connection, self.now.monotonic_ms());
-        } else {
-            self.end_write(key);
+        let Ok(length) = result else { return self.close(key) };
+        if !connection.has_output() {
+            return self.end_write(key);
         }
+        let now_ms = self.now.monotonic_ms();
+        let was_stalled = std::mem::replace(&mut connection.is_stalled, true);
+        if !was_stalled {
+            connection.transfer = Transfer::begin(now_ms);
+        }
+        connection.transfer.add(length, now_ms);
+        // Other events are no progress: a client that sends and does not read must not extend its time.
+        if !was_stalled || length > 0 {
+            self.deadlines.set(connection, now_ms);
+        }
+        self.count_memory(key);
     }
 
     /// All output of the connection has been sent.
@@ -424,7 +452,10 @@ impl<S: Service, P: Poller> Worker<S, P> {
         if connection.sent > 0 {
             connection.output = Vec::new();
             connection.sent = 0;
+            self.count_memory(key);
         }
+        let connection = &mut self.connections[key];
+        connection.is_stalled = false;
         connection.protocol.flushed();
         if connection.protocol.phase() == ConnectionPhase::Closing {
             return self.linger(key);
@@ -443,6 +474,8 @@ impl<S: Service, P: Poller> Worker<S, P> {
             return self.close(key);
         }
         connection.protocol.abandon();
+        self.count_memory(key);
+        let connection = &mut self.connections[key];
         connection.linger_bytes = Some(LINGER_BYTES_MAX);
         // The client ends after it has seen our end; when it has ended already, the close is enough.
         let is_shut = connection.socket.is_half_closed()
@@ -460,7 +493,66 @@ impl<S: Service, P: Poller> Worker<S, P> {
         let start = self.out.len();
         let connection = &mut self.connections[key];
         connection.protocol.refuse(error, &mut self.out, &self.date, &self.counters);
+        self.count_memory(key);
         self.write(key, start..self.out.len());
+    }
+
+    /// Takes note of what the connection holds now.
+    #[inline]
+    fn count_memory(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        let holds = connection.protocol.held_bytes() + connection.output.capacity();
+        if holds != connection.held_bytes {
+            let held = std::mem::replace(&mut connection.held_bytes, holds);
+            self.memory.change(key, held, holds);
+        }
+    }
+
+    /// Ends connections where all together hold too much: the slowest, then the one that has grown last. It runs
+    /// when all responses of the round have been passed on, so that a refusal follows them.
+    fn relieve(&mut self) {
+        let newest = self.memory.take_short();
+        // Also for other workers, whose own connections may all be faster.
+        if self.memory.has_shortage()
+            && let Some(key) = self.slowest()
+        {
+            self.evict(key);
+        }
+        let Some(newest) = newest else { return };
+        while self.memory.is_over() {
+            let Some(key) = self.slowest() else {
+                let holds = self.connections.get(newest).is_some_and(|one| one.held_bytes > 0);
+                if holds {
+                    self.evict(newest);
+                }
+                return;
+            };
+            self.evict(key);
+        }
+    }
+
+    /// The slowest transfer that holds memory; None where all are fast enough or have just begun.
+    fn slowest(&self) -> Option<usize> {
+        if self.memory.held() == 0 {
+            return None;
+        }
+        let now_ms = self.now.monotonic_ms();
+        let holding = self.connections.iter().filter(|(_, one)| one.held_bytes > 0);
+        let paces = holding.filter(|(_, one)| one.is_in_transfer()).filter_map(|(key, one)| {
+            let pace = one.transfer.pace(now_ms).filter(|&pace| pace < EVICTED_BYTES_PER_S)?;
+            Some((pace, key))
+        });
+        paces.min().map(|(_, key)| key)
+    }
+
+    /// Ends a connection for the memory that it holds.
+    fn evict(&mut self, key: usize) {
+        if self.connections[key].has_output() {
+            self.counters.closed_evicted_total.add(1);
+            self.close(key);
+        } else {
+            self.refuse(key, RequestError::Memory);
+        }
     }
 
     fn expire(&mut self) {
@@ -515,8 +607,11 @@ impl<S: Service, P: Poller> Worker<S, P> {
     fn close(&mut self, key: usize) {
         // Dropping its protocol state ends its stream.
         let connection = self.connections.remove(key);
+        if connection.held_bytes > 0 {
+            self.memory.change(key, connection.held_bytes, 0);
+        }
         self.poller.close(connection.socket);
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.budget.open.fetch_sub(1, Ordering::Relaxed);
         self.counters.open.set(self.connections.len() as u64);
     }
 }

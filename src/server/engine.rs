@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tracing::warn;
@@ -12,6 +11,7 @@ use super::shared::{MainEvent, Shared};
 use super::threads::{join_all, spawn};
 use super::workers::WorkerParts;
 use crate::config::{Engine, ServerSettings};
+use crate::http::budget::ConnectionBudget;
 use crate::http::listen::listeners;
 use crate::http::poller::epoll::EpollPoller;
 use crate::http::worker::{Worker, WorkerHandle};
@@ -55,13 +55,13 @@ fn native(
     let unavailable = |error| ServerError::Listen(listen, error);
     let listeners = listeners(listen, workers.len()).map_err(unavailable)?;
     let address = listeners[0].local_addr().map_err(unavailable)?;
-    let open = Arc::new(AtomicUsize::new(0));
+    let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
     let mut threads = Vec::new();
     let mut handles: Vec<Arc<WorkerHandle>> = Vec::new();
     for (index, (parts, listener)) in workers.into_iter().zip(listeners).enumerate() {
         let WorkerParts { router, counters } = parts;
         let poller = EpollPoller::new(listener).map_err(ServerError::Start)?;
-        let worker = Worker::new(poller, limits, open.clone(), counters, shared.start, router);
+        let worker = Worker::new(poller, limits, budget.clone(), counters, shared.start, router);
         handles.push(worker.handle());
         let main = shared.main.clone();
         let core = placement.worker_cores[index];

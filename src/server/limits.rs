@@ -6,11 +6,14 @@ use super::error::ServerError;
 use crate::config::ServerSettings;
 use crate::http::Limits;
 use crate::http::may::CONNECTIONS_OVER_MAX;
+use crate::memory::MemoryPlan;
 
 /// Descriptors that are no connections: standard streams, logs, listeners and pollers of four workers.
 const FILES_RESERVED: usize = 64;
 /// Descriptors of one more worker: listener, poller, wake-up.
 const FILES_PER_WORKER: usize = 3;
+/// The client does not take a response: long enough for any network, but not unlimited.
+const WRITE_STALL_MS: u64 = 30_000;
 /// During a drain an idle connection stays open for this time: a request can be on its way.
 const DRAIN_IDLE_MS: u64 = 1_000;
 
@@ -18,6 +21,7 @@ const DRAIN_IDLE_MS: u64 = 1_000;
 pub(super) fn connection_limits(
     settings: &ServerSettings,
     workers: usize,
+    plan: &MemoryPlan,
 ) -> Result<Limits, ServerError> {
     // The soft limit becomes the hard one.
     let files = rlimit::increase_nofile_limit(u64::MAX).map_err(ServerError::Start)?;
@@ -36,7 +40,10 @@ pub(super) fn connection_limits(
         head_bytes_max: settings.max_head,
         body_bytes_max: settings.max_body,
         connections_max: settings.max_connections.min(room),
+        memory_bytes_max: plan.bodies_bytes,
         read_timeout_ms: settings.read_timeout.as_millis() as u64,
+        body_rate_min: settings.body_rate_min as u64,
+        write_stall_ms: WRITE_STALL_MS,
         idle_timeout_ms: settings.idle_timeout.as_millis() as u64,
         drain_idle_ms: DRAIN_IDLE_MS,
     })

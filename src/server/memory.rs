@@ -6,6 +6,7 @@ use super::analytics::detection;
 use crate::analytics;
 use crate::config::ServerSettings;
 use crate::decode;
+use crate::http::budget::WORKER_KEPT_BYTES;
 use crate::http::poller::RECEIVE_BYTES_MAX;
 use crate::memory::{MemoryLimit, MemoryNeeds, MemoryPlan};
 use crate::placement::Machine;
@@ -47,7 +48,11 @@ fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
         shared_bytes: analytics::SHARED_BYTES
             + workers * decode::CACHE_BYTES
             + METRICS_MAX * of_analytics,
-        body_bytes: settings.max_head + settings.max_body + RECEIVE_BYTES_MAX,
+        // What idle workers keep must not take its place.
+        body_bytes: settings.max_head
+            + settings.max_body
+            + RECEIVE_BYTES_MAX
+            + workers * WORKER_KEPT_BYTES,
         max_streams: settings.max_streams,
         redis_queue_bytes: settings.redis_queue,
     }

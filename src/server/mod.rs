@@ -59,8 +59,8 @@ pub fn run(
     let (main, main_events) = unbounded();
     let machine = Machine::of_this_process();
     let placement = placement::decide(&machine, settings.workers, settings.pin);
-    let limits = limits::connection_limits(settings, placement.workers())?;
     let plan = memory::plan(settings, &machine, placement.workers());
+    let limits = limits::connection_limits(settings, placement.workers(), &plan)?;
 
     let shared = Shared::new(settings, plan.max_streams, start, main);
     let (redis, judged_producer) = RedisParts::new(settings, &plan, &shared).unzip();

@@ -16,7 +16,10 @@ pub const LIMITS: Limits = Limits {
     head_bytes_max: 1024,
     body_bytes_max: 4096,
     connections_max: 1,
+    memory_bytes_max: 64 << 20,
     read_timeout_ms: 1000,
+    body_rate_min: 1024,
+    write_stall_ms: 30_000,
     idle_timeout_ms: 1000,
     drain_idle_ms: 1_000,
 };

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use core_affinity::CoreId;
 use crossbeam_channel::{Sender, bounded};
 use serde_json::json;
 use sigmad::decode::{Decoder, Format};
+use sigmad::http::budget::ConnectionBudget;
 use sigmad::http::listen::listeners;
 use sigmad::http::message::{Method, Request, ResponseWriter, Service};
 use sigmad::http::poller::epoll::EpollPoller;
@@ -41,7 +41,10 @@ const LIMITS: Limits = Limits {
     head_bytes_max: 16 * 1024,
     body_bytes_max: 8 * 1024 * 1024,
     connections_max: 20_000,
+    memory_bytes_max: 64 << 20,
     read_timeout_ms: 10_000,
+    body_rate_min: 1024,
+    write_stall_ms: 30_000,
     idle_timeout_ms: 75_000,
     drain_idle_ms: 1_000,
 };
@@ -95,7 +98,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
     let all_counters = Arc::new(AllCounters::default());
     let listeners = listeners(options.listen, options.workers)?;
     let address = listeners[0].local_addr()?;
-    let open = Arc::new(AtomicUsize::new(0));
+    let budget = Arc::new(ConnectionBudget::new(LIMITS.memory_bytes_max));
     let (mut handles, mut workers) = (Vec::new(), Vec::new());
     for (index, (listener, end)) in listeners.into_iter().zip(ends).enumerate() {
         let front = Front {
@@ -113,7 +116,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
         };
         let counters = Arc::new(http::counters::HttpCounters::default());
         let worker =
-            Worker::new(EpollPoller::new(listener)?, LIMITS, open.clone(), counters, start, front);
+            Worker::new(EpollPoller::new(listener)?, LIMITS, budget.clone(), counters, start, front);
         handles.push(worker.handle());
         let core = core_of(index);
         let run = move || {

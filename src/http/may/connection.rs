@@ -134,7 +134,19 @@ impl<S: Service> MayConnection<S> {
         let BodyFraming::Length(length) = head.framing else {
             return Err(MayRequestError(RequestError::TransferCoding, NO_CHUNKS));
         };
-        self.read_body(request, length, head.expects_continue)?;
+        let now = self.clock.now();
+        if length > 0
+            && let Some((state, options)) = self.refusal_by_head(&head, now, response)
+        {
+            // may_minihttp would take the body for the next request.
+            if !head.expects_continue {
+                self.read_body(request, length, false, false)?;
+            }
+            self.head = head_bytes;
+            self.conclude(state, options, now, response);
+            return Ok(());
+        }
+        self.read_body(request, length, head.expects_continue, true)?;
         let now = self.clock.now();
         let options = ResponseOptions {
             is_http10: head.is_http10,
@@ -199,11 +211,50 @@ impl<S: Service> MayConnection<S> {
         Ok(Some(state))
     }
 
+    /// The response of a service that does not want the body behind this head.
+    fn refusal_by_head(
+        &mut self,
+        head: &Head<'_, '_>,
+        now: Now,
+        response: &mut MayResponse<'_>,
+    ) -> Option<(MayResponseState, ResponseOptions)> {
+        let options = ResponseOptions {
+            is_http10: head.is_http10,
+            is_head: head.method == Method::Head,
+            // Its client may send the body nevertheless, or not.
+            closes: !head.keep_alive || head.expects_continue || self.shared.monitor.is_draining(),
+        };
+        let mut slot = self.shared.slot(self.socket).lock();
+        let ServiceSlot { service, lines, .. } = &mut *slot;
+        let service = service.as_mut()?;
+        let request = Request {
+            method: head.method,
+            path: head.path,
+            query: head.query,
+            headers: head.headers,
+            body: &mut [],
+            client: self.client,
+            is_http10: head.is_http10,
+            now,
+            stages: StageTimer::default(),
+        };
+        let (wall_s, state) = (now.wall_s(), MayResponseState::Pending);
+        let mut writer = MayResponseWriter { response, lines, options, wall_s, state };
+        if !service.refuse_by_head(request, &mut writer) {
+            return None;
+        }
+        let state = writer.state;
+        service.round_called(now, StageTimer::default());
+        service.round_answered(self.clock.monotonic_ns() - now.monotonic_ns);
+        Some((state, options))
+    }
+
     fn read_body(
         &mut self,
         request: MayRequest<'_, '_, '_>,
         length: usize,
         expects_continue: bool,
+        is_kept: bool,
     ) -> Result<(), RequestError> {
         self.body.clear();
         if length == 0 {
@@ -216,12 +267,14 @@ impl<S: Service> MayConnection<S> {
         {
             state.add_answered(encode::CONTINUE.len() as u64);
         }
-        self.body.reserve(length.min(BODY_KEPT_BYTES));
+        if is_kept {
+            self.body.reserve(length.min(BODY_KEPT_BYTES));
+        }
         // may_minihttp uses the first Content-Length, which head::parse has checked to be the only
         // one and a number.
         let mut reader = request.body();
-        let mut reads = 0;
-        while self.body.len() < length {
+        let (mut reads, mut received) = (0, 0);
+        while received < length {
             if !state.enter(WaitPhase::Body, self.clock.monotonic_ns()) {
                 return Err(RequestError::Timeout);
             }
@@ -230,8 +283,11 @@ impl<S: Service> MayConnection<S> {
                 let is_cut = state.phase() == WaitPhase::Cut;
                 return Err(if is_cut { RequestError::Timeout } else { RequestError::Truncated });
             }
-            self.body.extend_from_slice(part);
+            if is_kept {
+                self.body.extend_from_slice(part);
+            }
             let taken = part.len();
+            received += taken;
             reader.consume(taken);
             reads += 1;
         }

@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::connection::{NEVER, WorkerConnection};
+use super::connection::{NEVER, Transfer, WorkerConnection};
 use crate::http::Limits;
 use crate::http::drain::DrainDeadlines;
 use crate::http::poller::PolledSocket;
 use crate::http::protocol::ConnectionPhase;
 
-/// The client does not take a response: long enough for any network, but not unlimited.
-const WRITE_STALL_MS: u64 = 30_000;
 /// After the last response, what still arrives is read and dropped for this time.
 const LINGER_MS: u64 = 2_000;
 /// The least time between two scans: one of 20,000 connections takes 0.1 ms.
@@ -27,6 +25,8 @@ pub(super) struct Expired {
 /// The deadlines of all connections of a worker.
 pub(super) struct Deadlines {
     read_timeout_ms: u64,
+    body_rate_min: u64,
+    write_stall_ms: u64,
     idle_timeout_ms: u64,
     drain_idle_ms: u64,
     next_scan_ms: u64,
@@ -37,6 +37,8 @@ impl Deadlines {
     pub fn new(limits: &Limits) -> Self {
         Self {
             read_timeout_ms: limits.read_timeout_ms,
+            body_rate_min: limits.body_rate_min,
+            write_stall_ms: limits.write_stall_ms,
             idle_timeout_ms: limits.idle_timeout_ms,
             drain_idle_ms: limits.drain_idle_ms,
             next_scan_ms: NEVER,
@@ -70,15 +72,23 @@ impl Deadlines {
             // Set once: a client that keeps sending does not extend it.
             now_ms + LINGER_MS
         } else if connection.has_output() {
-            now_ms + WRITE_STALL_MS
+            now_ms + self.write_stall_ms
         } else {
             match connection.protocol.phase() {
                 ConnectionPhase::Idle => now_ms + self.idle_timeout_ms,
-                ConnectionPhase::Head | ConnectionPhase::Body => now_ms + self.read_timeout_ms,
+                ConnectionPhase::Head => now_ms + self.read_timeout_ms,
+                ConnectionPhase::Body => {
+                    (now_ms + self.read_timeout_ms).min(self.too_slow_ms(connection.transfer))
+                }
                 ConnectionPhase::Response | ConnectionPhase::Closing => NEVER,
             }
         };
         self.next_scan_ms = self.next_scan_ms.min(connection.deadline_ms);
+    }
+
+    /// When a body that brings no more bytes falls below `--body-rate-min`.
+    fn too_slow_ms(&self, body: Transfer) -> u64 {
+        body.since_ms + self.read_timeout_ms + body.bytes as u64 * 1_000 / self.body_rate_min
     }
 
     /// Looks at all connections for those whose deadline has passed, and plans the next scan.
