@@ -181,6 +181,12 @@ def check_scrape(client: Client) -> int:
     return count
 
 
+def guarded(document: dict) -> list[tuple[str, str]]:
+    """Methods and paths that require a token when it is set."""
+    paths = document["paths"].items()
+    return [(method.upper(), path) for path, item in paths for method in item if "security" in item[method]]
+
+
 def main() -> None:
     with bench.sigmad() as (_, port):
         client = Client(port)
@@ -194,19 +200,21 @@ def main() -> None:
     ):
         client_with_tokens = Client(port)
         client_with_tokens.seen = client.seen
-        for path, item in client.document["paths"].items():
-            for method, operation in item.items():
-                if "security" not in operation:
-                    continue
-                # Loopback clients look into the process without a token, but not through a proxy.
-                fields = {"X_Forwarded_For": "192.0.2.1"} if path.startswith("/debug/") else {}
-                client_with_tokens.ask(method.upper(), path, 401, **fields)
-                client_with_tokens.ask(method.upper(), path, 403, Authorization="Bearer x", **fields)
+        for method, path in guarded(client.document):
+            client_with_tokens.ask(method, path, 401)
         for path, status in (("/ingest", 202), ("/metrics", 200)):
             fields = {"Authorization": "Bearer w"}
             client_with_tokens.ask("POST", path, status, b'{"device":"a","rps":1}', **fields)
             client_with_tokens.ask("POST", path, 429, b'{"device":"b","rps":1}', **fields)
             client_with_tokens.ask("POST", path, 429, b'[{"device":"b","rps":1}]', **fields)
+    # Past ten wrong tokens of one address the answer is 429: a process for each ten.
+    operations = guarded(client.document)
+    for first in range(0, len(operations), 10):
+        with bench.sigmad("--ingest-token", "w", "--read-token", "r", "--debug-token", "d") as (_, port):
+            client_with_tokens = Client(port)
+            client_with_tokens.seen = client.seen
+            for method, path in operations[first : first + 10]:
+                client_with_tokens.ask(method, path, 403, Authorization="Bearer x")
     described = {
         (method.upper(), path, status)
         for path, item in client.document["paths"].items()
