@@ -8,7 +8,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use sigmad_load::LoadSettings;
 
 use super::environment::variable;
-use super::error::CommandLineError;
+use super::error::{CommandLineError, SettingsError};
 use super::help::{EVAL_HELP_END, HELP_END, help};
 use super::settings::{RedisUrlParser, ServerSettings};
 use crate::store::url::Target;
@@ -69,6 +69,9 @@ where
     }
     let contradiction = |error| CommandLineError::settings(&error, &args, &command);
     let settings = settings.checked().map_err(contradiction)?;
+    if is_demo && settings.tls_cert.is_some() {
+        return Err(contradiction(SettingsError::TlsWithDemo));
+    }
     let settings = Box::new(settings);
     Ok(match (print_config, is_demo) {
         (true, _) => Invocation::PrintConfig(settings),

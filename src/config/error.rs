@@ -9,6 +9,7 @@ use clap::Command;
 use clap::error::ErrorKind;
 use sigmad_flags::TokenError;
 
+use crate::http::tls::TlsError;
 use crate::store::url::LoginError;
 
 /// Values that are valid alone and not together. Exit code 78, the `EX_CONFIG` of sysexits.
@@ -25,6 +26,19 @@ pub enum SettingsError {
     DetectorTwice(&'static str),
     /// A token can't be used.
     Token(TokenError),
+    /// `--tls-cert` without `--tls-key`, or the other way round.
+    TlsHalf {
+        /// The flag that is there.
+        given: &'static str,
+        /// The flag that is not.
+        absent: &'static str,
+    },
+    /// `--tls-cert` with `--engine may`.
+    TlsWithMay,
+    /// `sigmad demo` with `--tls-cert`.
+    TlsWithDemo,
+    /// The certificate or its key can't be used.
+    Tls(TlsError),
     /// `--redis-password` is empty, or its file can't be read.
     RedisPassword(io::Error),
     /// `--redis-url` and `--redis-password` contradict each other.
@@ -43,6 +57,14 @@ impl fmt::Display for SettingsError {
             ),
             Self::DetectorTwice(name) => write!(f, "--detector has {name} twice"),
             Self::Token(error) => error.fmt(f),
+            Self::TlsHalf { given, absent } => write!(f, "--{given} needs --{absent} as well"),
+            Self::TlsWithMay => {
+                f.write_str("--engine may has no TLS: omit --tls-cert, or use --engine native")
+            }
+            Self::TlsWithDemo => {
+                f.write_str("the fleet of sigmad demo speaks plain HTTP: omit --tls-cert")
+            }
+            Self::Tls(error) => error.fmt(f),
             Self::RedisPassword(error) => write!(f, "--redis-password: {error}"),
             Self::RedisLogin(error) => error.fmt(f),
         }

@@ -1,6 +1,7 @@
 //! The settings in force, as the log and `--print-config` show them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -53,6 +54,8 @@ impl ServerSettings {
             ingest_token,
             read_token,
             debug_token,
+            tls_cert,
+            tls_key,
             log,
             log_format,
         } = self;
@@ -84,6 +87,8 @@ impl ServerSettings {
             ("ingest-token", ShownValue::token(ingest_token.as_ref())),
             ("read-token", ShownValue::token(read_token.as_ref())),
             ("debug-token", ShownValue::token(debug_token.as_ref())),
+            ("tls-cert", ShownValue::file(tls_cert.as_ref())),
+            ("tls-key", ShownValue::file(tls_key.as_ref())),
             ("log", ShownValue::value(log)),
             ("log-format", ShownValue::choice(log_format)),
         ]
@@ -151,6 +156,10 @@ impl ShownValue {
             Some(password) => password.given_file().map_or(Self::Secret, Self::Value),
             None => Self::Unset,
         }
+    }
+
+    fn file(value: Option<&PathBuf>) -> Self {
+        value.map_or(Self::Unset, |file| Self::value(&file.display()))
     }
 
     fn token(value: Option<&TokenFlag>) -> Self {

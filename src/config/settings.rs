@@ -6,11 +6,13 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
+use rustls::ServerConfig;
 use sigmad_flags::{TokenFlag, bytes, count, duration};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -18,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use super::choices::{Engine, LogFormat, Pin, RedisHistory};
 use super::error::SettingsError;
 use super::listen::listen;
+use crate::http::tls::server_config;
 use crate::store::url::{LoginError, Password, Target, UrlError};
 use sigmad_detectors::DetectorKind;
 
@@ -236,12 +239,25 @@ pub struct ServerSettings {
     #[arg(help_heading = "Access", long, value_name = "TOKEN")]
     pub read_token: Option<TokenFlag>,
 
-    /// bearer token for /debug/; none: local requests only
+    /// bearer token for /debug/; none: local only
     ///
     /// Bearer token that every request to `/debug/` needs, as a token or `@file`. Without it, only requests from this
     /// machine are answered, and others get 403.
     #[arg(help_heading = "Access", long, value_name = "TOKEN")]
     pub debug_token: Option<TokenFlag>,
+
+    /// PEM file of the certificate: HTTPS only
+    ///
+    /// PEM file of the certificate and its chain. With it the port speaks HTTPS only, TLS 1.2 and 1.3. SIGHUP reads
+    /// it again.
+    #[arg(help_heading = "Access", long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file of the private key
+    ///
+    /// PEM file of the private key of `--tls-cert`. SIGHUP reads it again.
+    #[arg(help_heading = "Access", long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 
     /// level or filter: info,sigmad::http=debug
     ///
@@ -278,12 +294,29 @@ impl ServerSettings {
             }
         }
         self.read_tokens()?;
+        self.tls()?;
         if let Some(password) = &self.redis_password {
             // Its file may change later; now it shows whether the flag is right.
             password.read().map_err(SettingsError::RedisPassword)?;
         }
         self.redis_target().map_err(SettingsError::RedisLogin)?;
         Ok(self)
+    }
+
+    /// Reads the certificate and its key; None without them.
+    ///
+    /// # Errors
+    /// When there is one without the other, or when they can't be used.
+    pub fn tls(&self) -> Result<Option<ServerConfig>, SettingsError> {
+        match (&self.tls_cert, &self.tls_key) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) if self.engine == Engine::May => Err(SettingsError::TlsWithMay),
+            (Some(certificate), Some(key)) => {
+                server_config(certificate, key).map(Some).map_err(SettingsError::Tls)
+            }
+            (Some(_), None) => Err(SettingsError::TlsHalf { given: "tls-cert", absent: "tls-key" }),
+            (None, Some(_)) => Err(SettingsError::TlsHalf { given: "tls-key", absent: "tls-cert" }),
+        }
     }
 
     /// Reads the tokens that are in files, also those that have been read before.

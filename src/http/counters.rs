@@ -17,6 +17,8 @@ pub struct HttpCounters {
     pub closed_evicted_total: Counter,
     /// Closed because the client did not take its response.
     pub closed_stalled_total: Counter,
+    /// Closed because the TLS handshake was not complete in time.
+    pub closed_handshake_total: Counter,
     /// Closed by the drain.
     pub closed_drain_total: Counter,
     /// Times that accept failed for want of descriptors or memory.
@@ -35,6 +37,7 @@ impl Default for HttpCounters {
             closed_idle_total: Counter::default(),
             closed_evicted_total: Counter::default(),
             closed_stalled_total: Counter::default(),
+            closed_handshake_total: Counter::default(),
             closed_drain_total: Counter::default(),
             accept_failures_total: Counter::default(),
             refusals: std::array::from_fn(|_| Counter::default()),
@@ -60,11 +63,12 @@ impl MetricSource for HttpCounters {
         families
             .counter(
                 "http_connections_closed_total",
-                "Connections closed by the server, by reason: idle, evicted to make room, stalled because the client did not read, drain.",
+                "Connections closed by the server, by reason: idle, evicted to make room, stalled because the client did not read, handshake of TLS not complete in time, drain.",
             )
             .add_counter(&[("reason", "idle")], &self.closed_idle_total)
             .add_counter(&[("reason", "evicted")], &self.closed_evicted_total)
             .add_counter(&[("reason", "stalled")], &self.closed_stalled_total)
+            .add_counter(&[("reason", "handshake")], &self.closed_handshake_total)
             .add_counter(&[("reason", "drain")], &self.closed_drain_total);
         let refused = families.counter(
             "http_requests_refused_total",

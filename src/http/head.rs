@@ -60,11 +60,13 @@ pub enum RequestError {
     TooManyConnections,
     /// All requests and responses in memory together take too much.
     Memory,
+    /// The first bytes are none of TLS, which this port speaks.
+    PlainHttp,
 }
 
 impl RequestError {
     /// Every error, in the order of the declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::RequestLine,
         Self::HeaderField,
         Self::LineEnd,
@@ -85,6 +87,7 @@ impl RequestError {
         Self::Timeout,
         Self::TooManyConnections,
         Self::Memory,
+        Self::PlainHttp,
     ];
 
     /// The status code of the answer.
@@ -99,7 +102,8 @@ impl RequestError {
             | Self::TransferEncoding
             | Self::Chunk
             | Self::Truncated
-            | Self::CodedBody => 400,
+            | Self::CodedBody
+            | Self::PlainHttp => 400,
             Self::Timeout => 408,
             Self::BodyTooLarge => 413,
             Self::ContentCoding => 415,
@@ -134,6 +138,7 @@ impl RequestError {
             Self::Timeout => "timeout",
             Self::TooManyConnections => "too_many_connections",
             Self::Memory => "too_many_bodies",
+            Self::PlainHttp => "plain_http",
         }
     }
 
@@ -164,6 +169,7 @@ impl RequestError {
             }
             Self::TooManyConnections => "the server has --max-connections connections open",
             Self::Memory => "the bodies in memory take their whole share of it: try again",
+            Self::PlainHttp => "this port speaks HTTPS: use https:// instead of http://",
         }
     }
 }

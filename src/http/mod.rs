@@ -3,7 +3,8 @@
 //! [`listen`] opens the sockets. Each [`worker`] serves the connections of one of them by a
 //! [`poller`]. A connection's [`protocol`] state parses each request ([`head`] or [`head_cache`],
 //! [`chunked`], [`coding`]), calls the [`message::Service`], and [`encode`]s the response. Timed
-//! requests carry their [`stages`]. All connections together have a [`budget`] of memory. [`may`] is another engine for the same service.
+//! requests carry their [`stages`]. [`tls`] reads the certificate for TLS between worker and poller.
+//! All connections together have a [`budget`] of memory. [`may`] is another engine for the same service.
 
 pub mod budget;
 mod chunked;
@@ -19,6 +20,7 @@ pub mod message;
 pub mod poller;
 pub mod protocol;
 pub mod stages;
+pub mod tls;
 pub mod worker;
 
 /// The limits of one server.

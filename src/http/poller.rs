@@ -4,9 +4,10 @@
 //! count of sent bytes, a closed peer, a wake-up. How the kernel reports it stays behind [`Poller`]:
 //! [`epoll`] makes a system call when the worker takes the result, because readiness says that it
 //! will not block; io_uring would have made it before. Another listener family or another kernel
-//! interface is another file beside [`epoll`].
+//! interface is another file beside [`epoll`]. [`tls`] is a layer over any of them.
 
 pub mod epoll;
+pub mod tls;
 
 use std::io;
 use std::net::IpAddr;
@@ -39,6 +40,8 @@ pub enum Received<'a> {
     Nothing,
     /// The peer sends no more, and everything before the end has been received.
     End,
+    /// The first bytes are none of TLS, on a port that speaks it. From now on bytes pass as they are.
+    NotTls,
     /// The connection is broken.
     Failed,
 }
@@ -66,6 +69,10 @@ pub trait PolledSocket {
     fn has_input(&self) -> bool;
     /// True when the peer sends no more; unread bytes may be left.
     fn is_half_closed(&self) -> bool;
+    /// True until bytes of a request can arrive: TLS is still negotiated.
+    fn is_handshaking(&self) -> bool {
+        false
+    }
 }
 
 /// One worker's listener and sockets. Only [`Poller::wait`] blocks.
@@ -97,6 +104,11 @@ pub trait Poller {
     /// When there is no descriptor or no memory for it. It stays in the kernel's queue.
     fn accept(&mut self) -> io::Result<Option<Accepted<Self::Socket>>>;
 
+    /// Open sockets whose TLS is still negotiated.
+    fn handshakes(&self) -> usize {
+        0
+    }
+
     /// Stops listening; connections that were not accepted are reset.
     fn close_listener(&mut self);
 
@@ -106,7 +118,7 @@ pub trait Poller {
     /// When the kernel has no memory for it.
     fn register(&mut self, socket: &mut Self::Socket, key: usize) -> io::Result<()>;
 
-    /// Bytes that have arrived, at most [`RECEIVE_BYTES_MAX`].
+    /// Bytes that have arrived, at most [`RECEIVE_BYTES_MAX`] and what is left of a record of TLS.
     fn receive(&mut self, socket: &mut Self::Socket) -> Received<'_>;
 
     /// Sends `bytes`; returns how many have been sent. The caller offers the rest again, from the first

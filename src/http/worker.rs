@@ -40,6 +40,11 @@ const ACCEPT_PAUSE_MS: u64 = 20;
 const REFUSED_CONNECTIONS_MAX: usize = 16;
 /// Bytes read and dropped behind the last response: a client that is told to stop has time to do so.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Connections of one worker in their TLS handshake: each can hold 30 kB that its client has sent or caused. Past
+/// it the oldest ones make room. A handshake of an honest client is over long before so many others have begun.
+const HANDSHAKES_MAX: usize = 512;
+/// Closed at once, so that the search for the oldest is rare.
+const HANDSHAKES_EVICTED: usize = HANDSHAKES_MAX / 8;
 
 /// Where memory is short, a slower transfer goes before others: at this pace the largest body takes two minutes.
 const EVICTED_BYTES_PER_S: u64 = 64 * 1024;
@@ -244,6 +249,9 @@ impl<S: Service, P: Poller> Worker<S, P> {
 
     fn admit(&mut self, accepted: Accepted<P::Socket>) {
         self.counters.accepted_total.add(1);
+        if self.poller.handshakes() > HANDSHAKES_MAX {
+            self.evict_oldest_handshakes();
+        }
         let Accepted { mut socket, client } = accepted;
         let limit = self.limits.connections_max;
         let is_over =
@@ -320,6 +328,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
                 times.end(Stage::QueueWait, self.clock.monotonic_ns());
                 round.stages = Some(times);
             }
+            let was_handshaking = connection.socket.is_handshaking();
             match self.poller.receive(&mut connection.socket) {
                 Received::Bytes(bytes) => {
                     self.reads += 1;
@@ -332,8 +341,11 @@ impl<S: Service, P: Poller> Worker<S, P> {
                 }
                 Received::Nothing => {}
                 Received::End => connection.has_ended = true,
+                Received::NotTls => return self.refuse(key, RequestError::PlainHttp),
                 Received::Failed => return self.close(key),
             }
+            // The time for the handshake is over, that for a request begins.
+            has_progressed |= was_handshaking && !connection.socket.is_handshaking();
         }
         if connection.has_ended && !connection.protocol.has_backlog() {
             connection.protocol.finish(&mut round);
@@ -377,7 +389,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
                 connection.linger_bytes.and_then(|left| left.checked_sub(bytes.len()))
             }
             Received::Nothing => connection.linger_bytes,
-            Received::End | Received::Failed => None,
+            Received::End | Received::NotTls | Received::Failed => None,
         };
         connection.linger_bytes = left;
         if left.is_none() {
@@ -576,6 +588,10 @@ impl<S: Service, P: Poller> Worker<S, P> {
             _ if connection.is_lingering() => return self.close(key),
             _ if is_drained => counters.closed_drain_total.add(1),
             _ if has_output => counters.closed_stalled_total.add(1),
+            _ if connection.socket.is_handshaking() => {
+                counters.closed_handshake_total.add(1);
+                return self.close(key);
+            }
             ConnectionPhase::Head | ConnectionPhase::Body => {
                 return self.refuse(key, RequestError::Timeout);
             }
@@ -602,6 +618,17 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
         self.close(key);
         true
+    }
+
+    /// Closes the connections that have been in their handshake for longest.
+    fn evict_oldest_handshakes(&mut self) {
+        let handshakes = self.connections.iter().filter(|(_, one)| one.socket.is_handshaking());
+        let mut oldest: Vec<_> = handshakes.map(|(key, one)| (one.deadline_ms, key)).collect();
+        oldest.sort_unstable();
+        for (_, key) in oldest.into_iter().take(HANDSHAKES_EVICTED) {
+            self.counters.closed_evicted_total.add(1);
+            self.close(key);
+        }
     }
 
     fn close(&mut self, key: usize) {

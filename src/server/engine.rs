@@ -1,22 +1,29 @@
 //! The HTTP engine: starts it, and drains it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tracing::warn;
 
 use super::error::ServerError;
+use super::reload::Reloads;
 use super::shared::{MainEvent, Shared};
 use super::threads::{join_all, spawn};
 use super::workers::WorkerParts;
-use crate::config::{Engine, ServerSettings};
+use crate::config::{Engine, ServerSettings, SettingsError};
 use crate::http::budget::ConnectionBudget;
 use crate::http::listen::listeners;
+use crate::http::poller::Poller;
 use crate::http::poller::epoll::EpollPoller;
+use crate::http::poller::tls::TlsPoller;
 use crate::http::worker::{Worker, WorkerHandle};
 use crate::http::{self, Limits};
 use crate::placement::Placement;
+use crate::reloadable::Reloadable;
 
 /// The engine that serves HTTP.
 pub(super) struct RunningEngine {
@@ -32,9 +39,13 @@ impl RunningEngine {
         placement: &Placement,
         workers: Vec<WorkerParts>,
         shared: &Shared,
+        reloads: &mut Reloads,
     ) -> Result<Self, ServerError> {
         match settings.engine {
-            Engine::Native => native(settings.listen, limits, placement, workers, shared),
+            Engine::Native => {
+                let tls = tls(settings, reloads).map_err(ServerError::Tls)?;
+                native(settings.listen, limits, placement, workers, shared, tls.as_ref())
+            }
             Engine::May => may(settings.listen, limits, placement, workers, shared),
         }
     }
@@ -45,34 +56,49 @@ impl RunningEngine {
     }
 }
 
+/// The certificate of new connections, which SIGHUP reads again.
+fn tls(
+    settings: &ServerSettings,
+    reloads: &mut Reloads,
+) -> Result<Option<Arc<Reloadable<ServerConfig>>>, SettingsError> {
+    let Some(config) = settings.tls()? else { return Ok(None) };
+    let tls = Reloadable::new(config);
+    let (settings, in_force) = (settings.clone(), tls.clone());
+    reloads.add("certificate", move || {
+        if let Some(config) = settings.tls()? {
+            in_force.replace(config);
+        }
+        Ok::<_, SettingsError>(())
+    });
+    Ok(Some(tls))
+}
+
 fn native(
     listen: SocketAddr,
     limits: Limits,
     placement: &Placement,
     workers: Vec<WorkerParts>,
     shared: &Shared,
+    tls: Option<&Arc<Reloadable<ServerConfig>>>,
 ) -> Result<RunningEngine, ServerError> {
     let unavailable = |error| ServerError::Listen(listen, error);
     let listeners = listeners(listen, workers.len()).map_err(unavailable)?;
     let address = listeners[0].local_addr().map_err(unavailable)?;
     let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
-    let mut threads = Vec::new();
-    let mut handles: Vec<Arc<WorkerHandle>> = Vec::new();
+    let mut running = RunningWorkers::default();
     for (index, (parts, listener)) in workers.into_iter().zip(listeners).enumerate() {
-        let WorkerParts { router, counters } = parts;
-        let poller = EpollPoller::new(listener).map_err(ServerError::Start)?;
-        let worker = Worker::new(poller, limits, budget.clone(), counters, shared.start, router);
-        handles.push(worker.handle());
-        let main = shared.main.clone();
         let core = placement.worker_cores[index];
-        let thread = spawn(format!("worker-{index}"), core, move || {
-            if let Err(error) = worker.run() {
-                // Err: the main thread has ended.
-                let _ = main.send(MainEvent::WorkerFailed(error));
+        let poller = EpollPoller::new(listener).map_err(ServerError::Start)?;
+        let started = match tls {
+            None => running.start(poller, parts, limits, budget.clone(), core, shared),
+            Some(tls) => {
+                let poller = TlsPoller::new(poller, tls.reader());
+                running.start(poller, parts, limits, budget.clone(), core, shared)
             }
-        });
-        threads.push(thread.map_err(ServerError::Start)?);
+        };
+        started.map_err(ServerError::Start)?;
     }
+    let RunningWorkers { handles, threads } = running;
     let drain = move |limit| {
         for handle in &handles {
             handle.drain(limit);
@@ -80,6 +106,38 @@ fn native(
         join_all(threads);
     };
     Ok(RunningEngine { address, drain: Box::new(drain) })
+}
+
+/// The workers that have been started.
+#[derive(Default)]
+struct RunningWorkers {
+    handles: Vec<Arc<WorkerHandle>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl RunningWorkers {
+    fn start(
+        &mut self,
+        poller: impl Poller<Socket: Send> + Send + 'static,
+        parts: WorkerParts,
+        limits: Limits,
+        budget: Arc<ConnectionBudget>,
+        core: Option<usize>,
+        shared: &Shared,
+    ) -> io::Result<()> {
+        let WorkerParts { router, counters } = parts;
+        let worker = Worker::new(poller, limits, budget, counters, shared.start, router);
+        self.handles.push(worker.handle());
+        let main = shared.main.clone();
+        let name = format!("worker-{}", self.threads.len());
+        self.threads.push(spawn(name, core, move || {
+            if let Err(error) = worker.run() {
+                // Err: the main thread has ended.
+                let _ = main.send(MainEvent::WorkerFailed(error));
+            }
+        })?);
+        Ok(())
+    }
 }
 
 fn may(

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::config::SettingsError;
+
 /// Why the server can't run.
 #[derive(Debug)]
 pub enum ServerError {
@@ -13,6 +15,8 @@ pub enum ServerError {
     Start(io::Error),
     /// A worker lost its poller.
     Worker(io::Error),
+    /// The certificate can't be used any more: it could when the settings were checked.
+    Tls(SettingsError),
     /// The file limit leaves no room for connections.
     FileLimit(usize),
 }
@@ -26,6 +30,7 @@ impl fmt::Display for ServerError {
                 write!(f, "can't listen on {address} (--listen): {error}")
             }
             Self::Start(error) => write!(f, "can't start: {error}"),
+            Self::Tls(error) => error.fmt(f),
             Self::Worker(error) => write!(f, "a worker failed: {error}"),
             Self::FileLimit(limit) => {
                 write!(f, "the file limit of {limit} is too low for connections; raise `ulimit -n`")

@@ -77,7 +77,8 @@ pub fn run(
         .map_err(ServerError::Start)?;
     let mut reloads = Reloads::default();
     let workers = workers::parts(settings, &shared, &counters, queues.to_workers, &mut reloads);
-    let engine = RunningEngine::start(settings, limits, &placement, workers, &shared)?;
+    let engine =
+        RunningEngine::start(settings, limits, &placement, workers, &shared, &mut reloads)?;
     if store.is_none() {
         shared.readiness.set(ReadinessPhase::Ready);
     }

@@ -6,6 +6,9 @@
 #![allow(dead_code, reason = "each suite uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
+#[path = "../certificates/mod.rs"]
+mod certificates;
+
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -135,7 +138,9 @@ impl Redis {
         let args = ["--tls-cert-file", "server.crt", "--tls-key-file", "server.key"];
         let more = ["--tls-ca-cert-file", "ca.crt", "--tls-auth-clients", "no"];
         let access = Access { is_tls: true, ..Access::default() };
-        Self::start_with(access, &[args, more].concat(), make_certificates)
+        Self::start_with(access, &[args, more].concat(), |directory| {
+            certificates::make(&directory.0)
+        })
     }
 
     fn start_with(access: Access, args: &[&str], prepare: impl FnOnce(&Directory)) -> Self {
@@ -363,53 +368,6 @@ fn login(user: Option<&str>, password: Option<&str>) -> String {
         Some(password) => format!("{}:{}@", encoded(user.unwrap_or("")), encoded(password)),
         None => String::new(),
     }
-}
-
-/// `server.crt`, `server.key`, and the `ca.crt` that signed it.
-fn make_certificates(directory: &Directory) {
-    let openssl = |args: &[&str]| {
-        let output = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args(["-nodes", "-days", "1"])
-            .args(args)
-            .current_dir(&directory.0)
-            .output()
-            .expect("openssl starts (Debian: openssl)");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    // Without this configuration, that of the system would make every certificate an authority.
-    let empty = "[req]\ndistinguished_name = name\n[name]\n";
-    std::fs::write(directory.file("openssl.cnf"), empty).expect("openssl.cnf");
-    openssl(&[
-        "-config",
-        "openssl.cnf",
-        "-subj",
-        "/CN=authority of a test",
-        "-addext",
-        "basicConstraints = critical, CA:TRUE",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.crt",
-    ]);
-    openssl(&[
-        "-config",
-        "openssl.cnf",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "basicConstraints = critical, CA:FALSE",
-        "-addext",
-        "subjectAltName = DNS:localhost, IP:127.0.0.1",
-        "-CA",
-        "ca.crt",
-        "-CAkey",
-        "ca.key",
-        "-keyout",
-        "server.key",
-        "-out",
-        "server.crt",
-    ]);
 }
 
 /// One command.

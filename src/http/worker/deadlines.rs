@@ -75,6 +75,9 @@ impl Deadlines {
             now_ms + self.write_stall_ms
         } else {
             match connection.protocol.phase() {
+                ConnectionPhase::Idle if connection.socket.is_handshaking() => {
+                    now_ms + self.read_timeout_ms
+                }
                 ConnectionPhase::Idle => now_ms + self.idle_timeout_ms,
                 ConnectionPhase::Head => now_ms + self.read_timeout_ms,
                 ConnectionPhase::Body => {
