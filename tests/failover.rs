@@ -10,9 +10,9 @@ mod redis_server;
 mod store_ledger;
 
 use harness::{Launch, Server, eventually};
-use redis_server::{Cluster, Redis, Sentinels};
+use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels};
 use serde_json::{Value, json};
-use store_ledger::{Ledger, Phase, Plan, Scrape};
+use store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape};
 
 /// Requests before the fault, and again after the failover.
 const REQUESTS: u64 = 200;
@@ -68,6 +68,31 @@ fn a_master_is_killed_under_load() {
     comes_through(&server, "after", |_| successor);
     let fleet: u64 = successor.ask(&["ZCARD", "sigmad:fleet:window:rps"]);
     assert_eq!(fleet, 51, "a window and one more");
+}
+
+/// A planned failover: the old master takes writes for seconds after its replica was promoted.
+#[test]
+fn a_planned_failover_under_load_loses_no_stored_sample() {
+    let group = Sentinels::start();
+    let server = start(&group.url());
+    let master = group.master_port();
+    let load = Ledger::new(Plan { keys: Keys::Unique, ..Plan::default() }).post_to(&server);
+    load.run(Phase::Control, REQUESTS);
+    group.sentinels[1].ask::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]);
+    load.run(Phase::Fault, REQUESTS_WITHOUT);
+    let successor = group.wait_for_failover(master);
+    eventually("the last samples are written again", || {
+        Scrape::of(&server).get("sigmad_store_rewritten_samples_total") > 0
+    });
+    load.run(Phase::After, REQUESTS);
+    let ledger = load.stop();
+
+    ledger.assert_all_answered();
+    let scrape = ledger.settle(&server);
+    assert_eq!(scrape.sum("sigmad_store_dropped_total"), 0, "dropped");
+    assert_eq!(scrape.get("sigmad_store_unconfirmed_samples_total"), 0);
+    ledger.check(successor, &Excuse::NONE);
+    ledger.assert_not_held_up();
 }
 
 #[test]

@@ -107,6 +107,10 @@ impl Cluster {
         self.nodes.iter().filter_map(NodeConnection::session).collect()
     }
 
+    pub fn nodes(&mut self) -> &mut [NodeConnection] {
+        &mut self.nodes
+    }
+
     /// Sends every command to its node, all nodes at once.
     pub fn send(&mut self, pipeline: &Pipeline) -> Result<(), LinkError> {
         debug_assert!(self.can_send(), "it would overtake redirected commands");

@@ -207,6 +207,12 @@ impl NodeConnection {
         self.waiting_ns = self.clock.monotonic_ns();
     }
 
+    /// Reads the next replies, which are waited for from now on.
+    pub fn receive_all(&mut self, replies: usize) -> Result<Vec<RedisReply>, LinkError> {
+        self.begin_receiving();
+        (0..replies).map(|_| self.receive()).collect()
+    }
+
     /// Reads the next reply.
     pub fn receive(&mut self) -> Result<RedisReply, LinkError> {
         self.read().map_err(|error| error.at(&self.address))

@@ -86,6 +86,16 @@ impl StoreCounters {
                 &self.connections_total,
             ),
             (
+                "sigmad_store_rewritten_samples_total",
+                "Stored samples written again because the sentinels named another master.",
+                &self.rewritten_total,
+            ),
+            (
+                "sigmad_store_unconfirmed_samples_total",
+                "Stored samples that a failover of that moment may have lost: the sentinels had not confirmed the master, and --redis-queue or the drain ended.",
+                &self.unconfirmed_total,
+            ),
+            (
                 "sigmad_store_windows_read_total",
                 "Windows read because another replica has changed them.",
                 &self.windows_read_total,

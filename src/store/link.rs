@@ -6,16 +6,16 @@
 //!
 //! ```text
 //! redis://            connect
-//! redis+sentinel://   ask a sentinel for the master, connect, check its role
+//! redis+sentinel://   ask a sentinel for the master, connect, check its role; again from time to time
 //! redis+cluster://    ask a node for the slots, connect to all nodes, send each command by its key
 //! ```
 
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 
 use super::cluster::Cluster;
 use super::connection::{ClientSession, NodeConnection};
-use super::sentinel;
-use super::url::{Target, Topology};
+use super::sentinel::{Master, SentinelGroup};
+use super::url::{Address, Target, Topology};
 pub use super::{connection::ClientIdentity, error::LinkError};
 
 /// A connection to Redis, or one to each node of a cluster.
@@ -24,6 +24,8 @@ pub struct Link(Nodes);
 enum Nodes {
     /// One process has all keys.
     Single(NodeConnection),
+    /// The master of a group has all keys, as long as it is the master.
+    Master(Box<Master>),
     Cluster(Box<Cluster>),
 }
 
@@ -37,9 +39,16 @@ impl Link {
             Topology::Single(address) => {
                 Nodes::Single(NodeConnection::to_node(address, target, identity)?)
             }
-            Topology::Sentinel { sentinels, master, login } => Nodes::Single(
-                sentinel::connect_master(sentinels, master, login.as_ref(), target, identity)?,
-            ),
+            Topology::Sentinel { sentinels, master, login } => {
+                let group = SentinelGroup {
+                    addresses: sentinels.clone(),
+                    master: master.clone(),
+                    login: login.clone(),
+                    target: target.clone(),
+                    identity: identity.clone(),
+                };
+                Nodes::Master(Box::new(Master::connect(group)?))
+            }
             Topology::Cluster { seeds } => {
                 Nodes::Cluster(Box::new(Cluster::connect(seeds, target, identity)?))
             }
@@ -51,8 +60,48 @@ impl Link {
     pub fn sessions(&self) -> Vec<ClientSession> {
         match &self.0 {
             Nodes::Single(node) => node.session().into_iter().collect(),
+            Nodes::Master(master) => master.node.session().into_iter().collect(),
             Nodes::Cluster(cluster) => cluster.sessions(),
         }
+    }
+
+    /// The address of the master that sentinels named; None without sentinels.
+    pub fn master(&self) -> Option<&Address> {
+        match &self.0 {
+            Nodes::Master(master) => Some(master.node.address()),
+            Nodes::Single(_) | Nodes::Cluster(_) => None,
+        }
+    }
+
+    /// True when a sentinel still names the master of this link; false when no sentinel could be asked, or
+    /// without sentinels. Nothing is in flight.
+    ///
+    /// # Errors
+    /// Another Redis is the master, or the connection is lost: drop the link.
+    pub fn confirm_master(&mut self) -> Result<bool, LinkError> {
+        match &mut self.0 {
+            Nodes::Master(master) => master.confirm(),
+            Nodes::Single(_) | Nodes::Cluster(_) => Ok(false),
+        }
+    }
+
+    /// Sends one command to every node, whatever its key, and returns their replies. Nothing is in flight.
+    ///
+    /// # Errors
+    /// A connection is lost: drop the link.
+    pub fn ask_nodes(&mut self, command: &Cmd) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
+        let nodes = match &mut self.0 {
+            Nodes::Single(node) => std::slice::from_mut(node),
+            Nodes::Master(master) => std::slice::from_mut(&mut master.node),
+            Nodes::Cluster(cluster) => cluster.nodes(),
+        };
+        let packed = command.get_packed_command();
+        nodes.iter_mut().try_for_each(|node| node.send(&packed))?;
+        let mut replies = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            replies.push(node.receive()?.map_err(|error| LinkError::refusal(&error)));
+        }
+        Ok(replies)
     }
 
     /// Sends commands and reads their replies: [`Link::send`] and [`Link::receive`] at once.
@@ -77,6 +126,7 @@ impl Link {
         }
         match &mut self.0 {
             Nodes::Single(node) => node.send(&pipeline.get_packed_pipeline()),
+            Nodes::Master(master) => master.node.send(&pipeline.get_packed_pipeline()),
             Nodes::Cluster(cluster) => cluster.send(pipeline),
         }
     }
@@ -84,7 +134,7 @@ impl Link {
     /// False while nothing may be sent before what is in flight is received.
     pub fn can_send(&self) -> bool {
         match &self.0 {
-            Nodes::Single(_) => true,
+            Nodes::Single(_) | Nodes::Master(_) => true,
             Nodes::Cluster(cluster) => cluster.can_send(),
         }
     }
@@ -109,10 +159,8 @@ impl Link {
             return Ok(Vec::new());
         }
         let replies: Vec<_> = match &mut self.0 {
-            Nodes::Single(node) => {
-                node.begin_receiving();
-                (0..pipeline.len()).map(|_| node.receive()).collect::<Result<_, _>>()?
-            }
+            Nodes::Single(node) => node.receive_all(pipeline.len())?,
+            Nodes::Master(master) => master.node.receive_all(pipeline.len())?,
             Nodes::Cluster(cluster) => cluster.receive(pipeline)?,
         };
         let refused = |reply: Result<Value, _>| reply.map_err(|error| LinkError::refusal(&error));

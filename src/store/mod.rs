@@ -52,6 +52,10 @@ pub struct StoreCounters {
     pub commands_total: Counter,
     /// Connections made.
     pub connections_total: Counter,
+    /// Samples written again because the sentinels named another master.
+    pub rewritten_total: Counter,
+    /// Samples released before the sentinels had confirmed the master that has them.
+    pub unconfirmed_total: Counter,
     /// Windows read because another replica has changed them.
     pub windows_read_total: Counter,
     /// Members, counts and names in Redis that sigmad does not write; they are left out.

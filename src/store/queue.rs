@@ -1,7 +1,8 @@
 //! The store queue: judged samples that wait for Redis, coalesced and bounded.
 //!
 //! A [`StoreQueue`] holds [`Segment`]s, oldest first. The newest takes the samples that arrive; the oldest is
-//! flushed whole, and sent again until all its commands are answered.
+//! flushed whole, and sent again until all its commands are answered. Behind sentinels it is then kept for a while:
+//! if another Redis becomes the master, it is written again.
 //!
 //! Past the bound, the oldest segment that is not in flight is dropped and counted. Pure: no I/O, no clock.
 
@@ -19,6 +20,8 @@ use sigmad_sample::DeviceId;
 /// A segment past this part of the bound is full and takes no more samples, so that an overflow drops a
 /// small part of the queue.
 const SEGMENTS_IN_BOUND: usize = 16;
+/// Written segments may take this part of the bound; past it the oldest is released before its master is confirmed.
+const WRITTEN_PART: usize = 2;
 
 /// Samples that wait or are in flight.
 #[derive(Debug)]
@@ -32,12 +35,23 @@ pub struct StoreQueue {
     /// True while the oldest segment is in flight.
     is_flushing: bool,
     samples: u64,
+    /// Segments that are written and whose master is not confirmed, oldest first.
+    written: VecDeque<WrittenSegment>,
+    /// Samples that were released before their master was confirmed.
+    unconfirmed: u64,
     /// The probable index of a device's subject in the newest segment, by the index of the device's id.
     /// Each use checks the subject found there, so it is never cleared. Four bytes for each device, not
     /// counted in [`StoreQueue::bytes`].
     subject_hints: Vec<u32>,
     /// One empty segment, kept for its memory.
     spare: Option<Segment>,
+}
+
+/// A segment, and when Redis had answered all its commands.
+#[derive(Debug)]
+struct WrittenSegment {
+    segment: Segment,
+    at_ns: u64,
 }
 
 impl StoreQueue {
@@ -51,6 +65,8 @@ impl StoreQueue {
             segments: VecDeque::new(),
             is_flushing: false,
             samples: 0,
+            written: VecDeque::new(),
+            unconfirmed: 0,
             subject_hints: Vec::new(),
             spare: None,
         }
@@ -98,28 +114,106 @@ impl StoreQueue {
     /// # Panics
     /// When no segment is in flight.
     pub fn done(&mut self, refusals: Refusals) -> SegmentOutcome {
-        assert!(self.is_flushing, "done() comes after begin()");
-        self.is_flushing = false;
-        let mut segment = self.segments.pop_front().expect("one is in flight");
-        let outcome = segment.outcome(refusals, self.keeps_history);
-        self.samples -= segment.samples();
-        segment.clear();
-        self.spare = Some(segment);
+        let (segment, outcome) = self.finish(refusals);
+        self.recycle(segment);
         self.update_budget();
         outcome
     }
 
-    /// Drops all samples; returns how many.
+    /// As [`StoreQueue::done`], but keeps the segment until [`StoreQueue::confirm`].
+    ///
+    /// # Panics
+    /// When no segment is in flight.
+    pub fn done_unconfirmed(&mut self, refusals: Refusals, at_ns: u64) -> SegmentOutcome {
+        let (segment, outcome) = self.finish(refusals);
+        self.written.push_back(WrittenSegment { segment, at_ns });
+        while self.written_bytes() > self.budget.bytes_max() / WRITTEN_PART {
+            self.release_oldest();
+        }
+        self.update_budget();
+        outcome
+    }
+
+    fn finish(&mut self, refusals: Refusals) -> (Segment, SegmentOutcome) {
+        assert!(self.is_flushing, "done() comes after begin()");
+        self.is_flushing = false;
+        let segment = self.segments.pop_front().expect("one is in flight");
+        if segment.is_counted {
+            return (segment, SegmentOutcome::default());
+        }
+        self.samples -= segment.samples();
+        let outcome = segment.outcome(refusals, self.keeps_history);
+        (segment, outcome)
+    }
+
+    fn recycle(&mut self, mut segment: Segment) {
+        segment.clear();
+        self.spare = Some(segment);
+    }
+
+    /// The master has all segments that were written before that time.
+    pub fn confirm(&mut self, before_ns: u64) {
+        while self.written.front().is_some_and(|written| written.at_ns < before_ns) {
+            let written = self.written.pop_front().expect("it is there");
+            self.recycle(written.segment);
+        }
+        self.update_budget();
+    }
+
+    /// Another Redis is the master: what was written to the last one is written again, in the same order.
+    /// Returns how many samples. They have their outcome already.
+    pub fn write_again(&mut self) -> u64 {
+        self.is_flushing = false;
+        let mut samples = 0;
+        while let Some(WrittenSegment { mut segment, .. }) = self.written.pop_back() {
+            samples += segment.samples();
+            segment.is_counted = true;
+            self.segments.push_front(segment);
+        }
+        samples
+    }
+
+    /// Samples released before their master was confirmed, since the last call.
+    pub fn take_unconfirmed(&mut self) -> u64 {
+        std::mem::take(&mut self.unconfirmed)
+    }
+
+    /// True when written segments wait for their master to be confirmed.
+    pub fn is_unconfirmed(&self) -> bool {
+        !self.written.is_empty()
+    }
+
+    fn written_bytes(&self) -> usize {
+        self.written.iter().map(|written| written.segment.bytes()).sum()
+    }
+
+    fn release_oldest(&mut self) -> bool {
+        let Some(written) = self.written.pop_front() else { return false };
+        self.unconfirmed += written.segment.samples();
+        self.recycle(written.segment);
+        true
+    }
+
+    /// Drops all samples; returns how many had no outcome.
     pub fn drop_all(&mut self) -> u64 {
         self.is_flushing = false;
-        self.segments.clear();
+        while self.release_oldest() {}
+        for segment in self.segments.drain(..).filter(|segment| segment.is_counted) {
+            self.unconfirmed += segment.samples();
+        }
         self.update_budget();
         std::mem::take(&mut self.samples)
     }
 
-    /// True when a full segment waits to be flushed.
+    /// True when no segment waits or is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// True when a full segment waits to be flushed, or one that is written again.
     pub fn has_full_segment(&self) -> bool {
-        self.segments.iter().skip(usize::from(self.is_flushing)).any(|s| self.is_full(s))
+        let mut waiting = self.segments.iter().skip(usize::from(self.is_flushing));
+        waiting.any(|segment| segment.is_counted || self.is_full(segment))
     }
 
     /// When the oldest sample in the queue arrived, microseconds since 1970.
@@ -127,14 +221,14 @@ impl StoreQueue {
         self.segments.front().map(Segment::since_us)
     }
 
-    /// Number of samples, in flight or waiting.
+    /// Number of samples without an outcome, in flight or waiting.
     pub fn samples(&self) -> u64 {
         self.samples
     }
 
     /// The bytes they take.
     pub fn bytes(&self) -> usize {
-        self.segments.iter().map(Segment::bytes).sum()
+        self.segments.iter().map(Segment::bytes).sum::<usize>() + self.written_bytes()
     }
 
     fn is_full(&self, segment: &Segment) -> bool {
@@ -143,14 +237,22 @@ impl StoreQueue {
 
     fn is_newest_open(&self) -> bool {
         let is_newest_flushed = self.is_flushing && self.segments.len() == 1;
-        !is_newest_flushed && self.segments.back().is_some_and(|newest| !self.is_full(newest))
+        let is_open = |newest: &Segment| !newest.is_counted && !self.is_full(newest);
+        !is_newest_flushed && self.segments.back().is_some_and(is_open)
     }
 
     fn drop_past_bound(&mut self) -> u64 {
         let mut dropped = 0;
         while self.bytes() > self.budget.store_bytes_max() {
+            if self.release_oldest() {
+                continue;
+            }
             let Some(oldest) = self.segments.remove(usize::from(self.is_flushing)) else { break };
-            dropped += oldest.samples();
+            if oldest.is_counted {
+                self.unconfirmed += oldest.samples();
+            } else {
+                dropped += oldest.samples();
+            }
         }
         self.samples -= dropped;
         dropped
@@ -309,6 +411,53 @@ mod tests {
         }
         let outcome = queue.done(Refusals::default());
         assert_eq!(outcome, SegmentOutcome { stored: 10, coalesced: 199_990, refused: 0 });
+    }
+
+    #[test]
+    fn written_segments_are_kept_until_confirmed_and_written_again_in_order() {
+        let (mut queue, budget) = queue(1 << 20, false);
+        let times = |queue: &StoreQueue| -> Vec<i64> {
+            queue.segments.iter().map(Segment::since_us).collect()
+        };
+        for serial in 0..4 {
+            queue.take(&chunk(serial, &[(1, serial as i64, 1)]), name);
+            queue.begin();
+            assert_eq!(queue.done_unconfirmed(Refusals::default(), serial).stored, 1);
+        }
+        assert!(queue.is_empty() && queue.samples() == 0 && queue.is_unconfirmed());
+        queue.confirm(1);
+        queue.take(&chunk(4, &[(1, 4, 1)]), name);
+        queue.begin();
+        assert_eq!((queue.write_again(), queue.samples()), (3, 1));
+        assert_eq!(times(&queue), [1, 2, 3, 4]);
+        assert!(queue.has_full_segment() && !queue.is_unconfirmed());
+        // What arrives enters none of those.
+        queue.begin();
+        queue.take(&chunk(5, &[(1, 5, 1)]), name);
+        for stored in [0, 0, 0, 2] {
+            queue.begin();
+            assert_eq!(queue.done_unconfirmed(Refusals::default(), 9).stored, stored);
+        }
+        queue.confirm(10);
+        assert!(queue.is_empty() && !queue.is_unconfirmed() && queue.take_unconfirmed() == 0);
+        assert_eq!(format!("{budget:?}"), format!("{:?}", ByteBudget::new(1 << 20)));
+    }
+
+    #[test]
+    fn the_bound_releases_written_segments_first() {
+        let (mut queue, budget) = queue(100_000, false);
+        let mut serial = 0;
+        while queue.take_unconfirmed() == 0 {
+            let samples: Vec<_> = (0..50).map(|at| (1, serial as i64 + at, 1)).collect();
+            assert_eq!(queue.take(&chunk(serial, &samples), name), 0);
+            serial += 50;
+            queue.begin();
+            queue.done_unconfirmed(Refusals::default(), serial);
+            assert!(queue.bytes() <= budget.bytes_max() / WRITTEN_PART);
+        }
+        assert!(queue.write_again() > 0);
+        assert_eq!(queue.drop_all(), 0);
+        assert!(queue.take_unconfirmed() > 0 && queue.bytes() == 0);
     }
 
     #[test]

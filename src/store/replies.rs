@@ -95,7 +95,10 @@ impl ReplyScan {
             let (mut len, mut inner) = (end + 2, 0);
             match rest[0] {
                 b'+' | b'-' | b':' => {}
-                b'$' => len += length(&line[1..end])?.map_or(0, |bytes| bytes.saturating_add(2)),
+                b'$' => {
+                    let bulk = length(&line[1..end])?.map_or(0, |bytes| bytes.saturating_add(2));
+                    len = len.saturating_add(bulk);
+                }
                 b'*' => inner = length(&line[1..end])?.unwrap_or(0),
                 _ => return Err(foreign(rest)),
             }

@@ -46,6 +46,8 @@ pub struct Refusals {
 #[derive(Debug)]
 pub struct Segment {
     samples: u64,
+    /// True once its samples have their outcome: it is written again, to another master.
+    pub(super) is_counted: bool,
     since_us: i64,
     name_bytes: usize,
     pub(super) subjects: Vec<SegmentSubject>,
@@ -75,6 +77,7 @@ impl Segment {
     pub(super) fn new() -> Self {
         let mut segment = Self {
             samples: 0,
+            is_counted: false,
             since_us: 0,
             name_bytes: 0,
             subjects: Vec::new(),
@@ -183,6 +186,7 @@ impl Segment {
     pub(super) fn clear(&mut self) {
         let Self {
             samples,
+            is_counted,
             since_us: _,
             name_bytes,
             subjects,
@@ -197,6 +201,7 @@ impl Segment {
             groups_by_timestamp,
         } = self;
         *samples = 0;
+        *is_counted = false;
         *name_bytes = 0;
         subjects.truncate(1);
         subjects[0] = SegmentSubject::new(None, subjects[0].name.clone());

@@ -23,7 +23,7 @@ use super::dial::Dialer;
 use super::link::{ClientIdentity, Link, LinkError};
 use super::mark_reply::MarkReply;
 use super::queue::{Refusals, StoreQueue};
-use super::url::Target;
+use super::url::{Address, Target};
 use super::windows::{SubjectCounts, WindowMembers, share};
 use super::{DropReason, ErrorKind, StoreCounters};
 use crate::judged_queue::{JudgedConsumer, ReplicaUpdate, SharedWindows};
@@ -44,6 +44,13 @@ const BATCHES_IN_FLIGHT_MAX: usize = 16;
 const BYTES_IN_FLIGHT_MAX: usize = 2 * 1024 * 1024;
 /// Subjects read in one round trip: half a megabyte of windows.
 const SUBJECTS_PER_READ: usize = 128;
+/// Interval at which a sentinel is asked whether the master is still the same.
+const CONFIRM_EVERY_NS: u64 = 1_000_000_000;
+/// The same after no sentinel could be asked: an attempt to connect may take a second.
+const CONFIRM_AGAIN_NS: u64 = 5_000_000_000;
+/// A sentinel names another master this long after it was promoted, at most: it sees the promotion in INFO, which it
+/// reads once a second, and the others hear of it every two seconds.
+const SENTINEL_LAG_NS: u64 = 5_000_000_000;
 /// A sample is in the store queue this long after its arrival, on the busiest machine.
 const ARRIVAL_TO_QUEUE_US: i64 = 1_000_000;
 /// Refusals for good are logged again only after this long without one: every flush may repeat them.
@@ -94,6 +101,10 @@ pub struct StoreThread {
 
     link: Option<Link>,
     identity: ClientIdentity,
+    /// The master that the segments kept by the queue were written to, with sentinels.
+    master: Option<Address>,
+    /// When to ask a sentinel again.
+    confirm_ns: u64,
     backoff: Backoff,
     /// The next attempt is not before this time.
     retry_ns: u64,
@@ -145,6 +156,8 @@ impl StoreThread {
             on_state,
             deadline_ns,
             link: None,
+            master: None,
+            confirm_ns: 0,
             backoff: Backoff::new(seed),
             retry_ns: 0,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
@@ -174,7 +187,7 @@ impl StoreThread {
                 }
             }
             if !is_open {
-                if self.queue.samples() == 0 {
+                if self.queue.is_empty() && self.has_confirmed() {
                     return;
                 } else if self.is_past_deadline() {
                     return self.drop_rest();
@@ -211,6 +224,7 @@ impl StoreThread {
 
     fn flush(&mut self) -> Result<(), LinkError> {
         self.connect()?;
+        self.confirm_master()?;
         loop {
             if self.is_past_deadline() {
                 return Err(LinkError::new(ErrorKind::Timeout, "the drain has ended"));
@@ -239,10 +253,54 @@ impl StoreThread {
 
     fn connect(&mut self) -> Result<(), LinkError> {
         if self.link.is_none() {
-            self.link = Some(Link::connect(&self.target, &self.identity)?);
+            let link = Link::connect(&self.target, &self.identity)?;
             self.counters.connections_total.add(1);
+            let master = link.master().cloned();
+            self.link = Some(link);
+            if master != self.master {
+                let samples = self.queue.write_again();
+                self.counters.rewritten_total.add(samples);
+                if samples > 0 {
+                    info!(samples, "another master: samples of the last seconds are written again");
+                }
+                self.master = master;
+            }
         }
         Ok(())
+    }
+
+    /// Behind sentinels, asks from time to time whether the master is still the same. What was written to it long
+    /// enough before is safe.
+    fn confirm_master(&mut self) -> Result<(), LinkError> {
+        let now_ns = self.clock.monotonic_ns();
+        if self.master.is_none() || now_ns < self.confirm_ns {
+            return Ok(());
+        }
+        let is_confirmed = self.linked().confirm_master()?;
+        self.confirm_ns = now_ns + if is_confirmed { CONFIRM_EVERY_NS } else { CONFIRM_AGAIN_NS };
+        if is_confirmed {
+            self.queue.confirm(now_ns.saturating_sub(SENTINEL_LAG_NS));
+        }
+        Ok(())
+    }
+
+    /// After the last flush: false when the last samples must be written again, to another master. The time in
+    /// which a sentinel may not know of it is not waited for.
+    fn has_confirmed(&mut self) -> bool {
+        if !self.queue.is_unconfirmed() {
+            return true;
+        }
+        if self.link.is_none() {
+            return false;
+        }
+        self.confirm_ns = 0;
+        match self.confirm_master() {
+            Ok(()) => true,
+            Err(error) => {
+                self.flush_failed(&error);
+                false
+            }
+        }
     }
 
     /// Writes the oldest segment and marks its subjects as changed. Without a segment it only queries the
@@ -262,7 +320,10 @@ impl StoreThread {
             }
         }
         let since_us = segment.since_us();
-        let outcome = self.queue.done(refusals);
+        let outcome = match self.master {
+            Some(_) => self.queue.done_unconfirmed(refusals, self.clock.monotonic_ns()),
+            None => self.queue.done(refusals),
+        };
         self.counters.stored_total.add(outcome.stored);
         self.counters.coalesced_total.add(outcome.coalesced);
         self.count_dropped(DropReason::Refused, outcome.refused);
@@ -541,7 +602,8 @@ impl StoreThread {
         self.counters.dropped_total[reason as usize].add(samples);
     }
 
-    fn update_gauges(&self) {
+    fn update_gauges(&mut self) {
+        self.counters.unconfirmed_total.add(self.queue.take_unconfirmed());
         self.counters.queue_samples.set(self.queue.samples());
         self.counters.queue_bytes.set(self.queue.bytes() as u64);
     }
