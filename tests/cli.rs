@@ -1,6 +1,8 @@
 //! The command line of the real binary: what it prints, and how it exits.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output, Stdio};
 
 fn sigmad(args: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new("timeout")
@@ -156,4 +158,35 @@ fn a_demo_takes_no_redis_from_the_environment() {
     assert!(printed.contains("# SIGMAD_REDIS_URL is not set\n"), "{printed}");
     let output = sigmad(&["serve", "--print-config"], &variables);
     assert!(text(&output.stdout).contains("SIGMAD_REDIS_URL=redis://production:6379\n"));
+}
+
+#[test]
+fn the_server_listens_on_each_address() {
+    let mut server = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_sigmad"), "--workers=2", "--log-format=json"])
+        .args(["--listen=127.0.0.1:0,127.0.0.2:0", "--listen", "127.0.0.3:0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut log = BufReader::new(server.stderr.take().expect("piped")).lines();
+    let line = log.find_map(|line| line.ok().filter(|line| line.contains("\"listening\"")));
+    let line: serde_json::Value =
+        serde_json::from_str(&line.expect("it starts")).expect("a line of JSON");
+    let addresses: Vec<_> = line["address"].as_str().expect("text").split(", ").collect();
+    assert_eq!(addresses.len(), 3, "{addresses:?}");
+    // More than there are workers, so that each of them serves each address.
+    for address in addresses.iter().cycle().take(30) {
+        let mut client = TcpStream::connect(address).expect("it listens");
+        let head = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        client.write_all(head.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("it answers and closes");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{address}: {answer}");
+    }
+    let pid = server.id().to_string();
+    // `timeout` passes the signal on.
+    assert!(Command::new("kill").arg(pid).status().is_ok_and(|status| status.success()));
+    let ended = log.any(|line| line.is_ok_and(|line| line.contains("\"stopped\"")));
+    assert!(ended && server.wait().is_ok());
+    assert!(addresses.iter().all(|address| TcpStream::connect(address).is_err()));
 }

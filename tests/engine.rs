@@ -76,7 +76,7 @@ fn engine() -> Engine {
     let counters = Arc::new(HttpCounters::default());
     let service = TestService { responders: responder_sender, in_round: 0, log: log_sender };
     let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
-    let poller = EpollPoller::new(listener).expect("an epoll instance");
+    let poller = EpollPoller::new([listener]).expect("an epoll instance");
     let worker =
         Worker::new(poller, limits, budget, counters.clone(), sigmad_clock::start(), service);
     let handle = worker.handle();

@@ -22,6 +22,8 @@ pub enum SettingsError {
         /// `--window`.
         window: usize,
     },
+    /// Only one engine listens on several addresses.
+    SeveralAddresses,
     /// `--detector` has this name more than once.
     DetectorTwice(&'static str),
     /// A token can't be used.
@@ -55,6 +57,7 @@ impl fmt::Display for SettingsError {
                 "--min-samples {min_samples} is above --window {window}: \
                  no value could ever be an anomaly"
             ),
+            Self::SeveralAddresses => f.write_str("--engine may takes only one --listen"),
             Self::DetectorTwice(name) => write!(f, "--detector has {name} twice"),
             Self::Token(error) => error.fmt(f),
             Self::TlsHalf { given, absent } => write!(f, "--{given} needs --{absent} as well"),

@@ -60,7 +60,7 @@ impl ServerSettings {
             log_format,
         } = self;
         vec![
-            ("listen", ShownValue::value(listen)),
+            ("listen", ShownValue::list(listen)),
             ("workers", ShownValue::value(workers)),
             ("pin", ShownValue::choice(pin)),
             ("engine", ShownValue::choice(engine)),
@@ -136,6 +136,10 @@ impl ShownValue {
     fn choice(value: &impl ValueEnum) -> Self {
         let name = value.to_possible_value().expect("no value of a setting is hidden");
         Self::Value(name.get_name().to_owned())
+    }
+
+    fn list(values: &[impl fmt::Display]) -> Self {
+        Self::Value(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
     }
 
     fn choices<T: ValueEnum>(values: &[T]) -> Self {

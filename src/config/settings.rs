@@ -67,9 +67,15 @@ pub struct ServerSettings {
     /// address and port; `[::]:8080` is IPv4 and IPv6
     ///
     /// Address and port: `127.0.0.1:8080`, `[::]:8080` for IPv4 and IPv6, `localhost:8080`, or a port alone (`8080`, `:8080`)
-    /// for all IPv4 addresses.
-    #[arg(help_heading = "HTTP", long, default_value = LISTEN, value_parser = listen)]
-    pub listen: SocketAddr,
+    /// for all IPv4 addresses. It may be given several times, or as a list with commas.
+    #[arg(
+        help_heading = "HTTP",
+        long,
+        value_delimiter = ',',
+        default_value = LISTEN,
+        value_parser = listen
+    )]
+    pub listen: Vec<SocketAddr>,
 
     /// worker threads; 0: from CPU cores and quota
     ///
@@ -287,6 +293,9 @@ impl ServerSettings {
         let Self { window, min_samples, .. } = self;
         if min_samples > window {
             return Err(SettingsError::MinSamplesAboveWindow { min_samples, window });
+        }
+        if self.engine == Engine::May && self.listen.len() > 1 {
+            return Err(SettingsError::SeveralAddresses);
         }
         for (place, kind) in self.detector.iter().enumerate() {
             if self.detector[..place].contains(kind) {

@@ -37,9 +37,9 @@ fn the_command_line_is_consistent() {
 
 #[test]
 fn serve_is_the_default_command() {
-    assert_eq!(settings(&[]).listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(settings(&[]).listen, ["0.0.0.0:8080".parse().expect("an address")]);
     for args in [&["--listen", "[::]:1"][..], &["serve", "--listen", "[::]:1"]] {
-        assert_eq!(settings(args).listen.to_string(), "[::]:1");
+        assert_eq!(settings(args).listen, ["[::]:1".parse().expect("an address")]);
     }
     assert!(rejection(&["--window", "20", "serve"]).contains("serve"));
     match parsed(&["demo", "--window", "5"]) {
@@ -71,6 +71,7 @@ fn printed_settings_parse_to_the_same_settings() {
     let odd: &[&[&str]] = &[
         &[],
         &["--idle-timeout=1h15m3s", "--max-body=1025", "--threshold=0.1", "--listen=[::1]:0"],
+        &["--listen=127.0.0.1:1", "--listen=[::1]:2"],
         &["--log=warn,sigmad::http=trace", "--pin=off", "--engine=may", "--log-format=json"],
     ];
     for args in odd {
@@ -172,6 +173,8 @@ fn contradictory_values_are_rejected() {
     assert!(message.contains("--min-samples 10") && message.contains("--window 5"), "{message}");
     assert_eq!(settings(&["--window=5"]).min_samples, 5);
     assert_eq!(settings(&["serve", "--window=60"]).min_samples, 10);
+    let message = rejection(&["--engine=may", "--listen=:1", "--listen=:2"]);
+    assert!(message.contains("--engine may takes only one --listen"), "{message}");
     let message = rejection(&["--detector=pager,zscore,pager"]);
     assert!(message.contains("--detector has pager twice"), "{message}");
 }

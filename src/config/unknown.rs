@@ -24,7 +24,7 @@ pub fn unused_variables(
     let known: BTreeSet<_> =
         command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
     let is_unset = |flag| match flag {
-        "listen" => settings.listen.to_string() == LISTEN,
+        "listen" => matches!(&*settings.listen, [one] if one.to_string() == LISTEN),
         _ => settings.redis_url.is_none(),
     };
     let reason = |name: &str| {

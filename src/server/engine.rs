@@ -1,7 +1,7 @@
 //! The HTTP engine: starts it, and drains it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +27,8 @@ use crate::reloadable::Reloadable;
 
 /// The engine that serves HTTP.
 pub(super) struct RunningEngine {
-    pub address: SocketAddr,
+    /// Where it listens, in the order of `--listen`.
+    pub addresses: Vec<SocketAddr>,
     drain: Box<dyn FnOnce(Duration)>,
 }
 
@@ -44,9 +45,9 @@ impl RunningEngine {
         match settings.engine {
             Engine::Native => {
                 let tls = tls(settings, reloads).map_err(ServerError::Tls)?;
-                native(settings.listen, limits, placement, workers, shared, tls.as_ref())
+                native(&settings.listen, limits, placement, workers, shared, tls.as_ref())
             }
-            Engine::May => may(settings.listen, limits, placement, workers, shared),
+            Engine::May => may(settings.listen[0], limits, placement, workers, shared),
         }
     }
 
@@ -74,21 +75,27 @@ fn tls(
 }
 
 fn native(
-    listen: SocketAddr,
+    listen: &[SocketAddr],
     limits: Limits,
     placement: &Placement,
     workers: Vec<WorkerParts>,
     shared: &Shared,
     tls: Option<&Arc<Reloadable<ServerConfig>>>,
 ) -> Result<RunningEngine, ServerError> {
-    let unavailable = |error| ServerError::Listen(listen, error);
-    let listeners = listeners(listen, workers.len()).map_err(unavailable)?;
-    let address = listeners[0].local_addr().map_err(unavailable)?;
+    let mut addresses = Vec::new();
+    // Of each worker, one for each address.
+    let mut own: Vec<Vec<TcpListener>> = workers.iter().map(|_| Vec::new()).collect();
+    for &address in listen {
+        let unavailable = |error| ServerError::Listen(address, error);
+        let of_address = listeners(address, workers.len()).map_err(unavailable)?;
+        addresses.push(of_address[0].local_addr().map_err(unavailable)?);
+        own.iter_mut().zip(of_address).for_each(|(own, listener)| own.push(listener));
+    }
     let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
     let mut running = RunningWorkers::default();
-    for (index, (parts, listener)) in workers.into_iter().zip(listeners).enumerate() {
+    for (index, (parts, listeners)) in workers.into_iter().zip(own).enumerate() {
         let core = placement.worker_cores[index];
-        let poller = EpollPoller::new(listener).map_err(ServerError::Start)?;
+        let poller = EpollPoller::new(listeners).map_err(ServerError::Start)?;
         let started = match tls {
             None => running.start(poller, parts, limits, budget.clone(), core, shared),
             Some(tls) => {
@@ -105,7 +112,7 @@ fn native(
         }
         join_all(threads);
     };
-    Ok(RunningEngine { address, drain: Box::new(drain) })
+    Ok(RunningEngine { addresses, drain: Box::new(drain) })
 }
 
 /// The workers that have been started.
@@ -153,7 +160,7 @@ fn may(
     let is_pinned = placement.analytics_core.is_some();
     let engine = http::may::start(listen, routers, limits, is_pinned, counters, shared.start)
         .map_err(|error| ServerError::Listen(listen, error))?;
-    let address = engine.address();
+    let addresses = vec![engine.address()];
     let drain = move |limit| drop(engine.stop(limit));
-    Ok(RunningEngine { address, drain: Box::new(drain) })
+    Ok(RunningEngine { addresses, drain: Box::new(drain) })
 }

@@ -10,8 +10,8 @@ use crate::memory::MemoryPlan;
 
 /// Descriptors that are no connections: standard streams, logs, listeners and pollers of four workers.
 const FILES_RESERVED: usize = 64;
-/// Descriptors of one more worker: listener, poller, wake-up.
-const FILES_PER_WORKER: usize = 3;
+/// Descriptors of one more worker, beside its listeners: poller, wake-up.
+const FILES_PER_WORKER: usize = 2;
 /// The client does not take a response: long enough for any network, but not unlimited.
 const WRITE_STALL_MS: u64 = 30_000;
 /// During a drain an idle connection stays open for this time: a request can be on its way.
@@ -27,7 +27,8 @@ pub(super) fn connection_limits(
     let files = rlimit::increase_nofile_limit(u64::MAX).map_err(ServerError::Start)?;
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     // The native engine accepts fewer above the limit, to answer 503.
-    let reserved = FILES_RESERVED + workers * FILES_PER_WORKER + CONNECTIONS_OVER_MAX;
+    let per_worker = FILES_PER_WORKER + settings.listen.len();
+    let reserved = FILES_RESERVED + workers * per_worker + CONNECTIONS_OVER_MAX;
     let room = files.checked_sub(reserved).filter(|&room| room > 0);
     let room = room.ok_or(ServerError::FileLimit(files))?;
     if room < settings.max_connections {

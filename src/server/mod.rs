@@ -82,8 +82,10 @@ pub fn run(
     if store.is_none() {
         shared.readiness.set(ReadinessPhase::Ready);
     }
+    let addresses =
+        engine.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
     info!(
-        address = %engine.address,
+        address = addresses,
         workers = placement.workers(),
         workers_because = %placement.workers_reason,
         cores = ?placement.worker_cores,
@@ -93,7 +95,7 @@ pub fn run(
         started_ms = elapsed(start).as_millis() as u64,
         "listening"
     );
-    is_listening(engine.address);
+    is_listening(engine.addresses[0]);
 
     let failure = wait(&main_events, &shared, &reloads);
 

@@ -116,7 +116,7 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
         };
         let counters = Arc::new(http::counters::HttpCounters::default());
         let worker =
-            Worker::new(EpollPoller::new(listener)?, LIMITS, budget.clone(), counters, start, front);
+            Worker::new(EpollPoller::new([listener])?, LIMITS, budget.clone(), counters, start, front);
         handles.push(worker.handle());
         let core = core_of(index);
         let run = move || {

@@ -16,37 +16,51 @@ use super::{Accepted, PolledSocket, Poller, Progress, RECEIVE_BYTES_MAX, Receive
 /// Events taken at once: the first connection waits until the last one has been read.
 const EVENTS_MAX: usize = 256;
 
-const LISTENER: Token = Token(usize::MAX);
-const WAKER: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX);
+/// The token of the first listener; those of the others are below it.
+const FIRST_LISTENER: usize = usize::MAX - 1;
 
-/// An epoll instance with a TCP listener.
+/// A TCP listener.
+#[derive(Debug)]
+struct Listening {
+    listener: TcpListener,
+    /// Its queue may hold a connection.
+    may_accept: bool,
+}
+
+/// An epoll instance with TCP listeners.
 #[derive(Debug)]
 pub struct EpollPoller {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
-    listener: Option<TcpListener>,
-    /// The listener's queue may hold a connection.
-    may_accept: bool,
+    listeners: Vec<Listening>,
+    /// The listener whose turn it is, so that no address starves another.
+    turn: usize,
     buffer: Box<[u8]>,
 }
 
 impl EpollPoller {
-    /// Polls a non-blocking listener.
+    /// Polls non-blocking listeners.
     ///
     /// # Errors
     /// When the kernel gives no epoll instance or no eventfd.
-    pub fn new(listener: std::net::TcpListener) -> io::Result<Self> {
+    pub fn new(listeners: impl IntoIterator<Item = std::net::TcpListener>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut listener = TcpListener::from_std(listener);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let mut listening = Vec::new();
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let mut listener = TcpListener::from_std(listener);
+            let token = Token(FIRST_LISTENER - index);
+            poll.registry().register(&mut listener, token, Interest::READABLE)?;
+            listening.push(Listening { listener, may_accept: true });
+        }
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
-            listener: Some(listener),
-            may_accept: true,
+            listeners: listening,
+            turn: 0,
             buffer: vec![0; RECEIVE_BYTES_MAX].into_boxed_slice(),
         })
     }
@@ -109,48 +123,53 @@ impl Poller for EpollPoller {
     }
 
     fn progress(&mut self) -> impl Iterator<Item = Progress> {
-        let Self { events, may_accept, .. } = self;
+        let Self { events, listeners, .. } = self;
         events.iter().filter_map(|event| match event.token() {
-            LISTENER => {
-                *may_accept = true;
-                None
-            }
             WAKER => None,
-            Token(key) => Some(progress(event, key)),
+            Token(key) => match listeners.get_mut(FIRST_LISTENER - key) {
+                Some(listening) => {
+                    listening.may_accept = true;
+                    None
+                }
+                None => Some(progress(event, key)),
+            },
         })
     }
 
     fn is_listening(&self) -> bool {
-        self.listener.is_some()
+        !self.listeners.is_empty()
     }
 
     fn may_accept(&self) -> bool {
-        self.may_accept && self.listener.is_some()
+        self.listeners.iter().any(|listening| listening.may_accept)
     }
 
     fn accept(&mut self) -> io::Result<Option<Accepted<EpollSocket>>> {
-        let Some(listener) = &self.listener else { return Ok(None) };
-        loop {
-            match listener.accept() {
-                Ok((stream, address)) => {
-                    let socket = EpollSocket { stream, has_input: true, is_half_closed: false };
-                    return Ok(Some(Accepted { socket, client: address.ip().to_canonical() }));
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => {
-                        self.may_accept = false;
-                        return Ok(None);
+        let (count, turn) = (self.listeners.len(), self.turn);
+        for index in (0..count).map(|offset| (turn + offset) % count) {
+            let Listening { listener, may_accept } = &mut self.listeners[index];
+            while *may_accept {
+                match listener.accept() {
+                    Ok((stream, address)) => {
+                        self.turn = index + 1;
+                        let socket = EpollSocket { stream, has_input: true, is_half_closed: false };
+                        let client = address.ip().to_canonical();
+                        return Ok(Some(Accepted { socket, client }));
                     }
-                    // Aborted: the client closed the connection while it was waiting.
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => *may_accept = false,
+                        // Aborted: the client closed the connection while it was waiting.
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                        _ => return Err(error),
+                    },
+                }
             }
         }
+        Ok(None)
     }
 
     fn close_listener(&mut self) {
-        self.listener = None;
+        self.listeners.clear();
     }
 
     fn register(&mut self, socket: &mut EpollSocket, key: usize) -> io::Result<()> {
