@@ -93,6 +93,7 @@ cases![
     head_requests,
     head_keeps_the_connection,
     method_not_allowed,
+    options_of_the_server,
     not_found,
     profile_parameters,
     query_strings,
@@ -1164,13 +1165,27 @@ fn method_not_allowed(engine: Engine) {
                 continue;
             }
             let answer = server.ask(&request(method, path, &[], b""));
-            answer.error(405);
+            if method == "OPTIONS" {
+                assert_eq!((answer.status, &*answer.body), (204, &b""[..]));
+                assert_eq!(answer.header("content-type"), None);
+            } else {
+                answer.error(405);
+            }
             let allow = answer.header("allow").expect("Allow");
             let mut allowed: Vec<_> = allow.split(',').map(str::trim).collect();
+            assert_eq!(allowed.pop(), Some("OPTIONS"), "{method} {path}");
             allowed.sort_unstable();
             assert_eq!(allowed, *methods, "{method} {path}");
         }
     }
+}
+
+fn options_of_the_server(engine: Engine) {
+    let server = start(engine);
+    let answer = server.ask(&request("OPTIONS", "*", &[], b""));
+    assert_eq!(answer.status, 204);
+    assert_eq!(answer.header("allow"), Some("GET, HEAD, POST, OPTIONS"));
+    server.ask(&request("OPTIONS", "/nowhere", &[], b"")).error(404);
 }
 
 fn not_found(engine: Engine) {

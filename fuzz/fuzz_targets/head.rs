@@ -1,10 +1,8 @@
 //! Heads from strangers: the search for the end and the parser agree, whatever the split.
 #![no_main]
 
-use std::mem::MaybeUninit;
-
 use libfuzzer_sys::fuzz_target;
-use sigmad::http::head::{HEADERS_MAX, HeadSearch, check_partial, find_end, parse};
+use sigmad::http::head::{EMPTY_SLOTS, HeadSearch, check_partial, find_end, parse};
 use sigmad::http::head_cache::{EMPTY_FIELDS, HeadCache};
 
 const HEAD_MAX: usize = 4096;
@@ -22,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(whole.is_ok(), in_steps.is_ok());
     if let Ok(Some(length)) = whole {
         assert_eq!(in_steps, Ok(Some(length)));
-        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut slots = EMPTY_SLOTS;
         if let Ok(head) = parse(&data[..length], &mut slots, 1000) {
             assert!(head.path.starts_with('/') || head.path == "*");
             assert!(!data[..length].windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n'));

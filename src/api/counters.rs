@@ -9,14 +9,18 @@ use sigmad_counters::{
     Counter, Counts, Families, Histogram, MetricSource, REQUEST_EDGES_NS, SampleOutcomes,
 };
 
-/// Every status of an answer.
-pub const CODES: [u16; 12] = [200, 202, 400, 401, 403, 404, 405, 409, 413, 429, 500, 503];
+/// Every status of an answer, those of refusals by the engine included.
+pub const CODES: [u16; 20] = [
+    200, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 417, 429, 431, 500, 501, 503,
+    505,
+];
 
 /// The values of the metric label `method`, in the order of [`Method`].
-pub const METHODS: [(Method, &str); 4] = [
+pub const METHODS: [(Method, &str); 5] = [
     (Method::Get, "GET"),
     (Method::Head, "HEAD"),
     (Method::Post, "POST"),
+    (Method::Options, "OPTIONS"),
     (Method::Other, "other"),
 ];
 
@@ -67,7 +71,7 @@ impl MetricSource for RequestCounters {
     fn collect(&self, families: &mut Families) {
         let requests = families.counter(
             "http_requests_total",
-            "Requests answered, by route; those refused before their route was known: see http_requests_refused_total.",
+            "Requests answered, by route; `other` is any other path, or one that is not known.",
         );
         for label in Label::all() {
             for ((kind, method), counters) in METHODS.iter().zip(&self.counts[label.index()]) {
@@ -105,7 +109,7 @@ fn is_usual(label: Label, method: Method, status: u16) -> bool {
         Method::Post => route
             .ingest_status()
             .is_some_and(|success| status == success || matches!(status, 400 | 413 | 429 | 503)),
-        Method::Head | Method::Other => false,
+        Method::Head | Method::Options | Method::Other => false,
     }
 }
 
@@ -119,9 +123,9 @@ fn code_index(status: u16) -> usize {
     // A status that is not listed counts as 500; tests find it by the assertion.
     let index = CODES.iter().position(|code| *code == status);
     debug_assert!(index.is_some(), "{status} is not in CODES");
-    index.unwrap_or(CODES.len() - 2)
+    index.unwrap_or(CODES.len() - 4)
 }
-const _: () = assert!(CODES[CODES.len() - 2] == 500);
+const _: () = assert!(CODES[CODES.len() - 4] == 500);
 
 /// The requests and samples of one worker.
 #[derive(Debug, Default)]
@@ -198,11 +202,19 @@ impl IngestSource for RouterCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::head::RequestError;
 
     #[test]
     fn methods_are_in_the_order_of_their_enum() {
         for (index, (method, _)) in METHODS.iter().enumerate() {
             assert_eq!(*method as usize, index);
+        }
+    }
+
+    #[test]
+    fn every_refusal_of_the_engine_is_listed() {
+        for error in RequestError::ALL {
+            assert!(CODES.contains(&error.status()), "{error:?}");
         }
     }
 

@@ -234,6 +234,11 @@ impl Router {
         })
     }
 
+    fn send_options(&mut self, exchange: &mut Exchange<'_>, allow: &'static str) {
+        let fields = [("Allow", allow.into())];
+        exchange.send(&self.parts.counters, &mut self.round, 204, &fields, b"");
+    }
+
     fn refuse(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
         exchange.log(&error);
         error.write(&mut self.body);
@@ -297,6 +302,11 @@ impl Service for Router {
                 self.ingest(&mut exchange, request, format, status)
             }
             Action::Get(get) => self.get(&mut exchange, &request, get),
+            Action::Options(allow) => self.send_options(&mut exchange, allow),
+            // The engine takes the asterisk for OPTIONS only: it asks about the whole server.
+            Action::Unknown if request.path == "*" => {
+                self.send_options(&mut exchange, routes::ALLOW_ALL);
+            }
             Action::WrongMethod(allow) => {
                 self.refuse(&mut exchange, ApiError::WrongMethod(allow));
             }
@@ -320,13 +330,17 @@ impl Service for Router {
                 tokens::check(tokens.read.as_ref(), &request.headers).is_ok()
             }
             Action::Get(_) => true,
-            Action::WrongMethod(_) | Action::Unknown => false,
+            Action::Options(_) | Action::WrongMethod(_) | Action::Unknown => false,
         };
         if !is_admitted {
             // By the same rules, so it answers now.
             self.call(request, answer);
         }
         !is_admitted
+    }
+
+    fn refused(&mut self, method: Method, path: &str, status: u16) {
+        self.parts.counters.requests.count(routes::find(path), method, status);
     }
 
     fn round_called(&mut self, now: Now, stages: StageTimer<'_>) {
@@ -565,13 +579,23 @@ mod tests {
                 assert_eq!((response.status, &*error_code(&response)), (404, "not_found"));
             }
         }
+        for (path, allow) in [
+            ("*", "GET, HEAD, POST, OPTIONS"),
+            ("/metrics", "GET, HEAD, POST, OPTIONS"),
+            ("/stats", "GET, HEAD, OPTIONS"),
+            ("/ingest", "POST, OPTIONS"),
+        ] {
+            let response = test.ask(Method::Options, path, &[]);
+            assert_eq!((response.status, field(&response, "Allow")), (204, Some(allow)), "{path}");
+            assert_eq!((&*response.body, test.counted(path, Method::Options, 204)), (&b""[..], 1));
+        }
         assert_eq!(test.counted("/nope", Method::Post, 404), 5);
         for (path, method, allow) in [
-            ("/ingest", Method::Get, "POST"),
-            ("/ingest", Method::Head, "POST"),
-            ("/metrics", Method::Other, "GET, HEAD, POST"),
-            ("/health", Method::Post, "GET, HEAD"),
-            ("/analyze", Method::Other, "GET, HEAD"),
+            ("/ingest", Method::Get, "POST, OPTIONS"),
+            ("/ingest", Method::Head, "POST, OPTIONS"),
+            ("/metrics", Method::Other, "GET, HEAD, POST, OPTIONS"),
+            ("/health", Method::Post, "GET, HEAD, OPTIONS"),
+            ("/analyze", Method::Other, "GET, HEAD, OPTIONS"),
         ] {
             let response = test.ask(method, path, &[]);
             assert_eq!((response.status, field(&response, "Allow")), (405, Some(allow)), "{path}");

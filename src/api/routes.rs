@@ -227,12 +227,12 @@ pub fn find(path: &str) -> Label {
 }
 
 impl PathRoute {
-    /// The value of `Allow` when the method is another one.
+    /// The value of `Allow`.
     pub const fn allow(&self) -> &'static str {
         match (self.get.is_some(), self.post.is_some()) {
-            (true, true) => "GET, HEAD, POST",
-            (true, false) => "GET, HEAD",
-            (false, _) => "POST",
+            (true, true) => ALLOW_ALL,
+            (true, false) => "GET, HEAD, OPTIONS",
+            (false, _) => "POST, OPTIONS",
         }
     }
 
@@ -244,6 +244,9 @@ impl PathRoute {
         }
     }
 }
+
+/// The methods of the whole server, and of a path that has them all.
+pub const ALLOW_ALL: &str = "GET, HEAD, POST, OPTIONS";
 
 /// The action of a path and a method.
 #[derive(Clone, Copy, Debug)]
@@ -257,6 +260,8 @@ pub enum Action {
     },
     /// Answer a read.
     Get(Get),
+    /// Say which methods there are.
+    Options(&'static str),
     /// The path has only these methods.
     WrongMethod(&'static str),
     /// No such path.
@@ -273,6 +278,7 @@ pub fn action(label: Label, method: Method) -> Action {
             Post::Debug(debug) => Action::Get(Get::Debug(debug)),
         }),
         Method::Get | Method::Head => route.get.map(Action::Get),
+        Method::Options => Some(Action::Options(route.allow())),
         Method::Other => None,
     };
     action.unwrap_or(Action::WrongMethod(route.allow()))
@@ -305,16 +311,18 @@ mod tests {
             act("/metrics", Method::Post),
             Action::Ingest { format: Format::Json, status: 200 }
         ));
-        assert!(matches!(act("/ingest", Method::Head), Action::WrongMethod("POST")));
+        assert!(matches!(act("/ingest", Method::Head), Action::WrongMethod("POST, OPTIONS")));
+        assert!(matches!(act("/ingest", Method::Options), Action::Options("POST, OPTIONS")));
+        assert!(matches!(act("/nope", Method::Options), Action::Unknown));
         assert!(matches!(act("/metrics", Method::Head), Action::Get(Get::Read(Read::Scrape))));
-        assert!(matches!(act("/metrics", Method::Other), Action::WrongMethod("GET, HEAD, POST")));
-        assert!(matches!(act("/health", Method::Post), Action::WrongMethod("GET, HEAD")));
+        assert!(matches!(act("/metrics", Method::Other), Action::WrongMethod(ALLOW_ALL)));
+        assert!(matches!(act("/health", Method::Post), Action::WrongMethod("GET, HEAD, OPTIONS")));
         assert!(matches!(act("/nope", Method::Other), Action::Unknown));
         for method in [Method::Get, Method::Head, Method::Post] {
             let symbol = act("/debug/pprof/symbol", method);
             assert!(matches!(symbol, Action::Get(Get::Debug(DebugRead::Symbol))));
         }
-        assert!(matches!(act("/debug/pprof/", Method::Post), Action::WrongMethod("GET, HEAD")));
+        assert!(matches!(act("/debug/pprof/", Method::Post), Action::WrongMethod(_)));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Incremental decoder of chunked bodies (RFC 9112 section 7.1).
 //!
-//! Strict: no white space around sizes, no bare CR or LF. Extensions and trailers are checked and
-//! dropped. Each byte is processed once, and only data is kept.
+//! Strict: white space only around the parts of an extension, where its grammar has it, and no bare CR or
+//! LF. Extensions and trailers are checked and dropped. Each byte is processed once, and only data is kept.
 
 use super::budget::reserve_within;
 use super::head::RequestError;
+use super::request_line::is_token;
 
 /// Bytes of the extensions and trailers of one body: no client needs more, and they cost time.
 const OVERHEAD_BYTES_MAX: usize = 16 * 1024;
@@ -14,8 +15,20 @@ const SIZE_DIGITS_MAX: u8 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChunkState {
-    Size { digits: u8 },
-    Extension,
+    Size {
+        digits: u8,
+    },
+    /// White space before the semicolon of an extension.
+    ExtensionGap,
+    ExtensionStart,
+    ExtensionName,
+    /// White space behind the name.
+    ExtensionNameGap,
+    ExtensionValueStart,
+    ExtensionValue,
+    ExtensionQuoted,
+    ExtensionEscape,
+    ExtensionQuotedEnd,
     SizeLineFeed,
     Data,
     DataReturn,
@@ -26,6 +39,57 @@ enum ChunkState {
     TrailerLineFeed,
     EndLineFeed,
     Done,
+}
+
+impl ChunkState {
+    const fn is_extension(self) -> bool {
+        matches!(
+            self,
+            Self::ExtensionGap
+                | Self::ExtensionStart
+                | Self::ExtensionName
+                | Self::ExtensionNameGap
+                | Self::ExtensionValueStart
+                | Self::ExtensionValue
+                | Self::ExtensionQuoted
+                | Self::ExtensionEscape
+                | Self::ExtensionQuotedEnd
+        )
+    }
+
+    /// `chunk-ext` of RFC 9112 section 7.1.1, byte by byte: `*( BWS ";" BWS token [ BWS "=" BWS value ] )`.
+    fn next_of_extension(self, byte: u8) -> Option<Self> {
+        let is_gap = matches!(byte, b' ' | b'\t');
+        Some(match (self, byte) {
+            (Self::ExtensionQuoted, b'"') => Self::ExtensionQuotedEnd,
+            (Self::ExtensionQuoted, b'\\') => Self::ExtensionEscape,
+            (Self::ExtensionQuoted | Self::ExtensionEscape, b'\t' | b' '..=b'~' | 0x80..) => {
+                Self::ExtensionQuoted
+            }
+            (Self::ExtensionStart | Self::ExtensionValueStart, _) if is_gap => self,
+            (Self::ExtensionStart | Self::ExtensionName, _) if is_token(byte) => {
+                Self::ExtensionName
+            }
+            (Self::ExtensionName | Self::ExtensionNameGap, _) if is_gap => Self::ExtensionNameGap,
+            (Self::ExtensionName | Self::ExtensionNameGap, b'=') => Self::ExtensionValueStart,
+            (Self::ExtensionValueStart, b'"') => Self::ExtensionQuoted,
+            (Self::ExtensionValueStart | Self::ExtensionValue, _) if is_token(byte) => {
+                Self::ExtensionValue
+            }
+            (Self::ExtensionValue | Self::ExtensionQuotedEnd | Self::ExtensionGap, _) if is_gap => {
+                Self::ExtensionGap
+            }
+            (
+                Self::ExtensionName
+                | Self::ExtensionNameGap
+                | Self::ExtensionValue
+                | Self::ExtensionQuotedEnd
+                | Self::ExtensionGap,
+                b';',
+            ) => Self::ExtensionStart,
+            _ => return None,
+        })
+    }
 }
 
 /// The state of one chunked body.
@@ -92,11 +156,17 @@ impl ChunkedDecoder {
                 self.remaining = (self.remaining << 4) | digit as usize;
                 ChunkState::Size { digits: digits + 1 }
             }
-            (ChunkState::Size { digits: 1.. }, b'\r') | (ChunkState::Extension, b'\r') => {
-                ChunkState::SizeLineFeed
+            (ChunkState::Size { digits: 1.. }, b'\r') => ChunkState::SizeLineFeed,
+            (ChunkState::Size { digits: 1.. }, b';') => ChunkState::ExtensionStart,
+            (ChunkState::Size { digits: 1.. }, b' ' | b'\t') => ChunkState::ExtensionGap,
+            (ChunkState::ExtensionName, b'\r')
+            | (ChunkState::ExtensionValue, b'\r')
+            | (ChunkState::ExtensionQuotedEnd, b'\r') => ChunkState::SizeLineFeed,
+            (state, _) if state.is_extension() => {
+                self.count_overhead()?;
+                state.next_of_extension(byte).ok_or(RequestError::Chunk)?
             }
-            (ChunkState::Size { digits: 1.. }, b';') => ChunkState::Extension,
-            (ChunkState::Extension | ChunkState::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => {
+            (ChunkState::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => {
                 self.count_overhead()?;
                 self.state
             }
@@ -122,10 +192,6 @@ impl ChunkedDecoder {
         self.overhead_bytes += 1;
         if self.overhead_bytes > OVERHEAD_BYTES_MAX { Err(RequestError::Chunk) } else { Ok(()) }
     }
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -168,6 +234,14 @@ mod tests {
             b"1\r\na\n",
             b"1;a\nb\r\n",
             b"1;a\rb\r\n",
+            b"1;\r\na",
+            b"1;a=\r\na",
+            b"1;a \r\na",
+            b"1;a=b c\r\na",
+            b"1;a=\"b\r\na",
+            b"1;a=\"b\"c\r\na",
+            b"1;a=\"b\\\r\n",
+            b"1;=b\r\na",
             b"123456789\r\n",
             b"0\r\nbad trailer\r\n\r\n",
             b"0\r\n folded\r\n\r\n",
@@ -182,6 +256,23 @@ mod tests {
         }
         assert_eq!(whole(b"65\r\n"), Err(RequestError::BodyTooLarge));
         assert!(whole(b"64\r\n").is_ok());
+    }
+
+    #[test]
+    fn extensions_follow_their_grammar() {
+        for extension in [
+            ";a",
+            ";a=b",
+            " ;a",
+            "\t ; a \t=  b ;c",
+            ";a=\"\"",
+            ";a=\"q;\\\"r\u{e9}\t\" ;b=c",
+            ";a;b;c=d",
+        ] {
+            let input = format!("1{extension}\r\nx\r\n0{extension}\r\n\r\n");
+            let expected = Ok((input.len(), b"x".to_vec(), true));
+            assert_eq!(whole(input.as_bytes()), expected, "{extension}");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl MetricSource for HttpCounters {
             .add_counter(&[("reason", "drain")], &self.closed_drain_total);
         let refused = families.counter(
             "http_requests_refused_total",
-            "Requests refused before their route was known, by reason.",
+            "Requests refused before a route was called, by reason; http_requests_total has them by code.",
         );
         for (error, counter) in RequestError::ALL.iter().zip(&self.refusals) {
             let status = error.status().to_string();

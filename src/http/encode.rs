@@ -8,6 +8,9 @@ use super::message::HeaderField;
 /// The interim response for a client that waits before it sends its body.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
+/// The status of a response that has no body.
+pub(super) const NO_CONTENT: u16 = 204;
+
 /// What a response takes over from its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ResponseOptions {
@@ -108,28 +111,37 @@ pub(super) fn head(
 ) {
     out.extend_from_slice(status_line(status));
     out.extend_from_slice(date.as_bytes());
-    out.extend_from_slice(b"content-type: ");
-    out.extend_from_slice(content_type.as_bytes());
+    if status != NO_CONTENT {
+        line(out, "content-type", content_type);
+    }
     for (name, value) in fields {
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
+        line(out, name, value);
     }
     match length {
+        // RFC 9110 section 8.6: no length, not even 0.
+        _ if status == NO_CONTENT => {}
         BodyLength::Known(bytes) => {
-            out.extend_from_slice(b"\r\ncontent-length: ");
+            out.extend_from_slice(b"content-length: ");
             out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
         BodyLength::Streamed if options.is_http10 => {}
-        BodyLength::Streamed => out.extend_from_slice(b"\r\ntransfer-encoding: chunked"),
+        BodyLength::Streamed => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     if options.closes {
-        out.extend_from_slice(b"\r\nconnection: close");
+        out.extend_from_slice(b"connection: close\r\n");
     } else if options.is_http10 {
-        out.extend_from_slice(b"\r\nconnection: keep-alive");
+        out.extend_from_slice(b"connection: keep-alive\r\n");
     }
-    out.extend_from_slice(b"\r\n\r\n");
+    out.extend_from_slice(b"\r\n");
+}
+
+#[inline]
+fn line(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes one part of a streamed response.
@@ -155,8 +167,14 @@ pub(super) fn end(out: &mut Vec<u8>, options: ResponseOptions) {
 
 /// Writes the refusal of a request, after which the connection closes.
 #[cold]
-pub(super) fn refusal(out: &mut Vec<u8>, date: &DateLine, error: RequestError, message: &str) {
-    let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
+pub(super) fn refusal(
+    out: &mut Vec<u8>,
+    date: &DateLine,
+    error: RequestError,
+    message: &str,
+    is_head: bool,
+) {
+    let options = ResponseOptions { is_http10: false, is_head, closes: true };
     let body = refusal_body(error, message);
     let again = [("Retry-After", Cow::Borrowed("1"))];
     let fields = if error == RequestError::Memory { &again[..] } else { &[] };
@@ -173,6 +191,7 @@ pub(super) fn status_line(status: u16) -> &'static [u8] {
     match status {
         200 => b"HTTP/1.1 200 OK\r\n",
         202 => b"HTTP/1.1 202 Accepted\r\n",
+        204 => b"HTTP/1.1 204 No Content\r\n",
         400 => b"HTTP/1.1 400 Bad Request\r\n",
         401 => b"HTTP/1.1 401 Unauthorized\r\n",
         403 => b"HTTP/1.1 403 Forbidden\r\n",
@@ -182,6 +201,7 @@ pub(super) fn status_line(status: u16) -> &'static [u8] {
         408 => b"HTTP/1.1 408 Request Timeout\r\n",
         409 => b"HTTP/1.1 409 Conflict\r\n",
         413 => b"HTTP/1.1 413 Content Too Large\r\n",
+        414 => b"HTTP/1.1 414 URI Too Long\r\n",
         415 => b"HTTP/1.1 415 Unsupported Media Type\r\n",
         417 => b"HTTP/1.1 417 Expectation Failed\r\n",
         429 => b"HTTP/1.1 429 Too Many Requests\r\n",
@@ -226,6 +246,10 @@ mod tests {
         );
         assert!(
             one(ResponseOptions { is_head: true, ..PLAIN }).ends_with("content-length: 2\r\n\r\n")
+        );
+        assert_eq!(
+            text(|out| response(out, PLAIN, &date, 204, "a/b", &[("x", "y".into())], b"")),
+            "HTTP/1.1 204 No Content\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\nx: y\r\n\r\n"
         );
         assert!(
             one(ResponseOptions { closes: true, ..PLAIN }).contains("\r\nconnection: close\r\n")

@@ -1,178 +1,24 @@
 //! The head of a request: where it ends, whether it is valid, and how its body is framed.
 //!
-//! Pure and allocation-free. `httparse` parses the syntax. This file adds the rules of RFC 9112 on
-//! which two parsers of the same bytes must agree: line ends, lengths, codings, Host. An ambiguous
-//! head is refused and its connection closed.
+//! Pure and allocation-free. [`request_line`] parses the first line, and `httparse` the syntax of the
+//! fields. This file adds the rules of RFC 9112 on which two parsers of the same bytes must agree: line
+//! ends, lengths, codings, Host. An ambiguous head is refused and its connection closed.
 
-use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
 use super::message::{Headers, Method, is_name};
+pub use super::request_error::RequestError;
+use super::request_line::{self, is_authority};
 
 /// A request with more header fields is answered 431.
 pub const HEADERS_MAX: usize = 100;
 
 /// Room for the header fields of one head.
-pub type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; HEADERS_MAX];
-
-/// Why a request was refused before a service was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestError {
-    /// Not a request line as in RFC 9112 section 3.
-    RequestLine,
-    /// A header field that breaks RFC 9112 section 5.
-    HeaderField,
-    /// A line that ends in a bare CR or LF (RFC 9112 section 2.2).
-    LineEnd,
-    /// Neither HTTP/1.0 nor HTTP/1.1.
-    Version,
-    /// No valid Host, or more than one (RFC 9112 section 3.2).
-    Host,
-    /// Content-Length is not one decimal number (RFC 9112 section 6.3).
-    ContentLength,
-    /// Both Content-Length and Transfer-Encoding, or a Transfer-Encoding in HTTP/1.0 (section 6.1).
-    TwoFramings,
-    /// `chunked` is not the last transfer coding, or is listed twice (section 6.1).
-    TransferEncoding,
-    /// A transfer coding other than chunked.
-    TransferCoding,
-    /// The chunked framing is invalid (section 7.1).
-    Chunk,
-    /// The client stopped sending before the body was complete.
-    Truncated,
-    /// The head is larger than `--max-head`.
-    HeadTooLarge,
-    /// More than [`HEADERS_MAX`] header fields.
-    TooManyHeaders,
-    /// The body is larger than `--max-body`, as sent or when decoded.
-    BodyTooLarge,
-    /// A Content-Encoding other than gzip, zstd and identity.
-    ContentCoding,
-    /// The body cannot be decoded.
-    CodedBody,
-    /// An Expect other than 100-continue.
-    Expectation,
-    /// The head or a part of the body did not arrive in time.
-    Timeout,
-    /// `--max-connections` are open.
-    TooManyConnections,
-    /// All requests and responses in memory together take too much.
-    Memory,
-    /// The first bytes are none of TLS, which this port speaks.
-    PlainHttp,
-}
-
-impl RequestError {
-    /// Every error, in the order of the declaration.
-    pub const ALL: [Self; 21] = [
-        Self::RequestLine,
-        Self::HeaderField,
-        Self::LineEnd,
-        Self::Version,
-        Self::Host,
-        Self::ContentLength,
-        Self::TwoFramings,
-        Self::TransferEncoding,
-        Self::TransferCoding,
-        Self::Chunk,
-        Self::Truncated,
-        Self::HeadTooLarge,
-        Self::TooManyHeaders,
-        Self::BodyTooLarge,
-        Self::ContentCoding,
-        Self::CodedBody,
-        Self::Expectation,
-        Self::Timeout,
-        Self::TooManyConnections,
-        Self::Memory,
-        Self::PlainHttp,
-    ];
-
-    /// The status code of the answer.
-    pub const fn status(self) -> u16 {
-        match self {
-            Self::RequestLine
-            | Self::HeaderField
-            | Self::LineEnd
-            | Self::Host
-            | Self::ContentLength
-            | Self::TwoFramings
-            | Self::TransferEncoding
-            | Self::Chunk
-            | Self::Truncated
-            | Self::CodedBody
-            | Self::PlainHttp => 400,
-            Self::Timeout => 408,
-            Self::BodyTooLarge => 413,
-            Self::ContentCoding => 415,
-            Self::Expectation => 417,
-            Self::HeadTooLarge | Self::TooManyHeaders => 431,
-            Self::TransferCoding => 501,
-            Self::TooManyConnections | Self::Memory => 503,
-            Self::Version => 505,
-        }
-    }
-
-    /// The `code` of the response and the label `reason` of the counter.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::RequestLine => "bad_request_line",
-            Self::HeaderField => "bad_header",
-            Self::LineEnd => "bare_line_end",
-            Self::Version => "unsupported_version",
-            Self::Host => "bad_host",
-            Self::ContentLength => "bad_content_length",
-            Self::TwoFramings => "two_framings",
-            Self::TransferEncoding => "bad_transfer_encoding",
-            Self::TransferCoding => "unknown_transfer_coding",
-            Self::Chunk => "bad_chunk",
-            Self::Truncated => "truncated_body",
-            Self::HeadTooLarge => "head_too_large",
-            Self::TooManyHeaders => "too_many_headers",
-            Self::BodyTooLarge => "body_too_large",
-            Self::ContentCoding => "unknown_content_coding",
-            Self::CodedBody => "corrupt_body",
-            Self::Expectation => "unknown_expectation",
-            Self::Timeout => "timeout",
-            Self::TooManyConnections => "too_many_connections",
-            Self::Memory => "too_many_bodies",
-            Self::PlainHttp => "plain_http",
-        }
-    }
-
-    /// The `message` of the response.
-    pub const fn message(self) -> &'static str {
-        match self {
-            Self::RequestLine => "the request line is not METHOD SP target SP HTTP/1.x",
-            Self::HeaderField => "a header field is not `name: value`",
-            Self::LineEnd => "a line of the head ends in a bare CR or LF",
-            Self::Version => "the HTTP version must be 1.0 or 1.1",
-            Self::Host => "HTTP/1.1 needs exactly one valid Host header",
-            Self::ContentLength => "Content-Length must be one decimal number",
-            Self::TwoFramings => {
-                "Transfer-Encoding must not be combined with Content-Length or HTTP/1.0"
-            }
-            Self::TransferEncoding => "`chunked` must be the last transfer coding and occur once",
-            Self::TransferCoding => "the only supported transfer coding is chunked",
-            Self::Chunk => "the chunked framing is invalid",
-            Self::Truncated => "the connection ended before the body was complete",
-            Self::HeadTooLarge => "the request head is larger than --max-head",
-            Self::TooManyHeaders => "the request has more than 100 header fields",
-            Self::BodyTooLarge => "the body is larger than --max-body, as sent or when decoded",
-            Self::ContentCoding => "the supported content codings are gzip, zstd and identity",
-            Self::CodedBody => "the body cannot be decoded by its Content-Encoding",
-            Self::Expectation => "the only supported expectation is 100-continue",
-            Self::Timeout => {
-                "the request did not arrive within --read-timeout, or slower than --body-rate-min"
-            }
-            Self::TooManyConnections => "the server has --max-connections connections open",
-            Self::Memory => "the bodies in memory take their whole share of it: try again",
-            Self::PlainHttp => "this port speaks HTTPS: use https:// instead of http://",
-        }
-    }
-}
+pub type HeaderSlots<'b> = [httparse::Header<'b>; HEADERS_MAX];
+/// Slots before a head is parsed.
+pub const EMPTY_SLOTS: HeaderSlots<'static> = [httparse::EMPTY_HEADER; HEADERS_MAX];
 
 /// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +63,7 @@ static HEAD_END_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new
 /// `search` keeps the position, so that a head that arrives in pieces is searched once.
 ///
 /// # Errors
-/// When there are more than `head_bytes_max` without an end.
+/// When there are more than `head_bytes_max` without an end, or the request line is invalid.
 pub fn find_end(
     buffer: &[u8],
     search: &mut HeadSearch,
@@ -230,7 +76,17 @@ pub fn find_end(
     match end {
         Some(length) if length <= head_bytes_max => Ok(Some(length)),
         None if buffer.len() < head_bytes_max => Ok(None),
-        Some(_) | None => Err(RequestError::HeadTooLarge),
+        Some(_) | None => Err(too_large(&buffer[..head_bytes_max])),
+    }
+}
+
+/// Why a head that does not fit into `start` is refused.
+#[cold]
+fn too_large(start: &[u8]) -> RequestError {
+    match request_line::parse(start) {
+        Ok(Some(_)) => RequestError::HeadTooLarge,
+        Ok(None) => RequestError::TargetTooLong,
+        Err(error) => error,
     }
 }
 
@@ -239,9 +95,9 @@ pub fn find_end(
 /// # Errors
 /// As [`parse`], for the bytes so far.
 pub fn check_partial(buffer: &[u8]) -> Result<(), RequestError> {
-    let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(buffer, &mut slots) {
+    let Some(line) = request_line::parse(buffer)? else { return Ok(()) };
+    let mut slots = EMPTY_SLOTS;
+    match httparse::parse_headers(&buffer[line.length..], &mut slots) {
         Ok(httparse::Status::Partial) => Ok(()),
         // httparse accepts an empty line that find_end does not.
         Ok(httparse::Status::Complete(_)) => Err(RequestError::LineEnd),
@@ -252,10 +108,12 @@ pub fn check_partial(buffer: &[u8]) -> Result<(), RequestError> {
 fn refusal_of(error: httparse::Error) -> RequestError {
     match error {
         httparse::Error::TooManyHeaders => RequestError::TooManyHeaders,
-        httparse::Error::Version => RequestError::Version,
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => RequestError::HeaderField,
         httparse::Error::NewLine => RequestError::LineEnd,
-        httparse::Error::Token | httparse::Error::Status => RequestError::RequestLine,
+        httparse::Error::HeaderName
+        | httparse::Error::HeaderValue
+        | httparse::Error::Token
+        | httparse::Error::Status
+        | httparse::Error::Version => RequestError::HeaderField,
     }
 }
 
@@ -271,32 +129,21 @@ pub fn parse<'h, 'b>(
     if has_bare_line_feed(head) {
         return Err(RequestError::LineEnd);
     }
-    let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(head, slots) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+    let line = request_line::parse(head)?.ok_or(RequestError::RequestLine)?;
+    let fields = &head[line.length..];
+    let headers: &'h [httparse::Header<'b>] = match httparse::parse_headers(fields, slots) {
+        Ok(httparse::Status::Complete((length, headers))) if length == fields.len() => headers,
         // Both parsers must find the same end.
         Ok(_) => return Err(RequestError::HeaderField),
         Err(error) => return Err(refusal_of(error)),
-    }
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
-    else {
-        return Err(RequestError::RequestLine);
     };
-    let headers: &'h [httparse::Header<'b>] = request.headers;
-    let is_http10 = minor == 0;
-    let (path, query) = split_target(target, method)?;
-
+    let is_http10 = line.is_http10;
     let known = KnownFields::parse(headers, is_http10)?;
     let framing = known.framing(is_http10, body_bytes_max)?;
     Ok(Head {
-        method: match method {
-            "GET" => Method::Get,
-            "POST" => Method::Post,
-            "HEAD" => Method::Head,
-            _ => Method::Other,
-        },
-        path,
-        query,
+        method: line.method,
+        path: line.path,
+        query: line.query,
         headers: Headers(headers),
         framing,
         keep_alive: !known.says_close && (!is_http10 || known.says_keep_alive),
@@ -328,7 +175,7 @@ impl<'h> KnownFields<'h> {
             match name.len() {
                 4 if is_name(name, "host") => {
                     known.hosts += 1;
-                    if !is_host(value) {
+                    if !is_authority(value) {
                         return Err(RequestError::Host);
                     }
                 }
@@ -388,60 +235,6 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
     pairs.fold(false, |found, (&before, &byte)| found | ((byte == b'\n') & (before != b'\r')))
 }
 
-/// Path and query of a target in origin or absolute form (RFC 9112 section 3.2).
-fn split_target<'b>(target: &'b str, method: &str) -> Result<(&'b str, &'b str), RequestError> {
-    let origin = if target.starts_with('/') {
-        target
-    } else if target == "*" && method == "OPTIONS" {
-        return Ok(("*", ""));
-    } else {
-        let scheme_length = ["http://", "https://"]
-            .into_iter()
-            .find(|scheme| {
-                target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-            })
-            .map(str::len)
-            .ok_or(RequestError::RequestLine)?;
-        let rest = &target[scheme_length..];
-        let authority_length = rest.find(['/', '?']).unwrap_or(rest.len());
-        if authority_length == 0 || !is_host(&rest.as_bytes()[..authority_length]) {
-            return Err(RequestError::Host);
-        }
-        &rest[authority_length..]
-    };
-    // Byte by byte: paths are short, and a vectorised search has a setup cost.
-    let path_length = origin.bytes().position(|byte| matches!(byte, b'?' | b'#'));
-    let (path, query) = match path_length.map(|length| origin.split_at(length)) {
-        None => (origin, ""),
-        Some((path, query)) if query.starts_with('?') && !query.contains('#') => {
-            (path, &query[1..])
-        }
-        Some(_) => return Err(RequestError::RequestLine),
-    };
-    Ok((if path.is_empty() { "/" } else { path }, query))
-}
-
-/// True for the characters of `uri-host [ ":" port ]` (RFC 3986 section 3.2.2), or nothing at all.
-fn is_host(value: &[u8]) -> bool {
-    value.iter().all(|&byte| HOST_BYTES[usize::from(byte)])
-}
-
-const HOST_BYTES: [bool; 256] = {
-    let mut bytes = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        bytes[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let others = b"-._~:[]%!$&'()*+;=";
-    let mut at = 0;
-    while at < others.len() {
-        bytes[others[at] as usize] = true;
-        at += 1;
-    }
-    bytes
-};
-
 fn set_once<T>(slot: &mut Option<T>, value: T, refusal: RequestError) -> Result<(), RequestError> {
     if slot.replace(value).is_some() { Err(refusal) } else { Ok(()) }
 }
@@ -483,7 +276,7 @@ mod tests {
             check_partial(text.as_bytes())?;
             return Err(RequestError::Timeout);
         };
-        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut slots = EMPTY_SLOTS;
         let head = parse(&text.as_bytes()[..length], &mut slots, BODY_MAX)?;
         Ok((head.method, head.path.into(), head.query.into(), head.framing, head.keep_alive))
     }
@@ -498,7 +291,7 @@ mod tests {
         let keeps = |text: &str| read(text).expect("valid").4;
         assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
         assert!(keeps("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
-        assert!(!keeps("GET / HTTP/1.1\r\nHost:\r\nConnection: te, close\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nHost: x\r\nConnection: te, close\r\n\r\n"));
         let path = |text: &str| read(text).expect("valid").1;
         assert_eq!(path("GET http://a.b:1/stats?x HTTP/1.1\r\nHost: c\r\n\r\n"), "/stats");
         assert_eq!(path("GET HTTP://a.b?x HTTP/1.1\r\nHost: c\r\n\r\n"), "/");
@@ -518,7 +311,9 @@ mod tests {
             ("GET /#a HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
             ("GET * HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
             ("\x16\x03\x01\x02", RequestError::RequestLine),
-            ("GET / HTTP/1.2\r\nHost: x\r\n\r\n", RequestError::Version),
+            ("GET / HTTP/3.2\r\nHost: x\r\n\r\n", RequestError::Version),
+            ("CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::Method),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", RequestError::Host),
             ("PRI * HTTP/2.0\r\n\r\n", RequestError::Version),
             ("GET / HTTP/1.1\nHost: x\n\n", RequestError::LineEnd),
             ("GET / HTTP/1.1\r\nHost: x\n\r\n", RequestError::LineEnd),
@@ -581,6 +376,10 @@ mod tests {
         };
         assert!(read(&head(16_384)).is_ok());
         assert_eq!(read(&head(16_385)).map(|_| ()), Err(RequestError::HeadTooLarge));
+        let target = |size: usize| format!("GET /{} HTTP/1.1\r\n", "a".repeat(size - 16));
+        let line = |size: usize| read(&format!("{}Host: x\r\n\r\n", target(size))).map(|_| ());
+        assert_eq!(line(16_384), Err(RequestError::HeadTooLarge));
+        assert_eq!(line(16_385), Err(RequestError::TargetTooLong));
         let fields = |count: usize| {
             format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(count - 1))
         };

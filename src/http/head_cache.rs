@@ -171,16 +171,14 @@ impl HeadCache {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::MaybeUninit;
-
-    use super::super::head::{HEADERS_MAX, HeadSearch, find_end, parse};
+    use super::super::head::{EMPTY_SLOTS, HeadSearch, find_end, parse};
     use super::*;
 
     const HEADS: [&str; 9] = [
         "POST /ingest?a=1 HTTP/1.1\r\nHost: x:80\r\nContent-Length: 47\r\n\r\n",
         "GET / HTTP/1.0\r\n\r\n",
         "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
-        "GET /stats? HTTP/1.1\r\nHost:\r\nConnection: te, close\r\n\r\n",
+        "GET /stats? HTTP/1.1\r\nHost: x\r\nConnection: te, close\r\n\r\n",
         "GET http://a.b:1/stats?x HTTP/1.1\r\nHost: c\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 7\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 7\r\n\r\n",
@@ -192,7 +190,7 @@ mod tests {
     fn read(cache: &mut HeadCache, data: &[u8]) -> String {
         let length =
             find_end(data, &mut HeadSearch::default(), 16_384).expect("valid").expect("whole");
-        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut slots = EMPTY_SLOTS;
         let head = parse(&data[..length], &mut slots, 1_000).expect("valid");
         cache.insert(&data[..length], &head);
         format!("{head:?}")

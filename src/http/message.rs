@@ -21,6 +21,8 @@ pub enum Method {
     Head,
     /// POST
     Post,
+    /// OPTIONS: what a path allows.
+    Options,
     /// Any other: 405 on every known path.
     Other,
 }
@@ -101,6 +103,8 @@ pub trait Service {
     fn refuse_by_head(&mut self, _: Request<'_>, _: &mut dyn ResponseWriter) -> bool {
         false
     }
+    /// The engine has answered a request with `status` without a call. `path` is empty if unknown.
+    fn refused(&mut self, _method: Method, _path: &str, _status: u16) {}
     /// All requests of a round have been called, and none of their responses has been sent: what they
     /// promise is done now. `stages` are those of the round's timed request.
     fn round_called(&mut self, now: Now, stages: StageTimer<'_>);

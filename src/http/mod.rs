@@ -19,6 +19,8 @@ pub mod may;
 pub mod message;
 pub mod poller;
 pub mod protocol;
+pub mod request_error;
+pub mod request_line;
 pub mod stages;
 pub mod tls;
 pub mod worker;

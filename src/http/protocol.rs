@@ -7,7 +7,6 @@
 mod response;
 mod round;
 
-use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,9 +21,10 @@ use super::chunked::ChunkedDecoder;
 use super::coding;
 use super::counters::HttpCounters;
 use super::encode::{self, DateLine, ResponseOptions};
-use super::head::{self, BodyFraming, HEADERS_MAX, Head, HeadSearch, RequestError};
+use super::head::{self, BodyFraming, EMPTY_SLOTS, Head, HeadSearch, RequestError};
 use super::head_cache;
 use super::message::{Completion, Method, Request, Service, StreamState};
+use super::request_line;
 use super::stages::{Stage, StageTimer};
 
 /// Requests of one connection served in one round, so that pipelining does not delay the others.
@@ -172,27 +172,53 @@ impl Protocol {
     pub fn finish<S: Service>(&mut self, round: &mut Round<'_, S>) {
         match self.phase {
             ConnectionPhase::Idle => self.phase = ConnectionPhase::Closing,
-            ConnectionPhase::Head | ConnectionPhase::Body => {
-                self.refuse(RequestError::Truncated, round.out, round.date, round.counters);
-            }
+            ConnectionPhase::Head => self.refuse_pending(RequestError::TruncatedHead, round),
+            ConnectionPhase::Body => self.refuse_pending(RequestError::TruncatedBody, round),
             ConnectionPhase::Response | ConnectionPhase::Closing => {}
         }
     }
 
-    /// Answers with the error and closes the connection.
-    pub fn refuse(
+    fn refuse_pending<S: Service>(&mut self, error: RequestError, round: &mut Round<'_, S>) {
+        self.refuse(error, round.service, round.out, round.date, round.counters);
+    }
+
+    /// Answers the incomplete request with the error and closes the connection.
+    pub fn refuse<S: Service>(
         &mut self,
         error: RequestError,
+        service: &mut S,
         out: &mut Vec<u8>,
         date: &DateLine,
         counters: &HttpCounters,
     ) {
+        let input = std::mem::take(&mut self.input);
+        self.refuse_request(error, &input[self.served..], service, out, date, counters);
+    }
+
+    /// Answers the request at the start of `data` with the error and closes the connection.
+    #[cold]
+    fn refuse_request<S: Service>(
+        &mut self,
+        error: RequestError,
+        data: &[u8],
+        service: &mut S,
+        out: &mut Vec<u8>,
+        date: &DateLine,
+        counters: &HttpCounters,
+    ) {
+        let chunked = self.chunked.take();
+        let data = chunked.as_ref().map_or(data, |request| &request.head);
+        let line = request_line::parse(data).ok().flatten();
+        let (method, path) = line.map_or((Method::Other, ""), |line| (line.method, line.path));
+        // Of a HEAD whose line is invalid or incomplete, too, a body would be taken for the next response.
+        let is_head = data.starts_with(b"HEAD ");
         counters.refusals[error as usize].add(1);
         debug!(client = %self.client, status = error.status(), reason = error.code(), "refused");
-        encode::refusal(out, date, error, error.message());
+        service.refused(method, path, error.status());
+        encode::refusal(out, date, error, error.message(), is_head);
         self.phase = ConnectionPhase::Closing;
         // What has arrived of it is not needed any more, and the client may take its time to leave.
-        (self.input, self.served, self.chunked) = (Vec::new(), 0, None);
+        (self.input, self.served) = (Vec::new(), 0);
     }
 
     /// Serves complete requests at the front of `data`; returns how many bytes are served.
@@ -215,7 +241,8 @@ impl Protocol {
                 Ok(ServeStep::Skipped(length)) => position += length,
                 Ok(ServeStep::Incomplete) => return position,
                 Err(error) => {
-                    self.refuse(error, round.out, round.date, round.counters);
+                    let Round { service, out, date, counters, .. } = round;
+                    self.refuse_request(error, &data[position..], *service, out, date, counters);
                     return data.len();
                 }
             }
@@ -249,21 +276,26 @@ impl Protocol {
             None => head::find_end(data, &mut self.search, round.limits.head_bytes_max)?,
         };
         let Some(head_length) = found else {
-            if data != b"\r" {
-                head::check_partial(data)?;
+            if data == b"\r" {
+                // Perhaps an empty line, which begins no request.
+                self.phase = ConnectionPhase::Idle;
+                return Ok(ServeStep::Incomplete);
             }
+            head::check_partial(data)?;
             self.phase = ConnectionPhase::Head;
             return Ok(ServeStep::Incomplete);
         };
         self.search = HeadSearch::default();
         let (head_bytes, rest) = data.split_at_mut(head_length);
         let mut fields: [httparse::Header<'_>; _] = head_cache::EMPTY_FIELDS;
-        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        // Filled only for a head that is not cached.
+        let mut slots;
         let cached =
             cached_length.and_then(|_| round.buffers.head_cache.get(head_bytes, &mut fields));
         let head = match cached {
             Some(head) => head,
             None => {
+                slots = EMPTY_SLOTS;
                 let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
                 round.buffers.head_cache.insert(head_bytes, &head);
                 head
@@ -355,11 +387,19 @@ impl Protocol {
         round: &mut Round<'_, S>,
     ) -> Result<ServeStep, RequestError> {
         let Some(mut request) = self.chunked.take() else { return Ok(ServeStep::Skipped(0)) };
-        let length = request.decoder.feed(data, &mut request.body, round.limits.body_bytes_max)?;
+        let fed = request.decoder.feed(data, &mut request.body, round.limits.body_bytes_max);
+        let length = match fed {
+            Ok(length) => length,
+            Err(error) => {
+                // The refusal asks for its head.
+                self.chunked = Some(request);
+                return Err(error);
+            }
+        };
         if !request.decoder.is_done() {
             if !request.is_wanted {
                 request.is_wanted = true;
-                let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+                let mut slots = EMPTY_SLOTS;
                 let head = head::parse(&request.head, &mut slots, round.limits.body_bytes_max)?;
                 if self.is_refused_by_head(&head, round) {
                     return Ok(ServeStep::Served(length));
@@ -370,7 +410,7 @@ impl Protocol {
             let is_empty = length == 0;
             return Ok(if is_empty { ServeStep::Incomplete } else { ServeStep::Skipped(length) });
         }
-        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut slots = EMPTY_SLOTS;
         let head = head::parse(&request.head, &mut slots, round.limits.body_bytes_max)?;
         self.call(&head, &mut request.body, round)?;
         Ok(ServeStep::Served(length))

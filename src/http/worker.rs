@@ -364,8 +364,10 @@ impl<S: Service, P: Poller> Worker<S, P> {
             let is_new = calls > 0 || phase != next_phase;
             connection.count_received(received, is_new, self.now.monotonic_ms());
         }
-        let is_same_head = phase == ConnectionPhase::Head && next_phase == phase;
-        self.end_turn(key, start, has_progressed && !is_same_head);
+        // A further part of a head, or an empty line before one, is no progress.
+        let waits_for_head = matches!(phase, ConnectionPhase::Idle | ConnectionPhase::Head);
+        let is_same_wait = waits_for_head && calls == 0 && next_phase == phase;
+        self.end_turn(key, start, has_progressed && !is_same_wait);
     }
 
     fn end_turn(&mut self, key: usize, start: usize, has_progressed: bool) {
@@ -504,7 +506,8 @@ impl<S: Service, P: Poller> Worker<S, P> {
     fn refuse(&mut self, key: usize, error: RequestError) {
         let start = self.out.len();
         let connection = &mut self.connections[key];
-        connection.protocol.refuse(error, &mut self.out, &self.date, &self.counters);
+        let (service, out) = (&mut self.service, &mut self.out);
+        connection.protocol.refuse(error, service, out, &self.date, &self.counters);
         self.count_memory(key);
         self.write(key, start..self.out.len());
     }

@@ -4,7 +4,6 @@
 //! errors as far as the public API allows; [`super::KNOWN_LIMITS`] lists the rest.
 
 use std::io::{self, BufRead};
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,8 +22,9 @@ use super::socket::{BorrowedSocket, SocketResult};
 use super::state::WaitPhase;
 use crate::http::coding;
 use crate::http::encode::{self, BodyLength, DateLine, ResponseOptions};
-use crate::http::head::{self, BodyFraming, HEADERS_MAX, Head, RequestError};
+use crate::http::head::{self, BodyFraming, EMPTY_SLOTS, Head, RequestError};
 use crate::http::message::{Completion, Method, Request, Response, Service, StreamState};
+use crate::http::request_line;
 use crate::http::stages::{StageTimer, StageTimes, TIMED_EVERY};
 use sigmad_clock::{Clock, Now};
 
@@ -121,16 +121,27 @@ impl<S: Service> MayConnection<S> {
         request: MayRequest<'_, '_, '_>,
         response: &mut MayResponse<'_>,
     ) -> Result<(), MayRequestError> {
+        copy_head(&request, &mut self.head);
+        let head_bytes = std::mem::take(&mut self.head);
+        let served = self.serve_head(&head_bytes, request, response);
+        self.head = head_bytes;
+        served
+    }
+
+    fn serve_head(
+        &mut self,
+        head_bytes: &[u8],
+        request: MayRequest<'_, '_, '_>,
+        response: &mut MayResponse<'_>,
+    ) -> Result<(), MayRequestError> {
         let shared = self.shared.clone();
         let limits = shared.monitor.limits();
-        let mut head_bytes = std::mem::take(&mut self.head);
-        copy_head(&request, &mut head_bytes);
         if head_bytes.len() > limits.head_bytes_max {
             return Err(RequestError::HeadTooLarge.into());
         }
         // may_minihttp has parsed this head; parsing it again gives both engines the same rules.
-        let mut slots = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let head = head::parse(&head_bytes, &mut slots, limits.body_bytes_max)?;
+        let mut slots = EMPTY_SLOTS;
+        let head = head::parse(head_bytes, &mut slots, limits.body_bytes_max)?;
         let BodyFraming::Length(length) = head.framing else {
             return Err(MayRequestError(RequestError::TransferCoding, NO_CHUNKS));
         };
@@ -142,7 +153,6 @@ impl<S: Service> MayConnection<S> {
             if !head.expects_continue {
                 self.read_body(request, length, false, false)?;
             }
-            self.head = head_bytes;
             self.conclude(state, options, now, response);
             return Ok(());
         }
@@ -154,7 +164,6 @@ impl<S: Service> MayConnection<S> {
             closes: !head.keep_alive || shared.monitor.is_draining(),
         };
         let state = self.call_service(&head, now, options, response)?;
-        self.head = head_bytes;
         for buffer in [&mut self.body, &mut self.decoded] {
             if buffer.capacity() > BODY_KEPT_BYTES {
                 *buffer = Vec::new();
@@ -278,10 +287,14 @@ impl<S: Service> MayConnection<S> {
             if !state.enter(WaitPhase::Body, self.clock.monotonic_ns()) {
                 return Err(RequestError::Timeout);
             }
-            let part = reader.fill_buf().map_err(|_: io::Error| RequestError::Truncated)?;
+            let part = reader.fill_buf().map_err(|_: io::Error| RequestError::TruncatedBody)?;
             if part.is_empty() {
                 let is_cut = state.phase() == WaitPhase::Cut;
-                return Err(if is_cut { RequestError::Timeout } else { RequestError::Truncated });
+                return Err(if is_cut {
+                    RequestError::Timeout
+                } else {
+                    RequestError::TruncatedBody
+                });
             }
             if is_kept {
                 self.body.extend_from_slice(part);
@@ -397,9 +410,15 @@ impl<S: Service> MayConnection<S> {
 
     fn refuse(&mut self, error: RequestError, message: &str, response: &mut MayResponse<'_>) {
         self.shared.monitor.count(error);
+        let line = request_line::parse(&self.head).ok().flatten();
+        let (method, path) = line.map_or((Method::Other, ""), |line| (line.method, line.path));
+        if let Some(service) = &mut self.shared.slot(self.socket).lock().service {
+            service.refused(method, path, error.status());
+        }
         let now = self.clock.now();
         if self.guard.state.is_flushed() {
-            return self.send_last(&refusal(error, message, now.wall_s()));
+            let is_head = self.head.starts_with(b"HEAD ");
+            return self.send_last(&refusal(error, message, now.wall_s(), is_head));
         }
         let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
         let body = encode::refusal_body(error, message);

@@ -266,7 +266,7 @@ impl ConnectionMonitor {
         if state.is_flushed() {
             // Nothing or End: this client takes no bytes, and is closed without a response.
             let (SocketResult::Bytes(_) | SocketResult::Nothing | SocketResult::End) =
-                state.socket.send(&refusal(error, error.message(), wall_s));
+                state.socket.send(&refusal(error, error.message(), wall_s, false));
         }
     }
 
@@ -337,10 +337,10 @@ impl Drop for MonitorGuard {
 }
 
 /// The bytes of a refusal, after which the connection closes.
-pub(super) fn refusal(error: RequestError, message: &str, wall_s: i64) -> Vec<u8> {
+pub(super) fn refusal(error: RequestError, message: &str, wall_s: i64, is_head: bool) -> Vec<u8> {
     let mut date = DateLine::default();
     date.update(wall_s);
     let mut out = Vec::new();
-    encode::refusal(&mut out, &date, error, message);
+    encode::refusal(&mut out, &date, error, message, is_head);
     out
 }

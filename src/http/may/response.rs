@@ -128,7 +128,9 @@ fn fill(
             wire_bytes += "\r\n".len() + line.len();
         }
     };
-    add("content-type", parts.content_type);
+    if parts.status != encode::NO_CONTENT {
+        add("content-type", parts.content_type);
+    }
     for (name, value) in parts.fields.iter().take(HEADER_LINES_MAX - 2) {
         add(name, value);
     }
