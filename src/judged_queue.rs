@@ -73,8 +73,8 @@ pub struct JudgedReading {
 /// One judged sample; its readings are in the same chunk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct JudgedSample {
-    /// When it arrived, microseconds since 1970, by our clock. Together with `sequence` it increases from
-    /// each sample of this replica to the next, even when the clock steps back.
+    /// When it arrived, microseconds since the start of the process, by the monotonic clock. Together with
+    /// `sequence` it increases from each sample of this replica to the next. The store turns it into Redis' time.
     pub time_us: i64,
     /// Orders samples of the same `time_us`: below 1,000.
     pub sequence: u16,
@@ -154,7 +154,8 @@ pub struct SharedWindows {
     pub device: Option<DeviceId>,
     /// Samples and anomalies that the other replicas counted.
     pub others: JudgedCounts,
-    /// When any replica last received a sample, microseconds since 1970, by that replica's clock.
+    /// When any replica last received a sample, microseconds since 1970, by the clock of this replica; 0 when
+    /// that is not known.
     pub last_seen_us: i64,
     /// The timestamp of that sample.
     pub last_timestamp_us: i64,

@@ -24,6 +24,8 @@ use sigmad_sample::{DeviceId, MetricId};
 const WAIT: Duration = Duration::from_secs(10);
 const WINDOW: usize = 5;
 const NOW_US: i64 = 1_800_000_000_000_000;
+/// Times after it are of the future.
+const LATEST_US: i64 = NOW_US + 3_600_000_000;
 
 /// A Redis of the test's own, without a disk, on a Unix socket that no other process can take.
 struct Redis {
@@ -164,7 +166,7 @@ impl Writer {
     }
 
     fn mark(&self, redis: &mut Connection, cursor: u64, names: &[&str]) -> MarkReply {
-        let reply = ask(redis, &self.commands.mark(cursor, names.iter().copied()));
+        let reply = ask(redis, &self.commands.mark(cursor, false, names.iter().copied()));
         MarkReply::read(&reply, cursor).expect("a reply of the script")
     }
 
@@ -174,13 +176,14 @@ impl Writer {
         device: Option<&str>,
     ) -> (SubjectCounts, Vec<WindowMembers>) {
         let own = self.replica();
-        let counted = SubjectCounts::read(&ask(redis, &self.commands.read_counts(device)), own);
+        let counted =
+            SubjectCounts::read(&ask(redis, &self.commands.read_counts(device)), own, LATEST_US);
         let windows = counted
             .metrics
             .iter()
             .map(|metric| {
                 let reply = ask(redis, &self.commands.read_window(device, &metric.name));
-                WindowMembers::read(&reply, own)
+                WindowMembers::read(&reply, own, LATEST_US)
             })
             .collect();
         (counted, windows)
@@ -393,9 +396,82 @@ fn a_loss_of_data_is_detected_or_harmless() {
     let lost = a.mark(&mut connection, future, &[]);
     assert!(lost.has_lost && lost.changed.is_empty());
     assert_eq!(a.mark(&mut connection, 0, &[]).changed, [Some("y".into())]);
+    // A number that no change has had so far is returned once, not by every mark.
+    let first = a.mark(&mut connection, 0, &[]).cursor;
+    let ahead = first + 3_600_000_000;
+    redis::cmd("ZADD")
+        .arg("{sigmad}:changed")
+        .arg(ahead)
+        .arg("z")
+        .exec(&mut connection)
+        .expect("added");
+    let healed = a.mark(&mut connection, first, &[]);
+    assert_eq!((healed.changed, healed.has_lost), (vec![Some("z".into())], false));
+    assert_eq!(a.mark(&mut connection, healed.cursor, &[]).changed, []);
+    assert_eq!(b.mark(&mut connection, first, &[]).changed, [Some("z".into())]);
+    // A number that cannot increase is replaced.
+    redis::cmd("SET").arg("{sigmad}:change").arg("9e18").exec(&mut connection).expect("set");
+    let after = a.mark(&mut connection, healed.cursor, &[]);
+    assert!(!after.has_lost && after.cursor < ahead);
     // If only the counter is kept, numbers still increase.
     redis::cmd("SET").arg("{sigmad}:change").arg(future).exec(&mut connection).expect("set");
     assert_eq!(a.mark(&mut connection, after.cursor, &[]).cursor, future + 1);
+}
+
+#[test]
+fn a_mark_tells_the_time_and_the_windows_in_use() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let (seconds, _): (i64, i64) = redis::cmd("TIME").query(&mut connection).expect("TIME");
+    let (a, mut options) = (Writer::new(0xa, None), options(0xb, None));
+    options.window = 70;
+    let larger = CommandEncoder::new(options, |_| "cpu".into());
+    let mut mark = |commands: &CommandEncoder, names_window| {
+        let reply = ask(&mut connection, &commands.mark(0, names_window, std::iter::empty()));
+        MarkReply::read(&reply, 0).expect("a reply of the script")
+    };
+    assert!(mark(&a.commands, false).windows.is_empty());
+    assert_eq!(mark(&a.commands, true).windows, [WINDOW]);
+    let both = mark(&larger, true);
+    assert_eq!(both.windows, [WINDOW, 70]);
+    assert!((0..60).contains(&(both.time_us / 1_000_000 - seconds)), "{both:?}");
+    // One that was named long ago, and one in the future, are not in use. A foreign one is left out.
+    for (at_us, window) in [
+        (both.time_us - 61_000_000, "80"),
+        (both.time_us + 3_600_000_000, "90"),
+        (both.time_us, "x"),
+    ] {
+        redis::cmd("ZADD")
+            .arg("{sigmad}:windows")
+            .arg(at_us)
+            .arg(window)
+            .exec(&mut redis.connect())
+            .expect("added");
+    }
+    let mut found = mark(&a.commands, true);
+    found.windows.sort_unstable();
+    assert_eq!((found.windows, found.foreign), (vec![WINDOW, 70], 1));
+}
+
+#[test]
+fn values_of_the_future_are_left_out_and_removed() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let mut right = Writer::new(0xa, None);
+    right.take((0..3).map(|at| (Some("x"), NOW_US, f64::from(at))));
+    right.flush(&mut connection, 1);
+    let mut ahead = Writer::new(0xb, None);
+    ahead.time_us += 86_400_000_000;
+    ahead.take((0..2).map(|_| (Some("x"), NOW_US, 9_000.0)));
+    ahead.flush(&mut connection, 1);
+    let (counted, windows) = right.read(&mut connection, Some("x"));
+    assert_eq!((windows[0].values.as_slice(), windows[0].future), (&[0.0, 1.0, 2.0][..], 2));
+    assert_eq!((counted.last.0, counted.others.total), (right.time_us, 1));
+    let heal = right.commands.heal(Some("x"), "cpu", LATEST_US);
+    assert_eq!(ask(&mut connection, &heal), Value::Int(2));
+    assert_eq!(ask(&mut connection, &heal), Value::Int(0));
+    let (_, windows) = right.read(&mut connection, Some("x"));
+    assert_eq!((windows[0].values.len(), windows[0].future), (3, 0));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::judged_queue::{
 
 /// By how much the store's last sample must be newer than this replica's before samples that the store
 /// lacks count as lost. A store that answers has every sample within seconds, one that was away as soon as
-/// older samples are written; clocks of replicas may differ by seconds.
+/// older samples are written.
 const LOST_AFTER_S: u32 = 60;
 
 /// How samples are judged.

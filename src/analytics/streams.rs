@@ -38,7 +38,7 @@ pub struct DeviceStream {
 /// The last sample of a device or of the fleet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LastSample {
-    /// When it arrived at any replica, by that replica's clock.
+    /// When it arrived at any replica, by this replica's clock.
     pub seen_us: i64,
     /// Its timestamp.
     pub timestamp_us: i64,

@@ -113,7 +113,7 @@ pub enum Turn {
 #[derive(Debug)]
 struct StoreUpdates {
     judged_producer: JudgedProducer,
-    /// The time of the last chunk that was published: grows, whatever the clock does.
+    /// The time of the last chunk that was published, on the monotonic clock: grows with each chunk.
     time_us: i64,
     /// Windows from the store that are not applied so far.
     windows: vec::IntoIter<SharedWindows>,
@@ -328,7 +328,8 @@ fn judge_chunk(
     match store {
         None => analytics.judge(&chunk.batch, arrived_us),
         Some(StoreUpdates { judged_producer, time_us, .. }) => {
-            *time_us = arrived_us.max(*time_us + 1);
+            let sent_us = (chunk.sent.monotonic_ns / 1_000) as i64;
+            *time_us = sent_us.max(*time_us + 1);
             analytics.judge_and_publish(&chunk.batch, arrived_us, *time_us, judged_producer);
         }
     }

@@ -34,6 +34,12 @@ const MARK: &str = include_str!("scripts/mark.lua");
 /// Adds the counts of some replicas to the past and deletes their fields, in one step.
 const FOLD: &str = include_str!("scripts/fold.lua");
 
+/// Deletes the values of a window that are newer than a time, by commands that every user of sigmad may execute.
+const HEAL: &str = include_str!("scripts/heal.lua");
+
+/// A replica that has not named its `--window` for this long has ended, or does not reach Redis.
+const WINDOW_LIFE_MS: u64 = 60_000;
+
 /// What the commands depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
@@ -60,6 +66,9 @@ pub struct CommandEncoder {
     key: Vec<u8>,
     id: Vec<u8>,
     text: Vec<u8>,
+    /// Added to the times of all entries of the history: their order must never step back, for Redis would
+    /// refuse the entry. Set by the first one.
+    history_base_us: Option<i64>,
     /// Arguments that are the same in every command.
     fixed: Fixed,
 }
@@ -67,7 +76,7 @@ pub struct CommandEncoder {
 struct Fixed {
     ttl_s: String,
     stream_idle_ms: String,
-    /// The last rank, from the end, that is deleted from a window.
+    /// By [`trimmed_to`].
     trimmed_to: String,
     history_len: Option<String>,
 }
@@ -95,12 +104,17 @@ impl CommandEncoder {
         let fixed = Fixed {
             ttl_s: (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).to_string(),
             stream_idle_ms: stream_idle.as_millis().to_string(),
-            trimmed_to: format!("-{}", keys::window_values(window) + 1),
+            trimmed_to: trimmed_to(window),
             history_len: history_len.map(|len| len.to_string()),
         };
         let metric_name = Box::new(metric_name);
-        let (metrics, key, id, text) = Default::default();
-        Self { options, metric_name, metrics, key, id, text, fixed }
+        let (metrics, key, id, text, history_base_us) = Default::default();
+        Self { options, metric_name, metrics, key, id, text, history_base_us, fixed }
+    }
+
+    /// Sets the largest `--window` in use: so many values of a stream are kept in Redis.
+    pub fn set_window(&mut self, largest: usize) {
+        self.fixed.trimmed_to = trimmed_to(largest);
     }
 
     /// The options it was made with.
@@ -160,11 +174,12 @@ impl CommandEncoder {
         add.arg(key);
         for value in values {
             text.clear();
-            keys::write_number(text, value.time_us);
+            let time_us = segment.redis_us(value.time_us);
+            keys::write_number(text, time_us);
             add.arg(text);
             text.clear();
             let member = Member {
-                time_us: value.time_us,
+                time_us,
                 replica: options.replica,
                 sequence: value.sequence,
                 value: value.value,
@@ -190,6 +205,7 @@ impl CommandEncoder {
         set.arg(text);
         text.clear();
         let SegmentSubject { time_us, timestamp_us, counts, .. } = *subject;
+        let time_us = segment.redis_us(time_us);
         ReplicaCounters { time_us, timestamp_us, counts }.write(text);
         set.arg(text);
         for stream in segment.streams_of(subject) {
@@ -241,12 +257,13 @@ impl CommandEncoder {
     }
 
     fn history(&mut self, segment: &Segment, entry: &HistoryEntry, batch: &mut CommandBatch) {
-        let Self { options, metrics, key, id, text, fixed, .. } = self;
+        let Self { options, metrics, key, id, text, history_base_us, fixed, .. } = self;
         let len = fixed.history_len.as_deref().expect("entries exist only with a history");
         key.clear();
         keys::write_history_key(key, options.replica);
         id.clear();
-        keys::write_history_id(id, entry.time_us, entry.sequence);
+        let base_us = *history_base_us.get_or_insert(segment.redis_us(0));
+        keys::write_history_id(id, base_us + entry.time_us, entry.sequence);
         let sample = &segment.keys[entry.key as usize];
         write_sample(text, segment, sample, segment.readings_of_entry(entry), metrics);
         let is_alone = segment.is_coalesced(entry);
@@ -256,16 +273,25 @@ impl CommandEncoder {
     }
 
     /// Marks names (of a device, or empty for the fleet) as changed by us, and queries the names changed after
-    /// `cursor`. Takes the first [`MARKED_MAX`] names; without names it only queries.
-    pub fn mark<'a>(&self, cursor: u64, names: impl Iterator<Item = &'a str>) -> Cmd {
-        let StoreOptions { devices_max, .. } = self.options;
+    /// `cursor`. Takes the first [`MARKED_MAX`] names; without names it only queries. `names_window` also tells
+    /// the others our `--window`, and queries theirs.
+    pub fn mark<'a>(
+        &self,
+        cursor: u64,
+        names_window: bool,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Cmd {
+        let StoreOptions { devices_max, window, .. } = self.options;
+        let window = if names_window { window.to_string() } else { String::new() };
         let mut cmd = Cmd::new();
-        cmd.arg("EVAL").arg(MARK).arg(2).arg(keys::CHANGE).arg(keys::CHANGED);
+        cmd.arg("EVAL").arg(MARK).arg(3).arg(keys::CHANGE).arg(keys::CHANGED).arg(keys::WINDOWS);
         // The fleet counts as one more device.
         cmd.arg(cursor)
             .arg(CHANGED_PER_REPLY_MAX)
             .arg(&self.fixed.stream_idle_ms)
-            .arg(devices_max + 1);
+            .arg(devices_max + 1)
+            .arg(window)
+            .arg(WINDOW_LIFE_MS);
         names.take(MARKED_MAX).for_each(|name| cmd.write_arg(name.as_bytes()));
         cmd
     }
@@ -285,6 +311,15 @@ impl CommandEncoder {
         CommandBuilder::of(&[b"ZRANGE", &self.key, first.as_bytes(), b"-1"]).cmd
     }
 
+    /// Deletes the values of a window that are newer than `latest_us`.
+    pub fn heal(&mut self, device: Option<&str>, metric: &str, latest_us: i64) -> Cmd {
+        self.key.clear();
+        keys::write_window_key(&mut self.key, device, metric);
+        let mut cmd = Cmd::new();
+        cmd.arg("EVAL").arg(HEAL).arg(1).arg(&self.key).arg(latest_us);
+        cmd
+    }
+
     /// Moves the counts that `gone_replicas` have of a device, or of the fleet, to the past.
     pub fn fold(&mut self, device: Option<&str>, gone_replicas: &[ReplicaId]) -> Cmd {
         self.key.clear();
@@ -294,6 +329,11 @@ impl CommandEncoder {
         gone_replicas.iter().for_each(|replica| cmd.write_arg(replica.as_str().as_bytes()));
         cmd
     }
+}
+
+/// The last rank, from the end, that is deleted from a window.
+fn trimmed_to(window: usize) -> String {
+    format!("-{}", keys::window_values(window) + 1)
 }
 
 /// The row at index `at`. If the table is shorter, `at` becomes the index into the next table.

@@ -102,7 +102,9 @@ fn kind_of_refusal(code: &str, details: &str) -> ErrorKind {
         "DENIED" => ErrorKind::Connect,
         // These two have no code of their own: the code is ERR.
         _ if details.starts_with("max number of clients") => ErrorKind::Connect,
+        // In a script: before Redis 7.2, and since.
         _ if details.contains("user executing the script can't run") => ErrorKind::Auth,
+        _ if details.starts_with("ACL failure in script") => ErrorKind::Auth,
         _ => ErrorKind::Other,
     }
 }
@@ -121,6 +123,10 @@ mod tests {
             ("NOPERM this user has no permissions to run the 'set' command", ErrorKind::Auth),
             (
                 "ERR The user executing the script can't run this command or subcommand script: x",
+                ErrorKind::Auth,
+            ),
+            (
+                "ERR ACL failure in script: User u has no permissions to run the 'time' command",
                 ErrorKind::Auth,
             ),
             ("LOADING Redis is loading the dataset in memory", ErrorKind::Loading),

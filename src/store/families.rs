@@ -66,6 +66,13 @@ impl StoreCounters {
         ] {
             families.gauge(name, help).add_counter(&[], counter);
         }
+        let offset_us = self.clock_offset_us.get().cast_signed();
+        families
+            .gauge(
+                "sigmad_store_clock_offset_seconds",
+                "The clock of this replica less that of Redis; values are ordered by that of Redis.",
+            )
+            .add(&[], offset_us as f64 / 1e6);
     }
 
     fn counters(&self, families: &mut Families) {
@@ -104,6 +111,11 @@ impl StoreCounters {
                 "sigmad_store_windows_skipped_total",
                 "Windows of other replicas skipped because --max-streams are in use here.",
                 &self.windows_skipped_total,
+            ),
+            (
+                "sigmad_store_future_values_total",
+                "Values removed from windows in Redis because their time was in the future.",
+                &self.future_values_total,
             ),
             (
                 "sigmad_store_foreign_entries_total",

@@ -13,6 +13,8 @@ use sigmad_sample::{VALUE_MAX, is_name};
 pub const CHANGE: &str = "{sigmad}:change";
 /// Key: a sorted set of names with the number of their last change. The fleet has an empty name.
 pub const CHANGED: &str = "{sigmad}:changed";
+/// Key: a sorted set of the `--window` in use, each with the time of its last use.
+pub const WINDOWS: &str = "{sigmad}:windows";
 /// Field in a hash of counts: the counts of replicas that are gone.
 pub const PAST: &str = "past";
 /// Digits of a time in a member: until the year 2286, bytewise order is order of time.
@@ -164,7 +166,7 @@ pub fn write_sample<'a>(
 /// One value in a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Member {
-    /// When it arrived, microseconds since 1970, by the replica's clock.
+    /// When it arrived, microseconds since 1970, by Redis' clock.
     pub time_us: i64,
     /// The replica that received it.
     pub replica: ReplicaId,
@@ -243,7 +245,7 @@ pub fn read_field(text: &[u8]) -> Option<(CountSource, Option<&str>)> {
 /// What one replica has counted of a device, or of the fleet, and when its last sample arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaCounters {
-    /// When the last sample arrived, microseconds since 1970, by the replica's clock.
+    /// When the last sample arrived, microseconds since 1970, by Redis' clock.
     pub time_us: i64,
     /// The timestamp of that sample.
     pub timestamp_us: i64,

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod link;
 pub mod mark_reply;
 pub mod queue;
+pub mod redis_clock;
 mod replies;
 mod segment;
 mod sentinel;
@@ -60,6 +61,10 @@ pub struct StoreCounters {
     pub windows_read_total: Counter,
     /// Members, counts and names in Redis that sigmad does not write; they are left out.
     pub foreign_entries_total: Counter,
+    /// The wall clock of this replica less Redis' clock, in microseconds; the bits of an i64.
+    pub clock_offset_us: Counter,
+    /// Values that were removed from windows because their time was in the future.
+    pub future_values_total: Counter,
     /// Windows of other replicas left out because `--max-streams` streams are in use.
     pub windows_skipped_total: Counter,
     /// From the first command of a segment to its last reply.

@@ -104,6 +104,22 @@ impl StoreQueue {
         self.segments.front()
     }
 
+    /// Sets what is added to the times of the segment in flight, unless it is set. `base_us` is called with the
+    /// times of its first and last sample.
+    pub fn set_base(&mut self, base_us: impl FnOnce(i64, i64) -> i64) {
+        if self.is_flushing
+            && let Some(segment) = self.segments.front_mut()
+            && segment.base_us.is_none()
+        {
+            segment.base_us = Some(base_us(segment.since_us(), segment.until_us()));
+        }
+    }
+
+    /// Sets how many values of a stream the next samples keep: those of the largest `--window` in use.
+    pub fn set_window(&mut self, window: usize) {
+        self.window_values = keys::window_values(window);
+    }
+
     /// The segment that [`StoreQueue::begin`] returned.
     pub fn in_flight(&self) -> Option<&Segment> {
         if self.is_flushing { self.segments.front() } else { None }
@@ -216,7 +232,7 @@ impl StoreQueue {
         waiting.any(|segment| segment.is_counted || self.is_full(segment))
     }
 
-    /// When the oldest sample in the queue arrived, microseconds since 1970.
+    /// When the oldest sample in the queue arrived, microseconds since the start of the process.
     pub fn since_us(&self) -> Option<i64> {
         self.segments.front().map(Segment::since_us)
     }

@@ -49,6 +49,9 @@ pub struct Segment {
     /// True once its samples have their outcome: it is written again, to another master.
     pub(super) is_counted: bool,
     since_us: i64,
+    /// What is added to the times of its samples when they are written. Set once, so that the segment is sent
+    /// again with the same bytes.
+    pub(super) base_us: Option<i64>,
     name_bytes: usize,
     pub(super) subjects: Vec<SegmentSubject>,
     /// The fleet's streams, by metric id.
@@ -79,6 +82,7 @@ impl Segment {
             samples: 0,
             is_counted: false,
             since_us: 0,
+            base_us: None,
             name_bytes: 0,
             subjects: Vec::new(),
             fleet_streams: Vec::new(),
@@ -100,9 +104,19 @@ impl Segment {
         self.samples
     }
 
-    /// When its oldest sample arrived, microseconds since 1970.
+    /// When its oldest sample arrived, microseconds since the start of the process.
     pub fn since_us(&self) -> i64 {
         self.since_us
+    }
+
+    /// When its newest sample arrived.
+    pub fn until_us(&self) -> i64 {
+        self.subjects[FLEET as usize].time_us
+    }
+
+    /// Redis' time of a sample; that of the process as long as Redis' is not known.
+    pub(super) fn redis_us(&self, time_us: i64) -> i64 {
+        time_us + self.base_us.unwrap_or(0)
     }
 
     /// Names of the subjects whose windows it changes; the fleet has an empty name.
@@ -188,6 +202,7 @@ impl Segment {
             samples,
             is_counted,
             since_us: _,
+            base_us,
             name_bytes,
             subjects,
             fleet_streams,
@@ -202,6 +217,7 @@ impl Segment {
         } = self;
         *samples = 0;
         *is_counted = false;
+        *base_us = None;
         *name_bytes = 0;
         subjects.truncate(1);
         subjects[0] = SegmentSubject::new(None, subjects[0].name.clone());

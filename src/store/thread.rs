@@ -7,7 +7,7 @@
 //! whole: every command may be executed twice. New chunks are taken from the judged-sample queue between two
 //! batches, so that a slow Redis delays no other thread.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,9 +20,11 @@ use super::backoff::Backoff;
 use super::batch::CommandBatch;
 use super::commands::{BatchCursor, CommandEncoder, MARKED_MAX, StoreOptions};
 use super::dial::Dialer;
+use super::keys;
 use super::link::{ClientIdentity, Link, LinkError};
 use super::mark_reply::MarkReply;
 use super::queue::{Refusals, StoreQueue};
+use super::redis_clock::{FUTURE_US_MAX, RedisClock};
 use super::url::{Address, Target};
 use super::windows::{SubjectCounts, WindowMembers, share};
 use super::{DropReason, ErrorKind, StoreCounters};
@@ -42,8 +44,11 @@ const BATCHES_IN_FLIGHT_MAX: usize = 16;
 /// No further batch is sent while those in flight have more bytes: what a slow network takes in a part of the write
 /// timeout.
 const BYTES_IN_FLIGHT_MAX: usize = 2 * 1024 * 1024;
-/// Subjects read in one round trip: half a megabyte of windows.
-const SUBJECTS_PER_READ: usize = 128;
+/// Subjects whose counts are read in one round trip: as many as make a first read of a large fleet over a slow
+/// link short. Their counts take a megabyte.
+const SUBJECTS_PER_READ: usize = 1_024;
+/// Values that one round trip reads: three megabytes, which come well within the timeout of replies.
+const VALUES_PER_READ: usize = 65_536;
 /// Interval at which a sentinel is asked whether the master is still the same.
 const CONFIRM_EVERY_NS: u64 = 1_000_000_000;
 /// The same after no sentinel could be asked: an attempt to connect may take a second.
@@ -53,6 +58,11 @@ const CONFIRM_AGAIN_NS: u64 = 5_000_000_000;
 const SENTINEL_LAG_NS: u64 = 5_000_000_000;
 /// A sample is in the store queue this long after its arrival, on the busiest machine.
 const ARRIVAL_TO_QUEUE_US: i64 = 1_000_000;
+/// A clock of this replica that is further from Redis' clock is logged: people compare times by it.
+const CLOCK_OFFSET_US_MAX: i64 = 1_000_000;
+/// Interval at which a replica names its `--window` to the others: until then, one that starts with a larger one
+/// finds its windows trimmed.
+const NAME_WINDOW_EVERY_NS: u64 = 1_000_000_000;
 /// Refusals for good are logged again only after this long without one: every flush may repeat them.
 const REFUSAL_LOG_PAUSE_NS: u64 = 60_000_000_000;
 /// The part of the drain that is left for the last flush, at least, after analytics has ended.
@@ -119,11 +129,27 @@ pub struct StoreThread {
     /// Subjects to read again once our next samples of them are written, with the time of the last sample
     /// that was read. Samples of ours were in flight then, and some may be older than that.
     overlapping: HashMap<Option<Box<str>>, i64>,
+    redis_clock: RedisClock,
+    /// True once a clock that is off was logged, until it is right again.
+    is_clock_off: bool,
+    /// The `--window` of another replica, if it differs from ours.
+    other_window: Option<usize>,
+    /// When to name our `--window` again.
+    name_window_ns: u64,
+    /// Names whose changes Redis refused to mark; at most as many as there may be devices.
+    unmarked: HashSet<Box<str>>,
+    /// Subjects of which Redis refused a read; read again with the next flush.
+    unread: Vec<Option<Box<str>>>,
+    /// True while Redis refuses what replicas share their windows by.
+    is_sharing_refused: bool,
     outage: Option<Outage>,
     is_up: Option<bool>,
     /// When a command was last refused for good, by [`ErrorKind`].
     last_refusal_ns: [Option<u64>; ErrorKind::ALL.len()],
 }
+
+/// A subject whose counts are read, and whose windows are not.
+type CountedSubject = (Option<Box<str>>, SubjectCounts);
 
 /// A time in which Redis fails.
 #[derive(Debug)]
@@ -165,6 +191,13 @@ impl StoreThread {
             cursor: 0,
             changed: Vec::new(),
             overlapping: HashMap::new(),
+            redis_clock: RedisClock::default(),
+            is_clock_off: false,
+            other_window: None,
+            name_window_ns: 0,
+            unmarked: HashSet::new(),
+            unread: Vec::new(),
+            is_sharing_refused: false,
             outage: None,
             is_up: None,
             last_refusal_ns: [None; ErrorKind::ALL.len()],
@@ -223,6 +256,8 @@ impl StoreThread {
     }
 
     fn flush(&mut self) -> Result<(), LinkError> {
+        self.changed.append(&mut self.unread);
+        let was_refused = std::mem::take(&mut self.is_sharing_refused);
         self.connect()?;
         self.confirm_master()?;
         loop {
@@ -238,17 +273,34 @@ impl StoreThread {
         let sent_us = self.sent_us(asked);
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
         self.read_changed(asked)?;
-        // False: analytics has ended, and no thread reads windows any more.
-        let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us), &self.clock);
+        if !self.is_sharing_refused {
+            // False: analytics has ended, and no thread reads windows any more.
+            let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us), &self.clock);
+            if was_refused {
+                info!("windows are shared again");
+            }
+        }
         Ok(())
     }
 
-    /// All samples that arrived here by that time are written.
+    /// All samples that arrived here by that time, which is Redis', are written.
     fn sent_us(&self, now: Now) -> i64 {
-        match self.queue.since_us() {
+        let sent_us = match self.queue.since_us() {
             Some(since_us) => since_us - 1,
-            None => now.wall_us - ARRIVAL_TO_QUEUE_US,
-        }
+            None => monotonic_us(now) - ARRIVAL_TO_QUEUE_US,
+        };
+        sent_us + self.redis_offset_us(now) - self.redis_clock.error_us()
+    }
+
+    /// What is added to the monotonic time to get Redis'. A Redis that refuses to tell it shares no windows
+    /// either, and then the wall clock is good enough.
+    fn redis_offset_us(&self, now: Now) -> i64 {
+        self.redis_clock.offset_us().unwrap_or(now.wall_us - monotonic_us(now))
+    }
+
+    /// The wall clock less Redis' clock.
+    fn clock_offset_us(&self, now: Now) -> i64 {
+        now.wall_us - monotonic_us(now) - self.redis_offset_us(now)
     }
 
     fn connect(&mut self) -> Result<(), LinkError> {
@@ -265,6 +317,8 @@ impl StoreThread {
                 }
                 self.master = master;
             }
+            // Tells the time, before anything is written under it.
+            self.mark()?;
         }
         Ok(())
     }
@@ -307,6 +361,12 @@ impl StoreThread {
     /// changes of others.
     fn write_segment(&mut self) -> Result<(), LinkError> {
         let begun_ns = self.clock.monotonic_ns();
+        if self.queue.begin().is_some() {
+            let now = self.clock.now();
+            let offset_us = self.redis_offset_us(now);
+            let clock = &mut self.redis_clock;
+            self.queue.set_base(|since_us, until_us| clock.base_us(since_us, until_us, offset_us));
+        }
         let refusals = self.write_batches()?;
         self.mark()?;
         let Some(segment) = self.queue.in_flight() else { return Ok(()) };
@@ -328,10 +388,11 @@ impl StoreThread {
         self.counters.coalesced_total.add(outcome.coalesced);
         self.count_dropped(DropReason::Refused, outcome.refused);
         self.update_gauges();
-        let Now { monotonic_ns, wall_us } = self.clock.now();
+        let now = self.clock.now();
+        let delay_us = monotonic_us(now).saturating_sub(since_us).max(0);
         self.counters.flushes_total.add(1);
-        self.counters.flush.record(monotonic_ns - begun_ns, 1);
-        self.counters.delay.record(wall_us.saturating_sub(since_us).max(0) as u64 * 1_000, 1);
+        self.counters.flush.record(now.monotonic_ns - begun_ns, 1);
+        self.counters.delay.record(delay_us as u64 * 1_000, 1);
         Ok(())
     }
 
@@ -378,137 +439,235 @@ impl StoreThread {
         self.link.as_mut().expect("a flush begins with a link")
     }
 
-    /// Marks the subjects of the segment in flight as changed, and queries those that others have changed.
+    /// Marks the subjects of the segment in flight as changed, and queries those that others have changed. If
+    /// Redis refuses that, the subjects are marked later.
     fn mark(&mut self) -> Result<(), LinkError> {
         let mut marked = 0;
         loop {
+            let sent = self.clock.now();
+            let names_window = sent.monotonic_ns >= self.name_window_ns;
             let names = self.queue.in_flight().into_iter().flat_map(|segment| segment.names());
-            let command = self.encoder.mark(self.cursor, names.skip(marked));
+            let names = names.chain(self.unmarked.iter().map(|name| &**name)).skip(marked);
+            let command = self.encoder.mark(self.cursor, names_window, names);
             marked += MARKED_MAX;
             let mut pipeline = Pipeline::with_capacity(1);
             pipeline.add_command(command);
             let reply = self.send_one(&pipeline)?;
-            let Some(reply) = reply else { return Ok(()) };
-            let Some(marks) = MarkReply::read(&reply, self.cursor) else {
-                self.counters.foreign_entries_total.add(1);
+            let marks = reply.as_ref().and_then(|reply| MarkReply::read(reply, self.cursor));
+            let Some(marks) = marks else {
+                self.counters.foreign_entries_total.add(u64::from(reply.is_some()));
+                self.keep_unmarked();
                 return Ok(());
             };
+            self.measure_clock(sent, marks.time_us);
+            if names_window {
+                self.name_window_ns = sent.monotonic_ns + NAME_WINDOW_EVERY_NS;
+                self.keep_largest_window(&marks.windows);
+            }
             self.counters.foreign_entries_total.add(marks.foreign as u64);
             self.changed.extend(marks.changed);
             self.cursor = if marks.has_lost { 0 } else { marks.cursor };
-            let are_all_marked = self.queue.in_flight().is_none_or(|s| s.names().len() <= marked);
+            let flight = self.queue.in_flight().map_or(0, |segment| segment.names().len());
+            let are_all_marked = flight + self.unmarked.len() <= marked;
             if are_all_marked && marks.is_all && !marks.has_lost {
+                self.unmarked.clear();
                 return Ok(());
             }
         }
     }
 
+    /// Redis has refused a mark: others must hear of these subjects once it takes one.
+    fn keep_unmarked(&mut self) {
+        self.is_sharing_refused = true;
+        let room = (self.encoder.options().devices_max + 1).saturating_sub(self.unmarked.len());
+        let names = self.queue.in_flight().into_iter().flat_map(|segment| segment.names());
+        self.unmarked.extend(names.take(room).map(Box::from));
+    }
+
+    /// Takes Redis' time from a reply.
+    fn measure_clock(&mut self, sent: Now, redis_us: i64) {
+        let received = self.clock.now();
+        self.redis_clock.measure(monotonic_us(sent), monotonic_us(received), redis_us);
+        let offset_us = self.clock_offset_us(received);
+        self.counters.clock_offset_us.set(offset_us.cast_unsigned());
+        // An estimate that is not that good says nothing.
+        let off_us = offset_us.saturating_abs() - self.redis_clock.error_us();
+        if off_us > CLOCK_OFFSET_US_MAX && !self.is_clock_off {
+            self.is_clock_off = true;
+            warn!(
+                offset_s = offset_us as f64 / 1e6,
+                "the clock of this replica differs from that of Redis, by which values are ordered"
+            );
+        } else if off_us < CLOCK_OFFSET_US_MAX / 2 {
+            self.is_clock_off = false;
+        }
+    }
+
+    /// Keeps as many values in Redis as the largest `--window` of all replicas needs.
+    fn keep_largest_window(&mut self, windows: &[usize]) {
+        let own = self.encoder.options().window;
+        let largest = windows.iter().copied().max().unwrap_or(own).max(own);
+        self.encoder.set_window(largest);
+        self.queue.set_window(largest);
+        let other = windows.iter().copied().filter(|&window| window != own).max();
+        if other != self.other_window
+            && let Some(other) = other
+        {
+            warn!(own, other, kept = largest, "replicas on this Redis have different --window");
+        }
+        self.other_window = other;
+    }
+
     /// Reads the windows of the subjects that others have changed, and sends them to analytics.
     fn read_changed(&mut self, now: Now) -> Result<(), LinkError> {
-        while !self.changed.is_empty() {
-            let from = self.changed.len().saturating_sub(SUBJECTS_PER_READ);
-            let subjects = self.changed.split_off(from);
-            match self.read(&subjects, now) {
-                // False: analytics has ended, and no thread reads windows any more.
-                Ok(windows) => {
-                    _ = self.consumer.send(ReplicaUpdate::Windows(windows), &self.clock);
-                }
-                Err(error) => {
-                    self.changed.extend(subjects);
-                    return Err(error);
-                }
+        let mut counted = Vec::new();
+        while !(self.changed.is_empty() && counted.is_empty()) {
+            if let Err(error) = self.read(&mut counted, now) {
+                self.changed.extend(counted.into_iter().map(|(subject, _)| subject));
+                return Err(error);
             }
             self.gather(CHUNKS_BETWEEN_BATCHES);
         }
         Ok(())
     }
 
-    /// Reads the counts and windows of subjects, and folds the counts of replicas that are gone.
-    fn read(
-        &mut self,
-        subjects: &[Option<Box<str>>],
-        now: Now,
-    ) -> Result<Vec<SharedWindows>, LinkError> {
-        let counts = self.read_counts(subjects)?;
+    /// One round trip: reads windows of the subjects whose counts are read, and the counts of the next subjects.
+    fn read(&mut self, counted: &mut Vec<CountedSubject>, now: Now) -> Result<(), LinkError> {
         let mut pipeline = Pipeline::new();
-        for (subject, counts) in subjects.iter().zip(&counts) {
+        let (mut ready, windows_max) = (0, self.windows_per_read());
+        for (subject, counts) in counted.iter() {
+            if ready > 0 && pipeline.len() + counts.metrics.len() > windows_max {
+                break;
+            }
             for metric in &counts.metrics {
                 pipeline.add_command(self.encoder.read_window(subject.as_deref(), &metric.name));
             }
+            ready += 1;
         }
-        let mut replies = self.send(&pipeline)?.into_iter();
-
-        let sent_us = self.sent_us(now);
-        let mut shared = Vec::with_capacity(subjects.len());
+        let next = match self.changed.len().saturating_sub(SUBJECTS_PER_READ) {
+            from if ready == counted.len() => self.changed.split_off(from),
+            _ => Vec::new(),
+        };
+        for subject in &next {
+            pipeline.add_command(self.encoder.read_counts(subject.as_deref()));
+        }
+        let mut replies = match self.send(&pipeline) {
+            Ok(replies) => replies.into_iter(),
+            Err(error) => {
+                self.changed.extend(next);
+                return Err(error);
+            }
+        };
         pipeline.clear();
-        for (subject, counts) in subjects.iter().zip(&counts) {
-            if counts.last.0 > sent_us {
-                self.overlapping.insert(subject.clone(), counts.last.0);
-            }
-            let windows = self.read_windows(replies.by_ref().take(counts.metrics.len()));
-            let seconds = u32::try_from(now.wall_s()).unwrap_or(u32::MAX);
-            let (update, no_room) =
-                share(subject.as_deref(), counts, windows, &self.registry, seconds);
-            self.counters.windows_skipped_total.add(no_room as u64);
-            shared.extend(update);
-            let gone = counts.gone(now.wall_us);
-            if !gone.is_empty() {
-                pipeline.add_command(self.encoder.fold(subject.as_deref(), &gone));
-            }
+        let mut shared = Vec::with_capacity(ready);
+        for (subject, counts) in counted.drain(..ready) {
+            let replies = replies.by_ref().take(counts.metrics.len());
+            shared.extend(self.take_windows(subject, counts, replies, now, &mut pipeline));
+        }
+        if !shared.is_empty() {
+            // False: analytics has ended, and no thread reads windows any more.
+            let _ = self.consumer.send(ReplicaUpdate::Windows(shared), &self.clock);
+        }
+        for (subject, reply) in next.into_iter().zip(replies) {
+            self.take_counts(subject, reply, counted, now);
         }
         for reply in self.send(&pipeline)? {
             if let Err(error) = reply {
                 self.log_refusal(&error);
             }
         }
-        Ok(shared)
+        Ok(())
     }
 
-    fn read_counts(
-        &mut self,
-        subjects: &[Option<Box<str>>],
-    ) -> Result<Vec<SubjectCounts>, LinkError> {
-        let own = self.encoder.options().replica;
-        let mut pipeline = Pipeline::with_capacity(subjects.len());
-        for subject in subjects {
-            pipeline.add_command(self.encoder.read_counts(subject.as_deref()));
-        }
-        let replies = self.send(&pipeline)?;
-        let mut all = Vec::with_capacity(subjects.len());
-        for reply in replies {
-            let counts = match reply {
-                Ok(reply) => SubjectCounts::read(&reply, own),
-                Err(error) => {
-                    self.log_refusal(&error);
-                    SubjectCounts::default()
-                }
-            };
-            self.counters.foreign_entries_total.add(counts.foreign as u64);
-            all.push(counts);
-        }
-        Ok(all)
+    /// Windows that one round trip reads at most.
+    fn windows_per_read(&self) -> usize {
+        let values = keys::window_values(self.encoder.options().window) as usize;
+        (VALUES_PER_READ / values).max(1)
     }
 
-    /// The windows in the replies of one subject.
-    fn read_windows(
+    /// Redis' time past which a time was written by a clock that is wrong.
+    fn latest_us(&self, now: Now) -> i64 {
+        monotonic_us(now) + self.redis_offset_us(now) + FUTURE_US_MAX
+    }
+
+    /// Takes the counts of a subject, in parts whose windows fit into one round trip.
+    fn take_counts(
         &mut self,
-        replies: impl Iterator<Item = Result<Value, LinkError>>,
-    ) -> Vec<WindowMembers> {
+        subject: Option<Box<str>>,
+        reply: Result<Value, LinkError>,
+        counted: &mut Vec<CountedSubject>,
+        now: Now,
+    ) {
         let own = self.encoder.options().replica;
-        let mut windows = Vec::with_capacity(replies.size_hint().0);
-        for reply in replies {
-            let members = match reply {
-                Ok(reply) => WindowMembers::read(&reply, own),
-                Err(error) => {
-                    self.log_refusal(&error);
-                    WindowMembers::default()
+        match reply {
+            Ok(reply) => {
+                let counts = SubjectCounts::read(&reply, own, self.latest_us(now));
+                self.counters.foreign_entries_total.add(counts.foreign as u64);
+                for part in counts.parts(self.windows_per_read()) {
+                    counted.push((subject.clone(), part));
                 }
-            };
-            self.counters.foreign_entries_total.add(members.foreign as u64);
-            windows.push(members);
+            }
+            Err(error) => self.read_refused(subject, &error),
         }
+    }
+
+    /// Makes an update of the windows in the replies of one subject. Adds commands that heal windows, and fold
+    /// the counts of replicas that are gone.
+    fn take_windows(
+        &mut self,
+        subject: Option<Box<str>>,
+        mut counts: SubjectCounts,
+        mut replies: impl Iterator<Item = Result<Value, LinkError>>,
+        now: Now,
+        repairs: &mut Pipeline,
+    ) -> Option<SharedWindows> {
+        let (own, latest_us) = (self.encoder.options().replica, self.latest_us(now));
+        let (mut windows, mut refused) = (Vec::with_capacity(counts.metrics.len()), None);
+        // A window that Redis refuses to show is not an empty one.
+        counts.metrics.retain(|metric| match replies.next().expect("one for each window") {
+            Ok(reply) => {
+                let members = WindowMembers::read(&reply, own, latest_us);
+                self.counters.foreign_entries_total.add(members.foreign as u64);
+                self.counters.future_values_total.add(members.future as u64);
+                if members.future > 0 {
+                    let heal = self.encoder.heal(subject.as_deref(), &metric.name, latest_us);
+                    repairs.add_command(heal);
+                }
+                windows.push(members);
+                true
+            }
+            Err(error) => {
+                refused = Some(error);
+                false
+            }
+        });
         self.counters.windows_read_total.add(windows.len() as u64);
-        windows
+        if counts.last.0 > self.sent_us(now) {
+            self.overlapping.insert(subject.clone(), counts.last.0);
+        }
+        let gone = counts.gone(latest_us);
+        if !gone.is_empty() {
+            repairs.add_command(self.encoder.fold(subject.as_deref(), &gone));
+        }
+        if counts.last.0 > 0 {
+            // What this replica reports is by its own clock.
+            counts.last.0 = (counts.last.0 + self.clock_offset_us(now)).max(0);
+        }
+        let seconds = u32::try_from(now.wall_s()).unwrap_or(u32::MAX);
+        let (update, no_room) =
+            share(subject.as_deref(), &counts, windows, &self.registry, seconds);
+        self.counters.windows_skipped_total.add(no_room as u64);
+        if let Some(error) = refused {
+            self.read_refused(subject, &error);
+        }
+        update
+    }
+
+    /// Redis has refused to show a subject: it is read again with the next flush.
+    fn read_refused(&mut self, subject: Option<Box<str>>, error: &LinkError) {
+        self.log_refusal(error);
+        self.is_sharing_refused = true;
+        self.unread.push(subject);
     }
 
     /// Sends commands and waits for their replies. A refusal that is passing is a failure of all commands.
@@ -556,7 +715,7 @@ impl StoreThread {
     }
 
     fn flush_succeeded(&mut self) {
-        self.set_up(true);
+        self.set_up(!self.is_sharing_refused);
         self.backoff.succeeded();
         if let Some(outage) = self.outage.take() {
             let outage_ms = (self.clock.monotonic_ns() - outage.since_ns) / 1_000_000;
@@ -607,4 +766,8 @@ impl StoreThread {
         self.counters.queue_samples.set(self.queue.samples());
         self.counters.queue_bytes.set(self.queue.bytes() as u64);
     }
+}
+
+fn monotonic_us(now: Now) -> i64 {
+    (now.monotonic_ns / 1_000) as i64
 }

@@ -2,7 +2,7 @@
 //!
 //! [`SubjectCounts`] has the counts and metrics of a device or of the fleet, [`WindowMembers`] the values of one
 //! window. [`share`] makes [`SharedWindows`] of both and admits their names to the registry. Data that sigmad
-//! does not write is left out and counts. Pure: no I/O.
+//! does not write is left out and counts, and so are times that Redis' clock has not reached. Pure: no I/O.
 
 use redis::Value;
 
@@ -22,7 +22,7 @@ pub const GONE_AFTER_US: i64 = 24 * 60 * 60 * 1_000_000;
 pub struct SubjectCounts {
     /// Samples and anomalies that other replicas have counted, replicas that are gone included.
     pub others: JudgedCounts,
-    /// When the last sample arrived at any replica, and its timestamp.
+    /// When the last sample arrived at any replica, by Redis' clock, and its timestamp.
     pub last: (i64, i64),
     /// Its metrics, sorted by name.
     pub metrics: Vec<MetricCounts>,
@@ -44,18 +44,18 @@ pub struct MetricCounts {
 }
 
 impl SubjectCounts {
-    /// Reads the reply to HGETALL.
-    pub fn read(reply: &Value, own: ReplicaId) -> Self {
+    /// Reads the reply to HGETALL. A time after `latest_us` counts as none: the clock that wrote it was wrong.
+    pub fn read(reply: &Value, own: ReplicaId, latest_us: i64) -> Self {
         let mut counts = Self::default();
         match reply {
             Value::Array(parts) => {
                 for pair in parts.chunks(2) {
-                    counts.field(pair.first(), pair.get(1), own);
+                    counts.field(pair.first(), pair.get(1), own, latest_us);
                 }
             }
             Value::Map(pairs) => {
                 for (field, value) in pairs {
-                    counts.field(Some(field), Some(value), own);
+                    counts.field(Some(field), Some(value), own, latest_us);
                 }
             }
             _ => counts.foreign += 1,
@@ -72,8 +72,14 @@ impl SubjectCounts {
         counts
     }
 
-    fn field(&mut self, field: Option<&Value>, value: Option<&Value>, own: ReplicaId) {
-        if self.read_field(field, value, own).is_none() {
+    fn field(
+        &mut self,
+        field: Option<&Value>,
+        value: Option<&Value>,
+        own: ReplicaId,
+        latest_us: i64,
+    ) {
+        if self.read_field(field, value, own, latest_us).is_none() {
             self.foreign += 1;
         }
     }
@@ -83,6 +89,7 @@ impl SubjectCounts {
         field: Option<&Value>,
         value: Option<&Value>,
         own: ReplicaId,
+        latest_us: i64,
     ) -> Option<()> {
         let (Value::BulkString(field), Value::BulkString(value)) = (field?, value?) else {
             return None;
@@ -97,17 +104,28 @@ impl SubjectCounts {
             return Some(());
         }
         let counters = ReplicaCounters::read(value)?;
-        self.last = self.last.max((counters.time_us, counters.timestamp_us));
+        let time_us = if counters.time_us > latest_us { 0 } else { counters.time_us };
+        self.last = self.last.max((time_us, counters.timestamp_us));
         if !is_own {
             add(&mut self.others, counters.counts);
         }
         match source {
-            CountSource::Replica(replica) if !is_own => {
-                self.replicas.push((replica, counters.time_us))
-            }
+            CountSource::Replica(replica) if !is_own => self.replicas.push((replica, time_us)),
             CountSource::Replica(_) | CountSource::Past => {}
         }
         Some(())
+    }
+
+    /// The same counts in parts of at most `metrics_max` metrics. Only the first one names replicas that are gone.
+    pub fn parts(mut self, metrics_max: usize) -> Vec<Self> {
+        let mut parts = Vec::with_capacity(self.metrics.len().div_ceil(metrics_max));
+        while self.metrics.len() > metrics_max {
+            let metrics = self.metrics.split_off(metrics_max);
+            let rest = Self { metrics, replicas: Vec::new(), ..self };
+            parts.push(std::mem::replace(&mut self, rest));
+        }
+        parts.push(self);
+        parts
     }
 
     /// Replicas whose counts must be folded, so that the hash does not grow with every restart. None while
@@ -136,11 +154,14 @@ pub struct WindowMembers {
     pub own: usize,
     /// Members that sigmad does not write.
     pub foreign: usize,
+    /// Members left out for their time.
+    pub future: usize,
 }
 
 impl WindowMembers {
-    /// Reads the reply to ZRANGE.
-    pub fn read(reply: &Value, own: ReplicaId) -> Self {
+    /// Reads the reply to ZRANGE. Members after `latest_us` are left out: they would stay the newest until
+    /// Redis' clock gets there.
+    pub fn read(reply: &Value, own: ReplicaId, latest_us: i64) -> Self {
         let mut read = Self::default();
         let Value::Array(members) = reply else {
             read.foreign = 1;
@@ -153,6 +174,7 @@ impl WindowMembers {
                 _ => None,
             };
             match member {
+                Some(member) if member.time_us > latest_us => read.future += 1,
                 Some(member) => {
                     read.values.push(member.value);
                     read.own += usize::from(member.replica == own);
@@ -237,6 +259,7 @@ mod tests {
     use super::*;
 
     const OWN: u32 = 0xaaaa_0000;
+    const ALL_TIMES: i64 = i64::MAX;
 
     fn own() -> ReplicaId {
         ReplicaId::new(OWN)
@@ -273,17 +296,18 @@ mod tests {
             ("0000dddd:", "1:1"),
         ];
         let flat: Vec<_> = fields.iter().flat_map(|&(field, value)| [field, value]).collect();
-        let counts = SubjectCounts::read(&array(&flat), own());
+        let counts = SubjectCounts::read(&array(&flat), own(), ALL_TIMES);
         let pairs = fields.iter().map(|&(field, value)| (bulk(field), bulk(value))).collect();
-        assert_eq!(counts, SubjectCounts::read(&Value::Map(pairs), own()));
+        assert_eq!(counts, SubjectCounts::read(&Value::Map(pairs), own(), ALL_TIMES));
         assert_eq!((counts.others, counts.last), (count(28, 3), (60, 4)));
         let metric =
             |name: &str, others, own_total| MetricCounts { name: name.into(), others, own_total };
         let metrics = [metric("a:b", count(7, 0), 0), metric("rps", count(16, 7), 900)];
         assert_eq!((&counts.metrics[..], counts.foreign), (&metrics[..], 4));
-        assert_eq!(SubjectCounts::read(&Value::Array(vec![]), own()), SubjectCounts::default());
-        assert_eq!(SubjectCounts::read(&Value::Okay, own()).foreign, 1);
-        assert_eq!(SubjectCounts::read(&array(&["0000bbbb"]), own()).foreign, 1);
+        let read = |reply| SubjectCounts::read(&reply, own(), ALL_TIMES);
+        assert_eq!(read(Value::Array(vec![])), SubjectCounts::default());
+        assert_eq!(read(Value::Okay).foreign, 1);
+        assert_eq!(read(array(&["0000bbbb"])).foreign, 1);
     }
 
     #[test]
@@ -295,7 +319,7 @@ mod tests {
             fields.extend([bulk(replica.as_str()), bulk(format!("{most}:{most}:{most}:{most}"))]);
             fields.extend([bulk(format!("{replica}:cpu")), bulk(format!("{most}:{most}"))]);
         }
-        let counts = SubjectCounts::read(&Value::Array(fields), own());
+        let counts = SubjectCounts::read(&Value::Array(fields), own(), ALL_TIMES);
         assert_eq!(counts.others, count(u64::MAX, u64::MAX));
         assert_eq!(counts.metrics[0].others, count(u64::MAX, u64::MAX));
         assert_eq!(counts.gone(most), []);
@@ -312,9 +336,28 @@ mod tests {
         };
         let reply =
             Value::Array(vec![member(1, 5.0), member(OWN, -0.5), bulk("junk"), member(2, 1e15)]);
-        let read = WindowMembers::read(&reply, own());
-        assert_eq!(read, WindowMembers { values: vec![5.0, -0.5, 1e15], own: 1, foreign: 1 });
-        assert_eq!(WindowMembers::read(&Value::Nil, own()).foreign, 1);
+        let read = WindowMembers::read(&reply, own(), 7);
+        let expected =
+            WindowMembers { values: vec![5.0, -0.5, 1e15], own: 1, foreign: 1, future: 0 };
+        assert_eq!(read, expected);
+        assert_eq!(WindowMembers::read(&Value::Nil, own(), 7).foreign, 1);
+        let read = WindowMembers::read(&reply, own(), 6);
+        assert_eq!(read, WindowMembers { foreign: 1, future: 3, ..WindowMembers::default() });
+    }
+
+    #[test]
+    fn a_time_of_the_future_is_none() {
+        let now_us = 10 * GONE_AFTER_US;
+        let mut fields = vec![bulk(own().as_str()), bulk("50:5:1:0")];
+        for replica in 0..17_u32 {
+            let time_us = if replica == 3 { now_us + GONE_AFTER_US } else { now_us };
+            let replica = ReplicaId::new(replica);
+            fields.extend([bulk(replica.as_str()), bulk(format!("{time_us}:9:2:0"))]);
+        }
+        let counts = SubjectCounts::read(&Value::Array(fields), own(), now_us);
+        // Its samples count, and it is the first to be folded.
+        assert_eq!((counts.others.total, counts.last), (34, (now_us, 9)));
+        assert_eq!(counts.gone(now_us), [ReplicaId::new(3)]);
     }
 
     #[test]
@@ -327,7 +370,7 @@ mod tests {
                 let replica = ReplicaId::new(replica);
                 fields.extend([bulk(replica.as_str()), bulk(format!("{old_us}:0:1:0"))]);
             }
-            SubjectCounts::read(&Value::Array(fields), own()).gone(now_us)
+            SubjectCounts::read(&Value::Array(fields), own(), now_us).gone(now_us)
         };
         assert_eq!(hash(16, 16), []);
         assert_eq!(hash(17, 0), []);
@@ -353,7 +396,8 @@ mod tests {
                 last: (9, 8),
                 ..SubjectCounts::default()
             };
-            let window = |at| WindowMembers { values: vec![at as f64], own: 1, foreign: 0 };
+            let window =
+                |at| WindowMembers { values: vec![at as f64], own: 1, ..WindowMembers::default() };
             super::share(device, &counts, (0..number).map(window).collect(), &registry, 5)
         };
         let (shared, no_room) = share(Some("a"), 34);

@@ -1,6 +1,9 @@
 local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
-local number = math.max(last + 1, time[1] * 1000000 + time[2])
+-- Past this, the next whole number is not a double any more.
+if last > 9e15 then last = 0 end
+local number = math.max(last + 1, now)
 local digits = string.format('%.0f', number)
 local page = tonumber(ARGV[2])
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, page)
@@ -11,10 +14,14 @@ if count == page then
   if count == 0 then count = page else cursor = found[2 * count] end
 end
 local names = {}
-for i = 1, count do names[i] = found[2 * i - 1] end
+for i = 1, count do
+  names[i] = found[2 * i - 1]
+  -- A number that no change has had so far would be returned by every mark: it becomes this one.
+  if tonumber(found[2 * i]) > number then redis.call('ZADD', KEYS[2], digits, names[i]) end
+end
 redis.call('SET', KEYS[1], digits, 'PX', ARGV[3])
 local marked = {}
-for i = 5, #ARGV do
+for i = 7, #ARGV do
   marked[#marked + 1] = digits
   marked[#marked + 1] = ARGV[i]
 end
@@ -23,4 +30,15 @@ if #marked > 0 then
   redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[4])
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return {digits, cursor, names}
+local windows = {}
+if ARGV[5] ~= '' then
+  local life = tonumber(ARGV[6])
+  redis.call('ZADD', KEYS[3], string.format('%.0f', now), ARGV[5])
+  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -17)
+  redis.call('PEXPIRE', KEYS[3], ARGV[6])
+  local used = redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES')
+  for i = 1, #used, 2 do
+    if math.abs(now - used[i + 1]) <= life * 1000 then windows[#windows + 1] = used[i] end
+  end
+end
+return {digits, cursor, names, string.format('%.0f', now), windows}
