@@ -332,6 +332,29 @@ fn unfinished_handshakes_make_room_for_others() {
 }
 
 #[test]
+fn idle_sessions_count_in_the_memory_of_all_connections() {
+    const OPENED: usize = 1_600;
+    let folder = Folder::new("idle");
+    // An eighth is for connections: about a thousand sessions.
+    let server = folder.server(&["--memory-limit", "64MiB"]);
+    let client = folder.client();
+    let mut open = Vec::new();
+    for _ in 0..OPENED {
+        let mut stream = connect(&server, &client);
+        stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+        open.push(stream);
+    }
+    let newest = open.last_mut().expect("one");
+    newest.write_all(&get("/health")).expect("the newest is open");
+    assert!(read_answer(newest).starts_with(b"HTTP/1.1 200 "));
+    let evicted = "http_connections_closed_total{reason=\"evicted\"} ";
+    let evicted = scraped(&server, &client, evicted);
+    assert!((300..1_000).contains(&evicted), "{evicted} of {OPENED} made room");
+    // The oldest have gone.
+    assert_eq!(open[0].read(&mut [0]).expect("close_notify"), 0);
+}
+
+#[test]
 fn what_cannot_be_used_is_named() {
     let folder = Folder::new("named");
     let (certificate, key) = (folder.file("server.crt"), folder.file("server.key"));

@@ -69,6 +69,10 @@ pub trait PolledSocket {
     fn has_input(&self) -> bool;
     /// True when the peer sends no more; unread bytes may be left.
     fn is_half_closed(&self) -> bool;
+    /// Memory that it holds for its client.
+    fn held_bytes(&self) -> usize {
+        0
+    }
     /// True until bytes of a request can arrive: TLS is still negotiated.
     fn is_handshaking(&self) -> bool {
         false

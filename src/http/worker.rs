@@ -516,14 +516,17 @@ impl<S: Service, P: Poller> Worker<S, P> {
     #[inline]
     fn count_memory(&mut self, key: usize) {
         let connection = &mut self.connections[key];
-        let holds = connection.protocol.held_bytes() + connection.output.capacity();
+        let holds = connection.protocol.held_bytes()
+            + connection.output.capacity()
+            + connection.socket.held_bytes();
         if holds != connection.held_bytes {
             let held = std::mem::replace(&mut connection.held_bytes, holds);
             self.memory.change(key, held, holds);
         }
     }
 
-    /// Ends connections where all together hold too much: the slowest, then the one that has grown last. It runs
+    /// Ends connections where all together hold too much: the slowest, then
+    /// idle ones, then the one that has grown last. It runs
     /// when all responses of the round have been passed on, so that a refusal follows them.
     fn relieve(&mut self) {
         let newest = self.memory.take_short();
@@ -535,7 +538,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
         let Some(newest) = newest else { return };
         while self.memory.is_over() {
-            let Some(key) = self.slowest() else {
+            let Some(key) = self.slowest().or_else(|| self.oldest_idle_holder()) else {
                 let holds = self.connections.get(newest).is_some_and(|one| one.held_bytes > 0);
                 if holds {
                     self.evict(newest);
@@ -560,9 +563,16 @@ impl<S: Service, P: Poller> Worker<S, P> {
         paces.min().map(|(_, key)| key)
     }
 
+    /// The connection that holds memory, as a session of TLS does, and has been idle for longest.
+    fn oldest_idle_holder(&self) -> Option<usize> {
+        let idle = self.connections.iter().filter(|(_, one)| one.is_idle() && one.held_bytes > 0);
+        idle.min_by_key(|(_, one)| one.deadline_ms).map(|(key, _)| key)
+    }
+
     /// Ends a connection for the memory that it holds.
     fn evict(&mut self, key: usize) {
-        if self.connections[key].has_output() {
+        let connection = &self.connections[key];
+        if connection.has_output() || connection.is_idle() {
             self.counters.closed_evicted_total.add(1);
             self.close(key);
         } else {

@@ -18,9 +18,12 @@ const HANDSHAKE_RECORD: u8 = 22;
 const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// The largest record with its head (RFC 8446 section 5.2). One can be left from earlier receives.
 const RECORD_BYTES_MAX: usize = 5 + 16 * 1024 + 256;
+const RECORD_HEAD_BYTES: usize = 5;
 /// Plaintext that is encrypted before the kernel is asked to take it: two whole records. So much ciphertext can
 /// wait in a socket.
 const SEND_PIECE_BYTES: usize = 32 * 1024;
+/// What a session takes besides its buffers, measured over 2,000 idle connections of TLS 1.2 and of 1.3.
+const SESSION_BYTES: usize = 8 * 1024;
 
 /// Another poller, with TLS on its sockets.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ pub struct TlsSocket<S> {
     /// The kernel may take more.
     may_flush: bool,
     handshake_bytes: usize,
+    incomplete: IncompleteRecord,
     /// The peer has said that it sends no more.
     has_closed: bool,
 }
@@ -85,11 +89,58 @@ impl<S: PolledSocket> PolledSocket for TlsSocket<S> {
         self.inner.is_half_closed() || self.has_closed
     }
 
+    fn held_bytes(&self) -> usize {
+        match &self.state {
+            TlsState::New(_) | TlsState::Plain => 0,
+            TlsState::Session(session) => {
+                // The parts of a message of the handshake are held until it is whole.
+                let arrived = match session.is_handshaking() {
+                    true => self.handshake_bytes,
+                    false => self.incomplete.held,
+                };
+                SESSION_BYTES + arrived + self.unsent.capacity()
+            }
+        }
+    }
+
     fn is_handshaking(&self) -> bool {
         match &self.state {
             TlsState::New(_) => true,
             TlsState::Session(session) => session.is_handshaking(),
             TlsState::Plain => false,
+        }
+    }
+}
+
+/// How much of an incomplete record the session holds, which does not say it.
+#[derive(Debug, Default)]
+struct IncompleteRecord {
+    head: [u8; RECORD_HEAD_BYTES],
+    held: usize,
+    /// Bytes that are missing behind the head.
+    left: usize,
+}
+
+impl IncompleteRecord {
+    fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some(first) = bytes.first() {
+            let taken = if self.held < RECORD_HEAD_BYTES {
+                self.head[self.held] = *first;
+                1
+            } else {
+                self.left.min(bytes.len())
+            };
+            bytes = &bytes[taken..];
+            let had_head = self.held >= RECORD_HEAD_BYTES;
+            self.held += taken;
+            if had_head {
+                self.left -= taken;
+            } else if self.held == RECORD_HEAD_BYTES {
+                self.left = u16::from_be_bytes([self.head[3], self.head[4]]).into();
+            }
+            if self.held >= RECORD_HEAD_BYTES && self.left == 0 {
+                self.held = 0;
+            }
         }
     }
 }
@@ -117,7 +168,10 @@ impl<S> TlsSocket<S> {
             }
         }
         let TlsState::Session(session) = &mut self.state else { return decrypted };
-        self.handshake_bytes = self.handshake_bytes.saturating_add(bytes.len());
+        if session.is_handshaking() {
+            self.handshake_bytes = self.handshake_bytes.saturating_add(bytes.len());
+        }
+        self.incomplete.feed(bytes);
         while !bytes.is_empty() && !self.has_closed {
             let state = match session.read_tls(&mut bytes) {
                 Ok(_) => session.process_new_packets(),
@@ -205,6 +259,7 @@ impl<P: Poller> Poller for TlsPoller<P> {
             owed: 0,
             may_flush: true,
             handshake_bytes: 0,
+            incomplete: IncompleteRecord::default(),
             has_closed: false,
         };
         self.handshakes += 1;
@@ -294,5 +349,27 @@ impl<P: Poller> Poller for TlsPoller<P> {
         // The peer may have gone, or may not take it.
         let _ = self.say_goodbye(&mut socket);
         self.inner.close(socket.inner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incomplete_record_is_counted_however_it_arrives() {
+        let record = |length: u8| [&[23, 3, 3, 0, length][..], &vec![7; length.into()]].concat();
+        let stream = [record(0), record(1), record(200), record(3)].concat();
+        let ends = [5, 11, 216, 224];
+        for step in [1, 2, 5, 7, 224] {
+            let mut incomplete = IncompleteRecord::default();
+            let mut fed = 0;
+            for part in stream.chunks(step) {
+                incomplete.feed(part);
+                fed += part.len();
+                let whole = ends.iter().rev().find(|end| **end <= fed).unwrap_or(&0);
+                assert_eq!(incomplete.held, fed - whole, "after {fed} by {step}");
+            }
+        }
     }
 }
