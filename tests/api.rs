@@ -94,6 +94,7 @@ cases![
     head_keeps_the_connection,
     method_not_allowed,
     options_of_the_server,
+    cors,
     not_found,
     profile_parameters,
     query_strings,
@@ -1186,6 +1187,34 @@ fn options_of_the_server(engine: Engine) {
     assert_eq!(answer.status, 204);
     assert_eq!(answer.header("allow"), Some("GET, HEAD, POST, OPTIONS"));
     server.ask(&request("OPTIONS", "/nowhere", &[], b"")).error(404);
+}
+
+fn cors(engine: Engine) {
+    const FIELD: &str = "access-control-allow-origin";
+    let server = Server::start(engine, &["--cors-origin", "https://a.example,http://b:1"]);
+    let ask = |method: &str, path: &str, origin: &str, body: &str| {
+        server.ask(&request(method, path, &[("Origin", origin)], body.as_bytes()))
+    };
+    for (method, path, status, body) in [
+        ("POST", "/ingest", 202, SEEDS[0]),
+        ("GET", "/health", 200, ""),
+        ("GET", "/stats", 200, ""),
+        ("GET", "/nowhere", 404, ""),
+    ] {
+        let answer = ask(method, path, "http://b:1", body).expect(status);
+        assert_eq!(answer.header(FIELD), Some("http://b:1"), "{method} {path}");
+        let answer = ask(method, path, "https://c.example", body).expect(status);
+        assert_eq!(answer.header(FIELD), None, "{method} {path}");
+        let varies = |(name, value): &(String, String)| name == "vary" && value == "origin";
+        assert!(answer.headers.iter().any(varies), "{method} {path}");
+    }
+    let preflight = ask("OPTIONS", "/ingest", "https://a.example", "").expect(204);
+    assert_eq!(preflight.header(FIELD), Some("https://a.example"));
+    assert!(preflight.header("access-control-allow-methods").is_some_and(|m| m.contains("POST")));
+    let headers = preflight.header("access-control-allow-headers").expect("headers");
+    assert!(headers.contains("authorization") && headers.contains("content-type"));
+    let without = start(engine).ask(&request("GET", "/health", &[("Origin", "http://b:1")], b""));
+    assert_eq!((without.header(FIELD), without.header("vary")), (None, None));
 }
 
 fn not_found(engine: Engine) {

@@ -67,6 +67,7 @@ fn engine() -> Engine {
         write_stall_ms: 1_000,
         idle_timeout_ms: 75_000,
         drain_idle_ms: 60_000,
+        cors: None,
     };
     let any = "127.0.0.1:0".parse().expect("an address");
     let listener = listeners(any, 1).expect("a free port").remove(0);

@@ -27,6 +27,7 @@ const LIMITS: Limits = Limits {
     write_stall_ms: 30_000,
     idle_timeout_ms: 75_000,
     drain_idle_ms: 1_000,
+    cors: None,
 };
 
 /// `/echo` answers with the body, `/large` with [`LARGE_BYTES`]; `/later` passes its responder to the

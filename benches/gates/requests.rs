@@ -109,6 +109,7 @@ impl Bench {
             write_stall_ms: 30_000,
             idle_timeout_ms: 75_000,
             drain_idle_ms: 1_000,
+            cors: None,
         };
         let mut round = Round {
             service: &mut self.router,

@@ -56,6 +56,7 @@ impl ServerSettings {
             debug_token,
             tls_cert,
             tls_key,
+            cors_origin,
             log,
             log_format,
         } = self;
@@ -89,6 +90,7 @@ impl ServerSettings {
             ("debug-token", ShownValue::token(debug_token.as_ref())),
             ("tls-cert", ShownValue::file(tls_cert.as_ref())),
             ("tls-key", ShownValue::file(tls_key.as_ref())),
+            ("cors-origin", ShownValue::list(cors_origin)),
             ("log", ShownValue::value(log)),
             ("log-format", ShownValue::choice(log_format)),
         ]
@@ -139,7 +141,8 @@ impl ShownValue {
     }
 
     fn list(values: &[impl fmt::Display]) -> Self {
-        Self::Value(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+        let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
+        if texts.is_empty() { Self::Unset } else { Self::Value(texts.join(",")) }
     }
 
     fn choices<T: ValueEnum>(values: &[T]) -> Self {

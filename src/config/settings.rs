@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use super::choices::{Engine, LogFormat, Pin, RedisHistory};
 use super::error::SettingsError;
 use super::listen::listen;
+use crate::http::cors::AllowedOrigin;
 use crate::http::tls::server_config;
 use crate::store::url::{LoginError, Password, Target, UrlError};
 use sigmad_detectors::DetectorKind;
@@ -264,6 +265,12 @@ pub struct ServerSettings {
     /// PEM file of the private key of `--tls-cert`. SIGHUP reads it again.
     #[arg(help_heading = "Access", long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+
+    /// origins whose pages may read, or *
+    ///
+    /// Origins whose pages browsers let read responses, comma-separated, such as `https://example.com`; `*` for every one.
+    #[arg(help_heading = "Access", long, value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<AllowedOrigin>,
 
     /// level or filter: info,sigmad::http=debug
     ///

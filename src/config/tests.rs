@@ -72,6 +72,7 @@ fn printed_settings_parse_to_the_same_settings() {
         &[],
         &["--idle-timeout=1h15m3s", "--max-body=1025", "--threshold=0.1", "--listen=[::1]:0"],
         &["--listen=127.0.0.1:1", "--listen=[::1]:2"],
+        &["--cors-origin=https://a.example,http://b:1"],
         &["--log=warn,sigmad::http=trace", "--pin=off", "--engine=may", "--log-format=json"],
     ];
     for args in odd {
@@ -324,7 +325,7 @@ fn the_help_of_load_fits_a_screen() {
 #[test]
 fn the_help_fits_a_screen() {
     let help = rejection(&["--help"]);
-    assert!(help.lines().count() <= 66, "{} lines\n{help}", help.lines().count());
+    assert!(help.lines().count() <= 68, "{} lines\n{help}", help.lines().count());
     for line in help.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }

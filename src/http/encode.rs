@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::head::RequestError;
-use super::message::HeaderField;
+use super::Limits;
+use super::cors::{CorsPolicy, FixedFields};
+use super::head::{Head, RequestError};
+use super::message::{HeaderField, Method};
 
 /// The interim response for a client that waits before it sends its body.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -20,6 +22,27 @@ pub(super) struct ResponseOptions {
     pub is_head: bool,
     /// The connection closes after the response.
     pub closes: bool,
+    /// Further fields, whatever the response.
+    pub fields: FixedFields,
+}
+
+impl ResponseOptions {
+    /// Those of a request that is served.
+    #[inline]
+    pub fn new(head: &Head<'_, '_>, closes: bool, limits: &Limits) -> Self {
+        let origin = |cors: &CorsPolicy| cors.fields(head.headers.get("origin"), head.method);
+        Self {
+            is_http10: head.is_http10,
+            is_head: head.method == Method::Head,
+            closes,
+            fields: limits.cors.map_or(&[], origin),
+        }
+    }
+
+    /// Those of the last response of a connection whose request was not understood.
+    pub const fn closing(is_head: bool) -> Self {
+        Self { is_http10: false, is_head, closes: true, fields: &[] }
+    }
 }
 
 /// How a response announces the length of its body.
@@ -117,6 +140,9 @@ pub(super) fn head(
     for (name, value) in fields {
         line(out, name, value);
     }
+    for (name, value) in options.fields {
+        line(out, name, value);
+    }
     match length {
         // RFC 9110 section 8.6: no length, not even 0.
         _ if status == NO_CONTENT => {}
@@ -174,7 +200,7 @@ pub(super) fn refusal(
     message: &str,
     is_head: bool,
 ) {
-    let options = ResponseOptions { is_http10: false, is_head, closes: true };
+    let options = ResponseOptions::closing(is_head);
     let body = refusal_body(error, message);
     let again = [("Retry-After", Cow::Borrowed("1"))];
     let fields = if error == RequestError::Memory { &again[..] } else { &[] };
@@ -218,7 +244,7 @@ mod tests {
     use super::*;
 
     const PLAIN: ResponseOptions =
-        ResponseOptions { is_http10: false, is_head: false, closes: false };
+        ResponseOptions { is_http10: false, is_head: false, closes: false, fields: &[] };
 
     fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();

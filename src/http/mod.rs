@@ -9,6 +9,7 @@
 pub mod budget;
 mod chunked;
 mod coding;
+pub mod cors;
 pub mod counters;
 mod drain;
 pub mod encode;
@@ -25,7 +26,9 @@ pub mod stages;
 pub mod tls;
 pub mod worker;
 
-/// The limits of one server.
+use self::cors::CorsPolicy;
+
+/// The limits of one server, and what its responses have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of a request head; a larger one is answered 431.
@@ -46,4 +49,6 @@ pub struct Limits {
     pub idle_timeout_ms: u64,
     /// During a drain, the time in which an idle connection may still deliver a request.
     pub drain_idle_ms: u64,
+    /// The pages of other origins that may read responses.
+    pub cors: Option<&'static CorsPolicy>,
 }

@@ -106,7 +106,7 @@ impl Protocol {
             search: HeadSearch::default(),
             chunked: None,
             responder_id: u64::MAX,
-            options: ResponseOptions { is_http10: false, is_head: false, closes: false },
+            options: ResponseOptions::closing(false),
             stream: None,
             stream_bytes: 0,
         }
@@ -347,11 +347,7 @@ impl Protocol {
         head: &Head<'_, '_>,
         round: &mut Round<'_, S>,
     ) -> bool {
-        let options = ResponseOptions {
-            is_http10: head.is_http10,
-            is_head: head.method == Method::Head,
-            closes: true,
-        };
+        let options = ResponseOptions::new(head, true, round.limits);
         let request = Request {
             method: head.method,
             path: head.path,
@@ -424,11 +420,8 @@ impl Protocol {
         round: &mut Round<'_, S>,
     ) -> Result<(), RequestError> {
         self.continue_sent = false;
-        let options = ResponseOptions {
-            is_http10: head.is_http10,
-            is_head: head.method == Method::Head,
-            closes: !head.keep_alive || round.is_draining,
-        };
+        let options =
+            ResponseOptions::new(head, !head.keep_alive || round.is_draining, round.limits);
         // Only the first request of the read is timed.
         let untimed = round.stages.as_mut().filter(|times| !times.has(Stage::Parse));
         let mut stages = StageTimer(untimed);

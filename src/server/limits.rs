@@ -5,6 +5,7 @@ use tracing::warn;
 use super::error::ServerError;
 use crate::config::ServerSettings;
 use crate::http::Limits;
+use crate::http::cors::CorsPolicy;
 use crate::http::may::CONNECTIONS_OVER_MAX;
 use crate::memory::MemoryPlan;
 
@@ -47,5 +48,6 @@ pub(super) fn connection_limits(
         write_stall_ms: WRITE_STALL_MS,
         idle_timeout_ms: settings.idle_timeout.as_millis() as u64,
         drain_idle_ms: DRAIN_IDLE_MS,
+        cors: CorsPolicy::new(&settings.cors_origin),
     })
 }

@@ -22,6 +22,7 @@ pub const LIMITS: Limits = Limits {
     write_stall_ms: 30_000,
     idle_timeout_ms: 1000,
     drain_idle_ms: 1_000,
+    cors: None,
 };
 
 /// One request, as the service received it.

@@ -47,6 +47,7 @@ const LIMITS: Limits = Limits {
     write_stall_ms: 30_000,
     idle_timeout_ms: 75_000,
     drain_idle_ms: 1_000,
+    cors: None,
 };
 const STREAMS_MAX: usize = 1_000_000;
 const STREAM_IDLE_S: u32 = 3_600;

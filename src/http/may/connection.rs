@@ -158,11 +158,8 @@ impl<S: Service> MayConnection<S> {
         }
         self.read_body(request, length, head.expects_continue, true)?;
         let now = self.clock.now();
-        let options = ResponseOptions {
-            is_http10: head.is_http10,
-            is_head: head.method == Method::Head,
-            closes: !head.keep_alive || shared.monitor.is_draining(),
-        };
+        let closes = !head.keep_alive || shared.monitor.is_draining();
+        let options = ResponseOptions::new(&head, closes, limits);
         let state = self.call_service(&head, now, options, response)?;
         for buffer in [&mut self.body, &mut self.decoded] {
             if buffer.capacity() > BODY_KEPT_BYTES {
@@ -227,12 +224,9 @@ impl<S: Service> MayConnection<S> {
         now: Now,
         response: &mut MayResponse<'_>,
     ) -> Option<(MayResponseState, ResponseOptions)> {
-        let options = ResponseOptions {
-            is_http10: head.is_http10,
-            is_head: head.method == Method::Head,
-            // Its client may send the body nevertheless, or not.
-            closes: !head.keep_alive || head.expects_continue || self.shared.monitor.is_draining(),
-        };
+        // Its client may send the body nevertheless, or not.
+        let closes = !head.keep_alive || head.expects_continue || self.shared.monitor.is_draining();
+        let options = ResponseOptions::new(head, closes, self.shared.monitor.limits());
         let mut slot = self.shared.slot(self.socket).lock();
         let ServiceSlot { service, lines, .. } = &mut *slot;
         let service = service.as_mut()?;
@@ -420,7 +414,7 @@ impl<S: Service> MayConnection<S> {
             let is_head = self.head.starts_with(b"HEAD ");
             return self.send_last(&refusal(error, message, now.wall_s(), is_head));
         }
-        let options = ResponseOptions { is_http10: false, is_head: false, closes: true };
+        let options = ResponseOptions::closing(false);
         let body = encode::refusal_body(error, message);
         let (status, content_type) = (error.status(), "application/json");
         let parts = ResponseParts { status, content_type, fields: &[], body: body.as_bytes() };

@@ -134,6 +134,9 @@ fn fill(
     for (name, value) in parts.fields.iter().take(HEADER_LINES_MAX - 2) {
         add(name, value);
     }
+    for (name, value) in options.fields {
+        add(name, value);
+    }
     if options.closes {
         add("connection", "close");
     } else if options.is_http10 {
