@@ -9,6 +9,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Reserved at a time: one receive.
 const STEP_BYTES: usize = 64 * 1024;
+/// The sizes of buffers: most heads in pieces fit the first, a receive the second.
+const TINY_BYTES: usize = 4 * 1024;
+const SMALL_BYTES: usize = 64 * 1024;
+/// Above half of it the allocator gives a buffer pages of its own.
+const LARGE_BYTES_MIN: usize = 1024 * 1024;
 /// A worker keeps this much for its next connections.
 pub const WORKER_KEPT_BYTES: usize = 1024 * 1024;
 
@@ -69,10 +74,14 @@ impl WorkerMemory {
                 self.budget.shortages.fetch_add(1, Ordering::Relaxed);
                 self.short = Some(key);
             }
-        } else if self.reserved - self.held > WORKER_KEPT_BYTES {
+        } else if after < before {
+            // Past the budget nothing is kept: the next connection would grow without being counted.
+            let kept = if self.is_over() { 0 } else { WORKER_KEPT_BYTES };
             let spare = self.reserved - self.held;
-            self.reserved -= spare;
-            self.budget.reserved.fetch_sub(spare, Ordering::Relaxed);
+            if spare > kept {
+                self.reserved -= spare;
+                self.budget.reserved.fetch_sub(spare, Ordering::Relaxed);
+            }
         }
     }
 
@@ -104,14 +113,30 @@ impl Drop for WorkerMemory {
     }
 }
 
-/// Makes room for `more` bytes. The buffer doubles, but not past `bound` unless it must: the last doubling of a
-/// large body would take twice of it.
+/// Makes room for `more` bytes, up to `bound` where that is enough.
+///
+/// A buffer has one of few sizes, because the allocator keeps a run of pages for each and returns it when every buffer
+/// in it is free. A buffer past [`SMALL_BYTES`] has pages of its own, so it may be much larger than what it holds:
+/// a page takes memory when it is written.
 pub(super) fn reserve_within(buffer: &mut Vec<u8>, more: usize, bound: usize) {
     let needed = buffer.len() + more;
-    if needed > buffer.capacity() {
-        let room = (2 * buffer.capacity()).clamp(needed, needed.max(bound));
-        buffer.reserve_exact(room - buffer.len());
+    if needed <= buffer.capacity() {
+        return;
     }
+    let room = if needed <= TINY_BYTES {
+        TINY_BYTES
+    } else if needed <= SMALL_BYTES {
+        SMALL_BYTES
+    } else {
+        (4 * buffer.capacity()).min(bound).max(needed).max(LARGE_BYTES_MIN)
+    };
+    buffer.reserve_exact(room - buffer.len());
+}
+
+/// Bytes of memory that such a buffer takes.
+#[inline]
+pub(super) fn bytes_taken(buffer: &Vec<u8>) -> usize {
+    buffer.capacity().min(buffer.len().next_multiple_of(STEP_BYTES))
 }
 
 #[cfg(test)]
@@ -136,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn refusals_do_not_raise_the_budget() {
+        let budget = Arc::new(ConnectionBudget::new(4 << 20));
+        let mut worker = WorkerMemory::new(budget.clone());
+        worker.change(0, 0, 4 << 20);
+        for key in 1..100 {
+            worker.change(key, 0, 60_000);
+            assert_eq!(worker.take_short(), Some(key));
+            worker.change(key, 60_000, 0);
+            assert!(!worker.is_over());
+        }
+    }
+
+    #[test]
     fn small_requests_do_not_touch_what_workers_share() {
         let budget = Arc::new(ConnectionBudget::new(4 << 20));
         let mut worker = WorkerMemory::new(budget.clone());
@@ -151,12 +189,18 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_never_takes_twice_its_bound() {
+    fn a_buffer_grows_in_few_sizes_and_counts_for_what_it_holds() {
         let mut buffer = Vec::new();
-        while buffer.len() < 1_000_000 {
-            reserve_within(&mut buffer, 60_000, 1_000_000);
-            buffer.extend_from_slice(&[0; 60_000]);
+        let mut sizes = vec![0];
+        while buffer.len() < 5_000_000 {
+            reserve_within(&mut buffer, 1_000, 5_000_000);
+            buffer.extend_from_slice(&[0; 1_000]);
+            assert!(bytes_taken(&buffer) < buffer.len() + STEP_BYTES);
+            if sizes.last() != Some(&buffer.capacity()) {
+                sizes.push(buffer.capacity());
+            }
         }
-        assert!(buffer.capacity() <= 1_060_000, "{}", buffer.capacity());
+        assert_eq!(sizes, [0, TINY_BYTES, SMALL_BYTES, LARGE_BYTES_MIN, 4 << 20, 5_000_000]);
+        assert_eq!(bytes_taken(&Vec::with_capacity(1 << 20)), 0);
     }
 }

@@ -16,7 +16,7 @@ use tracing::debug;
 pub use self::response::connection_key;
 use self::response::{KEY_BITS, NativeResponseWriter, ResponseState};
 pub use self::round::{Buffers, Round};
-use super::budget::reserve_within;
+use super::budget::{bytes_taken, reserve_within};
 use super::chunked::ChunkedDecoder;
 use super::coding;
 use super::counters::HttpCounters;
@@ -27,6 +27,8 @@ use super::message::{Completion, Method, Request, Service, StreamState};
 use super::request_line;
 use super::stages::{Stage, StageTimer};
 
+/// Room for the head of a response.
+const HEAD_BYTES: usize = 1024;
 /// Requests of one connection served in one round, so that pipelining does not delay the others.
 const CALLS_PER_ROUND_MAX: usize = 64;
 
@@ -132,8 +134,8 @@ impl Protocol {
     #[inline]
     pub fn held_bytes(&self) -> usize {
         let chunked = self.chunked.as_ref();
-        self.input.capacity()
-            + chunked.map_or(0, |request| request.head.capacity() + request.body.capacity())
+        bytes_taken(&self.input)
+            + chunked.map_or(0, |request| request.head.capacity() + bytes_taken(&request.body))
     }
 
     /// Takes bytes from the client and serves complete requests.
@@ -484,6 +486,7 @@ impl Protocol {
                 self.options.closes |= is_draining;
                 let (status, kind) = (response.status, response.content_type);
                 let (fields, body) = (&response.fields, &response.body);
+                reserve_within(out, HEAD_BYTES + body.len(), 0);
                 encode::response(out, self.options, date, status, kind, fields, body);
                 self.end_response();
             }

@@ -22,7 +22,7 @@ use self::deadlines::Deadlines;
 use self::handle::WorkerCommand;
 pub use self::handle::WorkerHandle;
 use super::Limits;
-use super::budget::{ConnectionBudget, WorkerMemory};
+use super::budget::{ConnectionBudget, WorkerMemory, bytes_taken, reserve_within};
 use super::counters::HttpCounters;
 use super::encode::DateLine;
 use super::head::RequestError;
@@ -46,6 +46,8 @@ const HANDSHAKES_MAX: usize = 512;
 /// Closed at once, so that the search for the oldest is rare.
 const HANDSHAKES_EVICTED: usize = HANDSHAKES_MAX / 8;
 
+/// The buffer of a round's responses keeps this much.
+const OUT_KEPT_BYTES: usize = 1024 * 1024;
 /// Where memory is short, a slower transfer goes before others: at this pace the largest body takes two minutes.
 const EVICTED_BYTES_PER_S: u64 = 64 * 1024;
 
@@ -417,6 +419,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
         self.responses = responses;
         self.out.clear();
+        self.out.shrink_to(OUT_KEPT_BYTES);
         // It is left only when its connection has closed.
         self.timed = None;
         if std::mem::take(&mut self.calls) > 0 {
@@ -432,12 +435,16 @@ impl<S: Service, P: Poller> Worker<S, P> {
         timer.begin(&self.clock);
         let WorkerConnection { socket, output, sent, .. } = connection;
         let result = if *sent < output.len() {
+            reserve_within(output, range.len(), 0);
             output.extend_from_slice(&self.out[range]);
             self.poller.send(socket, &output[*sent..]).inspect(|length| *sent += length)
         } else {
             let bytes = &self.out[range];
             let result = self.poller.send(socket, bytes);
-            result.inspect(|&length| output.extend_from_slice(&bytes[length..]))
+            result.inspect(|&length| {
+                reserve_within(output, bytes.len() - length, 0);
+                output.extend_from_slice(&bytes[length..]);
+            })
         };
         timer.end(Stage::Write, &self.clock);
         if let Some(timed) = timed {
@@ -517,7 +524,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
     fn count_memory(&mut self, key: usize) {
         let connection = &mut self.connections[key];
         let holds = connection.protocol.held_bytes()
-            + connection.output.capacity()
+            + bytes_taken(&connection.output)
             + connection.socket.held_bytes();
         if holds != connection.held_bytes {
             let held = std::mem::replace(&mut connection.held_bytes, holds);

@@ -12,8 +12,9 @@ use sigmad_clock::{Clock, Now};
 
 /// A larger buffer for decoded bodies is freed after the request that needed it.
 const DECODED_KEPT_BYTES: usize = 1024 * 1024;
-/// A larger input buffer is freed, not kept for another connection.
-const INPUT_KEPT_BYTES: usize = 256 * 1024;
+/// Of larger input buffers one is kept, and none past the second bound.
+const INPUTS_KEPT_BYTES: usize = 64 * 1024;
+const INPUT_KEPT_BYTES: usize = 1024 * 1024;
 /// Input buffers kept for the next requests that arrive in pieces.
 const SPARE_INPUTS_MAX: usize = 16;
 
@@ -63,7 +64,12 @@ impl Buffers {
     }
 
     pub(super) fn return_input(&mut self, mut input: Vec<u8>) {
-        if input.capacity() <= INPUT_KEPT_BYTES && self.spare_inputs.len() < SPARE_INPUTS_MAX {
+        let is_large = |one: &Vec<u8>| one.capacity() > INPUTS_KEPT_BYTES;
+        let is_kept = match is_large(&input) {
+            true => input.capacity() <= INPUT_KEPT_BYTES && !self.spare_inputs.iter().any(is_large),
+            false => self.spare_inputs.len() < SPARE_INPUTS_MAX,
+        };
+        if is_kept {
             input.clear();
             self.spare_inputs.push(input);
         }
