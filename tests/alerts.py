@@ -334,10 +334,12 @@ def check_live() -> str:
             webhook.wait_for("resolved", "SigmadAnomalyBurst", RESOLVED_S_MAX)
             resolved = time.monotonic() - ended
             replace(replicas, ports, flags)
+            # On the same addresses, as a container that was killed.
+            webhook.wait_for("firing", "SigmadRestarted", FIRING_S_MAX)
         codes = dict(feed.codes)
         assert set(codes) == {"202"}, f"requests failed: {codes}"
         assert time.monotonic() - start < 300
-        others = {alert["alertname"] for alert in webhook.alerts} - {"SigmadAnomalyBurst", "SigmadAnomalies"}
+        others = {alert["alertname"] for alert in webhook.alerts} - {"SigmadAnomalyBurst", "SigmadAnomalies", "SigmadRestarted"}
         assert not others, others
     return (
         f"{rate:.0f} samples/s of noise, {noise:.1%} anomalies, silent; a burst known after {fired:.1f} s, "
