@@ -9,7 +9,7 @@ use std::time::Duration;
 use sigmad::judged_queue::{
     ByteBudget, CHUNK_SAMPLES_MAX, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample,
 };
-use sigmad::store::commands::StoreOptions;
+use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
 use sigmad::store::queue::{Refusals, StoreQueue};
 use sigmad_sample::{DeviceId, MetricId};
@@ -22,6 +22,7 @@ fn queue(history_len: Option<usize>) -> StoreQueue {
         stream_idle: Duration::from_secs(3_600),
         history_len,
         devices_max: 1_000_000,
+        sample_keys: SampleKeys::Two,
     };
     StoreQueue::new(
         Arc::new(ByteBudget::new(1 << 30)),

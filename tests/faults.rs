@@ -647,6 +647,40 @@ fn sigmad_terminated_with_a_very_slow_redis_exits_in_time() {
     load.join().assert_answers();
 }
 
+#[test]
+fn samples_have_as_many_keys_as_told() {
+    for (keys, expected) in [
+        ("two", &["metric:1735100000", "metric:1735100001", "metric:d:1735100000"][..]),
+        ("one", &["metric:1735100001", "metric:d:1735100000"]),
+        ("none", &[]),
+    ] {
+        let scene = Scene::new(&["--redis-keys", keys]);
+        let body =
+            r#"[{"timestamp":1735100000,"device":"d","rps":1},{"timestamp":1735100001,"rps":2}]"#;
+        scene.server.ingest(body).expect(202);
+        eventually("stored", || {
+            Scrape::of(&scene.server).get("sigmad_samples_total{outcome=\"stored\"}") == 2
+        });
+        let mut found: Vec<String> = scene.redis.ask(&["KEYS", "metric:*"]);
+        found.sort();
+        assert_eq!(found, expected, "{keys}");
+        assert_eq!(scene.redis.ask::<u64>(&["ZCARD", "sigmad:fleet:window:rps"]), 2);
+    }
+}
+
+#[test]
+fn the_memory_of_redis_and_its_evictions_are_exported() {
+    let redis = Redis::start(&["--maxmemory", "3mb", "--maxmemory-policy", "volatile-ttl"]);
+    let scene = Scene::before(redis, &[]);
+    post_distinct(&scene.server, 20);
+    eventually("evictions are seen", || {
+        Scrape::of(&scene.server).get("sigmad_store_redis_evicted_keys_total") > 0
+    });
+    let scrape = Scrape::of(&scene.server);
+    assert_eq!(scrape.get("sigmad_store_redis_maxmemory_bytes"), 3 << 20);
+    assert!(scrape.get("sigmad_store_redis_used_memory_bytes") > 1 << 20);
+}
+
 /// Samples accepted, and those with an outcome: stored, coalesced, dropped. By the last log lines.
 fn last_counts(server: &Server) -> (u64, [u64; 3]) {
     let log = server.log_text();

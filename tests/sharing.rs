@@ -22,7 +22,7 @@ use sigmad::judged_queue::{
 };
 use sigmad::registry::Registry;
 use sigmad::store::StoreCounters;
-use sigmad::store::commands::StoreOptions;
+use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::dial::TcpDialer;
 use sigmad::store::keys::ReplicaId;
 use sigmad::store::thread::{StoreThread, StoreThreadParts};
@@ -205,6 +205,7 @@ impl Replica {
                 stream_idle: Duration::from_secs(3_600),
                 history_len: Some(1_000),
                 devices_max: 100,
+                sample_keys: SampleKeys::Two,
             },
             flush_interval: Duration::from_millis(20),
             consumer,

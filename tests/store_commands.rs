@@ -14,7 +14,7 @@ use redis::{Cmd, Connection, Value};
 use sigmad::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
 use sigmad::registry::Registry;
 use sigmad::store::batch::CommandBatch;
-use sigmad::store::commands::{BatchCursor, CommandEncoder, MARKED_MAX, StoreOptions};
+use sigmad::store::commands::{BatchCursor, CommandEncoder, MARKED_MAX, SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
 use sigmad::store::mark_reply::MarkReply;
 use sigmad::store::queue::{Refusals, Segment, StoreQueue};
@@ -80,6 +80,7 @@ fn options(replica: u32, history_len: Option<usize>) -> StoreOptions {
         stream_idle: Duration::from_secs(3_600),
         history_len,
         devices_max: 5_000,
+        sample_keys: SampleKeys::Two,
     }
 }
 

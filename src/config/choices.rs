@@ -41,6 +41,17 @@ pub enum RedisHistory {
     Stream,
 }
 
+/// The keys that each sample has in Redis, beside the windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RedisKeys {
+    /// `metric:<timestamp>`, and with a device `metric:<device>:<timestamp>` as well.
+    Two,
+    /// Only the second of these for a sample with a device.
+    One,
+    /// Windows only.
+    None,
+}
+
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

@@ -18,7 +18,7 @@ mod settings;
 mod tests;
 mod unknown;
 
-pub use choices::{Engine, LogFormat, Pin, RedisHistory};
+pub use choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys};
 pub use command_line::{Invocation, command_line, parse};
 pub use error::SettingsError;
 pub use settings::ServerSettings;

@@ -17,7 +17,7 @@ use sigmad_flags::{TokenFlag, bytes, count, duration};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use super::choices::{Engine, LogFormat, Pin, RedisHistory};
+use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys};
 use super::error::SettingsError;
 use super::listen::listen;
 use crate::http::cors::AllowedOrigin;
@@ -204,7 +204,7 @@ pub struct ServerSettings {
     #[arg(help_heading = "Redis", long, value_parser = RedisUrlParser)]
     pub redis_url: Option<Target>,
 
-    /// password of Redis, or @file: read for each login
+    /// password of Redis, or @file
     ///
     /// Password of Redis, as a value or `@file`, instead of one in `--redis-url`; a user stays in the URL
     /// (`redis://user@host`). The file is read for each login, and so when Redis refuses the old password: a
@@ -226,6 +226,13 @@ pub struct ServerSettings {
     /// `stream`: also keep every sample, in a Redis stream for each replica.
     #[arg(help_heading = "Redis", long, value_enum, default_value = "off")]
     pub redis_history: RedisHistory,
+
+    /// keys that each sample has: two, one or none
+    ///
+    /// Keys that each sample has in Redis. `two`: `metric:<timestamp>`, and with a device `metric:<device>:<timestamp>` as
+    /// well; `one`: only the second for a sample with a device; `none`: windows only. REDIS.md says what they take.
+    #[arg(help_heading = "Redis", long, value_enum, default_value = "two")]
+    pub redis_keys: RedisKeys,
 
     /// memory for samples while Redis is unavailable
     ///

@@ -138,6 +138,7 @@ fn bad_values_are_rejected_with_flag_and_range() {
         ("--max-connections=0", "must be 1 to 1000000"),
         ("--redis-url=localhost:6379", "must start with redis://"),
         ("--redis-history=all", "off, stream"),
+        ("--redis-keys=three", "two, one, none"),
         ("--redis-queue=1MB", "must be 1.0 MiB"),
         ("--flush-interval=1ms", "must be 5ms to 1m"),
         ("--listen=nowhere", "must be an address and a port"),

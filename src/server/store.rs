@@ -13,12 +13,12 @@ use tracing::warn;
 
 use super::shared::{MainEvent, Shared};
 use super::threads::spawn;
-use crate::config::{RedisHistory, ServerSettings};
+use crate::config::{RedisHistory, RedisKeys, ServerSettings};
 use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
 use crate::memory::MemoryPlan;
 use crate::readiness::StoreState;
 use crate::store::StoreCounters;
-use crate::store::commands::StoreOptions;
+use crate::store::commands::{SampleKeys, StoreOptions};
 use crate::store::dial::TcpDialer;
 use crate::store::keys::ReplicaId;
 use crate::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
@@ -79,6 +79,11 @@ impl RedisParts {
             stream_idle: settings.stream_idle,
             history_len: keeps_history.then_some(HISTORY_SAMPLES),
             devices_max: plan.max_streams,
+            sample_keys: match settings.redis_keys {
+                RedisKeys::Two => SampleKeys::Two,
+                RedisKeys::One => SampleKeys::One,
+                RedisKeys::None => SampleKeys::None,
+            },
         };
         shared.readiness.set_store(StoreState::Degraded);
         let (readiness, main) = (shared.readiness.clone(), shared.main.clone());

@@ -12,6 +12,7 @@ use redis::{Cmd, RedisWrite};
 
 use super::batch::{CommandBatch, CommandBuilder, Purpose};
 use super::keys::{self, Member, ReplicaCounters, ReplicaId};
+pub use super::segment::SampleKeys;
 use super::segment::{
     FLEET, HistoryEntry, Segment, SegmentKey, SegmentStream, SegmentSubject, TimestampGroup,
 };
@@ -55,6 +56,8 @@ pub struct StoreOptions {
     pub history_len: Option<usize>,
     /// Devices in the set of changes; past it the oldest changes are deleted.
     pub devices_max: usize,
+    /// Keys that each sample has, beside the windows.
+    pub sample_keys: SampleKeys,
 }
 
 /// Encodes segments and queries as commands.
@@ -221,9 +224,15 @@ impl CommandEncoder {
         batch.push(Purpose::Counts, CommandBuilder::of(&expire));
     }
 
-    /// The key of a sample with a device. The key of a timestamp alone comes with its group.
+    /// The key of a sample with a device; if samples have one key, of every sample. With two, the key of a
+    /// timestamp alone comes with its group.
     fn sample_key(&mut self, segment: &Segment, key: &SegmentKey, batch: &mut CommandBatch) {
-        if key.subject != FLEET {
+        let has_key = match segment.sample_keys {
+            SampleKeys::Two => key.subject != FLEET,
+            SampleKeys::One => true,
+            SampleKeys::None => false,
+        };
+        if has_key {
             let device = segment.subjects[key.subject as usize].device();
             self.set(segment, key, device, Purpose::Key, batch);
         }
@@ -235,6 +244,9 @@ impl CommandEncoder {
         group: &TimestampGroup,
         batch: &mut CommandBatch,
     ) {
+        if segment.sample_keys != SampleKeys::Two {
+            return;
+        }
         let key = &segment.keys[group.newest as usize];
         let purpose = if key.subject == FLEET { Purpose::Key } else { Purpose::SecondKey };
         self.set(segment, key, None, purpose, batch);
@@ -385,6 +397,7 @@ mod tests {
             stream_idle: Duration::from_secs(3_600),
             history_len: has_history.then_some(1_000_000),
             devices_max: 10,
+            sample_keys: SampleKeys::Two,
         }
     }
 
@@ -704,6 +717,45 @@ mod tests {
             }
             prop_assert_eq!(queue.samples(), 0);
             prop_assert_eq!(contents, expected_contents.trimmed());
+        }
+    }
+
+    #[test]
+    fn a_sample_has_two_keys_or_one_or_none() {
+        let a = Some(DeviceId { index: 0, generation: 0 });
+        // The last sample of its timestamp has a device; an earlier one has none.
+        let samples =
+            [(a, 7), (None, 7), (None, 8), (a, 8), (a, 8)].map(|(device, second)| SentSample {
+                device,
+                timestamp_us: second * 1_000_000,
+                metrics: vec![(0, second as f64)],
+                is_same_time: false,
+            });
+        for (sample_keys, keys, stored) in [
+            (SampleKeys::Two, &["metric:7", "metric:8", "metric:a:7", "metric:a:8"][..], 3),
+            (SampleKeys::One, &["metric:7", "metric:8", "metric:a:7", "metric:a:8"], 4),
+            (SampleKeys::None, &[], 5),
+        ] {
+            let options = StoreOptions { sample_keys, ..options(false) };
+            let budget = Arc::new(ByteBudget::new(64 << 20));
+            let mut queue =
+                StoreQueue::new(budget, options.window, false).with_sample_keys(sample_keys);
+            let mut commands = CommandEncoder::new(options, metric_name);
+            let mut chunk = JudgedChunk::default();
+            let mut expected_contents = ExpectedContents::default();
+            for sample in &samples {
+                expected_contents.judge(sample, &mut chunk, false);
+            }
+            assert_eq!(queue.take(&chunk, device_name), 0);
+            let mut contents = Contents::default();
+            flush(&mut commands, queue.begin().expect("a segment"), &mut contents, 0);
+            assert!(contents.strings.keys().eq(keys), "{sample_keys:?}: {:?}", contents.strings);
+            let outcome = queue.done(Refusals::default());
+            assert_eq!(
+                (outcome.stored, outcome.coalesced),
+                (stored, 5 - stored),
+                "{sample_keys:?}"
+            );
         }
     }
 

@@ -63,6 +63,16 @@ impl StoreCounters {
                 "Memory that the samples of the store queue take.",
                 &self.queue_bytes,
             ),
+            (
+                "sigmad_store_redis_used_memory_bytes",
+                "Memory that Redis uses, as it says (used_memory, of all nodes); read every 5 s.",
+                &self.redis_used_bytes,
+            ),
+            (
+                "sigmad_store_redis_maxmemory_bytes",
+                "Memory that Redis may use (maxmemory, of all nodes); 0 without a bound.",
+                &self.redis_bytes_max,
+            ),
         ] {
             families.gauge(name, help).add_counter(&[], counter);
         }
@@ -101,6 +111,11 @@ impl StoreCounters {
                 "sigmad_store_unconfirmed_samples_total",
                 "Stored samples that a failover of that moment may have lost: the sentinels had not confirmed the master, and --redis-queue or the drain ended.",
                 &self.unconfirmed_total,
+            ),
+            (
+                "sigmad_store_redis_evicted_keys_total",
+                "Keys that Redis has deleted before their time for want of memory (evicted_keys, of all nodes).",
+                &self.redis_evicted_total,
             ),
             (
                 "sigmad_store_windows_read_total",

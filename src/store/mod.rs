@@ -14,6 +14,7 @@ mod connection;
 pub mod dial;
 mod error;
 mod families;
+mod info;
 pub mod keys;
 pub mod link;
 pub mod mark_reply;
@@ -57,6 +58,12 @@ pub struct StoreCounters {
     pub rewritten_total: Counter,
     /// Samples released before the sentinels had confirmed the master that has them.
     pub unconfirmed_total: Counter,
+    /// Keys that Redis has evicted, as it says.
+    pub redis_evicted_total: Counter,
+    /// Memory that Redis uses.
+    pub redis_used_bytes: Counter,
+    /// Memory that Redis may use; 0 without a bound.
+    pub redis_bytes_max: Counter,
     /// Windows read because another replica has changed them.
     pub windows_read_total: Counter,
     /// Members, counts and names in Redis that sigmad does not write; they are left out.

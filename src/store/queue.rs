@@ -12,8 +12,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::keys;
-use super::segment::SegmentOptions;
 pub use super::segment::{Refusals, Segment, SegmentOutcome};
+use super::segment::{SampleKeys, SegmentOptions};
 use crate::judged_queue::{ByteBudget, JudgedChunk};
 use sigmad_sample::DeviceId;
 
@@ -30,6 +30,7 @@ pub struct StoreQueue {
     /// Values of a stream that a segment keeps.
     window_values: u32,
     keeps_history: bool,
+    sample_keys: SampleKeys,
     hasher: RandomState,
     segments: VecDeque<Segment>,
     /// True while the oldest segment is in flight.
@@ -61,6 +62,7 @@ impl StoreQueue {
             budget,
             window_values: keys::window_values(window),
             keeps_history,
+            sample_keys: SampleKeys::default(),
             hasher: RandomState::default(),
             segments: VecDeque::new(),
             is_flushing: false,
@@ -70,6 +72,11 @@ impl StoreQueue {
             subject_hints: Vec::new(),
             spare: None,
         }
+    }
+
+    /// The same, whose samples have these keys.
+    pub fn with_sample_keys(self, sample_keys: SampleKeys) -> Self {
+        Self { sample_keys, ..self }
     }
 
     /// Takes the samples of a chunk. `name` returns the name of a device, or None once it was evicted: then
@@ -85,7 +92,9 @@ impl StoreQueue {
             return 0;
         }
         if !self.is_newest_open() {
-            self.segments.push_back(self.spare.take().unwrap_or_else(Segment::new));
+            let mut segment = self.spare.take().unwrap_or_else(Segment::new);
+            segment.sample_keys = self.sample_keys;
+            self.segments.push_back(segment);
         }
         let Self { window_values, keeps_history, ref hasher, .. } = *self;
         let options = SegmentOptions { window_values, keeps_history, hasher };

@@ -42,9 +42,22 @@ pub struct Refusals {
     pub history: u64,
 }
 
+/// The keys that each sample has in Redis, beside the windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SampleKeys {
+    /// One of its timestamp, and with a device one of both.
+    #[default]
+    Two,
+    /// One of its device and timestamp, or of its timestamp if it has no device.
+    One,
+    /// None: a sample is stored once the windows are written that it has changed.
+    None,
+}
+
 /// Samples that are flushed together.
 #[derive(Debug)]
 pub struct Segment {
+    pub(super) sample_keys: SampleKeys,
     samples: u64,
     /// True once its samples have their outcome: it is written again, to another master.
     pub(super) is_counted: bool,
@@ -79,6 +92,7 @@ pub(super) struct SegmentOptions<'a> {
 impl Segment {
     pub(super) fn new() -> Self {
         let mut segment = Self {
+            sample_keys: SampleKeys::default(),
             samples: 0,
             is_counted: false,
             since_us: 0,
@@ -177,14 +191,21 @@ impl Segment {
         key.first_reading != entry.first_reading || !self.is_key_written(entry.key)
     }
 
-    /// False for the key of a sample without a device when a later sample has the same timestamp.
+    /// With two keys, false for the key of a sample without a device when a later sample has the same timestamp.
     fn is_key_written(&self, key: u32) -> bool {
         let SegmentKey { subject, group, .. } = self.keys[key as usize];
-        subject != FLEET || self.groups[group as usize].newest == key
+        match self.sample_keys {
+            SampleKeys::Two => subject != FLEET || self.groups[group as usize].newest == key,
+            SampleKeys::One => true,
+            SampleKeys::None => false,
+        }
     }
 
     /// What became of its samples, once all its commands are answered.
     pub(super) fn outcome(&self, refusals: Refusals, keeps_history: bool) -> SegmentOutcome {
+        if self.sample_keys == SampleKeys::None {
+            return SegmentOutcome { stored: self.samples, ..SegmentOutcome::default() };
+        }
         let keys =
             (0..self.keys.len() as u32).filter(|&key| self.is_key_written(key)).count() as u64;
         let coalesced = if keeps_history { refusals.history } else { self.samples - keys };
@@ -199,6 +220,7 @@ impl Segment {
     /// Removes all samples and keeps the memory.
     pub(super) fn clear(&mut self) {
         let Self {
+            sample_keys: _,
             samples,
             is_counted,
             since_us: _,
@@ -248,7 +270,9 @@ impl Segment {
                 None => FLEET,
             };
             self.add_to_windows(sample, readings, subject, window_values);
-            self.add_to_key(sample, readings, subject, keeps_history, hasher);
+            if keeps_history || self.sample_keys != SampleKeys::None {
+                self.add_to_key(sample, readings, subject, keeps_history, hasher);
+            }
         }
     }
 

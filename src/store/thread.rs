@@ -20,6 +20,7 @@ use super::backoff::Backoff;
 use super::batch::CommandBatch;
 use super::commands::{BatchCursor, CommandEncoder, MARKED_MAX, StoreOptions};
 use super::dial::Dialer;
+use super::info::RedisMemory;
 use super::keys;
 use super::link::{ClientIdentity, Link, LinkError};
 use super::mark_reply::MarkReply;
@@ -56,6 +57,8 @@ const CONFIRM_AGAIN_NS: u64 = 5_000_000_000;
 /// A sentinel names another master this long after it was promoted, at most: it sees the promotion in INFO, which it
 /// reads once a second, and the others hear of it every two seconds.
 const SENTINEL_LAG_NS: u64 = 5_000_000_000;
+/// Interval at which Redis is asked for its memory: shorter than a scrape is.
+const INFO_EVERY_NS: u64 = 5_000_000_000;
 /// A sample is in the store queue this long after its arrival, on the busiest machine.
 const ARRIVAL_TO_QUEUE_US: i64 = 1_000_000;
 /// A clock of this replica that is further from Redis' clock is logged: people compare times by it.
@@ -115,6 +118,8 @@ pub struct StoreThread {
     master: Option<Address>,
     /// When to ask a sentinel again.
     confirm_ns: u64,
+    /// When to ask Redis for its memory again.
+    info_ns: u64,
     backoff: Backoff,
     /// The next attempt is not before this time.
     retry_ns: u64,
@@ -172,7 +177,8 @@ impl StoreThread {
         Self {
             target,
             encoder: CommandEncoder::new(options, move |metric| names.metric_name(metric)),
-            queue: StoreQueue::new(consumer.budget.clone(), options.window, keeps_history),
+            queue: StoreQueue::new(consumer.budget.clone(), options.window, keeps_history)
+                .with_sample_keys(options.sample_keys),
             flush_interval_ns: flush_interval.as_nanos() as u64,
             consumer,
             registry,
@@ -184,6 +190,7 @@ impl StoreThread {
             link: None,
             master: None,
             confirm_ns: 0,
+            info_ns: 0,
             backoff: Backoff::new(seed),
             retry_ns: 0,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
@@ -260,6 +267,7 @@ impl StoreThread {
         let was_refused = std::mem::take(&mut self.is_sharing_refused);
         self.connect()?;
         self.confirm_master()?;
+        self.ask_memory()?;
         loop {
             if self.is_past_deadline() {
                 return Err(LinkError::new(ErrorKind::Timeout, "the drain has ended"));
@@ -335,6 +343,25 @@ impl StoreThread {
         if is_confirmed {
             self.queue.confirm(now_ns.saturating_sub(SENTINEL_LAG_NS));
         }
+        Ok(())
+    }
+
+    /// Asks Redis for its memory from time to time. A user without the right to ask has no figures.
+    fn ask_memory(&mut self) -> Result<(), LinkError> {
+        let now_ns = self.clock.monotonic_ns();
+        if now_ns < self.info_ns {
+            return Ok(());
+        }
+        self.info_ns = now_ns + INFO_EVERY_NS;
+        let mut memory = RedisMemory::default();
+        for reply in self.linked().ask_nodes(&redis::cmd("INFO"))? {
+            if !reply.is_ok_and(|reply| memory.add(&reply)) {
+                return Ok(());
+            }
+        }
+        self.counters.redis_evicted_total.set(memory.evicted_keys);
+        self.counters.redis_used_bytes.set(memory.used_bytes);
+        self.counters.redis_bytes_max.set(memory.bytes_max);
         Ok(())
     }
 
