@@ -1497,6 +1497,43 @@ fn connections_are_limited() {
     assert!(server.open_files() < 60);
 }
 
+#[test]
+fn health_is_answered_when_all_connections_are_busy() {
+    let server = Server::start(Engine::Native, &["--max-connections", "4", "--workers", "1"]);
+    let head = request("GET", "/readyz", &[("Expect", "100-continue")], b"cd");
+    let mut busy: Vec<_> = (0..4)
+        .map(|_| {
+            let mut connection = server.connect();
+            connection.send(&head[..head.len() - 2]);
+            assert_eq!(connection.read().expect("its head has been read").status, 100);
+            connection
+        })
+        .collect();
+    let ask = |path: &str| {
+        let answer = server.get(path);
+        assert!(answer.closes(), "{path}");
+        answer
+    };
+    for _ in 0..20 {
+        for path in ["/health", "/healthz", "/livez", "/readyz"] {
+            ask(path).expect(200);
+        }
+        ask("/stats").error(503);
+        server.ingest(r#"{"rps":1}"#).error(503);
+    }
+    // Silent connections take the reserve, but keep it only until others need it.
+    let _silent: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for _ in 0..20 {
+        let mut connection = server.connect();
+        connection.send(&get("/livez"));
+        connection.read().expect("an answer beside the silent ones").expect(200);
+    }
+    for connection in &mut busy {
+        connection.send(b"cd");
+        connection.read().expect("the busy ones were not disturbed").expect(200);
+    }
+}
+
 // ---- half closes, pipelines, versions, expectations ----
 
 #[test]

@@ -76,7 +76,7 @@ impl Bench {
             readiness: Arc::default(),
         });
         Self {
-            protocol: Protocol::new(0, std::net::Ipv4Addr::LOCALHOST.into()),
+            protocol: Protocol::new(0, std::net::Ipv4Addr::LOCALHOST.into(), false),
             router,
             sample_consumer,
             analytics: Analytics::new(AnalyticsSettings::default(), registry.into()),

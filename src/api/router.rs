@@ -339,6 +339,11 @@ impl Service for Router {
         !is_admitted
     }
 
+    fn serves_when_full(&self, path: &str) -> bool {
+        let get = routes::find(path).route().and_then(|route| route.get);
+        matches!(get, Some(Get::Health | Get::Ready))
+    }
+
     fn refused(&mut self, method: Method, path: &str, status: u16) {
         self.parts.counters.requests.count(routes::find(path), method, status);
     }

@@ -108,7 +108,7 @@ pub struct ServerSettings {
     /// limit of open connections
     ///
     /// Open connections, as far as the file limit allows. A new connection past the limit closes the connection
-    /// that has been idle longest; if none is idle, it gets 503.
+    /// that has been idle longest; if none is idle, it gets 503, but for the health paths.
     #[arg(help_heading = "HTTP", long, default_value = "20000", value_parser = count(CONNECTIONS))]
     pub max_connections: usize,
 

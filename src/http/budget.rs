@@ -20,8 +20,10 @@ pub const WORKER_KEPT_BYTES: usize = 1024 * 1024;
 /// What the connections of all workers have, and may have.
 #[derive(Debug)]
 pub struct ConnectionBudget {
-    /// Connections open now.
+    /// Connections open now, without the reserved ones.
     pub(super) open: AtomicUsize,
+    /// Connections open now above the limit.
+    pub(super) above_limit: AtomicUsize,
     bytes_max: usize,
     reserved: AtomicUsize,
     /// How often a worker has found too little.
@@ -33,10 +35,16 @@ impl ConnectionBudget {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             open: AtomicUsize::new(0),
+            above_limit: AtomicUsize::new(0),
             bytes_max,
             reserved: AtomicUsize::new(0),
             shortages: AtomicU64::new(0),
         }
+    }
+
+    /// The count of connections of that kind.
+    pub(super) fn places(&self, is_reserved: bool) -> &AtomicUsize {
+        if is_reserved { &self.above_limit } else { &self.open }
     }
 }
 

@@ -103,6 +103,10 @@ pub trait Service {
     fn refuse_by_head(&mut self, _: Request<'_>, _: &mut dyn ResponseWriter) -> bool {
         false
     }
+    /// True for a path that is served also when no further connection may be open.
+    fn serves_when_full(&self, _path: &str) -> bool {
+        false
+    }
     /// The engine has answered a request with `status` without a call. `path` is empty if unknown.
     fn refused(&mut self, _method: Method, _path: &str, _status: u16) {}
     /// All requests of a round have been called, and none of their responses has been sent: what they

@@ -72,6 +72,8 @@ enum ServeStep {
 pub struct Protocol {
     key: usize,
     client: IpAddr,
+    /// It is one connection too many: only what the service serves in any case is served.
+    is_reserved: bool,
     phase: ConnectionPhase,
     /// True when complete requests may be waiting in `input`.
     has_backlog: bool,
@@ -94,11 +96,12 @@ pub struct Protocol {
 
 impl Protocol {
     /// The state of a new connection from `client`, which its worker knows by `key`.
-    pub fn new(key: usize, client: IpAddr) -> Self {
+    pub fn new(key: usize, client: IpAddr, is_reserved: bool) -> Self {
         debug_assert!(key < 1 << KEY_BITS);
         Self {
             key,
             client,
+            is_reserved,
             phase: ConnectionPhase::Idle,
             has_backlog: false,
             continue_sent: false,
@@ -112,6 +115,11 @@ impl Protocol {
             stream: None,
             stream_bytes: 0,
         }
+    }
+
+    /// True for a connection above the limit.
+    pub fn is_reserved(&self) -> bool {
+        self.is_reserved
     }
 
     /// What it is waiting for.
@@ -303,6 +311,9 @@ impl Protocol {
                 head
             }
         };
+        if self.is_reserved && !round.service.serves_when_full(head.path) {
+            return Err(RequestError::TooManyConnections);
+        }
         match head.framing {
             BodyFraming::Length(length) if rest.len() >= length => {
                 self.call(&head, &mut rest[..length], round)?;
@@ -422,8 +433,10 @@ impl Protocol {
         round: &mut Round<'_, S>,
     ) -> Result<(), RequestError> {
         self.continue_sent = false;
-        let options =
-            ResponseOptions::new(head, !head.keep_alive || round.is_draining, round.limits);
+        let options = {
+            let closes = !head.keep_alive || round.is_draining || self.is_reserved;
+            ResponseOptions::new(head, closes, round.limits)
+        };
         // Only the first request of the read is timed.
         let untimed = round.stages.as_mut().filter(|times| !times.has(Stage::Parse));
         let mut stages = StageTimer(untimed);

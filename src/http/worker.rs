@@ -36,8 +36,8 @@ use sigmad_clock::{Clock, Now};
 const ACCEPTS_PER_ROUND_MAX: usize = 256;
 /// The pause after accept failed for want of descriptors while no idle connection could be evicted.
 const ACCEPT_PAUSE_MS: u64 = 20;
-/// Connections above the limit that are answered 503; further ones are closed at once.
-const REFUSED_CONNECTIONS_MAX: usize = 16;
+/// Connections above the limit: on them health checks are served, and all else is answered 503.
+const RESERVED_CONNECTIONS_MAX: usize = 16;
 /// Bytes read and dropped behind the last response: a client that is told to stop has time to do so.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Connections of one worker in their TLS handshake: each can hold 30 kB that its client has sent or caused. Past
@@ -229,6 +229,10 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
         self.accept_after_ms = 0;
         for _ in 0..ACCEPTS_PER_ROUND_MAX {
+            if self.is_reserve_unserved() {
+                // After this round's turns there is room again.
+                return;
+            }
             match self.poller.accept() {
                 Ok(Some(accepted)) => self.admit(accepted),
                 Ok(None) => {
@@ -256,9 +260,10 @@ impl<S: Service, P: Poller> Worker<S, P> {
         }
         let Accepted { mut socket, client } = accepted;
         let limit = self.limits.connections_max;
+        // Relaxed: limits, not orders; workers that race for the last place may both get it.
         let is_over =
             self.budget.open.load(Ordering::Relaxed) >= limit && !self.evict_oldest_idle();
-        if is_over && self.budget.open.load(Ordering::Relaxed) >= limit + REFUSED_CONNECTIONS_MAX {
+        if is_over && self.is_reserve_full() && !self.evict_oldest_reserved() {
             self.counters.refusals[RequestError::TooManyConnections as usize].add(1);
             return self.poller.close(socket);
         }
@@ -268,15 +273,11 @@ impl<S: Service, P: Poller> Worker<S, P> {
             self.counters.accept_failures_total.add(1);
             return self.poller.close(socket);
         }
-        let connection = entry.insert(WorkerConnection::new(socket, Protocol::new(key, client)));
-        // Relaxed: a limit, not an order; workers that race for the last place may both get it.
-        self.budget.open.fetch_add(1, Ordering::Relaxed);
-        if is_over {
-            self.refuse(key, RequestError::TooManyConnections);
-        } else {
-            self.deadlines.set(connection, self.now.monotonic_ms());
-            connection.list(key, &mut self.turns);
-        }
+        let protocol = Protocol::new(key, client, is_over);
+        let connection = entry.insert(WorkerConnection::new(socket, protocol));
+        self.budget.places(is_over).fetch_add(1, Ordering::Relaxed);
+        self.deadlines.set(connection, self.now.monotonic_ms());
+        connection.list(key, &mut self.turns);
         self.counters.open.set(self.connections.len() as u64);
     }
 
@@ -629,8 +630,42 @@ impl<S: Service, P: Poller> Worker<S, P> {
 
     /// Closes the connection that has been idle or has lingered for longest; false when there is none.
     fn evict_oldest_idle(&mut self) -> bool {
-        let idle = self.connections.iter().filter(|(_, one)| one.is_idle() || one.is_lingering());
+        let idle = self.connections.iter().filter(|(_, one)| {
+            !one.protocol.is_reserved() && (one.is_idle() || one.is_lingering())
+        });
         let Some((key, connection)) = idle.min_by_key(|(_, one)| one.deadline_ms) else {
+            return false;
+        };
+        if !connection.is_lingering() {
+            self.counters.closed_evicted_total.add(1);
+        }
+        self.close(key);
+        true
+    }
+
+    fn is_reserve_full(&self) -> bool {
+        self.budget.above_limit.load(Ordering::Relaxed) >= RESERVED_CONNECTIONS_MAX
+    }
+
+    /// The reserved connections of this worker that have had their turn, and wait for nothing but their client.
+    fn served_reserved(&self) -> impl Iterator<Item = (usize, &WorkerConnection<P::Socket>)> {
+        let reserved = self.connections.iter().filter(|(_, one)| one.protocol.is_reserved());
+        reserved.filter(|(_, one)| !one.is_listed() && !one.has_output())
+    }
+
+    /// True while the reserve is full of connections whose requests may be unread.
+    fn is_reserve_unserved(&self) -> bool {
+        let is_unread =
+            |one: &WorkerConnection<P::Socket>| one.protocol.is_reserved() && one.is_listed();
+        self.is_reserve_full()
+            && self.served_reserved().next().is_none()
+            && self.connections.iter().any(|(_, one)| is_unread(one))
+    }
+
+    /// Closes the reserved connection that has kept its place for longest, but none whose request may be unread.
+    fn evict_oldest_reserved(&mut self) -> bool {
+        let reserved = self.served_reserved();
+        let Some((key, connection)) = reserved.min_by_key(|(_, one)| one.deadline_ms) else {
             return false;
         };
         if !connection.is_lingering() {
@@ -657,8 +692,8 @@ impl<S: Service, P: Poller> Worker<S, P> {
         if connection.held_bytes > 0 {
             self.memory.change(key, connection.held_bytes, 0);
         }
+        self.budget.places(connection.protocol.is_reserved()).fetch_sub(1, Ordering::Relaxed);
         self.poller.close(connection.socket);
-        self.budget.open.fetch_sub(1, Ordering::Relaxed);
         self.counters.open.set(self.connections.len() as u64);
     }
 }

@@ -69,7 +69,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
     let engine: Arc<dyn CompletionSink> = Arc::new(NoSink);
     let mut listener = Listener::default();
     let mut out = Vec::new();
-    let mut protocol = Protocol::new(0, std::net::Ipv4Addr::LOCALHOST.into());
+    let mut protocol = Protocol::new(0, std::net::Ipv4Addr::LOCALHOST.into(), false);
     let counters = HttpCounters::default();
     let mut round = Round {
         service: &mut listener,

@@ -130,6 +130,10 @@ impl<T: PolledSocket> WorkerConnection<T> {
         }
     }
 
+    pub fn is_listed(&self) -> bool {
+        self.is_listed
+    }
+
     /// Its turn begins: it may be listed again.
     pub fn unlist(&mut self) {
         self.is_listed = false;

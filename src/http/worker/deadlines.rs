@@ -78,6 +78,10 @@ impl Deadlines {
                 ConnectionPhase::Idle if connection.socket.is_handshaking() => {
                     now_ms + self.read_timeout_ms
                 }
+                // A health check sends its request at once.
+                ConnectionPhase::Idle if connection.protocol.is_reserved() => {
+                    now_ms + self.read_timeout_ms
+                }
                 ConnectionPhase::Idle => now_ms + self.idle_timeout_ms,
                 ConnectionPhase::Head => now_ms + self.read_timeout_ms,
                 ConnectionPhase::Body => {
