@@ -68,9 +68,8 @@ impl ApiError<'_> {
     /// The status code.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Body(BodyError::Empty | BodyError::Malformed { .. }) | Self::Parameter { .. } => {
-                400
-            }
+            Self::Body(BodyError::Empty | BodyError::Malformed { .. } | BodyError::NotAnObject)
+            | Self::Parameter { .. } => 400,
             Self::Denied(Denied::Missing) => 401,
             Self::Denied(Denied::Wrong | Denied::Remote) => 403,
             Self::Denied(Denied::Throttled) => 429,
@@ -112,6 +111,7 @@ impl ApiError<'_> {
             Self::Denied(Denied::Throttled) => "too_many_wrong_tokens",
             Self::Denied(Denied::Remote) => "loopback_only",
             Self::Body(BodyError::Empty) => "empty_body",
+            Self::Body(BodyError::NotAnObject) => "not_an_object",
             Self::Body(BodyError::Malformed { .. }) => "malformed_json",
             Self::Body(BodyError::TooManySamples) => "too_many_samples",
             Self::Sample(refusal) => refusal.code,
@@ -145,6 +145,9 @@ impl ApiError<'_> {
                     .into()
             }
             Self::Body(BodyError::Empty) => "the body holds no sample".into(),
+            Self::Body(BodyError::NotAnObject) => {
+                "the body must be a JSON object, or an array of objects".into()
+            }
             Self::Body(BodyError::Malformed { offset }) => {
                 format!("the body is not JSON, near byte {offset}").into()
             }

@@ -18,6 +18,8 @@ pub enum BodyError {
         /// Offset in the body, near the error.
         offset: usize,
     },
+    /// JSON, but a string, a number or a word where an object or an array is expected.
+    NotAnObject,
     /// More samples than a queue can hold.
     TooManySamples,
 }

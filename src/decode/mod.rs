@@ -210,6 +210,16 @@ mod tests {
     }
 
     #[test]
+    fn a_scalar_is_no_sample() {
+        for body in ["5", " \"x\" ", "true", "null", "-1e400"] {
+            assert_eq!(decode(body), Err(BodyError::NotAnObject), "{body}");
+        }
+        for body in ["5 5", "tru", "\"x", "01"] {
+            assert!(matches!(decode(body), Err(BodyError::Malformed { .. })), "{body}");
+        }
+    }
+
+    #[test]
     fn an_empty_body_is_empty() {
         for body in ["", " \r\n\t", "[]", " [ ] ", r#"{"metrics":[]}"#, "\u{feff}", "\u{feff}\n"] {
             assert_eq!(decode(body), Err(BodyError::Empty), "{body}");

@@ -330,7 +330,9 @@ impl Checked {
         let samples = match (&expected, decoded) {
             (Expected::Empty, Err(BodyError::Empty))
             | (Expected::TooManySamples, Err(BodyError::TooManySamples))
-            | (Expected::Malformed, Err(BodyError::Malformed { .. })) => &[],
+            | (Expected::Malformed, Err(BodyError::Malformed { .. } | BodyError::NotAnObject)) => {
+                &[]
+            }
             (Expected::Wrong, Err(_)) => &[],
             (Expected::Wrong, Ok(decoded)) if decoded.invalid > 0 => return,
             (Expected::One(sample), Ok(decoded)) if !decoded.is_batch => {

@@ -10,6 +10,7 @@ mod skip;
 mod tape;
 
 use memchr::memchr;
+use serde::de::IgnoredAny;
 
 use self::skip::{SkipError, SkippedValue, skip_space, skip_string, skip_value};
 use self::tape::VALUES_MAX;
@@ -40,6 +41,9 @@ pub(super) fn read(
         None => Ok(()),
         Some(b'{') => reader.object(body, at),
         Some(b'[') => reader.array(body, at).and_then(|end| reader.check_end(body, end)),
+        Some(_) if serde_json::from_slice::<IgnoredAny>(&body[at..]).is_ok() => {
+            Err(BodyError::NotAnObject)
+        }
         Some(_) => Err(BodyError::Malformed { offset: at }),
     };
     reader.admission.end(read)
