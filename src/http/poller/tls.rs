@@ -196,7 +196,7 @@ impl<P: Poller> TlsPoller<P> {
     fn flush(&mut self, socket: &mut TlsSocket<P::Socket>) -> io::Result<()> {
         let Self { inner, cipher, .. } = self;
         cipher.clear();
-        cipher.append(&mut socket.unsent);
+        cipher.extend_from_slice(&std::mem::take(&mut socket.unsent));
         if let TlsState::Session(session) = &mut socket.state {
             while session.wants_write() {
                 session.write_tls(cipher)?;
