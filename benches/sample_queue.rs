@@ -32,7 +32,7 @@ fn batch(devices: u32, first: u32, samples: u32) -> Batch {
 }
 
 fn send(producer: &mut SampleProducer, batch: &Batch) {
-    while !producer.has_room(batch.len()) {
+    while !producer.has_room(batch.len(), batch.readings()) {
         thread::yield_now();
     }
     producer.push(batch, Now::default());

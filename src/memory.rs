@@ -21,6 +21,8 @@ const MIB: u64 = 1024 * KIB;
 const STREAMS_MAX: u64 = 1_000_000;
 /// A small limit still serves a small fleet.
 const STREAMS_MIN: u64 = 1_000;
+/// A body of a thousand wide samples fits wherever the program runs.
+const READINGS_MIN: usize = 32 * 1024;
 /// `--redis-queue` unless it is set.
 const REDIS_QUEUE_BYTES_MAX: u64 = 64 * MIB;
 /// The least that `--redis-queue` may be.
@@ -58,6 +60,12 @@ pub struct MemoryNeeds {
     pub shared_bytes: usize,
     /// Bytes that the largest body takes while it arrives.
     pub body_bytes: usize,
+    /// Workers: each has a queue.
+    pub workers: usize,
+    /// Bytes of a reading on its way.
+    pub reading_bytes: usize,
+    /// Readings of a queue where memory is no bound.
+    pub readings_max: usize,
     /// `--max-streams`, if it is set.
     pub max_streams: Option<usize>,
     /// `--redis-queue`, if it is set.
@@ -81,6 +89,8 @@ pub struct MemoryPlan {
     pub queues_bytes: u64,
     /// For samples that wait for Redis.
     pub redis_queue_bytes: usize,
+    /// Readings of one body, and of one worker's queue.
+    pub readings_max: usize,
     /// For profiles.
     pub profiles_bytes: u64,
 }
@@ -109,6 +119,8 @@ impl MemoryPlan {
         let (streams_bytes, stream_bytes) = (bytes / 2, needs.stream_bytes as u64);
         let room = streams_bytes.saturating_sub(needs.shared_bytes as u64) / stream_bytes;
         let fitting = room.clamp(STREAMS_MIN, STREAMS_MAX) as usize;
+        // Half of the queues: a body is decoded into one buffer, and copied into the queue.
+        let readings = (bytes / 32) as usize / (needs.workers * needs.reading_bytes);
         let redis = (bytes / 16).clamp(REDIS_QUEUE_BYTES_MIN, REDIS_QUEUE_BYTES_MAX) as usize;
         Self {
             limit,
@@ -118,6 +130,7 @@ impl MemoryPlan {
             bodies_bytes: ((bytes / 8) as usize).max(needs.body_bytes),
             queues_bytes: bytes / 8,
             redis_queue_bytes: needs.redis_queue_bytes.unwrap_or(redis),
+            readings_max: readings.clamp(READINGS_MIN, needs.readings_max),
             profiles_bytes: (bytes / 32).min(PROFILE_BYTES_MAX),
         }
     }
@@ -154,6 +167,9 @@ mod tests {
         stream_bytes: 1024,
         shared_bytes: 4 << 20,
         body_bytes: 9 << 20,
+        workers: 1,
+        reading_bytes: 16,
+        readings_max: 2 << 20,
         max_streams: None,
         redis_queue_bytes: None,
     };
@@ -189,6 +205,7 @@ mod tests {
             assert!(parts + plan.profiles_bytes <= plan.limit.bytes * 13 / 16 + MIB, "{mib}");
         }
         assert_eq!(plan(64).max_streams, 28 * 1024);
+        assert_eq!((plan(64).readings_max, plan(24_000).readings_max), (128 << 10, 2 << 20));
         assert_eq!(plan(24_000).max_streams, 1_000_000);
         assert_eq!(plan(24_000).redis_queue_bytes, 64 << 20);
         assert_eq!(plan(1).max_streams, 1_000);

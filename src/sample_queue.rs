@@ -4,7 +4,7 @@
 //! returns emptied chunks. A worker fills a chunk and sends it when it is full or when its round ends, so
 //! that the cost of the queue is shared by many samples. Once the chunks in flight exist, nothing is allocated.
 //!
-//! A queue holds [`QUEUE_SAMPLES_MAX`] samples at most. The worker asks [`SampleProducer::has_room`] before it
+//! A queue holds [`QUEUE_SAMPLES_MAX`] samples at most, and no more readings than it is told. The worker asks [`SampleProducer::has_room`] before it
 //! accepts a request; [`SampleProducer::push`] never fails after that.
 //!
 //! Under load the analytics thread dozes: a timed park that producers do not end, so that a request costs
@@ -21,10 +21,12 @@ pub use sleeper::Sleeper;
 
 use sigmad_clock::Now;
 use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
-use sigmad_sample::{Batch, QUEUE_SAMPLES_MAX};
+use sigmad_sample::{Batch, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX};
 
 /// Samples in one chunk: enough that the queue costs 2–3 ns a sample, few enough for the cache.
 pub const CHUNK_SAMPLES: usize = 128;
+/// A chunk with so many readings is full: those of wide samples must not keep the memory of a wide chunk each.
+pub const CHUNK_READINGS: usize = 512;
 /// Chunks in flight: rounds of one sample each can stay unread for 40 ms before one is refused.
 pub const CHUNKS_MAX: usize = 8_192;
 /// Times that a worker without room yields its core before it refuses. Costs some microseconds where the
@@ -55,6 +57,8 @@ pub struct SampleProducer {
     spare: Vec<Box<SampleChunk>>,
     filling: Box<SampleChunk>,
     samples_in_flight: usize,
+    readings_in_flight: usize,
+    readings_max: usize,
     chunks_in_flight: usize,
     counters: Arc<SampleQueueCounters>,
 }
@@ -109,6 +113,8 @@ pub fn channel(
         spare: Vec::new(),
         filling: Box::default(),
         samples_in_flight: 0,
+        readings_in_flight: 0,
+        readings_max: QUEUE_READINGS_MAX,
         chunks_in_flight: 0,
         counters,
     };
@@ -116,15 +122,20 @@ pub fn channel(
 }
 
 impl SampleProducer {
-    /// True when there is room for `samples` more. Called before any of them is pushed.
+    /// Bounds the readings of the queue, for their memory.
+    pub fn set_readings_max(&mut self, readings_max: usize) {
+        self.readings_max = readings_max;
+    }
+
+    /// True when there is room for `samples` more with `readings`. Called before any of them is pushed.
     #[inline]
-    pub fn has_room(&mut self, samples: usize) -> bool {
-        if self.fits(samples) {
+    pub fn has_room(&mut self, samples: usize, readings: usize) -> bool {
+        if self.fits(samples, readings) {
             return true;
         }
         for _ in 0..YIELDS_MAX {
             self.reclaim();
-            if self.fits(samples) {
+            if self.fits(samples, readings) {
                 return true;
             }
             // When the analytics thread shares our core, it may wait for us to leave it.
@@ -132,13 +143,15 @@ impl SampleProducer {
             std::thread::yield_now();
         }
         self.reclaim();
-        self.fits(samples)
+        self.fits(samples, readings)
     }
 
-    fn fits(&self, samples: usize) -> bool {
+    fn fits(&self, samples: usize, readings: usize) -> bool {
         // Two chunks may be partly filled: the first that takes samples and the last.
-        let chunks = samples / CHUNK_SAMPLES + 2;
+        let chunks = samples / CHUNK_SAMPLES + readings / CHUNK_READINGS + 2;
         self.samples_in_flight + self.filling.batch.len() + samples <= QUEUE_SAMPLES_MAX
+            && self.readings_in_flight + self.filling.batch.readings() + readings
+                <= self.readings_max
             && self.chunks_in_flight + chunks <= CHUNKS_MAX
     }
 
@@ -147,8 +160,9 @@ impl SampleProducer {
     pub fn push(&mut self, batch: &Batch, now: Now) {
         let mut samples = batch.iter();
         while samples.len() > 0 {
-            self.filling.batch.take_from(&mut samples, CHUNK_SAMPLES);
-            if self.filling.batch.len() == CHUNK_SAMPLES {
+            self.filling.batch.take_from(&mut samples, CHUNK_SAMPLES, CHUNK_READINGS);
+            let batch = &self.filling.batch;
+            if batch.len() == CHUNK_SAMPLES || batch.readings() >= CHUNK_READINGS {
                 self.send(now);
             }
         }
@@ -177,6 +191,7 @@ impl SampleProducer {
         chunk.sent = now;
         chunk.sent_ns = sent_ns;
         self.samples_in_flight += samples;
+        self.readings_in_flight += chunk.batch.readings();
         self.chunks_in_flight += 1;
         self.counters.samples_total.add(samples as u64);
         self.counters.chunks_total.add(1);
@@ -192,6 +207,7 @@ impl SampleProducer {
     fn reclaim(&mut self) {
         while let Ok(mut chunk) = self.emptied.try_recv() {
             self.samples_in_flight -= chunk.batch.len();
+            self.readings_in_flight -= chunk.batch.readings();
             self.chunks_in_flight -= 1;
             chunk.batch.clear();
             self.spare.push(chunk);
@@ -280,20 +296,42 @@ mod tests {
     #[test]
     fn a_full_lane_refuses_until_blocks_come_back() {
         let (mut producer, consumer) = channel(Arc::default(), Arc::default());
-        assert!(producer.has_room(QUEUE_SAMPLES_MAX));
+        assert!(producer.has_room(QUEUE_SAMPLES_MAX, QUEUE_SAMPLES_MAX));
         producer.push(&batch(0..QUEUE_SAMPLES_MAX), Now::default());
-        assert!(!producer.has_room(1));
+        assert!(!producer.has_room(1, 1));
         let chunk = consumer.receive().expect("open").expect("full");
         consumer.recycle(chunk);
-        assert!(producer.has_room(CHUNK_SAMPLES));
-        assert!(!producer.has_room(CHUNK_SAMPLES + 1));
+        assert!(producer.has_room(CHUNK_SAMPLES, CHUNK_SAMPLES));
+        assert!(!producer.has_room(CHUNK_SAMPLES + 1, CHUNK_SAMPLES + 1));
+    }
+
+    #[test]
+    fn wide_samples_are_bounded_by_their_readings() {
+        let (mut producer, consumer) = channel(Arc::default(), Arc::default());
+        producer.set_readings_max(1_000);
+        let wide = vec![Reading { metric: MetricId::RPS, value: 1.0 }; 32];
+        let mut batch = Batch::default();
+        for _ in 0..30 {
+            batch.push(0, None, &wide);
+        }
+        assert!(producer.has_room(batch.len(), batch.readings()));
+        producer.push(&batch, Now::default());
+        producer.send(Now::default());
+        assert!(!producer.has_room(2, 64));
+        let mut sizes = Vec::new();
+        while let Ok(Some(chunk)) = consumer.receive() {
+            sizes.push(chunk.batch.readings());
+            consumer.recycle(chunk);
+        }
+        assert_eq!(sizes, [CHUNK_READINGS, 960 - CHUNK_READINGS]);
+        assert!(producer.has_room(2, 64));
     }
 
     #[test]
     fn rounds_of_one_sample_are_bounded_too() {
         let (mut producer, _consumer) = channel(Arc::default(), Arc::default());
         let mut sent = 0;
-        while producer.has_room(1) {
+        while producer.has_room(1, 1) {
             producer.push(&batch(0..1), Now::default());
             producer.send(Now::default());
             sent += 1;
@@ -321,7 +359,7 @@ mod tests {
             }
         });
         for _ in 0..10_000 {
-            while !producer.has_room(1) {
+            while !producer.has_room(1, 1) {
                 std::thread::yield_now();
             }
             producer.push(&batch(0..1), Now::default());

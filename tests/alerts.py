@@ -339,7 +339,8 @@ def check_live() -> str:
         codes = dict(feed.codes)
         assert set(codes) == {"202"}, f"requests failed: {codes}"
         assert time.monotonic() - start < 300
-        others = {alert["alertname"] for alert in webhook.alerts} - {"SigmadAnomalyBurst", "SigmadAnomalies", "SigmadRestarted"}
+        expected = {"SigmadAnomalyBurst", "SigmadAnomalies", "SigmadRestarted"}
+        others = {alert["alertname"] for alert in webhook.alerts} - expected
         assert not others, others
     return (
         f"{rate:.0f} samples/s of noise, {noise:.1%} anomalies, silent; a burst known after {fired:.1f} s, "

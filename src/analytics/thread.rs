@@ -461,7 +461,7 @@ mod tests {
     }
 
     fn send(producer: &mut SampleProducer, batch: &Batch) {
-        while !producer.has_room(batch.len()) {
+        while !producer.has_room(batch.len(), batch.readings()) {
             thread::yield_now();
         }
         producer.push(batch, Now::default());

@@ -152,7 +152,7 @@ impl ApiError<'_> {
                 format!("the body is not JSON, near byte {offset}").into()
             }
             Self::Body(BodyError::TooManySamples) => {
-                format!("the body holds more than {QUEUE_SAMPLES_MAX} samples").into()
+                format!("the body holds more than {QUEUE_SAMPLES_MAX} samples, or more readings than the queue").into()
             }
             Self::Sample(refusal) => refusal.message.as_str().into(),
             // No allocation: this is the answer under overload.

@@ -108,7 +108,7 @@ impl Router {
         counters.invalid_total.add(decoded.invalid as u64);
         counters.too_many_streams_total.add(decoded.unroomed as u64);
         if decoded.accepted > 0 {
-            if !samples.has_room(decoded.accepted) {
+            if !samples.has_room(decoded.accepted, self.staging.readings()) {
                 counters.queue_full_total.add(decoded.accepted as u64);
                 return self.refuse(exchange, ApiError::QueueFull);
             }

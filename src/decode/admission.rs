@@ -13,7 +13,7 @@ use super::fault::{BodyError, SampleFault, SampleRefusal};
 use super::names::{DeviceCache, MetricCache};
 use crate::registry::Registry;
 use sigmad_clock::Now;
-use sigmad_sample::{Batch, MetricId, QUEUE_SAMPLES_MAX, READINGS_MAX};
+use sigmad_sample::{Batch, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX};
 
 /// Refused samples that an answer lists; the rest are only counted.
 pub const REFUSALS_LISTED_MAX: usize = 10;
@@ -36,6 +36,8 @@ pub(super) struct Admission {
     registry: Arc<Registry>,
     devices: DeviceCache,
     metrics: MetricCache,
+    /// Readings of one body, for their memory.
+    pub(super) readings_max: usize,
     refusals: Vec<SampleRefusal>,
 }
 
@@ -45,7 +47,13 @@ impl Admission {
         for id in [MetricId::CPU, MetricId::RPS] {
             metrics.insert(&registry.metric_name(id), id);
         }
-        Self { registry, devices: DeviceCache::new(), metrics, refusals: Vec::new() }
+        Self {
+            registry,
+            devices: DeviceCache::new(),
+            metrics,
+            readings_max: QUEUE_READINGS_MAX,
+            refusals: Vec::new(),
+        }
     }
 
     /// The first refusals of the last body.
@@ -114,7 +122,8 @@ impl BodyAdmission<'_> {
     /// Checks that there may be another sample in a batch.
     #[inline]
     pub(super) fn check_capacity(&self) -> Result<(), BodyError> {
-        if self.samples_read() == QUEUE_SAMPLES_MAX {
+        let is_full = self.batch.readings() >= self.admission.readings_max;
+        if is_full || self.samples_read() == QUEUE_SAMPLES_MAX {
             Err(BodyError::TooManySamples)
         } else {
             Ok(())

@@ -53,6 +53,11 @@ impl Decoder {
         Self { admission: Admission::new(registry), json: json::Parser::new() }
     }
 
+    /// Bounds the readings of one body: a queue that holds fewer could never take it.
+    pub fn set_readings_max(&mut self, readings_max: usize) {
+        self.admission.readings_max = readings_max;
+    }
+
     /// Adds the valid samples of `body` to `batch`; leaves `body` in an unspecified state.
     ///
     /// # Errors

@@ -283,13 +283,15 @@ impl<S: Service, P: Poller> Worker<S, P> {
 
     fn take_turns(&mut self) {
         let mut turns = std::mem::take(&mut self.turns);
-        for key in turns.drain(..) {
+        let mut taken = 0;
+        for &key in &turns {
+            if self.memory.is_short() {
+                break;
+            }
+            taken += 1;
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.unlist();
-                if self.memory.is_short() {
-                    // What it brings would need more.
-                    connection.list(key, &mut self.next_turns);
-                } else if connection.is_lingering() {
+                if connection.is_lingering() {
                     self.discard(key);
                 } else if !connection.has_output()
                     && connection.protocol.phase() != ConnectionPhase::Response
@@ -298,6 +300,9 @@ impl<S: Service, P: Poller> Worker<S, P> {
                 }
             }
         }
+        // What the others bring would need more memory. They stay listed.
+        self.next_turns.extend(turns.drain(taken..));
+        turns.clear();
         self.turns = turns;
     }
 

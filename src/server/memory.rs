@@ -10,6 +10,8 @@ use crate::http::budget::WORKER_KEPT_BYTES;
 use crate::http::poller::RECEIVE_BYTES_MAX;
 use crate::memory::{MemoryLimit, MemoryNeeds, MemoryPlan};
 use crate::placement::Machine;
+use sigmad_sample::{QUEUE_READINGS_MAX, Reading};
+
 use crate::registry::{DEVICE_BYTES, METRICS_MAX};
 
 /// Divides the memory limit, and logs its parts.
@@ -26,6 +28,7 @@ pub(super) fn plan(settings: &ServerSettings, machine: &Machine, workers: usize)
         bodies_bytes = plan.bodies_bytes,
         queues_bytes = plan.queues_bytes,
         redis_queue_bytes = plan.redis_queue_bytes,
+        readings_max = plan.readings_max,
         profiles_bytes = plan.profiles_bytes,
         "memory"
     );
@@ -53,6 +56,9 @@ fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
             + settings.max_body
             + RECEIVE_BYTES_MAX
             + workers * WORKER_KEPT_BYTES,
+        workers,
+        reading_bytes: size_of::<Reading>(),
+        readings_max: QUEUE_READINGS_MAX,
         max_streams: settings.max_streams,
         redis_queue_bytes: settings.redis_queue,
     }

@@ -76,7 +76,14 @@ pub fn run(
     let reads = ReadThreads::start(settings, &shared, &counters, queues.requests)
         .map_err(ServerError::Start)?;
     let mut reloads = Reloads::default();
-    let workers = workers::parts(settings, &shared, &counters, queues.to_workers, &mut reloads);
+    let workers = workers::parts(
+        settings,
+        plan.readings_max,
+        &shared,
+        &counters,
+        queues.to_workers,
+        &mut reloads,
+    );
     let engine =
         RunningEngine::start(settings, limits, &placement, workers, &shared, &mut reloads)?;
     if store.is_none() {

@@ -19,6 +19,7 @@ use crate::decode::Decoder;
 use crate::http::counters::HttpCounters;
 use crate::reloadable::Reloadable;
 use crate::sample_queue::{self, SampleConsumer, SampleProducer};
+use sigmad_sample::READINGS_MAX;
 
 /// What one worker is made of.
 pub(super) struct WorkerParts {
@@ -87,6 +88,7 @@ fn tokens_of(settings: &ServerSettings) -> Tokens {
 /// A router and counters for each worker.
 pub(super) fn parts(
     settings: &ServerSettings,
+    readings_max: usize,
     shared: &Shared,
     counters: &ServerCounters,
     queues: WorkerQueues,
@@ -103,9 +105,13 @@ pub(super) fn parts(
     let WorkerQueues { samples, reads, debug } = queues;
     let workers = samples.into_iter().zip(&counters.workers);
     workers
-        .map(|(samples, counters)| WorkerParts {
-            router: Router::new(RouterParts {
-                decoder: Decoder::new(shared.registry.clone()),
+        .map(|(mut samples, counters)| {
+            let mut decoder = Decoder::new(shared.registry.clone());
+            decoder.set_readings_max(readings_max);
+            // The last sample of a body may go past it.
+            samples.set_readings_max(readings_max + READINGS_MAX);
+            let router = Router::new(RouterParts {
+                decoder,
                 samples,
                 clock: Clock::new(shared.start),
                 counters: counters.router.clone(),
@@ -113,8 +119,8 @@ pub(super) fn parts(
                 debug: debug.clone(),
                 tokens: tokens.reader(),
                 readiness: shared.readiness.clone(),
-            }),
-            counters: counters.http.clone(),
+            });
+            WorkerParts { router, counters: counters.http.clone() }
         })
         .collect()
 }

@@ -224,7 +224,7 @@ impl Front {
             }
             End::Chunks { samples, .. } => {
                 let accepted = self.staging.len();
-                if !samples.has_room(accepted) {
+                if !samples.has_room(accepted, self.staging.readings()) {
                     return Err(full());
                 }
                 samples.push(&self.staging, now);

@@ -12,6 +12,8 @@ pub const VALUE_MAX: f64 = 1e15;
 pub const READINGS_MAX: usize = 32;
 /// Bytes in the name of a device or a metric.
 pub const NAME_BYTES_MAX: usize = 128;
+/// The readings of a full queue when every sample has all that it may have; less memory bounds them further.
+pub const QUEUE_READINGS_MAX: usize = QUEUE_SAMPLES_MAX * READINGS_MAX;
 /// A worker's samples on their way to analytics; past it requests are answered 503. A body that
 /// holds more could never be kept, so the decoder stops there.
 pub const QUEUE_SAMPLES_MAX: usize = 65_536;
@@ -148,12 +150,30 @@ impl Batch {
         BatchIter { samples: &self.samples, readings: &self.readings[..self.completed] }
     }
 
-    /// Moves the samples of `from` that fit until `self` holds `capacity`; `from` advances past them.
-    pub fn take_from(&mut self, from: &mut BatchIter<'_>, capacity: usize) {
-        let count = from.samples.len().min(capacity.saturating_sub(self.samples.len()));
+    /// Readings of all samples.
+    #[inline]
+    pub fn readings(&self) -> usize {
+        self.completed
+    }
+
+    /// Moves the samples of `from` that fit until `self` holds `samples_max`, or no fewer than `readings_max`; `from`
+    /// advances past them.
+    pub fn take_from(&mut self, from: &mut BatchIter<'_>, samples_max: usize, readings_max: usize) {
+        let mut count = from.samples.len().min(samples_max.saturating_sub(self.samples.len()));
+        let width = |taken: &[Sample]| taken.iter().map(|sample| sample.readings as usize).sum();
+        let mut taken_readings: usize = width(&from.samples[..count]);
+        if self.completed + taken_readings > readings_max {
+            let mut left = readings_max.saturating_sub(self.completed);
+            let fits = |sample: &&Sample| {
+                let has_room = left > 0;
+                left = left.saturating_sub(sample.readings as usize);
+                has_room
+            };
+            count = from.samples[..count].iter().take_while(fits).count();
+            taken_readings = width(&from.samples[..count]);
+        }
         let (taken, rest) = from.samples.split_at(count);
-        let width = taken.iter().map(|sample| sample.readings as usize).sum();
-        let (readings, readings_rest) = from.readings.split_at(width);
+        let (readings, readings_rest) = from.readings.split_at(taken_readings);
         self.samples.extend_from_slice(taken);
         self.readings.extend_from_slice(readings);
         self.completed = self.readings.len();
