@@ -357,3 +357,50 @@ fn a_client_that_never_stops_sending_is_closed() {
     while socket.write_all(&noise).is_ok() {}
     wait_until("it is closed", || engine.counters.open.get() == 0);
 }
+
+#[test]
+fn of_large_bodies_one_is_called_in_a_round() {
+    use std::io::Write as _;
+    const BODIES: usize = 8;
+    let engine = engine();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&vec![b' '; 1024 * 1024]).expect("memory");
+    let packed = encoder.finish().expect("memory");
+    let coded = [
+        format!(
+            "POST /now HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            packed.len()
+        )
+        .into_bytes(),
+        packed.clone(),
+    ]
+    .concat();
+    let chunked = [
+        b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+        format!("{:x}\r\n", packed.len()).as_bytes(),
+        &packed,
+        b"\r\n0\r\n\r\n",
+    ]
+    .concat();
+    // Whatever the connection: one pipelines, others send one each.
+    let mut sockets: Vec<_> = (0..4).map(|_| engine.connect()).collect();
+    sockets[0].write_all(&[coded.repeat(2), chunked.repeat(2)].concat()).expect("it reads");
+    sockets[1].write_all(&[chunked.clone(), coded.clone()].concat()).expect("it reads");
+    sockets[2].write_all(&coded).expect("it reads");
+    sockets[3].write_all(&chunked).expect("it reads");
+    let readers: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            std::thread::spawn(move || {
+                socket.shutdown(std::net::Shutdown::Write).expect("open");
+                let mut all = Vec::new();
+                socket.read_to_end(&mut all).expect("answers, then the end");
+                all.len() / (1024 * 1024)
+            })
+        })
+        .collect();
+    let answered: usize = readers.into_iter().map(|reader| reader.join().expect("a count")).sum();
+    assert_eq!(answered, BODIES);
+    let rounds: Vec<_> = engine.log.try_iter().filter(|line| line.starts_with("called")).collect();
+    assert_eq!(rounds, vec!["called 1"; BODIES]);
+}

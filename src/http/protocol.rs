@@ -24,6 +24,7 @@ use super::encode::{self, DateLine, ResponseOptions};
 use super::head::{self, BodyFraming, EMPTY_SLOTS, Head, HeadSearch, RequestError};
 use super::head_cache;
 use super::message::{Completion, Method, Request, Service, StreamState};
+use super::poller::RECEIVE_BYTES_MAX;
 use super::request_line;
 use super::stages::{Stage, StageTimer};
 
@@ -65,6 +66,13 @@ enum ServeStep {
     Skipped(usize),
     /// More must arrive.
     Incomplete,
+    /// A complete request waits for the next round.
+    Later,
+}
+
+/// True for a body that can be much more work than a usual one.
+fn is_heavy(head: &Head<'_, '_>, length: usize) -> bool {
+    length > RECEIVE_BYTES_MAX || head.content_encoding.is_some()
 }
 
 /// The protocol state of one connection.
@@ -250,6 +258,11 @@ impl Protocol {
                 }
                 Ok(ServeStep::Skipped(length)) => position += length,
                 Ok(ServeStep::Incomplete) => return position,
+                Ok(ServeStep::Later) => {
+                    self.has_backlog = true;
+                    self.phase = ConnectionPhase::Body;
+                    return position;
+                }
                 Err(error) => {
                     let Round { service, out, date, counters, .. } = round;
                     self.refuse_request(error, &data[position..], *service, out, date, counters);
@@ -316,6 +329,9 @@ impl Protocol {
         }
         match head.framing {
             BodyFraming::Length(length) if rest.len() >= length => {
+                if is_heavy(&head, length) && round.buffers.is_round_spent() {
+                    return Ok(ServeStep::Later);
+                }
                 self.call(&head, &mut rest[..length], round)?;
                 Ok(ServeStep::Served(head_length + length))
             }
@@ -421,6 +437,10 @@ impl Protocol {
         }
         let mut slots = EMPTY_SLOTS;
         let head = head::parse(&request.head, &mut slots, round.limits.body_bytes_max)?;
+        if is_heavy(&head, request.body.len()) && round.buffers.is_round_spent() {
+            self.chunked = Some(request);
+            return Ok(if length == 0 { ServeStep::Later } else { ServeStep::Skipped(length) });
+        }
         self.call(&head, &mut request.body, round)?;
         Ok(ServeStep::Served(length))
     }
@@ -441,14 +461,16 @@ impl Protocol {
         let untimed = round.stages.as_mut().filter(|times| !times.has(Stage::Parse));
         let mut stages = StageTimer(untimed);
         stages.end(Stage::Parse, round.clock);
-        let Buffers { decoded, deferred_total, .. } = &mut *round.buffers;
+        let Buffers { decoded, deferred_total, round_bytes, .. } = &mut *round.buffers;
         let limit = round.limits.body_bytes_max;
+        let body = coding::decode(head.content_encoding, body, limit, decoded)?;
+        *round_bytes += body.len();
         let request = Request {
             method: head.method,
             path: head.path,
             query: head.query,
             headers: head.headers,
-            body: coding::decode(head.content_encoding, body, limit, decoded)?,
+            body,
             client: self.client,
             is_http10: head.is_http10,
             now: round.now,

@@ -160,6 +160,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         self.poller.wait(timeout)?;
         self.now = self.clock.now();
         self.date.update(self.now.wall_s());
+        self.buffers.begin_round();
         std::mem::swap(&mut self.turns, &mut self.next_turns);
         let mut gone = Vec::new();
         for progress in self.poller.progress() {

@@ -91,6 +91,7 @@ pub fn converse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, ends: bool) -> C
         }
         protocol.receive(&mut piece.to_vec(), &mut round);
         while protocol.has_backlog() {
+            round.buffers.begin_round();
             protocol.resume(&mut round);
         }
     }

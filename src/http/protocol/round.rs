@@ -10,6 +10,9 @@ use crate::http::message::CompletionSink;
 use crate::http::stages::StageTimes;
 use sigmad_clock::{Clock, Now};
 
+/// Bytes of bodies after which further large or coded ones wait for the next round: about 10 ms of work. So no more than
+/// one body that takes longer is served before others have their turn.
+const ROUND_BYTES_MAX: usize = 1024 * 1024;
 /// A larger buffer for decoded bodies is freed after the request that needed it.
 const DECODED_KEPT_BYTES: usize = 1024 * 1024;
 /// Of larger input buffers one is kept, and none past the second bound.
@@ -52,12 +55,24 @@ pub struct Buffers {
     /// A body without its content coding.
     pub(super) decoded: Vec<u8>,
     spare_inputs: Vec<Vec<u8>>,
+    /// Bytes of the bodies that services have received in this round.
+    pub(super) round_bytes: usize,
     /// Responders that the worker has given out.
     pub(super) deferred_total: u64,
     pub(super) head_cache: HeadCache,
 }
 
 impl Buffers {
+    /// Another round begins.
+    pub fn begin_round(&mut self) {
+        self.round_bytes = 0;
+    }
+
+    /// True once a body that is much work must wait for the next round.
+    pub(super) fn is_round_spent(&self) -> bool {
+        self.round_bytes >= ROUND_BYTES_MAX
+    }
+
     /// An empty input buffer.
     pub(super) fn take_input(&mut self) -> Vec<u8> {
         self.spare_inputs.pop().unwrap_or_default()
