@@ -48,8 +48,8 @@ const BYTES_IN_FLIGHT_MAX: usize = 2 * 1024 * 1024;
 /// Subjects whose counts are read in one round trip: as many as make a first read of a large fleet over a slow
 /// link short. Their counts take a megabyte.
 const SUBJECTS_PER_READ: usize = 1_024;
-/// Values that one round trip reads: three megabytes, which come well within the timeout of replies.
-const VALUES_PER_READ: usize = 65_536;
+/// Values that one round trip reads: six megabytes, which come well within the timeout of replies.
+const VALUES_PER_READ: usize = 131_072;
 /// Interval at which a sentinel is asked whether the master is still the same.
 const CONFIRM_EVERY_NS: u64 = 1_000_000_000;
 /// The same after no sentinel could be asked: an attempt to connect may take a second.
@@ -572,7 +572,8 @@ impl StoreThread {
             ready += 1;
         }
         let next = match self.changed.len().saturating_sub(SUBJECTS_PER_READ) {
-            from if ready == counted.len() => self.changed.split_off(from),
+            // So the next round trip has as many windows to read as this one.
+            from if counted.len() - ready < SUBJECTS_PER_READ => self.changed.split_off(from),
             _ => Vec::new(),
         };
         for subject in &next {
