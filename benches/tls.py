@@ -62,7 +62,15 @@ def ask(kind: str, url: str, port: int, seconds: float, folder: Path) -> int:
     if samples is not None:
         body = SAMPLE if samples == 1 else "[" + ",".join([SAMPLE] * samples) + "]"
         (folder / "post.lua").write_text(LUA % body)
-        line = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}", "-s", str(folder / "post.lua"), url + "/ingest"]
+        line = [
+            "wrk",
+            "-t1",
+            f"-c{CONNECTIONS}",
+            f"-d{max(1, round(seconds))}",
+            "-s",
+            str(folder / "post.lua"),
+            url + "/ingest",
+        ]
         found = re.compile(r"(\d+) requests in")
     elif "TLS 1.2" in kind:
         reuse = "-reuse" if "resumed" in kind else "-new"
