@@ -1,11 +1,13 @@
 //! Laws of requests: the engine serves what the grammar of the RFCs accepts and nothing else, and neither
 //! the split of the bytes nor the kind of framing changes the requests.
 
+#[path = "grammar/agreement.rs"]
+mod agreement;
 mod conversation;
 mod grammar;
 
-use conversation::{Call, LIMITS, converse, converse_both_ways};
-use grammar::{Accepted, Bounds, Outcome};
+use agreement::agree;
+use conversation::{Call, converse, converse_both_ways};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -91,9 +93,6 @@ fn a_thousand_pipelined_requests_are_all_called() {
     assert_eq!(conversation.statuses, [200; 1000]);
     converse_both_ways(&data, &[254, 3]);
 }
-
-const BOUNDS: Bounds =
-    Bounds { head_bytes: LIMITS.head_bytes_max, fields: 100, body_bytes: LIMITS.body_bytes_max };
 
 /// Bytes that decide something in a grammar of HTTP; a mutation takes them more often than others.
 const DECIDING: &[u8] = b"\r\n\0\t :;,=\"\\/?#%[]*01aAfgG+-_.@<{|\x7f\x80\xe9";
@@ -182,26 +181,6 @@ fn generated_request() -> impl Strategy<Value = Vec<u8>> {
         data.extend(body);
         data
     })
-}
-
-/// The law: the engine calls what the grammar accepts, and refuses what it does not.
-fn agree(data: &[u8]) {
-    let expected = grammar::parse(data, BOUNDS);
-    let actual = converse([data], true);
-    let calls: Vec<_> = actual
-        .calls
-        .iter()
-        .map(|call| Accepted {
-            path: call.path.clone(),
-            query: call.query.clone(),
-            body: call.body.clone(),
-        })
-        .collect();
-    let refusals = actual.statuses.iter().filter(|&&status| status >= 400).count();
-    let outcome = Outcome { accepted: calls, is_refused: refusals > 0 };
-    assert_eq!(outcome, expected, "{}", data.escape_ascii());
-    assert_eq!(actual.statuses.len(), expected.accepted.len() + refusals);
-    assert!(refusals <= 1 && actual.is_closing);
 }
 
 proptest! {

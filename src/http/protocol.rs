@@ -453,10 +453,8 @@ impl Protocol {
         round: &mut Round<'_, S>,
     ) -> Result<(), RequestError> {
         self.continue_sent = false;
-        let options = {
-            let closes = !head.keep_alive || round.is_draining || self.is_reserved;
-            ResponseOptions::new(head, closes, round.limits)
-        };
+        let closes = !head.keep_alive || round.is_draining || self.is_reserved;
+        let options = ResponseOptions::new(head, closes, round.limits);
         // Only the first request of the read is timed.
         let untimed = round.stages.as_mut().filter(|times| !times.has(Stage::Parse));
         let mut stages = StageTimer(untimed);
