@@ -45,7 +45,7 @@ fn a_hangup_reads_token_files_again() {
     let file = directory.join("token");
     std::fs::write(&file, "first\n").expect("a file");
     let flag = format!("@{}", file.display());
-    let args = ["--workers", "2", "--read-token", &flag];
+    let args = ["--workers", "2", "--read-token", &flag, "--redis-password", &flag];
     let server = Launch { args: &args, ..Launch::default() }.start();
     let mut kept = server.connect();
     kept.exchange(&with_token("/analyze", "first")).expect(200);
@@ -53,6 +53,7 @@ fn a_hangup_reads_token_files_again() {
     std::fs::write(&file, "second\n").expect("a file");
     server.signal(libc::SIGHUP);
     server.wait_for_log(&["tokens", "read again"]).expect("a line");
+    server.wait_for_log(&["redis password", "read again"]).expect("a line");
     // Connections stay open, and every worker has the new token.
     kept.exchange(&with_token("/analyze", "second")).expect(200);
     kept.exchange(&with_token("/analyze", "first")).expect(403);
@@ -64,6 +65,7 @@ fn a_hangup_reads_token_files_again() {
     std::fs::write(&file, "").expect("a file");
     server.signal(libc::SIGHUP);
     server.wait_for_log(&["tokens", "stays in force", "--read-token is empty"]).expect("a line");
+    server.wait_for_log(&["redis password", "not read again", "empty"]).expect("a line");
     kept.exchange(&with_token("/analyze", "second")).expect(200);
     kept.exchange(&get("/analyze")).expect(401);
 

@@ -76,6 +76,7 @@ pub fn run(
     let reads = ReadThreads::start(settings, &shared, &counters, queues.requests)
         .map_err(ServerError::Start)?;
     let mut reloads = Reloads::default();
+    store::reload_password(settings, &mut reloads);
     let workers = workers::parts(
         settings,
         plan.readings_max,

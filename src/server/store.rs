@@ -11,6 +11,7 @@ use sigmad_clock::{Clock, elapsed};
 use sigmad_counters::Counter;
 use tracing::warn;
 
+use super::reload::Reloads;
 use super::shared::{MainEvent, Shared};
 use super::threads::spawn;
 use crate::config::{RedisHistory, RedisKeys, ServerSettings};
@@ -113,6 +114,13 @@ impl RedisParts {
         let Self { thread, counters, deadline_ns } = self;
         let thread = spawn("store".into(), None, move || thread.run())?;
         Ok(RunningStore { thread, counters, deadline_ns })
+    }
+}
+
+/// Each login to Redis reads the file of the password. SIGHUP shows whether the next one will find it.
+pub(super) fn reload_password(settings: &ServerSettings, reloads: &mut Reloads) {
+    if let Some(password) = settings.redis_password.clone() {
+        reloads.add("Redis password", move || password.read().map(drop));
     }
 }
 
