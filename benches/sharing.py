@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""What does a replica cost when others share its Redis, and how soon is one ready that reads a large fleet?
+
+- CPU time of a replica alone, of three and of five, each at the same rate of samples, in turns. All replicas
+  receive samples of all devices, as behind a balancer. At the end of a leg they must show the same window.
+- Time until a replica is ready whose Redis has 20,000 devices and is 200 ms away, beside one without delay.
+
+Several binaries may be compared: each leg is taken with each of them in turn.
+
+    cargo build --release && benches/sharing.py [--binary OLD --binary NEW]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import bench
+
+REPLICAS = (1, 3, 5)
+# Samples a second of each replica, and of one request: a gateway that posts for its devices.
+RATE = 600
+BATCH = 20
+DEVICES = 500
+WARM_UP_S = 2.0
+FLEET = 20_000
+FLEET_BATCH = 1_000
+ONE_WAY_S = 0.1
+READY_TIMEOUT_S = 300
+# Replicas show the same window a few flushes after the last sample.
+AGREE_TIMEOUT_S = 20
+
+
+def post(port: int, samples: list[dict]) -> None:
+    fields = {"Content-Type": "application/json"}
+    bench.get(f"http://127.0.0.1:{port}/ingest", "POST", json.dumps(samples).encode(), **fields)
+
+
+def feed(ports: list[int], over: threading.Event) -> None:
+    """Posts to all replicas at their rate; each device comes to each replica in turn."""
+    began, number = time.monotonic(), 0
+    while not over.wait(max(0.0, began + number * BATCH / RATE - time.monotonic())):
+        for at, port in enumerate(ports):
+            devices = range((number + at) * BATCH, (number + at + 1) * BATCH)
+            post(port, [{"device": f"d{d % DEVICES}", "cpu": d % 97 + 0.5, "rps": d % 1009} for d in devices])
+        number += 1
+
+
+def agree(ports: list[int]) -> None:
+    deadline = time.monotonic() + AGREE_TIMEOUT_S
+    while True:
+        # Sums of the same values in another order differ in their last digits.
+        found = {round(bench.get_json(port, "/analyze")["metrics"]["rps"]["mean"], 6) for port in ports}
+        if len(found) == 1:
+            return
+        if time.monotonic() > deadline:
+            sys.exit(f"the replicas do not agree: {found}")
+        time.sleep(0.1)
+
+
+def cost_leg(binary: str, replicas: int, seconds: float, scratch: Path) -> list[float]:
+    """CPU time of each replica, in thousandths of a core."""
+    with contextlib.ExitStack() as stack:
+        url = f"redis://127.0.0.1:{stack.enter_context(bench.redis(scratch))}"
+        flags = ("--redis-url", url, "--workers", "1")
+        servers = [stack.enter_context(bench.sigmad(*flags, binary=binary)) for _ in range(replicas)]
+        ports = [port for _, port in servers]
+        over = threading.Event()
+        feeder = threading.Thread(target=feed, args=(ports, over))
+        feeder.start()
+        time.sleep(WARM_UP_S)
+        before, began = [bench.cpu_ns(child.pid) for child, _ in servers], time.monotonic()
+        time.sleep(seconds)
+        after, took = [bench.cpu_ns(child.pid) for child, _ in servers], time.monotonic() - began
+        over.set()
+        feeder.join()
+        agree(ports)
+        return [(b - a) / took / 1e6 for a, b in zip(before, after, strict=True)]
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+    """Delivers bytes that long after they came, in order."""
+    waiting: asyncio.Queue = asyncio.Queue()
+    clock = asyncio.get_running_loop()
+
+    async def deliver() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, data = await waiting.get()
+                await asyncio.sleep(max(0.0, due - clock.time()))
+                if not data:
+                    break
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    delivery = asyncio.create_task(deliver())
+    data = b"-"
+    while data:
+        try:
+            data = await reader.read(1 << 16)
+        except OSError:
+            data = b""
+        waiting.put_nowait((clock.time() + delay_s, data))
+    await delivery
+
+
+@contextlib.contextmanager
+def delayed(target: int, delay_s: float):
+    """A port that leads to another one, with a delay each way."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", target)
+        await asyncio.gather(pump(reader, back, delay_s), pump(there, writer, delay_s))
+
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield server.sockets[0].getsockname()[1]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+def until(what: str, seconds: float, is_so) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            sys.exit(f"never came true: {what}")
+        time.sleep(0.02)
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return bench.get_json(port, "/readyz")["parts"]["redis"] == "ok"
+    except (OSError, ValueError):
+        # It does not listen yet, or answers 503.
+        return False
+
+
+def first_read_leg(binary: str, redis: int) -> float:
+    began = time.monotonic()
+    with bench.sigmad("--redis-url", f"redis://127.0.0.1:{redis}", "--workers", "1", binary=binary) as (_, port):
+        until("ready", READY_TIMEOUT_S, lambda: is_ready(port))
+        took = time.monotonic() - began
+        last = bench.get_json(port, f"/analyze?device=f{FLEET - 1}")["lastRps"]
+        if last != FLEET - 1:
+            sys.exit(f"the windows were not read: {last}")
+        return took
+
+
+def first_read(binaries: list[str], rounds: int, scratch: Path) -> list[dict]:
+    with bench.redis(scratch) as redis, delayed(redis, ONE_WAY_S) as far:
+        flags = ("--redis-url", f"redis://127.0.0.1:{redis}", "--workers", "1")
+        with bench.sigmad(*flags, binary=binaries[-1]) as (_, port):
+            for first in range(0, FLEET, FLEET_BATCH):
+                post(port, [{"device": f"f{at}", "cpu": 1, "rps": at} for at in range(first, first + FLEET_BATCH)])
+        legs = [(binary, name, where) for binary in binaries for name, where in (("0", redis), ("200 ms", far))]
+        found: dict = {leg: [] for leg in legs}
+        for _ in range(rounds):
+            for leg in legs:
+                found[leg].append(first_read_leg(leg[0], leg[2]))
+    return [{"binary": b, "round_trip": n, "s": quartiles(found[b, n, w])} for b, n, w in legs]
+
+
+def quartiles(values: list[float]) -> list[float]:
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", action="append", help="may be given several times")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--first-read-rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    binaries = arguments.binary or [bench.sigmad_binary()]
+    with tempfile.TemporaryDirectory() as folder, bench.record("sharing", arguments.rounds) as record:
+        scratch = Path(folder)
+        legs = [(binary, replicas) for binary in binaries for replicas in REPLICAS]
+        cost: dict = {leg: [] for leg in legs}
+        for _ in range(arguments.rounds):
+            for binary, replicas in legs:
+                cost[binary, replicas] += cost_leg(binary, replicas, arguments.seconds, scratch)
+        record["cost"] = [{"binary": b, "replicas": n, "millicores": quartiles(cost[b, n])} for b, n in legs]
+        record["first_read"] = first_read(binaries, arguments.first_read_rounds, scratch)
+        record["text"] = text(record)
+        print(record["text"])
+
+
+def text(record: dict) -> str:
+    alone = {leg["binary"]: leg["millicores"][1] for leg in record["cost"] if leg["replicas"] == 1}
+    cost = []
+    for leg in record["cost"]:
+        to_one = leg["millicores"][1] / alone[leg["binary"]]
+        found = [f"{millicores:.1f}" for millicores in leg["millicores"]]
+        cost.append([leg["binary"], str(leg["replicas"]), *found, f"{to_one:.2f}"])
+    reads = [[leg["binary"], leg["round_trip"], *(f"{s:.1f}" for s in leg["s"])] for leg in record["first_read"]]
+    return "\n\n".join(
+        [
+            f"CPU time of each replica at {RATE} samples/s, in thousandths of a core.",
+            bench.table(["binary", "replicas", "lower quartile", "median", "upper quartile", "to one"], cost),
+            f"Time from the start until ready, with {FLEET:,} devices of two metrics in Redis, in seconds.",
+            bench.table(["binary", "round trip", "lower quartile", "median", "upper quartile"], reads),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
