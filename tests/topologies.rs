@@ -438,6 +438,37 @@ fn commands_follow_a_slot_that_migrates() {
     assert_eq!(kinds(&replies), [Some(ErrorKind::Cluster), None], "{replies:?}");
 }
 
+/// Pipelines in flight whose slot has moved: none overtakes another, and each gets its own replies.
+#[test]
+fn pipelines_in_flight_follow_a_slot_in_their_order() {
+    let cluster = Cluster::start();
+    let mut link = connect(&cluster.url());
+    let (moved, stays) = ("{moving}:text", "elsewhere");
+    let slot = cluster.slot(moved);
+    let from = cluster.first_owner(moved);
+    assert_ne!(slot, cluster.slot(stays));
+    cluster.migrate(slot, from, (from + 1) % cluster.nodes.len());
+
+    let sent = ["a", "b", "c", "d"].map(|text| {
+        commands(&[&["APPEND", moved, text], &["APPEND", stays, text], &["GET", moved]])
+    });
+    for pipeline in &sent {
+        assert!(link.can_send());
+        link.send(pipeline).expect("sent");
+    }
+    for (place, pipeline) in sent.iter().enumerate() {
+        let replies = link.receive(pipeline).expect("replies");
+        let replies: Vec<Value> =
+            replies.into_iter().map(|reply| reply.expect("a value")).collect();
+        let length = place as i64 + 1;
+        let so_far = bytes(&"abcd"[..=place]);
+        assert_eq!(replies, [Value::Int(length), Value::Int(length), so_far]);
+        // What is sent now would overtake those that are redirected.
+        assert_eq!(link.can_send(), place + 1 == sent.len());
+    }
+    assert_eq!(run(&mut link, &[&["GET", stays]]), [Ok(bytes("abcd"))]);
+}
+
 #[test]
 fn a_node_that_is_down_fails_the_batch_and_the_next_connect() {
     let mut cluster = Cluster::start();
