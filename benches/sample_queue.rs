@@ -104,8 +104,10 @@ fn judge(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("judge, four windows a sample");
     group.throughput(Throughput::Elements(u64::from(SAMPLES)));
     for devices in [1, 50, 10_000, 500_000] {
-        let names =
-            NameLookup::new(|id| Some(id.index.to_string().into()), |id| id.0.to_string().into());
+        let names = NameLookup::new(
+            |id| Some(id.index.to_string().into()),
+            |id| id.slot().to_string().into(),
+        );
         let mut analytics = Analytics::new(AnalyticsSettings::default(), names);
         let chunks: Vec<_> = (0..devices.max(SAMPLES).div_ceil(SAMPLES))
             .map(|b| batch(devices, b * SAMPLES, SAMPLES))

@@ -390,7 +390,7 @@ mod tests {
         let chunk = producer.chunk_for(usize::from(readings));
         for at in 0..readings {
             chunk.push_reading(JudgedReading {
-                metric: MetricId(at),
+                metric: MetricId::new(at, 0),
                 value: time_us as f64,
                 stream: JudgedCounts::default(),
                 fleet: JudgedCounts::default(),
@@ -439,7 +439,7 @@ mod tests {
             for (sample, readings) in chunk.iter() {
                 assert_eq!(readings.len(), usize::from(sample.readings));
                 for (at, reading) in readings.iter().enumerate() {
-                    assert_eq!(reading.metric, MetricId(at as u16));
+                    assert_eq!(reading.metric, MetricId::new(at as u16, 0));
                     assert_eq!(reading.value, sample.time_us as f64);
                 }
                 samples += 1;

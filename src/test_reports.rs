@@ -36,13 +36,14 @@ pub fn fleet() -> WindowsReport {
         metrics: vec![metric("rps", 1e15), metric(HOSTILE, -40.5)],
         last_timestamp_us: Some(1_735_100_000_500_000),
         synced_at_us: Some(1_735_100_001_250_000),
+        other_metrics: 0,
     }
 }
 
 /// Totals that go with [`fleet`].
 pub fn totals() -> TotalsReport {
     let anomalies = vec![("rps".into(), 2), (HOSTILE.into(), 1)];
-    TotalsReport { samples: 70, anomalies, devices: 3, streams: 5 }
+    TotalsReport { samples: 70, anomalies, devices: 3, streams: 5, ..TotalsReport::default() }
 }
 
 fn answer(question: Question) {

@@ -20,7 +20,7 @@ fn analytics() -> Analytics {
 fn analytics_with(kinds: &[DetectorKind]) -> Analytics {
     let names = NameLookup::new(
         |id| Some(format!("device-{:07}", id.index).into()),
-        |id| format!("metric-{}", id.0).into(),
+        |id| format!("metric-{}", id.slot()).into(),
     );
     let detectors = DetectorSettings { kinds: kinds.to_vec(), ..DetectorSettings::default() };
     Analytics::new(AnalyticsSettings { detectors, ..AnalyticsSettings::default() }, names)

@@ -54,7 +54,7 @@ fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
 
 /// The name exists, as in the registry: the queue allocates none.
 fn take(queue: &mut StoreQueue, chunk: &JudgedChunk, name: &Arc<str>) {
-    assert_eq!(queue.take(chunk, |_| Some(name.clone())), 0);
+    assert_eq!(queue.take(chunk, |_| Some(name.clone()), |_| Some(name.clone())), 0);
 }
 
 const CHUNK: u32 = CHUNK_SAMPLES_MAX as u32;

@@ -97,14 +97,13 @@ impl Writer {
     fn new(replica: u32, history_len: Option<usize>) -> Self {
         let registry = Arc::new(Registry::new(100_000, 60));
         let options = options(replica, history_len);
-        let names = registry.clone();
         Self {
             queue: StoreQueue::new(
                 Arc::new(ByteBudget::new(64 << 20)),
                 options.window,
                 options.history_len.is_some(),
             ),
-            commands: CommandEncoder::new(options, move |metric| names.metric_name(metric)),
+            commands: CommandEncoder::new(options),
             registry,
             time_us: NOW_US + i64::from(replica),
             totals: HashMap::new(),
@@ -144,11 +143,16 @@ impl Writer {
                 of_replica: 1,
             });
             if !chunk.has_room(2) {
-                self.queue.take(&chunk, |device| self.registry.device_name(device));
+                self.take_chunk(&chunk);
                 chunk.clear();
             }
         }
-        self.queue.take(&chunk, |device| self.registry.device_name(device));
+        self.take_chunk(&chunk);
+    }
+
+    fn take_chunk(&mut self, chunk: &JudgedChunk) {
+        let Self { queue, registry, .. } = self;
+        queue.take(chunk, |id| registry.device_name(id), |id| registry.metric_name(id));
     }
 
     /// Sends the waiting samples `times` times, and returns the refusals for good.
@@ -426,7 +430,7 @@ fn a_mark_tells_the_time_and_the_windows_in_use() {
     let (seconds, _): (i64, i64) = redis::cmd("TIME").query(&mut connection).expect("TIME");
     let (a, mut options) = (Writer::new(0xa, None), options(0xb, None));
     options.window = 70;
-    let larger = CommandEncoder::new(options, |_| "cpu".into());
+    let larger = CommandEncoder::new(options);
     let mut mark = |commands: &CommandEncoder, names_window| {
         let reply = ask(&mut connection, &commands.mark(0, names_window, std::iter::empty()));
         MarkReply::read(&reply, 0).expect("a reply of the script")
@@ -531,10 +535,12 @@ fn folding_moves_counts_to_the_past() {
     let fields: usize =
         redis::cmd("HLEN").arg("sigmad:{x}:counts").query(&mut connection).expect("a number");
     assert_eq!(fields, 3 * (10 + 1 + 1));
-    assert_eq!(
-        (after.others, after.last, &after.metrics),
-        (before.others, before.last, &before.metrics)
-    );
+    let counted = |counts: &SubjectCounts| {
+        let metrics = counts.metrics.iter();
+        let metrics: Vec<_> = metrics.map(|m| (m.name.clone(), m.others, m.own_total)).collect();
+        (counts.others, counts.last, metrics)
+    };
+    assert_eq!(counted(&after), counted(&before));
     assert_eq!(after.metrics[0].others.total, (1..=20).sum::<u64>());
     assert_eq!(after.gone(now_us), []);
     // A second time: nothing is left to move.
@@ -543,10 +549,7 @@ fn folding_moves_counts_to_the_past() {
     let rest = own.commands.fold(Some("x"), &gone);
     assert_eq!(ask(&mut connection, &rest), Value::Int(3 * 10));
     let (after, _) = own.read(&mut connection, Some("x"));
-    assert_eq!(
-        (after.others, after.last, &after.metrics),
-        (before.others, before.last, &before.metrics)
-    );
+    assert_eq!(counted(&after), counted(&before));
     let past: String = redis::cmd("HGET")
         .arg("sigmad:{x}:counts")
         .arg("past")
@@ -559,4 +562,9 @@ fn folding_moves_counts_to_the_past() {
         .query(&mut connection)
         .expect("there");
     assert_eq!(metric, "210:20");
+    // Of a metric whose window has expired, the counts of all are deleted.
+    let forget = own.commands.forget(Some("x"), &after.metrics[0]);
+    assert_eq!(ask(&mut connection, &forget), Value::Int(2));
+    let (rest, _) = own.read(&mut connection, Some("x"));
+    assert_eq!(rest.metrics.len(), 1);
 }

@@ -1,4 +1,4 @@
-//! The latest anomalies, in a ring allocated at the start, and the number of anomalous values of each metric.
+//! The latest anomalies, in a ring allocated at the start.
 //!
 //! Anomalous values of one stream without a normal value between them are one anomaly. It begins with the first
 //! of them, shows the one with the highest score, and ends with the next normal value.
@@ -7,7 +7,6 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::analytics::report::{AnomaliesQuery, AnomalyReport};
-use crate::registry::METRICS_MAX;
 use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::window::Moments;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
@@ -31,18 +30,21 @@ pub struct AnomalousValue {
     pub arrived_us: i64,
 }
 
+/// The names of the stream of an anomaly; no device for the fleet's.
+pub type SubjectNames = (Option<Arc<str>>, Arc<str>);
+
 /// The stream of an anomaly; no device for the fleet's.
-type Subject = (Option<DeviceId>, MetricId);
+pub type Subject = (Option<DeviceId>, MetricId);
 
 /// The position of an anomaly that has not ended; a later one may have replaced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenAnomaly(NonZeroU16);
 
-/// One anomaly. It keeps the device's name, which outlives the device.
+/// One anomaly. It keeps the names of its stream, which may outlive it.
 #[derive(Debug)]
 struct AnomalyEntry {
     subject: Subject,
-    name: Option<Arc<str>>,
+    names: SubjectNames,
     highest: AnomalousValue,
     start_us: i64,
     flags: u64,
@@ -62,22 +64,16 @@ pub struct AnomalyLog {
     ring: Vec<AnomalyEntry>,
     total: u64,
     changes: u64,
-    by_metric: Vec<u64>,
 }
 
 impl Default for AnomalyLog {
     fn default() -> Self {
         let ring = Vec::with_capacity(ANOMALIES_KEPT);
-        Self { ring, total: 0, changes: 0, by_metric: vec![0; METRICS_MAX] }
+        Self { ring, total: 0, changes: 0 }
     }
 }
 
 impl AnomalyLog {
-    /// Anomalous values of that metric since the start.
-    pub fn count(&self, metric: MetricId) -> u64 {
-        self.by_metric[usize::from(metric.0)]
-    }
-
     /// Takes an anomalous value. It belongs to the open anomaly of its stream if that is still kept, else to a
     /// new one, which replaces the oldest when the ring is full.
     #[cold]
@@ -85,10 +81,9 @@ impl AnomalyLog {
         &mut self,
         open: Option<OpenAnomaly>,
         subject: Subject,
-        name: Option<&Arc<str>>,
+        names: impl FnOnce() -> SubjectNames,
         flag: AnomalousValue,
     ) -> OpenAnomaly {
-        self.by_metric[usize::from(subject.1.0)] += 1;
         self.changes += 1;
         let change = self.changes;
         if let Some((open, anomaly)) = open.and_then(|open| Some((open, self.open(open, subject)?)))
@@ -102,7 +97,7 @@ impl AnomalyLog {
         }
         let anomaly = AnomalyEntry {
             subject,
-            name: name.cloned(),
+            names: names(),
             highest: flag,
             start_us: flag.timestamp_us,
             flags: 1,
@@ -150,7 +145,6 @@ impl AnomalyLog {
         &self,
         query: &AnomaliesQuery,
         detectors: &DetectorSettings,
-        metric_name: impl Fn(MetricId) -> Arc<str>,
     ) -> Vec<AnomalyReport> {
         let kept = self.ring.len() as u64;
         (0..kept)
@@ -167,8 +161,8 @@ impl AnomalyLog {
                     anomaly.highest;
                 AnomalyReport {
                     serial,
-                    device: anomaly.name.clone(),
-                    metric: metric_name(anomaly.subject.1),
+                    device: anomaly.names.0.clone(),
+                    metric: anomaly.names.1.clone(),
                     value,
                     mean: before.mean,
                     std_dev: before.std_dev(),
@@ -202,12 +196,16 @@ mod tests {
         }
     }
 
+    fn names() -> SubjectNames {
+        (None, "cpu".into())
+    }
+
     fn everything() -> AnomaliesQuery {
         AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 }
     }
 
     fn ask(anomalies: &AnomalyLog, query: AnomaliesQuery) -> Vec<AnomalyReport> {
-        anomalies.latest(&query, &DetectorSettings::default(), |_| Arc::from("cpu"))
+        anomalies.latest(&query, &DetectorSettings::default())
     }
 
     #[test]
@@ -217,7 +215,7 @@ mod tests {
         for i in 1..=pushed {
             let device = DeviceId { index: (i % 2) as u32, generation: 0 };
             let device = (i % 3 != 0).then_some(device);
-            anomalies.flag(None, (device, MetricId::CPU), None, flag(i as f64, i));
+            anomalies.flag(None, (device, MetricId::CPU), names, flag(i as f64, i));
         }
         let ask = |device, limit, since_us| {
             let found =
@@ -237,10 +235,10 @@ mod tests {
     fn flags_in_a_row_are_one_anomaly_that_shows_the_highest() {
         let mut anomalies = AnomalyLog::default();
         let (one, other) = ((None, MetricId::CPU), (None, MetricId::RPS));
-        let open = anomalies.flag(None, one, None, flag(3.0, 10));
-        assert_eq!(anomalies.flag(Some(open), one, None, flag(9.0, 20)), open);
-        let beside = anomalies.flag(None, other, None, flag(5.0, 25));
-        anomalies.flag(Some(open), one, None, flag(4.0, 30));
+        let open = anomalies.flag(None, one, names, flag(3.0, 10));
+        assert_eq!(anomalies.flag(Some(open), one, names, flag(9.0, 20)), open);
+        let beside = anomalies.flag(None, other, names, flag(5.0, 25));
+        anomalies.flag(Some(open), one, names, flag(4.0, 30));
         let found = ask(&anomalies, everything());
         assert_eq!(found.len(), 2);
         let first = &found[1];
@@ -253,26 +251,25 @@ mod tests {
         assert_eq!((found.len(), found[0].serial, found[0].end_us), (1, 1, Some(40)));
         assert_eq!(ask(&anomalies, AnomaliesQuery { since_us: 41, ..everything() }), found);
         // It has ended: the next is another.
-        assert_ne!(anomalies.flag(Some(open), one, None, flag(4.0, 50)), open);
+        assert_ne!(anomalies.flag(Some(open), one, names, flag(4.0, 50)), open);
         anomalies.abandon(beside, other, 60);
         let found = ask(&anomalies, everything());
         let ends: Vec<_> = found.iter().map(|anomaly| anomaly.end_us).collect();
         assert_eq!(ends, [None, Some(25), Some(40)]);
-        assert_eq!((anomalies.count(MetricId::CPU), anomalies.count(MetricId::RPS)), (4, 1));
     }
 
     #[test]
     fn a_place_that_another_has_taken_is_no_longer_open() {
         let mut anomalies = AnomalyLog::default();
         let one = (None, MetricId::CPU);
-        let open = anomalies.flag(None, one, None, flag(3.0, 1));
+        let open = anomalies.flag(None, one, names, flag(3.0, 1));
         for i in 0..ANOMALIES_KEPT as i64 {
             let device = Some(DeviceId { index: i as u32, generation: 0 });
-            anomalies.flag(None, (device, MetricId::CPU), None, flag(2.0, i));
+            anomalies.flag(None, (device, MetricId::CPU), names, flag(2.0, i));
         }
         anomalies.end(open, one, 5, 5);
         assert!(ask(&anomalies, everything()).iter().all(|anomaly| anomaly.end_us.is_none()));
-        anomalies.flag(Some(open), one, None, flag(4.0, 6));
+        anomalies.flag(Some(open), one, names, flag(4.0, 6));
         assert_eq!(ask(&anomalies, everything())[0].start_us, 6);
     }
 }

@@ -19,6 +19,33 @@ const CHUNK_RING_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamIndex(u32);
 
+impl StreamIndex {
+    /// The index with a flag, in four bytes: there are less than 2³¹ streams.
+    #[inline]
+    pub fn with_flag(self, flag: bool) -> FlaggedIndex {
+        debug_assert!(self.0 < 1 << 31);
+        FlaggedIndex(self.0 << 1 | u32::from(flag))
+    }
+}
+
+/// The index of a stream, and a flag.
+#[derive(Clone, Copy, Debug)]
+pub struct FlaggedIndex(u32);
+
+impl FlaggedIndex {
+    /// The index.
+    #[inline]
+    pub fn index(self) -> StreamIndex {
+        StreamIndex(self.0 >> 1)
+    }
+
+    /// The flag.
+    #[inline]
+    pub fn flag(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
 /// Which replicas' values a stream's ring holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RingSource {

@@ -59,6 +59,21 @@ impl MetricSource for TotalsReport {
         for (metric, count) in &self.anomalies {
             anomalies.add(&[("metric", metric)], *count as f64);
         }
+        families
+            .gauge(
+                "sigmad_metrics_unlisted",
+                "Metrics without series of their own in this scrape: past 1,024 the most used have one.",
+            )
+            .add(&[], self.other_metrics as f64);
+        families
+            .gauge("sigmad_anomalies_unlisted", "Anomalies since the start of those metrics.")
+            .add(&[], self.other_anomalies as f64);
+        families
+            .counter(
+                "sigmad_unnamed_values_total",
+                "Values not judged because their metric was evicted on the way to analytics.",
+            )
+            .add(&[], self.unnamed_values as f64);
     }
 }
 

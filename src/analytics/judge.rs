@@ -9,6 +9,7 @@ use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog};
 use crate::analytics::arena::{RingSource, StreamIndex};
+use crate::analytics::fleet::most_used;
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::names::NameLookup;
 use crate::analytics::report::{
@@ -47,6 +48,8 @@ pub struct Analytics {
     streams: Streams,
     anomalies: AnomalyLog,
     samples: u64,
+    /// Values whose names were evicted on the way here.
+    unnamed_values: u64,
     /// Samples of other replicas, as last reported.
     others: JudgedCounts,
     last: LastSample,
@@ -63,6 +66,7 @@ impl Analytics {
             streams: Streams::new(settings.window, settings.detectors, names),
             anomalies: AnomalyLog::default(),
             samples: 0,
+            unnamed_values: 0,
             others: JudgedCounts::default(),
             last: LastSample::default(),
             own_seen_s: 0,
@@ -103,7 +107,12 @@ impl Analytics {
             if keeps_states && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
                 self.streams.prefetch(id);
             }
-            self.judge_for_fleet(&sample, readings, arrived_us);
+            let kept;
+            let mut readings = readings;
+            if self.judge_for_fleet(&sample, readings, arrived_us) < readings.len() {
+                kept = self.current(readings);
+                readings = &kept;
+            }
             if let Some(id) = sample.device {
                 self.judge_for_device(id, &sample, readings, arrived_us);
             }
@@ -112,9 +121,18 @@ impl Analytics {
         }
         self.samples += batch.len() as u64;
         self.own_seen_s = LastSample::seconds(arrived_us);
-        for (open, device, metric) in self.streams.left_open.drain(..) {
-            self.anomalies.abandon(open, (Some(device), metric), arrived_us);
+        for (open, subject) in self.streams.left_open.drain(..) {
+            self.anomalies.abandon(open, subject, arrived_us);
         }
+    }
+
+    /// The readings whose metrics have not been evicted on the way here.
+    #[cold]
+    fn current(&mut self, readings: &[Reading]) -> Vec<Reading> {
+        let known = |reading: &&Reading| self.streams.fleet.get(reading.metric).is_some();
+        let kept: Vec<Reading> = readings.iter().filter(known).copied().collect();
+        self.unnamed_values += (readings.len() - kept.len()) as u64;
+        kept
     }
 
     /// Publishes a sample with the counts as they are after it, so that a later sample corrects the counts where
@@ -147,10 +165,13 @@ impl Analytics {
         });
     }
 
+    /// Returns the number of readings judged: all but those whose names have been evicted on the way here.
     #[inline]
-    fn judge_for_fleet(&mut self, sample: &Sample, readings: &[Reading], arrived_us: i64) {
+    fn judge_for_fleet(&mut self, sample: &Sample, readings: &[Reading], arrived_us: i64) -> usize {
+        let mut judged = 0;
         for &Reading { metric, value } in readings {
-            let place = self.streams.fleet_stream(metric);
+            let Some(place) = self.streams.fleet_stream(metric) else { continue };
+            judged += 1;
             let (stream, ring, states) = self.streams.arena.get_to_judge(place);
             let before = stream.window.moments();
             let timestamp_us = sample.timestamp_us;
@@ -160,7 +181,10 @@ impl Analytics {
             if sample.device.is_none() {
                 if verdict.is_anomaly {
                     let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-                    let open = self.anomalies.flag(stream.open, (None, metric), None, flag);
+                    let fleet = self.streams.fleet.get_mut(metric).expect("it has this stream");
+                    fleet.anomalies += 1;
+                    let names = || (None, fleet.name.clone());
+                    let open = self.anomalies.flag(stream.open, (None, metric), names, flag);
                     stream.open = Some(open);
                 } else if let Some(open) = stream.open.take() {
                     self.anomalies.end(open, (None, metric), timestamp_us, arrived_us);
@@ -170,6 +194,7 @@ impl Analytics {
                 self.streams.arena.enter_own(place, value, verdict);
             }
         }
+        judged
     }
 
     #[inline]
@@ -180,24 +205,25 @@ impl Analytics {
         readings: &[Reading],
         arrived_us: i64,
     ) {
-        let Some((device, arena)) = self.streams.device_mut(id) else {
+        let Some((device, arena, fleet)) = self.streams.device_mut(id) else {
             return;
         };
         let timestamp_us = sample.timestamp_us;
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
             let entry = device.stream(metric, at, arena);
-            let (stream, ring, states) = arena.get_to_judge(entry.place);
+            let (stream, ring, states) = arena.get_to_judge(entry.place());
             let before = stream.window.moments();
             let verdict = states.judge(stream.state, &before, timestamp_us, value);
             stream.enter(ring, value, verdict);
-            entry.score = verdict.score;
-            entry.is_anomaly = verdict.is_anomaly;
-            let (place, of) = (entry.place, (Some(id), metric));
+            entry.set_verdict(&verdict);
+            let (place, of) = (entry.place(), (Some(id), metric));
             if verdict.is_anomaly {
                 device.own.anomalies += 1;
                 let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-                let name = device.name.as_ref();
-                stream.open = Some(self.anomalies.flag(stream.open, of, name, flag));
+                let fleet = fleet.get_mut(metric).expect("it was judged for the fleet");
+                fleet.anomalies += 1;
+                let names = || (device.name.clone(), fleet.name.clone());
+                stream.open = Some(self.anomalies.flag(stream.open, of, names, flag));
             } else if let Some(open) = stream.open.take() {
                 self.anomalies.end(open, of, timestamp_us, arrived_us);
             }
@@ -224,11 +250,11 @@ impl Analytics {
         self.last.update_from_replicas(shared.last_seen_us, shared.last_timestamp_us);
         let all_sent = was_sent(self.own_seen_s, shared);
         for stream in &shared.metrics {
-            let place = match self.streams.known_fleet_stream(stream.metric) {
-                Some(place) => place,
-                None if stream.values.is_empty() => continue,
-                None => self.streams.fleet_stream(stream.metric),
-            };
+            let is_known = self.streams.fleet.get(stream.metric).is_some();
+            if stream.values.is_empty() && !is_known {
+                continue;
+            }
+            let Some(place) = self.streams.fleet_stream(stream.metric) else { continue };
             let arena = &mut self.streams.arena;
             self.merge.stream(arena, place, stream, all_sent);
         }
@@ -239,21 +265,23 @@ impl Analytics {
         if is_empty && self.streams.device(id).is_none() {
             return;
         }
-        let Some((device, arena)) = self.streams.device_mut(id) else {
+        let is_current: Vec<bool> =
+            shared.metrics.iter().map(|stream| self.streams.is_metric(stream.metric)).collect();
+        let Some((device, arena, _)) = self.streams.device_mut(id) else {
             return;
         };
         device.others = shared.others;
         device.last.update_from_replicas(shared.last_seen_us, shared.last_timestamp_us);
         let all_sent = was_sent(device.own_seen_s, shared);
         for (at, stream) in shared.metrics.iter().enumerate() {
-            if stream.values.is_empty() && device.find(stream.metric, at).is_none() {
+            let opens = is_current[at] && !stream.values.is_empty();
+            if !opens && device.find(stream.metric, at).is_none() {
                 continue;
             }
             let entry = device.stream(stream.metric, at, arena);
-            let verdict = self.merge.stream(arena, entry.place, stream, all_sent);
+            let verdict = self.merge.stream(arena, entry.place(), stream, all_sent);
             if let Some(verdict) = verdict {
-                entry.score = verdict.score;
-                entry.is_anomaly = verdict.is_anomaly;
+                entry.set_verdict(&verdict);
             }
         }
     }
@@ -263,17 +291,21 @@ impl Analytics {
         self.streams.device(id)?.name.as_ref()
     }
 
-    /// The name of a metric.
-    pub fn metric_name(&self, id: MetricId) -> Arc<str> {
+    /// The name of a metric, None once it has been evicted.
+    pub fn metric_name(&self, id: MetricId) -> Option<Arc<str>> {
         self.streams.metric_name(id)
     }
 
-    /// The windows of one device, or of the fleet. Empty for a device without windows.
+    /// The windows of one device, or of the fleet: those with the most values, where there are many. Empty for
+    /// a device without windows.
     pub fn windows(&self, device: Option<DeviceId>, scope: Scope) -> WindowsReport {
+        let arena = &self.streams.arena;
         let Some(id) = device else {
-            let fleet = self.streams.fleet();
+            let fleet = self.streams.fleet.reported(arena);
             return WindowsReport {
+                other_metrics: self.streams.fleet.len() - fleet.len(),
                 metrics: fleet
+                    .into_iter()
                     .filter_map(|f| self.metric_report(f.metric, f.place, scope))
                     .collect(),
                 last_timestamp_us: last_timestamp(&self.last, self.samples, self.others, scope),
@@ -283,11 +315,13 @@ impl Analytics {
         let Some(device) = self.streams.device(id) else {
             return WindowsReport::default();
         };
-        let mut streams = device.streams.clone();
-        streams.sort_unstable_by_key(|stream| stream.metric);
-        let reports = streams.iter().filter_map(|s| self.metric_report(s.metric, s.place, scope));
+        let streams = device.streams.to_vec();
+        let streams = most_used(streams, |stream| (stream.metric, stream.place()), arena);
+        let other_metrics = device.streams.len() - streams.len();
+        let reports = streams.iter().filter_map(|s| self.metric_report(s.metric, s.place(), scope));
         WindowsReport {
             metrics: reports.collect(),
+            other_metrics,
             last_timestamp_us: last_timestamp(&device.last, device.own.total, device.others, scope),
             synced_at_us: None,
         }
@@ -312,7 +346,7 @@ impl Analytics {
         let mut values = Vec::with_capacity(stream.window.count());
         values.extend(stream.window.values(ring));
         Some(MetricReport {
-            metric: self.metric_name(metric),
+            metric: self.metric_name(metric)?,
             values,
             mean: moments.mean,
             std_dev: moments.std_dev(),
@@ -326,29 +360,37 @@ impl Analytics {
     /// The latest anomalies, newest first.
     pub fn anomalies(&self, query: &AnomaliesQuery) -> Vec<AnomalyReport> {
         let detectors = self.streams.arena.states().settings();
-        self.anomalies.latest(query, detectors, |metric| self.metric_name(metric))
+        self.anomalies.latest(query, detectors)
     }
 
-    /// The counts since the start.
+    /// The counts since the start. Metrics past those that a report has room for are counted together.
     pub fn totals(&self) -> TotalsReport {
-        let fleet = self.streams.fleet();
+        let fleet = &self.streams.fleet;
+        let reported = fleet.reported(&self.streams.arena);
+        let all: u64 = fleet.iter().map(|stream| stream.anomalies).sum();
+        let listed: u64 = reported.iter().map(|stream| stream.anomalies).sum();
         TotalsReport {
             samples: self.samples,
-            anomalies: fleet.map(|f| (f.name.clone(), self.anomalies.count(f.metric))).collect(),
+            anomalies: reported.iter().map(|f| (f.name.clone(), f.anomalies)).collect(),
+            other_metrics: fleet.len() - reported.len(),
+            other_anomalies: all - listed,
+            unnamed_values: self.unnamed_values,
             devices: self.streams.devices(),
             streams: self.streams.device_streams(),
         }
     }
 
-    /// Queues a scan of all devices, which [`Analytics::advance_scans`] advances.
+    /// Queues a scan of all devices, which [`Analytics::advance`] advances.
     pub fn scan_devices(&mut self, query: DevicesQuery, reply: Sender<Vec<DeviceReport>>) {
         self.scans.push_back(DeviceScan::new(query, reply));
     }
 
-    /// Advances the first scan by a step, and replies at its end. False when no scan is queued.
-    pub fn advance_scans(&mut self) -> bool {
+    /// Advances what is done in steps: the first scan, and giving back streams of evicted metrics. False when
+    /// there is nothing to do.
+    pub fn advance(&mut self) -> bool {
+        let has_freed = self.streams.free_stale();
         let Some(scan) = self.scans.front_mut() else {
-            return false;
+            return has_freed;
         };
         if scan.advance(&self.streams) {
             let scan = self.scans.pop_front().expect("it was at the front");

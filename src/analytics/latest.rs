@@ -53,7 +53,7 @@ impl Default for LatestSamples {
     fn default() -> Self {
         let sample = Sample { timestamp_us: 0, device: None, readings: 0 };
         let entry = Entry { sample, arrived_us: 0, first_reading: 0 };
-        let reading = Reading { metric: MetricId(0), value: 0.0 };
+        let reading = Reading { metric: MetricId::CPU, value: 0.0 };
         Self {
             samples: vec![entry; SAMPLES_KEPT].into(),
             readings: vec![reading; READINGS_KEPT].into(),
@@ -110,7 +110,7 @@ mod tests {
         let mut batch = Batch::default();
         for i in from..from + samples {
             let readings: Vec<_> = (0..width)
-                .map(|m| Reading { metric: MetricId(m as u16), value: (i + m) as f64 })
+                .map(|m| Reading { metric: MetricId::new(m as u16, 0), value: (i + m) as f64 })
                 .collect();
             let device = (i % 3 > 0).then_some(DeviceId { index: (i % 3) as u32, generation: 7 });
             batch.push(i as i64, device, &readings);
@@ -124,8 +124,8 @@ mod tests {
             let i = expected.next().expect("not more than expected");
             assert_eq!(kept.sample.timestamp_us, i as i64);
             assert_eq!(kept.arrived_us, 10 * i as i64);
-            let values: Vec<_> = kept.readings().map(|r| (r.metric.0, r.value)).collect();
-            let wanted: Vec<_> = (0..width).map(|m| (m as u16, (i + m) as f64)).collect();
+            let values: Vec<_> = kept.readings().map(|r| (r.metric.slot(), r.value)).collect();
+            let wanted: Vec<_> = (0..width).map(|m| (m, (i + m) as f64)).collect();
             assert_eq!(values, wanted);
         }
         assert_eq!(expected.next(), None);

@@ -10,6 +10,7 @@
 mod anomalies;
 pub mod arena;
 pub mod families;
+pub mod fleet;
 mod judge;
 pub mod latest;
 mod merge;

@@ -69,6 +69,12 @@ pub struct TotalsReport {
     pub samples: u64,
     /// Anomalies by metric: by the device's window, or by the fleet's for samples without a device.
     pub anomalies: Vec<(Arc<str>, u64)>,
+    /// Metrics that `anomalies` has no room for.
+    pub other_metrics: usize,
+    /// Their anomalies.
+    pub other_anomalies: u64,
+    /// Values of metrics whose names were evicted before they were judged.
+    pub unnamed_values: u64,
     /// Devices with windows.
     pub devices: usize,
     /// Streams (device × metric) with windows.
@@ -134,8 +140,11 @@ pub enum Scope {
 /// The windows of one device, or of the fleet.
 #[derive(Clone, Debug, Default)]
 pub struct WindowsReport {
-    /// One for each metric with values, in the order of metric ids.
+    /// One for each metric with values, in the order of metric ids:
+    /// [`METRICS_REPORTED_MAX`](super::fleet::METRICS_REPORTED_MAX) at most.
     pub metrics: Vec<MetricReport>,
+    /// How many the report has no room for.
+    pub other_metrics: usize,
     /// The timestamp of the last sample.
     pub last_timestamp_us: Option<i64>,
     /// It includes everything that other replicas had written by this time, microseconds since 1970. None

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use crossbeam_channel::Sender;
 
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DeviceReport, DevicesQuery, DevicesSort};
-use crate::analytics::streams::{DEVICES_PER_CHUNK, DeviceEntry, Streams};
+use crate::analytics::streams::{DEVICES_PER_CHUNK, DeviceEntry, DeviceStream, Streams};
 use sigmad_sample::DeviceId;
 
 /// Chunks of devices in one step: some 20 µs, several times that where names are searched.
@@ -99,13 +99,13 @@ fn key(sort: DevicesSort, device: &DeviceEntry) -> u64 {
 
 fn report(streams: &Streams, device: &DeviceEntry) -> Option<DeviceReport> {
     let highest = device.highest_score()?;
-    let (stream, ring) = streams.arena.get(highest.place);
+    let (stream, ring) = streams.arena.get(highest.place());
     let counts = device.own + device.others;
     Some(DeviceReport {
         device: device.name.clone()?,
         score: highest.score,
-        is_anomaly: device.streams.iter().any(|stream| stream.is_anomaly),
-        metric: streams.metric_name(highest.metric),
+        is_anomaly: device.streams.iter().any(DeviceStream::is_anomaly),
+        metric: streams.metric_name(highest.metric)?,
         last: stream.window.last(ring)?,
         last_seen_us: device.last.seen_us,
         total_count: counts.total,

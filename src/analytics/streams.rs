@@ -1,23 +1,29 @@
 //! The streams of each device, in a dense table, and the fleet's streams by metric.
 //!
-//! A device is at its id's index, a metric at its id. The registry gives the index of a silent device to
+//! A device is at its id's index, a metric at its id's slot. The registry gives the index of a silent device to
 //! another one under the next generation; the first sample of the new device clears the entry. A sample of a
 //! device that has been replaced, or was evicted before its first sample came here, counts for the fleet
 //! alone: its device's windows are gone, and it must not enter those of another.
+//!
+//! The same holds for metrics: a value whose name has been evicted enters no window. The streams of evicted
+//! names are given back in steps ([`Streams::free_stale`]), and the fleet's also when its slot is taken.
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::analytics::anomalies::OpenAnomaly;
-use crate::analytics::arena::{Arena, StreamIndex};
+use crate::analytics::anomalies::{OpenAnomaly, Subject};
+use crate::analytics::arena::{Arena, FlaggedIndex, StreamIndex};
+use crate::analytics::fleet::{FleetStream, FleetStreams};
 use crate::analytics::names::NameLookup;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::DetectorSettings;
-use sigmad_sample::{DeviceId, MetricId};
+use sigmad_sample::{DeviceId, MetricId, Verdict};
 
 /// Entries are added this many at a time, so that growth copies none.
 pub const DEVICES_PER_CHUNK: usize = 1_024;
+/// Streams of devices that one step of [`Streams::free_stale`] checks: some 20 µs.
+const CHECKED_PER_STEP: usize = 4_096;
 
 /// Bytes of one device here, without its streams.
 pub const DEVICE_BYTES: usize = size_of::<DeviceEntry>();
@@ -27,12 +33,30 @@ pub const DEVICE_BYTES: usize = size_of::<DeviceEntry>();
 pub struct DeviceStream {
     /// The score of the last verdict.
     pub score: f64,
-    /// The stream.
-    pub place: StreamIndex,
     /// Its metric.
     pub metric: MetricId,
+    /// The stream, and whether the last verdict was an anomaly.
+    flagged: FlaggedIndex,
+}
+
+impl DeviceStream {
+    /// The stream.
+    #[inline]
+    pub fn place(&self) -> StreamIndex {
+        self.flagged.index()
+    }
+
     /// Whether the last verdict was an anomaly.
-    pub is_anomaly: bool,
+    pub fn is_anomaly(&self) -> bool {
+        self.flagged.flag()
+    }
+
+    /// Takes the last verdict.
+    #[inline]
+    pub fn set_verdict(&mut self, verdict: &Verdict) {
+        self.score = verdict.score;
+        self.flagged = self.place().with_flag(verdict.is_anomaly);
+    }
 }
 
 /// The last sample of a device or of the fleet.
@@ -117,8 +141,8 @@ impl DeviceEntry {
 
     #[cold]
     fn open(&mut self, metric: MetricId, arena: &mut Arena) -> usize {
-        let place = arena.open();
-        self.streams.push(DeviceStream { score: 0.0, place, metric, is_anomaly: false });
+        let flagged = arena.open().with_flag(false);
+        self.streams.push(DeviceStream { score: 0.0, metric, flagged });
         self.streams.len() - 1
     }
 
@@ -128,29 +152,28 @@ impl DeviceEntry {
     }
 }
 
-/// One metric, over all devices.
-#[derive(Debug)]
-pub struct FleetStream {
-    /// The metric's name.
-    pub name: Arc<str>,
-    /// Its id.
-    pub metric: MetricId,
-    /// Its stream.
-    pub place: StreamIndex,
-}
-
 /// All devices and streams.
 #[derive(Debug)]
 pub struct Streams {
     names: NameLookup,
     devices: Vec<Box<[DeviceEntry]>>,
     occupied: usize,
-    fleet: Vec<Option<FleetStream>>,
-    fleet_count: usize,
+    /// The fleet's streams.
+    pub fleet: FleetStreams,
     /// The streams of devices and of the fleet.
     pub arena: Arena,
-    /// Open anomalies of devices that have been replaced.
-    pub left_open: Vec<(OpenAnomaly, DeviceId, MetricId)>,
+    /// Open anomalies of streams that were given back.
+    pub left_open: Vec<(OpenAnomaly, Subject)>,
+    stale: StaleScan,
+}
+
+/// How far the search for streams of evicted metrics has come.
+#[derive(Debug, Default)]
+struct StaleScan {
+    /// The evictions that it began after.
+    evictions: u64,
+    /// The next entry of a device; None when there is nothing to search for.
+    next: Option<usize>,
 }
 
 impl Streams {
@@ -160,10 +183,10 @@ impl Streams {
             names,
             devices: Vec::new(),
             occupied: 0,
-            fleet: Vec::new(),
-            fleet_count: 0,
+            fleet: FleetStreams::default(),
             arena: Arena::new(window, detectors),
             left_open: Vec::new(),
+            stale: StaleScan::default(),
         }
     }
 
@@ -174,7 +197,7 @@ impl Streams {
 
     /// Streams of devices.
     pub fn device_streams(&self) -> usize {
-        self.arena.in_use() - self.fleet_count
+        self.arena.in_use() - self.fleet.len()
     }
 
     /// Entries of devices, occupied or not.
@@ -199,7 +222,7 @@ impl Streams {
     /// Prefetches the detectors' states of a device whose sample is next.
     pub fn prefetch(&self, id: DeviceId) {
         let streams = self.device(id).into_iter().flat_map(|device| &device.streams);
-        for state in streams.filter_map(|stream| self.arena.get(stream.place).0.state) {
+        for state in streams.filter_map(|stream| self.arena.get(stream.place()).0.state) {
             self.arena.states().prefetch(state);
         }
     }
@@ -208,32 +231,35 @@ impl Streams {
     #[inline]
     pub fn counts(&self, device: &DeviceEntry, metric: MetricId, hint: usize) -> JudgedCounts {
         let at = device.find(metric, hint);
-        at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place).0.own)
+        at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place()).0.own)
     }
 
     /// This replica's counts of the fleet's stream.
     #[inline]
     pub fn fleet_counts(&self, metric: MetricId) -> JudgedCounts {
-        let place = self.known_fleet_stream(metric);
-        place.map_or(JudgedCounts::default(), |place| self.arena.get(place).0.own)
+        let stream = self.fleet.get(metric);
+        stream.map_or(JudgedCounts::default(), |stream| self.arena.get(stream.place).0.own)
     }
 
     /// Whether the registry still knows the device: an evicted one keeps its entry here until another device
     /// takes it.
     pub fn is_current(&self, id: DeviceId) -> bool {
-        self.names.device(id).is_some()
+        self.names.0.device(id).is_some()
     }
 
-    /// The device of that id, which gets its entry when it is new, and the streams. None when the device has
-    /// been evicted.
+    /// The device of that id, which gets its entry when it is new, the streams, and the fleet's. None when the
+    /// device has been evicted.
     #[inline]
-    pub fn device_mut(&mut self, id: DeviceId) -> Option<(&mut DeviceEntry, &mut Arena)> {
+    pub fn device_mut(
+        &mut self,
+        id: DeviceId,
+    ) -> Option<(&mut DeviceEntry, &mut Arena, &mut FleetStreams)> {
         if self.device(id).is_none() {
             self.occupy(id)?;
         }
         let index = id.index as usize;
         let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
-        Some((device, &mut self.arena))
+        Some((device, &mut self.arena, &mut self.fleet))
     }
 
     /// Gives the entry to a new device.
@@ -248,50 +274,84 @@ impl Streams {
         if device.name.is_some() && device.generation > id.generation {
             return None;
         }
-        let name = self.names.device(id)?;
+        let name = self.names.0.device(id)?;
         self.occupied += usize::from(device.name.is_none());
         let gone = DeviceId { index: id.index, generation: device.generation };
         for stream in &device.streams {
-            let open = self.arena.give_back(stream.place);
-            self.left_open.extend(open.map(|open| (open, gone, stream.metric)));
+            let open = self.arena.give_back(stream.place());
+            self.left_open.extend(open.map(|open| (open, (Some(gone), stream.metric))));
         }
         let generation = id.generation;
         *device = DeviceEntry { name: Some(name), generation, ..DeviceEntry::default() };
         Some(())
     }
 
-    /// The fleet's stream of that metric, opened when the metric is new.
+    /// The fleet's stream of that metric, opened when the metric is new. None when its name has been evicted.
     #[inline]
-    pub fn fleet_stream(&mut self, metric: MetricId) -> StreamIndex {
-        self.known_fleet_stream(metric).unwrap_or_else(|| self.open_fleet(metric))
-    }
-
-    /// The fleet's stream of that metric, if there is one.
-    #[inline]
-    pub fn known_fleet_stream(&self, metric: MetricId) -> Option<StreamIndex> {
-        Some(self.fleet.get(usize::from(metric.0))?.as_ref()?.place)
+    pub fn fleet_stream(&mut self, metric: MetricId) -> Option<StreamIndex> {
+        match self.fleet.get(metric) {
+            Some(stream) => Some(stream.place),
+            None => self.open_fleet(metric),
+        }
     }
 
     #[cold]
-    fn open_fleet(&mut self, metric: MetricId) -> StreamIndex {
-        let index = usize::from(metric.0);
-        if self.fleet.len() <= index {
-            self.fleet.resize_with(index + 1, || None);
+    fn open_fleet(&mut self, metric: MetricId) -> Option<StreamIndex> {
+        let name = self.names.0.metric(metric)?;
+        let place = self.arena.open();
+        let gone = self.fleet.insert(FleetStream { name, metric, place, anomalies: 0 });
+        if let Some(FleetStream { metric, place, .. }) = gone {
+            let open = self.arena.give_back(place);
+            self.left_open.extend(open.map(|open| (open, (None, metric))));
         }
-        let (name, place) = (self.names.metric(metric), self.arena.open());
-        self.fleet[index] = Some(FleetStream { name, metric, place });
-        self.fleet_count += 1;
-        place
+        Some(place)
     }
 
-    /// The fleet's streams, in the order of metric ids.
-    pub fn fleet(&self) -> impl Iterator<Item = &FleetStream> {
-        self.fleet.iter().flatten()
+    /// Whether the name of a metric has not been evicted.
+    pub fn is_metric(&self, metric: MetricId) -> bool {
+        self.names.0.is_metric(metric)
     }
 
-    /// The name of a metric that was judged.
-    pub fn metric_name(&self, metric: MetricId) -> Arc<str> {
-        let fleet = self.fleet.get(usize::from(metric.0)).and_then(Option::as_ref);
-        fleet.map_or_else(|| self.names.metric(metric), |fleet| fleet.name.clone())
+    /// The name of a metric, None once it has been evicted.
+    pub fn metric_name(&self, metric: MetricId) -> Option<Arc<str>> {
+        let fleet = self.fleet.get(metric).map(|stream| stream.name.clone());
+        fleet.or_else(|| self.names.0.metric(metric))
+    }
+
+    /// Takes one step in giving back the streams whose metrics were evicted. False if there is nothing to do.
+    pub fn free_stale(&mut self) -> bool {
+        let Self { names, devices, fleet, arena, left_open, stale, .. } = self;
+        let is_current = |metric| names.0.is_metric(metric);
+        let Some(next) = stale.next else {
+            let evictions = names.0.evictions();
+            if stale.evictions == evictions {
+                return false;
+            }
+            *stale = StaleScan { evictions, next: Some(0) };
+            fleet.retain(is_current, |stream| {
+                let open = arena.give_back(stream.place);
+                left_open.extend(open.map(|open| (open, (None, stream.metric))));
+            });
+            return true;
+        };
+        let mut entries = devices.iter_mut().flatten().enumerate().skip(next);
+        let mut checked = 0;
+        stale.next = loop {
+            let Some((index, device)) = entries.next() else { break None };
+            if checked >= CHECKED_PER_STEP {
+                break Some(index);
+            }
+            checked += 1 + device.streams.len();
+            let id = DeviceId { index: index as u32, generation: device.generation };
+            device.streams.retain(|stream| {
+                let stays = is_current(stream.metric);
+                if !stays {
+                    let open = arena.give_back(stream.place());
+                    left_open.extend(open.map(|open| (open, (Some(id), stream.metric))));
+                }
+                stays
+            });
+        };
+        true
     }
 }

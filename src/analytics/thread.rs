@@ -23,6 +23,7 @@ use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
+use sigmad_sample::Reading;
 
 /// Chunks of one sample queue judged before the next queue has its turn: half a millisecond of full ones.
 const CHUNKS_PER_TURN: usize = 64;
@@ -180,7 +181,7 @@ impl AnalyticsThread {
         let judged = self.judge();
         let applied = self.apply_updates();
         self.answer();
-        let scanned = self.analytics.advance_scans();
+        let scanned = self.analytics.advance();
         if asked || judged || applied || scanned {
             return Turn::Worked;
         }
@@ -344,7 +345,7 @@ fn judge_chunk(
     }
 }
 
-/// The samples that `query` asks for, without those of devices that have been evicted since.
+/// The samples that `query` asks for, without devices and metrics that have been evicted since.
 fn latest_samples(
     latest: &LatestSamples,
     analytics: &Analytics,
@@ -360,12 +361,13 @@ fn latest_samples(
                 Some(id) => Some(analytics.device_name(id)?.clone()),
                 None => None,
             };
-            let names = kept.readings().map(|r| (analytics.metric_name(r.metric), r.value));
-            Some(SampleReport {
+            let named = |r: Reading| Some((analytics.metric_name(r.metric)?, r.value));
+            let readings: Vec<_> = kept.readings().filter_map(named).collect();
+            (!readings.is_empty()).then_some(SampleReport {
                 device,
                 timestamp_us: kept.sample.timestamp_us,
                 arrived_us: kept.arrived_us,
-                readings: names.collect(),
+                readings,
             })
         })
         .take(query.limit.min(SAMPLES_REPORTED_MAX))
@@ -413,7 +415,7 @@ mod tests {
             (0..producers).map(|_| sample_queue::channel(sleeper.clone(), Arc::default())).unzip();
         let names = NameLookup::new(
             |id| Some(format!("d{}", id.index).into()),
-            |id| format!("m{}", id.0).into(),
+            |id| format!("m{}", id.slot()).into(),
         );
         let analytics = Analytics::new(AnalyticsSettings::default(), names);
         let counters = Arc::<AnalyticsCounters>::default();

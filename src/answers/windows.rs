@@ -71,6 +71,9 @@ struct AnalyzeJson<'a> {
     computed_at: i64,
     detector: &'static str,
     metrics: MetricsJson<'a>,
+    /// Metrics that the answer has no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_metrics: Option<usize>,
 }
 
 /// An object with a field for each metric.
@@ -182,6 +185,7 @@ pub fn analyze(
         computed_at: now.wall_s(),
         detector: settings.detector,
         metrics: MetricsJson(&report.metrics),
+        other_metrics: (report.other_metrics > 0).then_some(report.other_metrics),
     })
 }
 
@@ -273,7 +277,7 @@ mod tests {
         let report = WindowsReport {
             metrics: vec![metric("cpu", &[50.0, 12.0]), metric("rps", &[119.5, 120.0])],
             last_timestamp_us: Some(1_766_925_730_000_000),
-            synced_at_us: None,
+            ..WindowsReport::default()
         };
         let body = analyze(Some("edge-17"), &report, LOCAL, &SETTINGS, NOW);
         let text = String::from_utf8(body).expect("UTF-8");
@@ -299,6 +303,8 @@ mod tests {
                 "metrics": {}
             })
         );
+        let many = WindowsReport { other_metrics: 9, ..WindowsReport::default() };
+        assert_eq!(parse(&analyze(None, &many, LOCAL, &SETTINGS, NOW))["otherMetrics"], 9);
         let answer = parse(&stats(&WindowsReport::default(), LOCAL));
         assert_eq!((&answer["count"], &answer["avg_rps"]), (&json!(0), &Value::Null));
     }
@@ -323,8 +329,11 @@ mod tests {
     #[test]
     fn stats_count_cpu_where_there_is_no_rps() {
         let cpu = metric("cpu", &[50.0, 12.0, 13.0]);
-        let mut report =
-            WindowsReport { metrics: vec![cpu], last_timestamp_us: Some(1), synced_at_us: None };
+        let mut report = WindowsReport {
+            metrics: vec![cpu],
+            last_timestamp_us: Some(1),
+            ..WindowsReport::default()
+        };
         let answer = parse(&stats(&report, LOCAL));
         assert_eq!((&answer["count"], &answer["window_size_used"]), (&json!(3), &json!(3)));
         assert_eq!((&answer["avg_rps"], &answer["avg_cpu"]), (&Value::Null, &json!(120.3)));
@@ -367,7 +376,7 @@ mod tests {
             let report = WindowsReport {
                 metrics: vec![MetricReport { mean: value, ..metric("rps", &[value; 3]) }],
                 last_timestamp_us: Some(i64::MAX),
-                synced_at_us: None,
+                ..WindowsReport::default()
             };
             parse(&analyze(None, &report, LOCAL, &SETTINGS, NOW));
             parse(&stats(&report, LOCAL));

@@ -140,6 +140,10 @@ pub struct RouterCounters {
     pub invalid_total: Counter,
     /// Samples refused because there was no room for another stream.
     pub too_many_streams_total: Counter,
+    /// Samples refused because no name of their metrics had room.
+    pub too_many_metrics_total: Counter,
+    /// Values refused because their name had no room.
+    pub values_refused_total: Counter,
     /// Valid samples refused with their request because the queue was full.
     pub queue_full_total: Counter,
     /// Reads refused because too many were queued.
@@ -161,12 +165,19 @@ impl MetricSource for RouterCounters {
         families
             .counter(
                 "ingest_samples_total",
-                "Samples received, by result: accepted, invalid, too_many_streams (--max-streams), queue_full.",
+                "Samples received, by result: accepted, invalid, too_many_streams (--max-streams), too_many_metrics, queue_full.",
             )
             .add_counter(&[("result", "accepted")], &self.accepted_total)
             .add_counter(&[("result", "invalid")], &self.invalid_total)
             .add_counter(&[("result", "too_many_streams")], &self.too_many_streams_total)
+            .add_counter(&[("result", "too_many_metrics")], &self.too_many_metrics_total)
             .add_counter(&[("result", "queue_full")], &self.queue_full_total);
+        families
+            .counter(
+                "ingest_values_refused_total",
+                "Values refused because the name of their metric had no room; the other values of a sample are kept.",
+            )
+            .add_counter(&[], &self.values_refused_total);
         let rejected = self.rejected() + self.queue_full_total.get();
         let received = self.accepted_total.get() + rejected;
         SampleOutcomes { received, rejected, ..SampleOutcomes::default() }.collect(families);
@@ -176,7 +187,9 @@ impl MetricSource for RouterCounters {
 impl RouterCounters {
     /// Samples that the client must not send again as they are.
     fn rejected(&self) -> u64 {
-        self.invalid_total.get() + self.too_many_streams_total.get()
+        self.invalid_total.get()
+            + self.too_many_streams_total.get()
+            + self.too_many_metrics_total.get()
     }
 }
 

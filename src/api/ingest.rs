@@ -36,7 +36,7 @@ struct RejectedJson<'a> {
     message: &'a str,
 }
 
-/// Replaces `body` by the answer to a body with refused samples, and returns its status.
+/// Replaces `body` by the answer to a body with refused samples or values, and returns its status.
 /// `success` is the status if at least one sample was accepted.
 pub fn write_refused(
     decoded: Decoded,
@@ -44,9 +44,9 @@ pub fn write_refused(
     success: u16,
     body: &mut Vec<u8>,
 ) -> u16 {
-    let rejected = decoded.invalid + decoded.unroomed;
+    let rejected = decoded.rejected();
     let first = refusals.first().expect("a refused sample is listed");
-    if !decoded.is_batch {
+    if !decoded.is_batch && decoded.accepted == 0 {
         let error = ApiError::Sample(first);
         error.write(body);
         return error.status();
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn a_single_sample_is_refused_as_an_error() {
         for status in [400, 429] {
-            let decoded = Decoded { is_batch: false, accepted: 0, invalid: 1, unroomed: 0 };
+            let decoded = Decoded { invalid: 1, ..Decoded::default() };
             let (actual, body) = answer(decoded, &[refusal(0, status)]);
             assert_eq!(actual, status);
             assert_eq!(body, json!({"error": {"code": "bad_value", "message": "`c\"pu\n` 0"}}));
@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_batch_lists_its_refused_samples() {
-        let some = Decoded { is_batch: true, accepted: 2, invalid: 1, unroomed: 1 };
+        let some =
+            Decoded { is_batch: true, accepted: 2, invalid: 1, unroomed: 1, ..Decoded::default() };
         let (status, body) = answer(some, &[refusal(1, 400), refusal(3, 429)]);
         assert_eq!(status, 202);
         let errors = json!([
@@ -143,13 +144,25 @@ mod tests {
             json!({"status": "partial", "accepted": 2, "rejected": 2, "errors": errors})
         );
         for (invalid, unroomed, expected) in [(2, 0, 400), (1, 1, 400), (0, 2, 429)] {
-            let none = Decoded { is_batch: true, accepted: 0, invalid, unroomed };
+            let none = Decoded { is_batch: true, invalid, unroomed, ..Decoded::default() };
             let (status, body) = answer(none, &[refusal(0, 400), refusal(1, 400)]);
             assert_eq!(status, expected);
             assert_eq!((&body["accepted"], &body["rejected"]), (&json!(0), &json!(2)));
             assert_eq!(body["error"]["code"], "bad_value");
             assert!(body["error"]["message"].as_str().expect("text").contains("none of 2"));
         }
+    }
+
+    #[test]
+    fn a_sample_that_is_kept_in_part_names_its_refused_values() {
+        let decoded = Decoded { accepted: 1, unnamed_values: 1, ..Decoded::default() };
+        let (status, body) = answer(decoded, &[refusal(0, 429)]);
+        assert_eq!(status, 202);
+        let errors = json!([{"index": 0, "message": "`c\"pu\n` 0"}]);
+        let partial = json!({"status": "partial", "accepted": 1, "rejected": 0, "errors": errors});
+        assert_eq!(body, partial);
+        let decoded = Decoded { unnamed: 1, unnamed_values: 1, ..Decoded::default() };
+        assert_eq!(answer(decoded, &[refusal(0, 429)]).0, 429);
     }
 
     #[test]

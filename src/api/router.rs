@@ -107,6 +107,8 @@ impl Router {
         debug_assert_eq!(decoded.accepted, self.staging.len());
         counters.invalid_total.add(decoded.invalid as u64);
         counters.too_many_streams_total.add(decoded.unroomed as u64);
+        counters.too_many_metrics_total.add(decoded.unnamed as u64);
+        counters.values_refused_total.add(decoded.unnamed_values as u64);
         if decoded.accepted > 0 {
             if !samples.has_room(decoded.accepted, self.staging.readings()) {
                 counters.queue_full_total.add(decoded.accepted as u64);
@@ -116,7 +118,7 @@ impl Router {
             counters.accepted_total.add(decoded.accepted as u64);
         }
         request.stages.end(Stage::Enqueue, clock);
-        if decoded.invalid + decoded.unroomed == 0 {
+        if decoded.is_whole() {
             write_accepted(decoded.accepted, &mut self.body);
             exchange.send(&self.parts.counters, &mut self.round, success, &[], &self.body);
         } else {

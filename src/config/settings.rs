@@ -185,9 +185,9 @@ pub struct ServerSettings {
     #[arg(help_heading = "Detection", long, value_name = "COUNT", value_parser = count(STREAMS))]
     pub max_streams: Option<usize>,
 
-    /// idle time after which a device can be evicted
+    /// idle time after which a device or a metric can be evicted
     ///
-    /// A device without samples for this time is evicted if a new device needs its place.
+    /// A device without samples for this time, or a metric name that nobody sent, is evicted if a new one needs its place.
     #[arg(help_heading = "Detection", long, default_value = "1h", value_parser = duration(STREAM_IDLE))]
     pub stream_idle: Duration,
 

@@ -1,25 +1,26 @@
 //! Admission: the verdict on each sample of a body, whatever its format.
 //!
 //! A sample is accepted, refused because it is wrong, or refused because there is no room for its
-//! stream. Known names are found in this worker's caches ([`names`](super::names)), without a lock and
+//! streams. A metric without room for its name is refused alone: the other values of its sample are kept.
+//! Known names are found in this worker's caches ([`names`](super::names)), without a lock and
 //! without an allocation. A refused sample leaves no trace.
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::draft::{DraftSample, UNKNOWN_METRIC};
+use super::draft::DraftSample;
 use super::fault::{BodyError, SampleFault, SampleRefusal};
 use super::names::{DeviceCache, MetricCache};
-use crate::registry::Registry;
+use crate::registry::{Full, Registry};
 use sigmad_clock::Now;
 use sigmad_sample::{Batch, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX};
 
-/// Refused samples that an answer lists; the rest are only counted.
+/// Refused samples and values that an answer lists; the rest are only counted.
 pub const REFUSALS_LISTED_MAX: usize = 10;
 
 /// The result of decoding a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
     /// False if the body is one sample: then its refusal is the error of the whole request.
     pub is_batch: bool,
@@ -29,6 +30,25 @@ pub struct Decoded {
     pub invalid: usize,
     /// Samples refused because there was no room for another stream.
     pub unroomed: usize,
+    /// Samples refused because there was no room for the name of any of their metrics.
+    pub unnamed: usize,
+    /// Values refused because there was no room for their names; a sample of which others were kept is
+    /// accepted.
+    pub unnamed_values: usize,
+}
+
+impl Decoded {
+    /// True when every value of the body was kept.
+    #[inline]
+    pub fn is_whole(&self) -> bool {
+        self.rejected() == 0 && self.unnamed_values == 0
+    }
+
+    /// Samples of which nothing was kept.
+    #[inline]
+    pub fn rejected(&self) -> usize {
+        self.invalid + self.unroomed + self.unnamed
+    }
 }
 
 /// The names that one worker knows, and the refusals of its last body.
@@ -38,21 +58,20 @@ pub(super) struct Admission {
     metrics: MetricCache,
     /// Readings of one body, for their memory.
     pub(super) readings_max: usize,
+    /// The evictions of the registry that the caches know of.
+    evictions: u64,
     refusals: Vec<SampleRefusal>,
 }
 
 impl Admission {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
-        let mut metrics = MetricCache::new();
-        for id in [MetricId::CPU, MetricId::RPS] {
-            metrics.insert(&registry.metric_name(id), id);
-        }
         Self {
-            registry,
             devices: DeviceCache::new(),
-            metrics,
+            metrics: MetricCache::new(registry.clone()),
             readings_max: QUEUE_READINGS_MAX,
+            evictions: registry.metric_evictions(),
             refusals: Vec::new(),
+            registry,
         }
     }
 
@@ -65,14 +84,27 @@ impl Admission {
     #[inline]
     pub(super) fn begin<'p>(&'p mut self, now: Now, batch: &'p mut Batch) -> BodyAdmission<'p> {
         self.refusals.clear();
+        let now_s = (now.monotonic_ns / 1_000_000_000) as u32;
+        self.metrics.now_s = now_s;
+        if self.evictions != self.registry.metric_evictions() {
+            self.forget_names();
+        }
         BodyAdmission {
             samples_before: batch.len(),
             admission: self,
             batch,
             now_us: now.wall_us,
-            now_s: (now.monotonic_ns / 1_000_000_000) as u32,
-            decoded: Decoded { is_batch: true, accepted: 0, invalid: 0, unroomed: 0 },
+            now_s,
+            decoded: Decoded { is_batch: true, ..Decoded::default() },
         }
+    }
+
+    /// Empties the caches: the masks of devices have bits of metrics that were evicted.
+    #[cold]
+    fn forget_names(&mut self) {
+        self.evictions = self.registry.metric_evictions();
+        self.devices.clear();
+        self.metrics.clear();
     }
 }
 
@@ -132,7 +164,7 @@ impl BodyAdmission<'_> {
 
     #[inline]
     fn samples_read(&self) -> usize {
-        self.decoded.accepted + self.decoded.invalid + self.decoded.unroomed
+        self.decoded.accepted + self.decoded.rejected()
     }
 
     /// Completes the draft of the batch with `draft`.
@@ -158,35 +190,66 @@ impl BodyAdmission<'_> {
         self.decoded.accepted += 1;
     }
 
-    /// Accepts a sample with a name that is not in this worker's caches, if the registry has room.
+    /// Accepts a sample with a name that is not in this worker's caches, as far as the registry has room.
     #[cold]
     fn register(&mut self, draft: &DraftSample<'_>) {
         let text = |name| str::from_utf8(name).expect("the names of a valid sample are UTF-8");
         let mut metrics: SmallVec<[(&str, Option<MetricId>); READINGS_MAX]> = SmallVec::new();
         for reading in self.batch.drafted() {
-            metrics.push(("", (reading.metric != UNKNOWN_METRIC).then_some(reading.metric)));
+            metrics.push(("", (reading.metric != MetricId::NONE).then_some(reading.metric)));
         }
         for &(index, name) in &draft.unmasked {
             metrics[index].0 = text(name);
         }
         let Admission { registry, devices, metrics: cache, .. } = &mut *self.admission;
-        match registry.admit(draft.device.map(text), &mut metrics, self.now_s) {
-            Ok(admitted) => {
-                for (reading, (name, id)) in self.batch.drafted().iter_mut().zip(metrics) {
-                    let id = id.expect("an admitted metric has an id");
-                    if reading.metric == UNKNOWN_METRIC {
-                        cache.insert(name, id);
-                        reading.metric = id;
-                    }
-                }
-                if let Some((admitted, name)) = admitted.zip(draft.device) {
-                    devices.insert(registry.hash_name(name), name, admitted);
-                }
-                let device = admitted.map(|admitted| admitted.device);
-                self.batch.complete(draft.timestamp_us.unwrap_or(self.now_us), device);
-                self.decoded.accepted += 1;
+        let admitted = match registry.admit(draft.device.map(text), &mut metrics, self.now_s) {
+            Ok(admitted) => admitted,
+            Err(full) => return self.refuse_full(full, &metrics),
+        };
+        for (reading, &(name, id)) in self.batch.drafted().iter_mut().zip(&metrics) {
+            if reading.metric == MetricId::NONE
+                && let Some(id) = id
+            {
+                cache.insert(name, id);
+                reading.metric = id;
             }
-            Err(full) => self.refuse(SampleFault::Full(full)),
+        }
+        if let Some((admitted, name)) = admitted.zip(draft.device) {
+            devices.insert(registry.hash_name(name), name, admitted);
+        }
+        self.refuse_values(&metrics);
+        self.batch.drop_unnamed();
+        let device = admitted.map(|admitted| admitted.device);
+        self.batch.complete(draft.timestamp_us.unwrap_or(self.now_us), device);
+        self.decoded.accepted += 1;
+    }
+
+    /// Refuses a sample for which the registry has no room.
+    fn refuse_full(&mut self, full: Full, metrics: &[(&str, Option<MetricId>)]) {
+        match full {
+            Full::Streams => self.refuse(SampleFault::NoStream),
+            Full::Metrics => {
+                self.refuse_values(metrics);
+                self.batch.discard();
+                self.decoded.unnamed += 1;
+            }
+        }
+    }
+
+    /// Refuses the values whose names have no room.
+    fn refuse_values(&mut self, metrics: &[(&str, Option<MetricId>)]) {
+        for (name, _) in metrics.iter().filter(|(_, id)| id.is_none()) {
+            self.list(SampleFault::NoName(name, self.admission.registry.metrics_max()));
+            self.decoded.unnamed_values += 1;
+        }
+    }
+
+    /// Lists a fault of the present sample, unless the list is full.
+    fn list(&mut self, fault: SampleFault<'_>) {
+        let index = self.samples_read();
+        let refusals = &mut self.admission.refusals;
+        if refusals.len() < REFUSALS_LISTED_MAX {
+            refusals.push(SampleRefusal::new(index, fault));
         }
     }
 
@@ -194,13 +257,9 @@ impl BodyAdmission<'_> {
     #[cold]
     pub(super) fn refuse(&mut self, fault: SampleFault<'_>) {
         self.batch.discard();
-        let index = self.samples_read();
-        let refusals = &mut self.admission.refusals;
-        if refusals.len() < REFUSALS_LISTED_MAX {
-            refusals.push(SampleRefusal::new(index, fault));
-        }
+        self.list(fault);
         match fault {
-            SampleFault::Full(_) => self.decoded.unroomed += 1,
+            SampleFault::NoStream => self.decoded.unroomed += 1,
             _ => self.decoded.invalid += 1,
         }
     }

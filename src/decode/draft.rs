@@ -2,13 +2,9 @@
 
 use smallvec::SmallVec;
 
-use crate::registry::{METRICS_MAX, mask_of};
+use crate::registry::mask_of;
 use sigmad_sample::timestamp::Stamp;
 use sigmad_sample::{Batch, MetricId, READINGS_MAX, Reading};
-
-/// The metric of a reading whose name is not in this worker's cache.
-pub(super) const UNKNOWN_METRIC: MetricId = MetricId(u16::MAX);
-const _: () = assert!(METRICS_MAX < UNKNOWN_METRIC.0 as usize);
 
 /// A valid sample; its readings are the draft of the batch.
 pub(super) struct DraftSample<'a> {
@@ -44,7 +40,7 @@ impl<'a> DraftSample<'a> {
         batch.draft(Reading { metric, value: value + 0.0 });
     }
 
-    /// Adds a reading; `known` is the metric of `name` in this worker's cache.
+    /// Adds a reading; `known` is the metric of `name` in this worker's cache, [`MetricId::NONE`] stands for none.
     pub(super) fn push(
         &mut self,
         name: &'a [u8],
@@ -57,7 +53,7 @@ impl<'a> DraftSample<'a> {
             _ => {
                 self.unmasked.push((self.readings, name));
                 self.readings += 1;
-                let metric = known.unwrap_or(UNKNOWN_METRIC);
+                let metric = known.unwrap_or(MetricId::NONE);
                 batch.draft(Reading { metric, value: value + 0.0 });
             }
         }

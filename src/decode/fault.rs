@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use crate::registry::{Full, METRICS_MAX};
-use sigmad_sample::{NAME_BYTES_MAX, READINGS_MAX};
+use sigmad_sample::{METRIC_BYTES_MAX, NAME_BYTES_MAX, READINGS_MAX};
 
 /// Characters of a client's name that a message shows.
 const NAME_CHARS_SHOWN: usize = 64;
@@ -24,7 +23,7 @@ pub enum BodyError {
     TooManySamples,
 }
 
-/// One refused sample.
+/// One refused sample, or one refused value of a sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleRefusal {
     /// Index in the batch, from 0.
@@ -62,21 +61,23 @@ pub(super) enum SampleFault<'a> {
     Negative(&'static str),
     TooLarge(&'a str),
     MetricName(&'a str),
-    Full(Full),
+    NoStream,
+    /// No room for the name of a metric; with the number of names that have room.
+    NoName(&'a str, usize),
 }
 
 impl SampleFault<'_> {
     fn code(self) -> &'static str {
         match self {
             Self::NotJson => "malformed",
-            Self::Full(Full::Streams) => "too_many_streams",
-            Self::Full(Full::Metrics) => "too_many_metrics",
+            Self::NoStream => "too_many_streams",
+            Self::NoName(..) => "too_many_metrics",
             _ => "invalid_sample",
         }
     }
 
     fn status(self) -> u16 {
-        if let Self::Full(_) = self { 429 } else { 400 }
+        if matches!(self, Self::NoStream | Self::NoName(..)) { 429 } else { 400 }
     }
 }
 
@@ -110,15 +111,17 @@ impl fmt::Display for SampleFault<'_> {
             }
             Self::MetricName(name) => write!(
                 f,
-                "the name of a metric must be 1 to {NAME_BYTES_MAX} bytes without control characters: {}",
+                "the name of a metric must be 1 to {METRIC_BYTES_MAX} bytes without control characters: {}",
                 EscapedName(name)
             ),
-            Self::Full(Full::Streams) => f.write_str(
+            Self::NoStream => f.write_str(
                 "no room for another stream (device and metric): the limit is --max-streams",
             ),
-            Self::Full(Full::Metrics) => {
-                write!(f, "no room for another metric: the limit is {METRICS_MAX}")
-            }
+            Self::NoName(name, max) => write!(
+                f,
+                "no room for the metric {}: the limit is {max} names, and 1/16 of them for one device once half are in use",
+                EscapedName(name)
+            ),
         }
     }
 }

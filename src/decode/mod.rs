@@ -84,7 +84,7 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use sigmad_sample::{QUEUE_SAMPLES_MAX, READINGS_MAX};
+    use sigmad_sample::{METRICS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX, Reading};
 
     use super::admission::REFUSALS_LISTED_MAX;
     use super::*;
@@ -118,11 +118,17 @@ mod tests {
     }
 
     fn batch_of(accepted: usize, invalid: usize) -> Result<Decoded, BodyError> {
-        Ok(Decoded { is_batch: true, accepted, invalid, unroomed: 0 })
+        Ok(Decoded { is_batch: true, accepted, invalid, ..Decoded::default() })
     }
 
-    const ONE: Result<Decoded, BodyError> =
-        Ok(Decoded { is_batch: false, accepted: 1, invalid: 0, unroomed: 0 });
+    const ONE: Result<Decoded, BodyError> = Ok(Decoded {
+        is_batch: false,
+        accepted: 1,
+        invalid: 0,
+        unroomed: 0,
+        unnamed: 0,
+        unnamed_values: 0,
+    });
 
     #[test]
     fn a_refusal_names_what_is_wrong() {
@@ -137,7 +143,7 @@ mod tests {
             (r#"{"rps":1000000000000001}"#, "rps must be at most 1e15 in magnitude"),
             (
                 r#"{"x\n":-1e400}"#,
-                "the name of a metric must be 1 to 128 bytes without control characters: x\\n",
+                "the name of a metric must be 1 to 1024 bytes without control characters: x\\n",
             ),
             (r#"{"disk":-1e16}"#, "disk must be at most 1e15 in magnitude"),
             (
@@ -166,7 +172,7 @@ mod tests {
             (r#"{"cpu":1,"device":"a","device_id":"b"}"#, "device and device_id differ"),
         ] {
             let mut fixture = Fixture::new(1_000);
-            let refused = Decoded { is_batch: false, accepted: 0, invalid: 1, unroomed: 0 };
+            let refused = Decoded { invalid: 1, ..Decoded::default() };
             assert_eq!(fixture.decode(sample), Ok(refused), "{sample}");
             assert_eq!(fixture.messages(), [message]);
             assert_eq!(fixture.decoder.refusals()[0].status, 400);
@@ -311,6 +317,69 @@ mod tests {
         let refusal = &fixture.decoder.refusals()[0];
         assert_eq!((refusal.index, refusal.status, refusal.code), (1, 429, "too_many_streams"));
         assert!(refusal.message.contains("--max-streams"));
+    }
+
+    #[test]
+    fn a_metric_without_room_is_refused_alone() {
+        let mut fixture = Fixture::new(1 << 20);
+        let mut name = 0;
+        while fixture.registry.metrics() < METRICS_MAX {
+            let device = format!("d{}", name / 4_000);
+            let names: Vec<_> = (name..name + READINGS_MAX).map(|n| format!("m{n}")).collect();
+            let mut metrics: Vec<_> = names.iter().map(|name| (&**name, None)).collect();
+            fixture.registry.admit(Some(&device), &mut metrics, 5).expect("some have room");
+            name += READINGS_MAX;
+        }
+        let body = r#"[{"device":"late","cpu":1,"x":2,"m7":3,"y":4},{"x":5},{"rps":6}]"#;
+        let decoded = fixture.decode(body).expect("a good body");
+        assert_eq!((decoded.accepted, decoded.unnamed, decoded.unnamed_values), (2, 1, 3));
+        assert_eq!((decoded.rejected(), decoded.is_whole()), (1, false));
+        let values = |(_, readings): (_, &[Reading])| readings.iter().map(|r| r.value).sum::<f64>();
+        assert_eq!(fixture.batch.iter().map(values).collect::<Vec<_>>(), [4.0, 6.0]);
+        let refusals = fixture.decoder.refusals();
+        let listed: Vec<_> = refusals.iter().map(|r| (r.index, r.status, r.code)).collect();
+        assert_eq!(
+            listed,
+            [
+                (0, 429, "too_many_metrics"),
+                (0, 429, "too_many_metrics"),
+                (1, 429, "too_many_metrics")
+            ]
+        );
+        assert!(
+            refusals[1].message.starts_with("no room for the metric y: the limit is 65536 names")
+        );
+        assert!(fixture.decode(r#"{"cpu":1,"x":2}"#).is_ok_and(|decoded| decoded.accepted == 1));
+        assert!(fixture.decode(r#"{"x":2}"#).is_ok_and(|decoded| decoded.unnamed == 1));
+    }
+
+    #[test]
+    fn an_evicted_metric_is_not_found_in_the_cache() {
+        let mut fixture = Fixture::new(3);
+        let mut post = |body: &str, second: u64| {
+            let now = Now { monotonic_ns: second * 1_000_000_000, wall_us: 0 };
+            fixture.batch.clear();
+            let decoded = fixture.decoder.decode(
+                &mut body.as_bytes().to_vec(),
+                Format::Json,
+                now,
+                &mut fixture.batch,
+            );
+            assert!(decoded.is_ok());
+            fixture
+                .batch
+                .iter()
+                .flat_map(|(_, readings)| readings)
+                .map(|r| r.metric)
+                .collect::<Vec<_>>()
+        };
+        let old = post(r#"{"device":"a","cpu":1,"x":1,"y":1}"#, 1);
+        assert_eq!(post(r#"{"device":"a","cpu":1,"x":1}"#, 40), old[..2]);
+        // y has been silent, and with it goes its stream: there is room for another one.
+        let new = post(r#"{"device":"a","cpu":1,"x":1,"z":1}"#, 62);
+        assert_eq!((&new[..2], new[2].slot(), new[2].generation()), (&old[..2], old[2].slot(), 1));
+        assert_eq!(post(r#"{"device":"a","y":1}"#, 63), new[..0]);
+        assert_eq!(post(r#"{"device":"a","z":1}"#, 63), new[2..]);
     }
 
     #[test]

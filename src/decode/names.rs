@@ -6,8 +6,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use crate::registry::{Admitted, METRICS_MAX};
-use sigmad_sample::{DeviceId, MetricId};
+use crate::registry::{Admitted, Registry};
+use sigmad_sample::{DeviceId, METRICS_MAX, MetricId};
 
 /// Cached devices: 2 MiB, of which only the entries in use are touched.
 const DEVICES_CACHED: usize = 32 * 1024;
@@ -41,6 +41,10 @@ impl DeviceCache {
         let memory = vec![0_u8; DEVICES_CACHED * ENTRY_BYTES + ENTRY_BYTES];
         let first = memory.as_ptr().align_offset(ENTRY_BYTES).min(ENTRY_BYTES);
         Self { memory, first }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::new();
     }
 
     fn offset(&self, hash: u64) -> usize {
@@ -81,15 +85,20 @@ impl DeviceCache {
     }
 }
 
-/// Known metrics. A metric never changes its id, so no entry becomes stale.
+/// Known metrics. An id is checked and touched at each use, so that a stale one is not found.
 pub(super) struct MetricCache {
+    registry: Arc<Registry>,
+    /// The second of the body that is read.
+    pub(super) now_s: u32,
     hasher: RandomState,
+    /// Grows to the names in use, and is emptied when names are evicted.
     by_name: HashTable<(Arc<str>, MetricId)>,
 }
 
 impl MetricCache {
-    pub(super) fn new() -> Self {
-        Self { hasher: RandomState::default(), by_name: HashTable::new() }
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        let by_name = HashTable::new();
+        Self { registry, now_s: 0, hasher: RandomState::default(), by_name }
     }
 
     fn hash(&self, name: &[u8]) -> u64 {
@@ -101,20 +110,30 @@ impl MetricCache {
     #[inline]
     pub(super) fn get(&self, name: &[u8]) -> Option<MetricId> {
         let (_, id) = self.by_name.find(self.hash(name), |(known, _)| known.as_bytes() == name)?;
-        Some(*id)
+        self.registry.touch_metric(*id, self.now_s).then_some(*id)
     }
 
+    /// Takes a metric that [`MetricCache::get`] has not found.
     pub(super) fn insert(&mut self, name: &str, id: MetricId) {
-        if self.get(name.as_bytes()).is_none() {
-            debug_assert!(self.by_name.len() < METRICS_MAX);
-            let hash = self.hash(name.as_bytes());
-            let hasher = &self.hasher;
-            self.by_name.insert_unique(hash, (name.into(), id), |(known, _)| {
-                let mut state = hasher.build_hasher();
-                state.write(known.as_bytes());
-                state.finish()
-            });
+        if self.by_name.len() >= METRICS_MAX {
+            self.clear();
         }
+        let Some(shared) = self.registry.metric_name(id) else { return };
+        let hash = self.hash(name.as_bytes());
+        if let Some((_, known)) = self.by_name.find_mut(hash, |(known, _)| **known == *name) {
+            *known = id;
+            return;
+        }
+        let hasher = &self.hasher;
+        self.by_name.insert_unique(hash, (shared, id), |(known, _)| {
+            let mut state = hasher.build_hasher();
+            state.write(known.as_bytes());
+            state.finish()
+        });
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.by_name = HashTable::new();
     }
 }
 

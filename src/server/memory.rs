@@ -12,7 +12,7 @@ use crate::memory::{MemoryLimit, MemoryNeeds, MemoryPlan};
 use crate::placement::Machine;
 use sigmad_sample::{QUEUE_READINGS_MAX, Reading};
 
-use crate::registry::{DEVICE_BYTES, METRICS_MAX};
+use crate::registry::{DEVICE_BYTES, METRIC_BYTES, METRICS_FEW, STREAMS_PER_METRIC};
 
 /// Divides the memory limit, and logs its parts.
 pub(super) fn plan(settings: &ServerSettings, machine: &Machine, workers: usize) -> MemoryPlan {
@@ -45,12 +45,13 @@ pub(super) fn plan(settings: &ServerSettings, machine: &Machine, workers: usize)
 
 fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
     let of_analytics = analytics::stream_bytes(&detection(settings), settings.redis_url.is_some());
+    // Each metric has a stream of the fleet.
+    let metric_bytes = of_analytics + METRIC_BYTES;
     MemoryNeeds {
-        stream_bytes: of_analytics + DEVICE_BYTES,
-        // Each metric has a stream of the fleet.
+        stream_bytes: of_analytics + DEVICE_BYTES + metric_bytes / STREAMS_PER_METRIC,
         shared_bytes: analytics::SHARED_BYTES
             + workers * decode::CACHE_BYTES
-            + METRICS_MAX * of_analytics,
+            + METRICS_FEW * metric_bytes,
         // What idle workers keep must not take its place.
         body_bytes: settings.max_head
             + settings.max_body

@@ -5,7 +5,6 @@
 //! commands are never in memory at once. No I/O.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, RedisWrite};
@@ -14,9 +13,10 @@ use super::batch::{CommandBatch, CommandBuilder, Purpose};
 use super::keys::{self, Member, ReplicaCounters, ReplicaId};
 pub use super::segment::SampleKeys;
 use super::segment::{
-    FLEET, HistoryEntry, Segment, SegmentKey, SegmentStream, SegmentSubject, TimestampGroup,
+    FLEET, HistoryEntry, Segment, SegmentKey, SegmentReading, SegmentStream, SegmentSubject,
+    TimestampGroup,
 };
-use sigmad_sample::{MetricId, Reading};
+use super::windows::MetricCounts;
 
 /// Names in one [`CommandEncoder::mark`] at most: a script blocks all other clients while it runs.
 pub const MARKED_MAX: usize = 1_000;
@@ -63,9 +63,6 @@ pub struct StoreOptions {
 /// Encodes segments and queries as commands.
 pub struct CommandEncoder {
     options: StoreOptions,
-    metric_name: Box<dyn Fn(MetricId) -> Arc<str> + Send>,
-    /// Names of the metrics seen so far, by id.
-    metrics: Vec<Option<Arc<str>>>,
     key: Vec<u8>,
     id: Vec<u8>,
     text: Vec<u8>,
@@ -98,11 +95,8 @@ impl fmt::Debug for CommandEncoder {
 }
 
 impl CommandEncoder {
-    /// `metric_name` is called once for each metric.
-    pub fn new(
-        options: StoreOptions,
-        metric_name: impl Fn(MetricId) -> Arc<str> + Send + 'static,
-    ) -> Self {
+    /// Nothing is encoded so far.
+    pub fn new(options: StoreOptions) -> Self {
         let StoreOptions { window, ttl, stream_idle, history_len, .. } = options;
         let fixed = Fixed {
             ttl_s: (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).to_string(),
@@ -110,9 +104,8 @@ impl CommandEncoder {
             trimmed_to: trimmed_to(window),
             history_len: history_len.map(|len| len.to_string()),
         };
-        let metric_name = Box::new(metric_name);
-        let (metrics, key, id, text, history_base_us) = Default::default();
-        Self { options, metric_name, metrics, key, id, text, history_base_us, fixed }
+        let (key, id, text, history_base_us) = Default::default();
+        Self { options, key, id, text, history_base_us, fixed }
     }
 
     /// Sets the largest `--window` in use: so many values of a stream are kept in Redis.
@@ -134,7 +127,6 @@ impl CommandEncoder {
         batch: &mut CommandBatch,
     ) -> bool {
         batch.clear();
-        self.load_metric_names(segment);
         while batch.has_room() {
             let mut at = cursor.at;
             if let Some(stream) = row_at(&segment.streams, &mut at) {
@@ -155,22 +147,11 @@ impl CommandEncoder {
         !batch.purposes.is_empty()
     }
 
-    /// Loads the names of the segment's metrics: the fleet has a stream of each.
-    fn load_metric_names(&mut self, segment: &Segment) {
-        for stream in segment.streams_of(&segment.subjects[FLEET as usize]) {
-            let index = usize::from(stream.metric.0);
-            if self.metrics.len() <= index {
-                self.metrics.resize(index + 1, None);
-            }
-            self.metrics[index].get_or_insert_with(|| (self.metric_name)(stream.metric));
-        }
-    }
-
     fn window(&mut self, segment: &Segment, stream: &SegmentStream, batch: &mut CommandBatch) {
-        let Self { options, metrics, key, text, fixed, .. } = self;
+        let Self { options, key, text, fixed, .. } = self;
         key.clear();
         let subject = &segment.subjects[stream.subject as usize];
-        keys::write_window_key(key, subject.device(), name_of(metrics, stream.metric));
+        keys::write_window_key(key, subject.device(), segment.metric_name(stream.metric));
         let values = segment.values_of(stream);
         let mut add =
             CommandBuilder::new("ZADD", 2 + 2 * stream.len(), 64 * stream.len() + key.len());
@@ -198,7 +179,7 @@ impl CommandEncoder {
     }
 
     fn counts(&mut self, segment: &Segment, subject: &SegmentSubject, batch: &mut CommandBatch) {
-        let Self { options, metrics, key, text, fixed, .. } = self;
+        let Self { options, key, text, fixed, .. } = self;
         key.clear();
         keys::write_counts_key(key, subject.device());
         let mut set = CommandBuilder::new("HSET", 12, 256);
@@ -213,7 +194,7 @@ impl CommandEncoder {
         set.arg(text);
         for stream in segment.streams_of(subject) {
             text.clear();
-            keys::write_field(text, options.replica, Some(name_of(metrics, stream.metric)));
+            keys::write_field(text, options.replica, Some(segment.metric_name(stream.metric)));
             set.arg(text);
             text.clear();
             keys::write_counts(text, stream.counts);
@@ -260,16 +241,16 @@ impl CommandEncoder {
         purpose: Purpose,
         batch: &mut CommandBatch,
     ) {
-        let Self { metrics, key, text, fixed, .. } = self;
+        let Self { key, text, fixed, .. } = self;
         key.clear();
         keys::write_sample_key(key, key_device, sample.timestamp_us);
-        write_sample(text, segment, sample, segment.readings_of(sample), metrics);
+        write_sample(text, segment, sample, segment.readings_of(sample));
         batch
             .push(purpose, CommandBuilder::of(&[b"SET", key, text, b"EX", fixed.ttl_s.as_bytes()]));
     }
 
     fn history(&mut self, segment: &Segment, entry: &HistoryEntry, batch: &mut CommandBatch) {
-        let Self { options, metrics, key, id, text, history_base_us, fixed, .. } = self;
+        let Self { options, key, id, text, history_base_us, fixed } = self;
         let len = fixed.history_len.as_deref().expect("entries exist only with a history");
         key.clear();
         keys::write_history_key(key, options.replica);
@@ -277,7 +258,7 @@ impl CommandEncoder {
         let base_us = *history_base_us.get_or_insert(segment.redis_us(0));
         keys::write_history_id(id, base_us + entry.time_us, entry.sequence);
         let sample = &segment.keys[entry.key as usize];
-        write_sample(text, segment, sample, segment.readings_of_entry(entry), metrics);
+        write_sample(text, segment, sample, segment.readings_of_entry(entry));
         let is_alone = segment.is_coalesced(entry);
         let purpose = if is_alone { Purpose::HistoryAlone } else { Purpose::History };
         let add = [b"XADD", &key[..], b"MAXLEN", b"~", len.as_bytes(), id, b"sample", text];
@@ -332,6 +313,21 @@ impl CommandEncoder {
         cmd
     }
 
+    /// Deletes the counts of a metric whose window has expired, so that the names of the past fill no hash. A
+    /// replica that gets a value just then writes its counts again with the next one.
+    pub fn forget(&mut self, device: Option<&str>, metric: &MetricCounts) -> Cmd {
+        self.key.clear();
+        keys::write_counts_key(&mut self.key, device);
+        let mut cmd = Cmd::new();
+        cmd.arg("HDEL").arg(&self.key);
+        for source in &metric.sources {
+            self.text.clear();
+            keys::write_metric_field(&mut self.text, source, &metric.name);
+            cmd.write_arg(&self.text);
+        }
+        cmd
+    }
+
     /// Moves the counts that `gone_replicas` have of a device, or of the fleet, to the past.
     pub fn fold(&mut self, device: Option<&str>, gone_replicas: &[ReplicaId]) -> Cmd {
         self.key.clear();
@@ -357,20 +353,15 @@ fn row_at<'a, T>(table: &'a [T], at: &mut usize) -> Option<&'a T> {
     found
 }
 
-fn name_of(metrics: &[Option<Arc<str>>], metric: MetricId) -> &str {
-    metrics[usize::from(metric.0)].as_deref().expect("the fleet has a stream of every metric")
-}
-
 fn write_sample(
     text: &mut Vec<u8>,
     segment: &Segment,
     key: &SegmentKey,
-    readings: &[Reading],
-    metrics: &[Option<Arc<str>>],
+    readings: &[SegmentReading],
 ) {
     text.clear();
     let device = segment.subjects[key.subject as usize].device();
-    let readings = readings.iter().map(|r| (name_of(metrics, r.metric), r.value));
+    let readings = readings.iter().map(|r| (segment.metric_name(r.metric), r.value));
     keys::write_sample(text, key.timestamp_us, device, readings);
 }
 
@@ -385,7 +376,9 @@ mod tests {
     use crate::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
     use crate::store::batch::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
     use crate::store::queue::{Refusals, SegmentOutcome, StoreQueue};
-    use sigmad_sample::DeviceId;
+    use std::sync::Arc;
+
+    use sigmad_sample::{DeviceId, MetricId};
 
     const WINDOW: usize = 3;
 
@@ -409,7 +402,7 @@ mod tests {
     }
 
     fn metric_name(metric: MetricId) -> Arc<str> {
-        format!("m{}\":}}", metric.0).into()
+        format!("m{}\":}}", metric.slot()).into()
     }
 
     /// The contents of Redis after the commands used here, according to their manual.
@@ -543,7 +536,7 @@ mod tests {
                 .metrics
                 .iter()
                 .map(|&(metric, value)| JudgedReading {
-                    metric: MetricId(metric),
+                    metric: MetricId::new(metric, 0),
                     value,
                     stream: if id.is_some() {
                         count(id, Some(metric))
@@ -691,7 +684,7 @@ mod tests {
         ) {
             let options = options(has_history);
             let mut queue = StoreQueue::new(Arc::new(ByteBudget::new(64 << 20)), options.window, options.history_len.is_some());
-            let mut commands = CommandEncoder::new(options, metric_name);
+            let mut commands = CommandEncoder::new(options);
             let (mut expected_contents, mut contents) = (ExpectedContents::default(), Contents::default());
             let (mut flight, mut waiting) = (Vec::new(), Vec::new());
             for step in steps.into_iter().chain([EncoderStep::Done, EncoderStep::Begin, EncoderStep::Done]) {
@@ -701,7 +694,7 @@ mod tests {
                         for sample in &samples {
                             expected_contents.judge(sample, &mut chunk, has_history);
                         }
-                        prop_assert_eq!(queue.take(&chunk, device_name), 0);
+                        prop_assert_eq!(queue.take(&chunk, device_name, |metric| Some(metric_name(metric))), 0);
                         waiting.extend(samples);
                     }
                     EncoderStep::Begin => if queue.in_flight().is_none() && queue.begin().is_some() {
@@ -740,13 +733,13 @@ mod tests {
             let budget = Arc::new(ByteBudget::new(64 << 20));
             let mut queue =
                 StoreQueue::new(budget, options.window, false).with_sample_keys(sample_keys);
-            let mut commands = CommandEncoder::new(options, metric_name);
+            let mut commands = CommandEncoder::new(options);
             let mut chunk = JudgedChunk::default();
             let mut expected_contents = ExpectedContents::default();
             for sample in &samples {
                 expected_contents.judge(sample, &mut chunk, false);
             }
-            assert_eq!(queue.take(&chunk, device_name), 0);
+            assert_eq!(queue.take(&chunk, device_name, |metric| Some(metric_name(metric))), 0);
             let mut contents = Contents::default();
             flush(&mut commands, queue.begin().expect("a segment"), &mut contents, 0);
             assert!(contents.strings.keys().eq(keys), "{sample_keys:?}: {:?}", contents.strings);
@@ -767,7 +760,7 @@ mod tests {
             options.window,
             options.history_len.is_some(),
         );
-        let mut commands = CommandEncoder::new(options, metric_name);
+        let mut commands = CommandEncoder::new(options);
         let mut expected_contents = ExpectedContents::default();
         for at in 0..200 {
             let mut chunk = JudgedChunk::default();
@@ -780,7 +773,7 @@ mod tests {
                 };
                 expected_contents.judge(&sample, &mut chunk, false);
             }
-            queue.take(&chunk, device_name);
+            queue.take(&chunk, device_name, |metric| Some(metric_name(metric)));
         }
         let segment = queue.begin().expect("samples");
         let (mut batch, mut cursor, mut sent) =

@@ -1,13 +1,13 @@
 //! The format of data in Redis: keys, members, fields, JSON.
 //!
 //! Writers append to a buffer. Readers accept any bytes and return None for what sigmad does not write: names
-//! must pass [`is_name`], values must be finite and within [`VALUE_MAX`].
+//! must pass [`is_name`] or [`is_metric_name`], values must be finite and within [`VALUE_MAX`].
 
 use std::fmt;
 
 use crate::judged_queue::JudgedCounts;
 use sigmad_sample::number::Plain;
-use sigmad_sample::{VALUE_MAX, is_name};
+use sigmad_sample::{VALUE_MAX, is_metric_name, is_name};
 
 /// Key: the number of the last change by any replica.
 pub const CHANGE: &str = "{sigmad}:change";
@@ -220,6 +220,22 @@ pub enum CountSource {
     Past,
 }
 
+impl CountSource {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Replica(replica) => replica.as_str(),
+            Self::Past => PAST,
+        }
+    }
+}
+
+/// Writes the field of a metric: `<replica>:<metric>`, `past:<metric>`.
+pub fn write_metric_field(text: &mut Vec<u8>, source: &CountSource, metric: &str) {
+    text.extend_from_slice(source.as_str().as_bytes());
+    text.push(b':');
+    text.extend_from_slice(metric.as_bytes());
+}
+
 /// Writes the field of a replica, or of one of its metrics: `<replica>`, `<replica>:<metric>`.
 pub fn write_field(text: &mut Vec<u8>, replica: ReplicaId, metric: Option<&str>) {
     text.extend_from_slice(&replica.0);
@@ -240,7 +256,7 @@ pub fn read_field(text: &[u8]) -> Option<(CountSource, Option<&str>)> {
         replica => CountSource::Replica(ReplicaId::read(replica)?),
     };
     match metric {
-        Some(metric) => Some((source, Some(read_name(metric)?))),
+        Some(metric) => Some((source, Some(read_metric_name(metric)?))),
         None => Some((source, None)),
     }
 }
@@ -291,9 +307,14 @@ pub fn read_counts(text: &[u8]) -> Option<JudgedCounts> {
     Some(JudgedCounts { total: total as u64, anomalies: anomalies as u64 })
 }
 
-/// None for what is not a valid name of a device or a metric.
+/// None for what is not a valid name of a device.
 pub fn read_name(text: &[u8]) -> Option<&str> {
     str::from_utf8(text).ok().filter(|name| is_name(name))
+}
+
+/// None for what is not a valid name of a metric.
+fn read_metric_name(text: &[u8]) -> Option<&str> {
+    str::from_utf8(text).ok().filter(|name| is_metric_name(name))
 }
 
 /// Writes a whole number.

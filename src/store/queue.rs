@@ -15,7 +15,7 @@ use super::keys;
 pub use super::segment::{Refusals, Segment, SegmentOutcome};
 use super::segment::{SampleKeys, SegmentOptions};
 use crate::judged_queue::{ByteBudget, JudgedChunk};
-use sigmad_sample::DeviceId;
+use sigmad_sample::{DeviceId, MetricId};
 
 /// A segment past this part of the bound is full and takes no more samples, so that an overflow drops a
 /// small part of the queue.
@@ -80,13 +80,15 @@ impl StoreQueue {
     }
 
     /// Takes the samples of a chunk. `name` returns the name of a device, or None once it was evicted: then
-    /// its samples count for the fleet alone.
+    /// its samples count for the fleet alone. `metric_name` does the same for metrics, whose values are then
+    /// left out.
     ///
     /// Returns how many samples were dropped to stay within the bound.
     pub fn take(
         &mut self,
         chunk: &JudgedChunk,
         name: impl Fn(DeviceId) -> Option<Arc<str>>,
+        metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
     ) -> u64 {
         if chunk.is_empty() {
             return 0;
@@ -99,7 +101,7 @@ impl StoreQueue {
         let Self { window_values, keeps_history, ref hasher, .. } = *self;
         let options = SegmentOptions { window_values, keeps_history, hasher };
         let segment = self.segments.back_mut().expect("one is open");
-        segment.add(chunk, &mut self.subject_hints, name, options);
+        segment.add(chunk, &mut self.subject_hints, name, metric_name, options);
         self.samples += chunk.len() as u64;
         let dropped = self.drop_past_bound();
         self.update_budget();
@@ -295,7 +297,6 @@ mod tests {
     use super::*;
     use crate::judged_queue::{JudgedCounts, JudgedReading, JudgedSample};
     use crate::store::segment::FLEET;
-    use sigmad_sample::MetricId;
 
     fn queue(bytes_max: usize, keeps_history: bool) -> (StoreQueue, Arc<ByteBudget>) {
         let held = Arc::new(ByteBudget::new(bytes_max));
@@ -308,7 +309,7 @@ mod tests {
         for (serial, &(device, timestamp_us, width)) in (from..).zip(samples) {
             for metric in 0..width {
                 let counts = JudgedCounts { total: serial, anomalies: 0 };
-                let (metric, value) = (MetricId(metric), serial as f64);
+                let (metric, value) = (MetricId::new(metric, 0), serial as f64);
                 chunk.push_reading(JudgedReading { metric, value, stream: counts, fleet: counts });
             }
             chunk.push_sample(JudgedSample {
@@ -327,6 +328,10 @@ mod tests {
     fn name(device: DeviceId) -> Option<Arc<str>> {
         // Every seventh has been evicted.
         (device.index % 7 != 6).then(|| format!("device-{}", device.index).into())
+    }
+
+    fn metric_name(metric: MetricId) -> Option<Arc<str>> {
+        Some(format!("m{}", metric.slot()).into())
     }
 
     #[derive(Clone, Debug)]
@@ -357,7 +362,7 @@ mod tests {
             for step in steps {
                 match step {
                     QueueStep::Take(samples) => {
-                        dropped += queue.take(&chunk(taken, &samples), name);
+                        dropped += queue.take(&chunk(taken, &samples), name, metric_name);
                         taken += samples.len() as u64;
                     }
                     QueueStep::Begin => {
@@ -398,11 +403,11 @@ mod tests {
     fn a_segment_in_flight_takes_no_more_samples() {
         let (mut queue, _) = queue(1 << 20, false);
         assert!(queue.begin().is_none() && queue.in_flight().is_none());
-        assert_eq!(queue.take(&JudgedChunk::default(), name), 0);
+        assert_eq!(queue.take(&JudgedChunk::default(), name, metric_name), 0);
         assert!(queue.begin().is_none());
-        queue.take(&chunk(0, &[(1, 5, 1), (1, 5, 1)]), name);
+        queue.take(&chunk(0, &[(1, 5, 1), (1, 5, 1)]), name, metric_name);
         assert_eq!(queue.begin().expect("one").samples(), 2);
-        queue.take(&chunk(2, &[(1, 5, 1)]), name);
+        queue.take(&chunk(2, &[(1, 5, 1)]), name, metric_name);
         assert_eq!((queue.begin().expect("one").samples(), queue.samples()), (2, 3));
         let refusals = Refusals { keys: 1, history: 0 };
         assert_eq!(queue.done(refusals), SegmentOutcome { stored: 0, coalesced: 1, refused: 1 });
@@ -418,10 +423,10 @@ mod tests {
     fn coalesced_samples_take_no_memory() {
         let (mut queue, budget) = queue(1 << 20, false);
         let samples: Vec<_> = (0..200).map(|at| (1 + at % 5, i64::from(at % 2), 2)).collect();
-        queue.take(&chunk(0, &samples), name);
+        queue.take(&chunk(0, &samples), name, metric_name);
         let bytes = queue.bytes();
         for round in 1..1_000 {
-            assert_eq!(queue.take(&chunk(round * 200, &samples), name), 0);
+            assert_eq!(queue.take(&chunk(round * 200, &samples), name, metric_name), 0);
         }
         assert_eq!((queue.bytes(), queue.samples()), (bytes, 200_000));
         assert!(bytes < budget.bytes_max() / SEGMENTS_IN_BOUND && !queue.has_full_segment());
@@ -445,20 +450,20 @@ mod tests {
             queue.segments.iter().map(Segment::since_us).collect()
         };
         for serial in 0..4 {
-            queue.take(&chunk(serial, &[(1, serial as i64, 1)]), name);
+            queue.take(&chunk(serial, &[(1, serial as i64, 1)]), name, metric_name);
             queue.begin();
             assert_eq!(queue.done_unconfirmed(Refusals::default(), serial).stored, 1);
         }
         assert!(queue.is_empty() && queue.samples() == 0 && queue.is_unconfirmed());
         queue.confirm(1);
-        queue.take(&chunk(4, &[(1, 4, 1)]), name);
+        queue.take(&chunk(4, &[(1, 4, 1)]), name, metric_name);
         queue.begin();
         assert_eq!((queue.write_again(), queue.samples()), (3, 1));
         assert_eq!(times(&queue), [1, 2, 3, 4]);
         assert!(queue.has_full_segment() && !queue.is_unconfirmed());
         // What arrives enters none of those.
         queue.begin();
-        queue.take(&chunk(5, &[(1, 5, 1)]), name);
+        queue.take(&chunk(5, &[(1, 5, 1)]), name, metric_name);
         for stored in [0, 0, 0, 2] {
             queue.begin();
             assert_eq!(queue.done_unconfirmed(Refusals::default(), 9).stored, stored);
@@ -474,7 +479,7 @@ mod tests {
         let mut serial = 0;
         while queue.take_unconfirmed() == 0 {
             let samples: Vec<_> = (0..50).map(|at| (1, serial as i64 + at, 1)).collect();
-            assert_eq!(queue.take(&chunk(serial, &samples), name), 0);
+            assert_eq!(queue.take(&chunk(serial, &samples), name, metric_name), 0);
             serial += 50;
             queue.begin();
             queue.done_unconfirmed(Refusals::default(), serial);
@@ -491,12 +496,12 @@ mod tests {
         let mut taken = 0;
         while !queue.has_full_segment() {
             let samples: Vec<_> = (0..50).map(|at| (1, taken as i64 + at, 1)).collect();
-            assert_eq!(queue.take(&chunk(taken, &samples), name), 0);
+            assert_eq!(queue.take(&chunk(taken, &samples), name, metric_name), 0);
             taken += 50;
         }
         let bytes = queue.bytes();
         assert!((65_536..140_000).contains(&bytes), "{bytes}");
-        queue.take(&chunk(taken, &[(1, 0, 1)]), name);
+        queue.take(&chunk(taken, &[(1, 0, 1)]), name, metric_name);
         assert_eq!(queue.begin().expect("one").samples(), taken);
         assert!(!queue.has_full_segment());
     }

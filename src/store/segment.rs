@@ -13,11 +13,12 @@ use hashbrown::HashTable;
 
 use rows::NONE;
 pub(super) use rows::{
-    HistoryEntry, SegmentKey, SegmentStream, SegmentSubject, TimestampGroup, WindowValue,
+    HistoryEntry, SegmentKey, SegmentReading, SegmentStream, SegmentSubject, TimestampGroup,
 };
+use rows::{SegmentMetric, WindowValue};
 
 use crate::judged_queue::{JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
-use sigmad_sample::{DeviceId, MetricId, Reading};
+use sigmad_sample::{DeviceId, MetricId};
 
 /// The index of the fleet among the subjects. Samples without a device have it too.
 pub(super) const FLEET: u32 = 0;
@@ -67,13 +68,14 @@ pub struct Segment {
     pub(super) base_us: Option<i64>,
     name_bytes: usize,
     pub(super) subjects: Vec<SegmentSubject>,
-    /// The fleet's streams, by metric id.
-    fleet_streams: Vec<u32>,
+    metrics: Vec<SegmentMetric>,
+    /// The probable index of a metric, by the slot of its id.
+    metric_hints: Vec<u32>,
     pub(super) streams: Vec<SegmentStream>,
     values: Vec<WindowValue>,
     pub(super) keys: Vec<SegmentKey>,
     pub(super) groups: Vec<TimestampGroup>,
-    readings: Vec<Reading>,
+    readings: Vec<SegmentReading>,
     /// Every sample, if a history is kept.
     pub(super) history: Vec<HistoryEntry>,
     keys_by_name: HashTable<u32>,
@@ -89,6 +91,17 @@ pub(super) struct SegmentOptions<'a> {
     pub hasher: &'a RandomState,
 }
 
+/// The index of a metric in a segment. None for one that it does not have.
+fn known_metric(metrics: &[SegmentMetric], hints: &[u32], id: MetricId) -> Option<u32> {
+    let hint = *hints.get(id.slot())?;
+    match metrics.get(hint as usize) {
+        Some(metric) if metric.id == id => Some(hint),
+        // The slot has had several names since the segment began.
+        Some(_) => metrics.iter().position(|metric| metric.id == id).map(|at| at as u32),
+        None => None,
+    }
+}
+
 impl Segment {
     pub(super) fn new() -> Self {
         let mut segment = Self {
@@ -99,7 +112,8 @@ impl Segment {
             base_us: None,
             name_bytes: 0,
             subjects: Vec::new(),
-            fleet_streams: Vec::new(),
+            metrics: Vec::new(),
+            metric_hints: Vec::new(),
             streams: Vec::new(),
             values: Vec::new(),
             keys: Vec::new(),
@@ -146,7 +160,8 @@ impl Segment {
         let table = |len: usize| grown(len * 8 / 7) * (size_of::<u32>() + 1);
         self.name_bytes
             + of(&self.subjects)
-            + of(&self.fleet_streams)
+            + of(&self.metrics)
+            + of(&self.metric_hints)
             + of(&self.streams)
             + of(&self.values)
             + of(&self.keys)
@@ -155,6 +170,11 @@ impl Segment {
             + of(&self.history)
             + table(self.keys.len())
             + table(self.groups.len())
+    }
+
+    /// The name of a metric, by its index.
+    pub(super) fn metric_name(&self, metric: u32) -> &str {
+        &self.metrics[metric as usize].name
     }
 
     /// The streams of a subject, in the order of their first values.
@@ -176,12 +196,12 @@ impl Segment {
     }
 
     /// The readings of a key's last sample.
-    pub(super) fn readings_of(&self, key: &SegmentKey) -> &[Reading] {
+    pub(super) fn readings_of(&self, key: &SegmentKey) -> &[SegmentReading] {
         &self.readings[key.first_reading as usize..][..usize::from(key.width)]
     }
 
     /// The readings of a history entry.
-    pub(super) fn readings_of_entry(&self, entry: &HistoryEntry) -> &[Reading] {
+    pub(super) fn readings_of_entry(&self, entry: &HistoryEntry) -> &[SegmentReading] {
         &self.readings[entry.first_reading as usize..][..usize::from(entry.width)]
     }
 
@@ -227,7 +247,8 @@ impl Segment {
             base_us,
             name_bytes,
             subjects,
-            fleet_streams,
+            metrics,
+            metric_hints,
             streams,
             values,
             keys,
@@ -243,7 +264,8 @@ impl Segment {
         *name_bytes = 0;
         subjects.truncate(1);
         subjects[0] = SegmentSubject::new(None, subjects[0].name.clone());
-        fleet_streams.clear();
+        metrics.clear();
+        metric_hints.clear();
         streams.clear();
         values.clear();
         keys.clear();
@@ -255,12 +277,14 @@ impl Segment {
     }
 
     /// Adds the samples of a chunk. `name` returns the name of a device, or None once it was evicted: then
-    /// its samples count for the fleet alone. `hints` has the probable index of a device's subject.
+    /// its samples count for the fleet alone. `metric_name` does the same for metrics, whose values are then
+    /// left out. `hints` has the probable index of a device's subject.
     pub(super) fn add(
         &mut self,
         chunk: &JudgedChunk,
         hints: &mut Vec<u32>,
         name: impl Fn(DeviceId) -> Option<Arc<str>>,
+        metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
         options: SegmentOptions<'_>,
     ) {
         let SegmentOptions { window_values, keeps_history, hasher } = options;
@@ -269,7 +293,7 @@ impl Segment {
                 Some(device) => self.subject(device, hints, &name),
                 None => FLEET,
             };
-            self.add_to_windows(sample, readings, subject, window_values);
+            self.add_to_windows(sample, readings, subject, &metric_name, window_values);
             if keeps_history || self.sample_keys != SampleKeys::None {
                 self.add_to_key(sample, readings, subject, keeps_history, hasher);
             }
@@ -303,6 +327,7 @@ impl Segment {
         sample: &JudgedSample,
         readings: &[JudgedReading],
         subject: u32,
+        metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
         window_values: u32,
     ) {
         if self.samples == 0 {
@@ -313,10 +338,11 @@ impl Segment {
         self.subjects[FLEET as usize].update(sample, of_fleet);
         let mut hint = NONE;
         for reading in readings {
-            let stream = self.fleet_stream(reading.metric);
+            let Some(metric) = self.metric(reading.metric, &metric_name) else { continue };
+            let stream = self.metrics[metric as usize].fleet_stream;
             self.add_to_window(stream, sample, reading.value, reading.fleet, window_values);
             if subject != FLEET {
-                let stream = self.stream(subject, reading.metric, hint);
+                let stream = self.stream(subject, metric, hint);
                 self.add_to_window(stream, sample, reading.value, reading.stream, window_values);
                 hint = self.streams[stream as usize].next;
             }
@@ -326,20 +352,28 @@ impl Segment {
         }
     }
 
-    fn fleet_stream(&mut self, metric: MetricId) -> u32 {
-        let index = usize::from(metric.0);
-        if self.fleet_streams.len() <= index {
-            self.fleet_streams.resize(index + 1, NONE);
+    /// The index of a metric, which gets a stream of the fleet when it is new.
+    fn metric(&mut self, id: MetricId, name: impl Fn(MetricId) -> Option<Arc<str>>) -> Option<u32> {
+        known_metric(&self.metrics, &self.metric_hints, id)
+            .or_else(|| self.open_metric(id, name(id)?))
+    }
+
+    #[cold]
+    fn open_metric(&mut self, id: MetricId, name: Arc<str>) -> Option<u32> {
+        let metric = self.metrics.len() as u32;
+        if self.metric_hints.len() <= id.slot() {
+            self.metric_hints.resize(id.slot() + 1, NONE);
         }
-        if self.fleet_streams[index] == NONE {
-            self.fleet_streams[index] = self.open_stream(FLEET, metric);
-        }
-        self.fleet_streams[index]
+        self.metric_hints[id.slot()] = metric;
+        self.name_bytes += name.len();
+        let fleet_stream = self.open_stream(FLEET, metric);
+        self.metrics.push(SegmentMetric { id, name, fleet_stream });
+        Some(metric)
     }
 
     /// The stream of that metric of a device. `hint` is its probable index: most samples of a device have
     /// the same metrics in the same order.
-    fn stream(&mut self, subject: u32, metric: MetricId, hint: u32) -> u32 {
+    fn stream(&mut self, subject: u32, metric: u32, hint: u32) -> u32 {
         let first = self.subjects[subject as usize].first_stream;
         let start = if hint == NONE { first } else { hint };
         for (from, end) in [(start, NONE), (first, start)] {
@@ -355,7 +389,7 @@ impl Segment {
         self.open_stream(subject, metric)
     }
 
-    fn open_stream(&mut self, subject: u32, metric: MetricId) -> u32 {
+    fn open_stream(&mut self, subject: u32, metric: u32) -> u32 {
         let at = self.streams.len() as u32;
         let counts = JudgedCounts::default();
         self.streams.push(SegmentStream {
@@ -416,22 +450,27 @@ impl Segment {
     ) {
         let at = self.key(subject, sample.timestamp_us, hasher);
         self.subjects[subject as usize].newest_key = at;
-        let key = &mut self.keys[at as usize];
-        self.groups[key.group as usize].newest = at;
-        let readings = readings.iter().map(|r| Reading { metric: r.metric, value: r.value });
-        key.width = sample.readings;
+        let Self { metrics, metric_hints, keys, groups, readings: kept, history, .. } = self;
+        let key = &mut keys[at as usize];
+        groups[key.group as usize].newest = at;
+        let named = |reading: &JudgedReading| {
+            let metric = known_metric(metrics, metric_hints, reading.metric)?;
+            Some(SegmentReading { metric, value: reading.value })
+        };
+        let readings = readings.iter().filter_map(named);
+        key.width = readings.clone().count() as u16;
         if key.width <= key.room && !keeps_history {
             let first = key.first_reading as usize;
-            for (place, reading) in self.readings[first..].iter_mut().zip(readings) {
+            for (place, reading) in kept[first..].iter_mut().zip(readings) {
                 *place = reading;
             }
         } else {
             key.room = key.width;
-            key.first_reading = self.readings.len() as u32;
-            self.readings.extend(readings);
+            key.first_reading = kept.len() as u32;
+            kept.extend(readings);
         }
         if keeps_history {
-            self.history.push(HistoryEntry {
+            history.push(HistoryEntry {
                 time_us: sample.time_us,
                 key: at,
                 first_reading: key.first_reading,

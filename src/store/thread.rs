@@ -171,12 +171,11 @@ impl StoreThread {
             target, options, flush_interval, consumer, registry, counters, ..
         } = parts;
         let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, .. } = parts;
-        let names = registry.clone();
         let keeps_history = options.history_len.is_some();
         let name = format!("sigmad-{}", options.replica);
         Self {
             target,
-            encoder: CommandEncoder::new(options, move |metric| names.metric_name(metric)),
+            encoder: CommandEncoder::new(options),
             queue: StoreQueue::new(consumer.budget.clone(), options.window, keeps_history)
                 .with_sample_keys(options.sample_keys),
             flush_interval_ns: flush_interval.as_nanos() as u64,
@@ -253,7 +252,11 @@ impl StoreThread {
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return false,
             };
-            let dropped = self.queue.take(&chunk, |device| self.registry.device_name(device));
+            let (name, metric_name) = (
+                |device| self.registry.device_name(device),
+                |metric| self.registry.metric_name(metric),
+            );
+            let dropped = self.queue.take(&chunk, name, metric_name);
             self.counters.taken_total.add(chunk.len() as u64);
             self.count_dropped(DropReason::QueueFull, dropped);
             self.consumer.recycle(chunk);
@@ -661,6 +664,10 @@ impl StoreThread {
                     let heal = self.encoder.heal(subject.as_deref(), &metric.name, latest_us);
                     repairs.add_command(heal);
                 }
+                if members.is_gone {
+                    repairs.add_command(self.encoder.forget(subject.as_deref(), metric));
+                    return false;
+                }
                 windows.push(members);
                 true
             }
@@ -681,7 +688,8 @@ impl StoreThread {
             // What this replica reports is by its own clock.
             counts.last.0 = (counts.last.0 + self.clock_offset_us(now)).max(0);
         }
-        let seconds = u32::try_from(now.wall_s()).unwrap_or(u32::MAX);
+        // Silence is counted by the monotonic clock, as by the workers.
+        let seconds = (now.monotonic_ns / 1_000_000_000) as u32;
         let (update, no_room) =
             share(subject.as_deref(), &counts, windows, &self.registry, seconds);
         self.counters.windows_skipped_total.add(no_room as u64);

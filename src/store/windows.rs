@@ -5,6 +5,7 @@
 //! does not write is left out and counts, and so are times that Redis' clock has not reached. Pure: no I/O.
 
 use redis::Value;
+use smallvec::{SmallVec, smallvec};
 
 use super::keys::{self, CountSource, Member, ReplicaCounters, ReplicaId};
 use crate::judged_queue::{JudgedCounts, SharedMetric, SharedWindows};
@@ -41,6 +42,8 @@ pub struct MetricCounts {
     pub others: JudgedCounts,
     /// Values that this replica had counted.
     pub own_total: u64,
+    /// Whose counts they are.
+    pub sources: SmallVec<[CountSource; 2]>,
 }
 
 impl SubjectCounts {
@@ -66,6 +69,7 @@ impl SubjectCounts {
             if is_same {
                 add(&mut kept.others, next.others);
                 kept.own_total += next.own_total;
+                kept.sources.append(&mut next.sources);
             }
             is_same
         });
@@ -100,7 +104,8 @@ impl SubjectCounts {
             let counts = keys::read_counts(value)?;
             let (others, own_total) =
                 if is_own { (JudgedCounts::default(), counts.total) } else { (counts, 0) };
-            self.metrics.push(MetricCounts { name: metric.into(), others, own_total });
+            let (name, sources) = (metric.into(), smallvec![source]);
+            self.metrics.push(MetricCounts { name, others, own_total, sources });
             return Some(());
         }
         let counters = ReplicaCounters::read(value)?;
@@ -156,6 +161,8 @@ pub struct WindowMembers {
     pub foreign: usize,
     /// Members left out for their time.
     pub future: usize,
+    /// There is no window: no replica has had a value for `--stream-idle`.
+    pub is_gone: bool,
 }
 
 impl WindowMembers {
@@ -167,6 +174,7 @@ impl WindowMembers {
             read.foreign = 1;
             return read;
         };
+        read.is_gone = members.is_empty();
         read.values.reserve_exact(members.len());
         for member in members {
             let member = match member {
@@ -212,7 +220,7 @@ pub fn share(
         if admit(registry, device, names, now_s, &mut id) {
             continue;
         }
-        // The registry admits all names of a call or none, so try them one by one.
+        // The registry admits all streams of a call or none, so try them one by one.
         for name in names.chunks_mut(1) {
             admit(registry, device, name, now_s, &mut id);
         }
@@ -233,7 +241,8 @@ pub fn share(
     ((!shared.metrics.is_empty()).then_some(shared), no_room)
 }
 
-/// Sets the ids of all `metrics`, or of none. False when the registry has no room for them.
+/// Sets the ids of the `metrics` whose names have room, or of none. False when the registry has no room for
+/// any of them, or for their streams.
 fn admit(
     registry: &Registry,
     device: Option<&str>,
@@ -241,7 +250,7 @@ fn admit(
     now_s: u32,
     id: &mut Option<DeviceId>,
 ) -> bool {
-    match registry.admit(device, metrics, now_s) {
+    match registry.admit_of_replica(device, metrics, now_s) {
         Ok(admitted) => {
             *id = admitted.map(|admitted| admitted.device);
             true
@@ -296,13 +305,19 @@ mod tests {
             ("0000dddd:", "1:1"),
         ];
         let flat: Vec<_> = fields.iter().flat_map(|&(field, value)| [field, value]).collect();
-        let counts = SubjectCounts::read(&array(&flat), own(), ALL_TIMES);
+        let mut counts = SubjectCounts::read(&array(&flat), own(), ALL_TIMES);
         let pairs = fields.iter().map(|&(field, value)| (bulk(field), bulk(value))).collect();
         assert_eq!(counts, SubjectCounts::read(&Value::Map(pairs), own(), ALL_TIMES));
         assert_eq!((counts.others, counts.last), (count(28, 3), (60, 4)));
-        let metric =
-            |name: &str, others, own_total| MetricCounts { name: name.into(), others, own_total };
+        let metric = |name: &str, others, own_total| MetricCounts {
+            name: name.into(),
+            others,
+            own_total,
+            ..MetricCounts::default()
+        };
         let metrics = [metric("a:b", count(7, 0), 0), metric("rps", count(16, 7), 900)];
+        let sources = counts.metrics.iter_mut().map(|metric| std::mem::take(&mut metric.sources));
+        assert_eq!(sources.map(|sources| sources.len()).collect::<Vec<_>>(), [1, 4]);
         assert_eq!((&counts.metrics[..], counts.foreign), (&metrics[..], 4));
         let read = |reply| SubjectCounts::read(&reply, own(), ALL_TIMES);
         assert_eq!(read(Value::Array(vec![])), SubjectCounts::default());
@@ -337,8 +352,12 @@ mod tests {
         let reply =
             Value::Array(vec![member(1, 5.0), member(OWN, -0.5), bulk("junk"), member(2, 1e15)]);
         let read = WindowMembers::read(&reply, own(), 7);
-        let expected =
-            WindowMembers { values: vec![5.0, -0.5, 1e15], own: 1, foreign: 1, future: 0 };
+        let expected = WindowMembers {
+            values: vec![5.0, -0.5, 1e15],
+            own: 1,
+            foreign: 1,
+            ..WindowMembers::default()
+        };
         assert_eq!(read, expected);
         assert_eq!(WindowMembers::read(&Value::Nil, own(), 7).foreign, 1);
         let read = WindowMembers::read(&reply, own(), 6);
@@ -387,6 +406,7 @@ mod tests {
                     name: format!("m{at:02}").into(),
                     others: count(at as u64, 0),
                     own_total: 1,
+                    ..MetricCounts::default()
                 })
                 .collect::<Vec<_>>()
         };
@@ -405,7 +425,7 @@ mod tests {
         assert_eq!((shared.device, no_room), (registry.find_device("a"), 0));
         assert_eq!((shared.last_seen_us, shared.last_timestamp_us), (9, 8));
         for (at, metric) in shared.metrics.iter().enumerate() {
-            assert_eq!(&*registry.metric_name(metric.metric), format!("m{at:02}"));
+            assert_eq!(registry.metric_name(metric.metric).as_deref(), Some(&*format!("m{at:02}")));
             assert_eq!((metric.values[0], metric.others.total), (at as f64, at as u64));
             assert_eq!((metric.own_values, metric.own_total), (1, 1));
         }

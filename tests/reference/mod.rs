@@ -192,8 +192,8 @@ fn number(value: &RawValue) -> Option<f64> {
     is_number.then(|| text.parse().expect("a JSON number"))
 }
 
-fn is_name(name: &str) -> bool {
-    (1..=128).contains(&name.len()) && !name.chars().any(char::is_control)
+fn is_name(name: &str, bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 fn sample(raw: &RawValue, now_us: i64) -> Result<Sample, Refused> {
@@ -215,7 +215,7 @@ fn sample(raw: &RawValue, now_us: i64) -> Result<Sample, Refused> {
     };
     let name_in = |wanted: &str| match field(wanted) {
         Some(value) => match serde_json::from_str::<String>(value.get()) {
-            Ok(name) if is_name(&name) => Ok(Some(name)),
+            Ok(name) if is_name(&name, 128) => Ok(Some(name)),
             _ => Err(Refused::Invalid),
         },
         None => Ok(None),
@@ -244,7 +244,7 @@ fn sample(raw: &RawValue, now_us: i64) -> Result<Sample, Refused> {
     }
     for name in names {
         if let Some(value) = field(name).and_then(number) {
-            if !is_name(name) {
+            if !is_name(name, 1_024) {
                 return Err(Refused::Invalid);
             }
             readings.push((name.to_owned(), value));
@@ -361,7 +361,8 @@ impl Checked {
             let mut readings: Vec<_> = readings
                 .iter()
                 .map(|reading| {
-                    (self.registry.metric_name(reading.metric).to_string(), reading.value)
+                    let name = self.registry.metric_name(reading.metric);
+                    (name.expect("nothing is evicted here").to_string(), reading.value)
                 })
                 .collect();
             readings.sort_by(|one, other| one.0.cmp(&other.0));

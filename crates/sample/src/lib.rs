@@ -10,18 +10,26 @@ pub mod timestamp;
 pub const VALUE_MAX: f64 = 1e15;
 /// Readings in one sample; a wider one is answered 400.
 pub const READINGS_MAX: usize = 32;
-/// Bytes in the name of a device or a metric.
+/// Bytes in the name of a device.
 pub const NAME_BYTES_MAX: usize = 128;
 /// The readings of a full queue when every sample has all that it may have; less memory bounds them further.
 pub const QUEUE_READINGS_MAX: usize = QUEUE_SAMPLES_MAX * READINGS_MAX;
+/// Bytes in the name of a metric: its labels are part of it.
+pub const METRIC_BYTES_MAX: usize = 1_024;
+/// Distinct names of metrics: what an id of four bytes has room for beside its generation.
+pub const METRICS_MAX: usize = 1 << 16;
 /// A worker's samples on their way to analytics; past it requests are answered 503. A body that
 /// holds more could never be kept, so the decoder stops there.
 pub const QUEUE_SAMPLES_MAX: usize = 65_536;
 
-/// True for what may be the name of a device or a metric: not empty, not too long, and without control
-/// characters.
+/// True for what may be the name of a device: not empty, not too long, and without control characters.
 pub fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
+/// True for what may be the name of a metric, as [`is_name`].
+pub fn is_metric_name(name: &str) -> bool {
+    (1..=METRIC_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// A device, by its slot in the registry.
@@ -36,15 +44,40 @@ pub struct DeviceId {
     pub generation: u32,
 }
 
-/// A metric, by the order in which its name was first seen.
+/// A metric, by its slot in the registry.
+///
+/// Slots are used again once their name has been silent for long; the generation tells the names apart. Four
+/// bytes, so that a [`Reading`] has 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MetricId(pub u16);
+pub struct MetricId(u32);
 
 impl MetricId {
     /// `cpu` is always the first metric.
-    pub const CPU: Self = Self(0);
+    pub const CPU: Self = Self::new(0, 0);
     /// `rps` is always the second metric.
-    pub const RPS: Self = Self(1);
+    pub const RPS: Self = Self::new(1, 0);
+    /// Generations of a slot, after which they begin again at 0. A slot lives through all of them in 36 hours at
+    /// the least, and no id is kept for as long without a check.
+    pub const GENERATIONS: u16 = u16::MAX;
+    /// No metric: a generation that is never given out.
+    pub const NONE: Self = Self::new(u16::MAX, Self::GENERATIONS);
+
+    /// The id of a slot's name of that generation.
+    pub const fn new(slot: u16, generation: u16) -> Self {
+        Self((generation as u32) << 16 | slot as u32)
+    }
+
+    /// The slot, below [`METRICS_MAX`].
+    #[inline]
+    pub const fn slot(self) -> usize {
+        self.0 as u16 as usize
+    }
+
+    /// How often the slot had been given out before.
+    #[inline]
+    pub const fn generation(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 /// One named number of a sample.
@@ -55,6 +88,8 @@ pub struct Reading {
     /// Finite, at most [`VALUE_MAX`] in magnitude.
     pub value: f64,
 }
+
+const _: () = assert!(size_of::<Reading>() == 16);
 
 /// One sample; its readings stand in the batch that holds it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,6 +164,18 @@ impl Batch {
         debug_assert!(self.drafted().iter().all(|r| r.value.abs() <= VALUE_MAX));
         self.samples.push(Sample { timestamp_us, device, readings: readings as u32 });
         self.completed = self.readings.len();
+    }
+
+    /// Removes the readings without a metric ([`MetricId::NONE`]) from the draft.
+    pub fn drop_unnamed(&mut self) {
+        let mut kept = self.completed;
+        for at in self.completed..self.readings.len() {
+            if self.readings[at].metric != MetricId::NONE {
+                self.readings[kept] = self.readings[at];
+                kept += 1;
+            }
+        }
+        self.readings.truncate(kept);
     }
 
     /// Forgets the draft.

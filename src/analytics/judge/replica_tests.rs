@@ -35,7 +35,7 @@ fn analytics() -> Analytics {
 fn analytics_with(first: DetectorKind) -> Analytics {
     let names = NameLookup::new(
         |id| (id.generation < 9).then(|| format!("{}", id.index).into()),
-        |id| id.0.to_string().into(),
+        |id| id.slot().to_string().into(),
     );
     let zscore = ZScore { threshold: 2.0, min_samples: 5 };
     let detectors = DetectorSettings { zscore, kinds: vec![first] };
@@ -50,7 +50,7 @@ fn id(index: u32) -> DeviceId {
 fn push(batch: &mut Batch, at_us: i64, device: Option<u32>, readings: &[(u16, f64)]) {
     let readings: Vec<_> = readings
         .iter()
-        .map(|&(metric, value)| Reading { metric: MetricId(metric), value })
+        .map(|&(metric, value)| Reading { metric: MetricId::new(metric, 0), value })
         .collect();
     batch.push(at_us, device.map(id), &readings);
 }
@@ -77,9 +77,9 @@ impl Store {
                     window.drain(..window.len().saturating_sub(WINDOW + 1));
                     self.counts.entry(key).or_default().insert(replica, counts);
                 };
-                enter((None, reading.metric.0), reading.fleet);
+                enter((None, reading.metric.slot() as u16), reading.fleet);
                 if device.is_some() {
-                    enter((device, reading.metric.0), reading.stream);
+                    enter((device, reading.metric.slot() as u16), reading.stream);
                 }
             }
             let fleet = self.samples.entry(None).or_default().entry(replica).or_default();
@@ -116,7 +116,7 @@ impl Store {
         let counts = &self.counts[&key];
         let others = counts.iter().filter(|(from, _)| **from != replica);
         SharedMetric {
-            metric: MetricId(key.1),
+            metric: MetricId::new(key.1, 0),
             others: others.fold(JudgedCounts::default(), |sum, (_, counts)| sum + *counts),
             own_total: counts.get(&replica).map_or(0, |counts| counts.total),
             own_values: window.iter().filter(|(_, from, _, _)| *from == replica).count(),
@@ -199,7 +199,7 @@ impl TestReplica {
             .filter(|(sample, _)| device.is_none() || sample.device.map(|id| id.index) == device);
         of_key
             .flat_map(|(_, readings)| readings)
-            .filter(|reading| reading.metric.0 == metric)
+            .filter(|reading| reading.metric.slot() == usize::from(metric))
             .map(|reading| reading.value)
             .collect()
     }
@@ -218,7 +218,7 @@ fn devices(analytics: &mut Analytics) -> BTreeMap<String, DeviceReport> {
     let (reply, report) = bounded(1);
     let query = DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None };
     analytics.scan_devices(query, reply);
-    while analytics.advance_scans() {}
+    while analytics.advance() {}
     let devices = report.try_recv().expect("the scan has ended").into_iter();
     devices.map(|device| (device.device.to_string(), device)).collect()
 }
@@ -402,7 +402,7 @@ fn what_the_store_has_lost_is_made_good_by_own_values() {
         last_seen_us,
         last_timestamp_us: last_seen_us,
         metrics: vec![SharedMetric {
-            metric: MetricId(0),
+            metric: MetricId::new(0, 0),
             others: JudgedCounts { total: 3, anomalies: 1 },
             own_total,
             own_values,
@@ -517,7 +517,7 @@ fn devices_heard_elsewhere_are_opened_unless_they_have_gone() {
     late.analytics.judge(&batch, 5);
     let mut batch = Batch::default();
     let next = DeviceId { index: 5_000, generation: 4 };
-    batch.push(0, Some(next), &[Reading { metric: MetricId(0), value: 7.0 }]);
+    batch.push(0, Some(next), &[Reading { metric: MetricId::new(0, 0), value: 7.0 }]);
     late.analytics.judge(&batch, 6);
     let report = late.analytics.windows(Some(next), Scope::Cluster);
     assert_eq!((&report.metrics[0].values[..], report.metrics[0].total_count), (&[7.0][..], 1));

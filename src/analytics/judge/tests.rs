@@ -14,7 +14,7 @@ use sigmad_sample::Z_MAX;
 fn names() -> NameLookup {
     NameLookup::new(
         |id| Some(format!("{}.{}", id.index, id.generation).into()),
-        |id| id.0.to_string().into(),
+        |id| id.slot().to_string().into(),
     )
 }
 
@@ -34,7 +34,7 @@ fn one(device: Option<DeviceId>, readings: &[(u16, f64)]) -> Batch {
     let mut batch = Batch::default();
     let readings: Vec<_> = readings
         .iter()
-        .map(|&(metric, value)| Reading { metric: MetricId(metric), value })
+        .map(|&(metric, value)| Reading { metric: MetricId::new(metric, 0), value })
         .collect();
     batch.push(7, device, &readings);
     batch
@@ -47,7 +47,7 @@ fn devices(analytics: &mut Analytics, sort: DevicesSort, limit: usize) -> Vec<De
 fn scan(analytics: &mut Analytics, query: DevicesQuery) -> Vec<DeviceReport> {
     let (reply, report) = bounded(1);
     analytics.scan_devices(query, reply);
-    while analytics.advance_scans() {}
+    while analytics.advance() {}
     report.try_recv().expect("the scan has ended")
 }
 
@@ -386,7 +386,7 @@ fn a_stream_that_goes_takes_its_memory_along() {
 
 #[test]
 fn a_device_evicted_before_it_was_heard_counts_for_the_fleet_alone() {
-    let nobody = NameLookup::new(|_| None, |id| id.0.to_string().into());
+    let nobody = NameLookup::new(|_| None, |id| id.slot().to_string().into());
     let mut analytics = Analytics::new(AnalyticsSettings::default(), nobody);
     analytics.judge(&one(Some(id(3, 1)), &[(0, 5.0)]), 1);
     assert_eq!(analytics.windows(None, Scope::Cluster).metrics[0].values, [5.0]);

@@ -13,7 +13,7 @@ use crate::decode::draft::DraftSample;
 use crate::decode::names::MetricCache;
 use crate::registry::mask_of;
 use sigmad_sample::timestamp;
-use sigmad_sample::{Batch, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
+use sigmad_sample::{Batch, METRIC_BYTES_MAX, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
@@ -128,7 +128,7 @@ fn other_field<'a>(
     }
     let (number, end, next) = number_at::<false>(text, at)?;
     let value = number.value();
-    if value.abs() > VALUE_MAX || !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+    if value.abs() > VALUE_MAX || !(1..=METRIC_BYTES_MAX).contains(&name.len()) {
         return None;
     }
     draft.push(name, known, value, batch);

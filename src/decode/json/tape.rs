@@ -9,7 +9,7 @@ use crate::decode::draft::DraftSample;
 use crate::decode::fault::SampleFault;
 use crate::decode::names::MetricCache;
 use sigmad_sample::timestamp;
-use sigmad_sample::{Batch, MetricId, READINGS_MAX, VALUE_MAX, is_name};
+use sigmad_sample::{Batch, MetricId, READINGS_MAX, VALUE_MAX, is_metric_name, is_name};
 
 /// Values in one sample, ignored ones included: simd-json needs some 100 bytes for each.
 pub(super) const VALUES_MAX: usize = 16_384;
@@ -165,7 +165,7 @@ fn push_others<'a>(
 ) -> Result<(), SampleFault<'a>> {
     for &(name, value) in others {
         let FieldValue::Number(number) = value else { continue };
-        if !is_name(name) {
+        if !is_metric_name(name) {
             return Err(SampleFault::MetricName(name));
         }
         if number.abs() > VALUE_MAX {

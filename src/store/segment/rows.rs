@@ -26,13 +26,30 @@ pub struct SegmentSubject {
     pub timestamp_us: i64,
 }
 
+/// A metric of the segment, with its name: it may be evicted before the segment is written.
+#[derive(Debug)]
+pub struct SegmentMetric {
+    pub id: MetricId,
+    pub name: Arc<str>,
+    /// The fleet's stream of it.
+    pub fleet_stream: u32,
+}
+
+/// A reading, by the index of its metric in the segment.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentReading {
+    pub metric: u32,
+    pub value: f64,
+}
+
 /// The newest values of one metric of a subject.
 #[derive(Debug)]
 pub struct SegmentStream {
     pub subject: u32,
     /// The subject's next stream.
     pub next: u32,
-    pub metric: MetricId,
+    /// The index of its metric in the segment.
+    pub metric: u32,
     pub newest: u32,
     pub len: u32,
     /// Including the newest value.
