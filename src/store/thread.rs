@@ -246,11 +246,14 @@ impl StoreThread {
     /// Moves the waiting chunks to the store queue, one more than `chunks_max` at most. False once analytics
     /// has ended and all chunks are taken.
     fn gather(&mut self, chunks_max: usize) -> bool {
+        let mut is_open = true;
         for _ in 0..=self.consumer.chunks.len().min(chunks_max) {
             let chunk = match self.consumer.chunks.try_recv() {
                 Ok(chunk) => chunk,
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return false,
+                Err(error) => {
+                    is_open = error == TryRecvError::Empty;
+                    break;
+                }
             };
             let (name, metric_name) = (
                 |device| self.registry.device_name(device),
@@ -262,7 +265,7 @@ impl StoreThread {
             self.consumer.recycle(chunk);
         }
         self.update_gauges();
-        true
+        is_open
     }
 
     fn flush(&mut self) -> Result<(), LinkError> {
