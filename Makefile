@@ -7,17 +7,19 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # Every suite is a target. scripts/suites.py has their order, and which may run side by side.
-SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc release unit-build unit formats pprof heap \
+SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc release unit-build unit simulation formats pprof heap \
   manifests page syscalls gates clients load nginx replicas alerts ladder-build ladder loom fuzz-build fuzz autoscaler \
   container-image container
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What suites and benches run; each one is a whole link with LTO.
-RELEASE_EXAMPLES := floor requests allocate spin
+RELEASE_EXAMPLES := floor requests allocate spin simulate
 # The suites that speak to the installed binary take its name from here.
 WITH_BINARY = SIGMAD=$(TARGET)/release/sigmad
 # Labelled series of public benchmarks; they are not part of the project.
 DATA ?= ../shared/data
+# How long `make simulation` and `make simulate` look for a seed that breaks a law.
+SECONDS ?= 60
 VERSION = $(shell sed -n '/^version = /{s/[^"]*"\(.*\)"/\1/p;q}' Cargo.toml)
 REVISION = $(shell git rev-parse HEAD)
 # One profile for what is only checked: then a dependency is checked once for all workspaces.
@@ -26,7 +28,7 @@ CHECKED := CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify verify-long setup bench perf perf-quick gates-update eval docs prometheusrule manual image help $(SUITES)
+.PHONY: run demo test verify verify-long setup bench simulate perf perf-quick gates-update eval docs prometheusrule manual image help $(SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" changes settings
 	cargo run --release --locked -- $(FLAGS)
@@ -87,6 +89,12 @@ unit: ## suite: unit tests, doc tests, and integration tests with the debug bina
 
 release: ## suite: the release binary and the examples that other suites run
 	cargo build --release --locked --bin sigmad $(addprefix --example ,$(RELEASE_EXAMPLES))
+
+simulation: release ## suite: replicas, Redis, network and clocks under simulated faults, for SECONDS
+	$(TARGET)/release/examples/simulate --seconds $(SECONDS)
+
+simulate: ## simulate for as long as told: SECONDS=3600, or SEED=7 to replay one seed
+	cargo run --release --locked --example simulate -- $(if $(SEED),--seed $(SEED),--seconds $(SECONDS))
 
 formats: release ## suite: answers and scrapes, read by independent parsers
 	$(WITH_BINARY) tests/formats.py

@@ -57,6 +57,7 @@ def suites() -> list[Suite]:
         Suite("loom", "build"),
         Suite("ladder-build", "build"),
         Suite("fuzz-build", "build"),
+        Suite("simulation", "build", release),
         Suite("container-image", "build", in_test=False),
         Suite("fuzz", "build", ("fuzz-build",)),
         Suite("formats", "waits", release),

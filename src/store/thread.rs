@@ -7,7 +7,7 @@
 //! whole: every command may be executed twice. New chunks are taken from the judged-sample queue between two
 //! batches, so that a slow Redis delays no other thread.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -142,7 +142,7 @@ pub struct StoreThread {
     /// When to name our `--window` again.
     name_window_ns: u64,
     /// Names whose changes Redis refused to mark; at most as many as there may be devices.
-    unmarked: HashSet<Box<str>>,
+    unmarked: BTreeSet<Box<str>>,
     /// Subjects of which Redis refused a read; read again with the next flush.
     unread: Vec<Option<Box<str>>>,
     /// True while Redis refuses what replicas share their windows by.
@@ -201,7 +201,7 @@ impl StoreThread {
             is_clock_off: false,
             other_window: None,
             name_window_ns: 0,
-            unmarked: HashSet::new(),
+            unmarked: BTreeSet::new(),
             unread: Vec::new(),
             is_sharing_refused: false,
             outage: None,

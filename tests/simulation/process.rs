@@ -1,0 +1,379 @@
+//! One sigmad process: its real registry, sample queue, analytics thread and store thread, under simulated clocks.
+//!
+//! What main and the workers do between them is here, in the order of `src/server/mod.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use sigmad::analytics::report::{Asker, Question, Scope, WindowsReport, questions};
+use sigmad::analytics::thread::{AnalyticsParts, AnalyticsThread, Turn};
+use sigmad::analytics::{Analytics, AnalyticsSettings};
+use sigmad::judged_queue::{self, JudgedQueueCounters};
+use sigmad::registry::Registry;
+use sigmad::sample_queue::{self, SampleProducer, Sleeper};
+use sigmad::store::StoreCounters;
+use sigmad::store::commands::{SampleKeys, StoreOptions};
+use sigmad::store::keys::ReplicaId;
+use sigmad::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
+use sigmad::store::url::Target;
+use sigmad_clock::Clock;
+use sigmad_sample::{Batch, Reading};
+
+use crate::world::{
+    Event, MS, SECOND, SimulatedClock, SimulatedDialer, StoreRoutine, now_ns, with,
+};
+
+/// Streams of one process: far more than a simulation has.
+const STREAMS_MAX: usize = 1_000;
+const STREAM_IDLE: Duration = Duration::from_secs(3_600);
+/// As `FINAL_STEPS` and `LAST_FLUSH_PART` in `src/server/store.rs`.
+const FINAL_STEPS_NS: (u64, u64) = (200 * MS, 10);
+const LAST_FLUSH_PART: u64 = 4;
+/// Between two looks at the store while it ends.
+const JOIN_EVERY_NS: u64 = 5 * MS;
+/// Turns of the analytics thread without a pause.
+const TURNS_MAX: usize = 1_000;
+
+/// What is the same for all processes of a simulation.
+#[derive(Clone, Debug)]
+pub struct ProcessSettings {
+    pub target: Target,
+    pub window: usize,
+    pub flush_interval: Duration,
+    pub drain_ns: u64,
+    /// `--redis-queue`.
+    pub queue_bytes: usize,
+}
+
+/// Device, timestamp and readings of a sample.
+pub type PostedSample<'a> = (Option<&'a str>, i64, &'a [(&'a str, f64)]);
+
+/// How far a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Running,
+    /// Since SIGTERM, until its deadline.
+    Draining {
+        deadline_ns: u64,
+    },
+    /// Analytics has ended; the store may go on until its deadline.
+    Joining {
+        deadline_ns: u64,
+    },
+    Exited,
+    /// It was killed.
+    Killed,
+}
+
+/// A read that waits for its report.
+pub struct PendingRead {
+    pub report: Receiver<WindowsReport>,
+    pub subject: usize,
+    pub scope: Scope,
+    /// Samples of the subject that this process had accepted before the question.
+    pub own: u64,
+    pub is_at_rest: bool,
+}
+
+pub struct Process {
+    pub index: usize,
+    pub slot: usize,
+    pub phase: Phase,
+    pub id: ReplicaId,
+    registry: Arc<Registry>,
+    producer: Option<SampleProducer>,
+    asker: Asker,
+    analytics: Option<AnalyticsThread>,
+    store: Option<StoreRoutine>,
+    pub reads: Vec<PendingRead>,
+    clock: Clock,
+    deadline: Arc<AtomicU64>,
+    source: Arc<SimulatedClock>,
+    pub store_counters: Arc<StoreCounters>,
+    queue_counters: Arc<JudgedQueueCounters>,
+    is_turn_due: bool,
+    /// Samples with a 202.
+    pub accepted: u64,
+    /// Its store did not end in time.
+    pub is_store_lost: bool,
+    /// Samples judged, once analytics has ended.
+    pub judged: Option<u64>,
+    /// When it was told to end.
+    pub term_ns: u64,
+}
+
+fn store_options(replica: ReplicaId, settings: &ProcessSettings) -> StoreOptions {
+    StoreOptions {
+        replica,
+        window: settings.window,
+        // Longer than any run: a key that is gone was lost.
+        ttl: Duration::from_secs(86_400),
+        stream_idle: STREAM_IDLE,
+        history_len: None,
+        devices_max: STREAMS_MAX,
+        sample_keys: SampleKeys::Two,
+    }
+}
+
+impl Process {
+    pub fn start(
+        index: usize,
+        slot: usize,
+        settings: &ProcessSettings,
+        skew_us: Arc<AtomicI64>,
+        drift_ppm: i64,
+        random: u64,
+    ) -> Self {
+        let source = Arc::new(SimulatedClock::new(skew_us, drift_ppm));
+        let clock = Clock::simulated(source.clone());
+        let sleeper = Arc::<Sleeper>::default();
+        let registry = Arc::new(Registry::new(STREAMS_MAX, STREAM_IDLE.as_secs() as u32));
+        let (producer, consumer) = sample_queue::channel(sleeper.clone(), Arc::default());
+        let (asker, asked) = questions(sleeper.clone());
+        let queue_counters = Arc::<JudgedQueueCounters>::default();
+        let (judged_producer, judged_consumer) =
+            judged_queue::channel(settings.queue_bytes, sleeper.clone(), queue_counters.clone());
+        let detection =
+            AnalyticsSettings { window: settings.window, ..AnalyticsSettings::default() };
+        let analytics = AnalyticsThread::new(AnalyticsParts {
+            analytics: Analytics::new(detection, registry.clone().into()),
+            ttl_us: 300_000_000,
+            sample_consumers: vec![consumer],
+            questions: asked,
+            judged_producer: Some(judged_producer),
+            sleeper,
+            clock: clock.clone(),
+            counters: Arc::default(),
+        });
+        let id = ReplicaId::new(random as u32);
+        let store_counters = Arc::<StoreCounters>::default();
+        let deadline = Arc::new(AtomicU64::new(0));
+        // Boxed: a coroutine takes only a small closure.
+        let thread = Box::new(StoreThread::new(StoreThreadParts {
+            target: settings.target.clone(),
+            options: store_options(id, settings),
+            flush_interval: settings.flush_interval,
+            consumer: judged_consumer,
+            registry: registry.clone(),
+            counters: store_counters.clone(),
+            clock: clock.clone(),
+            dialer: Arc::new(SimulatedDialer {
+                slot,
+                process: index,
+                clock: source.clone(),
+                deadline_ns: deadline.clone(),
+            }),
+            on_state: Box::new(|_| {}),
+            seed: random,
+            deadline_ns: deadline.clone(),
+        }));
+        Self {
+            index,
+            slot,
+            phase: Phase::Running,
+            id,
+            registry,
+            producer: Some(producer),
+            asker,
+            analytics: Some(analytics),
+            store: Some(StoreRoutine::new(index, move || thread.run())),
+            reads: Vec::new(),
+            clock,
+            deadline,
+            source,
+            store_counters,
+            queue_counters,
+            is_turn_due: false,
+            accepted: 0,
+            is_store_lost: false,
+            judged: None,
+            term_ns: 0,
+        }
+    }
+
+    /// The store thread goes on until it waits.
+    pub fn resume_store(&mut self) {
+        if let Some(store) = &mut self.store {
+            if store.resume() {
+                self.store = None;
+            }
+            self.wake_analytics();
+        }
+    }
+
+    /// The analytics thread will take its turn soon.
+    pub fn wake_analytics(&mut self) {
+        if !std::mem::replace(&mut self.is_turn_due, true) {
+            let index = self.index;
+            with(|world| {
+                let after_ns = world.random.within(1_000..MS);
+                world.push(now_ns() + after_ns, Event::Turn(index));
+            });
+        }
+    }
+
+    /// The analytics thread works until it has nothing to do.
+    pub fn turn(&mut self) {
+        self.is_turn_due = false;
+        let Some(analytics) = &mut self.analytics else { return };
+        for _ in 0..TURNS_MAX {
+            match analytics.turn() {
+                Turn::Worked => {}
+                Turn::Idle { all_sent: true } => return,
+                Turn::Idle { all_sent: false } => break,
+                Turn::Ended => {
+                    self.judged = Some(analytics.totals().samples);
+                    self.analytics = None;
+                    self.join();
+                    return;
+                }
+            }
+        }
+        self.wake_analytics();
+    }
+
+    /// Takes samples if there is room for all of them: then their 202 is sent.
+    pub fn post(&mut self, samples: &[PostedSample<'_>]) -> bool {
+        let Some(producer) = &mut self.producer else { return false };
+        let readings = samples.iter().map(|(_, _, readings)| readings.len()).sum();
+        if !producer.has_room(samples.len(), readings) {
+            return false;
+        }
+        let now = self.clock.now();
+        let mut batch = Batch::default();
+        for (device, timestamp_us, readings) in samples {
+            let mut named: Vec<_> = readings.iter().map(|(name, _)| (*name, None)).collect();
+            let second = now.wall_s() as u32;
+            let admitted = self.registry.admit(*device, &mut named, second);
+            let device = admitted.expect("there is room").map(|admitted| admitted.device);
+            let readings: Vec<_> = named
+                .iter()
+                .zip(*readings)
+                .map(|((_, id), (_, value))| Reading {
+                    metric: id.expect("admitted"),
+                    value: *value,
+                })
+                .collect();
+            batch.push(*timestamp_us, device, &readings);
+        }
+        producer.push(&batch, now);
+        producer.send(now);
+        self.accepted += samples.len() as u64;
+        self.wake_analytics();
+        true
+    }
+
+    /// Asks for the windows of a subject. False for a device that is unknown here.
+    pub fn ask(
+        &mut self,
+        name: Option<&str>,
+        subject: usize,
+        scope: Scope,
+        own: u64,
+        is_at_rest: bool,
+    ) -> bool {
+        let device = name.map(|name| self.registry.find_device(name));
+        let device = match device {
+            None => None,
+            Some(Some(device)) => Some(device),
+            Some(None) => return false,
+        };
+        let report = self.asker.send(|to| Question::Windows(device, scope, to));
+        if let Some(report) = report {
+            self.reads.push(PendingRead { report, subject, scope, own, is_at_rest });
+            self.wake_analytics();
+        }
+        true
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&mut self, drain_ns: u64, workers_ns: u64) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let deadline_ns = now_ns() + drain_ns;
+        self.phase = Phase::Draining { deadline_ns };
+        self.term_ns = now_ns();
+        let (longest_ns, part) = FINAL_STEPS_NS;
+        let store_deadline_ns = self.source.at(deadline_ns - longest_ns.min(drain_ns / part));
+        self.deadline.store(store_deadline_ns, Ordering::Relaxed);
+        let last_flush_ns = (LAST_FLUSH.as_nanos() as u64).min(drain_ns / LAST_FLUSH_PART);
+        let workers_ns = workers_ns.min(drain_ns - last_flush_ns);
+        let index = self.index;
+        with(|world| world.push(now_ns() + workers_ns, Event::WorkersEnd(index)));
+    }
+
+    /// The workers have ended.
+    pub fn end_workers(&mut self) {
+        self.producer = None;
+        self.wake_analytics();
+    }
+
+    /// The main thread waits for the store, as `RunningStore::join` does.
+    fn join(&mut self) {
+        let Phase::Draining { deadline_ns } = self.phase else { return };
+        self.phase = Phase::Joining { deadline_ns };
+        self.look();
+    }
+
+    /// Exits once the store has ended, or after its time.
+    pub fn look(&mut self) {
+        let Phase::Joining { deadline_ns } = self.phase else { return };
+        if self.store.is_none() || now_ns() >= deadline_ns {
+            self.phase = Phase::Exited;
+            self.is_store_lost = self.store.take().is_some();
+        } else {
+            let index = self.index;
+            with(|world| world.push(now_ns() + JOIN_EVERY_NS, Event::Join(index)));
+        }
+    }
+
+    /// SIGKILL, or the machine is gone.
+    pub fn kill(&mut self) {
+        self.phase = Phase::Killed;
+        self.producer = None;
+        self.analytics = None;
+        self.store = None;
+        self.reads.clear();
+    }
+
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.phase, Phase::Exited | Phase::Killed)
+    }
+
+    pub fn stored(&self) -> u64 {
+        self.store_counters.stored_total.get()
+    }
+
+    /// Samples dropped and counted, whatever the reason.
+    pub fn dropped(&self) -> u64 {
+        let store: u64 =
+            self.store_counters.dropped_total.iter().map(|counter| counter.get()).sum();
+        store + self.queue_counters.dropped_total.get()
+    }
+
+    /// Samples with an outcome.
+    pub fn outcomes(&self) -> u64 {
+        self.stored() + self.store_counters.coalesced_total.get() + self.dropped()
+    }
+
+    /// Samples that the store has taken and that have no outcome so far are in its queue.
+    pub fn is_queue_counted(&self) -> bool {
+        let counters = &self.store_counters;
+        let store: u64 = counters.dropped_total.iter().map(|counter| counter.get()).sum();
+        let finished = self.stored() + counters.coalesced_total.get() + store;
+        counters.taken_total.get() == finished + counters.queue_samples.get()
+    }
+
+    /// The end of its drain is late past this.
+    pub fn late_ns(&self) -> u64 {
+        match self.phase {
+            Phase::Draining { deadline_ns } | Phase::Joining { deadline_ns } => {
+                deadline_ns + SECOND / 2
+            }
+            _ => u64::MAX,
+        }
+    }
+}
