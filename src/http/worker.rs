@@ -327,7 +327,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
             stages: None,
         };
         let mut has_progressed = false;
-        let mut received = 0;
+        let (mut received, mut has_shaken_hands) = (0, false);
         if connection.protocol.has_backlog() {
             connection.protocol.resume(&mut round);
             has_progressed = true;
@@ -354,7 +354,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
                 Received::Failed => return self.close(key),
             }
             // The time for the handshake is over, that for a request begins.
-            has_progressed |= was_handshaking && !connection.socket.is_handshaking();
+            has_shaken_hands = was_handshaking && !connection.socket.is_handshaking();
         }
         if connection.has_ended && !connection.protocol.has_backlog() {
             connection.protocol.finish(&mut round);
@@ -376,7 +376,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         // A further part of a head, or an empty line before one, is no progress.
         let waits_for_head = matches!(phase, ConnectionPhase::Idle | ConnectionPhase::Head);
         let is_same_wait = waits_for_head && calls == 0 && next_phase == phase;
-        self.end_turn(key, start, has_progressed && !is_same_wait);
+        self.end_turn(key, start, has_shaken_hands || (has_progressed && !is_same_wait));
     }
 
     fn end_turn(&mut self, key: usize, start: usize, has_progressed: bool) {
