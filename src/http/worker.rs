@@ -51,6 +51,11 @@ const OUT_KEPT_BYTES: usize = 1024 * 1024;
 /// Where memory is short, a slower transfer goes before others: at this pace the largest body takes two minutes.
 const EVICTED_BYTES_PER_S: u64 = 64 * 1024;
 
+/// Idle connections in the order in which they are evicted: a handshake, whose deadline is shorter, after the others.
+fn eviction_order<T: PolledSocket>(connection: &WorkerConnection<T>) -> (bool, u64) {
+    (connection.socket.is_handshaking(), connection.deadline_ms)
+}
+
 /// One worker; `run` returns when it has drained.
 pub struct Worker<S, P: Poller> {
     poller: P,
@@ -580,7 +585,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
     /// The connection that holds memory, as a session of TLS does, and has been idle for longest.
     fn oldest_idle_holder(&self) -> Option<usize> {
         let idle = self.connections.iter().filter(|(_, one)| one.is_idle() && one.held_bytes > 0);
-        idle.min_by_key(|(_, one)| one.deadline_ms).map(|(key, _)| key)
+        idle.min_by_key(|(_, one)| eviction_order(one)).map(|(key, _)| key)
     }
 
     /// Ends a connection for the memory that it holds.
@@ -639,7 +644,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
         let idle = self.connections.iter().filter(|(_, one)| {
             !one.protocol.is_reserved() && (one.is_idle() || one.is_lingering())
         });
-        let Some((key, connection)) = idle.min_by_key(|(_, one)| one.deadline_ms) else {
+        let Some((key, connection)) = idle.min_by_key(|(_, one)| eviction_order(one)) else {
             return false;
         };
         if !connection.is_lingering() {
