@@ -131,6 +131,12 @@ fn bodies_past_their_share_are_503_and_come_again() {
         // Err: it was refused before its end.
         let _ = client.try_send(most);
     }
+    // Refused, all of them: what each of them held must have gone.
+    let mut others: Vec<Connection> = (0..300).map(|_| server.connect()).collect();
+    for client in &mut others {
+        let _ = client.try_send(&most[..60_000]);
+    }
+    eventually("a client is refused", || refused_for_memory(&server) > 200);
     let held = anonymous_bytes(&server).saturating_sub(before);
     assert!(held < bodies_bytes + 4 * MIB, "{held} bytes of bodies");
     let mut accepted = 0;
@@ -146,7 +152,7 @@ fn bodies_past_their_share_are_503_and_come_again() {
     }
     let refused = refused_for_memory(&server);
     assert!(accepted > 0 && refused > 0, "{accepted} accepted, {refused} refused");
-    assert_eq!(accepted + refused, CLIENTS as u64);
+    assert!(accepted + refused >= CLIENTS as u64);
     server.connect().exchange(&request).expect(202);
 }
 
