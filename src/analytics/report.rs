@@ -5,8 +5,9 @@
 //! analytics thread never waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use crate::sample_queue::Sleeper;
 use sigmad_detectors::{DetectorKind, Finding};
@@ -14,6 +15,8 @@ use sigmad_sample::{DeviceId, Verdict};
 
 /// Questions that wait; with more, readers block.
 pub const QUESTIONS_MAX: usize = 1_024;
+/// A report that takes longer may be one that never comes: the thread is looked for. Reports take milliseconds.
+const THREAD_LOOK: Duration = Duration::from_secs(1);
 /// The most devices in one report: copying them delays samples.
 pub const DEVICES_REPORTED_MAX: usize = 1_000;
 /// The most samples in one report, for the same reason.
@@ -50,7 +53,23 @@ pub fn questions(sleeper: Arc<Sleeper>) -> (Asker, Receiver<Question>) {
 impl Asker {
     /// Waits for the report. None once the analytics thread has stopped.
     pub fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
-        self.send(question)?.recv().ok()
+        let report = self.send(question)?;
+        loop {
+            match report.recv_timeout(THREAD_LOOK) {
+                Ok(report) => return Some(report),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                // A question that came as the thread ended stays in the channel for ever.
+                Err(RecvTimeoutError::Timeout) if self.has_ended() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// True once no thread takes questions. Asks one that nobody waits for.
+    fn has_ended(&self) -> bool {
+        let (reply, _) = bounded(1);
+        let sent = self.questions.try_send(Question::Totals(reply));
+        matches!(sent, Err(TrySendError::Disconnected(_)))
     }
 
     /// Sends a question; its report will be in the receiver. None once the analytics thread has stopped.
@@ -242,4 +261,20 @@ pub struct SampleReport {
     pub arrived_us: i64,
     /// Names and values.
     pub readings: Vec<(Arc<str>, f64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_that_came_as_the_thread_ended_has_no_report() {
+        let (asker, asked) = questions(Arc::default());
+        let asking = std::thread::spawn(move || asker.ask(Question::Totals).is_none());
+        while asked.is_empty() {
+            std::thread::yield_now();
+        }
+        drop(asked);
+        assert!(asking.join().expect("no panic"));
+    }
 }
