@@ -146,6 +146,11 @@ def is_ready(port: int) -> bool:
         return False
 
 
+def is_written(port: int) -> bool:
+    _, _, text = bench.get(f"http://127.0.0.1:{port}/metrics")
+    return b"\nsigmad_pending_samples 0\n" in text
+
+
 def first_read_leg(binary: str, redis: int) -> float:
     began = time.monotonic()
     with bench.sigmad("--redis-url", f"redis://127.0.0.1:{redis}", "--workers", "1", binary=binary) as (_, port):
@@ -163,6 +168,7 @@ def first_read(binaries: list[str], rounds: int, scratch: Path) -> list[dict]:
         with bench.sigmad(*flags, binary=binaries[-1]) as (_, port):
             for first in range(0, FLEET, FLEET_BATCH):
                 post(port, [{"device": f"f{at}", "cpu": 1, "rps": at} for at in range(first, first + FLEET_BATCH)])
+            until("all are written", READY_TIMEOUT_S, lambda: is_written(port))
         legs = [(binary, name, where) for binary in binaries for name, where in (("0", redis), ("200 ms", far))]
         found: dict = {leg: [] for leg in legs}
         for _ in range(rounds):
