@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::analytics::report::DevicesSort;
+use crate::registry::Registry;
 use crossbeam_channel::bounded;
 use proptest::prelude::*;
 
@@ -426,5 +427,36 @@ fn metrics_may_come_in_any_order_and_change_from_sample_to_sample() {
         let got: Vec<_> = report.metrics.iter().map(|m| (&*m.metric, m.values.clone())).collect();
         let expected = [("0", vec![2.0, 3.0, 4.0]), ("1", vec![1.0, 6.0]), ("9", vec![5.0])];
         assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn values_of_an_evicted_metric_enter_no_window() {
+    let registry = Arc::new(Registry::new(2, 10));
+    let mut analytics =
+        Analytics::new(AnalyticsSettings::default(), NameLookup::from(registry.clone()));
+    let admit = |name, now_s| {
+        let mut metrics = [("cpu", None), (name, None)];
+        let admitted = registry.admit(Some("a"), &mut metrics, now_s).expect("room");
+        (admitted.expect("a device").device, metrics[1].1.expect("room"))
+    };
+    let judge = |analytics: &mut Analytics, device, metric, value| {
+        let mut batch = Batch::default();
+        batch.push(0, Some(device), &[Reading { metric, value }]);
+        analytics.judge(&batch, 0);
+    };
+    let (device, old) = admit("old", 1);
+    judge(&mut analytics, device, old, 1.0);
+    let (_, new) = admit("new", 12);
+    assert_eq!((new.slot(), new.generation()), (old.slot(), 1));
+    judge(&mut analytics, device, new, 2.0);
+    judge(&mut analytics, device, old, 3.0);
+    assert_eq!(analytics.totals().unnamed_values, 1);
+    while analytics.advance() {}
+    assert_eq!(analytics.totals().streams, 1);
+    for subject in [None, Some(device)] {
+        let report = analytics.windows(subject, Scope::Cluster);
+        let windows: Vec<_> = report.metrics.iter().map(|m| (&*m.metric, &*m.values)).collect();
+        assert_eq!(windows, [("new", &[2.0][..])]);
     }
 }
