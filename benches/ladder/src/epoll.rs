@@ -116,8 +116,14 @@ pub fn run(options: &Options, parts: EpollParts, start: Instant) -> Result<(), B
             answered: [0; 2],
         };
         let counters = Arc::new(http::counters::HttpCounters::default());
-        let worker =
-            Worker::new(EpollPoller::new([listener])?, LIMITS, budget.clone(), counters, start, front);
+        let worker = Worker::new(
+            EpollPoller::new([listener])?,
+            LIMITS,
+            budget.clone(),
+            counters,
+            start,
+            front,
+        );
         handles.push(worker.handle());
         let core = core_of(index);
         let run = move || {
