@@ -158,8 +158,8 @@ impl RunningStore {
         self.deadline_ns.store((deadline.as_nanos() as u64).max(1), Ordering::Relaxed);
     }
 
-    /// Waits until the store has written or dropped what is left. Only the search for the address of a host name can
-    /// keep it longer than its deadline: what it then holds is lost, and counted by the last log line.
+    /// Waits until the store has written or dropped what is left. Only a connect, or the search for the address of a
+    /// host name, can keep it longer than its deadline: what it then holds is lost, and counted by the last log line.
     pub fn join(self, start: Instant, deadline: Duration) {
         while !self.thread.is_finished() {
             if elapsed(start) > deadline {

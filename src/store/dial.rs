@@ -26,6 +26,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A script or a fork stops a healthy Redis for a tenth of it.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The longest wait for a reply before the deadline is looked at again: a drain may begin meanwhile.
+pub const WAIT_MAX: Duration = Duration::from_millis(100);
+
 /// Opens connections.
 pub trait Dialer: Debug + Send + Sync {
     /// Connects to one Redis process, within a bounded time.
@@ -48,8 +51,8 @@ pub struct TcpDialer {
 }
 
 impl TcpDialer {
-    /// Times count from `start`. No call ends after `deadline_ns`, unless that is 0; only the system's search for
-    /// the address of a host name may.
+    /// Times count from `start`. No call ends after `deadline_ns`, unless that is 0. Two may, if they began before it
+    /// was set: a connect, by [`CONNECT_TIMEOUT`] at most, and the system's search for the address of a host name.
     pub fn new(start: Instant, deadline_ns: Arc<AtomicU64>) -> Self {
         Self { start, deadline_ns }
     }
@@ -140,7 +143,7 @@ impl TimedSocket {
     fn connect(address: &Address, dialer: &TcpDialer) -> io::Result<Self> {
         let mut failure = None;
         for address in (address.host.as_str(), address.port).to_socket_addrs()? {
-            let end = dialer.end(CONNECT_TIMEOUT);
+            let end = elapsed(dialer.start) + CONNECT_TIMEOUT;
             match TcpStream::connect_timeout(&address, dialer.left(end)?) {
                 Ok(tcp) => {
                     // A flush is one write: waiting for more data only delays its end.
@@ -157,22 +160,24 @@ impl TimedSocket {
 
     /// The next calls together end within that time.
     fn begin(&mut self, within: Duration) {
-        self.end = self.dialer.end(within);
+        self.end = elapsed(self.dialer.start) + within;
+    }
+
+    /// True when a call that returns `result` goes on: a signal has interrupted it, or its end is not reached.
+    fn goes_on<T>(result: &io::Result<T>) -> bool {
+        use ErrorKind::{Interrupted, WouldBlock};
+        matches!(result, Err(error) if matches!(error.kind(), Interrupted | WouldBlock))
     }
 }
 
 impl TcpDialer {
-    /// The end of a call that begins now.
-    fn end(&self, within: Duration) -> Duration {
-        let end = elapsed(self.start) + within;
+    /// The time until `end`, or until the deadline if that is sooner.
+    fn left(&self, end: Duration) -> io::Result<Duration> {
         // Relaxed: no other data depends on it.
-        match self.deadline_ns.load(Ordering::Relaxed) {
+        let end = match self.deadline_ns.load(Ordering::Relaxed) {
             0 => end,
             deadline_ns => end.min(Duration::from_nanos(deadline_ns)),
-        }
-    }
-
-    fn left(&self, end: Duration) -> io::Result<Duration> {
+        };
         let left = end.saturating_sub(elapsed(self.start));
         if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
@@ -181,10 +186,10 @@ impl TcpDialer {
 impl Read for TimedSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.tcp.set_read_timeout(Some(self.dialer.left(self.end)?))?;
-            match self.tcp.read(buffer) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => return result,
+            self.tcp.set_read_timeout(Some(self.dialer.left(self.end)?.min(WAIT_MAX)))?;
+            let result = self.tcp.read(buffer);
+            if !Self::goes_on(&result) {
+                return result;
             }
         }
     }
@@ -193,10 +198,10 @@ impl Read for TimedSocket {
 impl Write for TimedSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            self.tcp.set_write_timeout(Some(self.dialer.left(self.end)?))?;
-            match self.tcp.write(bytes) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => return result,
+            self.tcp.set_write_timeout(Some(self.dialer.left(self.end)?.min(WAIT_MAX)))?;
+            let result = self.tcp.write(bytes);
+            if !Self::goes_on(&result) {
+                return result;
             }
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use mlua::Lua;
 use redis::{RedisError, RedisResult, Value};
-use sigmad::store::dial::{CONNECT_TIMEOUT, Dialer, REPLY_TIMEOUT, RedisStream};
+use sigmad::store::dial::{CONNECT_TIMEOUT, Dialer, REPLY_TIMEOUT, RedisStream, WAIT_MAX};
 use sigmad::store::url::Address;
 use sigmad_clock::TimeSource;
 
@@ -264,9 +264,8 @@ pub struct SimulatedDialer {
 }
 
 impl SimulatedDialer {
-    /// When a call ends that begins now.
-    fn end_ns(&self, timeout: Duration) -> u64 {
-        let end_ns = now_ns() + timeout.as_nanos() as u64;
+    /// When a call ends that would end at `end_ns`.
+    fn end_ns(&self, end_ns: u64) -> u64 {
         match self.deadline_ns.load(Ordering::Relaxed) {
             0 => end_ns,
             deadline_ns => end_ns.min(self.clock.simulated(deadline_ns)),
@@ -288,7 +287,8 @@ enum Dialled {
 impl Dialer for SimulatedDialer {
     fn dial(&self, address: &Address, _is_tls: bool) -> RedisResult<Box<dyn RedisStream>> {
         let Self { slot, process, .. } = *self;
-        let end_ns = self.end_ns(CONNECT_TIMEOUT);
+        // As in the server: once it has begun, it does not see a deadline.
+        let end_ns = self.end_ns(now_ns() + CONNECT_TIMEOUT.as_nanos() as u64);
         let node = node_at(address.port);
         let dialled = |world: &mut World| {
             let way = world.ways[slot][node].clone();
@@ -327,7 +327,7 @@ struct SimulatedStream {
 
 impl RedisStream for SimulatedStream {
     fn write(&mut self, packed: &[u8]) -> RedisResult<()> {
-        if now_ns() >= self.dialer.end_ns(REPLY_TIMEOUT) {
+        if now_ns() >= self.dialer.end_ns(u64::MAX) {
             return Err(timed_out());
         }
         match with(|world| world.send(self.conn, packed)) {
@@ -337,8 +337,9 @@ impl RedisStream for SimulatedStream {
     }
 
     fn read(&mut self) -> RedisResult<Value> {
-        let end_ns = self.dialer.end_ns(REPLY_TIMEOUT);
+        let timeout_ns = now_ns() + REPLY_TIMEOUT.as_nanos() as u64;
         loop {
+            let end_ns = self.dialer.end_ns(timeout_ns);
             let found = with(|world| {
                 let conn = &mut world.conns[self.conn];
                 conn.inbox.pop_front().map(Ok).or_else(|| conn.broken.map(Err))
@@ -347,7 +348,10 @@ impl RedisStream for SimulatedStream {
                 Some(Ok(value)) => return Ok(value),
                 Some(Err(error)) => return Err(io::Error::from(error).into()),
                 None if now_ns() >= end_ns => return Err(timed_out()),
-                None => wait(end_ns, Some(self.conn)),
+                None => {
+                    let look_ns = now_ns() + WAIT_MAX.as_nanos() as u64;
+                    wait(end_ns.min(look_ns), Some(self.conn));
+                }
             }
         }
     }
