@@ -28,7 +28,7 @@ PARTS = {
     "clients": (["make", "clients"], {"CLIENT_REQUESTS": "50000", "CLIENT_SECONDS": "30"}),
     "load": (["make", "load"], {"LOAD_SECONDS": "10"}),
     "soak": (["cargo", "test", "--locked", "--test", "soak", "--", "--nocapture"], {"SOAK_SECONDS": "600"}),
-    "simulation": (["make", "simulation"], {"SECONDS": "3600"}),
+    "simulation": (["make", "simulate"], {"SECONDS": "3600"}),
 }
 
 
