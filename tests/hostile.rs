@@ -1043,18 +1043,12 @@ fn limit_cases() -> Vec<LimitCase> {
         add(format!("{count} metrics"), metrics_of(count), status);
     }
     for (count, status) in [(127, 202), (128, 202), (129, 400)] {
-        let device = "d".repeat(count);
-        add(
-            format!("device of {count} bytes"),
-            post("/ingest", format!(r#"{{"device":"{device}","cpu":1}}"#).as_bytes()),
-            status,
-        );
-        let metric = "m".repeat(count);
-        add(
-            format!("metric of {count} bytes"),
-            post("/ingest", format!(r#"{{"device":"a","{metric}":1}}"#).as_bytes()),
-            status,
-        );
+        let body = format!(r#"{{"device":"{}","cpu":1}}"#, "d".repeat(count));
+        add(format!("device of {count} bytes"), post("/ingest", body.as_bytes()), status);
+    }
+    for (count, status) in [(1_023, 202), (1_024, 202), (1_025, 400)] {
+        let body = format!(r#"{{"device":"a","{}":1}}"#, "m".repeat(count));
+        add(format!("metric of {count} bytes"), post("/ingest", body.as_bytes()), status);
     }
     for (value, status) in [
         ("999999999999999.9", 202),
