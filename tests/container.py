@@ -37,8 +37,8 @@ ROOT = bench.ROOT
 FOLDER = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "container"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 IMAGE = f"localhost/sigmad:{VERSION}"
-# With the base, unpacked.
-IMAGE_BYTES_MAX = 10_000_000
+# With the base, unpacked. The quick profile makes a larger binary than the one that is shipped.
+IMAGE_BYTES_MAX = 14_000_000
 # The suite tries the image, and not what the compiler makes of the binary: half the time of the build.
 QUICK_PROFILE = ("LTO=off", "CODEGEN_UNITS=16", "OPT_LEVEL=1")
 MEMORY = "128m"
