@@ -4,13 +4,16 @@
 //! fields. This file adds the rules of RFC 9112 on which two parsers of the same bytes must agree: line
 //! ends, lengths, codings, Host. An ambiguous head is refused and its connection closed.
 
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-use super::message::{Headers, Method, is_name};
+use super::message::{Headers, Method, Request, is_name};
 pub use super::request_error::RequestError;
 use super::request_line::{self, is_authority};
+use super::stages::StageTimer;
+use sigmad_clock::Now;
 
 /// A request with more header fields is answered 431.
 pub const HEADERS_MAX: usize = 100;
@@ -50,6 +53,21 @@ pub struct Head<'h, 'b> {
     pub expects_continue: bool,
     /// The value of Content-Encoding, if there is one.
     pub content_encoding: Option<&'h [u8]>,
+}
+
+impl Head<'_, '_> {
+    /// The request with this head.
+    #[inline]
+    pub fn request<'a>(
+        &'a self,
+        body: &'a mut [u8],
+        client: IpAddr,
+        now: Now,
+        stages: StageTimer<'a>,
+    ) -> Request<'a> {
+        let Self { method, path, query, headers, is_http10, .. } = *self;
+        Request { method, path, query, headers, body, client, is_http10, now, stages }
+    }
 }
 
 /// The bytes of a head that have been searched for its end; a search starts with the default.

@@ -23,7 +23,7 @@ use super::counters::HttpCounters;
 use super::encode::{self, DateLine, ResponseOptions};
 use super::head::{self, BodyFraming, EMPTY_SLOTS, Head, HeadSearch, RequestError};
 use super::head_cache;
-use super::message::{Completion, Method, Request, Service, StreamState};
+use super::message::{Completion, Method, Service, StreamState};
 use super::poller::RECEIVE_BYTES_MAX;
 use super::request_line;
 use super::stages::{Stage, StageTimer};
@@ -377,17 +377,7 @@ impl Protocol {
         round: &mut Round<'_, S>,
     ) -> bool {
         let options = ResponseOptions::new(head, true, round.limits);
-        let request = Request {
-            method: head.method,
-            path: head.path,
-            query: head.query,
-            headers: head.headers,
-            body: &mut [],
-            client: self.client,
-            is_http10: head.is_http10,
-            now: round.now,
-            stages: StageTimer::default(),
-        };
+        let request = head.request(&mut [], self.client, round.now, StageTimer::default());
         let mut response = NativeResponseWriter {
             out: round.out,
             date: round.date,
@@ -463,17 +453,7 @@ impl Protocol {
         let limit = round.limits.body_bytes_max;
         let body = coding::decode(head.content_encoding, body, limit, decoded)?;
         *round_bytes += body.len();
-        let request = Request {
-            method: head.method,
-            path: head.path,
-            query: head.query,
-            headers: head.headers,
-            body,
-            client: self.client,
-            is_http10: head.is_http10,
-            now: round.now,
-            stages,
-        };
+        let request = head.request(body, self.client, round.now, stages);
         let mut response = NativeResponseWriter {
             out: round.out,
             date: round.date,

@@ -23,7 +23,7 @@ use super::state::WaitPhase;
 use crate::http::coding;
 use crate::http::encode::{self, BodyLength, DateLine, ResponseOptions};
 use crate::http::head::{self, BodyFraming, EMPTY_SLOTS, Head, RequestError};
-use crate::http::message::{Completion, Method, Request, Response, Service, StreamState};
+use crate::http::message::{Completion, Method, Response, Service, StreamState};
 use crate::http::request_line;
 use crate::http::stages::{StageTimer, StageTimes, TIMED_EVERY};
 use sigmad_clock::{Clock, Now};
@@ -189,17 +189,7 @@ impl<S: Service> MayConnection<S> {
         *calls += 1;
         let is_timed = calls.is_multiple_of(TIMED_EVERY);
         let mut times = is_timed.then(|| StageTimes::new(now.monotonic_ns));
-        let request = Request {
-            method: head.method,
-            path: head.path,
-            query: head.query,
-            headers: head.headers,
-            body,
-            client: self.client,
-            is_http10: head.is_http10,
-            now,
-            stages: StageTimer(times.as_mut()),
-        };
+        let request = head.request(body, self.client, now, StageTimer(times.as_mut()));
         let wall_s = now.wall_s();
         let state = MayResponseState::Pending;
         let mut writer = MayResponseWriter { response, lines, options, wall_s, state };
@@ -230,17 +220,7 @@ impl<S: Service> MayConnection<S> {
         let mut slot = self.shared.slot(self.socket).lock();
         let ServiceSlot { service, lines, .. } = &mut *slot;
         let service = service.as_mut()?;
-        let request = Request {
-            method: head.method,
-            path: head.path,
-            query: head.query,
-            headers: head.headers,
-            body: &mut [],
-            client: self.client,
-            is_http10: head.is_http10,
-            now,
-            stages: StageTimer::default(),
-        };
+        let request = head.request(&mut [], self.client, now, StageTimer::default());
         let (wall_s, state) = (now.wall_s(), MayResponseState::Pending);
         let mut writer = MayResponseWriter { response, lines, options, wall_s, state };
         if !service.refuse_by_head(request, &mut writer) {
