@@ -61,6 +61,7 @@ cases![
     bodies_that_are_no_samples,
     gzip_body,
     zstd_body,
+    snappy_body,
     identity_body,
     unknown_content_coding,
     broken_gzip,
@@ -449,6 +450,20 @@ fn zstd_body(engine: Engine) {
     let batch = format!("[{}]", vec![SEEDS[0]; 500].join(","));
     let bytes = zstd::encode_all(batch.as_bytes(), 3).expect("memory");
     assert_eq!(server.ask(&packed("zstd", &bytes)).accepted(), 500);
+    assert_eq!(server.total(), 500);
+}
+
+fn snappy_body(engine: Engine) {
+    let server = start(engine);
+    let batch = format!("[{}]", vec![SEEDS[0]; 500].join(","));
+    let snappy =
+        |body: &str| snap::raw::Encoder::new().compress_vec(body.as_bytes()).expect("memory");
+    let packed_batch = snappy(&batch);
+    assert_eq!(server.ask(&packed("snappy", &packed_batch)).accepted(), 500);
+    let good = snappy(SEEDS[0]);
+    for bytes in [&good[..good.len() - 1], &good[1..], b"", SEEDS[0].as_bytes()] {
+        server.ask(&packed("snappy", bytes)).error(400);
+    }
     assert_eq!(server.total(), 500);
 }
 

@@ -845,6 +845,7 @@ fn valid_requests() -> Vec<Vec<u8>> {
         chunks(&[b"8;x=y\r\n", &BODY[..8], b"\r\n9\r\n", &BODY[8..], b"\r\n0\r\nX-T: 1\r\n\r\n"]),
         request("POST", "/ingest", &[("Expect", "100-continue")], BODY),
         request("POST", "/ingest?a=b", &[("Content-Encoding", "gzip")], &gzip(BODY)),
+        packed("snappy", &snappy(BODY)),
         with_lines("X-Forwarded-For: 1.2.3.4\r\nConnection: close\r\n"),
     ]
 }
@@ -982,6 +983,10 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
+fn snappy(body: &[u8]) -> Vec<u8> {
+    snap::raw::Encoder::new().compress_vec(body).expect("memory")
+}
+
 fn packed(coding: &str, body: &[u8]) -> Vec<u8> {
     request("POST", "/ingest", &[("Content-Encoding", coding)], body)
 }
@@ -1032,12 +1037,16 @@ fn limit_cases() -> Vec<LimitCase> {
         add(format!("gzip at the limit {offset:+}"), packed("gzip", &gzip(&body)), status);
         let zstd = zstd::encode_all(&body[..], 1).expect("memory");
         add(format!("zstd at the limit {offset:+}"), packed("zstd", &zstd), status);
+        add(format!("snappy at the limit {offset:+}"), packed("snappy", &snappy(&body)), status);
     }
     add("body of 9 MiB".into(), post("/ingest", &body_of(9 << 20)), 413);
     add("body of 9 MiB in chunks".into(), in_chunks_of(&body_of(9 << 20), 16 * 1024), 413);
     add("body in one-byte chunks".into(), in_chunks_of(&body_of(4096), 1), 202);
     let bomb = vec![b' '; 128 << 20];
     add("gzip bomb".into(), packed("gzip", &gzip(&bomb)), 413);
+    add("snappy bomb".into(), packed("snappy", &snappy(&bomb)), 413);
+    let lie = [&[0x80, 0x80, 0x80, 0x04][..], &body_of(4096)].concat();
+    add("snappy of 8 MiB in 4 KiB".into(), packed("snappy", &lie), 400);
     add("zstd bomb".into(), packed("zstd", &zstd::encode_all(&bomb[..], 1).expect("memory")), 413);
     for (count, status) in [(31, 202), (32, 202), (33, 400)] {
         add(format!("{count} metrics"), metrics_of(count), status);

@@ -37,7 +37,7 @@ pub enum RequestError {
     TooManyHeaders,
     /// The body is larger than `--max-body`, as sent or when decoded.
     BodyTooLarge,
-    /// A Content-Encoding other than gzip, zstd and identity.
+    /// A Content-Encoding other than gzip, zstd, snappy and identity.
     ContentCoding,
     /// The body cannot be decoded.
     CodedBody,
@@ -161,7 +161,9 @@ impl RequestError {
             Self::HeadTooLarge => "the request head is larger than --max-head",
             Self::TooManyHeaders => "the request has more than 100 header fields",
             Self::BodyTooLarge => "the body is larger than --max-body, as sent or when decoded",
-            Self::ContentCoding => "the supported content codings are gzip, zstd and identity",
+            Self::ContentCoding => {
+                "the supported content codings are gzip, zstd, snappy and identity"
+            }
             Self::CodedBody => "the body cannot be decoded by its Content-Encoding",
             Self::Expectation => "the only supported expectation is 100-continue",
             Self::Timeout => {
