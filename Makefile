@@ -12,8 +12,9 @@ SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc release u
   container-image container
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# What suites and benches run; each one is a whole link with LTO.
-RELEASE_EXAMPLES := floor requests allocate spin simulate
+# What suites run besides the server. They are of the build of the tests: its dependencies are compiled once, and
+# the release build does without them.
+EXAMPLES := allocate spin simulate
 # The suites that speak to the installed binary take its name from here.
 WITH_BINARY = SIGMAD=$(TARGET)/release/sigmad
 # Labelled series of public benchmarks; they are not part of the project.
@@ -22,13 +23,11 @@ DATA ?= ../shared/data
 SECONDS ?= 60
 VERSION = $(shell sed -n '/^version = /{s/[^"]*"\(.*\)"/\1/p;q}' Cargo.toml)
 REVISION = $(shell git rev-parse HEAD)
-# One profile for what is only checked: then a dependency is checked once for all workspaces.
-CHECKED := CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false
 # podman and buildah understand the same arguments.
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify verify-long setup bench simulate perf perf-quick gates-update eval docs prometheusrule manual image help $(SUITES)
+.PHONY: run demo test verify verify-long setup examples bench simulate perf perf-quick gates-update eval docs prometheusrule manual image help $(SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" changes settings
 	cargo run --release --locked -- $(FLAGS)
@@ -72,14 +71,15 @@ deny: ## suite: licences, sources and advisories of dependencies
 	scripts/deny.sh
 
 clippy: ## suite: lints of every crate, the ladder, fuzz and loom included
-	$(CHECKED) cargo clippy --locked --workspace --all-targets -- -D warnings
-	$(CHECKED) cargo clippy --locked --workspace --all-targets --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET) -- -D warnings
-	$(CHECKED) cargo clippy --locked --all-targets --manifest-path fuzz/Cargo.toml --target-dir $(TARGET) -- -D warnings
+	# One folder, and one profile in all three manifests: a dependency is checked once, and its C compiled once.
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET) -- -D warnings
+	cargo clippy --locked --all-targets --manifest-path fuzz/Cargo.toml --target-dir $(TARGET) -- -D warnings
 	RUSTFLAGS="--cfg loom" cargo clippy --locked --all-targets --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom -- -D warnings
 
 doc: ## suite: the documentation builds, and its links resolve
 	# Private items are documented, so links to them resolve.
-	$(CHECKED) RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 
 unit-build: ## suite: the tests of all crates compile
 	cargo test --locked --workspace --no-run
@@ -87,11 +87,15 @@ unit-build: ## suite: the tests of all crates compile
 unit: ## suite: unit tests, doc tests, and integration tests with the debug binary
 	cargo test --locked --workspace --no-fail-fast
 
-release: ## suite: the release binary and the examples that other suites run
-	cargo build --release --locked --bin sigmad $(addprefix --example ,$(RELEASE_EXAMPLES))
+release: ## suite: the release binary, and what gates counts
+	cargo build --release --locked --package sigmad --bin sigmad --package sigmad-gates --bin requests
 
-simulation: release ## suite: replicas, Redis, network and clocks under simulated faults: the same seeds each time
-	$(TARGET)/release/examples/simulate --first 1 --count 100 --seconds 600
+examples:
+	# With the whole workspace, or features would differ from those of unit-build.
+	cargo build --locked --workspace $(addprefix --example ,$(EXAMPLES))
+
+simulation: examples ## suite: replicas, Redis, network and clocks under simulated faults: the same seeds each time
+	$(TARGET)/debug/examples/simulate --first 1 --count 100 --seconds 600
 
 simulate: ## simulate for as long as told: SECONDS=3600, or SEED=7 to replay one seed
 	cargo run --release --locked --example simulate -- $(if $(SEED),--seed $(SEED),--seconds $(SECONDS))
@@ -99,7 +103,7 @@ simulate: ## simulate for as long as told: SECONDS=3600, or SEED=7 to replay one
 formats: release ## suite: answers and scrapes, read by independent parsers
 	$(WITH_BINARY) tests/formats.py
 
-pprof: release ## suite: profiles, read by go tool pprof; PPROF_CYCLES is the number of cancelled profiles
+pprof: release examples ## suite: profiles, read by go tool pprof; PPROF_CYCLES is the number of cancelled profiles
 	$(WITH_BINARY) tests/pprof.py
 
 page: release ## suite: the live page in Chromium
@@ -117,7 +121,7 @@ gates: release ## suite: instructions per request may not grow; allocations are 
 gates-update: release ## update the instruction counts that gates compares with
 	benches/gates/instructions.py --update
 
-heap: release ## suite: memory profiles and stage times, compared with known truth
+heap: release examples ## suite: memory profiles and stage times, compared with known truth
 	$(WITH_BINARY) tests/heap.py
 
 clients: release ## suite: curl, requests, ab, wrk, hey, Locust
@@ -145,10 +149,11 @@ container: container-image ## suite of verify: the image, run without privileges
 	tests/container.py
 
 ladder-build: ## suite: the servers that PERF.md compares compile
-	cargo build --locked --workspace --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)/ladder
+	# In the folder of unit-build, and with its profile: most dependencies are the same.
+	cargo build --locked --workspace --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)
 
 ladder: ladder-build ## suite: the servers that PERF.md compares do the same work
-	LADDER=$(TARGET)/ladder/debug BASELINE_GO=$(TARGET)/go/baseline tests/ladder.py
+	LADDER=$(TARGET)/debug BASELINE_GO=$(TARGET)/go/baseline tests/ladder.py
 
 loom: ## suite: every interleaving of the analytics thread's sleep and wake-up
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom
@@ -160,6 +165,7 @@ fuzz: ## suite: every fuzz target for 15 seconds
 	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
+	cargo build --release --locked --example floor
 	cargo bench --locked --bench '*'
 	$(WITH_BINARY) benches/headline.py --server sigmad --server may --server floor
 	@for bench in curve store idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done

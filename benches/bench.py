@@ -34,6 +34,11 @@ def target_dir() -> Path:
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
+def example(name: str) -> str:
+    """One that suites run: of the build of the tests, for the release build does without their dependencies."""
+    return str(target_dir().parent / "debug" / "examples" / name)
+
+
 def sigmad_binary() -> str:
     return os.environ.get("SIGMAD", str(target_dir() / "sigmad"))
 

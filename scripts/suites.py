@@ -41,7 +41,7 @@ class Suite:
 
 def suites() -> list[Suite]:
     """In the order in which they start: what fails soonest comes first."""
-    release = ("release",)
+    release, tests = ("release",), ("unit-build",)
     return [
         Suite("fmt", "build"),
         Suite("scripts", "build"),
@@ -49,15 +49,15 @@ def suites() -> list[Suite]:
         Suite("dockerfile", "build"),
         Suite("deny", "build"),
         Suite("perf-numbers", "build"),
-        # The first two use different folders of target/, so neither waits for the other's lock.
+        # Beside each other stands what uses different folders of target/: those of one folder wait for its lock.
         Suite("clippy", "build"),
         Suite("release", "build"),
         Suite("unit-build", "build"),
-        Suite("doc", "build", ("clippy",)),
-        Suite("loom", "build"),
-        Suite("ladder-build", "build"),
         Suite("fuzz-build", "build"),
-        Suite("simulation", "build", release),
+        Suite("loom", "build"),
+        Suite("doc", "build", ("clippy",)),
+        Suite("ladder-build", "build", tests),
+        Suite("simulation", "build", tests),
         Suite("container-image", "build", in_test=False),
         Suite("fuzz", "build", ("fuzz-build",)),
         Suite("formats", "waits", release),
@@ -66,11 +66,11 @@ def suites() -> list[Suite]:
         Suite("nginx", "waits", release),
         Suite("replicas", "waits", release),
         Suite("ladder", "waits", ("ladder-build",)),
-        Suite("unit", "alone", ("unit-build",)),
+        Suite("unit", "alone", tests),
         Suite("gates", "alone", release),
         Suite("syscalls", "alone", release),
-        Suite("heap", "alone", release),
-        Suite("pprof", "alone", release),
+        Suite("heap", "alone", release + tests),
+        Suite("pprof", "alone", release + tests),
         Suite("page", "alone", release),
         Suite("clients", "alone", release),
         Suite("load", "alone", release),

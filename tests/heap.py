@@ -69,7 +69,7 @@ def below(scratch: Path, profile: object, function: str, value: str) -> float:
 def check_pattern(scratch: Path) -> str:
     """The estimate of each value, by function, against the truth."""
     file = scratch / "pattern"
-    command = [str(bench.target_dir() / "examples" / "allocate"), str(file)]
+    command = [bench.example("allocate"), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     worst = 0.0
     for function, truth in json.loads(done.stdout).items():

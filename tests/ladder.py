@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 import bench
 
-FOLDER = Path(os.environ.get("LADDER", bench.ROOT / "target" / "ladder" / "debug"))
+FOLDER = Path(os.environ.get("LADDER", bench.ROOT / "target" / "debug"))
 BASELINE_GO = Path(os.environ.get("BASELINE_GO", bench.ROOT / "target" / "go" / "baseline")).absolute()
 START_TIMEOUT_S = 30
 # To fetch its modules, and to build.

@@ -122,7 +122,7 @@ def without_rights() -> list[str] | None:
 def check_known_shares(scratch: Path) -> list[str]:
     """Threads that spin for a quarter and a half of the time, and some that are born meanwhile."""
     found = []
-    spin = str(Path(bench.sigmad_binary()).parent / "examples" / "spin")
+    spin = bench.example("spin")
     for case in ("perf", "timer", "auto", "fallback"):
         file = scratch / f"spin-{case}"
         backend = "auto" if case == "fallback" else case

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Instructions per request, counted by callgrind: no clock, so a busy machine counts the same.
 
-Runs the example `requests` (benches/gates/requests.rs) for each case and compares with instructions.json
+Runs `requests` (requests.rs beside it) for each case and compares with instructions.json
 beside it: more than 3 % above what stands there fails. Valgrind shows every program the same processor,
 whatever the machine has; another compiler or C library makes other code, so a count is compared with one of
 the same compiler and library, or not at all: that is said, and fails where `CI` is set, so that the gate
@@ -52,7 +52,7 @@ def toolchain() -> dict[str, str]:
 
 def count(case: str) -> dict[str, float]:
     """Instructions per request and per sample."""
-    program = bench.target_dir() / "examples" / "requests"
+    program = bench.target_dir() / "requests"
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "callgrind.out"
         command = ["valgrind", "--tool=callgrind", "--toggle-collect=requests::measured*"]

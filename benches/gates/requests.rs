@@ -2,7 +2,7 @@
 //! instructions: bytes to head, router, decoder, sample queue, verdicts, answer.
 //!
 //! One thread, no sockets, no waiting, and every input the same in each run: what is left is the work.
-//! `scripts/gates.py` runs it under callgrind, which counts in [`measured`] alone.
+//! `instructions.py` runs it under callgrind, which counts in [`measured`] alone.
 //!
 //! Usage: `requests single|pipelined|batch`; prints requests and samples that were measured.
 
