@@ -16,10 +16,12 @@ pub const CODES: [u16; 20] = [
 ];
 
 /// The values of the metric label `method`, in the order of [`Method`].
-pub const METHODS: [(Method, &str); 5] = [
+pub const METHODS: [(Method, &str); 7] = [
     (Method::Get, "GET"),
     (Method::Head, "HEAD"),
     (Method::Post, "POST"),
+    (Method::Put, "PUT"),
+    (Method::Delete, "DELETE"),
     (Method::Options, "OPTIONS"),
     (Method::Other, "other"),
 ];
@@ -109,7 +111,7 @@ fn is_usual(label: Label, method: Method, status: u16) -> bool {
         Method::Post => route
             .ingest_status()
             .is_some_and(|success| status == success || matches!(status, 400 | 413 | 429 | 503)),
-        Method::Head | Method::Options | Method::Other => false,
+        Method::Head | Method::Put | Method::Delete | Method::Options | Method::Other => false,
     }
 }
 

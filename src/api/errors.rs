@@ -20,6 +20,8 @@ pub enum ApiError<'a> {
     WrongMethod(&'static str),
     /// The token is missing or wrong.
     Denied(Denied),
+    /// The path takes only bodies of these media types.
+    MediaType(&'static str),
     /// The body cannot be read.
     Body(BodyError),
     /// The one sample of the body is refused.
@@ -77,6 +79,7 @@ impl ApiError<'_> {
             Self::WrongMethod(_) => 405,
             Self::ProfileRuns(_) => 409,
             Self::Body(BodyError::TooManySamples) => 413,
+            Self::MediaType(_) => 415,
             Self::Sample(refusal) => refusal.status,
             Self::Internal | Self::Unprofilable(_) => 500,
             Self::QueueFull
@@ -110,6 +113,7 @@ impl ApiError<'_> {
             Self::Denied(Denied::Wrong) => "token_wrong",
             Self::Denied(Denied::Throttled) => "too_many_wrong_tokens",
             Self::Denied(Denied::Remote) => "loopback_only",
+            Self::MediaType(_) => "unsupported_media_type",
             Self::Body(BodyError::Empty) => "empty_body",
             Self::Body(BodyError::NotAnObject) => "not_an_object",
             Self::Body(BodyError::Malformed { .. }) => "malformed_json",
@@ -134,9 +138,9 @@ impl ApiError<'_> {
             Self::Denied(Denied::Missing) => {
                 "this path requires a token: `Authorization: Bearer …`".into()
             }
-            Self::Denied(Denied::Wrong) => "the bearer token is wrong".into(),
+            Self::Denied(Denied::Wrong) => "the token is wrong".into(),
             Self::Denied(Denied::Throttled) => {
-                "the bearer token is wrong, as many others from this address were".into()
+                "the token is wrong, as many others from this address were".into()
             }
             Self::Denied(Denied::Remote) => {
                 "this path is open to local requests only: from loopback, with a Host that names \
@@ -144,6 +148,7 @@ impl ApiError<'_> {
                  others need --debug-token and its token"
                     .into()
             }
+            Self::MediaType(taken) => format!("the Content-Type must be {taken}").into(),
             Self::Body(BodyError::Empty) => "the body holds no sample".into(),
             Self::Body(BodyError::NotAnObject) => {
                 "the body must be a JSON object, or an array of objects".into()
@@ -215,6 +220,12 @@ mod tests {
         let too_many = ApiError::Body(BodyError::TooManySamples);
         assert_eq!(too_many.status(), 413);
         assert!(body(too_many)["error"]["message"].as_str().expect("text").contains("65536"));
+        let media_type = ApiError::MediaType("application/json");
+        assert_eq!((media_type.status(), media_type.code()), (415, "unsupported_media_type"));
+        assert_eq!(
+            body(media_type)["error"]["message"],
+            "the Content-Type must be application/json"
+        );
         let parameter = ApiError::Parameter { name: "limit", allowed: "1 to 1000" };
         assert_eq!(body(parameter)["error"]["message"], "`limit` must be 1 to 1000");
     }

@@ -9,6 +9,7 @@ pub mod accept;
 pub mod counters;
 pub mod debug;
 pub mod errors;
+mod exchange;
 pub mod ingest;
 pub mod query;
 pub mod reader;

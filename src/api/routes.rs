@@ -5,7 +5,6 @@
 use std::sync::LazyLock;
 
 use crate::dashboard::page::Asset;
-use crate::decode::Format;
 use crate::http::message::Method;
 
 /// The description of the HTTP interface; a test compares it with [`ROUTES`].
@@ -16,10 +15,16 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct PathRoute {
     /// The path of a request; also the metric label.
     pub path: &'static str,
+    /// True when `path` is the beginning of many paths. Such rows are the last of the table.
+    pub is_prefix: bool,
     /// The action of GET and HEAD.
     pub get: Option<Get>,
     /// The action of POST.
     pub post: Option<Post>,
+    /// The action of PUT.
+    pub put: Option<Post>,
+    /// The action of DELETE.
+    pub delete: Option<Post>,
 }
 
 /// The action of GET.
@@ -37,18 +42,32 @@ pub enum Get {
     Debug(DebugRead),
 }
 
-/// The action of POST.
+/// The action of POST, and of PUT and DELETE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Post {
     /// Takes samples.
-    Ingest {
-        /// Of the body.
-        format: Format,
-        /// Of the answer, if a sample was accepted.
-        status: u16,
-    },
+    Ingest(Convention),
     /// The same as GET, with the parameters in the body.
     Debug(DebugRead),
+}
+
+/// How senders of a path write their bodies and read the answers: a file of [`ingest`](super::ingest) each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convention {
+    /// sigmad's own, in JSON.
+    Json {
+        /// The status if a sample was accepted.
+        success: u16,
+    },
+}
+
+impl Convention {
+    /// The status of accepted samples.
+    pub const fn success(self) -> u16 {
+        match self {
+            Self::Json { success } => success,
+        }
+    }
 }
 
 /// Paths about the process itself, for loopback clients and clients with the debug token.
@@ -96,24 +115,22 @@ pub enum Read {
 }
 
 impl Get {
-    /// True if the answer holds data of samples, which requires the read token.
-    pub const fn is_data(self) -> bool {
+    /// What holds data of samples asks for the token of readers.
+    pub const fn token(self) -> TokenRule {
         match self {
-            Self::Health | Self::Ready | Self::Page(_) | Self::Read(Read::OpenApi) => false,
-            Self::Debug(_) => false,
-            Self::Read(_) => true,
+            Self::Health | Self::Ready | Self::Page(_) | Self::Read(Read::OpenApi) => {
+                TokenRule::Open
+            }
+            Self::Read(_) => TokenRule::Read,
+            Self::Debug(_) => TokenRule::Operator,
         }
     }
 }
 
-/// Every path, the busiest first: a request is compared with them in this order.
+/// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
 pub const ROUTES: [PathRoute; 28] = [
-    PathRoute { path: "/ingest", get: None, post: ingest(Format::Json, 202) },
-    PathRoute {
-        path: "/metrics",
-        get: Some(Get::Read(Read::Scrape)),
-        post: ingest(Format::Json, 200),
-    },
+    PathRoute { post: json(202), ..path("/ingest") },
+    PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
     reads("/analyze", Read::Analyze),
     reads("/stats", Read::Stats),
     reads("/devices", Read::Devices),
@@ -140,18 +157,22 @@ pub const ROUTES: [PathRoute; 28] = [
     debugs("/debug/latency", DebugRead::Latency),
     debugs("/debug/pprof/cmdline", DebugRead::Cmdline),
     PathRoute {
-        path: "/debug/pprof/symbol",
-        get: Some(Get::Debug(DebugRead::Symbol)),
         post: Some(Post::Debug(DebugRead::Symbol)),
+        ..debugs("/debug/pprof/symbol", DebugRead::Symbol)
     },
 ];
 
-const fn ingest(format: Format, status: u16) -> Option<Post> {
-    Some(Post::Ingest { format, status })
+/// A path without a method.
+const fn path(path: &'static str) -> PathRoute {
+    PathRoute { path, is_prefix: false, get: None, post: None, put: None, delete: None }
+}
+
+const fn json(success: u16) -> Option<Post> {
+    Some(Post::Ingest(Convention::Json { success }))
 }
 
 const fn gets(path: &'static str, get: Get) -> PathRoute {
-    PathRoute { path, get: Some(get), post: None }
+    PathRoute { get: Some(get), ..self::path(path) }
 }
 
 const fn reads(path: &'static str, read: Read) -> PathRoute {
@@ -222,16 +243,27 @@ pub fn is_debug(path: &str) -> bool {
 /// The label of a path.
 #[inline]
 pub fn find(path: &str) -> Label {
-    let place = ROUTES.iter().position(|route| route.path == path);
+    match ROUTES.iter().position(|route| route.path == path) {
+        Some(place) => Label(place as u8),
+        None => find_prefix(path),
+    }
+}
+
+/// The label of a path that no row names.
+#[cold]
+fn find_prefix(path: &str) -> Label {
+    let place = ROUTES.iter().position(|route| route.is_prefix && path.starts_with(route.path));
     place.map_or(Label::OTHER, |place| Label(place as u8))
 }
 
 impl PathRoute {
     /// The value of `Allow`.
     pub const fn allow(&self) -> &'static str {
+        let has_put_and_delete = self.put.is_some() && self.delete.is_some();
         match (self.get.is_some(), self.post.is_some()) {
-            (true, true) => ALLOW_ALL,
+            (true, true) => "GET, HEAD, POST, OPTIONS",
             (true, false) => "GET, HEAD, OPTIONS",
+            (false, _) if has_put_and_delete => "POST, PUT, DELETE, OPTIONS",
             (false, _) => "POST, OPTIONS",
         }
     }
@@ -239,25 +271,20 @@ impl PathRoute {
     /// The status of accepted samples, if POST takes samples.
     pub const fn ingest_status(&self) -> Option<u16> {
         match self.post {
-            Some(Post::Ingest { status, .. }) => Some(status),
+            Some(Post::Ingest(convention)) => Some(convention.success()),
             Some(Post::Debug(_)) | None => None,
         }
     }
 }
 
-/// The methods of the whole server, and of a path that has them all.
+/// The methods of the whole server.
 pub const ALLOW_ALL: &str = "GET, HEAD, POST, OPTIONS";
 
 /// The action of a path and a method.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
     /// Take samples.
-    Ingest {
-        /// Of the body.
-        format: Format,
-        /// Of the answer, if a sample was accepted.
-        status: u16,
-    },
+    Ingest(Convention),
     /// Answer a read.
     Get(Get),
     /// Say which methods there are.
@@ -268,16 +295,44 @@ pub enum Action {
     Unknown,
 }
 
+/// The token that a request must present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenRule {
+    /// None.
+    Open,
+    /// That of senders.
+    Ingest,
+    /// That of readers.
+    Read,
+    /// That of operators; without one the request must be local.
+    Operator,
+}
+
+impl Action {
+    /// The token that it asks for; None if it answers with a refusal or without looking at the request.
+    #[inline]
+    pub const fn token(self) -> Option<TokenRule> {
+        match self {
+            Self::Ingest(_) => Some(TokenRule::Ingest),
+            Self::Get(get) => Some(get.token()),
+            Self::Options(_) | Self::WrongMethod(_) | Self::Unknown => None,
+        }
+    }
+}
+
 /// The action of `method` on the path of `label`.
 #[inline]
 pub fn action(label: Label, method: Method) -> Action {
     let Some(route) = label.route() else { return Action::Unknown };
+    let posts = |post| match post {
+        Post::Ingest(convention) => Action::Ingest(convention),
+        Post::Debug(debug) => Action::Get(Get::Debug(debug)),
+    };
     let action = match method {
-        Method::Post => route.post.map(|post| match post {
-            Post::Ingest { format, status } => Action::Ingest { format, status },
-            Post::Debug(debug) => Action::Get(Get::Debug(debug)),
-        }),
+        Method::Post => route.post.map(posts),
         Method::Get | Method::Head => route.get.map(Action::Get),
+        Method::Put => route.put.map(posts),
+        Method::Delete => route.delete.map(posts),
         Method::Options => Some(Action::Options(route.allow())),
         Method::Other => None,
     };
@@ -285,110 +340,4 @@ pub fn action(label: Label, method: Method) -> Action {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_found_exactly_and_once() {
-        for (place, route) in ROUTES.iter().enumerate() {
-            assert_eq!(find(route.path).index(), place);
-            assert_eq!(find(route.path).path(), route.path);
-        }
-        for path in ["", "//", "/ingest/", "/INGEST", "/metrics/", "/ingest%00", "*"] {
-            assert_eq!(find(path), Label::OTHER, "{path}");
-        }
-        assert_eq!(Label::OTHER.path(), "other");
-    }
-
-    #[test]
-    fn methods_lead_to_actions() {
-        let act = |path, method| action(find(path), method);
-        assert!(matches!(
-            act("/ingest", Method::Post),
-            Action::Ingest { format: Format::Json, status: 202 }
-        ));
-        assert!(matches!(
-            act("/metrics", Method::Post),
-            Action::Ingest { format: Format::Json, status: 200 }
-        ));
-        assert!(matches!(act("/ingest", Method::Head), Action::WrongMethod("POST, OPTIONS")));
-        assert!(matches!(act("/ingest", Method::Options), Action::Options("POST, OPTIONS")));
-        assert!(matches!(act("/nope", Method::Options), Action::Unknown));
-        assert!(matches!(act("/metrics", Method::Head), Action::Get(Get::Read(Read::Scrape))));
-        assert!(matches!(act("/metrics", Method::Other), Action::WrongMethod(ALLOW_ALL)));
-        assert!(matches!(act("/health", Method::Post), Action::WrongMethod("GET, HEAD, OPTIONS")));
-        assert!(matches!(act("/nope", Method::Other), Action::Unknown));
-        for method in [Method::Get, Method::Head, Method::Post] {
-            let symbol = act("/debug/pprof/symbol", method);
-            assert!(matches!(symbol, Action::Get(Get::Debug(DebugRead::Symbol))));
-        }
-        assert!(matches!(act("/debug/pprof/", Method::Post), Action::WrongMethod(_)));
-    }
-
-    #[test]
-    fn the_openapi_document_describes_exactly_these_routes() {
-        let document: serde_json::Value =
-            serde_json::from_str(OPENAPI).expect("the document is JSON");
-        let described: Vec<(&str, Vec<&str>)> = document["paths"]
-            .as_object()
-            .expect("paths")
-            .iter()
-            .map(|(path, item)| {
-                let methods = item.as_object().expect("operations").keys().map(String::as_str);
-                (path.as_str(), methods.collect())
-            })
-            .collect();
-        let mut routed: Vec<(&str, Vec<&str>)> = ROUTES
-            .iter()
-            .map(|route| {
-                // The document describes HEAD once, for all paths.
-                let get = route.get.map(|_| "get");
-                (route.path, get.into_iter().chain(route.post.map(|_| "post")).collect())
-            })
-            .collect();
-        routed.sort_unstable();
-        // serde_json keeps objects in the order of their keys.
-        assert_eq!(described, routed);
-        for (path, item) in document["paths"].as_object().expect("paths") {
-            for (method, operation) in item.as_object().expect("operations") {
-                let responses = operation["responses"].as_object().expect("responses");
-                let route = find(path).route().expect("routed");
-                let ingest = route.ingest_status().filter(|_| method == "post");
-                let success = ingest.unwrap_or(200).to_string();
-                assert!(responses.contains_key(&success), "{method} {path}: {success}");
-                let is_debug = matches!(route.get, Some(Get::Debug(_)));
-                let is_guarded =
-                    is_debug || route.get.is_some_and(Get::is_data) || ingest.is_some();
-                for status in ["401", "403"] {
-                    assert_eq!(
-                        responses.contains_key(status),
-                        is_guarded,
-                        "{method} {path}: {status}"
-                    );
-                }
-                assert_eq!(operation.get("security").is_some(), is_guarded, "{method} {path}");
-            }
-        }
-    }
-
-    #[test]
-    fn every_reference_of_the_openapi_document_resolves() {
-        fn check(value: &serde_json::Value, document: &serde_json::Value) {
-            match value {
-                serde_json::Value::Object(fields) => {
-                    if let Some(reference) = fields.get("$ref").and_then(|to| to.as_str()) {
-                        let pointer = reference.strip_prefix('#').expect("local references");
-                        assert!(document.pointer(pointer).is_some(), "{reference}");
-                    }
-                    fields.values().for_each(|value| check(value, document));
-                }
-                serde_json::Value::Array(items) => {
-                    items.iter().for_each(|value| check(value, document));
-                }
-                _ => {}
-            }
-        }
-        let document = serde_json::from_str(OPENAPI).expect("JSON");
-        check(&document, &document);
-    }
-}
+mod tests;

@@ -1,11 +1,17 @@
-//! Bearer tokens for ingest, for reads and for `/debug/`.
+//! Tokens for ingest, for reads and for `/debug/`.
+//!
+//! A token is presented as `Authorization: Bearer`. Senders of other formats may present theirs as `Token` or as the
+//! password of `Basic`, which is what their agents can be set to.
 //!
 //! A comparison takes constant time: every presented token is compared over the whole padded length,
 //! word by word.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::http::message::{Headers, Request};
@@ -23,7 +29,7 @@ pub struct BearerToken {
 /// Required tokens; None requires no token.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
-    /// For POST requests with samples.
+    /// For requests that bring samples.
     pub ingest: Option<BearerToken>,
     /// For GET requests that return data of samples.
     pub read: Option<BearerToken>,
@@ -34,9 +40,9 @@ pub struct Tokens {
 /// Why a request is not authorized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// There is no bearer token.
+    /// There is no token.
     Missing,
-    /// The bearer token is another one.
+    /// The token is another one.
     Wrong,
     /// Another one again, after many of the same address.
     Throttled,
@@ -83,6 +89,14 @@ pub fn check(token: Option<&BearerToken>, headers: &Headers<'_>) -> Result<(), D
     let Some(token) = token else { return Ok(()) };
     let presented = headers.get("authorization").and_then(bearer).ok_or(Denied::Missing)?;
     if token.matches(presented) { Ok(()) } else { Err(Denied::Wrong) }
+}
+
+/// Checks that a sender presents `token`, if there is one: as a bearer token, as `Token`, or as a password.
+#[inline]
+pub fn check_sender(token: Option<&BearerToken>, headers: &Headers<'_>) -> Result<(), Denied> {
+    let Some(token) = token else { return Ok(()) };
+    let presented = headers.get("authorization").and_then(sender).ok_or(Denied::Missing)?;
+    if token.matches(&presented) { Ok(()) } else { Err(Denied::Wrong) }
 }
 
 /// Fields that a proxy adds: the client of such a request is not the peer of its connection.
@@ -141,10 +155,28 @@ fn names_loopback(host: &[u8]) -> bool {
     is_loopback && port.bytes().skip(1).all(|byte| byte.is_ascii_digit())
 }
 
-/// The text after the scheme `Bearer`, which may be in any case (RFC 9110 section 11.1).
+/// The text after the scheme `Bearer`.
 fn bearer(field: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = field.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii())
+    after_scheme(field, b"Bearer ")
+}
+
+/// The text after a scheme and its space. Its name may be in any case (RFC 9110 section 11.1).
+fn after_scheme<'f>(field: &'f [u8], scheme: &[u8]) -> Option<&'f [u8]> {
+    let (start, rest) = field.split_at_checked(scheme.len())?;
+    start.eq_ignore_ascii_case(scheme).then(|| rest.trim_ascii())
+}
+
+/// The token of a sender: `Bearer TOKEN`, `Token TOKEN` (InfluxDB), or the password of `Basic` (RFC 7617).
+fn sender(field: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let bare = bearer(field).or_else(|| after_scheme(field, b"Token "));
+    bare.map(Cow::Borrowed).or_else(|| password(after_scheme(field, b"Basic ")?).map(Cow::Owned))
+}
+
+/// The password of `user:password` in base64; the user is whoever it likes.
+fn password(encoded: &[u8]) -> Option<Vec<u8>> {
+    let mut pair = STANDARD.decode(encoded).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair.split_off(colon + 1))
 }
 
 #[cfg(test)]
@@ -174,6 +206,29 @@ mod tests {
             assert_eq!(format!("{token:?}"), "set");
         }
         assert_eq!(check(None, &Headers(&[])), Ok(()));
+    }
+
+    #[test]
+    fn a_sender_may_present_its_token_as_influx_and_basic_do() {
+        let token = BearerToken::new("pass:word");
+        let present = |field: &str| {
+            let fields = [httparse::Header { name: "authorization", value: field.as_bytes() }];
+            check_sender(Some(&token), &Headers(&fields))
+        };
+        let basic = |pair: &str| format!("basic {}", STANDARD.encode(pair));
+        for right in ["Bearer pass:word", "Token pass:word", "token  pass:word"] {
+            assert_eq!(present(right), Ok(()), "{right}");
+        }
+        for user in ["", "telegraf"] {
+            assert_eq!(present(&basic(&format!("{user}:pass:word"))), Ok(()));
+        }
+        for wrong in ["Token word", &basic("pass:word"), &basic(":"), &basic("pass:word:")] {
+            assert_eq!(present(wrong), Err(Denied::Wrong), "{wrong}");
+        }
+        for absent in ["Tokenpass:word", "Basic ?", "Basic", &basic("pass"), "Digest pass:word"] {
+            assert_eq!(present(absent), Err(Denied::Missing), "{absent}");
+        }
+        assert_eq!(check_sender(None, &Headers(&[])), Ok(()));
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub enum Method {
     Head,
     /// POST
     Post,
+    /// PUT
+    Put,
+    /// DELETE
+    Delete,
     /// OPTIONS: what a path allows.
     Options,
     /// Any other: 405 on every known path.

@@ -66,6 +66,8 @@ pub fn parse(data: &[u8]) -> Result<Option<RequestLine<'_>>, RequestError> {
         b"POST" => Method::Post,
         b"HEAD" => Method::Head,
         b"OPTIONS" => Method::Options,
+        b"PUT" => Method::Put,
+        b"DELETE" => Method::Delete,
         _ => Method::Other,
     };
     let length = method_length + 1 + target_length + 1 + VERSION_FORM.len();
@@ -218,6 +220,24 @@ mod tests {
         let line = parse(text).expect("valid").expect("whole");
         assert_eq!((line.method, line.path, line.query), (Method::Post, "/a", "b"));
         assert_eq!((line.is_http10, line.length), (false, text.len()));
+    }
+
+    #[test]
+    fn methods_are_told_apart() {
+        for (name, method) in [
+            ("GET", Method::Get),
+            ("HEAD", Method::Head),
+            ("POST", Method::Post),
+            ("PUT", Method::Put),
+            ("DELETE", Method::Delete),
+            ("OPTIONS", Method::Options),
+            ("PATCH", Method::Other),
+            ("put", Method::Other),
+        ] {
+            let text = format!("{name} / HTTP/1.1\r\n");
+            let line = parse(text.as_bytes()).expect("valid").expect("whole");
+            assert_eq!(line.method, method, "{name}");
+        }
     }
 
     #[test]

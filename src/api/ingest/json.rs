@@ -1,10 +1,10 @@
-//! Answers to bodies of samples, and the format of a body.
+//! sigmad's own convention: JSON in, and an answer in JSON that lists what was refused.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::errors::{ApiError, ErrorFields};
+use crate::api::errors::{ApiError, ErrorFields};
 use crate::decode::{Decoded, Format, SampleRefusal};
 use crate::http::message::Headers;
 
@@ -73,13 +73,10 @@ pub fn write_refused(
     status
 }
 
-/// The format of a body sent to a path of the format `path`: a JSON path also takes NDJSON.
+/// The format of a body: JSON, or NDJSON if the client says so.
 #[inline]
-pub fn body_format(path: Format, headers: &Headers<'_>) -> Format {
-    match path {
-        Format::Json if is_ndjson(headers) => Format::JsonLines,
-        format => format,
-    }
+pub fn format(headers: &Headers<'_>) -> Format {
+    if is_ndjson(headers) { Format::JsonLines } else { Format::Json }
 }
 
 #[inline]

@@ -1,0 +1,56 @@
+//! One request of a worker on its way to its answer, and the answers of the round.
+
+use std::net::IpAddr;
+
+use tracing::debug;
+
+use super::JSON;
+use super::counters::RouterCounters;
+use super::errors::ApiError;
+use super::routes::{LABELS, Label};
+use crate::http::message::{HeaderField, Method, ResponseWriter};
+
+/// The answers of the current round by label; timed when it ends.
+#[derive(Debug, Default)]
+pub(super) struct RouterRound {
+    pub answered: [u32; LABELS],
+    /// A bit for each label with an answer.
+    pub labels: u64,
+}
+
+/// One request, and the writer of its answer.
+pub(super) struct Exchange<'a> {
+    pub client: IpAddr,
+    pub label: Label,
+    pub method: Method,
+    pub answer: &'a mut dyn ResponseWriter,
+}
+
+impl Exchange<'_> {
+    /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
+    pub fn log(&self, error: &ApiError<'_>) {
+        let Self { client, label, .. } = self;
+        let (path, status, reason) = (label.path(), error.status(), error.code());
+        debug!(%client, path, status, reason, "refused");
+    }
+
+    #[inline]
+    pub fn send(
+        &mut self,
+        counters: &RouterCounters,
+        round: &mut RouterRound,
+        status: u16,
+        fields: &[HeaderField],
+        body: &[u8],
+    ) {
+        self.count(counters, round, status);
+        self.answer.send(status, JSON, fields, body);
+    }
+
+    #[inline]
+    pub fn count(&self, counters: &RouterCounters, round: &mut RouterRound, status: u16) {
+        counters.requests.count(self.label, self.method, status);
+        round.answered[self.label.index()] += 1;
+        round.labels |= 1 << self.label.index();
+    }
+}
