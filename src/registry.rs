@@ -153,6 +153,11 @@ impl Registry {
         self.metric_words.has(id.slot(), u32::from(id.generation()))
     }
 
+    /// Whether the device has not been evicted.
+    pub fn is_device(&self, id: DeviceId) -> bool {
+        self.device_words.has(id.index as usize, id.generation)
+    }
+
     /// How often metrics were evicted since the start.
     #[inline]
     pub fn metric_evictions(&self) -> u64 {
@@ -168,6 +173,11 @@ impl Registry {
     /// Devices in use.
     pub fn devices(&self) -> usize {
         self.names.read().devices.len()
+    }
+
+    /// Streams that have room.
+    pub fn max_streams(&self) -> usize {
+        self.max_streams
     }
 
     /// Metrics that have room: [`METRICS_MAX`], fewer with few streams.

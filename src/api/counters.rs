@@ -4,6 +4,7 @@
 
 use super::routes::{Get, LABELS, Label};
 use crate::dashboard::sampler::{IngestCounts, IngestSource};
+use crate::decode::ValueCounters;
 use crate::http::message::Method;
 use sigmad_counters::{
     Counter, Counts, Families, Histogram, MetricSource, REQUEST_EDGES_NS, SampleOutcomes,
@@ -148,6 +149,8 @@ pub struct RouterCounters {
     pub values_refused_total: Counter,
     /// Valid samples refused with their request because the queue was full.
     pub queue_full_total: Counter,
+    /// Values of points.
+    pub values: ValueCounters,
     /// Reads refused because too many were queued.
     pub reads_refused_total: Counter,
 }
@@ -180,6 +183,7 @@ impl MetricSource for RouterCounters {
                 "Values refused because the name of their metric had no room; the other values of a sample are kept.",
             )
             .add_counter(&[], &self.values_refused_total);
+        self.values.collect(families);
         let rejected = self.rejected() + self.queue_full_total.get();
         let received = self.accepted_total.get() + rejected;
         SampleOutcomes { received, rejected, ..SampleOutcomes::default() }.collect(families);

@@ -14,7 +14,9 @@ use super::fault::{BodyError, SampleFault, SampleRefusal};
 use super::names::{DeviceCache, MetricCache};
 use crate::registry::{Full, Registry};
 use sigmad_clock::Now;
-use sigmad_sample::{Batch, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX};
+use sigmad_sample::{
+    Batch, DeviceId, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX,
+};
 
 /// Refused samples and values that an answer lists; the rest are only counted.
 pub const REFUSALS_LISTED_MAX: usize = 10;
@@ -151,6 +153,54 @@ impl BodyAdmission<'_> {
         self.decoded.is_batch = false;
     }
 
+    pub(super) fn registry(&self) -> &Registry {
+        &self.admission.registry
+    }
+
+    /// The second of arrival, of the clock of the server.
+    pub(super) fn now_s(&self) -> u32 {
+        self.now_s
+    }
+
+    /// The time of arrival, in microseconds since 1970.
+    pub(super) fn now_us(&self) -> i64 {
+        self.now_us
+    }
+
+    /// Makes a sample of the draft, whose names are known.
+    #[inline]
+    pub(super) fn complete(&mut self, timestamp_us: i64, device: Option<DeviceId>) {
+        self.batch.complete(timestamp_us, device);
+        self.decoded.accepted += 1;
+    }
+
+    /// Refuses the point `index`; the draft stays.
+    pub(super) fn refuse_point(&mut self, index: usize, fault: SampleFault<'_>) {
+        self.list_at(index, fault);
+        self.decoded.invalid += 1;
+    }
+
+    /// Lists a value of the point `index` for which there is no room; the caller counts it.
+    pub(super) fn leave_out(&mut self, index: usize, full: Full, series: &str) {
+        self.list_at(
+            index,
+            match full {
+                Full::Streams => SampleFault::NoStream,
+                Full::Metrics => SampleFault::NoName(series, self.admission.registry.metrics_max()),
+            },
+        );
+    }
+
+    /// Whether another refusal would only be counted.
+    pub(super) fn is_list_full(&self) -> bool {
+        self.admission.refusals.len() >= REFUSALS_LISTED_MAX
+    }
+
+    /// As [`BodyAdmission::end`], for a format in which a body may be empty.
+    pub(super) fn end_points(self, read: Result<(), BodyError>) -> Result<Decoded, BodyError> {
+        if read.is_ok() { Ok(self.decoded) } else { self.end(read) }
+    }
+
     /// Checks that there may be another sample in a batch.
     #[inline]
     pub(super) fn check_capacity(&self) -> Result<(), BodyError> {
@@ -246,7 +296,10 @@ impl BodyAdmission<'_> {
 
     /// Lists a fault of the present sample, unless the list is full.
     fn list(&mut self, fault: SampleFault<'_>) {
-        let index = self.samples_read();
+        self.list_at(self.samples_read(), fault);
+    }
+
+    fn list_at(&mut self, index: usize, fault: SampleFault<'_>) {
         let refusals = &mut self.admission.refusals;
         if refusals.len() < REFUSALS_LISTED_MAX {
             refusals.push(SampleRefusal::new(index, fault));

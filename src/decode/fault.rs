@@ -64,6 +64,51 @@ pub(super) enum SampleFault<'a> {
     NoStream,
     /// No room for the name of a metric; with the number of names that have room.
     NoName(&'a str, usize),
+    Point(PointFault),
+}
+
+/// Why a point is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PointFault {
+    /// A text that is not UTF-8.
+    NotUtf8,
+    /// No name of a metric.
+    Name,
+    /// A label without a name.
+    Label,
+    /// Two labels of one name.
+    LabelTwice,
+    /// A control character in the series.
+    Control,
+    /// The series is longer than a name may be.
+    SeriesTooLong,
+    /// The label that is the device is no name of a device.
+    Device,
+    /// The time is before 1970 or past the year 2262.
+    Time,
+    /// What a format says of its own syntax.
+    Syntax(&'static str),
+}
+
+impl fmt::Display for PointFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUtf8 => f.write_str("names and labels must be UTF-8"),
+            Self::Name => f.write_str("the metric has no name"),
+            Self::Label => f.write_str("a label has no name"),
+            Self::LabelTwice => f.write_str("two labels have the same name"),
+            Self::Control => f.write_str("a name or a label has a control character"),
+            Self::SeriesTooLong => {
+                write!(f, "a series with its labels must be at most {METRIC_BYTES_MAX} bytes")
+            }
+            Self::Device => write!(
+                f,
+                "the label of the device must be 1 to {NAME_BYTES_MAX} bytes without control characters"
+            ),
+            Self::Time => f.write_str("the time must not be before 1970 or past the year 2262"),
+            Self::Syntax(message) => f.write_str(message),
+        }
+    }
 }
 
 impl SampleFault<'_> {
@@ -114,6 +159,7 @@ impl fmt::Display for SampleFault<'_> {
                 "the name of a metric must be 1 to {METRIC_BYTES_MAX} bytes without control characters: {}",
                 EscapedName(name)
             ),
+            Self::Point(fault) => fault.fmt(f),
             Self::NoStream => f.write_str(
                 "no room for another stream (device and metric): the limit is --max-streams",
             ),

@@ -10,21 +10,37 @@ mod admission;
 mod draft;
 mod fault;
 mod json;
+mod labels;
 mod names;
+mod points;
+mod rates;
+mod rules;
+mod series;
+mod series_cache;
+mod tables;
+mod values;
 
 use std::fmt;
 use std::sync::Arc;
 
 use self::admission::Admission;
+use self::points::Points;
 use crate::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
 
 pub use self::admission::Decoded;
-pub use self::fault::{BodyError, SampleRefusal};
+pub use self::fault::{BodyError, PointFault, SampleRefusal};
+pub use self::labels::{SeriesDescription, ValueKind};
+pub use self::points::PointReader;
+pub use self::rules::{DEVICE_LABELS, SeriesRules};
+pub use self::tables::PointTables;
+pub use self::values::{ValueCounters, ValueCounts};
 
 /// Bytes that the caches of one decoder take at most.
-pub const CACHE_BYTES: usize = names::CACHE_BYTES;
+pub const CACHE_BYTES: usize = names::CACHE_BYTES + series_cache::CACHE_BYTES;
+/// Bytes that a stream takes at worst if it is a counter.
+pub const RATE_BYTES: usize = rates::RATE_BYTES;
 
 /// The format of a body. A new one is a module here, a variant, and a row in the route table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +55,7 @@ pub enum Format {
 pub struct Decoder {
     admission: Admission,
     json: json::Parser,
+    points: Points,
 }
 
 impl fmt::Debug for Decoder {
@@ -48,9 +65,20 @@ impl fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// Names get their ids from `registry`.
+    /// Names get their ids from `registry`. Points have the default rules, and no state that others share: see
+    /// [`Decoder::share`].
     pub fn new(registry: Arc<Registry>) -> Self {
-        Self { admission: Admission::new(registry), json: json::Parser::new() }
+        let tables = PointTables::new(SeriesRules::default(), registry.max_streams());
+        Self {
+            admission: Admission::new(registry),
+            json: json::Parser::new(),
+            points: Points::new(Arc::new(tables)),
+        }
+    }
+
+    /// Shares the rules for series, and the states of counters, with the decoders of other workers.
+    pub fn share(&mut self, tables: Arc<PointTables>) {
+        self.points = Points::new(tables);
     }
 
     /// Bounds the readings of one body: a queue that holds fewer could never take it.
@@ -74,6 +102,16 @@ impl Decoder {
             Format::Json => json::read(&mut self.json, admission, body),
             Format::JsonLines => json::read_lines(&mut self.json, admission, body),
         }
+    }
+
+    /// Begins a body of points; [`PointReader::end`] ends it. The formats do so, and benches.
+    pub fn points<'p>(&'p mut self, now: Now, batch: &'p mut Batch) -> PointReader<'p> {
+        PointReader::new(self.admission.begin(now, batch), &mut self.points)
+    }
+
+    /// The values of the last body of points.
+    pub fn values(&self) -> ValueCounts {
+        self.points.counts()
     }
 
     /// The first refusals of the last body.

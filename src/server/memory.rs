@@ -48,7 +48,10 @@ fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
     // Each metric has a stream of the fleet.
     let metric_bytes = of_analytics + METRIC_BYTES;
     MemoryNeeds {
-        stream_bytes: of_analytics + DEVICE_BYTES + metric_bytes / STREAMS_PER_METRIC,
+        stream_bytes: of_analytics
+            + decode::RATE_BYTES
+            + DEVICE_BYTES
+            + metric_bytes / STREAMS_PER_METRIC,
         shared_bytes: analytics::SHARED_BYTES
             + workers * decode::CACHE_BYTES
             + METRICS_FEW * metric_bytes,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::config::ServerSettings;
+use crate::decode::{PointTables, SeriesRules};
 use crate::readiness::Readiness;
 use crate::registry::Registry;
 use crate::sample_queue::Sleeper;
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     /// All clocks count from here.
     pub start: Instant,
     pub registry: Arc<Registry>,
+    /// What the decoders of all workers share.
+    pub points: Arc<PointTables>,
     pub readiness: Arc<Readiness>,
     /// Wakes the analytics thread.
     pub sleeper: Arc<Sleeper>,
@@ -45,6 +48,7 @@ impl Shared {
         Self {
             start,
             registry: Arc::new(Registry::new(max_streams, stream_idle_s)),
+            points: Arc::new(PointTables::new(SeriesRules::default(), max_streams)),
             readiness: Arc::default(),
             sleeper: Arc::default(),
             main,

@@ -107,6 +107,7 @@ pub(super) fn parts(
     workers
         .map(|(mut samples, counters)| {
             let mut decoder = Decoder::new(shared.registry.clone());
+            decoder.share(shared.points.clone());
             decoder.set_readings_max(readings_max);
             // The last sample of a body may go past it.
             samples.set_readings_max(readings_max + READINGS_MAX);
