@@ -15,6 +15,7 @@ mod hash;
 mod metrics;
 mod words;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -138,6 +139,12 @@ impl Registry {
         let names = self.names.read();
         let name = names.devices.name(id.index)?;
         (self.device_id(id.index) == id).then(|| name.clone())
+    }
+
+    /// The names of the devices in a part of the slots, so that no reader locks the table for long. None past the
+    /// last slot.
+    pub fn device_names(&self, slots: Range<usize>) -> Option<Vec<Arc<str>>> {
+        self.names.read().devices.names(slots)
     }
 
     /// The name of a metric, None once it has been evicted.

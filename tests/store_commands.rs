@@ -171,8 +171,8 @@ impl Writer {
     }
 
     fn mark(&self, redis: &mut Connection, cursor: u64, names: &[&str]) -> MarkReply {
-        let reply = ask(redis, &self.commands.mark(cursor, false, names.iter().copied()));
-        MarkReply::read(&reply, cursor).expect("a reply of the script")
+        let reply = ask(redis, &self.commands.mark(Some(cursor), false, names.iter().copied()));
+        MarkReply::read(&reply, Some(cursor)).expect("a reply of the script")
     }
 
     fn read(
@@ -386,6 +386,51 @@ fn a_mark_returns_what_others_changed_since() {
 }
 
 #[test]
+fn a_set_of_marks_that_is_lost_alone_begins_again_as_another() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
+    let first = a.mark(&mut connection, 0, &["x"]);
+    assert_eq!(first.set, b.mark(&mut connection, 0, &["y"]).set);
+    assert!(!first.set.is_of_older_numbers);
+    redis::cmd("DEL").arg("{sigmad}:changed").exec(&mut connection).expect("deleted");
+    let after = b.mark(&mut connection, 0, &["z"]);
+    assert!(after.set.is_of_older_numbers && after.set.began > first.set.began);
+    let seen = a.mark(&mut connection, first.cursor, &[]);
+    assert_eq!((seen.set, seen.changed), (after.set, vec![Some("z".into())]));
+    // What an earlier version of sigmad has left is a set that is not known.
+    redis::cmd("ZREMRANGEBYRANK")
+        .arg("{sigmad}:changed")
+        .arg(&[0, 0])
+        .exec(&mut connection)
+        .expect("removed");
+    let old = a.mark(&mut connection, seen.cursor, &[]);
+    assert!(old.set.is_of_older_numbers && old.set != after.set);
+    redis::cmd("FLUSHALL").exec(&mut connection).expect("emptied");
+    let new = a.mark(&mut connection, old.cursor, &[]);
+    assert!(!new.set.is_of_older_numbers && new.set != old.set);
+}
+
+#[test]
+fn marks_that_query_nothing_tell_whether_others_have_marked_in_between() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let (a, b) = (Writer::new(0xa, None), Writer::new(0xb, None));
+    let only = |connection: &mut Connection, name: &'static str| {
+        let reply = ask(connection, &a.commands.mark(None, false, std::iter::once(name)));
+        MarkReply::read(&reply, None).expect("a reply of the script")
+    };
+    let first = a.mark(&mut connection, 0, &["x"]);
+    let second = only(&mut connection, "y");
+    assert_eq!((second.cursor, second.changed.len()), (first.number, 0));
+    let other = b.mark(&mut connection, first.cursor, &["z"]);
+    assert_eq!(other.changed, [Some("y".into())]);
+    let third = only(&mut connection, "v");
+    assert_eq!(third.cursor, other.number);
+    assert!(third.cursor > second.number && third.is_all && !third.has_lost);
+}
+
+#[test]
 fn a_loss_of_data_is_detected_or_harmless() {
     let redis = Redis::start();
     let mut connection = redis.connect();
@@ -432,8 +477,8 @@ fn a_mark_tells_the_time_and_the_windows_in_use() {
     options.window = 70;
     let larger = CommandEncoder::new(options);
     let mut mark = |commands: &CommandEncoder, names_window| {
-        let reply = ask(&mut connection, &commands.mark(0, names_window, std::iter::empty()));
-        MarkReply::read(&reply, 0).expect("a reply of the script")
+        let reply = ask(&mut connection, &commands.mark(Some(0), names_window, std::iter::empty()));
+        MarkReply::read(&reply, Some(0)).expect("a reply of the script")
     };
     assert!(mark(&a.commands, false).windows.is_empty());
     assert_eq!(mark(&a.commands, true).windows, [WINDOW]);

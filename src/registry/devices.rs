@@ -1,5 +1,6 @@
 //! Devices by name, each with the metrics that it has streams of.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -96,6 +97,13 @@ impl DeviceTable {
 
     pub(super) fn name(&self, index: u32) -> Option<&Arc<str>> {
         self.slots.get(index as usize)?.name.as_ref()
+    }
+
+    /// The names in a part of the slots; None past the last slot.
+    pub(super) fn names(&self, slots: Range<usize>) -> Option<Vec<Arc<str>>> {
+        let end = slots.end.min(self.slots.len());
+        let slots = self.slots.get(slots.start..end).filter(|slots| !slots.is_empty())?;
+        Some(slots.iter().filter_map(|slot| slot.name.clone()).collect())
     }
 
     pub(super) fn find(&self, hash: u64, name: &str) -> Option<u32> {

@@ -25,11 +25,12 @@ const CHANGED_PER_REPLY_MAX: usize = 4_000;
 // Names of one change are sent together, so a page must have room for more than one mark.
 const _: () = assert!(CHANGED_PER_REPLY_MAX > MARKED_MAX);
 
-/// Marks names as changed by the next change number, and returns the names changed since a cursor.
+/// Marks names as changed by the next change number, and returns the names changed since a cursor, unless it is empty.
 ///
 /// A change number is larger than all before and never smaller than the time in microseconds. After Redis
 /// has lost its data, or its last second in a failover, the next number is therefore still larger than any
-/// that a replica has seen. If a page is full, the cursor is the number of its last complete change.
+/// that a replica has seen. If a page is full, the cursor is the number of its last complete change. A set that is
+/// lost begins again with another first member.
 const MARK: &str = include_str!("scripts/mark.lua");
 
 /// Adds the counts of some replicas to the past and deletes their fields, in one step.
@@ -266,16 +267,17 @@ impl CommandEncoder {
     }
 
     /// Marks names (of a device, or empty for the fleet) as changed by us, and queries the names changed after
-    /// `cursor`. Takes the first [`MARKED_MAX`] names; without names it only queries. `names_window` also tells
-    /// the others our `--window`, and queries theirs.
+    /// `cursor`; None queries nothing. Takes the first [`MARKED_MAX`] names; without names it only queries.
+    /// `names_window` also tells the others our `--window`, and queries theirs.
     pub fn mark<'a>(
         &self,
-        cursor: u64,
+        cursor: Option<u64>,
         names_window: bool,
         names: impl Iterator<Item = &'a str>,
     ) -> Cmd {
         let StoreOptions { devices_max, window, .. } = self.options;
         let window = if names_window { window.to_string() } else { String::new() };
+        let cursor = cursor.map_or_else(String::new, |cursor| cursor.to_string());
         let mut cmd = Cmd::new();
         cmd.arg("EVAL").arg(MARK).arg(3).arg(keys::CHANGE).arg(keys::CHANGED).arg(keys::WINDOWS);
         // The fleet counts as one more device.

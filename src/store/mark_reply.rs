@@ -5,10 +5,17 @@ use redis::Value;
 use super::keys;
 use sigmad_detectors::window::WINDOW_MAX;
 
+/// The first member of the set of changes when the numbers of changes are older than the set: marks were lost.
+const MARKS_LOST: &[u8] = b"\xffmarks";
+/// The same when the set and the numbers began together: Redis is new, or has lost its data.
+const ALL_LOST: &[u8] = b"\xffall";
+
 /// The reply to [`CommandEncoder::mark`](super::commands::CommandEncoder::mark).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MarkReply {
-    /// The cursor for the next mark.
+    /// The number of this change.
+    pub number: u64,
+    /// The cursor for the next mark. Of a mark that queries nothing, the number of the change before it.
     pub cursor: u64,
     /// False when one reply has no room for all changes: mark again.
     pub is_all: bool,
@@ -23,21 +30,37 @@ pub struct MarkReply {
     pub time_us: i64,
     /// The different `--window` of the replicas on this Redis; empty unless the mark names ours.
     pub windows: Vec<usize>,
+    /// The set of changes that this Redis has.
+    pub set: ChangeSet,
+}
+
+/// Which set of changes a Redis has. Whatever deletes the set (another client, an eviction) deletes with it the
+/// marks that a replica has not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeSet {
+    /// The number of the change with which it began.
+    pub began: u64,
+    /// True when numbers of changes are older: what it had before is lost, and the windows are not.
+    pub is_of_older_numbers: bool,
 }
 
 impl MarkReply {
     /// Reads the reply to a mark with `cursor`; None for a reply that the script never returns.
-    pub fn read(reply: &Value, cursor: u64) -> Option<Self> {
+    pub fn read(reply: &Value, cursor: Option<u64>) -> Option<Self> {
         let Value::Array(parts) = reply else { return None };
-        let [number, next, Value::Array(names), time, Value::Array(windows)] = &parts[..] else {
+        let [number, next, Value::Array(names), time, Value::Array(windows), kind, began] =
+            &parts[..]
+        else {
             return None;
         };
         let number = read_number(number)?;
         let next = read_number(next)?;
         let mut marked = Self {
+            number,
             cursor: next,
-            is_all: next == number,
-            has_lost: number <= cursor,
+            is_all: next == number || cursor.is_none(),
+            has_lost: cursor.is_some_and(|cursor| number <= cursor),
+            set: ChangeSet::read(kind, began)?,
             changed: Vec::with_capacity(names.len()),
             foreign: 0,
             time_us: read_number(time)?.try_into().ok()?,
@@ -60,6 +83,21 @@ impl MarkReply {
             }
         }
         Some(marked)
+    }
+}
+
+impl ChangeSet {
+    fn read(kind: &Value, score: &Value) -> Option<Self> {
+        let (Value::BulkString(kind), Value::BulkString(score)) = (kind, score) else {
+            return None;
+        };
+        let began = str::from_utf8(score).ok()?.strip_prefix('-')?.parse().ok()?;
+        let is_of_older_numbers = match &kind[..] {
+            MARKS_LOST => true,
+            ALL_LOST => false,
+            _ => return None,
+        };
+        Some(Self { began, is_of_older_numbers })
     }
 }
 

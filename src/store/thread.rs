@@ -16,14 +16,16 @@ use crossbeam_channel::TryRecvError;
 use redis::{Pipeline, Value};
 use tracing::{info, warn};
 
+mod marking;
+
 use super::backoff::Backoff;
 use super::batch::CommandBatch;
-use super::commands::{BatchCursor, CommandEncoder, MARKED_MAX, StoreOptions};
+use super::commands::{BatchCursor, CommandEncoder, StoreOptions};
 use super::dial::Dialer;
 use super::info::RedisMemory;
 use super::keys;
 use super::link::{ClientIdentity, Link, LinkError};
-use super::mark_reply::MarkReply;
+use super::mark_reply::ChangeSet;
 use super::queue::{Refusals, StoreQueue};
 use super::redis_clock::{FUTURE_US_MAX, RedisClock};
 use super::url::{Address, Target};
@@ -63,9 +65,6 @@ const INFO_EVERY_NS: u64 = 5_000_000_000;
 const ARRIVAL_TO_QUEUE_US: i64 = 1_000_000;
 /// A clock of this replica that is further from Redis' clock is logged: people compare times by it.
 const CLOCK_OFFSET_US_MAX: i64 = 1_000_000;
-/// Interval at which a replica names its `--window` to the others: until then, one that starts with a larger one
-/// finds its windows trimmed.
-const NAME_WINDOW_EVERY_NS: u64 = 1_000_000_000;
 /// Refusals for good are logged again only after this long without one: every flush may repeat them.
 const REFUSAL_LOG_PAUSE_NS: u64 = 60_000_000_000;
 /// The part of the drain that is left for the last flush, at least, after analytics has ended.
@@ -129,6 +128,8 @@ pub struct StoreThread {
     spare_batches: Vec<CommandBatch>,
     /// The number of the last change that was read.
     cursor: u64,
+    /// The set of changes that it belongs to. None before the first mark.
+    change_set: Option<ChangeSet>,
     /// Subjects that others have changed and that are still to be read; None for the fleet.
     changed: Vec<Option<Box<str>>>,
     /// Subjects to read again once our next samples of them are written, with the time of the last sample
@@ -141,7 +142,7 @@ pub struct StoreThread {
     other_window: Option<usize>,
     /// When to name our `--window` again.
     name_window_ns: u64,
-    /// Names whose changes Redis refused to mark; at most as many as there may be devices.
+    /// Names whose changes Redis refused to mark or has lost; at most as many as there may be devices.
     unmarked: BTreeSet<Box<str>>,
     /// Subjects of which Redis refused a read; read again with the next flush.
     unread: Vec<Option<Box<str>>>,
@@ -195,6 +196,7 @@ impl StoreThread {
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
             spare_batches: Vec::with_capacity(BATCHES_IN_FLIGHT_MAX),
             cursor: 0,
+            change_set: None,
             changed: Vec::new(),
             overlapping: HashMap::new(),
             redis_clock: RedisClock::default(),
@@ -472,85 +474,6 @@ impl StoreThread {
         self.link.as_mut().expect("a flush begins with a link")
     }
 
-    /// Marks the subjects of the segment in flight as changed, and queries those that others have changed. If
-    /// Redis refuses that, the subjects are marked later.
-    fn mark(&mut self) -> Result<(), LinkError> {
-        let mut marked = 0;
-        loop {
-            let sent = self.clock.now();
-            let names_window = sent.monotonic_ns >= self.name_window_ns;
-            let names = self.queue.in_flight().into_iter().flat_map(|segment| segment.names());
-            let names = names.chain(self.unmarked.iter().map(|name| &**name)).skip(marked);
-            let command = self.encoder.mark(self.cursor, names_window, names);
-            marked += MARKED_MAX;
-            let mut pipeline = Pipeline::with_capacity(1);
-            pipeline.add_command(command);
-            let reply = self.send_one(&pipeline)?;
-            let marks = reply.as_ref().and_then(|reply| MarkReply::read(reply, self.cursor));
-            let Some(marks) = marks else {
-                self.counters.foreign_entries_total.add(u64::from(reply.is_some()));
-                self.keep_unmarked();
-                return Ok(());
-            };
-            self.measure_clock(sent, marks.time_us);
-            if names_window {
-                self.name_window_ns = sent.monotonic_ns + NAME_WINDOW_EVERY_NS;
-                self.keep_largest_window(&marks.windows);
-            }
-            self.counters.foreign_entries_total.add(marks.foreign as u64);
-            self.changed.extend(marks.changed);
-            self.cursor = if marks.has_lost { 0 } else { marks.cursor };
-            let flight = self.queue.in_flight().map_or(0, |segment| segment.names().len());
-            let are_all_marked = flight + self.unmarked.len() <= marked;
-            if are_all_marked && marks.is_all && !marks.has_lost {
-                self.unmarked.clear();
-                return Ok(());
-            }
-        }
-    }
-
-    /// Redis has refused a mark: others must hear of these subjects once it takes one.
-    fn keep_unmarked(&mut self) {
-        self.is_sharing_refused = true;
-        let room = (self.encoder.options().devices_max + 1).saturating_sub(self.unmarked.len());
-        let names = self.queue.in_flight().into_iter().flat_map(|segment| segment.names());
-        self.unmarked.extend(names.take(room).map(Box::from));
-    }
-
-    /// Takes Redis' time from a reply.
-    fn measure_clock(&mut self, sent: Now, redis_us: i64) {
-        let received = self.clock.now();
-        self.redis_clock.measure(monotonic_us(sent), monotonic_us(received), redis_us);
-        let offset_us = self.clock_offset_us(received);
-        self.counters.clock_offset_us.set(offset_us.cast_unsigned());
-        // An estimate that is not that good says nothing.
-        let off_us = offset_us.saturating_abs() - self.redis_clock.error_us();
-        if off_us > CLOCK_OFFSET_US_MAX && !self.is_clock_off {
-            self.is_clock_off = true;
-            warn!(
-                offset_s = offset_us as f64 / 1e6,
-                "the clock of this replica differs from that of Redis, by which values are ordered"
-            );
-        } else if off_us < CLOCK_OFFSET_US_MAX / 2 {
-            self.is_clock_off = false;
-        }
-    }
-
-    /// Keeps as many values in Redis as the largest `--window` of all replicas needs.
-    fn keep_largest_window(&mut self, windows: &[usize]) {
-        let own = self.encoder.options().window;
-        let largest = windows.iter().copied().max().unwrap_or(own).max(own);
-        self.encoder.set_window(largest);
-        self.queue.set_window(largest);
-        let other = windows.iter().copied().filter(|&window| window != own).max();
-        if other != self.other_window
-            && let Some(other) = other
-        {
-            warn!(own, other, kept = largest, "replicas on this Redis have different --window");
-        }
-        self.other_window = other;
-    }
-
     /// Reads the windows of the subjects that others have changed, and sends them to analytics.
     fn read_changed(&mut self, now: Now) -> Result<(), LinkError> {
         let mut counted = Vec::new();
@@ -731,17 +654,6 @@ impl StoreThread {
         }
         self.counters.commands_total.add(replies.len() as u64);
         Ok(replies)
-    }
-
-    /// Sends one command; None when it was refused for good.
-    fn send_one(&mut self, pipeline: &Pipeline) -> Result<Option<Value>, LinkError> {
-        match self.send(pipeline)?.pop().expect("one reply for each command") {
-            Ok(reply) => Ok(Some(reply)),
-            Err(error) => {
-                self.log_refusal(&error);
-                Ok(None)
-            }
-        }
     }
 
     fn log_refusal(&mut self, error: &LinkError) {

@@ -5,7 +5,7 @@
 //! | samples taken by the store = those with an outcome + those in its queue | each time a store thread waits |
 //! | a read includes all samples of its process with a 202, and never fewer than an earlier read | each read |
 //! | every 202 has exactly one outcome, and a drain ends by its deadline | each exit |
-//! | what is counted as stored is in Redis | at rest |
+//! | what is counted as stored is in Redis, unless its process was killed during a failover | at rest |
 //! | the counts that Redis has of a process are the last that it wrote | at rest |
 //! | all replicas show the window that Redis has, and its verdict | at rest |
 //! | a window holds the newest values, by the true time of their arrival | at rest |
@@ -228,7 +228,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// What is counted as stored is in Redis.
+    /// What is counted as stored is in Redis. A process that is killed while another Redis becomes the master cannot
+    /// write again what that one lacks.
     fn check_stored(&self, data: &mut Keyspace, processes: &[Process]) -> Result<(), Violation> {
         let mut present = vec![0; processes.len()];
         for sample in &self.samples {
@@ -238,7 +239,7 @@ impl Ledger {
             present[sample.process] += u64::from(is_present);
         }
         for (process, present) in processes.iter().zip(present) {
-            let stored = process.stored();
+            let stored = process.safe_stored();
             if present < stored {
                 return violated(format!(
                     "process {}: {stored} samples are counted as stored, and Redis has {present}",
@@ -291,7 +292,7 @@ impl Ledger {
             report.metrics.iter().find(|found| &*found.metric == METRICS[metric])
         });
         let Some(found) = found else {
-            if window.is_empty() {
+            if window.is_empty() || self.is_forgotten(data, processes, subject) {
                 return Ok(());
             }
             return violated(format!("{what}: no window, and Redis has {} values", window.len()));
@@ -305,6 +306,15 @@ impl Ledger {
         self.check_order(&what, window, processes, stream)?;
         self.check_count(&what, found.total_count, processes, stream)?;
         check_verdict(&what, found.verdict.z_score, &all, self.window)
+    }
+
+    /// Every process that had samples of a device was killed before Redis took its mark, or before the marks were
+    /// lost: nobody knows of it until its next sample.
+    fn is_forgotten(&self, data: &mut Keyspace, processes: &[Process], subject: usize) -> bool {
+        let knows = |process: &&Process| self.own[process.index][subject] > 0;
+        let name = Self::name_of(subject).unwrap_or_default();
+        processes.iter().filter(knows).all(|process| process.phase == Phase::Killed)
+            && !data.members(keys::CHANGED).contains(&name.into_bytes())
     }
 
     /// No value is in the window whose place belongs to one that came later.

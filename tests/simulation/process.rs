@@ -102,6 +102,10 @@ pub struct Process {
     pub judged: Option<u64>,
     /// When it was told to end.
     pub term_ns: u64,
+    /// What it had counted as stored, by time; each entry is a change.
+    stored_by_time: Vec<(u64, u64)>,
+    /// What of it must be in Redis after a kill.
+    safe_stored: u64,
 }
 
 fn store_options(replica: ReplicaId, settings: &ProcessSettings) -> StoreOptions {
@@ -190,6 +194,8 @@ impl Process {
             is_store_lost: false,
             judged: None,
             term_ns: 0,
+            stored_by_time: Vec::new(),
+            safe_stored: u64::MAX,
         }
     }
 
@@ -198,6 +204,10 @@ impl Process {
         if let Some(store) = &mut self.store {
             if store.resume() {
                 self.store = None;
+            }
+            let stored = self.stored();
+            if self.stored_by_time.last().is_none_or(|&(_, last)| last < stored) {
+                self.stored_by_time.push((now_ns(), stored));
             }
             self.wake_analytics();
         }
@@ -330,8 +340,14 @@ impl Process {
         }
     }
 
-    /// SIGKILL, or the machine is gone.
-    pub fn kill(&mut self) {
+    /// SIGKILL, or the machine is gone. `promoted_ns`: another Redis has become the master just then, and this process
+    /// need not know. Nobody writes again what it has written since, or what was not replicated.
+    pub fn kill(&mut self, promoted_ns: Option<u64>) {
+        if let Some(promoted_ns) = promoted_ns {
+            let is_before = |&&(at_ns, _): &&(u64, u64)| at_ns < promoted_ns;
+            let before = self.stored_by_time.iter().rev().find(is_before);
+            self.safe_stored = before.map_or(0, |&(_, stored)| stored);
+        }
         self.phase = Phase::Killed;
         self.producer = None;
         self.analytics = None;
@@ -345,6 +361,11 @@ impl Process {
 
     pub fn stored(&self) -> u64 {
         self.store_counters.stored_total.get()
+    }
+
+    /// Samples counted as stored that must be in Redis.
+    pub fn safe_stored(&self) -> u64 {
+        self.stored().min(self.safe_stored)
     }
 
     /// Samples dropped and counted, whatever the reason.

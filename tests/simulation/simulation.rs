@@ -19,6 +19,9 @@ const QUIET_NS: u64 = 50 * SECOND;
 const EMPTY_WITHIN_NS: u64 = 300 * SECOND;
 /// Reports at rest are there after this time.
 const REPORTS_NS: u64 = SECOND;
+/// A process that runs knows the new master this long after its promotion, and has written again what it must: a
+/// sentinel is asked every second, or 5 s after it did not answer, and a call takes 3 s at most.
+const FAILOVER_KNOWN_NS: u64 = 15 * SECOND;
 /// A read every so often.
 const READ_EVERY_NS: u64 = 40 * MS;
 /// A run with more events than that hangs.
@@ -59,6 +62,8 @@ pub struct Simulation {
     /// The Redis that has the data.
     leader: usize,
     is_failing_over: bool,
+    /// When the present leader was promoted.
+    promoted_ns: Option<u64>,
     healed_ns: u64,
     rest: Vec<RestReport>,
     is_asked: bool,
@@ -114,6 +119,7 @@ impl Simulation {
             skews,
             leader: 0,
             is_failing_over: false,
+            promoted_ns: None,
             healed_ns: 0,
             rest: Vec::new(),
             is_asked: false,
@@ -420,6 +426,7 @@ impl Simulation {
             with(|world| !world.nodes[new].faults.is_down && !world.nodes[old].faults.is_down);
         if is_possible && !std::mem::replace(&mut self.is_failing_over, true) {
             self.leader = new;
+            self.promoted_ns = Some(now_ns());
             with(|world| world.promote(new));
             self.later(named_after_ns, Over::Name { master: new });
             let demoted_ns = named_after_ns + demoted_after_ns;
@@ -435,7 +442,11 @@ impl Simulation {
                 self.processes[process].terminate(self.plan.settings.drain_ns, workers_ns);
             }
             Deed::Kill { slot, back_ns } => {
-                self.processes[process].kill();
+                let is_recent = |&at_ns: &u64| now_ns() - at_ns < FAILOVER_KNOWN_NS;
+                let promoted_ns = self.promoted_ns.filter(is_recent);
+                let lag_ns = self.plan.lag_ns;
+                let replicated_ns = promoted_ns.map(|at_ns| at_ns.saturating_sub(lag_ns));
+                self.processes[process].kill(replicated_ns);
                 with(|world| world.push(now_ns() + back_ns, Event::Start(slot)));
             }
             Deed::Burst { samples, .. } => self.post_to(process, samples),

@@ -5,19 +5,28 @@ local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 if last > 9e15 then last = 0 end
 local number = math.max(last + 1, now)
 local digits = string.format('%.0f', number)
-local page = tonumber(ARGV[2])
-local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, page)
-local count, cursor = #found / 2, digits
-if count == page then
-  cursor = found[#found]
-  while count > 0 and found[2 * count] == cursor do count = count - 1 end
-  if count == 0 then count = page else cursor = found[2 * count] end
+-- The first member is no name, and its score is below those of all changes: it is lost with the set alone.
+local first = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(0', 'WITHSCORES', 'LIMIT', 0, 1)
+if #first == 0 then
+  first = {last > 0 and '\255marks' or '\255all', '-' .. digits}
+  redis.call('ZADD', KEYS[2], first[2], first[1])
 end
-local names = {}
-for i = 1, count do
-  names[i] = found[2 * i - 1]
-  -- A number that no change has had so far would be returned by every mark: it becomes this one.
-  if tonumber(found[2 * i]) > number then redis.call('ZADD', KEYS[2], digits, names[i]) end
+local cursor, names = string.format('%.0f', last), {}
+if ARGV[1] ~= '' then
+  local page = tonumber(ARGV[2])
+  local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, page)
+  local count = #found / 2
+  cursor = digits
+  if count == page then
+    cursor = found[#found]
+    while count > 0 and found[2 * count] == cursor do count = count - 1 end
+    if count == 0 then count = page else cursor = found[2 * count] end
+  end
+  for i = 1, count do
+    names[i] = found[2 * i - 1]
+    -- A number that no change has had so far would be returned by every mark: it becomes this one.
+    if tonumber(found[2 * i]) > number then redis.call('ZADD', KEYS[2], digits, names[i]) end
+  end
 end
 redis.call('SET', KEYS[1], digits, 'PX', ARGV[3])
 local marked = {}
@@ -27,7 +36,7 @@ for i = 7, #ARGV do
 end
 if #marked > 0 then
   redis.call('ZADD', KEYS[2], unpack(marked))
-  redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[4])
+  redis.call('ZREMRANGEBYRANK', KEYS[2], 1, -1 - ARGV[4])
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 local windows = {}
@@ -41,4 +50,4 @@ if ARGV[5] ~= '' then
     if math.abs(now - used[i + 1]) <= life * 1000 then windows[#windows + 1] = used[i] end
   end
 end
-return {digits, cursor, names, string.format('%.0f', now), windows}
+return {digits, cursor, names, string.format('%.0f', now), windows, first[1], first[2]}
