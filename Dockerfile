@@ -3,10 +3,6 @@
 FROM rust:1.95-slim-bookworm AS build
 # Static on the gnu target: the final image has no libc.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
-# Those of Cargo.toml, unless a build for a test must end sooner.
-ARG CARGO_PROFILE_RELEASE_LTO=thin
-ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
-ARG CARGO_PROFILE_RELEASE_OPT_LEVEL=3
 WORKDIR /build
 
 # Dependencies in a layer of their own: it is built again only when the manifests change. The benches

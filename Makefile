@@ -142,7 +142,7 @@ alerts: release ## suite: alert rules and dashboard, with Prometheus and Alertma
 autoscaler: release ## suite of verify: the autoscaler's decisions under the demo's load; the demo's table
 	$(WITH_BINARY) tests/autoscaler.py
 
-container-image: ## suite of verify: the container image, built without a registry
+container-image: release ## suite of verify: the container image, built without a registry
 	tests/container.py --build
 
 container: container-image ## suite of verify: the image, run without privileges
@@ -161,7 +161,7 @@ loom: ## suite: every interleaving of the analytics thread's sleep and wake-up
 fuzz-build: ## suite: the fuzz targets compile
 	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh build
 
-fuzz: ## suite: every fuzz target for 15 seconds
+fuzz: ## suite: every fuzz target for 20 seconds
 	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md

@@ -58,7 +58,7 @@ def suites() -> list[Suite]:
         Suite("doc", "build", ("clippy",)),
         Suite("ladder-build", "build", tests),
         Suite("simulation", "build", tests),
-        Suite("container-image", "build", in_test=False),
+        Suite("container-image", "build", release, in_test=False),
         Suite("fuzz", "build", ("fuzz-build",)),
         Suite("formats", "waits", release),
         Suite("manifests", "waits", release),
