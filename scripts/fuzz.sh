@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for 15 seconds, or as many as the first argument says, from its committed seeds.
+# Runs every fuzz target for 20 seconds, or as many as the first argument says, from its committed seeds.
 # `scripts/fuzz.sh build` only compiles them. FUZZ_TARGET_DIR is where builds go.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seconds=${1:-15}
+seconds=${1:-20}
 target_dir=${FUZZ_TARGET_DIR:-$PWD/target/fuzz}
 
 shopt -s nullglob
