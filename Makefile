@@ -43,6 +43,7 @@ verify: setup ## run every suite; containers and CPU quotas must be allowed
 	@scripts/suites.py verify
 
 verify-long: setup ## exhaustive runs of some suites, with a record; PARTS="fuzz soak" selects parts
+	@scripts/setup.sh long
 	@scripts/verify_long.py $(PARTS)
 
 setup: ## install missing tools that the suites need

