@@ -65,6 +65,7 @@ def suites() -> list[Suite]:
         Suite("alerts", "waits", release),
         Suite("nginx", "waits", release),
         Suite("replicas", "waits", release),
+        Suite("senders", "waits", release),
         Suite("ladder", "waits", ("ladder-build",)),
         Suite("unit", "alone", tests),
         Suite("gates", "alone", release),
