@@ -1223,6 +1223,13 @@ fn cors(engine: Engine) {
         let varies = |(name, value): &(String, String)| name == "vary" && value == "origin";
         assert!(answer.headers.iter().any(varies), "{method} {path}");
     }
+    // The engine's own refusals, too.
+    let refused = [("Content-Encoding", "br"), ("Origin", "http://b:1")];
+    let answer = server.ask(&request("POST", "/ingest", &refused, b"x")).expect(415);
+    assert_eq!(answer.header(FIELD), Some("http://b:1"));
+    let refused = [("Expect", "a miracle"), ("Origin", "https://c.example")];
+    let answer = server.ask(&request("GET", "/health", &refused, b"")).expect(417);
+    assert_eq!((answer.header(FIELD), answer.header("vary")), (None, Some("origin")));
     let preflight = ask("OPTIONS", "/ingest", "https://a.example", "").expect(204);
     assert_eq!(preflight.header(FIELD), Some("https://a.example"));
     assert!(preflight.header("access-control-allow-methods").is_some_and(|m| m.contains("POST")));

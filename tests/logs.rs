@@ -75,6 +75,30 @@ fn pipe() -> (std::io::PipeReader, Stdio) {
 }
 
 #[test]
+fn every_refusal_is_a_line_at_debug() {
+    for engine in ["native", "may"] {
+        let (mut reader, stderr) = pipe();
+        let server = Unheard::start(&["--engine", engine, "--log", "debug"], stderr);
+        // Of the engine, of the router, and of a reader.
+        let coded = request("POST", "/ingest", &[("Content-Encoding", "br")], b"x");
+        server.connect().exchange(&coded).error(415);
+        server.connect().exchange(&get("/nowhere")).error(404);
+        server.connect().exchange(&get("/devices?limit=x")).error(400);
+        assert_eq!(server.terminate().code(), Some(0));
+        let mut written = String::new();
+        reader.read_to_string(&mut written).expect("lines");
+        let refused: Vec<_> = written.lines().filter(|line| line.contains("refused")).collect();
+        assert_eq!(refused.len(), 3, "{engine}: {written}");
+        for (line, status) in refused.iter().zip([415, 404, 400]) {
+            assert!(
+                line.contains("127.0.0.1") && line.contains(&format!(r#""status":{status}"#)),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_full_disk_stops_neither_start_nor_service() {
     let full = std::fs::File::create("/dev/full").expect("Linux has it");
     let server = Unheard::start(&[], full.into());

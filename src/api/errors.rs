@@ -1,10 +1,12 @@
 //! Errors of whole requests, each with its status, code and message.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use serde::Serialize;
+use tracing::debug;
 
-use super::routes;
+use super::routes::{self, Label};
 use super::tokens::Denied;
 use crate::dashboard::subscriber::CLIENTS_MAX;
 use crate::decode::{BodyError, SampleRefusal};
@@ -67,6 +69,13 @@ pub struct ErrorFields<'a> {
 }
 
 impl ApiError<'_> {
+    /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
+    #[cold]
+    pub fn log(&self, client: IpAddr, label: Label) {
+        let (path, status, reason) = (label.path(), self.status(), self.code());
+        debug!(%client, path, status, reason, "refused");
+    }
+
     /// The status code.
     pub const fn status(&self) -> u16 {
         match self {

@@ -2,11 +2,8 @@
 
 use std::net::IpAddr;
 
-use tracing::debug;
-
 use super::JSON;
 use super::counters::RouterCounters;
-use super::errors::ApiError;
 use super::routes::{LABELS, Label};
 use crate::http::message::{HeaderField, Method, ResponseWriter};
 
@@ -27,13 +24,6 @@ pub(super) struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
-    pub fn log(&self, error: &ApiError<'_>) {
-        let Self { client, label, .. } = self;
-        let (path, status, reason) = (label.path(), error.status(), error.code());
-        debug!(%client, path, status, reason, "refused");
-    }
-
     #[inline]
     pub fn send(
         &mut self,

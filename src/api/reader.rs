@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -56,6 +57,8 @@ pub struct ReadRequest {
     pub accept_encoding: String,
     /// The field `Last-Event-ID`, empty without one.
     pub last_event_id: String,
+    /// The client's address.
+    pub client: IpAddr,
     /// When a worker read the request, by the monotonic clock.
     pub read_ns: u64,
     /// Sends the answer.
@@ -98,13 +101,16 @@ fn serve(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, cl
     if request.read == Read::Events && request.method != Method::Head {
         return subscribe(request, deps, counters, clock);
     }
-    let ReadRequest { label, method, read_ns, responder, .. } = request;
+    let ReadRequest { label, method, client, read_ns, responder, .. } = request;
     let now = clock.now();
     let read_query =
         ReadQuery { read: request.read, query: &request.query, accept: &request.accept, now };
     // A bug in one answer must not end the thread.
     let answered = catch_unwind(AssertUnwindSafe(|| {
-        let answer = read_query.answer(deps).unwrap_or_else(|error| error.response());
+        let answer = read_query.answer(deps).unwrap_or_else(|error| {
+            error.log(client, label);
+            error.response()
+        });
         compress(answer, &request.accept_encoding)
     }));
     let response = answered.unwrap_or_else(|panic| internal_error(&*panic));
@@ -115,7 +121,8 @@ fn serve(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, cl
 
 /// Subscribes a client to the event stream.
 fn subscribe(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, clock: &Clock) {
-    let ReadRequest { label, method, query, last_event_id, read_ns, responder, .. } = request;
+    let ReadRequest { label, method, query, last_event_id, client, read_ns, responder, .. } =
+        request;
     let query = Query::new(&query);
     let (status, refused) = match query.device() {
         Err(error) => (error.status(), Some((error, responder))),
@@ -134,6 +141,7 @@ fn subscribe(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters
     };
     counters.count(label, method, status);
     if let Some((error, responder)) = refused {
+        error.log(client, label);
         responder.send(error.response());
     }
     counters.time(label, clock.monotonic_ns().saturating_sub(read_ns), 1);
@@ -325,6 +333,7 @@ mod tests {
             accept: accept[0].to_owned(),
             accept_encoding: accept[1].to_owned(),
             last_event_id: String::new(),
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
             read_ns: 0,
             responder: engine.defer(),
         }

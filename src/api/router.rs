@@ -131,7 +131,7 @@ impl Router {
         convention: Convention,
         error: ApiError<'_>,
     ) {
-        exchange.log(&error);
+        error.log(exchange.client, exchange.label);
         let answer = ingest::refuse(convention, &error, &mut self.body);
         self.send_answer(exchange, &answer);
     }
@@ -201,13 +201,14 @@ impl Router {
             Err(TrySendError::Full(request)) => (request, ApiError::DebugFull),
             Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
         };
+        error.log(exchange.client, exchange.label);
         exchange.count(counters, &mut self.round, error.status());
         request.responder.send(error.debug_response());
     }
 
     /// Refuses a request below `/debug/`: `go tool pprof` shows the reason.
     fn refuse_debug(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
-        exchange.log(&error);
+        error.log(exchange.client, exchange.label);
         let Response { status, content_type, fields, body } = error.debug_response();
         exchange.count(&self.parts.counters, &mut self.round, status);
         exchange.answer.send(status, content_type, &fields, &body);
@@ -238,6 +239,7 @@ impl Router {
             accept: text(request, "accept").to_owned(),
             accept_encoding: text(request, "accept-encoding").to_owned(),
             last_event_id: text(request, "last-event-id").to_owned(),
+            client: exchange.client,
             read_ns: request.now.monotonic_ns,
             responder: exchange.answer.defer(),
         });
@@ -246,6 +248,7 @@ impl Router {
             Err(TrySendError::Full(request)) => (request, ApiError::ReadsFull),
             Err(TrySendError::Disconnected(request)) => (request, ApiError::Stopping),
         };
+        error.log(exchange.client, exchange.label);
         self.parts.counters.reads_refused_total.add(1);
         exchange.count(&self.parts.counters, &mut self.round, error.status());
         request.responder.send(error.response());
@@ -265,7 +268,7 @@ impl Router {
     }
 
     fn refuse(&mut self, exchange: &mut Exchange<'_>, error: ApiError<'_>) {
-        exchange.log(&error);
+        error.log(exchange.client, exchange.label);
         error.write(&mut self.body);
         let fields = error.field();
         let Self { parts, round, body, .. } = self;

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-use super::message::Method;
+use super::message::{Method, is_name};
 use super::request_line::is_authority;
 
 /// Fields of a response that are the same for the life of the process.
@@ -95,6 +95,17 @@ impl CorsPolicy {
     }
 }
 
+/// The first `Origin` of a head that may be invalid or cut short: its refusal, too, is for a page to read.
+pub(super) fn origin_in(head: &[u8]) -> Option<&[u8]> {
+    let lines = head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let fields = lines.skip(1).take_while(|line| !line.is_empty());
+    let is_origin = |name: &[u8]| str::from_utf8(name).is_ok_and(|name| is_name(name, "origin"));
+    let (_, value) = fields
+        .filter_map(|line| line.split_at_checked(line.iter().position(|&byte| byte == b':')?))
+        .find(|(name, _)| is_origin(name))?;
+    Some(value[1..].trim_ascii())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +138,21 @@ mod tests {
         let fields = policy(&["*"]).fields(Some(b"https://x"), Method::Get);
         assert_eq!(fields[0], ("access-control-allow-origin", "*"));
         assert!(CorsPolicy::new(&[]).is_none());
+    }
+
+    #[test]
+    fn the_origin_of_a_refused_head_is_found() {
+        for (head, origin) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\nORIGIN:\thttps://a \r\n\r\n", Some("https://a")),
+            ("GET / HTTP/1.1\r\nno field\r\nOrigin: https://a:1\r\nHos", Some("https://a:1")),
+            ("GET / HTTP/1.1\nOrigin: a\r\nOrigin: b\r\n\r\n", Some("a")),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nOrigin: https://a\r\n", None),
+            ("Origin: https://a\r\n", None),
+            ("GET / HTTP/1.1\r\nX-Origin: a\r\nOrigin : a\r\nOrigin", None),
+            ("", None),
+        ] {
+            assert_eq!(origin_in(head.as_bytes()), origin.map(str::as_bytes), "{head}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Limits;
-use super::cors::{CorsPolicy, FixedFields};
+use super::cors::{self, CorsPolicy, FixedFields};
 use super::head::{Head, RequestError};
 use super::message::{HeaderField, Method};
 
@@ -39,7 +39,16 @@ impl ResponseOptions {
         }
     }
 
-    /// Those of the last response of a connection whose request was not understood.
+    /// Those of the refusal of a request of which `data` has arrived.
+    #[cold]
+    pub fn refusing(data: &[u8], limits: &Limits) -> Self {
+        // Of a HEAD whose line is invalid or incomplete, too, a body would be taken for the next response.
+        let is_head = data.starts_with(b"HEAD ");
+        let fields = |cors: &CorsPolicy| cors.fields(cors::origin_in(data), Method::Other);
+        Self { fields: limits.cors.map_or(&[], fields), ..Self::closing(is_head) }
+    }
+
+    /// Those of the last response of a connection.
     pub const fn closing(is_head: bool) -> Self {
         Self { is_http10: false, is_head, closes: true, fields: &[] }
     }
@@ -195,12 +204,11 @@ pub(super) fn end(out: &mut Vec<u8>, options: ResponseOptions) {
 #[cold]
 pub(super) fn refusal(
     out: &mut Vec<u8>,
+    options: ResponseOptions,
     date: &DateLine,
     error: RequestError,
     message: &str,
-    is_head: bool,
 ) {
-    let options = ResponseOptions::closing(is_head);
     let body = refusal_body(error, message);
     let again = [("Retry-After", Cow::Borrowed("1"))];
     let fields = if error == RequestError::Memory { &again[..] } else { &[] };

@@ -4,6 +4,7 @@
 //! idle connection holds no buffer. Requests are served one after the other: while a response is
 //! outstanding, the next request waits.
 
+mod refusal;
 mod response;
 mod round;
 
@@ -11,21 +12,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tracing::debug;
-
+pub use self::refusal::RefusalWriter;
 pub use self::response::connection_key;
 use self::response::{KEY_BITS, NativeResponseWriter, ResponseState};
 pub use self::round::{Buffers, Round};
 use super::budget::{bytes_taken, reserve_within};
 use super::chunked::ChunkedDecoder;
 use super::coding;
-use super::counters::HttpCounters;
 use super::encode::{self, DateLine, ResponseOptions};
 use super::head::{self, BodyFraming, EMPTY_SLOTS, Head, HeadSearch, RequestError};
 use super::head_cache;
-use super::message::{Completion, Method, Service, StreamState};
+use super::message::{Completion, Service, StreamState};
 use super::poller::RECEIVE_BYTES_MAX;
-use super::request_line;
 use super::stages::{Stage, StageTimer};
 
 /// Room for the head of a response.
@@ -190,27 +188,16 @@ impl Protocol {
     pub fn finish<S: Service>(&mut self, round: &mut Round<'_, S>) {
         match self.phase {
             ConnectionPhase::Idle => self.phase = ConnectionPhase::Closing,
-            ConnectionPhase::Head => self.refuse_pending(RequestError::TruncatedHead, round),
-            ConnectionPhase::Body => self.refuse_pending(RequestError::TruncatedBody, round),
+            ConnectionPhase::Head => self.refuse(RequestError::TruncatedHead, round.refusal()),
+            ConnectionPhase::Body => self.refuse(RequestError::TruncatedBody, round.refusal()),
             ConnectionPhase::Response | ConnectionPhase::Closing => {}
         }
     }
 
-    fn refuse_pending<S: Service>(&mut self, error: RequestError, round: &mut Round<'_, S>) {
-        self.refuse(error, round.service, round.out, round.date, round.counters);
-    }
-
     /// Answers the incomplete request with the error and closes the connection.
-    pub fn refuse<S: Service>(
-        &mut self,
-        error: RequestError,
-        service: &mut S,
-        out: &mut Vec<u8>,
-        date: &DateLine,
-        counters: &HttpCounters,
-    ) {
+    pub fn refuse<S: Service>(&mut self, error: RequestError, refusal: RefusalWriter<'_, S>) {
         let input = std::mem::take(&mut self.input);
-        self.refuse_request(error, &input[self.served..], service, out, date, counters);
+        self.refuse_request(error, &input[self.served..], refusal);
     }
 
     /// Answers the request at the start of `data` with the error and closes the connection.
@@ -219,21 +206,11 @@ impl Protocol {
         &mut self,
         error: RequestError,
         data: &[u8],
-        service: &mut S,
-        out: &mut Vec<u8>,
-        date: &DateLine,
-        counters: &HttpCounters,
+        refusal: RefusalWriter<'_, S>,
     ) {
         let chunked = self.chunked.take();
         let data = chunked.as_ref().map_or(data, |request| &request.head);
-        let line = request_line::parse(data).ok().flatten();
-        let (method, path) = line.map_or((Method::Other, ""), |line| (line.method, line.path));
-        // Of a HEAD whose line is invalid or incomplete, too, a body would be taken for the next response.
-        let is_head = data.starts_with(b"HEAD ");
-        counters.refusals[error as usize].add(1);
-        debug!(client = %self.client, status = error.status(), reason = error.code(), "refused");
-        service.refused(method, path, error.status());
-        encode::refusal(out, date, error, error.message(), is_head);
+        refusal.write(error, data, self.client);
         self.phase = ConnectionPhase::Closing;
         // What has arrived of it is not needed any more, and the client may take its time to leave.
         (self.input, self.served) = (Vec::new(), 0);
@@ -264,8 +241,7 @@ impl Protocol {
                     return position;
                 }
                 Err(error) => {
-                    let Round { service, out, date, counters, .. } = round;
-                    self.refuse_request(error, &data[position..], *service, out, date, counters);
+                    self.refuse_request(error, &data[position..], round.refusal());
                     return data.len();
                 }
             }

@@ -1,5 +1,9 @@
 //! Why an engine refuses a request: status, code and message of each reason.
 
+use std::net::IpAddr;
+
+use tracing::debug;
+
 /// Why a request was refused before a service was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestError {
@@ -137,6 +141,12 @@ impl RequestError {
             Self::Memory => "too_many_bodies",
             Self::PlainHttp => "plain_http",
         }
+    }
+
+    /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
+    #[cold]
+    pub fn log(self, client: IpAddr) {
+        debug!(%client, status = self.status(), reason = self.code(), "refused");
     }
 
     /// The `message` of the response.

@@ -28,7 +28,7 @@ use super::encode::DateLine;
 use super::head::RequestError;
 use super::message::{Completion, CompletionSink, Service};
 use super::poller::{Accepted, PolledSocket, Poller, Received};
-use super::protocol::{self, Buffers, ConnectionPhase, Protocol, Round};
+use super::protocol::{self, Buffers, ConnectionPhase, Protocol, RefusalWriter, Round};
 use super::stages::{Stage, StageTimer, StageTimes, TIMED_EVERY};
 use sigmad_clock::{Clock, Now};
 
@@ -271,6 +271,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
             self.budget.open.load(Ordering::Relaxed) >= limit && !self.evict_oldest_idle();
         if is_over && self.is_reserve_full() && !self.evict_oldest_reserved() {
             self.counters.refusals[RequestError::TooManyConnections as usize].add(1);
+            RequestError::TooManyConnections.log(client);
             return self.poller.close(socket);
         }
         let entry = self.connections.vacant_entry();
@@ -525,8 +526,14 @@ impl<S: Service, P: Poller> Worker<S, P> {
     fn refuse(&mut self, key: usize, error: RequestError) {
         let start = self.out.len();
         let connection = &mut self.connections[key];
-        let (service, out) = (&mut self.service, &mut self.out);
-        connection.protocol.refuse(error, service, out, &self.date, &self.counters);
+        let refusal = RefusalWriter {
+            service: &mut self.service,
+            out: &mut self.out,
+            date: &self.date,
+            limits: &self.limits,
+            counters: &self.counters,
+        };
+        connection.protocol.refuse(error, refusal);
         self.count_memory(key);
         self.write(key, start..self.out.len());
     }

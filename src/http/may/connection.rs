@@ -384,17 +384,18 @@ impl<S: Service> MayConnection<S> {
 
     fn refuse(&mut self, error: RequestError, message: &str, response: &mut MayResponse<'_>) {
         self.shared.monitor.count(error);
+        error.log(self.client);
         let line = request_line::parse(&self.head).ok().flatten();
         let (method, path) = line.map_or((Method::Other, ""), |line| (line.method, line.path));
         if let Some(service) = &mut self.shared.slot(self.socket).lock().service {
             service.refused(method, path, error.status());
         }
         let now = self.clock.now();
+        let options = ResponseOptions::refusing(&self.head, self.shared.monitor.limits());
         if self.guard.state.is_flushed() {
-            let is_head = self.head.starts_with(b"HEAD ");
-            return self.send_last(&refusal(error, message, now.wall_s(), is_head));
+            return self.send_last(&refusal(error, message, now.wall_s(), options));
         }
-        let options = ResponseOptions::closing(false);
+        let options = ResponseOptions { is_head: false, ..options };
         let body = encode::refusal_body(error, message);
         let (status, content_type) = (error.status(), "application/json");
         let parts = ResponseParts { status, content_type, fields: &[], body: body.as_bytes() };

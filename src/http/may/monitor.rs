@@ -17,7 +17,7 @@ use super::state::{PhaseWord, SharedState, WaitPhase};
 use crate::http::Limits;
 use crate::http::counters::HttpCounters;
 use crate::http::drain::DrainDeadlines;
-use crate::http::encode::{self, DateLine};
+use crate::http::encode::{self, DateLine, ResponseOptions};
 use crate::http::head::RequestError;
 use crate::http::stages::StageTimes;
 use sigmad_clock::{Clock, Now};
@@ -263,10 +263,12 @@ impl ConnectionMonitor {
     /// Counts a refusal, and sends it past may_minihttp if no response is on its way.
     fn send_refusal(&self, state: &SharedState, error: RequestError, wall_s: i64) {
         self.counters.refusals[error as usize].add(1);
+        error.log(state.socket.client());
         if state.is_flushed() {
+            let options = ResponseOptions::refusing(&[], &self.limits);
             // Nothing or End: this client takes no bytes, and is closed without a response.
             let (SocketResult::Bytes(_) | SocketResult::Nothing | SocketResult::End) =
-                state.socket.send(&refusal(error, error.message(), wall_s, false));
+                state.socket.send(&refusal(error, error.message(), wall_s, options));
         }
     }
 
@@ -337,10 +339,15 @@ impl Drop for MonitorGuard {
 }
 
 /// The bytes of a refusal, after which the connection closes.
-pub(super) fn refusal(error: RequestError, message: &str, wall_s: i64, is_head: bool) -> Vec<u8> {
+pub(super) fn refusal(
+    error: RequestError,
+    message: &str,
+    wall_s: i64,
+    options: ResponseOptions,
+) -> Vec<u8> {
     let mut date = DateLine::default();
     date.update(wall_s);
     let mut out = Vec::new();
-    encode::refusal(&mut out, &date, error, message, is_head);
+    encode::refusal(&mut out, options, &date, error, message);
     out
 }

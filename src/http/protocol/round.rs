@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::refusal::RefusalWriter;
 use crate::http::Limits;
 use crate::http::counters::HttpCounters;
 use crate::http::encode::DateLine;
@@ -47,6 +48,14 @@ pub struct Round<'a, S> {
     pub calls: usize,
     /// Set when the stages of the next request are timed.
     pub stages: Option<StageTimes>,
+}
+
+impl<S> Round<'_, S> {
+    /// Where the refusal of a request goes.
+    pub(super) fn refusal(&mut self) -> RefusalWriter<'_, S> {
+        let Self { service, out, date, limits, counters, .. } = self;
+        RefusalWriter { service, out, date, limits, counters }
+    }
 }
 
 /// Buffers that outlive the connection that filled them.
