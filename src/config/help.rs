@@ -44,6 +44,8 @@ pub(super) fn help(command: &clap::Command, usage: &str, end: &str) -> String {
         }
         let flag = arg.get_long().expect("every argument is a flag");
         let default = arg.get_default_values().first().and_then(|value| value.to_str());
+        // A long list is for the reference.
+        let default = default.filter(|text| text.len() <= FLAG_COLUMNS);
         let column = format!("--{flag:<15}  {:<12}", default.unwrap_or(""));
         line(&mut help, &column, &meaning(arg));
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::TypedValueParser;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use rustls::ServerConfig;
 use sigmad_flags::{TokenFlag, bytes, count, duration};
@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys};
 use super::error::SettingsError;
 use super::listen::listen;
+use crate::decode::{DEVICE_LABELS, Glob, SeriesRules};
 use crate::http::cors::AllowedOrigin;
 use crate::http::tls::server_config;
 use crate::store::url::{LoginError, Password, Target, UrlError};
@@ -197,6 +198,46 @@ pub struct ServerSettings {
     #[arg(help_heading = "Detection", long, default_value = "300s", value_parser = duration(TTL))]
     pub ttl: Duration,
 
+    /// labels that can be the device; see SERIES.md
+    ///
+    /// Labels that can be the device of a point, comma-separated; the first that it carries is. JSON samples have `device`
+    /// first. See SERIES.md.
+    #[arg(
+        help_heading = "Series",
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = DEVICE_LABELS,
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    pub device_labels: Vec<String>,
+
+    /// series to keep, as patterns with * and ?
+    ///
+    /// Series to keep, as patterns such as `node_cpu_*`, comma-separated: `*` is any text, and `?` any one character, also a
+    /// comma. The default is all. For points of every format but JSON samples; what is left out is counted.
+    #[arg(help_heading = "Series", long, value_name = "PATTERN", value_delimiter = ',')]
+    pub keep: Vec<Glob>,
+
+    /// series to drop of those that are kept
+    ///
+    /// Series to drop of those that `--keep` keeps, as the same patterns.
+    #[arg(help_heading = "Series", long, value_name = "PATTERN", value_delimiter = ',')]
+    pub drop: Vec<Glob>,
+
+    /// untyped metrics that are counters
+    ///
+    /// Names of metrics, without labels, that are counters if their sender gives no type: judged by their rate. The same
+    /// patterns. SERIES.md lists those that are known to be.
+    #[arg(help_heading = "Series", long, value_name = "PATTERN", value_delimiter = ',')]
+    pub counters: Vec<Glob>,
+
+    /// untyped metrics that are gauges
+    ///
+    /// Names of metrics, without labels, that are gauges if their sender gives no type, although they would be counters.
+    #[arg(help_heading = "Series", long, value_name = "PATTERN", value_delimiter = ',')]
+    pub gauges: Vec<Glob>,
+
     /// Redis in which replicas share their windows
     ///
     /// Redis in which replicas share their windows: `redis://`, `rediss://`, `redis+sentinel://` or
@@ -300,6 +341,17 @@ impl ServerSettings {
     pub fn redis_target(&self) -> Result<Option<Target>, LoginError> {
         let password = self.redis_password.clone();
         self.redis_url.clone().map(|target| target.with_password(password)).transpose()
+    }
+
+    /// The rules for series.
+    pub fn series_rules(&self) -> SeriesRules {
+        SeriesRules {
+            device_labels: self.device_labels.clone(),
+            keep: self.keep.clone(),
+            drop: self.drop.clone(),
+            counters: self.counters.clone(),
+            gauges: self.gauges.clone(),
+        }
     }
 
     /// Checks what no single value shows, and reads the tokens.

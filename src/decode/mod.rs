@@ -9,6 +9,7 @@
 mod admission;
 mod draft;
 mod fault;
+mod globs;
 mod json;
 mod labels;
 mod names;
@@ -18,6 +19,7 @@ mod rules;
 mod series;
 mod series_cache;
 mod tables;
+mod telegraf;
 mod values;
 
 use std::fmt;
@@ -31,6 +33,7 @@ use sigmad_sample::Batch;
 
 pub use self::admission::Decoded;
 pub use self::fault::{BodyError, PointFault, SampleRefusal};
+pub use self::globs::{EmptyGlob, Glob};
 pub use self::labels::{SeriesDescription, ValueKind};
 pub use self::points::PointReader;
 pub use self::rules::{DEVICE_LABELS, SeriesRules};

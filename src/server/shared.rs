@@ -7,7 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::config::ServerSettings;
-use crate::decode::{PointTables, SeriesRules};
+use crate::decode::PointTables;
 use crate::readiness::Readiness;
 use crate::registry::Registry;
 use crate::sample_queue::Sleeper;
@@ -48,7 +48,7 @@ impl Shared {
         Self {
             start,
             registry: Arc::new(Registry::new(max_streams, stream_idle_s)),
-            points: Arc::new(PointTables::new(SeriesRules::default(), max_streams)),
+            points: Arc::new(PointTables::new(settings.series_rules(), max_streams)),
             readiness: Arc::default(),
             sleeper: Arc::default(),
             main,
