@@ -140,7 +140,8 @@ impl ApiError<'_> {
         }
     }
 
-    fn message(&self) -> Cow<'_, str> {
+    /// Names what is at fault.
+    pub fn message(&self) -> Cow<'_, str> {
         match self {
             Self::NotFound(path) => routes::no_such_path(path).into(),
             Self::WrongMethod(allow) => format!("this path allows only {allow}").into(),

@@ -109,6 +109,9 @@ impl Router {
             samples.push(&self.staging, request.now);
             counters.accepted_total.add(decoded.accepted as u64);
         }
+        if format.is_points() {
+            counters.values.add(decoder.values());
+        }
         request.stages.end(Stage::Enqueue, clock);
         match convention {
             Convention::Json { success } if decoded.is_whole() => {
@@ -116,8 +119,7 @@ impl Router {
                 exchange.send(&self.parts.counters, &mut self.round, success, &[], &self.body);
             }
             _ => {
-                let refusals = decoder.refusals();
-                let answer = ingest::answer(convention, decoded, refusals, &mut self.body);
+                let answer = ingest::answer(convention, decoded, decoder, &mut self.body);
                 self.send_answer(exchange, &answer);
             }
         }

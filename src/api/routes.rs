@@ -59,6 +59,8 @@ pub enum Convention {
         /// The status if a sample was accepted.
         success: u16,
     },
+    /// Prometheus remote_write.
+    RemoteWrite,
 }
 
 impl Convention {
@@ -66,6 +68,7 @@ impl Convention {
     pub const fn success(self) -> u16 {
         match self {
             Self::Json { success } => success,
+            Self::RemoteWrite => 204,
         }
     }
 }
@@ -128,7 +131,7 @@ impl Get {
 }
 
 /// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
-pub const ROUTES: [PathRoute; 28] = [
+pub const ROUTES: [PathRoute; 29] = [
     PathRoute { post: json(202), ..path("/ingest") },
     PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
     reads("/analyze", Read::Analyze),
@@ -146,6 +149,7 @@ pub const ROUTES: [PathRoute; 28] = [
     gets("/page.css", Get::Page(Asset::Style)),
     gets("/page.js", Get::Page(Asset::Script)),
     reads("/openapi.json", Read::OpenApi),
+    PathRoute { post: Some(Post::Ingest(Convention::RemoteWrite)), ..path("/api/v1/write") },
     debugs("/debug/pprof/", DebugRead::Index),
     debugs("/debug/pprof", DebugRead::Index),
     debugs("/debug/pprof/profile", DebugRead::Profile),

@@ -7,6 +7,9 @@ use sigmad_sample::{METRIC_BYTES_MAX, NAME_BYTES_MAX, READINGS_MAX};
 /// Characters of a client's name that a message shows.
 const NAME_CHARS_SHOWN: usize = 64;
 
+/// The code of a series that is longer than sigmad keeps, which is no fault of its sender.
+pub const SERIES_TOO_LONG: &str = "series_too_long";
+
 /// Why a whole body is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyError {
@@ -117,6 +120,7 @@ impl SampleFault<'_> {
             Self::NotJson => "malformed",
             Self::NoStream => "too_many_streams",
             Self::NoName(..) => "too_many_metrics",
+            Self::Point(PointFault::SeriesTooLong) => SERIES_TOO_LONG,
             _ => "invalid_sample",
         }
     }

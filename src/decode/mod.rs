@@ -12,9 +12,12 @@ mod fault;
 mod globs;
 mod json;
 mod labels;
+mod metric_types;
 mod names;
 mod points;
+mod protobuf;
 mod rates;
+mod remote_write;
 mod rules;
 mod series;
 mod series_cache;
@@ -32,16 +35,20 @@ use sigmad_clock::Now;
 use sigmad_sample::Batch;
 
 pub use self::admission::Decoded;
-pub use self::fault::{BodyError, PointFault, SampleRefusal};
+pub use self::fault::{BodyError, PointFault, SERIES_TOO_LONG, SampleRefusal};
 pub use self::globs::{EmptyGlob, Glob};
 pub use self::labels::{SeriesDescription, ValueKind};
 pub use self::points::PointReader;
+pub use self::remote_write::Written;
 pub use self::rules::{DEVICE_LABELS, SeriesRules};
 pub use self::tables::PointTables;
 pub use self::values::{ValueCounters, ValueCounts};
 
 /// Bytes that the caches of one decoder take at most.
-pub const CACHE_BYTES: usize = names::CACHE_BYTES + series_cache::CACHE_BYTES;
+pub const CACHE_BYTES: usize =
+    names::CACHE_BYTES + series_cache::CACHE_BYTES + remote_write::PARSER_BYTES;
+/// Bytes that the types of metrics take at most, for all workers.
+pub const TYPES_BYTES: usize = metric_types::TYPES_BYTES;
 /// Bytes that a stream takes at worst if it is a counter.
 pub const RATE_BYTES: usize = rates::RATE_BYTES;
 
@@ -52,6 +59,18 @@ pub enum Format {
     Json,
     /// A JSON sample on each line, as the client announced (NDJSON).
     JsonLines,
+    /// `prometheus.WriteRequest`: remote_write 1.0.
+    RemoteWrite1,
+    /// `io.prometheus.write.v2.Request`: remote_write 2.0.
+    RemoteWrite2,
+}
+
+impl Format {
+    /// True for bodies of points, whose values are counted one by one ([`Decoder::values`]).
+    #[inline]
+    pub fn is_points(self) -> bool {
+        !matches!(self, Self::Json | Self::JsonLines)
+    }
 }
 
 /// Decodes bodies for one worker, with its own buffers and caches of names.
@@ -59,6 +78,7 @@ pub struct Decoder {
     admission: Admission,
     json: json::Parser,
     points: Points,
+    remote_write: remote_write::Parser,
 }
 
 impl fmt::Debug for Decoder {
@@ -76,6 +96,7 @@ impl Decoder {
             admission: Admission::new(registry),
             json: json::Parser::new(),
             points: Points::new(Arc::new(tables)),
+            remote_write: remote_write::Parser::default(),
         }
     }
 
@@ -104,12 +125,25 @@ impl Decoder {
         match format {
             Format::Json => json::read(&mut self.json, admission, body),
             Format::JsonLines => json::read_lines(&mut self.json, admission, body),
+            Format::RemoteWrite1 => {
+                let points = PointReader::new(admission, &mut self.points);
+                remote_write::read_v1(&mut self.remote_write, points, body)
+            }
+            Format::RemoteWrite2 => {
+                let points = PointReader::new(admission, &mut self.points);
+                remote_write::read_v2(&mut self.remote_write, points, body)
+            }
         }
     }
 
     /// Begins a body of points; [`PointReader::end`] ends it. The formats do so, and benches.
     pub fn points<'p>(&'p mut self, now: Now, batch: &'p mut Batch) -> PointReader<'p> {
         PointReader::new(self.admission.begin(now, batch), &mut self.points)
+    }
+
+    /// What was written of `decoded`, the last body, if its format tells its sender: remote_write 2.0.
+    pub fn written(&self, decoded: Decoded) -> Option<Written> {
+        self.remote_write.written(decoded.invalid + self.values().left_out())
     }
 
     /// The values of the last body of points.

@@ -106,6 +106,11 @@ impl<'p> PointReader<'p> {
 }
 
 impl PointReader<'_> {
+    /// What all workers share.
+    pub(super) fn tables(&self) -> Arc<PointTables> {
+        self.points.tables.clone()
+    }
+
     /// The index of the point that follows, from 0, for its refusal: the line, or the place in the body.
     #[inline]
     pub fn set_index(&mut self, index: usize) {

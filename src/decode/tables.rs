@@ -1,18 +1,20 @@
 //! What the decoders of all workers share.
 
+use super::metric_types::MetricTypes;
 use super::rates::RateTable;
 use super::rules::SeriesRules;
 
-/// The rules for series, and the states of counters.
+/// The rules for series, the states of counters, and the types of metrics.
 #[derive(Debug)]
 pub struct PointTables {
     pub(super) rules: SeriesRules,
     pub(super) rates: RateTable,
+    pub(super) types: MetricTypes,
 }
 
 impl PointTables {
     /// Rules for series, and room for the counters among `max_streams` streams.
     pub fn new(rules: SeriesRules, max_streams: usize) -> Self {
-        Self { rules, rates: RateTable::new(max_streams) }
+        Self { rules, rates: RateTable::new(max_streams), types: MetricTypes::default() }
     }
 }

@@ -54,6 +54,7 @@ fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
             + metric_bytes / STREAMS_PER_METRIC,
         shared_bytes: analytics::SHARED_BYTES
             + workers * decode::CACHE_BYTES
+            + decode::TYPES_BYTES
             + METRICS_FEW * metric_bytes,
         // What idle workers keep must not take its place.
         body_bytes: settings.max_head

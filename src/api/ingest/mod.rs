@@ -3,23 +3,16 @@
 //! A convention is a file here, a variant of [`Convention`], and rows of the route table. The router decodes the body
 //! and counts; what is kept and refused does not depend on the convention. [`json`] is sigmad's own.
 
+mod answer;
 pub mod json;
+pub mod remote_write;
 
 use super::errors::ApiError;
 use super::routes::Convention;
-use crate::decode::{Decoded, Format, SampleRefusal};
-use crate::http::message::{HeaderField, Request};
+use crate::decode::{Decoded, Decoder, Format};
+use crate::http::message::Request;
 
-/// An answer whose body is in the buffer of the router.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The status code.
-    pub status: u16,
-    /// The media type of the body.
-    pub content_type: &'static str,
-    /// Further header fields.
-    pub fields: Vec<HeaderField>,
-}
+pub use self::answer::Answer;
 
 /// The format of a body.
 ///
@@ -29,20 +22,25 @@ pub struct Answer {
 pub fn format(convention: Convention, request: &Request<'_>) -> Result<Format, ApiError<'static>> {
     match convention {
         Convention::Json { .. } => Ok(json::format(&request.headers)),
+        Convention::RemoteWrite => remote_write::format(&request.headers),
     }
 }
 
-/// Answers a body that was read, and of which what could be kept is kept.
+/// Answers a body that `decoder` has read, and of which what could be kept is kept.
 pub fn answer(
     convention: Convention,
     decoded: Decoded,
-    refusals: &[SampleRefusal],
+    decoder: &Decoder,
     body: &mut Vec<u8>,
 ) -> Answer {
+    let refusals = decoder.refusals();
     match convention {
         Convention::Json { success } => {
             let status = json::write_refused(decoded, refusals, success, body);
             Answer { status, content_type: super::JSON, fields: Vec::new() }
+        }
+        Convention::RemoteWrite => {
+            remote_write::answer(decoded, refusals, decoder.written(decoded), body)
         }
     }
 }
@@ -55,5 +53,6 @@ pub fn refuse(convention: Convention, error: &ApiError<'_>, body: &mut Vec<u8>) 
             let fields = error.field().into_iter().collect();
             Answer { status: error.status(), content_type: super::JSON, fields }
         }
+        Convention::RemoteWrite => remote_write::refuse(error, body),
     }
 }

@@ -300,9 +300,13 @@ fn ingest_and_reads_have_a_token_each() {
             assert_eq!(response.status, 401, "{}", route.path);
             assert_eq!(field(&response, "WWW-Authenticate"), Some("Bearer"));
             let wrong = [("authorization", "Bearer 0ther")];
-            assert_eq!(test.ask(method, route.path, &wrong).status, 403);
+            // 429 after ten of them.
+            assert!(matches!(test.ask(method, route.path, &wrong).status, 403 | 429));
             let right = format!("Bearer {token}");
-            test.call(method, route.path, &[("Authorization", &right)], r#"{"rps":1}"#);
+            let is_json = matches!(route.post, Some(routes::Post::Ingest(Convention::Json { .. })))
+                || method != Method::Post;
+            let body = if is_json { r#"{"rps":1}"# } else { "" };
+            test.call(method, route.path, &[("Authorization", &right)], body);
             if method == Method::Post {
                 assert_eq!(Some(test.engine.sent().status), route.ingest_status());
             }

@@ -1,0 +1,57 @@
+//! What the messages of both versions share: samples, labels, and the types of metrics.
+
+use super::super::metric_types::MetricType;
+use super::super::protobuf::{FieldValue, Fields, Malformed};
+
+/// The label that holds the name of the metric.
+pub(super) const NAME_LABEL: &[u8] = b"__name__";
+
+/// One value: `prometheus.Sample`, `io.prometheus.write.v2.Sample`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct SamplePoint {
+    pub(super) value: f64,
+    /// Milliseconds since 1970.
+    pub(super) timestamp_ms: i64,
+}
+
+impl SamplePoint {
+    #[inline(always)]
+    pub(super) fn read(message: &[u8]) -> Result<Self, Malformed> {
+        let mut sample = Self::default();
+        let mut fields = Fields::new(message);
+        while let Some((number, value)) = fields.next()? {
+            match number {
+                1 => sample.value = value.double()?,
+                2 => sample.timestamp_ms = value.varint()? as i64,
+                _ => {}
+            }
+        }
+        Ok(sample)
+    }
+}
+
+/// The name and value of a `prometheus.Label`.
+pub(super) fn read_label(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let mut label: (&[u8], &[u8]) = (b"", b"");
+    let mut fields = Fields::new(message);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => label.0 = value.bytes()?,
+            2 => label.1 = value.bytes()?,
+            _ => {}
+        }
+    }
+    Ok(label)
+}
+
+/// Reads `MetricType`, which is numbered alike in both versions. Types that sigmad does not know are as good as none.
+pub(super) fn read_type(value: FieldValue<'_>) -> Result<MetricType, Malformed> {
+    Ok(match value.varint()? as i32 {
+        1 => MetricType::Counter,
+        // Gauge, gauge histogram, info, state set.
+        2 | 4 | 6 | 7 => MetricType::Gauge,
+        3 => MetricType::Histogram,
+        5 => MetricType::Summary,
+        _ => MetricType::Unknown,
+    })
+}

@@ -1,0 +1,169 @@
+//! remote_write 1.0: series with their labels spelled out.
+//!
+//! The key of a series is the bytes of its labels. Types come in requests of their own, once a minute.
+
+use super::super::admission::Decoded;
+use super::super::fault::BodyError;
+use super::super::labels::SeriesDescription;
+use super::super::metric_types::{MetricType, MetricTypes};
+use super::super::points::{PointFault, PointReader};
+use super::super::protobuf::{Fields, Malformed};
+use super::messages::{NAME_LABEL, read_label, read_type};
+use super::{LABEL_BYTES_MAX, Parser, TAG_V1, at, describe_label, kind_of, take_sample};
+
+/// Fields of `WriteRequest`.
+const TIMESERIES: u32 = 1;
+const METADATA: u32 = 3;
+/// Fields of `TimeSeries`.
+const LABELS: u32 = 1;
+const SAMPLES: u32 = 2;
+
+/// Bytes in front of the labels of a key: the tag, and how many types were known.
+const KEY_LABELS_AT: usize = 1 + size_of::<u32>();
+
+/// Reads a `WriteRequest`.
+pub(in super::super) fn read(
+    parser: &mut Parser,
+    mut points: PointReader<'_>,
+    body: &[u8],
+) -> Result<Decoded, BodyError> {
+    parser.sent = None;
+    let tables = points.tables();
+    let read = read_request(parser, &mut points, &tables.types, body);
+    points.end(read)
+}
+
+fn read_request(
+    parser: &mut Parser,
+    points: &mut PointReader<'_>,
+    types: &MetricTypes,
+    body: &[u8],
+) -> Result<(), BodyError> {
+    let mut index = 0;
+    let mut fields = Fields::new(body);
+    loop {
+        let offset = body.len() - fields.rest().len();
+        let field = fields.next().map_err(|error| at(error.into(), offset))?;
+        let Some((number, value)) = field else { return Ok(()) };
+        let read = match number {
+            TIMESERIES => {
+                points.set_index(index);
+                index += 1;
+                value
+                    .bytes()
+                    .map_err(BodyError::from)
+                    .and_then(|series| read_series(parser, points, types, series))
+            }
+            METADATA => {
+                value.bytes().and_then(|told| read_metadata(types, told)).map_err(BodyError::from)
+            }
+            _ => Ok(()),
+        };
+        read.map_err(|error| at(error, offset))?;
+    }
+}
+
+fn read_series(
+    parser: &mut Parser,
+    points: &mut PointReader<'_>,
+    types: &MetricTypes,
+    series: &[u8],
+) -> Result<(), BodyError> {
+    let key = &mut parser.key;
+    key.clear();
+    key.push(TAG_V1);
+    key.extend_from_slice(&types.told().to_ne_bytes());
+    let values = split_labels(series, key)?;
+    let is_too_long = key.len() - KEY_LABELS_AT > LABEL_BYTES_MAX;
+    if is_too_long {
+        // Such a series has no key, and its memory goes back.
+        *key = vec![TAG_V1];
+    }
+    let mut is_malformed = false;
+    let mut describe = |description: &mut SeriesDescription| {
+        if is_too_long {
+            return Err(PointFault::SeriesTooLong);
+        }
+        let described = describe(description, &key[KEY_LABELS_AT..], |name| types.of(name));
+        is_malformed = described.is_err();
+        described.unwrap_or(Err(PointFault::Label))
+    };
+    let mut fields = Fields::new(values);
+    while let Some((number, value)) = fields.next()? {
+        if number == SAMPLES {
+            take_sample(value.bytes()?, key, points, &mut describe)?;
+        }
+    }
+    if is_malformed { Err(Malformed.into()) } else { Ok(()) }
+}
+
+/// Appends the labels of a series, as they were sent, to `key`. Returns fields among which all others are.
+#[inline(always)]
+fn split_labels<'a>(series: &'a [u8], key: &mut Vec<u8>) -> Result<&'a [u8], Malformed> {
+    let mut fields = Fields::new(series);
+    let mut values = series;
+    // Senders put all labels first: one piece.
+    while let Some((number, _)) = fields.next()? {
+        if number != LABELS {
+            break;
+        }
+        values = fields.rest();
+    }
+    key.extend_from_slice(&series[..series.len() - values.len()]);
+    if !fields.rest().is_empty() {
+        gather_labels(fields, key)?;
+    }
+    Ok(values)
+}
+
+/// Appends the labels among the remaining fields.
+fn gather_labels(mut fields: Fields<'_>, key: &mut Vec<u8>) -> Result<(), Malformed> {
+    loop {
+        let rest = fields.rest();
+        match fields.next()? {
+            None => return Ok(()),
+            Some((LABELS, _)) => {
+                key.extend_from_slice(&rest[..rest.len() - fields.rest().len()]);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn describe(
+    description: &mut SeriesDescription,
+    labels: &[u8],
+    type_of: impl FnOnce(&[u8]) -> MetricType,
+) -> Result<Result<(), PointFault>, Malformed> {
+    let mut metric: &[u8] = b"";
+    let mut has_name = false;
+    let mut fields = Fields::new(labels);
+    while let Some((number, value)) = fields.next()? {
+        // A group may stand before a label.
+        debug_assert_eq!(number, LABELS);
+        let (name, value) = read_label(value.bytes()?)?;
+        if name == NAME_LABEL {
+            metric = value;
+        }
+        if let Err(fault) = describe_label(description, &mut has_name, name, value) {
+            return Ok(Err(fault));
+        }
+    }
+    description.kind(kind_of(metric, type_of(metric)));
+    Ok(Ok(()))
+}
+
+/// Reads a `MetricMetadata`.
+fn read_metadata(types: &MetricTypes, told: &[u8]) -> Result<(), Malformed> {
+    let (mut kind, mut family) = (MetricType::default(), &b""[..]);
+    let mut fields = Fields::new(told);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => kind = read_type(value)?,
+            2 => family = value.bytes()?,
+            _ => {}
+        }
+    }
+    types.tell(family, kind);
+    Ok(())
+}

@@ -1,0 +1,360 @@
+//! remote_write against prost and a naive reader; hostile bodies; types, and what the sender is told.
+
+mod prometheus;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use prost::Message;
+use sigmad::decode::{BodyError, Decoded, Decoder, Format};
+use sigmad::registry::Registry;
+use sigmad_clock::Now;
+use sigmad_sample::Batch;
+
+use prometheus::{Expected, Sample, Value, v1, v2};
+
+const NOW: Now = Now { monotonic_ns: 5_000_000_000, wall_us: 1_735_100_000_000_000 };
+/// 2024-12-25, in milliseconds.
+const TIME_MS: i64 = 1_735_100_000_000;
+const COUNTER: i32 = 1;
+const GAUGE: i32 = 2;
+
+struct Server {
+    registry: Arc<Registry>,
+    decoder: Decoder,
+}
+
+impl Server {
+    fn new(max_streams: usize) -> Self {
+        let registry = Arc::new(Registry::new(max_streams, 3_600));
+        Self { decoder: Decoder::new(registry.clone()), registry }
+    }
+
+    fn decode(&mut self, body: &[u8], format: Format) -> Result<(Decoded, Vec<Value>), BodyError> {
+        let mut batch = Batch::default();
+        let decoded = self.decoder.decode(&mut body.to_vec(), format, NOW, &mut batch)?;
+        let mut values = Vec::new();
+        for (sample, readings) in batch.iter() {
+            let device = sample.device.and_then(|id| self.registry.device_name(id));
+            for reading in readings {
+                let series = self.registry.metric_name(reading.metric).expect("it was just given");
+                values.push(Value {
+                    device: device.as_ref().map(ToString::to_string),
+                    series: series.to_string(),
+                    time_us: Some(sample.timestamp_us),
+                    value: reading.value,
+                });
+            }
+        }
+        Ok((decoded, values))
+    }
+
+    fn values(&mut self, body: &[u8], format: Format) -> Vec<Value> {
+        self.decode(body, format).expect("a good body").1
+    }
+}
+
+/// Holds what is decoded against what prost and the naive reader say.
+fn check(server: &mut Server, body: &[u8], format: Format) {
+    let expected: Option<Expected> = match format {
+        Format::RemoteWrite1 => v1::read(body),
+        _ => v2::read(body),
+    };
+    let decoded = server.decode(body, format);
+    let Some(mut expected) = expected else {
+        // What is not used is not read, so some bodies are good enough here that prost refuses.
+        return;
+    };
+    let (decoded, mut values) = decoded.expect("prost reads it");
+    for value in &mut expected.values {
+        value.time_us.get_or_insert(NOW.wall_us);
+    }
+    let is_rate =
+        |value: &Value| expected.counters.contains(&(value.device.clone(), value.series.clone()));
+    values.retain(|value| !is_rate(value));
+    expected
+        .values
+        .retain(|value| !expected.counters.contains(&(value.device.clone(), value.series.clone())));
+    assert_eq!(values, expected.values);
+    assert_eq!(decoded.invalid, expected.refused, "{:?}", server.decoder.refusals());
+    if format == Format::RemoteWrite2 {
+        let written = server.decoder.written(decoded).expect("2.0 is told");
+        assert_eq!(written.samples, expected.samples - expected.refused);
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "[a-z_]{1,6}",
+        1 => Just(String::new()),
+        1 => "[a-zé{}\",=\\\\\n ]{1,8}",
+        1 => Just("x".repeat(300)),
+    ]
+}
+
+fn label_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => Just("__name__".to_owned()),
+        3 => prop::sample::select(vec!["instance", "device", "host", "job", "le", "cpu"]).prop_map(str::to_owned),
+        2 => text(),
+    ]
+}
+
+type LabelsAndSamples = (Vec<(String, String)>, Vec<Sample>, i32);
+
+fn series() -> impl Strategy<Value = LabelsAndSamples> {
+    let timestamp = prop_oneof![5 => Just(TIME_MS), 1 => Just(0), 1 => any::<i64>()];
+    let value = prop_oneof![5 => -1e6..1e6, 1 => any::<f64>(), 1 => Just(f64::from_bits(0x7ff0_0000_0000_0002))];
+    let sample = (value, timestamp).prop_map(|(value, timestamp)| Sample { value, timestamp });
+    (
+        prop::collection::vec((label_name(), text()), 0..6),
+        prop::collection::vec(sample, 0..4),
+        -1..9,
+    )
+}
+
+fn request_1(all: &[LabelsAndSamples]) -> v1::WriteRequest {
+    let series = |(labels, samples, _): &LabelsAndSamples| {
+        let labels: Vec<_> = labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+        v1::TimeSeries { labels: v1::labels(&labels), samples: samples.clone(), histograms: vec![] }
+    };
+    v1::WriteRequest { timeseries: all.iter().map(series).collect(), metadata: vec![] }
+}
+
+fn request_2(all: &[LabelsAndSamples]) -> v2::Request {
+    let mut request = v2::Request::default();
+    for (labels, samples, kind) in all {
+        let labels: Vec<_> = labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+        request.push(*kind, &labels, samples);
+    }
+    request
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    /// A decoder that is warm, and has a cache of series, reads what a naive one reads.
+    #[test]
+    fn prost_agrees(bodies in prop::collection::vec(prop::collection::vec(series(), 0..6), 1..4)) {
+        let mut server = Server::new(100_000);
+        for body in bodies.iter().chain(&bodies) {
+            check(&mut server, &request_1(body).encode_to_vec(), Format::RemoteWrite1);
+            check(&mut server, &request_2(body).encode_to_vec(), Format::RemoteWrite2);
+        }
+    }
+
+    /// So it does when bytes are changed.
+    #[test]
+    fn prost_agrees_about_damaged_bodies(
+        body in prop::collection::vec(series(), 1..4),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let bodies = [
+            (request_1(&body).encode_to_vec(), Format::RemoteWrite1),
+            (request_2(&body).encode_to_vec(), Format::RemoteWrite2),
+        ];
+        for (mut body, format) in bodies {
+            if body.is_empty() {
+                continue;
+            }
+            for (index, byte) in &changes {
+                let place = index.index(body.len());
+                body[place] = *byte;
+            }
+            check(&mut Server::new(100_000), &body, format);
+        }
+    }
+}
+
+fn host_request() -> ([(&'static str, &'static str); 4], Sample) {
+    let labels = [
+        ("__name__", "node_disk_busy"),
+        ("device", "sda"),
+        ("instance", "web-1:9100"),
+        ("job", "node"),
+    ];
+    (labels, Sample { value: 0.5, timestamp: TIME_MS })
+}
+
+#[test]
+fn the_device_is_the_host_and_not_the_disk() {
+    let (labels, sample) = host_request();
+    let mut request = v2::Request::default();
+    request.push(GAUGE, &labels, &[sample]);
+    let body_1 = v1::WriteRequest {
+        timeseries: vec![v1::TimeSeries {
+            labels: v1::labels(&labels),
+            samples: vec![sample],
+            histograms: vec![],
+        }],
+        metadata: vec![],
+    };
+    let expected = [Value {
+        device: Some("web-1:9100".to_owned()),
+        series: r#"node_disk_busy{device="sda",job="node"}"#.to_owned(),
+        time_us: Some(TIME_MS * 1_000),
+        value: 0.5,
+    }];
+    let mut server = Server::new(100);
+    for _ in 0..2 {
+        let values = server.values(&body_1.encode_to_vec(), Format::RemoteWrite1);
+        assert_eq!(values, expected);
+        let values = server.values(&request.encode_to_vec(), Format::RemoteWrite2);
+        assert_eq!(values, expected);
+    }
+}
+
+#[test]
+fn a_body_cut_anywhere_is_refused_or_a_prefix() {
+    let (labels, sample) = host_request();
+    let mut request = v2::Request::default();
+    for cpu in ["0", "1", "2"] {
+        let labels = [&labels[..], &[("cpu", cpu)]].concat();
+        request.push(COUNTER, &labels, &[sample, Sample { timestamp: TIME_MS + 1_000, ..sample }]);
+    }
+    let body = request.encode_to_vec();
+    for end in 0..body.len() {
+        check(&mut Server::new(100), &body[..end], Format::RemoteWrite2);
+        // What is one version is read as the other, too, without harm.
+        check(&mut Server::new(100), &body[..end], Format::RemoteWrite1);
+    }
+}
+
+#[test]
+fn hostile_bodies_are_refused() {
+    let malformed = |body: &[u8], format| {
+        let decoded = Server::new(100).decode(body, format);
+        assert!(matches!(decoded, Err(BodyError::Malformed { .. })), "{decoded:?}");
+    };
+    for format in [Format::RemoteWrite1, Format::RemoteWrite2] {
+        // Lengths past the end, in varints of every length, and one of more than 64 bits.
+        for length in 1..=10 {
+            let mut body = vec![0x0a];
+            body.extend(vec![0xff; length - 1]);
+            body.push(0x01);
+            malformed(&body, format);
+        }
+        malformed(&[&[0x0a][..], &[0xff; 11]].concat(), format);
+        malformed(b"\x1f\x8b\x08 still coded", format);
+    }
+    let mut request = v2::Request::default();
+    let (labels, sample) = host_request();
+    request.push(GAUGE, &labels, &[sample]);
+    for (refs, name) in
+        [(vec![1, 99], "out of range"), (vec![1], "odd"), (vec![u32::MAX; 2], "far")]
+    {
+        let mut request = request.clone();
+        request.timeseries[0].labels_refs = refs;
+        let decoded = Server::new(100).decode(&request.encode_to_vec(), Format::RemoteWrite2);
+        assert!(matches!(decoded, Err(BodyError::Malformed { .. })), "{name}: {decoded:?}");
+    }
+    let mut request = request.clone();
+    request.symbols = vec![Vec::new(); 70_000];
+    let decoded = Server::new(100).decode(&request.encode_to_vec(), Format::RemoteWrite2);
+    assert_eq!(decoded, Err(BodyError::TooManySamples));
+}
+
+#[test]
+fn a_series_that_is_too_long_is_left_out_alone() {
+    let many: Vec<_> = (0..10_000).map(|label| (format!("l{label}"), "v".to_owned())).collect();
+    let long = vec![("path".to_owned(), "x".repeat(1 << 20))];
+    for wide in [many, long] {
+        let name = ("__name__", "wide");
+        let wide: Vec<_> = wide.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let (labels, sample) = host_request();
+        let mut request = v2::Request { symbols: vec![Vec::new()], timeseries: vec![] };
+        // By hand: the look-up of a symbol is slow with so many.
+        let mut labels_refs = Vec::new();
+        for (label, value) in [name].iter().chain(&wide) {
+            labels_refs.push(request.symbols.len() as u32);
+            labels_refs.push(request.symbols.len() as u32 + 1);
+            request.symbols.extend([label.as_bytes().to_vec(), value.as_bytes().to_vec()]);
+        }
+        request.timeseries.push(v2::TimeSeries {
+            labels_refs,
+            samples: vec![sample; 3],
+            ..v2::TimeSeries::default()
+        });
+        request.push(GAUGE, &labels, &[sample]);
+        let series = |labels: &[(&str, &str)]| v1::TimeSeries {
+            labels: v1::labels(labels),
+            samples: vec![sample],
+            histograms: vec![],
+        };
+        let all = [&[name][..], &wide].concat();
+        let request_1 =
+            v1::WriteRequest { timeseries: vec![series(&all), series(&labels)], metadata: vec![] };
+        for (body, format, refused) in [
+            (request.encode_to_vec(), Format::RemoteWrite2, 3),
+            (request_1.encode_to_vec(), Format::RemoteWrite1, 1),
+        ] {
+            let mut server = Server::new(100);
+            for _ in 0..2 {
+                let (decoded, values) = server.decode(&body, format).expect("a good body");
+                assert_eq!((decoded.invalid, values.len()), (refused, 1));
+                assert_eq!(server.decoder.refusals()[0].code, "series_too_long");
+            }
+        }
+    }
+}
+
+/// The rates of one series whose values are sent in bodies of their own.
+fn rates(server: &mut Server, format: Format, bodies: impl Iterator<Item = Vec<u8>>) -> Vec<f64> {
+    bodies.flat_map(|body| server.values(&body, format)).map(|value| value.value).collect()
+}
+
+#[test]
+fn types_of_2_0_make_counters() {
+    let labels = [("__name__", "requests"), ("instance", "a")];
+    let body = |kind, value, second: i64| {
+        let mut request = v2::Request::default();
+        let timestamp = TIME_MS + second * 1_000;
+        request.push(kind, &labels, &[Sample { value, timestamp }]);
+        request.encode_to_vec()
+    };
+    let mut server = Server::new(100);
+    let bodies = [(10.0, 0), (30.0, 10), (5.0, 20), (6.0, 30)];
+    let counter = bodies.map(|(value, second)| body(COUNTER, value, second));
+    assert_eq!(rates(&mut server, Format::RemoteWrite2, counter.into_iter()), [2.0, 0.1]);
+    let gauge = bodies.map(|(value, second)| body(GAUGE, value, second));
+    assert_eq!(rates(&mut server, Format::RemoteWrite2, gauge.into_iter()), [10.0, 30.0, 5.0, 6.0]);
+}
+
+#[test]
+fn types_of_1_0_come_in_their_own_bodies() {
+    let mut server = Server::new(100);
+    let body = |value, second: i64| {
+        let labels = v1::labels(&[("__name__", "requests"), ("instance", "a")]);
+        let samples = vec![Sample { value, timestamp: TIME_MS + second * 1_000 }];
+        let series = v1::TimeSeries { labels, samples, histograms: vec![] };
+        v1::WriteRequest { timeseries: vec![series], metadata: vec![] }.encode_to_vec()
+    };
+    let before = [body(10.0, 0), body(30.0, 10)];
+    assert_eq!(rates(&mut server, Format::RemoteWrite1, before.into_iter()), [10.0, 30.0]);
+    let told = v1::MetricMetadata { kind: COUNTER, metric_family_name: "requests".into() };
+    let metadata = v1::WriteRequest { timeseries: vec![], metadata: vec![told] }.encode_to_vec();
+    let (decoded, values) =
+        server.decode(&metadata, Format::RemoteWrite1).expect("no values, no error");
+    assert_eq!((decoded.accepted, values.len()), (0, 0));
+    let after = [body(50.0, 20), body(70.0, 30)];
+    assert_eq!(rates(&mut server, Format::RemoteWrite1, after.into_iter()), [2.0]);
+}
+
+#[test]
+fn the_sender_of_2_0_is_told_what_is_written() {
+    let mut server = Server::new(2);
+    let mut request = v2::Request::default();
+    let stale = Sample { value: f64::from_bits(0x7ff0_0000_0000_0002), timestamp: TIME_MS };
+    let good = Sample { value: 1.0, timestamp: TIME_MS };
+    for instance in ["a", "b", "c", "d"] {
+        request.push(GAUGE, &[("__name__", "up"), ("instance", instance)], &[good]);
+    }
+    request.push(GAUGE, &[("__name__", "up"), ("instance", "a")], &[stale]);
+    request.push(GAUGE, &[("instance", "a")], &[good]);
+    let (decoded, values) =
+        server.decode(&request.encode_to_vec(), Format::RemoteWrite2).expect("good");
+    assert_eq!((values.len(), decoded.invalid), (2, 1));
+    assert_eq!((server.decoder.values().skipped, server.decoder.values().left_out()), (1, 2));
+    // Two are kept, and there is nothing to keep of the marker.
+    assert_eq!(server.decoder.written(decoded).map(|written| written.samples), Some(3));
+}
