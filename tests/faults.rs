@@ -532,6 +532,33 @@ fn the_file_of_the_password_changes_and_nothing_is_lost() {
 }
 
 #[test]
+fn sighup_logs_in_with_the_password_of_that_moment() {
+    let redis = Redis::with_password("admin");
+    let mut admin = redis.connection();
+    ask::<()>(&mut admin, &["ACL", "SETUSER", "sigmad", "on", ">first", ">second", "~*", "+@all"]);
+    let secret = std::env::temp_dir().join(format!("sigmad-login-{}", std::process::id()));
+    std::fs::write(&secret, "first\n").expect("a temporary file");
+    let password = format!("@{}", secret.display());
+    let url = format!("redis://sigmad@127.0.0.1:{}", redis.port());
+    let server = start(&url, &["--redis-password", &password]);
+    let scene = Scene { server, proxy: None, redis }.ready();
+    std::fs::write(&secret, "second\n").expect("a temporary file");
+    scene.server.signal(libc::SIGHUP);
+    scene.server.wait_for_log(&["logged in to redis again"]).expect("a line");
+    // A wrong one is named, and the connection stays.
+    std::fs::write(&secret, "third\n").expect("a temporary file");
+    scene.server.signal(libc::SIGHUP);
+    let line = scene.server.wait_for_log(&["refuses the password", "wrongpass"]).expect("a line");
+    assert!(!line.contains("third"), "{line}");
+    std::fs::remove_file(&secret).expect("it was written");
+    scene.server.ingest(r#"{"rps":1}"#).expect(202);
+    eventually("stored", || {
+        Scrape::of(&scene.server).get("sigmad_samples_total{outcome=\"stored\"}") == 1
+    });
+    assert_eq!(Scrape::of(&scene.server).get("sigmad_store_connections_total"), 1);
+}
+
+#[test]
 fn a_password_never_reaches_the_log() {
     let redis = Redis::with_password("hidden-word");
     let scene = Scene::before(redis, &["--log", "debug"]);
@@ -666,6 +693,20 @@ fn samples_have_as_many_keys_as_told() {
         assert_eq!(found, expected, "{keys}");
         assert_eq!(scene.redis.ask::<u64>(&["ZCARD", "sigmad:fleet:window:rps"]), 2);
     }
+}
+
+#[test]
+fn without_keys_a_sample_whose_window_is_refused_is_dropped() {
+    let scene = Scene::new(&["--redis-keys", "none"]);
+    scene.redis.ask::<()>(&["SET", "sigmad:{taken}:window:rps", "of another client"]);
+    scene
+        .server
+        .ingest(r#"[{"device":"taken","rps":1,"cpu":2},{"device":"free","rps":3},{"rps":4}]"#);
+    eventually("each has its outcome", || {
+        let scrape = Scrape::of(&scene.server);
+        scrape.get("sigmad_store_dropped_total{reason=\"refused\"}") == 1
+            && scrape.get("sigmad_samples_total{outcome=\"stored\"}") == 2
+    });
 }
 
 #[test]

@@ -72,11 +72,13 @@ pub fn run(
 
     let analytics = spawn("analytics".into(), placement.analytics_core, move || analytics.run())
         .map_err(ServerError::Start)?;
+    let mut reloads = Reloads::default();
+    if let Some(redis) = &redis {
+        redis.reload_password(settings, &mut reloads);
+    }
     let store = redis.map(RedisParts::start).transpose().map_err(ServerError::Start)?;
     let reads = ReadThreads::start(settings, &shared, &counters, queues.requests)
         .map_err(ServerError::Start)?;
-    let mut reloads = Reloads::default();
-    store::reload_password(settings, &mut reloads);
     let workers = workers::parts(
         settings,
         plan.readings_max,

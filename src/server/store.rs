@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,7 @@ pub(super) struct RedisParts {
     thread: StoreThread,
     pub counters: RedisCounters,
     deadline_ns: Arc<AtomicU64>,
+    logs_in_again: Arc<AtomicBool>,
 }
 
 /// The store thread.
@@ -88,7 +89,8 @@ impl RedisParts {
         };
         shared.readiness.set_store(StoreState::Degraded);
         let (readiness, main) = (shared.readiness.clone(), shared.main.clone());
-        let deadline_ns = Arc::new(AtomicU64::new(0));
+        let deadline_ns = Arc::<AtomicU64>::default();
+        let logs_in_again = Arc::<AtomicBool>::default();
         let thread = StoreThread::new(StoreThreadParts {
             target,
             options,
@@ -105,22 +107,29 @@ impl RedisParts {
                 let _ = main.send(MainEvent::StoreState);
             }),
             deadline_ns: deadline_ns.clone(),
+            logs_in_again: logs_in_again.clone(),
         });
-        Some((Self { thread, counters, deadline_ns }, producer))
+        Some((Self { thread, counters, deadline_ns, logs_in_again }, producer))
+    }
+
+    /// Each login to Redis reads the file of the password. After SIGHUP the present connections log in with it too,
+    /// so that a wrong one shows before they are lost.
+    pub fn reload_password(&self, settings: &ServerSettings, reloads: &mut Reloads) {
+        let Some(password) = settings.redis_password.clone() else { return };
+        let logs_in_again = self.logs_in_again.clone();
+        reloads.add("Redis password", move || {
+            password.read()?;
+            // Relaxed: no other data depends on it.
+            logs_in_again.store(true, Ordering::Relaxed);
+            Ok::<(), io::Error>(())
+        });
     }
 
     /// Starts the thread.
     pub fn start(self) -> io::Result<RunningStore> {
-        let Self { thread, counters, deadline_ns } = self;
+        let Self { thread, counters, deadline_ns, .. } = self;
         let thread = spawn("store".into(), None, move || thread.run())?;
         Ok(RunningStore { thread, counters, deadline_ns })
-    }
-}
-
-/// Each login to Redis reads the file of the password. SIGHUP shows whether the next one will find it.
-pub(super) fn reload_password(settings: &ServerSettings, reloads: &mut Reloads) {
-    if let Some(password) = settings.redis_password.clone() {
-        reloads.add("Redis password", move || password.read().map(drop));
     }
 }
 

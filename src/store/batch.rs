@@ -27,8 +27,10 @@ pub struct CommandBatch {
 /// What a command is for. It decides what is lost if Redis refuses the command for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Writes the window of a stream.
-    Window,
+    /// Adds values to the window of a stream of that subject of the segment.
+    Window(u32),
+    /// Trims a window, and gives it its time to live.
+    WindowBound,
     /// Writes the counts of a device or of the fleet.
     Counts,
     /// Writes the only key of a sample.
@@ -45,9 +47,10 @@ impl Purpose {
     /// Counts the sample that is lost if this command is refused for good.
     pub fn count_refusal(self, refusals: &mut Refusals) {
         match self {
+            Self::Window(subject) => _ = refusals.windows.insert(subject),
             Self::Key => refusals.keys += 1,
             Self::HistoryAlone => refusals.history += 1,
-            Self::Window | Self::Counts | Self::SecondKey | Self::History => {}
+            Self::WindowBound | Self::Counts | Self::SecondKey | Self::History => {}
         }
     }
 
@@ -128,13 +131,16 @@ mod tests {
     #[test]
     fn a_refusal_counts_the_sample_that_is_lost() {
         let mut refusals = Refusals::default();
-        for purpose in [Purpose::Window, Purpose::Counts, Purpose::SecondKey, Purpose::History] {
+        for purpose in [Purpose::WindowBound, Purpose::Counts, Purpose::SecondKey, Purpose::History]
+        {
             purpose.count_refusal(&mut refusals);
         }
         assert_eq!(refusals, Refusals::default());
         Purpose::Key.count_refusal(&mut refusals);
         Purpose::HistoryAlone.count_refusal(&mut refusals);
-        assert_eq!(refusals, Refusals { keys: 1, history: 1 });
+        Purpose::Window(7).count_refusal(&mut refusals);
+        Purpose::Window(7).count_refusal(&mut refusals);
+        assert_eq!(refusals, Refusals { keys: 1, history: 1, windows: [7].into() });
         let error = "The ID specified in XADD is equal or smaller than the target stream top item";
         assert!(
             Purpose::HistoryAlone.is_done_already(error) && !Purpose::Key.is_done_already(error)

@@ -172,11 +172,11 @@ impl CommandEncoder {
             member.write(text);
             add.arg(text);
         }
-        batch.push(Purpose::Window, add);
+        batch.push(Purpose::Window(stream.subject), add);
         let trim = [b"ZREMRANGEBYRANK", &key[..], b"0", fixed.trimmed_to.as_bytes()];
-        batch.push(Purpose::Window, CommandBuilder::of(&trim));
+        batch.push(Purpose::WindowBound, CommandBuilder::of(&trim));
         let expire = [b"PEXPIRE", &key[..], fixed.stream_idle_ms.as_bytes()];
-        batch.push(Purpose::Window, CommandBuilder::of(&expire));
+        batch.push(Purpose::WindowBound, CommandBuilder::of(&expire));
     }
 
     fn counts(&mut self, segment: &Segment, subject: &SegmentSubject, batch: &mut CommandBatch) {
@@ -745,12 +745,14 @@ mod tests {
             let mut contents = Contents::default();
             flush(&mut commands, queue.begin().expect("a segment"), &mut contents, 0);
             assert!(contents.strings.keys().eq(keys), "{sample_keys:?}: {:?}", contents.strings);
-            let outcome = queue.done(Refusals::default());
-            assert_eq!(
-                (outcome.stored, outcome.coalesced),
-                (stored, 5 - stored),
-                "{sample_keys:?}"
-            );
+            let device = 1;
+            let windows = [device].into();
+            let outcome = queue.done(Refusals { windows, ..Refusals::default() });
+            // Without keys, the three samples of the device are where their windows are.
+            let refused = if sample_keys == SampleKeys::None { 3 } else { 0 };
+            let expected =
+                SegmentOutcome { stored: stored - refused, coalesced: 5 - stored, refused };
+            assert_eq!(outcome, expected, "{sample_keys:?}");
         }
     }
 

@@ -52,6 +52,31 @@ pub struct ClientSession {
     id: i64,
 }
 
+/// The command that logs in, with the password of this moment.
+pub(super) struct Auth {
+    pub command: Cmd,
+    password: String,
+}
+
+impl Auth {
+    /// None for a login without a password.
+    pub fn read(login: &Login) -> Result<Option<Self>, LinkError> {
+        let Some(password) = &login.password else { return Ok(None) };
+        let password = password.read().map_err(|error| {
+            LinkError::new(ErrorKind::Auth, format!("the file of --redis-password: {error}"))
+        })?;
+        let mut command = redis::cmd("AUTH");
+        command.arg(login.user.as_ref()).arg(&password);
+        Ok(Some(Self { command, password }))
+    }
+
+    /// What its refusal means, without the password: also Redis without passwords or without AUTH refuses it.
+    pub fn refused(&self, error: LinkError) -> LinkError {
+        let kind = if error.kind == ErrorKind::Other { ErrorKind::Auth } else { error.kind };
+        error.with_kind(kind).without(&self.password)
+    }
+}
+
 /// The reply to one command.
 pub(super) type RedisReply = Result<Value, ServerError>;
 
@@ -117,13 +142,9 @@ impl NodeConnection {
         name: &str,
     ) -> Result<(), LinkError> {
         let mut hello = redis::pipe();
-        let password =
-            login.and_then(|login| login.password.as_ref()).map(|password| password.read());
-        let password = password.transpose().map_err(|error| {
-            LinkError::new(ErrorKind::Auth, format!("the file of --redis-password: {error}"))
-        })?;
-        if let Some(password) = &password {
-            hello.cmd("AUTH").arg(login.and_then(|login| login.user.as_ref())).arg(password);
+        let auth = login.map(Auth::read).transpose()?.flatten();
+        if let Some(auth) = &auth {
+            hello.add_command(auth.command.clone());
         }
         if database != 0 {
             hello.cmd("SELECT").arg(database);
@@ -135,12 +156,8 @@ impl NodeConnection {
         for index in 0..needed {
             if let Err(error) = self.read()? {
                 let mut error = LinkError::refusal(&error);
-                if let (0, Some(password)) = (index, &password) {
-                    // AUTH to a Redis without passwords, or without AUTH.
-                    if error.kind == ErrorKind::Other {
-                        error.kind = ErrorKind::Auth;
-                    }
-                    error = error.without(password);
+                if let (0, Some(auth)) = (index, &auth) {
+                    error = auth.refused(error);
                 }
                 return Err(error);
             }

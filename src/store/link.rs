@@ -13,9 +13,9 @@
 use redis::{Cmd, Pipeline, Value};
 
 use super::cluster::Cluster;
-use super::connection::{ClientSession, NodeConnection};
+use super::connection::{Auth, ClientSession, NodeConnection};
 use super::sentinel::{Master, SentinelGroup};
-use super::url::{Address, Target, Topology};
+use super::url::{Address, Login, Target, Topology};
 pub use super::{connection::ClientIdentity, error::LinkError};
 
 /// A connection to Redis, or one to each node of a cluster.
@@ -83,6 +83,22 @@ impl Link {
             Nodes::Master(master) => master.confirm(),
             Nodes::Single(_) | Nodes::Cluster(_) => Ok(false),
         }
+    }
+
+    /// Logs in on the present connections with the password of this moment. Nothing is in flight. False when there is
+    /// none. A refusal leaves the connections as they are.
+    ///
+    /// # Errors
+    /// The outer one: a connection is lost, drop the link. The inner one: a node refuses the password, or it cannot be
+    /// read.
+    pub fn log_in_again(&mut self, login: &Login) -> Result<Result<bool, LinkError>, LinkError> {
+        let auth = match Auth::read(login) {
+            Ok(Some(auth)) => auth,
+            Ok(None) => return Ok(Ok(false)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let refusal = self.ask_nodes(&auth.command)?.into_iter().find_map(Result::err);
+        Ok(refusal.map_or(Ok(true), |error| Err(auth.refused(error))))
     }
 
     /// Sends one command to every node, whatever its key, and returns their replies. Nothing is in flight.

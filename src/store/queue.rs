@@ -169,7 +169,7 @@ impl StoreQueue {
             return (segment, SegmentOutcome::default());
         }
         self.samples -= segment.samples();
-        let outcome = segment.outcome(refusals, self.keeps_history);
+        let outcome = segment.outcome(&refusals, self.keeps_history);
         (segment, outcome)
     }
 
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(queue.begin().expect("one").samples(), 2);
         queue.take(&chunk(2, &[(1, 5, 1)]), name, metric_name);
         assert_eq!((queue.begin().expect("one").samples(), queue.samples()), (2, 3));
-        let refusals = Refusals { keys: 1, history: 0 };
+        let refusals = Refusals { keys: 1, ..Refusals::default() };
         assert_eq!(queue.done(refusals), SegmentOutcome { stored: 0, coalesced: 1, refused: 1 });
         assert_eq!(queue.begin().expect("one").samples(), 1);
         assert_eq!(

@@ -5,6 +5,7 @@
 
 mod rows;
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -30,17 +31,20 @@ pub struct SegmentOutcome {
     pub stored: u64,
     /// The key was written with the value of a later sample.
     pub coalesced: u64,
-    /// Redis refused the key for good.
+    /// Redis refused the key for good, or without keys a window of the sample's subject.
     pub refused: u64,
 }
 
 /// Samples of a segment whose commands failed for good.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
     /// Samples whose key was not written.
     pub keys: u64,
     /// Coalesced samples that the history did not take.
     pub history: u64,
+    /// Subjects of the segment with a window that was not written, by their index. Most often none: then it takes no
+    /// memory.
+    pub windows: BTreeSet<u32>,
 }
 
 /// The keys that each sample has in Redis, beside the windows.
@@ -51,7 +55,7 @@ pub enum SampleKeys {
     Two,
     /// One of its device and timestamp, or of its timestamp if it has no device.
     One,
-    /// None: a sample is stored once the windows are written that it has changed.
+    /// None: a sample is stored once the windows of its device are written, or those of the fleet if it has no device.
     None,
 }
 
@@ -222,9 +226,11 @@ impl Segment {
     }
 
     /// What became of its samples, once all its commands are answered.
-    pub(super) fn outcome(&self, refusals: Refusals, keeps_history: bool) -> SegmentOutcome {
+    pub(super) fn outcome(&self, refusals: &Refusals, keeps_history: bool) -> SegmentOutcome {
         if self.sample_keys == SampleKeys::None {
-            return SegmentOutcome { stored: self.samples, ..SegmentOutcome::default() };
+            let samples = |&subject: &u32| u64::from(self.subjects[subject as usize].samples);
+            let refused = refusals.windows.iter().map(samples).sum();
+            return SegmentOutcome { stored: self.samples - refused, coalesced: 0, refused };
         }
         let keys =
             (0..self.keys.len() as u32).filter(|&key| self.is_key_written(key)).count() as u64;
@@ -334,6 +340,7 @@ impl Segment {
             self.since_us = sample.time_us;
         }
         self.samples += 1;
+        self.subjects[subject as usize].samples += 1;
         let of_fleet = JudgedCounts { total: sample.of_replica, anomalies: 0 };
         self.subjects[FLEET as usize].update(sample, of_fleet);
         let mut hint = NONE;

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::TryRecvError;
@@ -96,6 +96,8 @@ pub struct StoreThreadParts {
     /// When to drop the samples that are left, on the monotonic clock; 0 before the drain. The dialer ends every
     /// call by then.
     pub deadline_ns: Arc<AtomicU64>,
+    /// Set to true when the password was read again: the present connections log in with it.
+    pub logs_in_again: Arc<AtomicBool>,
 }
 
 /// The thread's state; [`StoreThread::run`] is its loop.
@@ -110,6 +112,7 @@ pub struct StoreThread {
     clock: Clock,
     on_state: Box<dyn Fn(bool) + Send>,
     deadline_ns: Arc<AtomicU64>,
+    logs_in_again: Arc<AtomicBool>,
 
     link: Option<Link>,
     identity: ClientIdentity,
@@ -171,7 +174,8 @@ impl StoreThread {
         let StoreThreadParts {
             target, options, flush_interval, consumer, registry, counters, ..
         } = parts;
-        let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, .. } = parts;
+        let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, logs_in_again, .. } =
+            parts;
         let keeps_history = options.history_len.is_some();
         let name = format!("sigmad-{}", options.replica);
         Self {
@@ -187,6 +191,7 @@ impl StoreThread {
             clock,
             on_state,
             deadline_ns,
+            logs_in_again,
             link: None,
             master: None,
             confirm_ns: 0,
@@ -274,6 +279,7 @@ impl StoreThread {
         self.changed.append(&mut self.unread);
         let was_refused = std::mem::take(&mut self.is_sharing_refused);
         self.connect()?;
+        self.log_in_again()?;
         self.confirm_master()?;
         self.ask_memory()?;
         loop {
@@ -335,6 +341,25 @@ impl StoreThread {
             }
             // Tells the time, before anything is written under it.
             self.mark()?;
+        }
+        Ok(())
+    }
+
+    /// After SIGHUP, shows whether Redis takes the password that the next connection will give. If not, the present
+    /// connections stay as they are.
+    fn log_in_again(&mut self) -> Result<(), LinkError> {
+        // Relaxed: no other data depends on it.
+        if !self.logs_in_again.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let Some(login) = self.target.login.clone() else { return Ok(()) };
+        match self.linked().log_in_again(&login)? {
+            Ok(is_done) if is_done => info!("logged in to Redis again"),
+            Ok(_) => {}
+            Err(error) => {
+                self.counters.errors_total[error.kind as usize].add(1);
+                warn!(%error, "Redis refuses the password that was read again; the connection stays");
+            }
         }
         Ok(())
     }

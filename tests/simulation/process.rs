@@ -172,6 +172,7 @@ impl Process {
             on_state: Box::new(|_| {}),
             seed: random,
             deadline_ns: deadline.clone(),
+            logs_in_again: Arc::default(),
         }));
         Self {
             index,

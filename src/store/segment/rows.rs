@@ -18,6 +18,8 @@ pub struct SegmentSubject {
     pub first_stream: u32,
     pub last_stream: u32,
     pub newest_key: u32,
+    /// Its samples in the segment; of the fleet those without a device.
+    pub samples: u32,
     /// Samples and anomalies. Of the fleet only samples: its anomalies are those of its streams.
     pub counts: JudgedCounts,
     /// When the last sample arrived.
@@ -104,6 +106,7 @@ impl SegmentSubject {
             first_stream: NONE,
             last_stream: NONE,
             newest_key: NONE,
+            samples: 0,
             counts: JudgedCounts::default(),
             time_us: 0,
             timestamp_us: 0,
