@@ -8,11 +8,17 @@ use super::routes::{LABELS, Label};
 use crate::http::message::{HeaderField, Method, ResponseWriter};
 
 /// The answers of the current round by label; timed when it ends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RouterRound {
     pub answered: [u32; LABELS],
     /// A bit for each label with an answer.
     pub labels: u64,
+}
+
+impl Default for RouterRound {
+    fn default() -> Self {
+        Self { answered: [0; LABELS], labels: 0 }
+    }
 }
 
 /// One request, and the writer of its answer.

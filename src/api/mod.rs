@@ -10,6 +10,7 @@ pub mod counters;
 pub mod debug;
 pub mod errors;
 mod exchange;
+mod influx;
 pub mod ingest;
 pub mod query;
 pub mod reader;

@@ -22,6 +22,12 @@ const SECONDS: RangeInclusive<u64> = 1..=300;
 const HZ: RangeInclusive<u64> = 1..=1_000;
 const _: () = assert!(LIMIT_MAX <= DEVICES_REPORTED_MAX && LIMIT_MAX <= SAMPLES_REPORTED_MAX);
 
+/// The first parameter of that name, in a query string or a form.
+pub fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+    form_urlencoded::parse(query.as_bytes())
+        .find_map(|(known, value)| (known == name).then_some(value))
+}
+
 /// The parameters of all routes; of several with one name the first one counts.
 #[derive(Debug, Default)]
 pub struct Query<'a> {

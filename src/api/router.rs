@@ -8,14 +8,19 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
 
+use super::JSON;
 use super::accept::{takes_brotli, takes_gzip};
 use super::counters::RouterCounters;
 use super::debug::DebugRequest;
 use super::errors::ApiError;
 use super::exchange::{Exchange, RouterRound};
+use super::influx;
 use super::ingest;
+use super::query::parameter;
 use super::reader::ReadRequest;
-use super::routes::{self, Action, Convention, DebugRead, Get, Label, Read, TokenRule};
+use super::routes::{
+    self, Action, Convention, DebugRead, Get, InfluxVersion, Label, Read, TokenRule,
+};
 use super::tokens::{self, Denied, Tokens};
 use super::wrong_tokens::WrongTokens;
 use crate::dashboard::page::{self, Asset, AssetCoding};
@@ -79,7 +84,7 @@ impl Router {
         convention: Convention,
     ) {
         self.parts.counters.ingest_requests_total.add(1);
-        if let Err(denied) = self.admit(TokenRule::Ingest, &request) {
+        if let Err(denied) = self.admit(convention.token(), &request) {
             let error = self.denied(denied, &request);
             return self.refuse_samples(exchange, convention, error);
         }
@@ -119,7 +124,7 @@ impl Router {
                 exchange.send(&self.parts.counters, &mut self.round, success, &[], &self.body);
             }
             _ => {
-                let answer = ingest::answer(convention, decoded, decoder, &mut self.body);
+                let answer = ingest::answer(convention, &request, decoded, decoder, &mut self.body);
                 self.send_answer(exchange, &answer);
             }
         }
@@ -151,6 +156,13 @@ impl Router {
         match rule {
             TokenRule::Open => Ok(()),
             TokenRule::Ingest => tokens::check_sender(tokens.ingest.as_ref(), &request.headers),
+            TokenRule::IngestOrParameter => {
+                let ingest = tokens.ingest.as_ref();
+                match (ingest, parameter(request.query, "p")) {
+                    (Some(token), Some(password)) => token.check(password.as_bytes()),
+                    _ => tokens::check_sender(ingest, &request.headers),
+                }
+            }
             TokenRule::Read => tokens::check(tokens.read.as_ref(), &request.headers),
             TokenRule::Operator => tokens::check_operator(tokens.debug.as_ref(), request),
         }
@@ -161,6 +173,9 @@ impl Router {
             let error = self.denied(denied, request);
             return match get {
                 Get::Debug(_) => self.refuse_debug(exchange, error),
+                Get::InfluxQuery => {
+                    self.refuse_samples(exchange, Convention::Influx(InfluxVersion::V1), error);
+                }
                 _ => self.refuse(exchange, error),
             };
         }
@@ -172,6 +187,15 @@ impl Router {
             Get::Ready => {
                 let (status, body) = self.parts.readiness.answer();
                 exchange.send(&self.parts.counters, &mut self.round, status, &[], body.as_bytes());
+            }
+            Get::InfluxPing => {
+                let status = influx::ping(request.query, &mut self.body);
+                exchange.count(&self.parts.counters, &mut self.round, status);
+                exchange.answer.send(status, JSON, &influx::PING_FIELDS, &self.body);
+            }
+            Get::InfluxQuery => {
+                let status = influx::query(request, &mut self.body);
+                exchange.send(&self.parts.counters, &mut self.round, status, &[], &self.body);
             }
             Get::Page(asset) => self.send_asset(exchange, request, asset),
             Get::Read(read) => self.pass_to_reader(exchange, request, read),

@@ -40,6 +40,10 @@ pub enum Get {
     Read(Read),
     /// Debugging, answered by a debug thread.
     Debug(DebugRead),
+    /// What Influx clients look for before they write.
+    InfluxPing,
+    /// InfluxQL, of which two statements are answered.
+    InfluxQuery,
 }
 
 /// The action of POST, and of PUT and DELETE.
@@ -49,6 +53,8 @@ pub enum Post {
     Ingest(Convention),
     /// The same as GET, with the parameters in the body.
     Debug(DebugRead),
+    /// The same as GET, with the parameters in a form.
+    InfluxQuery,
 }
 
 /// How senders of a path write their bodies and read the answers: a file of [`ingest`](super::ingest) each.
@@ -61,6 +67,19 @@ pub enum Convention {
     },
     /// Prometheus remote_write.
     RemoteWrite,
+    /// Influx line protocol.
+    Influx(InfluxVersion),
+}
+
+/// The versions of InfluxDB's API, by their errors and parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InfluxVersion {
+    /// `/write`
+    V1,
+    /// `/api/v2/write`
+    V2,
+    /// `/api/v3/write_lp`
+    V3,
 }
 
 impl Convention {
@@ -68,7 +87,16 @@ impl Convention {
     pub const fn success(self) -> u16 {
         match self {
             Self::Json { success } => success,
-            Self::RemoteWrite => 204,
+            Self::RemoteWrite | Self::Influx(_) => 204,
+        }
+    }
+
+    /// Who brings samples has the token of senders.
+    #[inline]
+    pub const fn token(self) -> TokenRule {
+        match self {
+            Self::Influx(InfluxVersion::V1) => TokenRule::IngestOrParameter,
+            Self::Json { .. } | Self::RemoteWrite | Self::Influx(_) => TokenRule::Ingest,
         }
     }
 }
@@ -124,6 +152,9 @@ impl Get {
             Self::Health | Self::Ready | Self::Page(_) | Self::Read(Read::OpenApi) => {
                 TokenRule::Open
             }
+            Self::InfluxPing => TokenRule::Open,
+            // Clients send it with what they write with.
+            Self::InfluxQuery => TokenRule::IngestOrParameter,
             Self::Read(_) => TokenRule::Read,
             Self::Debug(_) => TokenRule::Operator,
         }
@@ -131,9 +162,12 @@ impl Get {
 }
 
 /// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
-pub const ROUTES: [PathRoute; 29] = [
+pub const ROUTES: [PathRoute; 34] = [
     PathRoute { post: json(202), ..path("/ingest") },
     PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
+    PathRoute { post: influx(InfluxVersion::V1), ..path("/write") },
+    PathRoute { post: influx(InfluxVersion::V2), ..path("/api/v2/write") },
+    PathRoute { post: influx(InfluxVersion::V3), ..path("/api/v3/write_lp") },
     reads("/analyze", Read::Analyze),
     reads("/stats", Read::Stats),
     reads("/devices", Read::Devices),
@@ -150,6 +184,8 @@ pub const ROUTES: [PathRoute; 29] = [
     gets("/page.js", Get::Page(Asset::Script)),
     reads("/openapi.json", Read::OpenApi),
     PathRoute { post: Some(Post::Ingest(Convention::RemoteWrite)), ..path("/api/v1/write") },
+    gets("/ping", Get::InfluxPing),
+    PathRoute { post: Some(Post::InfluxQuery), ..gets("/query", Get::InfluxQuery) },
     debugs("/debug/pprof/", DebugRead::Index),
     debugs("/debug/pprof", DebugRead::Index),
     debugs("/debug/pprof/profile", DebugRead::Profile),
@@ -173,6 +209,10 @@ const fn path(path: &'static str) -> PathRoute {
 
 const fn json(success: u16) -> Option<Post> {
     Some(Post::Ingest(Convention::Json { success }))
+}
+
+const fn influx(version: InfluxVersion) -> Option<Post> {
+    Some(Post::Ingest(Convention::Influx(version)))
 }
 
 const fn gets(path: &'static str, get: Get) -> PathRoute {
@@ -276,7 +316,7 @@ impl PathRoute {
     pub const fn ingest_status(&self) -> Option<u16> {
         match self.post {
             Some(Post::Ingest(convention)) => Some(convention.success()),
-            Some(Post::Debug(_)) | None => None,
+            Some(Post::Debug(_) | Post::InfluxQuery) | None => None,
         }
     }
 }
@@ -306,6 +346,8 @@ pub enum TokenRule {
     Open,
     /// That of senders.
     Ingest,
+    /// That of senders, which InfluxDB 1 also takes as the parameter `p`, the password.
+    IngestOrParameter,
     /// That of readers.
     Read,
     /// That of operators; without one the request must be local.
@@ -317,7 +359,7 @@ impl Action {
     #[inline]
     pub const fn token(self) -> Option<TokenRule> {
         match self {
-            Self::Ingest(_) => Some(TokenRule::Ingest),
+            Self::Ingest(convention) => Some(convention.token()),
             Self::Get(get) => Some(get.token()),
             Self::Options(_) | Self::WrongMethod(_) | Self::Unknown => None,
         }
@@ -331,6 +373,7 @@ pub fn action(label: Label, method: Method) -> Action {
     let posts = |post| match post {
         Post::Ingest(convention) => Action::Ingest(convention),
         Post::Debug(debug) => Action::Get(Get::Debug(debug)),
+        Post::InfluxQuery => Action::Get(Get::InfluxQuery),
     };
     let action = match method {
         Method::Post => route.post.map(posts),

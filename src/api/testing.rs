@@ -7,8 +7,11 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::Value;
 
 use crate::http::message::{
-    Completion, CompletionSink, HeaderField, Responder, Response, ResponseWriter,
+    Completion, CompletionSink, HeaderField, Headers, Method, Request, Responder, Response,
+    ResponseWriter,
 };
+use crate::http::stages::StageTimer;
+use sigmad_clock::Now;
 
 /// An engine with one client that keeps answers in the order in which they were sent.
 pub struct FakeEngine {
@@ -65,6 +68,21 @@ impl FakeEngine {
     /// True if no answer is waiting.
     pub fn is_silent(&self) -> bool {
         self.sent.is_empty() && self.completed.is_empty()
+    }
+}
+
+/// A request with this query and body, and nothing else.
+pub fn request<'a>(query: &'a str, body: &'a mut [u8]) -> Request<'a> {
+    Request {
+        method: Method::Post,
+        path: "/",
+        query,
+        headers: Headers(&[]),
+        body,
+        client: std::net::Ipv4Addr::LOCALHOST.into(),
+        is_http10: false,
+        now: Now::default(),
+        stages: StageTimer::default(),
     }
 }
 

@@ -59,6 +59,11 @@ impl BearerToken {
         Self { words: (0..words).map(|at| word(bytes, at)).collect(), length: bytes.len() }
     }
 
+    /// Checks a token that is presented in a way of its own.
+    pub fn check(&self, presented: &[u8]) -> Result<(), Denied> {
+        if self.matches(presented) { Ok(()) } else { Err(Denied::Wrong) }
+    }
+
     fn matches(&self, presented: &[u8]) -> bool {
         let mut is_same: Choice = (self.length as u64).ct_eq(&(presented.len() as u64));
         for (at, secret) in self.words.iter().enumerate() {
@@ -87,16 +92,14 @@ impl fmt::Debug for BearerToken {
 #[inline]
 pub fn check(token: Option<&BearerToken>, headers: &Headers<'_>) -> Result<(), Denied> {
     let Some(token) = token else { return Ok(()) };
-    let presented = headers.get("authorization").and_then(bearer).ok_or(Denied::Missing)?;
-    if token.matches(presented) { Ok(()) } else { Err(Denied::Wrong) }
+    token.check(headers.get("authorization").and_then(bearer).ok_or(Denied::Missing)?)
 }
 
 /// Checks that a sender presents `token`, if there is one: as a bearer token, as `Token`, or as a password.
 #[inline]
 pub fn check_sender(token: Option<&BearerToken>, headers: &Headers<'_>) -> Result<(), Denied> {
     let Some(token) = token else { return Ok(()) };
-    let presented = headers.get("authorization").and_then(sender).ok_or(Denied::Missing)?;
-    if token.matches(&presented) { Ok(()) } else { Err(Denied::Wrong) }
+    token.check(&headers.get("authorization").and_then(sender).ok_or(Denied::Missing)?)
 }
 
 /// Fields that a proxy adds: the client of such a request is not the peer of its connection.

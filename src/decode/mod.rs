@@ -1,7 +1,7 @@
 //! Bodies to samples; knows no sockets.
 //!
-//! Each format is a module with a function that reads a body, here [`json`]. It drafts the readings of
-//! each sample in the batch, and [`admission`] accepts or refuses the sample.
+//! Each format is a module with a function that reads a body. [`json`] drafts the readings of each sample in the
+//! batch, and [`admission`] accepts or refuses the sample. The others ([`influx`]) give their values to [`points`].
 //!
 //! A body that is malformed as a whole adds nothing to the batch; the registry keeps the names of its
 //! valid samples until they expire.
@@ -10,6 +10,7 @@ mod admission;
 mod draft;
 mod fault;
 mod globs;
+mod influx;
 mod json;
 mod labels;
 mod metric_types;
@@ -29,6 +30,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::admission::Admission;
+use self::influx::LineReader;
 use self::points::Points;
 use crate::registry::Registry;
 use sigmad_clock::Now;
@@ -37,6 +39,7 @@ use sigmad_sample::Batch;
 pub use self::admission::Decoded;
 pub use self::fault::{BodyError, PointFault, SERIES_TOO_LONG, SampleRefusal};
 pub use self::globs::{EmptyGlob, Glob};
+pub use self::influx::{LineOptions, LinePrecision, PrecisionError};
 pub use self::labels::{SeriesDescription, ValueKind};
 pub use self::points::PointReader;
 pub use self::remote_write::Written;
@@ -63,6 +66,8 @@ pub enum Format {
     RemoteWrite1,
     /// `io.prometheus.write.v2.Request`: remote_write 2.0.
     RemoteWrite2,
+    /// Influx line protocol.
+    LineProtocol(LineOptions),
 }
 
 impl Format {
@@ -77,6 +82,7 @@ impl Format {
 pub struct Decoder {
     admission: Admission,
     json: json::Parser,
+    influx: LineReader,
     points: Points,
     remote_write: remote_write::Parser,
 }
@@ -95,6 +101,7 @@ impl Decoder {
         Self {
             admission: Admission::new(registry),
             json: json::Parser::new(),
+            influx: LineReader::default(),
             points: Points::new(Arc::new(tables)),
             remote_write: remote_write::Parser::default(),
         }
@@ -132,6 +139,10 @@ impl Decoder {
             Format::RemoteWrite2 => {
                 let points = PointReader::new(admission, &mut self.points);
                 remote_write::read_v2(&mut self.remote_write, points, body)
+            }
+            Format::LineProtocol(options) => {
+                let points = PointReader::new(admission, &mut self.points);
+                influx::read(&mut self.influx, points, body, options)
             }
         }
     }

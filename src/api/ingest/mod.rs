@@ -4,6 +4,7 @@
 //! and counts; what is kept and refused does not depend on the convention. [`json`] is sigmad's own.
 
 mod answer;
+pub mod influx;
 pub mod json;
 pub mod remote_write;
 
@@ -23,12 +24,15 @@ pub fn format(convention: Convention, request: &Request<'_>) -> Result<Format, A
     match convention {
         Convention::Json { .. } => Ok(json::format(&request.headers)),
         Convention::RemoteWrite => remote_write::format(&request.headers),
+        Convention::Influx(version) => influx::format(version, request),
     }
 }
 
-/// Answers a body that `decoder` has read, and of which what could be kept is kept.
+/// Answers a body that `decoder` has read, and of which what could be kept is kept. The body of the `request` is as
+/// the decoder left it.
 pub fn answer(
     convention: Convention,
+    request: &Request<'_>,
     decoded: Decoded,
     decoder: &Decoder,
     body: &mut Vec<u8>,
@@ -42,6 +46,7 @@ pub fn answer(
         Convention::RemoteWrite => {
             remote_write::answer(decoded, refusals, decoder.written(decoded), body)
         }
+        Convention::Influx(version) => influx::answer(version, request, decoded, refusals, body),
     }
 }
 
@@ -54,5 +59,6 @@ pub fn refuse(convention: Convention, error: &ApiError<'_>, body: &mut Vec<u8>) 
             Answer { status: error.status(), content_type: super::JSON, fields }
         }
         Convention::RemoteWrite => remote_write::refuse(error, body),
+        Convention::Influx(version) => influx::refuse(version, error, body),
     }
 }

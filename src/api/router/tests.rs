@@ -298,14 +298,21 @@ fn ingest_and_reads_have_a_token_each() {
             }
             let response = test.ask(method, route.path, &[]);
             assert_eq!(response.status, 401, "{}", route.path);
-            assert_eq!(field(&response, "WWW-Authenticate"), Some("Bearer"));
+            let challenge = match path_of(method, route) {
+                Some(Convention::Influx(InfluxVersion::V1)) => r#"Basic realm="InfluxDB""#,
+                Some(Convention::Influx(_)) => "Token",
+                Some(Convention::Json { .. } | Convention::RemoteWrite) | None => "Bearer",
+            };
+            assert_eq!(field(&response, "WWW-Authenticate"), Some(challenge));
             let wrong = [("authorization", "Bearer 0ther")];
             // 429 after ten of them.
             assert!(matches!(test.ask(method, route.path, &wrong).status, 403 | 429));
             let right = format!("Bearer {token}");
-            let is_json = matches!(route.post, Some(routes::Post::Ingest(Convention::Json { .. })))
-                || method != Method::Post;
-            let body = if is_json { r#"{"rps":1}"# } else { "" };
+            let body = match path_of(method, route) {
+                Some(Convention::Influx(_)) => "load rps=1",
+                Some(Convention::RemoteWrite) => "",
+                Some(Convention::Json { .. }) | None => r#"{"rps":1}"#,
+            };
             test.call(method, route.path, &[("Authorization", &right)], body);
             if method == Method::Post {
                 assert_eq!(Some(test.engine.sent().status), route.ingest_status());
@@ -315,9 +322,97 @@ fn ingest_and_reads_have_a_token_each() {
     for path in ["/health", "/healthz", "/livez"] {
         assert_eq!(test.ask(Method::Get, path, &[]).status, 200);
     }
-    assert_eq!(test.accepted(), 2);
+    assert_eq!(test.accepted(), 5);
     test.call(Method::Get, "/openapi.json", &[], "");
     assert_eq!(test.reads.len(), 9, "eight reads of data, and the description");
+}
+
+/// The convention of senders, if there is one.
+fn path_of(method: Method, route: &routes::PathRoute) -> Option<Convention> {
+    match route.post {
+        Some(routes::Post::Ingest(convention)) if method == Method::Post => Some(convention),
+        _ => None,
+    }
+}
+
+#[test]
+fn influx_clients_may_present_the_token_in_their_own_ways() {
+    let tokens = Tokens { ingest: Some(BearerToken::new("wri-te")), ..Tokens::default() };
+    let mut test = router_test_with(tokens, 1, 1_000);
+    // base64 of telegraf:wri-te
+    let basic = [("Authorization", "Basic dGVsZWdyYWY6d3JpLXRl")];
+    let token = [("Authorization", "Token wri-te")];
+    for (target, fields, status) in [
+        ("/write?u=telegraf&p=wri-te", &[][..], 204),
+        ("/write?db=x&p=wri%2Dte", &[], 204),
+        ("/write", &basic, 204),
+        ("/api/v2/write?bucket=b", &token, 204),
+        ("/api/v3/write_lp?db=x", &token, 204),
+        ("/write?p=other", &[], 403),
+        ("/write?u=telegraf", &[], 401),
+        ("/api/v2/write?p=wri-te", &[], 401),
+        ("/query?q=SHOW+DATABASES&p=wri-te", &[], 200),
+        ("/query?q=SHOW+DATABASES", &[], 401),
+        ("/ping", &[], 405),
+    ] {
+        test.call(Method::Post, target, fields, "m v=1");
+        let response = test.engine.sent();
+        assert_eq!(response.status, status, "{target}");
+        assert!(status < 400 || json(&response).is_object(), "{target}");
+    }
+    let response = test.ask(Method::Get, "/ping", &[]);
+    assert_eq!((response.status, field(&response, "X-Influxdb-Build")), (204, Some("OSS")));
+}
+
+#[test]
+fn influx_clients_are_told_which_lines_were_dropped() {
+    let body = "m v=1\nm,a v=2\nm v=3";
+    let reason = "unable to parse 'm,a v=2': missing tag value";
+    let line =
+        json!({"original_line": "m,a v=2", "line_number": 2, "error_message": "missing tag value"});
+    let v3 = "partial write of line protocol occurred";
+    let whole = "parsing failed for write_lp endpoint";
+    for (target, kept, expected) in [
+        ("/write", 2, json!({"error": format!("partial write: {reason} dropped=1")})),
+        (
+            "/api/v2/write",
+            2,
+            json!({"code": "invalid", "message": format!("partial write: {reason} dropped=1")}),
+        ),
+        ("/api/v3/write_lp", 2, json!({"error": v3, "data": [line.clone()]})),
+        ("/api/v3/write_lp?accept_partial=false", 0, json!({"error": whole, "data": line})),
+    ] {
+        let mut test = router_test();
+        let response = test.post(target, body);
+        assert_eq!((response.status, json(&response)), (400, expected), "{target}");
+        test.accepted();
+        assert_eq!(test.counters.invalid_total.get(), 1);
+        assert_eq!(test.router.parts.decoder.values().accepted, kept, "{target}");
+        let wrong = test.post("/api/v2/write?precision=minute", "m v=1");
+        assert_eq!((wrong.status, &json(&wrong)["code"]), (400, &json!("invalid")));
+        for body in ["", "# nothing\n", "m s=\"a string\""] {
+            assert_eq!(test.post(target, body).status, 204, "{body}");
+        }
+    }
+}
+
+#[test]
+fn influx_clients_retry_when_the_queue_is_full_and_not_without_room_for_streams() {
+    let mut test = router_test_with(Tokens::default(), 1, 2);
+    let full = "m,host=a v=1 1\n".repeat(QUEUE_SAMPLES_MAX);
+    assert_eq!(test.post("/write", &full).status, 204);
+    for (path, message) in
+        [("/write", "error"), ("/api/v2/write", "message"), ("/api/v3/write_lp", "error")]
+    {
+        let response = test.post(path, "m,host=a v=1");
+        assert_eq!((response.status, field(&response, "Retry-After")), (503, Some("1")), "{path}");
+        assert!(json(&response)[message].is_string(), "{path}");
+    }
+    test.accepted();
+    for path in ["/write", "/api/v2/write", "/api/v3/write_lp"] {
+        assert_eq!(test.post(path, "m,host=b v=1\nm,host=c v=1\nm,host=a v=1").status, 204);
+    }
+    assert!(test.router.parts.decoder.values().left_out() > 0);
 }
 
 /// What shows that a request is not local: the client, the version, or a field.

@@ -81,10 +81,8 @@ fn the_openapi_document_describes_exactly_these_routes() {
             let ingest = route.ingest_status().filter(|_| method == "post");
             let success = ingest.unwrap_or(200).to_string();
             assert!(responses.contains_key(&success), "{method} {path}: {success}");
-            let is_debug = matches!(route.get, Some(Get::Debug(_)));
-            let is_guarded = is_debug
-                || route.get.is_some_and(|get| get.token() != TokenRule::Open)
-                || ingest.is_some();
+            let is_guarded =
+                route.get.is_some_and(|get| get.token() != TokenRule::Open) || ingest.is_some();
             for status in ["401", "403"] {
                 assert_eq!(responses.contains_key(status), is_guarded, "{method} {path}: {status}");
             }

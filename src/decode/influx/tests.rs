@@ -1,0 +1,220 @@
+use std::sync::Arc;
+
+use sigmad_clock::Now;
+use sigmad_sample::Batch;
+
+use super::line::FIELDS_MAX;
+use super::{LineOptions, LinePrecision};
+use crate::decode::{BodyError, Decoded, Decoder, Format};
+use crate::registry::Registry;
+
+const NOW: Now = Now { monotonic_ns: 5_000_000_000, wall_us: 1_735_100_000_000_000 };
+const NANOSECONDS: LineOptions =
+    LineOptions { precision: LinePrecision::Nanosecond, accepts_partial: true };
+
+struct Fixture {
+    registry: Arc<Registry>,
+    decoder: Decoder,
+    batch: Batch,
+}
+
+/// Device, series, time in microseconds, value.
+type Value = (Option<String>, String, i64, f64);
+
+impl Fixture {
+    fn new() -> Self {
+        let registry = Arc::new(Registry::new(1 << 14, 60));
+        Self { decoder: Decoder::new(registry.clone()), registry, batch: Batch::default() }
+    }
+
+    fn decode(&mut self, body: &[u8], options: LineOptions) -> Result<Decoded, BodyError> {
+        self.batch.clear();
+        let format = Format::LineProtocol(options);
+        self.decoder.decode(&mut body.to_vec(), format, NOW, &mut self.batch)
+    }
+
+    fn values(&self) -> Vec<Value> {
+        let mut values = Vec::new();
+        for (sample, readings) in self.batch.iter() {
+            let device = sample.device.and_then(|id| self.registry.device_name(id));
+            for reading in readings {
+                let series = self.registry.metric_name(reading.metric).expect("a known metric");
+                let device = device.as_deref().map(str::to_owned);
+                values.push((device, series.to_string(), sample.timestamp_us, reading.value));
+            }
+        }
+        values
+    }
+
+    /// Index and message of each refusal.
+    fn refusals(&self) -> Vec<(usize, &str)> {
+        self.decoder.refusals().iter().map(|r| (r.index, &*r.message)).collect()
+    }
+}
+
+fn value(device: Option<&str>, series: &str, time_us: i64, value: f64) -> Value {
+    (device.map(str::to_owned), series.to_owned(), time_us, value)
+}
+
+#[test]
+fn a_line_gives_a_value_for_each_number() {
+    let mut fixture = Fixture::new();
+    let body = b"cpu,host=edge-17,cpu=cpu0 usage_idle=60.5,cores=8i,up=t,os=\"linux\",free=7u 1735100000000000999\n";
+    let decoded = fixture.decode(body, NANOSECONDS).expect("a good body");
+    assert_eq!((decoded.accepted, decoded.invalid), (1, 0), "one sample");
+    let time = 1_735_100_000_000_000;
+    let device = Some("edge-17");
+    assert_eq!(
+        fixture.values(),
+        [
+            value(device, r#"cpu_usage_idle{cpu="cpu0"}"#, time, 60.5),
+            value(device, r#"cpu_cores{cpu="cpu0"}"#, time, 8.0),
+            value(device, r#"cpu_free{cpu="cpu0"}"#, time, 7.0),
+        ]
+    );
+    let counts = fixture.decoder.values();
+    assert_eq!((counts.accepted, counts.skipped), (3, 2), "a boolean and a string");
+}
+
+#[test]
+fn the_unit_of_times_and_their_absence() {
+    let mut fixture = Fixture::new();
+    for (precision, time, micros) in [
+        (LinePrecision::Second, "1735100001", 1_735_100_001_000_000),
+        (LinePrecision::Minute, "1", 60_000_000),
+        (LinePrecision::Nanosecond, "0", 0),
+        (LinePrecision::Auto, "1735100001000", 1_735_100_001_000_000),
+        (LinePrecision::Nanosecond, "", NOW.wall_us),
+    ] {
+        let options = LineOptions { precision, ..NANOSECONDS };
+        fixture.decode(format!("m v=1 {time}").as_bytes(), options).expect("a good body");
+        assert_eq!(fixture.values(), [value(None, "m_v", micros, 1.0)], "{precision:?} {time}");
+    }
+}
+
+#[test]
+fn escapes_comments_and_line_ends() {
+    let mut fixture = Fixture::new();
+    let body = "# a comment\n\n  disk\\ io,host=a,path=/var\\ log\\,x\\=1 read\\ time=1 1735100000000000000\r\n\
+                a=b,tag=\u{e9} v=2\r\nx,t=a\\b v=3,s=\"two\nlines, \\\"v=4\\\" \\\\\" 7000\ny v=5";
+    let decoded = fixture.decode(body.as_bytes(), NANOSECONDS).expect("a good body");
+    assert_eq!(fixture.refusals(), []);
+    assert_eq!(decoded.invalid, 0);
+    assert_eq!(
+        fixture.values(),
+        [
+            value(
+                Some("a"),
+                r#"{"disk io_read time",path="/var log,x=1"}"#,
+                1_735_100_000_000_000,
+                1.0
+            ),
+            value(None, "{\"a=b_v\",tag=\"\u{e9}\"}", NOW.wall_us, 2.0),
+            value(None, r#"x_v{t="a\\b"}"#, 7, 3.0),
+            value(None, "y_v", NOW.wall_us, 5.0),
+        ]
+    );
+}
+
+#[test]
+fn a_wrong_line_is_refused_alone_and_as_a_whole() {
+    for (line, message) in [
+        ("m", "missing fields"),
+        ("m ", "missing fields"),
+        ("m,a=b", "missing fields"),
+        (",a=b v=1", "missing measurement"),
+        ("m,a v=1", "missing tag value"),
+        ("m,a= v=1", "missing tag value"),
+        ("m,=b v=1", "missing tag key"),
+        ("m,a=b=c v=1", "invalid tag format"),
+        ("m,a s=\"no number\"", "missing tag value"),
+        ("m =1", "missing field key"),
+        ("m v", "missing field value"),
+        ("m v=", "missing field value"),
+        ("m v=1,", "missing fields"),
+        ("m v=1,w", "missing field value"),
+        ("m v=x", "invalid number"),
+        ("m v=1 x", "bad timestamp"),
+        ("m v=1 1 1", "bad timestamp"),
+        ("m v=1 1735100000.5", "bad timestamp"),
+        ("m v=1 -1", "the time must not be before 1970 or past the year 2262"),
+        ("m s=\"open", "unbalanced quotes"),
+        ("m s=\"a\"b", "invalid field format"),
+        ("m,a=1,a=2 v=1", "two labels have the same name"),
+    ] {
+        let mut fixture = Fixture::new();
+        let body = format!("x v=1\n{line}\n\nx v=2\n");
+        let decoded = fixture.decode(body.as_bytes(), NANOSECONDS).expect("two good lines");
+        assert_eq!(fixture.refusals(), [(1, message)], "{line}");
+        assert_eq!(decoded.invalid, 1, "{line}");
+        let values: Vec<_> = fixture.values().iter().map(|(.., value)| *value).collect();
+        assert_eq!(values, [1.0, 2.0], "{line}");
+    }
+}
+
+#[test]
+fn nothing_is_kept_of_a_body_that_must_be_whole() {
+    let whole = LineOptions { accepts_partial: false, ..NANOSECONDS };
+    for (body, index) in [("x v=1\nm v=\ny", 1), ("# c\nx v=1\nm,a s=\"\"\n", 2)] {
+        let mut fixture = Fixture::new();
+        let decoded = fixture.decode(body.as_bytes(), whole).expect("lines");
+        assert_eq!((decoded.accepted, decoded.invalid), (0, 1));
+        assert_eq!(fixture.refusals()[0].0, index);
+        assert_eq!(fixture.registry.streams(), 0);
+    }
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.decode(b"x v=1\ny v=2", whole).map(|decoded| decoded.accepted), Ok(1));
+    assert_eq!(fixture.values().len(), 2, "two values of one sample");
+}
+
+#[test]
+fn a_body_without_points_is_no_error() {
+    for body in ["", "\n\n", "# nothing\n", " \t\r\n", "#"] {
+        let decoded = Fixture::new().decode(body.as_bytes(), NANOSECONDS).expect("no error");
+        assert_eq!((decoded.accepted, decoded.invalid), (0, 0), "{body:?}");
+    }
+}
+
+#[test]
+fn many_fields_are_a_bound_and_not_a_fault_of_their_neighbours() {
+    let wide = |count: usize| {
+        let fields: Vec<_> = (0..count).map(|i| format!("f{i}={i}")).collect();
+        format!("m {}\nx v=1", fields.join(","))
+    };
+    let mut fixture = Fixture::new();
+    let decoded = fixture.decode(wide(500).as_bytes(), NANOSECONDS).expect("lines");
+    assert_eq!((fixture.values().len(), decoded.invalid), (501, 0));
+    let decoded = fixture.decode(wide(FIELDS_MAX + 1).as_bytes(), NANOSECONDS).expect("lines");
+    assert_eq!((fixture.values().len(), decoded.invalid), (1, 1));
+    assert_eq!(fixture.refusals(), [(0, "more than 1024 fields")]);
+}
+
+#[test]
+fn hostile_bodies_are_read_to_their_end() {
+    let tags: String = (0..10_000).map(|i| format!(",t{i}=v{i}")).collect();
+    let big = "x".repeat(1 << 20);
+    for line in [
+        format!("m{tags} v=1"),
+        format!("m,t={big} v=1"),
+        format!("m {big}=1"),
+        format!("{big} v=1"),
+        big.clone(),
+        format!("m v={}x", "9".repeat(1 << 20)),
+        format!("m v=1 {}", "9".repeat(1 << 20)),
+        "m,a\0b=1 v=1".to_owned(),
+        "m,a=\0 v=1".to_owned(),
+        "m v\0=1".to_owned(),
+        "\0".repeat(1 << 16),
+        "\\".repeat(1 << 16),
+    ] {
+        let mut fixture = Fixture::new();
+        let body = format!("{line}\nx v=1");
+        let decoded = fixture.decode(body.as_bytes(), NANOSECONDS).expect("lines");
+        assert_eq!((decoded.accepted, decoded.invalid), (1, 1), "{}", &line[..line.len().min(40)]);
+        assert_eq!(fixture.refusals()[0].0, 0);
+    }
+    let mut fixture = Fixture::new();
+    let not_utf8 = b"m,a=\xFF v=1\nx v=1";
+    assert_eq!(fixture.decode(not_utf8, NANOSECONDS).map(|decoded| decoded.invalid), Ok(1));
+    assert_eq!(fixture.refusals(), [(0, "names and labels must be UTF-8")]);
+}
