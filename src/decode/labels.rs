@@ -37,17 +37,9 @@ pub struct SeriesDescription {
     kind: ValueKind,
     /// The rank of the device among the labels of the resource, and where its name is.
     resource_device: Option<(usize, Range<usize>)>,
+    /// The value of the device, once finished.
+    device: Option<Range<usize>>,
     is_too_long: bool,
-}
-
-/// A described series: its device, if it has one, and its canonical name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Described<'a> {
-    pub(super) device: Option<&'a str>,
-    /// Without its labels.
-    pub(super) name: &'a str,
-    pub(super) series: &'a str,
-    pub(super) kind: ValueKind,
 }
 
 impl SeriesDescription {
@@ -59,6 +51,7 @@ impl SeriesDescription {
             labels: Vec::new(),
             kind: ValueKind::Untyped,
             resource_device: None,
+            device: None,
             is_too_long: false,
         }
     }
@@ -69,6 +62,7 @@ impl SeriesDescription {
         self.name = 0..0;
         self.kind = ValueKind::Untyped;
         self.resource_device = None;
+        self.device = None;
         self.is_too_long = false;
     }
 
@@ -123,32 +117,93 @@ impl SeriesDescription {
         start..self.bytes.len()
     }
 
-    /// Finds the device, and writes the series to `series`.
-    pub(super) fn finish<'a>(
-        &'a mut self,
-        series: &'a mut String,
-    ) -> Result<Described<'a>, PointFault> {
+    /// Finds the device, and sorts the other labels.
+    pub(super) fn finish(&mut self) -> Result<(), PointFault> {
         if self.is_too_long {
             return Err(PointFault::SeriesTooLong);
         }
-        let mut device = self.resource_device.take().map(|(_, value)| value);
-        if device.is_none() {
+        self.device = self.resource_device.take().map(|(_, value)| value);
+        if self.device.is_none() {
             let ranks = self.labels.iter().enumerate().filter_map(|(at, label)| {
                 Some((self.tables.rules.device_rank(&self.bytes[label.name.clone()])?, at))
             });
             if let Some((_, at)) = ranks.min() {
-                device = Some(self.labels.remove(at).value);
+                self.device = Some(self.labels.remove(at).value);
             }
         }
-        let text = str::from_utf8(&self.bytes).map_err(|_| PointFault::NotUtf8)?;
-        let part = |range: &Range<usize>| text.get(range.clone()).ok_or(PointFault::NotUtf8);
-        self.labels.sort_unstable_by(|a, b| text[a.name.clone()].cmp(&text[b.name.clone()]));
-        let name = part(&self.name)?;
-        write_series(name, &self.labels, text, series)?;
-        let device = device.as_ref().map(part).transpose()?;
-        if device.is_some_and(|device| !is_name(device)) {
+        let bytes = &self.bytes;
+        self.labels.sort_unstable_by(|a, b| bytes[a.name.clone()].cmp(&bytes[b.name.clone()]));
+        let text = str::from_utf8(bytes).map_err(|_| PointFault::NotUtf8)?;
+        let ranges = self.labels.iter().flat_map(|label| [&label.name, &label.value]);
+        let mut ranges = ranges.chain([&self.name]).chain(&self.device);
+        if ranges.any(|range| text.get(range.clone()).is_none()) {
+            return Err(PointFault::NotUtf8);
+        }
+        if self.device().is_some_and(|device| !is_name(device)) {
             return Err(PointFault::Device);
         }
-        Ok(Described { device, name, series, kind: self.kind })
+        Ok(())
+    }
+
+    /// The text of a finished description.
+    fn text(&self) -> &str {
+        str::from_utf8(&self.bytes).expect("finished descriptions are UTF-8")
+    }
+
+    /// The device of a finished description.
+    pub(super) fn device(&self) -> Option<&str> {
+        self.device.as_ref().map(|range| &self.text()[range.clone()])
+    }
+
+    /// The name of the metric of a finished description.
+    pub(super) fn metric(&self) -> &str {
+        &self.text()[self.name.clone()]
+    }
+
+    /// How its values are judged.
+    pub(super) fn value_kind(&self) -> ValueKind {
+        self.kind
+    }
+
+    /// Writes the series of a finished description, with `suffix` after the name of its metric.
+    pub(super) fn write(&self, suffix: &str, series: &mut String) -> Result<(), PointFault> {
+        write_series((self.metric(), suffix), &self.labels, self.text(), series)
+    }
+
+    /// Removes the end of the name of the metric, if it is `suffix`.
+    pub(super) fn strip(&mut self, suffix: &str) -> bool {
+        let is_stripped = self.bytes[self.name.clone()].ends_with(suffix.as_bytes());
+        if is_stripped {
+            self.name.end -= suffix.len();
+        }
+        is_stripped
+    }
+
+    /// Puts `suffix` back, which [`SeriesDescription::strip`] has removed.
+    pub(super) fn unstrip(&mut self, suffix: &str) {
+        self.name.end += suffix.len();
+    }
+
+    /// Makes a bucket the histogram that it is part of: removes `_bucket` and the label `le`, and returns the bound.
+    pub(super) fn take_bucket(&mut self) -> Option<f64> {
+        if self.kind == ValueKind::Gauge || !self.strip("_bucket") {
+            return None;
+        }
+        let bound = self.labels.iter().enumerate().find_map(|(at, label)| {
+            let is_bound = &self.bytes[label.name.clone()] == b"le";
+            let value = str::from_utf8(&self.bytes[label.value.clone()]).ok()?;
+            let bound = value.parse::<f64>().ok().filter(|bound| is_bound && !bound.is_nan())?;
+            Some((at, bound))
+        });
+        match bound {
+            Some((at, bound)) => {
+                self.labels.remove(at);
+                Some(bound)
+            }
+            None => {
+                self.unstrip("_bucket");
+                None
+            }
+        }
     }
 }

@@ -10,6 +10,9 @@ mod admission;
 mod draft;
 mod fault;
 mod globs;
+mod histogram_points;
+mod histogram_table;
+mod histograms;
 mod influx;
 mod json;
 mod labels;
@@ -39,6 +42,7 @@ use sigmad_sample::Batch;
 pub use self::admission::Decoded;
 pub use self::fault::{BodyError, PointFault, SERIES_TOO_LONG, SampleRefusal};
 pub use self::globs::{EmptyGlob, Glob};
+pub use self::histograms::{Buckets, HistogramPoint, Temporality};
 pub use self::influx::{LineOptions, LinePrecision, PrecisionError};
 pub use self::labels::{SeriesDescription, ValueKind};
 pub use self::points::PointReader;
@@ -52,8 +56,8 @@ pub const CACHE_BYTES: usize =
     names::CACHE_BYTES + series_cache::CACHE_BYTES + remote_write::PARSER_BYTES;
 /// Bytes that the types of metrics take at most, for all workers.
 pub const TYPES_BYTES: usize = metric_types::TYPES_BYTES;
-/// Bytes that a stream takes at worst if it is a counter.
-pub const RATE_BYTES: usize = rates::RATE_BYTES;
+/// Bytes that the state of a stream takes at worst: of its counter, and its share of histograms.
+pub const STATE_BYTES: usize = rates::RATE_BYTES + histogram_table::HISTOGRAM_BYTES;
 
 /// The format of a body. A new one is a module here, a variant, and a row in the route table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use super::admission::{BodyAdmission, Decoded};
 use super::fault::{BodyError, SampleFault};
+use super::histogram_table::HistogramScratch;
+use super::histograms::Part;
 use super::labels::{SeriesDescription, ValueKind};
 use super::rates::{Arrival, BodyIds, Point, Rate, RateSlot, SeriesIds};
 use super::series_cache::{Known, SeriesCache};
@@ -25,14 +27,15 @@ pub use super::fault::PointFault;
 /// What one worker keeps from body to body.
 #[derive(Debug)]
 pub(super) struct Points {
-    tables: Arc<PointTables>,
+    pub(super) tables: Arc<PointTables>,
     bodies: BodyIds,
-    cache: SeriesCache,
+    pub(super) cache: SeriesCache,
     /// The evictions of the registry that the cache knows of.
     evictions: u64,
-    description: SeriesDescription,
-    series: String,
-    counts: ValueCounts,
+    pub(super) description: SeriesDescription,
+    pub(super) series: String,
+    pub(super) histogram: HistogramScratch,
+    pub(super) counts: ValueCounts,
 }
 
 impl Points {
@@ -43,6 +46,7 @@ impl Points {
             evictions: 0,
             description: SeriesDescription::new(tables.clone()),
             series: String::new(),
+            histogram: HistogramScratch::default(),
             counts: ValueCounts::default(),
             tables,
         }
@@ -56,9 +60,9 @@ impl Points {
 
 /// Takes the points of one body.
 pub struct PointReader<'p> {
-    admission: BodyAdmission<'p>,
-    points: &'p mut Points,
-    arrival: Arrival,
+    pub(super) admission: BodyAdmission<'p>,
+    pub(super) points: &'p mut Points,
+    pub(super) arrival: Arrival,
     /// The point that is read, for its refusal.
     index: usize,
     open: OpenSample,
@@ -160,9 +164,12 @@ impl PointReader<'_> {
                 self.leave_out(full);
                 Ok(())
             }
-            Known::Gauge(_) | Known::Counter(..) | Known::Full { .. } => {
-                self.describe_and_take(key, point, describe)
-            }
+            Known::Part(ids, part) if self.touch_histogram(ids) => self.take_part(ids, part, point),
+            Known::Gauge(_)
+            | Known::Counter(..)
+            | Known::Full { .. }
+            | Known::Histogram(_)
+            | Known::Part(..) => self.describe_and_take(key, point, describe),
         }
     }
 
@@ -192,9 +199,15 @@ impl PointReader<'_> {
         self.admission.end_points(read)
     }
 
+    /// What the cache knows of a key.
+    pub(super) fn known(&mut self, key: &[u8]) -> Option<Known> {
+        let index = self.points.cache.find(key)?;
+        Some(*self.points.cache.known(index))
+    }
+
     /// Whether the ids are still those of the series. The device of the open sample was asked in this second.
     #[inline]
-    fn touch(&self, ids: SeriesIds) -> bool {
+    pub(super) fn touch(&self, ids: SeriesIds) -> bool {
         let registry = self.admission.registry();
         let now_s = self.arrival.now_s;
         registry.touch_metric(ids.metric, now_s)
@@ -223,7 +236,7 @@ impl PointReader<'_> {
 
     /// Adds a value to the open sample, or opens the next one.
     #[inline]
-    fn push(&mut self, ids: SeriesIds, point: Point) -> Result<(), BodyError> {
+    pub(super) fn push(&mut self, ids: SeriesIds, point: Point) -> Result<(), BodyError> {
         if point.value.abs() > VALUE_MAX {
             self.skip();
             return Ok(());
@@ -261,34 +274,82 @@ impl PointReader<'_> {
         point: Point,
         describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
     ) -> Result<(), BodyError> {
-        let Points { tables, description, series, cache, .. } = &mut *self.points;
+        let Points { description, .. } = &mut *self.points;
         description.clear();
-        let described = describe(description).and_then(|()| description.finish(series));
-        let described = match described {
-            Ok(described) => described,
-            Err(fault) => {
-                self.refuse(fault);
-                return Ok(());
-            }
-        };
+        let described = describe(description);
+        let bucket = description.take_bucket();
+        if let Err(fault) = described.and_then(|()| description.finish()) {
+            self.refuse(fault);
+            return Ok(());
+        }
+        if let Some(bound) = bucket {
+            let histogram = self.histogram_hash();
+            self.points.tables.histograms.add_classic(histogram);
+            return self.describe_part(key, Part::Bucket(bound), point);
+        }
+        if self.is_of_histogram("_sum") {
+            self.points.description.strip("_sum");
+            return self.describe_part(key, Part::Sum, point);
+        }
+        let is_count = self.is_of_histogram("_count");
+        self.describe_value(key, point, is_count)
+    }
+
+    /// Whether the described series is that part of a histogram whose buckets have come.
+    fn is_of_histogram(&mut self, suffix: &str) -> bool {
+        let description = &mut self.points.description;
+        if description.value_kind() == ValueKind::Gauge || !description.strip(suffix) {
+            return false;
+        }
+        let histogram = self.histogram_hash();
+        self.points.description.unstrip(suffix);
+        self.points.tables.histograms.is_classic(histogram)
+    }
+
+    /// The hash of the device and the series that are described.
+    fn histogram_hash(&mut self) -> u64 {
+        let Points { description, series, .. } = &mut *self.points;
+        let registry = self.admission.registry();
+        let device = description.device().unwrap_or_default();
+        let device = registry.hash_name(device.as_bytes());
+        // A series that is too long has no histogram either.
+        if description.write("", series).is_err() {
+            series.clear();
+        }
+        device.rotate_left(1) ^ registry.hash_name(series.as_bytes())
+    }
+
+    /// Takes a value whose series is described; if it is the count of a histogram, it is a counter.
+    fn describe_value(
+        &mut self,
+        key: &[u8],
+        point: Point,
+        is_count: bool,
+    ) -> Result<(), BodyError> {
+        let Points { tables, description, series, cache, .. } = &mut *self.points;
+        if let Err(fault) = description.write("", series) {
+            self.refuse(fault);
+            return Ok(());
+        }
         let now_s = self.arrival.now_s;
-        if tables.rules.drops(described.series) {
+        if tables.rules.drops(series) {
             cache.insert(key, Known::Dropped, now_s);
             self.points.counts.dropped += 1;
             return Ok(());
         }
-        let is_counter = match described.kind {
+        let is_counter = match description.value_kind() {
             ValueKind::Gauge => false,
             ValueKind::Counter => true,
-            ValueKind::Untyped => tables.rules.is_counter(described.name),
+            ValueKind::Untyped => is_count || tables.rules.is_counter(description.metric()),
         };
         if !is_counter && point.value.abs() > VALUE_MAX {
             // Before it takes a name: some gauges are never within the bounds.
             self.skip();
             return Ok(());
         }
-        let mut metrics = [(described.series, None)];
-        let admitted = self.admission.registry().admit(described.device, &mut metrics, now_s);
+        let mut metrics = [(&**series, None)];
+        let device = description.device();
+        let admitted = self.admission.registry().admit(device, &mut metrics, now_s);
         let known = match (admitted, metrics[0].1) {
             (Ok(admitted), Some(metric)) => {
                 let ids = SeriesIds { device: admitted.map(|admitted| admitted.device), metric };
@@ -311,13 +372,13 @@ impl PointReader<'_> {
                 self.leave_out(full);
                 Ok(())
             }
-            Known::Dropped => Ok(()),
+            Known::Dropped | Known::Histogram(_) | Known::Part(..) => Ok(()),
         }
     }
 
     /// Counts a value for which there is no room.
     #[cold]
-    fn leave_out(&mut self, full: Full) {
+    pub(super) fn leave_out(&mut self, full: Full) {
         match full {
             Full::Streams => self.points.counts.unroomed += 1,
             Full::Metrics => self.points.counts.unnamed += 1,
@@ -327,191 +388,4 @@ impl PointReader<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::decode::{Decoder, SampleRefusal};
-    use crate::registry::Registry;
-    use sigmad_clock::Now;
-    use sigmad_sample::{Batch, METRIC_BYTES_MAX};
-
-    const SECOND_US: i64 = 1_000_000;
-
-    /// A point of a test: time in seconds, value, and `name label=value …`.
-    type TestPoint<'a> = (i64, f64, &'a str);
-
-    struct Fixture {
-        registry: Arc<Registry>,
-        decoder: Decoder,
-        batch: Batch,
-        second: u64,
-    }
-
-    impl Fixture {
-        fn new(max_streams: usize) -> Self {
-            let registry = Arc::new(Registry::new(max_streams, 60));
-            let decoder = Decoder::new(registry.clone());
-            Self { registry, decoder, batch: Batch::default(), second: 5 }
-        }
-
-        fn read(&mut self, points: &[TestPoint<'_>]) -> Decoded {
-            self.batch.clear();
-            let now = Now { monotonic_ns: self.second * 1_000_000_000, wall_us: 9 * SECOND_US };
-            let mut reader = self.decoder.points(now, &mut self.batch);
-            let read = points.iter().enumerate().try_for_each(|(index, &(second, value, text))| {
-                reader.set_index(index);
-                reader.value(text.as_bytes(), Some(second * SECOND_US), value, |series| {
-                    let mut words = text.split(' ');
-                    series.name(words.next().unwrap_or_default().as_bytes());
-                    for (name, value) in words.filter_map(|word| word.split_once('=')) {
-                        match name.strip_prefix("resource.") {
-                            Some(name) => series.resource_label(name.as_bytes(), value.as_bytes()),
-                            None => series.label(name.as_bytes(), value.as_bytes()),
-                        }
-                    }
-                    Ok(())
-                })
-            });
-            reader.end(read).expect("a good body")
-        }
-
-        /// Each sample as `second device series=value …`.
-        fn samples(&self) -> Vec<String> {
-            let text = |(sample, readings): (sigmad_sample::Sample, &[Reading])| {
-                let device = sample.device.and_then(|device| self.registry.device_name(device));
-                let device = device.as_deref().unwrap_or("-").to_owned();
-                let mut text = format!("{} {device}", sample.timestamp_us / SECOND_US);
-                for reading in readings {
-                    let name = self.registry.metric_name(reading.metric).expect("a known name");
-                    text += &format!(" {name}={}", reading.value);
-                }
-                text
-            };
-            self.batch.iter().map(text).collect()
-        }
-    }
-
-    #[test]
-    fn values_of_one_device_and_time_join_a_sample() {
-        let mut fixture = Fixture::new(100);
-        for _ in 0..3 {
-            let decoded = fixture.read(&[
-                (1, 1.0, "load host=a zone=z cpu=0"),
-                (1, 2.0, "load cpu=1 host=a zone=z"),
-                (1, 3.0, "mem host=b"),
-                (2, 4.0, "mem host=b"),
-                (2, 5.0, "mem host=b"),
-                (2, 6.0, "up"),
-            ]);
-            assert_eq!(
-                fixture.samples(),
-                [
-                    r#"1 a load{cpu="0",zone="z"}=1 load{cpu="1",zone="z"}=2"#,
-                    "1 b mem=3",
-                    "2 b mem=4",
-                    "2 b mem=5",
-                    "2 - up=6",
-                ]
-            );
-            assert_eq!((decoded.accepted, fixture.decoder.values().accepted), (5, 6));
-        }
-    }
-
-    #[test]
-    fn the_device_is_the_first_label_of_the_list() {
-        let mut fixture = Fixture::new(100);
-        fixture.read(&[
-            (1, 1.0, "io device=sda instance=n:9100 job=node"),
-            (1, 2.0, "net device=eth0 host=h"),
-            (1, 3.0, "x device=d"),
-            (1, 4.0, "y host=h resource.host.name=r resource.os=linux resource.node=n"),
-            (1, 5.0, "z host="),
-        ]);
-        assert_eq!(
-            fixture.samples(),
-            [
-                r#"1 n:9100 io{device="sda",job="node"}=1"#,
-                r#"1 h net{device="eth0"}=2"#,
-                "1 d x=3",
-                r#"1 r y{host="h"}=4"#,
-                "1 - z=5",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_counter_is_its_rate() {
-        let mut fixture = Fixture::new(100);
-        let body = [(10, 100.0, "hits_total host=a"), (20, 150.0, "hits_total host=a")];
-        for _ in 0..3 {
-            fixture.read(&body);
-            assert_eq!(fixture.samples(), ["20 a hits_total=5"], "also when it is sent again");
-        }
-        fixture.read(&[
-            (30, 10.0, "hits_total host=a"),
-            (30, 11.0, "hits_total host=a"),
-            (32, 20.0, "hits_total host=a"),
-        ]);
-        assert_eq!(fixture.samples(), ["32 a hits_total=5"]);
-        let counts = ValueCounts { accepted: 1, resets: 1, old: 1, ..ValueCounts::default() };
-        assert_eq!(fixture.decoder.values(), counts);
-    }
-
-    #[test]
-    fn what_says_nothing_is_skipped_and_what_is_wrong_refused() {
-        let mut fixture = Fixture::new(100);
-        let long = format!("x a={}", "v".repeat(METRIC_BYTES_MAX));
-        let points: [TestPoint<'_>; 8] = [
-            (1, f64::NAN, "x host=a"),
-            (1, f64::INFINITY, "x host=a"),
-            (1, 1.8e19, "x_bytes host=a"),
-            (1, 1.0, &long),
-            (1, 1.0, " host=a"),
-            (1, 1.0, "x a=1 a=2"),
-            (1, 1.0, "x host=a\u{7}"),
-            (1, 7.0, "x host=a"),
-        ];
-        for _ in 0..2 {
-            let decoded = fixture.read(&points);
-            assert_eq!(fixture.samples(), ["1 a x=7"]);
-            assert_eq!((decoded.accepted, decoded.invalid), (1, 4));
-            let counts = ValueCounts { accepted: 1, skipped: 3, ..ValueCounts::default() };
-            assert_eq!(fixture.decoder.values(), counts);
-            let indexes = fixture.decoder.refusals().iter().map(|refusal| refusal.index);
-            assert_eq!(indexes.collect::<Vec<_>>(), [3, 4, 5, 6]);
-        }
-        assert_eq!(fixture.registry.metrics(), 3, "cpu, rps and x");
-    }
-
-    #[test]
-    fn values_without_room_are_left_out() {
-        let mut fixture = Fixture::new(2);
-        let points: Vec<_> = (0..40).map(|n| format!("m{n} host=a")).collect();
-        let points: Vec<TestPoint<'_>> = points.iter().map(|text| (1, 1.0, &**text)).collect();
-        for _ in 0..2 {
-            let decoded = fixture.read(&points);
-            assert_eq!(fixture.samples(), ["1 a m0=1 m1=1"]);
-            assert_eq!((decoded.accepted, decoded.rejected()), (1, 0));
-            assert_eq!(fixture.decoder.values().unroomed, 38);
-            let is_listed = |refusal: &SampleRefusal| refusal.code == "too_many_streams";
-            assert!(fixture.decoder.refusals().iter().all(is_listed));
-            assert_eq!(fixture.decoder.refusals().len(), 10);
-        }
-        fixture.second = 100;
-        fixture.read(&points[20..22]);
-        assert_eq!(fixture.samples(), ["1 a m20=1 m21=1"], "m0 and m1 are silent");
-        fixture.read(&points[..1]);
-        assert_eq!(fixture.samples(), [""; 0]);
-    }
-
-    #[test]
-    fn a_body_without_points_is_no_error() {
-        let mut fixture = Fixture::new(2);
-        assert_eq!(fixture.read(&[]).accepted, 0);
-        let reader =
-            fixture.decoder.points(Now { monotonic_ns: 0, wall_us: 0 }, &mut fixture.batch);
-        let error = BodyError::Malformed { offset: 7 };
-        assert_eq!(reader.end(Err(error)), Err(error));
-    }
-}
+mod tests;

@@ -21,13 +21,13 @@ const SHARDS: usize = 64;
 const BODIES: u32 = 1 << 22;
 /// A series whose times stay before its last one begins anew after this time: its sender's clock was ahead.
 const BEHIND_S: u32 = 300;
-const MICROS: f64 = 1e6;
+pub(super) const MICROS: f64 = 1e6;
 
 /// Bytes of one series at worst: vectors and tables double, and the old ones are there meanwhile.
 pub(super) const RATE_BYTES: usize = 2 * (size_of::<State>() + 2 * size_of::<u32>());
 
 /// The ids of a series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SeriesIds {
     /// None for a series of the fleet alone.
     pub(super) device: Option<DeviceId>,
@@ -97,7 +97,8 @@ struct State {
     last: Point,
 }
 
-const NEVER: i64 = i64::MIN;
+/// The time of no value.
+pub(super) const NEVER: i64 = i64::MIN;
 const NO_POINT: Point = Point { time_us: NEVER, value: 0.0 };
 
 #[derive(Debug, Default)]

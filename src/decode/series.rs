@@ -17,9 +17,9 @@ pub(super) struct Label {
     pub(super) value: Range<usize>,
 }
 
-/// Writes the series of `name` with `labels`, which are sorted and whose ranges are in `text`.
+/// Writes the series of `name` and `suffix` with `labels`, which are sorted and whose ranges are in `text`.
 pub(super) fn write_series(
-    name: &str,
+    (name, suffix): (&str, &str),
     labels: &[Label],
     text: &str,
     series: &mut String,
@@ -31,12 +31,14 @@ pub(super) fn write_series(
     let is_quoted = !is_plain(name);
     if !is_quoted {
         series.push_str(name);
+        series.push_str(suffix);
     }
     if is_quoted || !labels.is_empty() {
         series.push('{');
     }
     if is_quoted {
         push_quoted(name, series);
+        series.insert_str(series.len() - 1, suffix);
     }
     let mut previous = None;
     for label in labels {

@@ -8,8 +8,10 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::histograms::Part;
 use super::rates::{RateSlot, SeriesIds};
 use crate::registry::Full;
+use sigmad_sample::{DeviceId, MetricId};
 
 /// Series in one cache: those of a hundred hosts with a hundred and sixty each.
 const ENTRIES_MAX: usize = 16 * 1024;
@@ -33,6 +35,29 @@ pub(super) enum Known {
     Gauge(SeriesIds),
     /// Judged by its rate.
     Counter(SeriesIds, RateSlot),
+    /// A whole histogram.
+    Histogram(HistogramIds),
+    /// A part of a histogram.
+    Part(HistogramIds, Part),
+}
+
+/// The ids of the series of a histogram; those that it does not have are [`MetricId::NONE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HistogramIds {
+    pub(super) device: Option<DeviceId>,
+    pub(super) count: MetricId,
+    pub(super) mean: MetricId,
+    pub(super) p50: MetricId,
+    pub(super) p99: MetricId,
+}
+
+impl HistogramIds {
+    /// The series that stands for all of them.
+    pub(super) fn key(self) -> SeriesIds {
+        let all = [self.p99, self.p50, self.mean, self.count];
+        let metric = all.into_iter().find(|metric| *metric != MetricId::NONE);
+        SeriesIds { device: self.device, metric: metric.unwrap_or(MetricId::NONE) }
+    }
 }
 
 #[derive(Debug)]

@@ -18,6 +18,8 @@ pub struct ValueCounts {
     pub resets: usize,
     /// Of counters, and not newer than the value before.
     pub old: usize,
+    /// Parts of histograms that came with others: the last part gives the values.
+    pub parts: usize,
     /// Left out: no room for another stream (`--max-streams`).
     pub unroomed: usize,
     /// Left out: no room for the name of another series.
@@ -31,8 +33,9 @@ impl ValueCounts {
     }
 
     /// Each count with the value of its label `result`.
-    fn results(self) -> [(&'static str, usize); 8] {
-        let Self { accepted, skipped, dropped, first, resets, old, unroomed, unnamed } = self;
+    fn results(self) -> [(&'static str, usize); 9] {
+        let Self { accepted, skipped, dropped, first, resets, old, parts, unroomed, unnamed } =
+            self;
         [
             ("accepted", accepted),
             ("skipped", skipped),
@@ -40,6 +43,7 @@ impl ValueCounts {
             ("first", first),
             ("reset", resets),
             ("old", old),
+            ("part", parts),
             ("too_many_streams", unroomed),
             ("too_many_metrics", unnamed),
         ]
@@ -48,7 +52,7 @@ impl ValueCounts {
 
 /// The values of all bodies of points that one worker has read.
 #[derive(Debug, Default)]
-pub struct ValueCounters([Counter; 8]);
+pub struct ValueCounters([Counter; 9]);
 
 impl ValueCounters {
     /// Adds the values of one body. Only the owning thread may call this.
@@ -63,7 +67,7 @@ impl MetricSource for ValueCounters {
     fn collect(&self, families: &mut Families) {
         let values = families.counter(
             "ingest_values_total",
-            "Values of points, by result: accepted, skipped (NaN, infinite, past 1e15), dropped (--keep, --drop), first, reset and old (counters without a rate), too_many_streams, too_many_metrics. JSON samples count in ingest_samples_total alone.",
+            "Values of points, by result: accepted, skipped (NaN, infinite, past 1e15), dropped (--keep, --drop), first, reset and old (counters without a rate), part (of a histogram), too_many_streams, too_many_metrics. JSON samples count in ingest_samples_total alone.",
         );
         for (counter, (result, _)) in self.0.iter().zip(ValueCounts::default().results()) {
             values.add_counter(&[("result", result)], counter);

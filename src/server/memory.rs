@@ -49,7 +49,7 @@ fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
     let metric_bytes = of_analytics + METRIC_BYTES;
     MemoryNeeds {
         stream_bytes: of_analytics
-            + decode::RATE_BYTES
+            + decode::STATE_BYTES
             + DEVICE_BYTES
             + metric_bytes / STREAMS_PER_METRIC,
         shared_bytes: analytics::SHARED_BYTES
