@@ -27,6 +27,29 @@ const NAMES: &[&str] = &[
     "\\ud800",
     "\\n",
     "metri\\u0063s",
+    "hostname",
+    "deviceId",
+    "node",
+    "CPU",
+    "Rps",
+    "ts",
+    "time",
+    "Date",
+    "@timestamp",
+    "created_at",
+    "metric",
+    "value",
+    "name",
+    "fields",
+    "tags",
+    "values",
+    "plugin",
+    "interval",
+    "gauge",
+    "resourceMetrics",
+    "series",
+    "status",
+    "data",
 ];
 
 const NUMBERS: &[&str] = &[
@@ -168,9 +191,10 @@ fn object(fields: &[(String, &str, String)]) -> String {
 fn sample() -> impl Strategy<Value = String> {
     let field = prop_oneof![
         4 => (select(&["cpu", "rps", "disk", "net", "temp"][..]), number()),
-        2 => (Just("timestamp"), prop_oneof![number(), string()]),
-        2 => (select(&["device", "device_id"][..]), string()),
-        1 => (select(&["host", "cpu", "disk"][..]), value()),
+        2 => (select(&["timestamp", "timestamp", "ts", "time"][..]), prop_oneof![number(), string()]),
+        2 => (select(&["device", "device_id", "host", "hostname"][..]), string()),
+        1 => (select(&["host", "cpu", "disk", "date"][..]), value()),
+        1 => (select(NAMES), value()),
     ];
     let field = (field, space()).prop_map(|((name, value), space)| (name.to_owned(), space, value));
     vec(field, 0..6).prop_map(|fields| object(&fields))
@@ -246,6 +270,13 @@ const EXAMPLES: &[&str] = &[
     r#"{"device_id":"edge-17","cpu":60.5,"temperature":-20.25,"region":"eu-west-1"}"#,
     r#"{"timestamp":"2024-12-25T04:13:20Z","cpu":1e1,"note":"a \"quoted\" word","tags":[1,{"a":null}]}"#,
     r#"[{"cpu":1,"rps":2},{"cpu":3,"rps":4}]"#,
+    r#"{"date":1735100000.5,"hostname":"a","instance":"b","CPU":60.5,"created_at":1735100000}"#,
+    r#"{"metric":"sys.cpu","timestamp":1735100000,"value":18,"tags":{"host":"a"}}"#,
+    r#"{"resourceMetrics":[{"resource":{"attributes":[]},"scopeMetrics":[]}]}"#,
+    r#"[{"values":[1.5],"dstypes":["gauge"],"dsnames":["value"],"time":1735100000.5,"interval":10,"host":"a","plugin":"load"}]"#,
+    r#"{"metrics":[{"fields":{"usage_idle":91.5},"name":"cpu","tags":{"host":"a"},"timestamp":1735100001}]}"#,
+    r#"{"name":"load1","namespace":"host","tags":{"host":"a"},"kind":"absolute","gauge":{"value":0.25}}"#,
+    "cpu,host=a usage_idle=91.5 1735100000000000000\n",
     r#"{"source":"agent","metrics":[{"cpu":1,"rps":2},{"cpu":3}],"count":2}"#,
     "{\"cpu\":1}\n{\"cpu\":2}\r\n\n{\"cpu\":tru}\n{\"cpu\":3}\n",
     "\u{feff} [ {\"cpu\":1} , 5 , null , [ 1 ] , {\"cpu\":1e400} ] ",

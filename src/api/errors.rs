@@ -79,7 +79,12 @@ impl ApiError<'_> {
     /// The status code.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Body(BodyError::Empty | BodyError::Malformed { .. } | BodyError::NotAnObject)
+            Self::Body(
+                BodyError::Empty
+                | BodyError::Malformed { .. }
+                | BodyError::NotAnObject
+                | BodyError::Foreign(_),
+            )
             | Self::Parameter { .. } => 400,
             Self::Denied(Denied::Missing) => 401,
             Self::Denied(Denied::Wrong | Denied::Remote) => 403,
@@ -127,6 +132,7 @@ impl ApiError<'_> {
             Self::Body(BodyError::NotAnObject) => "not_an_object",
             Self::Body(BodyError::Malformed { .. }) => "malformed_json",
             Self::Body(BodyError::TooManySamples) => "too_many_samples",
+            Self::Body(BodyError::Foreign(_)) => "wrong_format",
             Self::Sample(refusal) => refusal.code,
             Self::QueueFull => "queue_full",
             Self::ReadsFull => "too_many_reads",
@@ -166,6 +172,7 @@ impl ApiError<'_> {
             Self::Body(BodyError::Malformed { offset }) => {
                 format!("the body is not JSON, near byte {offset}").into()
             }
+            Self::Body(BodyError::Foreign(format)) => format.message().into(),
             Self::Body(BodyError::TooManySamples) => {
                 format!("the body holds more than {QUEUE_SAMPLES_MAX} samples, or more readings than the queue").into()
             }

@@ -114,7 +114,7 @@ impl Router {
             samples.push(&self.staging, request.now);
             counters.accepted_total.add(decoded.accepted as u64);
         }
-        if format.is_points() {
+        if decoded.are_points {
             counters.values.add(decoder.values());
         }
         request.stages.end(Stage::Enqueue, clock);

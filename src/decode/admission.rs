@@ -37,6 +37,8 @@ pub struct Decoded {
     /// Values refused because there was no room for their names; a sample of which others were kept is
     /// accepted.
     pub unnamed_values: usize,
+    /// It was a body of points: [`super::Decoder::values`] has its values.
+    pub are_points: bool,
 }
 
 impl Decoded {
@@ -198,7 +200,7 @@ impl BodyAdmission<'_> {
 
     /// As [`BodyAdmission::end`], for a format in which a body may be empty.
     pub(super) fn end_points(self, read: Result<(), BodyError>) -> Result<Decoded, BodyError> {
-        if read.is_ok() { Ok(self.decoded) } else { self.end(read) }
+        if read.is_ok() { Ok(Decoded { are_points: true, ..self.decoded }) } else { self.end(read) }
     }
 
     /// Checks that there may be another sample in a batch.
@@ -210,6 +212,12 @@ impl BodyAdmission<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// True before the first sample of the body.
+    #[inline]
+    pub(super) fn is_first(&self) -> bool {
+        self.samples_read() == 0
     }
 
     #[inline]

@@ -22,8 +22,97 @@ pub enum BodyError {
     },
     /// JSON, but a string, a number or a word where an object or an array is expected.
     NotAnObject,
+    /// In another format than the path takes.
+    Foreign(ForeignFormat),
     /// More samples than a queue can hold.
     TooManySamples,
+}
+
+/// A format that the JSON paths do not take, known by the shape of a body or of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignFormat {
+    /// OTLP metrics as JSON.
+    Otlp,
+    /// OTLP traces or logs as JSON.
+    OtlpOther,
+    /// JSON of Telegraf's serializer.
+    Telegraf,
+    /// JSON of collectd's write_http.
+    Collectd,
+    /// Commands of collectd's write_http, which are its default.
+    CollectdCommand,
+    /// Vector's metrics as JSON.
+    Vector,
+    /// OpenTSDB's JSON or text.
+    OpenTsdb,
+    /// Datadog's series.
+    Datadog,
+    /// An answer of Prometheus' query API, or an export in its shape.
+    PrometheusApi,
+    /// A remote_write request as JSON.
+    RemoteWrite,
+    /// Prometheus text.
+    Exposition,
+    /// Influx line protocol.
+    Influx,
+    /// Graphite's plain text.
+    Graphite,
+    /// StatsD lines.
+    StatsD,
+    /// Not text: protobuf, snappy, MessagePack.
+    Binary,
+    /// gzip or zstd without a Content-Encoding.
+    Compressed,
+}
+
+impl ForeignFormat {
+    /// Says what the format is, and which path takes it.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::Otlp => "this is OTLP JSON: POST it to /v1/metrics",
+            Self::OtlpOther => {
+                "these are OTLP traces or logs; of OTLP sigmad takes metrics, at /v1/metrics"
+            }
+            Self::Telegraf => "this is Telegraf's JSON, but the body began with something else",
+            Self::Collectd => "this is collectd's JSON, but the body began with something else",
+            Self::CollectdCommand => {
+                "these are collectd's commands: set `Format \"JSON\"` in its write_http"
+            }
+            Self::Vector => "this is Vector's JSON, but the body began with something else",
+            Self::OpenTsdb => {
+                "this is OpenTSDB's format, which sigmad does not take: send Influx lines to /write, or samples \
+                 like {\"device\":\"a\",\"cpu\":1} here"
+            }
+            Self::Datadog => {
+                "these are Datadog's series, which sigmad does not take: send Influx lines to /write, or OTLP to \
+                 /v1/metrics"
+            }
+            Self::PrometheusApi => {
+                "this is JSON of a Prometheus query or export: send remote_write to /api/v1/write, or Prometheus \
+                 text to /api/v1/import/prometheus"
+            }
+            Self::RemoteWrite => "this is remote_write as JSON: send its protobuf to /api/v1/write",
+            Self::Exposition => {
+                "this is Prometheus text: POST it to /api/v1/import/prometheus or /metrics/job/NAME"
+            }
+            Self::Influx => {
+                "this is the Influx line protocol: POST it to /write, /api/v2/write or /api/v3/write_lp"
+            }
+            Self::Graphite => {
+                "this is Graphite's plain text, which sigmad does not take: let Telegraf or the Collector receive it \
+                 and send Influx lines to /write or OTLP to /v1/metrics"
+            }
+            Self::StatsD => {
+                "these are StatsD lines, which sigmad does not take: let Telegraf or the Collector receive them and \
+                 send Influx lines to /write or OTLP to /v1/metrics"
+            }
+            Self::Binary => {
+                "the body is not text: POST remote_write to /api/v1/write, OTLP to /v1/metrics, and name any other \
+                 format in Content-Type"
+            }
+            Self::Compressed => "the body is compressed: name gzip or zstd in Content-Encoding",
+        }
+    }
 }
 
 /// One refused sample, or one refused value of a sample.
@@ -54,11 +143,16 @@ pub(super) enum SampleFault<'a> {
     TooManyValues(usize),
     TooManyReadings,
     NoNumber,
-    TimestampType,
-    TimestampText,
-    TimestampRange,
+    /// All its numbers are moments.
+    TimeOnly,
+    /// It is no sample but this.
+    Foreign(ForeignFormat),
+    /// With the name of the field, as the next ones.
+    TimestampType(&'a str),
+    TimestampText(&'a str),
+    TimestampRange(&'a str),
     DeviceType(&'static str),
-    DeviceName(&'static str),
+    DeviceName(&'a str),
     DevicesDiffer,
     NumberType(&'static str),
     Negative(&'static str),
@@ -118,6 +212,7 @@ impl SampleFault<'_> {
     fn code(self) -> &'static str {
         match self {
             Self::NotJson => "malformed",
+            Self::Foreign(_) => "wrong_format",
             Self::NoStream => "too_many_streams",
             Self::NoName(..) => "too_many_metrics",
             Self::Point(PointFault::SeriesTooLong) => SERIES_TOO_LONG,
@@ -138,20 +233,22 @@ impl fmt::Display for SampleFault<'_> {
             Self::TooManyValues(max) => write!(f, "more than {max} values in one sample"),
             Self::TooManyReadings => write!(f, "more than {READINGS_MAX} metrics in one sample"),
             Self::NoNumber => f.write_str("a sample needs at least one number"),
-            Self::TimestampType => {
-                f.write_str("timestamp must be a number or an RFC 3339 string")
+            Self::TimeOnly => f.write_str("a sample needs at least one number that is not a time"),
+            Self::Foreign(format) => f.write_str(format.message()),
+            Self::TimestampType(field) => {
+                write!(f, "{field} must be a number or an RFC 3339 string")
             }
-            Self::TimestampText => f.write_str(
-                "timestamp must be an RFC 3339 string like 2024-12-25T04:13:20Z, or a number without quotes",
+            Self::TimestampText(field) => write!(
+                f,
+                "{field} must be an RFC 3339 string like 2024-12-25T04:13:20Z, or a number without quotes",
             ),
-            Self::TimestampRange => {
-                f.write_str("timestamp must not be before 1970 or past the year 2262")
+            Self::TimestampRange(field) => {
+                write!(f, "{field} must not be before 1970 or past the year 2262")
             }
             Self::DeviceType(field) => write!(f, "{field} must be a string"),
-            Self::DeviceName(field) => write!(
-                f,
-                "{field} must be 1 to {NAME_BYTES_MAX} bytes without control characters"
-            ),
+            Self::DeviceName(field) => {
+                write!(f, "{field} must be 1 to {NAME_BYTES_MAX} bytes without control characters")
+            }
             Self::DevicesDiffer => f.write_str("device and device_id differ"),
             Self::NumberType(field) => write!(f, "{field} must be a number"),
             Self::Negative(field) => write!(f, "{field} must not be negative"),

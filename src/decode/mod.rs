@@ -40,7 +40,7 @@ use sigmad_clock::Now;
 use sigmad_sample::Batch;
 
 pub use self::admission::Decoded;
-pub use self::fault::{BodyError, PointFault, SERIES_TOO_LONG, SampleRefusal};
+pub use self::fault::{BodyError, ForeignFormat, PointFault, SERIES_TOO_LONG, SampleRefusal};
 pub use self::globs::{EmptyGlob, Glob};
 pub use self::histograms::{Buckets, HistogramPoint, Temporality};
 pub use self::influx::{LineOptions, LinePrecision, PrecisionError};
@@ -134,8 +134,10 @@ impl Decoder {
     ) -> Result<Decoded, BodyError> {
         let admission = self.admission.begin(now, batch);
         match format {
-            Format::Json => json::read(&mut self.json, admission, body),
-            Format::JsonLines => json::read_lines(&mut self.json, admission, body),
+            Format::Json => json::read(&mut self.json, admission, &mut self.points, body),
+            Format::JsonLines => {
+                json::read_lines(&mut self.json, admission, &mut self.points, body)
+            }
             Format::RemoteWrite1 => {
                 let points = PointReader::new(admission, &mut self.points);
                 remote_write::read_v1(&mut self.remote_write, points, body)
@@ -218,6 +220,7 @@ mod tests {
         unroomed: 0,
         unnamed: 0,
         unnamed_values: 0,
+        are_points: false,
     });
 
     #[test]
@@ -260,6 +263,22 @@ mod tests {
                 "device must be 1 to 128 bytes without control characters",
             ),
             (r#"{"cpu":1,"device":"a","device_id":"b"}"#, "device and device_id differ"),
+            (r#"{"CPU":-1}"#, "cpu must not be negative"),
+            (r#"{"cpu":1,"ts":-5}"#, "ts must not be before 1970 or past the year 2262"),
+            (
+                r#"{"cpu":1,"Date":"today"}"#,
+                "Date must be an RFC 3339 string like 2024-12-25T04:13:20Z, or a number without quotes",
+            ),
+            (r#"{"cpu":1,"host":"a\n"}"#, "host must be 1 to 128 bytes without control characters"),
+            (r#"{"time":1735100000}"#, "a sample needs at least one number that is not a time"),
+            (
+                r#"{"created_at":1735100000123,"host":"a"}"#,
+                "a sample needs at least one number that is not a time",
+            ),
+            (
+                r#"{"resourceMetrics":[{"resource":{}}]}"#,
+                "this is OTLP JSON: POST it to /v1/metrics",
+            ),
         ] {
             let mut fixture = Fixture::new(1_000);
             let refused = Decoded { invalid: 1, ..Decoded::default() };
@@ -269,6 +288,78 @@ mod tests {
             assert_eq!((fixture.registry.streams(), fixture.registry.metrics()), (0, 2));
             assert!(fixture.batch.is_empty());
         }
+    }
+
+    #[test]
+    fn names_of_other_senders_are_understood() {
+        for (body, device, readings) in [
+            (r#"{"host":"a","ts":1735100000,"CPU":1}"#, Some("a"), 1),
+            (r#"{"date":1735100000.5,"host":"a","Rps":1,"load":2}"#, Some("a"), 2),
+            (
+                r#"{"node":"b","host":"a","@timestamp":"2024-12-25T04:13:20Z","cpu":1}"#,
+                Some("a"),
+                1,
+            ),
+            (
+                r#"{"host":"b","deviceId":"a","datetime":1735100000123,"cpu":1,"tags":[]}"#,
+                Some("a"),
+                1,
+            ),
+            (r#"{"host":"b","device":"a","time":1735100000,"cpu":1}"#, Some("a"), 1),
+            (r#"{"device_id":"a","host":"b","timestamp":1735100000,"ts":5,"cpu":1}"#, Some("a"), 1),
+            (
+                r#"{"host":"","instance":"a","timestamp":null,"ts":1735100000,"cpu":1}"#,
+                Some("a"),
+                1,
+            ),
+            (r#"{"host":7,"time":1735100000,"date":{},"CPU":1}"#, None, 2),
+            (r#"{"name":"a","timestamp":1735100000,"time":{"ms":1},"cpu":1}"#, None, 1),
+            (r#"{"created_at":1735100000,"timestamp":1735100000,"cpu":1}"#, None, 2),
+        ] {
+            // The second one parses where the first one scans.
+            for body in [body.to_owned(), body.replacen("{", r#"{"none":null,"#, 1)] {
+                let mut fixture = Fixture::new(1_000);
+                assert_eq!(fixture.decode(&body), ONE, "{body} {:?}", fixture.messages());
+                let (sample, read) = fixture.batch.iter().next().expect("a sample");
+                assert_eq!(read.len(), readings, "{body}");
+                assert_eq!(sample.timestamp_us / 1_000_000, 1_735_100_000, "{body}");
+                let named = sample.device.and_then(|device| fixture.registry.device_name(device));
+                assert_eq!(named.as_deref(), device, "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_format_is_told_its_path() {
+        for (body, path) in [
+            (r#"{"resourceMetrics":[]}"#, "/v1/metrics"),
+            (r#"{"metric":"sys.cpu","timestamp":1735100000,"value":18}"#, "/write"),
+            (
+                r#"{"metric":"sys.cpu","timestamp":1735100000,"value":18,"tags":{"host":"a"}}"#,
+                "/write",
+            ),
+            (r#"{"series":[{"metric":"a","points":[[1735100000,1]]}]}"#, "/v1/metrics"),
+            (r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#, "/api/v1/write"),
+            (
+                r#"{"metric":{"__name__":"up"},"values":[1],"timestamps":[1735100000123]}"#,
+                "/api/v1/write",
+            ),
+        ] {
+            let mut fixture = Fixture::new(1_000);
+            let refused = Decoded { invalid: 1, ..Decoded::default() };
+            assert_eq!(fixture.decode(body), Ok(refused), "{body}");
+            assert_eq!(fixture.decoder.refusals()[0].code, "wrong_format");
+            assert!(fixture.messages()[0].contains(path), "{body}");
+        }
+        for (body, format) in [
+            ("cpu,host=a usage_idle=91.5 1735100000000000000\n", ForeignFormat::Influx),
+            ("\n\u{8}\n\u{6}", ForeignFormat::Binary),
+        ] {
+            assert_eq!(decode(body), Err(BodyError::Foreign(format)), "{body}");
+        }
+        // Whoever has such names beside other numbers means them.
+        assert_eq!(decode(r#"{"metric":"a","value":18,"cpu":3}"#), ONE);
+        assert_eq!(decode(r#"{"name":"a","fields":{"x":1},"cpu":3}"#), ONE);
     }
 
     #[test]

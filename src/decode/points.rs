@@ -15,6 +15,7 @@ use super::histogram_table::HistogramScratch;
 use super::histograms::Part;
 use super::labels::{SeriesDescription, ValueKind};
 use super::rates::{Arrival, BodyIds, Point, Rate, RateSlot, SeriesIds};
+use super::rules::SeriesRules;
 use super::series_cache::{Known, SeriesCache};
 use super::tables::PointTables;
 use super::values::ValueCounts;
@@ -50,6 +51,12 @@ impl Points {
             counts: ValueCounts::default(),
             tables,
         }
+    }
+
+    /// The rules for series.
+    #[inline]
+    pub(super) fn rules(&self) -> &SeriesRules {
+        &self.tables.rules
     }
 
     /// The values of the last body.

@@ -1,10 +1,16 @@
 //! JSON: one sample object, an array of them, `{"metrics":[…]}`, or a sample a line (NDJSON).
 //!
+//! JSON of Telegraf, Vector and collectd is told apart by the shape of its first object ([`agents`]).
+//!
 //! A body is read sample by sample. [`scan`] reads the usual shape; for any other, [`skip`] finds the
 //! end of the sample and simd-json parses it ([`tape`]). So an invalid sample is refused alone, by its
 //! index, and a body can only make us allocate for one sample, not for all of them.
 
+mod agents;
+mod fields;
+mod foreign;
 mod number;
+mod sample;
 mod scan;
 mod skip;
 mod tape;
@@ -12,31 +18,35 @@ mod tape;
 use memchr::memchr;
 use serde::de::IgnoredAny;
 
-use self::skip::{SkipError, SkippedValue, skip_space, skip_string, skip_value};
+use self::agents::Agent;
+use self::skip::{SkipError, SkippedValue, key, skip_space, skip_value, start_of};
 use self::tape::VALUES_MAX;
 use super::admission::{BodyAdmission, Decoded};
 use super::draft::DraftSample;
 use super::fault::{BodyError, SampleFault};
+use super::points::{PointReader, Points};
 
 pub(super) use self::tape::Parser;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Reads one body.
 struct JsonReader<'p> {
     parser: &'p mut Parser,
     admission: BodyAdmission<'p>,
+    points: &'p mut Points,
+    /// The body is another agent's: nothing of it has been read.
+    agent: Option<Agent>,
 }
 
 /// Reads a body of any of the JSON shapes; lines are recognized by what follows the first object.
-pub(super) fn read(
-    parser: &mut Parser,
-    admission: BodyAdmission<'_>,
+pub(super) fn read<'p>(
+    parser: &'p mut Parser,
+    admission: BodyAdmission<'p>,
+    points: &'p mut Points,
     body: &mut [u8],
 ) -> Result<Decoded, BodyError> {
     let start = start_of(body);
     let at = skip_space(body, start);
-    let mut reader = JsonReader { parser, admission };
+    let mut reader = JsonReader { parser, admission, points, agent: None };
     let read = match body.get(at) {
         None => Ok(()),
         Some(b'{') => reader.object(body, at),
@@ -44,26 +54,25 @@ pub(super) fn read(
         Some(_) if serde_json::from_slice::<IgnoredAny>(&body[at..]).is_ok() => {
             Err(BodyError::NotAnObject)
         }
-        Some(_) => Err(BodyError::Malformed { offset: at }),
+        Some(_) => match foreign::text_of(&body[start..]) {
+            Some(format) => Err(BodyError::Foreign(format)),
+            None => Err(BodyError::Malformed { offset: at }),
+        },
     };
-    reader.admission.end(read)
+    reader.end(body, read)
 }
 
 /// Reads a body that has a sample on each line.
-pub(super) fn read_lines(
-    parser: &mut Parser,
-    admission: BodyAdmission<'_>,
+pub(super) fn read_lines<'p>(
+    parser: &'p mut Parser,
+    admission: BodyAdmission<'p>,
+    points: &'p mut Points,
     body: &mut [u8],
 ) -> Result<Decoded, BodyError> {
     let start = start_of(body);
-    let mut reader = JsonReader { parser, admission };
+    let mut reader = JsonReader { parser, admission, points, agent: None };
     let read = reader.lines(body, start);
-    reader.admission.end(read)
-}
-
-/// The index of the first byte after a byte order mark.
-fn start_of(body: &[u8]) -> usize {
-    if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 }
+    reader.end(body, read)
 }
 
 impl From<SkipError> for BodyError {
@@ -96,12 +105,32 @@ enum TopLevel {
 }
 
 impl JsonReader<'_> {
+    fn end(self, body: &mut [u8], read: Result<(), BodyError>) -> Result<Decoded, BodyError> {
+        match self.agent {
+            Some(agent) => {
+                let points = PointReader::new(self.admission, self.points);
+                agents::read(self.parser, points, body, agent)
+            }
+            None => self.admission.end(read),
+        }
+    }
+
+    /// Looks whether the object at `at`, which [`scan`] does not read, begins the body of an agent. An error ends the reading;
+    /// [`JsonReader::end`] begins anew.
+    fn check_agent(&mut self, text: &mut [u8], at: usize) -> Result<(), BodyError> {
+        if self.admission.is_first() && text.get(at) == Some(&b'{') {
+            self.agent = agents::agent_of(text, at);
+        }
+        if self.agent.is_some() { Err(BodyError::Empty) } else { Ok(()) }
+    }
+
     /// A body that starts with an object: one sample, a wrapper, or lines.
     fn object(&mut self, body: &mut [u8], at: usize) -> Result<(), BodyError> {
         if self.scan(body, at, SamplePosition::Final).is_some() {
             self.admission.set_single();
             return Ok(());
         }
+        self.check_agent(body, at)?;
         match top_level(body, at)? {
             TopLevel::Wrapper => self.wrapper(body, at),
             TopLevel::Sample(extent) => match rest_after(body, extent.end) {
@@ -140,6 +169,7 @@ impl JsonReader<'_> {
         if let Some(end) = self.scan(body, at, SamplePosition::Element) {
             return Ok(end);
         }
+        self.check_agent(body, at)?;
         let SkippedValue { end, values } = skip_value(body, at)?;
         if self.parse(&mut body[at..end], values).is_err() {
             self.admission.refuse(SampleFault::NotJson);
@@ -166,6 +196,7 @@ impl JsonReader<'_> {
         if self.scan(line, at, SamplePosition::Final).is_some() {
             return Ok(());
         }
+        self.check_agent(line, at)?;
         match skip_value(line, at) {
             Ok(SkippedValue { end, values }) if skip_space(line, end) == line.len() => {
                 if self.parse(&mut line[at..end], values).is_err() {
@@ -233,7 +264,7 @@ impl JsonReader<'_> {
     fn scan(&mut self, text: &[u8], at: usize, position: SamplePosition) -> Option<usize> {
         let mut draft = DraftSample::new();
         let (metrics, batch) = self.admission.draft_parts();
-        let scanned = scan::scan(text, at, metrics, &mut draft, batch);
+        let scanned = scan::scan(text, at, self.points.rules(), metrics, &mut draft, batch);
         match scanned {
             Some(end)
                 if position == SamplePosition::Element || skip_space(text, end) == text.len() =>
@@ -261,7 +292,7 @@ impl JsonReader<'_> {
         let tape = self.parser.parse(text)?;
         let mut draft = DraftSample::new();
         let (metrics, batch) = self.admission.draft_parts();
-        match tape::read(&tape.0, metrics, &mut draft, batch) {
+        match sample::read(&tape.0, self.points.rules(), metrics, &mut draft, batch) {
             Ok(()) => self.admission.accept(&draft),
             Err(fault) => self.admission.refuse(fault),
         }
@@ -308,19 +339,6 @@ fn top_level(body: &mut [u8], at: usize) -> Result<TopLevel, BodyError> {
             _ => return Ok(TopLevel::Sample(skip_value(body, at)?)),
         }
     }
-}
-
-/// The range of the key at `at`, without its quotes, and the start of its value.
-fn key(body: &[u8], at: usize) -> Result<(std::ops::Range<usize>, usize), SkipError> {
-    if body.get(at) != Some(&b'"') {
-        return Err(SkipError { offset: at });
-    }
-    let end = skip_string(body, at)?;
-    let colon = skip_space(body, end);
-    if body.get(colon) != Some(&b':') {
-        return Err(SkipError { offset: colon });
-    }
-    Ok((at + 1..end - 1, skip_space(body, colon + 1)))
 }
 
 /// True for `metrics`, escaped or not.

@@ -7,10 +7,12 @@
 
 use smallvec::SmallVec;
 
+use super::fields::{FieldName, is_moment};
 use super::number::number_end;
 use super::skip;
 use crate::decode::draft::DraftSample;
 use crate::decode::names::MetricCache;
+use crate::decode::rules::SeriesRules;
 use crate::registry::mask_of;
 use sigmad_sample::timestamp;
 use sigmad_sample::{Batch, METRIC_BYTES_MAX, MetricId, NAME_BYTES_MAX, READINGS_MAX, VALUE_MAX};
@@ -41,11 +43,14 @@ enum FieldKey<'a> {
 pub(super) fn scan<'a>(
     text: &'a [u8],
     start: usize,
+    rules: &SeriesRules,
     metrics: &MetricCache,
     draft: &mut DraftSample<'a>,
     batch: &mut Batch,
 ) -> Option<usize> {
     let mut has_timestamp = false;
+    // Where the device is from a field of another name: its place, from 1.
+    let mut device_rank = 0;
     let mut ignored: SmallVec<[&[u8]; IGNORED_MAX]> = SmallVec::new();
     if text.get(start) != Some(&b'{') {
         return None;
@@ -77,14 +82,21 @@ pub(super) fn scan<'a>(
             FieldKey::Device => {
                 let device;
                 (device, at) = string_at(text, at)?;
-                if draft.device.is_some() || !(1..=NAME_BYTES_MAX).contains(&device.len()) {
+                let is_second = draft.device.is_some() && std::mem::take(&mut device_rank) == 0;
+                if is_second || !(1..=NAME_BYTES_MAX).contains(&device.len()) {
                     return None;
                 }
                 draft.device = Some(device);
                 next = byte_at(text, at);
             }
             FieldKey::Other(name) => {
-                (at, next) = other_field(name, text, at, metrics, &mut ignored, draft, batch)?;
+                let mut field = OtherField {
+                    name,
+                    rules,
+                    ignored: &mut ignored,
+                    device_rank: &mut device_rank,
+                };
+                (at, next) = field.read(text, at, metrics, draft, batch)?;
             }
         }
         if next == b',' {
@@ -100,39 +112,71 @@ pub(super) fn scan<'a>(
     (1..=READINGS_MAX).contains(&draft.readings).then_some(at + 1)
 }
 
-/// Reads the value at `at` of a field that has no place of its own: a number is a reading, a string is
-/// ignored. Returns the end of the value, and the byte there.
-#[inline(always)]
-fn other_field<'a>(
+/// A field that has no place of its own.
+struct OtherField<'s, 'a> {
     name: &'a [u8],
-    text: &'a [u8],
-    at: usize,
-    metrics: &MetricCache,
-    ignored: &mut SmallVec<[&'a [u8]; IGNORED_MAX]>,
-    draft: &mut DraftSample<'a>,
-    batch: &mut Batch,
-) -> Option<(usize, u8)> {
-    let known = metrics.get(name);
-    let is_known_twice = known.is_some_and(|id| draft.metrics_mask & mask_of(id) != 0);
-    let is_unknown_twice = draft.unmasked.iter().any(|(_, other)| *other == name);
-    if is_known_twice || is_unknown_twice || ignored.contains(&name) {
-        return None;
-    }
-    if text.get(at) == Some(&b'"') {
-        let (_, end) = string_at(text, at)?;
-        if ignored.len() == IGNORED_MAX {
+    rules: &'s SeriesRules,
+    ignored: &'s mut SmallVec<[&'a [u8]; IGNORED_MAX]>,
+    device_rank: &'s mut usize,
+}
+
+impl<'a> OtherField<'_, 'a> {
+    /// Reads the value at `at`: a number is a reading; a string may be the device, or is ignored. Returns the end
+    /// of the value, and the byte there.
+    #[inline(always)]
+    fn read(
+        &mut self,
+        text: &'a [u8],
+        at: usize,
+        metrics: &MetricCache,
+        draft: &mut DraftSample<'a>,
+        batch: &mut Batch,
+    ) -> Option<(usize, u8)> {
+        let name = self.name;
+        let known = metrics.get(name);
+        let is_known_twice = known.is_some_and(|id| draft.metrics_mask & mask_of(id) != 0);
+        let is_unknown_twice = draft.unmasked.iter().any(|(_, other)| *other == name);
+        if is_known_twice || is_unknown_twice || self.ignored.contains(&name) {
             return None;
         }
-        ignored.push(name);
-        return Some((end, byte_at(text, end)));
+        if text.get(at) == Some(&b'"') {
+            let (string, end) = string_at(text, at)?;
+            self.text(string, draft)?;
+            return Some((end, byte_at(text, end)));
+        }
+        let (number, end, next) = number_at::<false>(text, at)?;
+        let value = number.value();
+        let is_named = (1..=METRIC_BYTES_MAX).contains(&name.len());
+        if value.abs() > VALUE_MAX || !is_named || is_moment(name, value) {
+            return None;
+        }
+        draft.push(name, known, value, batch);
+        Some((end, next))
     }
-    let (number, end, next) = number_at::<false>(text, at)?;
-    let value = number.value();
-    if value.abs() > VALUE_MAX || !(1..=METRIC_BYTES_MAX).contains(&name.len()) {
-        return None;
+
+    /// Takes a string.
+    fn text(&mut self, string: &'a [u8], draft: &mut DraftSample<'a>) -> Option<()> {
+        // Such a sample may be another format's.
+        if self.ignored.len() == IGNORED_MAX || self.name == b"metric" {
+            return None;
+        }
+        self.ignored.push(self.name);
+        let Some(rank) = self.rules.device_rank(self.name).map(|rank| rank + 1) else {
+            return Some(());
+        };
+        let is_first = match *self.device_rank {
+            0 => draft.device.is_none(),
+            other => rank < other,
+        };
+        if is_first && !string.is_empty() {
+            if string.len() > NAME_BYTES_MAX {
+                return None;
+            }
+            draft.device = Some(string);
+            *self.device_rank = rank;
+        }
+        Some(())
     }
-    draft.push(name, known, value, batch);
-    Some((end, next))
 }
 
 #[inline(always)]
@@ -199,12 +243,12 @@ fn spaced_key_at(text: &[u8], at: usize) -> Option<(FieldKey<'_>, usize)> {
     if text.get(colon) != Some(&b':') {
         return None;
     }
-    let key = match name {
-        b"cpu" => FieldKey::Metric(MetricId::CPU),
-        b"rps" => FieldKey::Metric(MetricId::RPS),
-        b"timestamp" => FieldKey::Timestamp,
-        b"device" | b"device_id" => FieldKey::Device,
-        _ => FieldKey::Other(name),
+    let key = match FieldName::of(name) {
+        FieldName::Cpu => FieldKey::Metric(MetricId::CPU),
+        FieldName::Rps => FieldKey::Metric(MetricId::RPS),
+        FieldName::Time(_) => FieldKey::Timestamp,
+        FieldName::Device | FieldName::DeviceId => FieldKey::Device,
+        FieldName::Other => FieldKey::Other(name),
     };
     Some((key, colon + 1))
 }

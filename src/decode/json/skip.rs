@@ -3,6 +3,8 @@
 //! That separates the elements of a body, so that an invalid one is refused alone, and bounds the memory
 //! that simd-json needs for it. Whether the value is JSON is left to simd-json.
 
+use std::ops::Range;
+
 use memchr::memchr2;
 
 use super::number::number_end;
@@ -22,11 +24,17 @@ pub(super) struct SkipError {
     pub(super) offset: usize,
 }
 
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Overwrites a number that fits no i64, u64 or finite f64: simd-json would reject the whole sample.
 /// This one is out of range too, and is refused with the name of its field.
 const OUT_OF_RANGE: &[u8; 4] = b"1e99";
 /// Shorter numbers without an exponent fit an i64.
 const LONG_DIGITS: usize = 19;
+
+/// The index of the first byte after a byte order mark.
+pub(super) fn start_of(body: &[u8]) -> usize {
+    if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 }
+}
 
 pub(super) fn skip_space(text: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\t' | b'\r') = text.get(at) {
@@ -83,6 +91,19 @@ pub(super) fn skip_value(text: &mut [u8], mut at: usize) -> Result<SkippedValue,
         return Err(SkipError { offset: at });
     }
     Ok(SkippedValue { end: at, values })
+}
+
+/// The range of the key at `at`, without its quotes, and the start of its value.
+pub(super) fn key(body: &[u8], at: usize) -> Result<(Range<usize>, usize), SkipError> {
+    if body.get(at) != Some(&b'"') {
+        return Err(SkipError { offset: at });
+    }
+    let end = skip_string(body, at)?;
+    let colon = skip_space(body, end);
+    if body.get(colon) != Some(&b':') {
+        return Err(SkipError { offset: colon });
+    }
+    Ok((at + 1..end - 1, skip_space(body, colon + 1)))
 }
 
 fn skip_number(text: &mut [u8], at: usize) -> usize {

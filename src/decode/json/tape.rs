@@ -1,15 +1,11 @@
-//! The slow path: simd-json parses one sample of any shape.
+//! The slow path: simd-json parses one object of any shape.
 //!
-//! It writes a flat tape of values, which is read here without recursion, however deep the sample nests.
+//! It writes a flat tape of values, which is read without recursion, however deep the object nests.
 
 use simd_json::{Buffers, Node, StaticNode, Tape};
-use smallvec::SmallVec;
 
-use crate::decode::draft::DraftSample;
 use crate::decode::fault::SampleFault;
-use crate::decode::names::MetricCache;
 use sigmad_sample::timestamp;
-use sigmad_sample::{Batch, MetricId, READINGS_MAX, VALUE_MAX, is_metric_name, is_name};
 
 /// Values in one sample, ignored ones included: simd-json needs some 100 bytes for each.
 pub(super) const VALUES_MAX: usize = 16_384;
@@ -24,6 +20,8 @@ const DEPTH_MAX: usize = VALUES_MAX + 1;
 pub(crate) struct Parser {
     buffers: Buffers,
     tape: Tape<'static>,
+    /// Where the key of a series is written: see [`agents`](super::agents).
+    pub(super) key: Vec<u8>,
 }
 
 /// The text is not JSON, near `offset`.
@@ -34,7 +32,11 @@ pub(super) struct NotJson {
 
 impl Parser {
     pub(crate) fn new() -> Self {
-        Self { buffers: Buffers::with_max_depth(0, DEPTH_MAX), tape: Tape(Vec::new()) }
+        Self {
+            buffers: Buffers::with_max_depth(0, DEPTH_MAX),
+            tape: Tape(Vec::new()),
+            key: Vec::new(),
+        }
     }
 
     /// Parses `text`, in which [`skip_value`](super::skip::skip_value) has found at most
@@ -63,24 +65,13 @@ impl Parser {
     }
 }
 
-/// The value of a field that may be a number.
-#[derive(Clone, Copy, PartialEq)]
-enum FieldValue {
-    Number(f64),
-    Null,
-    Other,
-}
-
-fn value_of(node: &Node<'_>) -> FieldValue {
+/// The value of a number.
+pub(super) fn number(node: &Node<'_>) -> Option<f64> {
     match *node {
-        Node::Static(StaticNode::I64(number)) => FieldValue::Number(number as f64),
-        Node::Static(StaticNode::U64(number)) => FieldValue::Number(number as f64),
-        Node::Static(StaticNode::F64(number)) => FieldValue::Number(number),
-        Node::Static(StaticNode::Null) => FieldValue::Null,
-        Node::Static(StaticNode::Bool(_))
-        | Node::String(_)
-        | Node::Object { .. }
-        | Node::Array { .. } => FieldValue::Other,
+        Node::Static(StaticNode::I64(number)) => Some(number as f64),
+        Node::Static(StaticNode::U64(number)) => Some(number as f64),
+        Node::Static(StaticNode::F64(number)) => Some(number),
+        _ => None,
     }
 }
 
@@ -92,94 +83,77 @@ fn width(node: &Node<'_>) -> usize {
     }
 }
 
-/// Reads a sample from its tape. Readings go to the draft of `batch`, which the caller discards after an error.
-pub(super) fn read<'a>(
-    tape: &[Node<'a>],
-    metrics: &MetricCache,
-    draft: &mut DraftSample<'a>,
-    batch: &mut Batch,
-) -> Result<(), SampleFault<'a>> {
-    let Some((Node::Object { len, .. }, mut rest)) = tape.split_first() else {
-        return Err(SampleFault::NotAnObject);
-    };
-    // Of several fields with one name the last one counts.
-    let mut timestamp_field = None;
-    let mut device_field = None;
-    let mut device_id_field = None;
-    let mut usual =
-        [("cpu", MetricId::CPU, FieldValue::Null), ("rps", MetricId::RPS, FieldValue::Null)];
-    let mut others: SmallVec<[(&str, FieldValue); READINGS_MAX]> = SmallVec::new();
-    for _ in 0..*len {
-        let [Node::String(name), node, ..] = rest else {
+/// The fields of an object on the tape, in their order.
+pub(super) struct FieldsOf<'t, 'a> {
+    left: usize,
+    rest: &'t [Node<'a>],
+}
+
+impl<'t, 'a> FieldsOf<'t, 'a> {
+    /// No fields if the tape holds no object.
+    pub(super) fn new(tape: &'t [Node<'a>]) -> Self {
+        match tape.split_first() {
+            Some((Node::Object { len, .. }, rest)) => Self { left: *len, rest },
+            _ => Self { left: 0, rest: &[] },
+        }
+    }
+}
+
+impl<'t, 'a> Iterator for FieldsOf<'t, 'a> {
+    /// A name, and the nodes from its value on, which is the first of them.
+    type Item = (&'a str, &'t [Node<'a>]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let [Node::String(name), node, ..] = self.rest else {
             unreachable!("the tape of an object alternates keys and values");
         };
-        let value = value_of(node);
-        match *name {
-            "timestamp" => timestamp_field = Some(node),
-            "device" => device_field = Some(node),
-            "device_id" => device_id_field = Some(node),
-            "cpu" => usual[0].2 = value,
-            "rps" => usual[1].2 = value,
-            name => {
-                if let Some(field) = others.iter_mut().find(|(other, _)| *other == name) {
-                    field.1 = value;
-                } else if let FieldValue::Number(_) = value {
-                    if others.len() == READINGS_MAX {
-                        return Err(SampleFault::TooManyReadings);
-                    }
-                    others.push((name, value));
-                }
-            }
-        }
-        rest = &rest[1 + width(node)..];
+        let value = &self.rest[1..];
+        self.rest = &value[width(node)..];
+        Some((name, value))
     }
-    draft.timestamp_us = timestamp_field.map_or(Ok(None), timestamp_of)?;
-    let device = device_field.map_or(Ok(None), |node| device_of(node, "device"))?;
-    let device_id = device_id_field.map_or(Ok(None), |node| device_of(node, "device_id"))?;
-    if device.zip(device_id).is_some_and(|(one, other)| one != other) {
-        return Err(SampleFault::DevicesDiffer);
-    }
-    draft.device = device.or(device_id).map(str::as_bytes);
-    for (name, id, value) in usual {
-        match value {
-            FieldValue::Number(number) if number < 0.0 => return Err(SampleFault::Negative(name)),
-            FieldValue::Number(number) if number > VALUE_MAX => {
-                return Err(SampleFault::TooLarge(name));
-            }
-            FieldValue::Number(number) => draft.push_masked(id, number, batch),
-            FieldValue::Null => {}
-            FieldValue::Other => return Err(SampleFault::NumberType(name)),
-        }
-    }
-    push_others(&others, metrics, draft, batch)?;
-    if draft.readings == 0 { Err(SampleFault::NoNumber) } else { Ok(()) }
 }
 
-/// Drafts the readings of metrics other than `cpu` and `rps`.
-#[inline]
-fn push_others<'a>(
-    others: &[(&'a str, FieldValue)],
-    metrics: &MetricCache,
-    draft: &mut DraftSample<'a>,
-    batch: &mut Batch,
-) -> Result<(), SampleFault<'a>> {
-    for &(name, value) in others {
-        let FieldValue::Number(number) = value else { continue };
-        if !is_metric_name(name) {
-            return Err(SampleFault::MetricName(name));
-        }
-        if number.abs() > VALUE_MAX {
-            return Err(SampleFault::TooLarge(name));
-        }
-        if draft.readings == READINGS_MAX {
-            return Err(SampleFault::TooManyReadings);
-        }
-        draft.push(name.as_bytes(), metrics.get(name.as_bytes()), number, batch);
-    }
-    Ok(())
+/// The elements of an array on the tape.
+#[derive(Clone)]
+pub(super) struct ItemsOf<'t, 'a> {
+    left: usize,
+    rest: &'t [Node<'a>],
 }
 
-fn timestamp_of<'a>(node: &Node<'a>) -> Result<timestamp::Stamp, SampleFault<'a>> {
+impl<'t, 'a> ItemsOf<'t, 'a> {
+    /// No elements if the tape holds no array.
+    pub(super) fn new(tape: &'t [Node<'a>]) -> Self {
+        match tape.split_first() {
+            Some((Node::Array { len, .. }, rest)) => Self { left: *len, rest },
+            _ => Self { left: 0, rest: &[] },
+        }
+    }
+
+    /// Number of elements that follow.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+}
+
+impl<'t, 'a> Iterator for ItemsOf<'t, 'a> {
+    /// The nodes from an element on, which is the first of them.
+    type Item = &'t [Node<'a>];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let item = self.rest;
+        self.rest = &item[width(item.first()?)..];
+        Some(item)
+    }
+}
+
+/// The time in a field.
+pub(super) fn timestamp_of<'a>(
+    node: &Node<'a>,
+    field: &'a str,
+) -> Result<timestamp::Stamp, SampleFault<'a>> {
     let stamp = match *node {
         Node::Static(StaticNode::Null) => Ok(None),
         Node::Static(StaticNode::U64(number)) => timestamp::from_integer(number),
@@ -188,21 +162,12 @@ fn timestamp_of<'a>(node: &Node<'a>) -> Result<timestamp::Stamp, SampleFault<'a>
             Err(_) => Err(timestamp::OutOfRange),
         },
         Node::Static(StaticNode::F64(number)) => timestamp::from_float(number),
-        Node::String(text) => timestamp::from_text(text).ok_or(SampleFault::TimestampText)?,
+        Node::String(text) => {
+            timestamp::from_text(text).ok_or(SampleFault::TimestampText(field))?
+        }
         Node::Static(StaticNode::Bool(_)) | Node::Object { .. } | Node::Array { .. } => {
-            return Err(SampleFault::TimestampType);
+            return Err(SampleFault::TimestampType(field));
         }
     };
-    stamp.map_err(|timestamp::OutOfRange| SampleFault::TimestampRange)
-}
-
-fn device_of<'a>(node: &Node<'a>, field: &'static str) -> Result<Option<&'a str>, SampleFault<'a>> {
-    match *node {
-        Node::Static(StaticNode::Null) => Ok(None),
-        Node::String(name) if is_name(name) => Ok(Some(name)),
-        Node::String(_) => Err(SampleFault::DeviceName(field)),
-        Node::Static(_) | Node::Object { .. } | Node::Array { .. } => {
-            Err(SampleFault::DeviceType(field))
-        }
-    }
+    stamp.map_err(|timestamp::OutOfRange| SampleFault::TimestampRange(field))
 }
