@@ -88,7 +88,7 @@ impl Router {
             let error = self.denied(denied, &request);
             return self.refuse_samples(exchange, convention, error);
         }
-        let format = match ingest::format(convention, &request) {
+        let format = match ingest::format(convention, &request, &mut self.parts.decoder) {
             Ok(format) => format,
             Err(error) => return self.refuse_samples(exchange, convention, error),
         };

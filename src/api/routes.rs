@@ -69,6 +69,12 @@ pub enum Convention {
     RemoteWrite,
     /// Influx line protocol.
     Influx(InfluxVersion),
+    /// Text exposition, as to Pushgateway.
+    Push,
+    /// The end of a group of Pushgateway.
+    Forget,
+    /// Text exposition, as to VictoriaMetrics.
+    Import,
 }
 
 /// The versions of InfluxDB's API, by their errors and parameters.
@@ -87,7 +93,9 @@ impl Convention {
     pub const fn success(self) -> u16 {
         match self {
             Self::Json { success } => success,
-            Self::RemoteWrite | Self::Influx(_) => 204,
+            Self::RemoteWrite | Self::Influx(_) | Self::Import => 204,
+            Self::Push => 200,
+            Self::Forget => 202,
         }
     }
 
@@ -96,7 +104,12 @@ impl Convention {
     pub const fn token(self) -> TokenRule {
         match self {
             Self::Influx(InfluxVersion::V1) => TokenRule::IngestOrParameter,
-            Self::Json { .. } | Self::RemoteWrite | Self::Influx(_) => TokenRule::Ingest,
+            Self::Json { .. }
+            | Self::RemoteWrite
+            | Self::Influx(_)
+            | Self::Push
+            | Self::Forget
+            | Self::Import => TokenRule::Ingest,
         }
     }
 }
@@ -162,7 +175,7 @@ impl Get {
 }
 
 /// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
-pub const ROUTES: [PathRoute; 34] = [
+pub const ROUTES: [PathRoute; 37] = [
     PathRoute { post: json(202), ..path("/ingest") },
     PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
     PathRoute { post: influx(InfluxVersion::V1), ..path("/write") },
@@ -186,6 +199,7 @@ pub const ROUTES: [PathRoute; 34] = [
     PathRoute { post: Some(Post::Ingest(Convention::RemoteWrite)), ..path("/api/v1/write") },
     gets("/ping", Get::InfluxPing),
     PathRoute { post: Some(Post::InfluxQuery), ..gets("/query", Get::InfluxQuery) },
+    PathRoute { post: Some(Post::Ingest(Convention::Import)), ..path("/api/v1/import/prometheus") },
     debugs("/debug/pprof/", DebugRead::Index),
     debugs("/debug/pprof", DebugRead::Index),
     debugs("/debug/pprof/profile", DebugRead::Profile),
@@ -200,6 +214,8 @@ pub const ROUTES: [PathRoute; 34] = [
         post: Some(Post::Debug(DebugRead::Symbol)),
         ..debugs("/debug/pprof/symbol", DebugRead::Symbol)
     },
+    groups("/metrics/job/"),
+    groups("/metrics/job@base64/"),
 ];
 
 /// A path without a method.
@@ -213,6 +229,13 @@ const fn json(success: u16) -> Option<Post> {
 
 const fn influx(version: InfluxVersion) -> Option<Post> {
     Some(Post::Ingest(Convention::Influx(version)))
+}
+
+/// The paths of Pushgateway's groups.
+const fn groups(path: &'static str) -> PathRoute {
+    let push = Some(Post::Ingest(Convention::Push));
+    let delete = Some(Post::Ingest(Convention::Forget));
+    PathRoute { is_prefix: true, post: push, put: push, delete, ..self::path(path) }
 }
 
 const fn gets(path: &'static str, get: Get) -> PathRoute {

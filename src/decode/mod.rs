@@ -8,6 +8,7 @@
 
 mod admission;
 mod draft;
+mod exposition;
 mod fault;
 mod globs;
 mod histogram_points;
@@ -40,6 +41,7 @@ use sigmad_clock::Now;
 use sigmad_sample::Batch;
 
 pub use self::admission::Decoded;
+pub use self::exposition::{Exposition, Grouping};
 pub use self::fault::{BodyError, ForeignFormat, PointFault, SERIES_TOO_LONG, SampleRefusal};
 pub use self::globs::{EmptyGlob, Glob};
 pub use self::histograms::{Buckets, HistogramPoint, Temporality};
@@ -72,6 +74,10 @@ pub enum Format {
     RemoteWrite2,
     /// Influx line protocol.
     LineProtocol(LineOptions),
+    /// Text exposition, pushed; [`Decoder::grouping`] has labels for all its series.
+    Exposition(Exposition),
+    /// A body that is not looked at.
+    Nothing,
 }
 
 impl Format {
@@ -89,6 +95,7 @@ pub struct Decoder {
     influx: LineReader,
     points: Points,
     remote_write: remote_write::Parser,
+    exposition: exposition::Parser,
 }
 
 impl fmt::Debug for Decoder {
@@ -108,6 +115,7 @@ impl Decoder {
             influx: LineReader::default(),
             points: Points::new(Arc::new(tables)),
             remote_write: remote_write::Parser::default(),
+            exposition: exposition::Parser::default(),
         }
     }
 
@@ -142,6 +150,11 @@ impl Decoder {
                 let points = PointReader::new(admission, &mut self.points);
                 remote_write::read_v1(&mut self.remote_write, points, body)
             }
+            Format::Exposition(exposition) => {
+                let points = PointReader::new(admission, &mut self.points);
+                exposition::read(&mut self.exposition, points, body, exposition)
+            }
+            Format::Nothing => PointReader::new(admission, &mut self.points).end(Ok(())),
             Format::RemoteWrite2 => {
                 let points = PointReader::new(admission, &mut self.points);
                 remote_write::read_v2(&mut self.remote_write, points, body)
@@ -156,6 +169,11 @@ impl Decoder {
     /// Begins a body of points; [`PointReader::end`] ends it. The formats do so, and benches.
     pub fn points<'p>(&'p mut self, now: Now, batch: &'p mut Batch) -> PointReader<'p> {
         PointReader::new(self.admission.begin(now, batch), &mut self.points)
+    }
+
+    /// The labels that all series of the next bodies of text exposition get.
+    pub fn grouping(&mut self) -> &mut Grouping {
+        &mut self.exposition.grouping
     }
 
     /// What was written of `decoded`, the last body, if its format tells its sender: remote_write 2.0.

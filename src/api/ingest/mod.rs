@@ -7,6 +7,7 @@ mod answer;
 pub mod influx;
 pub mod json;
 pub mod remote_write;
+pub mod text;
 
 use super::errors::ApiError;
 use super::routes::Convention;
@@ -15,16 +16,25 @@ use crate::http::message::Request;
 
 pub use self::answer::Answer;
 
-/// The format of a body.
+/// The format of a body. What the head says of all its series is told to `decoder`.
 ///
 /// # Errors
 /// When the head of the request says that the body is of no format of this path.
 #[inline]
-pub fn format(convention: Convention, request: &Request<'_>) -> Result<Format, ApiError<'static>> {
+pub fn format(
+    convention: Convention,
+    request: &Request<'_>,
+    decoder: &mut Decoder,
+) -> Result<Format, ApiError<'static>> {
     match convention {
         Convention::Json { .. } => Ok(json::format(&request.headers)),
         Convention::RemoteWrite => remote_write::format(&request.headers),
         Convention::Influx(version) => influx::format(version, request),
+        Convention::Push => text::push_format(request, decoder.grouping()),
+        Convention::Import => text::import_format(request, decoder.grouping()),
+        Convention::Forget => {
+            text::push_format(request, decoder.grouping()).map(|_| Format::Nothing)
+        }
     }
 }
 
@@ -47,6 +57,10 @@ pub fn answer(
             remote_write::answer(decoded, refusals, decoder.written(decoded), body)
         }
         Convention::Influx(version) => influx::answer(version, request, decoded, refusals, body),
+        Convention::Push | Convention::Forget => {
+            text::answer_push(convention.success(), decoded, refusals, body)
+        }
+        Convention::Import => text::answer_import(body),
     }
 }
 
@@ -60,5 +74,6 @@ pub fn refuse(convention: Convention, error: &ApiError<'_>, body: &mut Vec<u8>) 
         }
         Convention::RemoteWrite => remote_write::refuse(error, body),
         Convention::Influx(version) => influx::refuse(version, error, body),
+        Convention::Push | Convention::Forget | Convention::Import => text::refuse(error, body),
     }
 }
