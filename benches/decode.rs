@@ -3,11 +3,17 @@
 //! Nanoseconds per sample (criterion's throughput counts samples), for the shapes of a body, for
 //! samples that the scanner reads and for one that it leaves to simd-json.
 
+#[path = "../tests/prometheus/mod.rs"]
+#[allow(dead_code, reason = "the reader of the tests")]
+mod prometheus;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+use prometheus::{Sample, v1, v2};
+use prost::Message;
 use sigmad::decode::{Decoder, Format};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
@@ -78,5 +84,81 @@ fn decode(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode);
+/// One scrape of remote_write: ten gauges of each host, with six labels each.
+fn scrape(streams: usize) -> [(&'static str, Format, Vec<u8>); 2] {
+    let sample = Sample { value: 60.5, timestamp: 1_735_100_000_000 };
+    let mut series_1 = Vec::new();
+    let mut series_2 = Vec::new();
+    // By hand: the look-up of a symbol among thousands is slow.
+    let mut symbols = vec![Vec::new()];
+    for index in 0..streams {
+        let (metric, host) =
+            (format!("node_gauge_{}", index % 10), format!("host-{}:9100", index / 10));
+        let labels = [
+            ("__name__", &*metric),
+            ("cluster", "production"),
+            ("device", "sda"),
+            ("instance", &host),
+            ("job", "node"),
+            ("zone", "eu-1"),
+        ];
+        if index == 0 {
+            symbols.extend(
+                labels.iter().flat_map(|(name, value)| {
+                    [name.as_bytes().to_vec(), value.as_bytes().to_vec()]
+                }),
+            );
+        }
+        let mut place = |text: &str| {
+            let recent = symbols.iter().take(40).chain(symbols.iter().rev().take(20));
+            if !recent.into_iter().any(|symbol| symbol == text.as_bytes()) {
+                symbols.push(text.into());
+            }
+            symbols.iter().rposition(|symbol| symbol == text.as_bytes()).expect("just added") as u32
+        };
+        let labels_refs =
+            labels.iter().flat_map(|&(name, value)| [name, value]).map(&mut place).collect();
+        let metadata = Some(v2::Metadata { kind: 2, help_ref: 0, unit_ref: 0 });
+        series_2.push(v2::TimeSeries {
+            labels_refs,
+            samples: vec![sample],
+            histograms: vec![],
+            metadata,
+        });
+        series_1.push(v1::TimeSeries {
+            labels: v1::labels(&labels),
+            samples: vec![sample],
+            histograms: vec![],
+        });
+    }
+    let request_1 = v1::WriteRequest { timeseries: series_1, metadata: vec![] };
+    let request_2 = v2::Request { symbols, timeseries: series_2 };
+    [
+        ("1.0", Format::RemoteWrite1, request_1.encode_to_vec()),
+        ("2.0", Format::RemoteWrite2, request_2.encode_to_vec()),
+    ]
+}
+
+fn remote_write(c: &mut Criterion) {
+    let mut group = c.benchmark_group("remote_write");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for streams in [100, 10_000] {
+        for (version, format, mut body) in scrape(streams) {
+            let mut decoder = Decoder::new(Arc::new(Registry::new(1_000_000, 3_600)));
+            let mut batch = Batch::default();
+            let now = Now { monotonic_ns: 0, wall_us: 1_735_100_000_000_000 };
+            group.throughput(Throughput::Elements(streams as u64));
+            group.bench_function(format!("{version}/{streams}"), |b| {
+                b.iter(|| {
+                    batch.clear();
+                    decoder.decode(&mut body, format, now, &mut batch)
+                });
+            });
+            assert_eq!((batch.len(), batch.readings()), (streams / 10, streams));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, remote_write);
 criterion_main!(benches);

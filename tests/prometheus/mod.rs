@@ -3,6 +3,7 @@
 //! Fields are those of `prometheus/prometheus`, prompb/types.proto, prompb/remote.proto and
 //! prompb/io/prometheus/write/v2/types.proto. Strings are bytes here: what is not UTF-8 is refused series by series.
 
+pub mod server;
 pub mod v1;
 pub mod v2;
 
