@@ -83,7 +83,8 @@ impl ApiError<'_> {
                 BodyError::Empty
                 | BodyError::Malformed { .. }
                 | BodyError::NotAnObject
-                | BodyError::Foreign(_),
+                | BodyError::Foreign(_)
+                | BodyError::Unsupported(_),
             )
             | Self::Parameter { .. } => 400,
             Self::Denied(Denied::Missing) => 401,
@@ -133,6 +134,7 @@ impl ApiError<'_> {
             Self::Body(BodyError::Malformed { .. }) => "malformed_json",
             Self::Body(BodyError::TooManySamples) => "too_many_samples",
             Self::Body(BodyError::Foreign(_)) => "wrong_format",
+            Self::Body(BodyError::Unsupported(_)) => "unsupported",
             Self::Sample(refusal) => refusal.code,
             Self::QueueFull => "queue_full",
             Self::ReadsFull => "too_many_reads",
@@ -173,6 +175,7 @@ impl ApiError<'_> {
                 format!("the body is not JSON, near byte {offset}").into()
             }
             Self::Body(BodyError::Foreign(format)) => format.message().into(),
+            Self::Body(BodyError::Unsupported(advice)) => (*advice).into(),
             Self::Body(BodyError::TooManySamples) => {
                 format!("the body holds more than {QUEUE_SAMPLES_MAX} samples, or more readings than the queue").into()
             }

@@ -84,6 +84,7 @@ impl Router {
         convention: Convention,
     ) {
         self.parts.counters.ingest_requests_total.add(1);
+        let convention = ingest::of_request(convention, &request);
         if let Err(denied) = self.admit(convention.token(), &request) {
             let error = self.denied(denied, &request);
             return self.refuse_samples(exchange, convention, error);

@@ -75,6 +75,17 @@ pub enum Convention {
     Forget,
     /// Text exposition, as to VictoriaMetrics.
     Import,
+    /// OTLP over HTTP, in the coding of a request that does not say which.
+    Otlp(OtlpCoding),
+}
+
+/// How a request and its answer are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtlpCoding {
+    /// `application/x-protobuf`
+    Protobuf,
+    /// `application/json`, in the form that protobuf has there
+    Json,
 }
 
 /// The versions of InfluxDB's API, by their errors and parameters.
@@ -94,7 +105,7 @@ impl Convention {
         match self {
             Self::Json { success } => success,
             Self::RemoteWrite | Self::Influx(_) | Self::Import => 204,
-            Self::Push => 200,
+            Self::Push | Self::Otlp(_) => 200,
             Self::Forget => 202,
         }
     }
@@ -107,6 +118,7 @@ impl Convention {
             Self::Json { .. }
             | Self::RemoteWrite
             | Self::Influx(_)
+            | Self::Otlp(_)
             | Self::Push
             | Self::Forget
             | Self::Import => TokenRule::Ingest,
@@ -175,7 +187,7 @@ impl Get {
 }
 
 /// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
-pub const ROUTES: [PathRoute; 37] = [
+pub const ROUTES: [PathRoute; 38] = [
     PathRoute { post: json(202), ..path("/ingest") },
     PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
     PathRoute { post: influx(InfluxVersion::V1), ..path("/write") },
@@ -200,6 +212,7 @@ pub const ROUTES: [PathRoute; 37] = [
     gets("/ping", Get::InfluxPing),
     PathRoute { post: Some(Post::InfluxQuery), ..gets("/query", Get::InfluxQuery) },
     PathRoute { post: Some(Post::Ingest(Convention::Import)), ..path("/api/v1/import/prometheus") },
+    PathRoute { post: Some(OTLP), ..path("/v1/metrics") },
     debugs("/debug/pprof/", DebugRead::Index),
     debugs("/debug/pprof", DebugRead::Index),
     debugs("/debug/pprof/profile", DebugRead::Profile),
@@ -222,6 +235,8 @@ pub const ROUTES: [PathRoute; 37] = [
 const fn path(path: &'static str) -> PathRoute {
     PathRoute { path, is_prefix: false, get: None, post: None, put: None, delete: None }
 }
+
+const OTLP: Post = Post::Ingest(Convention::Otlp(OtlpCoding::Protobuf));
 
 const fn json(success: u16) -> Option<Post> {
     Some(Post::Ingest(Convention::Json { success }))

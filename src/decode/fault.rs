@@ -26,6 +26,8 @@ pub enum BodyError {
     Foreign(ForeignFormat),
     /// More samples than a queue can hold.
     TooManySamples,
+    /// In its format, but with something that is not read here: says what to do instead.
+    Unsupported(&'static str),
 }
 
 /// A format that the JSON paths do not take, known by the shape of a body or of a sample.

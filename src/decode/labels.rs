@@ -91,6 +91,17 @@ impl SeriesDescription {
         self.labels.push(label);
     }
 
+    /// The device, whatever the labels are called.
+    pub(super) fn set_device(&mut self, value: &[u8]) {
+        let value = self.keep(value);
+        self.resource_device = Some((0, value));
+    }
+
+    /// Whether the value of a label of that name can be the device.
+    pub(super) fn is_device(&self, name: &[u8]) -> bool {
+        self.tables.rules.device_rank(name).is_some()
+    }
+
     /// An attribute of what sends the point: it can be the device, before any label of the point, and is otherwise
     /// no part of the series.
     pub fn resource_label(&mut self, name: &[u8], value: &[u8]) {

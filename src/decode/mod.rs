@@ -7,6 +7,7 @@
 //! valid samples until they expire.
 
 mod admission;
+mod arrow;
 mod draft;
 mod exposition;
 mod fault;
@@ -19,6 +20,7 @@ mod json;
 mod labels;
 mod metric_types;
 mod names;
+mod otlp;
 mod points;
 mod protobuf;
 mod rates;
@@ -78,6 +80,12 @@ pub enum Format {
     Exposition(Exposition),
     /// A body that is not looked at.
     Nothing,
+    /// `ExportMetricsServiceRequest` of OTLP.
+    OtlpProtobuf,
+    /// The same as JSON.
+    OtlpJson,
+    /// An Arrow IPC stream.
+    Arrow,
 }
 
 impl Format {
@@ -96,6 +104,8 @@ pub struct Decoder {
     points: Points,
     remote_write: remote_write::Parser,
     exposition: exposition::Parser,
+    otlp: otlp::OtlpReader,
+    arrow: arrow::ArrowReader,
 }
 
 impl fmt::Debug for Decoder {
@@ -116,6 +126,8 @@ impl Decoder {
             points: Points::new(Arc::new(tables)),
             remote_write: remote_write::Parser::default(),
             exposition: exposition::Parser::default(),
+            otlp: otlp::OtlpReader::default(),
+            arrow: arrow::ArrowReader::default(),
         }
     }
 
@@ -163,6 +175,13 @@ impl Decoder {
                 let points = PointReader::new(admission, &mut self.points);
                 influx::read(&mut self.influx, points, body, options)
             }
+            Format::OtlpProtobuf => {
+                self.otlp.read_protobuf(PointReader::new(admission, &mut self.points), body)
+            }
+            Format::OtlpJson => {
+                self.otlp.read_json(PointReader::new(admission, &mut self.points), body)
+            }
+            Format::Arrow => self.arrow.read(PointReader::new(admission, &mut self.points), body),
         }
     }
 

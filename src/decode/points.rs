@@ -122,6 +122,16 @@ impl PointReader<'_> {
         self.points.tables.clone()
     }
 
+    /// The rules for series.
+    pub(super) fn rules(&self) -> &SeriesRules {
+        &self.points.tables.rules
+    }
+
+    /// Values of this body for which there was no room.
+    pub(super) fn left_out(&self) -> usize {
+        self.points.counts.left_out()
+    }
+
     /// The index of the point that follows, from 0, for its refusal: the line, or the place in the body.
     #[inline]
     pub fn set_index(&mut self, index: usize) {

@@ -9,6 +9,11 @@ use crate::decode::{Decoded, Format, SampleRefusal};
 use crate::http::message::Headers;
 
 const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
+/// A sample on each line.
+const NDJSON: [&[u8]; 3] = [b"application/x-ndjson", b"application/ndjson", b"application/jsonl"];
+/// An IPC stream, by the media type that IANA has registered.
+const ARROW: &[u8] = b"application/vnd.apache.arrow.stream";
+
 /// Replaces `body` by the usual answer: all `samples` were accepted.
 #[inline]
 pub fn write_accepted(samples: usize, body: &mut Vec<u8>) {
@@ -73,19 +78,17 @@ pub fn write_refused(
     status
 }
 
-/// The format of a body: JSON, or NDJSON if the client says so.
+/// The format of a body: JSON, unless the client says that it is NDJSON or an Arrow stream.
 #[inline]
 pub fn format(headers: &Headers<'_>) -> Format {
-    if is_ndjson(headers) { Format::JsonLines } else { Format::Json }
-}
-
-#[inline]
-fn is_ndjson(headers: &Headers<'_>) -> bool {
-    let Some(kind) = headers.get("content-type") else { return false };
+    let Some(kind) = headers.get("content-type") else { return Format::Json };
     let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"]
-        .iter()
-        .any(|name| essence.eq_ignore_ascii_case(name))
+    let is = |name: &&[u8]| essence.eq_ignore_ascii_case(name);
+    match () {
+        () if NDJSON.iter().any(is) => Format::JsonLines,
+        () if is(&ARROW) => Format::Arrow,
+        () => Format::Json,
+    }
 }
 
 #[cfg(test)]
@@ -163,19 +166,20 @@ mod tests {
     }
 
     #[test]
-    fn ndjson_is_announced_by_content_type() {
-        let says = |kind: &str| {
+    fn formats_are_announced_by_content_type() {
+        let format_of = |kind: &str| {
             let fields = [httparse::Header { name: "CONTENT-TYPE", value: kind.as_bytes() }];
-            is_ndjson(&Headers(&fields))
+            format(&Headers(&fields))
         };
         for kind in
             ["application/x-ndjson", "Application/NDJSON ; charset=utf-8", "application/jsonl"]
         {
-            assert!(says(kind), "{kind}");
+            assert_eq!(format_of(kind), Format::JsonLines, "{kind}");
         }
         for kind in ["", "application/json", "application/json-seq", "text/plain", "x-ndjson"] {
-            assert!(!says(kind), "{kind}");
+            assert_eq!(format_of(kind), Format::Json, "{kind}");
         }
-        assert!(!is_ndjson(&Headers(&[])));
+        assert_eq!(format_of("application/vnd.apache.arrow.stream"), Format::Arrow);
+        assert_eq!(format(&Headers(&[])), Format::Json);
     }
 }

@@ -6,15 +6,27 @@
 mod answer;
 pub mod influx;
 pub mod json;
+pub mod otlp;
 pub mod remote_write;
 pub mod text;
 
 use super::errors::ApiError;
-use super::routes::Convention;
+use super::routes::{Convention, OtlpCoding};
 use crate::decode::{Decoded, Decoder, Format};
 use crate::http::message::Request;
 
 pub use self::answer::Answer;
+
+/// The convention of a request to a path of `convention`: the answer to OTLP is written as the request was.
+#[inline]
+pub fn of_request(convention: Convention, request: &Request<'_>) -> Convention {
+    match convention {
+        Convention::Otlp(default) => {
+            Convention::Otlp(OtlpCoding::of(&request.headers).unwrap_or(default))
+        }
+        other => other,
+    }
+}
 
 /// The format of a body. What the head says of all its series is told to `decoder`.
 ///
@@ -35,6 +47,7 @@ pub fn format(
         Convention::Forget => {
             text::push_format(request, decoder.grouping()).map(|_| Format::Nothing)
         }
+        Convention::Otlp(_) => otlp::format(&request.headers),
     }
 }
 
@@ -61,6 +74,7 @@ pub fn answer(
             text::answer_push(convention.success(), decoded, refusals, body)
         }
         Convention::Import => text::answer_import(body),
+        Convention::Otlp(coding) => otlp::answer(coding, decoded, decoder.values(), refusals, body),
     }
 }
 
@@ -75,5 +89,6 @@ pub fn refuse(convention: Convention, error: &ApiError<'_>, body: &mut Vec<u8>) 
         Convention::RemoteWrite => remote_write::refuse(error, body),
         Convention::Influx(version) => influx::refuse(version, error, body),
         Convention::Push | Convention::Forget | Convention::Import => text::refuse(error, body),
+        Convention::Otlp(coding) => otlp::refuse(coding, error, body),
     }
 }

@@ -315,7 +315,11 @@ fn ingest_and_reads_have_a_token_each() {
                 Some(Convention::Json { .. }) | None => r#"{"rps":1}"#,
                 Some(_) => "",
             };
-            test.call(method, &path, &[("Authorization", &right)], body);
+            let kind = match path_of(method, route) {
+                Some(Convention::Otlp(_)) => "application/x-protobuf",
+                _ => "",
+            };
+            test.call(method, &path, &[("Authorization", &right), ("Content-Type", kind)], body);
             if method == Method::Post {
                 assert_eq!(Some(test.engine.sent().status), route.ingest_status());
             }
