@@ -316,7 +316,7 @@ fn ingest_and_reads_have_a_token_each() {
                 Some(_) => "",
             };
             let kind = match path_of(method, route) {
-                Some(Convention::Otlp(_)) => "application/x-protobuf",
+                Some(Convention::Otlp(_) | Convention::RemoteWrite) => "application/x-protobuf",
                 _ => "",
             };
             test.call(method, &path, &[("Authorization", &right), ("Content-Type", kind)], body);
