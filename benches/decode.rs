@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use prometheus::{Sample, v1, v2};
 use prost::Message;
-use sigmad::decode::{Decoder, Format};
+use sigmad::decode::{Decoder, Format, LineOptions, LinePrecision};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
@@ -160,5 +160,49 @@ fn remote_write(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, remote_write);
+/// Lines of `fields` numbers each, of as many streams in all as there are devices and fields.
+fn lines(fields: usize, streams: usize) -> (String, usize) {
+    let devices = streams / fields;
+    let line = |index: usize| {
+        let fields: Vec<_> = (0..fields).map(|field| format!("usage_{field}=60.{field}")).collect();
+        format!(
+            "cpu,cpu=cpu0,host=edge-{} {} 1735100000000000000\n",
+            index % devices,
+            fields.join(",")
+        )
+    };
+    // Every stream once, and enough lines for a body of the usual size.
+    let count = devices.max(SAMPLES);
+    ((0..count).map(line).collect(), count)
+}
+
+/// Nanoseconds a line of one field, and a field of lines of ten (criterion's throughput counts fields).
+fn line_protocol(c: &mut Criterion) {
+    let options = LineOptions { precision: LinePrecision::Nanosecond, accepts_partial: true };
+    let mut group = c.benchmark_group("line_protocol");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for (fields, streams) in [(1, 100), (1, 10_000), (10, 100), (10, 10_000)] {
+        let (body, count) = lines(fields, streams);
+        let mut decoder = Decoder::new(Arc::new(Registry::new(1_000_000, 3_600)));
+        let mut batch = Batch::default();
+        let now = Now { monotonic_ns: 0, wall_us: 1_735_100_000_000_000 };
+        let mut bytes = body.into_bytes();
+        group.throughput(Throughput::Elements((count * fields) as u64));
+        group.bench_function(format!("{fields} fields/{streams} streams"), |b| {
+            b.iter(|| {
+                batch.clear();
+                decoder.decode(&mut bytes, Format::LineProtocol(options), now, &mut batch)
+            });
+        });
+        assert_eq!((batch.len(), batch.readings()), (count, count * fields));
+        for (sample, readings) in batch.iter() {
+            assert_eq!(readings[0].value, 60.0);
+            assert_eq!(sample.timestamp_us, 1_735_100_000_000_000);
+            assert!(sample.device.is_some());
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, remote_write, line_protocol);
 criterion_main!(benches);

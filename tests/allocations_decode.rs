@@ -4,7 +4,7 @@ mod counting;
 
 use std::sync::Arc;
 
-use sigmad::decode::{Decoder, Format};
+use sigmad::decode::{Decoder, Format, LineOptions, LinePrecision};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
@@ -44,6 +44,38 @@ fn a_warm_decoder_allocates_nothing() {
             assert_eq!(decoded.accepted, batch.len(), "{:?}", decoder.refusals());
             assert_eq!(decoded.invalid + decoded.unroomed, 0);
             assert!(second == 0 || allocations == 0, "{allocations} for {text}");
+        }
+    }
+}
+
+#[test]
+fn a_warm_reader_of_lines_allocates_nothing() {
+    let options = LineOptions { precision: LinePrecision::Nanosecond, accepts_partial: true };
+    let lines = |count: usize| {
+        let line = |index: usize| {
+            let (host, path) = (index % 50, index / 50);
+            format!(
+                "disk\\ io,host=edge-{host},path=/{path} read=60.5,ok=t,bytes_total={index}i,note=\"x\" 1735100000000000000\n"
+            )
+        };
+        (0..count).map(line).collect::<String>()
+    };
+    let mut decoder = Decoder::new(Arc::new(Registry::new(10_000, 60)));
+    let mut batch = Batch::default();
+    let mut body = Vec::with_capacity(1 << 20);
+    let bodies = [lines(1), lines(1_000), lines(100)];
+    for second in 0..5 {
+        for text in &bodies {
+            body.clear();
+            body.extend_from_slice(text.as_bytes());
+            batch.clear();
+            let before = counting::calls();
+            let format = Format::LineProtocol(options);
+            let decoded = decoder.decode(&mut body, format, now(second), &mut batch);
+            let allocations = counting::calls() - before;
+            assert_eq!(decoded.map(|decoded| decoded.invalid), Ok(0), "{:?}", decoder.refusals());
+            assert_eq!(decoder.values().left_out(), 0);
+            assert!(second == 0 || allocations == 0, "{allocations} for {} bytes", text.len());
         }
     }
 }
