@@ -1,7 +1,8 @@
 //! What does it cost to turn the bytes of one sample into ids and numbers?
 //!
 //! Nanoseconds per sample (criterion's throughput counts samples), for the shapes of a body, for
-//! samples that the scanner reads and for one that it leaves to simd-json.
+//! samples that the scanner reads and for one that it leaves to simd-json; and per value, for points
+//! whose series are known.
 
 #[path = "../tests/prometheus/mod.rs"]
 #[allow(dead_code, reason = "the reader of the tests")]
@@ -14,7 +15,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use prometheus::{Sample, v1, v2};
 use prost::Message;
-use sigmad::decode::{Decoder, Format, LineOptions, LinePrecision};
+use sigmad::decode::{Decoder, Format, LineOptions, LinePrecision, ValueKind};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
@@ -204,5 +205,51 @@ fn line_protocol(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, remote_write, line_protocol);
+/// The bytes of a series as remote_write 1.0 has them, about 150.
+fn key(index: usize) -> String {
+    let (device, cpu) = (index / 10, index % 10);
+    format!(
+        "1__name__node_cpu_seconds_totalcpu{cpu}instancehost-{device:05}.example.com:9100jobnode-exporter-of-the-fleetmodeidleregioneu-central-1"
+    )
+}
+
+/// What a value costs whose series is known: what every format of points pays beside its own reading.
+fn points(c: &mut Criterion) {
+    let mut group = c.benchmark_group("points");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for (kind, name) in [(ValueKind::Gauge, "gauge"), (ValueKind::Counter, "counter")] {
+        for streams in [100, 10_000] {
+            let keys: Vec<_> = (0..streams).map(key).collect();
+            let mut decoder = Decoder::new(Arc::new(Registry::new(1_000_000, 3_600)));
+            let mut batch = Batch::default();
+            let now = Now { monotonic_ns: 0, wall_us: 1_735_100_000_000_000 };
+            let mut second = 0;
+            group.throughput(Throughput::Elements(streams as u64));
+            group.bench_function(format!("{name}/{streams}"), |b| {
+                b.iter(|| {
+                    batch.clear();
+                    second += 1;
+                    let mut reader = decoder.points(now, &mut batch);
+                    let read = keys.iter().enumerate().try_for_each(|(index, key)| {
+                        let time = Some(second * 1_000_000);
+                        reader.value(key.as_bytes(), time, 5.0 * second as f64, |series| {
+                            series.name(b"node_cpu_seconds_total");
+                            series.label(b"instance", format!("host-{}", index / 10).as_bytes());
+                            series.label(b"cpu", format!("{}", index % 10).as_bytes());
+                            series.kind(kind);
+                            Ok(())
+                        })
+                    });
+                    reader.end(read)
+                });
+            });
+            assert_eq!((batch.readings(), batch.len()), (streams, streams / 10));
+            let expected = if kind == ValueKind::Counter { 5.0 } else { 5.0 * second as f64 };
+            assert!(batch.iter().all(|(_, readings)| readings.iter().all(|r| r.value == expected)));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, remote_write, line_protocol, points);
 criterion_main!(benches);

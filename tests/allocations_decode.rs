@@ -4,7 +4,10 @@ mod counting;
 
 use std::sync::Arc;
 
-use sigmad::decode::{Decoder, Format, LineOptions, LinePrecision};
+use sigmad::decode::{
+    Buckets, Decoder, Format, HistogramPoint, LineOptions, LinePrecision, SeriesDescription,
+    Temporality, ValueKind,
+};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
@@ -99,4 +102,57 @@ fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     let pages: usize = statm.split(' ').nth(1).expect("resident").parse().expect("a number");
     pages * 4096
+}
+
+/// One body of points at a second: gauges, counters, a whole histogram and the parts of another.
+fn read_points(decoder: &mut Decoder, second: u64, keys: &[String], batch: &mut Batch) {
+    let mut reader = decoder.points(now(second), batch);
+    let read = keys.iter().enumerate().try_for_each(|(index, key)| {
+        let time = Some(second as i64 * 1_000_000);
+        let value = (second * 10 + index as u64) as f64;
+        let (name, label) = key.split_once(' ').expect("a name and a label");
+        let describe = |series: &mut SeriesDescription| {
+            series.name(name.as_bytes());
+            series.label(b"host", b"h");
+            series.label(b"le", label.as_bytes());
+            series.kind(if name.starts_with("gauge") {
+                ValueKind::Gauge
+            } else {
+                ValueKind::Counter
+            });
+            Ok(())
+        };
+        if name != "whole" {
+            return reader.value(key.as_bytes(), time, value, describe);
+        }
+        let buckets = Buckets::Explicit { bounds: &[1.0, 2.0], counts: &[value, value, value] };
+        let temporality = Temporality::Cumulative;
+        let histogram =
+            HistogramPoint { temporality, count: value * 3.0, sum: Some(value), buckets };
+        reader.histogram(key.as_bytes(), time, &histogram, describe)
+    });
+    reader.end(read).expect("the body is good");
+}
+
+#[test]
+fn warm_points_allocate_nothing() {
+    let mut keys = Vec::new();
+    for index in 0..50 {
+        keys.extend(["gauge", "counter", "whole"].map(|kind| format!("{kind} {index}")));
+        keys.push(format!("parts_bucket {index}"));
+    }
+    keys.push("parts_bucket +Inf".to_owned());
+    let mut decoder = Decoder::new(Arc::new(Registry::new(1_000, 60)));
+    let mut batch = Batch::default();
+    for second in 1..8 {
+        batch.clear();
+        let before = counting::calls();
+        read_points(&mut decoder, second, &keys, &mut batch);
+        let allocations = counting::calls() - before;
+        assert_eq!(decoder.refusals(), []);
+        // The buffers of the second to last body grow with the first one that has all values.
+        assert!(second <= 4 || allocations == 0, "{allocations} in second {second}");
+        let values = decoder.values();
+        assert!(second == 1 || values.accepted >= 50 + 50 + 50 * 4, "{values:?}");
+    }
 }

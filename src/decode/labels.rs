@@ -218,3 +218,91 @@ impl SeriesDescription {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decode::SeriesRules;
+
+    fn series(name: &str, labels: &[(&String, &String)]) -> Result<String, PointFault> {
+        let tables = Arc::new(PointTables::new(SeriesRules::default(), 10));
+        let mut description = SeriesDescription::new(tables);
+        description.name(name.as_bytes());
+        for (name, value) in labels {
+            description.label(name.as_bytes(), value.as_bytes());
+        }
+        let mut series = String::new();
+        description.finish()?;
+        description.write("", &mut series)?;
+        Ok(series)
+    }
+
+    /// Reads a quoted text; returns it with what follows.
+    fn unquote(text: &str) -> (String, &str) {
+        let mut chars = text.strip_prefix('"').expect("a quote").chars();
+        let mut read = String::new();
+        loop {
+            match chars.next().expect("a quote at the end") {
+                '"' => return (read, chars.as_str()),
+                '\\' => read.push(match chars.next().expect("an escaped character") {
+                    'n' => '\n',
+                    other => other,
+                }),
+                other => read.push(other),
+            }
+        }
+    }
+
+    /// Reads a name, quoted or not, up to one of `ends`.
+    fn name<'a>(text: &'a str, ends: &[char]) -> (String, &'a str) {
+        if text.starts_with('"') {
+            return unquote(text);
+        }
+        let end = text.find(ends).unwrap_or(text.len());
+        (text[..end].to_owned(), &text[end..])
+    }
+
+    /// Reads a series as Prometheus reads its text format, names in quotes included.
+    fn parse(text: &str) -> (String, BTreeMap<String, String>) {
+        let (mut metric, rest) = name(text, &['{']);
+        let mut labels = BTreeMap::new();
+        let Some(mut rest) = rest.strip_prefix('{') else { return (metric, labels) };
+        while !rest.starts_with('}') {
+            let (label, after) = name(rest, &['=']);
+            rest = after;
+            if let Some(after) = rest.strip_prefix('=') {
+                let (value, after) = unquote(after);
+                rest = after;
+                assert_eq!(labels.insert(label, value), None);
+            } else {
+                metric = label;
+            }
+            rest = rest.strip_prefix(',').unwrap_or(rest);
+        }
+        assert_eq!(rest, "}");
+        (metric, labels)
+    }
+
+    proptest! {
+        #[test]
+        fn a_series_is_read_back_whatever_the_order_of_its_labels(
+            metric in "[a-z{}=,\" \\\\é.]{1,6}",
+            labels in proptest::collection::btree_map(
+                "[a-c{}=,\" \\\\é.\n]{1,3}", "[a-c{}=,\"\\\\é\n]{1,5}", 0..6),
+            seed in any::<u64>(),
+        ) {
+            let sorted: Vec<_> = labels.iter().collect();
+            let mut shuffled = sorted.clone();
+            shuffled.sort_by_key(|(name, _)| seed.wrapping_mul(name.len() as u64 + u64::from(name.as_bytes()[0])));
+            let text = series(&metric, &sorted).expect("a series");
+            prop_assert_eq!(&series(&metric, &shuffled).expect("a series"), &text);
+            let (read_metric, read_labels) = parse(&text);
+            prop_assert_eq!(read_metric, metric);
+            prop_assert_eq!(read_labels, labels);
+        }
+    }
+}

@@ -278,3 +278,134 @@ fn hash_of(ids: SeriesIds, registry: &Registry) -> u64 {
     bytes[8..].copy_from_slice(&(ids.metric.slot() as u64).to_ne_bytes());
     registry.hash_name(&bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The whole history of a counter, body by body.
+    #[derive(Default)]
+    struct Model {
+        bodies: Vec<Vec<Point>>,
+    }
+
+    impl Model {
+        fn last(&self) -> Option<Point> {
+            self.bodies.iter().flatten().last().copied()
+        }
+
+        fn read(&mut self, body: &[Point]) -> Vec<Rate> {
+            let mut is_open = false;
+            let mut rate = |&point: &Point| {
+                if !is_open {
+                    let is_newer =
+                        |last: Option<Point>| last.is_none_or(|last| point.time_us > last.time_us);
+                    let mut without_last = Model { bodies: self.bodies.clone() };
+                    without_last.bodies.pop();
+                    if !is_newer(self.last()) {
+                        if !is_newer(without_last.last()) {
+                            return Rate::Old;
+                        }
+                        *self = without_last;
+                    }
+                    is_open = true;
+                    self.bodies.push(Vec::new());
+                }
+                let before = self.last();
+                if before.is_some_and(|before| point.time_us <= before.time_us) {
+                    return Rate::Old;
+                }
+                self.bodies.last_mut().expect("a body is open").push(point);
+                match before {
+                    None => Rate::First,
+                    Some(before) if point.value < before.value => Rate::Reset,
+                    Some(before) => {
+                        let micros = point.time_us - before.time_us;
+                        Rate::PerSecond((point.value - before.value) * MICROS / micros as f64)
+                    }
+                }
+            };
+            body.iter().map(&mut rate).collect()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rates_are_those_of_the_whole_history(
+            bodies in proptest::collection::vec(
+                proptest::collection::vec((0..20_i64, 0..9_u8), 1..5), 1..12),
+            repeats in proptest::collection::vec(1..4_usize, 12),
+        ) {
+            let registry = Registry::new(10, 60);
+            let table = RateTable::new(10);
+            let mut names = table.bodies();
+            let ids = SeriesIds { device: None, metric: MetricId::CPU };
+            let (mut model, mut slot) = (Model::default(), RateSlot::default());
+            for (body, times) in bodies.iter().zip(repeats) {
+                let points: Vec<_> = body.iter().map(|&(second, value)| {
+                    Point { time_us: second * 1_000_000, value: f64::from(value) }
+                }).collect();
+                let mut first = None;
+                for _ in 0..times {
+                    let arrival = Arrival { body: names.next(), now_s: 1 };
+                    let rates: Vec<_> = points.iter().map(|&point| {
+                        table.rate(&mut slot, ids, point, arrival, &registry)
+                    }).collect();
+                    prop_assert_eq!(&rates, &model.read(&points));
+                    // A body in the order of time gives the same when it is sent again.
+                    if points.is_sorted_by_key(|point| point.time_us) {
+                        prop_assert_eq!(first.get_or_insert(rates.clone()), &rates);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_holds_a_series_for_five_minutes() {
+        let registry = Registry::new(10, 60);
+        let table = RateTable::new(10);
+        let mut names = table.bodies();
+        let ids = SeriesIds { device: None, metric: MetricId::CPU };
+        let mut slot = RateSlot::default();
+        let mut rate = |second: i64, now_s: u32| {
+            let arrival = Arrival { body: names.next(), now_s };
+            let point = Point { time_us: second * 1_000_000, value: second as f64 };
+            table.rate(&mut slot, ids, point, arrival, &registry)
+        };
+        assert_eq!(rate(900_000, 0), Rate::First);
+        assert_eq!(rate(900_001, 1), Rate::PerSecond(1.0));
+        assert_eq!(rate(10, 2), Rate::Old);
+        assert_eq!(rate(299, BEHIND_S), Rate::Old);
+        assert_eq!(rate(301, BEHIND_S + 1), Rate::First);
+        assert_eq!(rate(303, BEHIND_S + 3), Rate::PerSecond(1.0));
+    }
+
+    #[test]
+    fn states_are_bounded_and_those_of_evicted_names_make_room() {
+        let registry = Registry::new(4, 10);
+        let table = RateTable { states_max: 7, ..RateTable::new(0) };
+        let mut names = table.bodies();
+        let mut rate = |device: &str, now_s: u32| {
+            let mut metrics = [("x_total", None)];
+            let admitted = registry.admit(Some(device), &mut metrics, now_s).expect("room");
+            let device = admitted.map(|admitted| admitted.device);
+            let ids = SeriesIds { device, metric: metrics[0].1.expect("room") };
+            let arrival = Arrival { body: names.next(), now_s };
+            let point = Point { time_us: i64::from(now_s), value: 1.0 };
+            table.rate(&mut RateSlot::default(), ids, point, arrival, &registry)
+        };
+        for device in ["a", "b", "c", "d"] {
+            assert_eq!(rate(device, 1), Rate::First);
+        }
+        assert_eq!(rate("a", 20), Rate::PerSecond(0.0));
+        for device in ["e", "f", "g"] {
+            assert_eq!(rate(device, 21), Rate::First, "{device} takes the place of a silent one");
+        }
+        assert_eq!(rate("a", 22), Rate::PerSecond(0.0));
+        assert_eq!(rate("h", 40), Rate::First, "the states of three silent ones went");
+        assert_eq!(table.states.load(Ordering::Relaxed), 4);
+    }
+}
