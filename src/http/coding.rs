@@ -1,31 +1,27 @@
 //! Content codings of request bodies: gzip, zstd, snappy and identity (RFC 9110 section 8.4).
 //!
-//! Bytes in, bytes out: a decoded body never exceeds the limit of the caller, however small the coded
-//! body is. A body counts as decoded only when its coding is complete and nothing follows it.
+//! Bytes in, bytes out, a bounded piece at a time. A decoded body never exceeds the limit of the caller, however small
+//! the coded body is. A body counts as decoded only when its coding is complete and nothing follows it.
 
-use std::io::{self, Read};
+mod gzip;
+mod snappy;
+mod zstd;
 
-use flate2::bufread::MultiGzDecoder;
-use snap::raw;
-use zstd::stream::read::Decoder as ZstdDecoder;
-
+use self::gzip::GzipDecoder;
+use self::zstd::ZstdDecoder;
 use super::budget::reserve_within;
 use super::head::RequestError;
 
-/// RFC 8878 section 3.1.1.1.2 lets a decoder refuse windows above 8 MiB: 2^23 bytes.
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-/// Bytes decoded at a time: they fit the stack and the first-level cache.
-const PIECE_BYTES: usize = 16 * 1024;
-/// The copy of snappy's format that gives most for its own length: 64 bytes for 3 (section 2.2.2 of
-/// `format_description.txt`).
-const SNAPPY_COPIED_BYTES: usize = 64;
-const SNAPPY_COPY_BYTES: usize = 3;
+/// Bytes written at a time: they fit the stack and the first-level cache.
+const OUTPUT_BYTES: usize = 16 * 1024;
+/// Bytes read at a time: a coded body need not yield anything for what is read of it.
+const INPUT_BYTES: usize = 64 * 1024;
+/// The work of a member or a frame, however short: its state is made anew.
+const PART_WORK_BYTES: usize = 4 * 1024;
 
 /// The content coding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentCoding {
-    /// None.
-    Identity,
     /// RFC 1952, any number of members.
     Gzip,
     /// RFC 8878, any number of frames.
@@ -56,119 +52,135 @@ impl From<CodingError> for RequestError {
 }
 
 impl ContentCoding {
-    /// Reads the value of `Content-Encoding`.
+    /// Reads the value of `Content-Encoding`; None for identity.
     ///
     /// # Errors
     /// [`CodingError::Unknown`], also for a list: no honest client codes a body twice.
-    pub fn parse(value: &[u8]) -> Result<Self, CodingError> {
+    pub fn parse(value: &[u8]) -> Result<Option<Self>, CodingError> {
         let value = value.trim_ascii();
         let is = |name: &str| value.eq_ignore_ascii_case(name.as_bytes());
         if value.is_empty() || is("identity") {
-            Ok(Self::Identity)
+            Ok(None)
         } else if is("gzip") || is("x-gzip") {
-            Ok(Self::Gzip)
+            Ok(Some(Self::Gzip))
         } else if is("zstd") {
-            Ok(Self::Zstd)
+            Ok(Some(Self::Zstd))
         } else if is("snappy") {
-            Ok(Self::Snappy)
+            Ok(Some(Self::Snappy))
         } else {
             Err(CodingError::Unknown)
         }
     }
 }
 
-/// The body without its content coding, of at most `limit` bytes. `buffer` takes what had to be decoded.
-///
-/// # Errors
-/// When the coding is unknown, the body is damaged, or it is too large; `buffer` is then freed.
-#[inline]
-pub fn decode<'a>(
-    content_encoding: Option<&[u8]>,
-    body: &'a mut [u8],
-    limit: usize,
-    buffer: &'a mut Vec<u8>,
-) -> Result<&'a mut [u8], CodingError> {
-    // Nearly every body; a call for it would cost more than it does.
-    let Some(value) = content_encoding else { return Ok(body) };
-    decode_coded(value, body, limit, buffer)
+/// What one step of a decoder has done.
+struct Step {
+    /// Bytes of the coded body.
+    read: usize,
+    /// Bytes of the decoded body.
+    written: usize,
+    /// A member or a frame is complete.
+    ends_part: bool,
 }
 
-fn decode_coded<'a>(
-    value: &[u8],
-    body: &[u8],
+/// The decoder of one body.
+#[derive(Debug)]
+pub struct BodyDecoder {
+    kind: DecoderKind,
+    /// Bytes of the coded body that have been read.
+    read: usize,
     limit: usize,
-    buffer: &'a mut Vec<u8>,
-) -> Result<&'a mut [u8], CodingError> {
-    buffer.clear();
-    let coding = ContentCoding::parse(value);
-    if let Err(error) = coding.and_then(|coding| decode_as(coding, body, limit, buffer)) {
-        *buffer = Vec::new();
-        return Err(error);
-    }
-    Ok(buffer)
 }
 
-fn decode_as(
-    coding: ContentCoding,
-    body: &[u8],
-    limit: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), CodingError> {
-    match coding {
-        ContentCoding::Identity => read_bounded(body, limit, into),
-        ContentCoding::Gzip => read_bounded(MultiGzDecoder::new(body), limit, into),
-        ContentCoding::Zstd if body.is_empty() => Err(CodingError::Corrupt),
-        ContentCoding::Zstd => {
-            let decoder = ZstdDecoder::with_buffer(body).and_then(|mut decoder| {
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                Ok(decoder)
-            });
-            read_bounded(decoder.map_err(|_: io::Error| CodingError::Corrupt)?, limit, into)
+#[derive(Debug)]
+enum DecoderKind {
+    Gzip(GzipDecoder),
+    Zstd(ZstdDecoder),
+    Snappy,
+}
+
+impl DecoderKind {
+    /// True where the body may end. A block of snappy is decoded in one step.
+    fn is_between_parts(&self) -> bool {
+        match self {
+            Self::Gzip(gzip) => gzip.is_between_parts(),
+            Self::Zstd(zstd) => zstd.is_between_parts(),
+            Self::Snappy => true,
         }
-        ContentCoding::Snappy => decode_snappy(body, limit, into),
     }
 }
 
-/// A block begins with its decoded length, which the client chooses: memory is taken only for what the rest of the
-/// block can yield.
-fn decode_snappy(body: &[u8], limit: usize, into: &mut Vec<u8>) -> Result<(), CodingError> {
-    let corrupt = |_: snap::Error| CodingError::Corrupt;
-    if body.is_empty() {
-        return Err(CodingError::Corrupt);
+impl BodyDecoder {
+    /// A decoder of a body that has at most `limit` bytes when decoded.
+    ///
+    /// # Errors
+    /// [`CodingError::Corrupt`] when there is no memory for it.
+    pub fn new(coding: ContentCoding, limit: usize) -> Result<Self, CodingError> {
+        let kind = match coding {
+            ContentCoding::Gzip => DecoderKind::Gzip(GzipDecoder::default()),
+            ContentCoding::Zstd => DecoderKind::Zstd(ZstdDecoder::new()?),
+            ContentCoding::Snappy => DecoderKind::Snappy,
+        };
+        Ok(Self { kind, read: 0, limit })
     }
-    let length = raw::decompress_len(body).map_err(corrupt)?;
-    if length > limit {
-        return Err(CodingError::TooLarge);
-    }
-    if length / SNAPPY_COPIED_BYTES * SNAPPY_COPY_BYTES > body.len() {
-        return Err(CodingError::Corrupt);
-    }
-    reserve_within(into, length, limit);
-    into.resize(length, 0);
-    let decoded = raw::Decoder::new().decompress(body, into).map_err(corrupt)?;
-    debug_assert_eq!(decoded, length, "a block that yields another length is an error");
-    Ok(())
-}
 
-fn read_bounded(
-    mut source: impl Read,
-    limit: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), CodingError> {
-    let start = into.len();
-    let mut piece = [0; PIECE_BYTES];
-    loop {
-        let length = source.read(&mut piece).map_err(|_: io::Error| CodingError::Corrupt)?;
-        if length == 0 {
-            return Ok(());
+    /// Decodes on, until all of `body` is in `into`, which is true, or `work` is used up: bytes that are read and
+    /// written. Every call takes the same `body` and `into`. A block of snappy is decoded in one go.
+    ///
+    /// # Errors
+    /// When the body is damaged, or larger than the limit; `into` is then freed.
+    pub fn advance(
+        &mut self,
+        body: &[u8],
+        into: &mut Vec<u8>,
+        work: &mut usize,
+    ) -> Result<bool, CodingError> {
+        let advanced = self.advance_within(body, into, work);
+        if advanced.is_err() {
+            *into = Vec::new();
         }
-        let needed = into.len() + length;
-        if needed - start > limit {
-            return Err(CodingError::TooLarge);
+        advanced
+    }
+
+    fn advance_within(
+        &mut self,
+        body: &[u8],
+        into: &mut Vec<u8>,
+        work: &mut usize,
+    ) -> Result<bool, CodingError> {
+        if body.is_empty() {
+            return Err(CodingError::Corrupt);
         }
-        // A decompression bomb must not take twice the limit.
-        reserve_within(into, length, start + limit);
-        into.extend_from_slice(&piece[..length]);
+        let mut output = [0; OUTPUT_BYTES];
+        while self.read < body.len() || !self.kind.is_between_parts() {
+            if *work == 0 {
+                return Ok(false);
+            }
+            let input = &body[self.read..];
+            let input = &input[..input.len().min(INPUT_BYTES)];
+            let step = match &mut self.kind {
+                DecoderKind::Gzip(gzip) => gzip.step(input, &mut output)?,
+                DecoderKind::Zstd(zstd) => zstd.step(input, &mut output)?,
+                DecoderKind::Snappy => {
+                    snappy::decode(body, self.limit, into)?;
+                    Step { read: body.len(), written: 0, ends_part: true }
+                }
+            };
+            if step.read + step.written == 0 && !step.ends_part {
+                // Nothing is left to read, and the part is incomplete.
+                return Err(CodingError::Corrupt);
+            }
+            if into.len() + step.written > self.limit {
+                return Err(CodingError::TooLarge);
+            }
+            // A decompression bomb must not take twice the limit.
+            reserve_within(into, step.written, self.limit);
+            into.extend_from_slice(&output[..step.written]);
+            self.read += step.read;
+            let part_work = if step.ends_part { PART_WORK_BYTES } else { 0 };
+            *work = work.saturating_sub(step.read + step.written + part_work);
+        }
+        Ok(true)
     }
 }
 
@@ -178,6 +190,7 @@ mod tests {
 
     use flate2::write::GzEncoder;
     use proptest::prelude::*;
+    use snap::raw;
 
     use super::*;
 
@@ -188,32 +201,60 @@ mod tests {
 
     fn pack(coding: ContentCoding, body: &[u8]) -> Vec<u8> {
         match coding {
-            ContentCoding::Identity => body.to_vec(),
             ContentCoding::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
                 encoder.write_all(body).and_then(|()| encoder.finish()).expect("memory")
             }
-            ContentCoding::Zstd => zstd::encode_all(body, 3).expect("memory"),
+            ContentCoding::Zstd => ::zstd::encode_all(body, 3).expect("memory"),
             ContentCoding::Snappy => raw::Encoder::new().compress_vec(body).expect("it is small"),
         }
     }
 
-    fn unpacked(coding: ContentCoding, body: &[u8], limit: usize) -> Result<Vec<u8>, CodingError> {
+    /// Decodes with `piece` bytes of work at a time; returns how many pieces it took, too.
+    fn unpacked_in(
+        coding: ContentCoding,
+        body: &[u8],
+        limit: usize,
+        piece: usize,
+    ) -> Result<(Vec<u8>, usize), CodingError> {
+        let mut decoder = BodyDecoder::new(coding, limit)?;
         let mut into = Vec::new();
-        let result = decode_as(coding, body, limit, &mut into);
-        assert!(into.len() <= limit + 1, "{} bytes for a limit of {limit}", into.len());
-        result.map(|()| into)
+        for pieces in 1.. {
+            let before = into.len();
+            let mut work = piece;
+            let advanced = decoder.advance(body, &mut into, &mut work);
+            assert!(into.len() <= limit, "{} bytes for a limit of {limit}", into.len());
+            if coding != ContentCoding::Snappy {
+                assert!(
+                    into.len().saturating_sub(before) <= OUTPUT_BYTES.saturating_add(piece),
+                    "{pieces}"
+                );
+            }
+            match advanced {
+                Ok(true) => return Ok((into, pieces)),
+                Ok(false) => assert_eq!(work, 0),
+                Err(error) => {
+                    assert_eq!(into.capacity(), 0, "{error:?}");
+                    return Err(error);
+                }
+            }
+        }
+        unreachable!("some piece is the last")
+    }
+
+    fn unpacked(coding: ContentCoding, body: &[u8], limit: usize) -> Result<Vec<u8>, CodingError> {
+        unpacked_in(coding, body, limit, usize::MAX).map(|(into, _)| into)
     }
 
     #[test]
     fn names_are_read_in_any_case_and_one_at_a_time() {
         for (value, coding) in [
-            ("gzip", Ok(ContentCoding::Gzip)),
-            ("X-GZip", Ok(ContentCoding::Gzip)),
-            (" zstd\t", Ok(ContentCoding::Zstd)),
-            ("Snappy", Ok(ContentCoding::Snappy)),
-            ("identity", Ok(ContentCoding::Identity)),
-            ("", Ok(ContentCoding::Identity)),
+            ("gzip", Ok(Some(ContentCoding::Gzip))),
+            ("X-GZip", Ok(Some(ContentCoding::Gzip))),
+            (" zstd\t", Ok(Some(ContentCoding::Zstd))),
+            ("Snappy", Ok(Some(ContentCoding::Snappy))),
+            ("identity", Ok(None)),
+            ("", Ok(None)),
             ("gzip, gzip", Err(CodingError::Unknown)),
             ("identity, gzip", Err(CodingError::Unknown)),
             ("deflate", Err(CodingError::Unknown)),
@@ -228,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_limit_is_exact_and_bombs_stop_at_it() {
-        for coding in [ContentCoding::Identity].into_iter().chain(PACKED) {
+        for coding in PACKED {
             let packed = pack(coding, &[b'a'; 1000]);
             assert_eq!(unpacked(coding, &packed, 1000).map(|body| body.len()), Ok(1000));
             assert_eq!(unpacked(coding, &packed, 999), Err(CodingError::TooLarge));
@@ -281,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_zstd_window_above_8_mib_is_refused() {
-        let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("memory");
+        let mut encoder = ::zstd::Encoder::new(Vec::new(), 1).expect("memory");
         encoder.window_log(24).expect("a valid window");
         encoder.write_all(&[b'a'; 1000]).expect("memory");
         let packed = encoder.finish().expect("memory");
@@ -319,7 +360,7 @@ mod tests {
         let mut packed = vec![0x80, 0x80, 0x80, 0x04, 0, b'a'];
         packed.extend([0xfe, 1, 0].repeat(1_000));
         let mut into = Vec::new();
-        let decoded = decode_as(ContentCoding::Snappy, &packed, 8 << 20, &mut into);
+        let decoded = snappy::decode(&packed, 8 << 20, &mut into);
         assert_eq!((decoded, into.capacity()), (Err(CodingError::Corrupt), 0));
         // The most that so many bytes can yield is not refused.
         let mut packed = vec![0x81, 0xf4, 0x03, 0, b'a']; // 64,001
@@ -333,11 +374,35 @@ mod tests {
         let address = buffer.as_ptr();
         for coding in PACKED {
             let packed = pack(coding, &[b'a'; 100_000]);
-            let name = format!("{coding:?}");
-            let decoded = decode_coded(name.as_bytes(), &packed, 1 << 20, &mut buffer);
-            assert_eq!(decoded.map(|body| body.len()), Ok(100_000), "{coding:?}");
-            assert_eq!(buffer.as_ptr(), address, "{coding:?}");
+            let mut decoder = BodyDecoder::new(coding, 1 << 20).expect("memory");
+            buffer.clear();
+            assert_eq!(decoder.advance(&packed, &mut buffer, &mut 1_000_000), Ok(true));
+            assert_eq!((buffer.len(), buffer.as_ptr()), (100_000, address), "{coding:?}");
         }
+    }
+
+    #[test]
+    fn a_piece_is_bounded_by_what_is_read_and_what_is_written() {
+        const PIECE: usize = 100_000;
+        let empty = |coding| pack(coding, b"").repeat(10_000);
+        for coding in JOINED {
+            for (body, length) in [(pack(coding, &[0; 1 << 20]), 1 << 20), (empty(coding), 0)] {
+                let (into, pieces) = unpacked_in(coding, &body, 1 << 20, PIECE).expect("good");
+                assert_eq!(into.len(), length);
+                let least = (body.len() + length) / (PIECE + OUTPUT_BYTES + INPUT_BYTES);
+                assert!(pieces > least.max(1), "{coding:?}: {pieces} pieces");
+            }
+            // A part costs more than its bytes.
+            let (_, pieces) = unpacked_in(coding, &empty(coding), 0, PIECE).expect("good");
+            assert!(pieces >= 10_000 * PART_WORK_BYTES / (2 * PIECE), "{pieces} pieces");
+        }
+        // Blocks of nothing, for which deflate reads five bytes each.
+        let mut idle = pack(ContentCoding::Gzip, b"")[..10].to_vec();
+        idle.extend([0, 0, 0, 0xff, 0xff].repeat(100_000));
+        idle.extend([1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let (into, pieces) = unpacked_in(ContentCoding::Gzip, &idle, 0, PIECE).expect("good");
+        assert_eq!(into, b"");
+        assert!(pieces >= 3, "{pieces} pieces");
     }
 
     proptest! {
@@ -345,6 +410,24 @@ mod tests {
         fn what_was_packed_is_unpacked(body in prop::collection::vec(any::<u8>(), 0..5000)) {
             for coding in PACKED {
                 prop_assert_eq!(unpacked(coding, &pack(coding, &body), 5000), Ok(body.clone()));
+            }
+        }
+
+        #[test]
+        fn pieces_do_not_matter(
+            body in prop::collection::vec(any::<u8>(), 0..50_000),
+            cut in any::<prop::sample::Index>(),
+            piece in 1..30_000_usize,
+        ) {
+            for coding in JOINED {
+                let packed = pack(coding, &body).repeat(2);
+                let whole = unpacked_in(coding, &packed, 80_000, usize::MAX).map(|(into, _)| into);
+                let pieces = unpacked_in(coding, &packed, 80_000, piece).map(|(into, _)| into);
+                prop_assert_eq!(whole, pieces);
+                let cut = &packed[..cut.index(packed.len())];
+                let whole = unpacked_in(coding, cut, 200_000, usize::MAX).map(|(into, _)| into);
+                let pieces = unpacked_in(coding, cut, 200_000, piece).map(|(into, _)| into);
+                prop_assert_eq!(whole, pieces);
             }
         }
 

@@ -7,6 +7,7 @@
 mod refusal;
 mod response;
 mod round;
+mod unpacking;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,9 +17,10 @@ pub use self::refusal::RefusalWriter;
 pub use self::response::connection_key;
 use self::response::{KEY_BITS, NativeResponseWriter, ResponseState};
 pub use self::round::{Buffers, Round};
+use self::unpacking::Unpacking;
 use super::budget::{bytes_taken, reserve_within};
 use super::chunked::ChunkedDecoder;
-use super::coding;
+use super::coding::ContentCoding;
 use super::encode::{self, DateLine, ResponseOptions};
 use super::head::{self, BodyFraming, EMPTY_SLOTS, Head, HeadSearch, RequestError};
 use super::head_cache;
@@ -64,8 +66,8 @@ enum ServeStep {
     Skipped(usize),
     /// More must arrive.
     Incomplete,
-    /// A complete request waits for the next round.
-    Later,
+    /// This many bytes are served, and a complete request waits for the next round.
+    Later(usize),
 }
 
 /// True for a body that can be much more work than a usual one.
@@ -91,6 +93,7 @@ pub struct Protocol {
     wanted: usize,
     search: HeadSearch,
     chunked: Option<Box<ChunkedRequest>>,
+    unpacking: Unpacking,
     /// The responder that owes the outstanding response.
     responder_id: u64,
     /// Those of the outstanding response.
@@ -116,6 +119,7 @@ impl Protocol {
             wanted: 0,
             search: HeadSearch::default(),
             chunked: None,
+            unpacking: Unpacking::default(),
             responder_id: u64::MAX,
             options: ResponseOptions::closing(false),
             stream: None,
@@ -208,6 +212,7 @@ impl Protocol {
         data: &[u8],
         refusal: RefusalWriter<'_, S>,
     ) {
+        self.unpacking = Unpacking::default();
         let chunked = self.chunked.take();
         let data = chunked.as_ref().map_or(data, |request| &request.head);
         refusal.write(error, data, self.client);
@@ -235,10 +240,10 @@ impl Protocol {
                 }
                 Ok(ServeStep::Skipped(length)) => position += length,
                 Ok(ServeStep::Incomplete) => return position,
-                Ok(ServeStep::Later) => {
+                Ok(ServeStep::Later(length)) => {
                     self.has_backlog = true;
                     self.phase = ConnectionPhase::Body;
-                    return position;
+                    return position + length;
                 }
                 Err(error) => {
                     self.refuse_request(error, &data[position..], round.refusal());
@@ -306,10 +311,14 @@ impl Protocol {
         match head.framing {
             BodyFraming::Length(length) if rest.len() >= length => {
                 if is_heavy(&head, length) && round.buffers.is_round_spent() {
-                    return Ok(ServeStep::Later);
+                    return Ok(ServeStep::Later(0));
                 }
-                self.call(&head, &mut rest[..length], round)?;
-                Ok(ServeStep::Served(head_length + length))
+                let is_called = self.call(&head, &mut rest[..length], round)?;
+                Ok(if is_called {
+                    ServeStep::Served(head_length + length)
+                } else {
+                    ServeStep::Later(0)
+                })
             }
             BodyFraming::Length(length) => {
                 if self.is_refused_by_head(&head, round) {
@@ -405,19 +414,22 @@ impl Protocol {
         let head = head::parse(&request.head, &mut slots, round.limits.body_bytes_max)?;
         if is_heavy(&head, request.body.len()) && round.buffers.is_round_spent() {
             self.chunked = Some(request);
-            return Ok(if length == 0 { ServeStep::Later } else { ServeStep::Skipped(length) });
+            return Ok(ServeStep::Later(length));
         }
-        self.call(&head, &mut request.body, round)?;
+        if !self.call(&head, &mut request.body, round)? {
+            self.chunked = Some(request);
+            return Ok(ServeStep::Later(length));
+        }
         Ok(ServeStep::Served(length))
     }
 
-    /// Calls the service with a complete request.
+    /// Calls the service with a complete request. False when decoding its body takes a further round.
     fn call<S: Service>(
         &mut self,
         head: &Head<'_, '_>,
         body: &mut [u8],
         round: &mut Round<'_, S>,
-    ) -> Result<(), RequestError> {
+    ) -> Result<bool, RequestError> {
         self.continue_sent = false;
         let closes = !head.keep_alive || round.is_draining || self.is_reserved;
         let options = ResponseOptions::new(head, closes, round.limits);
@@ -425,9 +437,15 @@ impl Protocol {
         let untimed = round.stages.as_mut().filter(|times| !times.has(Stage::Parse));
         let mut stages = StageTimer(untimed);
         stages.end(Stage::Parse, round.clock);
+        let coding = head.content_encoding.map(ContentCoding::parse).transpose()?.flatten();
+        if let Some(coding) = coding {
+            let limit = round.limits.body_bytes_max;
+            if !self.unpacking.advance(coding, body, limit, round.buffers)? {
+                return Ok(false);
+            }
+        }
         let Buffers { decoded, deferred_total, round_bytes, .. } = &mut *round.buffers;
-        let limit = round.limits.body_bytes_max;
-        let body = coding::decode(head.content_encoding, body, limit, decoded)?;
+        let body = if coding.is_some() { &mut decoded[..] } else { body };
         *round_bytes += body.len();
         let request = head.request(body, self.client, round.now, stages);
         let mut response = NativeResponseWriter {
@@ -453,7 +471,7 @@ impl Protocol {
             }
             ResponseState::Pending => unreachable!("a service responds or takes a responder"),
         };
-        Ok(())
+        Ok(true)
     }
 
     /// Writes what another thread has completed to `out`. False when the responder does not, or no
@@ -513,6 +531,7 @@ impl Protocol {
     pub fn abandon(&mut self) {
         self.phase = ConnectionPhase::Closing;
         (self.input, self.served) = (Vec::new(), 0);
+        self.unpacking = Unpacking::default();
         self.close_stream();
     }
 

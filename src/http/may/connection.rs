@@ -20,7 +20,7 @@ use super::response::{
 use super::slot::{MayShared, ServiceSlot};
 use super::socket::{BorrowedSocket, SocketResult};
 use super::state::WaitPhase;
-use crate::http::coding;
+use crate::http::coding::{BodyDecoder, ContentCoding};
 use crate::http::encode::{self, BodyLength, DateLine, ResponseOptions};
 use crate::http::head::{self, BodyFraming, EMPTY_SLOTS, Head, RequestError};
 use crate::http::message::{Completion, Method, Response, Service, StreamState};
@@ -32,6 +32,8 @@ use sigmad_clock::{Clock, Now};
 const CALLS_PER_TURN: u64 = 64;
 /// A body's buffer begins no larger, whatever the client announces; a larger one is freed.
 const BODY_KEPT_BYTES: usize = 64 * 1024;
+/// Bytes that decoding a body reads and writes before other connections have their turn.
+const DECODED_PER_TURN_BYTES: usize = 512 * 1024;
 /// Any send buffer takes this many bytes, so the connection may be shut right after them.
 const SENT_AT_ONCE_BYTES: u64 = 16 * 1024;
 /// Response bytes between two checks that the client takes them.
@@ -181,8 +183,14 @@ impl<S: Service> MayConnection<S> {
         options: ResponseOptions,
         response: &mut MayResponse<'_>,
     ) -> Result<Option<MayResponseState>, RequestError> {
-        let limit = self.shared.monitor.limits().body_bytes_max;
-        let body = coding::decode(head.content_encoding, &mut self.body, limit, &mut self.decoded)?;
+        let coding = head.content_encoding.map(ContentCoding::parse).transpose()?.flatten();
+        let body = match coding {
+            None => &mut self.body,
+            Some(coding) => {
+                self.decode_body(coding)?;
+                &mut self.decoded
+            }
+        };
         let mut slot = self.shared.slot(self.socket).lock();
         let ServiceSlot { service, lines, calls } = &mut *slot;
         let Some(service) = service else { return Ok(None) };
@@ -205,6 +213,16 @@ impl<S: Service> MayConnection<S> {
             self.shared.monitor.record(&times);
         }
         Ok(Some(state))
+    }
+
+    /// Decodes the body in pieces, between which other connections have their turn.
+    fn decode_body(&mut self, coding: ContentCoding) -> Result<(), RequestError> {
+        let mut decoder = BodyDecoder::new(coding, self.shared.monitor.limits().body_bytes_max)?;
+        self.decoded.clear();
+        while !decoder.advance(&self.body, &mut self.decoded, &mut { DECODED_PER_TURN_BYTES })? {
+            coroutine::yield_now();
+        }
+        Ok(())
     }
 
     /// The response of a service that does not want the body behind this head.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::refusal::RefusalWriter;
+use super::unpacking::{PIECE_WORK_BYTES, UnpackingPlace};
 use crate::http::Limits;
+use crate::http::coding::{BodyDecoder, CodingError};
 use crate::http::counters::HttpCounters;
 use crate::http::encode::DateLine;
 use crate::http::head_cache::HeadCache;
@@ -11,9 +13,9 @@ use crate::http::message::CompletionSink;
 use crate::http::stages::StageTimes;
 use sigmad_clock::{Clock, Now};
 
-/// Bytes of bodies after which further large or coded ones wait for the next round: about 10 ms of work. So no more than
-/// one body that takes longer is served before others have their turn.
-const ROUND_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of bodies after which further large or coded ones wait for the next round: about 10 ms of work. What decoding
+/// reads and writes counts, too. So no more than one body that takes longer is served before others have their turn.
+pub(super) const ROUND_BYTES_MAX: usize = 1024 * 1024;
 /// A larger buffer for decoded bodies is freed after the request that needed it.
 const DECODED_KEPT_BYTES: usize = 1024 * 1024;
 /// Of larger input buffers one is kept, and none past the second bound.
@@ -64,7 +66,9 @@ pub struct Buffers {
     /// A body without its content coding.
     pub(super) decoded: Vec<u8>,
     spare_inputs: Vec<Vec<u8>>,
-    /// Bytes of the bodies that services have received in this round.
+    /// The place for a body that takes several rounds to decode.
+    pub(super) place: UnpackingPlace,
+    /// Bytes of the bodies that services have received in this round, and of the work of decoding them.
     pub(super) round_bytes: usize,
     /// Responders that the worker has given out.
     pub(super) deferred_total: u64,
@@ -80,6 +84,19 @@ impl Buffers {
     /// True once a body that is much work must wait for the next round.
     pub(super) fn is_round_spent(&self) -> bool {
         self.round_bytes >= ROUND_BYTES_MAX
+    }
+
+    /// Decodes the piece of `body` that one turn may; true when it is the last.
+    pub(super) fn decode_piece(
+        &mut self,
+        decoder: &mut BodyDecoder,
+        body: &[u8],
+        into: &mut Vec<u8>,
+    ) -> Result<bool, CodingError> {
+        let mut work = PIECE_WORK_BYTES;
+        let advanced = decoder.advance(body, into, &mut work);
+        self.round_bytes += PIECE_WORK_BYTES - work;
+        advanced
     }
 
     /// An empty input buffer.

@@ -92,7 +92,8 @@ impl<T: PolledSocket> WorkerConnection<T> {
     /// True while its client decides how long it holds memory.
     pub fn is_in_transfer(&self) -> bool {
         let phase = self.protocol.phase();
-        self.has_output() || matches!(phase, ConnectionPhase::Head | ConnectionPhase::Body)
+        let is_awaited = matches!(phase, ConnectionPhase::Head | ConnectionPhase::Body);
+        self.has_output() || (is_awaited && !self.protocol.has_backlog())
     }
 
     /// Takes note of bytes of a request that is still incomplete.

@@ -84,6 +84,8 @@ impl Deadlines {
                 }
                 ConnectionPhase::Idle => now_ms + self.idle_timeout_ms,
                 ConnectionPhase::Head => now_ms + self.read_timeout_ms,
+                // It waits for this worker, not for its client.
+                ConnectionPhase::Body if connection.protocol.has_backlog() => NEVER,
                 ConnectionPhase::Body => {
                     (now_ms + self.read_timeout_ms).min(self.too_slow_ms(connection.transfer))
                 }
