@@ -305,15 +305,28 @@ impl Protocol {
                 head
             }
         };
+        self.serve_head(&head, head_bytes, rest, round)
+    }
+
+    /// Serves the request with this head as far as its body has arrived.
+    #[inline]
+    fn serve_head<S: Service>(
+        &mut self,
+        head: &Head<'_, '_>,
+        head_bytes: &[u8],
+        rest: &mut [u8],
+        round: &mut Round<'_, S>,
+    ) -> Result<ServeStep, RequestError> {
+        let head_length = head_bytes.len();
         if self.is_reserved && !round.service.serves_when_full(head.path) {
             return Err(RequestError::TooManyConnections);
         }
         match head.framing {
             BodyFraming::Length(length) if rest.len() >= length => {
-                if is_heavy(&head, length) && round.buffers.is_round_spent() {
+                if is_heavy(head, length) && round.buffers.is_round_spent() {
                     return Ok(ServeStep::Later(0));
                 }
-                let is_called = self.call(&head, &mut rest[..length], round)?;
+                let is_called = self.call(head, &mut rest[..length], round)?;
                 Ok(if is_called {
                     ServeStep::Served(head_length + length)
                 } else {
@@ -321,20 +334,20 @@ impl Protocol {
                 })
             }
             BodyFraming::Length(length) => {
-                if self.is_refused_by_head(&head, round) {
+                if self.is_refused_by_head(head, round) {
                     return Ok(ServeStep::Served(head_length));
                 }
                 self.wanted = head_length + length;
-                self.await_body(&head, rest.is_empty(), round);
+                self.await_body(head, rest.is_empty(), round);
                 Ok(ServeStep::Incomplete)
             }
             BodyFraming::Chunked => {
                 // A body that is here already is dropped with its request, and the connection stays.
                 let is_wanted = rest.is_empty();
-                if is_wanted && self.is_refused_by_head(&head, round) {
+                if is_wanted && self.is_refused_by_head(head, round) {
                     return Ok(ServeStep::Served(head_length));
                 }
-                self.await_body(&head, rest.is_empty(), round);
+                self.await_body(head, rest.is_empty(), round);
                 self.chunked = Some(Box::new(ChunkedRequest {
                     head: head_bytes.to_vec(),
                     is_wanted,

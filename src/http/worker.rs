@@ -6,7 +6,9 @@
 
 mod connection;
 mod deadlines;
+mod eviction;
 mod handle;
+mod output;
 
 use std::io;
 use std::ops::Range;
@@ -17,18 +19,18 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use slab::Slab;
 
-use self::connection::{NEVER, Transfer, WorkerConnection};
+use self::connection::{NEVER, WorkerConnection};
 use self::deadlines::Deadlines;
 use self::handle::WorkerCommand;
 pub use self::handle::WorkerHandle;
 use super::Limits;
-use super::budget::{ConnectionBudget, WorkerMemory, bytes_taken, reserve_within};
+use super::budget::{ConnectionBudget, WorkerMemory, bytes_taken};
 use super::counters::HttpCounters;
 use super::encode::DateLine;
 use super::head::RequestError;
 use super::message::{Completion, CompletionSink, Service};
 use super::poller::{Accepted, PolledSocket, Poller, Received};
-use super::protocol::{self, Buffers, ConnectionPhase, Protocol, RefusalWriter, Round};
+use super::protocol::{self, Buffers, ConnectionPhase, Protocol, Round};
 use super::stages::{Stage, StageTimer, StageTimes, TIMED_EVERY};
 use sigmad_clock::{Clock, Now};
 
@@ -36,25 +38,9 @@ use sigmad_clock::{Clock, Now};
 const ACCEPTS_PER_ROUND_MAX: usize = 256;
 /// The pause after accept failed for want of descriptors while no idle connection could be evicted.
 const ACCEPT_PAUSE_MS: u64 = 20;
-/// Connections above the limit: on them health checks are served, and all else is answered 503.
-const RESERVED_CONNECTIONS_MAX: usize = 16;
-/// Bytes read and dropped behind the last response: a client that is told to stop has time to do so.
-const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Connections of one worker in their TLS handshake: each can hold 30 kB that its client has sent or caused. Past
 /// it the oldest ones make room. A handshake of an honest client is over long before so many others have begun.
 const HANDSHAKES_MAX: usize = 512;
-/// Closed at once, so that the search for the oldest is rare.
-const HANDSHAKES_EVICTED: usize = HANDSHAKES_MAX / 8;
-
-/// The buffer of a round's responses keeps this much.
-const OUT_KEPT_BYTES: usize = 1024 * 1024;
-/// Where memory is short, a slower transfer goes before others: at this pace the largest body takes two minutes.
-const EVICTED_BYTES_PER_S: u64 = 64 * 1024;
-
-/// Idle connections in the order in which they are evicted: a handshake, whose deadline is shorter, after the others.
-fn eviction_order<T: PolledSocket>(connection: &WorkerConnection<T>) -> (bool, u64) {
-    (connection.socket.is_handshaking(), connection.deadline_ms)
-}
 
 /// One worker; `run` returns when it has drained.
 pub struct Worker<S, P: Poller> {
@@ -398,144 +384,11 @@ impl<S: Service, P: Poller> Worker<S, P> {
         self.count_memory(key);
     }
 
-    /// Receives and drops what a client still sends behind its last response.
-    fn discard(&mut self, key: usize) {
-        let connection = &mut self.connections[key];
-        let left = match self.poller.receive(&mut connection.socket) {
-            Received::Bytes(bytes) => {
-                connection.linger_bytes.and_then(|left| left.checked_sub(bytes.len()))
-            }
-            Received::Nothing => connection.linger_bytes,
-            Received::End | Received::NotTls | Received::Failed => None,
-        };
-        connection.linger_bytes = left;
-        if left.is_none() {
-            self.close(key);
-        } else if connection.socket.has_input() {
-            connection.list(key, &mut self.next_turns);
-        }
-    }
-
     fn end_calls(&mut self) {
         if self.calls > 0 {
             let times = self.timed.as_mut().map(|timed| &mut timed.times);
             self.service.round_called(self.now, StageTimer(times));
         }
-    }
-
-    fn respond(&mut self) {
-        let mut responses = std::mem::take(&mut self.responses);
-        for (key, range) in responses.drain(..) {
-            if self.connections.contains(key) {
-                self.write(key, range);
-            }
-        }
-        self.responses = responses;
-        self.out.clear();
-        self.out.shrink_to(OUT_KEPT_BYTES);
-        // It is left only when its connection has closed.
-        self.timed = None;
-        if std::mem::take(&mut self.calls) > 0 {
-            self.service.round_answered(self.clock.monotonic_ns() - self.now.monotonic_ns);
-        }
-    }
-
-    /// Sends what is left of earlier output, then `range` of this round's.
-    fn write(&mut self, key: usize, range: Range<usize>) {
-        let connection = &mut self.connections[key];
-        let mut timed = self.timed.take_if(|timed| timed.key == key);
-        let mut timer = StageTimer(timed.as_mut().map(|timed| &mut timed.times));
-        timer.begin(&self.clock);
-        let WorkerConnection { socket, output, sent, .. } = connection;
-        let result = if *sent < output.len() {
-            reserve_within(output, range.len(), 0);
-            output.extend_from_slice(&self.out[range]);
-            self.poller.send(socket, &output[*sent..]).inspect(|length| *sent += length)
-        } else {
-            let bytes = &self.out[range];
-            let result = self.poller.send(socket, bytes);
-            result.inspect(|&length| {
-                reserve_within(output, bytes.len() - length, 0);
-                output.extend_from_slice(&bytes[length..]);
-            })
-        };
-        timer.end(Stage::Write, &self.clock);
-        if let Some(timed) = timed {
-            self.counters.stages.record(&timed.times);
-        }
-        let Ok(length) = result else { return self.close(key) };
-        if !connection.has_output() {
-            return self.end_write(key);
-        }
-        let now_ms = self.now.monotonic_ms();
-        let was_stalled = std::mem::replace(&mut connection.is_stalled, true);
-        if !was_stalled {
-            connection.transfer = Transfer::begin(now_ms);
-        }
-        connection.transfer.add(length, now_ms);
-        // Other events are no progress: a client that sends and does not read must not extend its time.
-        if !was_stalled || length > 0 {
-            self.deadlines.set(connection, now_ms);
-        }
-        self.count_memory(key);
-    }
-
-    /// All output of the connection has been sent.
-    fn end_write(&mut self, key: usize) {
-        let connection = &mut self.connections[key];
-        if connection.sent > 0 {
-            connection.output = Vec::new();
-            connection.sent = 0;
-            self.count_memory(key);
-        }
-        let connection = &mut self.connections[key];
-        connection.is_stalled = false;
-        connection.protocol.flushed();
-        if connection.protocol.phase() == ConnectionPhase::Closing {
-            return self.linger(key);
-        }
-        if connection.wants_turn() {
-            connection.list(key, &mut self.next_turns);
-        }
-        self.deadlines.set(connection, self.now.monotonic_ms());
-    }
-
-    /// Closes in stages (RFC 9112 section 9.6): bytes that arrive at a closed socket cause a reset, which
-    /// destroys what the client has not read of the response.
-    fn linger(&mut self, key: usize) {
-        let connection = &mut self.connections[key];
-        if connection.has_ended {
-            return self.close(key);
-        }
-        connection.protocol.abandon();
-        self.count_memory(key);
-        let connection = &mut self.connections[key];
-        connection.linger_bytes = Some(LINGER_BYTES_MAX);
-        // The client ends after it has seen our end; when it has ended already, the close is enough.
-        let is_shut = connection.socket.is_half_closed()
-            || self.poller.shutdown_write(&mut connection.socket).is_ok();
-        if !is_shut {
-            return self.close(key);
-        }
-        if connection.socket.has_input() {
-            connection.list(key, &mut self.next_turns);
-        }
-        self.deadlines.set(connection, self.now.monotonic_ms());
-    }
-
-    fn refuse(&mut self, key: usize, error: RequestError) {
-        let start = self.out.len();
-        let connection = &mut self.connections[key];
-        let refusal = RefusalWriter {
-            service: &mut self.service,
-            out: &mut self.out,
-            date: &self.date,
-            limits: &self.limits,
-            counters: &self.counters,
-        };
-        connection.protocol.refuse(error, refusal);
-        self.count_memory(key);
-        self.write(key, start..self.out.len());
     }
 
     /// Takes note of what the connection holds now.
@@ -548,61 +401,6 @@ impl<S: Service, P: Poller> Worker<S, P> {
         if holds != connection.held_bytes {
             let held = std::mem::replace(&mut connection.held_bytes, holds);
             self.memory.change(key, held, holds);
-        }
-    }
-
-    /// Ends connections where all together hold too much: the slowest, then
-    /// idle ones, then the one that has grown last. It runs
-    /// when all responses of the round have been passed on, so that a refusal follows them.
-    fn relieve(&mut self) {
-        let newest = self.memory.take_short();
-        // Also for other workers, whose own connections may all be faster.
-        if self.memory.has_shortage()
-            && let Some(key) = self.slowest()
-        {
-            self.evict(key);
-        }
-        let Some(newest) = newest else { return };
-        while self.memory.is_over() {
-            let Some(key) = self.slowest().or_else(|| self.oldest_idle_holder()) else {
-                let holds = self.connections.get(newest).is_some_and(|one| one.held_bytes > 0);
-                if holds {
-                    self.evict(newest);
-                }
-                return;
-            };
-            self.evict(key);
-        }
-    }
-
-    /// The slowest transfer that holds memory; None where all are fast enough or have just begun.
-    fn slowest(&self) -> Option<usize> {
-        if self.memory.held() == 0 {
-            return None;
-        }
-        let now_ms = self.now.monotonic_ms();
-        let holding = self.connections.iter().filter(|(_, one)| one.held_bytes > 0);
-        let paces = holding.filter(|(_, one)| one.is_in_transfer()).filter_map(|(key, one)| {
-            let pace = one.transfer.pace(now_ms).filter(|&pace| pace < EVICTED_BYTES_PER_S)?;
-            Some((pace, key))
-        });
-        paces.min().map(|(_, key)| key)
-    }
-
-    /// The connection that holds memory, as a session of TLS does, and has been idle for longest.
-    fn oldest_idle_holder(&self) -> Option<usize> {
-        let idle = self.connections.iter().filter(|(_, one)| one.is_idle() && one.held_bytes > 0);
-        idle.min_by_key(|(_, one)| eviction_order(one)).map(|(key, _)| key)
-    }
-
-    /// Ends a connection for the memory that it holds.
-    fn evict(&mut self, key: usize) {
-        let connection = &self.connections[key];
-        if connection.has_output() || connection.is_idle() {
-            self.counters.closed_evicted_total.add(1);
-            self.close(key);
-        } else {
-            self.refuse(key, RequestError::Memory);
         }
     }
 
@@ -643,64 +441,6 @@ impl<S: Service, P: Poller> Worker<S, P> {
         } else {
             // A response before the idle time may be on its way.
             self.linger(key);
-        }
-    }
-
-    /// Closes the connection that has been idle or has lingered for longest; false when there is none.
-    fn evict_oldest_idle(&mut self) -> bool {
-        let idle = self.connections.iter().filter(|(_, one)| {
-            !one.protocol.is_reserved() && (one.is_idle() || one.is_lingering())
-        });
-        let Some((key, connection)) = idle.min_by_key(|(_, one)| eviction_order(one)) else {
-            return false;
-        };
-        if !connection.is_lingering() {
-            self.counters.closed_evicted_total.add(1);
-        }
-        self.close(key);
-        true
-    }
-
-    fn is_reserve_full(&self) -> bool {
-        self.budget.above_limit.load(Ordering::Relaxed) >= RESERVED_CONNECTIONS_MAX
-    }
-
-    /// The reserved connections of this worker that have had their turn, and wait for nothing but their client.
-    fn served_reserved(&self) -> impl Iterator<Item = (usize, &WorkerConnection<P::Socket>)> {
-        let reserved = self.connections.iter().filter(|(_, one)| one.protocol.is_reserved());
-        reserved.filter(|(_, one)| !one.is_listed() && !one.has_output())
-    }
-
-    /// True while the reserve is full of connections whose requests may be unread.
-    fn is_reserve_unserved(&self) -> bool {
-        let is_unread =
-            |one: &WorkerConnection<P::Socket>| one.protocol.is_reserved() && one.is_listed();
-        self.is_reserve_full()
-            && self.served_reserved().next().is_none()
-            && self.connections.iter().any(|(_, one)| is_unread(one))
-    }
-
-    /// Closes the reserved connection that has kept its place for longest, but none whose request may be unread.
-    fn evict_oldest_reserved(&mut self) -> bool {
-        let reserved = self.served_reserved();
-        let Some((key, connection)) = reserved.min_by_key(|(_, one)| one.deadline_ms) else {
-            return false;
-        };
-        if !connection.is_lingering() {
-            self.counters.closed_evicted_total.add(1);
-        }
-        self.close(key);
-        true
-    }
-
-    /// Closes the connections that have been in their handshake for longest.
-    fn evict_oldest_handshakes(&mut self) {
-        let handshakes = self.connections.iter().filter(|(_, one)| one.socket.is_handshaking());
-        let mut oldest: Vec<_> = handshakes.map(|(key, one)| (one.deadline_ms, key)).collect();
-        oldest.sort_unstable();
-        for (_, key) in oldest.into_iter().take(HANDSHAKES_EVICTED) {
-            self.counters.closed_evicted_total.add(1);
-            self.close(key);
         }
     }
 
