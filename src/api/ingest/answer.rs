@@ -1,6 +1,11 @@
 //! What a convention answers.
 
+use smallvec::SmallVec;
+
 use crate::http::message::HeaderField;
+
+/// One is in place: a full queue answers 503 with `Retry-After`, and must not allocate for it.
+pub type Fields = SmallVec<[HeaderField; 1]>;
 
 /// An answer whose body is in the buffer of the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,5 +15,5 @@ pub struct Answer {
     /// The media type of the body.
     pub content_type: &'static str,
     /// Further header fields.
-    pub fields: Vec<HeaderField>,
+    pub fields: Fields,
 }

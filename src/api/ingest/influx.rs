@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::api::JSON;
 use crate::api::errors::ApiError;
-use crate::api::ingest::answer::Answer;
+use crate::api::ingest::answer::{Answer, Fields};
 use crate::api::query::parameter;
 use crate::api::routes::InfluxVersion;
 use crate::api::tokens::Denied;
@@ -79,7 +79,7 @@ pub fn answer(
 ) -> Answer {
     body.clear();
     if decoded.invalid == 0 {
-        return Answer { status: 204, content_type: JSON, fields: Vec::new() };
+        return Answer { status: 204, content_type: JSON, fields: Fields::new() };
     }
     let lines: Vec<_> = refusals
         .iter()
@@ -103,7 +103,7 @@ pub fn answer(
             write_json(&Error3 { error, data: Some(lines) }, body);
         }
     }
-    Answer { status: 400, content_type: JSON, fields: Vec::new() }
+    Answer { status: 400, content_type: JSON, fields: Fields::new() }
 }
 
 /// Answers a request of which nothing is kept.

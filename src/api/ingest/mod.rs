@@ -15,7 +15,7 @@ use super::routes::{Convention, OtlpCoding};
 use crate::decode::{Decoded, Decoder, Format};
 use crate::http::message::Request;
 
-pub use self::answer::Answer;
+pub use self::answer::{Answer, Fields};
 
 /// The convention of a request to a path of `convention`: the answer to OTLP is written as the request was.
 #[inline]
@@ -64,7 +64,7 @@ pub fn answer(
     match convention {
         Convention::Json { success } => {
             let status = json::write_refused(decoded, refusals, success, body);
-            Answer { status, content_type: super::JSON, fields: Vec::new() }
+            Answer { status, content_type: super::JSON, fields: Fields::new() }
         }
         Convention::RemoteWrite => {
             remote_write::answer(decoded, refusals, decoder.written(decoded), body)

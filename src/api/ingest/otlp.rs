@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use super::answer::Answer;
+use super::answer::{Answer, Fields};
 use crate::api::errors::ApiError;
 use crate::api::routes::OtlpCoding;
 use crate::decode::{BodyError, Decoded, Format, SampleRefusal, ValueCounts};
@@ -73,7 +73,7 @@ pub fn answer(
         }
         OtlpCoding::Json => write_json(&Response::new(rejected, message.as_deref()), body),
     }
-    Answer { status: 200, content_type: coding.media_type(), fields: Vec::new() }
+    Answer { status: 200, content_type: coding.media_type(), fields: Fields::new() }
 }
 
 /// Answers a request of which nothing is kept: a `google.rpc.Status`.

@@ -6,11 +6,11 @@
 
 use std::fmt::Write;
 
-use super::answer::Answer;
+use super::answer::{Answer, Fields};
 use crate::api::TEXT;
 use crate::api::errors::ApiError;
 use crate::decode::{BodyError, Decoded, Format, SERIES_TOO_LONG, SampleRefusal, Written};
-use crate::http::message::{HeaderField, Headers};
+use crate::http::message::Headers;
 
 const VERSION_1: &[u8] = b"prometheus.WriteRequest";
 const VERSION_2: &[u8] = b"io.prometheus.write.v2.Request";
@@ -63,15 +63,16 @@ pub fn answer(
     Answer { status, content_type: TEXT, fields: written.map(fields).unwrap_or_default() }
 }
 
-fn fields(written: Written) -> Vec<HeaderField> {
+fn fields(written: Written) -> Fields {
     [
         ("X-Prometheus-Remote-Write-Samples-Written", written.samples),
         ("X-Prometheus-Remote-Write-Histograms-Written", written.histograms),
         // They are not used.
         ("X-Prometheus-Remote-Write-Exemplars-Written", 0),
     ]
+    .into_iter()
     .map(|(name, count)| (name, count.to_string().into()))
-    .into()
+    .collect()
 }
 
 /// Answers a request of which nothing is kept.
@@ -135,7 +136,7 @@ mod tests {
         let mut body = b"from before".to_vec();
         let left_out = [refusal(429, "too_many_streams"), refusal(400, SERIES_TOO_LONG)];
         let answered = answer(decoded, &left_out, None, &mut body);
-        assert_eq!((answered.status, answered.fields, &body[..]), (204, Vec::new(), &b""[..]));
+        assert_eq!((answered.status, answered.fields, &body[..]), (204, Fields::new(), &b""[..]));
         let wrong = [refusal(429, "too_many_streams"), refusal(400, "invalid_sample")];
         let written = Written { samples: 3, histograms: 1 };
         let answered = answer(decoded, &wrong, Some(written), &mut body);

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode_str;
 
-use super::answer::Answer;
+use super::answer::{Answer, Fields};
 use crate::api::TEXT;
 use crate::api::errors::ApiError;
 use crate::decode::{BodyError, Decoded, Exposition, Format, Grouping, SampleRefusal};
@@ -124,13 +124,13 @@ pub fn answer_push(
         }
         body.extend_from_slice(text.as_bytes());
     }
-    Answer { status, content_type: TEXT, fields: Vec::new() }
+    Answer { status, content_type: TEXT, fields: Fields::new() }
 }
 
 /// Answers an import that was read: VictoriaMetrics counts lines that are wrong, and says nothing of them.
 pub fn answer_import(body: &mut Vec<u8>) -> Answer {
     body.clear();
-    Answer { status: 204, content_type: TEXT, fields: Vec::new() }
+    Answer { status: 204, content_type: TEXT, fields: Fields::new() }
 }
 
 /// Answers a request of which nothing is kept.
