@@ -322,8 +322,42 @@ mod tests {
     }
 
     #[test]
+    fn a_head_has_the_largest_length_at_most() {
+        let head_of = |length: usize, end: &str| {
+            let start = "GET / HTTP/1.1\r\nA: ";
+            format!("{start}{}{end}", "a".repeat(length - start.len() - end.len()))
+        };
+        let find = |text: String| find_end(text.as_bytes(), &mut HeadSearch::default(), 100);
+        assert_eq!(find(head_of(100, "\r\n\r\n")), Ok(Some(100)));
+        assert_eq!(find(head_of(101, "\r\n\r\n")), Err(RequestError::HeadTooLarge));
+        assert_eq!(find(head_of(99, "")), Ok(None));
+        assert_eq!(find(head_of(100, "")), Err(RequestError::HeadTooLarge));
+        assert_eq!(find(head_of(101, "")), Err(RequestError::HeadTooLarge));
+    }
+
+    #[test]
+    fn a_field_is_known_by_its_name_and_not_by_its_length() {
+        let fields = "Date: a/b\r\nCookie: a\r\nUser-Agent: close\r\nAccept-Charset: a\r\n\
+            Content-Language: a\r\nContent-Language: b\r\nIf-Modified-Since: a\r\n";
+        let (.., framing, keep) =
+            read(&format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n")).expect("valid");
+        assert_eq!((framing, keep), (BodyFraming::Length(0), true));
+        assert!(read("GET / HTTP/1.0\r\nExpect: a\r\n\r\n").is_ok());
+    }
+
+    #[test]
     fn invalid_heads_are_refused() {
         for (text, refusal) in [
+            ("GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", RequestError::LineEnd),
+            ("GET / HTTP/1.1\r\nHost: x\nA: b\nC: d\r\n\r\n", RequestError::LineEnd),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000000\r\n\r\n",
+                RequestError::BodyTooLarge,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Encoding: br\r\n\r\n",
+                RequestError::ContentCoding,
+            ),
             ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
             ("GET x HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
             ("GET /#a HTTP/1.1\r\nHost: x\r\n\r\n", RequestError::RequestLine),
@@ -398,6 +432,12 @@ mod tests {
         let line = |size: usize| read(&format!("{}Host: x\r\n\r\n", target(size))).map(|_| ());
         assert_eq!(line(16_384), Err(RequestError::HeadTooLarge));
         assert_eq!(line(16_385), Err(RequestError::TargetTooLong));
+        let body = |length: usize| {
+            read(&format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"))
+                .map(|r| r.3)
+        };
+        assert_eq!(body(BODY_MAX), Ok(BodyFraming::Length(BODY_MAX)));
+        assert_eq!(body(BODY_MAX + 1), Err(RequestError::BodyTooLarge));
         let fields = |count: usize| {
             format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(count - 1))
         };

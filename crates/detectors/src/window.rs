@@ -237,6 +237,11 @@ mod tests {
         assert_eq!(Moments::of(&[]), Window::default().moments());
     }
 
+    #[test]
+    fn an_empty_window_has_no_last_value() {
+        assert_eq!(Window::default().last(&[7.0; 3]), None);
+    }
+
     /// Below it the squares are subnormal and lose digits.
     const DEVIATION_MIN: f64 = 1e-150;
 
@@ -354,6 +359,22 @@ mod tests {
             self.0 ^= self.0 << 17;
             let sum = (0..4).map(|i| (self.0 >> (16 * i) & 0xffff) as f64).sum::<f64>();
             (sum / 65_536.0 - 2.0) * 3f64.sqrt()
+        }
+    }
+
+    #[test]
+    fn values_with_spread_are_summed_again_once_a_turn() {
+        let mut normal = Normal(0x9e37_79b9_7f4a_7c15);
+        let mut window = Window::default();
+        let mut ring = [0.0; 50];
+        for pushed in 1..=500 {
+            let before = window.offset;
+            window.push(&mut ring, 10.0 + normal.next());
+            // The first value is the first offset.
+            let may_move = pushed == 1 || pushed % ring.len() == 0;
+            assert!(may_move || window.offset == before, "{pushed}");
+            // Sums around the mean lose the fewest digits.
+            assert!(pushed % ring.len() != 0 || window.sum.abs() < 1e-9, "{pushed}");
         }
     }
 
