@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs suites of the Makefile: builds first, then what may run side by side, then what must be alone.
+"""Runs suites of the Makefile: builds, beside each what mostly waits, and then what must be alone.
 
     scripts/suites.py test | verify | NAME...
 
@@ -53,13 +53,7 @@ def suites() -> list[Suite]:
         Suite("clippy", "build"),
         Suite("release", "build"),
         Suite("unit-build", "build"),
-        Suite("fuzz-build", "build"),
-        Suite("loom", "build"),
-        Suite("doc", "build", ("clippy",)),
-        Suite("ladder-build", "build", tests),
-        Suite("simulation", "build", tests),
-        Suite("container-image", "build", release, in_test=False),
-        Suite("fuzz", "build", ("fuzz-build",)),
+        # One at a time, as soon as there is a binary: beside two builds they would wait for the end of all builds.
         Suite("formats", "waits", release),
         Suite("manifests", "waits", release),
         Suite("alerts", "waits", release),
@@ -67,6 +61,13 @@ def suites() -> list[Suite]:
         Suite("replicas", "waits", release),
         Suite("senders", "waits", release),
         Suite("ladder", "waits", ("ladder-build",)),
+        Suite("fuzz-build", "build"),
+        Suite("loom", "build"),
+        Suite("doc", "build", ("clippy",)),
+        Suite("ladder-build", "build", tests),
+        Suite("simulation", "build", tests),
+        Suite("container-image", "build", release, in_test=False),
+        Suite("fuzz", "build", ("fuzz-build",)),
         Suite("unit", "alone", tests),
         Suite("gates", "alone", release),
         Suite("syscalls", "alone", release),
