@@ -1,7 +1,5 @@
 //! Once the names are known and the buffers warm, decoding allocates nothing, whatever the shape.
 
-mod counting;
-
 use std::sync::Arc;
 
 use sigmad::decode::{
@@ -11,6 +9,8 @@ use sigmad::decode::{
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
+
+use crate::counting;
 
 fn now(second: u64) -> Now {
     Now { monotonic_ns: second * 1_000_000_000, wall_us: 1_735_100_000_000_000 }

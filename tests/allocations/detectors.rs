@@ -1,12 +1,12 @@
 //! What detectors take from the allocator: nothing, once a stream's memory is there.
 
-mod counting;
-
 use sigmad_detectors::Detector;
 use sigmad_detectors::novelty::Novelty;
 use sigmad_detectors::pager::Pager;
 use sigmad_detectors::residual::Residual;
 use sigmad_detectors::robust::Robust;
+
+use crate::counting;
 
 fn calls<D: Detector>() -> usize {
     let mut detector = Box::new(D::default());

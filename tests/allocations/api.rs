@@ -1,8 +1,6 @@
 //! Nothing is allocated between the first byte of a body and the last verdict on it, nor for an answer
 //! that refuses it, once names are known and buffers warm.
 
-mod counting;
-
 use std::sync::Arc;
 
 use crossbeam_channel::bounded;
@@ -19,6 +17,8 @@ use sigmad::registry::Registry;
 use sigmad::reloadable::Reloadable;
 use sigmad::sample_queue::{self, SampleConsumer};
 use sigmad_clock::{self, Clock, Now};
+
+use crate::counting;
 
 /// Keeps the status of the last answer.
 struct LastStatus(u16);

@@ -1,8 +1,6 @@
 //! Allocations of the store queue: as many bytes as it reports, and none for a sample whose key and streams
 //! exist.
 
-mod counting;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,8 @@ use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
 use sigmad::store::queue::{Refusals, StoreQueue};
 use sigmad_sample::{DeviceId, MetricId};
+
+use crate::counting;
 
 fn queue(history_len: Option<usize>) -> StoreQueue {
     let options = StoreOptions {

@@ -1,8 +1,6 @@
 //! What analytics takes from the allocator: nothing for a sample once its streams exist, whatever
 //! detectors run, and at most 1 KiB for each stream, or 4 KiB with `pager`.
 
-mod counting;
-
 use std::sync::Arc;
 
 use sigmad::analytics::latest::LatestSamples;
@@ -12,6 +10,8 @@ use sigmad::judged_queue;
 use sigmad_detectors::DetectorKind;
 use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
+
+use crate::counting;
 
 fn analytics() -> Analytics {
     analytics_with(&[DetectorKind::Zscore])
