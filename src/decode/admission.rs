@@ -143,6 +143,12 @@ impl BodyAdmission<'_> {
         (&self.admission.metrics, self.batch)
     }
 
+    /// Samples and points refused so far.
+    #[inline]
+    pub(super) fn invalid(&self) -> usize {
+        self.decoded.invalid
+    }
+
     /// Drops the readings in the draft.
     #[inline]
     pub(super) fn discard(&mut self) {

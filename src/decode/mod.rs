@@ -195,9 +195,9 @@ impl Decoder {
         &mut self.exposition.grouping
     }
 
-    /// What was written of `decoded`, the last body, if its format tells its sender: remote_write 2.0.
-    pub fn written(&self, decoded: Decoded) -> Option<Written> {
-        self.remote_write.written(decoded.invalid + self.values().left_out())
+    /// What was written of the last body of remote_write, if its sender is told: that of 2.0.
+    pub fn written(&self) -> Option<Written> {
+        self.remote_write.written()
     }
 
     /// The values of the last body of points.

@@ -202,6 +202,12 @@ impl PointReader<'_> {
         self.points.counts.skipped += 1;
     }
 
+    /// Values and points so far that are refused, or left out for want of room.
+    #[inline]
+    pub(super) fn lost(&self) -> usize {
+        self.admission.invalid() + self.points.counts.left_out()
+    }
+
     /// Ends the body; `read` is the result of its format. After an error the batch is as before. A body without
     /// points is no error.
     ///

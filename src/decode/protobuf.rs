@@ -165,6 +165,12 @@ pub(super) fn take_fixed64(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     Ok(u64::from_le_bytes(*taken))
 }
 
+/// The number of a `sint32` or `sint64`: signs in the lowest bit.
+#[inline(always)]
+pub(super) fn zigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
+}
+
 /// Calls `each` with the numbers of a repeated varint field, packed or alone.
 #[inline(always)]
 pub(super) fn each_varint(
@@ -179,6 +185,24 @@ pub(super) fn each_varint(
             }
         }
         FieldValue::Fixed64(_) | FieldValue::Fixed32(_) => return Err(Malformed),
+    }
+    Ok(())
+}
+
+/// The same for a repeated field of doubles.
+#[inline(always)]
+pub(super) fn each_double(
+    value: FieldValue<'_>,
+    mut each: impl FnMut(f64),
+) -> Result<(), Malformed> {
+    match value {
+        FieldValue::Fixed64(bits) => each(f64::from_bits(bits)),
+        FieldValue::Bytes(mut packed) => {
+            while !packed.is_empty() {
+                each(f64::from_bits(take_fixed64(&mut packed)?));
+            }
+        }
+        FieldValue::Varint(_) | FieldValue::Fixed32(_) => return Err(Malformed),
     }
     Ok(())
 }
@@ -212,6 +236,15 @@ mod tests {
         most[9] = 2;
         assert_eq!(varint(&most), Err(Malformed));
         assert_eq!(varint(&[0x80; 11]), Err(Malformed));
+    }
+
+    #[test]
+    fn zigzag_numbers_have_signs() {
+        for (coded, number) in
+            [(0, 0), (1, -1), (2, 1), (u64::MAX, i64::MIN), (u64::MAX - 1, i64::MAX)]
+        {
+            assert_eq!(zigzag(coded), number);
+        }
     }
 
     #[test]

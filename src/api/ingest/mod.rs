@@ -66,9 +66,7 @@ pub fn answer(
             let status = json::write_refused(decoded, refusals, success, body);
             Answer { status, content_type: super::JSON, fields: Fields::new() }
         }
-        Convention::RemoteWrite => {
-            remote_write::answer(decoded, refusals, decoder.written(decoded), body)
-        }
+        Convention::RemoteWrite => remote_write::answer(decoded, refusals, decoder.written(), body),
         Convention::Influx(version) => influx::answer(version, request, decoded, refusals, body),
         Convention::Push | Convention::Forget => {
             text::answer_push(convention.success(), decoded, refusals, body)

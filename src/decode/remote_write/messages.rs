@@ -1,10 +1,22 @@
 //! What the messages of both versions share: samples, labels, and the types of metrics.
 
 use super::super::metric_types::MetricType;
+use super::super::points::PointFault;
 use super::super::protobuf::{FieldValue, Fields, Malformed};
+use sigmad_sample::timestamp::Stamp;
 
 /// The label that holds the name of the metric.
 pub(super) const NAME_LABEL: &[u8] = b"__name__";
+
+/// Milliseconds since 1970 as the time of a point.
+#[inline(always)]
+pub(super) fn stamp(timestamp_ms: i64) -> Result<Stamp, PointFault> {
+    match timestamp_ms {
+        0 => Ok(None),
+        1.. => timestamp_ms.checked_mul(1_000).map(Some).ok_or(PointFault::Time),
+        _ => Err(PointFault::Time),
+    }
+}
 
 /// One value: `prometheus.Sample`, `io.prometheus.write.v2.Sample`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -4,14 +4,16 @@
 //! - 2.0: `io.prometheus.write.v2.Request` (<https://prometheus.io/docs/specs/prw/remote_write_spec_2_0/>), by [`v2`].
 //!
 //! Messages are read in place: see [`protobuf`](super::protobuf). Values with the time 0, which the wire format does not
-//! tell from none, have the time of arrival. Exemplars, native histograms and created timestamps are not used.
+//! tell from none, have the time of arrival. Exemplars and created timestamps are not used.
 
+mod histogram;
 mod messages;
 mod symbols;
 mod v1;
 mod v2;
 
-use self::messages::{NAME_LABEL, SamplePoint};
+use self::histogram::NativeHistogram;
+use self::messages::{NAME_LABEL, SamplePoint, stamp};
 use self::symbols::Symbols;
 use super::fault::BodyError;
 use super::labels::{SeriesDescription, ValueKind};
@@ -19,7 +21,6 @@ use super::metric_types::MetricType;
 use super::points::{PointFault, PointReader};
 use super::protobuf::Malformed;
 use sigmad_sample::METRIC_BYTES_MAX;
-use sigmad_sample::timestamp::Stamp;
 
 pub(super) use self::{v1::read as read_v1, v2::read as read_v2};
 
@@ -41,8 +42,9 @@ pub(super) struct Parser {
     symbols: Symbols,
     /// The key of the series that is read.
     key: Vec<u8>,
-    /// What the last body held, whatever became of it; None unless its sender is told.
-    sent: Option<Written>,
+    histogram: NativeHistogram,
+    /// What was written of the last body; None unless its sender is told.
+    written: Option<Written>,
 }
 
 /// Parts of a body.
@@ -56,10 +58,9 @@ pub struct Written {
 }
 
 impl Parser {
-    /// What was written of the last body, of which so many values were refused or left out.
-    pub(super) fn written(&self, not_kept: usize) -> Option<Written> {
-        let Written { samples, histograms } = self.sent?;
-        Some(Written { samples: samples.saturating_sub(not_kept), histograms })
+    /// What was written of the last body, if its sender is told.
+    pub(super) fn written(&self) -> Option<Written> {
+        self.written
     }
 }
 
@@ -75,16 +76,6 @@ fn at(error: BodyError, offset: usize) -> BodyError {
     match error {
         BodyError::Malformed { .. } => BodyError::Malformed { offset },
         error => error,
-    }
-}
-
-/// Milliseconds since 1970 as the time of a point.
-#[inline(always)]
-fn stamp(timestamp_ms: i64) -> Result<Stamp, PointFault> {
-    match timestamp_ms {
-        0 => Ok(None),
-        1.. => timestamp_ms.checked_mul(1_000).map(Some).ok_or(PointFault::Time),
-        _ => Err(PointFault::Time),
     }
 }
 

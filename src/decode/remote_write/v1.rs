@@ -17,6 +17,7 @@ const METADATA: u32 = 3;
 /// Fields of `TimeSeries`.
 const LABELS: u32 = 1;
 const SAMPLES: u32 = 2;
+const HISTOGRAMS: u32 = 4;
 
 /// Bytes in front of the labels of a key: the tag, and how many types were known.
 const KEY_LABELS_AT: usize = 1 + size_of::<u32>();
@@ -27,7 +28,7 @@ pub(in super::super) fn read(
     mut points: PointReader<'_>,
     body: &[u8],
 ) -> Result<Decoded, BodyError> {
-    parser.sent = None;
+    parser.written = None;
     let tables = points.tables();
     let read = read_request(parser, &mut points, &tables.types, body);
     points.end(read)
@@ -69,7 +70,7 @@ fn read_series(
     types: &MetricTypes,
     series: &[u8],
 ) -> Result<(), BodyError> {
-    let key = &mut parser.key;
+    let Parser { key, histogram, .. } = parser;
     key.clear();
     key.push(TAG_V1);
     key.extend_from_slice(&types.told().to_ne_bytes());
@@ -90,8 +91,13 @@ fn read_series(
     };
     let mut fields = Fields::new(values);
     while let Some((number, value)) = fields.next()? {
-        if number == SAMPLES {
-            take_sample(value.bytes()?, key, points, &mut describe)?;
+        match number {
+            SAMPLES => take_sample(value.bytes()?, key, points, &mut describe)?,
+            HISTOGRAMS => {
+                histogram.read(value.bytes()?)?;
+                histogram.give(key, points, &mut describe)?;
+            }
+            _ => {}
         }
     }
     if is_malformed { Err(Malformed.into()) } else { Ok(()) }

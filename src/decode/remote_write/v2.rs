@@ -19,6 +19,7 @@ const TIMESERIES: u32 = 5;
 /// Fields of `TimeSeries`.
 const LABELS_REFS: u32 = 1;
 const SAMPLES: u32 = 2;
+const HISTOGRAMS: u32 = 3;
 const METADATA: u32 = 5;
 
 /// Labels, as names and values, of which a series that is kept has no more.
@@ -30,7 +31,7 @@ pub(in super::super) fn read(
     mut points: PointReader<'_>,
     body: &[u8],
 ) -> Result<Decoded, BodyError> {
-    parser.sent = Some(Written::default());
+    parser.written = Some(Written::default());
     let read = read_symbols(&mut parser.symbols, body)
         .and_then(|()| read_request(parser, &mut points, body));
     points.end(read)
@@ -79,7 +80,7 @@ fn read_series(
     body: &[u8],
     series: &[u8],
 ) -> Result<(), BodyError> {
-    let Parser { symbols, key, sent, .. } = parser;
+    let Parser { symbols, key, histogram, written } = parser;
     let SeriesHead { metric_type, values, is_too_long } = read_head(symbols, key, body, series)?;
     let describe = |description: &mut SeriesDescription| {
         if is_too_long {
@@ -87,16 +88,27 @@ fn read_series(
         }
         describe(description, symbols, body, series, metric_type)
     };
-    let mut samples = 0;
+    let mut of_series = Written::default();
     let mut fields = Fields::new(values);
     while let Some((number, value)) = fields.next()? {
-        if number == SAMPLES {
-            samples += 1;
-            take_sample(value.bytes()?, key, points, describe)?;
-        }
+        let lost_before = points.lost();
+        let kind = match number {
+            SAMPLES => {
+                take_sample(value.bytes()?, key, points, describe)?;
+                &mut of_series.samples
+            }
+            HISTOGRAMS => {
+                histogram.read(value.bytes()?)?;
+                histogram.give(key, points, describe)?;
+                &mut of_series.histograms
+            }
+            _ => continue,
+        };
+        *kind += usize::from(points.lost() == lost_before);
     }
-    if let Some(sent) = sent {
-        sent.samples += samples;
+    if let Some(written) = written {
+        written.samples += of_series.samples;
+        written.histograms += of_series.histograms;
     }
     Ok(())
 }
