@@ -5,12 +5,16 @@
 
 mod gzip;
 mod snappy;
+mod step;
 mod zstd;
 
 use self::gzip::GzipDecoder;
+use self::step::Step;
 use self::zstd::ZstdDecoder;
 use super::budget::reserve_within;
 use super::head::RequestError;
+
+pub use self::step::CodingError;
 
 /// Bytes written at a time: they fit the stack and the first-level cache.
 const OUTPUT_BYTES: usize = 16 * 1024;
@@ -28,17 +32,6 @@ pub enum ContentCoding {
     Zstd,
     /// One block of snappy, as Prometheus' remote_write sends it; not the framing format.
     Snappy,
-}
-
-/// Why a body was not decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CodingError {
-    /// An unknown coding, or more than one: 415.
-    Unknown,
-    /// Larger than the limit when decoded: 413.
-    TooLarge,
-    /// Damaged, cut short, or followed by other bytes: 400.
-    Corrupt,
 }
 
 impl From<CodingError> for RequestError {
@@ -71,16 +64,6 @@ impl ContentCoding {
             Err(CodingError::Unknown)
         }
     }
-}
-
-/// What one step of a decoder has done.
-struct Step {
-    /// Bytes of the coded body.
-    read: usize,
-    /// Bytes of the decoded body.
-    written: usize,
-    /// A member or a frame is complete.
-    ends_part: bool,
 }
 
 /// The decoder of one body.

@@ -8,6 +8,7 @@ mod refusal;
 mod response;
 mod round;
 mod unpacking;
+mod unpacking_place;
 
 use std::net::IpAddr;
 use std::sync::Arc;

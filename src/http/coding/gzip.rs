@@ -4,7 +4,7 @@ use std::fmt;
 
 use flate2::{Decompress, DecompressError, FlushDecompress, Status};
 
-use super::{CodingError, Step};
+use super::step::{CodingError, Step};
 
 /// The window of every member is allowed: 2^15 bytes.
 const WINDOW_BITS: u8 = 15;

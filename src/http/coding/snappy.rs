@@ -2,7 +2,7 @@
 
 use snap::raw;
 
-use super::CodingError;
+use super::step::CodingError;
 use crate::http::budget::reserve_within;
 
 /// The copy of the format that gives most for its own length: 64 bytes for 3 (section 2.2.2 of

@@ -5,7 +5,7 @@ use std::io;
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-use super::{CodingError, Step};
+use super::step::{CodingError, Step};
 
 /// RFC 8878 section 3.1.1.1.2 lets a decoder refuse windows above 8 MiB: 2^23 bytes.
 const WINDOW_LOG_MAX: u32 = 23;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::refusal::RefusalWriter;
-use super::unpacking::{PIECE_WORK_BYTES, UnpackingPlace};
+use super::unpacking_place::UnpackingPlace;
 use crate::http::Limits;
 use crate::http::coding::{BodyDecoder, CodingError};
 use crate::http::counters::HttpCounters;
@@ -16,6 +16,9 @@ use sigmad_clock::{Clock, Now};
 /// Bytes of bodies after which further large or coded ones wait for the next round: about 10 ms of work. What decoding
 /// reads and writes counts, too. So no more than one body that takes longer is served before others have their turn.
 pub(super) const ROUND_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes that one turn reads and writes to decode a body: half of a round, so that others of its kind have the rest.
+pub(super) const PIECE_WORK_BYTES: usize = 512 * 1024;
+const _: () = assert!(2 * PIECE_WORK_BYTES <= ROUND_BYTES_MAX);
 /// A larger buffer for decoded bodies is freed after the request that needed it.
 const DECODED_KEPT_BYTES: usize = 1024 * 1024;
 /// Of larger input buffers one is kept, and none past the second bound.

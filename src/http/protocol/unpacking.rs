@@ -3,14 +3,9 @@
 //! A turn decodes one piece of a body; then other connections have theirs. A worker has one place for a body that needs
 //! several pieces, so that one buffer grows at a time. Bodies that need one piece do not wait for the place.
 
-use std::sync::Arc;
-
-use super::round::{Buffers, ROUND_BYTES_MAX};
+use super::round::Buffers;
+use super::unpacking_place::UnpackingPlace;
 use crate::http::coding::{BodyDecoder, CodingError, ContentCoding};
-
-/// Bytes that one turn reads and writes to decode a body: half of a round, so that others of its kind have the rest.
-pub(super) const PIECE_WORK_BYTES: usize = 512 * 1024;
-const _: () = assert!(2 * PIECE_WORK_BYTES <= ROUND_BYTES_MAX);
 
 /// How far the coded body of a connection is.
 #[derive(Debug, Default)]
@@ -30,16 +25,6 @@ pub(super) struct RunningUnpacking {
     decoded: Vec<u8>,
     /// Held, and given back when this is dropped.
     _place: UnpackingPlace,
-}
-
-/// The place of a worker, or the hold on it, which ends when it is dropped.
-#[derive(Debug, Default)]
-pub(super) struct UnpackingPlace(Arc<()>);
-
-impl UnpackingPlace {
-    fn take(&self) -> Option<Self> {
-        (Arc::strong_count(&self.0) == 1).then(|| Self(self.0.clone()))
-    }
 }
 
 impl Unpacking {
@@ -113,11 +98,13 @@ impl Unpacking {
 mod tests {
     use std::io::Write;
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use sigmad_clock::{Clock, Now};
 
+    use super::super::round::PIECE_WORK_BYTES;
     use super::*;
     use crate::http::Limits;
     use crate::http::counters::HttpCounters;
