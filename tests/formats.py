@@ -60,10 +60,11 @@ class Client:
                 payload = gzip.decompress(payload)
             return answer.status, answer.headers, payload
 
-    def ask(self, method: str, target: str, expected: int, body: bytes | None = None, **fields: str):
+    def ask(self, method: str, target: str, expected: int, body: bytes | None = None, path: str = "", **fields: str):
+        """`path` is as in the document, where it has parameters."""
         status, headers, payload = self.fetch(method, target, body, **fields)
         assert status == expected, f"{method} {target}: {status} {payload!r}"
-        path = target.partition("?")[0]
+        path = path or target.partition("?")[0]
         response = self.document["paths"][path][method.lower()]["responses"][str(status)]
         response = self.resolve(response)
         for name, header in response.get("headers", {}).items():
@@ -71,11 +72,11 @@ class Client:
             is_required = self.resolve(header).get("required", True)
             assert name in headers or not is_required, f"{method} {target}: no {name}"
         self.seen.add((method, path, str(status)))
-        if status == 204:
+        if status == 204 or "content" not in response:
             assert not payload, f"{method} {target}: a body"
             return ""
         content = response["content"][headers["Content-Type"]]
-        if headers["Content-Type"] == "application/octet-stream":
+        if headers["Content-Type"] in ("application/octet-stream", "application/x-protobuf"):
             return payload
         if headers["Content-Type"] != "application/json":
             return payload.decode()
@@ -188,6 +189,36 @@ def check_remote_write(client: Client) -> None:
     client.ask("POST", "/api/v1/write", 415, b"x", **{"Content-Type": "text/plain"})
 
 
+def check_otlp(client: Client) -> None:
+    json_type, protobuf = {"Content-Type": "application/json"}, {"Content-Type": "application/x-protobuf"}
+    points = [{"asDouble": 1, "timeUnixNano": f"{moment}000000"} for moment in range(1, 65_538)]
+    for count, status in ((1, 200), (len(points), 413)):
+        metric = {"name": "m", "gauge": {"dataPoints": points[:count]}}
+        body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [metric]}]}]}
+        client.ask("POST", "/v1/metrics", status, json.dumps(body).encode(), **json_type)
+    client.ask("POST", "/v1/metrics", 200, b"", **protobuf)
+    client.ask("POST", "/v1/metrics", 400, b"{", **json_type)
+    client.ask("POST", "/v1/metrics", 400, b"\n", **protobuf)
+    client.ask("POST", "/v1/metrics", 415, b"x", **{"Content-Type": "text/plain"})
+
+
+def check_exposition(client: Client) -> None:
+    too_many = b"".join(b"m 1 %d\n" % moment for moment in range(65_537))
+    for path in ("/metrics/job/{rest}", "/metrics/job@base64/{rest}"):
+        name = path.replace("{rest}", "am9i")
+        for method in ("POST", "PUT"):
+            client.ask(method, name, 200, b"m 1\n", path)
+            client.ask(method, name, 400, b"m\n", path)
+            client.ask(method, name, 413, too_many, path)
+        client.ask("DELETE", name, 202, path=path)
+        client.ask("DELETE", f"{name}/a", 400, path=path)
+        for method in ("POST", "PUT", "DELETE"):
+            client.ask(method, name, 415, b"x", path, Content_Type="image/png")
+    for query, status, body in (("", 204, b"m 1\n"), ("?extra_label=x", 400, b"m 1\n"), ("", 413, too_many)):
+        client.ask("POST", f"/api/v1/import/prometheus{query}", status, body)
+    client.ask("POST", "/api/v1/import/prometheus", 415, b"x", Content_Type="image/png")
+
+
 def check_debug(client: Client) -> None:
     for path in ("/debug/pprof", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/threads?debug=1"):
         client.ask("GET", path, 200)
@@ -238,6 +269,8 @@ def main() -> None:
         check_answers(client)
         check_influx(client)
         check_remote_write(client)
+        check_otlp(client)
+        check_exposition(client)
         check_debug(client)
         count = check_scrape(client)
     with bench.sigmad("--ingest-token", "w", "--read-token", "r", "--debug-token", "d", "--max-streams", "1") as (

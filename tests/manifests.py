@@ -44,7 +44,8 @@ FOREIGN = {"HTTPRoute", "ServiceMonitor", "PrometheusRule", "Issuer", "Certifica
 WORKLOADS = {"Deployment", "StatefulSet", "Job"}
 # Probes and what is read by tools and people with a port-forward: not for the world. Nor is whatever looks into
 # the process.
-INSIDE = {"/health", "/healthz", "/livez", "/readyz", "/openapi.json"}
+# The last one: controllers refuse a path with `@`.
+INSIDE = {"/health", "/healthz", "/livez", "/readyz", "/openapi.json", "/metrics/job@base64/{rest}"}
 INSIDE_PREFIX = "/debug/"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 
@@ -390,11 +391,14 @@ def check_memory_plan(place: str, container: dict, settings: dict[str, str]) -> 
 def check_routes(objects: Objects, routes: dict[str, set[str]]) -> None:
     """What is let in from outside is every route that is for the world, and nothing else."""
     public = {path for path in set(routes) - INSIDE if not f"{path}/".startswith(INSIDE_PREFIX)}
+    prefixes = {path.removesuffix("/{rest}") for path in public if path.endswith("/{rest}")}
+    public = {path.removesuffix("/{rest}") for path in public}
     services = {each["metadata"]["name"]: each for each in of_kind(objects, "Service")}
     for ingress in of_kind(objects, "Ingress"):
         paths = [path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
         for path in paths:
-            assert path["pathType"] == "Exact", f"{path}: a prefix lets in what nobody named"
+            is_prefix = path["path"] in prefixes
+            assert path["pathType"] == ("Prefix" if is_prefix else "Exact"), f"{path}: lets in what nobody named"
             backend = path["backend"]["service"]
             ports = {port["name"] for port in services[backend["name"]]["spec"]["ports"]}
             assert backend["port"]["name"] in ports, path
@@ -405,7 +409,8 @@ def check_routes(objects: Objects, routes: dict[str, set[str]]) -> None:
             # As its schema says.
             assert len(rule["matches"]) <= 64 and len(route["spec"]["rules"]) <= 16
             for match in rule["matches"]:
-                assert match["path"]["type"] == "Exact", match
+                is_prefix = match["path"]["value"] in prefixes
+                assert match["path"]["type"] == ("PathPrefix" if is_prefix else "Exact"), match
                 found.add(match["path"]["value"])
             for backend in rule["backendRefs"]:
                 ports = {port["port"] for port in services[backend["name"]]["spec"]["ports"]}
