@@ -4,7 +4,7 @@
 //! series of a field is `measurement_field`, with the tags as labels. Fields that are no numbers (strings, booleans,
 //! NaN) are skipped and counted. A line is kept or refused as a whole, and does not affect the lines around it.
 //!
-//! [`line`] splits a line without looking at its tags: the bytes before the fields are the key of the series in the
+//! [`mod@line`] splits a line without looking at its tags: the bytes before the fields are the key of the series in the
 //! worker's cache. [`series`] reads them when the cache does not know them.
 
 mod line;
