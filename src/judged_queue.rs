@@ -154,6 +154,9 @@ pub struct SharedWindows {
     pub device: Option<DeviceId>,
     /// Samples and anomalies that the other replicas counted.
     pub others: JudgedCounts,
+    /// Samples that this replica had counted when it last wrote. The last sample of all is among them, or is of
+    /// another replica: Redis has their order.
+    pub own_total: u64,
     /// When any replica last received a sample, microseconds since 1970, by the clock of this replica; 0 when
     /// that is not known.
     pub last_seen_us: i64,

@@ -116,7 +116,7 @@ impl Analytics {
             if let Some(id) = sample.device {
                 self.judge_for_device(id, &sample, readings, arrived_us);
             }
-            self.last.update(arrived_us, sample.timestamp_us, self.others);
+            self.last.update(arrived_us, sample.timestamp_us);
             judged(self, at as u16, &sample, readings);
         }
         self.samples += batch.len() as u64;
@@ -232,7 +232,7 @@ impl Analytics {
             }
         }
         device.own.total += 1;
-        device.last.update(arrived_us, sample.timestamp_us, device.others);
+        device.last.update(arrived_us, sample.timestamp_us);
         device.own_seen_s = LastSample::seconds(arrived_us);
     }
 
@@ -247,8 +247,8 @@ impl Analytics {
 
     fn apply_to_fleet(&mut self, shared: &SharedWindows) {
         self.others = shared.others;
-        self.last.update_from_replicas(shared.last_seen_us, shared.last_timestamp_us);
         let all_sent = was_sent(self.own_seen_s, shared);
+        self.last.update_from_replicas(shared, all_sent || self.samples == shared.own_total);
         for stream in &shared.metrics {
             let is_known = self.streams.fleet.get(stream.metric).is_some();
             if stream.values.is_empty() && !is_known {
@@ -271,8 +271,8 @@ impl Analytics {
             return;
         };
         device.others = shared.others;
-        device.last.update_from_replicas(shared.last_seen_us, shared.last_timestamp_us);
         let all_sent = was_sent(device.own_seen_s, shared);
+        device.last.update_from_replicas(shared, all_sent || device.own.total == shared.own_total);
         for (at, stream) in shared.metrics.iter().enumerate() {
             let opens = is_current[at] && !stream.values.is_empty();
             if !opens && device.find(stream.metric, at).is_none() {

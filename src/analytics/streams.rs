@@ -16,7 +16,7 @@ use crate::analytics::anomalies::{OpenAnomaly, Subject};
 use crate::analytics::arena::{Arena, FlaggedIndex, StreamIndex};
 use crate::analytics::fleet::{FleetStream, FleetStreams};
 use crate::analytics::names::NameLookup;
-use crate::judged_queue::JudgedCounts;
+use crate::judged_queue::{JudgedCounts, SharedWindows};
 use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
 
@@ -71,20 +71,18 @@ pub struct LastSample {
 }
 
 impl LastSample {
-    /// Takes a sample that arrived here. `others` are the samples of other replicas.
+    /// Takes a sample that arrived here. It is the last one, whatever the clocks say: if Redis' order differs,
+    /// the store reads it again once the sample is written.
     #[inline]
-    pub fn update(&mut self, arrived_us: i64, timestamp_us: i64, others: JudgedCounts) {
+    pub fn update(&mut self, arrived_us: i64, timestamp_us: i64) {
         self.own_timestamp_us = timestamp_us;
-        // Without other replicas the latest arrival is the last sample, whatever the clock does.
-        if arrived_us >= self.seen_us || others.total == 0 {
-            (self.seen_us, self.timestamp_us) = (arrived_us, timestamp_us);
-        }
+        (self.seen_us, self.timestamp_us) = (arrived_us, timestamp_us);
     }
 
-    /// Takes the last sample that any replica reports.
-    pub fn update_from_replicas(&mut self, seen_us: i64, timestamp_us: i64) {
-        if seen_us > self.seen_us {
-            (self.seen_us, self.timestamp_us) = (seen_us, timestamp_us);
+    /// Takes the last sample of all replicas, in Redis' order. Samples that Redis does not have come after it.
+    pub fn update_from_replicas(&mut self, shared: &SharedWindows, is_all_written: bool) {
+        if is_all_written && shared.others.total > 0 && shared.last_seen_us > 0 {
+            (self.seen_us, self.timestamp_us) = (shared.last_seen_us, shared.last_timestamp_us);
         }
     }
 

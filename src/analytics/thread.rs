@@ -714,6 +714,7 @@ mod tests {
         let windows = (0..DEVICES).map(|index| SharedWindows {
             device: Some(device(index)),
             others: counts,
+            own_total: 0,
             last_seen_us: 9,
             last_timestamp_us: 8,
             metrics: vec![SharedMetric {

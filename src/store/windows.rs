@@ -23,6 +23,8 @@ pub const GONE_AFTER_US: i64 = 24 * 60 * 60 * 1_000_000;
 pub struct SubjectCounts {
     /// Samples and anomalies that other replicas have counted, replicas that are gone included.
     pub others: JudgedCounts,
+    /// Samples that this replica had counted.
+    pub own_total: u64,
     /// When the last sample arrived at any replica, by Redis' clock, and its timestamp.
     pub last: (i64, i64),
     /// Its metrics, sorted by name.
@@ -111,7 +113,9 @@ impl SubjectCounts {
         let counters = ReplicaCounters::read(value)?;
         let time_us = if counters.time_us > latest_us { 0 } else { counters.time_us };
         self.last = self.last.max((time_us, counters.timestamp_us));
-        if !is_own {
+        if is_own {
+            self.own_total = counters.counts.total;
+        } else {
             add(&mut self.others, counters.counts);
         }
         match source {
@@ -209,6 +213,7 @@ pub fn share(
     let mut shared = SharedWindows {
         device: None,
         others: counts.others,
+        own_total: counts.own_total,
         last_seen_us: counts.last.0,
         last_timestamp_us: counts.last.1,
         metrics: Vec::with_capacity(windows.len()),

@@ -99,6 +99,7 @@ impl Store {
             SharedWindows {
                 device: device.map(id),
                 others: others.fold(JudgedCounts::default(), |sum, (_, (_, of))| sum + *of),
+                own_total: samples.get(&replica).map_or(0, |(_, of)| of.total),
                 last_seen_us: last_us,
                 last_timestamp_us: last_us,
                 metrics: metrics.map(|(key, window)| self.stream(replica, *key, window)).collect(),
@@ -399,6 +400,7 @@ fn what_the_store_has_lost_is_made_good_by_own_values() {
     let told = |own_total, own_values, values: &[f64], last_seen_us| SharedWindows {
         device: Some(id(1)),
         others: JudgedCounts { total: 3, anomalies: 1 },
+        own_total,
         last_seen_us,
         last_timestamp_us: last_seen_us,
         metrics: vec![SharedMetric {
@@ -543,4 +545,31 @@ fn what_another_detector_said_of_the_last_value_here_stands() {
     assert_ne!(after.verdict.z_score, before.z_score);
     assert_eq!(after.findings[0].score, before.score);
     assert_eq!(one.devices()["1"].score, before.score);
+}
+
+#[test]
+fn redis_says_which_sample_is_the_last() {
+    let (mut store, mut one, mut two) =
+        (Store::default(), TestReplica::new(0), TestReplica::new(1));
+    one.feed(5_000, 1, [1.0]);
+    one.flush(usize::MAX, &mut store);
+    two.feed(4_000, 1, [2.0]);
+    two.flush(usize::MAX, &mut store);
+    let last = |replica: &mut TestReplica, device| {
+        replica.analytics.windows(device, Scope::Cluster).last_timestamp_us
+    };
+    let mut shared = store.read(0);
+    for subject in &mut shared {
+        assert_eq!(last(&mut one, subject.device), Some(5_000));
+        // By the clock of this replica its own sample is later, by Redis' time that of the other.
+        (subject.last_seen_us, subject.last_timestamp_us) = (4_999, 4_000);
+        one.analytics.apply(subject);
+        assert_eq!(last(&mut one, subject.device), Some(4_000));
+    }
+    // A sample that Redis does not have comes after those it has.
+    one.feed(6_000, 1, [3.0]);
+    for subject in &shared {
+        one.analytics.apply(subject);
+        assert_eq!(last(&mut one, subject.device), Some(6_000));
+    }
 }
