@@ -151,9 +151,10 @@ fn bodies_past_their_share_are_503_and_come_again() {
         }
     }
     let refused = refused_for_memory(&server);
-    assert!(accepted > 0 && refused > 0, "{accepted} accepted, {refused} refused");
-    assert!(accepted + refused >= CLIENTS as u64);
-    server.connect().exchange(&request).expect(202);
+    assert!(refused > 0 && accepted + refused >= CLIENTS as u64, "{accepted} and {refused}");
+    // Which of them stay depends on how fast they were. Without the others there is room for one that comes again.
+    drop((clients, others));
+    eventually("room", || server.connect().exchange(&request).status == 202);
 }
 
 #[test]
