@@ -221,10 +221,15 @@ impl StoreQueue {
         true
     }
 
+    /// Releases what was written, confirmed or not.
+    pub fn release_all(&mut self) {
+        while self.release_oldest() {}
+    }
+
     /// Drops all samples; returns how many had no outcome.
     pub fn drop_all(&mut self) -> u64 {
         self.is_flushing = false;
-        while self.release_oldest() {}
+        self.release_all();
         for segment in self.segments.drain(..).filter(|segment| segment.is_counted) {
             self.unconfirmed += segment.samples();
         }

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | samples taken by the store = those with an outcome + those in its queue | each time a store thread waits |
 //! | a read includes all samples of its process with a 202, and never fewer than an earlier read | each read |
+//! | readiness is not ok long after the last reply of a Redis | each read |
+//! | `syncedAt` stands still while Redis refuses to mark changes | each read |
 //! | every 202 has exactly one outcome, and a drain ends by its deadline | each exit |
 //! | what is counted as stored is in Redis, unless its process was killed during a failover | at rest |
 //! | the counts that Redis has of a process are the last that it wrote | at rest |
@@ -14,19 +16,25 @@
 use std::collections::HashMap;
 
 use sigmad::analytics::report::{Scope, WindowsReport};
+use sigmad::store::commands::SampleKeys;
 use sigmad::store::keys;
 
 use crate::keyspace::Keyspace;
 use crate::process::{PendingRead, Phase, Process};
 use crate::random::Random;
 use crate::simulation::{Violation, timestamp_us};
-use crate::world::{SECOND, now_ns};
+use crate::world::{EPOCH_US, MS, SECOND, now_ns, with};
 
 /// The metrics of the clients.
 const METRICS: [&str; 2] = ["rps", "cpu"];
 /// Values that arrive within this time may be in any order: replicas know Redis' time by half a round trip, and
 /// the clocks of two Redis differ a little.
 const ORDER_WITHIN_NS: u64 = 3 * SECOND;
+/// A process says that Redis is ok for so long without a reply: it waits 5 s for the replies to one batch, and before
+/// for a sentinel, and begins a flush every half second.
+const SILENT_NS: u64 = 15 * SECOND;
+/// `syncedAt` is a time after the mark of its flush: a round trip of 400 ms each way, and drifting clocks.
+const SYNCED_WITHIN_US: i64 = 2_000_000;
 /// Verdicts are computed from the same values by different sums.
 const VERDICT_TOLERANCE: f64 = 1e-6;
 /// A window needs so many values before a verdict.
@@ -62,7 +70,6 @@ pub struct RestReport {
 }
 
 pub struct Ledger {
-    window: usize,
     devices: usize,
     serial: u64,
     samples: Vec<Accepted>,
@@ -81,9 +88,8 @@ fn violated<T>(text: String) -> Result<T, Violation> {
 }
 
 impl Ledger {
-    pub fn new(devices: usize, window: usize) -> Self {
+    pub fn new(devices: usize) -> Self {
         Self {
-            window,
             devices,
             serial: 0,
             samples: Vec::new(),
@@ -185,6 +191,19 @@ impl Ledger {
         Ok(())
     }
 
+    /// Readiness says what is true: it is not ok long after the last reply of a Redis.
+    pub fn check_readiness(&self, process: &Process) -> Result<(), Violation> {
+        let silent_ns = now_ns() - with(|world| world.replied_ns[process.index]);
+        if !process.says_up() || silent_ns < SILENT_NS {
+            return Ok(());
+        }
+        violated(format!(
+            "process {}: says that Redis is ok, without a reply for {} ms",
+            process.index,
+            silent_ns / MS
+        ))
+    }
+
     pub fn check_exit(&self, process: &Process) -> Result<(), Violation> {
         let (accepted, outcomes) = (process.accepted, process.outcomes());
         if process.judged != Some(accepted) {
@@ -231,6 +250,9 @@ impl Ledger {
     /// What is counted as stored is in Redis. A process that is killed while another Redis becomes the master cannot
     /// write again what that one lacks.
     fn check_stored(&self, data: &mut Keyspace, processes: &[Process]) -> Result<(), Violation> {
+        if processes.iter().any(|process| process.sample_keys == SampleKeys::None) {
+            return Ok(());
+        }
         let mut present = vec![0; processes.len()];
         for sample in &self.samples {
             let mut key = Vec::new();
@@ -286,7 +308,8 @@ impl Ledger {
         let members = data.members(str::from_utf8(&key).expect("it is text"));
         let read = |member: &Vec<u8>| keys::Member::read(member).expect("sigmad wrote it").value;
         let all: Vec<f64> = members.iter().map(read).collect();
-        let window = &all[all.len().saturating_sub(self.window)..];
+        let window_len = processes[process].window;
+        let window = &all[all.len().saturating_sub(window_len)..];
         let what = format!("process {process}, {} of subject {subject}", METRICS[metric]);
         let found = report.and_then(|report| {
             report.metrics.iter().find(|found| &*found.metric == METRICS[metric])
@@ -303,9 +326,9 @@ impl Ledger {
                 found.values
             ));
         }
-        self.check_order(&what, window, processes, stream)?;
+        self.check_order(&what, (window, window_len), processes, stream)?;
         self.check_count(&what, found.total_count, processes, stream)?;
-        check_verdict(&what, found.verdict.z_score, &all, self.window)
+        check_verdict(&what, found.verdict.z_score, &all, window_len)
     }
 
     /// Every process that had samples of a device was killed before Redis took its mark, or before the marks were
@@ -321,7 +344,7 @@ impl Ledger {
     fn check_order(
         &self,
         what: &str,
-        window: &[f64],
+        (window, window_len): (&[f64], usize),
         processes: &[Process],
         stream: (usize, usize),
     ) -> Result<(), Violation> {
@@ -329,7 +352,7 @@ impl Ledger {
         // A process that was killed may have lost its last ones.
         let kept = accepted.iter().filter(|value| processes[value.process].phase != Phase::Killed);
         let times: Vec<u64> = kept.map(|value| value.at_ns).collect();
-        let Some(at) = times.len().checked_sub(self.window) else { return Ok(()) };
+        let Some(at) = times.len().checked_sub(window_len) else { return Ok(()) };
         let oldest_ns = times[at].saturating_sub(ORDER_WITHIN_NS);
         for value in window {
             let Some(known) = self.values.get(&value.to_bits()) else {
@@ -339,7 +362,7 @@ impl Ledger {
                 return violated(format!(
                     "{what}: a value of {} ms in the window, though {} newer ones came after {} ms",
                     known.at_ns / 1_000_000,
-                    self.window,
+                    window_len,
                     times[at] / 1_000_000
                 ));
             }
@@ -363,6 +386,20 @@ impl Ledger {
         }
         violated(format!("{what}: {total} values in all, and clients have {all} accepted"))
     }
+}
+
+/// `syncedAt` stands still while Redis refuses to mark changes. The wall clock of the process is right.
+pub fn check_synced(process: &Process, report: &WindowsReport) -> Result<(), Violation> {
+    let Some(synced_us) = report.synced_at_us else { return Ok(()) };
+    let marked_us = EPOCH_US + (with(|world| world.marked_ns[process.index]) / 1_000) as i64;
+    if synced_us <= marked_us + SYNCED_WITHIN_US {
+        return Ok(());
+    }
+    violated(format!(
+        "process {}: syncedAt is {} ms after the last mark that Redis has taken",
+        process.index,
+        (synced_us - marked_us) / 1_000
+    ))
 }
 
 /// The verdict on the last value follows from the window before it.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use sigmad::store::commands::SampleKeys;
 use sigmad::store::keys;
 
 use crate::process::ProcessSettings;
@@ -71,6 +72,12 @@ pub enum Deed {
         named_after_ns: u64,
         demoted_after_ns: u64,
     },
+    /// The machine of the master is gone, with what its replica had not got. The sentinels see it, promote the replica,
+    /// and later the old master comes back.
+    Crash {
+        named_after_ns: u64,
+        back_after_ns: u64,
+    },
     /// The wall clock of a slot steps.
     Step {
         slot: usize,
@@ -114,9 +121,13 @@ pub enum Over {
     Up { node: usize, keeps: Keeps },
     Name { master: usize },
     Demote { node: usize, master: usize },
+    Promote { master: usize },
+    Return { node: usize, master: usize },
     Snapshot { node: usize },
 }
 
+/// Seeds from here on also draw what [`Plan::widen`] has; the plans of smaller ones stay as they were.
+pub const WIDE_FROM: u64 = 1_000_000;
 /// The kinds that a seed enables.
 const KINDS: usize = 14;
 
@@ -135,13 +146,47 @@ pub struct Plan {
     pub drift_ppm: Vec<i64>,
     pub lag_ns: u64,
     pub settings: ProcessSettings,
+    /// `--window` of each slot.
+    pub windows: Vec<usize>,
     pub deeds: Vec<(u64, Deed)>,
     /// Redis may lose data: then only outcomes are compared.
     pub may_lose: bool,
 }
 
 impl Plan {
-    pub fn draw(random: &mut Random) -> Self {
+    pub fn draw(seed: u64) -> (Self, Random) {
+        let mut random = Random::new(seed);
+        let mut plan = Self::first(&mut random);
+        if seed >= WIDE_FROM {
+            plan.widen(&mut random);
+        }
+        plan.deeds.sort_by_key(|(at_ns, _)| *at_ns);
+        (plan, random)
+    }
+
+    /// Other keys, replicas with different windows, refused windows, and masters that crash.
+    fn widen(&mut self, random: &mut Random) {
+        self.settings.sample_keys =
+            random.pick(&[SampleKeys::Two, SampleKeys::Two, SampleKeys::One, SampleKeys::None]);
+        if random.chance(30) {
+            self.windows.iter_mut().for_each(|window| *window = random.pick(&[3, 10, 50]));
+        }
+        if self.settings.sample_keys == SampleKeys::None && random.chance(40) {
+            let (at_ns, for_ns) =
+                (random.within(0..self.traffic_ns), random.spread(50 * MS..5 * SECOND));
+            let refusal = Refusal::NoWindows;
+            let node = random.below(self.data_nodes);
+            self.deeds.push((at_ns, Deed::Refuse { node, refusal, for_ns }));
+        }
+        if self.sentinels > 0 && random.chance(60) {
+            let named_after_ns = random.spread(SECOND..8 * SECOND);
+            let back_after_ns = random.spread(SECOND..8 * SECOND);
+            let at_ns = random.within(SECOND..self.traffic_ns);
+            self.deeds.push((at_ns, Deed::Crash { named_after_ns, back_after_ns }));
+        }
+    }
+
+    fn first(random: &mut Random) -> Self {
         let slots = random.pick(&[1, 2, 2, 3, 3, 4]);
         let (data_nodes, sentinels) = if random.chance(30) { (2, 1) } else { (1, 0) };
         let traffic_ns = random.spread(5 * SECOND..60 * SECOND);
@@ -155,6 +200,7 @@ impl Plan {
             flush_interval: Duration::from_millis(random.pick(&[20, 100, 100, 500])),
             drain_ns: random.spread(SECOND..25 * SECOND),
             queue_bytes: if random.chance(15) { 256 << 10 } else { 16 << 20 },
+            sample_keys: SampleKeys::Two,
         };
         let is_skewed = random.chance(30);
         let skew = |random: &mut Random| {
@@ -176,6 +222,7 @@ impl Plan {
             skew_us,
             drift_ppm,
             lag_ns: random.spread(MS..300 * MS),
+            windows: vec![settings.window; slots],
             settings,
             deeds: Vec::new(),
             may_lose: false,
@@ -206,7 +253,6 @@ impl Plan {
                 }
             }
         }
-        plan.deeds.sort_by_key(|(at_ns, _)| *at_ns);
         plan
     }
 
@@ -270,6 +316,13 @@ impl Plan {
 
     /// Another Redis becomes the master.
     pub fn has_failover(&self) -> bool {
-        self.deeds.iter().any(|(_, deed)| matches!(deed, Deed::Failover { .. }))
+        let moves = |deed: &Deed| matches!(deed, Deed::Failover { .. } | Deed::Crash { .. });
+        self.deeds.iter().any(|(_, deed)| moves(deed))
+    }
+
+    /// The wall clocks of all replicas are right.
+    pub fn has_right_clocks(&self) -> bool {
+        let steps = |deed: &Deed| matches!(deed, Deed::Step { .. });
+        self.skew_us.iter().all(|&us| us == 0) && !self.deeds.iter().any(|(_, deed)| steps(deed))
     }
 }

@@ -3,7 +3,7 @@
 //! What main and the workers do between them is here, in the order of `src/server/mod.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -45,6 +45,7 @@ pub struct ProcessSettings {
     pub drain_ns: u64,
     /// `--redis-queue`.
     pub queue_bytes: usize,
+    pub sample_keys: SampleKeys,
 }
 
 /// Device, timestamp and readings of a sample.
@@ -82,6 +83,11 @@ pub struct Process {
     pub slot: usize,
     pub phase: Phase,
     pub id: ReplicaId,
+    /// Its `--window`.
+    pub window: usize,
+    pub sample_keys: SampleKeys,
+    /// What `/readyz` says of Redis.
+    says_up: Arc<AtomicBool>,
     registry: Arc<Registry>,
     producer: Option<SampleProducer>,
     asker: Asker,
@@ -117,7 +123,7 @@ fn store_options(replica: ReplicaId, settings: &ProcessSettings) -> StoreOptions
         stream_idle: STREAM_IDLE,
         history_len: None,
         devices_max: STREAMS_MAX,
-        sample_keys: SampleKeys::Two,
+        sample_keys: settings.sample_keys,
     }
 }
 
@@ -154,6 +160,8 @@ impl Process {
         let id = ReplicaId::new(random as u32);
         let store_counters = Arc::<StoreCounters>::default();
         let deadline = Arc::new(AtomicU64::new(0));
+        let says_up = Arc::<AtomicBool>::default();
+        let state = says_up.clone();
         // Boxed: a coroutine takes only a small closure.
         let thread = Box::new(StoreThread::new(StoreThreadParts {
             target: settings.target.clone(),
@@ -169,7 +177,7 @@ impl Process {
                 clock: source.clone(),
                 deadline_ns: deadline.clone(),
             }),
-            on_state: Box::new(|_| {}),
+            on_state: Box::new(move |is_up| state.store(is_up, Ordering::Relaxed)),
             seed: random,
             deadline_ns: deadline.clone(),
             logs_in_again: Arc::default(),
@@ -179,6 +187,9 @@ impl Process {
             slot,
             phase: Phase::Running,
             id,
+            window: settings.window,
+            sample_keys: settings.sample_keys,
+            says_up,
             registry,
             producer: Some(producer),
             asker,
@@ -341,11 +352,11 @@ impl Process {
         }
     }
 
-    /// SIGKILL, or the machine is gone. `promoted_ns`: another Redis has become the master just then, and this process
-    /// need not know. Nobody writes again what it has written since, or what was not replicated.
-    pub fn kill(&mut self, promoted_ns: Option<u64>) {
-        if let Some(promoted_ns) = promoted_ns {
-            let is_before = |&&(at_ns, _): &&(u64, u64)| at_ns < promoted_ns;
+    /// SIGKILL, or the machine is gone. `replicated_ns`: another Redis becomes the master just then and has all writes
+    /// until that time. Nobody writes again what this process has written since.
+    pub fn kill(&mut self, replicated_ns: Option<u64>) {
+        if let Some(replicated_ns) = replicated_ns {
+            let is_before = |&&(at_ns, _): &&(u64, u64)| at_ns < replicated_ns;
             let before = self.stored_by_time.iter().rev().find(is_before);
             self.safe_stored = before.map_or(0, |&(_, stored)| stored);
         }
@@ -366,7 +377,13 @@ impl Process {
 
     /// Samples counted as stored that must be in Redis.
     pub fn safe_stored(&self) -> u64 {
-        self.stored().min(self.safe_stored)
+        let unconfirmed = self.store_counters.unconfirmed_total.get();
+        self.stored().saturating_sub(unconfirmed).min(self.safe_stored)
+    }
+
+    /// Whether Redis takes and shares what it is sent, as `/readyz` says.
+    pub fn says_up(&self) -> bool {
+        self.says_up.load(Ordering::Relaxed)
     }
 
     /// Samples dropped and counted, whatever the reason.

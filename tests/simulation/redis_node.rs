@@ -27,9 +27,12 @@ pub enum Refusal {
     NoWrites,
     /// SET is refused for good: another client has the keys.
     NoSet,
+    /// ZADD is refused for good, outside of scripts.
+    NoWindows,
 }
 
 impl Refusal {
+    /// What any run may have.
     pub const ALL: [Self; 5] =
         [Self::Loading, Self::OutOfMemory, Self::NoScripts, Self::NoWrites, Self::NoSet];
 
@@ -45,6 +48,7 @@ impl Refusal {
             Self::NoWrites if is_write(name) => {
                 Some("NOPERM this user has no permissions to run this command")
             }
+            Self::NoWindows if name == "ZADD" => Some("ERR refused for good"),
             Self::NoSet if name == "SET" => Some("ERR refused for good"),
             _ => None,
         }
@@ -56,6 +60,8 @@ impl Refusal {
 pub struct NodeFaults {
     /// Its process has ended: connections are refused.
     pub is_down: bool,
+    /// It went down before its replicas had all of its writes.
+    pub is_dead: bool,
     /// Its machine does not answer.
     pub is_silent: bool,
     /// It executes nothing until then.
@@ -72,6 +78,8 @@ pub struct Node {
     /// What it finds after a restart.
     pub disk: Option<Keyspace>,
     pub faults: NodeFaults,
+    /// When it last crashed: what it sent to its replicas and had not arrived is lost.
+    pub died_ns: u64,
     /// Its wall clock less the true time.
     pub skew_us: i64,
     clients: i64,
@@ -86,6 +94,7 @@ impl Node {
             data: Keyspace::default(),
             disk: None,
             faults: NodeFaults::default(),
+            died_ns: 0,
             skew_us,
             clients: 0,
             partial: Vec::new(),
@@ -193,7 +202,15 @@ impl World {
                 error("READONLY You can't write against a read only replica.")
             }
             Role::Sentinel(_) => error(&format!("ERR unknown command '{name}'")),
-            _ => nodes[node].data_now().execute(lua, command).unwrap_or_else(|text| error(&text)),
+            _ => match nodes[node].data_now().execute(lua, command) {
+                Ok(reply) => {
+                    if name == "EVAL" {
+                        self.marked_ns[self.conns[conn].process] = now_ns();
+                    }
+                    reply
+                }
+                Err(text) => error(&text),
+            },
         }
     }
 
@@ -222,7 +239,15 @@ impl World {
         }
         for replica in self.replicas_of(node) {
             let at_ns = now_ns() + self.replication_lag_ns;
-            self.push(at_ns, Event::Replicate { node: replica, effects: effects.clone() });
+            self.push(
+                at_ns,
+                Event::Replicate {
+                    node: replica,
+                    from: node,
+                    sent_ns: now_ns(),
+                    effects: effects.clone(),
+                },
+            );
         }
     }
 
@@ -235,7 +260,11 @@ impl World {
     }
 
     /// Writes of the master reach a replica.
-    pub fn apply(&mut self, node: usize, effects: &[Command]) {
+    pub fn apply(&mut self, node: usize, from: usize, sent_ns: u64, effects: &[Command]) {
+        let died_ns = self.nodes[from].died_ns;
+        if died_ns > 0 && sent_ns <= died_ns && died_ns <= now_ns() {
+            return;
+        }
         let replica = &mut self.nodes[node];
         if !matches!(replica.role, Role::Replica(_)) || replica.faults.is_down {
             return;

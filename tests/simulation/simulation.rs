@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use sigmad::analytics::report::Scope;
 
-use crate::laws::{Ledger, RestReport};
+use crate::laws::{Ledger, RestReport, check_synced};
 use crate::plan::{Deed, Keeps, Over, Plan};
-use crate::process::{Phase, Process};
+use crate::process::{Phase, Process, ProcessSettings};
 use crate::random::Random;
 use crate::redis_node::{Node, Role};
 use crate::world::{self, EPOCH_US, Event, MS, SECOND, Way, World, now_ns, with};
@@ -62,8 +62,8 @@ pub struct Simulation {
     /// The Redis that has the data.
     leader: usize,
     is_failing_over: bool,
-    /// When the present leader was promoted.
-    promoted_ns: Option<u64>,
+    /// Since when the last failover may lose what is written, and until when a process may not know of it.
+    failover: Option<(u64, u64)>,
     healed_ns: u64,
     rest: Vec<RestReport>,
     is_asked: bool,
@@ -71,8 +71,7 @@ pub struct Simulation {
 
 /// Runs a seed in this thread.
 pub fn run(seed: u64) -> Outcome {
-    let mut random = Random::new(seed);
-    let plan = Plan::draw(&mut random);
+    let (plan, mut random) = Plan::draw(seed);
     let mut nodes = Vec::new();
     for at in 0..plan.data_nodes {
         let role = if at == 0 { Role::Master } else { Role::Replica(0) };
@@ -103,7 +102,7 @@ pub fn run(seed: u64) -> Outcome {
 
 /// What a seed does, for people.
 pub fn describe(seed: u64) -> String {
-    format!("{:#?}", Plan::draw(&mut Random::new(seed)))
+    format!("{:#?}", Plan::draw(seed).0)
 }
 
 impl Simulation {
@@ -112,14 +111,14 @@ impl Simulation {
         Self {
             slots: vec![usize::MAX; plan.slots],
             back_ns: vec![None; plan.slots],
-            ledger: Ledger::new(plan.devices, plan.settings.window),
+            ledger: Ledger::new(plan.devices),
             plan,
             random,
             processes: Vec::new(),
             skews,
             leader: 0,
             is_failing_over: false,
-            promoted_ns: None,
+            failover: None,
             healed_ns: 0,
             rest: Vec::new(),
             is_asked: false,
@@ -161,7 +160,9 @@ impl Simulation {
             }
             Event::Up(conn, what) => with(|world| world.arrive(conn, what)),
             Event::Down(conn, what) => with(|world| world.deliver(conn, what)),
-            Event::Replicate { node, effects } => with(|world| world.apply(node, &effects)),
+            Event::Replicate { node, from, sent_ns, effects } => {
+                with(|world| world.apply(node, from, sent_ns, &effects));
+            }
             Event::Plan(index) => {
                 let (_, deed) = self.plan.deeds[index];
                 self.deed(deed);
@@ -172,7 +173,7 @@ impl Simulation {
                 self.look_at_end(process)?;
             }
             Event::Post => self.post(),
-            Event::Read => self.read(),
+            Event::Read => self.read()?,
             Event::WorkersEnd(process) => self.processes[process].end_workers(),
             Event::Join(process) => {
                 self.processes[process].look();
@@ -188,10 +189,11 @@ impl Simulation {
     fn start(&mut self, slot: usize) {
         let index = with(World::new_process);
         let skew_us = self.skews[slot].clone();
+        let window = self.plan.windows[slot];
         let process = Process::start(
             index,
             slot,
-            &self.plan.settings,
+            &ProcessSettings { window, ..self.plan.settings.clone() },
             skew_us,
             self.plan.drift_ppm[slot],
             self.random.next(),
@@ -239,18 +241,20 @@ impl Simulation {
         }
     }
 
-    fn read(&mut self) {
+    fn read(&mut self) -> Result<(), Violation> {
         if !self.is_traffic() {
-            return;
+            return Ok(());
         }
         let running = self.running();
         if !running.is_empty() {
             let process = self.random.pick(&running);
             let subject = self.random.below(self.plan.devices + 1);
             let scope = self.random.pick(&[Scope::Cluster, Scope::Local]);
+            self.ledger.check_readiness(&self.processes[process])?;
             self.ask(process, subject, scope, false);
         }
         with(|world| world.push(now_ns() + READ_EVERY_NS, Event::Read));
+        Ok(())
     }
 
     fn ask(&mut self, process: usize, subject: usize, scope: Scope, is_at_rest: bool) -> bool {
@@ -270,6 +274,9 @@ impl Simulation {
                 Ok(report) => {
                     let goes_back = self.plan.may_lose || self.plan.has_failover();
                     self.ledger.check_read(process, &read, &report, !goes_back)?;
+                    if self.plan.has_right_clocks() {
+                        check_synced(&self.processes[process], &report)?;
+                    }
                 }
                 Err(_) => self.processes[process].reads.push(read),
             }
@@ -317,6 +324,12 @@ impl Simulation {
                 return Ok(());
             }
             self.is_asked = true;
+            for &at in &running {
+                if !self.processes[at].says_up() {
+                    let text = format!("process {at} says that Redis is away, and it answers");
+                    return Err(Violation(text));
+                }
+            }
             for process in running {
                 for subject in 0..=self.plan.devices {
                     if !self.ask(process, subject, Scope::Cluster, true) {
@@ -345,6 +358,9 @@ impl Simulation {
             }
             Deed::Failover { named_after_ns, demoted_after_ns } => {
                 self.fail_over(named_after_ns, demoted_after_ns);
+            }
+            Deed::Crash { named_after_ns, back_after_ns } => {
+                self.crash(named_after_ns, back_after_ns);
             }
             Deed::Step { slot, by_us } => _ = self.skews[slot].fetch_add(by_us, Ordering::Relaxed),
             Deed::Terminate { slot, .. } | Deed::Kill { slot, .. } | Deed::Burst { slot, .. } => {
@@ -426,11 +442,26 @@ impl Simulation {
             with(|world| !world.nodes[new].faults.is_down && !world.nodes[old].faults.is_down);
         if is_possible && !std::mem::replace(&mut self.is_failing_over, true) {
             self.leader = new;
-            self.promoted_ns = Some(now_ns());
+            self.failover = Some((now_ns(), now_ns() + FAILOVER_KNOWN_NS));
             with(|world| world.promote(new));
             self.later(named_after_ns, Over::Name { master: new });
             let demoted_ns = named_after_ns + demoted_after_ns;
             self.later(demoted_ns, Over::Demote { node: old, master: new });
+        }
+    }
+
+    /// The master is gone, and sentinels promote the other Redis once they are sure.
+    fn crash(&mut self, named_after_ns: u64, back_after_ns: u64) {
+        let (old, new) = (self.leader, 1 - self.leader);
+        let is_possible =
+            with(|world| !world.nodes[new].faults.is_down && !world.nodes[old].faults.is_down);
+        if is_possible && !std::mem::replace(&mut self.is_failing_over, true) {
+            self.leader = new;
+            self.failover = Some((now_ns(), now_ns() + named_after_ns + FAILOVER_KNOWN_NS));
+            with(|world| world.crash(old));
+            self.later(named_after_ns, Over::Promote { master: new });
+            self.later(named_after_ns + MS, Over::Name { master: new });
+            self.later(named_after_ns + back_after_ns, Over::Return { node: old, master: new });
         }
     }
 
@@ -442,10 +473,9 @@ impl Simulation {
                 self.processes[process].terminate(self.plan.settings.drain_ns, workers_ns);
             }
             Deed::Kill { slot, back_ns } => {
-                let is_recent = |&at_ns: &u64| now_ns() - at_ns < FAILOVER_KNOWN_NS;
-                let promoted_ns = self.promoted_ns.filter(is_recent);
+                let risk = self.failover.filter(|&(_, until_ns)| now_ns() < until_ns);
                 let lag_ns = self.plan.lag_ns;
-                let replicated_ns = promoted_ns.map(|at_ns| at_ns.saturating_sub(lag_ns));
+                let replicated_ns = risk.map(|(since_ns, _)| since_ns.saturating_sub(lag_ns));
                 self.processes[process].kill(replicated_ns);
                 with(|world| world.push(now_ns() + back_ns, Event::Start(slot)));
             }
@@ -477,6 +507,14 @@ impl Simulation {
                 with(|world| world.restart(node, keeps == Keeps::All, keeps == Keeps::Snapshot))
             }
             Over::Name { master } => with(|world| world.name_master(master)),
+            Over::Promote { master } => with(|world| world.promote(master)),
+            Over::Return { node, master } => {
+                with(|world| {
+                    world.restart(node, true, false);
+                    world.demote(node, master);
+                });
+                self.is_failing_over = false;
+            }
             Over::Demote { node, master } => {
                 with(|world| world.demote(node, master));
                 self.is_failing_over = false;

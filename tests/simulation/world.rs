@@ -38,7 +38,7 @@ pub enum Event {
     /// Something of Redis reaches a client.
     Down(usize, Downstream),
     /// Writes of the master reach a replica of Redis.
-    Replicate { node: usize, effects: Vec<Command> },
+    Replicate { node: usize, from: usize, sent_ns: u64, effects: Vec<Command> },
     /// One step of the plan, by its index.
     Plan(usize),
     /// The analytics thread of a process takes its turns.
@@ -117,6 +117,10 @@ pub struct World {
     /// By slot and node.
     pub ways: Vec<Vec<Way>>,
     waiting: Vec<Waiting>,
+    /// When the last reply reached each process.
+    pub replied_ns: Vec<u64>,
+    /// When a Redis last executed a script that marks changes, for each process.
+    pub marked_ns: Vec<u64>,
     pub lua: Lua,
     log: u64,
     pub events_seen: u64,
@@ -380,6 +384,8 @@ impl World {
             conns: Vec::new(),
             ways,
             waiting: Vec::new(),
+            replied_ns: Vec::new(),
+            marked_ns: Vec::new(),
             lua: Lua::new(),
             log: 0,
             events_seen: 0,
@@ -415,6 +421,8 @@ impl World {
 
     pub fn new_process(&mut self) -> usize {
         self.waiting.push(Waiting::default());
+        self.replied_ns.push(now_ns());
+        self.marked_ns.push(0);
         self.waiting.len() - 1
     }
 
@@ -525,7 +533,10 @@ impl World {
         }
         let entry = &mut self.conns[conn];
         match what {
-            Downstream::Replies(replies) => entry.inbox.extend(replies),
+            Downstream::Replies(replies) => {
+                entry.inbox.extend(replies);
+                self.replied_ns[process] = now_ns();
+            }
             Downstream::Close(error) => entry.broken = Some(error),
         }
         let Waiting { serial, conn: awaited } = self.waiting[process];
@@ -592,16 +603,31 @@ impl World {
         }
         if let Role::Replica(master) = self.nodes[node].role {
             self.nodes[node].data = self.nodes[master].data.clone();
+        } else if self.nodes[node].faults.is_dead {
+            // It is back before another one was promoted: its replicas copy what they had not got.
+            self.copy_to_replicas(node);
         } else if !keeps_all {
             let disk = self.nodes[node].disk.take().filter(|_| has_disk);
             self.nodes[node].data = disk.unwrap_or_default();
-            for replica in 0..self.nodes.len() {
-                if self.nodes[replica].role == Role::Replica(node) {
-                    self.nodes[replica].data = self.nodes[node].data.clone();
-                }
+            self.copy_to_replicas(node);
+        }
+        self.nodes[node].faults.is_dead = false;
+        self.set_down(node, false);
+    }
+
+    fn copy_to_replicas(&mut self, master: usize) {
+        for replica in 0..self.nodes.len() {
+            if self.nodes[replica].role == Role::Replica(master) {
+                self.nodes[replica].data = self.nodes[master].data.clone();
             }
         }
-        self.set_down(node, false);
+    }
+
+    /// The machine of a master is gone, with what has not reached its replicas.
+    pub fn crash(&mut self, node: usize) {
+        self.nodes[node].faults.is_dead = true;
+        self.nodes[node].died_ns = now_ns();
+        self.set_down(node, true);
     }
 
     pub fn set_latency(&mut self, slot: usize, one_way_ns: u64) {
