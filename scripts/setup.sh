@@ -27,6 +27,12 @@ packages=(
   "dot graphviz"        # pictures of go tool pprof
   "prometheus prometheus" # alerts and dashboard, with promtool
   "amtool prometheus-alertmanager"
+  "collectd collectd-core" # a sender
+)
+# shared library, Debian package: collectd-core only suggests what its plugin write_http needs
+libraries=(
+  "libyajl.so.2 libyajl2"
+  "libcurl-gnutls.so.4 libcurl3-gnutls"
 )
 # The image: built here, on bases made here, and run. For `make verify`, which asks for `containers`.
 if [[ ${1:-} == containers ]]; then
@@ -64,6 +70,11 @@ missing=()
 for entry in "${packages[@]}"; do
   read -r command package <<<"$entry"
   command -v "$command" >/dev/null || missing+=("$package")
+done
+known=$(ldconfig -p)
+for entry in "${libraries[@]}"; do
+  read -r library package <<<"$entry"
+  [[ $known == *"$library "* ]] || missing+=("$package")
 done
 # Debian leaves pip out of venv; the module is there only with its package.
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
@@ -113,9 +124,11 @@ if [[ ${1:-} == perf ]]; then
       cargo install --quiet --locked --root .tools --version "$inferno_version" inferno </dev/null \
       || by_hand+=("inferno (cargo install --locked --version $inferno_version inferno)")
   fi
-  find_go >/dev/null || by_hand+=("go 1.26 or newer")
 fi
 rm -rf .tools/target
+
+# The baseline in Go, an example, senders.
+find_go >/dev/null || by_hand+=("go 1.26 or newer")
 
 # kubectl has it built in; that of Debian is too old for what k8s/ uses.
 if ! kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5' && ! command -v kustomize >/dev/null; then

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The recipes of docs/CONNECT.md that can run here, against the real binary, and bodies of those that cannot.
 
-The programs of examples/connect in Python, Go and sh run as they are; collectd runs with its snippet, where it is
-installed. The bodies in fixtures/connect are as the agents' documentation gives them, and curl replays them.
+The programs of examples/connect in Python, Go and sh run as they are; collectd runs with its snippet, and promtool
+checks that of Prometheus. Telegraf and the Collector load theirs in `make verify-long`. The bodies in fixtures/connect
+are as the agents' documentation gives them, and curl replays them.
 `make senders` runs it; SIGMAD names the binary.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benches"))
 
 import bench
+import golang
 
 CONNECT = bench.ROOT / "examples" / "connect"
 FIXTURES = Path(__file__).resolve().parent / "fixtures" / "connect"
@@ -74,13 +76,12 @@ def replayed(port: int) -> None:
 def programs(port: int) -> None:
     """The programs of examples/connect."""
     url = f"http://127.0.0.1:{port}/ingest"
-    go = shutil.which("go") or str(bench.ROOT / ".venv" / "bin" / "go")
     with tempfile.TemporaryDirectory() as scratch:
         zone = Path(scratch) / "temp"
         zone.write_text("48312\n")
         for command, series in (
             ([sys.executable, str(CONNECT / "sample.py"), url, "2"], "load1"),
-            ([go, "run", str(CONNECT / "go" / "sample.go"), url], "goroutines"),
+            ([golang.go(), "run", str(CONNECT / "go" / "sample.go"), url], "goroutines"),
             ([str(CONNECT / "raspberry-pi.sh"), url, str(zone)], "temperature"),
         ):
             print(f"  {Path(command[-2]).name}: {run(*command).strip()}")
@@ -90,15 +91,15 @@ def programs(port: int) -> None:
 
 
 def collectd(port: int) -> None:
-    """collectd with its snippet, at a shorter interval."""
+    """collectd with its snippet, at a shorter interval; its plugin csv says which values it has sent."""
     program = shutil.which("collectd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        print("  collectd is not installed: left out")
-        return
+    assert program, "collectd is missing: scripts/setup.sh installs it (Debian package collectd-core)"
     with tempfile.TemporaryDirectory() as scratch:
+        csv = f'LoadPlugin csv\n<Plugin csv>\n  DataDir "{scratch}/csv"\n</Plugin>'
         config = (CONNECT / "collectd.conf").read_text()
         for before, after in (
             ("Interval 10", f'Interval 1\nHostname "collectd-host"\nBaseDir "{scratch}"\nPIDFile "{scratch}/pid"'),
+            ("LoadPlugin write_http", f"LoadPlugin write_http\n{csv}"),
             ("http://localhost:8080", f"http://127.0.0.1:{port}"),
             ('    Format "JSON"', '    Format "JSON"\n    BufferSize 1024'),
         ):
@@ -106,30 +107,56 @@ def collectd(port: int) -> None:
             config = config.replace(before, after)
         path = Path(scratch) / "collectd.conf"
         path.write_text(config)
-        tested = subprocess.run([program, "-t", "-C", str(path)], capture_output=True, text=True, timeout=60)
-        if tested.returncode != 0:
-            # Debian's collectd-core only suggests the libraries of write_http.
-            print(f"  collectd is left out: {tested.stderr.strip()}")
-            return
-        with bench.running([program, "-f", "-C", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-            deadline = time.monotonic() + 60
-            wanted = {"load_shortterm", 'memory{type_instance="free"}', 'cpu{plugin_instance="0",type_instance="idle"}'}
-            while True:
-                found = {
-                    series
-                    for sample in latest(port)
-                    if sample.get("device") == "collectd-host"
-                    for series, value in sample.items()
-                }
-                if wanted <= found:
-                    break
-                assert time.monotonic() < deadline, f"{wanted - found} of collectd have not arrived: {sorted(found)}"
-                time.sleep(0.1)
-    print("  collectd: gauges and rates")
+        log = Path(scratch) / "log"
+        command = [program, "-f", "-C", str(path)]
+        with log.open("w") as file, bench.running(command, stdout=file, stderr=file) as child:
+            rates = 'cpu{plugin_instance="0",type_instance="idle"}'
+
+            def three() -> bool:
+                assert child.poll() is None, f"collectd ended: {log.read_text()}"
+                return len(of_collectd(port, rates)) >= 3
+
+            wait_for("three rates of collectd arrive", three)
+        # It sends what it has before it ends.
+        for series, folder in (("load_shortterm", "load/load"), ('memory{type_instance="free"}', "memory/memory-free")):
+            sent = csv_values(Path(scratch), folder)
+            assert len(sent) >= 3, sent
+            wait_for(f"{series}: {sent}", lambda sent=sent, series=series: of_collectd(port, series) == sent)
+    print("  collectd: gauges as sent, and rates")
+
+
+def wait_for(what: str, condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"not within 60 s: {what}"
+        time.sleep(0.1)
+
+
+def of_collectd(port: int, series: str) -> list[tuple[int, float]]:
+    """Milliseconds and values to six decimals, as the plugin csv writes them; oldest first."""
+    samples = bench.get_json(port, "/latest?device=collectd-host&limit=1000")["samples"]
+    return sorted(
+        (round(sample["timestamp"] * 1000), round(sample[series], 6)) for sample in samples if series in sample
+    )
+
+
+def csv_values(scratch: Path, prefix: str) -> list[tuple[int, float]]:
+    """The same as collectd has written it: a head, then a line a value; a file a day."""
+    lines = [
+        line.split(",")
+        for path in (scratch / "csv" / "collectd-host").glob(f"{prefix}-20*")
+        for line in path.read_text().splitlines()[1:]
+    ]
+    return sorted((round(float(line[0]) * 1000), float(line[1])) for line in lines)
+
+
+def prometheus(_port: int) -> None:
+    said = run("promtool", "check", "config", str(CONNECT / "prometheus.yml"))
+    print(f"  prometheus.yml:{said.split('prometheus.yml')[-1].rstrip()}")
 
 
 def main() -> None:
-    for check in (replayed, programs, collectd):
+    for check in (replayed, programs, collectd, prometheus):
         with bench.sigmad() as (_, port):
             check(port)
 
