@@ -27,7 +27,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify verify-long setup examples bench simulate perf perf-quick gates-update eval docs prometheusrule manual image help $(SUITES)
+.PHONY: run demo test verify verify-long setup examples bench simulate perf perf-quick gates-update eval docs prometheusrule manual image sender help $(SUITES)
 
 run: ## build and start the server on port 8080; FLAGS="--window 100" changes settings
 	cargo run --release --locked -- $(FLAGS)
@@ -142,6 +142,9 @@ senders: release ## suite: real senders of each format; a file of tests/senders 
 	  read -r first <$$file; [[ $$first == '#!'* ]] || continue; \
 	  echo "== $$file"; $(WITH_BINARY) python3 $$file; \
 	done
+
+sender: release ## one sender of verify-long, built of its Go modules: SENDER=telegraf, collector or remote
+	$(WITH_BINARY) python3 tests/senders/$(SENDER)/check.py
 
 alerts: release ## suite: alert rules and dashboard, with Prometheus and Alertmanager
 	$(WITH_BINARY) tests/alerts.py

@@ -30,7 +30,7 @@ PARTS = {
     "container": (["tests/container.py", "--shipped"], {}),
     "soak": (["cargo", "test", "--locked", "--test", "soak", "--", "--nocapture"], {"SOAK_SECONDS": "600"}),
     "mutants": (["scripts/mutants.py"], {}),
-    "telegraf": (["scripts/telegraf.sh"], {"SIGMAD": bench.sigmad_binary()}),
+    "telegraf": (["make", "sender", "SENDER=telegraf"], {}),
     "simulation": (["make", "simulate"], {"SECONDS": "3600"}),
 }
 

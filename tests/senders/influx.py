@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""What writes Influx line protocol, against the real binary: the Python clients of InfluxDB 1 and 2, and Telegraf.
+"""The Python clients of InfluxDB 1 and 2, which write line protocol, against the real binary.
 
 Every value, device and time that arrives is what was sent, to the last one: read back from `/latest`.
-`make senders` runs the Python clients; Telegraf is run by name and is the program that TELEGRAF names
-(`make verify-long PARTS=telegraf` builds it). SIGMAD names the binary.
+`make senders` runs it, and `make verify-long` Telegraf (tests/senders/telegraf); SIGMAD names the binary.
 """
 
 from __future__ import annotations
@@ -11,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -63,6 +59,13 @@ def arrived(port: int) -> Counter[Value]:
             moment = round(sample["timestamp"] * 1_000_000)
             values[sample.get("device"), series, moment, float(sample[series])] += 1
     return values
+
+
+def wait_for(what: str, condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"not within 60 s: {what}"
+        time.sleep(0.05)
 
 
 def check(port: int, values: Counter[Value]) -> None:
@@ -168,70 +171,17 @@ def write_v3(port: int) -> None:
     check(port, expected(made) + Counter({("a", "m_v", 1_000_000, 1.0): 1}))
 
 
-TELEGRAF_CONFIG = """
-[agent]
-  interval = "1s"
-  precision = "1ns"
-  flush_interval = "1s"
-  metric_batch_size = 100
-  omit_hostname = true
-  quiet = true
-[[inputs.file]]
-  files = ["{file}"]
-  data_format = "influx"
-{output}
-"""
-TELEGRAF_OUTPUTS = {
-    "influxdb_v2": """
-[[outputs.influxdb_v2]]
-  urls = ["{url}"]
-  token = "{token}"
-  organization = "any"
-  bucket = "any"
-""",
-    "influxdb": """
-[[outputs.influxdb]]
-  urls = ["{url}"]
-  database = "any"
-  username = "telegraf"
-  password = "{token}"
-""",
-    "http": """
-[[outputs.http]]
-  url = "{url}/write"
-  data_format = "influx"
-  username = "telegraf"
-  password = "{token}"
-""",
-}
-
-
-def telegraf(port: int, output: str) -> None:
-    """Telegraf reads the points once and writes them with one of its outputs."""
-    made = points()
-    with tempfile.TemporaryDirectory(prefix="sigmad-telegraf-") as folder:
-        file, config = Path(folder, "points"), Path(folder, "telegraf.conf")
-        file.write_text("\n".join(map(line, made)) + "\n")
-        chosen = TELEGRAF_OUTPUTS[output].format(url=f"http://127.0.0.1:{port}", token=TOKEN)
-        config.write_text(TELEGRAF_CONFIG.format(file=file, output=chosen))
-        command = [os.environ["TELEGRAF"], "--config", str(config), "--once"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0 and " E! " not in done.stderr, done.stderr
-    check(port, expected(made))
-
-
 SENDERS = {
     "influxdb_client": influxdb_client,
     "influxdb": influxdb,
     "write_v3": write_v3,
-    **{f"telegraf_{output}": lambda port, output=output: telegraf(port, output) for output in TELEGRAF_OUTPUTS},
 }
 
 
 def main() -> None:
     # Both clients are old: what their own dependencies say of them is no finding here.
     warnings.simplefilter("ignore")
-    wanted = sys.argv[1:] or [name for name in SENDERS if not name.startswith("telegraf") or "TELEGRAF" in os.environ]
+    wanted = sys.argv[1:] or list(SENDERS)
     failures = 0
     for name in wanted:
         with bench.sigmad("--ingest-token", TOKEN) as (child, port):
