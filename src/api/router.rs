@@ -106,7 +106,6 @@ impl Router {
         counters.invalid_total.add(decoded.invalid as u64);
         counters.too_many_streams_total.add(decoded.unroomed as u64);
         counters.too_many_metrics_total.add(decoded.unnamed as u64);
-        counters.values_refused_total.add(decoded.unnamed_values as u64);
         if decoded.accepted > 0 {
             if !samples.has_room(decoded.accepted, self.staging.readings()) {
                 counters.queue_full_total.add(decoded.accepted as u64);
@@ -117,6 +116,8 @@ impl Router {
         }
         if decoded.are_points {
             counters.values.add(decoder.values());
+        } else {
+            counters.values_refused_total.add(decoded.left_out_values as u64);
         }
         request.stages.end(Stage::Enqueue, clock);
         match convention {

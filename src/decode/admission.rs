@@ -34,9 +34,9 @@ pub struct Decoded {
     pub unroomed: usize,
     /// Samples refused because there was no room for the name of any of their metrics.
     pub unnamed: usize,
-    /// Values refused because there was no room for their names; a sample of which others were kept is
-    /// accepted.
-    pub unnamed_values: usize,
+    /// Values left out for want of room, of samples of which others were kept, and of points: for their names, and
+    /// of points also for their streams.
+    pub left_out_values: usize,
     /// It was a body of points: [`super::Decoder::values`] has its values.
     pub are_points: bool,
 }
@@ -45,7 +45,7 @@ impl Decoded {
     /// True when every value of the body was kept.
     #[inline]
     pub fn is_whole(&self) -> bool {
-        self.rejected() == 0 && self.unnamed_values == 0
+        self.rejected() == 0 && self.left_out_values == 0
     }
 
     /// Samples of which nothing was kept.
@@ -204,9 +204,17 @@ impl BodyAdmission<'_> {
         self.admission.refusals.len() >= REFUSALS_LISTED_MAX
     }
 
-    /// As [`BodyAdmission::end`], for a format in which a body may be empty.
-    pub(super) fn end_points(self, read: Result<(), BodyError>) -> Result<Decoded, BodyError> {
-        if read.is_ok() { Ok(Decoded { are_points: true, ..self.decoded }) } else { self.end(read) }
+    /// As [`BodyAdmission::end`], for a format in which a body may be empty, and whose reader counts what is left out.
+    pub(super) fn end_points(
+        self,
+        read: Result<(), BodyError>,
+        left_out_values: usize,
+    ) -> Result<Decoded, BodyError> {
+        if read.is_ok() {
+            Ok(Decoded { are_points: true, left_out_values, ..self.decoded })
+        } else {
+            self.end(read)
+        }
     }
 
     /// Checks that there may be another sample in a batch.
@@ -304,7 +312,7 @@ impl BodyAdmission<'_> {
     fn refuse_values(&mut self, metrics: &[(&str, Option<MetricId>)]) {
         for (name, _) in metrics.iter().filter(|(_, id)| id.is_none()) {
             self.list(SampleFault::NoName(name, self.admission.registry.metrics_max()));
-            self.decoded.unnamed_values += 1;
+            self.decoded.left_out_values += 1;
         }
     }
 

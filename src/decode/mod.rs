@@ -256,7 +256,7 @@ mod tests {
         invalid: 0,
         unroomed: 0,
         unnamed: 0,
-        unnamed_values: 0,
+        left_out_values: 0,
         are_points: false,
     });
 
@@ -550,7 +550,7 @@ mod tests {
         }
         let body = r#"[{"device":"late","cpu":1,"x":2,"m7":3,"y":4},{"x":5},{"rps":6}]"#;
         let decoded = fixture.decode(body).expect("a good body");
-        assert_eq!((decoded.accepted, decoded.unnamed, decoded.unnamed_values), (2, 1, 3));
+        assert_eq!((decoded.accepted, decoded.unnamed, decoded.left_out_values), (2, 1, 3));
         assert_eq!((decoded.rejected(), decoded.is_whole()), (1, false));
         let values = |(_, readings): (_, &[Reading])| readings.iter().map(|r| r.value).sum::<f64>();
         assert_eq!(fixture.batch.iter().map(values).collect::<Vec<_>>(), [4.0, 6.0]);

@@ -127,11 +127,6 @@ impl PointReader<'_> {
         &self.points.tables.rules
     }
 
-    /// Values of this body for which there was no room.
-    pub(super) fn left_out(&self) -> usize {
-        self.points.counts.left_out()
-    }
-
     /// The index of the point that follows, from 0, for its refusal: the line, or the place in the body.
     #[inline]
     pub fn set_index(&mut self, index: usize) {
@@ -219,7 +214,8 @@ impl PointReader<'_> {
         } else {
             self.points.counts = ValueCounts::default();
         }
-        self.admission.end_points(read)
+        let left_out = self.points.counts.left_out();
+        self.admission.end_points(read, left_out)
     }
 
     /// What the cache knows of a key.

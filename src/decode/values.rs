@@ -32,6 +32,11 @@ impl ValueCounts {
         self.unroomed + self.unnamed
     }
 
+    /// Whether a value is in a sample, or in the state of a counter or a histogram.
+    pub fn is_any_kept(&self) -> bool {
+        self.accepted + self.first + self.resets + self.parts > 0
+    }
+
     /// Each count with the value of its label `result`.
     fn results(self) -> [(&'static str, usize); 9] {
         let Self { accepted, skipped, dropped, first, resets, old, parts, unroomed, unnamed } =
@@ -55,6 +60,14 @@ impl ValueCounts {
 pub struct ValueCounters([Counter; 9]);
 
 impl ValueCounters {
+    /// The values so far with that `result`.
+    #[cfg(test)]
+    pub fn total(&self, result: &str) -> u64 {
+        let results = ValueCounts::default().results();
+        let index = results.iter().position(|(known, _)| *known == result);
+        self.0[index.expect("a result")].get()
+    }
+
     /// Adds the values of one body. Only the owning thread may call this.
     pub fn add(&self, counts: ValueCounts) {
         for (counter, (_, count)) in self.0.iter().zip(counts.results()) {

@@ -1,11 +1,9 @@
 //! sigmad's own convention: JSON in, and an answer in JSON that lists what was refused.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 
 use crate::api::errors::{ApiError, ErrorFields};
-use crate::decode::{Decoded, Format, SampleRefusal};
+use crate::decode::{Decoded, Format, SampleRefusal, ValueCounts};
 use crate::http::message::Headers;
 
 const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
@@ -30,7 +28,7 @@ struct PartialJson<'a> {
     accepted: usize,
     rejected: usize,
     errors: Vec<RejectedJson<'a>>,
-    /// Present if no sample was accepted, as in every error.
+    /// Present if nothing was accepted, as in every error.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorFields<'a>>,
 }
@@ -42,9 +40,11 @@ struct RejectedJson<'a> {
 }
 
 /// Replaces `body` by the answer to a body with refused samples or values, and returns its status.
-/// `success` is the status if at least one sample was accepted.
+/// `success` is the status if at least one sample was accepted. `values` are those of `decoded`, if it was a body of
+/// points: the first value of a counter gives no sample, but it is kept.
 pub fn write_refused(
     decoded: Decoded,
+    values: ValueCounts,
     refusals: &[SampleRefusal],
     success: u16,
     body: &mut Vec<u8>,
@@ -56,14 +56,20 @@ pub fn write_refused(
         error.write(body);
         return error.status();
     }
-    let (status, error) = if decoded.accepted > 0 {
+    let is_kept = decoded.accepted > 0 || decoded.are_points && values.is_any_kept();
+    let (status, error) = if is_kept {
         (success, None)
     } else {
         let status = if decoded.invalid > 0 { 400 } else { 429 };
-        let message = Cow::Owned(format!(
-            "none of {rejected} samples was accepted; sample {}: {}",
-            first.index, first.message
-        ));
+        let none = if decoded.are_points {
+            let left_out = decoded.left_out_values;
+            format!(
+                "no value was accepted: {rejected} samples were wrong, {left_out} values had no room"
+            )
+        } else {
+            format!("none of {rejected} samples was accepted")
+        };
+        let message = format!("{none}; sample {}: {}", first.index, first.message).into();
         (status, Some(ErrorFields { code: first.code, message }))
     };
     let errors = refusals
@@ -103,7 +109,7 @@ mod tests {
 
     fn answer(decoded: Decoded, refusals: &[SampleRefusal]) -> (u16, Value) {
         let mut body = b"left from before".to_vec();
-        let status = write_refused(decoded, refusals, 202, &mut body);
+        let status = write_refused(decoded, ValueCounts::default(), refusals, 202, &mut body);
         (status, serde_json::from_slice(&body).expect("JSON"))
     }
 
@@ -155,14 +161,29 @@ mod tests {
 
     #[test]
     fn a_sample_that_is_kept_in_part_names_its_refused_values() {
-        let decoded = Decoded { accepted: 1, unnamed_values: 1, ..Decoded::default() };
+        let decoded = Decoded { accepted: 1, left_out_values: 1, ..Decoded::default() };
         let (status, body) = answer(decoded, &[refusal(0, 429)]);
         assert_eq!(status, 202);
         let errors = json!([{"index": 0, "message": "`c\"pu\n` 0"}]);
         let partial = json!({"status": "partial", "accepted": 1, "rejected": 0, "errors": errors});
         assert_eq!(body, partial);
-        let decoded = Decoded { unnamed: 1, unnamed_values: 1, ..Decoded::default() };
+        let decoded = Decoded { unnamed: 1, left_out_values: 1, ..Decoded::default() };
         assert_eq!(answer(decoded, &[refusal(0, 429)]).0, 429);
+    }
+
+    #[test]
+    fn a_first_value_of_a_counter_is_kept() {
+        let points = Decoded { is_batch: true, are_points: true, ..Decoded::default() };
+        for (values, status) in [
+            (ValueCounts { first: 1, unroomed: 2, ..ValueCounts::default() }, 202),
+            (ValueCounts { skipped: 1, unroomed: 2, ..ValueCounts::default() }, 429),
+        ] {
+            let decoded = Decoded { left_out_values: values.left_out(), ..points };
+            let mut body = Vec::new();
+            assert_eq!(write_refused(decoded, values, &[refusal(0, 429)], 202, &mut body), status);
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            assert_eq!(body["status"], "partial");
+        }
     }
 
     #[test]

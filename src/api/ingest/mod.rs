@@ -63,7 +63,8 @@ pub fn answer(
     let refusals = decoder.refusals();
     match convention {
         Convention::Json { success } => {
-            let status = json::write_refused(decoded, refusals, success, body);
+            let values = decoder.values();
+            let status = json::write_refused(decoded, values, refusals, success, body);
             Answer { status, content_type: super::JSON, fields: Fields::new() }
         }
         Convention::RemoteWrite => remote_write::answer(decoded, refusals, decoder.written(), body),

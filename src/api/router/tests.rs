@@ -188,6 +188,31 @@ fn too_many_streams_are_429() {
 }
 
 #[test]
+fn values_of_agents_without_room_are_not_called_accepted() {
+    const TELEGRAF: &str = r#"{"name":"m","tags":{"host":"HOST"},"fields":{"x":1}}"#;
+    const VECTOR: &str =
+        r#"{"name":"m","tags":{"host":"HOST"},"kind":"absolute","gauge":{"value":1}}"#;
+    const COLLECTD: &str = r#"{"plugin":"m","host":"HOST","type":"m","values":[1],"dstypes":["gauge"],"dsnames":["value"]}"#;
+    for body in [TELEGRAF, VECTOR, COLLECTD] {
+        let mut test = router_test_with(Tokens::default(), 8, 1);
+        let of = |host: &str| body.replace("HOST", host);
+        let known = test.post("/ingest", &of("a"));
+        assert_eq!((known.status, &json(&known)["accepted"]), (202, &json!(1)), "{body}");
+        let none = test.post("/ingest", &format!("[{},{}]", of("b"), of("c")));
+        assert_eq!((none.status, error_code(&none)), (429, "too_many_streams".to_owned()));
+        let message = json(&none)["error"]["message"].to_string();
+        assert!(message.contains("2 values had no room"), "{message}");
+        let some = test.post("/ingest", &format!("[{},{}]", of("a"), of("b")));
+        let answer = json(&some);
+        assert_eq!((some.status, &answer["status"]), (202, &json!("partial")), "{body}");
+        assert_eq!((&answer["accepted"], &answer["errors"][0]["index"]), (&json!(1), &json!(1)));
+        assert_eq!(test.counters.values.total("too_many_streams"), 3, "{body}");
+        assert_eq!(test.counters.values_refused_total.get(), 0, "counted once");
+        assert_eq!(test.accepted(), 2);
+    }
+}
+
+#[test]
 fn a_full_queue_accepts_nothing_of_a_request() {
     let mut test = router_test();
     let half = format!("[{}]", vec![r#"{"rps":1}"#; QUEUE_SAMPLES_MAX / 2].join(","));

@@ -40,9 +40,7 @@ impl ArrowReader {
             BodyError::Malformed { .. } => NOT_A_STREAM,
             error => error,
         });
-        let left_out = points.left_out();
-        // The answer is that of JSON samples, which lists such values.
-        points.end(read).map(|decoded| Decoded { unnamed_values: left_out, ..decoded })
+        points.end(read)
     }
 
     fn read_stream(&mut self, points: &mut PointReader<'_>, body: &[u8]) -> Result<(), BodyError> {
