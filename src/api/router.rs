@@ -100,7 +100,10 @@ impl Router {
         request.stages.end(Stage::Decode, clock);
         let decoded = match decoded {
             Ok(decoded) => decoded,
-            Err(error) => return self.refuse_samples(exchange, convention, ApiError::Body(error)),
+            Err(error) => {
+                let error = ingest::body_error(convention, &request.headers, error);
+                return self.refuse_samples(exchange, convention, error);
+            }
         };
         debug_assert_eq!(decoded.accepted, self.staging.len());
         counters.invalid_total.add(decoded.invalid as u64);

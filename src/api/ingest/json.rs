@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::api::errors::{ApiError, ErrorFields};
-use crate::decode::{Decoded, Format, SampleRefusal, ValueCounts};
+use crate::decode::{BodyError, Decoded, ForeignFormat, Format, SampleRefusal, ValueCounts};
 use crate::http::message::Headers;
 
 const ACCEPTED: &[u8] = br#"{"status":"accepted","accepted":"#;
@@ -20,6 +20,10 @@ pub fn write_accepted(samples: usize, body: &mut Vec<u8>) {
     body.extend_from_slice(itoa::Buffer::new().format(samples).as_bytes());
     body.push(b'}');
 }
+
+/// What the paths of samples take, and where what is often sent to them instead goes.
+pub const TAKEN: &str = "application/json, application/x-ndjson or application/vnd.apache.arrow.stream on this path; \
+    remote_write goes to /api/v1/write, OTLP to /v1/metrics, Influx lines to /write";
 
 /// The answer to a batch with refused samples.
 #[derive(Serialize)]
@@ -94,6 +98,26 @@ pub fn format(headers: &Headers<'_>) -> Format {
         () if NDJSON.iter().any(is) => Format::JsonLines,
         () if is(&ARROW) => Format::Arrow,
         () => Format::Json,
+    }
+}
+
+/// Whether the body, which cannot be read, is of a type that no decoder of these paths has: one of protobuf, or a
+/// binary one of any type but JSON's and text. A body without a type is judged by what it holds alone.
+pub fn is_of_no_decoder(headers: &Headers<'_>, error: BodyError) -> bool {
+    let Some(kind) = headers.get("content-type") else { return false };
+    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let essence = essence.to_ascii_lowercase();
+    let is_protobuf = essence.ends_with(b"protobuf");
+    let is_text = essence.starts_with(b"text/") || essence.ends_with(b"json") || essence.is_empty();
+    match error {
+        BodyError::TooManySamples => false,
+        _ if is_protobuf => true,
+        BodyError::Foreign(ForeignFormat::Binary) => format(headers) == Format::Json && !is_text,
+        BodyError::Empty
+        | BodyError::Malformed { .. }
+        | BodyError::NotAnObject
+        | BodyError::Foreign(_)
+        | BodyError::Unsupported(_) => false,
     }
 }
 
@@ -184,6 +208,27 @@ mod tests {
             let body: Value = serde_json::from_slice(&body).expect("JSON");
             assert_eq!(body["status"], "partial");
         }
+    }
+
+    #[test]
+    fn a_binary_body_of_a_type_without_a_decoder_is_of_none() {
+        let of = |kind: &str, error| {
+            let fields = [httparse::Header { name: "Content-Type", value: kind.as_bytes() }];
+            is_of_no_decoder(&Headers(&fields), error)
+        };
+        let binary = BodyError::Foreign(ForeignFormat::Binary);
+        let malformed = BodyError::Malformed { offset: 0 };
+        for kind in ["application/octet-stream", "Application/X-MsgPack", "image/png"] {
+            assert!(of(kind, binary) && !of(kind, malformed), "{kind}");
+        }
+        for kind in ["application/x-protobuf", "application/vnd.google.protobuf; proto=x"] {
+            assert!(of(kind, binary) && of(kind, malformed), "{kind}");
+            assert!(!of(kind, BodyError::TooManySamples), "{kind}");
+        }
+        for kind in ["application/json; charset=utf-8", "text/plain", "application/x-ndjson", ""] {
+            assert!(!of(kind, binary), "{kind}");
+        }
+        assert!(!is_of_no_decoder(&Headers(&[]), binary));
     }
 
     #[test]

@@ -12,8 +12,8 @@ pub mod text;
 
 use super::errors::ApiError;
 use super::routes::{Convention, OtlpCoding};
-use crate::decode::{Decoded, Decoder, Format};
-use crate::http::message::Request;
+use crate::decode::{BodyError, Decoded, Decoder, Format};
+use crate::http::message::{Headers, Request};
 
 pub use self::answer::{Answer, Fields};
 
@@ -48,6 +48,21 @@ pub fn format(
             text::push_format(request, decoder.grouping()).map(|_| Format::Nothing)
         }
         Convention::Otlp(_) => otlp::format(&request.headers),
+    }
+}
+
+/// The error of a body that cannot be read: on the paths of JSON the type that the head says tells more.
+#[cold]
+pub fn body_error(
+    convention: Convention,
+    headers: &Headers<'_>,
+    error: BodyError,
+) -> ApiError<'static> {
+    match convention {
+        Convention::Json { .. } if json::is_of_no_decoder(headers, error) => {
+            ApiError::MediaType(json::TAKEN)
+        }
+        _ => ApiError::Body(error),
     }
 }
 

@@ -213,6 +213,21 @@ fn values_of_agents_without_room_are_not_called_accepted() {
 }
 
 #[test]
+fn binary_bodies_are_415_and_told_their_path() {
+    let mut test = router_test();
+    for kind in ["application/octet-stream", "application/x-protobuf"] {
+        test.call(Method::Post, "/ingest", &[("Content-Type", kind)], "\n\u{12}\n\u{5}");
+        let refused = test.engine.sent();
+        assert_eq!((refused.status, &*error_code(&refused)), (415, "unsupported_media_type"));
+        let message = json(&refused)["error"]["message"].to_string();
+        assert!(message.contains("/api/v1/write") && message.contains("/v1/metrics"), "{message}");
+        assert_eq!(test.counted("/ingest", Method::Post, 415), 1);
+        test = router_test();
+    }
+    assert_eq!(test.post("/ingest", "\n\u{12}\n\u{5}").status, 400);
+}
+
+#[test]
 fn a_full_queue_accepts_nothing_of_a_request() {
     let mut test = router_test();
     let half = format!("[{}]", vec![r#"{"rps":1}"#; QUEUE_SAMPLES_MAX / 2].join(","));
