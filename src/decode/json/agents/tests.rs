@@ -139,6 +139,62 @@ fn vector_has_gauges_and_two_kinds_of_counters() {
 }
 
 #[test]
+fn vector_histograms_have_a_mean_and_quantiles() {
+    let histogram = |kind: &str, second: u32, parts: &str| {
+        format!(
+            r#"{{"name":"request","tags":{{"host":"a"}},"timestamp":"2024-12-25T04:13:{second}Z","kind":"{kind}","aggregated_histogram":{{{parts}}}}}"#
+        )
+    };
+    let before = r#""buckets":[{"upper_limit":1.0,"count":7},{"upper_limit":2.0,"count":1},{"upper_limit":null,"count":0}],"count":8,"sum":9.0"#;
+    let after = r#""buckets":[{"upper_limit":1.0,"count":17},{"upper_limit":2.0,"count":11},{"upper_limit":null,"count":0}],"count":28,"sum":39.0"#;
+    let mut fixture = Fixture::new();
+    fixture.check(&histogram("absolute", 20, before), &[]);
+    fixture.check(
+        &histogram("absolute", 30, after),
+        &[
+            "1735100010 a request_count 2",
+            "1735100010 a request_mean 1.5",
+            "1735100010 a request_p50 1",
+            "1735100010 a request_p99 1.98",
+        ],
+    );
+    // As it is; what the last bound leaves is past it.
+    let delta = r#""buckets":[{"upper_limit":1.0,"count":1}],"count":4,"sum":null"#;
+    Fixture::new().check(
+        &histogram("incremental", 30, delta),
+        &[
+            "1735100010 a request_count 4",
+            "1735100010 a request_p50 1",
+            "1735100010 a request_p99 1",
+        ],
+    );
+    for wrong in [
+        r#""buckets":[{"upper_limit":2.0,"count":1},{"upper_limit":1.0,"count":1}],"count":2,"sum":1"#,
+        r#""buckets":[{"upper_limit":null,"count":1},{"upper_limit":1.0,"count":1}],"count":2,"sum":1"#,
+        r#""buckets":[{"upper_limit":2.0,"count":-1}],"count":2,"sum":1"#,
+        r#""buckets":[5],"count":2,"sum":1"#,
+    ] {
+        let decoded = fixture.decode(&histogram("absolute", 40, wrong));
+        assert_eq!(decoded.map(|decoded| decoded.invalid), Ok(1), "{wrong}");
+    }
+}
+
+#[test]
+fn vector_summaries_have_a_mean_and_their_quantiles() {
+    let summary = r#"{"name":"request","tags":{"host":"a"},"timestamp":"2024-12-25T04:13:30Z","kind":"incremental","aggregated_summary":{"quantiles":[{"quantile":0.5,"value":1.25},{"quantile":0.99,"value":null}],"count":4,"sum":6.0}}"#;
+    let mut fixture = Fixture::new();
+    fixture.check(
+        summary,
+        &[
+            "1735100010 a request_count 4",
+            "1735100010 a request_mean 1.5",
+            r#"1735100010 a request{quantile="0.5"} 1.25"#,
+        ],
+    );
+    assert_eq!(fixture.decoder.values().skipped, 1, "the null");
+}
+
+#[test]
 fn a_wrong_object_is_refused_alone() {
     let mut fixture = Fixture::new();
     let lengths = COLLECTD.replace("[\"read\",\"write\"]", "[\"read\"]");

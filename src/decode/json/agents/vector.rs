@@ -2,14 +2,17 @@
 //! (<https://vector.dev/docs/architecture/data-model/metric/>).
 //!
 //! The series is `namespace_name` with the tags as labels. An absolute counter is judged by its rate, an incremental one as
-//! it is. Histograms and summaries become `_count` and `_sum`; sets and distributions are skipped.
+//! it is. Aggregated histograms become the rate of their count, their mean, and p50 and p99; aggregated summaries the
+//! first two, and a gauge a quantile. Sets, distributions and sketches are skipped.
 
-use simd_json::Node;
+use simd_json::{Node, StaticNode};
+use smallvec::SmallVec;
 
 use super::object::{ObjectError, SeriesKey, field, text, text_in, time_in};
 use crate::decode::fault::PointFault;
+use crate::decode::histograms::{BUCKETS_MAX, Buckets, HistogramPoint, Temporality};
 use crate::decode::json::tape::{FieldsOf, ItemsOf, number};
-use crate::decode::labels::ValueKind;
+use crate::decode::labels::{SeriesDescription, ValueKind};
 use crate::decode::points::PointReader;
 use sigmad_sample::timestamp::Stamp;
 
@@ -23,6 +26,12 @@ pub(super) const KINDS: [&[u8]; 7] = [
     b"aggregated_summary",
     b"sketch",
 ];
+
+const BUCKETS: PointFault = PointFault::Syntax(
+    "the buckets of a histogram must be at most 512 objects with ascending `upper_limit` and a `count` each",
+);
+/// Buckets of a histogram that need no memory of their own: Vector's default has 20.
+const BUCKETS_FEW: usize = 32;
 
 /// A metric without its value.
 struct Metric<'t, 'a> {
@@ -49,16 +58,16 @@ pub(super) fn read(
     };
     metric.begin_key(key);
     if let Some(gauge) = field(tape, "gauge") {
-        return metric.value(gauge, "value", "", ValueKind::Gauge, key, points);
+        return metric.value(gauge, ValueKind::Gauge, key, points);
     }
     if let Some(counter) = field(tape, "counter") {
-        return metric.value(counter, "value", "", metric.kind, key, points);
+        return metric.value(counter, metric.kind, key, points);
     }
-    for name in ["aggregated_histogram", "aggregated_summary"] {
-        if let Some(summed) = field(tape, name) {
-            metric.value(summed, "count", "_count", metric.kind, key, points)?;
-            return metric.value(summed, "sum", "_sum", metric.kind, key, points);
-        }
+    if let Some(histogram) = field(tape, "aggregated_histogram") {
+        return metric.histogram(histogram, key, points);
+    }
+    if let Some(summary) = field(tape, "aggregated_summary") {
+        return metric.summary(summary, key, points);
     }
     points.skip();
     Ok(())
@@ -90,35 +99,150 @@ impl Metric<'_, '_> {
         }
     }
 
-    /// Takes the number `field` of `holder` as the series with that suffix.
+    fn describe(&self, series: &mut SeriesDescription) {
+        if !self.namespace.is_empty() {
+            series.name(self.namespace.as_bytes());
+            series.name(b"_");
+        }
+        series.name(self.name.as_bytes());
+        self.each_tag(|tag, value| series.label(tag.as_bytes(), value.as_bytes()));
+    }
+
+    /// Takes the number `value` of `holder`.
     fn value(
         &self,
         holder: &[Node<'_>],
-        field_name: &str,
-        suffix: &str,
         kind: ValueKind,
         key: &mut SeriesKey<'_>,
         points: &mut PointReader<'_>,
     ) -> Result<(), ObjectError> {
-        let Some(value) = field(holder, field_name).and_then(|value| number(&value[0])) else {
+        let Some(value) = number_in(holder, "value") else {
             // A NaN is null.
             points.skip();
             return Ok(());
         };
-        let shared = key.len();
-        key.push(suffix);
+        key.push("");
         points.value(key.bytes, self.time, value, |series| {
-            if !self.namespace.is_empty() {
-                series.name(self.namespace.as_bytes());
-                series.name(b"_");
-            }
-            series.name(self.name.as_bytes());
-            series.name(suffix.as_bytes());
-            self.each_tag(|tag, value| series.label(tag.as_bytes(), value.as_bytes()));
+            self.describe(series);
             series.kind(kind);
             Ok(())
         })?;
-        key.truncate(shared);
         Ok(())
     }
+
+    /// Takes an `aggregated_histogram`.
+    fn histogram(
+        &self,
+        histogram: &[Node<'_>],
+        key: &mut SeriesKey<'_>,
+        points: &mut PointReader<'_>,
+    ) -> Result<(), ObjectError> {
+        let count = number_in(histogram, "count");
+        let (mut bounds, mut counts) = (BucketNumbers::new(), BucketNumbers::new());
+        read_buckets(histogram, count, &mut bounds, &mut counts).ok_or(BUCKETS)?;
+        let buckets = if counts.is_empty() {
+            Buckets::None
+        } else {
+            Buckets::Explicit { bounds: &bounds, counts: &counts }
+        };
+        self.total(histogram, count, buckets, key, points)
+    }
+
+    /// Takes an `aggregated_summary`: its quantiles are gauges.
+    fn summary(
+        &self,
+        summary: &[Node<'_>],
+        key: &mut SeriesKey<'_>,
+        points: &mut PointReader<'_>,
+    ) -> Result<(), ObjectError> {
+        let shared = key.len();
+        self.total(summary, number_in(summary, "count"), Buckets::None, key, points)?;
+        for item in ItemsOf::new(field(summary, "quantiles").unwrap_or_default()) {
+            let (Some(quantile), Some(value)) =
+                (number_in(item, "quantile"), number_in(item, "value"))
+            else {
+                points.skip();
+                continue;
+            };
+            let quantile = quantile.to_string();
+            key.truncate(shared);
+            key.push("quantile");
+            key.push(&quantile);
+            points.value(key.bytes, self.time, value, |series| {
+                self.describe(series);
+                series.label(b"quantile", quantile.as_bytes());
+                series.kind(ValueKind::Gauge);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes count, sum and `buckets` of `holder`.
+    fn total(
+        &self,
+        holder: &[Node<'_>],
+        count: Option<f64>,
+        buckets: Buckets<'_>,
+        key: &mut SeriesKey<'_>,
+        points: &mut PointReader<'_>,
+    ) -> Result<(), ObjectError> {
+        let Some(count) = count else {
+            points.skip();
+            return Ok(());
+        };
+        let is_absolute = self.kind == ValueKind::Counter;
+        let temporality = if is_absolute { Temporality::Cumulative } else { Temporality::Delta };
+        let point = HistogramPoint { temporality, count, sum: number_in(holder, "sum"), buckets };
+        key.push("total");
+        points.histogram(key.bytes, self.time, &point, |series| {
+            self.describe(series);
+            series.kind(ValueKind::Gauge);
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+type BucketNumbers = SmallVec<[f64; BUCKETS_FEW]>;
+
+/// Reads `buckets`, each of which counts its own values alone. The bound without a number is infinity, which JSON does
+/// not have; without it what `count` has more is past the last bound. None for what are no buckets.
+fn read_buckets(
+    histogram: &[Node<'_>],
+    count: Option<f64>,
+    bounds: &mut BucketNumbers,
+    counts: &mut BucketNumbers,
+) -> Option<()> {
+    let items = ItemsOf::new(field(histogram, "buckets").unwrap_or_default());
+    if items.left() == 0 {
+        return Some(());
+    }
+    for item in items {
+        let is_past_infinity = counts.len() > bounds.len();
+        let of_bucket = number_in(item, "count").filter(|count| *count >= 0.0)?;
+        if is_past_infinity || counts.len() == BUCKETS_MAX {
+            return None;
+        }
+        match field(item, "upper_limit")?.first()? {
+            Node::Static(StaticNode::Null) => {}
+            bound => {
+                let bound = number(bound)?;
+                if bounds.last().is_some_and(|last| *last >= bound) {
+                    return None;
+                }
+                bounds.push(bound);
+            }
+        }
+        counts.push(of_bucket);
+    }
+    if counts.len() == bounds.len() {
+        counts.push((count? - counts.iter().sum::<f64>()).max(0.0));
+    }
+    Some(())
+}
+
+/// A number that an object may have.
+fn number_in(tape: &[Node<'_>], name: &str) -> Option<f64> {
+    field(tape, name).and_then(|value| number(value.first()?))
 }
