@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::analytics::fleet::METRICS_REPORTED_MAX;
 use crate::analytics::report::DevicesSort;
 use crate::registry::Registry;
 use crossbeam_channel::bounded;
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use sigmad_detectors::DetectorKind;
-use sigmad_sample::Z_MAX;
+use sigmad_sample::{READINGS_MAX, Z_MAX};
 
 /// Device `i` of generation `g` is called `i.g`; metric `m` is called `m`.
 fn names() -> NameLookup {
@@ -431,13 +432,62 @@ fn metrics_may_come_in_any_order_and_change_from_sample_to_sample() {
 }
 
 #[test]
+fn a_report_leaves_out_the_least_used_metrics_and_says_how_many() {
+    let metrics_max = METRICS_REPORTED_MAX as u16;
+    // cpu and rps are used as little as those that are left out.
+    let rare = [0, 1, 2, 500, metrics_max - 1];
+    for (metrics, left_out) in [
+        (metrics_max - 1, &[][..]),
+        (metrics_max, &[]),
+        (metrics_max + 1, &[2]),
+        (metrics_max + 3, &[2, 500, metrics_max - 1]),
+    ] {
+        // The first of them is used least.
+        let counts: Vec<_> = (0..metrics)
+            .map(|metric| match metric {
+                2 => 1,
+                metric if rare.contains(&metric) => 2,
+                _ => 3,
+            })
+            .collect();
+        let mut analytics = analytics();
+        let device = Some(id(0, 0));
+        for round in 0..3 {
+            let used: Vec<_> =
+                (0..metrics).filter(|metric| counts[usize::from(*metric)] > round).collect();
+            for metrics in used.chunks(READINGS_MAX) {
+                let readings: Vec<_> = metrics.iter().map(|&metric| (metric, 1.0)).collect();
+                analytics.judge(&one(device, &readings), 0);
+            }
+        }
+        let listed: Vec<_> = (0..metrics)
+            .filter(|metric| !left_out.contains(metric))
+            .map(|metric| metric.to_string())
+            .collect();
+        for subject in [None, device] {
+            let report = analytics.windows(subject, Scope::Cluster);
+            let names: Vec<_> = report.metrics.iter().map(|metric| &*metric.metric).collect();
+            assert_eq!(names, listed, "{metrics} metrics of {subject:?}");
+            assert_eq!(report.other_metrics, left_out.len());
+        }
+        let totals = analytics.totals();
+        let names: Vec<_> = totals.anomalies.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(
+            (names, totals.other_metrics),
+            (listed.iter().map(|n| &**n).collect(), left_out.len())
+        );
+    }
+}
+
+#[test]
 fn values_of_an_evicted_metric_enter_no_window() {
     let registry = Arc::new(Registry::new(2, 10));
     let mut analytics =
         Analytics::new(AnalyticsSettings::default(), NameLookup::from(registry.clone()));
     let admit = |name, now_s| {
         let mut metrics = [("cpu", None), (name, None)];
-        let admitted = registry.admit(Some("a"), &mut metrics, now_s).expect("room");
+        let admitted =
+            registry.admit(Some("a"), &mut metrics, now_s).expect("room");
         (admitted.expect("a device").device, metrics[1].1.expect("room"))
     };
     let judge = |analytics: &mut Analytics, device, metric, value| {
