@@ -137,6 +137,32 @@ fn eval_without_anything_to_evaluate_exits_2_with_its_usage() {
 }
 
 #[test]
+fn eval_warns_of_files_that_are_not_there_and_needs_no_stderr() {
+    let folder = std::env::temp_dir().join(format!("sigmad-absent-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("labels")).expect("a folder");
+    std::fs::create_dir_all(folder.join("data")).expect("a folder");
+    let windows = r#"{"here.csv":[["1970-01-01 00:00:01","1970-01-01 00:00:02"]],"gone.csv":[]}"#;
+    std::fs::write(folder.join("labels/combined_windows.json"), windows).expect("a file");
+    std::fs::write(folder.join("data/here.csv"), "timestamp,value\n1,5\n2,6\n").expect("a file");
+    let data = folder.to_str().expect("UTF-8");
+    let args = ["eval", "--detector", "zscore", "--data", data];
+    let output = sigmad(&args, &[]);
+    let message = text(&output.stderr);
+    assert!(output.status.success(), "{message}");
+    assert!(message.starts_with("warning: "), "{message}");
+    assert!(message.contains("1 of the 2 files") && message.contains("gone.csv"), "{message}");
+    // Each write to it fails.
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("a device");
+    let silent = Command::new(env!("CARGO_BIN_EXE_sigmad"))
+        .args(args)
+        .stderr(full)
+        .output()
+        .expect("it runs");
+    std::fs::remove_dir_all(&folder).expect("it was made");
+    assert_eq!((silent.status.success(), silent.stdout), (true, output.stdout));
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_ends_the_output_without_a_panic() {
     for command in ["eval --synthetic --detector zscore", "--print-config"] {
         let script = format!("set -o pipefail; \"$SIGMAD_BINARY\" {command} | true");
