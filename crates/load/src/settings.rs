@@ -239,6 +239,9 @@ impl FromStr for TargetUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let rest = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
+                return Err("https is not supported, only http: load a listener without TLS".into());
+            }
             Some((scheme, _)) => return Err(format!("{scheme} is not supported, only http")),
             None => return Err("must be like http://host:port/path".into()),
         };
@@ -337,6 +340,7 @@ mod tests {
         ] {
             assert!(url(text).is_err(), "{text}");
         }
-        assert!(url("https://a").expect_err("refused").contains("only http"));
+        assert!(url("ftp://a").expect_err("refused").contains("only http"));
+        assert!(url("HTTPS://a").expect_err("refused").contains("a listener without TLS"));
     }
 }
