@@ -63,7 +63,7 @@ pub struct Admitted {
 
 /// Where names come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NameSource {
+pub enum NameSource {
     /// A client of this replica.
     Client,
     /// Another replica, by way of Redis.
@@ -220,33 +220,12 @@ impl Registry {
     }
 
     /// Gives the metrics in `metrics` their ids (None becomes Some), and the device room for a stream of each.
-    /// A metric whose name finds no room stays None. The names in `metrics` differ from one another.
+    /// A metric whose name finds no room stays None. The names in `metrics` differ from one another, and come from
+    /// `source`.
     ///
     /// # Errors
     /// When no metric has room, or the streams do not all have room; nothing is created then.
     pub fn admit(
-        &self,
-        device: Option<&str>,
-        metrics: &mut [(&str, Option<MetricId>)],
-        now_s: u32,
-    ) -> Result<Option<Admitted>, Full> {
-        self.admit_from(NameSource::Client, device, metrics, now_s)
-    }
-
-    /// As [`Registry::admit`], for names that another replica has written to Redis.
-    ///
-    /// # Errors
-    /// As [`Registry::admit`].
-    pub fn admit_of_replica(
-        &self,
-        device: Option<&str>,
-        metrics: &mut [(&str, Option<MetricId>)],
-        now_s: u32,
-    ) -> Result<Option<Admitted>, Full> {
-        self.admit_from(NameSource::Replica, device, metrics, now_s)
-    }
-
-    fn admit_from(
         &self,
         source: NameSource,
         device: Option<&str>,

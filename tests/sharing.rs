@@ -20,7 +20,7 @@ use serde_json::Value;
 use sigmad::judged_queue::{
     self, JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, ReplicaUpdate,
 };
-use sigmad::registry::Registry;
+use sigmad::registry::{NameSource, Registry};
 use sigmad::store::StoreCounters;
 use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::dial::TcpDialer;
@@ -193,7 +193,9 @@ impl Replica {
     fn start(redis: &Redis, random: u32, off_us: i64) -> Self {
         let clock = Clock::simulated(Arc::new(WrongClock { start: Instant::now(), off_us }));
         let registry = Arc::new(Registry::new(100, 60));
-        registry.admit(None, &mut [("cpu", None), ("rps", None)], 1).expect("room");
+        registry
+            .admit(NameSource::Client, None, &mut [("cpu", None), ("rps", None)], 1)
+            .expect("room");
         let counters = Arc::<StoreCounters>::default();
         let (producer, consumer) = judged_queue::channel(64 << 20, Arc::default(), Arc::default());
         let thread = StoreThread::new(StoreThreadParts {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, Value};
 use sigmad::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
-use sigmad::registry::Registry;
+use sigmad::registry::{NameSource, Registry};
 use sigmad::store::batch::CommandBatch;
 use sigmad::store::commands::{BatchCursor, CommandEncoder, MARKED_MAX, SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
@@ -119,7 +119,8 @@ impl Writer {
         let mut chunk = JudgedChunk::default();
         for (device, timestamp_us, value) in samples {
             let mut names = [("cpu", None), ("r}ps:", None)];
-            let admitted = self.registry.admit(device, &mut names, 1).expect("room");
+            let admitted =
+                self.registry.admit(NameSource::Client, device, &mut names, 1).expect("room");
             let device = admitted.map(|admitted| admitted.device);
             self.time_us += 10;
             for (metric, value) in

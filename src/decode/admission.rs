@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::draft::DraftSample;
 use super::fault::{BodyError, SampleFault, SampleRefusal};
 use super::names::{DeviceCache, MetricCache};
-use crate::registry::{Full, Registry};
+use crate::registry::{Full, NameSource, Registry};
 use sigmad_clock::Now;
 use sigmad_sample::{
     Batch, DeviceId, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX,
@@ -274,7 +274,12 @@ impl BodyAdmission<'_> {
             metrics[index].0 = text(name);
         }
         let Admission { registry, devices, metrics: cache, .. } = &mut *self.admission;
-        let admitted = match registry.admit(draft.device.map(text), &mut metrics, self.now_s) {
+        let admitted = match registry.admit(
+            NameSource::Client,
+            draft.device.map(text),
+            &mut metrics,
+            self.now_s,
+        ) {
             Ok(admitted) => admitted,
             Err(full) => return self.refuse_full(full, &metrics),
         };

@@ -9,7 +9,7 @@ use super::labels::SeriesDescription;
 use super::points::PointReader;
 use super::rates::{Point, SeriesIds};
 use super::series_cache::{HistogramIds, Known};
-use crate::registry::Full;
+use crate::registry::{Full, NameSource};
 use sigmad_sample::MetricId;
 use sigmad_sample::timestamp::Stamp;
 
@@ -197,7 +197,12 @@ impl PointReader<'_> {
         }
         let now_s = self.arrival.now_s;
         let device = points.description.device();
-        let device = match self.admission.registry().admit(device, &mut metrics, now_s) {
+        let device = match self.admission.registry().admit(
+            NameSource::Client,
+            device,
+            &mut metrics,
+            now_s,
+        ) {
             Ok(admitted) => admitted.map(|admitted| admitted.device),
             Err(full) => return Some(Known::Full { second: now_s, full }),
         };

@@ -217,6 +217,7 @@ mod tests {
 
     use super::admission::REFUSALS_LISTED_MAX;
     use super::*;
+    use crate::registry::NameSource;
 
     const NOW: Now = Now { monotonic_ns: 5_000_000_000, wall_us: 1_735_100_000_000_000 };
 
@@ -545,7 +546,10 @@ mod tests {
             let device = format!("d{}", name / 4_000);
             let names: Vec<_> = (name..name + READINGS_MAX).map(|n| format!("m{n}")).collect();
             let mut metrics: Vec<_> = names.iter().map(|name| (&**name, None)).collect();
-            fixture.registry.admit(Some(&device), &mut metrics, 5).expect("some have room");
+            fixture
+                .registry
+                .admit(NameSource::Client, Some(&device), &mut metrics, 5)
+                .expect("some have room");
             name += READINGS_MAX;
         }
         let body = r#"[{"device":"late","cpu":1,"x":2,"m7":3,"y":4},{"x":5},{"rps":6}]"#;

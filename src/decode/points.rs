@@ -19,7 +19,7 @@ use super::rules::SeriesRules;
 use super::series_cache::{Known, SeriesCache};
 use super::tables::PointTables;
 use super::values::ValueCounts;
-use crate::registry::Full;
+use crate::registry::{Full, NameSource};
 use sigmad_sample::timestamp::Stamp;
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX, Reading, VALUE_MAX};
 
@@ -368,7 +368,8 @@ impl PointReader<'_> {
         }
         let mut metrics = [(&**series, None)];
         let device = description.device();
-        let admitted = self.admission.registry().admit(device, &mut metrics, now_s);
+        let admitted =
+            self.admission.registry().admit(NameSource::Client, device, &mut metrics, now_s);
         let known = match (admitted, metrics[0].1) {
             (Ok(admitted), Some(metric)) => {
                 let ids = SeriesIds { device: admitted.map(|admitted| admitted.device), metric };

@@ -284,6 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::registry::NameSource;
 
     /// The whole history of a counter, body by body.
     #[derive(Default)]
@@ -390,7 +391,9 @@ mod tests {
         let mut names = table.bodies();
         let mut rate = |device: &str, now_s: u32| {
             let mut metrics = [("x_total", None)];
-            let admitted = registry.admit(Some(device), &mut metrics, now_s).expect("room");
+            let admitted = registry
+                .admit(NameSource::Client, Some(device), &mut metrics, now_s)
+                .expect("room");
             let device = admitted.map(|admitted| admitted.device);
             let ids = SeriesIds { device, metric: metrics[0].1.expect("room") };
             let arrival = Arrival { body: names.next(), now_s };

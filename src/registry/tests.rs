@@ -17,7 +17,7 @@ fn admit(
     now_s: u32,
 ) -> Result<DeviceId, Full> {
     let mut named: Vec<_> = metrics.iter().map(|&name| (name, None)).collect();
-    let admitted = registry.admit(Some(device), &mut named, now_s)?;
+    let admitted = registry.admit(NameSource::Client, Some(device), &mut named, now_s)?;
     assert!(
         named
             .iter()
@@ -30,7 +30,7 @@ fn admit(
 fn names_keep_their_ids() {
     let registry = Registry::new(100, 60);
     let mut metrics = ["rps", "cpu", "disk"].map(|name| (name, None));
-    assert_eq!(registry.admit(None, &mut metrics, 0), Ok(None));
+    assert_eq!(registry.admit(NameSource::Client, None, &mut metrics, 0), Ok(None));
     let ids = metrics.map(|(_, id)| id.expect("given"));
     assert_eq!(ids, [MetricId::RPS, MetricId::CPU, MetricId::new(2, 0)]);
     let a = admit(&registry, "a", &["cpu", "rps"], 0).expect("room");
@@ -99,7 +99,7 @@ fn send(
     let mut admitted = 0;
     for names in names.chunks(READINGS_MAX) {
         let mut metrics: Vec<_> = names.iter().map(|name| (&**name, None)).collect();
-        let all = registry.admit_from(source, device, &mut metrics, now_s);
+        let all = registry.admit(source, device, &mut metrics, now_s);
         let some = metrics.iter().filter(|(_, id)| id.is_some()).count();
         assert_eq!(all.is_err(), some == 0, "{all:?}");
         admitted += some;
@@ -117,12 +117,12 @@ fn the_table_is_bounded_and_known_metrics_keep_their_place() {
     }
     assert_eq!(registry.metrics(), METRICS_MAX);
     let mut metrics = [("new", None), ("m7", None), ("cpu", None)];
-    let admitted = registry.admit(Some("late"), &mut metrics, 1);
+    let admitted = registry.admit(NameSource::Client, Some("late"), &mut metrics, 1);
     assert!(admitted.is_ok_and(|admitted| admitted.is_some()));
     let [new, known, cpu] = metrics.map(|(_, id)| id);
     assert_eq!((new, cpu), (None, Some(MetricId::CPU)));
     assert_eq!(known.and_then(|id| registry.metric_name(id)).as_deref(), Some("m7"));
-    let alone = registry.admit(Some("late"), &mut [("new", None)], 1);
+    let alone = registry.admit(NameSource::Client, Some("late"), &mut [("new", None)], 1);
     assert_eq!(alone, Err(Full::Metrics));
     assert_eq!(registry.streams(), METRICS_MAX - 2 + 2);
 }
@@ -135,15 +135,15 @@ fn silent_metrics_make_room_and_take_their_streams_along() {
         let name = format!("d{device}");
         send(&registry, NameSource::Client, Some(&name), from..from + DEVICE_METRICS_MAX, 1);
     }
-    let kept = registry.admit(None, &mut [("m9", None)], 11);
+    let kept = registry.admit(NameSource::Client, None, &mut [("m9", None)], 11);
     assert_eq!(kept, Ok(None));
     let a = admit(&registry, "d0", &["cpu", "m5", "m5000"], 11).expect("known");
     let mut again = [("m5", None), ("new", None)];
-    assert_eq!(registry.admit(None, &mut again, 11), Ok(None));
+    assert_eq!(registry.admit(NameSource::Client, None, &mut again, 11), Ok(None));
     assert_eq!(again[1].1, None, "nothing is silent for more than ten seconds");
     let old = again[0].1.expect("known");
     let mut new = [("new", None)];
-    assert_eq!(registry.admit(None, &mut new, 12), Ok(None));
+    assert_eq!(registry.admit(NameSource::Client, None, &mut new, 12), Ok(None));
     // cpu, rps, m5, m9, m5000 and the new one are left. d0 has streams of four of them, d1 of one.
     assert_eq!((registry.metrics(), registry.streams(), registry.devices()), (6, 4 + 1, 2));
     assert_eq!(registry.metrics_evicted(), METRICS_MAX as u64 - 5);
@@ -221,7 +221,7 @@ proptest! {
             let device = (from % 5 > 0).then_some(&*device);
             // Any metric that is wanted and silent goes: as if the table were full.
             registry.evict_metrics(&mut registry.names.write(), now_s);
-            let admitted = registry.admit(device, &mut metrics, now_s);
+            let admitted = registry.admit(NameSource::Client, device, &mut metrics, now_s);
             prop_assert!(admitted.is_ok() || admitted == Err(Full::Streams));
             for (name, id) in metrics {
                 let Some(id) = id else { continue };

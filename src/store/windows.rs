@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::keys::{self, CountSource, Member, ReplicaCounters, ReplicaId};
 use crate::judged_queue::{JudgedCounts, SharedMetric, SharedWindows};
-use crate::registry::Registry;
+use crate::registry::{NameSource, Registry};
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
 /// Replicas in a hash of counts that are never folded: those that run, and those of a few restarts.
@@ -255,7 +255,7 @@ fn admit(
     now_s: u32,
     id: &mut Option<DeviceId>,
 ) -> bool {
-    match registry.admit_of_replica(device, metrics, now_s) {
+    match registry.admit(NameSource::Replica, device, metrics, now_s) {
         Ok(admitted) => {
             *id = admitted.map(|admitted| admitted.device);
             true

@@ -6,7 +6,7 @@ use sigmad::decode::{
     Buckets, Decoder, Format, HistogramPoint, LineOptions, LinePrecision, SeriesDescription,
     Temporality, ValueKind,
 };
-use sigmad::registry::Registry;
+use sigmad::registry::{NameSource, Registry};
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
 
@@ -90,7 +90,7 @@ fn a_registry_of_a_million_streams_is_small() {
     for device in 0..500_000 {
         let name = format!("device-{device:06}");
         let mut metrics = [("cpu", None), ("rps", None)];
-        registry.admit(Some(&name), &mut metrics, 1).expect("room");
+        registry.admit(NameSource::Client, Some(&name), &mut metrics, 1).expect("room");
     }
     assert_eq!((registry.streams(), registry.devices()), (1_000_000, 500_000));
     let bytes = (resident_bytes() - before) / 500_000;

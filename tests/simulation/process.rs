@@ -11,7 +11,7 @@ use sigmad::analytics::report::{Asker, Question, Scope, WindowsReport, questions
 use sigmad::analytics::thread::{AnalyticsParts, AnalyticsThread, Turn};
 use sigmad::analytics::{Analytics, AnalyticsSettings};
 use sigmad::judged_queue::{self, JudgedQueueCounters};
-use sigmad::registry::Registry;
+use sigmad::registry::{NameSource, Registry};
 use sigmad::sample_queue::{self, SampleProducer, Sleeper};
 use sigmad::store::StoreCounters;
 use sigmad::store::commands::{SampleKeys, StoreOptions};
@@ -268,7 +268,7 @@ impl Process {
         for (device, timestamp_us, readings) in samples {
             let mut named: Vec<_> = readings.iter().map(|(name, _)| (*name, None)).collect();
             let second = now.wall_s() as u32;
-            let admitted = self.registry.admit(*device, &mut named, second);
+            let admitted = self.registry.admit(NameSource::Client, *device, &mut named, second);
             let device = admitted.expect("there is room").map(|admitted| admitted.device);
             let readings: Vec<_> = named
                 .iter()

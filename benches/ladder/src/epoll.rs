@@ -18,7 +18,7 @@ use sigmad::http::poller::epoll::EpollPoller;
 use sigmad::http::stages::StageTimer;
 use sigmad::http::worker::Worker;
 use sigmad::http::{self, Limits};
-use sigmad::registry::Registry;
+use sigmad::registry::{NameSource, Registry};
 use sigmad::sample_queue::{self, SampleProducer, Sleeper};
 use sigmad_clock::Now;
 use sigmad_sample::timestamp;
@@ -276,7 +276,12 @@ fn name_to_ids(
             count += 1;
             batch.draft(Reading { metric, value });
         }
-        let admitted = registry.admit(sample.device.as_deref(), &mut metrics[..count], now_s);
+        let admitted = registry.admit(
+            NameSource::Client,
+            sample.device.as_deref(),
+            &mut metrics[..count],
+            now_s,
+        );
         let admitted = admitted.map_err(|full| (429, format!("{full:?}")))?;
         let stamp = timestamp::from_integer(sample.timestamp.unsigned_abs());
         let stamp = stamp.map_err(|_| (400, "timestamp is out of range".to_owned()))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::analytics::fleet::METRICS_REPORTED_MAX;
 use crate::analytics::report::DevicesSort;
-use crate::registry::Registry;
+use crate::registry::{NameSource, Registry};
 use crossbeam_channel::bounded;
 use proptest::prelude::*;
 
@@ -487,7 +487,7 @@ fn values_of_an_evicted_metric_enter_no_window() {
     let admit = |name, now_s| {
         let mut metrics = [("cpu", None), (name, None)];
         let admitted =
-            registry.admit(Some("a"), &mut metrics, now_s).expect("room");
+            registry.admit(NameSource::Client, Some("a"), &mut metrics, now_s).expect("room");
         (admitted.expect("a device").device, metrics[1].1.expect("room"))
     };
     let judge = |analytics: &mut Analytics, device, metric, value| {
