@@ -143,7 +143,7 @@ senders: release ## suite: real senders of each format; a file of tests/senders 
 	  echo "== $$file"; $(WITH_BINARY) python3 $$file; \
 	done
 
-sender: release ## one sender of verify-long, built of its Go modules: SENDER=telegraf or remote
+sender: release ## one sender of verify-long, built of its Go modules: SENDER=telegraf, collector or remote
 	$(WITH_BINARY) python3 tests/senders/$(SENDER)/check.py
 
 alerts: release ## suite: alert rules and dashboard, with Prometheus and Alertmanager

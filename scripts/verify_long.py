@@ -31,6 +31,7 @@ PARTS = {
     "soak": (["cargo", "test", "--locked", "--test", "soak", "--", "--nocapture"], {"SOAK_SECONDS": "600"}),
     "mutants": (["scripts/mutants.py"], {}),
     "telegraf": (["make", "sender", "SENDER=telegraf"], {}),
+    "collector": (["make", "sender", "SENDER=collector"], {}),
     "remote": (["make", "sender", "SENDER=remote"], {}),
     "simulation": (["make", "simulate"], {"SECONDS": "3600"}),
 }
