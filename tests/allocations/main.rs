@@ -5,4 +5,9 @@ mod api;
 mod counting;
 mod decode;
 mod detectors;
+mod formats;
 mod store;
+
+#[path = "../prometheus/mod.rs"]
+#[allow(dead_code, reason = "the tests of remote_write use the rest")]
+mod prometheus;
