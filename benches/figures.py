@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The figures of PERF.md: each stands in a record, or the check fails.
 
-PERF.md names its folder of records in its first lines. A figure in a sentence is followed by a comment,
-which a reader of the page does not see, with the record and the key that it is from:
+PERF.md names its folder of records in its first lines, and below it each record that is in another. A figure
+in a sentence is followed by a comment, which a reader of the page does not see, with the record and the key
+that it is from:
 
     4,812<!-- headline servers.sigmad.single.total_ns.median --> ns
     4.8<!-- headline servers.sigmad.single.total_ns.median /1000 --> µs
@@ -38,6 +39,8 @@ PERF = bench.ROOT / "PERF.md"
 FLAMEGRAPHS = bench.ROOT / "flamegraphs"
 
 FOLDER = re.compile(r"<!-- records: (\S+) -->")
+# A record that the folder does not have: measured alone, on another day.
+OTHER = re.compile(r"<!-- record ([a-z]+): (\S+) -->\n*")
 NUMBER = r"[+−]?\d[\d,]*(?:\.\d+)?"
 FIGURE = re.compile(rf"({NUMBER})<!-- ([a-z]+) ([^*/>]+?)(?: ([*/])([\d.]+))? -->")
 TABLE = re.compile(r"(<!-- table (\w+) -->\n\n)((?:\|.*\n)+)")
@@ -54,6 +57,7 @@ GIVEN = [
     r"C\(N\) = N / \(1 \+ σ\(N − 1\) \+ κN\(N − 1\)\)|σ \+ 2κ",
     # The hypotheses and changes of the ladder.
     r"\b50 (?:values|bytes)\b|\b512 SETs\b|\b128 samples\b|\b0\.9 ms\b|\b4 ms\b|\b10 ms\b",
+    r"remote_write [12]\.0|\b100 and 10,000 streams|\b(?:100|10,000) streams|\b2,000 values\b",
     # What was asked for.
     r"the old target of 50 ms|be 50 ms at|\b25 minutes\b|\bin 3 minutes\b|\bin 5 minutes\b",
     r"blocks of 64 bytes|those of 1,024 bytes: one in 512|for 1,024 and|for 100,000\b|a profile of 2 s\b",
@@ -71,13 +75,14 @@ def read(path: Path) -> dict:
 
 
 class Records:
-    """The JSON files of one folder."""
+    """The JSON files of one folder, and those that the page names from others."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, page: str = "") -> None:
         self.folder = folder
+        self.others = {name: bench.ROOT / other for name, other in OTHER.findall(page)}
 
     def of(self, name: str) -> dict:
-        path = self.folder / f"{name}.json"
+        path = self.others.get(name, self.folder) / f"{name}.json"
         if not path.exists():
             raise Wrong(f"there is no record {path}")
         return read(path)
@@ -331,11 +336,36 @@ def heap(records: Records) -> str:
     return bench.table(["alloc and free of", "mimalloc ns", "sampled ns", "added ns"], rows)
 
 
+def formats(records: Records) -> str:
+    rows = []
+    record = records.of("formats")
+    for streams, found in record["streams"].items():
+        for name, one in found.items():
+            ours, theirs = one["sigmad"], one.get("victoria")
+            reading, aim = ours["reading"], record["aims"].get(name)
+            rows.append(
+                [
+                    one["title"],
+                    f"{int(streams):,}",
+                    f"{ours['bytes']:.0f}",
+                    f"{ours['worker']['median']:.0f}",
+                    f"{reading['median']:.0f}",
+                    f"{reading['low']:.0f}–{reading['high']:.0f}",
+                    f"{reading['min']:.0f}",
+                    f"{aim}" if aim else "",
+                    f"{ours['all']['median']:.0f}",
+                    f"{theirs['all']['median']:,.0f}" if theirs else "–",
+                ]
+            )
+    header = ["format", "streams", "bytes", "worker ns", "without HTTP", "quartiles", "least", "aim", "all threads"]
+    return bench.table([*header, "VictoriaMetrics"], rows)
+
+
 TABLES: dict[str, Callable[[Records], str]] = {
     made.__name__: made
     for made in (
         *(headline, budget, budget_full, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
-        *(scaling, model, profiler, builds, heap),
+        *(scaling, model, profiler, builds, heap, formats),
     )
 }
 
@@ -381,7 +411,7 @@ def unfounded(page: str) -> list[str]:
 def faults(page: str) -> list[str]:
     """What is wrong with the page; nothing, as it should be."""
     try:
-        right = refreshed(page, Records(folder_of(page)))
+        right = refreshed(page, Records(folder_of(page), page))
     except Wrong as wrong:
         return [str(wrong)]
     found = [
@@ -449,7 +479,8 @@ def publish(folder: Path) -> None:
     page = PERF.read_text()
     name, before = str(folder.relative_to(bench.ROOT)), str(folder_of(page).relative_to(bench.ROOT))
     page = FOLDER.sub(f"<!-- records: {name} -->", page).replace(before, name)
-    PERF.write_text(refreshed(page, Records(folder)))
+    page = OTHER.sub(lambda other: "" if (folder / f"{other[1]}.json").exists() else other[0], page)
+    PERF.write_text(refreshed(page, Records(folder, page)))
 
 
 def main() -> None:
@@ -461,7 +492,7 @@ def main() -> None:
         publish(arguments.publish.resolve())
     elif arguments.write:
         page = PERF.read_text()
-        PERF.write_text(refreshed(page, Records(folder_of(page))))
+        PERF.write_text(refreshed(page, Records(folder_of(page), page)))
     for fault in faults(PERF.read_text()):
         print(fault)
     if faults(PERF.read_text()):
