@@ -14,7 +14,15 @@ const ASSETS: [(&str, &[&str]); 3] = [
     ("page.css", &["uplot/uplot.min.css", "page.css"]),
     (
         "page.js",
-        &["uplot/uplot.iife.min.js", "format.js", "stream.js", "charts.js", "tables.js", "page.js"],
+        &[
+            "uplot/uplot.iife.min.js",
+            "format.js",
+            "stream.js",
+            "charts.js",
+            "tables.js",
+            "series.js",
+            "page.js",
+        ],
     ),
 ];
 

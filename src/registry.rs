@@ -147,6 +147,13 @@ impl Registry {
         self.names.read().devices.names(slots)
     }
 
+    /// The metric of that name.
+    pub fn find_metric(&self, name: &str) -> Option<MetricId> {
+        let hash = self.hash_name(name.as_bytes());
+        let names = self.names.read();
+        names.metrics.find(hash, name).map(|slot| self.metric_id(slot))
+    }
+
     /// The name of a metric, None once it has been evicted.
     pub fn metric_name(&self, id: MetricId) -> Option<Arc<str>> {
         let names = self.names.read();

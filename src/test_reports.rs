@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::analytics::report::{
-    AnomalyReport, Asker, DeviceReport, MetricReport, Question, SampleReport, Scope, TotalsReport,
-    WindowsReport, questions,
+    AnomalyReport, Asker, DeviceReport, MetricReport, Question, SampleReport, Scope,
+    SeriesSelection, TotalsReport, WindowsReport, questions,
 };
 use sigmad_detectors::DetectorKind;
 use sigmad_sample::Verdict;
@@ -55,6 +55,16 @@ fn answer(question: Question) {
             if scope == Scope::Local {
                 report.metrics.iter_mut().for_each(|metric| metric.total_count /= 10);
             }
+            drop(to.send(report));
+        }
+        Question::Series(query, to) => {
+            let mut report = fleet();
+            report.metrics.retain(|metric| match &query.selection {
+                SeriesSelection::Containing(part) => metric.metric.contains(&**part),
+                SeriesSelection::All | SeriesSelection::Named(_) => true,
+            });
+            report.other_metrics = report.metrics.len().saturating_sub(query.limit);
+            report.metrics.truncate(query.limit);
             drop(to.send(report));
         }
         Question::Totals(to) => drop(to.send(totals())),

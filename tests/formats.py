@@ -132,11 +132,14 @@ def check_answers(client: Client) -> None:
     # A fleet of equal values, and one that differs.
     for target in ("/analyze", "/analyze?device=a", "/analyze?device=nobody&scope=local", "/stats"):
         client.ask("GET", target, 200)
+    check_series(client)
     assert client.ask("GET", "/anomalies?since=1735100000", 200)["anomalies"]
     assert len(client.ask("GET", "/devices?sort=last_seen&limit=1", 200)["devices"]) == 1
     assert client.ask("GET", "/latest?limit=1000", 200)["count"] > 30
     for target in (
         "/analyze?scope=moon",
+        "/analyze?limit=0",
+        f"/analyze?search={'x' * 1_025}",
         "/stats?device=",
         "/devices?limit=0",
         "/anomalies?since=x",
@@ -146,9 +149,32 @@ def check_answers(client: Client) -> None:
     for path in ("/", "/page.css", "/page.js"):
         client.ask("GET", path, 200, Accept_Encoding="gzip")
     assert client.ask("GET", "/events", 200).startswith("id: ")
+    assert client.ask("GET", "/events?device=a&series=rps&series=x", 200).startswith("id: ")
     client.ask("GET", "/events?device=", 400)
+    client.ask("GET", f"/events?{'series=a&' * 9}", 400)
     for path in ("/health", "/healthz", "/livez", "/readyz", "/openapi.json"):
         client.ask("GET", path, 200, Accept_Encoding="gzip")
+
+
+def check_series(client: Client) -> None:
+    """Metrics of agents, as the document's own examples give them; each series is found by a part of its name."""
+    for path, status in (("/ingest", 202), ("/metrics", 200)):
+        content = client.document["paths"][path]["post"]["requestBody"]["content"]
+        for kind in content.values():
+            schema = {**kind["schema"], "components": client.document["components"]}
+            for example in kind.get("examples", {}).values():
+                Draft202012Validator(schema).validate(example["value"])
+                client.ask("POST", path, status, json.dumps(example["value"]).encode())
+    for search, series in (
+        ("USAGE_IDLE", 'cpu_usage_idle{cpu="cpu0"}'),
+        ("load1", "host_load1"),
+        ("memory", 'memory{type_instance="used"}'),
+    ):
+        found = client.ask("GET", f"/analyze?device=edge-17&search={search}", 200)
+        assert list(found["metrics"]) == [series], found
+    every = client.ask("GET", "/analyze?device=edge-17", 200)["metrics"]
+    first = client.ask("GET", "/analyze?device=edge-17&limit=2", 200)
+    assert len(first["metrics"]) == 2 and first["otherMetrics"] == len(every) - 2, first
 
 
 def check_influx(client: Client) -> None:

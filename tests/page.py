@@ -453,6 +453,74 @@ def check_hostile(driver, port: int) -> None:
     check_console(driver)
 
 
+def check_series(driver) -> None:
+    """A device with more series than charts: the unusual first, each found by its name, and its chart by keyboard."""
+    with bench.sigmad() as (_, port):
+        series = [f'cpu_usage_idle{{core="{core % 2}",cpu="cpu{core}"}}' for core in range(29)]
+        # As long as a series may be, and nothing to break it at.
+        series.append(f'disk{{path="{"x" * 1_000}"}}')
+        for place in range(20):
+            post(port, {"device": "host-1", **{name: 90 + place % 2 for name in series}})
+        post(port, {"device": "host-1", series[17]: 5})
+        for place in (0, 1):
+            post(port, {"device": "host-2", "cpu": 90 + place, "rps": 9})
+        open_page(driver, port, "#device=host-1")
+        listed = "return [...document.querySelectorAll('#series-rows button')].map((row) => row.textContent)"
+        wait(driver, lambda: len(driver.execute_script(listed)) >= 20, "the list")
+        assert driver.execute_script(listed)[0] == series[17], "the spike is first"
+        wait(driver, lambda: len(driver.execute_script(TITLES)) == 4, "four charts")
+        assert driver.execute_script(TITLES)[0] == series[17]
+        wait(driver, lambda: text(driver, "#series-readout") == "20 of 30", "how many there are")
+        query = driver.find_element(By.ID, "series-query")
+        first = "#series-rows tr:first-child button"
+        for name in series:
+            part = name if len(name) < 256 else name[:200]
+            driver.execute_script("arguments[0].value = ''", query)
+            query.send_keys(part.upper())
+            wait(driver, lambda name=name: text(driver, first) == name, f"the row of {name[:40]}")
+        # By keyboard: from the field to the row, whose name is then shown whole, and whose chart is the last.
+        query.send_keys(Keys.TAB)
+        webdriver.ActionChains(driver).send_keys(Keys.SPACE).perform()
+        wait(driver, lambda: driver.execute_script(TITLES)[-1:] == [series[-1]], "its chart")
+        wait(driver, lambda: "last 91" in text(driver, "#device-charts figure:last-child .readout"), "its past")
+        assert text(driver, "#device-line").startswith("5 of 30 series"), text(driver, "#device-line")
+        pressed = driver.find_element(By.CSS_SELECTOR, "#series-rows [aria-pressed=true]")
+        assert driver.execute_script(WHOLE, pressed), "its name is cut"
+        for width, screen in SCREENS.items():
+            metrics = {"width": screen[0], "height": screen[1], "deviceScaleFactor": 1, "mobile": screen[2]}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            too_wide = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
+            assert too_wide <= 0, f"{width}: {too_wide} pixels too wide"
+        # The address keeps the charts, and the key takes one away again.
+        driver.refresh()
+        wait(driver, lambda: len(driver.execute_script(TITLES)) == 5, "the same charts")
+        assert driver.execute_script(TITLES)[-1] == series[-1]
+        query = driver.find_element(By.ID, "series-query")
+        query.send_keys("disk{")
+        wait(driver, lambda: driver.execute_script(listed) == [series[-1]], "the row")
+        query.send_keys(Keys.TAB, Keys.NULL)
+        webdriver.ActionChains(driver).send_keys(Keys.SPACE).perform()
+        wait(driver, lambda: len(driver.execute_script(TITLES)) == 4, "the others' charts")
+        query.send_keys("nothing")
+        wait(driver, lambda: driver.find_element(By.ID, "no-series").is_displayed(), "nothing is found")
+        # An anomaly leads to its series; the fleet has a list too.
+        driver.get(f"http://127.0.0.1:{port}/#")
+        wait(driver, lambda: names(driver, "anomalies"), "the anomaly")
+        wait(driver, lambda: driver.find_element(By.ID, "series").is_displayed(), "the fleet's list")
+        driver.find_element(By.ID, "series-query").send_keys("cpu21")
+        wait(driver, lambda: driver.execute_script(listed) == [series[21]], "the fleet's series")
+        driver.find_element(By.CSS_SELECTOR, first).click()
+        wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, "#charts canvas")) == 5, "its chart")
+        driver.execute_script("arguments[0].click()", driver.find_element(By.CSS_SELECTOR, "#anomalies a"))
+        wait(driver, lambda: driver.execute_script(TITLES) == [series[17]], "the chart of the anomaly")
+        # Who has two metrics has no list, and asks for nothing.
+        driver.get(f"http://127.0.0.1:{port}/#device=host-2")
+        wait(driver, lambda: driver.execute_script(TITLES) == ["rps", "cpu"], "two charts")
+        assert not driver.find_element(By.ID, "series").is_displayed()
+        check_console(driver)
+        leave(driver)
+
+
 def check_cut(driver) -> None:
     """What is very large, very small or very long is shown whole, and of which metric it is."""
     with bench.sigmad() as (_, port):
@@ -633,6 +701,7 @@ const ends = (small) => small.getBoundingClientRect().right - small.closest("td"
 const metrics = [...document.querySelectorAll("td.name small")].filter((small) => small.clientWidth && ends(small) > 1);
 return [...figures, ...metrics].map((node) => node.textContent);
 """
+WHOLE = "return arguments[0].scrollHeight <= arguments[0].clientHeight + 1"
 COLUMNS = "return [...document.querySelectorAll('#device-metrics th')].map((cell) => cell.textContent)"
 TITLES = "return [...document.querySelectorAll('#device-charts h2')].map((title) => title.textContent)"
 # The contrast of every text with what is behind it (WCAG 2.2, 1.4.3), the worst first.
@@ -750,6 +819,7 @@ def main() -> None:
             leave(driver)
             check_cut(driver)
             check_search(driver)
+            check_series(driver)
             check_access(driver)
             check_restart(driver)
             check_silence(driver)

@@ -415,5 +415,6 @@ fn last_timestamp(last: &LastSample, own: u64, others: JudgedCounts, scope: Scop
 
 #[cfg(test)]
 mod replica_tests;
+mod series;
 #[cfg(test)]
 mod tests;

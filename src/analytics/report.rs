@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 
 use crate::sample_queue::Sleeper;
 use sigmad_detectors::{DetectorKind, Finding};
-use sigmad_sample::{DeviceId, Verdict};
+use sigmad_sample::{DeviceId, MetricId, Verdict};
 
 /// Questions that wait; with more, readers block.
 pub const QUESTIONS_MAX: usize = 1_024;
@@ -22,11 +22,16 @@ pub const DEVICES_REPORTED_MAX: usize = 1_000;
 /// The most samples in one report, for the same reason.
 pub const SAMPLES_REPORTED_MAX: usize = 1_000;
 
+/// The most windows in a report of chosen series, for the same reason.
+pub const SERIES_REPORTED_MAX: usize = 1_000;
+
 /// A question, with the sender for its report. A dropped sender means that the server is stopping.
 #[derive(Debug)]
 pub enum Question {
     /// The windows of one device, or of the fleet.
     Windows(Option<DeviceId>, Scope, Sender<WindowsReport>),
+    /// Some windows of one device, or of the fleet.
+    Series(SeriesQuery, Sender<WindowsReport>),
     /// Devices, sorted.
     Devices(DevicesQuery, Sender<Vec<DeviceReport>>),
     /// The latest anomalies, newest first.
@@ -100,6 +105,31 @@ pub struct TotalsReport {
     pub streams: usize,
 }
 
+/// A query for some of the series of a device, or of the fleet.
+#[derive(Clone, Debug)]
+pub struct SeriesQuery {
+    /// The device, None for the fleet.
+    pub device: Option<DeviceId>,
+    /// Which replicas' values.
+    pub scope: Scope,
+    /// Which series.
+    pub selection: SeriesSelection,
+    /// The most results, highest score first.
+    pub limit: usize,
+}
+
+/// Which series a query is for.
+#[derive(Clone, Debug)]
+pub enum SeriesSelection {
+    /// All of them.
+    All,
+    /// Those whose names contain this, without regard to the case of ASCII letters. That of exactly this name comes
+    /// first.
+    Containing(Box<str>),
+    /// These; the others are counted as those left out.
+    Named(Vec<MetricId>),
+}
+
 /// The query of `/devices`.
 #[derive(Clone, Debug)]
 pub struct DevicesQuery {
@@ -160,7 +190,8 @@ pub enum Scope {
 #[derive(Clone, Debug, Default)]
 pub struct WindowsReport {
     /// One for each metric with values, in the order of metric ids:
-    /// [`METRICS_REPORTED_MAX`](super::fleet::METRICS_REPORTED_MAX) at most.
+    /// [`METRICS_REPORTED_MAX`](super::fleet::METRICS_REPORTED_MAX) at most. Of chosen series, highest score first:
+    /// [`SERIES_REPORTED_MAX`] at most.
     pub metrics: Vec<MetricReport>,
     /// How many the report has no room for.
     pub other_metrics: usize,

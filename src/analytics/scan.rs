@@ -84,7 +84,7 @@ impl DeviceScan {
 }
 
 /// Whether `name` contains `part`, without regard to the case of ASCII letters.
-fn has_part(name: &str, part: &str) -> bool {
+pub fn has_part(name: &str, part: &str) -> bool {
     name.as_bytes().windows(part.len()).any(|found| found.eq_ignore_ascii_case(part.as_bytes()))
 }
 

@@ -286,6 +286,11 @@ impl AnalyticsThread {
                     let synced_at_us = store.as_ref().and_then(|store| store.synced_at_us);
                     reply(&to, WindowsReport { synced_at_us, ..report });
                 }
+                Question::Series(query, to) => {
+                    let report = analytics.series(&query);
+                    let synced_at_us = store.as_ref().and_then(|store| store.synced_at_us);
+                    reply(&to, WindowsReport { synced_at_us, ..report });
+                }
                 Question::Devices(query, to) => analytics.scan_devices(query, to),
                 Question::Anomalies(query, to) => reply(&to, analytics.anomalies(&query)),
                 Question::Latest(query, to) => {

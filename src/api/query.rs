@@ -2,17 +2,22 @@
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
 use sigmad_profile::cpu::{Backend, ProfileOptions};
 use sigmad_sample::timestamp;
-use sigmad_sample::{NAME_BYTES_MAX, is_name};
+use sigmad_sample::{METRIC_BYTES_MAX, NAME_BYTES_MAX, is_metric_name, is_name};
 
 /// Rows of a list without `limit`.
 pub const LIMIT_DEFAULT: usize = 100;
 /// The analytics thread copies the rows, so their number is bounded.
 pub const LIMIT_MAX: usize = 1_000;
+/// Series that one client of `/events` chooses: as many as a page has charts for.
+pub const SERIES_CHOSEN_MAX: usize = 8;
 /// The defaults of Go.
 const PROFILE_SECONDS: u64 = 30;
 const PROFILE_HZ: u64 = 100;
@@ -28,7 +33,7 @@ pub fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
         .find_map(|(known, value)| (known == name).then_some(value))
 }
 
-/// The parameters of all routes; of several with one name the first one counts.
+/// The parameters of all routes; of several with one name the first one counts, but for `series`.
 #[derive(Debug, Default)]
 pub struct Query<'a> {
     device: Option<Cow<'a, str>>,
@@ -36,6 +41,7 @@ pub struct Query<'a> {
     limit: Option<Cow<'a, str>>,
     sort: Option<Cow<'a, str>>,
     search: Option<Cow<'a, str>>,
+    series: SmallVec<[Cow<'a, str>; 1]>,
     since: Option<Cow<'a, str>>,
     seconds: Option<Cow<'a, str>>,
     hz: Option<Cow<'a, str>>,
@@ -49,6 +55,10 @@ impl<'a> Query<'a> {
     pub fn new(query: &'a str) -> Self {
         let mut known = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if name == "series" {
+                known.series.push(value);
+                continue;
+            }
             let parameter = match &*name {
                 "device" => &mut known.device,
                 "scope" => &mut known.scope,
@@ -76,6 +86,32 @@ impl<'a> Query<'a> {
     /// A part of the names of devices.
     pub fn search(&self) -> Result<Option<&str>, ApiError<'static>> {
         name("search", self.search.as_deref())
+    }
+
+    /// A part of the names of series.
+    pub fn search_series(&self) -> Result<Option<&str>, ApiError<'static>> {
+        match self.search.as_deref() {
+            Some(text) if !is_metric_name(text) => Err(series_error("search")),
+            text => Ok(text),
+        }
+    }
+
+    /// The names of series, each as often as it was given.
+    pub fn series(&self) -> Result<Arc<[Box<str>]>, ApiError<'static>> {
+        if self.series.len() > SERIES_CHOSEN_MAX {
+            let allowed = "given at most 8 times";
+            const _: () = assert!(SERIES_CHOSEN_MAX == 8);
+            return Err(ApiError::Parameter { name: "series", allowed });
+        }
+        if !self.series.iter().all(|name| is_metric_name(name)) {
+            return Err(series_error("series"));
+        }
+        Ok(self.series.iter().map(|name| Box::from(&**name)).collect())
+    }
+
+    /// True with a number of rows.
+    pub fn has_limit(&self) -> bool {
+        self.limit.is_some()
     }
 
     /// The scope of windows. The default is the cluster if replicas share windows.
@@ -181,6 +217,11 @@ fn name<'a>(
     }
 }
 
+fn series_error(parameter: &'static str) -> ApiError<'static> {
+    const _: () = assert!(METRIC_BYTES_MAX == 1_024);
+    ApiError::Parameter { name: parameter, allowed: "1 to 1024 bytes without control characters" }
+}
+
 /// A whole number in these bounds; `parse` alone would take a sign.
 fn within(text: &str, bounds: RangeInclusive<u64>) -> Option<u64> {
     let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -206,6 +247,8 @@ mod tests {
 
     #[test]
     fn the_first_of_each_known_name_counts() {
+        let series = Query::new("series=a%7Bb%3D%22c%22%7D&x=1&series=d+e").series();
+        assert_eq!(*series.expect("names"), [Box::from("a{b=\"c\"}"), Box::from("d e")]);
         let query = Query::new("x=1&device=gr%C3%B6%C3%9Fe+1&device=b&limit=7&&y&=z&%zz");
         assert_eq!(query.device().expect("a name"), Some("größe 1"));
         assert_eq!(query.limit().expect("a number"), 7);
@@ -230,6 +273,12 @@ mod tests {
             assert_eq!(named(Query::new(&query).device().map(drop)), "device", "{device}");
             assert_eq!(named(Query::new(&query).search().map(drop)), "search", "{device}");
         }
+        for series in ["", "a%0A", &"x".repeat(1_025)] {
+            let query = format!("series=a&series={series}&search={series}");
+            assert_eq!(named(Query::new(&query).series().map(drop)), "series", "{series}");
+            assert_eq!(named(Query::new(&query).search_series().map(drop)), "search", "{series}");
+        }
+        assert_eq!(named(Query::new(&"series=a&".repeat(9)).series().map(drop)), "series");
         for (scope, is_shared) in [("moon", true), ("moon", false), ("", true), ("cluster", false)]
         {
             let query = format!("scope={scope}");

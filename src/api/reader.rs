@@ -23,7 +23,8 @@ use super::query::Query;
 use super::routes::{Label, OPENAPI, Read};
 use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{
-    AnomaliesQuery, Asker, DevicesQuery, Question, RecentQuery, Scope, WindowsReport,
+    AnomaliesQuery, Asker, DevicesQuery, Question, RecentQuery, Scope, SeriesQuery,
+    SeriesSelection, WindowsReport,
 };
 use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
@@ -124,11 +125,13 @@ fn subscribe(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters
     let ReadRequest { label, method, query, last_event_id, client, read_ns, responder, .. } =
         request;
     let query = Query::new(&query);
-    let (status, refused) = match query.device() {
+    let chosen = query.device().and_then(|device| Ok((device, query.series()?)));
+    let (status, refused) = match chosen {
         Err(error) => (error.status(), Some((error, responder))),
-        Ok(device) => {
+        Ok((device, series)) => {
             let device = device.map(Box::from);
-            match deps.subscriber.subscribe(Subscription { responder, device, last_event_id }) {
+            let subscription = Subscription { responder, device, series, last_event_id };
+            match deps.subscriber.subscribe(subscription) {
                 Ok(()) => (200, None),
                 Err(SubscribeError::Full(responder)) => {
                     (503, Some((ApiError::EventsFull, responder)))
@@ -168,7 +171,12 @@ impl ReadQuery<'_> {
         let body = match self.read {
             Read::Analyze => {
                 let (scope, device) = (answer_scope(&query, deps)?, query.device()?);
-                let report = windows_report(device, scope.scope, deps)?;
+                let report = match series_selection(&query)? {
+                    Some((selection, limit)) => {
+                        series_report(device, scope.scope, selection, limit, deps)?
+                    }
+                    None => windows_report(device, scope.scope, deps)?,
+                };
                 windows::analyze(device, &report, scope, &deps.settings, self.now)
             }
             Read::Stats => {
@@ -195,6 +203,7 @@ impl ReadQuery<'_> {
             // Only HEAD gets here: the head of a GET.
             Read::Events => {
                 query.device()?;
+                query.series()?;
                 return Ok(subscriber::response_head(Vec::new()));
             }
             Read::OpenApi => OPENAPI.as_bytes().to_vec(),
@@ -245,6 +254,34 @@ fn windows_report(
         }
     };
     ask(deps, |to| Question::Windows(device, scope, to))
+}
+
+/// The series that `/analyze` is asked for, and how many of them. None for all that there is room for.
+fn series_selection(
+    query: &Query<'_>,
+) -> Result<Option<(SeriesSelection, usize)>, ApiError<'static>> {
+    let (search, limit) = (query.search_series()?, query.limit()?);
+    Ok(match search {
+        Some(part) => Some((SeriesSelection::Containing(part.into()), limit)),
+        None => query.has_limit().then_some((SeriesSelection::All, limit)),
+    })
+}
+
+/// Some windows of the fleet, or of a device; none for an unknown device.
+fn series_report(
+    device: Option<&str>,
+    scope: Scope,
+    selection: SeriesSelection,
+    limit: usize,
+    deps: &ReaderDeps,
+) -> Result<WindowsReport, ApiError<'static>> {
+    let device = match device.map(|name| deps.registry.find_device(name)) {
+        None => None,
+        Some(Some(id)) => Some(id),
+        Some(None) => return windows_report(device, scope, deps),
+    };
+    let asked = SeriesQuery { device, scope, selection, limit };
+    ask(deps, |to| Question::Series(asked, to))
 }
 
 /// The query of `/anomalies` and `/latest`; None for an unknown device.

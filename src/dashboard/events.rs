@@ -79,13 +79,20 @@ pub struct Events {
     paused_until_ms: u64,
     /// Anomalies that points of the history have counted.
     anomalies_counted: u64,
-    whole: Feed,
+    whole_feeds: Vec<WholeFeed>,
     device_feeds: Vec<DeviceFeed>,
 }
 
-/// The feed of one device.
+/// The feed of the whole server, with these series of the fleet; without any, those that the sampler chooses.
+struct WholeFeed {
+    series: Arc<[Box<str>]>,
+    feed: Feed,
+}
+
+/// The feed of one device, with these series; without any, those that there is room for.
 struct DeviceFeed {
     device: Box<str>,
+    series: Arc<[Box<str>]>,
     cursor: DeviceCursor,
     feed: Feed,
 }
@@ -126,7 +133,7 @@ impl Events {
             ticked_ms: 0,
             paused_until_ms: 0,
             anomalies_counted: 0,
-            whole: Feed::default(),
+            whole_feeds: Vec::new(),
             device_feeds: Vec::new(),
         }
     }
@@ -163,8 +170,9 @@ impl Events {
     }
 
     fn clients(&self) -> usize {
+        let of_whole = self.whole_feeds.iter().map(|whole| whole.feed.clients.len());
         let of_devices = self.device_feeds.iter().map(|device| device.feed.clients.len());
-        self.whole.clients.len() + of_devices.sum::<usize>()
+        of_whole.chain(of_devices).sum()
     }
 
     fn due_ms(&self) -> u64 {
@@ -183,17 +191,17 @@ impl Events {
                 self.devices = self.sampler.devices(now)?;
                 self.devices_due_ms = self.ticked_ms + DEVICES_MS;
             }
-            self.send_whole(&snapshot, has_devices);
+            self.send_whole(&snapshot, has_devices)?;
         }
         self.send_devices(now)?;
         self.last = Some(snapshot);
         if self.ticked_ms >= self.heartbeat_due_ms {
             self.heartbeat_due_ms = self.ticked_ms + HEARTBEAT_MS;
-            self.whole.send(HEARTBEAT, &self.counters);
-            for device in &mut self.device_feeds {
-                device.feed.send(HEARTBEAT, &self.counters);
-            }
+            let of_whole = self.whole_feeds.iter_mut().map(|whole| &mut whole.feed);
+            let of_devices = self.device_feeds.iter_mut().map(|device| &mut device.feed);
+            of_whole.chain(of_devices).for_each(|feed| feed.send(HEARTBEAT, &self.counters));
         }
+        self.whole_feeds.retain(|whole| !whole.feed.clients.is_empty());
         self.device_feeds.retain(|device| !device.feed.clients.is_empty());
         self.counters.clients.set(self.clients() as u64);
         Some(())
@@ -210,37 +218,65 @@ impl Events {
         self.history.push(at_ms, snapshot.now.wall_us, load.accepted, anomalies as f64, fleet);
     }
 
-    /// True when the feed of the whole server gets an event in this tick.
+    /// True when the feeds of the whole server get an event in this tick.
     fn is_event_due(&self, snapshot: &Snapshot) -> bool {
         let is_quiet = snapshot.anomalies.is_empty()
             && self.last.as_ref().is_some_and(|last| {
                 let (now, then) = (&snapshot.load, &last.load);
                 now.samples == then.samples && now.requests == then.requests
             });
-        let is_due = snapshot.now.monotonic_ms() >= self.whole.sent_ms + QUIET_MS;
-        !self.whole.clients.is_empty() && (is_due || !is_quiet)
+        let at_ms = snapshot.now.monotonic_ms();
+        let is_due = self.whole_feeds.iter().any(|whole| at_ms >= whole.feed.sent_ms + QUIET_MS);
+        !self.whole_feeds.is_empty() && (is_due || !is_quiet)
     }
 
-    fn send_whole(&mut self, snapshot: &Snapshot, has_devices: bool) {
-        let mut message = self.message("delta", snapshot.now, None);
-        whole_sections(&mut message, snapshot);
-        if has_devices {
-            message.list("devices", &self.devices);
+    fn send_whole(&mut self, snapshot: &Snapshot, has_devices: bool) -> Option<()> {
+        let mut whole_feeds = std::mem::take(&mut self.whole_feeds);
+        for WholeFeed { series, feed } in &mut whole_feeds {
+            let mut message = self.message("delta", snapshot.now, None);
+            self.whole_sections(&mut message, snapshot, series)?;
+            if has_devices {
+                message.list("devices", &self.devices);
+            }
+            let oldest_first: Vec<_> = snapshot.anomalies.iter().rev().collect();
+            anomaly_section(&mut message, &oldest_first);
+            if snapshot.anomalies_left_out > 0 {
+                message.section("anomaliesLeftOut", &snapshot.anomalies_left_out);
+            }
+            feed.sent_ms = snapshot.now.monotonic_ms();
+            feed.send(&message.finish(), &self.counters);
         }
-        let oldest_first: Vec<_> = snapshot.anomalies.iter().rev().collect();
-        anomaly_section(&mut message, &oldest_first);
-        if snapshot.anomalies_left_out > 0 {
-            message.section("anomaliesLeftOut", &snapshot.anomalies_left_out);
+        self.whole_feeds = whole_feeds;
+        Some(())
+    }
+
+    /// Adds the sections of every event of the whole server. None once analytics has stopped.
+    fn whole_sections(
+        &self,
+        message: &mut EventMessage,
+        snapshot: &Snapshot,
+        series: &[Box<str>],
+    ) -> Option<()> {
+        message.section("load", &snapshot.load).list("workers", &snapshot.workers);
+        let chosen;
+        let (fleet, left_out) = if series.is_empty() {
+            (&snapshot.fleet, snapshot.fleet_left_out)
+        } else {
+            chosen = self.sampler.fleet_series(series)?;
+            (&chosen.0, chosen.1)
+        };
+        message.section("fleet", &FleetByName(fleet));
+        if left_out > 0 {
+            message.section("metricsLeftOut", &left_out);
         }
-        self.whole.sent_ms = snapshot.now.monotonic_ms();
-        self.whole.send(&message.finish(), &self.counters);
+        Some(())
     }
 
     fn send_devices(&mut self, now: Now) -> Option<()> {
         let at_ms = now.monotonic_ms();
         let mut device_feeds = std::mem::take(&mut self.device_feeds);
-        for DeviceFeed { device, cursor, feed } in &mut device_feeds {
-            let snapshot = self.sampler.device(device, cursor)?;
+        for DeviceFeed { device, series, cursor, feed } in &mut device_feeds {
+            let snapshot = self.sampler.device(device, series, cursor)?;
             let is_quiet = snapshot.samples.is_empty() && snapshot.anomalies.is_empty();
             if is_quiet && at_ms < feed.sent_ms + QUIET_MS {
                 continue;
@@ -257,7 +293,7 @@ impl Events {
     /// Begins the stream of a client. Its first event has the whole state, or what it missed if it reconnects
     /// within the history of this process. None once analytics has stopped.
     fn begin(&mut self, subscription: Subscription, now: Now) -> Option<()> {
-        let Subscription { responder, device, last_event_id } = subscription;
+        let Subscription { responder, device, series, last_event_id } = subscription;
         let last_id = EventId::from_str(&last_event_id).ok();
         let resumed_ms = last_id
             .filter(|id| id.boot_ms == self.boot_ms && id.at_ms <= now.monotonic_ms())
@@ -266,8 +302,8 @@ impl Events {
         let mut message = self.message("hello", now, Some(RETRY_MS));
         message.section("server", &self.server).section("resumed", &resumed_ms.is_some());
         match device {
-            None => self.begin_whole(responder, message, resumed_ms, now)?,
-            Some(device) => self.begin_device(responder, message, device, resumed_ms)?,
+            None => self.begin_whole(responder, message, series, resumed_ms, now)?,
+            Some(device) => self.begin_device(responder, message, (device, series), resumed_ms)?,
         }
         self.counters.clients.set(self.clients() as u64);
         Some(())
@@ -277,6 +313,7 @@ impl Events {
         &mut self,
         responder: Responder,
         mut message: EventMessage,
+        series: Arc<[Box<str>]>,
         resumed_ms: Option<u64>,
         now: Now,
     ) -> Option<()> {
@@ -285,13 +322,20 @@ impl Events {
             self.tick(now)?;
             self.devices = self.sampler.devices(now)?;
         }
-        whole_sections(&mut message, self.last.as_ref().expect("a tick leaves its snapshot"));
+        let last = self.last.as_ref().expect("a tick leaves its snapshot");
+        self.whole_sections(&mut message, last, &series)?;
         message.list("devices", &self.devices);
         message.section("history", &self.history.after(resumed_ms.unwrap_or(0)));
         let missed = self.sampler.recent_anomalies(self.wall_us(resumed_ms));
         anomaly_section(&mut message, &missed.iter().collect::<Vec<_>>());
         let writer = self.stream(responder, message);
-        self.whole.clients.push(writer);
+        match self.whole_feeds.iter_mut().find(|known| known.series == series) {
+            Some(known) => known.feed.clients.push(writer),
+            None => {
+                let feed = Feed { clients: vec![writer], ..Feed::default() };
+                self.whole_feeds.push(WholeFeed { series, feed });
+            }
+        }
         Some(())
     }
 
@@ -299,14 +343,15 @@ impl Events {
         &mut self,
         responder: Responder,
         mut message: EventMessage,
-        device: Box<str>,
+        (device, series): (Box<str>, Arc<[Box<str>]>),
         resumed_ms: Option<u64>,
     ) -> Option<()> {
         let resumed_us = self.wall_us(resumed_ms);
         let mut cursor = DeviceCursor { arrived_us: resumed_us, change: 0 };
-        let mut snapshot = self.sampler.device(&device, &mut cursor)?;
+        let mut snapshot = self.sampler.device(&device, &series, &mut cursor)?;
         snapshot.anomalies.retain(|anomaly| anomaly.changed_us > resumed_us);
-        let known = self.device_feeds.iter().position(|known| known.device == device);
+        let is_known = |known: &DeviceFeed| known.device == device && known.series == series;
+        let known = self.device_feeds.iter().position(is_known);
         // The next tick sends the rest to all clients of this device.
         if let Some(known) = known.map(|index| &self.device_feeds[index].cursor) {
             snapshot.samples.retain(|sample| sample.arrived_us <= known.arrived_us);
@@ -318,7 +363,7 @@ impl Events {
             Some(index) => self.device_feeds[index].feed.clients.push(writer),
             None => {
                 let feed = Feed { clients: vec![writer], ..Feed::default() };
-                self.device_feeds.push(DeviceFeed { device, cursor, feed });
+                self.device_feeds.push(DeviceFeed { device, series, cursor, feed });
             }
         }
         Some(())
@@ -345,13 +390,6 @@ impl Events {
         message.section("at", &((now.wall_us / 1_000) as f64 / 1e3)).section("status", &status);
         message
     }
-}
-
-fn whole_sections(message: &mut EventMessage, snapshot: &Snapshot) {
-    message
-        .section("load", &snapshot.load)
-        .list("workers", &snapshot.workers)
-        .section("fleet", &FleetByName(&snapshot.fleet));
 }
 
 #[cfg(test)]
@@ -457,8 +495,12 @@ mod tests {
             last_event_id: String,
         ) {
             let responder = Responder::new(1, reader.clone());
-            let subscription =
-                Subscription { responder, device: device.map(Box::from), last_event_id };
+            let subscription = Subscription {
+                responder,
+                device: device.map(Box::from),
+                series: [].into(),
+                last_event_id,
+            };
             self.events.begin(subscription, self.now()).expect("analytics runs");
         }
     }
@@ -562,6 +604,35 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_choose_series_have_a_feed_for_each_choice() {
+        let mut test = events_test();
+        let choices: [Arc<[Box<str>]>; 2] = [[].into(), [Box::from("rps"), "x".into()].into()];
+        let mut readers: Vec<Arc<FakeClient>> = Vec::new();
+        for device in [None, Some(Box::from("unknown"))] {
+            for series in [&choices[0], &choices[1], &choices[1]] {
+                let reader = Arc::<FakeClient>::default();
+                let responder = Responder::new(1, reader.clone());
+                readers.push(reader);
+                let (device, series) = (device.clone(), series.clone());
+                let last_event_id = String::new();
+                let subscription = Subscription { responder, device, series, last_event_id };
+                test.events.begin(subscription, test.now()).expect("analytics runs");
+            }
+        }
+        let clients = |feeds: Vec<&Feed>| -> Vec<usize> {
+            feeds.iter().map(|feed| feed.clients.len()).collect()
+        };
+        let Events { whole_feeds, device_feeds, .. } = &test.events;
+        assert_eq!(clients(whole_feeds.iter().map(|whole| &whole.feed).collect()), [1, 2]);
+        assert_eq!(clients(device_feeds.iter().map(|device| &device.feed).collect()), [1, 2]);
+        test.tick();
+        assert_eq!(test.events.counters.clients.get(), 6);
+        for reader in &readers[..3] {
+            assert_eq!(reader.events().len(), 2, "the whole server's feeds have another event");
+        }
+    }
+
+    #[test]
     fn a_disconnected_client_is_removed() {
         let mut test = events_test();
         let reader = Arc::<FakeClient>::default();
@@ -584,6 +655,7 @@ mod tests {
         let subscription = || Subscription {
             responder: Responder::new(1, Arc::new(FakeClient::default())),
             device: None,
+            series: [].into(),
             last_event_id: String::new(),
         };
         assert!(subscriber.subscribe(subscription()).is_ok());

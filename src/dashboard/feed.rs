@@ -61,8 +61,9 @@ pub fn device_sections(message: &mut EventMessage, name: &str, snapshot: &Device
     let metrics = &snapshot.windows.metrics;
     let shown = &metrics[..metrics.len().min(METRICS_PER_EVENT_MAX)];
     message.section("device", &DeviceSection { device: name, metrics: MetricsJson(shown) });
-    if shown.len() < metrics.len() {
-        message.section("metricsLeftOut", &(metrics.len() - shown.len()));
+    let left_out = metrics.len() - shown.len() + snapshot.windows.other_metrics;
+    if left_out > 0 {
+        message.section("metricsLeftOut", &left_out);
     }
     if !snapshot.samples.is_empty() {
         message.json_list("samples", &newest_that_fit(&snapshot.samples));

@@ -8,7 +8,7 @@ use serde::ser::Serializer;
 use crate::analytics::report::{MetricReport, WindowsReport};
 use sigmad_counters::Counts;
 
-/// Charts of fleet metrics on the page: four fit a screen.
+/// Series of the fleet in an event for which none are chosen: the charts of four fit a screen.
 const METRICS_SHOWN_MAX: usize = 4;
 /// Values of a sparkline.
 const SPARK_VALUES_MAX: usize = 50;
@@ -138,14 +138,19 @@ pub fn fleet(windows: &WindowsReport) -> Vec<FleetMetric> {
     };
     let mut reports: Vec<&MetricReport> = windows.metrics.iter().collect();
     reports.sort_by_key(order);
-    let shown = reports.into_iter().take(METRICS_SHOWN_MAX).map(|report| FleetMetric {
-        name: report.metric.clone(),
-        mean: rounded(report.mean),
-        std_dev: rounded(report.std_dev),
-        last: rounded(last(report)),
-        z_score: rounded(report.verdict.z_score),
-    });
-    shown.collect()
+    reports.into_iter().take(METRICS_SHOWN_MAX).map(FleetMetric::from).collect()
+}
+
+impl From<&MetricReport> for FleetMetric {
+    fn from(report: &MetricReport) -> Self {
+        Self {
+            name: report.metric.clone(),
+            mean: rounded(report.mean),
+            std_dev: rounded(report.std_dev),
+            last: rounded(last(report)),
+            z_score: rounded(report.verdict.z_score),
+        }
+    }
 }
 
 fn last(report: &MetricReport) -> f64 {

@@ -11,7 +11,7 @@ use super::figures::{
 };
 use crate::analytics::report::{
     AnomaliesQuery, AnomalyReport, Asker, DeviceReport, DevicesQuery, DevicesSort, Question,
-    RecentQuery, SampleReport, Scope, TotalsReport, WindowsReport,
+    RecentQuery, SampleReport, Scope, SeriesQuery, SeriesSelection, TotalsReport, WindowsReport,
 };
 use crate::analytics::thread::AnalyticsCounters;
 use crate::http::counters::HttpCounters;
@@ -130,8 +130,10 @@ pub struct Snapshot {
     pub load: LoadFigures,
     /// One value per worker.
     pub workers: Vec<WorkerFigures>,
-    /// The fleet's windows.
+    /// The fleet's windows that have a chart.
     pub fleet: Vec<FleetMetric>,
+    /// How many others the fleet has.
+    pub fleet_left_out: usize,
     /// Anomalies that began, went on or ended since the last tick, newest first.
     pub anomalies: Vec<AnomalyReport>,
     /// New anomalies that are only counted.
@@ -185,11 +187,13 @@ impl Sampler {
         let (answer, verdict) = self.latencies(at_ms);
         let (load, workers) = self.load(&counted, &before, &totals, queue);
         self.counted.push_back(counted);
+        let fleet = figures::fleet(&windows);
         Some(Snapshot {
             now,
             load: LoadFigures { answer, verdict, ..load },
             workers,
-            fleet: figures::fleet(&windows),
+            fleet_left_out: windows.metrics.len() + windows.other_metrics - fleet.len(),
+            fleet,
             anomalies,
             anomalies_left_out,
         })
@@ -356,13 +360,36 @@ impl Sampler {
         Some(rows)
     }
 
-    /// The changes of one device after `cursor`, which advances. None once analytics has stopped.
-    pub fn device(&self, name: &str, cursor: &mut DeviceCursor) -> Option<DeviceSnapshot> {
+    /// Chosen series of the fleet, and how many others it has. None once analytics has stopped.
+    pub fn fleet_series(&self, series: &[Box<str>]) -> Option<(Vec<FleetMetric>, usize)> {
+        let report = self.windows(None, series)?;
+        Some((report.metrics.iter().map(FleetMetric::from).collect(), report.other_metrics))
+    }
+
+    /// The windows of a device or of the fleet: these series, or without any those that there is room for.
+    fn windows(&self, device: Option<DeviceId>, series: &[Box<str>]) -> Option<WindowsReport> {
+        if series.is_empty() {
+            return self.asker.ask(|to| Question::Windows(device, Scope::Cluster, to));
+        }
+        let named = series.iter().filter_map(|name| self.registry.find_metric(name)).collect();
+        let (selection, limit) = (SeriesSelection::Named(named), series.len());
+        let query = SeriesQuery { device, scope: Scope::Cluster, selection, limit };
+        self.asker.ask(|to| Question::Series(query, to))
+    }
+
+    /// The changes of one device after `cursor`, which advances: of these series, or without any of all. None once
+    /// analytics has stopped.
+    pub fn device(
+        &self,
+        name: &str,
+        series: &[Box<str>],
+        cursor: &mut DeviceCursor,
+    ) -> Option<DeviceSnapshot> {
         let Some(id) = self.registry.find_device(name) else {
             let windows = WindowsReport::default();
             return Some(DeviceSnapshot { windows, samples: Vec::new(), anomalies: Vec::new() });
         };
-        let windows = self.asker.ask(|to| Question::Windows(Some(id), Scope::Cluster, to))?;
+        let windows = self.windows(Some(id), series)?;
         let since_us = cursor.arrived_us.saturating_add(1);
         let query = RecentQuery { device: Some(id), limit: SAMPLES_PER_EVENT_MAX, since_us };
         let mut samples = self.asker.ask(|to| Question::Latest(query, to))?;
@@ -373,6 +400,13 @@ impl Sampler {
         cursor.arrived_us = samples.last().map_or(cursor.arrived_us, |sample| sample.arrived_us);
         let last = anomalies.iter().map(|anomaly| anomaly.change).max();
         cursor.change = last.unwrap_or(cursor.change);
+        if !series.is_empty() {
+            for sample in &mut samples {
+                let is_chosen = |name: &str| series.iter().any(|chosen| **chosen == *name);
+                sample.readings.retain(|(name, _)| is_chosen(name));
+            }
+            samples.retain(|sample| !sample.readings.is_empty());
+        }
         Some(DeviceSnapshot { windows, samples, anomalies })
     }
 }

@@ -21,6 +21,8 @@ pub struct Subscription {
     pub responder: Responder,
     /// The device of a device feed.
     pub device: Option<Box<str>>,
+    /// Only these series; without any, those that there is room for.
+    pub series: Arc<[Box<str>]>,
     /// `Last-Event-ID` as sent; empty without it.
     pub last_event_id: String,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::analytics::fleet::METRICS_REPORTED_MAX;
-use crate::analytics::report::DevicesSort;
+use crate::analytics::report::{DevicesSort, SeriesQuery, SeriesSelection};
 use crate::registry::{NameSource, Registry};
 use crossbeam_channel::bounded;
 use proptest::prelude::*;
@@ -509,4 +509,34 @@ fn values_of_an_evicted_metric_enter_no_window() {
         let windows: Vec<_> = report.metrics.iter().map(|m| (&*m.metric, &*m.values)).collect();
         assert_eq!(windows, [("new", &[2.0][..])]);
     }
+}
+
+#[test]
+fn chosen_series_come_by_score_and_the_others_are_counted() {
+    let mut analytics = analytics();
+    for turn in 0..12_u8 {
+        let value = |at| if at == 17 && turn == 11 { 99.0 } else { 10.0 };
+        let readings: Vec<_> = (0..30).map(|at| (at, value(at))).collect();
+        analytics.judge(&one(Some(id(5, 0)), &readings), i64::from(turn));
+    }
+    let (device, scope) = (Some(id(5, 0)), Scope::Cluster);
+    let ask = |device, selection, limit| {
+        let report = analytics.series(&SeriesQuery { device, scope, selection, limit });
+        let names = report.metrics.iter().map(|metric| metric.metric.to_string());
+        (names.collect::<Vec<_>>(), report.other_metrics)
+    };
+    assert_eq!(ask(device, SeriesSelection::All, 2), (vec!["17".into(), "0".into()], 28));
+    let (names, others) = ask(device, SeriesSelection::All, 1_000);
+    assert_eq!((names.len(), others), (30, 0));
+    // The exact name before the highest score; 10 to 19 and 21 contain it too.
+    let containing = || SeriesSelection::Containing("1".into());
+    assert_eq!(ask(device, containing(), 2), (vec!["1".into(), "17".into()], 10));
+    assert_eq!(ask(None, containing(), 100).0.len(), 12);
+    assert_eq!(ask(device, SeriesSelection::Containing("x".into()), 100), (vec![], 0));
+    for device in [device, None] {
+        let metrics = [3, 17, 77].map(|slot| MetricId::new(slot, 0)).to_vec();
+        let named = ask(device, SeriesSelection::Named(metrics), 3);
+        assert_eq!(named, (vec!["17".into(), "3".into()], 28));
+    }
+    assert_eq!(ask(Some(id(6, 0)), SeriesSelection::All, 3), (vec![], 0));
 }

@@ -9,6 +9,10 @@ const GAP_S = 5;
 const READINGS_KEPT = 2_000;
 const SAMPLES_SHOWN = 16;
 const ANNOUNCE_MS = 10_000;
+/** A device with more series than charts has a list of them. */
+const CHARTS_MAX = 8;
+/** Charts of such a device before any are chosen. */
+const CHARTS_FIRST = 4;
 /** Metrics that are shown first. */
 const USUAL = ["rps", "cpu"];
 
@@ -23,6 +27,14 @@ let anomalies = [];
 let samples = [];
 let samplesSeen = 0;
 let charts = new Map();
+/** Series that the address names. */
+let chosen = [];
+/** Series that the stream was asked for; none: those that the server has room for. */
+let asked = [];
+/** More series than charts: there is a list. */
+let isWide = false;
+/** The next event begins the charts anew. */
+let isRenewed = false;
 let ribbon = null;
 let counted = null;
 
@@ -74,7 +86,10 @@ function chartOf(metric, parent, lineName) {
   return chart;
 }
 
-function showFleet(at, fleet) {
+function showFleet(at, fleet, leftOut = 0) {
+  isWide = leftOut > 0;
+  showSeriesCard(isWide);
+  if (isWide && !asked.length && chosen.length) return askFor(chosen);
   for (const [metric, { mean, stdDev }] of Object.entries(fleet)) {
     const { points } = chartOf(metric, byId("charts"), "mean");
     append(points, at, mean, stdDev);
@@ -98,6 +113,8 @@ function append({ t, line, low, high }, at, mean, stdDev) {
 function showHistory(history) {
   makeRibbon();
   for (const [metric, { mean, stdDev }] of Object.entries(history.metrics)) {
+    const isShown = asked.length ? asked.includes(metric) : !chosen.length || charts.has(metric);
+    if (!isShown) continue;
     const { points } = chartOf(metric, byId("charts"), "mean");
     history.at.forEach((at, place) => append(points, at, mean[place], stdDev[place]));
   }
@@ -126,8 +143,15 @@ function showRate(at, total) {
 
 function showDevice(data) {
   const { metrics } = data.device;
-  const place = (metric) => (USUAL.indexOf(metric) + USUAL.length + 1) % (USUAL.length + 1);
+  const total = Object.keys(metrics).length + (data.metricsLeftOut ?? 0);
+  isWide = total > CHARTS_MAX;
+  showSeriesCard(isWide);
+  if (isWide && !asked.length) return chosen.length ? askFor(chosen) : askForFirst();
+  const order = asked.length ? asked : USUAL;
+  const place = (metric) => (order.indexOf(metric) + order.length + 1) % (order.length + 1);
   const names = Object.keys(metrics).sort((one, other) => place(one) - place(other));
+  // In this order, whichever a sample has first.
+  for (const metric of names) chartOf(metric, byId("device-charts"), "last");
   // After a long pause the server sends samples again.
   const known = samples.at(-1)?.sample.arrivedAt ?? -Infinity;
   for (const sample of (data.samples ?? []).filter(({ arrivedAt }) => arrivedAt > known)) {
@@ -181,15 +205,23 @@ function showDevice(data) {
   }
   const last = [...charts.values()].map((chart) => chart.points.t.at(-1) ?? 0);
   const lastArrival = Math.max(...last);
-  const more = data.metricsLeftOut ? ` of ${names.length + data.metricsLeftOut}` : "";
-  const line = names.length
-    ? `${names.length === 1 ? "one metric" : `${names.length}${more} metrics`}, windows of ${windowSize} values` +
+  const few = total === 1 ? "one metric" : `${total} metrics`;
+  const line = total
+    ? `${isWide ? `${names.length} of ${count(total)} series` : few}, windows of ${windowSize} values` +
       (lastArrival > 0 ? `, last sample ${data.at - lastArrival < 1.5 ? "now" : `${duration(data.at - lastArrival)} ago`}` : "")
     : "No samples so far; the first one appears here.";
   write(byId("device-line"), line);
 }
 
 let windowSize = 50;
+
+// ---- series
+
+function openStream() {
+  const fields = [["device", device], ...asked.map((name) => ["series", name])];
+  const query = new URLSearchParams(fields.filter(([, value]) => value !== null));
+  stream.open(fields.length > 1 || device !== null ? `/events?${query}` : "/events");
+}
 
 // ---- anomalies
 
@@ -296,6 +328,7 @@ function onState(state, why) {
 
 function onEvent(name, data, id) {
   eventAt = Date.now();
+  if (isRenewed && name === "hello" && asked.length) renewCharts();
   if (name === "hello") onHello(data, id);
   showStatus(data);
   if (data.anomalies) takeAnomalies(data.anomalies, name === "delta");
@@ -303,10 +336,11 @@ function onEvent(name, data, id) {
     showLoad(data.load);
     showRate(data.at, data.load.anomaliesTotal);
     showWorkers(data.workers);
-    if (!byId("fleet").hidden) showFleet(data.at, data.fleet);
+    if (!byId("fleet").hidden) showFleet(data.at, data.fleet, data.metricsLeftOut);
   }
   if (data.devices) showDevices(data.devices);
   if (data.device) showDevice(data);
+  if (isWide) showChosen();
   dirty = true;
 }
 
@@ -341,15 +375,39 @@ function paint() {
 
 // ---- routes
 
-function route() {
-  const match = /^#device=(.+)$/.exec(location.hash);
-  let name = null;
+/** The device and the series of the address. */
+function readAddress() {
+  const found = { name: null, series: [] };
   try {
-    name = match && decodeURIComponent(match[1]);
+    for (const part of location.hash.slice(1).split("&")) {
+      const [field, ...values] = part.split("=");
+      const value = decodeURIComponent(values.join("="));
+      if (field === "device" && value) found.name = value;
+      if (field === "series" && value) found.series.push(value);
+    }
   } catch {
     // An invalid address shows the fleet.
+    return { name: null, series: [] };
   }
+  return found;
+}
+
+/** Another address: of the same device, other charts. */
+function onAddress() {
+  const { name, series } = readAddress();
+  if (name !== device) return route();
+  if (!series.length || !isWide) return;
+  chosen = series;
+  askFor(series);
+  byId(device === null ? "charts" : "device-charts").scrollIntoView({ block: "nearest" });
+}
+
+function route() {
+  const { name, series } = readAddress();
   device = name;
+  chosen = series;
+  asked = [];
+  isWide = isRenewed = false;
   charts.forEach((chart) => chart.remove());
   charts = new Map();
   anomalies = [];
@@ -365,7 +423,8 @@ function route() {
   document.title = name === null ? "sigmad" : `${name} · sigmad`;
   byId("query").value = "";
   closeFound();
-  stream.open(name === null ? "/events" : `/events?device=${encodeURIComponent(name)}`);
+  resetSeries(byId(name === null ? "charts" : "device-charts"));
+  openStream();
   scrollTo(0, 0);
 }
 
@@ -507,7 +566,7 @@ byId("token-form").addEventListener("submit", () => {
 
 const stream = new Stream({ event: onEvent, state: onState, denied: askForToken });
 setScheme(SCHEMES[localStorage.getItem(SCHEME_KEY)] ? localStorage.getItem(SCHEME_KEY) : "auto");
-addEventListener("hashchange", route);
+addEventListener("hashchange", onAddress);
 new ResizeObserver(() => {
   charts.forEach((chart) => chart.fit());
   if (!byId("fleet").hidden) ribbon?.fit();

@@ -30,13 +30,17 @@ function rows(body, items, key, make, fill) {
   if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-const address = (device) => `#device=${encodeURIComponent(device)}`;
+/** The address of a device, or of the fleet for null, with charts of these series. */
+function address(device, ...series) {
+  const parts = [["device", device], ...series.map((name) => ["series", name])];
+  return `#${parts.filter(([, name]) => name !== null).map(([field, name]) => `${field}=${encodeURIComponent(name)}`).join("&")}`;
+}
 
-function link(cell, device) {
+function link(cell, text, to) {
   const anchor = cell.querySelector("a");
-  write(anchor, device);
-  if (anchor.getAttribute("href") !== address(device)) anchor.href = address(device);
-  anchor.title = device;
+  write(anchor, text);
+  if (anchor.getAttribute("href") !== to) anchor.href = to;
+  anchor.title = text;
 }
 
 function showWorkers(workers) {
@@ -66,7 +70,7 @@ function showDevices(devices) {
   const body = byId("devices");
   const make = () => template("device-row").cloneNode(true);
   rows(body, devices, (device) => device.device, make, (row, device) => {
-    link(row.cells[0], device.device);
+    link(row.cells[0], device.device, address(device.device, device.metric));
     write(row.cells[1], device.metric);
     row.cells[1].title = device.metric;
     write(row.cells[2], brief(device.last));
@@ -87,11 +91,13 @@ addEventListener("pointerover", ({ target, pointerType }) => {
 });
 document.documentElement.addEventListener("pointerleave", () => (pointedAt = null));
 
+/** Rows do not move under the pointer or the keyboard focus. Focus after a mouse click does not hold them. */
+const isRowHeld = (body) => body.childElementCount > 0 && (pointedAt === body || body.querySelector(":focus-visible") !== null);
+
 /** `withDevice`: the second column is the device and its metric, else the metric alone. */
 function showAnomalies(body, none, newestFirst, withDevice) {
   none.hidden = newestFirst.length > 0;
-  // Rows do not move under the pointer or the keyboard focus. Focus after a mouse click does not hold them.
-  const isHeld = body.childElementCount > 0 && (pointedAt === body || body.querySelector(":focus-visible") !== null);
+  const isHeld = isRowHeld(body);
   body.closest("section").classList.toggle("held", isHeld);
   if (isHeld) return;
   // The first rows are not highlighted, nor when most rows are new.
@@ -110,10 +116,13 @@ function showAnomalies(body, none, newestFirst, withDevice) {
     showAnomaly(row, anomaly);
     if (!isNew) return;
     const [anchor, metric] = row.cells[1].firstElementChild.children;
-    if (withDevice && anomaly.device !== null) link(row.cells[1], anomaly.device);
+    metric.textContent = metric.title = anomaly.metric;
+    if (withDevice && anomaly.device !== null) link(row.cells[1], anomaly.device, address(anomaly.device, anomaly.metric));
     else if (withDevice) anchor.replaceWith("the fleet");
-    else anchor.remove();
-    metric.textContent = anomaly.metric;
+    else if (isWide) {
+      link(row.cells[1], anomaly.metric, address(device, anomaly.metric));
+      metric.remove();
+    } else anchor.remove();
     const button = row.querySelector("button");
     button.addEventListener("click", () => copy(asJson(row.anomaly), button));
   });
@@ -137,7 +146,7 @@ function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detect
 function showSamples(newestFirst, metrics) {
   byId("no-device-samples").hidden = newestFirst.length > 0;
   const shown = metrics.slice(0, samplesShown());
-  write(byId("device-samples-of"), shown.length < metrics.length ? `${shown.length} of ${metrics.length} metrics` : "");
+  write(byId("device-samples-of"), shown.length < metrics.length ? `${shown.length} of ${metrics.length} series` : "");
   const head = byId("device-metrics");
   while (head.cells.length > 1 + shown.length) head.deleteCell(-1);
   shown.forEach((metric, at) => {
