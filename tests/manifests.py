@@ -838,6 +838,15 @@ def check_load_job(objects: Objects) -> None:
     assert done.returncode == 1, f"{arguments}: {done.returncode}, {done.stderr}"
 
 
+def check_load_runs_again(job: dict, guide: str, demo: str) -> None:
+    """A second run needs a new Job: `apply` of one that has ended changes nothing, for its name is the same."""
+    assert "generateName" not in job["metadata"], "kubectl apply takes no generateName"
+    assert "replace --force -k k8s/loadgen" in guide, "DEPLOY.md does not say how to run the load again"
+    assert "apply -k k8s/loadgen" not in guide, "DEPLOY.md runs the load with apply, which works once"
+    deleted, made = demo.find(f"delete job {job['metadata']['name']}"), demo.find("kustomize k8s/loadgen")
+    assert 0 <= deleted < made, "demo.sh does not delete the Job of the run before"
+
+
 def check_rule_copies(production: Objects) -> None:
     """Rules and the routes of alerts stand in one place each, and their copies follow."""
     monitoring = K8S / "monitoring"
@@ -970,6 +979,8 @@ def main() -> None:
         check_redis(built[name], samples_per_s)
     check_rotation(built["base"])
     check_load_job(built["loadgen"])
+    guide, demo = (bench.ROOT / "docs" / "DEPLOY.md").read_text(), (K8S / "demo.sh").read_text()
+    check_load_runs_again(find(built["loadgen"], "Job sigmad-load"), guide, demo)
     check_rule_copies(built["overlays/production"])
     check_monitoring(built["monitoring"])
     check_compose()
