@@ -92,7 +92,11 @@ pub fn write_refused(
 #[inline]
 pub fn format(headers: &Headers<'_>) -> Format {
     let Some(kind) = headers.get("content-type") else { return Format::Json };
-    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    // What most send: it costs one comparison.
+    if kind == b"application/json" {
+        return Format::Json;
+    }
+    let essence = essence(kind);
     let is = |name: &&[u8]| essence.eq_ignore_ascii_case(name);
     match () {
         () if NDJSON.iter().any(is) => Format::JsonLines,
@@ -101,12 +105,16 @@ pub fn format(headers: &Headers<'_>) -> Format {
     }
 }
 
+/// A content type without its parameters.
+fn essence(kind: &[u8]) -> &[u8] {
+    kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
 /// Whether the body, which cannot be read, is of a type that no decoder of these paths has: one of protobuf, or a
 /// binary one of any type but JSON's and text. A body without a type is judged by what it holds alone.
 pub fn is_of_no_decoder(headers: &Headers<'_>, error: BodyError) -> bool {
     let Some(kind) = headers.get("content-type") else { return false };
-    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    let essence = essence.to_ascii_lowercase();
+    let essence = essence(kind).to_ascii_lowercase();
     let is_protobuf = essence.ends_with(b"protobuf");
     let is_text = essence.starts_with(b"text/") || essence.ends_with(b"json") || essence.is_empty();
     match error {
