@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The OpenTelemetry Collector (built from main.go) between Python's exporter and sigmad.
 
-Its receiver takes what Python's exporter sends, and `otlphttp` passes it on, in each coding and compression, while
-sigmad is killed and started again: every value, device and time is what was sent, to the last one. It cannot load the
-recipe of examples/connect, whose `resourcedetection` needs the SDKs of three clouds.
+It runs with the recipe of examples/connect, but for the ports. Its receiver takes what Python's exporter sends, and
+`otlphttp` passes it on, in each coding and compression, while sigmad is killed and started again: every value, device
+and time is what was sent, to the last one.
 `make sender SENDER=collector` runs it.
 """
 
@@ -26,6 +26,7 @@ import otlp
 from opentelemetry.exporter.otlp.proto.http import Compression
 
 HERE = Path(__file__).resolve().parent
+RECIPE = bench.ROOT / "examples" / "connect" / "otel-collector.yaml"
 # Coding and compression, as the exporter calls them.
 WAYS = [("proto", "gzip"), ("proto", "zstd"), ("proto", "none"), ("json", "gzip"), ("json", "zstd")]
 WAIT_S = 60
@@ -33,7 +34,8 @@ WAIT_S = 60
 QUIET = {"metrics": {"level": "none"}}
 
 
-def configuration(receiver: int, port: int, encoding: str, compression: str) -> dict:
+def changes(receiver: int, port: int, encoding: str, compression: str) -> dict:
+    """What is other than in the recipe."""
     exporter = {
         "metrics_endpoint": f"http://127.0.0.1:{port}/v1/metrics",
         "encoding": encoding,
@@ -43,10 +45,7 @@ def configuration(receiver: int, port: int, encoding: str, compression: str) -> 
     return {
         "receivers": {"otlp": {"protocols": {"http": {"endpoint": f"127.0.0.1:{receiver}"}}}},
         "exporters": {"otlphttp": exporter},
-        "service": {
-            "telemetry": QUIET,
-            "pipelines": {"metrics": {"receivers": ["otlp"], "exporters": ["otlphttp"]}},
-        },
+        "service": {"telemetry": QUIET},
     }
 
 
@@ -58,7 +57,7 @@ def passed_on(program: str, encoding: str, compression: str) -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         receiver, port = bench.free_port(), bench.free_port()
-        (folder / "config.yaml").write_text(json.dumps(configuration(receiver, port, encoding, compression)))
+        (folder / "changes.yaml").write_text(json.dumps(changes(receiver, port, encoding, compression)))
         log = (folder / "log").open("w")
         sent: set[tuple[str, str, float, int]] = set()
 
@@ -74,7 +73,7 @@ def passed_on(program: str, encoding: str, compression: str) -> None:
             return found
 
         with bench.sigmad(listen=f"127.0.0.1:{port}") as (child, _):
-            command = [program, f"--config={folder / 'config.yaml'}"]
+            command = [program, f"--config={RECIPE}", f"--config={folder / 'changes.yaml'}"]
             collector = stack.enter_context(bench.running(command, stderr=log))
             bench.wait_for_port(receiver, WAIT_S)
             send("host-0")
