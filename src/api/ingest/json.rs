@@ -114,9 +114,15 @@ fn essence(kind: &[u8]) -> &[u8] {
 /// binary one of any type but JSON's and text. A body without a type is judged by what it holds alone.
 pub fn is_of_no_decoder(headers: &Headers<'_>, error: BodyError) -> bool {
     let Some(kind) = headers.get("content-type") else { return false };
-    let essence = essence(kind).to_ascii_lowercase();
-    let is_protobuf = essence.ends_with(b"protobuf");
-    let is_text = essence.starts_with(b"text/") || essence.ends_with(b"json") || essence.is_empty();
+    let essence = essence(kind);
+    let ends_with = |end: &[u8]| {
+        let from = essence.len().saturating_sub(end.len());
+        essence[from..].eq_ignore_ascii_case(end)
+    };
+    let is_protobuf = ends_with(b"protobuf");
+    let is_text = essence.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"text/"))
+        || ends_with(b"json")
+        || essence.is_empty();
     match error {
         BodyError::TooManySamples => false,
         _ if is_protobuf => true,
