@@ -1,5 +1,7 @@
 //! Judges samples by their windows, and reports what was judged.
 
+mod series;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -415,6 +417,5 @@ fn last_timestamp(last: &LastSample, own: u64, others: JudgedCounts, scope: Scop
 
 #[cfg(test)]
 mod replica_tests;
-mod series;
 #[cfg(test)]
 mod tests;

@@ -171,17 +171,12 @@ impl ReadQuery<'_> {
         let body = match self.read {
             Read::Analyze => {
                 let (scope, device) = (answer_scope(&query, deps)?, query.device()?);
-                let report = match series_selection(&query)? {
-                    Some((selection, limit)) => {
-                        series_report(device, scope.scope, selection, limit, deps)?
-                    }
-                    None => windows_report(device, scope.scope, deps)?,
-                };
+                let report = windows_report(device, scope.scope, series_selection(&query)?, deps)?;
                 windows::analyze(device, &report, scope, &deps.settings, self.now)
             }
             Read::Stats => {
                 let scope = answer_scope(&query, deps)?;
-                windows::stats(&windows_report(query.device()?, scope.scope, deps)?, scope)
+                windows::stats(&windows_report(query.device()?, scope.scope, None, deps)?, scope)
             }
             Read::Devices => {
                 let search = query.search()?.map(Box::from);
@@ -238,10 +233,11 @@ fn answer_scope(query: &Query<'_>, deps: &ReaderDeps) -> Result<AnswerScope, Api
     Ok(AnswerScope { scope: query.scope(deps.is_shared)?, is_shared: deps.is_shared })
 }
 
-/// The windows of the fleet, or of a device; none for an unknown device.
+/// The windows of the fleet, or of a device, all or those of `chosen` series; none for an unknown device.
 fn windows_report(
     device: Option<&str>,
     scope: Scope,
+    chosen: Option<(SeriesSelection, usize)>,
     deps: &ReaderDeps,
 ) -> Result<WindowsReport, ApiError<'static>> {
     let device = match device.map(|name| deps.registry.find_device(name)) {
@@ -253,7 +249,10 @@ fn windows_report(
             return Ok(WindowsReport { metrics: Vec::new(), last_timestamp_us: None, ..fleet });
         }
     };
-    ask(deps, |to| Question::Windows(device, scope, to))
+    let Some((selection, limit)) = chosen else {
+        return ask(deps, |to| Question::Windows(device, scope, to));
+    };
+    ask(deps, |to| Question::Series(SeriesQuery { device, scope, selection, limit }, to))
 }
 
 /// The series that `/analyze` is asked for, and how many of them. None for all that there is room for.
@@ -265,23 +264,6 @@ fn series_selection(
         Some(part) => Some((SeriesSelection::Containing(part.into()), limit)),
         None => query.has_limit().then_some((SeriesSelection::All, limit)),
     })
-}
-
-/// Some windows of the fleet, or of a device; none for an unknown device.
-fn series_report(
-    device: Option<&str>,
-    scope: Scope,
-    selection: SeriesSelection,
-    limit: usize,
-    deps: &ReaderDeps,
-) -> Result<WindowsReport, ApiError<'static>> {
-    let device = match device.map(|name| deps.registry.find_device(name)) {
-        None => None,
-        Some(Some(id)) => Some(id),
-        Some(None) => return windows_report(device, scope, deps),
-    };
-    let asked = SeriesQuery { device, scope, selection, limit };
-    ask(deps, |to| Question::Series(asked, to))
 }
 
 /// The query of `/anomalies` and `/latest`; None for an unknown device.
