@@ -37,22 +37,26 @@ def json_samples(rows: list[Row]) -> bytes:
     return json.dumps(samples, separators=(",", ":")).encode()
 
 
+@functools.cache
+def tags(host: str) -> str:
+    """Of line protocol, sorted as Telegraf sends them."""
+    return f"cluster={SHARED['cluster']},host={host},job={SHARED['job']},zone={SHARED['zone']}"
+
+
 def lines_of_one(rows: list[Row]) -> bytes:
     """A line for each value, as Telegraf's Prometheus input makes them."""
-    tags = f"cluster={SHARED['cluster']},host=%s,job={SHARED['job']},zone={SHARED['zone']}"
     return "".join(
-        f"{metric},{tags % host} value={value} {time_ms}000000\n"
+        f"{metric},{tags(host)} value={value} {time_ms}000000\n"
         for host, time_ms, values in rows
         for metric, value in zip(METRICS, values, strict=True)
     ).encode()
 
 
 def lines_of_ten(rows: list[Row]) -> bytes:
-    tags = f"cluster={SHARED['cluster']},host=%s,job={SHARED['job']},zone={SHARED['zone']}"
     lines = []
     for host, time_ms, values in rows:
         fields = ",".join(f"gauge_{index}={value}" for index, value in enumerate(values))
-        lines.append(f"node,{tags % host} {fields} {time_ms}000000\n")
+        lines.append(f"node,{tags(host)} {fields} {time_ms}000000\n")
     return "".join(lines).encode()
 
 

@@ -15,11 +15,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benches"))
 
+import arrival
 import bench
 import golang
 
@@ -116,20 +116,13 @@ def collectd(port: int) -> None:
                 assert child.poll() is None, f"collectd ended: {log.read_text()}"
                 return len(of_collectd(port, rates)) >= 3
 
-            wait_for("three rates of collectd arrive", three)
+            arrival.wait_for("three rates of collectd arrive", three)
         # It sends what it has before it ends.
         for series, folder in (("load_shortterm", "load/load"), ('memory{type_instance="free"}', "memory/memory-free")):
             sent = csv_values(Path(scratch), folder)
             assert len(sent) >= 3, sent
-            wait_for(f"{series}: {sent}", lambda sent=sent, series=series: of_collectd(port, series) == sent)
+            arrival.wait_for(f"{series}: {sent}", lambda sent=sent, series=series: of_collectd(port, series) == sent)
     print("  collectd: gauges as sent, and rates")
-
-
-def wait_for(what: str, condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 60 s: {what}"
-        time.sleep(0.1)
 
 
 def of_collectd(port: int, series: str) -> list[tuple[int, float]]:

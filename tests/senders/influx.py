@@ -61,13 +61,6 @@ def arrived(port: int) -> Counter[Value]:
     return values
 
 
-def wait_for(what: str, condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 60 s: {what}"
-        time.sleep(0.05)
-
-
 def check(port: int, values: Counter[Value]) -> None:
     """Waits until as many values have arrived, and compares all of them."""
     deadline = time.monotonic() + 60

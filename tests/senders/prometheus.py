@@ -18,13 +18,14 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benches"))
 
+import arrival
 import bench
 
 FIXTURE = Path(__file__).resolve().parent / "fixtures" / "node_exporter.txt"
@@ -142,12 +143,8 @@ def arrived(port: int, series: str) -> set[tuple[str, int, float]]:
     return found
 
 
-def wait_for(what: str, condition) -> object:
-    deadline = time.monotonic() + WAIT_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s: {what}"
-        time.sleep(0.2)
-    return found
+def wait_for(what: str, condition: Callable[[], object]) -> object:
+    return arrival.wait_for(what, condition, WAIT_S)
 
 
 def check_all_arrive(prometheus: Prometheus, port: int, before: set) -> set:

@@ -19,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent.parent / "benches"))
 
+import arrival
 import bench
 import golang
-import influx
 import otlp
 from opentelemetry.exporter.otlp.proto.http import Compression
 
@@ -66,18 +66,15 @@ def passed_on(program: str, encoding: str, compression: str) -> None:
             assert all(result.name == "SUCCESS" for result in exporter.results), exporter.results
             sent.update(exporter.sent)
 
-        def wait_until_all(before: set) -> set:
-            influx.wait_for(f"{len(sent)} values", lambda: sent <= before | arrived(port))
-            found = arrived(port)
-            assert found <= sent, sorted(found - sent)[:3]
-            return found
+        def wait_for_all(before: set) -> set:
+            return arrival.wait_for_all(sent, before, lambda: arrived(port))
 
         with bench.sigmad(listen=f"127.0.0.1:{port}") as (child, _):
             command = [program, f"--config={RECIPE}", f"--config={folder / 'changes.yaml'}"]
             collector = stack.enter_context(bench.running(command, stderr=log))
             bench.wait_for_port(receiver, WAIT_S)
             send("host-0")
-            before = wait_until_all(set())
+            before = wait_for_all(set())
             child.send_signal(signal.SIGKILL)
             child.wait()
         send("host-1")
@@ -85,10 +82,10 @@ def passed_on(program: str, encoding: str, compression: str) -> None:
         def retried() -> bool:
             return "Will retry the request" in (folder / "log").read_text()
 
-        influx.wait_for("the Collector retries", retried)
+        arrival.wait_for("the Collector retries", retried)
         with bench.sigmad(listen=f"127.0.0.1:{port}"):
             send("host-2")
-            after = wait_until_all(before)
+            after = wait_for_all(before)
         assert collector.poll() is None, (folder / "log").read_text()
     print(f"  {encoding}, {compression}: {len(before)} values before sigmad was killed, {len(after)} after", flush=True)
 

@@ -20,9 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent.parent / "benches"))
 
+import arrival
 import bench
 import golang
-import influx
 
 HERE = Path(__file__).resolve().parent
 HOSTS = [f"host-{number}" for number in range(10)]
@@ -129,7 +129,7 @@ def wait_until_all(remote: Remote, port: int, before: dict[Key, float]) -> dict[
     def complete() -> bool:
         return has(before | arrived(port), wanted)
 
-    influx.wait_for(f"{len(wanted)} gauges", complete)
+    arrival.wait_for(f"{len(wanted)} gauges", complete)
     found = arrived(port)
     strange = {key for key in found if key[1].startswith("temperature") and key not in wanted}
     assert not strange, sorted(strange)[:3]
@@ -144,7 +144,7 @@ def check_computed(remote: Remote, port: int, after: int) -> int:
         return has(found, wanted)
 
     try:
-        influx.wait_for("rates and means", complete)
+        arrival.wait_for("rates and means", complete)
     except AssertionError:
         found = arrived(port)
         wrong = [(key, value, found.get(key)) for key, value in wanted.items() if not has(found, {key: value})]
@@ -186,7 +186,7 @@ def main() -> None:
             sigmad.send_signal(signal.SIGKILL)
             sigmad.wait()
         remote.add(ROUNDS)
-        influx.wait_for("a retry", lambda: remote.counted()["samples_retried_total"] > 0)
+        arrival.wait_for("a retry", lambda: remote.counted()["samples_retried_total"] > 0)
         with bench.sigmad(listen=listen):
             wait_until_all(remote, port, before)
             remote.add(ROUNDS)

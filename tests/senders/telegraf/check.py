@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent.parent / "benches"))
 
+import arrival
 import bench
 import golang
 import influx
@@ -111,18 +111,8 @@ def once(program: str, output: str) -> None:
     print(f"  {output}: {influx.expected(made).total()} values, written once", flush=True)
 
 
-def wait_until_all(port: int, values: Counter[influx.Value], before: set[influx.Value]) -> set[influx.Value]:
-    """All values have arrived now or before, and nothing else has."""
-    found: set[influx.Value] = set()
-
-    def complete() -> bool:
-        found.clear()
-        found.update(influx.arrived(port))
-        return not set(values) - before - found
-
-    influx.wait_for(f"{len(values)} values", complete)
-    assert found <= set(values), sorted(found - set(values))[:3]
-    return found
+def wait_for_all(port: int, points: list[dict], before: set[influx.Value]) -> set[influx.Value]:
+    return arrival.wait_for_all(set(influx.expected(points)), before, lambda: set(influx.arrived(port)))
 
 
 def restarted(program: str, output: str) -> None:
@@ -144,7 +134,7 @@ def restarted(program: str, output: str) -> None:
         with bench.sigmad(*flags, listen=listen) as (child, _):
             log = stack.enter_context((folder / "log").open("w+"))
             telegraf = stack.enter_context(bench.running([program, str(config)], stderr=log))
-            before = wait_until_all(port, influx.expected(made[:third]), set())
+            before = wait_for_all(port, made[:third], set())
             child.send_signal(signal.SIGKILL)
             child.wait()
         add(made[third : 2 * third])
@@ -152,10 +142,10 @@ def restarted(program: str, output: str) -> None:
         def refused() -> bool:
             return " E! " in (folder / "log").read_text()
 
-        influx.wait_for("Telegraf notices that nobody listens", refused)
+        arrival.wait_for("Telegraf notices that nobody listens", refused)
         with bench.sigmad(*flags, listen=listen):
             add(made[2 * third :])
-            after = wait_until_all(port, influx.expected(made), before)
+            after = wait_for_all(port, made, before)
         assert telegraf.poll() is None, (folder / "log").read_text()
     print(f"  {output}: {len(before)} values before sigmad was killed, {len(after)} after", flush=True)
 
@@ -188,7 +178,7 @@ def recipe(program: str, name: str) -> None:
                 if series.partition("_")[0] in GAUGES
             }
 
-        influx.wait_for(f"{len(sent)} gauges of {name}", lambda: arrived() >= sent)
+        arrival.wait_for(f"{len(sent)} gauges of {name}", lambda: arrived() >= sent)
         assert arrived() == sent, sorted(arrived() - sent)[:3]
     print(f"  {name}: {len(sent)} gauges of this machine", flush=True)
 
