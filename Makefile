@@ -158,11 +158,11 @@ container-image: release ## suite of verify: the container image, built without 
 container: container-image ## suite of verify: the image, run without privileges
 	tests/container.py
 
-ladder-build: ## suite: the servers that PERF.md compares compile
+ladder-build: ## part of verify-long: the servers that PERF.md compares compile
 	# In the folder of unit-build, and with its profile: most dependencies are the same.
 	cargo build --locked --workspace --manifest-path benches/ladder/Cargo.toml --target-dir $(TARGET)
 
-ladder: ladder-build ## suite: the servers that PERF.md compares do the same work
+ladder: ladder-build ## part of verify-long: the servers that PERF.md compares do the same work
 	LADDER=$(TARGET)/debug BASELINE_GO=$(TARGET)/go/baseline tests/ladder.py
 
 loom: ## suite: every interleaving of the analytics thread's sleep and wake-up

@@ -137,8 +137,8 @@ if ! kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5' && !
     || by_hand+=("kubectl 1.30 or newer, or kustomize $kustomize_version")
 fi
 
-# Debian has no package of it.
-if ! command -v k6 >/dev/null; then
+# A tool of load/, in no package of Debian. Its build takes minutes, so that only `make verify-long` runs it.
+if [[ ${1:-} == long ]] && ! command -v k6 >/dev/null; then
   say "go install k6 $k6_version, into .tools"
   go=$(find_go) && GOBIN=$PWD/.tools/bin "$go" install "go.k6.io/k6@$k6_version" </dev/null || by_hand+=("k6")
 fi

@@ -1,5 +1,7 @@
 //! Tests of the proxy itself, in front of a server that echoes and remembers the bytes it reads.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure how long a delay takes")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
 #[path = "../certificates/mod.rs"]
-mod certificates;
+pub mod certificates;
 
 use std::fs::File;
 use std::io;

@@ -1,13 +1,8 @@
 //! Laws of requests: the engine serves what the grammar of the RFCs accepts and nothing else, and neither
 //! the split of the bytes nor the kind of framing changes the requests.
 
-#[path = "grammar/agreement.rs"]
-mod agreement;
-mod conversation;
-mod grammar;
-
-use agreement::agree;
-use conversation::{Call, converse, converse_both_ways};
+use crate::agreement::agree;
+use crate::conversation::{Call, converse, converse_both_ways};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -144,7 +139,7 @@ fn mutate(data: &mut Vec<u8>, mutations: &[(prop::sample::Index, Mutation)]) {
 
 /// Bytes that a rule of the grammar generates.
 fn generated(rule: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
-    let form = format!("(?s-u:{})", grammar::rule(rule));
+    let form = format!("(?s-u:{})", crate::grammar::rule(rule));
     proptest::string::bytes_regex(&form).expect("a regular expression")
 }
 

@@ -1,13 +1,11 @@
 //! remote_write against prost and a naive reader; hostile bodies; types, and what the sender is told.
 
-mod prometheus;
-
 use proptest::prelude::*;
 use prost::Message;
 use sigmad::decode::{BodyError, Format};
 
-use prometheus::server::{Server, check};
-use prometheus::{BucketSpan, Histogram, Sample, Value, v1, v2};
+use crate::prometheus::server::{Server, check};
+use crate::prometheus::{BucketSpan, Histogram, Sample, Value, v1, v2};
 
 /// 2024-12-25, in milliseconds.
 const TIME_MS: i64 = 1_735_100_000_000;

@@ -1,8 +1,6 @@
 //! Signals to the real binary: which of them drain, which read secrets again, and which change nothing.
 
-mod harness;
-
-use harness::{Engine, Launch, Server, WAIT, get, request};
+use crate::harness::{Engine, Launch, Server, WAIT, get, request};
 
 fn with_token(path: &str, token: &str) -> Vec<u8> {
     request("GET", path, &[("Authorization", &format!("Bearer {token}"))], b"")

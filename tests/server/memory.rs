@@ -4,9 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real sockets")]
 
-mod harness;
-
-use harness::{Connection, Engine, Response, Server, eventually, get, post};
+use crate::harness::{Connection, Engine, Response, Server, eventually, get, post};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;

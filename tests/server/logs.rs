@@ -1,15 +1,12 @@
 //! Log lines that cannot be written: the server starts, serves and drains all the same.
 
-mod harness;
-mod redis_server;
-
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use harness::{Connection, eventually, get, post, request};
-use redis_server::Redis;
+use crate::harness::{Connection, eventually, get, post, request};
+use crate::redis_server::Redis;
 
 /// A server whose stderr is `stderr`. Its port is chosen before, as its log can't tell it.
 struct Unheard {

@@ -2,15 +2,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure how long a call takes")]
 
-mod redis_server;
-
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask, until, unused_port};
 use redis::{Pipeline, Value};
-use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask, until, unused_port};
 use sigmad::store::ErrorKind;
 use sigmad::store::dial::TcpDialer;
 use sigmad::store::link::{ClientIdentity, Link, LinkError};
@@ -173,7 +171,7 @@ const CHILD_URL: &str = "TOPOLOGIES_CHILD_URL";
 /// Connects in a child process with the root certificates of that file; returns what it prints.
 fn connect_trusting(authority: &std::path::Path, url: &str) -> String {
     let output = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", "prints_how_its_connection_went", "--ignored", "--nocapture"])
+        .args(["--exact", "topologies::prints_how_its_connection_went", "--ignored", "--nocapture"])
         .env("SSL_CERT_FILE", authority)
         .env(CHILD_URL, url)
         .output()

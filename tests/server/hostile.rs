@@ -4,16 +4,13 @@
 //! require. One law holds for every row: the server's count of samples grows by exactly the number
 //! that was acknowledged, so no smuggled request is executed.
 
-mod grammar;
-mod harness;
-
 use std::io::{ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use harness::{
+use crate::harness::{
     Connection, End, Engine, Failure, Launch, Model, Server, WAIT, assert_close, eventually, get,
     post, request, shown,
 };
@@ -650,7 +647,7 @@ fn try_case(server: &Server, case: &Case) -> Result<u64, String> {
     if case.end == CaseEnd::Any {
         // Further answers are allowed, samples are not.
         let rest = connection.read_rest().map_err(|failure| format!("end: {failure:?}"))?;
-        if harness::find(&rest, b"accepted").is_some() {
+        if crate::harness::find(&rest, b"accepted").is_some() {
             return Err(format!("more was accepted: {}", shown(&rest)));
         }
         return Ok(acknowledged);
@@ -755,7 +752,7 @@ fn every_byte_at_every_place_follows_the_grammar() {
         ("11;a=\"\\", "\"\r\n"),
         ("11 ", ";a\r\n"),
     ];
-    let bounds = grammar::Bounds {
+    let bounds = crate::grammar::Bounds {
         head_bytes: HEAD_BYTES_MAX,
         fields: HEADERS_MAX,
         body_bytes: BODY_BYTES_MAX,
@@ -763,7 +760,7 @@ fn every_byte_at_every_place_follows_the_grammar() {
     let server = Server::start(Engine::Native, &["--workers", "1"]);
     let mut failed = Vec::new();
     let mut check = |bytes: Vec<u8>| {
-        let expected = grammar::parse(&bytes, bounds);
+        let expected = crate::grammar::parse(&bytes, bounds);
         let mut connection = server.connect();
         connection.send(&bytes);
         connection.finish();
@@ -800,7 +797,7 @@ fn a_refused_head_has_no_body() {
         let mut connection = server.connect();
         connection.send(bytes);
         let all = connection.read_rest().expect("the refusal, then the end");
-        let length = harness::find(&all, b"\r\n\r\n").expect("a head") + 4;
+        let length = crate::harness::find(&all, b"\r\n\r\n").expect("a head") + 4;
         assert!(all.starts_with(b"HTTP/1.1 4") || all.starts_with(b"HTTP/1.1 505"));
         assert_eq!(all.len(), length, "{}", shown(&all));
     }
@@ -2121,7 +2118,7 @@ fn hostile_json() {
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut result = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
-    while let Some(at) = harness::find(rest, from) {
+    while let Some(at) = crate::harness::find(rest, from) {
         result.extend_from_slice(&rest[..at]);
         result.extend_from_slice(to);
         rest = &rest[at + from.len()..];

@@ -4,11 +4,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-mod harness;
-mod redis_server;
-
-use harness::{Engine, Server};
-use redis_server::{Redis, until};
+use crate::harness::{Engine, Server};
+use crate::redis_server::{Redis, until};
 use serde_json::Value;
 
 /// One for fifteen streams.
@@ -28,7 +25,7 @@ fn fill(server: &Server) {
     let mut connection = server.connect();
     for post in 0..NAMES / 32 + 1 {
         let body = garbage(&format!("stranger-{post}"), post);
-        connection.exchange(&harness::post("/ingest", body.as_bytes()));
+        connection.exchange(&crate::harness::post("/ingest", body.as_bytes()));
     }
     assert_eq!(scraped(server, "sigmad_metrics"), NAMES);
 }
@@ -74,7 +71,7 @@ fn one_device_leaves_half_of_the_names_to_others() {
     let server = Server::start(Engine::Native, &[STREAMS]);
     let mut connection = server.connect();
     for post in 0..NAMES / 16 {
-        connection.exchange(&harness::post("/ingest", garbage("greedy", post).as_bytes()));
+        connection.exchange(&crate::harness::post("/ingest", garbage("greedy", post).as_bytes()));
     }
     assert_eq!(scraped(&server, "sigmad_metrics"), NAMES / 2);
     for device in 0..8 {

@@ -1,12 +1,10 @@
 //! The decoder of line protocol agrees with a plain reader, whatever the body.
 
-mod lines;
-
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use lines::Checked;
+use crate::lines::Checked;
 
 const NAMES: &[&str] =
     &["cpu", "disk io", "a,b", "a=b", "ä", "x\\y", "v", "host", "device", "#", "q\"", ""];

@@ -4,12 +4,10 @@
 //! Each case gets a server of its own. What `--engine may` cannot pass is listed by name with the
 //! reason; a listed case that passes fails the test as much as an unlisted one that does not.
 
-mod harness;
-
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use harness::{
+use crate::harness::{
     End, Engine, Launch, Model, Response, Server, WAIT, assert_close, get, now_s, post, request,
     shown,
 };
@@ -1070,7 +1068,7 @@ fn prometheus_text(engine: Engine) {
         let samples = exposition(answer.text(), false);
         for line in answer.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let name = line.split(' ').next().expect("a name");
-            let document = include_str!("../docs/METRICS.md");
+            let document = include_str!("../../docs/METRICS.md");
             assert!(document.contains(&format!("| `{name}` |")), "{name} is not in METRICS.md");
         }
         for family in [
@@ -1113,7 +1111,7 @@ fn prometheus_counts(engine: Engine) {
         value_of(samples, "http_requests_total", &[&labels[0], &labels[1]])
     };
     let mut samples = Vec::new();
-    harness::eventually("13 requests in the scrape", || {
+    crate::harness::eventually("13 requests in the scrape", || {
         samples = exposition(server.get("/metrics").text(), false);
         requests(&samples, "/ingest", "202") == 13.0
     });

@@ -2,8 +2,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "the toy server records when it stalled")]
 
-mod harness;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -13,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
-use harness::{Engine, Server, WAIT};
+use crate::harness::{Engine, Server, WAIT};
 use serde_json::Value;
 
 /// No run of these tests takes longer, on the slowest machine.

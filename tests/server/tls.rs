@@ -1,15 +1,12 @@
 //! HTTPS on the real binary: curl and rustls as clients, and clients that break off, trickle or flood.
 
-mod certificates;
-mod harness;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use harness::{Connection, End, Launch, Server, WAIT, eventually, get, post, request};
+use crate::harness::{Connection, End, Launch, Server, WAIT, eventually, get, post, request};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -22,7 +19,7 @@ impl Folder {
         let name = format!("sigmad-tls-{name}-{}", std::process::id());
         let folder = Self(std::env::temp_dir().join(name));
         std::fs::create_dir_all(&folder.0).expect("a temporary directory");
-        certificates::make(&folder.0);
+        crate::redis_server::certificates::make(&folder.0);
         folder
     }
 
@@ -107,7 +104,7 @@ fn read_answer(stream: &mut TlsStream) -> Vec<u8> {
         assert!(length > 0, "ended early");
         answer.extend_from_slice(&part[..length]);
         if wanted == usize::MAX
-            && let Some(end) = harness::find(&answer, b"\r\n\r\n")
+            && let Some(end) = crate::harness::find(&answer, b"\r\n\r\n")
         {
             let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
             let (_, rest) = head.split_once("content-length: ").expect("a length");
@@ -211,7 +208,7 @@ fn what_breaks_tls_is_closed() {
         // The server may close before it has read all.
         let _ = connection.try_send(broken);
         let _ = connection.stream().shutdown(Shutdown::Write);
-        assert!(!matches!(connection.read_rest(), Err(harness::Failure::Timeout(_))));
+        assert!(!matches!(connection.read_rest(), Err(crate::harness::Failure::Timeout(_))));
     }
     assert!(ask(&server, &client, &closing("/health")).starts_with("HTTP/1.1 200 "));
 }
@@ -289,7 +286,7 @@ fn a_hangup_changes_the_certificate_and_closes_nothing() {
     kept.write_all(&get("/health")).expect("it reads");
     assert!(read_answer(&mut kept).starts_with(b"HTTP/1.1 200 "));
 
-    certificates::make(&folder.0);
+    crate::redis_server::certificates::make(&folder.0);
     server.signal(libc::SIGHUP);
     server.wait_for_log(&["certificate", "read again"]).expect("a line");
     kept.write_all(&get("/health")).expect("still open");
@@ -301,7 +298,7 @@ fn a_hangup_changes_the_certificate_and_closes_nothing() {
 
     // Half of a change: the key is there, its certificate is not.
     let certificate = std::fs::read(folder.file("server.crt")).expect("a file");
-    certificates::make(&folder.0);
+    crate::redis_server::certificates::make(&folder.0);
     std::fs::write(folder.file("server.crt"), certificate).expect("a file");
     server.signal(libc::SIGHUP);
     let line = server.wait_for_log(&["certificate", "stays in force"]).expect("a line");
@@ -385,7 +382,7 @@ fn what_cannot_be_used_is_named() {
         assert!(words.iter().all(|word| log.contains(word)), "{args:?}: {log}");
     }
     let tls = ["--tls-cert", &certificate, "--tls-key", &key];
-    let may = Launch { engine: harness::Engine::May, args: &tls, ..Launch::default() };
+    let may = Launch { engine: crate::harness::Engine::May, args: &tls, ..Launch::default() };
     let (code, _, log) = may.run();
     assert_eq!(code, Some(78), "{log}");
     assert!(log.contains("--engine may has no TLS"), "{log}");

@@ -1,7 +1,5 @@
 //! TLS over a poller that takes and gives bytes in pieces of any size: nothing is lost, doubled, or counted too soon.
 
-mod certificates;
-
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
@@ -127,7 +125,7 @@ struct Configs {
 static CONFIGS: LazyLock<Configs> = LazyLock::new(|| {
     let folder = std::env::temp_dir().join(format!("sigmad-tls-poller-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a temporary directory");
-    certificates::make(&folder);
+    crate::certificates::make(&folder);
     let server = server_config(&folder.join("server.crt"), &folder.join("server.key"));
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_file(folder.join("ca.crt")).expect("a certificate");

@@ -1,13 +1,11 @@
 //! The decoder agrees with a naive one on serde_json, whatever the body.
 
-mod reference;
-
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::Union;
 
-use reference::Checked;
+use crate::reference::Checked;
 
 const NAMES: &[&str] = &[
     "timestamp",

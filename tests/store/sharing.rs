@@ -3,19 +3,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-mod fault_proxy;
-mod harness;
-mod redis_server;
-mod store_ledger;
-
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fault_proxy::{Fault, Proxy};
-use harness::{Launch, Server, eventually, now_s};
-use redis_server::{Redis, until};
+use crate::fault_proxy::{Fault, Proxy};
+use crate::harness::{Launch, Server, eventually, now_s};
+use crate::redis_server::{Redis, until};
+use crate::store_ledger::Scrape;
 use serde_json::Value;
 use sigmad::judged_queue::{
     self, JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, ReplicaUpdate,
@@ -28,7 +24,6 @@ use sigmad::store::keys::ReplicaId;
 use sigmad::store::thread::{StoreThread, StoreThreadParts};
 use sigmad_clock::{Clock, TimeSource};
 use sigmad_sample::MetricId;
-use store_ledger::Scrape;
 
 const DAY_US: i64 = 86_400_000_000;
 /// Values that replicas with a wrong clock have written.

@@ -1,8 +1,6 @@
 //! The reader of OTLP agrees with a naive one on the messages of opentelemetry-proto, whatever the body; JSON gives
 //! what the same request gives as protobuf.
 
-mod reference_otlp;
-
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
@@ -18,7 +16,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use prost::Message;
 
-use reference_otlp::{Checked, expected};
+use crate::reference_otlp::{Checked, expected};
 use sigmad::decode::Format;
 
 const NAMES: &[&str] =

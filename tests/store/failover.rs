@@ -5,14 +5,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-mod harness;
-mod redis_server;
-mod store_ledger;
-
-use harness::{Launch, Server, eventually};
-use redis_server::{Cluster, MASTER_NAME, Redis, Sentinels};
+use crate::harness::{Launch, Server, eventually};
+use crate::redis_server::{Cluster, MASTER_NAME, Redis, Sentinels};
+use crate::store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape};
 use serde_json::{Value, json};
-use store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape};
 
 /// Requests before the fault, and again after the failover.
 const REQUESTS: u64 = 200;

@@ -5,15 +5,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-mod harness;
-mod redis_server;
-mod store_ledger;
-
 use std::time::Duration;
 
-use harness::Launch;
-use redis_server::Redis;
-use store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape, Watch};
+use crate::harness::Launch;
+use crate::redis_server::Redis;
+use crate::store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape, Watch};
 
 /// How long Redis is stopped; then it runs for as long.
 const TURN: Duration = Duration::from_secs(3);

@@ -3,27 +3,19 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-#[path = "simulation/keyspace.rs"]
-#[allow(dead_code, reason = "the simulation uses more of it")]
-mod keyspace;
-#[path = "simulation/random.rs"]
-#[allow(dead_code, reason = "the simulation uses more of it")]
-mod random;
-mod redis_server;
-
-use keyspace::{Command, Keyspace};
+use crate::keyspace::{Command, Keyspace};
+use crate::random::Random;
+use crate::redis_server::Redis;
 use mlua::Lua;
-use random::Random;
 use redis::Value;
-use redis_server::Redis;
 
 /// Commands of one sequence: enough that keys are made, filled, trimmed, emptied and of the wrong type.
 const COMMANDS: usize = 600;
 const SEQUENCES: u64 = 20;
 /// Far past the present, so that numbers of changes do not depend on the time.
 const CHANGE: &str = "8000000000000000";
-const MARK: &str = include_str!("../src/store/scripts/mark.lua");
-const FOLD: &str = include_str!("../src/store/scripts/fold.lua");
+const MARK: &str = include_str!("../../src/store/scripts/mark.lua");
+const FOLD: &str = include_str!("../../src/store/scripts/fold.lua");
 
 fn command(parts: &[&str]) -> Command {
     parts.iter().map(|part| part.as_bytes().to_vec()).collect()

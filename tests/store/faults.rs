@@ -6,22 +6,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-mod fault_proxy;
-mod harness;
-mod redis_server;
-mod store_ledger;
-#[path = "fault_proxy/tests.rs"]
-mod tests_of_the_proxy;
-
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
-use fault_proxy::{Fault, Proxy};
-use harness::{Launch, Server, eventually};
-use redis_server::{Redis, ask, unused_port};
+use crate::fault_proxy::{Fault, Proxy};
+use crate::harness::{Launch, Server, eventually};
+use crate::redis_server::{Redis, ask, unused_port};
+use crate::store_ledger::{Excuse, Keys, Ledger, Load, Phase, Plan, Scrape};
 use serde_json::{Value, json};
-use store_ledger::{Excuse, Keys, Ledger, Load, Phase, Plan, Scrape};
 
 /// Requests before the fault, and during it: for about a second each.
 const REQUESTS: u64 = 400;
@@ -166,7 +159,7 @@ impl Scene {
 
     /// Waits for rest, and compares everything.
     #[track_caller]
-    fn compare(&self, ledger: &Ledger, excuse: &Excuse) -> store_ledger::Findings {
+    fn compare(&self, ledger: &Ledger, excuse: &Excuse) -> crate::store_ledger::Findings {
         ledger.assert_all_answered();
         let scrape = ledger.settle(&self.server);
         assert_eq!(scrape.sum("sigmad_store_dropped_total"), excuse.dropped, "dropped");
@@ -583,7 +576,7 @@ fn redis_comes_back_without_its_data() {
     load.run(Phase::After, REQUESTS_AFTER);
     let ledger = load.stop();
     // Samples that arrived after its death are there; of earlier ones, those still queued.
-    let may_miss = |sample: &store_ledger::Sample| sample.sent <= killed;
+    let may_miss = |sample: &crate::store_ledger::Sample| sample.sent <= killed;
     ledger.assert_all_answered();
     ledger.settle(&scene.server);
     ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });
@@ -605,7 +598,7 @@ fn redis_loads_its_data() {
     scene.expect_back();
     load.run(Phase::After, REQUESTS_AFTER);
     let ledger = load.stop();
-    let may_miss = |sample: &store_ledger::Sample| {
+    let may_miss = |sample: &crate::store_ledger::Sample| {
         sample.sent < loading && sample.accepted.is_none_or(|accepted| accepted > written)
     };
     ledger.assert_all_answered();
@@ -831,7 +824,7 @@ fn sigmad_killed_loses_one_flush_at_most() {
     let ledger = load.stop();
     ledger.assert_all_answered();
     ledger.settle(&scene.server);
-    let may_miss = |sample: &store_ledger::Sample| {
+    let may_miss = |sample: &crate::store_ledger::Sample| {
         sample.sent < killed && sample.accepted.is_none_or(|accepted| accepted > written)
     };
     let findings = ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });

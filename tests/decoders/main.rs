@@ -1,0 +1,15 @@
+//! The decoder of each format agrees with a plain reader, whatever the body.
+
+#[path = "../lines/mod.rs"]
+mod lines;
+#[path = "../prometheus/mod.rs"]
+mod prometheus;
+#[path = "../reference/mod.rs"]
+mod reference;
+#[path = "../reference_otlp/mod.rs"]
+mod reference_otlp;
+
+mod influx;
+mod json;
+mod otlp;
+mod remote_write;

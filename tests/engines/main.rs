@@ -1,0 +1,15 @@
+//! Both engines and the TLS poller, with test services instead of sigmad's.
+
+#[path = "../grammar/agreement.rs"]
+mod agreement;
+#[path = "../certificates/mod.rs"]
+mod certificates;
+#[path = "../conversation/mod.rs"]
+mod conversation;
+#[path = "../grammar/mod.rs"]
+mod grammar;
+
+mod epoll;
+mod framing;
+mod may;
+mod tls_poller;

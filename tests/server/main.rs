@@ -1,0 +1,21 @@
+//! The real binary, asked through real sockets.
+
+#[path = "../grammar/mod.rs"]
+mod grammar;
+#[path = "../harness/mod.rs"]
+mod harness;
+#[path = "../redis_server/mod.rs"]
+mod redis_server;
+#[path = "../store_ledger/mod.rs"]
+mod store_ledger;
+
+mod api;
+mod cli;
+mod hostile;
+mod load;
+mod logs;
+mod memory;
+mod names;
+mod signals;
+mod soak;
+mod tls;
