@@ -10,6 +10,7 @@ use redis::{Arg, Cmd, Pipeline, ServerError, Value};
 use super::ErrorKind;
 use super::connection::{ClientIdentity, ClientSession, NodeConnection, RedisReply};
 use super::error::LinkError;
+use super::reply::Reply;
 use super::url::{Address, Target};
 
 /// Number of slots in every cluster.
@@ -159,7 +160,7 @@ impl Cluster {
 
     fn receive_oldest(&mut self, commands: usize) -> Result<Received, LinkError> {
         let round = self.in_flight.pop_front().expect("a pipeline is sent before it is received");
-        let mut replies: Vec<RedisReply> = vec![Ok(Value::Nil); commands];
+        let mut replies: Vec<RedisReply> = vec![Ok(Reply::Value(Value::Nil)); commands];
         let redirected = self.receive_round(round, &mut replies)?;
         Ok(Received { replies, redirected })
     }

@@ -79,6 +79,8 @@ struct Fixed {
     stream_idle_ms: String,
     /// By [`trimmed_to`].
     trimmed_to: String,
+    /// The first of the values that are read.
+    read_from: String,
     history_len: Option<String>,
 }
 
@@ -103,6 +105,7 @@ impl CommandEncoder {
             ttl_s: (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).to_string(),
             stream_idle_ms: stream_idle.as_millis().to_string(),
             trimmed_to: trimmed_to(window),
+            read_from: format!("-{}", keys::window_values(window)),
             history_len: history_len.map(|len| len.to_string()),
         };
         let (key, id, text, history_base_us) = Default::default();
@@ -302,8 +305,7 @@ impl CommandEncoder {
     pub fn read_window(&mut self, device: Option<&str>, metric: &str) -> Cmd {
         self.key.clear();
         keys::write_window_key(&mut self.key, device, metric);
-        let first = format!("-{}", keys::window_values(self.options.window));
-        CommandBuilder::of(&[b"ZRANGE", &self.key, first.as_bytes(), b"-1"]).cmd
+        CommandBuilder::of(&[b"ZRANGE", &self.key, self.fixed.read_from.as_bytes(), b"-1"]).cmd
     }
 
     /// Deletes the values of a window that are newer than `latest_us`.

@@ -13,6 +13,7 @@ use sigmad_clock::Clock;
 use super::ErrorKind;
 use super::dial::{Dialer, RedisStream};
 use super::error::LinkError;
+use super::reply::Reply;
 use super::url::{Address, Login, Target};
 
 /// For all replies to one pipeline, from the moment in which they are waited for: a batch has hundreds, and each
@@ -78,7 +79,7 @@ impl Auth {
 }
 
 /// The reply to one command.
-pub(super) type RedisReply = Result<Value, ServerError>;
+pub(super) type RedisReply = Result<Reply, ServerError>;
 
 /// One connection.
 pub(super) struct NodeConnection {
@@ -164,7 +165,7 @@ impl NodeConnection {
         }
         // A user without the right to do this may still connect: only late commands are not prevented.
         let is_named = self.read()?.is_ok();
-        if let Ok(Value::Int(id)) = self.read()?
+        if let Ok(Reply::Value(Value::Int(id))) = self.read()?
             && is_named
         {
             self.id = Some(id);
@@ -182,7 +183,7 @@ impl NodeConnection {
             command.arg("LIST").arg("ID").arg(id);
             self.write(&command.get_packed_command())?;
             let is_ours = match self.read()? {
-                Ok(Value::BulkString(line)) => {
+                Ok(Reply::Value(Value::BulkString(line))) => {
                     let line = String::from_utf8_lossy(&line);
                     line.split(' ').any(|field| field.strip_prefix("name=") == Some(&identity.name))
                 }
@@ -211,7 +212,9 @@ impl NodeConnection {
     /// Sends one command and reads its reply. A refusal is an error like any other.
     pub fn ask(&mut self, command: &Cmd) -> Result<Value, LinkError> {
         self.send(&command.get_packed_command())?;
-        self.receive()?.map_err(|error| LinkError::refusal(&error).at(&self.address))
+        let reply =
+            self.receive()?.map_err(|error| LinkError::refusal(&error).at(&self.address))?;
+        Ok(reply.into_value())
     }
 
     /// Sends commands. Each has a reply, to be received after those of all commands sent before.
@@ -246,8 +249,8 @@ impl NodeConnection {
             return Err(LinkError::new(ErrorKind::Timeout, "the replies come too slowly"));
         }
         match self.stream.read() {
-            Ok(Value::ServerError(error)) => Ok(Err(error)),
-            Ok(value) => Ok(Ok(value)),
+            Ok(Reply::Value(Value::ServerError(error))) => Ok(Err(error)),
+            Ok(reply) => Ok(Ok(reply)),
             Err(error) => Err(LinkError::lost(error)),
         }
     }

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::{RedisResult, Value};
+use redis::RedisResult;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use sigmad_clock::elapsed;
 use socket2::SockRef;
 
 use super::replies::ReplyBuffer;
+use super::reply::Reply;
 use super::url::Address;
 
 /// For the SYN to be acknowledged: three round trips around the world; a lost SYN costs an attempt.
@@ -39,8 +40,8 @@ pub trait Dialer: Debug + Send + Sync {
 pub trait RedisStream: Send {
     /// Sends encoded commands.
     fn write(&mut self, packed: &[u8]) -> RedisResult<()>;
-    /// Reads the next reply. A refusal is a [`Value::ServerError`].
-    fn read(&mut self) -> RedisResult<Value>;
+    /// Reads the next reply. A refusal is a [`redis::Value::ServerError`].
+    fn read(&mut self) -> RedisResult<Reply>;
 }
 
 /// Connects over TCP, with or without TLS.
@@ -101,7 +102,7 @@ impl<S: Timed + Read + Write + Send> RedisStream for TcpRedis<S> {
         Ok(self.socket.flush()?)
     }
 
-    fn read(&mut self) -> RedisResult<Value> {
+    fn read(&mut self) -> RedisResult<Reply> {
         self.socket.timed().begin(REPLY_TIMEOUT);
         loop {
             if let Some(reply) = self.replies.next()? {

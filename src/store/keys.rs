@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::reply::digits;
 use crate::judged_queue::JudgedCounts;
 use sigmad_sample::number::Plain;
 use sigmad_sample::{VALUE_MAX, is_metric_name, is_name};
@@ -323,9 +324,12 @@ pub fn write_number(text: &mut Vec<u8>, number: impl itoa::Integer) {
 }
 
 /// Digits alone, at most `i64::MAX`.
+#[inline]
 fn read_number(text: &[u8]) -> Option<i64> {
-    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    if is_number { str::from_utf8(text).ok()?.parse().ok() } else { None }
+    match digits(text) {
+        Some((number, [])) => number.try_into().ok(),
+        _ => None,
+    }
 }
 
 fn write_digits<const DIGITS: usize>(text: &mut Vec<u8>, mut number: u64) {

@@ -10,10 +10,11 @@
 //! redis+cluster://    ask a node for the slots, connect to all nodes, send each command by its key
 //! ```
 
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline};
 
 use super::cluster::Cluster;
 use super::connection::{Auth, ClientSession, NodeConnection};
+use super::reply::Reply;
 use super::sentinel::{Master, SentinelGroup};
 use super::url::{Address, Login, Target, Topology};
 pub use super::{connection::ClientIdentity, error::LinkError};
@@ -105,7 +106,7 @@ impl Link {
     ///
     /// # Errors
     /// A connection is lost: drop the link.
-    pub fn ask_nodes(&mut self, command: &Cmd) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
+    pub fn ask_nodes(&mut self, command: &Cmd) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
         let nodes = match &mut self.0 {
             Nodes::Single(node) => std::slice::from_mut(node),
             Nodes::Master(master) => std::slice::from_mut(&mut master.node),
@@ -124,7 +125,7 @@ impl Link {
     ///
     /// # Errors
     /// As those two.
-    pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
+    pub fn run(&mut self, pipeline: &Pipeline) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
         self.send(pipeline)?;
         self.receive(pipeline)
     }
@@ -170,7 +171,7 @@ impl Link {
     pub fn receive(
         &mut self,
         pipeline: &Pipeline,
-    ) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
+    ) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
@@ -179,7 +180,7 @@ impl Link {
             Nodes::Master(master) => master.node.receive_all(pipeline.len())?,
             Nodes::Cluster(cluster) => cluster.receive(pipeline)?,
         };
-        let refused = |reply: Result<Value, _>| reply.map_err(|error| LinkError::refusal(&error));
+        let refused = |reply: Result<Reply, _>| reply.map_err(|error| LinkError::refusal(&error));
         Ok(replies.into_iter().map(refused).collect())
     }
 }

@@ -21,6 +21,7 @@ pub mod mark_reply;
 pub mod queue;
 pub mod redis_clock;
 mod replies;
+pub mod reply;
 mod segment;
 mod sentinel;
 pub mod thread;

@@ -5,7 +5,9 @@
 
 use std::io::{self, ErrorKind, Read};
 
-use redis::{RedisResult, Value};
+use redis::RedisResult;
+
+use super::reply::{self, Reply, ReplyStrings};
 
 /// The counts of a fleet with 65,536 metrics in five replicas take about 20 MB; no other reply is as large.
 pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -36,11 +38,13 @@ struct ReplyScan {
     missing: usize,
     /// Values so far and to come.
     values: usize,
+    /// Where the strings begin, as long as the reply is an array of strings alone.
+    strings_from: Option<usize>,
 }
 
 impl Default for ReplyScan {
     fn default() -> Self {
-        Self { at: 0, missing: 1, values: 1 }
+        Self { at: 0, missing: 1, values: 1, strings_from: None }
     }
 }
 
@@ -69,15 +73,18 @@ impl ReplyBuffer {
     ///
     /// # Errors
     /// When it is past a bound, or no reply of Redis. The buffer is not used again.
-    pub fn next(&mut self) -> RedisResult<Option<Value>> {
+    pub fn next(&mut self) -> RedisResult<Option<Reply>> {
         let bytes = &self.bytes[self.begin..];
         let Some(len) = self.scan.end(bytes)? else { return Ok(None) };
-        let reply = match strings(&bytes[..len]) {
-            Some(strings) => strings,
-            None => redis::parse_redis_value(&bytes[..len])?,
+        let (bytes, scan) = (&bytes[..len], std::mem::take(&mut self.scan));
+        let reply = match scan.strings_from {
+            Some(from) => Reply::Strings(ReplyStrings::new(&bytes[from..], scan.values - 1)),
+            None => Reply::Value(match reply::value(bytes) {
+                Some(value) => value,
+                None => redis::parse_redis_value(bytes)?,
+            }),
         };
         self.begin += len;
-        self.scan = ReplyScan::default();
         Ok(Some(reply))
     }
 }
@@ -97,12 +104,16 @@ impl ReplyScan {
             };
             let (mut len, mut inner) = (end + 2, 0);
             match rest[0] {
-                b'+' | b'-' | b':' => {}
-                b'$' => {
-                    let bulk = length(&line[1..end])?.map_or(0, |bytes| bytes.saturating_add(2));
-                    len = len.saturating_add(bulk);
+                b'+' | b'-' | b':' => self.strings_from = None,
+                b'$' => match length(&line[1..end])? {
+                    Some(bytes) => len = len.saturating_add(bytes).saturating_add(2),
+                    None => self.strings_from = None,
+                },
+                b'*' => {
+                    let count = length(&line[1..end])?;
+                    self.strings_from = count.filter(|_| self.at == 0).map(|_| len);
+                    inner = count.unwrap_or(0);
                 }
-                b'*' => inner = length(&line[1..end])?.unwrap_or(0),
                 _ => return Err(foreign(rest)),
             }
             self.values = self.values.saturating_add(inner);
@@ -115,6 +126,9 @@ impl ReplyScan {
             if rest.len() < len {
                 return Ok(None);
             }
+            if !rest[..len].ends_with(b"\r\n") {
+                return Err(refused("has a string without its end"));
+            }
             self.at += len;
             self.missing += inner;
             self.missing -= 1;
@@ -123,39 +137,15 @@ impl ReplyScan {
     }
 }
 
-/// A whole reply that is an array of strings, as windows and counts are. The crate parses any reply, and takes ten
-/// times as long: the most that a replica would spend on what others have written. None for other replies.
-fn strings(bytes: &[u8]) -> Option<Value> {
-    let (count, mut rest) = counted(bytes, b'*')?;
-    let mut strings = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (len, text) = counted(rest, b'$')?;
-        strings.push(Value::BulkString(text.get(..len)?.to_vec()));
-        rest = text.get(len..)?.strip_prefix(b"\r\n")?;
-    }
-    rest.is_empty().then_some(Value::Array(strings))
-}
-
-/// The length in a line of that kind, and what follows the line. None for a nil.
-fn counted(bytes: &[u8], kind: u8) -> Option<(usize, &[u8])> {
-    let line = bytes.strip_prefix(&[kind])?;
-    let digits = line.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (digits, rest) = line.split_at(digits);
-    let add =
-        |number: usize, digit: &u8| number.checked_mul(10)?.checked_add(usize::from(digit - b'0'));
-    let number = digits.iter().try_fold(0, add).filter(|_| !digits.is_empty())?;
-    // A whole reply has more bytes than values.
-    (number <= bytes.len()).then_some(())?;
-    Some((number, rest.strip_prefix(b"\r\n")?))
-}
-
 /// An announced length; None for -1, which stands for nil.
 fn length(digits: &[u8]) -> io::Result<Option<usize>> {
     if digits == b"-1" {
         return Ok(None);
     }
-    let parsed = str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-    parsed.map(Some).ok_or_else(|| refused("has no valid length"))
+    match reply::digits(digits) {
+        Some((length, [])) => Ok(Some(length)),
+        _ => Err(refused("has no valid length")),
+    }
 }
 
 fn refused(reason: &str) -> io::Error {
@@ -175,11 +165,12 @@ fn foreign(bytes: &[u8]) -> io::Error {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use redis::Value;
 
     use super::*;
 
     /// All replies in bytes that come in pieces of that length.
-    fn replies(bytes: &[u8], piece: usize) -> RedisResult<Vec<Value>> {
+    fn replies(bytes: &[u8], piece: usize) -> RedisResult<Vec<Reply>> {
         let mut buffer = ReplyBuffer::default();
         let mut replies = Vec::new();
         for piece in bytes.chunks(piece) {
@@ -197,8 +188,8 @@ mod tests {
         let bytes = b"+OK\r\n:-7\r\n$5\r\na\r\nb\0\r\n$-1\r\n*-1\r\n*0\r\n-ERR no\r\n\
             *3\r\n*2\r\n+a\r\n*1\r\n:1\r\n$0\r\n\r\n-WRONGTYPE x\r\n+PONG\r\n";
         let whole = replies(bytes, bytes.len()).expect("replies");
-        assert_eq!((whole.len(), &whole[0], &whole[1]), (9, &Value::Okay, &Value::Int(-7)));
-        assert_eq!(whole[2], Value::BulkString(b"a\r\nb\0".to_vec()));
+        let values = [Value::Okay, Value::Int(-7), Value::BulkString(b"a\r\nb\0".to_vec())];
+        assert_eq!((whole.len(), &whole[..3]), (9, &values.map(Reply::Value)[..]));
         for piece in 1..bytes.len() {
             assert_eq!(replies(bytes, piece).expect("replies"), whole, "pieces of {piece}");
         }
@@ -248,23 +239,33 @@ mod tests {
         #[test]
         fn arrays_of_strings_are_those_of_the_crate(
             texts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 0..20),
+            is_nil in any::<bool>(),
             cut in 0..600_usize,
             foreign in any::<u8>(),
         ) {
-            let mut bytes = format!("*{}\r\n", texts.len()).into_bytes();
+            let mut bytes = format!("*{}\r\n", texts.len() + usize::from(is_nil)).into_bytes();
             for text in &texts {
                 bytes.extend(format!("${}\r\n", text.len()).bytes());
                 bytes.extend(text.iter().chain(b"\r\n"));
             }
-            let found = strings(&bytes);
-            prop_assert!(found.is_some());
-            prop_assert_eq!(found, redis::parse_redis_value(&bytes).ok());
-            // A damaged one is what the crate says, or is left to the crate.
+            if is_nil {
+                bytes.extend(b"$-1\r\n");
+            }
+            let found = replies(&bytes, bytes.len()).expect("a reply").remove(0);
+            prop_assert_eq!(matches!(found, Reply::Strings(_)), !is_nil);
+            if let Reply::Strings(strings) = &found {
+                prop_assert!(strings.iter().eq(&texts));
+                prop_assert_eq!((strings.len(), strings.is_empty()), (texts.len(), texts.is_empty()));
+            }
+            prop_assert_eq!(Some(found.into_value()), redis::parse_redis_value(&bytes).ok());
+            // A damaged one is what the crate says, or is refused.
             let at = cut % bytes.len();
-            prop_assert_eq!(strings(&bytes[..at]), None);
             bytes[at] = foreign;
-            if let Some(found) = strings(&bytes) {
-                prop_assert_eq!(Some(found), redis::parse_redis_value(&bytes).ok());
+            let mut buffer = ReplyBuffer::default();
+            buffer.fill(&mut &bytes[..]).expect("bytes");
+            if let Ok(Some(found)) = buffer.next() {
+                let whole = &bytes[..buffer.begin];
+                prop_assert_eq!(Some(found.into_value()), redis::parse_redis_value(whole).ok());
             }
         }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::TryRecvError;
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 use tracing::{info, warn};
 
 mod linking;
@@ -29,6 +29,7 @@ use super::link::{ClientIdentity, Link, LinkError};
 use super::mark_reply::ChangeSet;
 use super::queue::StoreQueue;
 use super::redis_clock::RedisClock;
+use super::reply::Reply;
 use super::url::{Address, Target};
 use super::{DropReason, ErrorKind, StoreCounters};
 use crate::judged_queue::{JudgedConsumer, ReplicaUpdate};
@@ -312,7 +313,7 @@ impl StoreThread {
     }
 
     /// Sends commands and waits for their replies. A refusal that is passing is a failure of all commands.
-    fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
+    fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
@@ -323,9 +324,9 @@ impl StoreThread {
     /// The replies, unless one is a refusal that is passing.
     fn executed(
         &mut self,
-        mut replies: Vec<Result<Value, LinkError>>,
-    ) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
-        let passing = |reply: &Result<Value, LinkError>| {
+        mut replies: Vec<Result<Reply, LinkError>>,
+    ) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
+        let passing = |reply: &Result<Reply, LinkError>| {
             reply.as_ref().is_err_and(|error| error.kind.is_passing())
         };
         if let Some(at) = replies.iter().position(passing) {

@@ -4,10 +4,10 @@
 //! window. [`share`] makes [`SharedWindows`] of both and admits their names to the registry. Data that sigmad
 //! does not write is left out and counts, and so are times that Redis' clock has not reached. Pure: no I/O.
 
-use redis::Value;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::keys::{self, CountSource, Member, ReplicaCounters, ReplicaId};
+use super::reply::Reply;
 use crate::judged_queue::{JudgedCounts, SharedMetric, SharedWindows};
 use crate::registry::{NameSource, Registry};
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
@@ -45,25 +45,25 @@ pub struct MetricCounts {
     /// Values that this replica had counted.
     pub own_total: u64,
     /// Whose counts they are.
-    pub sources: SmallVec<[CountSource; 2]>,
+    pub sources: SmallVec<[CountSource; 6]>,
 }
 
 impl SubjectCounts {
     /// Reads the reply to HGETALL. A time after `latest_us` counts as none: the clock that wrote it was wrong.
-    pub fn read(reply: &Value, own: ReplicaId, latest_us: i64) -> Self {
+    pub fn read(reply: &Reply, own: ReplicaId, latest_us: i64) -> Self {
         let mut counts = Self::default();
-        match reply {
-            Value::Array(parts) => {
-                for pair in parts.chunks(2) {
-                    counts.field(pair.first(), pair.get(1), own, latest_us);
-                }
+        let Reply::Strings(strings) = reply else {
+            counts.foreign = 1;
+            return counts;
+        };
+        let mut strings = strings.iter();
+        // Each replica has its metrics in the same order, most often.
+        let mut probable = 0;
+        while let Some(field) = strings.next() {
+            let value = strings.next();
+            if counts.read_field(field, value, own, latest_us, &mut probable).is_none() {
+                counts.foreign += 1;
             }
-            Value::Map(pairs) => {
-                for (field, value) in pairs {
-                    counts.field(Some(field), Some(value), own, latest_us);
-                }
-            }
-            _ => counts.foreign += 1,
         }
         counts.metrics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         counts.metrics.dedup_by(|next, kept| {
@@ -78,38 +78,30 @@ impl SubjectCounts {
         counts
     }
 
-    fn field(
-        &mut self,
-        field: Option<&Value>,
-        value: Option<&Value>,
-        own: ReplicaId,
-        latest_us: i64,
-    ) {
-        if self.read_field(field, value, own, latest_us).is_none() {
-            self.foreign += 1;
-        }
-    }
-
+    /// `probable` is the place of the metric, if the field is of one that was read before.
     fn read_field(
         &mut self,
-        field: Option<&Value>,
-        value: Option<&Value>,
+        field: &[u8],
+        value: Option<&[u8]>,
         own: ReplicaId,
         latest_us: i64,
+        probable: &mut usize,
     ) -> Option<()> {
-        let (Value::BulkString(field), Value::BulkString(value)) = (field?, value?) else {
-            return None;
-        };
+        let value = value?;
         let (source, metric) = keys::read_field(field)?;
         let is_own = source == CountSource::Replica(own);
         if let Some(metric) = metric {
             let counts = keys::read_counts(value)?;
-            let (others, own_total) =
-                if is_own { (JudgedCounts::default(), counts.total) } else { (counts, 0) };
-            let (name, sources) = (metric.into(), smallvec![source]);
-            self.metrics.push(MetricCounts { name, others, own_total, sources });
+            let counted = self.metric(metric, probable);
+            if is_own {
+                counted.own_total += counts.total;
+            } else {
+                add(&mut counted.others, counts);
+            }
+            counted.sources.push(source);
             return Some(());
         }
+        *probable = 0;
         let counters = ReplicaCounters::read(value)?;
         let time_us = if counters.time_us > latest_us { 0 } else { counters.time_us };
         self.last = self.last.max((time_us, counters.timestamp_us));
@@ -123,6 +115,17 @@ impl SubjectCounts {
             CountSource::Replica(_) | CountSource::Past => {}
         }
         Some(())
+    }
+
+    /// The entry of a metric: the probable one, or a new one.
+    fn metric(&mut self, name: &str, probable: &mut usize) -> &mut MetricCounts {
+        let is_known = self.metrics.get(*probable).is_some_and(|metric| &*metric.name == name);
+        if !is_known {
+            *probable = self.metrics.len();
+            self.metrics.push(MetricCounts { name: name.into(), ..MetricCounts::default() });
+        }
+        *probable += 1;
+        &mut self.metrics[*probable - 1]
     }
 
     /// The same counts in parts of at most `metrics_max` metrics. Only the first one names replicas that are gone.
@@ -172,20 +175,16 @@ pub struct WindowMembers {
 impl WindowMembers {
     /// Reads the reply to ZRANGE. Members after `latest_us` are left out: they would stay the newest until
     /// Redis' clock gets there.
-    pub fn read(reply: &Value, own: ReplicaId, latest_us: i64) -> Self {
+    pub fn read(reply: &Reply, own: ReplicaId, latest_us: i64) -> Self {
         let mut read = Self::default();
-        let Value::Array(members) = reply else {
+        let Reply::Strings(members) = reply else {
             read.foreign = 1;
             return read;
         };
         read.is_gone = members.is_empty();
         read.values.reserve_exact(members.len());
-        for member in members {
-            let member = match member {
-                Value::BulkString(text) => Member::read(text),
-                _ => None,
-            };
-            match member {
+        for member in members.iter() {
+            match Member::read(member) {
                 Some(member) if member.time_us > latest_us => read.future += 1,
                 Some(member) => {
                     read.values.push(member.value);
@@ -270,6 +269,8 @@ fn admit(
 
 #[cfg(test)]
 mod tests {
+    use redis::Value;
+
     use super::*;
 
     const OWN: u32 = 0xaaaa_0000;
@@ -283,8 +284,8 @@ mod tests {
         Value::BulkString(text.as_ref().to_vec())
     }
 
-    fn array(texts: &[&str]) -> Value {
-        Value::Array(texts.iter().map(bulk).collect())
+    fn array(texts: &[&str]) -> Reply {
+        Value::Array(texts.iter().map(bulk).collect()).into()
     }
 
     fn count(total: u64, anomalies: u64) -> JudgedCounts {
@@ -311,8 +312,6 @@ mod tests {
         ];
         let flat: Vec<_> = fields.iter().flat_map(|&(field, value)| [field, value]).collect();
         let mut counts = SubjectCounts::read(&array(&flat), own(), ALL_TIMES);
-        let pairs = fields.iter().map(|&(field, value)| (bulk(field), bulk(value))).collect();
-        assert_eq!(counts, SubjectCounts::read(&Value::Map(pairs), own(), ALL_TIMES));
         assert_eq!((counts.others, counts.last), (count(28, 3), (60, 4)));
         let metric = |name: &str, others, own_total| MetricCounts {
             name: name.into(),
@@ -324,9 +323,9 @@ mod tests {
         let sources = counts.metrics.iter_mut().map(|metric| std::mem::take(&mut metric.sources));
         assert_eq!(sources.map(|sources| sources.len()).collect::<Vec<_>>(), [1, 4]);
         assert_eq!((&counts.metrics[..], counts.foreign), (&metrics[..], 4));
-        let read = |reply| SubjectCounts::read(&reply, own(), ALL_TIMES);
-        assert_eq!(read(Value::Array(vec![])), SubjectCounts::default());
-        assert_eq!(read(Value::Okay).foreign, 1);
+        let read = |reply: Reply| SubjectCounts::read(&reply, own(), ALL_TIMES);
+        assert_eq!(read(array(&[])), SubjectCounts::default());
+        assert_eq!(read(Value::Okay.into()).foreign, 1);
         assert_eq!(read(array(&["0000bbbb"])).foreign, 1);
     }
 
@@ -339,7 +338,7 @@ mod tests {
             fields.extend([bulk(replica.as_str()), bulk(format!("{most}:{most}:{most}:{most}"))]);
             fields.extend([bulk(format!("{replica}:cpu")), bulk(format!("{most}:{most}"))]);
         }
-        let counts = SubjectCounts::read(&Value::Array(fields), own(), ALL_TIMES);
+        let counts = SubjectCounts::read(&Value::Array(fields).into(), own(), ALL_TIMES);
         assert_eq!(counts.others, count(u64::MAX, u64::MAX));
         assert_eq!(counts.metrics[0].others, count(u64::MAX, u64::MAX));
         assert_eq!(counts.gone(most), []);
@@ -354,8 +353,8 @@ mod tests {
             member.write(&mut text);
             bulk(text)
         };
-        let reply =
-            Value::Array(vec![member(1, 5.0), member(OWN, -0.5), bulk("junk"), member(2, 1e15)]);
+        let members = vec![member(1, 5.0), member(OWN, -0.5), bulk("junk"), member(2, 1e15)];
+        let reply = Value::Array(members).into();
         let read = WindowMembers::read(&reply, own(), 7);
         let expected = WindowMembers {
             values: vec![5.0, -0.5, 1e15],
@@ -364,7 +363,7 @@ mod tests {
             ..WindowMembers::default()
         };
         assert_eq!(read, expected);
-        assert_eq!(WindowMembers::read(&Value::Nil, own(), 7).foreign, 1);
+        assert_eq!(WindowMembers::read(&Value::Nil.into(), own(), 7).foreign, 1);
         let read = WindowMembers::read(&reply, own(), 6);
         assert_eq!(read, WindowMembers { foreign: 1, future: 3, ..WindowMembers::default() });
     }
@@ -378,7 +377,7 @@ mod tests {
             let replica = ReplicaId::new(replica);
             fields.extend([bulk(replica.as_str()), bulk(format!("{time_us}:9:2:0"))]);
         }
-        let counts = SubjectCounts::read(&Value::Array(fields), own(), now_us);
+        let counts = SubjectCounts::read(&Value::Array(fields).into(), own(), now_us);
         // Its samples count, and it is the first to be folded.
         assert_eq!((counts.others.total, counts.last), (34, (now_us, 9)));
         assert_eq!(counts.gone(now_us), [ReplicaId::new(3)]);
@@ -394,7 +393,7 @@ mod tests {
                 let replica = ReplicaId::new(replica);
                 fields.extend([bulk(replica.as_str()), bulk(format!("{old_us}:0:1:0"))]);
             }
-            SubjectCounts::read(&Value::Array(fields), own(), now_us).gone(now_us)
+            SubjectCounts::read(&Value::Array(fields).into(), own(), now_us).gone(now_us)
         };
         assert_eq!(hash(16, 16), []);
         assert_eq!(hash(17, 0), []);

@@ -16,6 +16,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 use mlua::Lua;
 use redis::{RedisError, RedisResult, Value};
 use sigmad::store::dial::{CONNECT_TIMEOUT, Dialer, REPLY_TIMEOUT, RedisStream, WAIT_MAX};
+use sigmad::store::reply::Reply;
 use sigmad::store::url::Address;
 use sigmad_clock::TimeSource;
 
@@ -340,7 +341,7 @@ impl RedisStream for SimulatedStream {
         }
     }
 
-    fn read(&mut self) -> RedisResult<Value> {
+    fn read(&mut self) -> RedisResult<Reply> {
         let timeout_ns = now_ns() + REPLY_TIMEOUT.as_nanos() as u64;
         loop {
             let end_ns = self.dialer.end_ns(timeout_ns);
@@ -349,7 +350,7 @@ impl RedisStream for SimulatedStream {
                 conn.inbox.pop_front().map(Ok).or_else(|| conn.broken.map(Err))
             });
             match found {
-                Some(Ok(value)) => return Ok(value),
+                Some(Ok(value)) => return Ok(value.into()),
                 Some(Err(error)) => return Err(io::Error::from(error).into()),
                 None if now_ns() >= end_ns => return Err(timed_out()),
                 None => {

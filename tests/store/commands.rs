@@ -182,14 +182,17 @@ impl Writer {
         device: Option<&str>,
     ) -> (SubjectCounts, Vec<WindowMembers>) {
         let own = self.replica();
-        let counted =
-            SubjectCounts::read(&ask(redis, &self.commands.read_counts(device)), own, LATEST_US);
+        let counted = SubjectCounts::read(
+            &ask(redis, &self.commands.read_counts(device)).into(),
+            own,
+            LATEST_US,
+        );
         let windows = counted
             .metrics
             .iter()
             .map(|metric| {
                 let reply = ask(redis, &self.commands.read_window(device, &metric.name));
-                WindowMembers::read(&reply, own, LATEST_US)
+                WindowMembers::read(&reply.into(), own, LATEST_US)
             })
             .collect();
         (counted, windows)

@@ -12,6 +12,7 @@ use redis::{Pipeline, Value};
 use sigmad::store::ErrorKind;
 use sigmad::store::dial::TcpDialer;
 use sigmad::store::link::{ClientIdentity, Link, LinkError};
+use sigmad::store::reply::Reply;
 use sigmad_clock::Clock;
 
 /// An attempt waits 1 s to connect and 2 s for a reply, once. One that waited for every command or
@@ -72,9 +73,9 @@ fn run(link: &mut Link, lines: &[&[&str]]) -> Replies {
     comparable(replies)
 }
 
-fn comparable(replies: Vec<Result<Value, LinkError>>) -> Replies {
+fn comparable(replies: Vec<Result<Reply, LinkError>>) -> Replies {
     let refusal = |error: LinkError| Refusal { kind: error.kind, message: error.to_string() };
-    replies.into_iter().map(|reply| reply.map_err(refusal)).collect()
+    replies.into_iter().map(|reply| reply.map(Reply::into_value).map_err(refusal)).collect()
 }
 
 fn kinds(replies: &Replies) -> Vec<Option<ErrorKind>> {
@@ -457,7 +458,7 @@ fn pipelines_in_flight_follow_a_slot_in_their_order() {
     for (place, pipeline) in sent.iter().enumerate() {
         let replies = link.receive(pipeline).expect("replies");
         let replies: Vec<Value> =
-            replies.into_iter().map(|reply| reply.expect("a value")).collect();
+            replies.into_iter().map(|reply| reply.expect("a value").into_value()).collect();
         let length = place as i64 + 1;
         let so_far = bytes(&"abcd"[..=place]);
         assert_eq!(replies, [Value::Int(length), Value::Int(length), so_far]);

@@ -82,7 +82,7 @@ impl StoreThread {
         self.info_ns = now_ns + INFO_EVERY_NS;
         let mut memory = RedisMemory::default();
         for reply in self.linked().ask_nodes(&redis::cmd("INFO"))? {
-            if !reply.is_ok_and(|reply| memory.add(&reply)) {
+            if !reply.is_ok_and(|reply| memory.add(&reply.into_value())) {
                 return Ok(());
             }
         }

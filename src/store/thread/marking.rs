@@ -6,13 +6,14 @@
 
 use std::collections::HashSet;
 
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 use tracing::{info, warn};
 
 use super::{CLOCK_OFFSET_US_MAX, StoreThread, monotonic_us};
 use crate::store::commands::MARKED_MAX;
 use crate::store::link::LinkError;
 use crate::store::mark_reply::{ChangeSet, MarkReply};
+use crate::store::reply::Reply;
 use sigmad_clock::Now;
 
 /// Interval at which a replica names its `--window` to the others: until then, one that starts with a larger one
@@ -107,11 +108,11 @@ impl StoreThread {
 
     fn read_mark(
         &mut self,
-        reply: Result<Value, LinkError>,
+        reply: Result<Reply, LinkError>,
         cursor: Option<u64>,
     ) -> Option<MarkReply> {
         let reply = reply.map_err(|error| self.log_refusal(&error)).ok()?;
-        let marks = MarkReply::read(&reply, cursor);
+        let marks = MarkReply::read(&reply.into_value(), cursor);
         self.counters.foreign_entries_total.add(u64::from(marks.is_none()));
         marks
     }

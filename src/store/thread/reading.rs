@@ -1,12 +1,13 @@
 //! Reads the windows that other replicas have changed, and sends them to analytics.
 
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 
 use super::{CHUNKS_BETWEEN_BATCHES, StoreThread, monotonic_us};
 use crate::judged_queue::{ReplicaUpdate, SharedWindows};
 use crate::store::keys;
 use crate::store::link::LinkError;
 use crate::store::redis_clock::FUTURE_US_MAX;
+use crate::store::reply::Reply;
 use crate::store::windows::{SubjectCounts, WindowMembers, share};
 use sigmad_clock::Now;
 
@@ -101,7 +102,7 @@ impl StoreThread {
     pub(super) fn take_counts(
         &mut self,
         subject: Option<Box<str>>,
-        reply: Result<Value, LinkError>,
+        reply: Result<Reply, LinkError>,
         counted: &mut Vec<CountedSubject>,
         now: Now,
     ) {
@@ -124,7 +125,7 @@ impl StoreThread {
         &mut self,
         subject: Option<Box<str>>,
         mut counts: SubjectCounts,
-        mut replies: impl Iterator<Item = Result<Value, LinkError>>,
+        mut replies: impl Iterator<Item = Result<Reply, LinkError>>,
         now: Now,
         repairs: &mut Pipeline,
     ) -> Option<SharedWindows> {
