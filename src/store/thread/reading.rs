@@ -23,6 +23,9 @@ type CountedSubject = (Option<Box<str>>, SubjectCounts);
 impl StoreThread {
     /// Reads the windows of the subjects that others have changed, and sends them to analytics.
     pub(super) fn read_changed(&mut self, now: Now) -> Result<(), LinkError> {
+        // One that others have changed may also overlap with our own samples.
+        self.changed.sort_unstable();
+        self.changed.dedup();
         let mut counted = Vec::new();
         while !(self.changed.is_empty() && counted.is_empty()) {
             if let Err(error) = self.read(&mut counted, now) {
@@ -155,7 +158,7 @@ impl StoreThread {
         });
         self.counters.windows_read_total.add(windows.len() as u64);
         if counts.last.0 > self.sent_us(now) {
-            self.overlapping.insert(subject.clone(), counts.last.0);
+            self.overlapping.insert(subject.clone().unwrap_or_default(), counts.last.0);
         }
         let gone = counts.gone(latest_us);
         if !gone.is_empty() {
