@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What does a replica cost when others share its Redis, and how soon is one ready that reads a large fleet?
 
-- CPU time of a replica alone, of three and of five, each at the same rate of samples, in turns. All replicas
-  receive samples of all devices, as behind a balancer. At the end of a leg they must show the same window.
+- CPU time of a replica alone, of three and of five, each at the same rate of samples, in turns; of its store thread,
+  of its analytics thread, and of Redis. All replicas receive samples of all devices, as behind a balancer. At the end
+  of a leg they must show the same window.
 - Time until a replica is ready whose Redis has 20,000 devices and is 200 ms away, beside one without delay.
 
-Several binaries may be compared: each leg is taken with each of them in turn.
+Several binaries may be compared: each leg is taken with each of them in turn. With one binary it takes three minutes.
 
     cargo build --release && benches/sharing.py [--binary OLD --binary NEW]
 """
@@ -31,6 +32,8 @@ RATE = 600
 BATCH = 20
 DEVICES = 500
 WARM_UP_S = 2.0
+# A replica, and its threads that know of others.
+PARTS = ("all", "store", "analytics")
 FLEET = 20_000
 FLEET_BATCH = 1_000
 ONE_WAY_S = 0.1
@@ -66,8 +69,18 @@ def agree(ports: list[int]) -> None:
         time.sleep(0.1)
 
 
-def cost_leg(binary: str, replicas: int, seconds: float, scratch: Path) -> list[float]:
-    """CPU time of each replica, in thousandths of a core."""
+def thread_ns(pid: int) -> dict[str, int]:
+    """Time on a core in nanoseconds, of all threads of a process and of each by its name."""
+    found = {"all": bench.cpu_ns(pid)}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[(task / "comm").read_text().strip()] = int((task / "schedstat").read_text().split()[0])
+    return found
+
+
+def cost_leg(binary: str, replicas: int, seconds: float, scratch: Path) -> dict[str, list[float]]:
+    """CPU time of each replica, of two of its threads, and of Redis, in thousandths of a core."""
     with contextlib.ExitStack() as stack:
         url = f"redis://127.0.0.1:{stack.enter_context(bench.redis(scratch))}"
         flags = ("--redis-url", url, "--workers", "1")
@@ -77,13 +90,19 @@ def cost_leg(binary: str, replicas: int, seconds: float, scratch: Path) -> list[
         feeder = threading.Thread(target=feed, args=(ports, over))
         feeder.start()
         time.sleep(WARM_UP_S)
-        before, began = [bench.cpu_ns(child.pid) for child, _ in servers], time.monotonic()
+        pids = [child.pid for child, _ in servers]
+        redis = int((scratch / "redis.pid").read_text())
+        before, began = [thread_ns(pid) for pid in [*pids, redis]], time.monotonic()
         time.sleep(seconds)
-        after, took = [bench.cpu_ns(child.pid) for child, _ in servers], time.monotonic() - began
+        after, took = [thread_ns(pid) for pid in [*pids, redis]], time.monotonic() - began
         over.set()
         feeder.join()
         agree(ports)
-        return [(b - a) / took / 1e6 for a, b in zip(before, after, strict=True)]
+        spent = [
+            {name: (b[name] - a.get(name, 0)) / took / 1e6 for name in b} for a, b in zip(before, after, strict=True)
+        ]
+        found = {part: [replica[part] for replica in spent[:-1]] for part in PARTS}
+        return found | {"redis": [spent[-1]["all"]]}
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
@@ -185,35 +204,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", action="append", help="may be given several times")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--first-read-rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--first-read-rounds", type=int, default=2)
     arguments = parser.parse_args()
     binaries = arguments.binary or [bench.sigmad_binary()]
     with tempfile.TemporaryDirectory() as folder, bench.record("sharing", arguments.rounds) as record:
         scratch = Path(folder)
         legs = [(binary, replicas) for binary in binaries for replicas in REPLICAS]
-        cost: dict = {leg: [] for leg in legs}
+        cost: dict = {leg: {part: [] for part in (*PARTS, "redis")} for leg in legs}
         for _ in range(arguments.rounds):
-            for binary, replicas in legs:
-                cost[binary, replicas] += cost_leg(binary, replicas, arguments.seconds, scratch)
-        record["cost"] = [{"binary": b, "replicas": n, "millicores": quartiles(cost[b, n])} for b, n in legs]
+            for leg in legs:
+                for part, millicores in cost_leg(*leg, arguments.seconds, scratch).items():
+                    cost[leg][part] += millicores
+        record["cost"] = [
+            {"binary": binary, "replicas": replicas, "millicores": {part: quartiles(of) for part, of in spent.items()}}
+            for (binary, replicas), spent in cost.items()
+        ]
         record["first_read"] = first_read(binaries, arguments.first_read_rounds, scratch)
         record["text"] = text(record)
         print(record["text"])
 
 
 def text(record: dict) -> str:
-    alone = {leg["binary"]: leg["millicores"][1] for leg in record["cost"] if leg["replicas"] == 1}
+    alone = {leg["binary"]: leg["millicores"]["all"][1] for leg in record["cost"] if leg["replicas"] == 1}
     cost = []
     for leg in record["cost"]:
-        to_one = leg["millicores"][1] / alone[leg["binary"]]
-        found = [f"{millicores:.1f}" for millicores in leg["millicores"]]
-        cost.append([leg["binary"], str(leg["replicas"]), *found, f"{to_one:.2f}"])
+        low, median, high = leg["millicores"]["all"]
+        parts = [f"{leg['millicores'][part][1]:.1f}" for part in ("store", "analytics", "redis")]
+        found = [f"{low:.1f}", f"{median:.1f}", f"{high:.1f}", *parts, f"{median / alone[leg['binary']]:.2f}"]
+        cost.append([leg["binary"], str(leg["replicas"]), *found])
+    columns = ["binary", "replicas", "lower quartile", "median", "upper quartile"]
     reads = [[leg["binary"], leg["round_trip"], *(f"{s:.1f}" for s in leg["s"])] for leg in record["first_read"]]
     return "\n\n".join(
         [
             f"CPU time of each replica at {RATE} samples/s, in thousandths of a core.",
-            bench.table(["binary", "replicas", "lower quartile", "median", "upper quartile", "to one"], cost),
+            bench.table([*columns, "its store thread", "its analytics thread", "Redis", "to one"], cost),
             f"Time from the start until ready, with {FLEET:,} devices of two metrics in Redis, in seconds.",
             bench.table(["binary", "round trip", "lower quartile", "median", "upper quartile"], reads),
         ]
