@@ -256,24 +256,28 @@ def get_json(port: int, path: str):
 
 
 def load(
-    port: int,
+    target: int | str,
     *flags: str,
     core: int | None = LOAD_CORE,
     pid: int | None = None,
     seconds: float,
     failed_share_max: float = 0.0,
 ) -> dict:
-    """One run of `sigmad load`: its summary. A request that failed ends the bench, unless few may."""
-    summary = offer(port, *flags, core=core, pid=pid, seconds=seconds)
+    """One run of `sigmad load` against a port or a URL: its summary.
+
+    A request that failed ends the bench, unless few may.
+    """
+    summary = offer(target, *flags, core=core, pid=pid, seconds=seconds)
     requests = summary["requests"]
     if requests["failed"] > failed_share_max * requests["sent"] or not requests["good"]:
         sys.exit(f"{' '.join(flags)}: {requests}, {summary['status']}")
     return summary
 
 
-def offer(port: int, *flags: str, core: int | None = LOAD_CORE, pid: int | None = None, seconds: float) -> dict:
+def offer(target: int | str, *flags: str, core: int | None = LOAD_CORE, pid: int | None = None, seconds: float) -> dict:
     """The same, where refusals are what is looked for."""
-    command = [str(target_dir() / "sigmad"), "load", "--url", f"http://127.0.0.1:{port}/ingest", "--json", "-"]
+    url = target if isinstance(target, str) else f"http://127.0.0.1:{target}/ingest"
+    command = [str(target_dir() / "sigmad"), "load", "--url", url, "--json", "-"]
     command += ["--duration", f"{round(seconds * 1000)}ms", *flags]
     if pid is not None:
         command += ["--pid", str(pid)]

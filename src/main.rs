@@ -43,7 +43,11 @@ fn main() -> ExitCode {
     match invocation {
         Invocation::Serve(settings) => serve(&settings, start, |_| {}),
         Invocation::Demo(settings) => {
-            serve(&settings, start, |address| start_fleet(&settings, address, start))
+            let start_fleet = |address: Option<SocketAddr>| {
+                let address = address.expect("settings of a demo have an address of TCP");
+                start_fleet(&settings, address, start);
+            };
+            serve(&settings, start, start_fleet)
         }
         Invocation::PrintConfig(settings) => {
             match io::stdout().write_all(settings.to_environment().as_bytes()) {
@@ -67,11 +71,12 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Serves until a signal. `is_listening` is called once, when the server accepts connections.
+/// Serves until a signal. `is_listening` is called once, when the server accepts connections, with its first address of
+/// TCP.
 fn serve(
     settings: &ServerSettings,
     start: Instant,
-    is_listening: impl FnOnce(SocketAddr),
+    is_listening: impl FnOnce(Option<SocketAddr>),
 ) -> ExitCode {
     logs::start(&settings.log, settings.log_format);
     info!(version = env!("CARGO_PKG_VERSION"), settings = settings.summary(), "starting");

@@ -35,7 +35,7 @@ import bench
 
 ROOT = bench.ROOT
 K8S = ROOT / "k8s"
-KUSTOMIZATIONS = ("base", "overlays/minikube", "overlays/production", "monitoring", "loadgen")
+KUSTOMIZATIONS = ("base", "overlays/minikube", "overlays/production", "monitoring", "loadgen", "sidecar")
 # The oldest with everything that is used here (sleep before the end), and the newest there is a schema for.
 VERSIONS = ("1.32", "1.37")
 # Kinds of others, for which Kubernetes has no schema.
@@ -316,13 +316,14 @@ def check_settings(objects: Objects) -> None:
             known = set(re.findall(r"^(?:# )?(SIGMAD_\w+)", done.stdout, re.MULTILINE))
             unknown = {name for name in settings if name.startswith("SIGMAD_")} - known
             assert not unknown, f"{name_of(workload)}: no settings: {unknown}"
-            host = urlsplit(settings["SIGMAD_REDIS_URL"])
-            services = {
-                (each["metadata"]["name"], port["port"])
-                for each in of_kind(objects, "Service")
-                for port in each["spec"]["ports"]
-            }
-            assert (host.hostname, host.port) in services, f"{name_of(workload)}: no Service {host.hostname}"
+            if "SIGMAD_REDIS_URL" in settings:
+                host = urlsplit(settings["SIGMAD_REDIS_URL"])
+                services = {
+                    (each["metadata"]["name"], port["port"])
+                    for each in of_kind(objects, "Service")
+                    for port in each["spec"]["ports"]
+                }
+                assert (host.hostname, host.port) in services, f"{name_of(workload)}: no Service {host.hostname}"
             check_memory_plan(name_of(workload), container, settings)
 
 
@@ -344,9 +345,10 @@ def printed_config(settings: dict[str, str]) -> subprocess.CompletedProcess:
 
 def check_secret_files(place: str, workload: dict, container: dict, settings: dict[str, str]) -> None:
     """A secret is a file of a mounted Secret, which follows it while the pod runs; a variable does not."""
-    url = urlsplit(settings["SIGMAD_REDIS_URL"])
-    assert not url.password, f"{place}: a password in a variable needs a restart to change"
-    assert settings["SIGMAD_REDIS_PASSWORD"].startswith("@"), f"{place}: no file has the password of Redis"
+    if "SIGMAD_REDIS_URL" in settings:
+        url = urlsplit(settings["SIGMAD_REDIS_URL"])
+        assert not url.password, f"{place}: a password in a variable needs a restart to change"
+        assert settings["SIGMAD_REDIS_PASSWORD"].startswith("@"), f"{place}: no file has the password of Redis"
     volumes = {volume["name"]: volume for volume in pod_of(workload)["spec"].get("volumes", [])}
     for name, value in settings.items():
         if not value.startswith("@"):
@@ -826,6 +828,24 @@ def check_rotation(objects: Objects) -> None:
             time.sleep(0.1)
 
 
+def check_sidecar(objects: Objects) -> None:
+    """The agent writes to the socket that sigmad listens on, in a volume that both have and may write to."""
+    workload = find(objects, "Deployment sigmad-sidecar")
+    agent, server = containers(pod_of(workload))
+    listen = settings_of(objects, server)["SIGMAD_LISTEN"].split(",")
+    [path] = [Path(each.removeprefix("unix:")) for each in listen if each.startswith("unix:")]
+    for container in (agent, server):
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volume = mounts.get(str(path.parent))
+        assert volume, f"{container['name']} has no volume at {path.parent}"
+        [source] = [each for each in pod_of(workload)["spec"]["volumes"] if each["name"] == volume]
+        assert "emptyDir" in source, f"{volume} outlives the pod, or is on no other"
+    context = pod_of(workload)["spec"]["securityContext"]
+    assert context["fsGroup"] == context["runAsGroup"], "the socket's group is not that of the containers"
+    [config] = [each["data"] for each in of_kind(objects, "ConfigMap") if "telegraf.conf" in each["data"]]
+    assert f'"unix://{path}"' in config["telegraf.conf"], f"the agent does not write to {path}"
+
+
 def check_load_job(objects: Objects) -> None:
     """The generator takes its flags."""
     job = find(objects, "Job sigmad-load")
@@ -979,6 +999,7 @@ def main() -> None:
         check_redis(built[name], samples_per_s)
     check_rotation(built["base"])
     check_load_job(built["loadgen"])
+    check_sidecar(built["sidecar"])
     guide, demo = (bench.ROOT / "docs" / "DEPLOY.md").read_text(), (K8S / "demo.sh").read_text()
     check_load_runs_again(find(built["loadgen"], "Job sigmad-load"), guide, demo)
     check_rule_copies(built["overlays/production"])

@@ -1,7 +1,6 @@
 //! Errors of whole requests, each with its status, code and message.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use serde::Serialize;
 use tracing::debug;
@@ -10,6 +9,7 @@ use super::routes::{self, Label};
 use super::tokens::Denied;
 use crate::dashboard::subscriber::CLIENTS_MAX;
 use crate::decode::{BodyError, SampleRefusal};
+use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Response};
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
@@ -71,7 +71,7 @@ pub struct ErrorFields<'a> {
 impl ApiError<'_> {
     /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
     #[cold]
-    pub fn log(&self, client: IpAddr, label: Label) {
+    pub fn log(&self, client: ClientAddress, label: Label) {
         let (path, status, reason) = (label.path(), self.status(), self.code());
         debug!(%client, path, status, reason, "refused");
     }
@@ -161,7 +161,7 @@ impl ApiError<'_> {
                 "the token is wrong, as many others from this address were".into()
             }
             Self::Denied(Denied::Remote) => {
-                "this path is open to local requests only: from loopback, with a Host that names \
+                "this path is open to local requests only: from loopback or a Unix socket, with a Host that names \
                  loopback, by HTTP/1.1, and without fields of a proxy or of another site; \
                  others need --debug-token and its token"
                     .into()

@@ -1,10 +1,9 @@
 //! One request of a worker on its way to its answer, and the answers of the round.
 
-use std::net::IpAddr;
-
 use super::JSON;
 use super::counters::RouterCounters;
 use super::routes::{LABELS, Label};
+use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, ResponseWriter};
 
 /// The answers of the current round by label; timed when it ends.
@@ -23,7 +22,7 @@ impl Default for RouterRound {
 
 /// One request, and the writer of its answer.
 pub(super) struct Exchange<'a> {
-    pub client: IpAddr,
+    pub client: ClientAddress,
     pub label: Label,
     pub method: Method,
     pub answer: &'a mut dyn ResponseWriter,

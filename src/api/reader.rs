@@ -7,7 +7,6 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -29,6 +28,7 @@ use crate::analytics::report::{
 use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
 use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscription};
+use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, Responder, Response};
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
@@ -59,7 +59,7 @@ pub struct ReadRequest {
     /// The field `Last-Event-ID`, empty without one.
     pub last_event_id: String,
     /// The client's address.
-    pub client: IpAddr,
+    pub client: ClientAddress,
     /// When a worker read the request, by the monotonic clock.
     pub read_ns: u64,
     /// Sends the answer.

@@ -127,14 +127,14 @@ pub fn check_operator(token: Option<&BearerToken>, request: &Request<'_>) -> Res
 
 /// True when the request was made on this machine, and not by a proxy or by the page of another site.
 ///
-/// A proxy on this machine is a loopback client too. It shows by what it adds, by the name that its clients use, or
+/// A proxy on this machine is a local client too, by TCP or by a Unix socket. It shows by what it adds, by the name that its clients use, or
 /// by HTTP/1.0, which nginx speaks unless told otherwise.
 fn is_local(request: &Request<'_>) -> bool {
     let field = |name| request.headers.get(name);
     let is_proxied = request.is_http10 || PROXY_FIELDS.iter().any(|name| field(name).is_some());
     let is_of_another_site = field("origin").is_some()
         || field("sec-fetch-site").is_some_and(|site| site != b"none" && site != b"same-origin");
-    request.client.is_loopback()
+    request.client.is_local()
         && field("host").is_some_and(names_loopback)
         && !is_proxied
         && !is_of_another_site

@@ -11,6 +11,7 @@ use sigmad_clock::Now;
 use tracing::warn;
 
 use super::tokens::Denied;
+use crate::http::client_address::ClientAddress;
 
 /// Wrong tokens of one address in a minute that are answered 403; a client whose token has changed sends some.
 const WRONG_PER_MINUTE_MAX: u32 = 10;
@@ -59,7 +60,7 @@ impl Default for WrongTokens {
 
 impl WrongTokens {
     /// Counts a wrong token of `client`. The result is how to answer it.
-    pub fn count(&mut self, client: IpAddr, now: Now) -> Denied {
+    pub fn count(&mut self, client: ClientAddress, now: Now) -> Denied {
         // From 1 on: a count of minute 0 is one that was never used.
         let minute = now.monotonic_ns / NS_PER_MINUTE + 1;
         let slot = self.hasher.hash_one(network(client)) as usize % SLOTS;
@@ -74,10 +75,12 @@ impl WrongTokens {
 }
 
 /// The part of an address that its owner can't choose: an IPv6 host has a /64.
-fn network(client: IpAddr) -> u64 {
+fn network(client: ClientAddress) -> u64 {
     match client {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        ClientAddress::Ip(IpAddr::V4(address)) => u64::from(address.to_bits()),
+        ClientAddress::Ip(IpAddr::V6(address)) => (address.to_bits() >> 64) as u64,
+        // No host has it: a multicast network.
+        ClientAddress::Unix => u64::MAX,
     }
 }
 
@@ -92,12 +95,12 @@ mod tests {
         for minute in 0..3 {
             for host in 0..5_u16 {
                 // Addresses of one /64 are one client.
-                let client = IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, host]);
+                let client = IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, host]).into();
                 for _ in 0..WRONG_PER_MINUTE_MAX / 5 {
                     assert_eq!(wrong.count(client, at(minute)), Denied::Wrong);
                 }
             }
-            let client = IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, 99]);
+            let client = IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, 99]).into();
             assert_eq!(wrong.count(client, at(minute)), Denied::Throttled);
         }
     }
@@ -106,7 +109,7 @@ mod tests {
     fn many_addresses_write_few_lines_and_no_more_memory() {
         let mut wrong = WrongTokens::default();
         for host in 0..100_000_u32 {
-            wrong.count(IpAddr::from(host.to_be_bytes()), Now::default());
+            wrong.count(IpAddr::from(host.to_be_bytes()).into(), Now::default());
         }
         assert_eq!(wrong.counts.len(), SLOTS);
         assert!(wrong.lines.count > LINES_PER_MINUTE_MAX, "further lines are left out");

@@ -72,6 +72,9 @@ where
     if is_demo && settings.tls_cert.is_some() {
         return Err(contradiction(SettingsError::TlsWithDemo));
     }
+    if is_demo && settings.listen.iter().all(|address| address.tcp().is_none()) {
+        return Err(contradiction(SettingsError::DemoWithoutTcp));
+    }
     let settings = Box::new(settings);
     Ok(match (print_config, is_demo) {
         (true, _) => Invocation::PrintConfig(settings),

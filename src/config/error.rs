@@ -24,6 +24,8 @@ pub enum SettingsError {
     },
     /// Only one engine listens on several addresses.
     SeveralAddresses,
+    /// `--listen unix:` with `--engine may`.
+    UnixWithMay,
     /// `--detector` has this name more than once.
     DetectorTwice(&'static str),
     /// A token can't be used.
@@ -37,6 +39,10 @@ pub enum SettingsError {
     },
     /// `--tls-cert` with `--engine may`.
     TlsWithMay,
+    /// `--tls-cert` with Unix sockets alone.
+    TlsWithUnix,
+    /// `sigmad demo` with Unix sockets alone.
+    DemoWithoutTcp,
     /// `sigmad demo` with `--tls-cert`.
     TlsWithDemo,
     /// The certificate or its key can't be used.
@@ -58,12 +64,21 @@ impl fmt::Display for SettingsError {
                  no value could ever be an anomaly"
             ),
             Self::SeveralAddresses => f.write_str("--engine may takes only one --listen"),
+            Self::UnixWithMay => f.write_str(
+                "--engine may has no Unix sockets: --listen on an address and a port, or use --engine native",
+            ),
             Self::DetectorTwice(name) => write!(f, "--detector has {name} twice"),
             Self::Token(error) => error.fmt(f),
             Self::TlsHalf { given, absent } => write!(f, "--{given} needs --{absent} as well"),
             Self::TlsWithMay => {
                 f.write_str("--engine may has no TLS: omit --tls-cert, or use --engine native")
             }
+            Self::TlsWithUnix => f.write_str(
+                "--tls-cert is for TCP alone, and every --listen is a Unix socket: omit it, or add an address",
+            ),
+            Self::DemoWithoutTcp => f.write_str(
+                "--listen of sigmad demo needs an address and a port: its fleet and a browser speak TCP",
+            ),
             Self::TlsWithDemo => {
                 f.write_str("the fleet of sigmad demo speaks plain HTTP: omit --tls-cert")
             }

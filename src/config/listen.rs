@@ -1,14 +1,25 @@
-//! `--listen`: an address and a port, in the forms in which people write them.
+//! `--listen`: an address and a port, in the forms in which people write them, or a Unix socket.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
+use sigmad_flags::UNIX_SCHEME;
+
+use super::unix_listen::unix_socket;
+use crate::http::listen::ListenAddress;
+
 /// The address of a port alone.
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-const FORMS: &str =
-    "must be an address and a port, such as 0.0.0.0:8080, [::]:8080, localhost:8080, :8080 or 8080";
+const FORMS: &str = "must be an address and a port, such as 0.0.0.0:8080, [::]:8080, localhost:8080, :8080 or 8080, or unix:/path/of/socket";
 
 /// Parses an address; a name is resolved, once.
-pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn listen(text: &str) -> Result<ListenAddress, String> {
+    if text.starts_with(UNIX_SCHEME) {
+        return unix_socket(text).map(ListenAddress::Unix);
+    }
+    tcp(text).map(ListenAddress::Tcp)
+}
+
+fn tcp(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -41,6 +52,7 @@ mod tests {
             ("localhost:8080", "127.0.0.1:8080"),
             ("[::]:8080", "[::]:8080"),
             ("[::1]:1", "[::1]:1"),
+            ("unix:///run/s?mode=600", "unix:/run/s?mode=0600"),
         ] {
             assert_eq!(listen(text).map(|address| address.to_string()), Ok(expected.into()));
         }

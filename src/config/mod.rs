@@ -16,6 +16,7 @@ mod reference;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unix_listen;
 mod unknown;
 
 pub use choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys};

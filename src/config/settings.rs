@@ -4,7 +4,6 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use super::error::SettingsError;
 use super::listen::listen;
 use crate::decode::{DEVICE_LABELS, Glob, SeriesRules};
 use crate::http::cors::AllowedOrigin;
+use crate::http::listen::ListenAddress;
 use crate::http::tls::server_config;
 use crate::store::url::{LoginError, Password, Target, UrlError};
 use sigmad_detectors::DetectorKind;
@@ -66,10 +66,12 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The settings of `sigmad serve` and `sigmad demo`.
 #[derive(Args, Clone, Debug)]
 pub struct ServerSettings {
-    /// address and port; `[::]:8080` is IPv4 and IPv6
+    /// address and port, or unix:/path/of/socket
     ///
     /// Address and port: `127.0.0.1:8080`, `[::]:8080` for IPv4 and IPv6, `localhost:8080`, or a port alone (`8080`, `:8080`)
-    /// for all IPv4 addresses. It may be given several times, or as a list with commas.
+    /// for all IPv4 addresses. Or a Unix socket: `unix:/run/sigmad.sock`, by default with mode 0660, or with options as in
+    /// `unix:/run/sigmad.sock?mode=0660&user=sigmad&group=telegraf`; `unix:@name` is an abstract name. It may be given several
+    /// times, or as a list with commas.
     #[arg(
         help_heading = "HTTP",
         long,
@@ -77,7 +79,7 @@ pub struct ServerSettings {
         default_value = LISTEN,
         value_parser = listen
     )]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddress>,
 
     /// worker threads; 0: from CPU cores and quota
     ///
@@ -303,8 +305,8 @@ pub struct ServerSettings {
 
     /// PEM file of the certificate: HTTPS only
     ///
-    /// PEM file of the certificate and its chain. With it the port speaks HTTPS only, TLS 1.2 and 1.3. SIGHUP reads
-    /// it again.
+    /// PEM file of the certificate and its chain. With it the port speaks HTTPS only, TLS 1.2 and 1.3; Unix sockets stay
+    /// without TLS. SIGHUP reads it again.
     #[arg(help_heading = "Access", long, value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
 
@@ -360,8 +362,15 @@ impl ServerSettings {
         if min_samples > window {
             return Err(SettingsError::MinSamplesAboveWindow { min_samples, window });
         }
+        let has_tcp = self.listen.iter().any(|address| address.tcp().is_some());
         if self.engine == Engine::May && self.listen.len() > 1 {
             return Err(SettingsError::SeveralAddresses);
+        }
+        if self.engine == Engine::May && !has_tcp {
+            return Err(SettingsError::UnixWithMay);
+        }
+        if self.tls_cert.is_some() && !has_tcp {
+            return Err(SettingsError::TlsWithUnix);
         }
         for (place, kind) in self.detector.iter().enumerate() {
             if self.detector[..place].contains(kind) {

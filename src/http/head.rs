@@ -4,11 +4,11 @@
 //! fields. This file adds the rules of RFC 9112 on which two parsers of the same bytes must agree: line
 //! ends, lengths, codings, Host. An ambiguous head is refused and its connection closed.
 
-use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
+use super::client_address::ClientAddress;
 use super::message::{Headers, Method, Request, is_name};
 pub use super::request_error::RequestError;
 use super::request_line::{self, is_authority};
@@ -61,7 +61,7 @@ impl Head<'_, '_> {
     pub fn request<'a>(
         &'a self,
         body: &'a mut [u8],
-        client: IpAddr,
+        client: ClientAddress,
         now: Now,
         stages: StageTimer<'a>,
     ) -> Request<'a> {

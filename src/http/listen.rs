@@ -1,12 +1,98 @@
 //! Listening sockets: one for each worker, all on the same address.
 
+pub mod unix;
+
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::unix::{SocketFile, UnixSocket, unix_listeners};
+
 /// Connections that wait in the kernel for a worker; the kernel lowers it to `somaxconn`.
 const BACKLOG: i32 = 4_096;
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(UnixSocket),
+}
+
+impl ListenAddress {
+    /// The address of TCP.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Its listeners for this many workers.
+    ///
+    /// # Errors
+    /// When the address can't be bound.
+    pub fn bind(&self, workers: usize) -> io::Result<BoundAddress> {
+        match self {
+            Self::Tcp(address) => {
+                let listeners = listeners(*address, workers)?;
+                let name = listeners[0].local_addr()?.to_string();
+                let listeners = listeners.into_iter().map(Listener::Tcp).collect();
+                Ok(BoundAddress { name, listeners, file: None })
+            }
+            Self::Unix(socket) => {
+                let (listeners, file) = unix_listeners(socket, workers, BACKLOG)?;
+                let unix = |listener| Listener::Unix { listener, is_shared: workers > 1 };
+                let listeners = listeners.into_iter().map(unix).collect();
+                Ok(BoundAddress { name: socket.name.to_string(), listeners, file })
+            }
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(socket) => socket.fmt(f),
+        }
+    }
+}
+
+/// An address with its listeners.
+#[derive(Debug)]
+pub struct BoundAddress {
+    /// As the log has it: with the port that the kernel has chosen, and without options.
+    pub name: String,
+    /// One for each worker.
+    pub listeners: Vec<Listener>,
+    /// The file of a Unix socket.
+    pub file: Option<SocketFile>,
+}
+
+/// A non-blocking listener of one worker.
+#[derive(Debug)]
+pub enum Listener {
+    /// Among several on one address the kernel distributes connections.
+    Tcp(TcpListener),
+    /// A descriptor of a Unix socket.
+    Unix {
+        /// The descriptor.
+        listener: UnixListener,
+        /// Other workers have descriptors of the same socket.
+        is_shared: bool,
+    },
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
 
 /// `count` non-blocking listeners on `address`, among which the kernel distributes connections.
 ///

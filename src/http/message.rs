@@ -5,10 +5,10 @@
 //! another thread, with a whole response or a stream. Nothing here touches a socket.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::client_address::ClientAddress;
 use super::stages::StageTimer;
 use sigmad_clock::Now;
 
@@ -71,7 +71,7 @@ pub struct Request<'a> {
     /// The decoded body; the service may use it as scratch space.
     pub body: &'a mut [u8],
     /// The client's address.
-    pub client: IpAddr,
+    pub client: ClientAddress,
     /// True when the request is HTTP/1.0.
     pub is_http10: bool,
     /// When the request was read.

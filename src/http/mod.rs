@@ -8,6 +8,7 @@
 
 pub mod budget;
 mod chunked;
+pub mod client_address;
 mod coding;
 pub mod cors;
 pub mod counters;

@@ -10,9 +10,10 @@ pub mod epoll;
 pub mod tls;
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use super::client_address::ClientAddress;
 
 /// Bytes of one receive: room for a whole head and a batch of a thousand samples.
 pub const RECEIVE_BYTES_MAX: usize = 64 * 1024;
@@ -51,8 +52,8 @@ pub enum Received<'a> {
 pub struct Accepted<S> {
     /// The socket.
     pub socket: S,
-    /// The peer's address; IPv4 also when the socket is IPv6.
-    pub client: IpAddr,
+    /// The peer's address.
+    pub client: ClientAddress,
 }
 
 /// Ends the wait of a poller from another thread.
@@ -79,7 +80,7 @@ pub trait PolledSocket {
     }
 }
 
-/// One worker's listener and sockets. Only [`Poller::wait`] blocks.
+/// One worker's listeners and sockets. Only [`Poller::wait`] blocks.
 pub trait Poller {
     /// A connected socket.
     type Socket: PolledSocket;
@@ -112,6 +113,10 @@ pub trait Poller {
     fn handshakes(&self) -> usize {
         0
     }
+
+    /// The listener will be closed. From now on [`Poller::accept`] asks the kernel whether it has reported a connection or
+    /// not, until its queue is empty.
+    fn empty_listener(&mut self);
 
     /// Stops listening; connections that were not accepted are reset.
     fn close_listener(&mut self);

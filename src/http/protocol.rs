@@ -10,7 +10,6 @@ mod round;
 mod unpacking;
 mod unpacking_place;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,6 +20,7 @@ pub use self::round::{Buffers, Round};
 use self::unpacking::Unpacking;
 use super::budget::{bytes_taken, reserve_within};
 use super::chunked::ChunkedDecoder;
+use super::client_address::ClientAddress;
 use super::coding::ContentCoding;
 use super::encode::{self, DateLine, ResponseOptions};
 use super::head::{self, BodyFraming, EMPTY_SLOTS, Head, HeadSearch, RequestError};
@@ -80,7 +80,7 @@ fn is_heavy(head: &Head<'_, '_>, length: usize) -> bool {
 #[derive(Debug)]
 pub struct Protocol {
     key: usize,
-    client: IpAddr,
+    client: ClientAddress,
     /// It is one connection too many: only what the service serves in any case is served.
     is_reserved: bool,
     phase: ConnectionPhase,
@@ -106,7 +106,7 @@ pub struct Protocol {
 
 impl Protocol {
     /// The state of a new connection from `client`, which its worker knows by `key`.
-    pub fn new(key: usize, client: IpAddr, is_reserved: bool) -> Self {
+    pub fn new(key: usize, client: ClientAddress, is_reserved: bool) -> Self {
         debug_assert!(key < 1 << KEY_BITS);
         Self {
             key,

@@ -1,8 +1,8 @@
 //! Why an engine refuses a request: status, code and message of each reason.
 
-use std::net::IpAddr;
-
 use tracing::debug;
+
+use super::client_address::ClientAddress;
 
 /// Why a request was refused before a service was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +145,7 @@ impl RequestError {
 
     /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
     #[cold]
-    pub fn log(self, client: IpAddr) {
+    pub fn log(self, client: ClientAddress) {
         debug!(%client, status = self.status(), reason = self.code(), "refused");
     }
 

@@ -195,6 +195,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
                     self.complete(responder_id, completion);
                 }
                 WorkerCommand::Drain { limit } => {
+                    self.poller.empty_listener();
                     self.deadlines.drain(self.now.monotonic_ms(), limit);
                 }
             }

@@ -1,7 +1,7 @@
 //! The HTTP engine: starts it, and drains it.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::threads::{join_all, spawn};
 use super::workers::WorkerParts;
 use crate::config::{Engine, ServerSettings, SettingsError};
 use crate::http::budget::ConnectionBudget;
-use crate::http::listen::listeners;
+use crate::http::listen::{ListenAddress, Listener};
 use crate::http::poller::Poller;
 use crate::http::poller::epoll::EpollPoller;
 use crate::http::poller::tls::TlsPoller;
@@ -27,8 +27,10 @@ use crate::reloadable::Reloadable;
 
 /// The engine that serves HTTP.
 pub(super) struct RunningEngine {
-    /// Where it listens, in the order of `--listen`.
-    pub addresses: Vec<SocketAddr>,
+    /// Where it listens, in the order of `--listen`, as the log has it.
+    pub addresses: Vec<String>,
+    /// The first of them that is TCP.
+    pub tcp: Option<SocketAddr>,
     drain: Box<dyn FnOnce(Duration)>,
 }
 
@@ -47,7 +49,7 @@ impl RunningEngine {
                 let tls = tls(settings, reloads).map_err(ServerError::Tls)?;
                 native(&settings.listen, limits, placement, workers, shared, tls.as_ref())
             }
-            Engine::May => may(settings.listen[0], limits, placement, workers, shared),
+            Engine::May => may(&settings.listen[0], limits, placement, workers, shared),
         }
     }
 
@@ -75,22 +77,27 @@ fn tls(
 }
 
 fn native(
-    listen: &[SocketAddr],
+    listen: &[ListenAddress],
     limits: Limits,
     placement: &Placement,
     workers: Vec<WorkerParts>,
     shared: &Shared,
     tls: Option<&Arc<Reloadable<ServerConfig>>>,
 ) -> Result<RunningEngine, ServerError> {
-    let mut addresses = Vec::new();
+    let (mut addresses, mut files) = (Vec::new(), Vec::new());
     // Of each worker, one for each address.
-    let mut own: Vec<Vec<TcpListener>> = workers.iter().map(|_| Vec::new()).collect();
-    for &address in listen {
-        let unavailable = |error| ServerError::Listen(address, error);
-        let of_address = listeners(address, workers.len()).map_err(unavailable)?;
-        addresses.push(of_address[0].local_addr().map_err(unavailable)?);
-        own.iter_mut().zip(of_address).for_each(|(own, listener)| own.push(listener));
+    let mut own: Vec<Vec<Listener>> = workers.iter().map(|_| Vec::new()).collect();
+    for address in listen {
+        let bound = address.bind(workers.len());
+        let bound = bound.map_err(|error| ServerError::Listen(address.clone(), error))?;
+        addresses.push(bound.name);
+        files.extend(bound.file);
+        own.iter_mut().zip(bound.listeners).for_each(|(own, listener)| own.push(listener));
     }
+    let tcp = own.iter().flatten().find_map(|listener| match listener {
+        Listener::Tcp(listener) => listener.local_addr().ok(),
+        Listener::Unix { .. } => None,
+    });
     let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
     let mut running = RunningWorkers::default();
     for (index, (parts, listeners)) in workers.into_iter().zip(own).enumerate() {
@@ -107,12 +114,14 @@ fn native(
     }
     let RunningWorkers { handles, threads } = running;
     let drain = move |limit| {
+        // Before the listeners close: who comes now is told that nobody listens, and is not reset.
+        drop(files);
         for handle in &handles {
             handle.drain(limit);
         }
         join_all(threads);
     };
-    Ok(RunningEngine { addresses, drain: Box::new(drain) })
+    Ok(RunningEngine { addresses, tcp, drain: Box::new(drain) })
 }
 
 /// The workers that have been started.
@@ -148,7 +157,7 @@ impl RunningWorkers {
 }
 
 fn may(
-    listen: SocketAddr,
+    listen: &ListenAddress,
     limits: Limits,
     placement: &Placement,
     workers: Vec<WorkerParts>,
@@ -158,9 +167,10 @@ fn may(
     let counters = workers[0].counters.clone();
     let routers = workers.into_iter().map(|parts| parts.router).collect();
     let is_pinned = placement.analytics_core.is_some();
-    let engine = http::may::start(listen, routers, limits, is_pinned, counters, shared.start)
-        .map_err(|error| ServerError::Listen(listen, error))?;
-    let addresses = vec![engine.address()];
+    let address = listen.tcp().expect("settings with this engine have one address, of TCP");
+    let engine = http::may::start(address, routers, limits, is_pinned, counters, shared.start)
+        .map_err(|error| ServerError::Listen(listen.clone(), error))?;
+    let (addresses, tcp) = (vec![engine.address().to_string()], Some(engine.address()));
     let drain = move |limit| drop(engine.stop(limit));
-    Ok(RunningEngine { addresses, drain: Box::new(drain) })
+    Ok(RunningEngine { addresses, tcp, drain: Box::new(drain) })
 }

@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
 use crate::config::SettingsError;
+use crate::http::listen::ListenAddress;
 
 /// Why the server can't run.
 #[derive(Debug)]
 pub enum ServerError {
     /// The address of `--listen` is not available.
-    Listen(SocketAddr, io::Error),
+    Listen(ListenAddress, io::Error),
     /// The kernel refused a thread, a poller or a signal handler.
     Start(io::Error),
     /// A worker lost its poller.

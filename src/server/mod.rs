@@ -47,14 +47,14 @@ use crate::placement::{self, Machine};
 use crate::readiness::ReadinessPhase;
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Clocks count from `start`. `is_listening` is called once, when
-/// the server accepts connections.
+/// the server accepts connections, with its first address of TCP.
 ///
 /// # Errors
 /// When the server can't start, or when a worker fails.
 pub fn run(
     settings: &ServerSettings,
     start: Instant,
-    is_listening: impl FnOnce(SocketAddr),
+    is_listening: impl FnOnce(Option<SocketAddr>),
 ) -> Result<(), ServerError> {
     let (main, main_events) = unbounded();
     let machine = Machine::of_this_process();
@@ -92,10 +92,8 @@ pub fn run(
     if store.is_none() {
         shared.readiness.set(ReadinessPhase::Ready);
     }
-    let addresses =
-        engine.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
     info!(
-        address = addresses,
+        address = engine.addresses.join(", "),
         workers = placement.workers(),
         workers_because = %placement.workers_reason,
         cores = ?placement.worker_cores,
@@ -105,7 +103,7 @@ pub fn run(
         started_ms = elapsed(start).as_millis() as u64,
         "listening"
     );
-    is_listening(engine.addresses[0]);
+    is_listening(engine.tcp);
 
     let failure = wait(&main_events, &shared, &reloads);
 

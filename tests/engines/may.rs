@@ -40,7 +40,7 @@ struct Toy {
 
 impl Service for Toy {
     fn call(&mut self, request: Request<'_>, answer: &mut dyn ResponseWriter) {
-        assert!(request.client.is_loopback());
+        assert!(request.client.is_local());
         let _ = self.calls.send(format!("{} {}", request.path, request.query));
         match request.path {
             "/later" => self.responders.send(answer.defer()).expect("the test listens"),

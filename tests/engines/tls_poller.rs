@@ -89,6 +89,8 @@ impl Poller for PiecesPoller {
         Ok(Some(Accepted { socket, client: Ipv4Addr::LOCALHOST.into() }))
     }
 
+    fn empty_listener(&mut self) {}
+
     fn close_listener(&mut self) {}
 
     fn register(&mut self, _socket: &mut PiecesSocket, _key: usize) -> io::Result<()> {

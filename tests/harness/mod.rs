@@ -9,7 +9,11 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -37,6 +41,48 @@ impl Engine {
             Self::Native => "native",
             Self::May => "may",
         }
+    }
+}
+
+/// By which sockets a test speaks to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    #[default]
+    Tcp,
+    Unix,
+}
+
+/// For tests that hold for both.
+pub const FAMILIES: [Family; 2] = [Family::Tcp, Family::Unix];
+
+/// A directory for one Unix socket, removed with what is in it.
+pub struct SocketDirectory(PathBuf);
+
+impl Default for SocketDirectory {
+    fn default() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("sigmad-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a new directory");
+        Self(path)
+    }
+}
+
+impl SocketDirectory {
+    /// The path of its socket.
+    pub fn path(&self) -> PathBuf {
+        self.0.join("s")
+    }
+
+    /// The address for `--listen` and `--url`.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.path().display())
+    }
+}
+
+impl Drop for SocketDirectory {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 
@@ -85,6 +131,8 @@ impl Log {
 #[derive(Clone, Copy)]
 pub struct Launch<'a> {
     pub engine: Engine,
+    /// By which [`Server::connect`] reaches it. TCP is there as well.
+    pub family: Family,
     pub args: &'a [&'a str],
     pub env: &'a [(&'a str, &'a str)],
     /// `ulimit -n` of the process.
@@ -93,7 +141,8 @@ pub struct Launch<'a> {
 
 impl Default for Launch<'_> {
     fn default() -> Self {
-        Self { engine: Engine::Native, args: &[], env: &[], open_files: None }
+        let family = Family::default();
+        Self { engine: Engine::Native, family, args: &[], env: &[], open_files: None }
     }
 }
 
@@ -144,6 +193,10 @@ impl Launch<'_> {
     /// Starts the server and waits until it listens.
     pub fn start(&self) -> Server {
         let mut command = self.command();
+        let unix = (self.family == Family::Unix).then(SocketDirectory::default);
+        if let Some(directory) = &unix {
+            command.args(["--listen", &directory.address()]);
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -156,8 +209,8 @@ impl Launch<'_> {
             let found = state.lines.iter().find_map(|line| listening_address(line));
             if found.is_none() && state.has_ended { Some(None) } else { found.map(Some) }
         });
-        let mut server =
-            Server { child, log, reader, address: (Ipv4Addr::LOCALHOST, 0).into(), exit: None };
+        let address_unknown = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut server = Server { child, log, reader, address: address_unknown, unix, exit: None };
         match address.flatten() {
             Some(address) => server.address = address,
             None => {
@@ -194,6 +247,7 @@ pub struct Server {
     reader: Option<JoinHandle<()>>,
     exit: Option<ExitStatus>,
     pub address: SocketAddr,
+    unix: Option<SocketDirectory>,
 }
 
 impl Server {
@@ -202,13 +256,21 @@ impl Server {
         Launch { engine, args, ..Launch::default() }.start()
     }
 
+    /// The same, reached by sockets of that family.
+    pub fn start_on(family: Family, args: &[&str]) -> Self {
+        Launch { family, args, ..Launch::default() }.start()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// A new connection.
     pub fn connect(&self) -> Connection {
-        Connection::open(self.address).expect("connect")
+        match &self.unix {
+            None => Connection::open(self.address).expect("connect"),
+            Some(directory) => Connection::open_unix(&directory.path()).expect("connect"),
+        }
     }
 
     /// One request on a connection of its own.
@@ -354,6 +416,13 @@ impl Connection {
     pub fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, WAIT)?;
         stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(WAIT))?;
+        Ok(Self { stream, buffer: Vec::new(), timeout: WAIT })
+    }
+
+    pub fn open_unix(path: &Path) -> io::Result<Self> {
+        // Reads, writes and half closes are the same calls for both families.
+        let stream = TcpStream::from(OwnedFd::from(UnixStream::connect(path)?));
         stream.set_write_timeout(Some(WAIT))?;
         Ok(Self { stream, buffer: Vec::new(), timeout: WAIT })
     }

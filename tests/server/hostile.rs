@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    Connection, End, Engine, Failure, Launch, Model, Server, WAIT, assert_close, eventually, get,
-    post, request, shown,
+    Connection, End, Engine, FAMILIES, Failure, Family, Launch, Model, Server, WAIT, assert_close,
+    eventually, get, post, request, shown,
 };
 use serde_json::{Value, json};
 
@@ -659,7 +659,11 @@ fn try_case(server: &Server, case: &Case) -> Result<u64, String> {
 }
 
 fn check_framing(cases: &[Case]) {
-    let server = Server::start(Engine::Native, &["--workers", "1"]);
+    check_framing_on(Family::Tcp, cases);
+}
+
+fn check_framing_on(family: Family, cases: &[Case]) {
+    let server = Server::start_on(family, &["--workers", "1"]);
     let mut failed = Vec::new();
     let mut total = 0;
     for case in cases {
@@ -725,6 +729,14 @@ fn framing_garbage() {
 #[test]
 fn framing_bodies() {
     check_framing(&body_cases());
+}
+
+/// The ends of connections are those of another family; the parser is the same.
+#[test]
+fn framing_on_a_unix_socket() {
+    for cases in [chunk_cases(), garbage_cases(), body_cases()] {
+        check_framing_on(Family::Unix, &cases);
+    }
 }
 
 /// Every byte at every place where a grammar decides: refused and closed, or served and kept.
@@ -1139,13 +1151,15 @@ fn quick_server() -> Server {
 
 #[test]
 fn slow_head_is_408() {
-    let server = quick_server();
-    let mut connection = server.connect();
-    connection.send(b"POST /ingest HTTP/1.1\r\nHost: a\r\n");
-    let answer = connection.read().expect("an answer");
-    answer.error(408);
-    assert!(answer.closes());
-    assert_eq!(connection.read_end(), End::Closed);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &QUICK);
+        let mut connection = server.connect();
+        connection.send(b"POST /ingest HTTP/1.1\r\nHost: a\r\n");
+        let answer = connection.read().expect("an answer");
+        answer.error(408);
+        assert!(answer.closes());
+        assert_eq!(connection.read_end(), End::Closed);
+    }
 }
 
 #[test]
@@ -1172,21 +1186,24 @@ fn a_head_in_drops_is_408() {
 
 #[test]
 fn stalled_body_is_408() {
-    let server = quick_server();
-    for bytes in [
-        raw("Content-Length: 17\r\n", &BODY[..9]),
-        raw("Content-Length: 17\r\n", b""),
-        chunks(&[b"11\r\n", &BODY[..9]]),
-        chunks(&[b"11\r\n", BODY, b"\r\n"]),
-    ] {
-        let mut connection = server.connect();
-        connection.send(&bytes);
-        let answer =
-            connection.read().unwrap_or_else(|failure| panic!("{failure:?}: {}", shown(&bytes)));
-        answer.error(408);
-        assert_eq!(connection.read_end(), End::Closed);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &QUICK);
+        for bytes in [
+            raw("Content-Length: 17\r\n", &BODY[..9]),
+            raw("Content-Length: 17\r\n", b""),
+            chunks(&[b"11\r\n", &BODY[..9]]),
+            chunks(&[b"11\r\n", BODY, b"\r\n"]),
+        ] {
+            let mut connection = server.connect();
+            connection.send(&bytes);
+            let answer = connection
+                .read()
+                .unwrap_or_else(|failure| panic!("{failure:?}: {}", shown(&bytes)));
+            answer.error(408);
+            assert_eq!(connection.read_end(), End::Closed);
+        }
+        assert_eq!(server.total(), 0);
     }
-    assert_eq!(server.total(), 0);
 }
 
 #[test]
@@ -1204,23 +1221,24 @@ fn a_slow_body_with_progress_is_served() {
 
 #[test]
 fn a_body_slower_than_its_least_rate_is_408() {
-    let server =
-        Server::start(Engine::Native, &[&QUICK[..], &["--body-rate-min", "1KiB"]].concat());
-    let long = "x".repeat(100_000);
-    for head in [raw("Content-Length: 100000\r\n", b""), chunks(&[b"186A0\r\n"])] {
-        let mut connection = server.connect();
-        connection.send(&head);
-        connection.timeout = Duration::from_millis(50);
-        // Each part is progress, and 20 bytes of it a second are too few.
-        let answer = long.as_bytes().iter().take(400).find_map(|byte| {
-            let sent = connection.try_send(&[*byte]);
-            match connection.read() {
-                Ok(answer) => Some(answer),
-                Err(Failure::Timeout(_)) if sent.is_ok() => None,
-                Err(failure) => panic!("{failure:?} instead of 408"),
-            }
-        });
-        answer.expect("refused long before its end").error(408);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &[&QUICK[..], &["--body-rate-min", "1KiB"]].concat());
+        let long = "x".repeat(100_000);
+        for head in [raw("Content-Length: 100000\r\n", b""), chunks(&[b"186A0\r\n"])] {
+            let mut connection = server.connect();
+            connection.send(&head);
+            connection.timeout = Duration::from_millis(50);
+            // Each part is progress, and 20 bytes of it a second are too few.
+            let answer = long.as_bytes().iter().take(400).find_map(|byte| {
+                let sent = connection.try_send(&[*byte]);
+                match connection.read() {
+                    Ok(answer) => Some(answer),
+                    Err(Failure::Timeout(_)) if sent.is_ok() => None,
+                    Err(failure) => panic!("{failure:?} instead of 408"),
+                }
+            });
+            answer.expect("refused long before its end").error(408);
+        }
     }
 }
 
@@ -1271,17 +1289,19 @@ fn a_body_that_the_head_forbids_is_not_waited_for() {
 
 #[test]
 fn idle_connections_are_closed() {
-    let server = quick_server();
-    let mut silent = server.connect();
-    let mut idle = server.connect();
-    idle.exchange(&get("/health")).expect(200);
-    assert_eq!(idle.read_end(), End::Closed, "idle keep-alive");
-    match silent.read() {
-        Err(Failure::Closed) => {}
-        Ok(answer) => {
-            answer.error(408);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &QUICK);
+        let mut silent = server.connect();
+        let mut idle = server.connect();
+        idle.exchange(&get("/health")).expect(200);
+        assert_eq!(idle.read_end(), End::Closed, "idle keep-alive");
+        match silent.read() {
+            Err(Failure::Closed) => {}
+            Ok(answer) => {
+                answer.error(408);
+            }
+            Err(failure) => panic!("a connection that never sends: {failure:?}"),
         }
-        Err(failure) => panic!("a connection that never sends: {failure:?}"),
     }
 }
 
@@ -1452,8 +1472,12 @@ fn an_idle_server_takes_no_cpu_time() {
 
 #[test]
 fn out_of_descriptors() {
-    let server =
-        Launch { open_files: Some(256), args: &["--workers", "2"], ..Launch::default() }.start();
+    FAMILIES.into_iter().for_each(check_out_of_descriptors);
+}
+
+fn check_out_of_descriptors(family: Family) {
+    let args = &["--workers", "2"];
+    let server = Launch { family, open_files: Some(256), args, ..Launch::default() }.start();
     server.ingest(r#"{"rps":1}"#).expect(202);
     let mut crowd: Vec<_> = (0..400).map(|_| server.connect()).collect();
     for connection in &mut crowd {
@@ -1479,58 +1503,62 @@ fn out_of_descriptors() {
 
 #[test]
 fn connections_are_limited() {
-    let server = Server::start(Engine::Native, &["--max-connections", "20"]);
-    let mut crowd: Vec<_> = (0..60)
-        .map(|_| {
-            let mut connection = server.connect();
-            connection.send(&get("/health"));
-            match connection.read() {
-                Ok(answer) => assert!(matches!(answer.status, 200 | 503), "{}", answer.status),
-                Err(failure) => panic!("{failure:?}"),
-            }
-            connection
-        })
-        .collect();
-    // The last one was served, and the first was evicted.
-    crowd[59].exchange(&get("/health")).expect(200);
-    assert_eq!(crowd[0].read_end(), End::Closed);
-    assert!(server.open_files() < 60);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &["--max-connections", "20"]);
+        let mut crowd: Vec<_> = (0..60)
+            .map(|_| {
+                let mut connection = server.connect();
+                connection.send(&get("/health"));
+                match connection.read() {
+                    Ok(answer) => assert!(matches!(answer.status, 200 | 503), "{}", answer.status),
+                    Err(failure) => panic!("{failure:?}"),
+                }
+                connection
+            })
+            .collect();
+        // The last one was served, and the first was evicted.
+        crowd[59].exchange(&get("/health")).expect(200);
+        assert_eq!(crowd[0].read_end(), End::Closed);
+        assert!(server.open_files() < 60);
+    }
 }
 
 #[test]
 fn health_is_answered_when_all_connections_are_busy() {
-    let server = Server::start(Engine::Native, &["--max-connections", "4", "--workers", "1"]);
-    let head = request("GET", "/readyz", &[("Expect", "100-continue")], b"cd");
-    let mut busy: Vec<_> = (0..4)
-        .map(|_| {
-            let mut connection = server.connect();
-            connection.send(&head[..head.len() - 2]);
-            assert_eq!(connection.read().expect("its head has been read").status, 100);
-            connection
-        })
-        .collect();
-    let ask = |path: &str| {
-        let answer = server.get(path);
-        assert!(answer.closes(), "{path}");
-        answer
-    };
-    for _ in 0..20 {
-        for path in ["/health", "/healthz", "/livez", "/readyz"] {
-            ask(path).expect(200);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &["--max-connections", "4", "--workers", "1"]);
+        let head = request("GET", "/readyz", &[("Expect", "100-continue")], b"cd");
+        let mut busy: Vec<_> = (0..4)
+            .map(|_| {
+                let mut connection = server.connect();
+                connection.send(&head[..head.len() - 2]);
+                assert_eq!(connection.read().expect("its head has been read").status, 100);
+                connection
+            })
+            .collect();
+        let ask = |path: &str| {
+            let answer = server.get(path);
+            assert!(answer.closes(), "{path}");
+            answer
+        };
+        for _ in 0..20 {
+            for path in ["/health", "/healthz", "/livez", "/readyz"] {
+                ask(path).expect(200);
+            }
+            ask("/stats").error(503);
+            server.ingest(r#"{"rps":1}"#).error(503);
         }
-        ask("/stats").error(503);
-        server.ingest(r#"{"rps":1}"#).error(503);
-    }
-    // Silent connections take the reserve, but keep it only until others need it.
-    let _silent: Vec<_> = (0..40).map(|_| server.connect()).collect();
-    for _ in 0..20 {
-        let mut connection = server.connect();
-        connection.send(&get("/livez"));
-        connection.read().expect("an answer beside the silent ones").expect(200);
-    }
-    for connection in &mut busy {
-        connection.send(b"cd");
-        connection.read().expect("the busy ones were not disturbed").expect(200);
+        // Silent connections take the reserve, but keep it only until others need it.
+        let _silent: Vec<_> = (0..40).map(|_| server.connect()).collect();
+        for _ in 0..20 {
+            let mut connection = server.connect();
+            connection.send(&get("/livez"));
+            connection.read().expect("an answer beside the silent ones").expect(200);
+        }
+        for connection in &mut busy {
+            connection.send(b"cd");
+            connection.read().expect("the busy ones were not disturbed").expect(200);
+        }
     }
 }
 
@@ -1538,43 +1566,50 @@ fn health_is_answered_when_all_connections_are_busy() {
 
 #[test]
 fn a_half_closed_client_gets_its_answers() {
-    let server = Server::start(Engine::Native, &[]);
-    let mut connection = server.connect();
-    connection.send(&[post("/ingest", BODY), get("/analyze"), get("/stats")].concat());
-    connection.finish();
-    assert_eq!(connection.read().expect("202").accepted(), 1);
-    connection.read().expect("analyze").expect(200);
-    connection.read().expect("stats").expect(200);
-    assert_eq!(connection.read_end(), End::Closed);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &[]);
+        let mut connection = server.connect();
+        connection.send(&[post("/ingest", BODY), get("/analyze"), get("/stats")].concat());
+        connection.finish();
+        assert_eq!(connection.read().expect("202").accepted(), 1);
+        connection.read().expect("analyze").expect(200);
+        connection.read().expect("stats").expect(200);
+        assert_eq!(connection.read_end(), End::Closed);
+    }
 }
 
 #[test]
 fn a_half_closed_client_gets_a_large_answer() {
-    let server = Server::start(Engine::Native, &[]);
-    let mut connection = server.connect();
-    connection.send(&get("/openapi.json"));
-    connection.finish();
-    connection.read().expect("the document").expect(200).json();
-    assert_eq!(connection.read_end(), End::Closed);
+    for family in FAMILIES {
+        let server = Server::start_on(family, &[]);
+        let mut connection = server.connect();
+        connection.send(&get("/openapi.json"));
+        connection.finish();
+        connection.read().expect("the document").expect(200).json();
+        assert_eq!(connection.read_end(), End::Closed);
+    }
 }
 
 #[test]
 fn a_thousand_pipelined_requests_in_one_write() {
-    let server = Server::start(Engine::Native, &[]);
-    let mut bytes = Vec::new();
-    for i in 0..1000 {
-        // The size of the batch comes back: answers out of order would show.
-        let batch = format!("[{}]", vec![r#"{"rps":1}"#; i % 7 + 1].join(","));
-        bytes.extend_from_slice(&post("/ingest", batch.as_bytes()));
+    for family in FAMILIES {
+        let server = Server::start_on(family, &[]);
+        let mut bytes = Vec::new();
+        for i in 0..1000 {
+            // The size of the batch comes back: answers out of order would show.
+            let batch = format!("[{}]", vec![r#"{"rps":1}"#; i % 7 + 1].join(","));
+            bytes.extend_from_slice(&post("/ingest", batch.as_bytes()));
+        }
+        let mut connection = server.connect();
+        connection.send(&bytes);
+        for i in 0..1000 {
+            let answer =
+                connection.read().unwrap_or_else(|failure| panic!("answer {i}: {failure:?}"));
+            assert_eq!(answer.accepted(), i % 7 + 1, "answer {i}");
+        }
+        connection.finish();
+        assert_eq!(connection.read_end(), End::Closed);
     }
-    let mut connection = server.connect();
-    connection.send(&bytes);
-    for i in 0..1000 {
-        let answer = connection.read().unwrap_or_else(|failure| panic!("answer {i}: {failure:?}"));
-        assert_eq!(answer.accepted(), i % 7 + 1, "answer {i}");
-    }
-    connection.finish();
-    assert_eq!(connection.read_end(), End::Closed);
 }
 
 #[test]

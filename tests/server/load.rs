@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Engine, Server, WAIT};
+use crate::harness::{Engine, Server, SocketDirectory, WAIT};
 use serde_json::Value;
 
 /// No run of these tests takes longer, on the slowest machine.
@@ -57,14 +57,22 @@ impl Run {
 }
 
 fn load_command(address: SocketAddr, args: &[&str]) -> Command {
+    load_command_at(&format!("http://{address}/ingest"), args)
+}
+
+fn load_command_at(url: &str, args: &[&str]) -> Command {
     let mut command = Command::new("timeout");
     command.arg(PATIENCE_S).arg(env!("CARGO_BIN_EXE_sigmad")).arg("load").env_clear();
-    command.arg(format!("--url=http://{address}/ingest")).args(args);
+    command.arg(format!("--url={url}")).args(args);
     command
 }
 
 fn load(address: SocketAddr, args: &[&str]) -> Run {
-    let output = load_command(address, args).arg("--json=-").output().expect("it runs");
+    run(load_command(address, args))
+}
+
+fn run(mut command: Command) -> Run {
+    let output = command.arg("--json=-").output().expect("it runs");
     let table = String::from_utf8(output.stderr).expect("UTF-8");
     let summary = serde_json::from_slice(&output.stdout);
     let summary = summary.unwrap_or_else(|error| panic!("{error}, {:?}\n{table}", output.status));
@@ -181,6 +189,31 @@ fn what_it_counts_is_what_the_server_counts() {
 struct Stall {
     begin: Instant,
     end: Instant,
+}
+
+#[test]
+fn a_unix_socket_is_a_target() {
+    let directory = SocketDirectory::default();
+    let address = directory.address();
+    let server = Server::start(Engine::Native, &["--listen", "127.0.0.1:0", "--listen", &address]);
+    let mut samples = 0;
+    // The second one fills the buffers of the sockets, in both directions.
+    for args in [
+        &["--connections=8", "--rate=500", "--duration=500ms"][..],
+        &["--connections=2", "--pipeline=256", "--batch=100", "--duration=500ms"],
+    ] {
+        let run = run(load_command_at(&address, args));
+        assert_eq!(run.code, Some(0), "{}", run.table);
+        assert!(run.table.contains(&format!("{address}:/ingest")), "{}", run.table);
+        assert_eq!(run.unanswered(), 0, "{}", run.table);
+        samples += run.summary["samples"]["accepted"].as_u64().expect("a count");
+        assert_eq!(scraped(&server, "ingest_samples_total", &["result=\"accepted\""]), samples);
+    }
+    drop(server);
+    let output = load_command_at(&address, &[]).output().expect("it runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains(&format!("can't connect to {address}")), "{message}");
 }
 
 /// Samples of a percentile table, as `--hgrm` writes it: value in milliseconds and share of requests.

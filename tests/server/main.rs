@@ -19,3 +19,4 @@ mod names;
 mod signals;
 mod soak;
 mod tls;
+mod unix;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::harness::{Connection, End, Launch, Server, WAIT, eventually, get, post, request};
+use crate::harness::{
+    Connection, End, Family, Launch, Server, WAIT, eventually, get, post, request,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -80,6 +82,19 @@ fn ask(server: &Server, client: &Arc<ClientConfig>, request: &[u8]) -> String {
     // Without close_notify this would be an error.
     stream.read_to_string(&mut answer).expect("an answer, then close_notify");
     answer
+}
+
+#[test]
+fn a_unix_socket_beside_it_has_no_tls() {
+    let folder = Folder::new("unix");
+    let (certificate, key) = (folder.file("server.crt"), folder.file("server.key"));
+    let args = &["--workers", "2", "--tls-cert", &certificate, "--tls-key", &key];
+    let server = Launch { family: Family::Unix, args, ..Launch::default() }.start();
+    let mut connection = server.connect();
+    for _ in 0..3 {
+        connection.exchange(&request("GET", "/livez", &[], b"")).expect(200);
+    }
+    assert!(ask(&server, &folder.client(), &closing("/livez")).starts_with("HTTP/1.1 200 "));
 }
 
 fn closing(path: &str) -> Vec<u8> {

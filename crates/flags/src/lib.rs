@@ -1,8 +1,9 @@
-//! Parsers of flag values: counts, durations, sizes and bearer tokens.
+//! Parsers of flag values: counts, durations, sizes, bearer tokens and names of Unix sockets.
 //!
 //! Each parser checks its range, so a value that was parsed needs no further check. The error names the range.
 
 mod token;
+mod unix;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 pub use token::{TokenError, TokenFlag};
+pub use unix::{UNIX_SCHEME, UnixName};
 
 /// Parses a whole number within `range`.
 pub fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> + Clone {

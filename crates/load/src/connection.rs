@@ -4,10 +4,10 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 
-use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+
+use crate::socket::{LoadSocket, ServerAddress};
 
 /// A request that waits for its response.
 #[derive(Clone, Copy, Debug)]
@@ -27,16 +27,19 @@ enum SocketState {
         retry_ns: u64,
     },
     Connecting {
-        socket: TcpStream,
+        socket: LoadSocket,
         since_ns: u64,
     },
-    Open(TcpStream),
+    Open(LoadSocket),
 }
 
 /// One of the connections of a thread; reopened when lost.
 #[derive(Debug)]
 pub struct LoadConnection {
     state: SocketState,
+    token: Token,
+    /// The poller was asked to report when the kernel accepts more.
+    awaits_room: bool,
     /// Bytes read that are no whole response yet.
     pub input: Vec<u8>,
     /// From `written` on: bytes that the kernel did not accept yet.
@@ -64,10 +67,12 @@ pub enum ConnectResult {
 }
 
 impl LoadConnection {
-    /// A closed connection, ready to open.
-    pub fn new(pipeline: usize) -> Self {
+    /// A closed connection, ready to open. The poller reports it by `token`.
+    pub fn new(pipeline: usize, token: Token) -> Self {
         Self {
             state: SocketState::Closed { retry_ns: 0 },
+            token,
+            awaits_room: false,
             input: Vec::new(),
             output: Vec::new(),
             written: 0,
@@ -107,32 +112,30 @@ impl LoadConnection {
     /// When there is no free descriptor or port.
     pub fn connect(
         &mut self,
-        address: SocketAddr,
+        address: &ServerAddress,
         registry: &Registry,
-        token: Token,
         now_ns: u64,
     ) -> io::Result<()> {
-        let mut socket = TcpStream::connect(address)?;
-        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        let mut socket = LoadSocket::connect(address)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(socket.source(), self.token, interest)?;
         self.state = SocketState::Connecting { socket, since_ns: now_ns };
         Ok(())
     }
 
     /// Checks the attempt to connect.
-    pub fn finish_connecting(&mut self) -> ConnectResult {
-        let SocketState::Connecting { socket, .. } = &self.state else {
+    pub fn finish_connecting(&mut self, registry: &Registry) -> ConnectResult {
+        let SocketState::Connecting { socket, .. } = &mut self.state else {
             return ConnectResult::Unchanged;
         };
-        match socket.take_error() {
-            Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return ConnectResult::Failed(error),
-        }
-        match socket.peer_addr().and_then(|_| socket.set_nodelay(true)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                return ConnectResult::Unchanged;
-            }
+        match socket.is_connected() {
+            Ok(true) => {}
+            Ok(false) => return ConnectResult::Unchanged,
             Err(error) => return ConnectResult::Failed(error),
+        }
+        self.awaits_room = false;
+        if let Err(error) = socket.await_room(registry, self.token, false) {
+            return ConnectResult::Failed(error);
         }
         let closed = SocketState::Closed { retry_ns: 0 };
         if let SocketState::Connecting { socket, .. } = std::mem::replace(&mut self.state, closed) {
@@ -160,9 +163,10 @@ impl LoadConnection {
     ///
     /// # Errors
     /// When the connection is lost.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub fn flush(&mut self, registry: &Registry) -> io::Result<()> {
         let SocketState::Open(socket) = &mut self.state else { return Ok(()) };
         self.written += write_all(socket, &self.output[self.written..])?;
+        self.await_room(registry)?;
         if self.written == self.output.len() {
             self.output.clear();
             self.written = 0;
@@ -174,11 +178,23 @@ impl LoadConnection {
     ///
     /// # Errors
     /// When the connection is lost.
-    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn send(&mut self, bytes: &[u8], registry: &Registry) -> io::Result<()> {
         debug_assert!(!self.has_output());
         let SocketState::Open(socket) = &mut self.state else { return Ok(()) };
         let taken = write_all(socket, bytes)?;
         self.output.extend_from_slice(&bytes[taken..]);
+        self.await_room(registry)
+    }
+
+    /// After a write: the poller reports when the kernel accepts more, if something is left.
+    fn await_room(&mut self, registry: &Registry) -> io::Result<()> {
+        let is_awaited = self.has_output();
+        if self.awaits_room != is_awaited
+            && let SocketState::Open(socket) = &mut self.state
+        {
+            socket.await_room(registry, self.token, is_awaited)?;
+            self.awaits_room = is_awaited;
+        }
         Ok(())
     }
 
@@ -206,7 +222,7 @@ impl LoadConnection {
 }
 
 /// Writes as many bytes as the kernel accepts; returns their number.
-fn write_all(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn write_all(socket: &mut LoadSocket, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {
         match socket.write(&bytes[written..]) {

@@ -8,7 +8,6 @@ mod connecting;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use super::outcome::{GOOD, LoadOutcome};
 use super::requests::RequestBodies;
 use super::schedule::Schedule;
 use super::settings::LoadSettings;
+use super::socket::ServerAddress;
 use super::timer::WakeTimer;
 use super::{LiveCounters, ThreadMessage};
 use sigmad_clock::Clock;
@@ -86,7 +86,7 @@ pub struct Driver {
     pipeline: usize,
     batch: u64,
     timeout_ns: u64,
-    address: SocketAddr,
+    address: ServerAddress,
     poll: Poll,
     timer: WakeTimer,
     /// The thread stays awake for this time before a request is due.
@@ -123,7 +123,7 @@ pub struct Driver {
 #[derive(Clone)]
 pub struct LoadShared {
     /// The address of the server.
-    pub address: SocketAddr,
+    pub address: ServerAddress,
     /// The requests.
     pub bodies: RequestBodies,
     /// Set to end the run early.
@@ -163,7 +163,9 @@ impl Driver {
             }),
             timer_ns: 0,
             clock: Clock::new(start),
-            connections: (0..count).map(|_| LoadConnection::new(settings.pipeline)).collect(),
+            connections: (0..count)
+                .map(|key| LoadConnection::new(settings.pipeline, Token(key)))
+                .collect(),
             connecting: 0,
             in_flight: 0,
             pace: LoopMode::Closed { next: part.index as u64, step: part.of as u64 },
@@ -390,8 +392,8 @@ impl Driver {
                 self.in_flight += room;
                 // One request needs no copy; several need one write.
                 let sent = match room {
-                    1 => connection.send(self.bodies.request()),
-                    _ => connection.flush(),
+                    1 => connection.send(self.bodies.request(), self.poll.registry()),
+                    _ => connection.flush(self.poll.registry()),
                 };
                 if sent.is_err() {
                     self.lose(key, LossReason::Ended, now_ns);
@@ -428,7 +430,7 @@ impl Driver {
             outcome.lateness.saturating_record(now_ns - due_ns);
             let could_ns = due_ns.max(self.free_since_ns);
             outcome.own_lateness.saturating_record(now_ns.saturating_sub(could_ns));
-            let sent = connection.send(self.bodies.request());
+            let sent = connection.send(self.bodies.request(), self.poll.registry());
             if sent.is_err() {
                 self.lose(key, LossReason::Ended, now_ns);
             } else if connection.in_flight.len() < self.pipeline && !connection.has_output() {
@@ -439,7 +441,7 @@ impl Driver {
     }
 
     fn flush(&mut self, key: usize) {
-        if self.connections[key].flush().is_err() {
+        if self.connections[key].flush(self.poll.registry()).is_err() {
             let now_ns = self.clock.monotonic_ns();
             self.lose(key, LossReason::Ended, now_ns);
         }

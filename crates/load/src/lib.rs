@@ -16,7 +16,8 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ use self::outcome::LoadOutcome;
 use self::progress::ProgressLine;
 use self::report::{CpuCost, LoadSummary};
 use self::requests::RequestBodies;
+use self::settings::TargetServer;
+use self::socket::ServerAddress;
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Histogram};
 use sigmad_signals::SignalEvent;
@@ -50,6 +53,7 @@ mod report;
 mod requests;
 mod schedule;
 mod settings;
+mod socket;
 mod table;
 mod timer;
 
@@ -114,8 +118,8 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(host, error) => write!(f, "--url: {host} has no address: {error}"),
-            Self::Unreachable(authority, error) => {
-                write!(f, "--url: can't connect to {authority}: {error}")
+            Self::Unreachable(server, error) => {
+                write!(f, "--url: can't connect to {server}: {error}")
             }
             Self::Process(pid, error) => write!(f, "--pid {pid} can't be measured: {error}"),
             Self::File(path, error) => write!(f, "{} can't be written: {error}", path.display()),
@@ -213,27 +217,33 @@ fn measure(
     let RunResult { outcome, start_ns, server, generator } = run;
     if outcome.opened == 0 {
         let error = outcome.connect_error.unwrap_or_else(|| "stopped by a signal".to_owned());
-        return Err(LoadError::Unreachable(settings.url.authority.clone(), error));
+        return Err(LoadError::Unreachable(settings.url.server(), error));
     }
     let summary = LoadSummary::new(settings, &outcome, start_ns, from_us, server, generator);
     files.write(settings, &summary, &outcome)?;
     Ok(summary)
 }
 
-/// The first address of the host that accepts a connection.
-fn reachable(settings: &LoadSettings) -> Result<SocketAddr, LoadError> {
+/// The first address of the host that accepts a connection, or the Unix socket.
+fn reachable(settings: &LoadSettings) -> Result<ServerAddress, LoadError> {
     let url = &settings.url;
-    let addresses = (url.host.as_str(), url.port)
-        .to_socket_addrs()
-        .map_err(|error| LoadError::Host(url.host.clone(), error))?;
     let mut last = "it has no address".to_owned();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, settings.timeout) {
-            Ok(_) => return Ok(address),
-            Err(error) => last = error.to_string(),
+    match &url.at {
+        TargetServer::Tcp { host, port } => {
+            let addresses = (host.as_str(), *port).to_socket_addrs();
+            for address in addresses.map_err(|error| LoadError::Host(host.clone(), error))? {
+                match TcpStream::connect_timeout(&address, settings.timeout) {
+                    Ok(_) => return Ok(ServerAddress::Tcp(address)),
+                    Err(error) => last = error.to_string(),
+                }
+            }
         }
+        TargetServer::Unix(name) => match UnixStream::connect_addr(&name.address()) {
+            Ok(_) => return Ok(ServerAddress::Unix(name.address())),
+            Err(error) => last = error.to_string(),
+        },
     }
-    Err(LoadError::Unreachable(url.authority.clone(), last))
+    Err(LoadError::Unreachable(url.server(), last))
 }
 
 fn drive(

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 
-use sigmad_flags::{TokenFlag, count, duration};
+use sigmad_flags::{TokenFlag, UNIX_SCHEME, UnixName, count, duration};
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
 /// One machine can't send ten million requests a second.
@@ -56,12 +56,16 @@ Examples:
   sigmad load --rate 1000 --duration 60s --pid $(pidof sigmad)
   sigmad load --connections 64 --pipeline 16 --batch 100 --profile devices
   sigmad load --rate 2000 --profile anomalies --truth truth.ndjson --json -
+  sigmad load --url unix:/run/sigmad.sock
 ";
 
 /// The flags of `sigmad load`. The documentation of each is its line in `--help`.
 #[derive(Args, Clone, Debug)]
 pub struct LoadSettings {
     /// URL to send POST requests to; HTTP only
+    ///
+    /// URL to send POST requests to, HTTP only. `unix:/run/sigmad.sock` is a Unix socket, and
+    /// `unix:/run/sigmad.sock:/write` another path on it.
     #[arg(long, default_value = "http://127.0.0.1:8080/ingest", help_heading = "Requests")]
     pub url: TargetUrl,
 
@@ -220,35 +224,60 @@ fn anomaly_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// `http://host:port/target`, taken apart.
+/// Where the server of a URL listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetServer {
+    /// Over TCP.
+    Tcp {
+        /// Name or address, without brackets.
+        host: String,
+        /// 80 unless named.
+        port: u16,
+    },
+    /// At a Unix socket.
+    Unix(UnixName),
+}
+
+/// `http://host:port/target` or `unix:/path/of/socket:/target`, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetUrl {
-    /// For the Host field: host, and port where it was named.
+    /// For the Host field: host, and port where it was named; `localhost` for a Unix socket, as curl has it.
     pub authority: String,
-    /// Name or address, without brackets.
-    pub host: String,
-    /// 80 unless named.
-    pub port: u16,
+    /// Where it leads.
+    pub at: TargetServer,
     /// Path and query.
     pub target: String,
+}
+
+impl TargetUrl {
+    /// The server, for messages.
+    pub fn server(&self) -> String {
+        match &self.at {
+            TargetServer::Tcp { .. } => self.authority.clone(),
+            TargetServer::Unix(name) => name.to_string(),
+        }
+    }
 }
 
 impl FromStr for TargetUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        // A request line carries nothing else.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('#') {
+            return Err("must be printable ASCII without spaces and fragments".into());
+        }
+        if let Some(rest) = text.strip_prefix(UNIX_SCHEME) {
+            return unix(rest);
+        }
         let rest = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
                 return Err("https is not supported, only http: load a listener without TLS".into());
             }
             Some((scheme, _)) => return Err(format!("{scheme} is not supported, only http")),
-            None => return Err("must be like http://host:port/path".into()),
+            None => return Err("must be like http://host:port/path or unix:/path/of/socket".into()),
         };
-        // A request line carries nothing else.
-        if !rest.bytes().all(|byte| byte.is_ascii_graphic()) || rest.contains('#') {
-            return Err("must be printable ASCII without spaces and fragments".into());
-        }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         let (host, port) = match authority.rsplit_once(':') {
@@ -269,13 +298,30 @@ impl FromStr for TargetUrl {
             Some(b'?') => format!("{TARGET_DEFAULT}{target}"),
             Some(_) => target.to_owned(),
         };
-        Ok(Self { authority: authority.to_owned(), host: bare.to_owned(), port, target })
+        let at = TargetServer::Tcp { host: bare.to_owned(), port };
+        Ok(Self { authority: authority.to_owned(), at, target })
     }
+}
+
+/// What follows `unix:`. A colon ends the name, as in the URLs of nginx.
+fn unix(rest: &str) -> Result<TargetUrl, String> {
+    let (name, target) = rest.split_once(':').unwrap_or((rest, TARGET_DEFAULT));
+    let name = format!("{UNIX_SCHEME}{name}").parse()?;
+    if !target.starts_with('/') {
+        return Err(
+            "must have a path behind the socket, as in unix:/run/sigmad.sock:/ingest".into()
+        );
+    }
+    let at = TargetServer::Unix(name);
+    Ok(TargetUrl { authority: "localhost".into(), at, target: target.to_owned() })
 }
 
 impl fmt::Display for TargetUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.target)
+        match &self.at {
+            TargetServer::Tcp { .. } => write!(f, "http://{}{}", self.authority, self.target),
+            TargetServer::Unix(name) => write!(f, "{name}:{}", self.target),
+        }
     }
 }
 
@@ -303,7 +349,26 @@ mod tests {
     use super::*;
 
     fn url(text: &str) -> Result<(String, u16, String), String> {
-        text.parse::<TargetUrl>().map(|url| (url.host, url.port, url.target))
+        text.parse::<TargetUrl>().map(|url| match url.at {
+            TargetServer::Tcp { host, port } => (host, port, url.target),
+            TargetServer::Unix(name) => panic!("{name}"),
+        })
+    }
+
+    #[test]
+    fn unix_sockets_are_urls_too() {
+        for (text, shown) in [
+            ("unix:/run/a.sock", "unix:/run/a.sock:/ingest"),
+            ("unix:///run/a.sock", "unix:/run/a.sock:/ingest"),
+            ("unix:@a:/write?db=x", "unix:@a:/write?db=x"),
+        ] {
+            let url: TargetUrl = text.parse().expect("good");
+            assert_eq!((url.to_string().as_str(), url.authority.as_str()), (shown, "localhost"));
+        }
+        for text in ["unix:", "unix:a.sock", "unix:/a:", "unix:/a:b", "unix:/a:/b c", "unix://a/b"]
+        {
+            assert!(text.parse::<TargetUrl>().is_err(), "{text}");
+        }
     }
 
     #[test]

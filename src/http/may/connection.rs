@@ -4,7 +4,7 @@
 //! errors as far as the public API allows; [`super::KNOWN_LIMITS`] lists the rest.
 
 use std::io::{self, BufRead};
-use std::net::{IpAddr, Shutdown};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::response::{
 use super::slot::{MayShared, ServiceSlot};
 use super::socket::{BorrowedSocket, SocketResult};
 use super::state::WaitPhase;
+use crate::http::client_address::ClientAddress;
 use crate::http::coding::{BodyDecoder, ContentCoding};
 use crate::http::encode::{self, BodyLength, DateLine, ResponseOptions};
 use crate::http::head::{self, BodyFraming, EMPTY_SLOTS, Head, RequestError};
@@ -71,7 +72,7 @@ pub(super) struct MayConnection<S: Service> {
     shared: Arc<MayShared<S>>,
     guard: MonitorGuard,
     socket: BorrowedSocket,
-    client: IpAddr,
+    client: ClientAddress,
     clock: Clock,
     calls: u64,
     /// Response bytes at the last check that the client takes them.

@@ -3,10 +3,12 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::{IpAddr, Ipv4Addr, Shutdown};
+use std::net::{Ipv4Addr, Shutdown};
 use std::os::fd::{BorrowedFd, RawFd};
 
 use socket2::SockRef;
+
+use crate::http::client_address::ClientAddress;
 
 /// A borrowed descriptor. It must not be used once the connection's service is dropped, because
 /// may_minihttp then closes it.
@@ -51,9 +53,9 @@ impl BorrowedSocket {
     }
 
     /// The peer's address; that of nobody when the peer has gone.
-    pub fn client(self) -> IpAddr {
+    pub fn client(self) -> ClientAddress {
         let peer = self.with(|socket| socket.peer_addr()).ok().and_then(|peer| peer.as_socket());
-        peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical())
+        peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().into())
     }
 
     /// Turns off Nagle's algorithm, which may_minihttp leaves on.

@@ -1,17 +1,24 @@
-//! A poller over edge-triggered epoll, by mio.
+//! A poller over edge-triggered epoll, by mio, for TCP and Unix sockets.
 //!
 //! Each event is reported once, so a socket remembers that it may have input until a receive has
 //! emptied it. A request costs one read and one write besides its share of the wait.
 
-use std::io::{self, Read, Write};
+mod listening;
+
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::Socket;
 
+use self::listening::Listening;
 use super::{Accepted, PolledSocket, Poller, Progress, RECEIVE_BYTES_MAX, Received, Wake};
+use crate::http::client_address::ClientAddress;
+use crate::http::listen::Listener;
 
 /// Events taken at once: the first connection waits until the last one has been read.
 const EVENTS_MAX: usize = 256;
@@ -20,15 +27,7 @@ const WAKER: Token = Token(usize::MAX);
 /// The token of the first listener; those of the others are below it.
 const FIRST_LISTENER: usize = usize::MAX - 1;
 
-/// A TCP listener.
-#[derive(Debug)]
-struct Listening {
-    listener: TcpListener,
-    /// Its queue may hold a connection.
-    may_accept: bool,
-}
-
-/// An epoll instance with TCP listeners.
+/// An epoll instance with its listeners.
 #[derive(Debug)]
 pub struct EpollPoller {
     poll: Poll,
@@ -45,15 +44,13 @@ impl EpollPoller {
     ///
     /// # Errors
     /// When the kernel gives no epoll instance or no eventfd.
-    pub fn new(listeners: impl IntoIterator<Item = std::net::TcpListener>) -> io::Result<Self> {
+    pub fn new(listeners: impl IntoIterator<Item = impl Into<Listener>>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listening = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
-            let mut listener = TcpListener::from_std(listener);
             let token = Token(FIRST_LISTENER - index);
-            poll.registry().register(&mut listener, token, Interest::READABLE)?;
-            listening.push(Listening { listener, may_accept: true });
+            listening.push(Listening::new(listener.into(), &poll, token)?);
         }
         Ok(Self {
             poll,
@@ -66,16 +63,40 @@ impl EpollPoller {
     }
 }
 
+impl EpollSocket {
+    fn new(socket: Socket, client: ClientAddress) -> Self {
+        Self { socket, client, key: 0, has_input: true, is_half_closed: false }
+    }
+}
+
+impl EpollPoller {
+    /// Progress will be reported once the kernel takes more.
+    #[cold]
+    fn await_room(&self, socket: &EpollSocket) -> io::Result<()> {
+        match socket.client {
+            // It is registered for it.
+            ClientAddress::Ip(_) => Ok(()),
+            ClientAddress::Unix => {
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                let mut source = SourceFd(&socket.socket.as_raw_fd());
+                self.poll.registry().reregister(&mut source, Token(socket.key), interest)
+            }
+        }
+    }
+}
+
 impl Wake for Waker {
     fn wake(&self) {
         Self::wake(self).expect("an eventfd takes a wake-up");
     }
 }
 
-/// A TCP connection.
+/// A connection of either family: reads and writes are the same calls.
 #[derive(Debug)]
 pub struct EpollSocket {
-    stream: TcpStream,
+    socket: Socket,
+    client: ClientAddress,
+    key: usize,
     has_input: bool,
     is_half_closed: bool,
 }
@@ -147,17 +168,18 @@ impl Poller for EpollPoller {
     fn accept(&mut self) -> io::Result<Option<Accepted<EpollSocket>>> {
         let (count, turn) = (self.listeners.len(), self.turn);
         for index in (0..count).map(|offset| (turn + offset) % count) {
-            let Listening { listener, may_accept } = &mut self.listeners[index];
-            while *may_accept {
-                match listener.accept() {
-                    Ok((stream, address)) => {
+            let listening = &mut self.listeners[index];
+            while listening.may_accept {
+                match listening.accept(&self.poll) {
+                    Ok((socket, client)) => {
                         self.turn = index + 1;
-                        let socket = EpollSocket { stream, has_input: true, is_half_closed: false };
-                        let client = address.ip().to_canonical();
-                        return Ok(Some(Accepted { socket, client }));
+                        return Ok(Some(Accepted {
+                            socket: EpollSocket::new(socket, client),
+                            client,
+                        }));
                     }
                     Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => *may_accept = false,
+                        io::ErrorKind::WouldBlock => listening.may_accept = false,
                         // Aborted: the client closed the connection while it was waiting.
                         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                         _ => return Err(error),
@@ -168,17 +190,35 @@ impl Poller for EpollPoller {
         Ok(None)
     }
 
+    fn empty_listener(&mut self) {
+        for listening in &mut self.listeners {
+            (listening.may_accept, listening.is_closing) = (true, true);
+        }
+    }
+
     fn close_listener(&mut self) {
-        self.listeners.clear();
+        for listening in self.listeners.drain(..) {
+            listening.close(&self.poll);
+        }
     }
 
     fn register(&mut self, socket: &mut EpollSocket, key: usize) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut socket.stream, Token(key), interest)
+        socket.key = key;
+        let interest = match socket.client {
+            ClientAddress::Ip(_) => Interest::READABLE | Interest::WRITABLE,
+            // A Unix socket reports that it is writable whenever its client has read something: one more wait for each
+            // response. It is asked for when a response does not fit.
+            ClientAddress::Unix => Interest::READABLE,
+        };
+        self.poll.registry().register(
+            &mut SourceFd(&socket.socket.as_raw_fd()),
+            Token(key),
+            interest,
+        )
     }
 
     fn receive(&mut self, socket: &mut EpollSocket) -> Received<'_> {
-        match socket.stream.read(&mut self.buffer) {
+        match socket.socket.read(&mut self.buffer) {
             Ok(0) => {
                 socket.has_input = false;
                 Received::End
@@ -200,10 +240,13 @@ impl Poller for EpollPoller {
     fn send(&mut self, socket: &mut EpollSocket, bytes: &[u8]) -> io::Result<usize> {
         let mut sent = 0;
         while sent < bytes.len() {
-            match socket.stream.write(&bytes[sent..]) {
+            match socket.socket.send_with_flags(&bytes[sent..], libc::MSG_NOSIGNAL) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(length) => sent += length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.await_room(socket)?;
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -212,7 +255,7 @@ impl Poller for EpollPoller {
     }
 
     fn shutdown_write(&mut self, socket: &mut EpollSocket) -> io::Result<()> {
-        socket.stream.shutdown(std::net::Shutdown::Write)
+        socket.socket.shutdown(std::net::Shutdown::Write)
     }
 
     fn close(&mut self, socket: EpollSocket) {

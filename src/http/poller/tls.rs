@@ -1,7 +1,7 @@
 //! TLS between a worker and another poller: the worker sees plain bytes, the other poller ciphertext.
 //!
 //! A session belongs to its socket and runs on its worker. Ciphertext that the kernel does not take stays with the
-//! socket, and its plaintext is not counted as sent before the kernel has taken it.
+//! socket, and its plaintext is not counted as sent before the kernel has taken it. Unix sockets have no TLS.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::{Accepted, PolledSocket, Poller, Progress, RECEIVE_BYTES_MAX, Received, Wake};
+use crate::http::client_address::ClientAddress;
 use crate::reloadable::ReloadableReader;
 
 /// The first byte of a TLS connection: a record of the type handshake (RFC 8446 section 5.1).
@@ -53,7 +54,7 @@ enum TlsState {
     New(Arc<ServerConfig>),
     /// TLS, from the first byte of the handshake on.
     Session(Box<ServerConnection>),
-    /// The first byte was none of TLS: bytes pass as they are, for the refusal.
+    /// A Unix socket, or the first byte was none of TLS and is refused: bytes pass as they are.
     Plain,
 }
 
@@ -252,9 +253,13 @@ impl<P: Poller> Poller for TlsPoller<P> {
         let Some(Accepted { socket: inner, client }) = self.inner.accept()? else {
             return Ok(None);
         };
+        let state = match client {
+            ClientAddress::Ip(_) => TlsState::New(self.config.get().clone()),
+            ClientAddress::Unix => TlsState::Plain,
+        };
         let socket = TlsSocket {
             inner,
-            state: TlsState::New(self.config.get().clone()),
+            state,
             unsent: Vec::new(),
             owed: 0,
             may_flush: true,
@@ -262,12 +267,16 @@ impl<P: Poller> Poller for TlsPoller<P> {
             incomplete: IncompleteRecord::default(),
             has_closed: false,
         };
-        self.handshakes += 1;
+        self.handshakes += usize::from(socket.is_handshaking());
         Ok(Some(Accepted { socket, client }))
     }
 
     fn handshakes(&self) -> usize {
         self.handshakes
+    }
+
+    fn empty_listener(&mut self) {
+        self.inner.empty_listener();
     }
 
     fn close_listener(&mut self) {

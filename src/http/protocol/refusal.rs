@@ -1,8 +1,7 @@
 //! The answer to a request that the engine refuses itself.
 
-use std::net::IpAddr;
-
 use crate::http::Limits;
+use crate::http::client_address::ClientAddress;
 use crate::http::counters::HttpCounters;
 use crate::http::encode::{self, DateLine, ResponseOptions};
 use crate::http::message::{Method, Service};
@@ -26,7 +25,7 @@ pub struct RefusalWriter<'a, S> {
 impl<S: Service> RefusalWriter<'_, S> {
     /// Answers the request of `client` of which `data` has arrived.
     #[cold]
-    pub(super) fn write(self, error: RequestError, data: &[u8], client: IpAddr) {
+    pub(super) fn write(self, error: RequestError, data: &[u8], client: ClientAddress) {
         let line = request_line::parse(data).ok().flatten();
         let (method, path) = line.map_or((Method::Other, ""), |line| (line.method, line.path));
         self.counters.refusals[error as usize].add(1);

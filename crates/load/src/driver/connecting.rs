@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use mio::{Events, Token};
+use mio::Events;
 
 use super::{
     CONNECTING_MAX, Driver, EVENTS_PER_ROUND_MAX, LossReason, RETRY_NS, SCAN_NS, TIMER, poll,
@@ -61,15 +61,15 @@ impl Driver {
     }
 
     pub(super) fn begin_connecting(&mut self, key: usize, now_ns: u64) {
-        let (address, registry) = (self.address, self.poll.registry());
-        match self.connections[key].connect(address, registry, Token(key), now_ns) {
+        let registry = self.poll.registry();
+        match self.connections[key].connect(&self.address, registry, now_ns) {
             Ok(()) => self.connecting += 1,
             Err(error) => self.fail_connecting(key, &error, now_ns),
         }
     }
 
     pub(super) fn finish_connecting(&mut self, key: usize) {
-        match self.connections[key].finish_connecting() {
+        match self.connections[key].finish_connecting(self.poll.registry()) {
             ConnectResult::Unchanged => {}
             ConnectResult::Opened => {
                 self.connecting -= 1;
