@@ -86,7 +86,8 @@ unit-build: ## suite: the tests of all crates compile
 	cargo test --locked --workspace --no-run
 
 unit: ## suite: unit tests, doc tests, and integration tests with the debug binary
-	cargo test --locked --workspace --no-fail-fast
+	# Most tests wait, for timeouts and for each other's processes: more at once than there are cores.
+	RUST_TEST_THREADS=4 cargo test --locked --workspace --no-fail-fast
 
 release: ## suite: the release binary, and what gates counts
 	cargo build --release --locked --package sigmad --bin sigmad --package sigmad-gates --bin requests
