@@ -189,7 +189,7 @@ mod tests {
     fn flag(value: f64, at_us: i64) -> AnomalousValue {
         AnomalousValue {
             value,
-            before: Moments { count: 50, mean: 0.0, variance: 4.0 },
+            before: Moments { count: 50, mean: 0.0, variance: 4.0, mean_rest: 0.0 },
             verdict: Verdict { score: value, ..Verdict::default() },
             timestamp_us: at_us,
             arrived_us: at_us,

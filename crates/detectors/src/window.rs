@@ -39,6 +39,8 @@ pub struct Moments {
     pub mean: f64,
     /// Their population variance; exactly 0 when all are equal.
     pub variance: f64,
+    /// What the mean lost to rounding: the two together are the mean to twice the digits.
+    pub mean_rest: f64,
 }
 
 impl Moments {
@@ -85,10 +87,14 @@ impl Window {
     /// Mean and variance of the values it holds.
     #[inline]
     pub fn moments(&self) -> Moments {
+        let from_offset = self.sum * self.count_inverse;
+        let mean = self.offset + from_offset;
         Moments {
             count: self.count,
-            mean: self.offset + self.sum * self.count_inverse,
+            mean,
             variance: self.squares * self.count_inverse,
+            // Exact where the offset is the larger part (Dekker, 1971), as it is where the spread is small.
+            mean_rest: (self.offset - mean) + from_offset,
         }
     }
 

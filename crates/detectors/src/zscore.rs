@@ -3,6 +3,10 @@
 use crate::window::Moments;
 use sigmad_sample::{Verdict, Z_MAX};
 
+/// Below this fraction of the mean a deviation is so small that the rounding of the mean moves the z-score by
+/// more than 1e-7.
+const SPREAD_MIN: f64 = 1e-9;
+
 /// The detector and its settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ZScore {
@@ -16,8 +20,11 @@ impl ZScore {
     /// Judges a value by the window that it is about to enter.
     #[inline]
     pub fn judge(&self, before: &Moments, value: f64) -> Verdict {
-        let distance = value - before.mean;
         let std_dev = before.std_dev();
+        let mut distance = value - before.mean;
+        if std_dev < SPREAD_MIN * before.mean.abs() {
+            distance -= before.mean_rest;
+        }
         let (z_score, is_outside) = if before.count == 0 {
             (0.0, false)
         } else if std_dev > 0.0 {
@@ -44,7 +51,7 @@ mod tests {
     const DETECTOR: ZScore = ZScore { threshold: 2.0, min_samples: 10 };
 
     fn moments(count: u32, mean: f64, std_dev: f64) -> Moments {
-        Moments { count, mean, variance: std_dev * std_dev }
+        Moments { count, mean, variance: std_dev * std_dev, mean_rest: 0.0 }
     }
 
     fn judged(z_score: f64, is_anomaly: bool) -> Verdict {
@@ -97,6 +104,26 @@ mod tests {
         let variance = window.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
         let z = ((value - mean) / variance.sqrt()).clamp(-Z_MAX, Z_MAX);
         (z, enough && z.abs() > 2.0)
+    }
+
+    /// Values a few units in the last place apart, whose z-scores are those of the small whole numbers.
+    #[test]
+    fn a_spread_of_one_unit_in_the_last_place_keeps_its_digits() {
+        const BASE: f64 = 4_503_599_627_370_496.0 * 0.75; // units of a half between 2^51 and 2^52
+        let (mut fine, mut coarse) = (Window::default(), Window::default());
+        let (mut fine_ring, mut coarse_ring) = ([0.0; 50], [0.0; 50]);
+        let mut state = 1u32;
+        for _ in 0..100_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let units = f64::from((state >> 28).saturating_sub(12));
+            let value = (BASE + 0.5 * units) / 4.0;
+            let verdict = DETECTOR.judge(&fine.moments(), value);
+            let expected = DETECTOR.judge(&coarse.moments(), units);
+            let off = (verdict.z_score - expected.z_score).abs();
+            assert!(off <= 1e-9 * expected.z_score.abs().max(1.0), "{verdict:?} {expected:?}");
+            fine.push(&mut fine_ring, value);
+            coarse.push(&mut coarse_ring, units);
+        }
     }
 
     proptest! {
