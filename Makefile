@@ -202,7 +202,7 @@ prometheusrule: ## generate the PrometheusRule from k8s/monitoring/rules.yml
 	sed -i '/^spec:/q' k8s/overlays/production/prometheusrule.yaml
 	sed -n '/^groups:/,$${s/^./  &/;p}' k8s/monitoring/rules.yml >>k8s/overlays/production/prometheusrule.yaml
 
-eval: release ## score the detectors and compare with docs/DETECTION.md; DATA holds nab/ and mscloud/
+eval: release ## score the detectors and compare with docs/DETECTION.md; DATA holds the four sets
 	$(WITH_BINARY) tests/tables.py --data $(DATA)
 
 image: ## build the container image; CONTAINERS=podman or buildah without docker

@@ -51,8 +51,8 @@ fn scores_are_those_of_the_reference() {
 
     let all = labelled_series();
     let scored = scores(DetectorKind::Zscore, &all);
-    let ranking =
-        events::EventRanking::new(scored.iter().map(|(series, s)| (*series, s.as_slice())));
+    let pairs = scored.iter().map(|(series, s)| (*series, s.as_slice()));
+    let ranking = events::EventRanking::new(events::EventRules::DEFAULT, pairs);
     assert_eq!(ranking.score(None).f1, 1.0);
     let fixed = ranking.score(Some(2.0));
     assert_eq!((fixed.hits, fixed.events, fixed.false_alarms), (3, 3, 45));

@@ -175,7 +175,8 @@ mod tests {
                     let mean = last.iter().sum::<f64>() / count;
                     let squares = last.iter().map(|value| (value - mean).powi(2));
                     let variance = squares.sum::<f64>() / count;
-                    let moments = Moments { count: last.len() as u32, mean, variance };
+                    let moments =
+                        Moments { count: last.len() as u32, mean, variance, mean_rest: 0.0 };
                     if !last.is_empty() && detector.judge(&moments, value).is_anomaly {
                         found.entry(reading.device.clone()).or_default().push(at_s);
                     }

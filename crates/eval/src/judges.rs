@@ -1,14 +1,51 @@
-//! Runs a detector over a whole series, as the server does.
+//! Runs a detector over a whole series, as the server does; or a baseline, for comparison.
 
 use sigmad_detectors::window::Window;
 use sigmad_detectors::{DetectorKind, DetectorSettings, DetectorStates};
 
+use crate::baselines::Baseline;
 use crate::series::Series;
 
 /// The server's default window.
 const WINDOW: usize = 50;
 /// The server's default threshold of `zscore`.
 pub const Z_THRESHOLD: f64 = 2.0;
+
+/// What scores the values of a series.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Judge {
+    /// A detector of the server.
+    Detector(DetectorKind),
+    /// A simple rule.
+    Baseline(Baseline),
+}
+
+impl Judge {
+    /// As tables name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Detector(kind) => kind.name(),
+            Self::Baseline(baseline) => baseline.name(),
+        }
+    }
+
+    /// The smallest score of an anomaly, by the threshold `set` or its own. `zscore` must exceed its threshold.
+    pub fn threshold(self, set: Option<f64>) -> f64 {
+        match self {
+            Self::Detector(DetectorKind::Zscore) => set.unwrap_or(Z_THRESHOLD).next_up(),
+            Self::Detector(kind) => set.unwrap_or(kind.threshold(Z_THRESHOLD)),
+            Self::Baseline(baseline) => set.unwrap_or(baseline.threshold()),
+        }
+    }
+
+    /// The score of each value. A baseline has a hold, which depends on its threshold.
+    pub fn scores(self, series: &Series, threshold: f64) -> Vec<f64> {
+        match self {
+            Self::Detector(kind) => scores_of(kind, series),
+            Self::Baseline(baseline) => baseline.scores(&series.values, threshold),
+        }
+    }
+}
 
 /// The score of each value.
 pub fn scores_of(detector: DetectorKind, series: &Series) -> Vec<f64> {

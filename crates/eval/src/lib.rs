@@ -3,26 +3,31 @@
 //! Detectors are run as the server runs them, in this process or, with `--url`, in a running server.
 //! Tables go to stdout; the same data gives the same tables.
 
+pub mod baselines;
 pub mod events;
+pub mod ghosts;
 pub mod judges;
+mod means;
 pub mod nab;
 mod plot;
 mod remote;
 pub mod series;
 pub mod synthetic;
+mod tables;
 
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use baselines::Baseline;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
-use judges::Z_THRESHOLD;
-use nab::{NabScore, PROFILES};
+use events::{EventRules, Skip};
+use judges::Judge;
 use remote::{Remote, RemoteError};
 use series::{Corpus, DataError, Series};
-use synthetic::{Confusion, SCENARIOS};
+use synthetic::SCENARIOS;
 
 use sigmad_detectors::DetectorKind;
 
@@ -36,6 +41,30 @@ pub struct EvalSettings {
     /// run the synthetic scenarios
     #[arg(long)]
     pub synthetic: bool,
+
+    /// run streams of usual values, and count the alarms on them
+    #[arg(long, conflicts_with = "url")]
+    pub ghosts: bool,
+
+    /// rows at the start of labelled series that do not count, such as 150 or 15%
+    #[arg(long, default_value = "150")]
+    pub skip: Skip,
+
+    /// rows around an event in which an alarm still finds it
+    #[arg(long, default_value_t = EventRules::DEFAULT.tolerance)]
+    pub tolerance: usize,
+
+    /// runs of labels at most this many rows apart are one event
+    #[arg(long, default_value_t = EventRules::DEFAULT.merge)]
+    pub merge: usize,
+
+    /// also the mean over eight starts: rows left out at the beginning
+    #[arg(long, conflicts_with = "url")]
+    pub starts: bool,
+
+    /// add simple rules as rows
+    #[arg(long, conflicts_with = "url")]
+    pub baselines: bool,
 
     /// detectors to evaluate; the default is all
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -83,8 +112,8 @@ impl EvalSettings {
                 format!("{message}\n\nUsage: sigmad eval [FLAGS]\n\n{TRY_HELP}\n"),
             ))
         };
-        if self.data.is_empty() && !self.synthetic {
-            let message = "nothing to evaluate: --data FOLDER or --synthetic is needed";
+        if self.data.is_empty() && !self.synthetic && !self.ghosts {
+            let message = "nothing to evaluate: --data FOLDER, --synthetic or --ghosts is needed";
             return wrong(ErrorKind::MissingRequiredArgument, message);
         }
         if self.scores.is_some() && self.url.is_none() && self.detector.len() != 1 {
@@ -92,6 +121,21 @@ impl EvalSettings {
             return wrong(ErrorKind::ArgumentConflict, message);
         }
         Ok(self)
+    }
+}
+
+impl EvalSettings {
+    fn rules(&self) -> EventRules {
+        EventRules { skip: self.skip, tolerance: self.tolerance, merge: self.merge }
+    }
+
+    /// The judges of this process.
+    fn judges(&self) -> Vec<Judge> {
+        let kinds =
+            if self.detector.is_empty() { DetectorKind::ALL } else { self.detector.as_slice() };
+        let baselines = if self.baselines { &Baseline::ALL[..] } else { &[] };
+        let detectors = kinds.iter().map(|&kind| Judge::Detector(kind));
+        detectors.chain(baselines.iter().map(|&baseline| Judge::Baseline(baseline))).collect()
     }
 }
 
@@ -146,16 +190,23 @@ impl From<RemoteError> for EvalError {
     }
 }
 
-/// One detector's scores of every series.
+/// One judge's scores of every series.
 struct Scored {
-    judge: DetectorKind,
+    judge: Judge,
+    /// The smallest score of an anomaly.
     threshold: f64,
     scores: Vec<Vec<f64>>,
 }
 
 impl Scored {
     fn is_anomaly(&self, score: f64) -> bool {
-        self.judge.is_anomaly(score, self.threshold)
+        score >= self.threshold
+    }
+
+    /// By a judge of this process.
+    fn new(judge: Judge, threshold: f64, all: &[Series]) -> Self {
+        let scores = all.iter().map(|series| judge.scores(series, threshold)).collect();
+        Self { judge, threshold, scores }
     }
 }
 
@@ -176,12 +227,17 @@ pub fn run(settings: &EvalSettings, out: &mut impl Write) -> Result<(), EvalErro
         }
         let judged = judge(settings, remote.as_mut(), &all)?;
         writeln!(out, "\n## {}: {} series\n", root.display(), all.len())?;
-        if is_nab {
-            nab_table(out, &all, &judged)?;
-        } else if all.iter().all(|series| series.labels.is_empty()) {
+        let rules = (!is_nab).then(|| settings.rules());
+        if !is_nab && all.iter().all(|series| series.labels.is_empty()) {
             writeln!(out, "No labels: there is nothing to compare verdicts with.")?;
         } else {
-            events_table(out, &all, &judged)?;
+            match rules {
+                None => tables::nab(out, &all, &judged)?,
+                Some(rules) => tables::events(out, rules, &all, &judged)?,
+            }
+            if settings.starts {
+                means::table(out, settings, rules, &all)?;
+            }
         }
         if let Some(folder) = &settings.scores {
             for scored in &judged {
@@ -194,6 +250,9 @@ pub fn run(settings: &EvalSettings, out: &mut impl Write) -> Result<(), EvalErro
     }
     if settings.synthetic {
         synthetic_tables(out, settings, remote.as_mut())?;
+    }
+    if settings.ghosts {
+        tables::ghosts(out, &settings.judges(), settings.threshold)?;
     }
     Ok(())
 }
@@ -212,91 +271,12 @@ fn judge(
             scores.push(of_series);
         }
         let known = DetectorKind::from_str(&name, false);
-        let judge = known.map_err(|_| RemoteError::Answer(format!("unknown detector {name}")))?;
-        return Ok(vec![scored(settings, judge, scores)]);
+        let kind = known.map_err(|_| RemoteError::Answer(format!("unknown detector {name}")))?;
+        let judge = Judge::Detector(kind);
+        return Ok(vec![Scored { judge, threshold: judge.threshold(settings.threshold), scores }]);
     }
-    let judges =
-        if settings.detector.is_empty() { DetectorKind::ALL } else { settings.detector.as_slice() };
-    let of_all =
-        |judge: &DetectorKind| all.iter().map(|series| judges::scores_of(*judge, series)).collect();
-    Ok(judges.iter().map(|judge| scored(settings, *judge, of_all(judge))).collect())
-}
-
-fn scored(settings: &EvalSettings, judge: DetectorKind, scores: Vec<Vec<f64>>) -> Scored {
-    Scored { judge, threshold: settings.threshold.unwrap_or(judge.threshold(Z_THRESHOLD)), scores }
-}
-
-fn pairs<'a>(
-    all: &'a [Series],
-    scores: &'a [Vec<f64>],
-) -> impl Iterator<Item = (&'a Series, &'a [f64])> + Clone {
-    all.iter().zip(scores).map(|(series, scores)| (series, scores.as_slice()))
-}
-
-fn nab_table(out: &mut impl Write, all: &[Series], judged: &[Scored]) -> io::Result<()> {
-    writeln!(
-        out,
-        "| detector | best: standard / low FP / low FN | at | windows | false rows \
-              | fixed: standard / low FP / low FN | at | windows | false rows |"
-    )?;
-    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
-    for scored in judged {
-        let ranking = nab::NabRanking::new(pairs(all, &scored.scores));
-        let cells = |threshold: Option<f64>| {
-            let scores: Vec<NabScore> =
-                PROFILES.iter().map(|&profile| ranking.score(profile, threshold)).collect();
-            let standard = scores[0];
-            let three: Vec<_> = scores.iter().map(|s| format!("{:.2}", s.score)).collect();
-            format!(
-                "{} | {:.4} | {}/{} | {}",
-                three.join(" / "),
-                standard.threshold,
-                standard.hits,
-                standard.windows,
-                standard.false_rows
-            )
-        };
-        writeln!(
-            out,
-            "| {} | {} | {} |",
-            scored.judge.name(),
-            cells(None),
-            cells(Some(scored.threshold))
-        )?;
-    }
-    Ok(())
-}
-
-fn events_table(out: &mut impl Write, all: &[Series], judged: &[Scored]) -> io::Result<()> {
-    writeln!(
-        out,
-        "| detector | best: F1 | precision | recall | at | false/day \
-              | fixed: F1 | precision | recall | at | events | false/day |"
-    )?;
-    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
-    for scored in judged {
-        let ranking = events::EventRanking::new(pairs(all, &scored.scores));
-        let best = ranking.score(None);
-        let fixed = ranking.score(Some(scored.threshold));
-        writeln!(
-            out,
-            "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {} |",
-            scored.judge.name(),
-            best.f1,
-            best.precision,
-            best.recall,
-            best.threshold,
-            part(best.false_per_day),
-            fixed.f1,
-            fixed.precision,
-            fixed.recall,
-            fixed.threshold,
-            fixed.hits,
-            fixed.events,
-            part(fixed.false_per_day),
-        )?;
-    }
-    Ok(())
+    let scored = |judge: Judge| Scored::new(judge, judge.threshold(settings.threshold), all);
+    Ok(settings.judges().into_iter().map(scored).collect())
 }
 
 fn synthetic_tables(
@@ -308,42 +288,12 @@ fn synthetic_tables(
         let all = scenario.series();
         let judged = judge(settings, remote.as_deref_mut(), &all)?;
         writeln!(out, "\n## {}\n", scenario.name())?;
-        writeln!(
-            out,
-            "| detector | TP | TN | FP | FN | precision | recall | accuracy | FP rate \
-                  | false/day | events |"
-        )?;
-        writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
-        for scored in &judged {
-            let is_flagged = |score| scored.is_anomaly(score);
-            let c = Confusion::new(pairs(&all, &scored.scores), is_flagged);
-            writeln!(
-                out,
-                "| {} | {} | {} | {} | {} | {} | {} | {:.4} | {:.5} | {:.3} | {}/{} |",
-                scored.judge.name(),
-                c.true_positive,
-                c.true_negative,
-                c.false_positive,
-                c.false_negative,
-                part(c.precision()),
-                part(c.recall()),
-                c.accuracy(),
-                c.false_positive_rate(),
-                c.false_per_day,
-                c.events_found,
-                c.events,
-            )?;
-        }
+        tables::scenario(out, &all, &judged)?;
         if let Some(folder) = &settings.plot {
             draw(folder, &all[..1], &judged)?;
         }
     }
     Ok(())
-}
-
-/// Of nothing there is no part.
-fn part(part: f64) -> String {
-    if !part.is_finite() { String::new() } else { format!("{part:.3}") }
 }
 
 fn write_scores(folder: &Path, all: &[Series], scores: &[Vec<f64>]) -> Result<(), DataError> {

@@ -37,6 +37,8 @@ pub struct NabScore {
     pub windows: usize,
     /// Rows detected outside of windows.
     pub false_rows: usize,
+    /// The same per series and day.
+    pub false_per_day: f64,
 }
 
 /// The fraction of a file that does not count, and its largest number of rows.
@@ -61,6 +63,8 @@ pub struct NabRanking {
     rows: Vec<NabRow>,
     windows: usize,
     live: usize,
+    /// Days that count, of all series.
+    days: f64,
 }
 
 impl NabRanking {
@@ -93,6 +97,7 @@ impl NabRanking {
             self.live += usize::from(right >= probation);
             self.windows += 1;
         }
+        self.days += series.days() * (len - probation) as f64 / len.max(1) as f64;
         let counted = rows.into_iter().zip(scores).skip(probation);
         self.rows.extend(counted.map(|((worth, window), &score)| NabRow { score, worth, window }));
     }
@@ -111,6 +116,7 @@ impl NabRanking {
             hits,
             windows: self.live,
             false_rows,
+            false_per_day: 0.0,
         };
         for same in self.rows.chunk_by(|a, b| a.score == b.score) {
             let score = same[0].score;
@@ -131,7 +137,9 @@ impl NabRanking {
             }
             if threshold.is_some() || normalised(raw) > result.score {
                 let threshold = threshold.unwrap_or(score);
-                result = NabScore { score: normalised(raw), threshold, hits, false_rows, ..result };
+                let false_per_day = false_rows as f64 / self.days;
+                let score = normalised(raw);
+                result = NabScore { score, threshold, hits, false_rows, false_per_day, ..result };
             }
         }
         result

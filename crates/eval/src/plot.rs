@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::events;
+use crate::events::{self, EventRules};
 use crate::series::Series;
 
 const WIDTH: f64 = 1_200.0;
@@ -30,7 +30,7 @@ pub fn svg(series: &Series, lanes: &[(&str, Vec<bool>)]) -> String {
          fill=\"white\"/>\n<text x=\"4\" y=\"14\">{}</text>\n",
         series.name.replace('&', "&amp;").replace('<', "&lt;")
     );
-    let labelled = events::events(&series.labels);
+    let labelled = events::events(&series.labels, EventRules::DEFAULT.merge);
     for &(first, last) in series.windows.iter().chain(&labelled) {
         let (from, to) = (x(first), x(last + 1));
         line(

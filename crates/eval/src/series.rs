@@ -32,6 +32,24 @@ pub struct Series {
     pub present: Vec<bool>,
 }
 
+impl Series {
+    /// Without its first rows, as if the detectors had started later.
+    pub fn without_first(&self, rows: usize) -> Self {
+        let rows = rows.min(self.values.len());
+        let later = |window: &(usize, usize)| {
+            (window.1 >= rows).then(|| (window.0.saturating_sub(rows), window.1 - rows))
+        };
+        Self {
+            name: self.name.clone(),
+            timestamps_us: self.timestamps_us[rows..].to_vec(),
+            values: self.values[rows..].to_vec(),
+            windows: self.windows.iter().filter_map(later).collect(),
+            labels: self.labels.get(rows..).unwrap_or(&[]).to_vec(),
+            present: vec![true; self.values.len() - rows],
+        }
+    }
+}
+
 /// What the column of moments is called, in whatever case.
 const TIMESTAMP: [&str; 6] = ["timestamp", "timestamps", "time", "datetime", "date", "ts"];
 /// What the column of values is called; any, when there is but one other.
@@ -322,6 +340,21 @@ mod tests {
             let error = read_one("wrong", text).expect_err(text);
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn a_later_start_moves_windows_and_labels() {
+        let series = Series {
+            timestamps_us: (0..9).collect(),
+            values: (0..9).map(f64::from).collect(),
+            windows: vec![(1, 2), (2, 4), (6, 7)],
+            labels: (0..9).map(|row| row == 4).collect(),
+            ..Series::default()
+        };
+        let later = series.without_first(3);
+        assert_eq!(later.windows, [(0, 1), (3, 4)]);
+        assert_eq!((later.values[0], later.timestamps_us[0], later.labels[1]), (3.0, 3, true));
+        assert!(series.without_first(99).values.is_empty());
     }
 
     #[test]

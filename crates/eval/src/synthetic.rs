@@ -1,14 +1,14 @@
 //! Scenarios with known truth: mostly two weeks of one value a minute, normal around 100 with a
 //! deviation of 10, and one thing wrong with it. The same seeds give the same series everywhere.
 
-use crate::events;
+use crate::events::{self, EventRanking, EventRules};
 use crate::series::Series;
 
 /// Two weeks of minutes.
 const ROWS: usize = 14 * DAY;
 const DAY: usize = 24 * 60;
 /// The first moment of 2025, UTC.
-const START_US: i64 = 1_735_689_600_000_000;
+pub const START_US: i64 = 1_735_689_600_000_000;
 const LEVEL: f64 = 100.0;
 const DEVIATION: f64 = 10.0;
 /// Series of each scenario.
@@ -192,7 +192,7 @@ impl Confusion {
             }
         }
         let flags = flagged.iter().map(|(series, flags)| (*series, flags.as_slice()));
-        let score = events::EventRanking::new(flags).score(Some(1.0));
+        let score = EventRanking::new(EventRules::DEFAULT, flags).score(Some(1.0));
         confusion.events_found = score.hits;
         confusion.events = score.events;
         confusion.false_per_day = confusion.false_positive as f64 / days;
@@ -222,7 +222,7 @@ impl Confusion {
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -234,12 +234,12 @@ impl Random {
     }
 
     /// In [0, 1).
-    fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Of mean 0 and deviation 1 (Box and Muller, 1958).
-    fn normal(&mut self) -> f64 {
+    pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }

@@ -1,0 +1,161 @@
+//! The tables of `sigmad eval`, as Markdown.
+
+use std::io::{self, Write};
+
+use crate::Scored;
+use crate::events::{EventRanking, EventRules};
+use crate::ghosts::USUAL;
+use crate::judges::Judge;
+use crate::nab::{NabRanking, NabScore, PROFILES};
+use crate::series::Series;
+use crate::synthetic::Confusion;
+
+/// Each series with its scores.
+pub fn pairs<'a>(
+    all: &'a [Series],
+    scores: &'a [Vec<f64>],
+) -> impl Iterator<Item = (&'a Series, &'a [f64])> + Clone {
+    all.iter().zip(scores).map(|(series, scores)| (series, scores.as_slice()))
+}
+
+/// NAB's scores.
+pub fn nab(out: &mut impl Write, all: &[Series], judged: &[Scored]) -> io::Result<()> {
+    writeln!(
+        out,
+        "| detector | best: standard / low FP / low FN | at | windows | false rows \
+              | fixed: standard / low FP / low FN | at | windows | false rows |"
+    )?;
+    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for scored in judged {
+        let ranking = NabRanking::new(pairs(all, &scored.scores));
+        let cells = |threshold: Option<f64>| {
+            let scores: Vec<NabScore> =
+                PROFILES.iter().map(|&profile| ranking.score(profile, threshold)).collect();
+            let standard = scores[0];
+            let three: Vec<_> = scores.iter().map(|s| format!("{:.2}", s.score)).collect();
+            format!(
+                "{} | {:.4} | {}/{} | {}",
+                three.join(" / "),
+                standard.threshold,
+                standard.hits,
+                standard.windows,
+                standard.false_rows
+            )
+        };
+        writeln!(
+            out,
+            "| {} | {} | {} |",
+            scored.judge.name(),
+            cells(None),
+            cells(Some(scored.threshold))
+        )?;
+    }
+    Ok(())
+}
+
+/// Scores by event.
+pub fn events(
+    out: &mut impl Write,
+    rules: EventRules,
+    all: &[Series],
+    judged: &[Scored],
+) -> io::Result<()> {
+    writeln!(
+        out,
+        "| detector | best: F1 | precision | recall | at | false/day \
+              | fixed: F1 | precision | recall | at | events | false/day |"
+    )?;
+    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for scored in judged {
+        let ranking = EventRanking::new(rules, pairs(all, &scored.scores));
+        let best = ranking.score(None);
+        let fixed = ranking.score(Some(scored.threshold));
+        writeln!(
+            out,
+            "| {} | {:.3} | {:.3} | {:.3} | {:.4} | {} | {:.3} | {:.3} | {:.3} | {:.4} | {}/{} | {} |",
+            scored.judge.name(),
+            best.f1,
+            best.precision,
+            best.recall,
+            best.threshold,
+            part(best.false_per_day),
+            fixed.f1,
+            fixed.precision,
+            fixed.recall,
+            fixed.threshold,
+            fixed.hits,
+            fixed.events,
+            part(fixed.false_per_day),
+        )?;
+    }
+    Ok(())
+}
+
+/// Scores by row of a scenario.
+pub fn scenario(out: &mut impl Write, all: &[Series], judged: &[Scored]) -> io::Result<()> {
+    writeln!(
+        out,
+        "| detector | TP | TN | FP | FN | precision | recall | accuracy | FP rate \
+              | false/day | events |"
+    )?;
+    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for scored in judged {
+        let is_flagged = |score| scored.is_anomaly(score);
+        let c = Confusion::new(pairs(all, &scored.scores), is_flagged);
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {:.4} | {:.5} | {:.3} | {}/{} |",
+            scored.judge.name(),
+            c.true_positive,
+            c.true_negative,
+            c.false_positive,
+            c.false_negative,
+            part(c.precision()),
+            part(c.recall()),
+            c.accuracy(),
+            c.false_positive_rate(),
+            c.false_per_day,
+            c.events_found,
+            c.events,
+        )?;
+    }
+    Ok(())
+}
+
+/// Alarms on usual values.
+pub fn ghosts(out: &mut impl Write, judges: &[Judge], threshold: Option<f64>) -> io::Result<()> {
+    let names: Vec<&str> = judges.iter().map(|judge| judge.name()).collect();
+    writeln!(out, "\n## Ghosts in streams of usual values, twelve days each\n")?;
+    writeln!(out, "| values | every | streams | {} |", names.join(" | "))?;
+    writeln!(out, "| --- | --- | --- |{}", " --- |".repeat(names.len()))?;
+    let mut totals = vec![0; judges.len()];
+    let mut streams = 0;
+    for (usual, minutes) in USUAL {
+        let all = usual.series(minutes);
+        let mut counts = Vec::with_capacity(judges.len());
+        for (judge, total) in judges.iter().zip(&mut totals) {
+            let threshold = judge.threshold(threshold);
+            let scored = Scored::new(*judge, threshold, &all);
+            let count: usize = pairs(&all, &scored.scores)
+                .map(|(series, scores)| usual.ghosts(series, |row| scores[row] >= threshold))
+                .sum();
+            *total += count;
+            counts.push(count.to_string());
+        }
+        streams += all.len();
+        writeln!(
+            out,
+            "| {} | {minutes} min | {} | {} |",
+            usual.name(),
+            all.len(),
+            counts.join(" | ")
+        )?;
+    }
+    let totals: Vec<String> = totals.iter().map(ToString::to_string).collect();
+    writeln!(out, "| all | | {streams} | {} |", totals.join(" | "))
+}
+
+/// Of nothing there is no part.
+pub fn part(part: f64) -> String {
+    if !part.is_finite() { String::new() } else { format!("{part:.3}") }
+}
