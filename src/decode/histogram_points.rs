@@ -8,7 +8,7 @@ use super::histograms::{HistogramPoint, Part, Temporality, quantile};
 use super::labels::SeriesDescription;
 use super::points::PointReader;
 use super::rates::{Point, SeriesIds};
-use super::series_cache::{HistogramIds, Known};
+use super::series_cache::{HistogramIds, Known, Scope, SeriesKey};
 use crate::registry::{Full, NameSource};
 use sigmad_sample::MetricId;
 use sigmad_sample::timestamp::Stamp;
@@ -27,6 +27,18 @@ impl PointReader<'_> {
     pub fn histogram(
         &mut self,
         key: &[u8],
+        time: Stamp,
+        histogram: &HistogramPoint<'_>,
+        describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
+    ) -> Result<(), BodyError> {
+        let key = SeriesKey { scope: Scope::TAGGED, bytes: key };
+        self.keyed_histogram(key, time, histogram, describe)
+    }
+
+    /// The same for a key in any scope.
+    pub(super) fn keyed_histogram(
+        &mut self,
+        key: SeriesKey<'_>,
         time: Stamp,
         histogram: &HistogramPoint<'_>,
         describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
@@ -144,7 +156,7 @@ impl PointReader<'_> {
     #[cold]
     fn describe_histogram(
         &mut self,
-        key: &[u8],
+        key: SeriesKey<'_>,
         describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
     ) -> Option<Known> {
         let description = &mut self.points.description;
@@ -162,7 +174,7 @@ impl PointReader<'_> {
     #[cold]
     pub(super) fn describe_part(
         &mut self,
-        key: &[u8],
+        key: SeriesKey<'_>,
         part: Part,
         point: Point,
     ) -> Result<(), BodyError> {

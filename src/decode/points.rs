@@ -16,12 +16,12 @@ use super::histograms::Part;
 use super::labels::{SeriesDescription, ValueKind};
 use super::rates::{Arrival, BodyIds, Point, Rate, RateSlot, SeriesIds};
 use super::rules::SeriesRules;
-use super::series_cache::{Known, SeriesCache};
+use super::series_cache::{EntryIndex, Known, Scope, SeriesCache, SeriesKey};
 use super::tables::PointTables;
 use super::values::ValueCounts;
 use crate::registry::{Full, NameSource};
 use sigmad_sample::timestamp::Stamp;
-use sigmad_sample::{DeviceId, MetricId, READINGS_MAX, Reading, VALUE_MAX};
+use sigmad_sample::{Batch, DeviceId, MetricId, READINGS_MAX, Reading, VALUE_MAX};
 
 pub use super::fault::PointFault;
 
@@ -86,15 +86,15 @@ struct OpenSample {
 }
 
 impl OpenSample {
-    /// Whether a value joins the sample; `drafted` is what it has.
+    /// Whether a value joins the sample, which is the draft of the batch.
     #[inline]
-    fn takes(&self, ids: SeriesIds, time_us: i64, drafted: &[Reading]) -> bool {
+    fn takes(&self, ids: SeriesIds, time_us: i64, batch: &mut Batch) -> bool {
         self.readings > 0
             && self.time_us == time_us
             && self.device == ids.device
             && self.readings < READINGS_MAX
             && (self.metrics & bit_of(ids.metric) == 0
-                || drafted.iter().all(|reading| reading.metric != ids.metric))
+                || batch.drafted().iter().all(|reading| reading.metric != ids.metric))
     }
 }
 
@@ -146,43 +146,118 @@ impl PointReader<'_> {
         value: f64,
         describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
     ) -> Result<(), BodyError> {
+        let key = SeriesKey { scope: Scope::TAGGED, bytes: key };
+        self.keyed_value(key, time, value, describe).map(drop)
+    }
+
+    /// As [`PointReader::value`], for a key in any scope. Returns its place in the cache, if it is there.
+    #[inline]
+    pub(super) fn keyed_value(
+        &mut self,
+        key: SeriesKey<'_>,
+        time: Stamp,
+        value: f64,
+        describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
+    ) -> Result<Option<EntryIndex>, BodyError> {
         if !value.is_finite() {
             self.skip();
-            return Ok(());
+            return Ok(None);
         }
-        let time_us = time.unwrap_or(self.admission.now_us());
-        let point = Point { time_us, value };
-        let Some(index) = self.points.cache.find(key) else {
-            return self.describe_and_take(key, point, describe);
-        };
-        let known = *self.points.cache.known(index);
-        match known {
-            Known::Gauge(ids) if self.touch(ids) => self.push(ids, point),
-            Known::Counter(ids, slot) if self.touch(ids) => {
-                let mut new_slot = slot;
-                let taken = self.count(ids, &mut new_slot, point);
-                if new_slot != slot {
-                    *self.points.cache.known(index) = Known::Counter(ids, new_slot);
+        let point = self.point(time, value);
+        if let Some(index) = self.points.cache.find(key)
+            && self.take_known(index, point)?
+        {
+            return Ok(Some(index));
+        }
+        self.describe_and_take(key, point, describe)?;
+        Ok(self.points.cache.find(key))
+    }
+
+    /// Takes one value of a series by its place in the cache. False if that does not say enough: then nothing has
+    /// happened, and the value is to be given with its key.
+    #[inline]
+    pub(super) fn value_at(
+        &mut self,
+        index: EntryIndex,
+        time: Stamp,
+        value: f64,
+    ) -> Result<bool, BodyError> {
+        if !value.is_finite() {
+            self.skip();
+            return Ok(true);
+        }
+        self.points.cache.found(index);
+        let point = self.point(time, value);
+        self.take_known(index, point)
+    }
+
+    /// The cache of series, in which formats look for what they expect next.
+    #[inline]
+    pub(super) fn cache(&self) -> &SeriesCache {
+        &self.points.cache
+    }
+
+    /// The place of what some series have in common. None if the cache is full.
+    #[inline]
+    pub(super) fn common(&mut self, key: SeriesKey<'_>) -> Option<EntryIndex> {
+        let cache = &mut self.points.cache;
+        cache.find(key).or_else(|| cache.insert(key, Known::Common, self.arrival.now_s))
+    }
+
+    #[inline]
+    fn point(&self, time: Stamp, value: f64) -> Point {
+        Point { time_us: time.unwrap_or(self.admission.now_us()), value }
+    }
+
+    /// Takes a value of a known series. False if it must be described again; then nothing has happened.
+    #[inline]
+    fn take_known(&mut self, index: EntryIndex, point: Point) -> Result<bool, BodyError> {
+        match self.points.cache.known(index) {
+            Some(&mut Known::Gauge(ids)) => {
+                let is_current = self.touch(ids);
+                if is_current {
+                    self.push(ids, point)?;
                 }
-                taken
+                Ok(is_current)
             }
-            Known::Dropped => {
-                self.points.counts.dropped += 1;
-                Ok(())
+            Some(&mut Known::Counter(ids, slot)) => {
+                let is_current = self.touch(ids);
+                if is_current {
+                    let mut new_slot = slot;
+                    self.count(ids, &mut new_slot, point)?;
+                    if new_slot != slot
+                        && let Some(known) = self.points.cache.known(index)
+                    {
+                        *known = Known::Counter(ids, new_slot);
+                    }
+                }
+                Ok(is_current)
             }
+            Some(&mut known) => self.take_other(known, point),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes a value of what is known, and no series of its own.
+    fn take_other(&mut self, known: Known, point: Point) -> Result<bool, BodyError> {
+        match known {
+            Known::Dropped => self.points.counts.dropped += 1,
             Known::Full { second, full }
                 if second == self.arrival.now_s && self.admission.is_list_full() =>
             {
                 self.leave_out(full);
-                Ok(())
             }
-            Known::Part(ids, part) if self.touch_histogram(ids) => self.take_part(ids, part, point),
+            Known::Part(ids, part) if self.touch_histogram(ids) => {
+                self.take_part(ids, part, point)?;
+            }
             Known::Gauge(_)
             | Known::Counter(..)
             | Known::Full { .. }
             | Known::Histogram(_)
-            | Known::Part(..) => self.describe_and_take(key, point, describe),
+            | Known::Common
+            | Known::Part(..) => return Ok(false),
         }
+        Ok(true)
     }
 
     /// Refuses a point that cannot be read; the others are kept.
@@ -219,9 +294,10 @@ impl PointReader<'_> {
     }
 
     /// What the cache knows of a key.
-    pub(super) fn known(&mut self, key: &[u8]) -> Option<Known> {
-        let index = self.points.cache.find(key)?;
-        Some(*self.points.cache.known(index))
+    pub(super) fn known(&mut self, key: SeriesKey<'_>) -> Option<Known> {
+        let cache = &mut self.points.cache;
+        let index = cache.find(key)?;
+        cache.known(index).copied()
     }
 
     /// Whether the ids are still those of the series. The device of the open sample was asked in this second.
@@ -261,7 +337,7 @@ impl PointReader<'_> {
             return Ok(());
         }
         let (_, batch) = self.admission.draft_parts();
-        if !self.open.takes(ids, point.time_us, batch.drafted()) {
+        if !self.open.takes(ids, point.time_us, batch) {
             self.close();
             self.admission.check_capacity()?;
             self.open.time_us = point.time_us;
@@ -289,7 +365,7 @@ impl PointReader<'_> {
     #[cold]
     fn describe_and_take(
         &mut self,
-        key: &[u8],
+        key: SeriesKey<'_>,
         point: Point,
         describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
     ) -> Result<(), BodyError> {
@@ -341,7 +417,7 @@ impl PointReader<'_> {
     /// Takes a value whose series is described; if it is the count of a histogram, it is a counter.
     fn describe_value(
         &mut self,
-        key: &[u8],
+        key: SeriesKey<'_>,
         point: Point,
         is_count: bool,
     ) -> Result<(), BodyError> {
@@ -392,7 +468,7 @@ impl PointReader<'_> {
                 self.leave_out(full);
                 Ok(())
             }
-            Known::Dropped | Known::Histogram(_) | Known::Part(..) => Ok(()),
+            Known::Dropped | Known::Histogram(_) | Known::Part(..) | Known::Common => Ok(()),
         }
     }
 

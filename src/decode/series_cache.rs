@@ -39,6 +39,8 @@ pub(super) enum Known {
     Histogram(HistogramIds),
     /// A part of a histogram.
     Part(HistogramIds, Part),
+    /// No series: what the keys of some series have in common.
+    Common,
 }
 
 /// The ids of the series of a histogram; those that it does not have are [`MetricId::NONE`].
@@ -60,16 +62,53 @@ impl HistogramIds {
     }
 }
 
+/// What names a series in one worker's cache: some bytes, and the scope within which they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SeriesKey<'k> {
+    pub(super) scope: Scope,
+    pub(super) bytes: &'k [u8],
+}
+
+/// Whose names the bytes of a key are: those of a format, or those within another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scope(u64);
+
+impl Scope {
+    /// Keys whose first byte is that of their format.
+    pub(super) const TAGGED: Self = Self(0);
+    const WITHIN: u64 = 1 << 63;
+    const KIND_BITS: u32 = 48;
+
+    /// Keys of one kind of a format.
+    #[inline(always)]
+    pub(super) const fn of_format(tag: u8, kind: u64) -> Self {
+        debug_assert!(tag < 0x80 && kind < 1 << Self::KIND_BITS);
+        Self((tag as u64) << Self::KIND_BITS | kind)
+    }
+
+    /// Keys of one kind within that of an entry. When the entry is gone, no other one has the same scope.
+    #[inline(always)]
+    pub(super) const fn within(index: EntryIndex, kind: u16) -> Self {
+        let place = (kind as u64) << 16 | index.at as u64;
+        Self(Self::WITHIN | (index.generation as u64) << 32 | place)
+    }
+}
+const _: () = assert!(ENTRIES_MAX <= 1 << 16, "a scope has 16 bits for an entry");
+
 #[derive(Debug)]
 struct Entry {
+    scope: Scope,
     key_at: u32,
     key_len: u32,
     known: Known,
 }
 
-/// The index of an entry, until the next insertion.
+/// An entry, for as long as the cache is not emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct EntryIndex(u32);
+pub(super) struct EntryIndex {
+    at: u32,
+    generation: u32,
+}
 
 /// Recent series of one worker.
 #[derive(Debug, Default)]
@@ -80,48 +119,98 @@ pub(super) struct SeriesCache {
     keys: Vec<u8>,
     /// The entry that is expected next.
     next: usize,
+    /// How often the cache was emptied, modulo 2^31: 68 years at once a second.
+    generation: u32,
     full_since_s: u32,
 }
 
 impl SeriesCache {
     /// The entry of a key.
     #[inline]
-    pub(super) fn find(&mut self, key: &[u8]) -> Option<EntryIndex> {
-        let index = if self.is_key(self.next, key) {
-            self.next
-        } else {
-            let Self { by_key, entries, keys, .. } = self;
-            let hash = hash_of(&self.hasher, key);
-            *by_key.find(hash, |&index| key_of(&entries[index as usize], keys) == key)? as usize
+    pub(super) fn find(&mut self, key: SeriesKey<'_>) -> Option<EntryIndex> {
+        let at = if self.is_key(self.next, key) { self.next } else { self.search(key)? };
+        self.next = at + 1;
+        Some(self.index(at))
+    }
+
+    fn search(&self, key: SeriesKey<'_>) -> Option<usize> {
+        let Self { by_key, entries, keys, .. } = self;
+        let is_key = |&at: &u32| {
+            let entry = &entries[at as usize];
+            entry.scope == key.scope && key_of(entry, keys) == key.bytes
         };
-        self.next = index + 1;
-        Some(EntryIndex(index as u32))
+        by_key.find(hash_of(&self.hasher, key), is_key).map(|&at| at as usize)
     }
 
     #[inline]
-    fn is_key(&self, index: usize, key: &[u8]) -> bool {
-        self.entries.get(index).is_some_and(|entry| key_of(entry, &self.keys) == key)
+    fn is_key(&self, at: usize, key: SeriesKey<'_>) -> bool {
+        self.entries.get(at).is_some_and(|entry| {
+            entry.scope == key.scope && is_same(key_of(entry, &self.keys), key.bytes)
+        })
+    }
+
+    /// The entry that is expected next, if it has that scope, and the bytes of its key.
+    #[inline]
+    pub(super) fn expected(&self, scope: Scope) -> Option<(EntryIndex, &[u8])> {
+        self.entry(self.next, scope)
+    }
+
+    /// The entry after another one, in the same way.
+    #[inline]
+    pub(super) fn expected_after(
+        &self,
+        index: EntryIndex,
+        scope: Scope,
+    ) -> Option<(EntryIndex, &[u8])> {
+        self.entry(index.at as usize + 1, scope)
     }
 
     #[inline]
-    pub(super) fn known(&mut self, index: EntryIndex) -> &mut Known {
-        &mut self.entries[index.0 as usize].known
+    fn entry(&self, at: usize, scope: Scope) -> Option<(EntryIndex, &[u8])> {
+        let entry = self.entries.get(at).filter(|entry| entry.scope == scope)?;
+        Some((self.index(at), key_of(entry, &self.keys)))
+    }
+
+    /// Takes note that the series after this one are expected.
+    #[inline]
+    pub(super) fn found(&mut self, index: EntryIndex) {
+        self.next = index.at as usize + 1;
+    }
+
+    #[inline]
+    fn index(&self, at: usize) -> EntryIndex {
+        EntryIndex { at: at as u32, generation: self.generation }
+    }
+
+    /// What is known of an entry; None once the cache has been emptied.
+    #[inline]
+    pub(super) fn known(&mut self, index: EntryIndex) -> Option<&mut Known> {
+        if index.generation != self.generation {
+            return None;
+        }
+        Some(&mut self.entries.get_mut(index.at as usize)?.known)
     }
 
     /// Keeps what is known of a key, as far as there is room.
-    pub(super) fn insert(&mut self, key: &[u8], known: Known, now_s: u32) {
+    pub(super) fn insert(
+        &mut self,
+        key: SeriesKey<'_>,
+        known: Known,
+        now_s: u32,
+    ) -> Option<EntryIndex> {
         if let Some(index) = self.find(key) {
-            *self.known(index) = known;
-            return;
+            *self.known(index)? = known;
+            return Some(index);
         }
-        if self.entries.len() >= ENTRIES_MAX || self.keys.len() + key.len() > KEY_BYTES_MAX {
+        let key_len = key.bytes.len();
+        if self.entries.len() >= ENTRIES_MAX || self.keys.len() + key_len > KEY_BYTES_MAX {
             if now_s.saturating_sub(self.full_since_s) < FULL_S {
-                return;
+                return None;
             }
             self.clear();
             self.full_since_s = now_s;
-            if key.len() > KEY_BYTES_MAX {
-                return;
+            if key_len > KEY_BYTES_MAX {
+                return None;
             }
         }
         if self.entries.is_empty() {
@@ -129,15 +218,17 @@ impl SeriesCache {
             self.entries.reserve_exact(ENTRIES_MAX);
             self.keys.reserve_exact(KEY_BYTES_MAX);
         }
-        let entry = Entry { key_at: self.keys.len() as u32, key_len: key.len() as u32, known };
-        self.keys.extend_from_slice(key);
-        self.entries.push(entry);
+        let (key_at, key_len) = (self.keys.len() as u32, key_len as u32);
+        self.keys.extend_from_slice(key.bytes);
+        self.entries.push(Entry { scope: key.scope, key_at, key_len, known });
         self.next = self.entries.len();
         let Self { hasher, by_key, entries, keys, .. } = self;
-        let index = (entries.len() - 1) as u32;
-        by_key.insert_unique(hash_of(hasher, key), index, |&index| {
-            hash_of(hasher, key_of(&entries[index as usize], keys))
+        let at = (entries.len() - 1) as u32;
+        by_key.insert_unique(hash_of(hasher, key), at, |&at| {
+            let entry = &entries[at as usize];
+            hash_of(hasher, SeriesKey { scope: entry.scope, bytes: key_of(entry, keys) })
         });
+        Some(self.index(at as usize))
     }
 
     /// Forgets all series, and keeps the memory.
@@ -146,6 +237,7 @@ impl SeriesCache {
         self.entries.clear();
         self.keys.clear();
         self.next = 0;
+        self.generation = (self.generation + 1) % (1 << 31);
     }
 }
 
@@ -154,10 +246,38 @@ fn key_of<'a>(entry: &Entry, keys: &'a [u8]) -> &'a [u8] {
     &keys[entry.key_at as usize..][..entry.key_len as usize]
 }
 
+/// Whether two keys are equal; short ones are compared in place, without a call.
+#[inline(always)]
+pub(super) fn is_same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    match a.len() {
+        4..=7 => have_same_ends::<4>(a, b),
+        8..=15 => have_same_ends::<8>(a, b),
+        16..=32 => have_same_ends::<16>(a, b),
+        _ => a == b,
+    }
+}
+
+/// Whether two texts of one length begin and end with the same bytes.
+#[inline(always)]
+fn have_same_ends<const N: usize>(a: &[u8], b: &[u8]) -> bool {
+    a.first_chunk::<N>() == b.first_chunk::<N>() && a.last_chunk::<N>() == b.last_chunk::<N>()
+}
+
+/// What follows `start` in `text`, if it begins so.
+#[inline(always)]
+pub(super) fn strip<'t>(text: &'t [u8], start: &[u8]) -> Option<&'t [u8]> {
+    let (first, rest) = text.split_at_checked(start.len())?;
+    is_same(first, start).then_some(rest)
+}
+
 #[inline]
-fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
+fn hash_of(hasher: &RandomState, key: SeriesKey<'_>) -> u64 {
     let mut hasher = hasher.build_hasher();
-    hasher.write(key);
+    hasher.write_u64(key.scope.0);
+    hasher.write(key.bytes);
     hasher.finish()
 }
 

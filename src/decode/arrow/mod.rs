@@ -13,9 +13,12 @@ use self::columns::Roles;
 use super::admission::Decoded;
 use super::fault::{BodyError, PointFault};
 use super::points::PointReader;
+use super::series_cache::{Scope, SeriesKey};
 
-/// First in every key of this format.
-const KEY_TAG: u8 = b'A';
+/// Of the keys of this format: a device, within which the names of its columns are.
+const DEVICE: Scope = Scope::of_format(b'A', 0);
+/// The same without a place for the device: the name of a column, and the device.
+const SPELLED: Scope = Scope::of_format(b'A', 1);
 const NO_NUMBERS: BodyError =
     BodyError::Unsupported("an Arrow stream needs a column of numbers beside device and time");
 
@@ -25,8 +28,8 @@ const NOT_A_STREAM: BodyError =
 /// One worker's memory for tables, used again for each body.
 #[derive(Debug, Default)]
 pub(super) struct ArrowReader {
-    /// The series of a column: tag and name, then the device of the row.
-    keys: Vec<Vec<u8>>,
+    /// The name of a column and the device of a row, while the cache of series has no room for the device.
+    key: Vec<u8>,
 }
 
 impl ArrowReader {
@@ -53,7 +56,8 @@ impl ArrowReader {
             let offset = body.len() - rest.len();
             match decoder.decode(&mut rest) {
                 Ok(Some(batch)) => {
-                    let roles = roles.get_or_insert_with(|| self.begin(points, &batch));
+                    let roles =
+                        roles.get_or_insert_with(|| Roles::of(batch.schema_ref(), points.rules()));
                     if !roles.has_numbers() {
                         return Err(NO_NUMBERS);
                     }
@@ -67,18 +71,6 @@ impl ArrowReader {
         }
     }
 
-    /// Finds out what the columns are, and begins the key of each.
-    fn begin(&mut self, points: &PointReader<'_>, batch: &RecordBatch) -> Roles {
-        let schema = batch.schema_ref();
-        let roles = Roles::of(schema, points.rules());
-        self.keys.clear();
-        for name in roles.names(schema) {
-            let length = (name.len() as u64).to_ne_bytes();
-            self.keys.push([&[KEY_TAG], &length[..], name.as_bytes()].concat());
-        }
-        roles
-    }
-
     fn rows(
         &mut self,
         points: &mut PointReader<'_>,
@@ -88,34 +80,43 @@ impl ArrowReader {
     ) -> Result<(), BodyError> {
         let (device, time) = (roles.device(batch), roles.time(batch));
         let schema = batch.schema_ref();
-        let numbers: Vec<_> = roles.numbers(batch).collect();
+        let names = roles.names(schema).map(str::as_bytes);
+        let columns: Vec<_> = names.zip(roles.numbers(batch)).collect();
         for row in 0..batch.num_rows() {
             points.set_index(first_row + row);
             let Ok(time) = time.as_ref().map_or(Ok(None), |times| times.get(row)) else {
                 points.refuse(PointFault::Time);
                 continue;
             };
-            let device =
-                device.as_ref().and_then(|texts| texts.get(row)).filter(|name| !name.is_empty());
-            for ((key, name), numbers) in
-                self.keys.iter_mut().zip(roles.names(schema)).zip(&numbers)
-            {
+            let device = device.as_ref().and_then(|texts| texts.get(row)).unwrap_or_default();
+            let device = device.as_bytes();
+            let common = points.common(SeriesKey { scope: DEVICE, bytes: device });
+            let scope = common.map(|common| Scope::within(common, 0));
+            for (name, numbers) in &columns {
                 let Some(value) = numbers.as_ref().and_then(|numbers| numbers.get(row)) else {
                     continue;
                 };
-                let prefix = key.len();
-                key.extend_from_slice(device.unwrap_or_default().as_bytes());
-                let taken = points.value(key, time, value, |description| {
-                    description.name(name.as_bytes());
-                    if let Some(device) = device {
-                        description.set_device(device.as_bytes());
+                let key = match scope {
+                    Some(scope) => SeriesKey { scope, bytes: name },
+                    None => SeriesKey { scope: SPELLED, bytes: self.spell(name, device) },
+                };
+                points.keyed_value(key, time, value, |description| {
+                    description.name(name);
+                    if !device.is_empty() {
+                        description.set_device(device);
                     }
                     Ok(())
-                });
-                key.truncate(prefix);
-                taken?;
+                })?;
             }
         }
         Ok(())
+    }
+
+    fn spell(&mut self, name: &[u8], device: &[u8]) -> &[u8] {
+        self.key.clear();
+        self.key.extend_from_slice(&name.len().to_ne_bytes());
+        self.key.extend_from_slice(name);
+        self.key.extend_from_slice(device);
+        &self.key
     }
 }

@@ -5,9 +5,11 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 use sigmad_sample::timestamp::Stamp;
 
+use super::expected::ExpectedFields;
 use super::number;
 use super::precision::LinePrecision;
 use crate::decode::fault::PointFault;
+use crate::decode::series_cache::{EntryIndex, strip};
 
 /// Fields of one line, and so readings of one point in any format but JSON (SPEC section 4).
 pub(super) const FIELDS_MAX: usize = 1_024;
@@ -15,8 +17,7 @@ pub(super) const FIELDS_MAX: usize = 1_024;
 /// A line that can be read; its fields are in the caller's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Measurement and tags, as sent and not yet checked.
-    pub series: Range<usize>,
+    pub start: usize,
     /// None for the time of arrival.
     pub time_us: Stamp,
     /// Where it ends: at a line end, or at the end of the body.
@@ -25,14 +26,28 @@ pub(super) struct Line {
     pub has_string: bool,
 }
 
+impl Line {
+    /// Measurement and tags, as sent and not yet checked.
+    pub(super) fn series<'b>(&self, body: &'b [u8]) -> &'b [u8] {
+        let end = series_end(body, self.start).unwrap_or(self.start);
+        debug_assert!(end > self.start, "the line was read");
+        &body[self.start..end]
+    }
+}
+
 /// A field.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Field {
     /// Its name, as sent.
     pub key: Range<usize>,
+    /// Its place in the cache, if the name is the expected one.
+    pub known: Option<EntryIndex>,
     /// NaN if it is no number.
     pub value: f64,
 }
+
+/// The last time that was read, as text in the body and in microseconds: most lines have the one before.
+pub(super) type RecentTime = Option<(Range<usize>, i64)>;
 
 /// Why a line can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +66,8 @@ pub(super) fn end_of(body: &[u8], at: usize) -> usize {
     memchr(b'\n', &body[at..]).map_or(body.len(), |length| at + length)
 }
 
-/// Reads the line that starts at `start`, which is neither white space nor a comment.
+/// Reads the line that starts at `start`, which is neither white space nor a comment. Names that `expected` knows are
+/// not looked at further.
 ///
 /// # Errors
 /// If it is not in the grammar, or its time is out of range.
@@ -60,53 +76,94 @@ pub(super) fn parse(
     body: &[u8],
     start: usize,
     fields: &mut Vec<Field>,
+    mut expected: ExpectedFields<'_>,
     precision: LinePrecision,
+    recent_time: &mut RecentTime,
 ) -> Result<Line, LineFault> {
     fields.clear();
-    let series_end = series_end(body, start)?;
-    let mut at = skip_space(body, series_end);
+    let mut at = start;
+    let mut guessed = expected.first(&body[start..]);
+    if guessed.is_none() {
+        at = skip_space(body, series_end(body, start)?);
+    }
     let mut has_string = false;
     loop {
         if fields.len() == FIELDS_MAX {
             return Err(syntax("more than 1024 fields", at));
         }
-        let key_end = key_end(body, at)?;
-        let key = at..key_end;
-        let value_at = key_end + 1;
+        let (key, known) = match guessed {
+            Some((index, length)) => (at..at + length, Some(index)),
+            None => (at..key_end(body, at)?, None),
+        };
+        let value_at = key.end + 1;
         let value;
         if body.get(value_at) == Some(&b'"') {
             has_string = true;
             value = f64::NAN;
             at = string_end(body, value_at)?;
         } else {
-            at = value_end(body, value_at);
-            value = number::value(&body[value_at..at]).map_err(|text| syntax(text, value_at))?;
+            (value, at) = read_value(body, value_at)?;
         }
-        fields.push(Field { key, value });
+        fields.push(Field { key, known, value });
         match body.get(at) {
             Some(b',') => at += 1,
             None | Some(b' ' | b'\t' | b'\r' | b'\n') => break,
             // Only what follows a string.
             Some(_) => return Err(syntax("invalid field format", at)),
         }
+        guessed = expected.next(&body[at..]);
     }
     at = skip_space(body, at);
     let mut time_us = None;
     if !is_end(body, at) {
-        let end = value_end(body, at);
-        let Some(time) = number::integer(&body[at..end]) else {
-            return Err(syntax("bad timestamp", at));
-        };
-        let Some(micros) = precision.micros(time) else {
-            return Err(LineFault { fault: PointFault::Time, at });
-        };
+        let (micros, end) = read_time(body, at, precision, recent_time)?;
         time_us = Some(micros);
-        at = skip_space(body, end);
-        if !is_end(body, at) {
-            return Err(syntax("bad timestamp", at));
+        at = end;
+    }
+    Ok(Line { start, time_us, end: at, has_string })
+}
+
+/// Reads the value of a field that is no string; returns where it ends.
+#[inline]
+fn read_value(body: &[u8], start: usize) -> Result<(f64, usize), LineFault> {
+    if let Some((value, length)) = number::leading_decimal(&body[start..]) {
+        let end = start + length;
+        if matches!(body.get(end), None | Some(b',' | b' ' | b'\n' | b'\r' | b'\t')) {
+            return Ok((value, end));
         }
     }
-    Ok(Line { series: start..series_end, time_us, end: at, has_string })
+    let end = value_end(body, start);
+    let value = number::value(&body[start..end]).map_err(|text| syntax(text, start))?;
+    Ok((value, end))
+}
+
+/// Reads the time of a line, which is the last on it; returns where the line ends.
+#[inline]
+fn read_time(
+    body: &[u8],
+    start: usize,
+    precision: LinePrecision,
+    recent: &mut RecentTime,
+) -> Result<(i64, usize), LineFault> {
+    if let Some((text, micros)) = recent
+        && let Some(rest) = strip(&body[start..], &body[text.clone()])
+        && matches!(rest, [] | [b'\n', ..])
+    {
+        return Ok((*micros, body.len() - rest.len()));
+    }
+    let end = value_end(body, start);
+    let Some(time) = number::integer(&body[start..end]) else {
+        return Err(syntax("bad timestamp", start));
+    };
+    let Some(micros) = precision.micros(time) else {
+        return Err(LineFault { fault: PointFault::Time, at: start });
+    };
+    *recent = Some((start..end, micros));
+    let at = skip_space(body, end);
+    if !is_end(body, at) {
+        return Err(syntax("bad timestamp", at));
+    }
+    Ok((micros, at))
 }
 const _: () = assert!(FIELDS_MAX == 1_024, "the message says so");
 

@@ -4,9 +4,11 @@
 //! series of a field is `measurement_field`, with the tags as labels. Fields that are no numbers (strings, booleans,
 //! NaN) are skipped and counted. A line is kept or refused as a whole, and does not affect the lines around it.
 //!
-//! [`mod@line`] splits a line without looking at its tags: the bytes before the fields are the key of the series in the
-//! worker's cache. [`series`] reads them when the cache does not know them.
+//! [`mod@line`] splits a line without looking at its tags: the bytes before the value are the key of the series in the
+//! worker's cache, and are skipped where they are the [`expected`] ones. [`series`] reads them when the cache does not
+//! know them.
 
+mod expected;
 mod line;
 mod number;
 mod precision;
@@ -14,21 +16,21 @@ mod series;
 
 use memchr::memchr_iter;
 
-use self::line::{Field, Line, LineFault};
+use self::expected::ExpectedFields;
+use self::line::{Field, Line, LineFault, RecentTime};
 use super::admission::Decoded;
 use super::fault::{BodyError, PointFault};
 use super::points::PointReader;
+use super::series_cache::{SeriesCache, SeriesKey};
 
 pub use self::precision::{LinePrecision, PrecisionError};
-
-/// Begins the keys of this format in the cache of series.
-const KEY_TAG: u8 = b'L';
 
 /// The buffers of one worker.
 #[derive(Debug, Default)]
 pub(super) struct LineReader {
     fields: Vec<Field>,
-    /// Names a series: the tag of the format, measurement and tags as sent, a space, and the field as sent.
+    /// Names a series whose key does not stand in the body: measurement and tags as sent, a space, and the field as
+    /// sent.
     key: Vec<u8>,
 }
 
@@ -65,10 +67,10 @@ fn read_lines(
     body: &[u8],
     precision: LinePrecision,
 ) -> Result<(), BodyError> {
-    let mut lines = Lines { body, at: 0, index: 0 };
+    let mut lines = Lines { body, at: 0, index: 0, recent_time: None };
     while lines.skip_blank() {
         points.set_index(lines.index);
-        match lines.next(&mut reader.fields, precision) {
+        match lines.next(&mut reader.fields, Some(points.cache()), precision) {
             Ok(line) => take(reader, points, body, &line)?,
             Err(fault) => points.refuse(fault),
         }
@@ -82,11 +84,11 @@ fn first_fault(
     body: &[u8],
     precision: LinePrecision,
 ) -> Option<(usize, PointFault)> {
-    let mut lines = Lines { body, at: 0, index: 0 };
+    let mut lines = Lines { body, at: 0, index: 0, recent_time: None };
     while lines.skip_blank() {
         let index = lines.index;
-        let fault = match lines.next(&mut reader.fields, precision) {
-            Ok(line) => series::check(&body[line.series]).err(),
+        let fault = match lines.next(&mut reader.fields, None, precision) {
+            Ok(line) => series::check(line.series(body)).err(),
             Err(fault) => Some(fault),
         };
         if let Some(fault) = fault {
@@ -105,29 +107,35 @@ fn take(
     line: &Line,
 ) -> Result<(), BodyError> {
     let LineReader { fields, key } = reader;
-    let series = &body[line.series.clone()];
-    key.clear();
-    key.push(KEY_TAG);
-    key.extend_from_slice(series);
-    key.push(b' ');
-    let series_bytes = key.len();
     if fields.iter().all(|field| !field.value.is_finite())
-        && let Err(fault) = series::check(series)
+        && let Err(fault) = series::check(line.series(body))
     {
         fields.iter().for_each(|_| points.skip());
         points.refuse(fault);
         return Ok(());
     }
-    for field in fields.iter() {
+    let mut first = None;
+    for (place, field) in fields.iter().enumerate() {
+        if place == 0 {
+            first = field.known;
+        }
+        if let Some(index) = field.known
+            && points.value_at(index, line.time_us, field.value)?
+        {
+            continue;
+        }
         if !field.value.is_finite() {
             points.skip();
             continue;
         }
-        let name = &body[field.key.clone()];
-        key.truncate(series_bytes);
-        key.extend_from_slice(name);
+        let series = line.series(body);
+        let name = field_name(series, field, place, body);
+        let key = match first.filter(|_| place > 0) {
+            Some(first) => SeriesKey { scope: expected::following(first), bytes: name },
+            None => SeriesKey { scope: expected::FIRST, bytes: spell(key, series, name) },
+        };
         let mut is_refused = false;
-        points.value(key, line.time_us, field.value, |description| {
+        let entry = points.keyed_value(key, line.time_us, field.value, |description| {
             let described = series::describe(series, name, description);
             is_refused = described.is_err();
             described
@@ -136,8 +144,27 @@ fn take(
             // The other fields have the same tags: the line is refused once.
             break;
         }
+        if place == 0 {
+            first = entry;
+        }
     }
     Ok(())
+}
+
+/// The name of a field; that of the first one may have been read together with the series.
+fn field_name<'b>(series: &[u8], field: &Field, place: usize, body: &'b [u8]) -> &'b [u8] {
+    let key = &body[field.key.clone()];
+    let is_with_series = place == 0 && field.known.is_some();
+    if is_with_series { &key[series.len() + 1..] } else { key }
+}
+
+/// Writes the key of a field that is not within that of the first one.
+fn spell<'k>(key: &'k mut Vec<u8>, series: &[u8], name: &[u8]) -> &'k [u8] {
+    key.clear();
+    key.extend_from_slice(series);
+    key.push(b' ');
+    key.extend_from_slice(name);
+    key
 }
 
 /// The lines of a body.
@@ -146,6 +173,7 @@ struct Lines<'b> {
     at: usize,
     /// Line ends before `at`.
     index: usize,
+    recent_time: RecentTime,
 }
 
 impl Lines<'_> {
@@ -171,10 +199,12 @@ impl Lines<'_> {
     fn next(
         &mut self,
         fields: &mut Vec<Field>,
+        cache: Option<&SeriesCache>,
         precision: LinePrecision,
     ) -> Result<Line, PointFault> {
         let start = self.at;
-        match line::parse(self.body, start, fields, precision) {
+        let expected = ExpectedFields::new(cache);
+        match line::parse(self.body, start, fields, expected, precision, &mut self.recent_time) {
             Ok(line) => {
                 self.at = line.end;
                 if line.has_string {

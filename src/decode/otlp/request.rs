@@ -10,14 +10,20 @@ use super::super::histograms::{Buckets, HistogramPoint, Temporality};
 use super::super::labels::{SeriesDescription, ValueKind};
 use super::super::points::PointReader;
 use super::super::protobuf::{FieldValue, Fields, Malformed};
+use super::super::series_cache::{EntryIndex, Scope, SeriesKey};
 use super::attributes::Attribute;
 use super::data_point::{self, PointHead};
 use super::key::{push_part, take_part};
 use super::resource::{IDENTITY_BYTES, ResourceHasher};
 use sigmad_sample::timestamp::Stamp;
 
-/// First in every key of this format.
+/// Of the keys of this format: first in those of histograms, and of all while the cache of series is full.
 const KEY_TAG: u8 = b'O';
+/// The scope of resources, within which the keys of other points are: the name of the metric alone, or with
+/// [`ATTRIBUTES`] and its length behind them.
+const RESOURCE: Scope = Scope::of_format(KEY_TAG, 0);
+/// In the kind of a scope: the point has attributes.
+const ATTRIBUTES: u16 = 1;
 /// Attributes of the resource that are labels of its series: two services on one host have series of their own.
 /// Others are not: an id of the process would make new series at each start.
 const SERVICE_ATTRIBUTES: [&[u8]; 2] = [b"service.name", b"service.namespace"];
@@ -68,6 +74,8 @@ struct Resource<'a> {
     /// The message, whose attributes are in its field `resource`.
     message: &'a [u8],
     identity: [u8; IDENTITY_BYTES],
+    /// Its place in the cache of series, if there is room.
+    index: Option<EntryIndex>,
 }
 
 /// The field of `Metric` that holds the points.
@@ -188,7 +196,9 @@ impl<'p, 's> RequestReader<'p, 's> {
             identity.add(part);
             Ok::<_, Malformed>(())
         })?;
-        let resource = Resource { message, identity: identity.finish() };
+        let identity = identity.finish();
+        let index = self.points.common(SeriesKey { scope: RESOURCE, bytes: &identity });
+        let resource = Resource { message, identity, index };
         let mut fields = Fields::new(message);
         while let Some((number, value)) = fields.next()? {
             if number == 2 {
@@ -217,12 +227,13 @@ impl<'p, 's> RequestReader<'p, 's> {
         data: Data,
         resource: &Resource<'_>,
     ) -> Result<(), End> {
-        let kind = metric.kind();
         let key = &mut self.scratch.key;
         key.clear();
-        key.extend_from_slice(&[KEY_TAG, data as u8, kind as u8]);
-        key.extend_from_slice(&resource.identity);
-        push_part(metric.name, key);
+        if resource.index.is_none() || !matches!(data, Data::Gauge | Data::Sum) {
+            key.extend_from_slice(&[KEY_TAG, data as u8, metric.kind() as u8]);
+            key.extend_from_slice(&resource.identity);
+            push_part(metric.name, key);
+        }
         let prefix = key.len();
         let mut fields = metric.fields;
         while let Some((number, value)) = fields.next()? {
@@ -278,10 +289,23 @@ impl RequestReader<'_, '_> {
             self.points.refuse(PointFault::Syntax("the data point has no value"));
             return Ok(());
         };
-        let attributes = &key[start..];
-        let series = Series { resource, attributes };
-        let kind = metric.kind();
-        self.points.value(key, time, value, |description| {
+        let (kind, end) = (metric.kind(), key.len());
+        let bytes = match resource.index {
+            Some(_) if end == start => metric.name,
+            Some(_) => {
+                key.extend_from_slice(metric.name);
+                key.extend_from_slice(&metric.name.len().to_ne_bytes());
+                &**key
+            }
+            None => &**key,
+        };
+        let scope = resource.index.map_or(Scope::TAGGED, |index| {
+            let has_attributes = if end == start { 0 } else { ATTRIBUTES };
+            Scope::within(index, (kind as u16) << 1 | has_attributes)
+        });
+        let series = Series { resource, attributes: &key[start..end] };
+        let key = SeriesKey { scope, bytes };
+        self.points.keyed_value(key, time, value, |description| {
             description.kind(kind);
             description.name(metric.name);
             series.describe(description, text)

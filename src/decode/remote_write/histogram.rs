@@ -5,6 +5,7 @@ use super::super::histograms::{Buckets, HistogramPoint, Temporality};
 use super::super::labels::SeriesDescription;
 use super::super::points::PointReader;
 use super::super::protobuf::{FieldValue, Fields, Malformed, each_double, each_varint, zigzag};
+use super::super::series_cache::SeriesKey;
 use super::messages::stamp;
 
 /// The schemas of buckets that grow by 2^(2^-schema).
@@ -103,7 +104,7 @@ impl NativeHistogram {
     /// Gives the histogram that was read to `points`.
     pub(super) fn give(
         &mut self,
-        key: &[u8],
+        key: SeriesKey<'_>,
         points: &mut PointReader<'_>,
         describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
     ) -> Result<(), BodyError> {
@@ -127,7 +128,7 @@ impl NativeHistogram {
             return Ok(());
         };
         let histogram = HistogramPoint { temporality, count, sum, buckets };
-        points.histogram(key, time, &histogram, describe)
+        points.keyed_histogram(key, time, &histogram, describe)
     }
 
     /// None for what is no histogram.

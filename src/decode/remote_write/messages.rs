@@ -58,12 +58,18 @@ pub(super) fn read_label(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 
 /// Reads `MetricType`, which is numbered alike in both versions. Types that sigmad does not know are as good as none.
 pub(super) fn read_type(value: FieldValue<'_>) -> Result<MetricType, Malformed> {
-    Ok(match value.varint()? as i32 {
+    Ok(type_of(value.varint()? as i32))
+}
+
+/// The type of that number.
+#[inline]
+pub(super) fn type_of(number: i32) -> MetricType {
+    match number {
         1 => MetricType::Counter,
         // Gauge, gauge histogram, info, state set.
         2 | 4 | 6 | 7 => MetricType::Gauge,
         3 => MetricType::Histogram,
         5 => MetricType::Summary,
         _ => MetricType::Unknown,
-    })
+    }
 }

@@ -20,6 +20,7 @@ use super::labels::{SeriesDescription, ValueKind};
 use super::metric_types::MetricType;
 use super::points::{PointFault, PointReader};
 use super::protobuf::Malformed;
+use super::series_cache::{EntryIndex, SeriesKey};
 use sigmad_sample::METRIC_BYTES_MAX;
 
 pub(super) use self::{v1::read as read_v1, v2::read as read_v2};
@@ -31,7 +32,7 @@ pub(super) const PARSER_BYTES: usize = symbols::SYMBOLS_BYTES;
 /// has [`METRIC_BYTES_MAX`], and a device.
 const LABEL_BYTES_MAX: usize = 8 * METRIC_BYTES_MAX;
 
-/// In front of the keys of each version: their bytes may be alike.
+/// Of the keys of each version: their bytes may be alike.
 const TAG_V1: u8 = b'1';
 const TAG_V2: u8 = b'2';
 const TAG_V2_SPELLED: u8 = b'3';
@@ -79,17 +80,34 @@ fn at(error: BodyError, offset: usize) -> BodyError {
     }
 }
 
+/// Gives one value to `points` whose series is in the cache. False if it must be given with its key.
+#[inline(always)]
+fn take_expected(
+    index: EntryIndex,
+    message: &[u8],
+    points: &mut PointReader<'_>,
+) -> Result<bool, BodyError> {
+    let sample = SamplePoint::read(message)?;
+    match stamp(sample.timestamp_ms) {
+        Ok(time) => points.value_at(index, time, sample.value),
+        Err(fault) => {
+            points.refuse(fault);
+            Ok(true)
+        }
+    }
+}
+
 /// Gives one value to `points`.
 #[inline(always)]
 fn take_sample(
     message: &[u8],
-    key: &[u8],
+    key: SeriesKey<'_>,
     points: &mut PointReader<'_>,
     describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
 ) -> Result<(), BodyError> {
     let sample = SamplePoint::read(message)?;
     match stamp(sample.timestamp_ms) {
-        Ok(time) => points.value(key, time, sample.value, describe),
+        Ok(time) => points.keyed_value(key, time, sample.value, describe).map(drop),
         Err(fault) => {
             points.refuse(fault);
             Ok(())

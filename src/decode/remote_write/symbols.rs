@@ -10,6 +10,8 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::super::protobuf::take_varint;
+
 /// Strings with a number. When there are more, the numbers begin anew with the next request, which costs one look-up
 /// of each series.
 const NUMBERED_MAX: usize = 1 << 16;
@@ -110,6 +112,21 @@ impl Symbols {
     #[inline(always)]
     pub(super) fn number_at(&self, place: u32) -> Option<u32> {
         self.numbers.get(place as usize).copied()
+    }
+
+    /// Whether `key` has the numbers of the symbols that `refs` refers to.
+    #[inline(always)]
+    pub(super) fn are(&self, mut refs: &[u8], key: &[u8]) -> bool {
+        let (numbers, _) = key.as_chunks();
+        for number in numbers {
+            let known = Some(u32::from_ne_bytes(*number));
+            let Ok(place) = take_varint(&mut refs) else { return false };
+            // As every uint32: the low bits.
+            if self.number_at(place as u32) != known {
+                return false;
+            }
+        }
+        refs.is_empty()
     }
 
     /// The symbol at that place of the table.

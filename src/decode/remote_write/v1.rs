@@ -1,6 +1,7 @@
 //! remote_write 1.0: series with their labels spelled out.
 //!
-//! The key of a series is the bytes of its labels. Types come in requests of their own, once a minute.
+//! The key of a series is the bytes of its labels; where they are those that are expected next, they are not looked at
+//! further. Types come in requests of their own, once a minute.
 
 use super::super::admission::Decoded;
 use super::super::fault::BodyError;
@@ -8,8 +9,11 @@ use super::super::labels::SeriesDescription;
 use super::super::metric_types::{MetricType, MetricTypes};
 use super::super::points::{PointFault, PointReader};
 use super::super::protobuf::{Fields, Malformed};
+use super::super::series_cache::{Scope, SeriesKey, strip};
 use super::messages::{NAME_LABEL, read_label, read_type};
-use super::{LABEL_BYTES_MAX, Parser, TAG_V1, at, describe_label, kind_of, take_sample};
+use super::{
+    LABEL_BYTES_MAX, Parser, TAG_V1, at, describe_label, kind_of, take_expected, take_sample,
+};
 
 /// Fields of `WriteRequest`.
 const TIMESERIES: u32 = 1;
@@ -18,9 +22,8 @@ const METADATA: u32 = 3;
 const LABELS: u32 = 1;
 const SAMPLES: u32 = 2;
 const HISTOGRAMS: u32 = 4;
-
-/// Bytes in front of the labels of a key: the tag, and how many types were known.
-const KEY_LABELS_AT: usize = 1 + size_of::<u32>();
+/// What a sample begins with, before its length.
+const SAMPLES_KEY: u8 = (SAMPLES as u8) << 3 | 2;
 
 /// Reads a `WriteRequest`.
 pub(in super::super) fn read(
@@ -31,6 +34,8 @@ pub(in super::super) fn read(
     parser.written = None;
     let tables = points.tables();
     let read = read_request(parser, &mut points, &tables.types, body);
+    // Labels that stood apart may have been many; the memory for those of a series that is kept stays.
+    parser.key.shrink_to(LABEL_BYTES_MAX);
     points.end(read)
 }
 
@@ -70,22 +75,26 @@ fn read_series(
     types: &MetricTypes,
     series: &[u8],
 ) -> Result<(), BodyError> {
-    let Parser { key, histogram, .. } = parser;
-    key.clear();
-    key.push(TAG_V1);
-    key.extend_from_slice(&types.told().to_ne_bytes());
-    let values = split_labels(series, key)?;
-    let is_too_long = key.len() - KEY_LABELS_AT > LABEL_BYTES_MAX;
-    if is_too_long {
-        // Such a series has no key, and its memory goes back.
-        *key = vec![TAG_V1];
+    // What is known of a type is in the scope, so that a series is described again once it is told.
+    let scope = Scope::of_format(TAG_V1, u64::from(types.told()));
+    if let Some((index, labels)) = points.cache().expected(scope)
+        && let Some([SAMPLES_KEY, length, sample @ ..]) = strip(series, labels)
+        && usize::from(*length) == sample.len()
+        && take_expected(index, sample, points)?
+    {
+        return Ok(());
     }
+    let Parser { key, histogram, .. } = parser;
+    let (labels, values) = split_labels(series, key)?;
+    let is_too_long = labels.len() > LABEL_BYTES_MAX;
+    // Such a series has no key.
+    let key = SeriesKey { scope, bytes: if is_too_long { &[] } else { labels } };
     let mut is_malformed = false;
     let mut describe = |description: &mut SeriesDescription| {
         if is_too_long {
             return Err(PointFault::SeriesTooLong);
         }
-        let described = describe(description, &key[KEY_LABELS_AT..], |name| types.of(name));
+        let described = describe(description, labels, |name| types.of(name));
         is_malformed = described.is_err();
         described.unwrap_or(Err(PointFault::Label))
     };
@@ -103,9 +112,13 @@ fn read_series(
     if is_malformed { Err(Malformed.into()) } else { Ok(()) }
 }
 
-/// Appends the labels of a series, as they were sent, to `key`. Returns fields among which all others are.
+/// The labels of a series, as they were sent, and fields among which all others are. Labels that stand apart are
+/// gathered in `key`.
 #[inline(always)]
-fn split_labels<'a>(series: &'a [u8], key: &mut Vec<u8>) -> Result<&'a [u8], Malformed> {
+fn split_labels<'a>(
+    series: &'a [u8],
+    key: &'a mut Vec<u8>,
+) -> Result<(&'a [u8], &'a [u8]), Malformed> {
     let mut fields = Fields::new(series);
     let mut values = series;
     // Senders put all labels first: one piece.
@@ -115,11 +128,14 @@ fn split_labels<'a>(series: &'a [u8], key: &mut Vec<u8>) -> Result<&'a [u8], Mal
         }
         values = fields.rest();
     }
-    key.extend_from_slice(&series[..series.len() - values.len()]);
-    if !fields.rest().is_empty() {
-        gather_labels(fields, key)?;
+    let labels = &series[..series.len() - values.len()];
+    key.clear();
+    gather_labels(fields, key)?;
+    if key.is_empty() {
+        return Ok((labels, values));
     }
-    Ok(values)
+    key.splice(..0, labels.iter().copied());
+    Ok((key, values))
 }
 
 /// Appends the labels among the remaining fields.

@@ -6,11 +6,12 @@ use super::super::labels::SeriesDescription;
 use super::super::metric_types::MetricType;
 use super::super::points::{PointFault, PointReader};
 use super::super::protobuf::{Fields, Malformed, each_varint};
+use super::super::series_cache::{Scope, SeriesKey};
 use super::messages::{self, NAME_LABEL};
 use super::symbols::{Symbols, UNNUMBERED};
 use super::{
     LABEL_BYTES_MAX, Parser, TAG_V2, TAG_V2_SPELLED, Written, at, describe_label, kind_of,
-    take_sample,
+    take_expected, take_sample,
 };
 
 /// Fields of `Request`.
@@ -21,6 +22,9 @@ const LABELS_REFS: u32 = 1;
 const SAMPLES: u32 = 2;
 const HISTOGRAMS: u32 = 3;
 const METADATA: u32 = 5;
+/// What metadata and the type in it begin with.
+const METADATA_KEY: u8 = (METADATA as u8) << 3 | 2;
+const TYPE_KEY: u8 = 1 << 3;
 
 /// Labels, as names and values, of which a series that is kept has no more.
 const REFS_MAX: usize = 1_024;
@@ -80,8 +84,13 @@ fn read_series(
     body: &[u8],
     series: &[u8],
 ) -> Result<(), BodyError> {
+    if read_expected(parser, points, series)? {
+        return Ok(());
+    }
     let Parser { symbols, key, histogram, written } = parser;
-    let SeriesHead { metric_type, values, is_too_long } = read_head(symbols, key, body, series)?;
+    let SeriesHead { metric_type, values, scope, is_too_long } =
+        read_head(symbols, key, body, series)?;
+    let key = SeriesKey { scope, bytes: key };
     let describe = |description: &mut SeriesDescription| {
         if is_too_long {
             return Err(PointFault::SeriesTooLong);
@@ -113,11 +122,79 @@ fn read_series(
     Ok(())
 }
 
+/// Reads a series of one sample, if it is the one that is expected next. False if it must be read otherwise; then
+/// nothing has happened.
+#[inline]
+fn read_expected(
+    parser: &mut Parser,
+    points: &mut PointReader<'_>,
+    series: &[u8],
+) -> Result<bool, BodyError> {
+    let Some(usual) = UsualSeries::read(series) else { return Ok(false) };
+    let Parser { symbols, written, .. } = parser;
+    let scope = numbered(symbols, usual.metric_type);
+    let lost_before = points.lost();
+    let is_taken = match points.cache().expected(scope) {
+        Some((index, key)) if symbols.are(usual.refs, key) => {
+            take_expected(index, usual.sample, points)?
+        }
+        _ => false,
+    };
+    if let Some(written) = written {
+        written.samples += usize::from(is_taken && points.lost() == lost_before);
+    }
+    Ok(is_taken)
+}
+
+/// A series as senders write it: references, one sample, and the type.
+struct UsualSeries<'a> {
+    /// Packed.
+    refs: &'a [u8],
+    sample: &'a [u8],
+    metric_type: MetricType,
+}
+
+impl<'a> UsualSeries<'a> {
+    #[inline(always)]
+    fn read(series: &'a [u8]) -> Option<Self> {
+        let (refs, rest) = take_short(series, LABELS_REFS)?;
+        let (sample, rest) = take_short(rest, SAMPLES)?;
+        let metric_type = match *rest {
+            [] => MetricType::default(),
+            // Whatever else a field of metadata may say, this one has the type alone.
+            [METADATA_KEY, 2, TYPE_KEY, metric_type @ ..0x80] => {
+                messages::type_of(i32::from(metric_type))
+            }
+            _ => return None,
+        };
+        Some(Self { refs, sample, metric_type })
+    }
+}
+
+/// Takes a field of that number off the front, if it has less than 128 bytes.
+#[inline(always)]
+fn take_short(message: &[u8], number: u32) -> Option<(&[u8], &[u8])> {
+    match message {
+        [key, length @ ..0x80, rest @ ..] if u32::from(*key) == number << 3 | 2 => {
+            rest.split_at_checked(usize::from(*length))
+        }
+        _ => None,
+    }
+}
+
+/// The scope of keys of numbers.
+#[inline]
+fn numbered(symbols: &Symbols, metric_type: MetricType) -> Scope {
+    Scope::of_format(TAG_V2, u64::from(symbols.epoch()) << 8 | metric_type as u64)
+}
+
 /// What stands around the values of a series.
 struct SeriesHead<'a> {
     metric_type: MetricType,
     /// Fields among which all values are.
     values: &'a [u8],
+    /// That of its key.
+    scope: Scope,
     /// No such series is kept; it has no key.
     is_too_long: bool,
 }
@@ -131,12 +208,9 @@ fn read_head<'a>(
     series: &'a [u8],
 ) -> Result<SeriesHead<'a>, Malformed> {
     key.clear();
-    key.push(TAG_V2);
-    // The place of the type, which comes after the values.
-    key.push(0);
-    key.extend_from_slice(&symbols.epoch().to_ne_bytes());
-    let mut head =
-        SeriesHead { metric_type: MetricType::default(), values: series, is_too_long: false };
+    let metric_type = MetricType::default();
+    let scope = numbered(symbols, metric_type);
+    let mut head = SeriesHead { metric_type, values: series, scope, is_too_long: false };
     let (mut refs, mut is_numbered) = (0_usize, true);
     let mut fields = Fields::new(series);
     let mut is_first = true;
@@ -170,9 +244,13 @@ fn read_head<'a>(
         return Err(Malformed);
     }
     head.is_too_long = refs > REFS_MAX || !is_numbered && !spell_key(symbols, key, body, series)?;
-    key[1] = head.metric_type as u8;
+    head.scope = if is_numbered {
+        numbered(symbols, head.metric_type)
+    } else {
+        Scope::of_format(TAG_V2_SPELLED, head.metric_type as u64)
+    };
     if head.is_too_long {
-        key.truncate(1);
+        key.clear();
     }
     Ok(head)
 }
@@ -198,7 +276,6 @@ fn spell_key(
     series: &[u8],
 ) -> Result<bool, Malformed> {
     key.clear();
-    key.extend_from_slice(&[TAG_V2_SPELLED, 0]);
     let mut fits = true;
     each_ref(series, |place| {
         let symbol = symbols.get(body, place).unwrap_or_default();
