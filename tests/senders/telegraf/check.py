@@ -63,6 +63,13 @@ OUTPUTS = {
   username = "telegraf"
   password = "{token}"
 """,
+    "influxdb-unix": """
+[[outputs.influxdb]]
+  urls = ["{unix}"]
+  database = "any"
+  username = "telegraf"
+  password = "{token}"
+""",
     "http": """
 [[outputs.http]]
   url = "{url}/write"
@@ -89,9 +96,14 @@ GAUGES = ("cpu", "mem", "disk")
 def configured(folder: Path, output: str, source: str, port: int) -> tuple[Path, Path]:
     """The configuration, and the file of points that it reads."""
     file, config = folder / "points", folder / "telegraf.conf"
-    chosen = OUTPUTS[output].format(url=f"http://127.0.0.1:{port}", token=influx.TOKEN)
+    addresses = {"url": f"http://127.0.0.1:{port}", "unix": f"unix://{folder / 'socket'}"}
+    chosen = OUTPUTS[output].format(**addresses, token=influx.TOKEN)
     config.write_text(AGENT + source.format(file=file) + chosen)
     return config, file
+
+
+def flags(folder: Path) -> tuple[str, ...]:
+    return ("--ingest-token", influx.TOKEN, "--listen", f"unix:{folder / 'socket'}")
 
 
 def run_once(program: str, config: Path) -> None:
@@ -103,8 +115,8 @@ def run_once(program: str, config: Path) -> None:
 
 def once(program: str, output: str) -> None:
     made = influx.points()
-    with bench.sigmad("--ingest-token", influx.TOKEN) as (_, port), tempfile.TemporaryDirectory() as folder:
-        config, file = configured(Path(folder), output, INPUT_ONCE, port)
+    with tempfile.TemporaryDirectory() as name, bench.sigmad(*flags(Path(name))) as (_, port):
+        config, file = configured(Path(name), output, INPUT_ONCE, port)
         file.write_text("\n".join(map(influx.line, made)) + "\n")
         run_once(program, config)
         influx.check(port, influx.expected(made))
@@ -119,7 +131,6 @@ def restarted(program: str, output: str) -> None:
     """sigmad is killed, points go on, and it is started again."""
     made = influx.points()
     third = len(made) // 3
-    flags = ("--ingest-token", influx.TOKEN)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         listen = f"127.0.0.1:{bench.free_port()}"
@@ -131,7 +142,7 @@ def restarted(program: str, output: str) -> None:
                 lines.write("".join(influx.line(point) + "\n" for point in points))
 
         add(made[:third])
-        with bench.sigmad(*flags, listen=listen) as (child, _):
+        with bench.sigmad(*flags(folder), listen=listen) as (child, _):
             log = stack.enter_context((folder / "log").open("w+"))
             telegraf = stack.enter_context(bench.running([program, str(config)], stderr=log))
             before = wait_for_all(port, made[:third], set())
@@ -143,7 +154,7 @@ def restarted(program: str, output: str) -> None:
             return " E! " in (folder / "log").read_text()
 
         arrival.wait_for("Telegraf notices that nobody listens", refused)
-        with bench.sigmad(*flags, listen=listen):
+        with bench.sigmad(*flags(folder), listen=listen):
             add(made[2 * third :])
             after = wait_for_all(port, made, before)
         assert telegraf.poll() is None, (folder / "log").read_text()
