@@ -126,7 +126,7 @@ impl Convention {
     }
 }
 
-/// Paths about the process itself, for loopback clients and clients with the debug token.
+/// Paths about the process itself, for local clients and clients with the debug token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DebugRead {
     /// List of the other paths.
