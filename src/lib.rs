@@ -22,7 +22,8 @@
 //!                                                 └───────────┘
 //! ```
 //!
-//! The analytics thread judges every value and owns every window. The store thread runs with Redis only, and shares
+//! The analytics thread judges every value and owns every window. With `--analytics` above 1 it is several: each has a
+//! part of the devices, and one more has the fleet's windows ([`shards`]). The store thread runs with Redis only, and shares
 //! the windows with other replicas. The thread `debug` starts one more thread for each profile ([`api::debug`],
 //! [`sigmad_profile`]). [`server`] starts all threads, waits for a signal, and stops them in the order of the data.
 //! `sigmad demo` adds a thread that posts like any client ([`sigmad_demo`]). `sigmad load` and `sigmad eval` are
@@ -41,7 +42,7 @@
 //!    of the other [`sigmad_detectors`]. Then it adds the value to them.
 //! 6. With Redis, the judged sample goes through the [`judged_queue`] to the [`store::thread`], which writes it with the
 //!    next flush, reads what other replicas have changed, and sends that back.
-//! 7. Reads are queries to the same thread, which first judges all chunks sent before them. So a read sees every
+//! 7. Reads are queries to the same threads, each of which first judges all chunks sent before them. So a read sees every
 //!    sample whose 202 has left.
 //!
 //! # Invariants
@@ -73,6 +74,7 @@ pub mod registry;
 pub mod reloadable;
 pub mod sample_queue;
 pub mod server;
+pub mod shards;
 pub mod store;
 mod telemetry;
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //!
 //! [`Machine::of_this_process`] reads what the machine offers; [`decide`] is pure.
 //!
-//! Each worker needs a core of its own, and the analytics thread another. With a CPU quota, cores are shared
+//! Each worker needs a core of its own, and each analytics thread another. With a CPU quota, cores are shared
 //! with other processes: the kernel then places threads better, and two pods on one node would pin their
 //! threads to the same cores.
 
 use std::fmt;
 
-use crate::config::Pin;
+use crate::config::{Pin, Shards};
+use crate::shards::{SHARDS_MAX, ShardLayout};
 
 mod cgroup;
 
@@ -17,6 +18,16 @@ use self::cgroup::CgroupLimits;
 /// With fewer cores, every other process shares a core with a pinned thread, which can't move away: latency
 /// is then better without pinning.
 const PINNED_CORES_MIN: usize = 4;
+
+/// With fewer cores, one analytics thread has all windows: a second one and the fleet's would take the cores of two
+/// workers.
+const SHARDED_CORES_MIN: usize = 8;
+/// Cores for each shard of devices. With 8 cores that is 5 workers, 2 shards and the fleet's; with 16, 11 and 4.
+const CORES_PER_SHARD: usize = 4;
+/// The same ratio where `--workers` says how many there are.
+const WORKERS_PER_SHARD: usize = 3;
+/// `--workers` below this have one shard, as those of fewer than [`SHARDED_CORES_MIN`] cores have.
+const SHARDED_WORKERS_MIN: usize = 5;
 
 /// What the machine offers this process.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,8 +69,10 @@ fn machine_memory() -> Option<u64> {
 pub struct Placement {
     /// One for each worker: its core, or None if the kernel places it.
     pub worker_cores: Vec<Option<usize>>,
-    /// The core of the analytics thread.
-    pub analytics_core: Option<usize>,
+    /// How analytics is divided.
+    pub shards: ShardLayout,
+    /// One for each analytics thread: its core.
+    pub analytics_cores: Vec<Option<usize>>,
     /// Why this number of workers.
     pub workers_reason: WorkersReason,
     /// Why threads are pinned, or not.
@@ -71,7 +84,7 @@ pub struct Placement {
 pub enum WorkersReason {
     /// `--workers`.
     Asked,
-    /// The cores of the cpuset, less one for analytics if there are two or more.
+    /// The cores of the cpuset, less those of analytics, but one at least.
     Cores {
         /// Cores of the cpuset.
         cores: usize,
@@ -103,16 +116,40 @@ impl Placement {
     pub fn workers(&self) -> usize {
         self.worker_cores.len()
     }
+
+    /// Whether threads are pinned.
+    pub fn is_pinned(&self) -> bool {
+        self.worker_cores.iter().any(Option::is_some)
+    }
 }
 
-/// Places the threads on a machine. With `workers` 0, cores and quota decide the number of workers.
-pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
-    let (workers, workers_reason) = match workers {
-        0 => workers_for(machine),
-        asked => (asked, WorkersReason::Asked),
+/// What the settings ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Workers; with 0, cores and quota decide.
+    pub workers: usize,
+    /// Shards of devices.
+    pub shards: Shards,
+    /// Whether threads are pinned.
+    pub pin: Pin,
+    /// Replicas share their windows: the store takes judged samples in one order, from one shard.
+    pub is_shared: bool,
+}
+
+/// Places the threads on a machine.
+pub fn decide(machine: &Machine, asked: Asked) -> Placement {
+    let shards = match asked.shards {
+        Shards::Auto if asked.is_shared => 1,
+        Shards::Auto => shards_for(machine, asked.workers).min(SHARDS_MAX),
+        Shards::Count(shards) => shards,
     };
-    let threads = workers + 1;
-    let (is_pinned, pin_reason) = match pin {
+    let shards = ShardLayout::new(shards);
+    let (workers, workers_reason) = match asked.workers {
+        0 => workers_for(machine, shards),
+        workers => (workers, WorkersReason::Asked),
+    };
+    let threads = workers + shards.threads();
+    let (is_pinned, pin_reason) = match asked.pin {
         Pin::Off => (false, PinReason::Asked),
         _ if machine.cores.is_empty() => (false, PinReason::CoresUnknown),
         Pin::On => (true, PinReason::Asked),
@@ -126,19 +163,30 @@ pub fn decide(machine: &Machine, workers: usize, pin: Pin) -> Placement {
     let core_of = |thread: usize| is_pinned.then(|| machine.cores[thread % machine.cores.len()]);
     Placement {
         worker_cores: (0..workers).map(core_of).collect(),
-        analytics_core: core_of(workers),
+        shards,
+        analytics_cores: (workers..threads).map(core_of).collect(),
         workers_reason,
         pin_reason,
     }
 }
 
-fn workers_for(machine: &Machine) -> (usize, WorkersReason) {
+/// The shards of devices that `--analytics auto` means.
+fn shards_for(machine: &Machine, workers: usize) -> usize {
+    match workers {
+        0 if machine.parallelism < SHARDED_CORES_MIN => 1,
+        0 => machine.parallelism / CORES_PER_SHARD,
+        _ if workers < SHARDED_WORKERS_MIN => 1,
+        _ => workers.div_ceil(WORKERS_PER_SHARD),
+    }
+}
+
+fn workers_for(machine: &Machine, shards: ShardLayout) -> (usize, WorkersReason) {
     let cores = machine.cores.len().max(1);
     let reason = match machine.limits.quota_cores {
         Some(quota_cores) if quota_cores < cores as f64 => WorkersReason::Quota { quota_cores },
         _ => WorkersReason::Cores { cores },
     };
-    (machine.parallelism.saturating_sub(1).max(1), reason)
+    (machine.parallelism.saturating_sub(shards.threads()).max(1), reason)
 }
 
 impl fmt::Display for WorkersReason {
@@ -179,6 +227,11 @@ mod tests {
         Machine { cores, parallelism, limits, memory_bytes: None }
     }
 
+    fn decided(machine: &Machine, workers: usize, pin: Pin) -> Placement {
+        let shards = Shards::Count(1);
+        decide(machine, Asked { workers, shards, pin, is_shared: false })
+    }
+
     fn unpinned(workers: usize) -> Vec<Option<usize>> {
         vec![None; workers]
     }
@@ -207,9 +260,43 @@ mod tests {
             (0, Some(4.0), 1),
         ];
         for (cores, quota_cores, workers) in cases {
-            let placement = decide(&machine(cores, quota_cores), 0, Pin::Off);
+            let placement = decided(&machine(cores, quota_cores), 0, Pin::Off);
             assert_eq!(placement.workers(), workers, "{cores} cores, quota {quota_cores:?}");
         }
+    }
+
+    #[test]
+    fn shards_follow_cores_or_workers_but_not_with_redis() {
+        let cases = [
+            // cores, --workers, --analytics; workers, shards, threads of analytics
+            (1, 0, 0, 1, 1, 1),
+            (4, 0, 0, 3, 1, 1),
+            (7, 0, 0, 6, 1, 1),
+            (8, 0, 0, 5, 2, 3),
+            (16, 0, 0, 11, 4, 5),
+            (64, 0, 0, 47, 16, 17),
+            (2, 4, 0, 4, 1, 1),
+            (2, 5, 0, 5, 2, 3),
+            (64, 1, 0, 1, 1, 1),
+            (4, 0, 2, 1, 2, 3),
+            (1, 0, 4, 1, 4, 5),
+            (4, 3, 4, 3, 4, 5),
+        ];
+        for (cores, workers, shards, found, found_shards, threads) in cases {
+            let shards = if shards == 0 { Shards::Auto } else { Shards::Count(shards) };
+            let asked = Asked { workers, shards, pin: Pin::Auto, is_shared: false };
+            let placement = decide(&machine(cores, None), asked);
+            let layout = placement.shards;
+            assert_eq!(
+                (placement.workers(), layout.of_devices(), layout.threads()),
+                (found, found_shards, threads),
+                "{asked:?} of {cores}"
+            );
+            assert_eq!(placement.analytics_cores.len(), threads);
+        }
+        let asked = Asked { workers: 0, shards: Shards::Auto, pin: Pin::Off, is_shared: true };
+        let placement = decide(&machine(16, None), asked);
+        assert_eq!((placement.workers(), placement.shards), (15, ShardLayout::ONE));
     }
 
     #[test]
@@ -229,10 +316,10 @@ mod tests {
             (0, None, 0, false, PinReason::CoresUnknown),
         ];
         for (cores, quota_cores, workers, is_pinned, reason) in cases {
-            let placement = decide(&machine(cores, quota_cores), workers, Pin::Auto);
+            let placement = decided(&machine(cores, quota_cores), workers, Pin::Auto);
             let case = format!("{cores} cores, quota {quota_cores:?}, --workers {workers}");
             assert_eq!(placement.pin_reason, reason, "{case}");
-            assert_eq!(placement.analytics_core.is_some(), is_pinned, "{case}");
+            assert_eq!(placement.is_pinned(), is_pinned, "{case}");
             assert!(
                 placement.worker_cores.iter().all(|core| core.is_some() == is_pinned),
                 "{case}"
@@ -243,24 +330,24 @@ mod tests {
     #[test]
     fn pinned_threads_share_no_core_where_there_are_enough() {
         let machine = of_cores(vec![3, 5, 8, 13], None);
-        let placement = decide(&machine, 0, Pin::Auto);
+        let placement = decided(&machine, 0, Pin::Auto);
         assert_eq!(placement.worker_cores, [Some(3), Some(5), Some(8)]);
-        assert_eq!(placement.analytics_core, Some(13));
+        assert_eq!(placement.analytics_cores, [Some(13)]);
     }
 
     #[test]
     fn on_pins_round_robin_and_off_never() {
         let machine = of_cores(vec![4, 6], Some(0.5));
-        let placement = decide(&machine, 3, Pin::On);
+        let placement = decided(&machine, 3, Pin::On);
         assert_eq!(placement.worker_cores, [Some(4), Some(6), Some(4)]);
-        assert_eq!(placement.analytics_core, Some(6));
+        assert_eq!(placement.analytics_cores, [Some(6)]);
         assert_eq!(placement.workers_reason, WorkersReason::Asked);
 
-        let placement = decide(&of_cores(vec![0; 64], None), 3, Pin::Off);
+        let placement = decided(&of_cores(vec![0; 64], None), 3, Pin::Off);
         assert_eq!(placement.worker_cores, unpinned(3));
-        assert_eq!(placement.analytics_core, None);
+        assert_eq!(placement.analytics_cores, [None]);
 
-        let placement = decide(&of_cores(Vec::new(), None), 0, Pin::On);
+        let placement = decided(&of_cores(Vec::new(), None), 0, Pin::On);
         assert_eq!(
             (placement.worker_cores, placement.pin_reason),
             (unpinned(1), PinReason::CoresUnknown)
@@ -269,10 +356,10 @@ mod tests {
 
     #[test]
     fn reasons_are_shown_in_the_log() {
-        let placement = decide(&machine(64, Some(0.25)), 0, Pin::Auto);
+        let placement = decided(&machine(64, Some(0.25)), 0, Pin::Auto);
         assert_eq!(placement.workers_reason.to_string(), "CPU quota of 0.25 cores");
         assert_eq!(placement.pin_reason.to_string(), "CPU quota");
-        let placement = decide(&machine(4, None), 0, Pin::Auto);
+        let placement = decided(&machine(4, None), 0, Pin::Auto);
         assert_eq!(placement.workers_reason.to_string(), "4 cores");
         assert_eq!(placement.pin_reason.to_string(), "a core for each thread");
     }

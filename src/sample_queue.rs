@@ -1,13 +1,18 @@
-//! The sample queue: chunks of samples on their way from one worker to the analytics thread.
+//! The sample queue: chunks of samples on their way from one worker to the analytics threads.
 //!
-//! Each worker owns a [`SampleProducer`]: a bounded crossbeam channel of chunks, and a second channel that
-//! returns emptied chunks. A worker fills a chunk and sends it when it is full or when its round ends, so
-//! that the cost of the queue is shared by many samples. Once the chunks in flight exist, nothing is allocated.
+//! Each worker owns a [`SampleProducer`]. It has a lane to each shard ([`crate::shards`]): a bounded crossbeam channel of
+//! chunks, and a second channel that returns emptied chunks. A worker fills a chunk and sends it when it is full or when
+//! its round ends, so that the cost of the queue is shared by many samples. Once the chunks in flight exist, nothing is
+//! allocated.
 //!
-//! A queue holds [`QUEUE_SAMPLES_MAX`] samples at most, and no more readings than it is told. The worker asks [`SampleProducer::has_room`] before it
+//! With one shard there is one lane, and each sample takes it. With several, a sample goes to the shard of its device and
+//! to that of the fleet.
+//!
+//! A queue holds [`QUEUE_SAMPLES_MAX`] samples at most, and no more readings than it is told: once on all lanes to shards
+//! of devices together, and once on that to the fleet's. The worker asks [`SampleProducer::has_room`] before it
 //! accepts a request; [`SampleProducer::push`] never fails after that.
 //!
-//! Under load the analytics thread dozes: a timed park that producers do not end, so that a request costs
+//! Under load an analytics thread dozes: a timed park that producers do not end, so that a request costs
 //! no system call. When idle it parks, and the next producer wakes it. See [`Sleeper`].
 
 mod sleeper;
@@ -19,6 +24,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 pub use sleeper::Sleeper;
 
+use crate::shards::ShardLayout;
 use sigmad_clock::Now;
 use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
 use sigmad_sample::{Batch, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX};
@@ -45,21 +51,20 @@ pub struct SampleChunk {
     pub sent_ns: Option<u64>,
 }
 
+/// How many copies of a sample are on their way: the memory of a queue is that many times its readings.
+pub fn copies(layout: ShardLayout) -> usize {
+    if layout.threads() == 1 { 1 } else { 2 }
+}
+
 /// The worker's end of a queue.
 #[derive(Debug)]
 pub struct SampleProducer {
-    full: Sender<Box<SampleChunk>>,
-    emptied: Receiver<Box<SampleChunk>>,
-    closed: Arc<AtomicBool>,
-    sleeper: Arc<Sleeper>,
-    /// Last in, first out: the chunk used most recently is still in the cache.
-    #[expect(clippy::vec_box, reason = "boxes are what the channels carry")]
-    spare: Vec<Box<SampleChunk>>,
-    filling: Box<SampleChunk>,
-    samples_in_flight: usize,
-    readings_in_flight: usize,
+    layout: ShardLayout,
+    /// The only lane, or that to the fleet's shard: each sample takes it.
+    all: SampleLane,
+    /// Those to the shards of devices, if these are others.
+    of_devices: Vec<SampleLane>,
     readings_max: usize,
-    chunks_in_flight: usize,
     counters: Arc<SampleQueueCounters>,
 }
 
@@ -68,10 +73,8 @@ pub struct SampleProducer {
 pub struct SampleQueueCounters {
     /// The index of the worker, for the label `worker`.
     pub worker: usize,
-    /// Samples sent since the start.
+    /// Samples taken since the start.
     pub samples_total: Counter,
-    /// Chunks sent since the start.
-    pub chunks_total: Counter,
     /// Samples in chunks that have not come back.
     pub samples_in_flight: Counter,
 }
@@ -89,7 +92,7 @@ impl MetricSource for SampleQueueCounters {
     }
 }
 
-/// The analytics thread's end of one queue.
+/// The analytics thread's end of one lane.
 #[derive(Debug)]
 pub struct SampleConsumer {
     full: Receiver<Box<SampleChunk>>,
@@ -97,28 +100,27 @@ pub struct SampleConsumer {
     closed: Arc<AtomicBool>,
 }
 
-/// A queue whose consumer sleeps in `sleeper`.
+/// A queue to one shard, whose thread sleeps in `sleeper`.
 pub fn channel(
     sleeper: Arc<Sleeper>,
     counters: Arc<SampleQueueCounters>,
 ) -> (SampleProducer, SampleConsumer) {
-    let (full_sender, full_receiver) = bounded(CHUNKS_MAX);
-    let (emptied_sender, emptied_receiver) = bounded(CHUNKS_MAX);
-    let closed = Arc::new(AtomicBool::new(false));
-    let producer = SampleProducer {
-        full: full_sender,
-        emptied: emptied_receiver,
-        closed: closed.clone(),
-        sleeper,
-        spare: Vec::new(),
-        filling: Box::default(),
-        samples_in_flight: 0,
-        readings_in_flight: 0,
-        readings_max: QUEUE_READINGS_MAX,
-        chunks_in_flight: 0,
-        counters,
-    };
-    (producer, SampleConsumer { full: full_receiver, emptied: emptied_sender, closed })
+    let (producer, mut consumers) = sharded(ShardLayout::ONE, &[sleeper], counters);
+    (producer, consumers.pop().expect("one shard"))
+}
+
+/// A queue to all shards, with a consumer for each. Its thread sleeps in the sleeper at its place.
+pub fn sharded(
+    layout: ShardLayout,
+    sleepers: &[Arc<Sleeper>],
+    counters: Arc<SampleQueueCounters>,
+) -> (SampleProducer, Vec<SampleConsumer>) {
+    assert_eq!(sleepers.len(), layout.threads());
+    let (mut lanes, consumers): (Vec<_>, _) =
+        sleepers.iter().map(|sleeper| SampleLane::new(sleeper.clone())).unzip();
+    let all = lanes.pop().expect("the layout has a shard of the fleet");
+    let readings_max = QUEUE_READINGS_MAX;
+    (SampleProducer { layout, all, of_devices: lanes, readings_max, counters }, consumers)
 }
 
 impl SampleProducer {
@@ -138,32 +140,63 @@ impl SampleProducer {
             if self.fits(samples, readings) {
                 return true;
             }
-            // When the analytics thread shares our core, it may wait for us to leave it.
-            self.sleeper.wake();
+            // When an analytics thread shares our core, it may wait for us to leave it.
+            self.lanes().for_each(|lane| lane.sleeper.wake());
             std::thread::yield_now();
         }
         self.reclaim();
         self.fits(samples, readings)
     }
 
+    /// Any lane may get all samples: which one is known only as they are pushed.
     fn fits(&self, samples: usize, readings: usize) -> bool {
-        // Two chunks may be partly filled: the first that takes samples and the last.
-        let chunks = samples / CHUNK_SAMPLES + readings / CHUNK_READINGS + 2;
-        self.samples_in_flight + self.filling.batch.len() + samples <= QUEUE_SAMPLES_MAX
-            && self.readings_in_flight + self.filling.batch.readings() + readings
-                <= self.readings_max
-            && self.chunks_in_flight + chunks <= CHUNKS_MAX
+        let Self { all, of_devices, readings_max, .. } = self;
+        if !all.waiting().plus(samples, readings).fits(*readings_max)
+            || !all.has_chunks(samples, readings)
+        {
+            return false;
+        }
+        if of_devices.is_empty() {
+            return true;
+        }
+        let waiting = of_devices.iter().fold(LaneFill::default(), |sum, lane| {
+            let LaneFill { samples, readings } = lane.waiting();
+            sum.plus(samples, readings)
+        });
+        waiting.plus(samples, readings).fits(*readings_max)
+            && of_devices.iter().all(|lane| lane.has_chunks(samples, readings))
     }
 
-    /// Takes the samples, in order. Full chunks are sent at once, the last one by [`SampleProducer::send`].
+    fn lanes(&self) -> impl Iterator<Item = &SampleLane> {
+        self.of_devices.iter().chain(std::iter::once(&self.all))
+    }
+
+    /// Takes the samples, in order. Full chunks are sent at once, the last ones by [`SampleProducer::send`].
     #[inline]
     pub fn push(&mut self, batch: &Batch, now: Now) {
+        // Before any of them can be judged, so that no reader counts more judged than sent.
+        self.counters.samples_total.add(batch.len() as u64);
+        if !self.of_devices.is_empty() {
+            self.push_to_devices(batch, now);
+        }
         let mut samples = batch.iter();
         while samples.len() > 0 {
-            self.filling.batch.take_from(&mut samples, CHUNK_SAMPLES, CHUNK_READINGS);
-            let batch = &self.filling.batch;
-            if batch.len() == CHUNK_SAMPLES || batch.readings() >= CHUNK_READINGS {
-                self.send(now);
+            let filling = &mut self.all.filling.batch;
+            filling.take_from(&mut samples, CHUNK_SAMPLES, CHUNK_READINGS);
+            if self.all.is_full() {
+                self.send_to_all(now, None);
+            }
+        }
+    }
+
+    /// Takes the samples of devices for their shards.
+    fn push_to_devices(&mut self, batch: &Batch, now: Now) {
+        for (sample, readings) in batch.iter() {
+            let Some(id) = sample.device else { continue };
+            let lane = &mut self.of_devices[self.layout.of_device(id)];
+            lane.filling.batch.push(sample.timestamp_us, sample.device, readings);
+            if lane.is_full() {
+                lane.send(now, None);
             }
         }
     }
@@ -174,28 +207,114 @@ impl SampleProducer {
         self.dispatch(now, None);
     }
 
-    /// [`SampleProducer::send`] for a chunk whose time to the verdict is measured; `sent_ns` is the time now.
+    /// [`SampleProducer::send`] for chunks whose time to the verdict is measured; `sent_ns` is the time now.
     pub fn send_timed(&mut self, now: Now, sent_ns: u64) {
         self.dispatch(now, Some(sent_ns));
     }
 
     #[inline]
     fn dispatch(&mut self, now: Now, sent_ns: Option<u64>) {
+        self.of_devices.iter_mut().for_each(|lane| lane.send(now, sent_ns));
+        self.send_to_all(now, sent_ns);
+    }
+
+    #[inline]
+    fn send_to_all(&mut self, now: Now, sent_ns: Option<u64>) {
+        if !self.all.filling.batch.is_empty() {
+            self.all.send(now, sent_ns);
+            let to_devices: usize = self.of_devices.iter().map(|lane| lane.in_flight.samples).sum();
+            let in_flight = self.all.in_flight.samples.max(to_devices);
+            self.counters.samples_in_flight.set(in_flight as u64);
+        }
+    }
+
+    fn reclaim(&mut self) {
+        self.of_devices.iter_mut().for_each(SampleLane::reclaim);
+        self.all.reclaim();
+    }
+}
+
+/// Samples and readings on a lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct LaneFill {
+    samples: usize,
+    readings: usize,
+}
+
+impl LaneFill {
+    fn plus(self, samples: usize, readings: usize) -> Self {
+        Self { samples: self.samples + samples, readings: self.readings + readings }
+    }
+
+    fn fits(self, readings_max: usize) -> bool {
+        self.samples <= QUEUE_SAMPLES_MAX && self.readings <= readings_max
+    }
+}
+
+/// The way to one shard.
+#[derive(Debug)]
+struct SampleLane {
+    full: Sender<Box<SampleChunk>>,
+    emptied: Receiver<Box<SampleChunk>>,
+    closed: Arc<AtomicBool>,
+    sleeper: Arc<Sleeper>,
+    /// Last in, first out: the chunk used most recently is still in the cache.
+    #[expect(clippy::vec_box, reason = "boxes are what the channels carry")]
+    spare: Vec<Box<SampleChunk>>,
+    filling: Box<SampleChunk>,
+    in_flight: LaneFill,
+    chunks_in_flight: usize,
+}
+
+impl SampleLane {
+    fn new(sleeper: Arc<Sleeper>) -> (Self, SampleConsumer) {
+        let (full_sender, full_receiver) = bounded(CHUNKS_MAX);
+        let (emptied_sender, emptied_receiver) = bounded(CHUNKS_MAX);
+        let closed = Arc::new(AtomicBool::new(false));
+        let lane = Self {
+            full: full_sender,
+            emptied: emptied_receiver,
+            closed: closed.clone(),
+            sleeper,
+            spare: Vec::new(),
+            filling: Box::default(),
+            in_flight: LaneFill::default(),
+            chunks_in_flight: 0,
+        };
+        (lane, SampleConsumer { full: full_receiver, emptied: emptied_sender, closed })
+    }
+
+    /// Samples and readings that are in flight, or not sent so far.
+    fn waiting(&self) -> LaneFill {
+        self.in_flight.plus(self.filling.batch.len(), self.filling.batch.readings())
+    }
+
+    /// Whether the channel has room for the chunks of so many samples.
+    fn has_chunks(&self, samples: usize, readings: usize) -> bool {
+        // Two chunks may be partly filled: the first that takes samples and the last.
+        let chunks = samples / CHUNK_SAMPLES + readings / CHUNK_READINGS + 2;
+        self.chunks_in_flight + chunks <= CHUNKS_MAX
+    }
+
+    /// Whether the chunk that is filled must be sent.
+    fn is_full(&self) -> bool {
+        let batch = &self.filling.batch;
+        batch.len() == CHUNK_SAMPLES || batch.readings() >= CHUNK_READINGS
+    }
+
+    /// Sends what waits, if anything does.
+    #[inline]
+    fn send(&mut self, now: Now, sent_ns: Option<u64>) {
         if self.filling.batch.is_empty() {
             return;
         }
         self.reclaim();
-        let samples = self.filling.batch.len();
         let empty = self.spare.pop().unwrap_or_default();
         let mut chunk = std::mem::replace(&mut self.filling, empty);
         chunk.sent = now;
         chunk.sent_ns = sent_ns;
-        self.samples_in_flight += samples;
-        self.readings_in_flight += chunk.batch.readings();
+        self.in_flight = self.in_flight.plus(chunk.batch.len(), chunk.batch.readings());
         self.chunks_in_flight += 1;
-        self.counters.samples_total.add(samples as u64);
-        self.counters.chunks_total.add(1);
-        self.counters.samples_in_flight.set(self.samples_in_flight as u64);
         // has_room() keeps chunks in flight below the channel's capacity, and the consumer outlives us.
         self.full
             .try_send(chunk)
@@ -206,8 +325,8 @@ impl SampleProducer {
     /// Takes back the chunks that the consumer has recycled.
     fn reclaim(&mut self) {
         while let Ok(mut chunk) = self.emptied.try_recv() {
-            self.samples_in_flight -= chunk.batch.len();
-            self.readings_in_flight -= chunk.batch.readings();
+            self.in_flight.samples -= chunk.batch.len();
+            self.in_flight.readings -= chunk.batch.readings();
             self.chunks_in_flight -= 1;
             chunk.batch.clear();
             self.spare.push(chunk);
@@ -215,7 +334,7 @@ impl SampleProducer {
     }
 }
 
-impl Drop for SampleProducer {
+impl Drop for SampleLane {
     /// Wakes a consumer that sleeps. The channel itself closes only after this, so a flag announces it.
     fn drop(&mut self) {
         // Release, for the Acquire in receive(): a consumer that sees the flag sees every chunk.

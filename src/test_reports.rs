@@ -1,19 +1,22 @@
 //! Test double of the analytics thread: fixed reports.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::analytics::report::{
-    AnomalyReport, Asker, DeviceReport, MetricReport, Question, SampleReport, Scope,
-    SeriesSelection, TotalsReport, WindowsReport, questions,
+    AnomaliesReport, AnomalyReport, DeviceReport, MetricReport, PartTotals, Question, RankedDevice,
+    SampleReport, Scope, SeriesSelection, TotalsReport, WindowsReport,
 };
+use crate::analytics::{Asker, questions};
+use crate::shards::ShardLayout;
 use sigmad_detectors::DetectorKind;
-use sigmad_sample::Verdict;
+use sigmad_sample::{MetricId, Verdict};
 
 /// An asker whose analytics thread answers with fixed reports; the thread ends with the last asker.
 pub fn asker() -> (Asker, JoinHandle<()>) {
-    let (asker, asked) = questions(Arc::default());
-    let analytics = std::thread::spawn(move || asked.into_iter().for_each(answer));
+    let (asker, asked) = questions(ShardLayout::ONE, &[Arc::default()]);
+    let analytics = std::thread::spawn(move || asked.into_iter().flatten().for_each(answer));
     (asker, analytics)
 }
 
@@ -42,8 +45,20 @@ pub fn fleet() -> WindowsReport {
 
 /// Totals that go with [`fleet`].
 pub fn totals() -> TotalsReport {
-    let anomalies = vec![("rps".into(), 2), (HOSTILE.into(), 1)];
-    TotalsReport { samples: 70, anomalies, devices: 3, streams: 5, ..TotalsReport::default() }
+    TotalsReport::merge(vec![part_totals()])
+}
+
+fn part_totals() -> PartTotals {
+    let (rps, other) = (MetricId::RPS, MetricId::new(2, 0));
+    PartTotals {
+        samples: 70,
+        listed: vec![(rps, "rps".into()), (other, HOSTILE.into())],
+        metrics: 2,
+        anomalies: vec![(rps, 2), (other, 1)],
+        devices: 3,
+        streams: 5,
+        ..PartTotals::default()
+    }
 }
 
 fn answer(question: Question) {
@@ -67,7 +82,7 @@ fn answer(question: Question) {
             report.metrics.truncate(query.limit);
             drop(to.send(report));
         }
-        Question::Totals(to) => drop(to.send(totals())),
+        Question::Totals(to) => drop(to.send(part_totals())),
         Question::Devices(query, to) => {
             let report = DeviceReport {
                 device: format!("{:?}", query.sort).into(),
@@ -79,7 +94,8 @@ fn answer(question: Question) {
                 total_count: 1,
                 anomaly_count: 1,
             };
-            drop(to.send(vec![report; query.limit]));
+            let device = RankedDevice { rank: (false, 0, Reverse(0)), report };
+            drop(to.send(vec![device; query.limit]));
         }
         Question::Anomalies(query, to) => {
             let report = AnomalyReport {
@@ -103,7 +119,10 @@ fn answer(question: Question) {
             let serials = (query.after_change + 1..=query.limit as u64).rev();
             let reports =
                 serials.map(|serial| AnomalyReport { serial, change: serial, ..report.clone() });
-            drop(to.send(reports.collect()));
+            let last = query.limit as u64;
+            let (begun, serial, change) = (last, last, last);
+            let anomalies = reports.collect();
+            drop(to.send(AnomaliesReport { anomalies, begun, serial, change }));
         }
         Question::Latest(query, to) => {
             let readings = vec![("rps".into(), 1.5)];

@@ -5,8 +5,9 @@
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::analytics::report::{AnomaliesQuery, AnomalyReport};
+use crate::analytics::report::{AnomaliesQuery, AnomaliesReport, AnomalyReport};
 use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::window::Moments;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
@@ -40,9 +41,39 @@ pub type Subject = (Option<DeviceId>, MetricId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenAnomaly(NonZeroU16);
 
+/// Numbers anomalies and their changes over all shards, from 1. Only anomalies touch it, so that shards wait for one
+/// another's cache lines as seldom as anomalies begin, go on and end.
+#[derive(Clone, Debug, Default)]
+pub struct AnomalyNumbers(Arc<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Anomalies so far.
+    serials: AtomicU64,
+    /// Changes so far.
+    changes: AtomicU64,
+}
+
+// Relaxed: a number orders nothing else. What it numbers stays with its shard, and leaves it in a report.
+impl AnomalyNumbers {
+    fn next_serial(&self) -> u64 {
+        self.0.serials.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn next_change(&self) -> u64 {
+        self.0.changes.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The last serial and the last change given out.
+    fn last(&self) -> (u64, u64) {
+        (self.0.serials.load(Ordering::Relaxed), self.0.changes.load(Ordering::Relaxed))
+    }
+}
+
 /// One anomaly. It keeps the names of its stream, which may outlive it.
 #[derive(Debug)]
 struct AnomalyEntry {
+    serial: u64,
     subject: Subject,
     names: SubjectNames,
     highest: AnomalousValue,
@@ -51,29 +82,28 @@ struct AnomalyEntry {
     end_us: Option<i64>,
     /// When its last value or its end arrived.
     changed_us: i64,
-    /// The number of that change, counted over all anomalies.
+    /// The number of that change.
     change: u64,
 }
 
 /// Bytes of the ring.
 pub const RING_BYTES: usize = ANOMALIES_KEPT * size_of::<AnomalyEntry>();
 
-/// The latest anomalies.
-#[derive(Debug)]
+/// The latest anomalies of one shard.
+#[derive(Debug, Default)]
 pub struct AnomalyLog {
     ring: Vec<AnomalyEntry>,
+    /// Those of this shard since the start.
     total: u64,
-    changes: u64,
-}
-
-impl Default for AnomalyLog {
-    fn default() -> Self {
-        let ring = Vec::with_capacity(ANOMALIES_KEPT);
-        Self { ring, total: 0, changes: 0 }
-    }
+    numbers: AnomalyNumbers,
 }
 
 impl AnomalyLog {
+    /// Without anomalies. All shards share `numbers`.
+    pub fn new(numbers: AnomalyNumbers) -> Self {
+        Self { ring: Vec::with_capacity(ANOMALIES_KEPT), total: 0, numbers }
+    }
+
     /// Takes an anomalous value. It belongs to the open anomaly of its stream if that is still kept, else to a
     /// new one, which replaces the oldest when the ring is full.
     #[cold]
@@ -84,9 +114,10 @@ impl AnomalyLog {
         names: impl FnOnce() -> SubjectNames,
         flag: AnomalousValue,
     ) -> OpenAnomaly {
-        self.changes += 1;
-        let change = self.changes;
-        if let Some((open, anomaly)) = open.and_then(|open| Some((open, self.open(open, subject)?)))
+        let change = self.numbers.next_change();
+        let ring = &mut self.ring;
+        if let Some((open, anomaly)) =
+            open.and_then(|open| Some((open, open_in(ring, open, subject)?)))
         {
             if flag.verdict.score >= anomaly.highest.verdict.score {
                 anomaly.highest = flag;
@@ -96,6 +127,7 @@ impl AnomalyLog {
             return open;
         }
         let anomaly = AnomalyEntry {
+            serial: self.numbers.next_serial(),
             subject,
             names: names(),
             highest: flag,
@@ -118,49 +150,41 @@ impl AnomalyLog {
     /// Ends an anomaly at the stream's next normal value.
     #[cold]
     pub fn end(&mut self, open: OpenAnomaly, subject: Subject, timestamp_us: i64, arrived_us: i64) {
-        let change = self.changes + 1;
-        if let Some(anomaly) = self.open(open, subject) {
+        let Self { ring, numbers, .. } = self;
+        if let Some(anomaly) = open_in(ring, open, subject) {
             anomaly.end_us = Some(timestamp_us);
-            (anomaly.changed_us, anomaly.change) = (arrived_us, change);
-            self.changes = change;
+            (anomaly.changed_us, anomaly.change) = (arrived_us, numbers.next_change());
         }
     }
 
     /// Ends an anomaly whose stream has gone, so that there will be no next value.
     #[cold]
     pub fn abandon(&mut self, open: OpenAnomaly, subject: Subject, arrived_us: i64) {
-        let last_us = self.open(open, subject).map(|anomaly| anomaly.highest.timestamp_us);
+        let last_us =
+            open_in(&mut self.ring, open, subject).map(|anomaly| anomaly.highest.timestamp_us);
         if let Some(last_us) = last_us {
             self.end(open, subject, last_us, arrived_us);
         }
     }
 
-    fn open(&mut self, place: OpenAnomaly, subject: Subject) -> Option<&mut AnomalyEntry> {
-        let anomaly = self.ring.get_mut(usize::from(place.0.get()) - 1)?;
-        (anomaly.subject == subject && anomaly.end_us.is_none()).then_some(anomaly)
-    }
-
     /// The anomalies that `query` asks for, newest first.
-    pub fn latest(
-        &self,
-        query: &AnomaliesQuery,
-        detectors: &DetectorSettings,
-    ) -> Vec<AnomalyReport> {
+    pub fn latest(&self, query: &AnomaliesQuery, detectors: &DetectorSettings) -> AnomaliesReport {
+        // Before the search: what this shard numbers later is not in the report.
+        let (serial, change) = self.numbers.last();
         let kept = self.ring.len() as u64;
-        (0..kept)
-            .map(|back| self.total - back)
-            .map(|serial| (serial, &self.ring[(serial - 1) as usize % ANOMALIES_KEPT]))
-            .filter(|(_, anomaly)| {
+        let found = (1..=kept)
+            .map(|back| &self.ring[(self.total - back) as usize % ANOMALIES_KEPT])
+            .filter(|anomaly| {
                 anomaly.changed_us >= query.since_us
                     && anomaly.change > query.after_change
                     && (query.device.is_none() || query.device == anomaly.subject.0)
             })
             .take(query.limit)
-            .map(|(serial, anomaly)| {
+            .map(|anomaly| {
                 let AnomalousValue { value, before, verdict, timestamp_us, arrived_us } =
                     anomaly.highest;
                 AnomalyReport {
-                    serial,
+                    serial: anomaly.serial,
                     device: anomaly.names.0.clone(),
                     metric: anomaly.names.1.clone(),
                     value,
@@ -177,9 +201,18 @@ impl AnomalyLog {
                     changed_us: anomaly.changed_us,
                     change: anomaly.change,
                 }
-            })
-            .collect()
+            });
+        AnomaliesReport { anomalies: found.collect(), begun: self.total, serial, change }
     }
+}
+
+fn open_in(
+    ring: &mut [AnomalyEntry],
+    place: OpenAnomaly,
+    subject: Subject,
+) -> Option<&mut AnomalyEntry> {
+    let anomaly = ring.get_mut(usize::from(place.0.get()) - 1)?;
+    (anomaly.subject == subject && anomaly.end_us.is_none()).then_some(anomaly)
 }
 
 #[cfg(test)]
@@ -205,7 +238,7 @@ mod tests {
     }
 
     fn ask(anomalies: &AnomalyLog, query: AnomaliesQuery) -> Vec<AnomalyReport> {
-        anomalies.latest(&query, &DetectorSettings::default())
+        anomalies.latest(&query, &DetectorSettings::default()).anomalies
     }
 
     #[test]

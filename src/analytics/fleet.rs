@@ -1,89 +1,184 @@
-//! The fleet's streams: one for each metric, by the slot of its id.
+//! The fleet's windows: one for each metric, over the values of all devices in the order of their arrival.
+//!
+//! They need that one order, so one shard has them all. A few streams take every value, so they stay in the cache.
 
-use std::sync::Arc;
-
-use crate::analytics::arena::{Arena, StreamIndex};
-use sigmad_sample::MetricId;
+use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
+use crate::analytics::arena::{Arena, RingSource, StreamIndex};
+use crate::analytics::last_sample::{LastSample, was_sent};
+use crate::analytics::merge::ReplicaMerge;
+use crate::analytics::metrics::KnownMetrics;
+use crate::judged_queue::{JudgedCounts, SharedWindows};
+use sigmad_detectors::DetectorSettings;
+use sigmad_sample::{MetricId, Reading, Sample};
 
 /// Streams in one report, and metrics with series of their own in the scrape: copying more would delay samples.
 pub const METRICS_REPORTED_MAX: usize = 1_024;
 
-/// One metric, over all devices.
-#[derive(Debug)]
+/// The stream of one metric, over all devices.
+#[derive(Clone, Copy, Debug)]
 pub struct FleetStream {
-    /// The metric's name.
-    pub name: Arc<str>,
-    /// Its id.
+    /// Its metric.
     pub metric: MetricId,
-    /// Its stream.
+    /// The stream.
     pub place: StreamIndex,
-    /// Anomalous values, of devices or of samples without one.
-    pub anomalies: u64,
 }
 
-/// The fleet's streams. An id of an earlier name is not that of the stream in its slot.
-#[derive(Debug, Default)]
-pub struct FleetStreams {
+/// The fleet's windows. An id of an earlier name is not that of the stream in its slot.
+#[derive(Debug)]
+pub struct FleetWindows {
     slots: Vec<Option<FleetStream>>,
     len: usize,
+    /// The streams' memory.
+    pub arena: Arena,
+    /// Samples that this replica judged since the start.
+    pub samples: u64,
+    /// Samples of other replicas, as last reported.
+    pub others: JudgedCounts,
+    /// The last sample.
+    pub last: LastSample,
+    /// When it arrived here, by [`LastSample::seconds`].
+    pub own_seen_s: u32,
+    /// Open anomalies of streams that were given back.
+    pub left_open: Vec<(OpenAnomaly, Subject)>,
 }
 
-impl FleetStreams {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.len
+impl FleetWindows {
+    /// Windows of `window` values, judged by these detectors.
+    pub fn new(window: usize, detectors: DetectorSettings) -> Self {
+        Self {
+            slots: Vec::new(),
+            len: 0,
+            arena: Arena::new(window, detectors),
+            samples: 0,
+            others: JudgedCounts::default(),
+            last: LastSample::default(),
+            own_seen_s: 0,
+            left_open: Vec::new(),
+        }
     }
 
-    /// True without streams.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    /// How many streams there are.
+    pub fn streams(&self) -> usize {
+        self.len
     }
 
     /// The stream of that metric. None if its name is new, or gone.
     #[inline]
-    pub fn get(&self, metric: MetricId) -> Option<&FleetStream> {
-        self.slots.get(metric.slot())?.as_ref().filter(|stream| stream.metric == metric)
-    }
-
-    /// The same, mutable.
-    pub fn get_mut(&mut self, metric: MetricId) -> Option<&mut FleetStream> {
-        self.slots.get_mut(metric.slot())?.as_mut().filter(|stream| stream.metric == metric)
+    pub fn get(&self, metric: MetricId) -> Option<FleetStream> {
+        (*self.slots.get(metric.slot())?).filter(|stream| stream.metric == metric)
     }
 
     /// In the order of their slots.
-    pub fn iter(&self) -> impl Iterator<Item = &FleetStream> {
-        self.slots.iter().flatten()
+    pub fn iter(&self) -> impl Iterator<Item = FleetStream> {
+        self.slots.iter().flatten().copied()
     }
 
-    /// Adds a stream. Returns the one that had its slot.
-    pub fn insert(&mut self, stream: FleetStream) -> Option<FleetStream> {
-        let slot = stream.metric.slot();
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, || None);
+    /// The stream of that metric, opened when the metric is new. None when its name has been evicted.
+    #[inline]
+    fn stream(&mut self, metric: MetricId, metrics: &mut KnownMetrics) -> Option<StreamIndex> {
+        match self.get(metric) {
+            Some(stream) => Some(stream.place),
+            None => self.open(metric, metrics),
         }
-        let gone = self.slots[slot].replace(stream);
-        self.len += usize::from(gone.is_none());
-        gone
     }
 
-    /// Removes the streams whose metrics are gone, and passes each to `remove`.
-    pub fn retain(
+    #[cold]
+    fn open(&mut self, metric: MetricId, metrics: &mut KnownMetrics) -> Option<StreamIndex> {
+        metrics.admit(metric)?;
+        let (slot, place) = (metric.slot(), self.arena.open());
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, None);
+        }
+        let gone = self.slots[slot].replace(FleetStream { metric, place });
+        self.len += usize::from(gone.is_none());
+        gone.into_iter().for_each(|gone| self.close(gone));
+        Some(place)
+    }
+
+    fn close(&mut self, stream: FleetStream) {
+        let open = self.arena.give_back(stream.place);
+        self.left_open.extend(open.map(|open| (open, (None, stream.metric))));
+    }
+
+    /// Gives back the streams whose metrics have been evicted.
+    pub fn free_stale(&mut self, metrics: &KnownMetrics) {
+        for slot in 0..self.slots.len() {
+            let stale = self.slots[slot].take_if(|stream| !metrics.is_current(stream.metric));
+            self.len -= usize::from(stale.is_some());
+            stale.into_iter().for_each(|stale| self.close(stale));
+        }
+    }
+
+    /// Judges a sample, and returns the number of readings judged: all but those whose names have been evicted on
+    /// the way here.
+    #[inline]
+    pub fn judge(
         &mut self,
-        is_current: impl Fn(MetricId) -> bool,
-        mut remove: impl FnMut(FleetStream),
-    ) {
-        for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|stream| !is_current(stream.metric)) {
-                slot.take().into_iter().for_each(&mut remove);
-                self.len -= 1;
+        sample: &Sample,
+        readings: &[Reading],
+        arrived_us: i64,
+        metrics: &mut KnownMetrics,
+        anomalies: &mut AnomalyLog,
+    ) -> usize {
+        let mut judged = 0;
+        for &Reading { metric, value } in readings {
+            let Some(place) = self.stream(metric, metrics) else { continue };
+            judged += 1;
+            let (stream, ring, states) = self.arena.get_to_judge(place);
+            let before = stream.window.moments();
+            let timestamp_us = sample.timestamp_us;
+            let verdict = states.judge(stream.state, &before, timestamp_us, value);
+            stream.enter(ring, value, verdict);
+            // An anomaly of a device belongs to the device's stream.
+            if sample.device.is_none() {
+                if verdict.is_anomaly {
+                    let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+                    let known = metrics.admit(metric).expect("it was admitted with its stream");
+                    known.anomalies += 1;
+                    let names = || (None, known.name.clone());
+                    stream.open = Some(anomalies.flag(stream.open, (None, metric), names, flag));
+                } else if let Some(open) = stream.open.take() {
+                    anomalies.end(open, (None, metric), timestamp_us, arrived_us);
+                }
+            }
+            if stream.ring_source != RingSource::Own {
+                self.arena.enter_own(place, value, verdict);
             }
         }
+        self.last.update(arrived_us, sample.timestamp_us);
+        judged
+    }
+
+    /// Applies what other replicas have changed.
+    pub fn apply(
+        &mut self,
+        shared: &SharedWindows,
+        metrics: &mut KnownMetrics,
+        merge: &mut ReplicaMerge,
+    ) {
+        self.others = shared.others;
+        let all_sent = was_sent(self.own_seen_s, shared);
+        self.last.update_from_replicas(shared, all_sent || self.samples == shared.own_total);
+        for stream in &shared.metrics {
+            if stream.values.is_empty() && self.get(stream.metric).is_none() {
+                continue;
+            }
+            let Some(place) = self.stream(stream.metric, metrics) else { continue };
+            merge.stream(&mut self.arena, place, stream, all_sent);
+        }
+    }
+
+    /// This replica's counts of a stream.
+    #[inline]
+    pub fn counts(&self, metric: MetricId) -> JudgedCounts {
+        let stream = self.get(metric);
+        stream.map_or(JudgedCounts::default(), |stream| self.arena.get(stream.place).0.own)
     }
 
     /// The streams that a report has room for, in the order of their ids: all of them, or `cpu`, `rps` and
     /// those with the most values.
-    pub fn reported(&self, arena: &Arena) -> Vec<&FleetStream> {
-        most_used(self.iter().collect(), |stream| (stream.metric, stream.place), arena)
+    pub fn reported(&self) -> Vec<FleetStream> {
+        most_used(self.iter().collect(), |stream| (stream.metric, stream.place), &self.arena)
     }
 }
 

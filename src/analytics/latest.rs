@@ -66,14 +66,23 @@ impl Default for LatestSamples {
 impl LatestSamples {
     /// Adds the samples, which replace the oldest.
     pub fn keep(&mut self, batch: &Batch, arrived_us: i64) {
-        for (sample, readings) in batch.iter() {
-            let entry = Entry { sample, arrived_us, first_reading: self.readings_total };
-            self.samples[self.samples_total as usize % SAMPLES_KEPT] = entry;
-            self.samples_total += 1;
-            for &reading in readings {
-                self.readings[self.readings_total as usize % READINGS_KEPT] = reading;
-                self.readings_total += 1;
-            }
+        batch.iter().for_each(|(sample, readings)| self.keep_one(sample, readings, arrived_us));
+    }
+
+    /// Adds the samples without a device.
+    pub fn keep_without_device(&mut self, batch: &Batch, arrived_us: i64) {
+        let without = batch.iter().filter(|(sample, _)| sample.device.is_none());
+        without.for_each(|(sample, readings)| self.keep_one(sample, readings, arrived_us));
+    }
+
+    #[inline]
+    fn keep_one(&mut self, sample: Sample, readings: &[Reading], arrived_us: i64) {
+        let entry = Entry { sample, arrived_us, first_reading: self.readings_total };
+        self.samples[self.samples_total as usize % SAMPLES_KEPT] = entry;
+        self.samples_total += 1;
+        for &reading in readings {
+            self.readings[self.readings_total as usize % READINGS_KEPT] = reading;
+            self.readings_total += 1;
         }
     }
 

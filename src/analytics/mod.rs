@@ -9,23 +9,28 @@
 
 mod anomalies;
 pub mod arena;
+mod asker;
+mod devices;
 pub mod families;
 pub mod fleet;
 mod judge;
+mod last_sample;
 pub mod latest;
 mod merge;
+mod metrics;
 pub mod names;
 pub mod report;
 mod scan;
-mod streams;
 pub mod thread;
 
 /// Bytes of a stream that is the only one of its device.
 pub fn stream_bytes(settings: &AnalyticsSettings, is_shared: bool) -> usize {
-    arena::stream_bytes(settings.window, &settings.detectors, is_shared) + streams::DEVICE_BYTES
+    arena::stream_bytes(settings.window, &settings.detectors, is_shared) + devices::DEVICE_BYTES
 }
 
 /// Bytes for all streams together: the latest samples and anomalies.
 pub const SHARED_BYTES: usize = latest::RING_BYTES + anomalies::RING_BYTES;
 
+pub use anomalies::AnomalyNumbers;
+pub use asker::{Asker, QuestionsOf, questions};
 pub use judge::{Analytics, AnalyticsSettings};

@@ -1,27 +1,21 @@
-//! Questions of readers to the analytics thread, and its reports.
+//! Questions of readers to the analytics threads, and their reports.
 //!
-//! The analytics thread answers a question after it has judged every chunk sent before it, so a read includes
-//! each sample whose 202 was sent. A report is a copy: the reader computes percentiles and JSON from it, and the
-//! analytics thread never waits.
+//! A thread answers a question after it has judged every chunk sent before it, so a read includes each sample whose
+//! 202 was sent. A report is a copy: the reader computes percentiles and JSON from it, and the analytics thread never
+//! waits. [`Asker`](super::Asker) joins the reports of several threads.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::Sender;
 
-use crate::sample_queue::Sleeper;
 use sigmad_detectors::{DetectorKind, Finding};
 use sigmad_sample::{DeviceId, MetricId, Verdict};
 
-/// Questions that wait; with more, readers block.
-pub const QUESTIONS_MAX: usize = 1_024;
-/// A report that takes longer may be one that never comes: the thread is looked for. Reports take milliseconds.
-const THREAD_LOOK: Duration = Duration::from_secs(1);
 /// The most devices in one report: copying them delays samples.
 pub const DEVICES_REPORTED_MAX: usize = 1_000;
 /// The most samples in one report, for the same reason.
 pub const SAMPLES_REPORTED_MAX: usize = 1_000;
-
 /// The most windows in a report of chosen series, for the same reason.
 pub const SERIES_REPORTED_MAX: usize = 1_000;
 
@@ -33,60 +27,16 @@ pub enum Question {
     /// Some windows of one device, or of the fleet.
     Series(SeriesQuery, Sender<WindowsReport>),
     /// Devices, sorted.
-    Devices(DevicesQuery, Sender<Vec<DeviceReport>>),
+    Devices(DevicesQuery, Sender<Vec<RankedDevice>>),
     /// The latest anomalies, newest first.
-    Anomalies(AnomaliesQuery, Sender<Vec<AnomalyReport>>),
+    Anomalies(AnomaliesQuery, Sender<AnomaliesReport>),
     /// The latest samples, newest first.
     Latest(RecentQuery, Sender<Vec<SampleReport>>),
     /// The counts since the start.
-    Totals(Sender<TotalsReport>),
+    Totals(Sender<PartTotals>),
 }
 
-/// Asks the analytics thread. It waits for the report, so workers must not use it.
-#[derive(Clone, Debug)]
-pub struct Asker {
-    questions: Sender<Question>,
-    sleeper: Arc<Sleeper>,
-}
-
-/// The two ends of the queue of questions. The analytics thread sleeps in `sleeper`.
-pub fn questions(sleeper: Arc<Sleeper>) -> (Asker, Receiver<Question>) {
-    let (questions, asked) = bounded(QUESTIONS_MAX);
-    (Asker { questions, sleeper }, asked)
-}
-
-impl Asker {
-    /// Waits for the report. None once the analytics thread has stopped.
-    pub fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
-        let report = self.send(question)?;
-        loop {
-            match report.recv_timeout(THREAD_LOOK) {
-                Ok(report) => return Some(report),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                // A question that came as the thread ended stays in the channel for ever.
-                Err(RecvTimeoutError::Timeout) if self.has_ended() => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-
-    /// True once no thread takes questions. Asks one that nobody waits for.
-    fn has_ended(&self) -> bool {
-        let (reply, _) = bounded(1);
-        let sent = self.questions.try_send(Question::Totals(reply));
-        matches!(sent, Err(TrySendError::Disconnected(_)))
-    }
-
-    /// Sends a question; its report will be in the receiver. None once the analytics thread has stopped.
-    pub fn send<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<Receiver<T>> {
-        let (reply, report) = bounded(1);
-        self.questions.send(question(reply)).ok()?;
-        self.sleeper.wake();
-        Some(report)
-    }
-}
-
-/// What the analytics thread has counted since the start.
+/// What was counted since the start.
 #[derive(Clone, Debug, Default)]
 pub struct TotalsReport {
     /// Samples judged.
@@ -102,6 +52,25 @@ pub struct TotalsReport {
     /// Devices with windows.
     pub devices: usize,
     /// Streams (device × metric) with windows.
+    pub streams: usize,
+}
+
+/// What one shard has counted since the start.
+#[derive(Clone, Debug, Default)]
+pub struct PartTotals {
+    /// Samples judged, each counted by one shard.
+    pub samples: u64,
+    /// The metrics whose anomalies are listed, in the order of their ids; of the shard that has the fleet's windows.
+    pub listed: Vec<(MetricId, Arc<str>)>,
+    /// The fleet's metrics.
+    pub metrics: usize,
+    /// Anomalies by metric, where there are any.
+    pub anomalies: Vec<(MetricId, u64)>,
+    /// As [`TotalsReport::unnamed_values`].
+    pub unnamed_values: u64,
+    /// As [`TotalsReport::devices`].
+    pub devices: usize,
+    /// As [`TotalsReport::streams`].
     pub streams: usize,
 }
 
@@ -223,6 +192,19 @@ pub struct MetricReport {
     pub anomaly_count: u64,
 }
 
+/// The sort key of a device, largest first: whether its name is exactly the one searched for, the value of the
+/// sort field, and the index, lowest first.
+pub type DeviceRank = (bool, u64, Reverse<u32>);
+
+/// One device of one shard in `/devices`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankedDevice {
+    /// Its place among the devices of all shards.
+    pub rank: DeviceRank,
+    /// The device.
+    pub report: DeviceReport,
+}
+
 /// One device in `/devices`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceReport {
@@ -242,6 +224,20 @@ pub struct DeviceReport {
     pub total_count: u64,
     /// Anomalies since the start.
     pub anomaly_count: u64,
+}
+
+/// The latest anomalies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnomaliesReport {
+    /// Newest first.
+    pub anomalies: Vec<AnomalyReport>,
+    /// Anomalies since the start.
+    pub begun: u64,
+    /// Each anomaly of this serial or a lower one has been found, unless the query leaves it out. Some of higher ones
+    /// may be missing.
+    pub serial: u64,
+    /// The same for changes.
+    pub change: u64,
 }
 
 /// One anomaly in `/anomalies`: judged by the window of its device, or by the fleet's without one.
@@ -292,20 +288,4 @@ pub struct SampleReport {
     pub arrived_us: i64,
     /// Names and values.
     pub readings: Vec<(Arc<str>, f64)>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_question_that_came_as_the_thread_ended_has_no_report() {
-        let (asker, asked) = questions(Arc::default());
-        let asking = std::thread::spawn(move || asker.ask(Question::Totals).is_none());
-        while asked.is_empty() {
-            std::thread::yield_now();
-        }
-        drop(asked);
-        assert!(asking.join().expect("no panic"));
-    }
 }

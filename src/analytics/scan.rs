@@ -7,16 +7,15 @@ use std::collections::BinaryHeap;
 
 use crossbeam_channel::Sender;
 
-use crate::analytics::report::{DEVICES_REPORTED_MAX, DeviceReport, DevicesQuery, DevicesSort};
-use crate::analytics::streams::{DEVICES_PER_CHUNK, DeviceEntry, DeviceStream, Streams};
+use crate::analytics::devices::{DEVICES_PER_CHUNK, DeviceEntry, DeviceStream, DeviceWindows};
+use crate::analytics::metrics::KnownMetrics;
+use crate::analytics::report::{
+    DEVICES_REPORTED_MAX, DeviceRank, DeviceReport, DevicesQuery, DevicesSort, RankedDevice,
+};
 use sigmad_sample::DeviceId;
 
 /// Chunks of devices in one step: some 20 µs, several times that where names are searched.
 const CHUNKS_PER_STEP: usize = 2;
-
-/// The sort key of a device, largest first: whether its name is exactly the one searched for, the value of the
-/// sort field, and the index, lowest first.
-type Rank = (bool, u64, Reverse<u32>);
 
 /// One scan that is under way.
 #[derive(Debug)]
@@ -24,23 +23,23 @@ pub struct DeviceScan {
     sort: DevicesSort,
     limit: usize,
     search: Option<Box<str>>,
-    reply: Sender<Vec<DeviceReport>>,
+    reply: Sender<Vec<RankedDevice>>,
     next: usize,
     /// The first devices so far, the last of them on top, with their generations.
-    best: BinaryHeap<Reverse<(Rank, u32)>>,
+    best: BinaryHeap<Reverse<(DeviceRank, u32)>>,
 }
 
 impl DeviceScan {
-    pub fn new(query: DevicesQuery, reply: Sender<Vec<DeviceReport>>) -> Self {
+    pub fn new(query: DevicesQuery, reply: Sender<Vec<RankedDevice>>) -> Self {
         let limit = query.limit.min(DEVICES_REPORTED_MAX);
         let DevicesQuery { sort, search, .. } = query;
         Self { sort, limit, search, reply, next: 0, best: BinaryHeap::with_capacity(limit) }
     }
 
     /// Takes one step. True when all devices have been compared.
-    pub fn advance(&mut self, streams: &Streams) -> bool {
+    pub fn advance(&mut self, devices: &DeviceWindows) -> bool {
         for _ in 0..CHUNKS_PER_STEP {
-            for (index, device) in (self.next as u32..).zip(streams.chunk_from(self.next)) {
+            for (index, device) in (self.next as u32..).zip(devices.chunk_from(self.next)) {
                 if let Some(name) = &device.name
                     && self.search.as_deref().is_none_or(|part| has_part(name, part))
                 {
@@ -49,7 +48,7 @@ impl DeviceScan {
             }
             self.next += DEVICES_PER_CHUNK;
         }
-        self.next >= streams.entries()
+        self.next >= devices.entries()
     }
 
     #[inline]
@@ -66,20 +65,21 @@ impl DeviceScan {
     }
 
     /// Reports the first devices that still exist, here and in the registry.
-    pub fn reply(self, streams: &Streams) {
-        let mut found: Vec<(Rank, DeviceReport)> = self
+    pub fn reply(self, devices: &DeviceWindows, metrics: &KnownMetrics) {
+        let mut found: Vec<RankedDevice> = self
             .best
             .into_iter()
             .filter_map(|Reverse(((is_exact, _, Reverse(index)), generation))| {
                 let id = DeviceId { index, generation };
-                let device = streams.device(id).filter(|_| streams.is_current(id))?;
+                // An evicted device keeps its entry here until another takes it.
+                let device = devices.get(id).filter(|_| metrics.device_name(id).is_some())?;
                 let rank = (is_exact, key(self.sort, device), Reverse(index));
-                Some((rank, report(streams, device)?))
+                Some(RankedDevice { rank, report: report(devices, metrics, device)? })
             })
             .collect();
-        found.sort_unstable_by_key(|(rank, _)| Reverse(*rank));
+        found.sort_unstable_by_key(|device| Reverse(device.rank));
         // Err: the reader has gone.
-        let _ = self.reply.try_send(found.into_iter().map(|(_, report)| report).collect());
+        let _ = self.reply.try_send(found);
     }
 }
 
@@ -97,15 +97,19 @@ fn key(sort: DevicesSort, device: &DeviceEntry) -> u64 {
     }
 }
 
-fn report(streams: &Streams, device: &DeviceEntry) -> Option<DeviceReport> {
+fn report(
+    devices: &DeviceWindows,
+    metrics: &KnownMetrics,
+    device: &DeviceEntry,
+) -> Option<DeviceReport> {
     let highest = device.highest_score()?;
-    let (stream, ring) = streams.arena.get(highest.place());
+    let (stream, ring) = devices.arena.get(highest.place());
     let counts = device.own + device.others;
     Some(DeviceReport {
         device: device.name.clone()?,
         score: highest.score,
         is_anomaly: device.streams.iter().any(DeviceStream::is_anomaly),
-        metric: streams.metric_name(highest.metric)?,
+        metric: metrics.name(highest.metric)?,
         last: stream.window.last(ring)?,
         last_seen_us: device.last.seen_us,
         total_count: counts.total,

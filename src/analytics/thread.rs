@@ -17,10 +17,11 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use crate::analytics::Analytics;
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
-    Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, TotalsReport, WindowsReport,
+    PartTotals, Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, WindowsReport,
 };
 use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
+use crate::shards::ShardPart;
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
 use sigmad_sample::Reading;
@@ -163,7 +164,7 @@ impl AnalyticsThread {
 
     /// Runs on the calling thread until every worker has gone, all samples are judged and all questions are
     /// answered.
-    pub fn run(mut self) -> TotalsReport {
+    pub fn run(mut self) -> PartTotals {
         self.sleeper.register();
         let mut busy_ns = self.clock.monotonic_ns();
         loop {
@@ -196,8 +197,8 @@ impl AnalyticsThread {
     }
 
     /// What was counted so far.
-    pub fn totals(&self) -> TotalsReport {
-        self.analytics.totals()
+    pub fn totals(&self) -> PartTotals {
+        self.analytics.part_totals()
     }
 
     /// Takes the questions that wait, unless earlier ones are still unanswered.
@@ -296,7 +297,7 @@ impl AnalyticsThread {
                 Question::Latest(query, to) => {
                     reply(&to, latest_samples(latest, analytics, &query, now, *ttl_us));
                 }
-                Question::Totals(to) => reply(&to, analytics.totals()),
+                Question::Totals(to) => reply(&to, analytics.part_totals()),
             }
         }
     }
@@ -339,9 +340,12 @@ fn judge_chunk(
             analytics.judge_and_publish(&chunk.batch, arrived_us, *time_us, judged_producer);
         }
     }
-    latest.keep(&chunk.batch, arrived_us);
+    match analytics.part() {
+        ShardPart::Whole | ShardPart::Devices => latest.keep(&chunk.batch, arrived_us),
+        ShardPart::Fleet => latest.keep_without_device(&chunk.batch, arrived_us),
+    }
     let samples = chunk.batch.len() as u64;
-    counters.samples_total.add(samples);
+    counters.samples_total.add(analytics.samples_counted(&chunk.batch) as u64);
     counters.chunks_total.add(1);
     if let Some(sent_ns) = chunk.sent_ns {
         let judged_ns = clock.monotonic_ns();
@@ -385,373 +389,4 @@ fn reply<T>(to: &Sender<T>, report: T) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::thread;
-
-    use super::*;
-    use crate::analytics::AnalyticsSettings;
-    use crate::analytics::names::NameLookup;
-    use crate::analytics::report::{
-        AnomaliesQuery, Asker, DevicesQuery, DevicesSort, Scope, questions,
-    };
-    use crate::judged_queue::{self, JudgedConsumer, JudgedCounts, SharedMetric};
-    use crate::sample_queue::{self, SampleProducer};
-    use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
-
-    struct Running {
-        producers: Vec<SampleProducer>,
-        asker: Asker,
-        counters: Arc<AnalyticsCounters>,
-        thread: thread::JoinHandle<TotalsReport>,
-    }
-
-    fn running(producers: usize) -> Running {
-        running_with(producers, |_| None)
-    }
-
-    fn running_with(
-        producers: usize,
-        judged_producer: impl FnOnce(Arc<Sleeper>) -> Option<JudgedProducer>,
-    ) -> Running {
-        let sleeper = Arc::new(Sleeper::default());
-        let (asker, asked) = questions(sleeper.clone());
-        let (producers, ends) =
-            (0..producers).map(|_| sample_queue::channel(sleeper.clone(), Arc::default())).unzip();
-        let names = NameLookup::new(
-            |id| Some(format!("d{}", id.index).into()),
-            |id| format!("m{}", id.slot()).into(),
-        );
-        let analytics = Analytics::new(AnalyticsSettings::default(), names);
-        let counters = Arc::<AnalyticsCounters>::default();
-        let counted = counters.clone();
-        let judged_producer = judged_producer(sleeper.clone());
-        let thread = thread::spawn(move || {
-            let clock = Clock::new(sigmad_clock::start());
-            AnalyticsThread::new(AnalyticsParts {
-                analytics,
-                ttl_us: 1_000_000,
-                sample_consumers: ends,
-                questions: asked,
-                judged_producer,
-                sleeper,
-                clock,
-                counters: counted,
-            })
-            .run()
-        });
-        Running { producers, asker, counters, thread }
-    }
-
-    /// With a store, of which this is the end.
-    fn running_beside_a_store(producers: usize) -> (Running, JudgedConsumer) {
-        let mut judged_consumer = None;
-        let running = running_with(producers, |sleeper| {
-            let (judged_producer, other) = judged_queue::channel(64 << 20, sleeper, Arc::default());
-            judged_consumer = Some(other);
-            Some(judged_producer)
-        });
-        (running, judged_consumer.expect("made with the judged_producer"))
-    }
-
-    fn device(index: u32) -> DeviceId {
-        DeviceId { index, generation: 0 }
-    }
-
-    fn samples(index: u32, values: std::ops::Range<usize>) -> Batch {
-        let mut batch = Batch::default();
-        for value in values {
-            let reading = Reading { metric: MetricId::RPS, value: value as f64 };
-            batch.push(value as i64, Some(device(index)), &[reading]);
-        }
-        batch
-    }
-
-    fn send(producer: &mut SampleProducer, batch: &Batch) {
-        while !producer.has_room(batch.len(), batch.readings()) {
-            thread::yield_now();
-        }
-        producer.push(batch, Now::default());
-        producer.send(Now::default());
-    }
-
-    fn total(report: &WindowsReport) -> u64 {
-        report.metrics.first().map_or(0, |metric| metric.total_count)
-    }
-
-    #[test]
-    fn an_answer_sees_every_sample_sent_before_its_question() {
-        const WORKERS: usize = 3;
-        let Running { producers, asker, thread, .. } = running(WORKERS);
-        let acknowledged = AtomicU64::new(0);
-        thread::scope(|scope| {
-            for (index, mut producer) in producers.into_iter().enumerate() {
-                let (asker, acknowledged) = (asker.clone(), &acknowledged);
-                scope.spawn(move || {
-                    let mut sent = 0;
-                    for round in 0..1_500 {
-                        // Bursts of several chunks, and single samples.
-                        let size = if round % 50 == 0 { 5_000 } else { 1 + round % 3 };
-                        send(&mut producer, &samples(index as u32, sent..sent + size));
-                        sent += size;
-                        acknowledged.fetch_add(size as u64, Ordering::SeqCst);
-
-                        let before = acknowledged.load(Ordering::SeqCst);
-                        let mine = device(index as u32);
-                        let report = asker
-                            .ask(|to| Question::Windows(Some(mine), Scope::Cluster, to))
-                            .expect("up");
-                        // Only this thread sends for its device: exactly so many, in order.
-                        assert_eq!(total(&report), sent as u64);
-                        let newest = *report.metrics[0].values.last().expect("not empty");
-                        assert_eq!(newest, (sent - 1) as f64);
-                        let fleet = asker
-                            .ask(|to| Question::Windows(None, Scope::Cluster, to))
-                            .expect("running");
-                        assert!(total(&fleet) >= before);
-                    }
-                });
-            }
-        });
-        let totals = thread.join().expect("no panic");
-        assert_eq!(totals.samples, acknowledged.into_inner());
-        assert_eq!(totals.devices, WORKERS);
-        assert!(asker.ask(Question::Totals).is_none());
-    }
-
-    #[test]
-    fn a_flood_of_questions_and_one_of_samples_both_get_through() {
-        let Running { mut producers, asker, counters, thread } = running(1);
-        let mut producer = producers.pop().expect("one");
-        thread::scope(|scope| {
-            let askers: Vec<_> = (0..2)
-                .map(|_| {
-                    let asker = asker.clone();
-                    scope.spawn(move || {
-                        for round in 0..600 {
-                            let limit = 10;
-                            let query = RecentQuery { device: None, limit, since_us: i64::MIN };
-                            let sort = DevicesSort::LastSeen;
-                            let devices = DevicesQuery { limit, sort, search: None };
-                            match round % 3 {
-                                0 => _ = asker.ask(|to| Question::Latest(query, to)).expect("up"),
-                                1 => {
-                                    _ = asker.ask(|to| Question::Devices(devices, to)).expect("up")
-                                }
-                                _ => {
-                                    let RecentQuery { device, limit, since_us } = query;
-                                    let after_change = 0;
-                                    let query =
-                                        AnomaliesQuery { device, limit, since_us, after_change };
-                                    _ = asker.ask(|to| Question::Anomalies(query, to)).expect("up")
-                                }
-                            }
-                        }
-                    })
-                })
-                .collect();
-            let mut sent = 0;
-            while sent < 1_000 || askers.iter().any(|asker| !asker.is_finished()) {
-                send(&mut producer, &samples(sent as u32 % 7, sent..sent + 300));
-                sent += 300;
-            }
-            drop(producer);
-        });
-        let totals = thread.join().expect("no panic");
-        // An asker that has waited for long asks whether the thread still runs.
-        assert!(counters.questions_total.get() >= 1_200);
-        assert_eq!(counters.samples_total.get(), totals.samples);
-    }
-
-    #[test]
-    fn a_parked_thread_hears_questions_samples_and_the_end_of_a_worker() {
-        let Running { mut producers, asker, counters, thread } = running(2);
-        // After each of these the thread parks once more, within milliseconds.
-        let parks_after = |act: &mut dyn FnMut()| {
-            let before = counters.parks_total.get();
-            act();
-            while counters.parks_total.get() == before {
-                thread::yield_now();
-            }
-        };
-        for _ in 0..3 {
-            parks_after(&mut || assert!(asker.ask(Question::Totals).is_some()));
-            parks_after(&mut || send(&mut producers[0], &samples(1, 0..10)));
-        }
-        assert_eq!(counters.samples_total.get(), 30);
-        parks_after(&mut || _ = producers.pop());
-        // It is parked: only the end of its last worker can wake it.
-        producers.pop();
-        assert_eq!(thread.join().expect("no panic").samples, 30);
-        assert!(asker.ask(Question::Totals).is_none());
-    }
-
-    #[test]
-    fn the_latest_samples_carry_names_until_they_are_too_old() {
-        let Running { mut producers, asker, thread, .. } = running(1);
-        let mut clock = Clock::new(sigmad_clock::start());
-        let now = clock.now();
-        let old = Now { wall_us: now.wall_us - 2_000_000, ..now };
-        for (sent, at) in [(0..3, old), (3..5, now)] {
-            producers[0].push(&samples(9, sent), at);
-            producers[0].send(at);
-        }
-        let query = RecentQuery { device: Some(device(9)), limit: 10, since_us: 0 };
-        let ask = |query| asker.ask(|to| Question::Latest(query, to)).expect("running");
-        let latest = ask(query);
-        let expected = |value: f64| SampleReport {
-            device: Some("d9".into()),
-            timestamp_us: value as i64,
-            arrived_us: now.wall_us,
-            readings: vec![("m1".into(), value)],
-        };
-        assert_eq!(latest, [expected(4.0), expected(3.0)]);
-        assert_eq!(ask(RecentQuery { limit: 1, ..query }), [expected(4.0)]);
-        assert_eq!(ask(RecentQuery { device: Some(device(8)), ..query }), []);
-        producers.clear();
-        thread.join().expect("no panic");
-    }
-
-    #[test]
-    fn the_time_to_the_verdict_is_taken_of_timed_blocks() {
-        let Running { mut producers, asker, counters, thread } = running(1);
-        send(&mut producers[0], &samples(0, 0..1));
-        producers[0].push(&samples(0, 1..4), Now::default());
-        producers[0].send_timed(Now::default(), 0);
-        asker.ask(Question::Totals).expect("running");
-        let mut lag = sigmad_counters::Counts::default();
-        counters.lag.merge_into(&mut lag);
-        assert_eq!(lag.count(), 3);
-        assert_eq!(counters.chunks_total.get(), 2);
-        producers.clear();
-        thread.join().expect("no panic");
-    }
-
-    #[test]
-    fn the_store_gets_every_sample_in_order_with_its_counts() {
-        let (running, judged_consumer) = running_beside_a_store(2);
-        let Running { mut producers, asker, counters, thread } = running;
-        let mut sent = [0, 0];
-        for round in 0..300 {
-            let producer = round % 2;
-            let size = if round % 50 == 0 { 1_000 } else { 1 + round % 3 };
-            // All at one moment, which is before 1970: the clock may say anything.
-            send(
-                &mut producers[producer],
-                &samples(producer as u32, sent[producer]..sent[producer] + size),
-            );
-            sent[producer] += size;
-        }
-        let mut alone = Batch::default();
-        alone.push(-7, None, &[Reading { metric: MetricId::CPU, value: 0.5 }]);
-        asker.ask(Question::Totals).expect("running");
-        send(&mut producers[0], &alone);
-        producers.clear();
-        let (mut order, mut of_devices, mut fleet) = ((i64::MIN, 0), [0, 0], 0);
-        let mut last = None;
-        for chunk in judged_consumer.chunks.iter() {
-            for (sample, readings) in chunk.iter() {
-                assert!((sample.time_us, sample.sequence) > order && sample.sequence < 1_000);
-                order = (sample.time_us, sample.sequence);
-                last = Some(*sample);
-                let Some(id) = sample.device else {
-                    assert_eq!(readings[0].stream, JudgedCounts::default());
-                    continue;
-                };
-                let count = &mut of_devices[id.index as usize];
-                assert_eq!(readings.len(), 1);
-                assert_eq!((readings[0].metric, readings[0].value), (MetricId::RPS, *count as f64));
-                assert_eq!(sample.timestamp_us, *count as i64);
-                *count += 1;
-                fleet += 1;
-                assert_eq!(readings[0].stream.total, *count as u64);
-                assert_eq!(sample.of_device, readings[0].stream);
-                assert_eq!(readings[0].fleet.total, fleet);
-            }
-            judged_consumer.recycle(chunk);
-        }
-        assert_eq!(of_devices, sent);
-        let last = last.expect("not empty");
-        assert_eq!((last.timestamp_us, last.device, last.of_device.total), (-7, None, 0));
-        assert_eq!(thread.join().expect("no panic").samples, counters.samples_total.get());
-    }
-
-    #[test]
-    fn nothing_is_left_behind_while_the_store_lags() {
-        let (running, judged_consumer) = running_beside_a_store(1);
-        let Running { mut producers, asker, counters, thread } = running;
-        let waits = |is_over: &dyn Fn() -> bool| {
-            while !is_over() {
-                thread::yield_now();
-            }
-        };
-        let mut sent = 0;
-        let mut send_one = || {
-            send(&mut producers[0], &samples(0, sent..sent + 1));
-            sent += 1;
-            asker.ask(Question::Totals).expect("running");
-        };
-        // Each in a chunk of its own, until the store is too far behind for that.
-        for chunks in 1..=64 {
-            send_one();
-            waits(&|| judged_consumer.chunks.len() == chunks);
-        }
-        send_one();
-        let (parks, wakes) = (counters.parks_total.get(), counters.wakes_total.get());
-        waits(&|| counters.wakes_total.get() > wakes + 10);
-        assert_eq!((judged_consumer.chunks.len(), counters.parks_total.get()), (64, parks));
-        let mut taken = 0;
-        while taken < 65 {
-            let chunk = judged_consumer.chunks.recv().expect("running");
-            taken += chunk.len();
-            judged_consumer.recycle(chunk);
-        }
-        waits(&|| counters.parks_total.get() > parks);
-        producers.clear();
-        assert_eq!(thread.join().expect("no panic").samples, 65);
-    }
-
-    #[test]
-    fn an_answer_sees_what_the_store_told_before_its_question() {
-        const DEVICES: u32 = 2_000;
-        let (running, judged_consumer) = running_beside_a_store(1);
-        let Running { mut producers, asker, counters, thread } = running;
-        let counts = JudgedCounts { total: 50, anomalies: 2 };
-        let windows = (0..DEVICES).map(|index| SharedWindows {
-            device: Some(device(index)),
-            others: counts,
-            own_total: 0,
-            last_seen_us: 9,
-            last_timestamp_us: 8,
-            metrics: vec![SharedMetric {
-                metric: MetricId::RPS,
-                others: counts,
-                own_total: 0,
-                own_values: 0,
-                values: (0..50).map(f64::from).collect(),
-            }],
-        });
-        let ask = |index| {
-            let device = Some(device(index));
-            asker.ask(|to| Question::Windows(device, Scope::Cluster, to)).expect("running")
-        };
-        assert_eq!(ask(0).synced_at_us, None);
-        // Let it fall asleep: whoever tells it wakes it.
-        while counters.parks_total.get() == 0 {
-            thread::yield_now();
-        }
-        let clock = Clock::new(sigmad_clock::start());
-        assert!(judged_consumer.send(ReplicaUpdate::Windows(windows.collect()), &clock));
-        assert!(judged_consumer.send(ReplicaUpdate::SyncedAt(77), &clock));
-        // Far more than one turn lets in, and the answer sees it all.
-        send(&mut producers[0], &samples(DEVICES, 0..100));
-        let report = ask(DEVICES - 1);
-        assert_eq!((total(&report), report.last_timestamp_us), (50, Some(8)));
-        assert_eq!((report.metrics[0].values.len(), report.synced_at_us), (50, Some(77)));
-        assert_eq!(total(&ask(DEVICES)), 100);
-        producers.clear();
-        let totals = thread.join().expect("no panic");
-        assert_eq!((totals.samples, totals.devices), (100, DEVICES as usize + 1));
-        assert!(!judged_consumer.send(ReplicaUpdate::SyncedAt(78), &clock));
-    }
-}
+mod tests;

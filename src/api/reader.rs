@@ -20,10 +20,10 @@ use super::counters::RequestCounters;
 use super::errors::ApiError;
 use super::query::Query;
 use super::routes::{Label, OPENAPI, Read};
+use crate::analytics::Asker;
 use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{
-    AnomaliesQuery, Asker, DevicesQuery, Question, RecentQuery, Scope, SeriesQuery,
-    SeriesSelection, WindowsReport,
+    AnomaliesQuery, DevicesQuery, RecentQuery, Scope, SeriesQuery, SeriesSelection, WindowsReport,
 };
 use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
@@ -181,17 +181,17 @@ impl ReadQuery<'_> {
             Read::Devices => {
                 let search = query.search()?.map(Box::from);
                 let asked = DevicesQuery { limit: query.limit()?, sort: query.sort()?, search };
-                lists::devices(&ask(deps, |to| Question::Devices(asked, to))?)
+                lists::devices(&answered(deps.asker.devices(&asked))?)
             }
             Read::Anomalies => match recent(&query, query.since_us()?, deps)? {
                 Some(RecentQuery { device, limit, since_us }) => {
                     let asked = AnomaliesQuery { device, limit, since_us, after_change: 0 };
-                    lists::anomalies(&ask(deps, |to| Question::Anomalies(asked, to))?)
+                    lists::anomalies(&answered(deps.asker.anomalies(asked))?.anomalies)
                 }
                 None => lists::anomalies(&[]),
             },
             Read::Latest => match recent(&query, i64::MIN, deps)? {
-                Some(asked) => lists::latest(&ask(deps, |to| Question::Latest(asked, to))?),
+                Some(asked) => lists::latest(&answered(deps.asker.latest(asked))?),
                 None => lists::latest(&[]),
             },
             Read::Scrape => return self.scrape(deps),
@@ -207,8 +207,8 @@ impl ReadQuery<'_> {
     }
 
     fn scrape(&self, deps: &ReaderDeps) -> Result<Response, ApiError<'static>> {
-        let totals = ask(deps, Question::Totals)?;
-        let fleet = ask(deps, |to| Question::Windows(None, Scope::Cluster, to))?;
+        let totals = answered(deps.asker.totals())?;
+        let fleet = answered(deps.asker.windows(None, Scope::Cluster))?;
         let families = deps.telemetry.gather(&[&totals, &FleetGauges(fleet)]);
         let (content_type, text) = match exposition(self.accept) {
             Exposition::Text => (TEXT, crate::telemetry::text(&families)),
@@ -222,11 +222,9 @@ fn ok(content_type: &'static str, fields: Vec<HeaderField>, body: Vec<u8>) -> Re
     Response { status: 200, content_type, fields, body }
 }
 
-fn ask<T>(
-    deps: &ReaderDeps,
-    question: impl FnOnce(crossbeam_channel::Sender<T>) -> Question,
-) -> Result<T, ApiError<'static>> {
-    deps.asker.ask(question).ok_or(ApiError::Stopping)
+/// The report; None once analytics has stopped.
+fn answered<T>(report: Option<T>) -> Result<T, ApiError<'static>> {
+    report.ok_or(ApiError::Stopping)
 }
 
 fn answer_scope(query: &Query<'_>, deps: &ReaderDeps) -> Result<AnswerScope, ApiError<'static>> {
@@ -245,14 +243,14 @@ fn windows_report(
         Some(Some(id)) => Some(id),
         Some(None) => {
             // The answer for an unknown device has `syncedAt` too.
-            let fleet = ask(deps, |to| Question::Windows(None, scope, to))?;
+            let fleet = answered(deps.asker.windows(None, scope))?;
             return Ok(WindowsReport { metrics: Vec::new(), last_timestamp_us: None, ..fleet });
         }
     };
     let Some((selection, limit)) = chosen else {
-        return ask(deps, |to| Question::Windows(device, scope, to));
+        return answered(deps.asker.windows(device, scope));
     };
-    ask(deps, |to| Question::Series(SeriesQuery { device, scope, selection, limit }, to))
+    answered(deps.asker.series(SeriesQuery { device, scope, selection, limit }))
 }
 
 /// The series that `/analyze` is asked for, and how many of them. None for all that there is room for.
@@ -308,8 +306,10 @@ mod tests {
     use super::super::routes::{self, Action, Get};
     use super::super::testing::{FakeEngine, field, json};
     use super::*;
-    use crate::analytics::report::questions;
+    use crate::analytics::questions;
+    use crate::analytics::report::Question;
     use crate::http::message::ResponseWriter;
+    use crate::shards::ShardLayout;
     use crate::test_reports::{asker, fleet};
     use sigmad_counters::{Counts, MetricSource};
 
@@ -508,10 +508,10 @@ mod tests {
     #[test]
     fn a_panic_ends_one_read_only() {
         let mut test = reader_test();
-        let (asker, asked) = questions(Arc::default());
+        let (asker, asked) = questions(ShardLayout::ONE, &[Arc::default()]);
         Arc::get_mut(&mut test.deps).expect("the only owner").asker = asker;
         std::thread::spawn(move || {
-            for question in asked {
+            for question in asked.into_iter().flatten() {
                 let Question::Windows(_, _, to) = question else { panic!("{question:?}") };
                 let mut report = fleet();
                 report.metrics[0].values.clear();
@@ -526,7 +526,7 @@ mod tests {
     #[test]
     fn reads_without_analytics_are_503_stopping() {
         let mut test = reader_test();
-        let (asker, _) = questions(Arc::default());
+        let (asker, _) = questions(ShardLayout::ONE, &[Arc::default()]);
         Arc::get_mut(&mut test.deps).expect("the only owner").asker = asker;
         for target in ["/analyze", "/metrics", "/latest"] {
             let response = test.get(target);

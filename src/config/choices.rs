@@ -1,6 +1,10 @@
-//! Settings that are one of a few names.
+//! Settings that are one of a few names, or a number.
+
+use std::fmt;
 
 use clap::ValueEnum;
+
+use crate::shards::SHARDS_MAX;
 
 /// When threads are pinned to cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,4 +65,31 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+/// How many shards of devices analytics has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shards {
+    /// As many as the cores call for.
+    Auto,
+    /// So many.
+    Count(usize),
+}
+
+impl fmt::Display for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Count(shards) => shards.fmt(f),
+        }
+    }
+}
+
+/// Parses `--analytics`.
+pub(super) fn shards(text: &str) -> Result<Shards, String> {
+    if text == "auto" {
+        return Ok(Shards::Auto);
+    }
+    let count = text.parse().ok().filter(|count| (1..=SHARDS_MAX).contains(count));
+    count.map(Shards::Count).ok_or_else(|| format!("must be auto, or 1 to {SHARDS_MAX}"))
 }

@@ -26,6 +26,8 @@ pub enum SettingsError {
     SeveralAddresses,
     /// `--listen unix:` with `--engine may`.
     UnixWithMay,
+    /// `--analytics` of more than one with `--redis-url`: the store takes judged samples from one shard.
+    ShardsWithRedis(usize),
     /// `--detector` has this name more than once.
     DetectorTwice(&'static str),
     /// A token can't be used.
@@ -63,6 +65,9 @@ impl fmt::Display for SettingsError {
                 "--min-samples {min_samples} is above --window {window}: \
                  no value could ever be an anomaly"
             ),
+            Self::ShardsWithRedis(shards) => {
+                write!(f, "--analytics {shards} can't be used with --redis-url: it takes 1")
+            }
             Self::SeveralAddresses => f.write_str("--engine may takes only one --listen"),
             Self::UnixWithMay => f.write_str(
                 "--engine may has no Unix sockets: --listen on an address and a port, or use --engine native",

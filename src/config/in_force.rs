@@ -29,6 +29,7 @@ impl ServerSettings {
         let Self {
             listen,
             workers,
+            analytics,
             pin,
             engine,
             memory_limit,
@@ -69,6 +70,7 @@ impl ServerSettings {
         vec![
             ("listen", ShownValue::list(listen)),
             ("workers", ShownValue::value(workers)),
+            ("analytics", ShownValue::value(analytics)),
             ("pin", ShownValue::choice(pin)),
             ("engine", ShownValue::choice(engine)),
             ("memory-limit", ShownValue::optional(memory_limit.as_ref())),

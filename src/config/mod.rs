@@ -19,7 +19,7 @@ mod tests;
 mod unix_listen;
 mod unknown;
 
-pub use choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys};
+pub use choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards};
 pub use command_line::{Invocation, command_line, parse};
 pub use error::SettingsError;
 pub use settings::ServerSettings;

@@ -16,7 +16,7 @@ use sigmad_flags::{TokenFlag, bytes, count, duration};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys};
+use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, shards};
 use super::error::SettingsError;
 use super::listen::listen;
 use crate::decode::{DEVICE_LABELS, Glob, SeriesRules};
@@ -83,10 +83,18 @@ pub struct ServerSettings {
 
     /// worker threads; 0: from CPU cores and quota
     ///
-    /// HTTP worker threads, 0 to 1024. By default one for each core that cpuset and CPU quota allow, less one
-    /// for the analytics thread where there are two or more.
+    /// HTTP worker threads, 0 to 1024. By default one for each core that cpuset and CPU quota allow, less those
+    /// of the analytics threads, and one at least.
     #[arg(help_heading = "HTTP", long, default_value = "0", value_parser = count(WORKERS))]
     pub workers: usize,
+
+    /// threads that judge devices: auto, or 1 to 64
+    ///
+    /// Shards of analytics, 1 to 64: threads that have the windows of a part of the devices each. With more than one, the
+    /// fleet's windows have one more thread. `auto`: one; from eight cores on one for every four; with `--redis-url`
+    /// always one, and more can't be asked for.
+    #[arg(help_heading = "HTTP", long, value_name = "N", default_value = "auto", value_parser = shards)]
+    pub analytics: Shards,
 
     /// pin each thread to a CPU core: auto, on, off
     ///
@@ -371,6 +379,11 @@ impl ServerSettings {
         }
         if self.tls_cert.is_some() && !has_tcp {
             return Err(SettingsError::TlsWithUnix);
+        }
+        if self.redis_url.is_some()
+            && let Shards::Count(shards @ 2..) = self.analytics
+        {
+            return Err(SettingsError::ShardsWithRedis(shards));
         }
         for (place, kind) in self.detector.iter().enumerate() {
             if self.detector[..place].contains(kind) {

@@ -123,6 +123,9 @@ fn bad_values_are_rejected_with_flag_and_range() {
         ("--window=5.5", "must be a whole number"),
         ("--min-samples=1", "must be 2 to 10000"),
         ("--workers=1025", "must be 0 to 1024"),
+        ("--analytics=0", "must be auto, or 1 to 64"),
+        ("--analytics=65", "must be auto, or 1 to 64"),
+        ("--analytics=two", "must be auto, or 1 to 64"),
         ("--threshold=0", "above 0"),
         ("--threshold=-1", "above 0"),
         ("--threshold=NaN", "above 0"),
@@ -183,6 +186,12 @@ fn contradictory_values_are_rejected() {
     assert_eq!(settings(&["serve", "--window=60"]).min_samples, 10);
     let message = rejection(&["--engine=may", "--listen=:1", "--listen=:2"]);
     assert!(message.contains("--engine may takes only one --listen"), "{message}");
+    let message = rejection(&["--analytics=2", "--redis-url=redis://localhost"]);
+    assert!(message.contains("--analytics 2 can't be used with --redis-url"), "{message}");
+    assert_eq!(
+        settings(&["--analytics=1", "--redis-url=redis://localhost"]).analytics,
+        Shards::Count(1)
+    );
     let message = rejection(&["--detector=pager,zscore,pager"]);
     assert!(message.contains("--detector has pager twice"), "{message}");
 }
@@ -346,7 +355,7 @@ fn the_help_of_load_fits_a_screen() {
 #[test]
 fn the_help_fits_a_screen() {
     let help = rejection(&["--help"]);
-    assert!(help.lines().count() <= 75, "{} lines\n{help}", help.lines().count());
+    assert!(help.lines().count() <= 76, "{} lines\n{help}", help.lines().count());
     for line in help.lines() {
         assert!(line.chars().count() <= 80, "{line}");
     }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::figures::{
     self, DeviceRow, FleetMetric, LatencyQuantiles, LoadFigures, WorkerFigures, rounded,
 };
+use crate::analytics::Asker;
 use crate::analytics::report::{
-    AnomaliesQuery, AnomalyReport, Asker, DeviceReport, DevicesQuery, DevicesSort, Question,
-    RecentQuery, SampleReport, Scope, SeriesQuery, SeriesSelection, TotalsReport, WindowsReport,
+    AnomaliesQuery, AnomalyReport, DeviceReport, DevicesQuery, DevicesSort, RecentQuery,
+    SampleReport, Scope, SeriesQuery, SeriesSelection, TotalsReport, WindowsReport,
 };
 use crate::analytics::thread::AnalyticsCounters;
 use crate::http::counters::HttpCounters;
@@ -73,7 +74,7 @@ pub struct SamplerCounters {
     /// Samples in the analytics queues.
     pub sample_queues: Vec<Arc<SampleQueueCounters>>,
     /// The analytics thread.
-    pub analytics: Arc<AnalyticsCounters>,
+    pub analytics: Vec<Arc<AnalyticsCounters>>,
 }
 
 /// Computes the changes; keeps the state of the last tick.
@@ -104,10 +105,13 @@ struct LatenciesAt {
     verdicts: Counts,
 }
 
-/// The newest anomalies, oldest first, and the largest serial and change number so far.
+/// The newest anomalies, oldest first, and how many there were.
 #[derive(Debug, Default)]
 struct RecentAnomalies {
+    begun: u64,
+    /// All up to this serial have been asked for.
     serial: u64,
+    /// All changes up to this one have been asked for.
     change: u64,
     kept: VecDeque<AnomalyReport>,
 }
@@ -178,8 +182,8 @@ impl Sampler {
     pub fn snapshot(&mut self, now: Now) -> Option<Snapshot> {
         // Before the questions: analytics empties the queues before it answers.
         let queue = self.queued_samples();
-        let totals = self.asker.ask(Question::Totals)?;
-        let windows = self.asker.ask(|to| Question::Windows(None, Scope::Cluster, to))?;
+        let totals = self.asker.totals()?;
+        let windows = self.asker.windows(None, Scope::Cluster)?;
         let (anomalies, anomalies_left_out) = self.new_anomalies(now)?;
         let at_ms = now.monotonic_ms();
         let counted = self.count(at_ms, &totals);
@@ -201,18 +205,16 @@ impl Sampler {
 
     /// Anomalies that changed since the last call, newest first, and the number of further new ones.
     fn new_anomalies(&mut self, now: Now) -> Option<(Vec<AnomalyReport>, u64)> {
-        let RecentAnomalies { serial, change, kept } = &mut self.anomalies;
+        let RecentAnomalies { begun, serial, change, kept } = &mut self.anomalies;
         let query = changed(None, ANOMALIES_PER_EVENT_MAX, *change);
-        let found = self.asker.ask(|to| Question::Anomalies(query, to))?;
-        let last = *serial;
-        let begun = found.iter().filter(|anomaly| anomaly.serial > last).count();
-        *serial = found.first().map_or(last, |anomaly| anomaly.serial.max(last));
-        let left_out = *serial - last - begun as u64;
-        for anomaly in found.iter().rev() {
+        let report = self.asker.anomalies(query)?;
+        let mut new = 0;
+        for anomaly in report.anomalies.iter().rev() {
             *change = anomaly.change.max(*change);
             if let Some(known) = kept.iter_mut().find(|known| known.serial == anomaly.serial) {
                 known.clone_from(anomaly);
-            } else if anomaly.serial > last {
+            } else if anomaly.serial > *serial {
+                new += 1;
                 if kept.len() == ANOMALIES_KEPT_MAX {
                     kept.pop_front();
                 }
@@ -224,7 +226,12 @@ impl Sampler {
                 self.unusual.push_back(UnusualDevice { device, metric, score, at_ms });
             }
         }
-        Some((found, left_out))
+        // What came later from some shards, and may be missing from others, is asked for again.
+        *change = report.change.min(*change);
+        *serial = report.serial.max(*serial);
+        let left_out = (report.begun - *begun).saturating_sub(new);
+        *begun = report.begun;
+        Some((report.anomalies, left_out))
     }
 
     /// Recent anomalies that changed after that moment, oldest first.
@@ -236,7 +243,8 @@ impl Sampler {
     /// Samples sent to analytics and not yet judged.
     fn queued_samples(&self) -> u64 {
         // Judged samples first: those judged between the two reads must not give a negative number.
-        let judged = self.counters.analytics.samples_total.get();
+        let shards = self.counters.analytics.iter();
+        let judged: u64 = shards.map(|shard| shard.samples_total.get()).sum();
         let sent: u64 =
             self.counters.sample_queues.iter().map(|queue| queue.samples_total.get()).sum();
         sent.saturating_sub(judged)
@@ -302,7 +310,7 @@ impl Sampler {
         let mut answers = Counts::default();
         self.counters.ingest.iter().for_each(|ingest| ingest.add_durations(&mut answers));
         let mut verdicts = Counts::default();
-        self.counters.analytics.lag.merge_into(&mut verdicts);
+        self.counters.analytics.iter().for_each(|shard| shard.lag.merge_into(&mut verdicts));
         let timed = LatenciesAt { at_ms, answers, verdicts };
         while self.timed.get(1).is_some_and(|next| next.at_ms + LATENCIES_OVER_MS <= at_ms) {
             self.timed.pop_front();
@@ -323,7 +331,7 @@ impl Sampler {
         let at_ms = now.monotonic_ms();
         let (limit, sort) = (DEVICES_SHOWN_MAX, DevicesSort::Score);
         let query = DevicesQuery { limit, sort, search: None };
-        let devices = self.asker.ask(|to| Question::Devices(query, to))?;
+        let devices = self.asker.devices(&query)?;
         self.unusual.extend(devices.into_iter().map(
             |DeviceReport { device, metric, score, .. }| UnusualDevice {
                 device,
@@ -353,7 +361,7 @@ impl Sampler {
         for UnusualDevice { device, metric, score, .. } in peaks.into_iter().take(DEVICES_SHOWN_MAX)
         {
             let Some(id) = self.registry.find_device(device) else { continue };
-            let windows = self.asker.ask(|to| Question::Windows(Some(id), Scope::Cluster, to))?;
+            let windows = self.asker.windows(Some(id), Scope::Cluster)?;
             let found = windows.metrics.iter().find(|report| report.metric == *metric);
             rows.extend(found.map(|report| DeviceRow::new(device, report, &windows, *score)));
         }
@@ -369,12 +377,12 @@ impl Sampler {
     /// The windows of a device or of the fleet: these series, or without any those that there is room for.
     fn windows(&self, device: Option<DeviceId>, series: &[Box<str>]) -> Option<WindowsReport> {
         if series.is_empty() {
-            return self.asker.ask(|to| Question::Windows(device, Scope::Cluster, to));
+            return self.asker.windows(device, Scope::Cluster);
         }
         let named = series.iter().filter_map(|name| self.registry.find_metric(name)).collect();
         let (selection, limit) = (SeriesSelection::Named(named), series.len());
         let query = SeriesQuery { device, scope: Scope::Cluster, selection, limit };
-        self.asker.ask(|to| Question::Series(query, to))
+        self.asker.series(query)
     }
 
     /// The changes of one device after `cursor`, which advances: of these series, or without any of all. None once
@@ -392,9 +400,9 @@ impl Sampler {
         let windows = self.windows(Some(id), series)?;
         let since_us = cursor.arrived_us.saturating_add(1);
         let query = RecentQuery { device: Some(id), limit: SAMPLES_PER_EVENT_MAX, since_us };
-        let mut samples = self.asker.ask(|to| Question::Latest(query, to))?;
+        let mut samples = self.asker.latest(query)?;
         let query = changed(Some(id), ANOMALIES_KEPT_MAX, cursor.change);
-        let mut anomalies = self.asker.ask(|to| Question::Anomalies(query, to))?;
+        let mut anomalies = self.asker.anomalies(query)?.anomalies;
         samples.reverse();
         anomalies.reverse();
         cursor.arrived_us = samples.last().map_or(cursor.arrived_us, |sample| sample.arrived_us);

@@ -31,6 +31,6 @@ pub fn counters(first: Arc<FakeIngest>) -> SamplerCounters {
         ingest: vec![first, Arc::new(FakeIngest::default())],
         http: vec![Arc::default(), Arc::default()],
         sample_queues: vec![Arc::default(), Arc::default()],
-        analytics: Arc::default(),
+        analytics: vec![Arc::default()],
     }
 }

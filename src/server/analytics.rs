@@ -1,12 +1,18 @@
-//! The analytics thread, from the settings of detection.
+//! The analytics threads, from the settings of detection.
+
+use std::io;
+use std::thread::JoinHandle;
 
 use super::counters::ServerCounters;
 use super::shared::Shared;
+use super::threads::{join, spawn};
 use super::workers::AnalyticsQueues;
+use crate::analytics::report::{PartTotals, TotalsReport};
 use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
-use crate::analytics::{Analytics, AnalyticsSettings};
+use crate::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers};
 use crate::config::ServerSettings;
 use crate::judged_queue::JudgedProducer;
+use crate::placement::Placement;
 use sigmad_clock::Clock;
 use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::zscore::ZScore;
@@ -24,22 +30,56 @@ pub(super) fn detection(settings: &ServerSettings) -> AnalyticsSettings {
     AnalyticsSettings { window: settings.window, detectors: detectors(settings) }
 }
 
-/// Builds the thread.
-pub(super) fn thread(
+/// Builds the threads, in the order of their shards. `judged_producer`: the way to the store, of the only shard.
+pub(super) fn threads(
     settings: &ServerSettings,
     shared: &Shared,
     counters: &ServerCounters,
-    queues: AnalyticsQueues,
-    judged_producer: Option<JudgedProducer>,
-) -> AnalyticsThread {
-    AnalyticsThread::new(AnalyticsParts {
-        analytics: Analytics::new(detection(settings), shared.registry.clone().into()),
-        ttl_us: settings.ttl.as_micros() as i64,
-        sample_consumers: queues.samples,
-        questions: queues.questions,
-        judged_producer,
-        sleeper: shared.sleeper.clone(),
-        clock: Clock::new(shared.start),
-        counters: counters.analytics.clone(),
-    })
+    queues: Vec<AnalyticsQueues>,
+    mut judged_producer: Option<JudgedProducer>,
+) -> Vec<AnalyticsThread> {
+    let numbers = AnomalyNumbers::default();
+    let shards = queues.into_iter().zip(&shared.sleepers).zip(&counters.analytics);
+    shards
+        .enumerate()
+        .map(|(shard, ((queues, sleeper), counters))| {
+            let (part, names) = (shared.layout.part(shard), shared.registry.clone().into());
+            let analytics = Analytics::of_part(part, detection(settings), names, numbers.clone());
+            AnalyticsThread::new(AnalyticsParts {
+                analytics,
+                ttl_us: settings.ttl.as_micros() as i64,
+                sample_consumers: queues.samples,
+                questions: queues.questions,
+                judged_producer: judged_producer.take(),
+                sleeper: sleeper.clone(),
+                clock: Clock::new(shared.start),
+                counters: counters.clone(),
+            })
+        })
+        .collect()
+}
+
+/// The running threads.
+pub(super) struct AnalyticsThreads(Vec<JoinHandle<PartTotals>>);
+
+impl AnalyticsThreads {
+    /// Starts the threads on their cores.
+    pub fn start(
+        threads: Vec<AnalyticsThread>,
+        shared: &Shared,
+        placement: &Placement,
+    ) -> io::Result<Self> {
+        let started = threads.into_iter().zip(&placement.analytics_cores).enumerate();
+        started
+            .map(|(shard, (thread, core))| {
+                spawn(shared.layout.name(shard), *core, move || thread.run())
+            })
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// Waits until all have ended, after the last worker.
+    pub fn join(self) -> TotalsReport {
+        TotalsReport::merge(self.0.into_iter().map(join).collect())
+    }
 }

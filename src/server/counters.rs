@@ -15,6 +15,7 @@ use crate::http::counters::HttpCounters;
 use crate::logs::LostLines;
 use crate::registry::Registry;
 use crate::sample_queue::SampleQueueCounters;
+use crate::shards::ShardLayout;
 use crate::telemetry::{Build, Sources};
 
 /// The counters of every thread.
@@ -22,7 +23,8 @@ pub(super) struct ServerCounters {
     pub workers: Vec<WorkerCounters>,
     pub readers: Vec<Arc<RequestCounters>>,
     pub debug: Arc<RequestCounters>,
-    pub analytics: Arc<AnalyticsCounters>,
+    /// One for each shard.
+    pub analytics: Vec<Arc<AnalyticsCounters>>,
     pub events: Arc<EventsCounters>,
     /// None without `--redis-url`.
     pub redis: Option<RedisCounters>,
@@ -43,12 +45,12 @@ impl WorkerCounters {
 }
 
 impl ServerCounters {
-    pub fn new(workers: usize, redis: Option<RedisCounters>) -> Self {
+    pub fn new(workers: usize, shards: ShardLayout, redis: Option<RedisCounters>) -> Self {
         Self {
             workers: (0..workers).map(WorkerCounters::new).collect(),
             readers: (0..READERS).map(|_| Arc::default()).collect(),
             debug: Arc::default(),
-            analytics: Arc::default(),
+            analytics: (0..shards.threads()).map(|_| Arc::default()).collect(),
             events: Arc::default(),
             redis,
         }
@@ -67,12 +69,14 @@ impl ServerCounters {
     pub fn sources(&self, build: Build, registry: Arc<Registry>) -> Sources {
         let mut sources: Vec<Arc<dyn MetricSource>> = match &self.redis {
             Some(RedisCounters { queue, store }) => vec![queue.clone(), store.clone()],
-            None => vec![Arc::new(StoredInMemory(self.analytics.clone()))],
+            None => (self.analytics.iter())
+                .map(|shard| Arc::new(StoredInMemory(shard.clone())) as Arc<dyn MetricSource>)
+                .collect(),
         };
         sources.extend(self.readers.iter().map(|reader| reader.clone() as Arc<dyn MetricSource>));
-        sources.extend::<[Arc<dyn MetricSource>; 4]>([
+        sources.extend(self.analytics.iter().map(|shard| shard.clone() as Arc<dyn MetricSource>));
+        sources.extend::<[Arc<dyn MetricSource>; 3]>([
             self.debug.clone(),
-            self.analytics.clone(),
             self.events.clone(),
             registry,
         ]);

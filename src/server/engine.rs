@@ -166,7 +166,7 @@ fn may(
     warn!(limits = ?http::may::KNOWN_LIMITS, "--engine may is for comparisons on trusted networks");
     let counters = workers[0].counters.clone();
     let routers = workers.into_iter().map(|parts| parts.router).collect();
-    let is_pinned = placement.analytics_core.is_some();
+    let is_pinned = placement.is_pinned();
     let address = listen.tcp().expect("settings with this engine have one address, of TCP");
     let engine = http::may::start(address, routers, limits, is_pinned, counters, shared.start)
         .map_err(|error| ServerError::Listen(listen.clone(), error))?;

@@ -9,16 +9,21 @@ use crate::decode;
 use crate::http::budget::WORKER_KEPT_BYTES;
 use crate::http::poller::RECEIVE_BYTES_MAX;
 use crate::memory::{MemoryLimit, MemoryNeeds, MemoryPlan};
-use crate::placement::Machine;
+use crate::placement::{Machine, Placement};
+use crate::sample_queue;
 use sigmad_sample::{QUEUE_READINGS_MAX, Reading};
 
 use crate::registry::{DEVICE_BYTES, METRIC_BYTES, METRICS_FEW, STREAMS_PER_METRIC};
 
 /// Divides the memory limit, and logs its parts.
-pub(super) fn plan(settings: &ServerSettings, machine: &Machine, workers: usize) -> MemoryPlan {
+pub(super) fn plan(
+    settings: &ServerSettings,
+    machine: &Machine,
+    placement: &Placement,
+) -> MemoryPlan {
     let (cgroup, ram) = (machine.limits.memory_bytes, machine.memory_bytes);
     let limit = MemoryLimit::new(settings.memory_limit, cgroup, ram);
-    let plan = MemoryPlan::new(limit, needs(settings, workers));
+    let plan = MemoryPlan::new(limit, needs(settings, placement));
     info!(
         limit_bytes = plan.limit.bytes,
         limit_from = %plan.limit.source,
@@ -43,7 +48,8 @@ pub(super) fn plan(settings: &ServerSettings, machine: &Machine, workers: usize)
     plan
 }
 
-fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
+fn needs(settings: &ServerSettings, placement: &Placement) -> MemoryNeeds {
+    let (workers, shards) = (placement.workers(), placement.shards.threads());
     let of_analytics = analytics::stream_bytes(&detection(settings), settings.redis_url.is_some());
     // Each metric has a stream of the fleet.
     let metric_bytes = of_analytics + METRIC_BYTES;
@@ -52,7 +58,7 @@ fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
             + decode::STATE_BYTES
             + DEVICE_BYTES
             + metric_bytes / STREAMS_PER_METRIC,
-        shared_bytes: analytics::SHARED_BYTES
+        shared_bytes: shards * analytics::SHARED_BYTES
             + workers * decode::CACHE_BYTES
             + decode::TYPES_BYTES
             + METRICS_FEW * metric_bytes,
@@ -62,7 +68,7 @@ fn needs(settings: &ServerSettings, workers: usize) -> MemoryNeeds {
             + RECEIVE_BYTES_MAX
             + workers * WORKER_KEPT_BYTES,
         workers,
-        reading_bytes: size_of::<Reading>(),
+        reading_bytes: size_of::<Reading>() * sample_queue::copies(placement.shards),
         readings_max: QUEUE_READINGS_MAX,
         max_streams: settings.max_streams,
         redis_queue_bytes: settings.redis_queue,

@@ -33,6 +33,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use sigmad_clock::elapsed;
 use tracing::info;
 
+use self::analytics::AnalyticsThreads;
 use self::counters::ServerCounters;
 use self::engine::RunningEngine;
 pub use self::error::ServerError;
@@ -40,10 +41,9 @@ use self::reads::ReadThreads;
 use self::reload::Reloads;
 use self::shared::{MainEvent, Shared};
 use self::store::{RedisParts, drain_of_requests};
-use self::threads::{join, spawn};
 use self::workers::Queues;
 use crate::config::ServerSettings;
-use crate::placement::{self, Machine};
+use crate::placement::{self, Asked, Machine};
 use crate::readiness::ReadinessPhase;
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Clocks count from `start`. `is_listening` is called once, when
@@ -58,20 +58,27 @@ pub fn run(
 ) -> Result<(), ServerError> {
     let (main, main_events) = unbounded();
     let machine = Machine::of_this_process();
-    let placement = placement::decide(&machine, settings.workers, settings.pin);
-    let plan = memory::plan(settings, &machine, placement.workers());
+    let asked = Asked {
+        workers: settings.workers,
+        shards: settings.analytics,
+        pin: settings.pin,
+        is_shared: settings.redis_url.is_some(),
+    };
+    let placement = placement::decide(&machine, asked);
+    let plan = memory::plan(settings, &machine, &placement);
     let limits = limits::connection_limits(settings, placement.workers(), &plan)?;
 
-    let shared = Shared::new(settings, plan.max_streams, start, main);
+    let shared = Shared::new(settings, plan.max_streams, placement.shards, start, main);
     let (redis, judged_producer) = RedisParts::new(settings, &plan, &shared).unzip();
     let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
-    let counters = Arc::new(ServerCounters::new(placement.workers(), redis_counters));
+    let counters =
+        Arc::new(ServerCounters::new(placement.workers(), placement.shards, redis_counters));
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
     let (queues, queue_ends) = Queues::new(&shared, &counters);
-    let analytics = analytics::thread(settings, &shared, &counters, queue_ends, judged_producer);
+    let analytics = analytics::threads(settings, &shared, &counters, queue_ends, judged_producer);
 
-    let analytics = spawn("analytics".into(), placement.analytics_core, move || analytics.run())
-        .map_err(ServerError::Start)?;
+    let analytics =
+        AnalyticsThreads::start(analytics, &shared, &placement).map_err(ServerError::Start)?;
     let mut reloads = Reloads::default();
     if let Some(redis) = &redis {
         redis.reload_password(settings, &mut reloads);
@@ -97,7 +104,8 @@ pub fn run(
         workers = placement.workers(),
         workers_because = %placement.workers_reason,
         cores = ?placement.worker_cores,
-        analytics_core = ?placement.analytics_core,
+        analytics_shards = placement.shards.of_devices(),
+        analytics_cores = ?placement.analytics_cores,
         pinned_because = %placement.pin_reason,
         connections_max = limits.connections_max,
         started_ms = elapsed(start).as_millis() as u64,
@@ -116,7 +124,7 @@ pub fn run(
     engine.drain(if is_stored { drain_of_requests(settings.drain) } else { settings.drain });
     // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.
     reads.join();
-    let totals = join(analytics);
+    let totals = analytics.join();
     // Analytics has ended: the store writes what is left.
     if let Some(store) = store {
         store.join(start, deadline);

@@ -11,6 +11,7 @@ use crate::decode::PointTables;
 use crate::readiness::Readiness;
 use crate::registry::Registry;
 use crate::sample_queue::Sleeper;
+use crate::shards::ShardLayout;
 
 /// What the main thread waits for.
 pub(super) enum MainEvent {
@@ -32,8 +33,10 @@ pub(super) struct Shared {
     /// What the decoders of all workers share.
     pub points: Arc<PointTables>,
     pub readiness: Arc<Readiness>,
-    /// Wakes the analytics thread.
-    pub sleeper: Arc<Sleeper>,
+    /// How analytics is divided.
+    pub layout: ShardLayout,
+    /// Each wakes the analytics thread of its shard.
+    pub sleepers: Vec<Arc<Sleeper>>,
     pub main: Sender<MainEvent>,
 }
 
@@ -41,6 +44,7 @@ impl Shared {
     pub fn new(
         settings: &ServerSettings,
         max_streams: usize,
+        layout: ShardLayout,
         start: Instant,
         main: Sender<MainEvent>,
     ) -> Self {
@@ -50,7 +54,8 @@ impl Shared {
             registry: Arc::new(Registry::new(max_streams, stream_idle_s)),
             points: Arc::new(PointTables::new(settings.series_rules(), max_streams)),
             readiness: Arc::default(),
-            sleeper: Arc::default(),
+            layout,
+            sleepers: (0..layout.threads()).map(|_| Arc::default()).collect(),
             main,
         }
     }

@@ -70,7 +70,7 @@ impl RedisParts {
         let counters = RedisCounters { queue: Arc::default(), store: Arc::default() };
         let (producer, consumer) = judged_queue::channel(
             plan.redis_queue_bytes,
-            shared.sleeper.clone(),
+            shared.sleepers[0].clone(),
             counters.queue.clone(),
         );
         let keeps_history = settings.redis_history == RedisHistory::Stream;

@@ -9,7 +9,8 @@ use sigmad_flags::TokenFlag;
 use super::counters::ServerCounters;
 use super::reload::Reloads;
 use super::shared::Shared;
-use crate::analytics::report::{Asker, Question, questions};
+use crate::analytics::report::Question;
+use crate::analytics::{Asker, questions};
 use crate::api::debug::{DEBUGS_WAITING_MAX, DebugRequest};
 use crate::api::reader::{READS_WAITING_MAX, ReadRequest};
 use crate::api::router::{Router, RouterParts};
@@ -47,20 +48,24 @@ pub(super) struct RequestQueues {
     pub asker: Asker,
 }
 
-/// What the analytics thread receives.
+/// What the analytics thread of one shard receives.
 pub(super) struct AnalyticsQueues {
     pub samples: Vec<SampleConsumer>,
     pub questions: Receiver<Question>,
 }
 
 impl Queues {
-    pub fn new(shared: &Shared, counters: &ServerCounters) -> (Self, AnalyticsQueues) {
-        let (producers, consumers) = counters
-            .workers
-            .iter()
-            .map(|worker| sample_queue::channel(shared.sleeper.clone(), worker.queue.clone()))
-            .unzip();
-        let (asker, questions) = questions(shared.sleeper.clone());
+    pub fn new(shared: &Shared, counters: &ServerCounters) -> (Self, Vec<AnalyticsQueues>) {
+        let (asker, questions) = questions(shared.layout, &shared.sleepers);
+        let of_shard = |questions| AnalyticsQueues { samples: Vec::new(), questions };
+        let mut ends: Vec<_> = questions.into_iter().map(of_shard).collect();
+        let mut producers = Vec::new();
+        for worker in &counters.workers {
+            let (producer, consumers) =
+                sample_queue::sharded(shared.layout, &shared.sleepers, worker.queue.clone());
+            producers.push(producer);
+            ends.iter_mut().zip(consumers).for_each(|(end, samples)| end.samples.push(samples));
+        }
         let (reads_sender, reads) = bounded(READS_WAITING_MAX);
         let (debug_sender, debug) = bounded(DEBUGS_WAITING_MAX);
         let queues = Self {
@@ -71,7 +76,7 @@ impl Queues {
             },
             requests: RequestQueues { reads, debug, asker },
         };
-        (queues, AnalyticsQueues { samples: consumers, questions })
+        (queues, ends)
     }
 }
 

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use sigmad::analytics::report::{Asker, Question, Scope, WindowsReport, questions};
+use sigmad::analytics::report::{Question, Scope, WindowsReport};
 use sigmad::analytics::thread::{AnalyticsParts, AnalyticsThread, Turn};
-use sigmad::analytics::{Analytics, AnalyticsSettings};
+use sigmad::analytics::{Analytics, AnalyticsSettings, Asker, questions};
 use sigmad::judged_queue::{self, JudgedQueueCounters};
 use sigmad::registry::{NameSource, Registry};
 use sigmad::sample_queue::{self, SampleProducer, Sleeper};
+use sigmad::shards::ShardLayout;
 use sigmad::store::StoreCounters;
 use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
@@ -141,7 +142,7 @@ impl Process {
         let sleeper = Arc::<Sleeper>::default();
         let registry = Arc::new(Registry::new(STREAMS_MAX, STREAM_IDLE.as_secs() as u32));
         let (producer, consumer) = sample_queue::channel(sleeper.clone(), Arc::default());
-        let (asker, asked) = questions(sleeper.clone());
+        let (asker, mut asked) = questions(ShardLayout::ONE, std::slice::from_ref(&sleeper));
         let queue_counters = Arc::<JudgedQueueCounters>::default();
         let (judged_producer, judged_consumer) =
             judged_queue::channel(settings.queue_bytes, sleeper.clone(), queue_counters.clone());
@@ -151,7 +152,7 @@ impl Process {
             analytics: Analytics::new(detection, registry.clone().into()),
             ttl_us: 300_000_000,
             sample_consumers: vec![consumer],
-            questions: asked,
+            questions: asked.pop().expect("one shard"),
             judged_producer: Some(judged_producer),
             sleeper,
             clock: clock.clone(),
@@ -302,7 +303,7 @@ impl Process {
             Some(Some(device)) => Some(device),
             Some(None) => return false,
         };
-        let report = self.asker.send(|to| Question::Windows(device, scope, to));
+        let report = self.asker.of(device).send(|to| Question::Windows(device, scope, to));
         if let Some(report) = report {
             self.reads.push(PendingRead { report, subject, scope, own, is_at_rest });
             self.wake_analytics();

@@ -7,6 +7,7 @@ use crossbeam_channel::bounded;
 use proptest::prelude::*;
 
 use super::*;
+use crate::analytics::last_sample::LOST_AFTER_S;
 use crate::analytics::merge::newest;
 use crate::analytics::names::NameLookup;
 use crate::analytics::report::{
@@ -27,6 +28,15 @@ const WINDOW: usize = 12;
 
 /// A device or the fleet, and a metric.
 type StreamKey = (Option<u32>, u16);
+
+fn streams_in_use(analytics: &Analytics) -> usize {
+    analytics.devices.arena.in_use() + analytics.fleet.arena.in_use()
+}
+
+/// With the copies of own values.
+fn places_in_use(analytics: &Analytics) -> usize {
+    analytics.devices.arena.places_in_use() + analytics.fleet.arena.places_in_use()
+}
 
 fn analytics() -> Analytics {
     analytics_with(DetectorKind::Zscore)
@@ -221,7 +231,7 @@ fn devices(analytics: &mut Analytics) -> BTreeMap<String, DeviceReport> {
     analytics.scan_devices(query, reply);
     while analytics.advance() {}
     let devices = report.try_recv().expect("the scan has ended").into_iter();
-    devices.map(|device| (device.device.to_string(), device)).collect()
+    devices.map(|ranked| (ranked.report.device.to_string(), ranked.report)).collect()
 }
 
 fn streams(report: WindowsReport) -> BTreeMap<u16, MetricReport> {
@@ -356,8 +366,8 @@ proptest! {
                 // Judged as they came, so they may differ from those of one; not among replicas.
                 prop_assert_eq!(got.anomaly_count, counted[name].anomaly_count);
             }
-            let in_use = replica.analytics.streams.arena.in_use();
-            prop_assert_eq!(in_use, one.streams.arena.in_use());
+            let in_use = streams_in_use(&replica.analytics);
+            prop_assert_eq!(in_use, streams_in_use(&one));
         }
     }
 }
@@ -388,7 +398,7 @@ fn what_is_fed_here_alone_stays_as_it_is() {
         replica.read(&store);
         assert_eq!(show(&replica), before);
     }
-    assert_eq!(replica.analytics.streams.arena.places_in_use(), 2);
+    assert_eq!(places_in_use(&replica.analytics), 2);
 }
 
 #[test]
@@ -474,8 +484,7 @@ fn the_second_ring_goes_when_others_values_have_gone() {
     other.flush(usize::MAX, &mut store);
     one.read(&store);
     let arena = |replica: &TestReplica| {
-        let arena = &replica.analytics.streams.arena;
-        (arena.in_use(), arena.places_in_use())
+        (streams_in_use(&replica.analytics), places_in_use(&replica.analytics))
     };
     assert_eq!(arena(&one), (2, 4), "of the device and of the fleet");
     one.feed(2_000, 1, wave(2 * WINDOW));
@@ -523,7 +532,7 @@ fn devices_heard_elsewhere_are_opened_unless_they_have_gone() {
     late.analytics.judge(&batch, 6);
     let report = late.analytics.windows(Some(next), Scope::Cluster);
     assert_eq!((&report.metrics[0].values[..], report.metrics[0].total_count), (&[7.0][..], 1));
-    assert_eq!(late.analytics.streams.arena.places_in_use(), 2);
+    assert_eq!(places_in_use(&late.analytics), 2);
 }
 
 #[test]

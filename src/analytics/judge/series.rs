@@ -7,10 +7,10 @@ use std::cmp::{Ordering, Reverse};
 use sigmad_sample::MetricId;
 
 use super::{Analytics, last_timestamp};
-use crate::analytics::arena::StreamIndex;
+use crate::analytics::arena::{Arena, StreamIndex};
+use crate::analytics::devices::DeviceEntry;
 use crate::analytics::report::{SERIES_REPORTED_MAX, SeriesQuery, SeriesSelection, WindowsReport};
 use crate::analytics::scan::has_part;
-use crate::analytics::streams::DeviceEntry;
 
 /// A series that the query matches.
 struct MatchedSeries {
@@ -21,6 +21,11 @@ struct MatchedSeries {
 }
 
 impl MatchedSeries {
+    fn at(arena: &Arena, metric: MetricId, place: StreamIndex, is_exact: bool) -> Self {
+        let score = arena.get(place).0.verdict.score;
+        Self { metric, place, score, is_exact }
+    }
+
     /// The exact name first, then the highest score.
     fn order(&self, other: &Self) -> Ordering {
         let exact = Reverse(self.is_exact).cmp(&Reverse(other.is_exact));
@@ -33,17 +38,19 @@ impl Analytics {
     /// without windows.
     pub fn series(&self, query: &SeriesQuery) -> WindowsReport {
         let SeriesQuery { device, scope, selection, limit } = query;
-        let (mut matched, all, last_timestamp_us) = match *device {
+        let (mut matched, arena, all, last_timestamp_us) = match *device {
             None => {
-                let last = last_timestamp(&self.last, self.samples, self.others, *scope);
-                (self.matched_of_fleet(selection), self.streams.fleet.len(), last)
+                let fleet = &self.fleet;
+                let last = last_timestamp(&fleet.last, fleet.samples, fleet.others, *scope);
+                (self.matched_of_fleet(selection), &fleet.arena, fleet.streams(), last)
             }
             Some(id) => {
-                let Some(device) = self.streams.device(id) else {
+                let Some(device) = self.devices.get(id) else {
                     return WindowsReport::default();
                 };
                 let last = last_timestamp(&device.last, device.own.total, device.others, *scope);
-                (self.matched_of_device(device, selection), device.streams.len(), last)
+                let matched = self.matched_of_device(device, selection);
+                (matched, &self.devices.arena, device.streams.len(), last)
             }
         };
         let matches =
@@ -54,22 +61,22 @@ impl Analytics {
             matched.truncate(limit);
         }
         matched.sort_unstable_by(MatchedSeries::order);
-        let reports = matched.iter().filter_map(|s| self.metric_report(s.metric, s.place, *scope));
-        let metrics: Vec<_> = reports.collect();
+        let reports = matched.iter().map(|s| self.metric_report(arena, s.metric, s.place, *scope));
+        let metrics: Vec<_> = reports.flatten().collect();
         let other_metrics = matches.saturating_sub(metrics.len());
         WindowsReport { metrics, other_metrics, last_timestamp_us, synced_at_us: None }
     }
 
     fn matched_of_fleet(&self, selection: &SeriesSelection) -> Vec<MatchedSeries> {
-        let fleet = &self.streams.fleet;
+        let (fleet, arena) = (&self.fleet, &self.fleet.arena);
         if let SeriesSelection::Named(metrics) = selection {
             // By their slots: tens of thousands of names are not compared four times a second.
             let found = metrics.iter().filter_map(|metric| fleet.get(*metric));
-            return found.map(|f| self.series_at(f.metric, f.place, false)).collect();
+            return found.map(|f| MatchedSeries::at(arena, f.metric, f.place, false)).collect();
         }
         let found = fleet.iter().filter_map(|f| {
-            let is_exact = selection.is_exact(&f.name)?;
-            Some(self.series_at(f.metric, f.place, is_exact))
+            let is_exact = selection.is_exact(&self.metrics.get(f.metric)?.name)?;
+            Some(MatchedSeries::at(arena, f.metric, f.place, is_exact))
         });
         found.collect()
     }
@@ -86,14 +93,9 @@ impl Analytics {
                 }
                 _ => selection.is_exact(&self.metric_name(stream.metric)?),
             };
-            Some(self.series_at(stream.metric, stream.place(), is_exact?))
+            Some(MatchedSeries::at(&self.devices.arena, stream.metric, stream.place(), is_exact?))
         });
         found.collect()
-    }
-
-    fn series_at(&self, metric: MetricId, place: StreamIndex, is_exact: bool) -> MatchedSeries {
-        let score = self.streams.arena.get(place).0.verdict.score;
-        MatchedSeries { metric, place, score, is_exact }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::analytics::fleet::METRICS_REPORTED_MAX;
-use crate::analytics::report::{DevicesSort, SeriesQuery, SeriesSelection};
+use crate::analytics::report::{DeviceReport, DevicesSort, SeriesQuery, SeriesSelection};
 use crate::registry::{NameSource, Registry};
 use crossbeam_channel::bounded;
 use proptest::prelude::*;
@@ -42,6 +42,10 @@ fn one(device: Option<DeviceId>, readings: &[(u16, f64)]) -> Batch {
     batch
 }
 
+fn streams_in_use(analytics: &Analytics) -> usize {
+    analytics.devices.arena.in_use() + analytics.fleet.arena.in_use()
+}
+
 fn devices(analytics: &mut Analytics, sort: DevicesSort, limit: usize) -> Vec<DeviceReport> {
     scan(analytics, DevicesQuery { limit, sort, search: None })
 }
@@ -50,7 +54,8 @@ fn scan(analytics: &mut Analytics, query: DevicesQuery) -> Vec<DeviceReport> {
     let (reply, report) = bounded(1);
     analytics.scan_devices(query, reply);
     while analytics.advance() {}
-    report.try_recv().expect("the scan has ended")
+    let found = report.try_recv().expect("the scan has ended");
+    found.into_iter().map(|device| device.report).collect()
 }
 
 /// One stream as SPEC section 3 has it, keeping everything.
@@ -212,7 +217,7 @@ proptest! {
             agree(analytics.windows(Some(id), Scope::Cluster), naive);
         }
 
-        let found = analytics.anomalies(&everything());
+        let found = analytics.anomalies(&everything()).anomalies;
         prop_assert_eq!(found.len(), anomalies.all.len());
         for (got, naive) in found.iter().rev().zip(&anomalies.all) {
             prop_assert_eq!(&got.device, &naive.device.as_deref().map(Arc::from));
@@ -285,9 +290,9 @@ fn a_new_occupant_starts_afresh_and_gives_nothing_away() {
         analytics.judge(&one(Some(id(5, 0)), &readings), 1);
     }
     analytics.judge(&one(Some(id(5, 0)), &[(0, 1e6)]), 2);
-    let streams = analytics.streams.arena.in_use();
+    let streams = streams_in_use(&analytics);
     analytics.judge(&one(Some(id(5, 3)), &[(1, 9.0)]), 3);
-    assert_eq!(analytics.streams.arena.in_use(), streams - 2);
+    assert_eq!(streams_in_use(&analytics), streams - 2);
     assert!(analytics.windows(Some(id(5, 0)), Scope::Cluster).metrics.is_empty());
     assert_eq!(analytics.device_name(id(5, 0)), None);
     let report = analytics.windows(Some(id(5, 3)), Scope::Cluster);
@@ -305,11 +310,11 @@ fn a_new_occupant_starts_afresh_and_gives_nothing_away() {
 
     // The old occupant's anomaly stays its own.
     let query = everything();
-    let latest = analytics.anomalies(&query);
+    let latest = analytics.anomalies(&query).anomalies;
     assert!(latest[0].end_us.is_some(), "nothing more will come of it");
     assert_eq!((latest[0].device.as_deref(), latest[0].value), (Some("5.0"), 1e6));
     let query = AnomaliesQuery { device: Some(id(5, 3)), ..query };
-    assert!(analytics.anomalies(&query).is_empty());
+    assert!(analytics.anomalies(&query).anomalies.is_empty());
 }
 
 /// The same samples by every choice of detectors: the figures of `zscore` never change, and each
@@ -367,7 +372,9 @@ fn a_stream_that_goes_takes_its_memory_along() {
         ..DetectorSettings::default()
     };
     let mut analytics = Analytics::new(AnalyticsSettings { window: 50, detectors }, names());
-    let states = |analytics: &Analytics| analytics.streams.arena.states().in_use();
+    let states = |analytics: &Analytics| {
+        analytics.devices.arena.states().in_use() + analytics.fleet.arena.states().in_use()
+    };
     for row in 0..400 {
         let strange = if row == 399 { 1e6 } else { f64::from(row % 7) };
         analytics.judge(&one(Some(id(5, 0)), &[(0, strange), (1, 1.0)]), i64::from(row));

@@ -5,6 +5,7 @@ use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{TotalsReport, WindowsReport};
 use crate::api::routes;
 use crate::http::message::Method;
+use crate::shards::ShardLayout;
 use crate::telemetry::{Telemetry, text};
 use crate::test_reports;
 
@@ -33,7 +34,7 @@ fn assert_lines(lines: &[String], expected: &[&str]) {
 
 #[test]
 fn rare_series_are_exported_from_the_start() {
-    let telemetry = telemetry(&ServerCounters::new(2, None));
+    let telemetry = telemetry(&ServerCounters::new(2, ShardLayout::ONE, None));
     let reports: [&dyn MetricSource; 2] =
         [&TotalsReport::default(), &FleetGauges(WindowsReport::default())];
     let text = text(&telemetry.gather(&reports));
@@ -64,7 +65,7 @@ fn rare_series_are_exported_from_the_start() {
 
 #[test]
 fn counters_of_all_threads_add_up() {
-    let counters = ServerCounters::new(2, None);
+    let counters = ServerCounters::new(2, ShardLayout::ONE, None);
     let label = routes::find("/metrics");
     let ServerCounters { workers, readers, analytics, .. } = &counters;
     let reader = &readers[0];
@@ -80,7 +81,7 @@ fn counters_of_all_threads_add_up() {
     workers[1].http.refusals[0].add(3);
     workers[0].http.open.set(2);
     workers[1].queue.samples_in_flight.set(9);
-    analytics.lag.record(100, 4);
+    analytics[0].lag.record(100, 4);
     let lines = lines(&telemetry(&counters));
     assert_lines(
         &lines,
@@ -117,12 +118,12 @@ fn counters_of_all_threads_add_up() {
 
 #[test]
 fn outcomes_and_pending_samples_add_up_to_the_received() {
-    let mut counters = ServerCounters::new(2, None);
+    let mut counters = ServerCounters::new(2, ShardLayout::ONE, None);
     counters.workers[0].router.accepted_total.add(10);
     counters.workers[1].router.invalid_total.add(2);
     counters.workers[1].router.queue_full_total.add(1);
     counters.workers[0].queue.samples_total.add(10);
-    counters.analytics.samples_total.add(7);
+    counters.analytics[0].samples_total.add(7);
     let expected = [
         "sigmad_samples_received_total 13",
         r#"sigmad_samples_total{outcome="rejected"} 3"#,
@@ -153,7 +154,7 @@ fn outcomes_and_pending_samples_add_up_to_the_received() {
 
 #[test]
 fn families_are_in_the_order_of_their_names() {
-    let names: Vec<String> = lines(&telemetry(&ServerCounters::new(2, None)))
+    let names: Vec<String> = lines(&telemetry(&ServerCounters::new(2, ShardLayout::ONE, None)))
         .iter()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
         .collect();
@@ -162,7 +163,7 @@ fn families_are_in_the_order_of_their_names() {
 
 #[test]
 fn metrics_document_is_current() {
-    let telemetry = telemetry(&ServerCounters::new(2, Some(redis_counters())));
+    let telemetry = telemetry(&ServerCounters::new(2, ShardLayout::ONE, Some(redis_counters())));
     crate::testing::check_document("docs/METRICS.md", &document(&families(&telemetry)));
 }
 

@@ -1,0 +1,339 @@
+//! The windows of devices: the streams of each, in a dense table.
+//!
+//! A device is at its id's index. The registry gives the index of a silent device to another one under the next
+//! generation; the first sample of the new device clears the entry. A sample of a device that has been replaced, or
+//! was evicted before its first sample came here, counts for the fleet alone: its device's windows are gone, and it
+//! must not enter those of another.
+//!
+//! A value whose metric has been evicted enters no window. The streams of evicted metrics are given back in steps
+//! ([`DeviceWindows::free_stale`]).
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
+use crate::analytics::arena::{Arena, FlaggedIndex, RingSource, StreamIndex};
+use crate::analytics::last_sample::{LastSample, was_sent};
+use crate::analytics::merge::ReplicaMerge;
+use crate::analytics::metrics::KnownMetrics;
+use crate::judged_queue::{JudgedCounts, SharedWindows};
+use sigmad_detectors::DetectorSettings;
+use sigmad_sample::{DeviceId, MetricId, Reading, Sample, Verdict};
+
+/// Entries are added this many at a time, so that growth copies none.
+pub const DEVICES_PER_CHUNK: usize = 1_024;
+/// Streams of devices that one step of [`DeviceWindows::free_stale`] checks: some 20 µs.
+const CHECKED_PER_STEP: usize = 4_096;
+
+/// Bytes of one device here, without its streams.
+pub const DEVICE_BYTES: usize = size_of::<DeviceEntry>();
+
+/// One stream of a device, with what `/devices` sorts by, so that sorting reads no stream.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceStream {
+    /// The score of the last verdict.
+    pub score: f64,
+    /// Its metric.
+    pub metric: MetricId,
+    /// The stream, and whether the last verdict was an anomaly.
+    flagged: FlaggedIndex,
+}
+
+impl DeviceStream {
+    /// The stream.
+    #[inline]
+    pub fn place(&self) -> StreamIndex {
+        self.flagged.index()
+    }
+
+    /// Whether the last verdict was an anomaly.
+    pub fn is_anomaly(&self) -> bool {
+        self.flagged.flag()
+    }
+
+    /// Takes the last verdict.
+    #[inline]
+    pub fn set_verdict(&mut self, verdict: &Verdict) {
+        self.score = verdict.score;
+        self.flagged = self.place().with_flag(verdict.is_anomaly);
+    }
+}
+
+/// One device, or an entry without a device so far. Two cache lines.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct DeviceEntry {
+    /// None before the first device.
+    pub name: Option<Arc<str>>,
+    /// The generation of the device's id.
+    pub generation: u32,
+    /// In the order in which they were first sent.
+    pub streams: SmallVec<[DeviceStream; 2]>,
+    /// Samples that this replica judged since the start, and anomalies in them.
+    pub own: JudgedCounts,
+    /// The same of other replicas, as last reported.
+    pub others: JudgedCounts,
+    /// The last sample.
+    pub last: LastSample,
+    /// When its last sample arrived here, by [`LastSample::seconds`].
+    pub own_seen_s: u32,
+}
+
+const _: () = assert!(size_of::<DeviceEntry>() == 128);
+
+impl DeviceEntry {
+    /// Its stream of that metric, opened when the metric is new; None when its name has been evicted. `hint` is its
+    /// probable position: most samples of a device name the same metrics in the same order.
+    #[inline]
+    fn stream(
+        &mut self,
+        metric: MetricId,
+        hint: usize,
+        arena: &mut Arena,
+        metrics: &mut KnownMetrics,
+    ) -> Option<&mut DeviceStream> {
+        let at = match self.find(metric, hint) {
+            Some(at) => at,
+            None => self.open(metric, arena, metrics)?,
+        };
+        Some(&mut self.streams[at])
+    }
+
+    /// The position of its stream of that metric; `hint` as for [`DeviceEntry::stream`].
+    #[inline]
+    pub fn find(&self, metric: MetricId, hint: usize) -> Option<usize> {
+        if self.streams.get(hint).is_some_and(|stream| stream.metric == metric) {
+            return Some(hint);
+        }
+        self.streams.iter().position(|stream| stream.metric == metric)
+    }
+
+    #[cold]
+    fn open(
+        &mut self,
+        metric: MetricId,
+        arena: &mut Arena,
+        metrics: &mut KnownMetrics,
+    ) -> Option<usize> {
+        metrics.admit(metric)?;
+        let flagged = arena.open().with_flag(false);
+        self.streams.push(DeviceStream { score: 0.0, metric, flagged });
+        Some(self.streams.len() - 1)
+    }
+
+    /// The stream with the highest score, the first of equals. None without a stream.
+    pub fn highest_score(&self) -> Option<&DeviceStream> {
+        self.streams.iter().reduce(|best, next| if next.score > best.score { next } else { best })
+    }
+}
+
+/// All devices and their streams.
+#[derive(Debug)]
+pub struct DeviceWindows {
+    devices: Vec<Box<[DeviceEntry]>>,
+    occupied: usize,
+    /// The streams' memory.
+    pub arena: Arena,
+    /// Open anomalies of streams that were given back.
+    pub left_open: Vec<(OpenAnomaly, Subject)>,
+    /// The next entry that the search for streams of evicted metrics checks; None when there is nothing to search
+    /// for.
+    next_stale: Option<usize>,
+}
+
+impl DeviceWindows {
+    /// Windows of `window` values, judged by these detectors.
+    pub fn new(window: usize, detectors: DetectorSettings) -> Self {
+        Self {
+            devices: Vec::new(),
+            occupied: 0,
+            arena: Arena::new(window, detectors),
+            left_open: Vec::new(),
+            next_stale: None,
+        }
+    }
+
+    /// Devices with streams.
+    pub fn occupied(&self) -> usize {
+        self.occupied
+    }
+
+    /// Entries of devices, occupied or not.
+    pub fn entries(&self) -> usize {
+        self.devices.len() * DEVICES_PER_CHUNK
+    }
+
+    /// The entries from `from` to the end of their chunk.
+    pub fn chunk_from(&self, from: usize) -> &[DeviceEntry] {
+        let chunk = self.devices.get(from / DEVICES_PER_CHUNK);
+        chunk.map_or(&[], |devices| &devices[from % DEVICES_PER_CHUNK..])
+    }
+
+    /// The device of that id. None once it has been replaced.
+    #[inline]
+    pub fn get(&self, id: DeviceId) -> Option<&DeviceEntry> {
+        let index = id.index as usize;
+        let device = &self.devices.get(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK];
+        (device.generation == id.generation && device.name.is_some()).then_some(device)
+    }
+
+    /// Prefetches the detectors' states of a device whose sample is next.
+    pub fn prefetch(&self, id: DeviceId) {
+        let streams = self.get(id).into_iter().flat_map(|device| &device.streams);
+        for state in streams.filter_map(|stream| self.arena.get(stream.place()).0.state) {
+            self.arena.states().prefetch(state);
+        }
+    }
+
+    /// This replica's counts of a device's stream; `hint` as for [`DeviceEntry::find`].
+    #[inline]
+    pub fn counts(&self, device: &DeviceEntry, metric: MetricId, hint: usize) -> JudgedCounts {
+        let at = device.find(metric, hint);
+        at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place()).0.own)
+    }
+
+    /// Judges a sample of a device, unless the device has been evicted.
+    #[inline]
+    pub fn judge(
+        &mut self,
+        id: DeviceId,
+        sample: &Sample,
+        readings: &[Reading],
+        arrived_us: i64,
+        metrics: &mut KnownMetrics,
+        anomalies: &mut AnomalyLog,
+    ) {
+        let Some((device, arena)) = self.get_mut(id, metrics) else {
+            return;
+        };
+        let timestamp_us = sample.timestamp_us;
+        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
+            let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
+            let (stream, ring, states) = arena.get_to_judge(entry.place());
+            let before = stream.window.moments();
+            let verdict = states.judge(stream.state, &before, timestamp_us, value);
+            stream.enter(ring, value, verdict);
+            entry.set_verdict(&verdict);
+            let (place, of) = (entry.place(), (Some(id), metric));
+            if verdict.is_anomaly {
+                device.own.anomalies += 1;
+                // None: its name has been evicted since its stream was opened, and the stream will be given back.
+                if let Some(known) = metrics.admit(metric) {
+                    let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+                    known.anomalies += 1;
+                    let names = || (device.name.clone(), known.name.clone());
+                    stream.open = Some(anomalies.flag(stream.open, of, names, flag));
+                }
+            } else if let Some(open) = stream.open.take() {
+                anomalies.end(open, of, timestamp_us, arrived_us);
+            }
+            if stream.ring_source != RingSource::Own {
+                arena.enter_own(place, value, verdict);
+            }
+        }
+        device.own.total += 1;
+        device.last.update(arrived_us, sample.timestamp_us);
+        device.own_seen_s = LastSample::seconds(arrived_us);
+    }
+
+    /// Applies what other replicas have changed. A device that is new here is opened, unless it has been evicted.
+    pub fn apply(
+        &mut self,
+        id: DeviceId,
+        shared: &SharedWindows,
+        metrics: &mut KnownMetrics,
+        merge: &mut ReplicaMerge,
+    ) {
+        let is_empty = shared.metrics.iter().all(|stream| stream.values.is_empty());
+        if is_empty && self.get(id).is_none() {
+            return;
+        }
+        let Some((device, arena)) = self.get_mut(id, metrics) else {
+            return;
+        };
+        device.others = shared.others;
+        let all_sent = was_sent(device.own_seen_s, shared);
+        device.last.update_from_replicas(shared, all_sent || device.own.total == shared.own_total);
+        for (at, stream) in shared.metrics.iter().enumerate() {
+            let opens = !stream.values.is_empty() && metrics.is_current(stream.metric);
+            if !opens && device.find(stream.metric, at).is_none() {
+                continue;
+            }
+            let Some(entry) = device.stream(stream.metric, at, arena, metrics) else { continue };
+            if let Some(verdict) = merge.stream(arena, entry.place(), stream, all_sent) {
+                entry.set_verdict(&verdict);
+            }
+        }
+    }
+
+    /// The device of that id, which gets its entry when it is new, and the streams' memory. None when the device
+    /// has been evicted.
+    #[inline]
+    fn get_mut(
+        &mut self,
+        id: DeviceId,
+        metrics: &KnownMetrics,
+    ) -> Option<(&mut DeviceEntry, &mut Arena)> {
+        if self.get(id).is_none() {
+            self.occupy(id, metrics)?;
+        }
+        let index = id.index as usize;
+        let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
+        Some((device, &mut self.arena))
+    }
+
+    /// Gives the entry to a new device.
+    #[cold]
+    fn occupy(&mut self, id: DeviceId, metrics: &KnownMetrics) -> Option<()> {
+        let index = id.index as usize;
+        while self.devices.len() <= index / DEVICES_PER_CHUNK {
+            let chunk = std::iter::repeat_with(DeviceEntry::default).take(DEVICES_PER_CHUNK);
+            self.devices.push(chunk.collect());
+        }
+        let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
+        if device.name.is_some() && device.generation > id.generation {
+            return None;
+        }
+        let name = metrics.device_name(id)?;
+        self.occupied += usize::from(device.name.is_none());
+        let gone = DeviceId { index: id.index, generation: device.generation };
+        for stream in &device.streams {
+            let open = self.arena.give_back(stream.place());
+            self.left_open.extend(open.map(|open| (open, (Some(gone), stream.metric))));
+        }
+        let generation = id.generation;
+        *device = DeviceEntry { name: Some(name), generation, ..DeviceEntry::default() };
+        Some(())
+    }
+
+    /// Begins a search for streams of evicted metrics.
+    pub fn begin_free_stale(&mut self) {
+        self.next_stale = Some(0);
+    }
+
+    /// Takes one step in giving back the streams whose metrics were evicted. False if there is nothing to do.
+    pub fn free_stale(&mut self, metrics: &KnownMetrics) -> bool {
+        let Self { devices, arena, left_open, next_stale, .. } = self;
+        let Some(next) = *next_stale else { return false };
+        let mut entries = devices.iter_mut().flatten().enumerate().skip(next);
+        let mut checked = 0;
+        *next_stale = loop {
+            let Some((index, device)) = entries.next() else { break None };
+            if checked >= CHECKED_PER_STEP {
+                break Some(index);
+            }
+            checked += 1 + device.streams.len();
+            let id = DeviceId { index: index as u32, generation: device.generation };
+            device.streams.retain(|stream| {
+                let stays = metrics.is_current(stream.metric);
+                if !stays {
+                    let open = arena.give_back(stream.place());
+                    left_open.extend(open.map(|open| (open, (Some(id), stream.metric))));
+                }
+                stays
+            });
+        };
+        true
+    }
+}
