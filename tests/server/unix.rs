@@ -216,6 +216,8 @@ fn a_client_that_reads_late_gets_all_of_it() {
 }
 
 const WORKERS: usize = 3;
+/// Connections that are the share of one.
+const EACH: usize = 20;
 
 /// Accepts as a worker does, and says each time which one it is.
 fn accept_as(
@@ -255,12 +257,13 @@ fn connections_of_a_quiet_server_go_to_every_worker() {
     let mut counts = [0; WORKERS];
     let mut clients = Vec::new();
     // One after another, as agents come: the first worker that sleeps would get them all.
-    for _ in 0..20 * WORKERS {
+    for _ in 0..EACH * WORKERS {
         clients.push(UnixStream::connect(directory.path()).expect("it listens"));
         counts[accepted.recv_timeout(WAIT).expect("somebody accepts")] += 1;
     }
     println!("connections of each worker: {counts:?}");
-    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    // 20 each. Without turns the first one had 49 to 55 of them in three runs.
+    assert!(counts.iter().all(|count| *count >= EACH / 4), "{counts:?}");
     has_ended.store(true, Ordering::Relaxed);
     for (waker, thread) in workers {
         waker.wake();

@@ -206,8 +206,8 @@ impl Poller for EpollPoller {
         socket.key = key;
         let interest = match socket.client {
             ClientAddress::Ip(_) => Interest::READABLE | Interest::WRITABLE,
-            // A Unix socket reports that it is writable whenever its client has read something: one more wait for each
-            // response. It is asked for when a response does not fit.
+            // A Unix socket reports that it is writable whenever its client has read something: up to one more wait
+            // for each response. It is asked for when a response does not fit.
             ClientAddress::Unix => Interest::READABLE,
         };
         self.poll.registry().register(
