@@ -7,6 +7,9 @@ whatever the machine has; another compiler or C library makes other code, so a c
 the same compiler and library, or not at all: that is said, and fails where `CI` is set, so that the gate
 never stays open unseen.
 
+With `--values` it runs `values` (values.rs) instead, and lists what a value costs in each format:
+`cargo build --release --package sigmad-gates --bin values` builds that.
+
 `make gates` runs it; `make gates-update` writes what it counts into instructions.json, to be committed with
 what explains it.
 """
@@ -29,6 +32,8 @@ import bench
 
 EXPECTED = Path(__file__).resolve().parent / "instructions.json"
 CASES = ("single", "pipelined", "batch")
+FORMATS = ("json", "lp_1", "lp_10", "rw_1", "rw_2", "otlp", "text", "arrow")
+STREAMS = (100, 10_000)
 MORE_MAX = 0.03
 # Variables that change what cargo builds.
 BUILD_VARIABLES = re.compile(r"(CARGO_ENCODED_)?RUSTFLAGS|CARGO_PROFILE_RELEASE_.*|CARGO_BUILD_.*")
@@ -50,13 +55,12 @@ def toolchain() -> dict[str, str]:
     }
 
 
-def count(case: str) -> dict[str, float]:
-    """Instructions per request and per sample."""
-    program = bench.target_dir() / "requests"
+def count(program: str, *case: str) -> dict[str, float]:
+    """Instructions per request or body, and per sample or value."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "callgrind.out"
-        command = ["valgrind", "--tool=callgrind", "--toggle-collect=requests::measured*"]
-        command += [f"--callgrind-out-file={out}", str(program), case]
+        command = ["valgrind", "--tool=callgrind", f"--toggle-collect={program}::measured*"]
+        command += [f"--callgrind-out-file={out}", str(bench.target_dir() / program), *case]
         # The size of the environment moves the stack, and with it how copies are aligned.
         run = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
         if run.returncode != 0:
@@ -106,8 +110,19 @@ def compare(counted: dict[str, dict[str, float]]) -> bool:
     return good
 
 
+def list_values() -> None:
+    """What a value costs in each format; nothing is compared."""
+    for name in FORMATS:
+        for streams in STREAMS:
+            each = count("values", name, str(streams))["sample"]
+            print(f"  {name:6} {streams:6} streams {each:8.1f} per value", flush=True)
+
+
 def main() -> None:
-    counted = {case: count(case) for case in CASES}
+    if sys.argv[1:] == ["--values"]:
+        list_values()
+        return
+    counted = {case: count("requests", case) for case in CASES}
     if sys.argv[1:] == ["--update"]:
         update(counted)
     elif not compare(counted):

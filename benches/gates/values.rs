@@ -1,12 +1,11 @@
 //! Values of points through decoding and admission, for an instrument that counts instructions: what a value costs in
 //! each format once its series is known, without HTTP and without judging.
 //!
-//! Bodies have 2,000 values, as those of `benches/formats.py`. `instructions.py` runs it under callgrind, which counts
-//! in [`measured`] alone.
+//! Bodies have 2,000 values, as those of `benches/formats.py`. `instructions.py --values` runs it under callgrind, which
+//! counts in [`measured`] alone.
 //!
 //! Usage: `values FORMAT STREAMS`; prints the bodies and the values that were measured.
 
-#[allow(dead_code, reason = "one program a format would be nine programs")]
 mod bodies;
 
 use std::hint::black_box;

@@ -151,7 +151,7 @@ impl PointReader<'_> {
     }
 
     /// As [`PointReader::value`], for a key in any scope. Returns its place in the cache, if it is there.
-    #[inline]
+    #[inline(always)]
     pub(super) fn keyed_value(
         &mut self,
         key: SeriesKey<'_>,
@@ -175,7 +175,7 @@ impl PointReader<'_> {
 
     /// Takes one value of a series by its place in the cache. False if that does not say enough: then nothing has
     /// happened, and the value is to be given with its key.
-    #[inline]
+    #[inline(always)]
     pub(super) fn value_at(
         &mut self,
         index: EntryIndex,
@@ -210,7 +210,7 @@ impl PointReader<'_> {
     }
 
     /// Takes a value of a known series. False if it must be described again; then nothing has happened.
-    #[inline]
+    #[inline(always)]
     fn take_known(&mut self, index: EntryIndex, point: Point) -> Result<bool, BodyError> {
         match self.points.cache.known(index) {
             Some(&mut Known::Gauge(ids)) => {
@@ -239,6 +239,7 @@ impl PointReader<'_> {
     }
 
     /// Takes a value of what is known, and no series of its own.
+    #[inline(never)]
     fn take_other(&mut self, known: Known, point: Point) -> Result<bool, BodyError> {
         match known {
             Known::Dropped => self.points.counts.dropped += 1,
@@ -311,7 +312,7 @@ impl PointReader<'_> {
     }
 
     /// Takes a value of a counter.
-    #[inline]
+    #[inline(never)]
     fn count(
         &mut self,
         ids: SeriesIds,
@@ -330,26 +331,39 @@ impl PointReader<'_> {
     }
 
     /// Adds a value to the open sample, or opens the next one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, ids: SeriesIds, point: Point) -> Result<(), BodyError> {
+        let (_, batch) = self.admission.draft_parts();
+        if point.value.abs() > VALUE_MAX || !self.open.takes(ids, point.time_us, batch) {
+            return self.push_apart(ids, point);
+        }
+        self.draft(ids, point);
+        Ok(())
+    }
+
+    /// Takes a value that does not join the open sample.
+    #[inline(never)]
+    fn push_apart(&mut self, ids: SeriesIds, point: Point) -> Result<(), BodyError> {
         if point.value.abs() > VALUE_MAX {
             self.skip();
             return Ok(());
         }
-        let (_, batch) = self.admission.draft_parts();
-        if !self.open.takes(ids, point.time_us, batch) {
-            self.close();
-            self.admission.check_capacity()?;
-            self.open.time_us = point.time_us;
-            self.open.device = ids.device;
-        }
+        self.close();
+        self.admission.check_capacity()?;
+        self.open.time_us = point.time_us;
+        self.open.device = ids.device;
+        self.draft(ids, point);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn draft(&mut self, ids: SeriesIds, point: Point) {
         let (_, batch) = self.admission.draft_parts();
         // Adding zero turns -0 into 0.
         batch.draft(Reading { metric: ids.metric, value: point.value + 0.0 });
         self.open.readings += 1;
         self.open.metrics |= bit_of(ids.metric);
         self.points.counts.accepted += 1;
-        Ok(())
     }
 
     /// Completes the open sample.

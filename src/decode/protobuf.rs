@@ -157,6 +157,22 @@ fn take_long_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     Err(Malformed)
 }
 
+/// The number of a varint of six bytes; None if it has fewer or more.
+#[inline(always)]
+pub(super) fn varint_of_six(bytes: [u8; 6]) -> Option<u64> {
+    /// In all bytes but the last: more follow.
+    const MORE: u64 = 0x0080_8080_8080;
+    let [a, b, c, d, e, f] = bytes;
+    let number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    if number & 0x8080_8080_8080 != MORE {
+        return None;
+    }
+    // Seven bits of each byte, then fourteen of each pair, then twenty-eight of each four.
+    let number = number & 0x007f_007f_007f | (number & 0x7f00_7f00_7f00) >> 1;
+    let number = number & 0x3fff_0000_3fff | (number & 0x3fff_0000) >> 2;
+    Some(number & 0x0fff_ffff | (number >> 32) << 28)
+}
+
 /// Takes eight bytes off the front.
 #[inline(always)]
 pub(super) fn take_fixed64(bytes: &mut &[u8]) -> Result<u64, Malformed> {
@@ -236,6 +252,21 @@ mod tests {
         most[9] = 2;
         assert_eq!(varint(&most), Err(Malformed));
         assert_eq!(varint(&[0x80; 11]), Err(Malformed));
+    }
+
+    #[test]
+    fn six_bytes_are_read_at_once() {
+        for number in [1 << 35, 1_735_100_000_123, (1 << 42) - 1, 0x155_5555_5555, 0x2aa_aaaa_aaaa]
+        {
+            let byte = |place: u32| (number >> (7 * place)) as u8 & 0x7f | 0x80;
+            let mut bytes: [u8; 6] = std::array::from_fn(|place| byte(place as u32));
+            assert_eq!(varint_of_six(bytes), None, "a seventh follows");
+            bytes[5] &= 0x7f;
+            assert_eq!(varint_of_six(bytes), Some(number));
+            assert_eq!(varint(&bytes), Ok((number, 6)));
+            bytes[2] &= 0x7f;
+            assert_eq!(varint_of_six(bytes), None, "three bytes");
+        }
     }
 
     #[test]

@@ -126,13 +126,14 @@ pub(super) struct SeriesCache {
 
 impl SeriesCache {
     /// The entry of a key.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&mut self, key: SeriesKey<'_>) -> Option<EntryIndex> {
         let at = if self.is_key(self.next, key) { self.next } else { self.search(key)? };
         self.next = at + 1;
         Some(self.index(at))
     }
 
+    #[inline(never)]
     fn search(&self, key: SeriesKey<'_>) -> Option<usize> {
         let Self { by_key, entries, keys, .. } = self;
         let is_key = |&at: &u32| {
@@ -142,7 +143,7 @@ impl SeriesCache {
         by_key.find(hash_of(&self.hasher, key), is_key).map(|&at| at as usize)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_key(&self, at: usize, key: SeriesKey<'_>) -> bool {
         self.entries.get(at).is_some_and(|entry| {
             entry.scope == key.scope && is_same(key_of(entry, &self.keys), key.bytes)

@@ -87,11 +87,15 @@ proptest! {
             if body.is_empty() {
                 continue;
             }
+            let mut server = Server::new(100_000);
+            check(&mut server, &body, format);
             for (index, byte) in &changes {
                 let place = index.index(body.len());
                 body[place] = *byte;
             }
             check(&mut Server::new(100_000), &body, format);
+            // And when the series of the good body are known.
+            check(&mut server, &body, format);
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use sigmad_clock::Now;
 use sigmad_sample::Batch;
 
@@ -217,4 +218,44 @@ fn hostile_bodies_are_read_to_their_end() {
     let not_utf8 = b"m,a=\xFF v=1\nx v=1";
     assert_eq!(fixture.decode(not_utf8, NANOSECONDS).map(|decoded| decoded.invalid), Ok(1));
     assert_eq!(fixture.refusals(), [(0, "names and labels must be UTF-8")]);
+}
+
+/// Parts of lines, good and bad, that a reader must not mix up.
+const SERIES: [&str; 5] = ["m,host=a", "m,host=b", "m\\ a,host=a", "m", "m,host=a\\ a=1,t=x"];
+const FIELDS: [&str; 5] = ["a", "ab", "a\\=b", "note", "b\\ a"];
+const VALUES: [&str; 8] = ["1", "-2.5", "3i", "\"x,a=1 \"", "t", "12345678.25", "1.2.3", ""];
+const TIMES: [&str; 5] =
+    ["", " 1735100000000000000", " 1735100000000000000 ", " 17351000000000000001", " 1735100000 x"];
+
+/// A line of parts by their places: series, space, fields with values, and time.
+fn line((series, space, fields, time): &(usize, usize, Vec<(usize, usize)>, usize)) -> String {
+    let fields: Vec<_> =
+        fields.iter().map(|&(name, value)| format!("{}={}", FIELDS[name], VALUES[value])).collect();
+    let space = [" ", "  "][*space];
+    format!("{}{space}{}{}\n", SERIES[*series], fields.join(","), TIMES[*time])
+}
+
+proptest! {
+    #[test]
+    fn a_reader_that_knows_series_reads_as_one_that_knows_none(
+        bodies in proptest::collection::vec(
+            proptest::collection::vec(
+                (0..SERIES.len(), 0..2_usize,
+                 proptest::collection::vec((0..FIELDS.len(), 0..VALUES.len()), 1..4),
+                 0..TIMES.len()), 1..6), 1..6),
+    ) {
+        let mut warm = Fixture::new();
+        for lines in &bodies {
+            let body: String = lines.iter().map(line).collect();
+            // The second time it knows them all.
+            for _ in 0..2 {
+                let mut cold = Fixture::new();
+                let expected = cold.decode(body.as_bytes(), NANOSECONDS);
+                prop_assert_eq!(warm.decode(body.as_bytes(), NANOSECONDS), expected, "{}", body);
+                prop_assert_eq!(warm.values(), cold.values(), "{}", body);
+                prop_assert_eq!(warm.refusals(), cold.refusals(), "{}", body);
+                prop_assert_eq!(warm.decoder.values(), cold.decoder.values(), "{}", body);
+            }
+        }
+    }
 }

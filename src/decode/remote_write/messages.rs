@@ -2,7 +2,7 @@
 
 use super::super::metric_types::MetricType;
 use super::super::points::PointFault;
-use super::super::protobuf::{FieldValue, Fields, Malformed};
+use super::super::protobuf::{FieldValue, Fields, Malformed, varint_of_six};
 use sigmad_sample::timestamp::Stamp;
 
 /// The label that holds the name of the metric.
@@ -18,6 +18,10 @@ pub(super) fn stamp(timestamp_ms: i64) -> Result<Stamp, PointFault> {
     }
 }
 
+/// What the fields of a sample begin with.
+const VALUE_KEY: u8 = 1 << 3 | 1;
+const TIME_KEY: u8 = 2 << 3;
+
 /// One value: `prometheus.Sample`, `io.prometheus.write.v2.Sample`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct SamplePoint {
@@ -29,6 +33,13 @@ pub(super) struct SamplePoint {
 impl SamplePoint {
     #[inline(always)]
     pub(super) fn read(message: &[u8]) -> Result<Self, Malformed> {
+        // As senders write it: the value, then a time of six bytes, which are the milliseconds from 1971 to 2109.
+        if let [VALUE_KEY, value @ .., TIME_KEY, a, b, c, d, e, f] = message
+            && let Ok(value) = value.try_into()
+            && let Some(time) = varint_of_six([*a, *b, *c, *d, *e, *f])
+        {
+            return Ok(Self { value: f64::from_le_bytes(value), timestamp_ms: time as i64 });
+        }
         let mut sample = Self::default();
         let mut fields = Fields::new(message);
         while let Some((number, value)) = fields.next()? {
