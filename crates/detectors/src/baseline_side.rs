@@ -64,7 +64,7 @@ mod tests {
             }
             let at_us = minute * 60_000_000;
             let stays = side.stays(&profile, &normalizer, at_us, value);
-            profile.error(&normalizer, at_us, value);
+            profile.error(&normalizer, at_us, value, f32::INFINITY);
             stays
         };
         for minute in 0..1_440 {

@@ -24,17 +24,30 @@ impl Default for DailyProfile {
 }
 
 impl DailyProfile {
-    /// The distance of a value from the mean of its half-hour, in the stream's own units; then the mean takes
-    /// the value. None for the first value of a half-hour.
+    /// The distance of a value from the mean of its half-hour, in the stream's own units. Then the mean takes
+    /// the value, as if it were at most `step_max` away, so that a blip is no part of what is usual at its
+    /// hour. None for the first value of a half-hour.
     #[inline]
-    pub fn error(&mut self, normalizer: &Normalizer, timestamp_us: i64, value: f64) -> Option<f32> {
+    pub fn error(
+        &mut self,
+        normalizer: &Normalizer,
+        timestamp_us: i64,
+        value: f64,
+        step_max: f32,
+    ) -> Option<f32> {
         let slot = Self::slot(timestamp_us);
         let (mean, counts) = (&mut self.means[slot], &mut self.counts[slot]);
         let first = *counts == 0;
         *counts = (*counts + 1).min(COUNT_MAX);
         let distance = normalizer.at(value) - *mean;
-        *mean += distance / f32::from(*counts);
-        (!first).then(|| distance.abs() * normalizer.unit())
+        let error = distance.abs() * normalizer.unit();
+        let step = if first || error <= step_max {
+            distance
+        } else {
+            (step_max / normalizer.unit()).copysign(distance)
+        };
+        *mean += step / f32::from(*counts);
+        (!first).then_some(error)
     }
 
     /// The half-hour of the day that a timestamp is in.
@@ -67,7 +80,7 @@ mod tests {
             if let Some(conversion) = normalizer.take(value) {
                 day.convert(conversion);
             }
-            day.error(&normalizer, (hour * 3_600e6) as i64, value)
+            day.error(&normalizer, (hour * 3_600e6) as i64, value, f32::INFINITY)
         };
         assert_eq!(error(-1.0, 10.0), None);
         assert_eq!(error(0.0, 50.0), None);
@@ -75,5 +88,20 @@ mod tests {
         assert!((error(24.4, 56.0).expect("seen before") - 6.0).abs() < 1e-3);
         assert_eq!(error(24.6, 56.0), None);
         assert!((error(48.1, 53.0).expect("seen before")).abs() < 1e-3);
+    }
+
+    /// Once the stream moves at all, a blip is no part of what is usual at its hour.
+    #[test]
+    fn a_blip_moves_the_mean_by_no_more_than_a_step() {
+        let (mut normalizer, mut day) = (Normalizer::default(), DailyProfile::default());
+        let mut error = |value: f64, step_max: f32| {
+            if let Some(conversion) = normalizer.take(value) {
+                day.convert(conversion);
+            }
+            day.error(&normalizer, 0, value, step_max)
+        };
+        assert_eq!((error(50.0, 0.0), error(50.0, 0.0)), (None, Some(0.0)));
+        assert_eq!((error(80.0, 0.0), error(50.0, 0.0)), (Some(30.0), Some(0.0)));
+        assert_eq!((error(80.0, 5.0), error(50.0, 5.0)), (Some(30.0), Some(1.0)));
     }
 }

@@ -13,6 +13,7 @@ mod baseline_side;
 mod cooldown;
 mod daily_profile;
 mod detector;
+mod hold;
 mod leader_clusters;
 mod normalized_error;
 mod normalizer;

@@ -16,6 +16,8 @@ const START_STEPS: f32 = 5.0;
 const QUANTILE_START: f32 = 3.0;
 /// Errors before the quantile is followed.
 const COUNT_MIN: f32 = 10.0;
+/// The largest step of a fit, in mean errors.
+const STEP_MAX: f32 = 5.0;
 /// The largest normalized error.
 pub const RATIO_MAX: f32 = 12.0;
 
@@ -30,6 +32,12 @@ pub struct NormalizedError {
 }
 
 impl NormalizedError {
+    /// An error counts as at most this many mean errors where something is fitted to the values.
+    #[inline]
+    pub fn step_max(&self) -> f32 {
+        STEP_MAX * self.mean
+    }
+
     /// The normalized error, 0 to 12; then the error is one of the earlier errors.
     #[inline]
     pub fn normalize(&mut self, error: f32) -> f32 {

@@ -184,7 +184,8 @@ impl Detector for Novelty {
         }
         let average_error = self.average_errors.normalize((value - self.average).abs() as f32);
         self.average += AVERAGE_WEIGHT * (value - self.average);
-        let error = self.profile.error(&self.past.normalizer, timestamp_us, value);
+        let step_max = self.profile_errors.step_max();
+        let error = self.profile.error(&self.past.normalizer, timestamp_us, value, step_max);
         let profile_error = error.map_or(0.0, |error| self.profile_errors.normalize(error));
         let left = self.range.leaves(value);
         if count <= COUNT_MIN {

@@ -9,7 +9,8 @@
 //!
 //! - A, B, C: the surprises of [`Past`].
 //! - D: the surprise of the value less its moving average of span 64.
-//! - S: the error against the half-hour of the day ([`NormalizedError`]).
+//! - R, S: the errors against a moving average and against the half-hour of the day ([`NormalizedError`]), as
+//!   2 ln(1 + x/2) of x = R − 0.85 and x = S: a ratio of errors can be large for little reason, as where a stream hardly moves.
 //! - N: on leaving the range of n values so far, min(3, 1.1 log₁₀(n/2)): of n values in random order one in n/2
 //!   is the smallest or the largest.
 //! - L: at more than 3 median distances d from the baseline ([`RobustBaseline`]), min(3.5, 2 log₁₀(d/3)). It is
@@ -17,23 +18,23 @@
 //! - E: that the stream repeats a value for longer than ever ([`RunLength`]).
 //! - F: that it stays on one side of its daily baseline for longer than ever ([`BaselineSide`]).
 //!
-//! severity = ∛(((0.9 A)³ + B³ + (1.1 C)³ + (0.7 D)³ + (0.6 S)³ + N³ + L³ + E³ + (0.8 F)³) / 5)
-//! + 0.4 log₁₀(interval / 5 min)
+//! severity = ∛(((0.77 A)³ + B³ + (1.1 C)³ + (0.83 D)³ + (0.94 R)³ + (0.84 S)³ + N³ + (1.39 L)³ + E³ + (0.8 F)³) / 5)
+//! + 0.56 log₁₀(interval / 5 min)
 //!
 //! The last term is there because the score counts days: what happens once in a thousand values happens every
 //! quarter of an hour to one stream and every month to another.
 //!
 //! # From severity to alarms
 //!
-//! An alarm suppresses those that are not clearly more severe for 15 hours ([`Cooldown`]). A stream with more
-//! than one alarm in four days over the last month raises its own bar by ln(alarms a day / 0.25), so that
+//! An alarm suppresses those that are not clearly more severe for 15 hours ([`Hold`]), or for 236 values. A
+//! stream with more than 0.85 alarms a day over the last month raises its own bar by 0.85 ln(alarms a day / 0.85), so that
 //! noise that no part models raises the bar too. The rest becomes the score, by the line that fits the false
 //! alarms on the public data (docs/DETECTION.md).
 
 use crate::baseline_side::BaselineSide;
-use crate::cooldown::Cooldown;
 use crate::daily_profile::DailyProfile;
 use crate::detector::Detector;
+use crate::hold::Hold;
 use crate::leader_clusters::{LeaderClusters, LeaderParameters};
 use crate::normalized_error::NormalizedError;
 use crate::novelty::{COUNT_MIN, Past, ValueRange, combine};
@@ -53,6 +54,10 @@ const OFF_BASELINE_EVENT: f32 = 10.0;
 const OFF_BASELINE_EVENT_VALUES: u8 = 6;
 /// The rate of such events, a day, at which the part is halved.
 const OFF_BASELINE_PER_DAY: f32 = 0.4;
+/// The weight of each value in the moving average.
+const AVERAGE_WEIGHT: f64 = 0.3;
+/// A normalized error that is no part of R.
+const STEP_USUAL: f32 = 0.85;
 /// The largest values of these parts.
 const OFF_BASELINE_MAX: f32 = 3.5;
 const LEFT_RANGE_MAX: f32 = 3.0;
@@ -61,19 +66,21 @@ const DAY_S: f32 = 86_400.0;
 /// The interval at which the severity has no term for the interval.
 const INTERVAL_S: f32 = 300.0;
 /// Severity added for ten times the interval.
-const SEVERITY_PER_DECADE: f32 = 0.4;
-/// The cooldown period of an alarm.
-const COOLDOWN_S: f32 = 15.0 * 3_600.0;
-/// The fewest and the most values in a cooldown period.
-const COOLDOWN_VALUES: [f32; 2] = [15.0, 400.0];
+const SEVERITY_PER_DECADE: f32 = 0.557;
+/// How long an alarm holds off others.
+const HOLD_S: f32 = 15.0 * 3_600.0;
+/// The fewest and the most values in this time.
+const HOLD_VALUES: [f32; 2] = [15.0, 236.0];
 /// The severity of an alarm that counts towards the stream's rate.
 const ALARM: f32 = 1.5;
-/// It counts when this fraction of a cooldown period has passed since the last one; else it is the same alarm.
+/// It counts when this fraction of a hold has passed since the last one; else it is the same alarm.
 const ALARM_GAP: f32 = 0.8;
 /// The rate of alarms above which a stream raises its bar.
-const ALARMS_PER_DAY: f32 = 0.25;
+const ALARMS_PER_DAY: f32 = 0.85;
+/// The rise of the bar for each e-fold of the rate.
+const BAR: f32 = 0.85;
 /// The severity that costs one false alarm in ten days.
-const SEVERITY: f32 = 1.63;
+const SEVERITY: f32 = 2.0;
 /// The score for each unit of severity above it.
 const SCORE_PER_SEVERITY: f32 = 0.8;
 
@@ -82,6 +89,8 @@ const SCORE_PER_SEVERITY: f32 = 0.8;
 pub struct Pager {
     past: Past,
     range: ValueRange,
+    average: f64,
+    average_errors: NormalizedError,
     profile: DailyProfile,
     profile_errors: NormalizedError,
     side: BaselineSide,
@@ -95,9 +104,9 @@ pub struct Pager {
     /// Values since the last event.
     baseline_event_ago: u8,
     interval: SampleInterval,
-    cooldown: Cooldown,
+    hold: Hold,
     alarms: Rate,
-    /// The time since an alarm, in cooldown periods.
+    /// The time since an alarm, in holds.
     alarm_ago: f32,
 }
 
@@ -137,7 +146,13 @@ impl Pager {
         self.last = value;
         let stays = self.side.stays(&self.profile, normalizer, timestamp_us, value);
         let one_sided = self.one_sided.surprise(stays);
-        let error = self.profile.error(normalizer, timestamp_us, value);
+        if normalizer.count() == 1 {
+            self.average = value;
+        }
+        let average_error = self.average_errors.normalize((value - self.average).abs() as f32);
+        self.average += AVERAGE_WEIGHT * (value - self.average);
+        let step_max = self.profile_errors.step_max();
+        let error = self.profile.error(normalizer, timestamp_us, value, step_max);
         let profile_error = error.map_or(0.0, |error| self.profile_errors.normalize(error));
         let left_range = if self.range.leaves(value) {
             (1.1 * (normalizer.count() as f32 / 2.0).log10()).min(LEFT_RANGE_MAX)
@@ -147,13 +162,14 @@ impl Pager {
         let distance = self.baseline.distance(normalizer, value);
         let off_baseline = self.off_baseline(distance, days);
         let combined = combine(&[
-            0.9 * surprises.value,
+            0.765 * surprises.value,
             surprises.curve,
             1.1 * surprises.blocks,
-            0.7 * detrended,
-            0.6 * profile_error,
+            0.826 * detrended,
+            0.944 * damped((average_error - STEP_USUAL).max(0.0)),
+            0.835 * damped(profile_error),
             left_range,
-            off_baseline,
+            1.392 * off_baseline,
             repeated,
             0.8 * one_sided,
         ]);
@@ -181,24 +197,34 @@ impl Pager {
         weight * (2.0 * (distance / OFF_BASELINE).log10()).min(OFF_BASELINE_MAX)
     }
 
-    /// The severity that is left after the cooldown and the stream's own bar.
+    /// The severity that is left after the hold and the stream's own bar.
     #[inline]
     fn alarm(&mut self, severity: f32, elapsed_s: f32) -> f32 {
-        let [fewest, most] = COOLDOWN_VALUES;
-        let elapsed = (elapsed_s / COOLDOWN_S).clamp(1.0 / most, 1.0 / fewest);
+        let [fewest, most] = HOLD_VALUES;
+        let elapsed = (elapsed_s / HOLD_S).clamp(1.0 / most, 1.0 / fewest);
         self.alarms.advance(elapsed_s / DAY_S);
         self.alarm_ago += elapsed;
-        let passed = self.cooldown.pass(severity, elapsed);
-        if passed <= 0.0 {
+        self.hold.advance(elapsed);
+        if severity <= 0.0 || !self.hold.passes(severity) {
             return 0.0;
         }
-        let bar = (self.alarms.per_day() / ALARMS_PER_DAY).max(1.0).ln();
-        if passed >= ALARM {
+        let bar = BAR * (self.alarms.per_day() / ALARMS_PER_DAY).max(1.0).ln();
+        if severity >= ALARM {
             if self.alarm_ago > ALARM_GAP {
                 self.alarms.count();
             }
             self.alarm_ago = 0.0;
         }
-        passed - bar
+        let left = severity - bar;
+        if left >= SEVERITY {
+            self.hold.begin(severity);
+        }
+        left
     }
+}
+
+/// Grows like its argument at first, then like its logarithm.
+#[inline]
+fn damped(x: f32) -> f32 {
+    2.0 * (0.5 * x).ln_1p()
 }
