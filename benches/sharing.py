@@ -47,14 +47,15 @@ def post(port: int, samples: list[dict]) -> None:
     bench.get(f"http://127.0.0.1:{port}/ingest", "POST", json.dumps(samples).encode(), **fields)
 
 
-def feed(ports: list[int], over: threading.Event) -> None:
-    """Posts to all replicas at their rate; each device comes to each replica in turn."""
+def feed(ports: list[int], over: threading.Event, sent: list[int]) -> None:
+    """Posts to all replicas at their rate; each device comes to each replica in turn. Counts the rounds in `sent`."""
     began, number = time.monotonic(), 0
     while not over.wait(max(0.0, began + number * BATCH / RATE - time.monotonic())):
         for at, port in enumerate(ports):
             devices = range((number + at) * BATCH, (number + at + 1) * BATCH)
             post(port, [{"device": f"d{d % DEVICES}", "cpu": d % 97 + 0.5, "rps": d % 1009} for d in devices])
         number += 1
+        sent[0] = number
 
 
 def agree(ports: list[int]) -> None:
@@ -80,26 +81,30 @@ def thread_ns(pid: int) -> dict[str, int]:
 
 
 def cost_leg(binary: str, replicas: int, seconds: float, scratch: Path) -> dict[str, list[float]]:
-    """CPU time of each replica, of two of its threads, and of Redis, in thousandths of a core."""
+    """CPU time of each replica, of two of its threads, and of Redis, in thousandths of a core at the rate.
+
+    On a busy machine the feeder is late: the time is that of a sample, times the rate.
+    """
     with contextlib.ExitStack() as stack:
         url = f"redis://127.0.0.1:{stack.enter_context(bench.redis(scratch))}"
         flags = ("--redis-url", url, "--workers", "1")
         servers = [stack.enter_context(bench.sigmad(*flags, binary=binary)) for _ in range(replicas)]
         ports = [port for _, port in servers]
-        over = threading.Event()
-        feeder = threading.Thread(target=feed, args=(ports, over))
+        over, sent = threading.Event(), [0]
+        feeder = threading.Thread(target=feed, args=(ports, over, sent))
         feeder.start()
         time.sleep(WARM_UP_S)
         pids = [child.pid for child, _ in servers]
         redis = int((scratch / "redis.pid").read_text())
-        before, began = [thread_ns(pid) for pid in [*pids, redis]], time.monotonic()
+        before, began = [thread_ns(pid) for pid in [*pids, redis]], sent[0]
         time.sleep(seconds)
-        after, took = [thread_ns(pid) for pid in [*pids, redis]], time.monotonic() - began
+        after, samples = [thread_ns(pid) for pid in [*pids, redis]], (sent[0] - began) * BATCH
         over.set()
         feeder.join()
         agree(ports)
         spent = [
-            {name: (b[name] - a.get(name, 0)) / took / 1e6 for name in b} for a, b in zip(before, after, strict=True)
+            {name: (b[name] - a.get(name, 0)) / samples * RATE / 1e6 for name in b}
+            for a, b in zip(before, after, strict=True)
         ]
         found = {part: [replica[part] for replica in spent[:-1]] for part in PARTS}
         return found | {"redis": [spent[-1]["all"]]}
@@ -132,21 +137,33 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay
     await delivery
 
 
+async def cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 @contextlib.contextmanager
 def delayed(target: int, delay_s: float):
     """A port that leads to another one, with a delay each way."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(pump(reader, back, delay_s), pump(there, writer, delay_s))
+        # The end cancels it, which asyncio would log.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(pump(reader, back, delay_s), pump(there, writer, delay_s))
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     yield server.sockets[0].getsockname()[1]
+    asyncio.run_coroutine_threadsafe(cancel_others(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    server.close()
+    loop.close()
 
 
 def until(what: str, seconds: float, is_so) -> None:
