@@ -60,7 +60,10 @@ fn serve(rung: &Rung, options: &Options, start: Instant) -> Result<(), Box<dyn s
         Server::Epoll(parts) => epoll::run(options, parts, start),
         Server::Sigmad => {
             let settings = options.sigmad_settings();
-            server::run(&settings, start, |address| eprintln!("listening on {address}"))?;
+            let is_listening = |address: Option<_>| {
+                eprintln!("listening on {}", address.expect("it listens on TCP"));
+            };
+            server::run(&settings, start, is_listening)?;
             Ok(())
         }
         Server::Axum => axum_written_well::run(options),
