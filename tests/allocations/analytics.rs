@@ -26,7 +26,9 @@ fn analytics_with(kinds: &[DetectorKind]) -> Analytics {
     Analytics::new(AnalyticsSettings { detectors, ..AnalyticsSettings::default() }, names)
 }
 
-/// One sample of two metrics from each of these devices.
+const MINUTE_US: i64 = 60_000_000;
+
+/// One sample of two metrics from each of these devices, a round a minute.
 fn batch(devices: std::ops::Range<u32>, round: u32) -> Batch {
     let mut batch = Batch::default();
     for index in devices {
@@ -35,7 +37,7 @@ fn batch(devices: std::ops::Range<u32>, round: u32) -> Batch {
         let value = strange + f64::from((index * 31 + round * 17) % 101);
         let device = (index % 10 > 0).then_some(DeviceId { index, generation: 0 });
         let readings = [MetricId::CPU, MetricId::RPS].map(|metric| Reading { metric, value });
-        batch.push(i64::from(round), device, &readings);
+        batch.push(i64::from(round) * MINUTE_US, device, &readings);
     }
     batch
 }

@@ -375,9 +375,14 @@ fn a_stream_that_goes_takes_its_memory_along() {
     let states = |analytics: &Analytics| {
         analytics.devices.arena.states().in_use() + analytics.fleet.arena.states().in_use()
     };
-    for row in 0..400 {
-        let strange = if row == 399 { 1e6 } else { f64::from(row % 7) };
-        analytics.judge(&one(Some(id(5, 0)), &[(0, strange), (1, 1.0)]), i64::from(row));
+    for row in 0..400i64 {
+        let value = if row == 399 { 1e6 } else { (row % 7) as f64 };
+        let readings = [(0, value), (1, 1.0)]
+            .map(|(metric, value)| Reading { metric: MetricId::new(metric, 0), value });
+        let mut batch = Batch::default();
+        // A value a minute: `pager` expects more of streams that are faster.
+        batch.push(row * 60_000_000, Some(id(5, 0)), &readings);
+        analytics.judge(&batch, row);
     }
     assert!(analytics.windows(Some(id(5, 0)), Scope::Cluster).metrics[0].verdict.is_anomaly);
     assert_eq!(states(&analytics), 4);
