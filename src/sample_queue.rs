@@ -214,18 +214,32 @@ impl SampleProducer {
 
     #[inline]
     fn dispatch(&mut self, now: Now, sent_ns: Option<u64>) {
-        self.of_devices.iter_mut().for_each(|lane| lane.send(now, sent_ns));
-        self.send_to_all(now, sent_ns);
+        if !self.of_devices.is_empty() {
+            self.dispatch_to_devices(now, sent_ns);
+        }
+        if !self.all.filling.batch.is_empty() {
+            self.send_to_all(now, sent_ns);
+        }
+    }
+
+    #[inline(never)] // so that one shard pays for one check
+    fn dispatch_to_devices(&mut self, now: Now, sent_ns: Option<u64>) {
+        for lane in &mut self.of_devices {
+            if !lane.filling.batch.is_empty() {
+                lane.send(now, sent_ns);
+            }
+        }
     }
 
     #[inline]
     fn send_to_all(&mut self, now: Now, sent_ns: Option<u64>) {
-        if !self.all.filling.batch.is_empty() {
-            self.all.send(now, sent_ns);
-            let to_devices: usize = self.of_devices.iter().map(|lane| lane.in_flight.samples).sum();
-            let in_flight = self.all.in_flight.samples.max(to_devices);
-            self.counters.samples_in_flight.set(in_flight as u64);
+        self.all.send(now, sent_ns);
+        let mut in_flight = self.all.in_flight.samples;
+        if !self.of_devices.is_empty() {
+            let to_devices = self.of_devices.iter().map(|lane| lane.in_flight.samples);
+            in_flight = in_flight.max(to_devices.sum());
         }
+        self.counters.samples_in_flight.set(in_flight as u64);
     }
 
     fn reclaim(&mut self) {
@@ -302,12 +316,10 @@ impl SampleLane {
         batch.len() == CHUNK_SAMPLES || batch.readings() >= CHUNK_READINGS
     }
 
-    /// Sends what waits, if anything does.
+    /// Sends what waits.
     #[inline]
     fn send(&mut self, now: Now, sent_ns: Option<u64>) {
-        if self.filling.batch.is_empty() {
-            return;
-        }
+        debug_assert!(!self.filling.batch.is_empty());
         self.reclaim();
         let empty = self.spare.pop().unwrap_or_default();
         let mut chunk = std::mem::replace(&mut self.filling, empty);

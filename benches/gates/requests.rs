@@ -4,7 +4,8 @@
 //! One thread, no sockets, no waiting, and every input the same in each run: what is left is the work.
 //! `instructions.py` runs it under callgrind, which counts in [`measured`] alone.
 //!
-//! Usage: `requests single|pipelined|batch`; prints requests and samples that were measured.
+//! Usage: `requests single|pipelined|batch [SHARDS]`; prints requests and samples that were measured. With several
+//! shards the one thread does the work of each in turn: what dividing costs, without what threads cost each other.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use crossbeam_channel::bounded;
 use mimalloc::MiMalloc;
 use sigmad::analytics::latest::LatestSamples;
-use sigmad::analytics::{Analytics, AnalyticsSettings};
+use sigmad::analytics::report::TotalsReport;
+use sigmad::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers};
 use sigmad::api::router::{Router, RouterParts};
 use sigmad::api::tokens::Tokens;
 use sigmad::decode::Decoder;
@@ -25,6 +27,7 @@ use sigmad::http::stages::StageTimer;
 use sigmad::registry::Registry;
 use sigmad::reloadable::Reloadable;
 use sigmad::sample_queue::{self, SampleConsumer};
+use sigmad::shards::{ShardLayout, ShardPart};
 use sigmad_clock::{self, Clock, Now};
 use sigmad_profile::heap::Sampled;
 
@@ -44,13 +47,32 @@ impl CompletionSink for NoDeferred {
     }
 }
 
-/// One connection, its worker, and the analytics thread's work, by turns.
+/// The work of one analytics thread.
+struct Shard {
+    consumer: SampleConsumer,
+    analytics: Analytics,
+    latest: LatestSamples,
+}
+
+impl Shard {
+    fn judge(&mut self) {
+        while let Ok(Some(chunk)) = self.consumer.receive() {
+            let arrived_us = chunk.sent.wall_us;
+            self.analytics.judge(&chunk.batch, arrived_us);
+            match self.analytics.part() {
+                ShardPart::Fleet => self.latest.keep_without_device(&chunk.batch, arrived_us),
+                _ => self.latest.keep(&chunk.batch, arrived_us),
+            }
+            self.consumer.recycle(chunk);
+        }
+    }
+}
+
+/// One connection, its worker, and the work of the analytics threads, by turns.
 struct Bench {
     protocol: Protocol,
     router: Router,
-    sample_consumer: SampleConsumer,
-    analytics: Analytics,
-    latest: LatestSamples,
+    shards: Vec<Shard>,
     out: Vec<u8>,
     buffers: Buffers,
     date: DateLine,
@@ -61,8 +83,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
-        let (samples, sample_consumer) = sample_queue::channel(Arc::default(), Arc::default());
+    fn new(layout: ShardLayout) -> Self {
+        let sleepers: Vec<_> = (0..layout.threads()).map(|_| Arc::default()).collect();
+        let (samples, consumers) = sample_queue::sharded(layout, &sleepers, Arc::default());
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let start = sigmad_clock::start();
         let router = Router::new(RouterParts {
@@ -75,12 +98,17 @@ impl Bench {
             tokens: Reloadable::new(Tokens::default()).reader(),
             readiness: Arc::default(),
         });
+        let numbers = AnomalyNumbers::default();
+        let of_shard = |(shard, consumer)| {
+            let (part, settings) = (layout.part(shard), AnalyticsSettings::default());
+            let names = registry.clone().into();
+            let analytics = Analytics::of_part(part, settings, names, numbers.clone());
+            Shard { consumer, analytics, latest: LatestSamples::default() }
+        };
         Self {
             protocol: Protocol::new(0, std::net::Ipv4Addr::LOCALHOST.into(), false),
             router,
-            sample_consumer,
-            analytics: Analytics::new(AnalyticsSettings::default(), registry.into()),
-            latest: LatestSamples::default(),
+            shards: consumers.into_iter().enumerate().map(of_shard).collect(),
             out: Vec::new(),
             buffers: Buffers::default(),
             date: DateLine::default(),
@@ -128,11 +156,7 @@ impl Bench {
         self.protocol.receive(bytes, &mut round);
         self.router.round_called(now, StageTimer::default());
         self.router.round_answered(40_000);
-        while let Ok(Some(chunk)) = self.sample_consumer.receive() {
-            self.analytics.judge(&chunk.batch, chunk.sent.wall_us);
-            self.latest.keep(&chunk.batch, chunk.sent.wall_us);
-            self.sample_consumer.recycle(chunk);
-        }
+        self.shards.iter_mut().for_each(Shard::judge);
         self.out.len()
     }
 }
@@ -170,11 +194,13 @@ fn main() {
             (request(&format!("[{}]", bodies.join(","))), 1, 100)
         }
         _ => {
-            eprintln!("usage: requests single|pipelined|batch");
+            eprintln!("usage: requests single|pipelined|batch [SHARDS]");
             std::process::exit(2);
         }
     };
-    let mut bench = Bench::new();
+    let shards =
+        std::env::args().nth(2).map_or(1, |text| text.parse().expect("a number of shards"));
+    let mut bench = Bench::new(ShardLayout::new(shards));
     let mut scratch = Vec::new();
     for _ in 0..ROUNDS_WARM {
         scratch.clear();
@@ -188,7 +214,8 @@ fn main() {
     let body = format!(r#"{{"status":"accepted","accepted":{}}}"#, samples / requests);
     assert_eq!(answers.matches(&body).count(), requests, "{answers}");
     assert_eq!(answered, ROUNDS_MEASURED * bench.out.len());
-    let judged = bench.analytics.totals().samples;
+    let parts = bench.shards.iter().map(|shard| shard.analytics.part_totals());
+    let judged = TotalsReport::merge(parts.collect()).samples;
     assert_eq!(judged, ((ROUNDS_WARM + ROUNDS_MEASURED) * samples) as u64);
     println!("{} {}", ROUNDS_MEASURED * requests, ROUNDS_MEASURED * samples);
 }

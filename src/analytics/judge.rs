@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
-use crate::analytics::anomalies::{AnomalyLog, AnomalyNumbers};
+use crate::analytics::anomalies::{AnomalyLog, AnomalyNumbers, OpenAnomaly, Subject};
 use crate::analytics::arena::{Arena, StreamIndex};
 use crate::analytics::devices::DeviceWindows;
 use crate::analytics::fleet::{FleetWindows, most_used};
@@ -152,9 +152,10 @@ impl Analytics {
             self.fleet.samples += batch.len() as u64;
             self.fleet.own_seen_s = LastSample::seconds(arrived_us);
         }
-        let left_open = self.devices.left_open.drain(..).chain(self.fleet.left_open.drain(..));
-        for (open, subject) in left_open {
-            self.anomalies.abandon(open, subject, arrived_us);
+        for left_open in [&mut self.devices.left_open, &mut self.fleet.left_open] {
+            if !left_open.is_empty() {
+                abandon(&mut self.anomalies, left_open, arrived_us);
+            }
         }
     }
 
@@ -347,6 +348,18 @@ impl Analytics {
         self.metrics.remove_stale();
         self.devices.begin_free_stale();
         true
+    }
+}
+
+/// Ends the anomalies of streams that were given back.
+#[cold]
+fn abandon(
+    anomalies: &mut AnomalyLog,
+    left_open: &mut Vec<(OpenAnomaly, Subject)>,
+    arrived_us: i64,
+) {
+    for (open, subject) in left_open.drain(..) {
+        anomalies.abandon(open, subject, arrived_us);
     }
 }
 
