@@ -12,6 +12,7 @@ import gzip
 import json
 import struct
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benches"))
 import bench
 
 assert openmetrics
+WAIT_S = 30
 HOSTILE = 'a"} 1 \\n\\é☃{'
 # What Prometheus 3 sends.
 ACCEPT = (
@@ -270,6 +272,11 @@ def check_debug(client: Client) -> None:
 
 
 def check_scrape(client: Client) -> int:
+    # A worker counts a response after it has sent it; this was the last one before.
+    last = ("http_requests_total", (("code", "200"), ("method", "GET"), ("path", "/debug/pprof/flamegraph")))
+    deadline = time.monotonic() + WAIT_S
+    while last not in samples(parser.text_string_to_metric_families(client.ask("GET", "/metrics", 200))):
+        assert time.monotonic() < deadline, f"{last} is not in /metrics"
     count = 0
     for path in ("/metrics", "/metrics/prometheus"):
         plain = samples(parser.text_string_to_metric_families(client.ask("GET", path, 200)))

@@ -141,11 +141,6 @@ impl Segment {
         self.subjects.iter().map(|subject| &*subject.name)
     }
 
-    /// Those names, each with Redis' time of its oldest sample.
-    pub fn oldest_samples(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.subjects.iter().map(|subject| (&*subject.name, self.redis_us(subject.since_us)))
-    }
-
     /// The bytes it takes, with the spare capacity of vectors and tables.
     pub fn bytes(&self) -> usize {
         fn of<T>(vec: &[T]) -> usize {

@@ -119,9 +119,9 @@ pub struct StoreThread {
     change_set: Option<ChangeSet>,
     /// Subjects that others have changed and that are still to be read; None for the fleet.
     changed: Vec<Option<Box<str>>>,
-    /// The time of the last sample that was read of a subject (by its name, which is empty for the fleet), until our
-    /// next samples of it are written. They were on their way, and some may be older than that: then it is read again.
-    overlapping: HashMap<Box<str>, i64>,
+    /// Subjects to read again once our next samples of them are written, with the time of the last sample
+    /// that was read. Samples of ours were in flight then, and some may be older than that.
+    overlapping: HashMap<Option<Box<str>>, i64>,
     redis_clock: RedisClock,
     /// True once a clock that is off was logged, until it is right again.
     is_clock_off: bool,

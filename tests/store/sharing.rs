@@ -114,39 +114,6 @@ fn wrong_members(redis: &Redis, key: &str) -> usize {
     members.iter().filter(|member| member.ends_with(":9000")).count()
 }
 
-/// Waits until the replica has synced so many times.
-fn sync(server: &Server, times: usize) {
-    let synced_at = || analyze(server, "")["syncedAt"].clone();
-    for _ in 0..times {
-        let before = synced_at();
-        eventually("it has synced again", || synced_at() != before);
-    }
-}
-
-/// A value that arrived after all that others had written is last in every order already.
-#[test]
-fn a_newer_value_of_a_shared_device_is_not_read_back() {
-    let redis = Redis::start(&[]);
-    let (one, other) = (start(&redis.url(), &[]), start(&redis.url(), &[]));
-    post(&one, [10.0]);
-    for query in ["", "?device=edge-1"] {
-        eventually("it is shared", || analyze(&other, query)["metrics"]["rps"]["count"] == 1);
-    }
-    // Longer than what the two know less of Redis' time.
-    sync(&other, 3);
-    let windows_read = || Scrape::of(&other).get("sigmad_store_windows_read_total");
-    let before = windows_read();
-    post(&other, [11.0]);
-    sync(&other, 2);
-    assert_eq!(windows_read(), before);
-    for (server, query) in [(&one, ""), (&one, "?device=edge-1"), (&other, "?device=edge-1")] {
-        eventually("both show both", || {
-            let report = &analyze(server, query)["metrics"]["rps"];
-            report["count"] == 2 && report["last"] == 11.0
-        });
-    }
-}
-
 #[test]
 fn what_a_clock_ahead_has_left_is_left_out_and_removed() {
     for ahead_us in [DAY_US, 30_000_000, 20_000_000] {

@@ -22,8 +22,6 @@ pub struct SegmentSubject {
     pub samples: u32,
     /// Samples and anomalies. Of the fleet only samples: its anomalies are those of its streams.
     pub counts: JudgedCounts,
-    /// When its oldest sample in the segment arrived.
-    pub since_us: i64,
     /// When the last sample arrived.
     pub time_us: i64,
     /// The timestamp of the last sample.
@@ -110,7 +108,6 @@ impl SegmentSubject {
             newest_key: NONE,
             samples: 0,
             counts: JudgedCounts::default(),
-            since_us: i64::MAX,
             time_us: 0,
             timestamp_us: 0,
         }
@@ -124,7 +121,6 @@ impl SegmentSubject {
     /// Sets the counts and times to those of the last sample.
     pub fn update(&mut self, sample: &JudgedSample, counts: JudgedCounts) {
         self.counts = counts;
-        self.since_us = self.since_us.min(sample.time_us);
         self.time_us = sample.time_us;
         self.timestamp_us = sample.timestamp_us;
     }

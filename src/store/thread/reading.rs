@@ -158,7 +158,7 @@ impl StoreThread {
         });
         self.counters.windows_read_total.add(windows.len() as u64);
         if counts.last.0 > self.sent_us(now) {
-            self.overlapping.insert(subject.clone().unwrap_or_default(), counts.last.0);
+            self.overlapping.insert(subject.clone(), counts.last.0);
         }
         let gone = counts.gone(latest_us);
         if !gone.is_empty() {

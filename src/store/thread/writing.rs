@@ -25,12 +25,13 @@ impl StoreThread {
         let refusals = self.write_batches()?;
         self.mark()?;
         let Some(segment) = self.queue.in_flight() else { return Ok(()) };
-        for (name, oldest_us) in segment.oldest_samples() {
-            // Samples that are newer than all that were read come after them, as they do here.
-            if let Some((name, last_us)) = self.overlapping.remove_entry(name)
-                && oldest_us <= last_us
-            {
-                self.changed.push((!name.is_empty()).then_some(name));
+        for name in segment.names() {
+            if self.overlapping.is_empty() {
+                break;
+            }
+            let subject = (!name.is_empty()).then(|| Box::from(name));
+            if let Some((subject, _)) = self.overlapping.remove_entry(&subject) {
+                self.changed.push(subject);
             }
         }
         let since_us = segment.since_us();
