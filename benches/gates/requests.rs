@@ -27,7 +27,7 @@ use sigmad::http::stages::StageTimer;
 use sigmad::registry::Registry;
 use sigmad::reloadable::Reloadable;
 use sigmad::sample_queue::{self, SampleConsumer};
-use sigmad::shards::{ShardLayout, ShardPart};
+use sigmad::shards::ShardLayout;
 use sigmad_clock::{self, Clock, Now};
 use sigmad_profile::heap::Sampled;
 
@@ -59,10 +59,7 @@ impl Shard {
         while let Ok(Some(chunk)) = self.consumer.receive() {
             let arrived_us = chunk.sent.wall_us;
             self.analytics.judge(&chunk.batch, arrived_us);
-            match self.analytics.part() {
-                ShardPart::Fleet => self.latest.keep_without_device(&chunk.batch, arrived_us),
-                _ => self.latest.keep(&chunk.batch, arrived_us),
-            }
+            self.latest.keep_of(self.analytics.part(), &chunk.batch, arrived_us);
             self.consumer.recycle(chunk);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Holds ids, not names; the reader resolves them and drops samples whose device has no name any more.
 
+use crate::shards::ShardPart;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 /// Samples kept at most.
@@ -69,10 +70,16 @@ impl LatestSamples {
         batch.iter().for_each(|(sample, readings)| self.keep_one(sample, readings, arrived_us));
     }
 
-    /// Adds the samples without a device.
-    pub fn keep_without_device(&mut self, batch: &Batch, arrived_us: i64) {
-        let without = batch.iter().filter(|(sample, _)| sample.device.is_none());
-        without.for_each(|(sample, readings)| self.keep_one(sample, readings, arrived_us));
+    /// Adds the samples that are kept by the shard with this part: all, but the fleet's keeps those without a device.
+    #[inline]
+    pub fn keep_of(&mut self, part: ShardPart, batch: &Batch, arrived_us: i64) {
+        match part {
+            ShardPart::Whole | ShardPart::Devices => self.keep(batch, arrived_us),
+            ShardPart::Fleet => {
+                let without = batch.iter().filter(|(sample, _)| sample.device.is_none());
+                without.for_each(|(sample, readings)| self.keep_one(sample, readings, arrived_us));
+            }
+        }
     }
 
     #[inline]

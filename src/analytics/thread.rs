@@ -21,7 +21,6 @@ use crate::analytics::report::{
 };
 use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
-use crate::shards::ShardPart;
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
 use sigmad_sample::Reading;
@@ -340,10 +339,7 @@ fn judge_chunk(
             analytics.judge_and_publish(&chunk.batch, arrived_us, *time_us, judged_producer);
         }
     }
-    match analytics.part() {
-        ShardPart::Whole | ShardPart::Devices => latest.keep(&chunk.batch, arrived_us),
-        ShardPart::Fleet => latest.keep_without_device(&chunk.batch, arrived_us),
-    }
+    latest.keep_of(analytics.part(), &chunk.batch, arrived_us);
     let samples = chunk.batch.len() as u64;
     counters.samples_total.add(analytics.samples_counted(&chunk.batch) as u64);
     counters.chunks_total.add(1);

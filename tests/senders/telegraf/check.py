@@ -48,6 +48,13 @@ INPUT_ON = """
   path_tag = ""
   data_format = "influx"
 """
+INFLUXDB = """
+[[outputs.influxdb]]
+  urls = ["{url}"]
+  database = "any"
+  username = "telegraf"
+  password = "{token}"
+"""
 OUTPUTS = {
     "influxdb_v2": """
 [[outputs.influxdb_v2]]
@@ -56,20 +63,8 @@ OUTPUTS = {
   organization = "any"
   bucket = "any"
 """,
-    "influxdb": """
-[[outputs.influxdb]]
-  urls = ["{url}"]
-  database = "any"
-  username = "telegraf"
-  password = "{token}"
-""",
-    "influxdb-unix": """
-[[outputs.influxdb]]
-  urls = ["{unix}"]
-  database = "any"
-  username = "telegraf"
-  password = "{token}"
-""",
+    "influxdb": INFLUXDB,
+    "influxdb-unix": INFLUXDB.replace("{url}", "{unix}"),
     "http": """
 [[outputs.http]]
   url = "{url}/write"
