@@ -160,6 +160,8 @@ pub struct Member {
     pub started_at_us: i64,
     /// When it was well again, or gone.
     pub ended_at_us: Option<i64>,
+    /// It ended because its device is gone: silent for longer than `--stream-idle`, or deleted.
+    pub is_gone: bool,
     /// The largest one so far: −log10 of the false alarms a day that this bar would cost one stream.
     pub score: f64,
     /// The value with the largest score. Of a silence: seconds without a sample when it was noticed.
@@ -222,6 +224,8 @@ pub struct Incident {
     pub because: String,
     /// Set by an operator.
     pub ack: Option<Ack>,
+    /// The incident that its members went to, when both turned out to be one. It is resolved then.
+    pub merged_into: Option<IncidentId>,
     /// The number of its last change, over all incidents of the book.
     pub revision: u64,
 }

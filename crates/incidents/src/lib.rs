@@ -1,9 +1,20 @@
 //! Incidents: what a person is told.
 //!
 //! A flag is said of one value. An incident is one cause, with a start, a severity, members in the order in which they
-//! began, and a first suspect. [`event`] has what begins and ends to be wrong, [`incident`] what is made of it.
+//! began, and a first suspect. [`event`] has what begins and ends to be wrong, [`incident`] what is made of it, and
+//! [`book`] how: [`grouping`] says which onsets have one cause, by the parts of device names ([`tokens`]) and by what
+//! began [`together`] before. [`rules`] has the silences of operators, [`list`] the reads.
 //!
 //! Pure: no I/O, no clock, no locks. Time is an argument.
 
+pub mod book;
+mod cluster;
 pub mod event;
+mod explain;
+pub mod grouping;
 pub mod incident;
+pub mod list;
+mod rate;
+pub mod rules;
+pub mod together;
+pub mod tokens;

@@ -1,0 +1,140 @@
+//! An incident that is not resolved, with what its growth needs.
+
+use crate::explain;
+use crate::grouping::{GroupTokens, Link};
+use crate::incident::{Incident, IncidentId, MEMBERS_KEPT_MAX, Member, Severity, State};
+use crate::rules::SilenceRule;
+use crate::tokens::FleetTokens;
+
+/// Onsets this close to the first one come in no order: intervals end at different moments.
+const SAME_MOMENT_US: i64 = 10_000_000;
+
+/// One incident that grows.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    pub incident: Incident,
+    pub tokens: GroupTokens,
+    /// The latest onset.
+    pub last_start_us: i64,
+    link: Option<Link>,
+}
+
+impl Cluster {
+    /// An incident whose only member began now.
+    pub fn new(id: IncidentId, member: Member, now_us: i64) -> Self {
+        let incident = Incident {
+            id,
+            kind: member.kind,
+            state: State::Open,
+            severity: Severity::of(member.score),
+            score: member.score,
+            started_at_us: member.started_at_us,
+            opened_at_us: now_us,
+            updated_at_us: now_us,
+            resolved_at_us: None,
+            members: Vec::new(),
+            member_count: 0,
+            open_count: 0,
+            device_count: 0,
+            suspect: 0,
+            site: None,
+            title: String::new(),
+            because: String::new(),
+            ack: None,
+            merged_into: None,
+            revision: 0,
+        };
+        let last_start_us = member.started_at_us;
+        let tokens = GroupTokens::default();
+        let mut cluster = Self { incident, tokens, last_start_us, link: None };
+        cluster.add(member, true, None);
+        cluster
+    }
+
+    /// How far an onset is from those of this incident.
+    pub fn gap_us(&self, start_us: i64) -> i64 {
+        let first_us = self.incident.started_at_us;
+        (first_us.saturating_sub(start_us)).max(start_us.saturating_sub(self.last_start_us)).max(0)
+    }
+
+    /// Adds a member that is wrong. `is_new_device`: none of its device is there.
+    pub fn add(&mut self, member: Member, is_new_device: bool, link: Option<Link>) {
+        if is_new_device && let Some(device) = &member.device {
+            self.tokens.add(device);
+        }
+        self.incident.device_count += usize::from(is_new_device);
+        self.incident.member_count += 1;
+        self.incident.open_count += 1;
+        // What made a group says more than that one of its devices has another series.
+        if link.is_some() && (self.link.is_none() || link != Some(Link::SameDevice)) {
+            self.link = link;
+        }
+        self.keep(member);
+    }
+
+    /// Keeps a member in its place, unless there are too many before it.
+    fn keep(&mut self, member: Member) {
+        let incident = &mut self.incident;
+        incident.started_at_us = incident.started_at_us.min(member.started_at_us);
+        self.last_start_us = self.last_start_us.max(member.started_at_us);
+        incident.score = incident.score.max(member.score);
+        let place = incident.members.partition_point(|m| m.started_at_us <= member.started_at_us);
+        incident.members.insert(place, member);
+        incident.members.truncate(MEMBERS_KEPT_MAX);
+    }
+
+    /// Takes over the members of an incident that turned out to be the same.
+    pub fn merge(&mut self, other: &Self) {
+        self.tokens.merge(&other.tokens);
+        self.incident.device_count += other.incident.device_count;
+        self.incident.member_count += other.incident.member_count;
+        self.incident.open_count += other.incident.open_count;
+        if self.incident.ack.is_none() {
+            self.incident.ack.clone_from(&other.incident.ack);
+        }
+        other.incident.members.iter().for_each(|member| self.keep(member.clone()));
+    }
+
+    /// Recomputes what follows from the members.
+    pub fn refresh(&mut self, fleet: &FleetTokens, rules: &[SilenceRule], now_us: i64) {
+        let incident = &mut self.incident;
+        incident.suspect = suspect(&incident.members);
+        incident.kind = incident.suspect().kind;
+        incident.severity = Severity::of(incident.score);
+        incident.site = self.tokens.site(fleet).map(Into::into);
+        incident.title = explain::title(incident, fleet);
+        incident.because = explain::because(incident, self.link.as_ref(), fleet);
+        self.judge_state(rules, now_us);
+    }
+
+    /// Recomputes the state; true if it is another one.
+    pub fn judge_state(&mut self, rules: &[SilenceRule], now_us: i64) -> bool {
+        let incident = &mut self.incident;
+        let is_covered = |member: &Member| {
+            let (device, series) = (member.device.as_deref(), member.series.as_deref());
+            rules.iter().any(|rule| rule.is_active(now_us) && rule.covers(device, series))
+        };
+        let mut open = incident.members.iter().filter(|member| member.ended_at_us.is_none());
+        let before = incident.state;
+        incident.state = if incident.open_count == 0 {
+            State::Resolved
+        } else if !rules.is_empty() && open.clone().next().is_some() && open.all(is_covered) {
+            State::Silenced
+        } else if incident.ack.is_some() {
+            State::Acknowledged
+        } else {
+            State::Open
+        };
+        incident.state != before
+    }
+}
+
+/// The most likely cause: of the members that began with the first one, that with the largest score.
+fn suspect(members: &[Member]) -> usize {
+    let first_us = members[0].started_at_us;
+    let first = members.partition_point(|m| m.started_at_us - first_us <= SAME_MOMENT_US);
+    let candidates = members[..first].iter().enumerate();
+    // Of equal scores the earliest.
+    let worst = candidates.rev().max_by(|one, other| one.1.score.total_cmp(&other.1.score));
+    worst.map_or(0, |(place, _)| place)
+}
