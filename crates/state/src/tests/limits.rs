@@ -1,0 +1,107 @@
+//! A directory that is full, a disk that refuses.
+
+use super::Process;
+use crate::{Faults, SimulatedDisk, StateError, StateOptions};
+
+fn options() -> StateOptions {
+    StateOptions { shards: 1, bytes_max: 4_000, segment_bytes: 400 }
+}
+
+#[test]
+fn a_full_journal_stops_and_goes_on_after_a_snapshot() {
+    let disk = SimulatedDisk::new(1);
+    let mut process = Process::start(&disk, options());
+    let mut value = 0;
+    let mut wanted = false;
+    let full = loop {
+        match process.judge(0, value) {
+            Ok(()) => wanted |= process.directory.wants_snapshot(),
+            Err(error) => break error,
+        }
+        process.sync_all();
+        value += 1;
+        assert!(process.directory.bytes() <= options().bytes_max);
+    };
+    assert!(matches!(full, StateError::Full));
+    assert!(wanted, "a snapshot is asked for before it is full");
+    process.judge(0, value + 1).expect_err("it is still full");
+    // The first snapshot replaces nothing that may be needed if it is damaged.
+    process.snapshot_all();
+    process.directory.make_room();
+    let next = value + 2;
+    process.judge(0, next).expect("there is room");
+    assert!(!process.journals[0].needs_snapshot() || process.journals[0].sync().is_ok());
+    process.snapshot_all();
+    process.judge(0, next + 1).expect("there is room");
+    process.sync_all();
+    assert!(!process.journals[0].needs_snapshot());
+    let judged = process.devices.clone();
+    let process = Process::start(&disk, options());
+    assert_eq!(process.devices, judged);
+}
+
+#[test]
+fn nothing_is_durable_after_a_gap_until_a_snapshot_covers_it() {
+    let disk = SimulatedDisk::new(1);
+    let mut process = Process::start(&disk, options());
+    process.judge(0, 0).expect("the disk works");
+    assert_eq!(process.journals[0].sync().expect("the disk works"), 1);
+    disk.set_faults(Faults { sync_fails_one_in: 1, ..Faults::default() });
+    process.judge(0, 1).expect("it is in the buffer");
+    process.journals[0].sync().expect_err("the disk refuses");
+    disk.set_faults(Faults::default());
+    process.judge(0, 2).expect("the disk works");
+    assert_eq!(process.journals[0].sync().expect("the disk works"), 1);
+    assert!(process.journals[0].needs_snapshot());
+    process.snapshot_all();
+    assert_eq!(process.journals[0].sync().expect("the disk works"), 3);
+    disk.crash();
+    assert_eq!(Process::start(&disk, options()).devices[&0], [0, 1, 2]);
+}
+
+#[test]
+fn a_read_only_disk_gives_its_state_and_takes_writes_later() {
+    let disk = SimulatedDisk::new(1);
+    let mut process = Process::start(&disk, options());
+    process.judge(0, 7).expect("the disk works");
+    process.sync_all();
+    disk.set_faults(Faults { is_read_only: true, ..Faults::default() });
+    let mut process = Process::start(&disk, options());
+    assert_eq!(process.devices[&0], [7]);
+    process.judge(0, 8).expect_err("nothing can be written");
+    disk.set_faults(Faults::default());
+    process.snapshot_all();
+    process.judge(0, 9).expect("the disk works");
+    process.sync_all();
+    assert_eq!(Process::start(&disk, options()).devices[&0], [7, 8, 9]);
+}
+
+#[test]
+fn two_snapshots_are_kept_with_the_journal_of_the_older_one() {
+    let disk = SimulatedDisk::new(1);
+    let mut process = Process::start(&disk, options());
+    for value in 0..200 {
+        process.judge(0, value).expect("there is room");
+        if value % 10 == 9 {
+            process.sync_all();
+            process.snapshot_all();
+        }
+    }
+    let names: Vec<String> =
+        crate::Disk::list(&disk).expect("it is in memory").into_iter().map(|e| e.name).collect();
+    let expected = [
+        "journal-00000001-000-000000000190",
+        "snapshot-00000001-000-000000000190",
+        "snapshot-00000001-000-000000000200",
+        "start-00000001",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn an_empty_record_is_refused() {
+    let disk = SimulatedDisk::new(1);
+    let process = Process::start(&disk, options());
+    let mut journal = process.directory.journal(0);
+    assert!(matches!(journal.append(0, &[]), Err(StateError::ContentLength(0))));
+}
