@@ -26,6 +26,7 @@
 //! part of the devices, and one more has the fleet's windows ([`shards`]). The store thread runs with Redis only, and shares
 //! the windows with other replicas. The thread `debug` starts one more thread for each profile ([`api::debug`],
 //! [`sigmad_profile`]). [`server`] starts all threads, waits for a signal, and stops them in the order of the data.
+//! `sigmad notify-test` tries who is told of incidents ([`sigmad_notify`]).
 //! `sigmad demo` adds a thread that posts like any client ([`sigmad_demo`]). `sigmad load` and `sigmad eval` are
 //! separate programs in the same binary ([`sigmad_load`], [`sigmad_eval`]).
 //!

@@ -1,4 +1,5 @@
-//! The `sigmad` binary: reads the command line, then serves, generates load, or evaluates the detectors.
+//! The `sigmad` binary: reads the command line, then serves, generates load, evaluates the detectors, or tries
+//! who is told of incidents.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
@@ -54,6 +55,13 @@ fn main() -> ExitCode {
                 // A reader that is gone has seen enough.
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(&error),
                 _ => ExitCode::SUCCESS,
+            }
+        }
+        Invocation::NotifyTest(settings) => {
+            match server::notify_test(&settings, start, &mut io::stdout()) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::FAILURE,
+                Err(error) => failed(&error),
             }
         }
         Invocation::Load(settings) => sigmad_load::run(&settings, start),

@@ -9,11 +9,12 @@ use sigmad_load::LoadSettings;
 
 use super::environment::variable;
 use super::error::{CommandLineError, SettingsError};
-use super::help::{EVAL_HELP_END, HELP_END, help};
+use super::help::{EVAL_HELP_END, HELP_END, NOTIFY_TEST_HELP_END, help};
 use super::settings::{RedisUrlParser, ServerSettings};
 use crate::store::url::Target;
 use sigmad_demo as demo;
 use sigmad_eval::EvalSettings;
+use sigmad_notify::settings::NotifySettings;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub enum Invocation {
     Demo(Box<ServerSettings>),
     /// Print these settings.
     PrintConfig(Box<ServerSettings>),
+    /// Send a test notification to each target.
+    NotifyTest(Box<ServerSettings>),
     /// Generate load.
     Load(Box<LoadSettings>),
     /// Evaluate the detectors.
@@ -38,7 +41,7 @@ pub fn parse() -> Result<Invocation, CommandLineError> {
     parse_from(std::env::args_os())
 }
 
-pub(super) fn parse_from<T>(
+pub(crate) fn parse_from<T>(
     args: impl IntoIterator<Item = T>,
 ) -> Result<Invocation, CommandLineError>
 where
@@ -50,9 +53,13 @@ where
     let matches = command.clone().try_get_matches_from(&args).map_err(usage)?;
     let line = CommandLine::from_arg_matches(&matches).map_err(usage)?;
     let is_demo = matches!(line.command, Some(CommandName::Demo(_)));
+    let is_notify_test = matches!(line.command, Some(CommandName::NotifyTest(_)));
     let ServeFlags { mut settings, print_config } = match line.command {
         Some(CommandName::Serve(serve)) => *serve,
         Some(CommandName::Demo(demo)) => demo.into_serve(&matches).map_err(usage)?,
+        Some(CommandName::NotifyTest(flags)) => {
+            ServeFlags { settings: flags.settings, print_config: false }
+        }
         Some(CommandName::Load(load)) => {
             let load = load.checked().map_err(usage)?;
             return Ok(Invocation::Load(Box::new(load)));
@@ -75,7 +82,13 @@ where
     if is_demo && settings.listen.iter().all(|address| address.tcp().is_none()) {
         return Err(contradiction(SettingsError::DemoWithoutTcp));
     }
+    if is_notify_test && settings.notify.targets().is_empty() {
+        return Err(contradiction(SettingsError::NoTarget));
+    }
     let settings = Box::new(settings);
+    if is_notify_test {
+        return Ok(Invocation::NotifyTest(settings));
+    }
     Ok(match (print_config, is_demo) {
         (true, _) => Invocation::PrintConfig(settings),
         (false, true) => Invocation::Demo(settings),
@@ -112,6 +125,8 @@ enum CommandName {
     Serve(Box<ServeFlags>),
     /// run the server with a simulated fleet, to try it out
     Demo(Box<DemoFlags>),
+    /// send a test notification to each target
+    NotifyTest(Box<NotifyTestFlags>),
     /// generate load and report latency and throughput
     Load(Box<LoadSettings>),
     /// measure the detectors on labelled data
@@ -125,6 +140,13 @@ struct ServeFlags {
     /// print the settings in force and exit
     #[arg(help_heading = "Other", long)]
     print_config: bool,
+}
+
+/// All settings of a server: what its environment sets is valid here too.
+#[derive(Args)]
+struct NotifyTestFlags {
+    #[command(flatten)]
+    settings: ServerSettings,
 }
 
 #[derive(Args)]
@@ -155,7 +177,7 @@ const WITHOUT_VARIABLE: [&str; 2] = ["print-config", "demo-redis-url"];
 
 /// All commands with their flags, variables, defaults and help.
 pub fn command_line() -> clap::Command {
-    // mut_subcommand moves a command to the end: all four are changed, in the order of the help.
+    // mut_subcommand moves a command to the end: all are changed, in the order of the help.
     // Variables are set here and not at each setting, so that no setting can be without its variable.
     // `--threshold -1` is a bad value, and not another flag.
     let with_negative = |arg: clap::Arg| {
@@ -184,6 +206,14 @@ pub fn command_line() -> clap::Command {
                 .mut_args(with_variable)
                 .mut_arg("min_samples", |arg| arg.default_value(demo_min_samples));
             with_help(demo, "sigmad demo [FLAGS]", HELP_END)
+        })
+        .mut_subcommand("notify-test", |notify_test| {
+            // The help has only those settings that matter here.
+            let about = notify_test.get_about().expect("a doc comment").clone();
+            let shown =
+                NotifySettings::augment_args(clap::Command::new("notify-test")).about(about);
+            let help = help(&shown, "sigmad notify-test [FLAGS]", NOTIFY_TEST_HELP_END);
+            notify_test.mut_args(with_variable).override_help(help)
         })
         .mut_subcommand("load", |load| {
             with_help(load.mut_args(with_negative), "sigmad load [FLAGS]", sigmad_load::HELP_END)

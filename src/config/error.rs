@@ -8,6 +8,7 @@ use std::{fmt, io};
 use clap::Command;
 use clap::error::ErrorKind;
 use sigmad_flags::TokenError;
+use sigmad_notify::settings::NotifySettingsError;
 
 use crate::http::tls::TlsError;
 use crate::store::url::LoginError;
@@ -47,6 +48,10 @@ pub enum SettingsError {
     DemoWithoutTcp,
     /// `sigmad demo` with `--tls-cert`.
     TlsWithDemo,
+    /// Targets of notifications contradict each other.
+    Notify(NotifySettingsError),
+    /// `sigmad notify-test` without a target.
+    NoTarget,
     /// The certificate or its key can't be used.
     Tls(TlsError),
     /// `--redis-password` is empty, or its file can't be read.
@@ -87,6 +92,8 @@ impl fmt::Display for SettingsError {
             Self::TlsWithDemo => {
                 f.write_str("the fleet of sigmad demo speaks plain HTTP: omit --tls-cert")
             }
+            Self::Notify(error) => error.fmt(f),
+            Self::NoTarget => f.write_str("there is nobody to tell: give --alertmanager or --webhook"),
             Self::Tls(error) => error.fmt(f),
             Self::RedisPassword(error) => write!(f, "--redis-password: {error}"),
             Self::RedisLogin(error) => error.fmt(f),

@@ -16,6 +16,15 @@ Each flag has a variable: SIGMAD_MAX_BODY sets --max-body. The flag wins.
 Times are written like 100ms, 75s, 1h30m; sizes like 16KiB, 8MiB, or in bytes.
 ";
 
+/// The end of the help of `notify-test`.
+pub(super) const NOTIFY_TEST_HELP_END: &str = "
+Prints what each target answers; exit code 1 when one of them failed.
+Variables and other flags are those of 'sigmad serve'.
+
+Example:
+  sigmad notify-test --webhook https://hooks.slack.com/... --webhook-format slack
+";
+
 /// The end of the help of `eval`.
 pub(super) const EVAL_HELP_END: &str = "
 Example:
@@ -33,7 +42,7 @@ pub(super) fn help(command: &clap::Command, usage: &str, end: &str) -> String {
     }
     for subcommand in command.get_subcommands() {
         let name = subcommand.get_name();
-        writeln!(help, "  {name:<6} {}", about(subcommand)).expect("a string grows");
+        writeln!(help, "  {name:<12} {}", about(subcommand)).expect("a string grows");
     }
     let mut last_heading = None;
     for arg in command.get_arguments() {

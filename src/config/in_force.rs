@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use sigmad_flags::TokenFlag;
+use sigmad_notify::settings::NotifySettings;
+use sigmad_notify::target::TargetUrl;
 
 use super::environment::variable;
 use super::settings::ServerSettings;
@@ -64,9 +66,11 @@ impl ServerSettings {
             tls_cert,
             tls_key,
             cors_origin,
+            notify,
             log,
             log_format,
         } = self;
+        let NotifySettings { alertmanager, webhook, webhook_format, external_url } = notify;
         vec![
             ("listen", ShownValue::list(listen)),
             ("workers", ShownValue::value(workers)),
@@ -105,6 +109,11 @@ impl ServerSettings {
             ("tls-cert", ShownValue::file(tls_cert.as_ref())),
             ("tls-key", ShownValue::file(tls_key.as_ref())),
             ("cors-origin", ShownValue::list(cors_origin)),
+            ("alertmanager", ShownValue::urls(alertmanager, TargetUrl::without_user)),
+            // The path of a webhook is its secret.
+            ("webhook", ShownValue::urls(webhook, |_| None)),
+            ("webhook-format", ShownValue::choice(webhook_format)),
+            ("external-url", ShownValue::urls(external_url.as_slice(), TargetUrl::without_user)),
             ("log", ShownValue::value(log)),
             ("log-format", ShownValue::choice(log_format)),
         ]
@@ -169,6 +178,15 @@ impl ShownValue {
             Some(target) if target.has_secret() => Self::Secret,
             Some(target) => Self::value(target),
             None => Self::Unset,
+        }
+    }
+
+    /// `shown`: the part of a URL that is no secret, if that is all of it.
+    fn urls(urls: &[TargetUrl], shown: fn(&TargetUrl) -> Option<&str>) -> Self {
+        let texts = urls.iter().map(|url| url.given_file().or_else(|| shown(url)));
+        match texts.collect::<Option<Vec<_>>>() {
+            None => Self::Secret,
+            Some(texts) => Self::list(&texts),
         }
     }
 

@@ -20,6 +20,8 @@ mod unix_listen;
 mod unknown;
 
 pub use choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards};
+#[cfg(test)]
+pub(crate) use command_line::parse_from;
 pub use command_line::{Invocation, command_line, parse};
 pub use error::SettingsError;
 pub use settings::ServerSettings;

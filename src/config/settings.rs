@@ -13,6 +13,7 @@ use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use rustls::ServerConfig;
 use sigmad_flags::{TokenFlag, bytes, count, duration};
+use sigmad_notify::settings::NotifySettings;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
@@ -330,6 +331,10 @@ pub struct ServerSettings {
     #[arg(help_heading = "Access", long, value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<AllowedOrigin>,
 
+    /// Who is told of incidents.
+    #[command(flatten)]
+    pub notify: NotifySettings,
+
     /// level or filter: info,sigmad::http=debug
     ///
     /// Log level, or a filter such as `info,sigmad::http=debug`.
@@ -390,6 +395,7 @@ impl ServerSettings {
                 return Err(SettingsError::DetectorTwice(kind.name()));
             }
         }
+        self.notify.check().map_err(SettingsError::Notify)?;
         self.read_tokens()?;
         self.tls()?;
         if let Some(password) = &self.redis_password {

@@ -5,17 +5,20 @@
 //! | `shared` | what several threads use: registry, readiness, the main thread's events |
 //! | `counters` | every counter, and which of them the scrape and the live page read |
 //! | `workers`, `analytics`, `store`, `reads` | each builds its threads from plain values of the settings |
+//! | `notify` | who tells others of incidents |
 //! | `engine` | the HTTP engine: starts, drains |
 //! | `reload` | what SIGHUP reads again |
 //! | `limits`, `memory` | the file limit and the memory limit, divided |
-//! | `signals`, `threads`, `summary` | SIGTERM, spawning and joining, the last log lines |
+//! | `signals`, `threads`, `summary`, `host` | SIGTERM, spawning and joining, the last log lines, the name of the machine |
 
 mod analytics;
 mod counters;
 mod engine;
 mod error;
+mod host;
 mod limits;
 mod memory;
+mod notify;
 mod reads;
 mod reload;
 mod shared;
@@ -37,6 +40,7 @@ use self::analytics::AnalyticsThreads;
 use self::counters::ServerCounters;
 use self::engine::RunningEngine;
 pub use self::error::ServerError;
+pub use self::notify::notify_test;
 use self::reads::ReadThreads;
 use self::reload::Reloads;
 use self::shared::{MainEvent, Shared};

@@ -8,6 +8,7 @@ use sigmad_clock::Clock;
 
 use super::analytics::detectors;
 use super::counters::ServerCounters;
+use super::host::host_name;
 use super::shared::Shared;
 use super::threads::{join_all, spawn};
 use super::workers::RequestQueues;
@@ -88,11 +89,4 @@ impl ReadThreads {
     pub fn join(self) {
         join_all(self.0);
     }
-}
-
-/// The name of the machine or the container.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    // The page shows it; nothing depends on it.
-    name.map_or_else(|_| "unknown".to_owned(), |name| name.trim_end().to_owned())
 }

@@ -6,7 +6,6 @@
 //!
 //! Every sample has exactly one outcome, counted here: stored, coalesced or dropped. Until then it is queued.
 
-mod backoff;
 pub mod batch;
 mod cluster;
 pub mod commands;

@@ -21,7 +21,6 @@ mod marking;
 mod reading;
 mod writing;
 
-use super::backoff::Backoff;
 use super::batch::CommandBatch;
 use super::commands::{CommandEncoder, StoreOptions};
 use super::dial::Dialer;
@@ -34,6 +33,7 @@ use super::url::{Address, Target};
 use super::{DropReason, ErrorKind, StoreCounters};
 use crate::judged_queue::{JudgedConsumer, ReplicaUpdate};
 use crate::registry::Registry;
+use sigmad_backoff::Backoff;
 use sigmad_clock::{Clock, Now};
 
 /// Interval between reads of the judged-sample queue: long enough to cost nothing at rest, short enough that
@@ -51,6 +51,10 @@ const ARRIVAL_TO_QUEUE_US: i64 = 1_000_000;
 const CLOCK_OFFSET_US_MAX: i64 = 1_000_000;
 /// Refusals for good are logged again only after this long without one: every flush may repeat them.
 const REFUSAL_LOG_PAUSE_NS: u64 = 60_000_000_000;
+/// The first wait before another attempt to connect. Some restarts of Redis are that short; trying sooner gains nothing.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// The longest: windows are at most this much staler than necessary once Redis is back.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// The part of the drain that is left for the last flush, at least, after analytics has ended.
 pub const LAST_FLUSH: Duration = Duration::from_secs(2);
 
@@ -177,7 +181,7 @@ impl StoreThread {
             master: None,
             confirm_ns: 0,
             info_ns: 0,
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(seed, FIRST_RETRY, LONGEST_RETRY),
             retry_ns: 0,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
             spare_batches: Vec::with_capacity(BATCHES_IN_FLIGHT_MAX),

@@ -16,6 +16,7 @@ mod load;
 mod logs;
 mod memory;
 mod names;
+mod notify;
 mod shards;
 mod signals;
 mod soak;

@@ -1,37 +1,34 @@
-//! Exponential backoff with jitter between attempts to connect. Pure: no clock, no sleep, seeded.
+//! Exponential backoff with jitter between attempts. Pure: no clock, no sleep, seeded.
 
 use std::hash::BuildHasher;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
 
-/// The first wait. Some restarts of Redis are that short; trying sooner gains nothing.
-const FIRST: Duration = Duration::from_millis(50);
-/// The longest wait: windows are at most this much staler than necessary once Redis is back.
-const LONGEST: Duration = Duration::from_secs(2);
-
 /// The waits between attempts.
 ///
-/// The n-th wait is random in the upper half of 50 ms · 2^n, of 2 s at most. Replicas that lose Redis at the
-/// same time therefore do not all return at the same time.
-#[derive(Debug)]
+/// The n-th wait is random in the upper half of first · 2^n, of `longest` at most. Processes that lose the same peer at
+/// the same time therefore do not all return at the same time.
+#[derive(Clone, Debug)]
 pub struct Backoff {
     random: FixedState,
     /// Number of waits so far, successes or not, so that no two use the same random number.
     drawn: u64,
+    first: Duration,
+    longest: Duration,
     ceiling: Duration,
 }
 
 impl Backoff {
-    /// Each replica needs a different seed.
-    pub fn new(seed: u64) -> Self {
-        Self { random: FixedState::with_seed(seed), drawn: 0, ceiling: FIRST }
+    /// Each process needs a different seed.
+    pub fn new(seed: u64, first: Duration, longest: Duration) -> Self {
+        Self { random: FixedState::with_seed(seed), drawn: 0, first, longest, ceiling: first }
     }
 
     /// The wait after a failure.
     pub fn after_failure(&mut self) -> Duration {
         let half = self.ceiling / 2;
-        self.ceiling = (self.ceiling * 2).min(LONGEST);
+        self.ceiling = (self.ceiling * 2).min(self.longest);
         self.drawn += 1;
         let fraction = self.random.hash_one(self.drawn) as f64 / u64::MAX as f64;
         half + half.mul_f64(fraction)
@@ -39,7 +36,7 @@ impl Backoff {
 
     /// Starts again with the first wait.
     pub fn succeeded(&mut self) {
-        self.ceiling = FIRST;
+        self.ceiling = self.first;
     }
 }
 
@@ -47,9 +44,12 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(2);
+
     #[test]
     fn waits_double_up_to_the_longest_and_restart_after_a_success() {
-        let mut backoff = Backoff::new(7);
+        let mut backoff = Backoff::new(7, FIRST, LONGEST);
         let mut ceiling = FIRST;
         for _ in 0..100 {
             let wait = backoff.after_failure();
@@ -62,14 +62,15 @@ mod tests {
     }
 
     #[test]
-    fn replicas_spread_over_the_whole_range() {
-        let mut waits: Vec<_> = (0..1_000).map(|seed| Backoff::new(seed).after_failure()).collect();
+    fn seeds_spread_over_the_whole_range() {
+        let first_wait = |seed| Backoff::new(seed, FIRST, LONGEST).after_failure();
+        let mut waits: Vec<_> = (0..1_000).map(first_wait).collect();
         waits.sort();
         waits.dedup();
         assert!(waits.len() > 990, "{}", waits.len());
         let (first, last) = (waits[0], waits[waits.len() - 1]);
         assert!(first < FIRST * 51 / 100 && last > FIRST * 99 / 100, "{first:?} to {last:?}");
         // The same seed gives the same waits.
-        assert_eq!(Backoff::new(3).after_failure(), Backoff::new(3).after_failure());
+        assert_eq!(first_wait(3), first_wait(3));
     }
 }

@@ -1,0 +1,259 @@
+//! The thread of one target: asks the book what has changed, and sends what is due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, never, select};
+use sigmad_clock::{Clock, Now};
+use sigmad_incidents::incident::Incident;
+use tracing::{info, warn};
+
+use crate::alerts::Alerts;
+use crate::client::{self, Answer, SendError, TIMEOUT};
+use crate::counters::TargetCounters;
+use crate::message::{self, Circumstances, Request};
+use crate::outbox::Outbox;
+use crate::retry::{self, Outcome, Retry};
+use crate::target::{Target, TargetKind, WebhookFormat};
+
+/// The thread wakes at least this often; nothing depends on it.
+const WAIT_MS_MAX: u64 = 60_000;
+/// Incidents that are asked for at once.
+const CHANGES_MAX: usize = 256;
+
+/// What a sender asks.
+pub trait Book: Send {
+    /// At most `limit` incidents that have changed since `revision`, in their present form and in the order of their
+    /// revisions. None if the book is no more.
+    fn changes_since(&mut self, revision: u64, limit: usize) -> Option<Vec<Incident>>;
+}
+
+/// What a thread is made of.
+pub struct SenderParts<B> {
+    /// Who is told.
+    pub target: Target,
+    /// Where people reach this server, with a slash at the end.
+    pub external_url: String,
+    /// What is told.
+    pub book: B,
+    /// Something arrives here after each change of the book.
+    pub changes: Receiver<()>,
+    /// Written by the thread.
+    pub counters: Arc<TargetCounters>,
+    /// The time.
+    pub clock: Clock,
+    /// Spreads the attempts of several processes.
+    pub seed: u64,
+    /// The end: until this many nanoseconds of monotonic time the thread may go on sending.
+    pub stop: Receiver<u64>,
+}
+
+/// What is due for one target.
+enum Agenda {
+    Alerts(Alerts),
+    Messages(Outbox, WebhookFormat),
+}
+
+/// The thread of one target.
+pub struct Sender<B> {
+    target: Target,
+    external_url: String,
+    book: B,
+    changes: Receiver<()>,
+    counters: Arc<TargetCounters>,
+    clock: Clock,
+    stop: Receiver<u64>,
+    agenda: Agenda,
+    retry: Retry,
+    revision: u64,
+}
+
+impl<B: Book> Sender<B> {
+    /// A sender that knows of nothing.
+    pub fn new(parts: SenderParts<B>) -> Self {
+        let SenderParts { target, external_url, book, changes, counters, mut clock, seed, stop } =
+            parts;
+        let agenda = match target.kind {
+            TargetKind::Alertmanager => Agenda::Alerts(Alerts::default()),
+            TargetKind::Webhook(format) => {
+                Agenda::Messages(Outbox::new(clock.now().wall_us), format)
+            }
+        };
+        let (retry, revision) = (Retry::new(seed), 0);
+        Self { target, external_url, book, changes, counters, clock, stop, agenda, retry, revision }
+    }
+
+    /// Runs until the end.
+    pub fn run(mut self) {
+        loop {
+            self.look();
+            let wait = Duration::from_millis(self.send().min(WAIT_MS_MAX));
+            select! {
+                // Err: whoever would set the deadline has gone.
+                recv(self.stop) -> deadline_ns => return self.end(deadline_ns.unwrap_or(0)),
+                // Err: the book has ended, and the end of this thread follows.
+                recv(self.changes) -> change => if change.is_err() {
+                    self.changes = never();
+                },
+                default(wait) => {}
+            }
+        }
+    }
+
+    /// Takes what the book says.
+    fn look(&mut self) {
+        let now = self.clock.now();
+        loop {
+            let changed = self.book.changes_since(self.revision, CHANGES_MAX).unwrap_or_default();
+            let is_last = changed.len() < CHANGES_MAX;
+            for incident in changed {
+                self.revision = self.revision.max(incident.revision);
+                let dropped = self.agenda.update(&Arc::new(incident), now);
+                self.counters.dropped_total.add(dropped);
+            }
+            if is_last {
+                break;
+            }
+        }
+        self.counters.dropped_total.add(self.agenda.gather(now));
+        self.counters.waiting.set(self.agenda.waiting(now));
+    }
+
+    /// Sends one request if one is due. Returns the milliseconds until the next.
+    fn send(&mut self) -> u64 {
+        let now = self.clock.now();
+        if self.retry.wait_ms(now) == 0
+            && let Some(request) = self.agenda.next(&self.target, &self.external_url, now)
+        {
+            self.attempt(&request, TIMEOUT);
+        }
+        let now = self.clock.now();
+        self.counters.waiting.set(self.agenda.waiting(now));
+        let wait_ms = self.agenda.wait_ms(now).unwrap_or(WAIT_MS_MAX);
+        wait_ms.max(self.retry.wait_ms(now))
+    }
+
+    fn attempt(&mut self, request: &Request, timeout: Duration) -> Outcome {
+        let result = client::post(&self.target, request, timeout);
+        let now = self.clock.now();
+        let outcome = match &result {
+            Ok(Answer { status, retry_after, .. }) => {
+                let asked = retry_after.as_deref().and_then(|value| retry::retry_after(value, now));
+                Outcome::of(*status, asked)
+            }
+            Err(_) => Outcome::Failed { retry_after: None },
+        };
+        self.log(&result, outcome);
+        let counter = match outcome {
+            Outcome::Delivered => &self.counters.sent_total,
+            Outcome::Refused => &self.counters.refused_total,
+            Outcome::Failed { .. } => &self.counters.failed_total,
+        };
+        counter.add(request.count);
+        self.retry.record(outcome, now);
+        self.agenda.record(outcome, now);
+        outcome
+    }
+
+    /// The first failure of several, each refusal, and the return.
+    fn log(&self, result: &Result<Answer, SendError>, outcome: Outcome) {
+        let target = self.target.name();
+        match (outcome, result) {
+            (Outcome::Delivered, _) if self.retry.is_failing() => info!(target, "told again"),
+            (Outcome::Delivered, _) => {}
+            (Outcome::Refused, Ok(Answer { status, text, .. })) => {
+                warn!(target, status, answer = text, "refuses a notification");
+            }
+            (_, _) if self.retry.is_failing() => {}
+            (_, Ok(Answer { status, text, .. })) => {
+                warn!(target, status, answer = text, "not told; tried again until it is");
+            }
+            (_, Err(error)) => warn!(target, %error, "not told; tried again until it is"),
+        }
+    }
+
+    /// What is due leaves until the deadline, or until the first failure. The rest is dropped.
+    fn end(mut self, deadline_ns: u64) {
+        self.look();
+        self.counters.dropped_total.add(self.agenda.end_gathering());
+        self.retry.end_wait();
+        loop {
+            let now = self.clock.now();
+            let left = Duration::from_nanos(deadline_ns.saturating_sub(now.monotonic_ns));
+            if left.is_zero() {
+                break;
+            }
+            let Some(request) = self.agenda.next(&self.target, &self.external_url, now) else {
+                break;
+            };
+            if matches!(self.attempt(&request, left.min(TIMEOUT)), Outcome::Failed { .. }) {
+                break;
+            }
+        }
+        let dropped = self.agenda.waiting(self.clock.now());
+        self.counters.dropped_total.add(dropped);
+        self.counters.waiting.set(0);
+        if dropped > 0 {
+            warn!(target = self.target.name(), dropped, "not told before the end");
+        }
+    }
+}
+
+impl Agenda {
+    fn update(&mut self, incident: &Arc<Incident>, now: Now) -> u64 {
+        match self {
+            Self::Alerts(alerts) => alerts.update(incident, now),
+            Self::Messages(outbox, _) => outbox.update(incident, now),
+        }
+    }
+
+    fn gather(&mut self, now: Now) -> u64 {
+        match self {
+            Self::Alerts(_) => 0,
+            Self::Messages(outbox, _) => outbox.gather(now),
+        }
+    }
+
+    fn end_gathering(&mut self) -> u64 {
+        match self {
+            Self::Alerts(_) => 0,
+            Self::Messages(outbox, _) => outbox.end_gathering(),
+        }
+    }
+
+    fn waiting(&self, now: Now) -> u64 {
+        match self {
+            Self::Alerts(alerts) => alerts.waiting(now),
+            Self::Messages(outbox, _) => outbox.waiting(),
+        }
+    }
+
+    fn wait_ms(&self, now: Now) -> Option<u64> {
+        match self {
+            Self::Alerts(alerts) => alerts.wait_ms(now),
+            Self::Messages(outbox, _) => outbox.wait_ms(now),
+        }
+    }
+
+    fn next(&mut self, target: &Target, external_url: &str, now: Now) -> Option<Request> {
+        let of = Circumstances { external_url, is_test: false };
+        match self {
+            Self::Alerts(alerts) => alerts.next(now, of),
+            Self::Messages(outbox, format) => {
+                let (incident, change) = outbox.next()?;
+                let topic = target.url.last_segment();
+                Some(message::request(incident, change, *format, topic, of))
+            }
+        }
+    }
+
+    fn record(&mut self, outcome: Outcome, now: Now) {
+        match self {
+            Self::Alerts(alerts) => alerts.record(outcome, now),
+            Self::Messages(outbox, _) => outbox.record(outcome),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+#![allow(clippy::disallowed_methods, reason = "threads of real clocks, with real sockets")]
+
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Sender as ChannelSender, bounded, unbounded};
+use serde_json::Value;
+use sigmad_incidents::incident::State;
+
+use super::*;
+use crate::testing::receiver::{Received, TestReceiver, WAIT};
+use crate::testing::{at_s, incident, with_state};
+
+/// A book that says what a test has put into it.
+struct StubBook(Receiver<Incident>);
+
+impl Book for StubBook {
+    fn changes_since(&mut self, _: u64, limit: usize) -> Option<Vec<Incident>> {
+        Some(self.0.try_iter().take(limit).collect())
+    }
+}
+
+struct Running {
+    thread: JoinHandle<()>,
+    book: ChannelSender<Incident>,
+    changed: ChannelSender<()>,
+    stop: ChannelSender<u64>,
+    counters: Arc<TargetCounters>,
+}
+
+impl Running {
+    fn start(kind: TargetKind, url: &str) -> Self {
+        let (book, incidents) = unbounded();
+        let (changed, changes) = unbounded();
+        let (stop, stopped) = bounded(1);
+        let target = Target { kind, url: url.parse().expect("a URL") };
+        let counters = Arc::new(TargetCounters::new(target.name()));
+        let sender = Sender::new(SenderParts {
+            target,
+            external_url: "http://sigmad/".to_owned(),
+            book: StubBook(incidents),
+            changes,
+            counters: counters.clone(),
+            clock: Clock::new(Instant::now()),
+            seed: 1,
+            stop: stopped,
+        });
+        Self { thread: std::thread::spawn(move || sender.run()), book, changed, stop, counters }
+    }
+
+    fn tell(&self, incident: Incident) {
+        self.book.send(incident).expect("the sender runs");
+        self.changed.send(()).expect("the sender runs");
+    }
+
+    /// Ends the sender, which may send meanwhile. Returns sent, failed, refused and dropped.
+    fn end(self) -> [u64; 4] {
+        self.stop.send(WAIT.as_nanos() as u64).expect("the sender runs");
+        self.thread.join().expect("no panic");
+        let TargetCounters { sent_total, failed_total, refused_total, dropped_total, .. } =
+            &*self.counters;
+        [sent_total, failed_total, refused_total, dropped_total].map(|counter| counter.get())
+    }
+}
+
+fn json(received: &Received) -> Value {
+    serde_json::from_str(&received.body).expect("JSON")
+}
+
+#[test]
+fn an_alert_is_repeated_until_alertmanager_has_it() {
+    let target = TestReceiver::start(&[
+        "503 Unavailable",
+        "",
+        "302 Found\r\nLocation: http://127.0.0.1:1/",
+        "200 OK",
+    ]);
+    let url = format!("http://us:s3cret@127.0.0.1:{}/prefix", target.port);
+    let running = Running::start(TargetKind::Alertmanager, &url);
+    running.tell(incident(1));
+    for _ in 0..4 {
+        let received = target.next();
+        assert!(received.head.starts_with("post /prefix/api/v2/alerts http/1.1"));
+        assert!(received.head.contains("\r\nauthorization: basic dxm6cznjcmv0"), "{received:?}");
+        let body = json(&received);
+        assert_eq!(body[0]["labels"]["incident"], incident(1).id.to_string());
+    }
+    // The sender asks the book once more before it ends.
+    running.tell(with_state(incident(1), State::Resolved, at_s(5)));
+    assert_eq!(running.end(), [2, 3, 0, 0]);
+    assert_eq!(json(&target.next())[0]["endsAt"], "2024-12-25T04:13:25Z");
+}
+
+#[test]
+fn a_webhook_is_told_of_what_is_gathered_before_the_end() {
+    let target = TestReceiver::start(&["204 No Content"]);
+    let url = format!("http://127.0.0.1:{}/hook", target.port);
+    let running = Running::start(TargetKind::Webhook(WebhookFormat::Json), &url);
+    // The stub is of 2024, and the sender began now: only what is open is news.
+    running.tell(incident(1));
+    running.tell(incident(2));
+    assert_eq!(running.end(), [2, 0, 0, 0]);
+    for number in [1, 2] {
+        let received = target.next();
+        let id = format!("{}-opened", incident(number).id);
+        assert!(received.head.contains(&format!("idempotency-key: {}", id.to_lowercase())));
+        assert_eq!(json(&received)["id"], id);
+    }
+}
+
+#[test]
+fn what_a_target_refuses_is_not_repeated() {
+    let target = TestReceiver::start(&["400 Bad Request", "200 OK"]);
+    let url = format!("http://127.0.0.1:{}/", target.port);
+    let running = Running::start(TargetKind::Webhook(WebhookFormat::Slack), &url);
+    running.tell(incident(1));
+    running.tell(incident(2));
+    assert_eq!(running.end(), [1, 0, 1, 0]);
+    let [first, second] = [target.next(), target.next()];
+    assert_ne!(first.head, second.head);
+}
+
+#[test]
+fn what_an_absent_target_was_not_told_is_counted() {
+    // The port is closed at once.
+    let port = TestReceiver::start(&[""]).port;
+    let running = Running::start(
+        TargetKind::Webhook(WebhookFormat::Json),
+        &format!("http://127.0.0.1:{port}"),
+    );
+    running.tell(incident(1));
+    running.tell(incident(2));
+    let [sent, failed, refused, dropped] = running.end();
+    assert_eq!((sent, failed, refused, dropped), (0, 1, 0, 2));
+}
