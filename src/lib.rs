@@ -22,6 +22,9 @@
 //!                                                 └───────────┘
 //! ```
 //!
+//! The thread `incidents` (not drawn) takes what analytics notices, owns the book of incidents, and answers readers
+//! ([`incidents`], [`sigmad_incidents`]).
+//!
 //! The analytics thread judges every value and owns every window. With `--analytics` above 1 it is several: each has a
 //! part of the devices, and one more has the fleet's windows ([`shards`]). The store thread runs with Redis only, and shares
 //! the windows with other replicas. The thread `debug` starts one more thread for each profile ([`api::debug`],
@@ -66,6 +69,7 @@ pub mod config;
 mod dashboard;
 pub mod decode;
 pub mod http;
+pub mod incidents;
 pub mod judged_queue;
 pub mod logs;
 mod memory;

@@ -3,6 +3,7 @@
 //! Pure: a report in, a body out. The output is always valid JSON: the decoder has refused values
 //! that are not finite, which serde_json would write as null.
 
+pub mod incidents;
 mod json;
 pub mod lists;
 pub mod windows;

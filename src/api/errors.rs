@@ -44,6 +44,8 @@ pub enum ApiError<'a> {
     Stopping,
     /// A bug in sigmad.
     Internal,
+    /// There is no such incident, silence or device.
+    Missing(&'static str),
     /// An invalid query parameter.
     Parameter {
         /// Its name.
@@ -68,6 +70,11 @@ pub struct ErrorFields<'a> {
     pub message: Cow<'a, str>,
 }
 
+/// The report of a thread; None once it has stopped.
+pub(super) fn answered<T>(report: Option<T>) -> Result<T, ApiError<'static>> {
+    report.ok_or(ApiError::Stopping)
+}
+
 impl ApiError<'_> {
     /// One line a refusal, at `debug`: strangers must not be able to fill a log at `info`.
     #[cold]
@@ -90,7 +97,7 @@ impl ApiError<'_> {
             Self::Denied(Denied::Missing) => 401,
             Self::Denied(Denied::Wrong | Denied::Remote) => 403,
             Self::Denied(Denied::Throttled) => 429,
-            Self::NotFound(_) => 404,
+            Self::NotFound(_) | Self::Missing(_) => 404,
             Self::WrongMethod(_) => 405,
             Self::ProfileRuns(_) => 409,
             Self::Body(BodyError::TooManySamples) => 413,
@@ -122,7 +129,7 @@ impl ApiError<'_> {
     /// The code of the answer, in snake case.
     pub const fn code(&self) -> &str {
         match self {
-            Self::NotFound(_) => "not_found",
+            Self::NotFound(_) | Self::Missing(_) => "not_found",
             Self::WrongMethod(_) => "method_not_allowed",
             Self::Denied(Denied::Missing) => "token_missing",
             Self::Denied(Denied::Wrong) => "token_wrong",
@@ -152,6 +159,7 @@ impl ApiError<'_> {
     pub fn message(&self) -> Cow<'_, str> {
         match self {
             Self::NotFound(path) => routes::no_such_path(path).into(),
+            Self::Missing(what) => format!("there is no such {what}").into(),
             Self::WrongMethod(allow) => format!("this path allows only {allow}").into(),
             Self::Denied(Denied::Missing) => {
                 "this path requires a token: `Authorization: Bearer …`".into()

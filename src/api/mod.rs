@@ -10,6 +10,7 @@ pub mod counters;
 pub mod debug;
 pub mod errors;
 mod exchange;
+mod incidents;
 mod influx;
 pub mod ingest;
 pub mod query;

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
+use sigmad_incidents::incident::{IncidentId, Severity, State};
 use sigmad_profile::cpu::{Backend, ProfileOptions};
 use sigmad_sample::timestamp;
 use sigmad_sample::{METRIC_BYTES_MAX, NAME_BYTES_MAX, is_metric_name, is_name};
@@ -48,6 +49,9 @@ pub struct Query<'a> {
     backend: Option<Cow<'a, str>>,
     debug: Option<Cow<'a, str>>,
     format: Option<Cow<'a, str>>,
+    state: Option<Cow<'a, str>>,
+    severity: Option<Cow<'a, str>>,
+    after: Option<Cow<'a, str>>,
 }
 
 impl<'a> Query<'a> {
@@ -71,6 +75,9 @@ impl<'a> Query<'a> {
                 "backend" => &mut known.backend,
                 "debug" => &mut known.debug,
                 "format" => &mut known.format,
+                "state" => &mut known.state,
+                "severity" => &mut known.severity,
+                "after" => &mut known.after,
                 _ => continue,
             };
             parameter.get_or_insert(value);
@@ -196,6 +203,31 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// The state of incidents.
+    pub fn state(&self) -> Result<Option<State>, ApiError<'static>> {
+        let allowed = "open, acknowledged, silenced or resolved";
+        let known = |text: &str| State::ALL.into_iter().find(|state| state.name() == text);
+        chosen("state", self.state.as_deref(), known, allowed)
+    }
+
+    /// The severity of incidents.
+    pub fn severity(&self) -> Result<Option<Severity>, ApiError<'static>> {
+        let known = |text: &str| Severity::ALL.into_iter().find(|one| one.name() == text);
+        chosen("severity", self.severity.as_deref(), known, "warning or critical")
+    }
+
+    /// The incident before the next page.
+    pub fn after(&self) -> Result<Option<IncidentId>, ApiError<'static>> {
+        let known = |text: &str| text.parse().ok();
+        chosen("after", self.after.as_deref(), known, "the `next` of an answer")
+    }
+
+    /// The scope of incidents: both are of this replica.
+    pub fn scope_of_incidents(&self) -> Result<(), ApiError<'static>> {
+        let known = |text: &str| matches!(text, "cluster" | "local").then_some(());
+        chosen("scope", self.scope.as_deref(), known, "cluster or local").map(drop)
+    }
+
     /// The earliest timestamp, in microseconds since 1970.
     pub fn since_us(&self) -> Result<i64, ApiError<'static>> {
         let allowed = "a time since 1970 in seconds, milliseconds, microseconds or nanoseconds, \
@@ -203,6 +235,17 @@ impl<'a> Query<'a> {
         let Some(text) = self.since.as_deref() else { return Ok(i64::MIN) };
         timestamp_us(text).ok_or(ApiError::Parameter { name: "since", allowed })
     }
+}
+
+/// The value that `known` makes of a parameter; None without one.
+fn chosen<T>(
+    name: &'static str,
+    text: Option<&str>,
+    known: impl FnOnce(&str) -> Option<T>,
+    allowed: &'static str,
+) -> Result<Option<T>, ApiError<'static>> {
+    let Some(text) = text else { return Ok(None) };
+    known(text).map(Some).ok_or(ApiError::Parameter { name, allowed })
 }
 
 fn name<'a>(

@@ -17,7 +17,8 @@ use flate2::write::GzEncoder;
 
 use super::accept::{Exposition, exposition, takes_gzip};
 use super::counters::RequestCounters;
-use super::errors::ApiError;
+use super::errors::{ApiError, answered};
+use super::incidents;
 use super::query::Query;
 use super::routes::{Label, OPENAPI, Read};
 use crate::analytics::Asker;
@@ -30,6 +31,7 @@ use crate::answers::windows::{self, AnswerScope, DetectionSettings};
 use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscription};
 use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, Responder, Response};
+use crate::incidents::asker::IncidentsAsker;
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
 use sigmad_clock::{Clock, Now};
@@ -50,6 +52,8 @@ pub struct ReadRequest {
     pub label: Label,
     /// GET or HEAD.
     pub method: Method,
+    /// The part of the path that names what it is about, as sent; empty without one.
+    pub id: String,
     /// The query string, as sent.
     pub query: String,
     /// The field `Accept`, empty without one.
@@ -71,6 +75,8 @@ pub struct ReadRequest {
 pub struct ReaderDeps {
     /// Asks the analytics thread.
     pub asker: Asker,
+    /// Asks the thread `incidents`.
+    pub incidents: IncidentsAsker,
     /// Names and ids.
     pub registry: Arc<Registry>,
     /// Subscribes clients to events.
@@ -104,8 +110,13 @@ fn serve(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, cl
     }
     let ReadRequest { label, method, client, read_ns, responder, .. } = request;
     let now = clock.now();
-    let read_query =
-        ReadQuery { read: request.read, query: &request.query, accept: &request.accept, now };
+    let read_query = ReadQuery {
+        read: request.read,
+        id: &request.id,
+        query: &request.query,
+        accept: &request.accept,
+        now,
+    };
     // A bug in one answer must not end the thread.
     let answered = catch_unwind(AssertUnwindSafe(|| {
         let answer = read_query.answer(deps).unwrap_or_else(|error| {
@@ -160,6 +171,7 @@ fn internal_error(panic: &(dyn Any + Send)) -> Response {
 /// The parts of a read that its answer depends on.
 struct ReadQuery<'a> {
     read: Read,
+    id: &'a str,
     query: &'a str,
     accept: &'a str,
     now: Now,
@@ -194,6 +206,9 @@ impl ReadQuery<'_> {
                 Some(asked) => lists::latest(&answered(deps.asker.latest(asked))?),
                 None => lists::latest(&[]),
             },
+            Read::Incidents => incidents::list(&query, &deps.incidents, self.now)?,
+            Read::Incident => incidents::one(self.id, &query, &deps.incidents)?,
+            Read::Silences => incidents::silences(&query, &deps.incidents, self.now)?,
             Read::Scrape => return self.scrape(deps),
             // Only HEAD gets here: the head of a GET.
             Read::Events => {
@@ -220,11 +235,6 @@ impl ReadQuery<'_> {
 
 fn ok(content_type: &'static str, fields: Vec<HeaderField>, body: Vec<u8>) -> Response {
     Response { status: 200, content_type, fields, body }
-}
-
-/// The report; None once analytics has stopped.
-fn answered<T>(report: Option<T>) -> Result<T, ApiError<'static>> {
-    report.ok_or(ApiError::Stopping)
 }
 
 fn answer_scope(query: &Query<'_>, deps: &ReaderDeps) -> Result<AnswerScope, ApiError<'static>> {
@@ -309,6 +319,7 @@ mod tests {
     use crate::analytics::questions;
     use crate::analytics::report::Question;
     use crate::http::message::ResponseWriter;
+    use crate::incidents::thread::running;
     use crate::shards::ShardLayout;
     use crate::test_reports::{asker, fleet};
     use sigmad_counters::{Counts, MetricSource};
@@ -324,6 +335,7 @@ mod tests {
         let source: Arc<dyn MetricSource> = Arc::<RequestCounters>::default();
         let deps = ReaderDeps {
             asker: asker().0,
+            incidents: running(Arc::new(Registry::new(1_000, 3_600))).0,
             subscriber: subscriber::channel(Arc::default()).0,
             telemetry: Telemetry::new([source].into()),
             registry: Arc::new(Registry::new(1_000, 3_600)),
@@ -348,6 +360,7 @@ mod tests {
             read,
             label,
             method: Method::Get,
+            id: label.route().and_then(|route| route.id_of(path)).unwrap_or_default().to_owned(),
             query: query.to_owned(),
             accept: accept[0].to_owned(),
             accept_encoding: accept[1].to_owned(),

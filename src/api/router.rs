@@ -19,7 +19,7 @@ use super::ingest;
 use super::query::parameter;
 use super::reader::ReadRequest;
 use super::routes::{
-    self, Action, Convention, DebugRead, Get, InfluxVersion, Label, Read, TokenRule,
+    self, Action, Convention, DebugRead, Get, InfluxVersion, Label, PathShape, Read, TokenRule,
 };
 use super::tokens::{self, Denied, Tokens};
 use super::wrong_tokens::WrongTokens;
@@ -266,6 +266,7 @@ impl Router {
             read,
             label: exchange.label,
             method: exchange.method,
+            id: id_of(exchange.label, request.path).to_owned(),
             query: request.query.to_owned(),
             accept: text(request, "accept").to_owned(),
             accept_encoding: text(request, "accept-encoding").to_owned(),
@@ -305,6 +306,12 @@ impl Router {
         let Self { parts, round, body, .. } = self;
         exchange.send(&parts.counters, round, error.status(), fields.as_slice(), body);
     }
+}
+
+/// The part of a path that names what the request is about; empty without one.
+fn id_of(label: Label, path: &str) -> &str {
+    let route = label.route().filter(|route| route.shape == PathShape::WithId);
+    route.and_then(|route| route.id_of(path)).unwrap_or_default()
 }
 
 /// A header field; empty if it is absent or not UTF-8.

@@ -15,8 +15,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct PathRoute {
     /// The path of a request; also the metric label.
     pub path: &'static str,
-    /// True when `path` is the beginning of many paths. Such rows are the last of the table.
-    pub is_prefix: bool,
+    /// Which paths it stands for. Those that stand for many are the last of the table.
+    pub shape: PathShape,
     /// The action of GET and HEAD.
     pub get: Option<Get>,
     /// The action of POST.
@@ -26,6 +26,20 @@ pub struct PathRoute {
     /// The action of DELETE.
     pub delete: Option<Post>,
 }
+
+/// How `path` of a row names the paths of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathShape {
+    /// It is the path.
+    Whole,
+    /// In the place of [`ID`] there is a part without a slash.
+    WithId,
+    /// It is the beginning.
+    Prefix,
+}
+
+/// Stands for the part of a path that names what the request is about.
+pub const ID: &str = "{id}";
 
 /// The action of GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +176,12 @@ pub enum Read {
     Anomalies,
     /// `/latest`
     Latest,
+    /// `/incidents`
+    Incidents,
+    /// `/incidents/{id}`
+    Incident,
+    /// `/silences`
+    Silences,
     /// The Prometheus metrics.
     Scrape,
     /// `openapi.json`
@@ -187,7 +207,7 @@ impl Get {
 }
 
 /// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
-pub const ROUTES: [PathRoute; 38] = [
+pub const ROUTES: [PathRoute; 41] = [
     PathRoute { post: json(202), ..path("/ingest") },
     PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
     PathRoute { post: influx(InfluxVersion::V1), ..path("/write") },
@@ -198,6 +218,8 @@ pub const ROUTES: [PathRoute; 38] = [
     reads("/devices", Read::Devices),
     reads("/anomalies", Read::Anomalies),
     reads("/latest", Read::Latest),
+    reads("/incidents", Read::Incidents),
+    reads("/silences", Read::Silences),
     gets("/health", Get::Health),
     gets("/healthz", Get::Health),
     gets("/livez", Get::Health),
@@ -227,13 +249,14 @@ pub const ROUTES: [PathRoute; 38] = [
         post: Some(Post::Debug(DebugRead::Symbol)),
         ..debugs("/debug/pprof/symbol", DebugRead::Symbol)
     },
+    PathRoute { shape: PathShape::WithId, ..reads("/incidents/{id}", Read::Incident) },
     groups("/metrics/job/"),
     groups("/metrics/job@base64/"),
 ];
 
 /// A path without a method.
 const fn path(path: &'static str) -> PathRoute {
-    PathRoute { path, is_prefix: false, get: None, post: None, put: None, delete: None }
+    PathRoute { path, shape: PathShape::Whole, get: None, post: None, put: None, delete: None }
 }
 
 const OTLP: Post = Post::Ingest(Convention::Otlp(OtlpCoding::Protobuf));
@@ -250,7 +273,7 @@ const fn influx(version: InfluxVersion) -> Option<Post> {
 const fn groups(path: &'static str) -> PathRoute {
     let push = Some(Post::Ingest(Convention::Push));
     let delete = Some(Post::Ingest(Convention::Forget));
-    PathRoute { is_prefix: true, post: push, put: push, delete, ..self::path(path) }
+    PathRoute { shape: PathShape::Prefix, post: push, put: push, delete, ..self::path(path) }
 }
 
 const fn gets(path: &'static str, get: Get) -> PathRoute {
@@ -334,11 +357,22 @@ pub fn find(path: &str) -> Label {
 /// The label of a path that no row names.
 #[cold]
 fn find_prefix(path: &str) -> Label {
-    let place = ROUTES.iter().position(|route| route.is_prefix && path.starts_with(route.path));
+    let place = ROUTES.iter().position(|route| match route.shape {
+        PathShape::Whole => false,
+        PathShape::WithId => route.id_of(path).is_some(),
+        PathShape::Prefix => path.starts_with(route.path),
+    });
     place.map_or(Label::OTHER, |place| Label(place as u8))
 }
 
 impl PathRoute {
+    /// The part of a path in the place of [`ID`], as sent; None for other paths.
+    pub fn id_of<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let (before, after) = self.path.split_once(ID)?;
+        let id = path.strip_prefix(before)?.strip_suffix(after)?;
+        (!id.is_empty() && !id.contains('/')).then_some(id)
+    }
+
     /// The value of `Allow`.
     pub const fn allow(&self) -> &'static str {
         let has_put_and_delete = self.put.is_some() && self.delete.is_some();

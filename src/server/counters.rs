@@ -12,6 +12,8 @@ use crate::api::reader::READERS;
 use crate::dashboard::counters::EventsCounters;
 use crate::dashboard::sampler::{IngestSource, SamplerCounters};
 use crate::http::counters::HttpCounters;
+use crate::incidents::counters::IncidentCounters;
+use crate::incidents::events::EventCounters;
 use crate::logs::LostLines;
 use crate::registry::Registry;
 use crate::sample_queue::SampleQueueCounters;
@@ -26,6 +28,9 @@ pub(super) struct ServerCounters {
     /// One for each shard.
     pub analytics: Vec<Arc<AnalyticsCounters>>,
     pub events: Arc<EventsCounters>,
+    /// Events of incidents, one for each shard.
+    pub incident_events: Vec<Arc<EventCounters>>,
+    pub incidents: Arc<IncidentCounters>,
     /// None without `--redis-url`.
     pub redis: Option<RedisCounters>,
 }
@@ -52,6 +57,8 @@ impl ServerCounters {
             debug: Arc::default(),
             analytics: (0..shards.threads()).map(|_| Arc::default()).collect(),
             events: Arc::default(),
+            incident_events: (0..shards.threads()).map(|_| Arc::default()).collect(),
+            incidents: Arc::default(),
             redis,
         }
     }
@@ -75,6 +82,9 @@ impl ServerCounters {
         };
         sources.extend(self.readers.iter().map(|reader| reader.clone() as Arc<dyn MetricSource>));
         sources.extend(self.analytics.iter().map(|shard| shard.clone() as Arc<dyn MetricSource>));
+        let of_events = self.incident_events.iter();
+        sources.extend(of_events.map(|shard| shard.clone() as Arc<dyn MetricSource>));
+        sources.push(self.incidents.clone());
         sources.extend::<[Arc<dyn MetricSource>; 3]>([
             self.debug.clone(),
             self.events.clone(),

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `shared` | what several threads use: registry, readiness, the main thread's events |
 //! | `counters` | every counter, and which of them the scrape and the live page read |
-//! | `workers`, `analytics`, `store`, `reads` | each builds its threads from plain values of the settings |
+//! | `workers`, `analytics`, `incidents`, `store`, `reads` | each builds its threads from plain values of the settings |
 //! | `notify` | who tells others of incidents |
 //! | `engine` | the HTTP engine: starts, drains |
 //! | `reload` | what SIGHUP reads again |
@@ -16,6 +16,7 @@ mod counters;
 mod engine;
 mod error;
 mod host;
+mod incidents;
 mod limits;
 mod memory;
 mod notify;
@@ -45,6 +46,7 @@ use self::reads::ReadThreads;
 use self::reload::Reloads;
 use self::shared::{MainEvent, Shared};
 use self::store::{RedisParts, drain_of_requests};
+use self::threads::join;
 use self::workers::Queues;
 use crate::config::ServerSettings;
 use crate::placement::{self, Asked, Machine};
@@ -78,11 +80,13 @@ pub fn run(
     let counters =
         Arc::new(ServerCounters::new(placement.workers(), placement.shards, redis_counters));
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
-    let (queues, queue_ends) = Queues::new(&shared, &counters);
+    let (event_senders, incidents_asker, incidents) = incidents::thread(&shared, &counters);
+    let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker);
     let analytics = analytics::threads(settings, &shared, &counters, queue_ends, judged_producer);
 
     let analytics =
         AnalyticsThreads::start(analytics, &shared, &placement).map_err(ServerError::Start)?;
+    let incidents = incidents::start(incidents).map_err(ServerError::Start)?;
     let mut reloads = Reloads::default();
     if let Some(redis) = &redis {
         redis.reload_password(settings, &mut reloads);
@@ -129,6 +133,9 @@ pub fn run(
     // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.
     reads.join();
     let totals = analytics.join();
+    drop(event_senders);
+    // Nobody asks any more, and nobody sends events.
+    join(incidents);
     // Analytics has ended: the store writes what is left.
     if let Some(store) = store {
         store.join(start, deadline);

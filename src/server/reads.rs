@@ -32,7 +32,7 @@ impl ReadThreads {
         counters: &ServerCounters,
         queues: RequestQueues,
     ) -> io::Result<Self> {
-        let RequestQueues { reads, debug: debug_requests, asker } = queues;
+        let RequestQueues { reads, debug: debug_requests, asker, incidents } = queues;
         let detector = detectors(settings).first();
         let (window, threshold) = (settings.window, settings.threshold);
         let build = Build {
@@ -61,6 +61,7 @@ impl ReadThreads {
         );
         let deps = Arc::new(ReaderDeps {
             asker,
+            incidents,
             subscriber,
             registry: shared.registry.clone(),
             telemetry: Telemetry::new(sources.clone()),

@@ -18,6 +18,7 @@ use crate::api::tokens::{BearerToken, Tokens};
 use crate::config::{ServerSettings, SettingsError};
 use crate::decode::Decoder;
 use crate::http::counters::HttpCounters;
+use crate::incidents::asker::IncidentsAsker;
 use crate::reloadable::Reloadable;
 use crate::sample_queue::{self, SampleConsumer, SampleProducer};
 use sigmad_sample::READINGS_MAX;
@@ -46,6 +47,7 @@ pub(super) struct RequestQueues {
     pub reads: Receiver<ReadRequest>,
     pub debug: Receiver<DebugRequest>,
     pub asker: Asker,
+    pub incidents: IncidentsAsker,
 }
 
 /// What the analytics thread of one shard receives.
@@ -55,7 +57,11 @@ pub(super) struct AnalyticsQueues {
 }
 
 impl Queues {
-    pub fn new(shared: &Shared, counters: &ServerCounters) -> (Self, Vec<AnalyticsQueues>) {
+    pub fn new(
+        shared: &Shared,
+        counters: &ServerCounters,
+        incidents: IncidentsAsker,
+    ) -> (Self, Vec<AnalyticsQueues>) {
         let (asker, questions) = questions(shared.layout, &shared.sleepers);
         let of_shard = |questions| AnalyticsQueues { samples: Vec::new(), questions };
         let mut ends: Vec<_> = questions.into_iter().map(of_shard).collect();
@@ -74,7 +80,7 @@ impl Queues {
                 reads: reads_sender,
                 debug: debug_sender,
             },
-            requests: RequestQueues { reads, debug, asker },
+            requests: RequestQueues { reads, debug, asker, incidents },
         };
         (queues, ends)
     }

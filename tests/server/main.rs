@@ -12,6 +12,7 @@ mod store_ledger;
 mod api;
 mod cli;
 mod hostile;
+mod incidents;
 mod load;
 mod logs;
 mod memory;

@@ -337,7 +337,11 @@ fn ingest_and_reads_have_a_token_each() {
                 continue;
             }
             // A job of Pushgateway's, coded or not.
-            let path = format!("{}{}", route.path, if route.is_prefix { "eA" } else { "" });
+            let path = format!(
+                "{}{}",
+                route.path,
+                if route.shape == PathShape::Prefix { "eA" } else { "" }
+            );
             let response = test.ask(method, &path, &[]);
             assert_eq!(response.status, 401, "{}", route.path);
             let challenge = match path_of(method, route) {
@@ -370,7 +374,7 @@ fn ingest_and_reads_have_a_token_each() {
     }
     assert_eq!(test.accepted(), 5);
     test.call(Method::Get, "/openapi.json", &[], "");
-    assert_eq!(test.reads.len(), 9, "eight reads of data, and the description");
+    assert_eq!(test.reads.len(), 12, "eleven reads of data, and the description");
 }
 
 /// The convention of senders, if there is one.

@@ -4,12 +4,23 @@ use super::*;
 
 #[test]
 fn paths_are_found_exactly_and_once() {
-    assert!(ROUTES.is_sorted_by_key(|route| route.is_prefix), "prefixes are the last rows");
+    assert!(ROUTES.is_sorted_by_key(|route| route.shape), "those of many paths are the last rows");
     for (place, route) in ROUTES.iter().enumerate() {
         assert_eq!(find(route.path).index(), place);
         assert_eq!(find(route.path).path(), route.path);
     }
-    for path in ["", "//", "/ingest/", "/INGEST", "/metrics/", "/ingest%00", "*"] {
+    for path in [
+        "",
+        "//",
+        "/ingest/",
+        "/INGEST",
+        "/incidents/",
+        "/incidents/a/b",
+        "/incidents//ack",
+        "/metrics/",
+        "/ingest%00",
+        "*",
+    ] {
         assert_eq!(find(path), Label::OTHER, "{path}");
     }
     assert_eq!(Label::OTHER.path(), "other");
@@ -65,7 +76,7 @@ fn the_openapi_document_describes_exactly_these_routes() {
                 ("post", route.post.is_some()),
                 ("put", route.put.is_some()),
             ];
-            let rest = if route.is_prefix { "{rest}" } else { "" };
+            let rest = if route.shape == PathShape::Prefix { "{rest}" } else { "" };
             let path = format!("{}{rest}", route.path);
             let routed = methods.into_iter().filter(|(_, is_routed)| *is_routed);
             (path, routed.map(|(method, _)| method).collect())

@@ -1,0 +1,49 @@
+//! `/incidents` and `/silences`: what readers ask the thread `incidents`.
+
+use super::errors::{ApiError, answered};
+use super::query::Query;
+use crate::answers::incidents as json;
+use crate::incidents::asker::IncidentsAsker;
+use sigmad_clock::Now;
+use sigmad_incidents::incident::IncidentId;
+use sigmad_incidents::list::ListQuery;
+
+/// `GET /incidents`
+pub(super) fn list(
+    query: &Query<'_>,
+    incidents: &IncidentsAsker,
+    now: Now,
+) -> Result<Vec<u8>, ApiError<'static>> {
+    query.scope_of_incidents()?;
+    let asked = ListQuery {
+        state: query.state()?,
+        severity: query.severity()?,
+        device: query.device()?.map(Into::into),
+        since_us: Some(query.since_us()?).filter(|since_us| *since_us != i64::MIN),
+        after: query.after()?,
+        limit: query.limit()?,
+    };
+    Ok(json::incidents(&answered(incidents.list(asked))?, now))
+}
+
+/// `GET /incidents/ID`
+pub(super) fn one(
+    id: &str,
+    query: &Query<'_>,
+    incidents: &IncidentsAsker,
+) -> Result<Vec<u8>, ApiError<'static>> {
+    query.scope_of_incidents()?;
+    let id: IncidentId = id.parse().map_err(|_| ApiError::Missing("incident"))?;
+    let found = answered(incidents.get(id))?.ok_or(ApiError::Missing("incident"))?;
+    Ok(json::incident(&found))
+}
+
+/// `GET /silences`
+pub(super) fn silences(
+    query: &Query<'_>,
+    incidents: &IncidentsAsker,
+    now: Now,
+) -> Result<Vec<u8>, ApiError<'static>> {
+    query.scope_of_incidents()?;
+    Ok(json::silences(&answered(incidents.silences())?, now))
+}

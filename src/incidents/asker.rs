@@ -1,0 +1,122 @@
+//! Asks the thread `incidents`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+
+use sigmad_incidents::book::AckError;
+use sigmad_incidents::incident::{Ack, Incident, IncidentId};
+use sigmad_incidents::list::{ListPage, ListQuery};
+use sigmad_incidents::rules::SilenceRule;
+
+/// Questions that wait; with more, those who ask block.
+pub const QUESTIONS_MAX: usize = 1_024;
+/// An answer that takes longer may be one that never comes: the thread is looked for.
+const THREAD_LOOK: Duration = Duration::from_secs(1);
+
+/// A silence that an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSilence {
+    /// As in [`SilenceRule`].
+    pub device: Option<Arc<str>>,
+    /// As in [`SilenceRule`].
+    pub series: Option<Arc<str>>,
+    /// As in [`SilenceRule`].
+    pub starts_at_us: i64,
+    /// As in [`SilenceRule`].
+    pub ends_at_us: i64,
+    /// As in [`SilenceRule`].
+    pub created_by: Arc<str>,
+    /// As in [`SilenceRule`].
+    pub comment: Arc<str>,
+}
+
+/// What the thread answers.
+#[derive(Debug)]
+pub(super) enum Question {
+    List(ListQuery, Sender<ListPage>),
+    Get(IncidentId, Sender<Option<Incident>>),
+    Changes(u64, usize, Sender<Vec<Incident>>),
+    Acknowledge(IncidentId, Ack, Sender<Result<Incident, AckError>>),
+    Silences(Sender<Vec<SilenceRule>>),
+    AddSilence(NewSilence, Sender<Option<SilenceRule>>),
+    EndSilence(Box<str>, Sender<bool>),
+    Subscribe(Sender<()>),
+}
+
+/// Asks the thread, and waits for its answers: workers must not use it.
+#[derive(Clone, Debug)]
+pub struct IncidentsAsker(Sender<Question>);
+
+/// An asker, and what the thread takes from it.
+pub(super) fn questions() -> (IncidentsAsker, Receiver<Question>) {
+    let (questions, asked) = bounded(QUESTIONS_MAX);
+    (IncidentsAsker(questions), asked)
+}
+
+// Each returns None once the thread has ended.
+impl IncidentsAsker {
+    /// A page of incidents.
+    pub fn list(&self, query: ListQuery) -> Option<ListPage> {
+        self.ask(|to| Question::List(query, to))
+    }
+
+    /// One incident, if it is known.
+    pub fn get(&self, id: IncidentId) -> Option<Option<Incident>> {
+        self.ask(|to| Question::Get(id, to))
+    }
+
+    /// At most `limit` incidents that changed after `revision`, in the order of their last changes.
+    pub fn changes_since(&self, revision: u64, limit: usize) -> Option<Vec<Incident>> {
+        self.ask(|to| Question::Changes(revision, limit, to))
+    }
+
+    /// Notes that somebody knows of an incident.
+    pub fn acknowledge(&self, id: IncidentId, ack: Ack) -> Option<Result<Incident, AckError>> {
+        self.ask(|to| Question::Acknowledge(id, ack, to))
+    }
+
+    /// The silences that have not ended.
+    pub fn silences(&self) -> Option<Vec<SilenceRule>> {
+        self.ask(Question::Silences)
+    }
+
+    /// Adds a silence; None inside when there are too many.
+    pub fn add_silence(&self, silence: NewSilence) -> Option<Option<SilenceRule>> {
+        self.ask(|to| Question::AddSilence(silence, to))
+    }
+
+    /// Ends a silence; false when there is none with that id.
+    pub fn end_silence(&self, id: &str) -> Option<bool> {
+        self.ask(|to| Question::EndSilence(id.into(), to))
+    }
+
+    /// Something arrives here after each change; of several that nobody took, one.
+    pub fn subscribe(&self) -> Option<Receiver<()>> {
+        let (changed, changes) = bounded(1);
+        self.0.send(Question::Subscribe(changed)).ok()?;
+        Some(changes)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
+        let (reply, report) = bounded(1);
+        self.0.send(question(reply)).ok()?;
+        loop {
+            match report.recv_timeout(THREAD_LOOK) {
+                Ok(report) => return Some(report),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                // A question that came as the thread ended may stay in the channel for ever.
+                Err(RecvTimeoutError::Timeout) if self.has_ended() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// True once no thread takes questions. Asks one that nobody waits for.
+    fn has_ended(&self) -> bool {
+        let (reply, _) = bounded(1);
+        let sent = self.0.try_send(Question::Silences(reply));
+        matches!(sent, Err(TrySendError::Disconnected(_)))
+    }
+}

@@ -1,0 +1,249 @@
+//! The thread that owns the book.
+//!
+//! A question is answered after every event that was sent before it. The thread ends with the last analytics thread
+//! and the last asker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+
+use super::asker::{IncidentsAsker, Question, questions};
+use super::counters::IncidentCounters;
+use crate::registry::Registry;
+use sigmad_clock::Clock;
+use sigmad_incidents::book::{Book, BookSettings};
+use sigmad_incidents::event::Event;
+use sigmad_incidents::rules::SilenceRule;
+use sigmad_incidents::tokens::FleetTokens;
+
+/// Slots of the registry whose names are read under its lock at once.
+const NAMES_AT_ONCE: usize = 4_096;
+/// Names are counted again after this time, when there is a new onset.
+const FLEET_AGE_NS: u64 = 60_000_000_000;
+/// And for each of this many devices one second later: counting a million takes about a second.
+const DEVICES_A_SECOND: usize = 2_000;
+/// The thread wakes at least this often; nothing depends on it.
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
+
+/// What an [`IncidentsThread`] is made of.
+#[derive(Debug)]
+pub struct IncidentsParts {
+    /// How the book groups.
+    pub settings: BookSettings,
+    /// What analytics notices.
+    pub events: Receiver<Event>,
+    /// The names of all devices.
+    pub registry: Arc<Registry>,
+    /// Reads the time.
+    pub clock: Clock,
+    /// What the thread counts.
+    pub counters: Arc<IncidentCounters>,
+}
+
+/// The state of the thread.
+#[derive(Debug)]
+pub struct IncidentsThread {
+    book: Book,
+    events: Receiver<Event>,
+    questions: Receiver<Question>,
+    subscribers: Vec<Sender<()>>,
+    /// The revision that subscribers know of.
+    told: u64,
+    registry: Arc<Registry>,
+    /// When the names of the fleet are to be counted again; None before the first time.
+    fleet_due_ns: Option<u64>,
+    clock: Clock,
+    counters: Arc<IncidentCounters>,
+}
+
+impl IncidentsThread {
+    /// A thread with an empty book, and who asks it.
+    pub fn new(parts: IncidentsParts) -> (IncidentsAsker, Self) {
+        let (asker, questions) = questions();
+        let thread = Self {
+            book: Book::new(parts.settings),
+            events: parts.events,
+            questions,
+            subscribers: Vec::new(),
+            told: 0,
+            registry: parts.registry,
+            fleet_due_ns: None,
+            clock: parts.clock,
+            counters: parts.counters,
+        };
+        (asker, thread)
+    }
+
+    /// Runs on the calling thread until nobody can send events or ask.
+    pub fn run(mut self) {
+        let (mut has_events, mut has_questions) = (true, true);
+        while has_events || has_questions {
+            let (no_events, no_questions) = (never(), never());
+            let events = if has_events { &self.events } else { &no_events };
+            let questions = if has_questions { &self.questions } else { &no_questions };
+            select! {
+                recv(events) -> event => match event {
+                    Ok(event) => self.apply(&event),
+                    Err(_) => has_events = false,
+                },
+                recv(questions) -> question => match question {
+                    Ok(question) => self.answer(question),
+                    Err(_) => has_questions = false,
+                },
+                default(self.wait()) => self.book.tick(self.clock.now().wall_us),
+            }
+            self.tell();
+        }
+    }
+
+    /// Until a silence begins or ends.
+    fn wait(&mut self) -> Duration {
+        let Some(at_us) = self.book.next_tick_us() else { return WAIT_MAX };
+        let wait_us = at_us.saturating_sub(self.clock.now().wall_us).max(0);
+        Duration::from_micros(wait_us as u64).min(WAIT_MAX)
+    }
+
+    fn apply(&mut self, event: &Event) {
+        if matches!(event, Event::Deviation { .. } | Event::Silence { .. }) {
+            self.count_fleet();
+        }
+        self.book.apply(event);
+    }
+
+    /// Counts the name parts of all devices, unless that was done lately.
+    fn count_fleet(&mut self) {
+        let now_ns = self.clock.monotonic_ns();
+        if self.fleet_due_ns.is_some_and(|due_ns| now_ns < due_ns) {
+            return;
+        }
+        let mut fleet = FleetTokens::default();
+        let mut from = 0;
+        while let Some(names) = self.registry.device_names(from..from + NAMES_AT_ONCE) {
+            names.iter().for_each(|name| fleet.add(name));
+            from += NAMES_AT_ONCE;
+        }
+        let more_ns = (fleet.devices() / DEVICES_A_SECOND) as u64 * 1_000_000_000;
+        self.fleet_due_ns = Some(now_ns + FLEET_AGE_NS + more_ns);
+        self.book.set_fleet(fleet);
+    }
+
+    fn answer(&mut self, question: Question) {
+        while let Ok(event) = self.events.try_recv() {
+            self.apply(&event);
+        }
+        let now_us = self.clock.now().wall_us;
+        self.book.tick(now_us);
+        let Self { book, subscribers, .. } = self;
+        match question {
+            Question::List(query, to) => reply(&to, book.list(&query)),
+            Question::Get(id, to) => reply(&to, book.get(id).cloned()),
+            Question::Changes(revision, limit, to) => {
+                reply(&to, book.changes_since(revision, limit));
+            }
+            Question::Acknowledge(id, ack, to) => reply(&to, book.acknowledge(id, ack)),
+            Question::Silences(to) => reply(&to, book.rules().to_vec()),
+            Question::AddSilence(new, to) => {
+                let rule = SilenceRule {
+                    id: book.next_rule_id(now_us),
+                    device: new.device,
+                    series: new.series,
+                    starts_at_us: new.starts_at_us,
+                    ends_at_us: new.ends_at_us,
+                    created_by: new.created_by,
+                    comment: new.comment,
+                };
+                reply(&to, book.add_rule(rule.clone(), now_us).then_some(rule));
+            }
+            Question::EndSilence(id, to) => reply(&to, book.remove_rule(&id, now_us)),
+            Question::Subscribe(changed) => subscribers.push(changed),
+        }
+    }
+
+    /// Counts, and wakes those who want to know of changes.
+    fn tell(&mut self) {
+        self.counters.set(&self.book);
+        if std::mem::replace(&mut self.told, self.book.revision()) != self.told {
+            self.subscribers.retain(|subscriber| {
+                !matches!(subscriber.try_send(()), Err(TrySendError::Disconnected(())))
+            });
+        }
+    }
+}
+
+fn reply<T>(to: &Sender<T>, report: T) {
+    // Err: who asked has gone.
+    let _ = to.try_send(report);
+}
+
+/// An asker of a running thread, and the way of events to it. Devices are those of `registry`.
+#[cfg(test)]
+pub(crate) fn running(registry: Arc<Registry>) -> (IncidentsAsker, super::events::EventSender) {
+    let (mut senders, events) = super::events::channel(&[Arc::default()]);
+    let (asker, thread) = IncidentsThread::new(IncidentsParts {
+        settings: BookSettings::default(),
+        events,
+        registry,
+        clock: Clock::new(sigmad_clock::start()),
+        counters: Arc::default(),
+    });
+    std::thread::spawn(move || thread.run());
+    (asker, senders.remove(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sigmad_incidents::list::ListQuery;
+
+    fn silence(device: &str, at_us: i64) -> Event {
+        Event::Silence { device: device.into(), since_us: at_us, at_us, usual_interval_us: 1 }
+    }
+
+    #[test]
+    fn a_question_is_answered_after_the_events_before_it() {
+        let registry = Arc::new(Registry::new(1_000, 3_600));
+        let (asker, events) = running(registry);
+        let query = || ListQuery { limit: 99, ..ListQuery::default() };
+        for n in 1..=30 {
+            events.send(silence(&format!("d{n}"), i64::from(n) * 1_000_000_000));
+            let open = asker.list(query()).expect("it runs").incidents;
+            assert_eq!(open.iter().map(|one| one.member_count).sum::<usize>(), n as usize);
+        }
+        // Both ends are needed: this one is there still.
+        drop(events);
+        assert!(asker.list(query()).is_some());
+    }
+
+    #[test]
+    fn subscribers_learn_of_changes() {
+        let (asker, events) = running(Arc::new(Registry::new(1_000, 3_600)));
+        let changes = asker.subscribe().expect("it runs");
+        events.send(silence("a", 5));
+        changes.recv().expect("a change");
+        let changed = asker.changes_since(0, 9).expect("it runs");
+        assert_eq!((changed.len(), changed[0].revision), (1, 1));
+        assert!(asker.changes_since(1, 9).expect("it runs").is_empty());
+    }
+
+    #[test]
+    fn names_of_the_fleet_tell_what_a_site_is() {
+        use crate::registry::NameSource;
+        let registry = Arc::new(Registry::new(1_000, 3_600));
+        for n in 0..100 {
+            let name = format!("site-{}-{}", n / 10, n % 10);
+            let admitted = registry.admit(NameSource::Client, Some(&name), &mut [("rps", None)], 1);
+            admitted.expect("room");
+        }
+        let (asker, events) = running(registry);
+        (0..10).for_each(|n| events.send(silence(&format!("site-3-{n}"), 30_000_000)));
+        let query = ListQuery {
+            limit: 99,
+            state: Some(sigmad_incidents::incident::State::Open),
+            ..ListQuery::default()
+        };
+        let open = asker.list(query).expect("it runs").incidents;
+        assert_eq!(open.len(), 1);
+        assert_eq!(open[0].because, "their names share site-3, as 10 of 100 devices do");
+    }
+}
