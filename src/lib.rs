@@ -70,6 +70,7 @@ mod dashboard;
 pub mod decode;
 pub mod http;
 pub mod incidents;
+pub mod journal;
 pub mod judged_queue;
 pub mod logs;
 mod memory;

@@ -135,6 +135,15 @@ impl Batch {
         self.completed = 0;
     }
 
+    /// Becomes equal to another one without a draft, in the memory that it has.
+    #[inline]
+    pub fn copy_from(&mut self, other: &Self) {
+        self.clear();
+        self.samples.extend_from_slice(&other.samples);
+        self.readings.extend_from_slice(&other.readings[..other.completed]);
+        self.completed = other.completed;
+    }
+
     /// Forgets the samples after the first `len`, keeps the memory.
     pub fn truncate(&mut self, len: usize) {
         let dropped = self.samples.get(len..).unwrap_or_default();

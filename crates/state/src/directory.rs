@@ -74,7 +74,7 @@ impl StateDir {
         JournalWriter::new(self.0.clone(), shard)
     }
 
-    /// Begins a snapshot of a shard at a position of its journal.
+    /// Begins a snapshot of a shard at a position of its journal. One of the same shard must have ended before.
     ///
     /// # Errors
     /// When the disk refuses.

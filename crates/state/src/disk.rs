@@ -71,6 +71,11 @@ pub trait FileWriter: Send + fmt::Debug {
     /// # Errors
     /// Those of the system.
     fn sync_data(&mut self) -> io::Result<()>;
+    /// Takes back what was appended after the first `bytes`.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn truncate(&mut self, bytes: u64) -> io::Result<()>;
 }
 
 /// A file that is read.
@@ -161,6 +166,10 @@ impl FileWriter for RealFile {
 
     fn sync_data(&mut self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
     }
 }
 

@@ -15,6 +15,9 @@ use crate::{CONTENT_BYTES_MAX, Position};
 
 /// Passed to the system at once: few calls, little memory.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// Less room is none, so that a full directory gets no segments without records; of a small one, this part.
+const ROOM_BYTES_MIN: u64 = 64 * 1024;
+const ROOM_PART_MIN: u64 = 64;
 
 /// Appends the records of one shard.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct JournalWriter {
     /// The first record since the last gap; 0 before the first one.
     run_first: Position,
     durable: Position,
+    /// The record that [`JournalWriter::segment_for`] has made room for: its segment must not end before it.
+    prepared: Option<Position>,
 }
 
 #[derive(Debug)]
@@ -39,14 +44,23 @@ struct Segment {
     frames: u64,
     /// Bytes passed to the system.
     bytes: u64,
-    /// True when all of them are durable.
-    is_synced: bool,
+    /// Bytes that are durable.
+    synced: u64,
 }
 
 impl JournalWriter {
     pub(crate) fn new(directory: Arc<Files>, shard: u32) -> Self {
         let buffer = Vec::new();
-        Self { directory, shard, segment: None, buffer, next: 0, run_first: 0, durable: 0 }
+        Self {
+            directory,
+            shard,
+            segment: None,
+            buffer,
+            next: 0,
+            run_first: 0,
+            durable: 0,
+            prepared: None,
+        }
     }
 
     /// Appends the record at `position`. After an error the record is not there: the next one leaves a gap.
@@ -61,25 +75,47 @@ impl JournalWriter {
         if !(1..=CONTENT_BYTES_MAX).contains(&record.len()) {
             return Err(StateError::ContentLength(record.len()));
         }
-        if position != self.next {
-            self.skip_to(position);
-        }
         let bytes = (FRAME_BYTES + record.len()) as u64;
         if !self.directory.journal_has_room(self.buffer.len() as u64 + bytes) {
             return Err(StateError::Full);
         }
-        if self.segment.as_ref().is_some_and(|segment| self.is_over(segment)) {
-            self.sync_segment()?;
-            self.segment = None;
-        }
-        if self.segment.is_none() {
-            self.segment = Some(self.begin_segment(position)?);
+        if self.prepared != Some(position) {
+            self.segment_for(position)?;
         }
         let segment = self.segment.as_mut().expect("it was begun");
         frame::push(&mut self.buffer, segment.seed, segment.frames, record);
         segment.frames += 1;
         self.next = position + 1;
+        self.prepared = None;
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// The first position of the segment that the record at `position` will stand in. The segment is begun where that is
+    /// needed, so that a caller who says names once a segment knows when.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn segment_for(&mut self, position: Position) -> Result<Position, StateError> {
+        let max = self.directory.options.bytes_max;
+        let room = ROOM_BYTES_MIN.min(max / ROOM_PART_MIN);
+        if !self.directory.journal_has_room(self.buffer.len() as u64 + room) {
+            return Err(StateError::Full);
+        }
+        if position != self.next {
+            self.skip_to(position);
+        }
+        self.prepared = Some(position);
+        if self.segment.as_ref().is_some_and(|segment| self.is_over(segment)) {
+            self.sync_segment()?;
+            self.segment = None;
+        }
+        match &self.segment {
+            Some(segment) => Ok(segment.name.position),
+            None => {
+                self.segment = Some(self.begin_segment(position)?);
+                Ok(position)
+            }
+        }
     }
 
     /// Makes what was appended durable, and returns the position up to which it can be recovered. It stands still
@@ -118,6 +154,7 @@ impl JournalWriter {
         // Err: what was before is a gap as well.
         let _ = self.sync();
         self.segment = None;
+        self.prepared = None;
         self.next = position;
         self.run_first = position;
     }
@@ -135,7 +172,7 @@ impl JournalWriter {
         self.directory.note(name, 0);
         self.directory.disk.sync_dir()?;
         self.buffer.extend_from_slice(&header);
-        Ok(Segment { name, file, seed, frames: 0, bytes: 0, is_synced: true })
+        Ok(Segment { name, file, seed, frames: 0, bytes: 0, synced: 0 })
     }
 
     /// Passes the buffer to the system.
@@ -147,7 +184,6 @@ impl JournalWriter {
         let appended = segment.file.append(&self.buffer);
         // What arrived is not known after an error, so all of it is counted.
         segment.bytes += self.buffer.len() as u64;
-        segment.is_synced = false;
         self.directory.note(segment.name, segment.bytes);
         self.directory.grow_journal(self.buffer.len() as u64);
         self.buffer.clear();
@@ -157,9 +193,14 @@ impl JournalWriter {
     fn sync_segment(&mut self) -> Result<(), StateError> {
         self.flush()?;
         match &mut self.segment {
-            Some(segment) if !segment.is_synced => match segment.file.sync_data() {
-                Ok(()) => segment.is_synced = true,
-                Err(error) => return Err(self.failed(error)),
+            Some(segment) if segment.synced < segment.bytes => match segment.file.sync_data() {
+                Ok(()) => segment.synced = segment.bytes,
+                Err(error) => {
+                    // The system may show the rest until it loses it: the next start must not go on from that.
+                    // Err: the disk is broken; what was durable is not touched.
+                    let _ = segment.file.truncate(segment.synced);
+                    return Err(self.failed(error));
+                }
             },
             _ => {}
         }
@@ -169,6 +210,7 @@ impl JournalWriter {
     /// What is in doubt is a gap. The file is left alone: a second sync would report success without having written.
     fn failed(&mut self, error: std::io::Error) -> StateError {
         self.segment = None;
+        self.prepared = None;
         self.buffer.clear();
         self.run_first = self.next;
         error.into()

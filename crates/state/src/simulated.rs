@@ -288,6 +288,11 @@ impl FileWriter for SimulatedFile {
     fn sync_data(&mut self) -> io::Result<()> {
         self.disk.0.lock().sync(self.file)
     }
+
+    fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        self.disk.0.lock().files[self.file].bytes.truncate(bytes as usize);
+        Ok(())
+    }
 }
 
 impl FileReader for SimulatedFile {

@@ -56,7 +56,7 @@ struct World {
     next_value: u32,
     /// Values of each device that must come back.
     durable: BTreeMap<u8, usize>,
-    snapshots: Vec<(SnapshotWriter, Vec<Vec<u8>>)>,
+    snapshots: Vec<(u32, SnapshotWriter, Vec<Vec<u8>>)>,
 }
 
 fn options(shards: u32) -> StateOptions {
@@ -88,10 +88,14 @@ impl World {
                 }
             }
             Step::BeginSnapshot(shard) => {
-                self.snapshots.extend(self.process.begin_snapshot(shard % shards));
+                // One of each shard at a time.
+                self.snapshots.retain(|(of, ..)| *of != shard % shards);
+                if let Ok((writer, blocks)) = self.process.begin_snapshot(shard % shards) {
+                    self.snapshots.push((shard % shards, writer, blocks));
+                }
             }
             Step::FinishSnapshot => {
-                for (mut writer, blocks) in self.snapshots.drain(..) {
+                for (_, mut writer, blocks) in self.snapshots.drain(..) {
                     if blocks.iter().all(|block| writer.block(block).is_ok()) {
                         // Err: there is none.
                         let _ = writer.finish();
