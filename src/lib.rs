@@ -23,7 +23,7 @@
 //! ```
 //!
 //! The thread `incidents` (not drawn) takes what analytics notices, owns the book of incidents, and answers readers
-//! ([`incidents`], [`sigmad_incidents`]).
+//! ([`incidents`], [`sigmad_incidents`]). The threads `notify-N` ask it for changes and tell a target each.
 //!
 //! The analytics thread judges every value and owns every window. With `--analytics` above 1 it is several: each has a
 //! part of the devices, and one more has the fleet's windows ([`shards`]). The store thread runs with Redis only, and shares

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sigmad_counters::MetricSource;
+use sigmad_notify::counters::TargetCounters;
 
 use super::store::RedisCounters;
 use crate::analytics::families::StoredInMemory;
@@ -31,6 +32,8 @@ pub(super) struct ServerCounters {
     /// Events of incidents, one for each shard.
     pub incident_events: Vec<Arc<EventCounters>>,
     pub incidents: Arc<IncidentCounters>,
+    /// One for each target of notifications.
+    pub notify: Vec<Arc<TargetCounters>>,
     /// None without `--redis-url`.
     pub redis: Option<RedisCounters>,
 }
@@ -59,6 +62,7 @@ impl ServerCounters {
             events: Arc::default(),
             incident_events: (0..shards.threads()).map(|_| Arc::default()).collect(),
             incidents: Arc::default(),
+            notify: Vec::new(),
             redis,
         }
     }
@@ -85,6 +89,7 @@ impl ServerCounters {
         let of_events = self.incident_events.iter();
         sources.extend(of_events.map(|shard| shard.clone() as Arc<dyn MetricSource>));
         sources.push(self.incidents.clone());
+        sources.extend(self.notify.iter().map(|target| target.clone() as Arc<dyn MetricSource>));
         sources.extend::<[Arc<dyn MetricSource>; 3]>([
             self.debug.clone(),
             self.events.clone(),

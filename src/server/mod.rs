@@ -41,6 +41,7 @@ use self::analytics::AnalyticsThreads;
 use self::counters::ServerCounters;
 use self::engine::RunningEngine;
 pub use self::error::ServerError;
+use self::notify::Notifiers;
 pub use self::notify::notify_test;
 use self::reads::ReadThreads;
 use self::reload::Reloads;
@@ -77,11 +78,12 @@ pub fn run(
     let shared = Shared::new(settings, plan.max_streams, placement.shards, start, main);
     let (redis, judged_producer) = RedisParts::new(settings, &plan, &shared).unzip();
     let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
-    let counters =
-        Arc::new(ServerCounters::new(placement.workers(), placement.shards, redis_counters));
+    let mut counters = ServerCounters::new(placement.workers(), placement.shards, redis_counters);
+    counters.notify = notify::counters(settings);
+    let counters = Arc::new(counters);
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
     let (event_senders, incidents_asker, incidents) = incidents::thread(&shared, &counters);
-    let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker);
+    let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
     let analytics = analytics::threads(settings, &shared, &counters, queue_ends, judged_producer);
 
     let analytics =
@@ -104,6 +106,8 @@ pub fn run(
     );
     let engine =
         RunningEngine::start(settings, limits, &placement, workers, &shared, &mut reloads)?;
+    let notifiers = Notifiers::start(settings, &shared, &counters, engine.tcp, &incidents_asker)
+        .map_err(ServerError::Start)?;
     if store.is_none() {
         shared.readiness.set(ReadinessPhase::Ready);
     }
@@ -133,9 +137,11 @@ pub fn run(
     // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.
     reads.join();
     let totals = analytics.join();
-    drop(event_senders);
-    // Nobody asks any more, and nobody sends events.
-    join(incidents);
+    drop((event_senders, incidents_asker));
+    // Nobody sends events any more; once no target is told either, nobody asks.
+    if notifiers.stop(start, deadline) {
+        join(incidents);
+    }
     // Analytics has ended: the store writes what is left.
     if let Some(store) = store {
         store.join(start, deadline);

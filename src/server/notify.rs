@@ -1,17 +1,110 @@
 //! Who tells others of incidents, from the settings.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use sigmad_clock::Clock;
+use crossbeam_channel::{Sender, bounded};
+use sigmad_clock::{Clock, elapsed};
+use sigmad_incidents::incident::Incident;
+use sigmad_notify::counters::TargetCounters;
+use sigmad_notify::sender::{Book, Sender as NotificationSender, SenderParts};
+use sigmad_notify::target::Target;
 use sigmad_notify::trial;
+use tracing::warn;
 
+use super::counters::ServerCounters;
 use super::host::host_name;
+use super::shared::Shared;
+use super::threads::spawn;
 use crate::config::ServerSettings;
+use crate::incidents::asker::IncidentsAsker;
 
 /// The port of links if no address of TCP is known.
 const PORT: u16 = 8080;
+/// How often the end looks whether the threads have ended.
+const JOIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The book, as far as the thread `incidents` answers.
+struct AskedBook(IncidentsAsker);
+
+impl Book for AskedBook {
+    fn changes_since(&mut self, revision: u64, limit: usize) -> Option<Vec<Incident>> {
+        self.0.changes_since(revision, limit)
+    }
+}
+
+/// The counters of each target.
+pub(super) fn counters(settings: &ServerSettings) -> Vec<Arc<TargetCounters>> {
+    let targets = settings.notify.targets();
+    targets.iter().map(|target| Arc::new(TargetCounters::new(target.name()))).collect()
+}
+
+/// The running threads.
+pub(super) struct Notifiers(Vec<RunningSender>);
+
+struct RunningSender {
+    target: String,
+    thread: JoinHandle<()>,
+    stop: Sender<u64>,
+}
+
+impl Notifiers {
+    /// Starts a thread for each target. `tcp`: where the server listens.
+    pub fn start(
+        settings: &ServerSettings,
+        shared: &Shared,
+        counters: &ServerCounters,
+        tcp: Option<SocketAddr>,
+        incidents: &IncidentsAsker,
+    ) -> io::Result<Self> {
+        let link = external_url(settings, tcp);
+        let targets = settings.notify.targets().into_iter().zip(&counters.notify).enumerate();
+        let start = |(number, (target, counters)): (usize, (Target, &Arc<TargetCounters>))| {
+            let (stop, stopped) = bounded(1);
+            let Some(changes) = incidents.subscribe() else {
+                return Err(io::Error::other("the thread of incidents has ended"));
+            };
+            let name = target.name();
+            let sender = NotificationSender::new(SenderParts {
+                target,
+                external_url: link.clone(),
+                book: AskedBook(incidents.clone()),
+                changes,
+                counters: counters.clone(),
+                clock: Clock::new(shared.start),
+                seed: RandomState::new().hash_one(number),
+                stop: stopped,
+            });
+            let thread = spawn(format!("notify-{number}"), None, move || sender.run())?;
+            Ok(RunningSender { target: name, thread, stop })
+        };
+        targets.map(start).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Lets each send what is due until `deadline`. Returns false if a thread waits for its target still: it asks the
+    /// thread `incidents` no more, but holds on to it.
+    pub fn stop(self, start: Instant, deadline: Duration) -> bool {
+        for sender in &self.0 {
+            // Err: the thread has ended.
+            let _ = sender.stop.send(deadline.as_nanos() as u64);
+        }
+        let mut have_all_ended = true;
+        for RunningSender { target, thread, .. } in self.0 {
+            while !thread.is_finished() && elapsed(start) < deadline {
+                std::thread::sleep(JOIN_INTERVAL);
+            }
+            if !thread.is_finished() {
+                warn!(target, "does not answer before the end; its notifications are lost");
+                have_all_ended = false;
+            }
+        }
+        have_all_ended
+    }
+}
 
 /// Where people reach this server, with a slash at the end.
 fn external_url(settings: &ServerSettings, tcp: Option<SocketAddr>) -> String {

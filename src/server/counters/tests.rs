@@ -163,7 +163,9 @@ fn families_are_in_the_order_of_their_names() {
 
 #[test]
 fn metrics_document_is_current() {
-    let telemetry = telemetry(&ServerCounters::new(2, ShardLayout::ONE, Some(redis_counters())));
+    let mut counters = ServerCounters::new(2, ShardLayout::ONE, Some(redis_counters()));
+    counters.notify.push(Arc::new(TargetCounters::new("webhook host".to_owned())));
+    let telemetry = telemetry(&counters);
     crate::testing::check_document("docs/METRICS.md", &document(&families(&telemetry)));
 }
 
@@ -173,7 +175,7 @@ fn document(families: &[MetricFamily]) -> String {
         "# Metrics\n\n\
          Every metric family of `GET /metrics` and `GET /metrics/prometheus`. `make docs` writes this file\n\
          from the code, and `cargo test` compares them. The `sigmad_store_*` families are present with\n\
-         `--redis-url` only.\n\n\
+         `--redis-url` only, the `sigmad_notifications_*` families with a target of notifications.\n\n\
          | name | type | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     for family in families {
