@@ -7,8 +7,8 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # Every suite is a target. scripts/suites.py has their order, and which may run side by side.
-SUITES := fmt scripts markdown perf-numbers dockerfile deny clippy doc release unit-build unit simulation formats pprof heap \
-  manifests page syscalls gates clients load nginx replicas senders alerts ladder-build ladder loom fuzz-build fuzz autoscaler \
+SUITES := setup fmt scripts markdown perf-numbers dockerfile deny clippy doc release unit-build unit simulation formats pprof heap \
+  manifests page syscalls gates clients load nginx replicas senders alerts ladder-build ladder loom autoscaler \
   container-image container
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -27,27 +27,33 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo test verify verify-long setup examples bench simulate perf perf-quick gates-update eval docs prometheusrule manual image sender help $(SUITES)
+.PHONY: run demo binary fuzz test verify verify-long compiler examples bench simulate perf perf-quick gates-update eval docs prometheusrule manual image sender help $(SUITES)
 
-run: ## build and start the server on port 8080; FLAGS="--window 100" changes settings
-	cargo run --release --locked -- $(FLAGS)
+run: binary ## build and start the server on port 8080; FLAGS="--window 100" changes settings
+	@$(TARGET)/release/sigmad $(FLAGS)
 
-demo: ## start the server with a simulated fleet
-	cargo run --release --locked -- demo $(FLAGS)
+demo: binary ## start the server with a simulated fleet
+	@$(TARGET)/release/sigmad demo $(FLAGS)
 
-test: setup ## run every suite that needs no containers
+binary: ## build the server: one static binary, which the image and the suites use too
+	cargo rustc --release --locked --package sigmad --bin sigmad -- -Ctarget-feature=+crt-static
+
+test: compiler ## run every suite that needs no containers
 	@scripts/suites.py test
 
-verify: setup ## run every suite; containers and CPU quotas must be allowed
-	@scripts/setup.sh containers
+verify: compiler ## run every suite; containers and CPU quotas must be allowed
 	@scripts/suites.py verify
 
 verify-long: setup ## exhaustive runs of some suites, with a record; PARTS="fuzz soak" selects parts
 	@scripts/setup.sh long
 	@scripts/verify_long.py $(PARTS)
 
-setup: ## install missing tools that the suites need
-	@scripts/setup.sh
+setup: ## suite: install missing tools that the others need
+	@scripts/setup.sh $(SETUP)
+
+# The suite `setup` runs beside the first builds, which need a C++ compiler.
+compiler:
+	@command -v c++ >/dev/null && command -v python3 >/dev/null || scripts/setup.sh
 
 fmt: ## suite: formatting
 	cargo fmt --check --all
@@ -89,8 +95,8 @@ unit: ## suite: unit tests, doc tests, and integration tests with the debug bina
 	# Most tests wait, for timeouts and for each other's processes: more at once than there are cores.
 	RUST_TEST_THREADS=4 cargo test --locked --workspace --no-fail-fast
 
-release: ## suite: the release binary, and what gates counts
-	cargo build --release --locked --package sigmad --bin sigmad --package sigmad-gates --bin requests
+release: binary ## suite: the release binary, and what gates counts
+	cargo build --release --locked --package sigmad-gates --bin requests
 
 examples:
 	# With the whole workspace, or features would differ from those of unit-build.
@@ -169,11 +175,8 @@ ladder: ladder-build ## part of verify-long: the servers that PERF.md compares d
 loom: ## suite: every interleaving of the analytics thread's sleep and wake-up
 	RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path loom/Cargo.toml --target-dir $(TARGET)/loom
 
-fuzz-build: ## suite: the fuzz targets compile
-	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh build
-
-fuzz: ## suite: every fuzz target for 20 seconds
-	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh
+fuzz: ## part of verify-long: every fuzz target for 60 seconds, or FUZZ_SECONDS
+	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh $(or $(FUZZ_SECONDS),60)
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
 	cargo build --release --locked --example floor

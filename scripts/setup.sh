@@ -10,7 +10,7 @@ export PATH="$PWD/.tools/bin:$PATH:/usr/sbin:/sbin"
 
 # command, Debian package
 packages=(
-  "c++ g++"             # libFuzzer, and the C of some dependencies
+  "c++ g++"             # the C of some dependencies, and libFuzzer
   "python3 python3"     # clients, formats, nginx
   "taskset util-linux"  # benches
   "strace strace"       # system calls per request
@@ -45,12 +45,11 @@ fi
 # Pinned: a new release does not change what passes.
 cargo_tools=(
   "cargo-deny 0.20.2"   # licences, sources, advisories
-  "cargo-fuzz 0.13.1"
 )
 inferno_version=0.12.8 # flamegraphs
-# Changes the code and asks the tests to notice. For `make verify-long`, which asks for `long`.
+# Changes of the code that the tests must notice, and bodies from strangers. For `make verify-long`, which asks for `long`.
 if [[ ${1:-} == long ]]; then
-  cargo_tools+=("cargo-mutants 27.1.0")
+  cargo_tools+=("cargo-mutants 27.1.0" "cargo-fuzz 0.13.1")
 fi
 kustomize_version=v5.8.0
 k6_version=v1.8.1

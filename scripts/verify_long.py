@@ -22,7 +22,7 @@ import bench  # noqa: E402
 
 # Name: the target of the Makefile or the command, and the variables that make it longer.
 PARTS = {
-    "fuzz": (["scripts/fuzz.sh", "60"], {}),
+    "fuzz": (["make", "fuzz"], {"FUZZ_SECONDS": "60"}),
     "pprof": (["make", "pprof"], {"PPROF_CYCLES": "1000"}),
     "nginx": (["make", "nginx"], {"NGINX_SECONDS": "60"}),
     "clients": (["make", "clients"], {"CLIENT_REQUESTS": "50000", "CLIENT_SECONDS": "30"}),

@@ -3,8 +3,8 @@
 
 No registry is needed: what the Dockerfile is FROM is made here under the same names, the toolchain's base from
 Debian packages and the Rust of this machine, the other from what a static binary finds in its own (certificates,
-users). The suite compiles nothing twice: the Dockerfile's last stage takes the server of the release build, linked
-without a libc. Whether the first stage is given every source is checked against what that build has read. With
+users). The suite compiles nothing twice: the Dockerfile's last stage takes the server of the release build, which
+is static. Whether the first stage is given every source is checked against what that build has read. With
 --shipped, which verify-long uses, and with --record the first stage runs too.
 
 Then the image is run as Kubernetes would: read-only, as nobody, without capabilities, 128 MiB, a quarter of a core.
@@ -165,13 +165,11 @@ def make_static_base(image: str) -> None:
         import_tree(tree, image, "--user=65532")
 
 
-def link_static() -> Path:
-    """A folder with the server as the Dockerfile's first stage leaves it: the release build, linked once more."""
-    command = ["cargo", "rustc", "--release", "--locked", "--package=sigmad-image", "--bin=sigmad-static"]
-    run(*command, "--", "-Ctarget-feature=+crt-static", cwd=ROOT)
+def stripped() -> Path:
+    """A folder with the release binary as the Dockerfile's first stage leaves it."""
     folder = FOLDER / "static"
-    folder.mkdir(exist_ok=True)
-    run("strip", "-o", str(folder / "sigmad"), str(bench.target_dir() / "sigmad-static"))
+    folder.mkdir(parents=True, exist_ok=True)
+    run("strip", "-o", str(folder / "sigmad"), str(bench.target_dir() / "sigmad"))
     return folder
 
 
@@ -180,7 +178,7 @@ def check_sources() -> None:
     lines = re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     copied = [ROOT / name for line in lines for name in line.split()[:-1]]
     admitted = [ROOT / name for name in re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)]
-    _, _, read = (bench.target_dir() / "sigmad-static.d").read_text().partition(": ")
+    _, _, read = (bench.target_dir() / "sigmad.d").read_text().partition(": ")
     # What build.rs has written is made again in the image.
     built = bench.target_dir()
     sources = [path for path in map(Path, read.split()) if path.is_relative_to(ROOT) and not path.is_relative_to(built)]
@@ -207,7 +205,7 @@ def build(as_shipped: bool) -> None:
         arguments.append(f"--volume={registry}:/usr/local/cargo/registry")
     if not as_shipped:
         # In place of the stage of that name, which is then not run.
-        arguments.append(f"--build-context=build={link_static()}")
+        arguments.append(f"--build-context=build={stripped()}")
         check_sources()
     arguments += [f"--build-arg=VERSION={VERSION}", "--build-arg=REVISION=test", f"--tag={IMAGE}", str(ROOT)]
     buildah("build", *arguments)

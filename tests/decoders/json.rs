@@ -220,7 +220,7 @@ fn body() -> impl Strategy<Value = String> {
 }
 
 #[derive(Clone, Debug)]
-enum Mutation {
+pub(super) enum Mutation {
     Truncate(usize),
     Replace(usize, u8),
     Insert(usize, u8),
@@ -228,14 +228,14 @@ enum Mutation {
     Mark,
 }
 
-fn mutation() -> impl Strategy<Value = Mutation> {
+pub(super) fn mutation() -> impl Strategy<Value = Mutation> {
     let byte = || {
         prop_oneof![
             4 => select(&b"{}[]\":,\\ \n\t0123456789.-+eEtfn\0"[..]),
             1 => any::<u8>(),
         ]
     };
-    let at = || 0_usize..512;
+    let at = || 0_usize..1_024;
     prop_oneof![
         at().prop_map(Mutation::Truncate),
         (at(), byte()).prop_map(|(at, byte)| Mutation::Replace(at, byte)),
@@ -245,7 +245,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-fn mutate(mut body: Vec<u8>, mutations: &[Mutation]) -> Vec<u8> {
+pub(super) fn mutate(mut body: Vec<u8>, mutations: &[Mutation]) -> Vec<u8> {
     for mutation in mutations {
         let length = body.len().max(1);
         match *mutation {

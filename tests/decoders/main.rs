@@ -2,6 +2,8 @@
 
 #[path = "../lines/mod.rs"]
 mod lines;
+#[path = "../points_bounds/mod.rs"]
+mod points_bounds;
 #[path = "../prometheus/mod.rs"]
 mod prometheus;
 #[path = "../reference/mod.rs"]
@@ -12,4 +14,5 @@ mod reference_otlp;
 mod influx;
 mod json;
 mod otlp;
+mod points;
 mod remote_write;
