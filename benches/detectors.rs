@@ -93,7 +93,8 @@ fn analytics(c: &mut Criterion<CpuTime>) {
     for kinds in runs {
         let names = NameLookup::new(|_| Some("a device".into()), |_| "a metric".into());
         let detectors = DetectorSettings { kinds: kinds.to_vec(), ..DetectorSettings::default() };
-        let mut analytics = Analytics::new(AnalyticsSettings { window: 50, detectors }, names);
+        let mut analytics =
+            Analytics::new(AnalyticsSettings { window: 50, detectors, onsets: None }, names);
         let batches: Vec<Batch> = (0..BEFORE)
             .map(|row| {
                 let mut batch = Batch::default();

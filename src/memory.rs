@@ -5,7 +5,7 @@
 //!
 //! | part of the limit | for |
 //! | --- | --- |
-//! | 1/2 | streams, with the names of devices and the states of detectors |
+//! | 1/2 | streams, with the names of devices and the states of detectors; a quarter of it, and what streams leave, for incidents |
 //! | 1/8 | bodies, heads in pieces and responses that wait for their client, but room for one `--max-body` at least |
 //! | 1/8 | queues; half of it, and 64 MiB at most, for what waits for Redis |
 //! | 1/32, 16 MiB at most | profiles |
@@ -66,6 +66,8 @@ pub struct MemoryNeeds {
     pub reading_bytes: usize,
     /// Readings of a queue where memory is no bound.
     pub readings_max: usize,
+    /// Bytes that are kept of one stream for incidents. 0 without incidents.
+    pub incident_bytes: usize,
     /// `--max-streams`, if it is set.
     pub max_streams: Option<usize>,
     /// `--redis-queue`, if it is set.
@@ -83,6 +85,8 @@ pub struct MemoryPlan {
     pub stream_bytes: u64,
     /// Streams that fit, or those that were asked for.
     pub max_streams: usize,
+    /// Streams that can be judged for incidents: their memory is a part of that for streams.
+    pub incident_streams: usize,
     /// For bodies.
     pub bodies_bytes: usize,
     /// For queues, that to Redis included.
@@ -117,8 +121,16 @@ impl MemoryPlan {
     pub fn new(limit: MemoryLimit, needs: MemoryNeeds) -> Self {
         let bytes = limit.bytes;
         let (streams_bytes, stream_bytes) = (bytes / 2, needs.stream_bytes as u64);
-        let room = streams_bytes.saturating_sub(needs.shared_bytes as u64) / stream_bytes;
+        let incident_bytes = needs.incident_bytes as u64;
+        let least_for_incidents = if incident_bytes == 0 { 0 } else { streams_bytes / 4 };
+        let for_streams = streams_bytes.saturating_sub(needs.shared_bytes as u64);
+        let room = for_streams.saturating_sub(least_for_incidents) / stream_bytes;
         let fitting = room.clamp(STREAMS_MIN, STREAMS_MAX) as usize;
+        let max_streams = needs.max_streams.unwrap_or(fitting);
+        let left = for_streams.saturating_sub(max_streams as u64 * stream_bytes);
+        // Each stream has one of its device, and perhaps one of the fleet.
+        let incident_streams = (left.max(least_for_incidents).checked_div(incident_bytes))
+            .map_or(0, |streams| streams.min(2 * max_streams as u64) as usize);
         // Half of the queues: a body is decoded into one buffer, and copied into the queue.
         let readings = (bytes / 32) as usize / (needs.workers * needs.reading_bytes);
         let redis = (bytes / 16).clamp(REDIS_QUEUE_BYTES_MIN, REDIS_QUEUE_BYTES_MAX) as usize;
@@ -126,7 +138,8 @@ impl MemoryPlan {
             limit,
             streams_bytes,
             stream_bytes,
-            max_streams: needs.max_streams.unwrap_or(fitting),
+            max_streams,
+            incident_streams,
             bodies_bytes: ((bytes / 8) as usize).max(needs.body_bytes),
             queues_bytes: bytes / 8,
             redis_queue_bytes: needs.redis_queue_bytes.unwrap_or(redis),
@@ -170,6 +183,7 @@ mod tests {
         workers: 1,
         reading_bytes: 16,
         readings_max: 2 << 20,
+        incident_bytes: 0,
         max_streams: None,
         redis_queue_bytes: None,
     };
@@ -209,6 +223,24 @@ mod tests {
         assert_eq!(plan(24_000).max_streams, 1_000_000);
         assert_eq!(plan(24_000).redis_queue_bytes, 64 << 20);
         assert_eq!(plan(1).max_streams, 1_000);
+    }
+
+    #[test]
+    fn incidents_have_a_quarter_of_the_streams_part_and_what_is_left() {
+        let plan = |mib: u64, max_streams| {
+            let limit = MemoryLimit { bytes: mib * MIB, source: LimitSource::Cgroup };
+            let needs = MemoryNeeds { incident_bytes: 4096, max_streams, ..NEEDS };
+            let plan = MemoryPlan::new(limit, needs);
+            (plan.max_streams, plan.incident_streams)
+        };
+        assert_eq!(plan(64, None), (20 << 10, 2 << 10));
+        assert_eq!(plan(24_000, None), (1_000_000, 2_000_000));
+        assert_eq!(plan(64, Some(8 << 10)), (8 << 10, 5 << 10));
+        assert_eq!(plan(64, Some(50_000)), (50_000, 2 << 10));
+        assert_eq!(
+            super::MemoryPlan::new(MemoryLimit::new(None, None, None), NEEDS).incident_streams,
+            0
+        );
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn fleet() -> WindowsReport {
         findings: Vec::new(),
         total_count: 70,
         anomaly_count: 2,
+        folded_values: None,
     };
     WindowsReport {
         metrics: vec![metric("rps", 1e15), metric(HOSTILE, -40.5)],

@@ -4,19 +4,23 @@
 //! values of several replicas has a copy of its own values, which takes the memory of a second stream. Growth
 //! adds one chunk and copies nothing; a stream that is given back is the next to be taken.
 //!
-//! The detectors' states are beside the records ([`DetectorStates`]).
+//! The detectors' states are beside the records ([`DetectorStates`]). Where incidents are on, so are one cache line for the
+//! present interval of each stream ([`Fold`]), and what is kept of those that have room ([`Watches`]).
 
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
 use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex};
+use sigmad_incidents::fold::Fold;
+use sigmad_incidents::watch::{Finding, Watch};
+use sigmad_incidents::watches::Watches;
 use sigmad_sample::Verdict;
 
 /// Bytes of the rings in a chunk: some 50 µs of page faults, spread over their use.
 const CHUNK_RING_BYTES: usize = 1 << 20;
 
 /// The index of a stream in the arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamIndex(u32);
 
 impl StreamIndex {
@@ -95,6 +99,8 @@ impl StreamRecord {
 struct ArenaChunk {
     streams: Box<[StreamRecord]>,
     rings: Box<[f64]>,
+    /// Empty without incidents.
+    folds: Box<[Fold]>,
 }
 
 /// All streams.
@@ -110,6 +116,25 @@ pub struct Arena {
     /// How many of those in use are copies of own values.
     own_copies: usize,
     states: DetectorStates,
+    /// None without incidents.
+    watches: Option<Watches>,
+    /// The length of their intervals, where there are any.
+    interval_us: u64,
+}
+
+/// What judging a value of one stream needs.
+#[derive(Debug)]
+pub struct StreamToJudge<'a> {
+    /// The stream.
+    pub record: &'a mut StreamRecord,
+    /// Its ring.
+    pub ring: &'a mut [f64],
+    /// Its present interval. None without incidents.
+    pub fold: Option<&'a mut Fold>,
+    /// The length of intervals.
+    pub interval_us: u64,
+    /// The detectors' states of all streams.
+    pub states: &'a mut DetectorStates,
 }
 
 /// Bytes of one stream: its record, its ring and the states of these detectors. `is_shared`: replicas share their
@@ -134,7 +159,15 @@ impl Arena {
             free: Vec::new(),
             own_copies: 0,
             states: DetectorStates::new(detectors),
+            watches: None,
+            interval_us: u64::MAX,
         }
+    }
+
+    /// The same, whose streams are judged for incidents.
+    pub fn watched(self, watches: Watches) -> Self {
+        assert!(self.chunks.is_empty(), "before the first stream");
+        Self { interval_us: watches.interval_us(), watches: Some(watches), ..self }
     }
 
     /// The detectors' states of all streams.
@@ -179,6 +212,10 @@ impl Arena {
                 streams: vec![StreamRecord::default(); streams].into(),
                 // Zeroed by the system, page by page as it is used.
                 rings: vec![0.0; streams * self.window].into(),
+                folds: match self.watches {
+                    Some(_) => vec![Fold::default(); streams].into(),
+                    None => Box::default(),
+                },
             });
         }
         self.taken += 1;
@@ -193,6 +230,10 @@ impl Arena {
         let (memory, open) = (stream.state.take(), stream.open.take());
         if let Some(memory) = memory {
             self.states.give_back(memory);
+        }
+        let (chunk, within) = self.split(place);
+        if let Some(watches) = &mut self.watches {
+            watches.give_back(&mut self.chunks[chunk].folds[within]);
         }
         open
     }
@@ -266,7 +307,7 @@ impl Arena {
     #[inline]
     pub fn get(&self, place: StreamIndex) -> (&StreamRecord, &[f64]) {
         let (chunk, within) = self.split(place);
-        let ArenaChunk { streams, rings } = &self.chunks[chunk];
+        let ArenaChunk { streams, rings, .. } = &self.chunks[chunk];
         (&streams[within], &rings[within * self.window..][..self.window])
     }
 
@@ -274,20 +315,70 @@ impl Arena {
     #[inline]
     pub fn get_mut(&mut self, place: StreamIndex) -> (&mut StreamRecord, &mut [f64]) {
         let (chunk, within) = self.split(place);
-        let ArenaChunk { streams, rings } = &mut self.chunks[chunk];
+        let ArenaChunk { streams, rings, .. } = &mut self.chunks[chunk];
         (&mut streams[within], &mut rings[within * self.window..][..self.window])
     }
 
-    /// The same, with the detectors' states.
+    /// The same, with all that judging a value needs.
     #[inline]
-    pub fn get_to_judge(
+    pub fn get_to_judge(&mut self, place: StreamIndex) -> StreamToJudge<'_> {
+        let (chunk, within) = self.split(place);
+        let ArenaChunk { streams, rings, folds } = &mut self.chunks[chunk];
+        StreamToJudge {
+            record: &mut streams[within],
+            ring: &mut rings[within * self.window..][..self.window],
+            fold: folds.get_mut(within),
+            interval_us: self.interval_us,
+            states: &mut self.states,
+        }
+    }
+
+    /// What is kept of streams for incidents. None without them.
+    pub fn watches(&self) -> Option<&Watches> {
+        self.watches.as_ref()
+    }
+
+    /// Judges a value that the fold of its stream refused.
+    pub fn judge_folded(
         &mut self,
         place: StreamIndex,
-    ) -> (&mut StreamRecord, &mut [f64], &mut DetectorStates) {
+        arrived_us: i64,
+        value: f64,
+        found: impl FnMut(Finding),
+    ) {
         let (chunk, within) = self.split(place);
-        let ArenaChunk { streams, rings } = &mut self.chunks[chunk];
-        let ring = &mut rings[within * self.window..][..self.window];
-        (&mut streams[within], ring, &mut self.states)
+        if let Some(watches) = &mut self.watches {
+            watches.take(&mut self.chunks[chunk].folds[within], arrived_us, value, found);
+        }
+    }
+
+    /// Folded values that a stream has had. None where there is no room for it.
+    pub fn learned(&self, place: StreamIndex) -> Option<u32> {
+        Some(self.watch(place)?.learned())
+    }
+
+    /// When the deviation of a stream began. None if it does not deviate.
+    pub fn deviates_since(&self, place: StreamIndex) -> Option<i64> {
+        self.watch(place)?.deviates_since()
+    }
+
+    fn watch(&self, place: StreamIndex) -> Option<&Watch> {
+        let (chunk, within) = self.split(place);
+        let fold = self.chunks.get(chunk)?.folds.get(within)?;
+        Some(self.watches.as_ref()?.get(fold.watch()?))
+    }
+
+    /// Ends the deviation of a stream without a value since `since_us`. True if it did.
+    pub fn end_if_unheard(&mut self, place: StreamIndex, since_us: i64) -> bool {
+        let is_unheard = self.watch(place).is_some_and(|watch| watch.last_us() < since_us);
+        let (chunk, within) = self.split(place);
+        if is_unheard
+            && let Some(watches) = &mut self.watches
+            && let Some(index) = self.chunks[chunk].folds[within].watch()
+        {
+            watches.get_mut(index).end();
+        }
+        is_unheard
     }
 
     #[inline]

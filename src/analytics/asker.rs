@@ -154,6 +154,7 @@ impl TotalsReport {
             totals.unnamed_values += part.unnamed_values;
             totals.devices += part.devices;
             totals.streams += part.streams;
+            totals.watched += part.watched;
             metrics += part.metrics;
             for (metric, count) in &part.anomalies {
                 *by_metric.entry(*metric).or_default() += count;

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
-use crate::analytics::arena::{Arena, FlaggedIndex, RingSource, StreamIndex};
+use crate::analytics::arena::{Arena, FlaggedIndex, RingSource, StreamIndex, StreamToJudge};
 use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
+use crate::analytics::onsets::Onsets;
 use crate::judged_queue::{JudgedCounts, SharedWindows};
-use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{DeviceId, MetricId, Reading, Sample, Verdict};
 
 /// Entries are added this many at a time, so that growth copies none.
@@ -137,19 +137,22 @@ pub struct DeviceWindows {
     pub arena: Arena,
     /// Open anomalies of streams that were given back.
     pub left_open: Vec<(OpenAnomaly, Subject)>,
+    /// What begins and ends to be wrong.
+    pub onsets: Onsets,
     /// The next entry that the search for streams of evicted metrics checks; None when there is nothing to search
     /// for.
     next_stale: Option<usize>,
 }
 
 impl DeviceWindows {
-    /// Windows of `window` values, judged by these detectors.
-    pub fn new(window: usize, detectors: DetectorSettings) -> Self {
+    /// Windows in this memory, which has no streams.
+    pub fn new(arena: Arena) -> Self {
         Self {
             devices: Vec::new(),
             occupied: 0,
-            arena: Arena::new(window, detectors),
+            arena,
             left_open: Vec::new(),
+            onsets: Onsets::default(),
             next_stale: None,
         }
     }
@@ -204,13 +207,15 @@ impl DeviceWindows {
         metrics: &mut KnownMetrics,
         anomalies: &mut AnomalyLog,
     ) {
-        let Some((device, arena)) = self.get_mut(id, metrics) else {
+        let Some((device, arena, onsets)) = self.get_mut(id, metrics) else {
             return;
         };
         let timestamp_us = sample.timestamp_us;
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
             let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
-            let (stream, ring, states) = arena.get_to_judge(entry.place());
+            let StreamToJudge { record: stream, ring, fold, interval_us, states } =
+                arena.get_to_judge(entry.place());
+            let is_due = fold.is_some_and(|fold| !fold.add(interval_us, arrived_us, value));
             let before = stream.window.moments();
             let verdict = states.judge(stream.state, &before, timestamp_us, value);
             stream.enter(ring, value, verdict);
@@ -231,6 +236,10 @@ impl DeviceWindows {
             if stream.ring_source != RingSource::Own {
                 arena.enter_own(place, value, verdict);
             }
+            if is_due {
+                let of = (device.name.as_ref(), metric, place);
+                onsets.judge(arena, of, metrics, arrived_us, value);
+            }
         }
         device.own.total += 1;
         device.last.update(arrived_us, sample.timestamp_us);
@@ -249,7 +258,7 @@ impl DeviceWindows {
         if is_empty && self.get(id).is_none() {
             return;
         }
-        let Some((device, arena)) = self.get_mut(id, metrics) else {
+        let Some((device, arena, _)) = self.get_mut(id, metrics) else {
             return;
         };
         device.others = shared.others;
@@ -267,20 +276,20 @@ impl DeviceWindows {
         }
     }
 
-    /// The device of that id, which gets its entry when it is new, and the streams' memory. None when the device
-    /// has been evicted.
+    /// The device of that id, which gets its entry when it is new, the streams' memory, and where events go. None
+    /// when the device has been evicted.
     #[inline]
     fn get_mut(
         &mut self,
         id: DeviceId,
         metrics: &KnownMetrics,
-    ) -> Option<(&mut DeviceEntry, &mut Arena)> {
+    ) -> Option<(&mut DeviceEntry, &mut Arena, &mut Onsets)> {
         if self.get(id).is_none() {
             self.occupy(id, metrics)?;
         }
         let index = id.index as usize;
         let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
-        Some((device, &mut self.arena))
+        Some((device, &mut self.arena, &mut self.onsets))
     }
 
     /// Gives the entry to a new device.

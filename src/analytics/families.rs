@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sigmad_counters::{Families, MetricSource, STAGE_EDGES_NS, SampleOutcomes, StageDurations};
 
-use super::report::{TotalsReport, WindowsReport};
+use super::report::{TotalsReport, WatchedStreams, WindowsReport};
 use super::thread::AnalyticsCounters;
 
 /// Metrics that `anomalies_total` has from the start: `increase()` misses the first increase of a series that
@@ -47,6 +47,14 @@ impl MetricSource for TotalsReport {
         families
             .gauge("sigmad_streams", "Streams (device × metric) with windows.")
             .add(&[], self.streams as f64);
+        let WatchedStreams { judged, learning, unjudged } = self.watched;
+        let watched = families.gauge(
+            "sigmad_incidents_streams",
+            "Streams by whether they are judged for incidents: judged, learning (150 folded values), unjudged (no room, or one value so far).",
+        );
+        for (state, count) in [("judged", judged), ("learning", learning), ("unjudged", unjudged)] {
+            watched.add(&[("state", state)], count as f64);
+        }
         let anomalies = families.counter(
             "anomalies_total",
             "Anomalies by metric, judged by the window of the device, or of the fleet for samples without a device.",

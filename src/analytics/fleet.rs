@@ -3,12 +3,12 @@
 //! They need that one order, so one shard has them all. A few streams take every value, so they stay in the cache.
 
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
-use crate::analytics::arena::{Arena, RingSource, StreamIndex};
+use crate::analytics::arena::{Arena, RingSource, StreamIndex, StreamToJudge};
 use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
+use crate::analytics::onsets::Onsets;
 use crate::judged_queue::{JudgedCounts, SharedWindows};
-use sigmad_detectors::DetectorSettings;
 use sigmad_sample::{MetricId, Reading, Sample};
 
 /// Streams in one report, and metrics with series of their own in the scrape: copying more would delay samples.
@@ -40,20 +40,23 @@ pub struct FleetWindows {
     pub own_seen_s: u32,
     /// Open anomalies of streams that were given back.
     pub left_open: Vec<(OpenAnomaly, Subject)>,
+    /// What begins and ends to be wrong.
+    pub onsets: Onsets,
 }
 
 impl FleetWindows {
-    /// Windows of `window` values, judged by these detectors.
-    pub fn new(window: usize, detectors: DetectorSettings) -> Self {
+    /// Windows in this memory, which has no streams.
+    pub fn new(arena: Arena) -> Self {
         Self {
             slots: Vec::new(),
             len: 0,
-            arena: Arena::new(window, detectors),
+            arena,
             samples: 0,
             others: JudgedCounts::default(),
             last: LastSample::default(),
             own_seen_s: 0,
             left_open: Vec::new(),
+            onsets: Onsets::default(),
         }
     }
 
@@ -124,12 +127,15 @@ impl FleetWindows {
         for &Reading { metric, value } in readings {
             let Some(place) = self.stream(metric, metrics) else { continue };
             judged += 1;
-            let (stream, ring, states) = self.arena.get_to_judge(place);
+            let StreamToJudge { record: stream, ring, fold, interval_us, states } =
+                self.arena.get_to_judge(place);
+            // A value of a device belongs to the device's stream, as its anomaly does.
+            let is_due = sample.device.is_none()
+                && fold.is_some_and(|fold| !fold.add(interval_us, arrived_us, value));
             let before = stream.window.moments();
             let timestamp_us = sample.timestamp_us;
             let verdict = states.judge(stream.state, &before, timestamp_us, value);
             stream.enter(ring, value, verdict);
-            // An anomaly of a device belongs to the device's stream.
             if sample.device.is_none() {
                 if verdict.is_anomaly {
                     let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
@@ -143,6 +149,10 @@ impl FleetWindows {
             }
             if stream.ring_source != RingSource::Own {
                 self.arena.enter_own(place, value, verdict);
+            }
+            if is_due {
+                let of = (None, metric, place);
+                self.onsets.judge(&mut self.arena, of, metrics, arrived_us, value);
             }
         }
         self.last.update(arrived_us, sample.timestamp_us);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use sigmad_detectors::DetectorSettings;
+use sigmad_incidents::event::Event;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
 use crate::analytics::anomalies::{AnomalyLog, AnomalyNumbers, OpenAnomaly, Subject};
@@ -17,15 +18,19 @@ use crate::analytics::last_sample::LastSample;
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::names::NameLookup;
+use crate::analytics::onsets::OnsetSettings;
 use crate::analytics::report::{
     AnomaliesQuery, AnomaliesReport, DevicesQuery, MetricReport, PartTotals, RankedDevice, Scope,
-    TotalsReport, WindowsReport,
+    TotalsReport, WatchedStreams, WindowsReport,
 };
 use crate::analytics::scan::DeviceScan;
 use crate::judged_queue::{
     JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows,
 };
 use crate::shards::ShardPart;
+
+/// Seconds between searches for streams that deviate and are not heard.
+const UNHEARD_EVERY_S: u32 = 60;
 
 /// How samples are judged.
 #[derive(Clone, Debug)]
@@ -34,11 +39,13 @@ pub struct AnalyticsSettings {
     pub window: usize,
     /// Which detectors run.
     pub detectors: DetectorSettings,
+    /// How streams are judged for incidents. None: they are not.
+    pub onsets: Option<OnsetSettings>,
 }
 
 impl Default for AnalyticsSettings {
     fn default() -> Self {
-        Self { window: 50, detectors: DetectorSettings::default() }
+        Self { window: 50, detectors: DetectorSettings::default(), onsets: None }
     }
 }
 
@@ -54,6 +61,9 @@ pub struct Analytics {
     samples: u64,
     /// Values whose names were evicted on the way here, counted by the fleet's shard.
     unnamed_values: u64,
+    onsets: Option<OnsetSettings>,
+    /// The last second in which what time brings was looked for.
+    ticked_s: u32,
     /// The evictions that the last search for streams of evicted metrics began after.
     evictions: u64,
     merge: ReplicaMerge,
@@ -73,15 +83,24 @@ impl Analytics {
         names: NameLookup,
         numbers: AnomalyNumbers,
     ) -> Self {
-        let AnalyticsSettings { window, detectors } = settings;
+        let AnalyticsSettings { window, detectors, onsets } = settings;
+        let arena = |streams_max: fn(&OnsetSettings) -> usize| {
+            let arena = Arena::new(window, detectors.clone());
+            match &onsets {
+                Some(onsets) => arena.watched(onsets.watches(streams_max(onsets))),
+                None => arena,
+            }
+        };
         Self {
             part,
             metrics: KnownMetrics::new(names),
-            fleet: FleetWindows::new(window, detectors.clone()),
-            devices: DeviceWindows::new(window, detectors),
+            fleet: FleetWindows::new(arena(|onsets| onsets.fleet_streams_max)),
+            devices: DeviceWindows::new(arena(|onsets| onsets.streams_max)),
             anomalies: AnomalyLog::new(numbers),
             samples: 0,
             unnamed_values: 0,
+            onsets,
+            ticked_s: 0,
             evictions: 0,
             merge: ReplicaMerge::default(),
             scans: VecDeque::new(),
@@ -286,6 +305,7 @@ impl Analytics {
             findings: arena.states().findings(all.state, &stream.verdict),
             total_count: counts.total,
             anomaly_count: counts.anomalies,
+            folded_values: arena.learned(place),
         })
     }
 
@@ -312,6 +332,54 @@ impl Analytics {
             unnamed_values: self.unnamed_values,
             devices: self.devices.occupied(),
             streams: self.devices.arena.in_use(),
+            watched: self.watched(),
+        }
+    }
+
+    /// How many streams are judged for incidents, and how many are not so far.
+    fn watched(&self) -> WatchedStreams {
+        let Some(of_devices) = self.devices.arena.watches() else {
+            return WatchedStreams::default();
+        };
+        let unjudged = self.devices.arena.in_use() - of_devices.in_use();
+        let mut watched = WatchedStreams { unjudged, ..WatchedStreams::default() };
+        for watches in [Some(of_devices), self.fleet.arena.watches()].into_iter().flatten() {
+            watched.judged += watches.learned();
+            watched.learning += watches.in_use() - watches.learned();
+        }
+        watched
+    }
+
+    /// Does what time brings, in each second of arrivals and of the clock. In any other second it is nothing.
+    #[inline]
+    pub fn tick(&mut self, now_us: i64) {
+        let now_s = LastSample::seconds(now_us);
+        if now_s > self.ticked_s {
+            self.tick_second(now_us, now_s);
+        }
+    }
+
+    #[cold]
+    fn tick_second(&mut self, now_us: i64, now_s: u32) {
+        let is_due = now_s / UNHEARD_EVERY_S > self.ticked_s / UNHEARD_EVERY_S;
+        self.ticked_s = now_s;
+        if let Some(OnsetSettings { idle_us, .. }) = self.onsets
+            && is_due
+        {
+            let DeviceWindows { onsets, arena, .. } = &mut self.devices;
+            onsets.end_unheard(arena, now_us, idle_us);
+            let FleetWindows { onsets, arena, .. } = &mut self.fleet;
+            onsets.end_unheard(arena, now_us, idle_us);
+        }
+    }
+
+    /// Passes on the events since the last call, in their order.
+    #[inline]
+    pub fn pass_events(&mut self, mut to: impl FnMut(Event)) {
+        for onsets in [&mut self.devices.onsets, &mut self.fleet.onsets] {
+            if !onsets.is_empty() {
+                onsets.drain().for_each(&mut to);
+            }
         }
     }
 
@@ -370,6 +438,8 @@ fn last_timestamp(last: &LastSample, own: u64, others: JudgedCounts, scope: Scop
     }
 }
 
+#[cfg(test)]
+mod onset_tests;
 #[cfg(test)]
 mod replica_tests;
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod latest;
 mod merge;
 mod metrics;
 pub mod names;
+mod onsets;
 pub mod report;
 mod scan;
 pub mod thread;
@@ -28,9 +29,15 @@ pub fn stream_bytes(settings: &AnalyticsSettings, is_shared: bool) -> usize {
     arena::stream_bytes(settings.window, &settings.detectors, is_shared) + devices::DEVICE_BYTES
 }
 
+/// Bytes of the present interval of a stream, where incidents are on.
+pub const FOLD_BYTES: usize = size_of::<sigmad_incidents::fold::Fold>();
+/// Bytes that are kept of a stream for incidents.
+pub const INCIDENT_BYTES: usize = sigmad_incidents::watches::WATCH_BYTES;
+
 /// Bytes for all streams together: the latest samples and anomalies.
 pub const SHARED_BYTES: usize = latest::RING_BYTES + anomalies::RING_BYTES;
 
 pub use anomalies::AnomalyNumbers;
 pub use asker::{Asker, QuestionsOf, questions};
 pub use judge::{Analytics, AnalyticsSettings};
+pub use onsets::OnsetSettings;

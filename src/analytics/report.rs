@@ -5,6 +5,7 @@
 //! waits. [`Asker`](super::Asker) joins the reports of several threads.
 
 use std::cmp::Reverse;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -53,6 +54,27 @@ pub struct TotalsReport {
     pub devices: usize,
     /// Streams (device × metric) with windows.
     pub streams: usize,
+    /// How many of them are judged for incidents.
+    pub watched: WatchedStreams,
+}
+
+/// How many streams are judged for incidents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchedStreams {
+    /// They have a past by which they are judged.
+    pub judged: usize,
+    /// They have room, and too short a past.
+    pub learning: usize,
+    /// Those of devices that have no room, or one value so far.
+    pub unjudged: usize,
+}
+
+impl AddAssign for WatchedStreams {
+    fn add_assign(&mut self, other: Self) {
+        self.judged += other.judged;
+        self.learning += other.learning;
+        self.unjudged += other.unjudged;
+    }
 }
 
 /// What one shard has counted since the start.
@@ -72,6 +94,8 @@ pub struct PartTotals {
     pub devices: usize,
     /// As [`TotalsReport::streams`].
     pub streams: usize,
+    /// As [`TotalsReport::watched`].
+    pub watched: WatchedStreams,
 }
 
 /// A query for some of the series of a device, or of the fleet.
@@ -190,6 +214,9 @@ pub struct MetricReport {
     pub total_count: u64,
     /// Anomalies since the start.
     pub anomaly_count: u64,
+    /// Folded values by which it is judged for incidents; below [`LEARNED`](sigmad_incidents::watch::LEARNED) it
+    /// learns. None without room for it.
+    pub folded_values: Option<u32>,
 }
 
 /// The sort key of a device, largest first: whether its name is exactly the one searched for, the value of the

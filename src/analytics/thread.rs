@@ -19,6 +19,7 @@ use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
     PartTotals, Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, WindowsReport,
 };
+use crate::incidents::events::EventSender;
 use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use sigmad_clock::{Clock, Now};
@@ -72,6 +73,8 @@ pub struct AnalyticsParts {
     pub questions: Receiver<Question>,
     /// The way to the store and back, if there is one.
     pub judged_producer: Option<JudgedProducer>,
+    /// The way to the incidents, if there are any.
+    pub events: Option<EventSender>,
     /// Where the thread sleeps; workers, readers and the store wake it.
     pub sleeper: Arc<Sleeper>,
     /// Reads the time.
@@ -91,6 +94,7 @@ pub struct AnalyticsThread {
     /// Questions that wait for the chunks and updates before them.
     taken: Vec<Question>,
     store: Option<StoreUpdates>,
+    events: Option<EventSender>,
     sleeper: Arc<Sleeper>,
     clock: Clock,
     counters: Arc<AnalyticsCounters>,
@@ -155,6 +159,7 @@ impl AnalyticsThread {
             questions: parts.questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
             store: parts.judged_producer.map(StoreUpdates::new),
+            events: parts.events,
             sleeper: parts.sleeper,
             clock: parts.clock,
             counters: parts.counters,
@@ -222,13 +227,14 @@ impl AnalyticsThread {
 
     /// Judges a bounded number of chunks from each sample queue.
     fn judge(&mut self) -> bool {
-        let Self { analytics, latest, sources, store, clock, counters, .. } = self;
+        let Self { analytics, latest, sources, store, events, clock, counters, .. } = self;
         let mut any = false;
         sources.retain_mut(|source| {
             for _ in 0..CHUNKS_PER_TURN {
                 match source.consumer.receive() {
                     Ok(Some(chunk)) => {
                         judge_chunk(analytics, latest, store.as_mut(), &chunk, clock, counters);
+                        pass_events(analytics, events.as_ref());
                         source.consumer.recycle(chunk);
                         source.pending = source.pending.saturating_sub(1);
                         any = true;
@@ -302,6 +308,8 @@ impl AnalyticsThread {
     }
 
     fn sleep(&mut self, busy_ns: u64, all_sent: bool) {
+        self.analytics.tick(self.clock.now().wall_us);
+        pass_events(&mut self.analytics, self.events.as_ref());
         let has_work = || {
             self.sources.iter().any(|source| source.consumer.is_ready())
                 || !self.questions.is_empty()
@@ -331,6 +339,7 @@ fn judge_chunk(
 ) {
     let begun_ns = if chunk.sent_ns.is_some() { clock.monotonic_ns() } else { 0 };
     let arrived_us = chunk.sent.wall_us;
+    analytics.tick(arrived_us);
     match store {
         None => analytics.judge(&chunk.batch, arrived_us),
         Some(StoreUpdates { judged_producer, time_us, .. }) => {
@@ -347,6 +356,14 @@ fn judge_chunk(
         let judged_ns = clock.monotonic_ns();
         counters.lag.record(judged_ns.saturating_sub(sent_ns), samples);
         counters.judge.record((judged_ns - begun_ns) / samples, samples);
+    }
+}
+
+/// Sends what began and ended to be wrong to the incidents.
+#[inline]
+fn pass_events(analytics: &mut Analytics, events: Option<&EventSender>) {
+    if let Some(events) = events {
+        analytics.pass_events(|event| events.send(event));
     }
 }
 

@@ -265,6 +265,7 @@ mod tests {
             }],
             total_count: 9,
             anomaly_count: 2,
+            folded_values: None,
         }
     }
 

@@ -17,6 +17,15 @@ pub enum Pin {
     Off,
 }
 
+/// Whether something runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It runs.
+    On,
+    /// It does not, and costs nothing.
+    Off,
+}
+
 /// The implementation of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {

@@ -17,7 +17,7 @@ use sigmad_notify::settings::NotifySettings;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, shards};
+use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switch, shards};
 use super::error::SettingsError;
 use super::listen::listen;
 use crate::decode::{DEVICE_LABELS, Glob, SeriesRules};
@@ -52,6 +52,8 @@ const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
 const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 /// Below it devices that report once a second would lose their windows between two samples.
 const STREAM_IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=YEAR;
+/// Below it each value is an interval; past it an incident opens too late to be of use.
+const INCIDENT_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=YEAR;
 /// Below it Redis is busy with flushes alone; past it replicas judge by stale windows.
 const FLUSH_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
@@ -112,7 +114,7 @@ pub struct ServerSettings {
 
     /// memory that is divided; default: that of the cgroup or machine
     ///
-    /// Memory that is divided: half for streams, an eighth for bodies, an eighth for queues. By default the limit of the
+    /// Memory that is divided: half for streams and what incidents keep of them, an eighth for bodies, an eighth for queues. By default the limit of the
     /// cgroup, or the memory of the machine. The start logs the parts.
     #[arg(help_heading = "HTTP", long, value_name = "SIZE", value_parser = bytes(MEMORY_BYTES))]
     pub memory_limit: Option<usize>,
@@ -190,10 +192,10 @@ pub struct ServerSettings {
     #[arg(help_heading = "Detection", long, default_value = "2.0", value_parser = threshold)]
     pub threshold: f64,
 
-    /// limit of streams; default: what fits into half the memory limit
+    /// limit of streams; default: what fits into 3/8 of memory
     ///
-    /// Limit of streams (device × metric); a sample that needs another one gets 429. By default those that fit into half
-    /// of `--memory-limit`, at most 1,000,000. A stream takes up to 1 KiB with `zscore` alone, 4 KiB with `pager`.
+    /// Limit of streams (device × metric); a sample that needs another one gets 429. By default those that fit into 3/8
+    /// of `--memory-limit`, half of it with `--incidents off`, and at most 1,000,000. A stream takes up to 1 KiB with `zscore` alone, 4 KiB with `pager`.
     #[arg(help_heading = "Detection", long, value_name = "COUNT", value_parser = count(STREAMS))]
     pub max_streams: Option<usize>,
 
@@ -208,6 +210,25 @@ pub struct ServerSettings {
     /// Time for which `/latest` and Redis keep a sample.
     #[arg(help_heading = "Detection", long, default_value = "300s", value_parser = duration(TTL))]
     pub ttl: Duration,
+
+    /// find incidents: on, off
+    ///
+    /// Find incidents: what begins to be wrong with streams, by `pager`, whatever `--detector` says. A stream takes 3.5 kB
+    /// as far as memory suffices. See DETECTION.md.
+    #[arg(help_heading = "Incidents", long, value_enum, default_value = "on")]
+    pub incidents: Switch,
+
+    /// fold values of a stream within this time into one
+    ///
+    /// Values of a stream that arrive within this time are folded into one, by which it is judged for incidents. A slower
+    /// stream is judged value by value.
+    #[arg(
+        help_heading = "Incidents",
+        long,
+        default_value = "10s",
+        value_parser = duration(INCIDENT_INTERVAL)
+    )]
+    pub incident_interval: Duration,
 
     /// labels that can be the device; see SERIES.md
     ///

@@ -9,10 +9,13 @@ use super::threads::{join, spawn};
 use super::workers::AnalyticsQueues;
 use crate::analytics::report::{PartTotals, TotalsReport};
 use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
-use crate::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers};
-use crate::config::ServerSettings;
+use crate::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings};
+use crate::config::{ServerSettings, Switch};
+use crate::incidents::events::EventSender;
 use crate::judged_queue::JudgedProducer;
+use crate::memory::MemoryPlan;
 use crate::placement::Placement;
+use crate::shards::ShardLayout;
 use sigmad_clock::Clock;
 use sigmad_detectors::DetectorSettings;
 use sigmad_detectors::zscore::ZScore;
@@ -27,30 +30,50 @@ pub(super) fn detectors(settings: &ServerSettings) -> DetectorSettings {
 
 /// How samples are judged.
 pub(super) fn detection(settings: &ServerSettings) -> AnalyticsSettings {
-    AnalyticsSettings { window: settings.window, detectors: detectors(settings) }
+    AnalyticsSettings { window: settings.window, detectors: detectors(settings), onsets: None }
 }
 
-/// Builds the threads, in the order of their shards. `judged_producer`: the way to the store, of the only shard.
+/// How streams are judged for incidents. None: they are not.
+fn onsets(
+    settings: &ServerSettings,
+    plan: &MemoryPlan,
+    shards: ShardLayout,
+) -> Option<OnsetSettings> {
+    let interval_us = settings.incident_interval.as_micros() as u64;
+    let idle_us = settings.stream_idle.as_micros() as i64;
+    let streams_max = plan.incident_streams;
+    (settings.incidents == Switch::On)
+        .then(|| OnsetSettings::new(interval_us, idle_us, streams_max, shards.of_devices()))
+}
+
+/// Builds the threads, in the order of their shards. `events`: the way to the incidents, one for each, or none.
+/// `judged_producer`: the way to the store, of the only shard.
 pub(super) fn threads(
     settings: &ServerSettings,
+    plan: &MemoryPlan,
     shared: &Shared,
     counters: &ServerCounters,
     queues: Vec<AnalyticsQueues>,
     mut judged_producer: Option<JudgedProducer>,
+    events: Vec<EventSender>,
 ) -> Vec<AnalyticsThread> {
     let numbers = AnomalyNumbers::default();
+    let onsets = onsets(settings, plan, shared.layout);
+    let detection = AnalyticsSettings { onsets, ..detection(settings) };
+    let mut events = events.into_iter();
     let shards = queues.into_iter().zip(&shared.sleepers).zip(&counters.analytics);
     shards
         .enumerate()
         .map(|(shard, ((queues, sleeper), counters))| {
             let (part, names) = (shared.layout.part(shard), shared.registry.clone().into());
-            let analytics = Analytics::of_part(part, detection(settings), names, numbers.clone());
+            let analytics = Analytics::of_part(part, detection.clone(), names, numbers.clone());
             AnalyticsThread::new(AnalyticsParts {
                 analytics,
                 ttl_us: settings.ttl.as_micros() as i64,
                 sample_consumers: queues.samples,
                 questions: queues.questions,
                 judged_producer: judged_producer.take(),
+                events: events.next(),
                 sleeper: sleeper.clone(),
                 clock: Clock::new(shared.start),
                 counters: counters.clone(),

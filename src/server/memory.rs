@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use super::analytics::detection;
 use crate::analytics;
-use crate::config::ServerSettings;
+use crate::config::{ServerSettings, Switch};
 use crate::decode;
 use crate::http::budget::WORKER_KEPT_BYTES;
 use crate::http::poller::RECEIVE_BYTES_MAX;
@@ -30,6 +30,7 @@ pub(super) fn plan(
         streams_bytes = plan.streams_bytes,
         stream_bytes = plan.stream_bytes,
         max_streams = plan.max_streams,
+        incident_streams = plan.incident_streams,
         bodies_bytes = plan.bodies_bytes,
         queues_bytes = plan.queues_bytes,
         redis_queue_bytes = plan.redis_queue_bytes,
@@ -51,6 +52,8 @@ pub(super) fn plan(
 fn needs(settings: &ServerSettings, placement: &Placement) -> MemoryNeeds {
     let (workers, shards) = (placement.workers(), placement.shards.threads());
     let of_analytics = analytics::stream_bytes(&detection(settings), settings.redis_url.is_some());
+    let has_incidents = settings.incidents == Switch::On;
+    let of_analytics = of_analytics + if has_incidents { analytics::FOLD_BYTES } else { 0 };
     // Each metric has a stream of the fleet.
     let metric_bytes = of_analytics + METRIC_BYTES;
     MemoryNeeds {
@@ -70,6 +73,7 @@ fn needs(settings: &ServerSettings, placement: &Placement) -> MemoryNeeds {
         workers,
         reading_bytes: size_of::<Reading>() * sample_queue::copies(placement.shards),
         readings_max: QUEUE_READINGS_MAX,
+        incident_bytes: if has_incidents { analytics::INCIDENT_BYTES } else { 0 },
         max_streams: settings.max_streams,
         redis_queue_bytes: settings.redis_queue,
     }

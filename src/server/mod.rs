@@ -49,7 +49,7 @@ use self::shared::{MainEvent, Shared};
 use self::store::{RedisParts, drain_of_requests};
 use self::threads::join;
 use self::workers::Queues;
-use crate::config::ServerSettings;
+use crate::config::{ServerSettings, Switch};
 use crate::placement::{self, Asked, Machine};
 use crate::readiness::ReadinessPhase;
 
@@ -84,7 +84,16 @@ pub fn run(
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
     let (event_senders, incidents_asker, incidents) = incidents::thread(&shared, &counters);
     let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
-    let analytics = analytics::threads(settings, &shared, &counters, queue_ends, judged_producer);
+    let senders = if settings.incidents == Switch::On { event_senders } else { Vec::new() };
+    let analytics = analytics::threads(
+        settings,
+        &plan,
+        &shared,
+        &counters,
+        queue_ends,
+        judged_producer,
+        senders,
+    );
 
     let analytics =
         AnalyticsThreads::start(analytics, &shared, &placement).map_err(ServerError::Start)?;
@@ -137,7 +146,7 @@ pub fn run(
     // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.
     reads.join();
     let totals = analytics.join();
-    drop((event_senders, incidents_asker));
+    drop(incidents_asker);
     // Nobody sends events any more; once no target is told either, nobody asks.
     if notifiers.stop(start, deadline) {
         join(incidents);

@@ -154,6 +154,7 @@ impl Process {
             sample_consumers: vec![consumer],
             questions: asked.pop().expect("one shard"),
             judged_producer: Some(judged_producer),
+            events: None,
             sleeper,
             clock: clock.clone(),
             counters: Arc::default(),

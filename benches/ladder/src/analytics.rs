@@ -125,7 +125,7 @@ impl ById {
     /// Without samples.
     pub fn new(registry: Arc<Registry>, writer: Option<Writer>) -> Self {
         let detectors = DetectorSettings { zscore: DETECTOR, ..DetectorSettings::default() };
-        let settings = AnalyticsSettings { window: WINDOW, detectors };
+        let settings = AnalyticsSettings { window: WINDOW, detectors, onsets: None };
         let analytics = Analytics::new(settings, registry.clone().into());
         Self { analytics, registry, writer }
     }

@@ -30,7 +30,7 @@ mod sample_interval;
 mod slab;
 mod states;
 mod table;
-mod tail_probability;
+pub mod tail_probability;
 pub mod window;
 pub mod zscore;
 

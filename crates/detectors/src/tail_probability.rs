@@ -91,6 +91,17 @@ impl TailProbability {
         (f32::from(above) + f32::from(self.bins[bin]) * rest + 0.5) * one
     }
 
+    /// The number that so small a fraction of the past reaches, beyond the largest so far at least. None before the
+    /// first surprise.
+    pub fn reached_by(&self, fraction: f32) -> Option<f32> {
+        if self.count < COUNT_MIN || self.max <= 0.0 {
+            return None;
+        }
+        // The inverse of `fraction` beyond the largest.
+        let beyond_max = 0.5 / (f32::from(self.count) + 1.0);
+        Some(self.max * (beyond_max / fraction).max(1.0).powf(1.0 / self.exponent()))
+    }
+
     /// The exponent of the power law, by the largest twentieth.
     #[cold]
     fn exponent(&self) -> f32 {
@@ -150,6 +161,22 @@ mod tests {
             before = surprise;
         }
         assert_eq!(tail.surprise(1e6), SURPRISE_MAX);
+    }
+
+    #[test]
+    fn what_a_fraction_reaches_has_that_surprise() {
+        let mut tail = TailProbability::default();
+        assert_eq!(tail.reached_by(1e-6), None);
+        for i in 0..1_000u32 {
+            tail.surprise((i * 617 % 1_000 + 1) as f32 / 100.0);
+        }
+        for surprise in [4.0, 6.0] {
+            let reached = tail.reached_by(10f32.powf(-surprise)).expect("there is a past");
+            assert!(reached > 10.0);
+            let again = tail.clone().surprise(reached);
+            assert!((again - surprise).abs() < 0.01, "{reached}: {again}");
+        }
+        assert_eq!(tail.reached_by(0.01), Some(10.0), "the largest at least");
     }
 
     #[test]

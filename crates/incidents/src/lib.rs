@@ -5,12 +5,17 @@
 //! [`book`] how: [`grouping`] says which onsets have one cause, by the parts of device names ([`tokens`]) and by what
 //! began [`together`] before. [`rules`] has the silences of operators, [`list`] the reads.
 //!
+//! Before that, [`fold`] makes one value of those of an interval, [`watch`] says by it when a stream deviates and when it
+//! no longer does, and [`watches`] has all streams.
+//!
 //! Pure: no I/O, no clock, no locks. Time is an argument.
 
 pub mod book;
 mod cluster;
 pub mod event;
 mod explain;
+mod extremes;
+pub mod fold;
 pub mod grouping;
 pub mod incident;
 pub mod list;
@@ -18,3 +23,6 @@ mod rate;
 pub mod rules;
 pub mod together;
 pub mod tokens;
+mod usual;
+pub mod watch;
+pub mod watches;

@@ -49,7 +49,7 @@ fn analytics_with(first: DetectorKind) -> Analytics {
     );
     let zscore = ZScore { threshold: 2.0, min_samples: 5 };
     let detectors = DetectorSettings { zscore, kinds: vec![first] };
-    Analytics::new(AnalyticsSettings { window: WINDOW, detectors }, names)
+    Analytics::new(AnalyticsSettings { window: WINDOW, detectors, onsets: None }, names)
 }
 
 fn id(index: u32) -> DeviceId {

@@ -328,7 +328,8 @@ fn detectors_run_beside_each_other() {
     };
     let run = |kinds: &[DetectorKind]| {
         let detectors = DetectorSettings { kinds: kinds.to_vec(), ..DetectorSettings::default() };
-        let mut analytics = Analytics::new(AnalyticsSettings { window: 50, detectors }, names());
+        let mut analytics =
+            Analytics::new(AnalyticsSettings { window: 50, detectors, onsets: None }, names());
         let mut said = Vec::new();
         for row in 0..1_000 {
             for device in 0..3 {
@@ -371,7 +372,8 @@ fn a_stream_that_goes_takes_its_memory_along() {
         kinds: vec![DetectorKind::Pager, DetectorKind::Robust],
         ..DetectorSettings::default()
     };
-    let mut analytics = Analytics::new(AnalyticsSettings { window: 50, detectors }, names());
+    let mut analytics =
+        Analytics::new(AnalyticsSettings { window: 50, detectors, onsets: None }, names());
     let states = |analytics: &Analytics| {
         analytics.devices.arena.states().in_use() + analytics.fleet.arena.states().in_use()
     };

@@ -54,6 +54,7 @@ fn running_with(
                 sample_consumers,
                 questions,
                 judged_producer: judged_producer.take(),
+                events: None,
                 sleeper,
                 clock: Clock::new(sigmad_clock::start()),
                 counters: counted.take().unwrap_or_default(),

@@ -1,0 +1,234 @@
+//! What is kept of all streams that are judged for incidents, as far as there is room.
+//!
+//! A stream takes its room with its second interval, so that a stream of one value takes none, and gives it back when
+//! it closes. Streams that found none look again once an interval, so that room that was given back is used.
+
+use std::num::NonZeroU32;
+
+use crate::fold::{Fold, Folded, WatchIndex};
+use crate::watch::{Finding, Watch, WatchSettings};
+
+/// log₂ of the streams in a chunk: some 900 kB. Chunks never move.
+const CHUNK_BITS: usize = 8;
+
+/// Bytes that are kept of one stream.
+pub const WATCH_BYTES: usize = size_of::<Watch>();
+/// docs/DETECTION.md promises 4 KiB.
+const _: () = assert!(WATCH_BYTES <= 4_096);
+
+/// The chunk of an index, and the place in it.
+fn split(index: WatchIndex) -> (usize, usize) {
+    let index = index.0.get() as usize - 1;
+    (index >> CHUNK_BITS, index & ((1 << CHUNK_BITS) - 1))
+}
+
+/// What is kept of all streams.
+#[derive(Debug)]
+pub struct Watches {
+    settings: WatchSettings,
+    chunks: Vec<Vec<Watch>>,
+    /// Indices up to it have been taken at least once.
+    taken: u32,
+    /// The most that may be in use.
+    most: u32,
+    free: Vec<WatchIndex>,
+    /// Those in use that have a past.
+    learned: usize,
+}
+
+impl Watches {
+    /// Without streams, and with room for `most` of them.
+    pub fn new(settings: WatchSettings, most: usize) -> Self {
+        let most = u32::try_from(most).unwrap_or(u32::MAX - 1);
+        Self { settings, chunks: Vec::new(), taken: 0, most, free: Vec::new(), learned: 0 }
+    }
+
+    /// The length of an interval.
+    #[inline]
+    pub fn interval_us(&self) -> u64 {
+        self.settings.interval_us
+    }
+
+    /// Streams that have room here.
+    pub fn in_use(&self) -> usize {
+        self.taken as usize - self.free.len()
+    }
+
+    /// Those that are judged; the others learn.
+    pub fn learned(&self) -> usize {
+        self.learned
+    }
+
+    /// What is kept of one stream.
+    pub fn get(&self, index: WatchIndex) -> &Watch {
+        let (chunk, within) = split(index);
+        &self.chunks[chunk][within]
+    }
+
+    /// The same, mutable.
+    pub fn get_mut(&mut self, index: WatchIndex) -> &mut Watch {
+        let (chunk, within) = split(index);
+        &mut self.chunks[chunk][within]
+    }
+
+    /// Takes a value that [`Fold::add`] refused, and passes on what it changes.
+    #[inline(never)] // once an interval
+    pub fn take(
+        &mut self,
+        fold: &mut Fold,
+        arrived_us: i64,
+        value: f64,
+        mut found: impl FnMut(Finding),
+    ) {
+        let settings = self.settings;
+        if fold.includes(settings.interval_us, arrived_us) {
+            return self.enter(fold, arrived_us, value, found);
+        }
+        let index = if fold.is_new() { None } else { fold.watch().or_else(|| self.open(fold)) };
+        let Some(index) = index else {
+            fold.begin(arrived_us, false);
+            fold.enter(value);
+            return;
+        };
+        let watch = self.get_mut(index);
+        let (had_learned, is_slow) = (watch.has_learned(), fold.was_slow());
+        if let Some(folded) = fold.folded() {
+            watch.judge(&settings, &folded).into_iter().for_each(&mut found);
+        }
+        if is_slow {
+            let folded = Folded::of_one(arrived_us, value);
+            watch.judge(&settings, &folded).into_iter().for_each(&mut found);
+        }
+        let range = if watch.deviates() {
+            [f64::NEG_INFINITY, f64::INFINITY]
+        } else {
+            watch.range(&settings)
+        };
+        let learns = !had_learned && watch.has_learned();
+        self.learned += usize::from(learns);
+        fold.begin(arrived_us, is_slow);
+        fold.set_range(range);
+        if !is_slow {
+            self.enter(fold, arrived_us, value, found);
+        }
+    }
+
+    /// Adds a value to the interval, and judges it at once if it is out of range.
+    fn enter(&mut self, fold: &mut Fold, arrived_us: i64, value: f64, found: impl FnMut(Finding)) {
+        fold.enter(value);
+        if fold.is_outside(value)
+            && let Some(index) = fold.watch()
+        {
+            let settings = self.settings;
+            let finding = self.get_mut(index).judge_extreme(&settings, arrived_us, value);
+            finding.into_iter().for_each(found);
+            fold.set_range([f64::NEG_INFINITY, f64::INFINITY]);
+        }
+    }
+
+    /// Takes room for a new stream. None when there is none.
+    #[cold]
+    fn open(&mut self, fold: &mut Fold) -> Option<WatchIndex> {
+        let index = match self.free.pop() {
+            Some(index) => {
+                *self.get_mut(index) = Watch::default();
+                index
+            }
+            None if self.taken < self.most => {
+                self.taken += 1;
+                let index = WatchIndex(NonZeroU32::new(self.taken)?);
+                let (chunk, _) = split(index);
+                if chunk == self.chunks.len() {
+                    self.chunks.push(Vec::with_capacity(1 << CHUNK_BITS));
+                }
+                self.chunks[chunk].push(Watch::default());
+                index
+            }
+            None => return None,
+        };
+        fold.set_watch(index);
+        Some(index)
+    }
+
+    /// Gives back the room of a stream.
+    pub fn give_back(&mut self, fold: &mut Fold) {
+        if let Some(index) = fold.watch() {
+            self.learned -= usize::from(self.get(index).has_learned());
+            self.free.push(index);
+        }
+        *fold = Fold::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::LEARNED;
+
+    const INTERVAL_US: i64 = 10_000_000;
+
+    fn watches(most: usize) -> Watches {
+        Watches::new(WatchSettings::new(INTERVAL_US as u64), most)
+    }
+
+    fn add(watches: &mut Watches, fold: &mut Fold, at_us: i64, value: f64) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if !fold.add(watches.interval_us(), at_us, value) {
+            watches.take(fold, at_us, value, |found| findings.push(found));
+        }
+        findings
+    }
+
+    #[test]
+    fn a_slow_stream_is_judged_value_by_value() {
+        let (mut watches, mut fold) = (watches(1), Fold::default());
+        let learned = |watches: &Watches, fold: &Fold| {
+            fold.watch().map_or(0, |index| watches.get(index).learned())
+        };
+        let mut seen = Vec::new();
+        for minute in 0..5 {
+            add(&mut watches, &mut fold, minute * 60_000_000, 1.0);
+            seen.push(learned(&watches, &fold));
+        }
+        // The first value waits for the second, which shows the cadence.
+        assert_eq!(seen, [0, 2, 3, 4, 5]);
+        // A value a second: the first of an interval is judged at once, the others when it ends.
+        let start = 5 * 60_000_000;
+        for second in 0..20 {
+            add(&mut watches, &mut fold, start + second * 1_000_000, 1.0);
+        }
+        assert_eq!(learned(&watches, &fold), 7);
+        add(&mut watches, &mut fold, start + 20_000_000, 1.0);
+        assert_eq!(learned(&watches, &fold), 8);
+    }
+
+    #[test]
+    fn streams_heard_first_keep_their_room_and_others_follow() {
+        let mut watches = watches(1);
+        let (mut first, mut second) = (Fold::default(), Fold::default());
+        for i in 0..400 {
+            add(&mut watches, &mut first, i * INTERVAL_US, 1.0);
+            add(&mut watches, &mut second, i * INTERVAL_US, 1.0);
+        }
+        assert!(first.watch().is_some() && second.watch().is_none());
+        assert_eq!((watches.in_use(), watches.learned()), (1, 1));
+        watches.give_back(&mut first);
+        assert_eq!((watches.in_use(), watches.learned()), (0, 0));
+        add(&mut watches, &mut second, 400 * INTERVAL_US, 1.0);
+        assert_eq!((watches.in_use(), watches.learned()), (1, 0));
+    }
+
+    #[test]
+    fn a_spike_among_many_values_deviates_as_it_arrives() {
+        let (mut watches, mut fold) = (watches(1), Fold::default());
+        let mut at_us = 0;
+        for i in 0..i64::from(LEARNED) * 50 {
+            at_us = i * INTERVAL_US / 20;
+            let value = 10.0 + (i * 617 % 1_000) as f64 / 1_000.0;
+            assert_eq!(add(&mut watches, &mut fold, at_us, value), [], "{i}");
+        }
+        let found = add(&mut watches, &mut fold, at_us + 1, 40.0);
+        assert!(matches!(found[..], [Finding::Deviates(_)]), "{found:?}");
+        assert_eq!(add(&mut watches, &mut fold, at_us + 2, 40.0), [], "once");
+    }
+}
