@@ -226,6 +226,15 @@ impl Registry {
         self.metric_words.touch(metric.slot(), u32::from(metric.generation()), now_s)
     }
 
+    /// Forgets a device and its streams; false when there is none of that name. The next sample makes it a new one.
+    pub fn forget_device(&self, name: &str) -> bool {
+        let hash = self.hash_name(name.as_bytes());
+        let mut names = self.names.write();
+        let Some(index) = names.devices.find(hash, name) else { return false };
+        names.devices.forget(index, &self.device_words, &self.hasher);
+        true
+    }
+
     /// Gives the metrics in `metrics` their ids (None becomes Some), and the device room for a stream of each.
     /// A metric whose name finds no room stays None. The names in `metrics` differ from one another, and come from
     /// `source`.

@@ -187,6 +187,26 @@ def check_incidents(client: Client) -> None:
         client.ask("GET", target, 400)
     client.ask("GET", "/incidents/01JFY09SVVZZZZZZZZZW000007", 404, path="/incidents/{id}")
     client.ask("GET", "/incidents/x?scope=x", 400, path="/incidents/{id}")
+    is_json = {"Content-Type": "application/json; charset=utf-8"}
+    content = client.document["paths"]["/silences"]["post"]["requestBody"]["content"]["application/json"]
+    wanted = json.dumps(content["example"]).encode()
+    silence = client.ask("POST", "/silences", 201, wanted, **is_json)
+    assert client.ask("GET", "/silences", 200)["silences"] == [silence]
+    for status in (204, 404):
+        client.ask("DELETE", f"/silences/{silence['id']}", status, path="/silences/{id}")
+        client.ask("DELETE", "/devices/a", status, path="/devices/{id}")
+    ack = {"path": "/incidents/{id}/ack", **is_json}
+    client.ask("POST", "/incidents/x/ack", 404, b"", **ack)
+    for path, target in (
+        ("/silences", "/silences"),
+        ("/incidents/{id}/ack", "/incidents/01JFY09SVVZZZZZZZZZW000007/ack"),
+    ):
+        client.ask("POST", target, 400, b"[", path=path, **is_json)
+        client.ask("POST", target, 413, b" " * 16_385, path=path, **is_json)
+        client.ask("POST", target, 415, b"{}", path=path, **{"Content-Type": "text/plain"})
+    for _ in range(1_024):
+        client.ask("POST", "/silences", 201, wanted, **is_json)
+    client.ask("POST", "/silences", 429, wanted, **is_json)
 
 
 def check_influx(client: Client) -> None:
@@ -316,7 +336,9 @@ def main() -> None:
         check_exposition(client)
         check_debug(client)
         count = check_scrape(client)
-    with bench.sigmad("--ingest-token", "w", "--read-token", "r", "--debug-token", "d", "--max-streams", "1") as (
+    with bench.sigmad(
+        "--ingest-token", "w", "--read-token", "r", "--debug-token", "d", "--operator-token", "o", "--max-streams", "1"
+    ) as (
         _,
         port,
     ):
@@ -332,7 +354,9 @@ def main() -> None:
     # Past ten wrong tokens of one address the answer is 429: a process for each ten.
     operations = guarded(client.document)
     for first in range(0, len(operations), 10):
-        with bench.sigmad("--ingest-token", "w", "--read-token", "r", "--debug-token", "d") as (_, port):
+        with bench.sigmad(
+            "--ingest-token", "w", "--read-token", "r", "--debug-token", "d", "--operator-token", "o"
+        ) as (_, port):
             client_with_tokens = Client(port)
             client_with_tokens.seen = client.seen
             for method, path in operations[first : first + 10]:
@@ -346,7 +370,9 @@ def main() -> None:
         if status not in ("503", "408", "default")
     }
     # An incident needs 150 intervals of past: tests/server/incidents.rs sees to it.
-    described.discard(("GET", "/incidents/{id}", "200"))
+    described -= {("GET", "/incidents/{id}", "200")} | {
+        ("POST", "/incidents/{id}/ack", code) for code in ("200", "409")
+    }
     assert described <= client.seen, f"described and never seen: {described - client.seen}"
     print(f"formats: ok, {count} samples in both formats, {len(client.seen)} kinds of answers")
 

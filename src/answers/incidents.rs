@@ -178,3 +178,8 @@ pub fn silences(rules: &[SilenceRule], now: Now) -> Vec<u8> {
     let silences = rules.iter().map(|rule| SilenceJson::new(rule, now)).collect();
     body(&SilencesJson { scope: SCOPE, silences, count: rules.len() })
 }
+
+/// The answer of `POST /silences`.
+pub fn silence(rule: &SilenceRule, now: Now) -> Vec<u8> {
+    body(&SilenceJson::new(rule, now))
+}

@@ -11,9 +11,9 @@ use sigmad_counters::{
 };
 
 /// Every status of an answer, those of refusals by the engine included.
-pub const CODES: [u16; 20] = [
-    200, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 417, 429, 431, 500, 501, 503,
-    505,
+pub const CODES: [u16; 21] = [
+    200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 417, 429, 431, 500, 501,
+    503, 505,
 ];
 
 /// The values of the metric label `method`, in the order of [`Method`].

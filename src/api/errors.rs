@@ -11,6 +11,7 @@ use crate::dashboard::subscriber::CLIENTS_MAX;
 use crate::decode::{BodyError, SampleRefusal};
 use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Response};
+use sigmad_incidents::rules::RULES_MAX;
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
 /// Why a request fails.
@@ -44,6 +45,12 @@ pub enum ApiError<'a> {
     Stopping,
     /// A bug in sigmad.
     Internal,
+    /// The body is larger than any of this path needs to be: so many bytes.
+    TooLarge(usize),
+    /// The incident is resolved already.
+    Resolved,
+    /// Too many silences.
+    SilencesFull,
     /// There is no such incident, silence or device.
     Missing(&'static str),
     /// An invalid query parameter.
@@ -95,12 +102,12 @@ impl ApiError<'_> {
             )
             | Self::Parameter { .. } => 400,
             Self::Denied(Denied::Missing) => 401,
-            Self::Denied(Denied::Wrong | Denied::Remote) => 403,
-            Self::Denied(Denied::Throttled) => 429,
+            Self::Denied(Denied::Wrong | Denied::Remote | Denied::ForeignOrigin) => 403,
+            Self::Denied(Denied::Throttled) | Self::SilencesFull => 429,
             Self::NotFound(_) | Self::Missing(_) => 404,
             Self::WrongMethod(_) => 405,
-            Self::ProfileRuns(_) => 409,
-            Self::Body(BodyError::TooManySamples) => 413,
+            Self::ProfileRuns(_) | Self::Resolved => 409,
+            Self::Body(BodyError::TooManySamples) | Self::TooLarge(_) => 413,
             Self::MediaType(_) => 415,
             Self::Sample(refusal) => refusal.status,
             Self::Internal | Self::Unprofilable(_) => 500,
@@ -135,6 +142,10 @@ impl ApiError<'_> {
             Self::Denied(Denied::Wrong) => "token_wrong",
             Self::Denied(Denied::Throttled) => "too_many_wrong_tokens",
             Self::Denied(Denied::Remote) => "loopback_only",
+            Self::Denied(Denied::ForeignOrigin) => "foreign_origin",
+            Self::TooLarge(_) => "body_too_large",
+            Self::Resolved => "resolved",
+            Self::SilencesFull => "too_many_silences",
             Self::MediaType(_) => "unsupported_media_type",
             Self::Body(BodyError::Empty) => "empty_body",
             Self::Body(BodyError::NotAnObject) => "not_an_object",
@@ -171,9 +182,15 @@ impl ApiError<'_> {
             Self::Denied(Denied::Remote) => {
                 "this path is open to local requests only: from loopback or a Unix socket, with a Host that names \
                  loopback, by HTTP/1.1, and without fields of a proxy or of another site; \
-                 others need --debug-token and its token"
+                 others need --debug-token, or --operator-token, and its token"
                     .into()
             }
+            Self::Denied(Denied::ForeignOrigin) => {
+                "a page of another site may not do this: `Origin` must be that of the Host".into()
+            }
+            Self::TooLarge(bytes) => format!("the body is larger than {bytes} bytes").into(),
+            Self::Resolved => "the incident is resolved".into(),
+            Self::SilencesFull => format!("there are {RULES_MAX} silences already").into(),
             Self::MediaType(taken) => format!("the Content-Type must be {taken}").into(),
             Self::Body(BodyError::Empty) => "the body holds no sample".into(),
             Self::Body(BodyError::NotAnObject) => {

@@ -13,6 +13,7 @@ mod exchange;
 mod incidents;
 mod influx;
 pub mod ingest;
+mod operations;
 pub mod query;
 pub mod reader;
 pub mod router;

@@ -19,8 +19,9 @@ use super::accept::{Exposition, exposition, takes_gzip};
 use super::counters::RequestCounters;
 use super::errors::{ApiError, answered};
 use super::incidents;
+use super::operations::{self, Asked};
 use super::query::Query;
-use super::routes::{Label, OPENAPI, Read};
+use super::routes::{Label, OPENAPI, Operation, Read};
 use crate::analytics::Asker;
 use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{
@@ -43,14 +44,23 @@ pub const READS_WAITING_MAX: usize = 256;
 /// A smaller body fits one packet uncompressed.
 pub const GZIP_BYTES_MIN: usize = 1_024;
 
+/// What a reader does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReaderTask {
+    /// Answers a read.
+    Read(Read),
+    /// Does what an operator asks for.
+    Operate(Operation),
+}
+
 /// One request for a reader.
 #[derive(Debug)]
 pub struct ReadRequest {
-    /// The read.
-    pub read: Read,
+    /// What to do.
+    pub task: ReaderTask,
     /// Its metric label.
     pub label: Label,
-    /// GET or HEAD.
+    /// GET or HEAD, or that of the operation.
     pub method: Method,
     /// The part of the path that names what it is about, as sent; empty without one.
     pub id: String,
@@ -62,6 +72,8 @@ pub struct ReadRequest {
     pub accept_encoding: String,
     /// The field `Last-Event-ID`, empty without one.
     pub last_event_id: String,
+    /// The body of an operation.
+    pub body: Vec<u8>,
     /// The client's address.
     pub client: ClientAddress,
     /// When a worker read the request, by the monotonic clock.
@@ -105,21 +117,28 @@ pub fn start(
 }
 
 fn serve(request: ReadRequest, deps: &ReaderDeps, counters: &RequestCounters, clock: &mut Clock) {
-    if request.read == Read::Events && request.method != Method::Head {
+    if request.task == ReaderTask::Read(Read::Events) && request.method != Method::Head {
         return subscribe(request, deps, counters, clock);
     }
     let ReadRequest { label, method, client, read_ns, responder, .. } = request;
     let now = clock.now();
-    let read_query = ReadQuery {
-        read: request.read,
-        id: &request.id,
-        query: &request.query,
-        accept: &request.accept,
-        now,
-    };
     // A bug in one answer must not end the thread.
     let answered = catch_unwind(AssertUnwindSafe(|| {
-        let answer = read_query.answer(deps).unwrap_or_else(|error| {
+        let answered = match request.task {
+            ReaderTask::Read(read) => ReadQuery {
+                read,
+                id: &request.id,
+                query: &request.query,
+                accept: &request.accept,
+                now,
+            }
+            .answer(deps),
+            ReaderTask::Operate(operation) => {
+                let asked = Asked { id: &request.id, body: &request.body, now };
+                operations::answer(operation, asked, &deps.incidents, &deps.registry)
+            }
+        };
+        let answer = answered.unwrap_or_else(|error| {
             error.log(client, label);
             error.response()
         });
@@ -357,7 +376,7 @@ mod tests {
             panic!("{path} is not read")
         };
         ReadRequest {
-            read,
+            task: ReaderTask::Read(read),
             label,
             method: Method::Get,
             id: label.route().and_then(|route| route.id_of(path)).unwrap_or_default().to_owned(),
@@ -365,6 +384,7 @@ mod tests {
             accept: accept[0].to_owned(),
             accept_encoding: accept[1].to_owned(),
             last_event_id: String::new(),
+            body: Vec::new(),
             client: std::net::Ipv4Addr::LOCALHOST.into(),
             read_ns: 0,
             responder: engine.defer(),

@@ -17,9 +17,9 @@ use super::exchange::{Exchange, RouterRound};
 use super::influx;
 use super::ingest;
 use super::query::parameter;
-use super::reader::ReadRequest;
+use super::reader::{ReadRequest, ReaderTask};
 use super::routes::{
-    self, Action, Convention, DebugRead, Get, InfluxVersion, Label, PathShape, Read, TokenRule,
+    self, Action, Convention, DebugRead, Get, InfluxVersion, Label, Operation, PathShape, TokenRule,
 };
 use super::tokens::{self, Denied, Tokens};
 use super::wrong_tokens::WrongTokens;
@@ -32,6 +32,9 @@ use crate::reloadable::ReloadableReader;
 use crate::sample_queue::SampleProducer;
 use sigmad_clock::{Clock, Now};
 use sigmad_sample::Batch;
+
+/// No body of an operator needs more: names and comments are bounded.
+const OPERATION_BYTES_MAX: usize = 16 * 1024;
 
 /// The parts of a router.
 #[derive(Debug)]
@@ -169,7 +172,8 @@ impl Router {
                 }
             }
             TokenRule::Read => tokens::check(tokens.read.as_ref(), &request.headers),
-            TokenRule::Operator => tokens::check_operator(tokens.debug.as_ref(), request),
+            TokenRule::Debug => tokens::check_debug(tokens.debug.as_ref(), request),
+            TokenRule::Operator => tokens::check_operator(tokens.operator.as_ref(), request),
         }
     }
 
@@ -203,7 +207,7 @@ impl Router {
                 exchange.send(&self.parts.counters, &mut self.round, status, &[], &self.body);
             }
             Get::Page(asset) => self.send_asset(exchange, request, asset),
-            Get::Read(read) => self.pass_to_reader(exchange, request, read),
+            Get::Read(read) => self.pass_to_reader(exchange, request, ReaderTask::Read(read)),
             Get::Debug(debug) => self.pass_to_debug(exchange, request, debug),
         }
     }
@@ -258,12 +262,38 @@ impl Router {
         exchange.answer.send(200, asset.content_type(), fields.as_ref(), asset.body(packing));
     }
 
+    /// Passes what an operator asks for to a reader.
+    fn operate(
+        &mut self,
+        exchange: &mut Exchange<'_>,
+        request: &Request<'_>,
+        operation: Operation,
+    ) {
+        if let Err(denied) = self.admit(TokenRule::Operator, request) {
+            let error = self.denied(denied, request);
+            return self.refuse(exchange, error);
+        }
+        // A form of another site can't have this type without asking first (Fetch, section 4.8).
+        if operation.has_body() && !is_json(text(request, "content-type")) {
+            return self.refuse(exchange, ApiError::MediaType(JSON));
+        }
+        if request.body.len() > OPERATION_BYTES_MAX {
+            return self.refuse(exchange, ApiError::TooLarge(OPERATION_BYTES_MAX));
+        }
+        self.pass_to_reader(exchange, request, ReaderTask::Operate(operation));
+    }
+
     /// Passes the request to a reader.
-    fn pass_to_reader(&mut self, exchange: &mut Exchange<'_>, request: &Request<'_>, read: Read) {
+    fn pass_to_reader(
+        &mut self,
+        exchange: &mut Exchange<'_>,
+        request: &Request<'_>,
+        task: ReaderTask,
+    ) {
         // A read includes the samples that its connection sent before, even without their 202.
         self.parts.samples.send(request.now);
         let passed = self.parts.reads.try_send(ReadRequest {
-            read,
+            task,
             label: exchange.label,
             method: exchange.method,
             id: id_of(exchange.label, request.path).to_owned(),
@@ -271,6 +301,10 @@ impl Router {
             accept: text(request, "accept").to_owned(),
             accept_encoding: text(request, "accept-encoding").to_owned(),
             last_event_id: text(request, "last-event-id").to_owned(),
+            body: match task {
+                ReaderTask::Read(_) => Vec::new(),
+                ReaderTask::Operate(_) => request.body.to_vec(),
+            },
             client: exchange.client,
             read_ns: request.now.monotonic_ns,
             responder: exchange.answer.defer(),
@@ -314,6 +348,12 @@ fn id_of(label: Label, path: &str) -> &str {
     route.and_then(|route| route.id_of(path)).unwrap_or_default()
 }
 
+/// Whether a Content-Type is JSON, with any parameters.
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default();
+    media_type.trim().eq_ignore_ascii_case(JSON)
+}
+
 /// A header field; empty if it is absent or not UTF-8.
 fn text<'a>(request: &Request<'a>, name: &str) -> &'a str {
     let value = request.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
@@ -329,6 +369,7 @@ impl Service for Router {
         match routes::action(label, request.method) {
             Action::Ingest(convention) => self.ingest(&mut exchange, request, convention),
             Action::Get(get) => self.get(&mut exchange, &request, get),
+            Action::Operate(operation) => self.operate(&mut exchange, &request, operation),
             Action::Options(allow) => self.send_options(&mut exchange, allow),
             // The engine takes the asterisk for OPTIONS only: it asks about the whole server.
             Action::Unknown if request.path == "*" => {

@@ -69,6 +69,37 @@ pub enum Post {
     Debug(DebugRead),
     /// The same as GET, with the parameters in a form.
     InfluxQuery,
+    /// Changes what people are told, or forgets a device. Answered by a reader.
+    Operate(Operation),
+}
+
+/// What operators do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Somebody knows of an incident.
+    Acknowledge,
+    /// Nobody is to be told for a time.
+    AddSilence,
+    /// A silence ends before its time.
+    EndSilence,
+    /// A device is forgotten.
+    ForgetDevice,
+}
+
+impl Operation {
+    /// The status of success.
+    pub const fn success(self) -> u16 {
+        match self {
+            Self::Acknowledge => 200,
+            Self::AddSilence => 201,
+            Self::EndSilence | Self::ForgetDevice => 204,
+        }
+    }
+
+    /// Whether it comes with a JSON body.
+    pub const fn has_body(self) -> bool {
+        matches!(self, Self::Acknowledge | Self::AddSilence)
+    }
 }
 
 /// How senders of a path write their bodies and read the answers: a file of [`ingest`](super::ingest) each.
@@ -201,13 +232,13 @@ impl Get {
             // Clients send it with what they write with.
             Self::InfluxQuery => TokenRule::IngestOrParameter,
             Self::Read(_) => TokenRule::Read,
-            Self::Debug(_) => TokenRule::Operator,
+            Self::Debug(_) => TokenRule::Debug,
         }
     }
 }
 
 /// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
-pub const ROUTES: [PathRoute; 41] = [
+pub const ROUTES: [PathRoute; 44] = [
     PathRoute { post: json(202), ..path("/ingest") },
     PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
     PathRoute { post: influx(InfluxVersion::V1), ..path("/write") },
@@ -219,7 +250,10 @@ pub const ROUTES: [PathRoute; 41] = [
     reads("/anomalies", Read::Anomalies),
     reads("/latest", Read::Latest),
     reads("/incidents", Read::Incidents),
-    reads("/silences", Read::Silences),
+    PathRoute {
+        post: Some(Post::Operate(Operation::AddSilence)),
+        ..reads("/silences", Read::Silences)
+    },
     gets("/health", Get::Health),
     gets("/healthz", Get::Health),
     gets("/livez", Get::Health),
@@ -250,6 +284,13 @@ pub const ROUTES: [PathRoute; 41] = [
         ..debugs("/debug/pprof/symbol", DebugRead::Symbol)
     },
     PathRoute { shape: PathShape::WithId, ..reads("/incidents/{id}", Read::Incident) },
+    PathRoute {
+        shape: PathShape::WithId,
+        post: Some(Post::Operate(Operation::Acknowledge)),
+        ..path("/incidents/{id}/ack")
+    },
+    deletes("/silences/{id}", Operation::EndSilence),
+    deletes("/devices/{id}", Operation::ForgetDevice),
     groups("/metrics/job/"),
     groups("/metrics/job@base64/"),
 ];
@@ -274,6 +315,11 @@ const fn groups(path: &'static str) -> PathRoute {
     let push = Some(Post::Ingest(Convention::Push));
     let delete = Some(Post::Ingest(Convention::Forget));
     PathRoute { shape: PathShape::Prefix, post: push, put: push, delete, ..self::path(path) }
+}
+
+const fn deletes(path: &'static str, operation: Operation) -> PathRoute {
+    let delete = Some(Post::Operate(operation));
+    PathRoute { shape: PathShape::WithId, delete, ..self::path(path) }
 }
 
 const fn gets(path: &'static str, get: Get) -> PathRoute {
@@ -375,12 +421,13 @@ impl PathRoute {
 
     /// The value of `Allow`.
     pub const fn allow(&self) -> &'static str {
-        let has_put_and_delete = self.put.is_some() && self.delete.is_some();
-        match (self.get.is_some(), self.post.is_some()) {
-            (true, true) => "GET, HEAD, POST, OPTIONS",
-            (true, false) => "GET, HEAD, OPTIONS",
-            (false, _) if has_put_and_delete => "POST, PUT, DELETE, OPTIONS",
-            (false, _) => "POST, OPTIONS",
+        match (self.get.is_some(), self.post.is_some(), self.delete.is_some()) {
+            (true, true, _) => "GET, HEAD, POST, OPTIONS",
+            (true, false, _) => "GET, HEAD, OPTIONS",
+            // Of groups, which have PUT as well.
+            (false, true, true) => "POST, PUT, DELETE, OPTIONS",
+            (false, false, true) => "DELETE, OPTIONS",
+            (false, _, false) => "POST, OPTIONS",
         }
     }
 
@@ -388,7 +435,7 @@ impl PathRoute {
     pub const fn ingest_status(&self) -> Option<u16> {
         match self.post {
             Some(Post::Ingest(convention)) => Some(convention.success()),
-            Some(Post::Debug(_) | Post::InfluxQuery) | None => None,
+            Some(Post::Debug(_) | Post::InfluxQuery | Post::Operate(_)) | None => None,
         }
     }
 }
@@ -403,6 +450,8 @@ pub enum Action {
     Ingest(Convention),
     /// Answer a read.
     Get(Get),
+    /// Do what an operator asks for.
+    Operate(Operation),
     /// Say which methods there are.
     Options(&'static str),
     /// The path has only these methods.
@@ -422,7 +471,9 @@ pub enum TokenRule {
     IngestOrParameter,
     /// That of readers.
     Read,
-    /// That of operators; without one the request must be local.
+    /// That of `/debug/`; without one the request must be local.
+    Debug,
+    /// That of operators; without one the request must be local. Never of a page of another site.
     Operator,
 }
 
@@ -433,6 +484,7 @@ impl Action {
         match self {
             Self::Ingest(convention) => Some(convention.token()),
             Self::Get(get) => Some(get.token()),
+            Self::Operate(_) => Some(TokenRule::Operator),
             Self::Options(_) | Self::WrongMethod(_) | Self::Unknown => None,
         }
     }
@@ -446,6 +498,7 @@ pub fn action(label: Label, method: Method) -> Action {
         Post::Ingest(convention) => Action::Ingest(convention),
         Post::Debug(debug) => Action::Get(Get::Debug(debug)),
         Post::InfluxQuery => Action::Get(Get::InfluxQuery),
+        Post::Operate(operation) => Action::Operate(operation),
     };
     let action = match method {
         Method::Post => route.post.map(posts),

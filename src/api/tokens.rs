@@ -35,6 +35,8 @@ pub struct Tokens {
     pub read: Option<BearerToken>,
     /// For `/debug/`. None admits local requests.
     pub debug: Option<BearerToken>,
+    /// For what changes incidents, silences and devices. None admits local requests.
+    pub operator: Option<BearerToken>,
 }
 
 /// Why a request is not authorized.
@@ -48,6 +50,8 @@ pub enum Denied {
     Throttled,
     /// The request is not local, and no token is configured.
     Remote,
+    /// The request is of the page of another site.
+    ForeignOrigin,
 }
 
 impl BearerToken {
@@ -115,9 +119,22 @@ const PROXY_FIELDS: [&str; 9] = [
     "x-envoy-external-address",
 ];
 
-/// Checks a request that only an operator may send, such as those to `/debug/`. A configured `token` is required of
-/// everyone; without one the request must be local.
+/// Checks a request to `/debug/`. A configured `token` is required of everyone; without one the request must be local,
+/// and of no page.
+pub fn check_debug(token: Option<&BearerToken>, request: &Request<'_>) -> Result<(), Denied> {
+    match token {
+        Some(token) => check(Some(token), &request.headers),
+        None if is_local(request) && request.headers.get("origin").is_none() => Ok(()),
+        None => Err(Denied::Remote),
+    }
+}
+
+/// Checks a request that only an operator may send: as [`check_debug`], but our own page may send it too. A page of
+/// another site may not, whatever it presents.
 pub fn check_operator(token: Option<&BearerToken>, request: &Request<'_>) -> Result<(), Denied> {
+    if !is_of_own_origin(&request.headers) {
+        return Err(Denied::ForeignOrigin);
+    }
     match token {
         Some(token) => check(Some(token), &request.headers),
         None if is_local(request) => Ok(()),
@@ -125,15 +142,24 @@ pub fn check_operator(token: Option<&BearerToken>, request: &Request<'_>) -> Res
     }
 }
 
-/// True when the request was made on this machine, and not by a proxy or by the page of another site.
+/// True when a request is of no page, or of one that has the Host of the request (Fetch, section 3.2: an origin is
+/// scheme, host, and port).
+fn is_of_own_origin(headers: &Headers<'_>) -> bool {
+    let Some(origin) = headers.get("origin") else { return true };
+    let scheme_end = origin.windows(3).position(|part| part == b"://");
+    let authority = scheme_end.map(|end| &origin[end + 3..]);
+    authority.zip(headers.get("host")).is_some_and(|(one, host)| one.eq_ignore_ascii_case(host))
+}
+
+/// True when the request was made on this machine, and not by a proxy or by a page of another site that names itself.
 ///
 /// A proxy on this machine is a local client too, by TCP or by a Unix socket. It shows by what it adds, by the name that its clients use, or
 /// by HTTP/1.0, which nginx speaks unless told otherwise.
 fn is_local(request: &Request<'_>) -> bool {
     let field = |name| request.headers.get(name);
     let is_proxied = request.is_http10 || PROXY_FIELDS.iter().any(|name| field(name).is_some());
-    let is_of_another_site = field("origin").is_some()
-        || field("sec-fetch-site").is_some_and(|site| site != b"none" && site != b"same-origin");
+    let is_of_another_site =
+        field("sec-fetch-site").is_some_and(|site| site != b"none" && site != b"same-origin");
     request.client.is_local()
         && field("host").is_some_and(names_loopback)
         && !is_proxied
@@ -232,6 +258,24 @@ mod tests {
             assert_eq!(present(absent), Err(Denied::Missing), "{absent}");
         }
         assert_eq!(check_sender(None, &Headers(&[])), Ok(()));
+    }
+
+    #[test]
+    fn an_origin_is_that_of_the_host_or_foreign() {
+        let is_own = |origin: Option<&str>, host: &str| {
+            let host = httparse::Header { name: "Host", value: host.as_bytes() };
+            let origin =
+                origin.map(|origin| httparse::Header { name: "Origin", value: origin.as_bytes() });
+            let fields: Vec<_> = [host].into_iter().chain(origin).collect();
+            is_of_own_origin(&Headers(&fields))
+        };
+        assert!(is_own(None, "a") && is_own(Some("http://a:80"), "A:80"));
+        assert!(is_own(Some("https://[::1]:8080"), "[::1]:8080"));
+        for origin in
+            ["", "null", "a", "http://b", "http://a:8080", "http://a.b", "http://a/", "://"]
+        {
+            assert!(!is_own(Some(origin), "a"), "{origin}");
+        }
     }
 
     #[test]

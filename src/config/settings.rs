@@ -333,6 +333,13 @@ pub struct ServerSettings {
     #[arg(help_heading = "Access", long, value_name = "TOKEN")]
     pub debug_token: Option<TokenFlag>,
 
+    /// bearer token of operators; none: local only
+    ///
+    /// Bearer token that acknowledging an incident, silencing and `DELETE /devices/ID` need, as a token or `@file`. Without
+    /// it, only requests from this machine are answered, and others get 403. Pages of other sites are refused in any case.
+    #[arg(help_heading = "Access", long, value_name = "TOKEN")]
+    pub operator_token: Option<TokenFlag>,
+
     /// PEM file of the certificate: HTTPS only
     ///
     /// PEM file of the certificate and its chain. With it the port speaks HTTPS only, TLS 1.2 and 1.3; Unix sockets stay
@@ -452,6 +459,7 @@ impl ServerSettings {
             ("ingest-token", &mut self.ingest_token),
             ("read-token", &mut self.read_token),
             ("debug-token", &mut self.debug_token),
+            ("operator-token", &mut self.operator_token),
         ] {
             if let Some(token) = token {
                 token.read(flag).map_err(SettingsError::Token)?;

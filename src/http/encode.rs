@@ -224,6 +224,7 @@ pub(super) fn refusal_body(error: RequestError, message: &str) -> String {
 pub(super) fn status_line(status: u16) -> &'static [u8] {
     match status {
         200 => b"HTTP/1.1 200 OK\r\n",
+        201 => b"HTTP/1.1 201 Created\r\n",
         202 => b"HTTP/1.1 202 Accepted\r\n",
         204 => b"HTTP/1.1 204 No Content\r\n",
         400 => b"HTTP/1.1 400 Bad Request\r\n",

@@ -42,6 +42,7 @@ pub(super) enum Question {
     Silences(Sender<Vec<SilenceRule>>),
     AddSilence(NewSilence, Sender<Option<SilenceRule>>),
     EndSilence(Box<str>, Sender<bool>),
+    Forget(Arc<str>, Sender<()>),
     Subscribe(Sender<()>),
 }
 
@@ -90,6 +91,11 @@ impl IncidentsAsker {
     /// Ends a silence; false when there is none with that id.
     pub fn end_silence(&self, id: &str) -> Option<bool> {
         self.ask(|to| Question::EndSilence(id.into(), to))
+    }
+
+    /// A device was deleted: what was wrong with it is over.
+    pub fn forget(&self, device: &str) -> Option<()> {
+        self.ask(|to| Question::Forget(device.into(), to))
     }
 
     /// Something arrives here after each change; of several that nobody took, one.

@@ -156,6 +156,10 @@ impl IncidentsThread {
                 reply(&to, book.add_rule(rule.clone(), now_us).then_some(rule));
             }
             Question::EndSilence(id, to) => reply(&to, book.remove_rule(&id, now_us)),
+            Question::Forget(device, to) => {
+                book.apply(&Event::Gone { device, at_us: now_us });
+                reply(&to, ());
+            }
             Question::Subscribe(changed) => subscribers.push(changed),
         }
     }

@@ -179,9 +179,22 @@ impl DeviceTable {
         now_s: u32,
         idle_s: u32,
     ) -> bool {
-        if !words.retire(index, now_s, idle_s, |generation| generation.wrapping_add(1)) {
-            return false;
+        let is_silent = words.retire(index, now_s, idle_s, |generation| generation.wrapping_add(1));
+        if is_silent {
+            self.remove(index, hasher);
+            self.evicted += 1;
         }
+        is_silent
+    }
+
+    /// Removes a device, however lately it was heard.
+    pub(super) fn forget(&mut self, index: u32, words: &SlotWords, hasher: &RandomState) {
+        words.end(index as usize, |generation| generation.wrapping_add(1));
+        self.remove(index as usize, hasher);
+    }
+
+    /// Frees the slot of a device whose generation has ended.
+    fn remove(&mut self, index: usize, hasher: &RandomState) {
         let slot = std::mem::take(&mut self.slots[index]);
         let name = slot.name.as_deref().expect("only a slot in use is evicted");
         // Removing must not grow the table, as `entry` may.
@@ -190,8 +203,6 @@ impl DeviceTable {
         entry.expect("a slot in use is in the table").remove();
         self.streams -= slot.streams();
         self.free.push(index as u32);
-        self.evicted += 1;
-        true
     }
 
     /// Takes the streams of metrics whose names are gone: `mask` has those with a bit, `metrics` the words of

@@ -238,3 +238,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_device_that_is_forgotten_gives_its_streams_back() {
+    let registry = Registry::new(2, 60);
+    let admit = |name: &'static str| {
+        registry.admit(NameSource::Client, Some(name), &mut [("cpu", None), ("rps", None)], 9)
+    };
+    let before = admit("a").expect("room").expect("a device").device;
+    assert_eq!(admit("b"), Err(Full::Streams));
+    assert!(!registry.forget_device("b") && registry.forget_device("a"));
+    assert_eq!((registry.devices(), registry.streams(), registry.devices_evicted()), (0, 0, 0));
+    assert!(!registry.touch(before, 9) && registry.device_name(before).is_none());
+    let after = admit("b").expect("room").expect("a device").device;
+    assert_eq!((after.index, registry.find_device("a")), (before.index, None));
+}

@@ -88,11 +88,26 @@ impl SlotWords {
         let next = word(next(generation_of(seen)), seen_of(seen));
         self.0[slot].compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
+
+    /// Ends the generation of a name, however lately it was sent.
+    pub(super) fn end(&self, slot: usize, next: impl Fn(u32) -> u32) {
+        let ended = |seen| Some(word(next(generation_of(seen)), seen_of(seen)));
+        let updated = self.0[slot].fetch_update(Ordering::Relaxed, Ordering::Relaxed, ended);
+        debug_assert!(updated.is_ok(), "it is never refused");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_may_end_at_any_time() {
+        let words = SlotWords::new(1);
+        assert!(words.touch(0, 0, 9));
+        words.end(0, |generation| generation + 1);
+        assert!(!words.touch(0, 0, 9) && words.touch(0, 1, 9));
+    }
 
     #[test]
     fn a_touch_and_an_eviction_never_both_win() {

@@ -93,6 +93,7 @@ fn tokens_of(settings: &ServerSettings) -> Tokens {
         ingest: token(&settings.ingest_token),
         read: token(&settings.read_token),
         debug: token(&settings.debug_token),
+        operator: token(&settings.operator_token),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Engine, Server};
+use crate::harness::{Engine, Server, now_s, request};
 
 #[test]
 fn without_incidents_the_lists_are_empty() {
@@ -28,4 +28,105 @@ fn without_incidents_the_lists_are_empty() {
         assert!(text.contains(r#"method="GET",path="/incidents/{id}",code="404""#), "{text}");
         assert!(text.contains("sigmad_incidents_open{severity=\"critical\"} 0"), "{text}");
     }
+}
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const PAST: &[u8] = br#"{"device":"ams-*","endsAt":"2020-01-01T00:00:00Z"}"#;
+
+/// A silence of the next hour.
+fn silence() -> Vec<u8> {
+    let ends_at = now_s() + 3_600.0;
+    json!({"device": "ams-*", "endsAt": ends_at, "createdBy": "ann"}).to_string().into_bytes()
+}
+
+#[test]
+fn silences_are_added_listed_and_ended() {
+    for engine in [Engine::Native, Engine::May] {
+        let server = Server::start(engine, &[]);
+        let added = server.ask(&request("POST", "/silences", &[JSON], &silence())).expect(201);
+        let added = added.json();
+        assert_eq!((&added["device"], &added["isActive"]), (&json!("ams-*"), &json!(true)));
+        let list = server.get("/silences").expect(200).json();
+        assert_eq!(list["silences"], json!([added]));
+        let path = format!("/silences/{}", added["id"].as_str().expect("an id"));
+        for status in [204, 404] {
+            server.ask(&request("DELETE", &path, &[], b"")).expect(status);
+        }
+        assert_eq!(server.get("/silences").expect(200).json()["count"], 0);
+        for (body, status, part) in
+            [(PAST, 400, "`endsAt`"), (b"{", 400, "not JSON"), (&[b' '; 16_385], 413, "16384")]
+        {
+            let answer = server.ask(&request("POST", "/silences", &[JSON], body));
+            assert!(answer.expect(status).error(status).contains(part));
+        }
+        server.ask(&request("POST", "/silences", &[], &silence())).expect(415);
+        let unknown = "/incidents/01JFY09SVVZZZZZZZZZW000007/ack";
+        server.ask(&request("POST", unknown, &[JSON], b"")).expect(404);
+        let methods = server.ask(&request("GET", unknown, &[], b"")).expect(405);
+        assert_eq!(methods.header("allow"), Some("POST, OPTIONS"));
+        let methods = server.ask(&request("OPTIONS", &path, &[], b"")).expect(204);
+        assert_eq!(methods.header("allow"), Some("DELETE, OPTIONS"));
+    }
+}
+
+#[test]
+fn only_an_operator_on_this_machine_or_with_the_token_may_change_anything() {
+    let server = Server::start(Engine::Native, &["--ingest-token", "in", "--read-token", "re"]);
+    let own = format!("http://127.0.0.1:{}", server.address.port());
+    let post = |server: &Server, fields: &[(&str, &str)], host: &str| {
+        let fields = [&[JSON], fields].concat();
+        let text = String::from_utf8(request("POST", "/silences", &fields, &silence()));
+        let text = text.expect("UTF-8").replacen("Host: localhost", &format!("Host: {host}"), 1);
+        assert!(text.contains(host));
+        server.ask(text.as_bytes()).status
+    };
+    let host = format!("127.0.0.1:{}", server.address.port());
+    assert_eq!(post(&server, &[], &host), 201);
+    assert_eq!(post(&server, &[("Origin", &own)], &host), 201, "our own page");
+    for fields in [
+        ("Origin", "http://evil.example"),
+        ("Origin", "null"),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("X-Forwarded-For", "192.0.2.1"),
+    ] {
+        assert_eq!(post(&server, &[fields], &host), 403, "{fields:?}");
+    }
+    assert_eq!(post(&server, &[], "sigmad.example"), 403);
+    // A name that DNS leads here is another site.
+    let rebound = [("Origin", "http://evil.example")];
+    assert_eq!(post(&server, &rebound, "evil.example"), 403);
+    // What agents and readers have is not enough, and not needed.
+    assert_eq!(server.get("/silences").status, 401);
+    drop(server);
+
+    let args = ["--ingest-token", "in", "--read-token", "re", "--operator-token", "op"];
+    let server = Server::start(Engine::Native, &args);
+    let bearer = |token: &str| format!("Bearer {token}");
+    assert_eq!(post(&server, &[], "sigmad.example"), 401);
+    for token in ["in", "re"] {
+        assert_eq!(post(&server, &[("Authorization", &bearer(token))], "sigmad.example"), 403);
+    }
+    let right = bearer("op");
+    let fields = [("Authorization", right.as_str()), ("X-Forwarded-For", "192.0.2.1")];
+    assert_eq!(post(&server, &fields, "sigmad.example"), 201);
+    let of_page = [fields[0], ("Origin", "https://sigmad.example")];
+    assert_eq!(post(&server, &of_page, "sigmad.example"), 201);
+    let of_other = [fields[0], ("Origin", "https://evil.example")];
+    assert_eq!(post(&server, &of_other, "sigmad.example"), 403);
+}
+
+#[test]
+fn a_device_is_forgotten_and_its_streams_are_given_back() {
+    let server = Server::start(Engine::Native, &["--max-streams", "1"]);
+    let sample = |name: &str| json!({"device": name, "rps": 1}).to_string();
+    server.ingest(&sample("größe/1")).expect(202);
+    server.ingest(&sample("b")).expect(429);
+    let path = "/devices/gr%C3%B6%C3%9Fe%2F1";
+    for status in [204, 404] {
+        server.ask(&request("DELETE", path, &[], b"")).expect(status);
+    }
+    server.ask(&request("DELETE", "/devices/%FF", &[], b"")).expect(404);
+    server.ingest(&sample("b")).expect(202);
+    let devices = server.get("/devices").expect(200).json();
+    assert_eq!((&devices["count"], &devices["devices"][0]["device"]), (&json!(1), &json!("b")));
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::api::JSON;
 use crate::api::counters::{CODES, METHODS};
+use crate::api::routes::Read;
 use crate::api::testing::{FakeEngine, field, json};
 use crate::api::tokens::BearerToken;
 use crate::http::message::Headers;
@@ -326,7 +327,7 @@ fn the_worker_answers_health_checks() {
 #[test]
 fn ingest_and_reads_have_a_token_each() {
     let (ingest, read) = (Some(BearerToken::new("wri-te")), Some(BearerToken::new("re-ad")));
-    let tokens = Tokens { ingest, read, debug: None };
+    let tokens = Tokens { ingest, read, ..Tokens::default() };
     let mut test = router_test_with(tokens, 100, 1_000);
     for route in &routes::ROUTES {
         for (method, token, is_asked) in [
@@ -492,7 +493,7 @@ fn without_a_debug_token_debug_paths_are_for_local_requests() {
     for path in paths.map(|route| route.path) {
         // The other tokens open nothing here.
         let (ingest, read) = (Some(BearerToken::new("look")), Some(BearerToken::new("look")));
-        let mut test = router_test_with(Tokens { ingest, read, debug: None }, 1, 1_000);
+        let mut test = router_test_with(Tokens { ingest, read, ..Tokens::default() }, 1, 1_000);
         for stranger in NOT_LOCAL {
             let fields = [stranger, ("Authorization", "Bearer look")];
             let response = test.ask(Method::Get, path, &fields);
@@ -526,7 +527,7 @@ fn a_debug_token_is_required_of_everyone() {
 #[test]
 fn many_wrong_tokens_are_throttled_and_right_ones_never() {
     let (ingest, read) = (Some(BearerToken::new("wri-te")), Some(BearerToken::new("re-ad")));
-    let mut test = router_test_with(Tokens { ingest, read, debug: None }, 100, 1_000);
+    let mut test = router_test_with(Tokens { ingest, read, ..Tokens::default() }, 100, 1_000);
     let wrong = ("Authorization", "Bearer 0ther");
     let mut statuses = [0; 2];
     for guess in 0..100 {
@@ -575,7 +576,7 @@ fn reads_go_to_the_readers_until_their_queue_is_full() {
     assert_eq!(test.counters.reads_refused_total.get(), 1);
     assert_eq!(test.counted("/stats", Method::Get, 503), 1);
     let request = test.reads.recv().expect("the first read");
-    assert_eq!((request.read, request.method), (Read::Analyze, Method::Head));
+    assert_eq!((request.task, request.method), (ReaderTask::Read(Read::Analyze), Method::Head));
     assert_eq!(request.query, "device=a&x");
     assert_eq!((&*request.accept, &*request.accept_encoding), ("text/plain", "gzip"));
     assert_eq!(request.read_ns, 7);

@@ -97,6 +97,7 @@ fn the_openapi_document_describes_exactly_these_routes() {
             };
             let ingest = post.and_then(|post| match post {
                 Post::Ingest(convention) => Some(convention.success()),
+                Post::Operate(operation) => Some(operation.success()),
                 Post::Debug(_) | Post::InfluxQuery => None,
             });
             let success = ingest.unwrap_or(200).to_string();
