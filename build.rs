@@ -21,6 +21,7 @@ const ASSETS: [(&str, &[&str]); 3] = [
             "charts.js",
             "tables.js",
             "series.js",
+            "incidents.js",
             "page.js",
         ],
     ),

@@ -38,7 +38,7 @@ CHROMEDRIVER = "/usr/bin/chromedriver"
 # A loaded machine is slow to paint; what has a limit of its own is measured.
 WAIT_S = 20
 PAGES = 200
-PACKED_BYTES_MAX = 100_000
+PACKED_BYTES_MAX = 120_000
 # Ten seconds of one event each, and some that were under way.
 HEARTBEAT_EVENTS_MAX = 30
 # Roles that say nothing without a name.
@@ -388,7 +388,7 @@ def check_device(driver, port: int) -> None:
     post(port, {"device": "pump-3", "rps": 4_321})
     wait(driver, lambda: "4,321" in text(driver, "#device-charts .readout"), "its last value")
     wait(driver, lambda: text(driver, "#device-samples td.n") == "4,321", "its last sample")
-    driver.find_element(By.CSS_SELECTOR, ".back a").click()
+    driver.find_element(By.CSS_SELECTOR, "#device .back a").click()
     wait(driver, lambda: driver.find_element(By.ID, "fleet").is_displayed(), "the fleet again")
     # By keyboard alone.
     body = driver.find_element(By.TAG_NAME, "body")
@@ -547,6 +547,103 @@ def check_third_parties(driver, port: int) -> None:
     assert loaded and all(name.startswith((f"http://127.0.0.1:{port}/", "data:")) for name in loaded), loaded
 
 
+def member(name: str, at: float, **other: object) -> dict:
+    usual = {"kind": "deviation", "series": "rps", "value": 2_512.0, "usual": 1_000.0, "score": 2.4, "endedAt": None}
+    own = {"device": name, "startedAt": at, "expected": {"low": 900.0, "high": 1_100.0}, "isGone": False}
+    return own | usual | other
+
+
+def incident(number: int, began_s: float, **other: object) -> dict:
+    """As GET /incidents has it: one of a site, which began so many seconds ago."""
+    at = time.time() - began_s
+    first = member(f"ams-{number}-edge-05", at)
+    usual = {
+        "kind": "deviation",
+        "state": "open",
+        "severity": "critical",
+        "score": 2.4,
+        "title": f"12 of 14 devices of ams-{number} within 9 s, first ams-{number}-edge-05 rps",
+        "because": f"their names share ams-{number}, as 14 of 300 devices do",
+        "suspect": first,
+        "site": f"ams-{number}",
+        "memberCount": 12,
+        "openCount": 12,
+        "deviceCount": 12,
+        "resolvedAt": None,
+        "ack": None,
+        "mergedInto": None,
+        "members": [first, *(member(f"ams-{number}-edge-{at:02}", first["startedAt"] + at) for at in range(6, 17))],
+    }
+    return {"id": f"01JFY09SR{number:017}", "startedAt": at, "openedAt": at, "updatedAt": at} | usual | other
+
+
+def show_incidents(driver, incidents: list[dict]) -> None:
+    """From the next load on the page gets these instead of the server's, and POSTs are kept."""
+    for script in getattr(driver, "stubs", []):
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
+    source = STUB % json.dumps(incidents)
+    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    driver.stubs = [added["identifier"]]
+
+
+def check_incidents(driver) -> None:
+    """What is wrong comes first, with its members; an operator's keys reach the server."""
+    with bench.sigmad() as (_, port):
+        post(port, calm("pump"))
+        open_page(driver, port)
+        wait(driver, lambda: text(driver, "#incidents-title") == "No open incident", "nothing is wrong")
+        assert text(driver, "#incidents-since").startswith("learning what is usual until "), "it is new"
+        assert not driver.find_elements(By.CSS_SELECTOR, "#open-incidents li")
+        hostile = HOSTILE[0]
+        ended = {"state": "resolved", "resolvedAt": time.time() - 60, "openCount": 0, "severity": "warning"}
+        silence = member("lyo-9", time.time() - 100, kind="silence", series=None, value=31.0, usual=10.0)
+        listed = [
+            incident(1, 90, severity="warning", state="acknowledged", ack={"at": 1, "by": "mia", "comment": None}),
+            incident(2, 30),
+            incident(3, 100, kind="silence", suspect=silence, memberCount=1, openCount=1, deviceCount=1, title=hostile),
+            incident(4, 4_000, **ended),
+            incident(5, 50, state="silenced"),
+        ]
+        show_incidents(driver, listed)
+        driver.refresh()
+        wait(driver, lambda: text(driver, "#incidents-title") == "3 open incidents", "the incidents")
+        shown = [row.text for row in driver.find_elements(By.CSS_SELECTOR, "#open-incidents a")]
+        assert shown == [listed[2]["title"], listed[1]["title"], listed[0]["title"]], shown
+        first = driver.find_element(By.CSS_SELECTOR, "#open-incidents li")
+        assert "lyo-9, usually every 10 s" in first.text and "critical" in first.text, first.text
+        assert "acknowledged by mia" in text(driver, "#open-incidents li:last-child")
+        assert text(driver, "#past-title") == "1 silenced, 1 resolved"
+        assert driver.title == "(3) sigmad"
+        assert driver.execute_script("return window.broken") is None
+        for width, screen in SCREENS.items():
+            metrics = {"width": screen[0], "height": screen[1], "deviceScaleFactor": 1, "mobile": screen[2]}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            last = driver.find_element(By.CSS_SELECTOR, "#open-incidents li:last-child").rect
+            assert last["y"] + last["height"] <= screen[1], f"{width}: below the fold"
+            assert driver.execute_script(SMALL) == [], width
+            assert driver.execute_script(CONTRAST)[0][0] >= 4.5
+        desk = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", desk)
+        driver.find_element(By.CSS_SELECTOR, "#open-incidents li:nth-child(2) a").click()
+        wait(driver, lambda: text(driver, "#incident-title") == listed[1]["title"], "one of them")
+        assert len(names(driver, "members")) == 12
+        assert "their names share ams-2" in text(driver, "#incident-because")
+        assert not driver.find_element(By.ID, "fleet").is_displayed()
+        for key in ("ack", "silence"):
+            driver.find_element(By.ID, key).click()
+        wait(driver, lambda: len(driver.execute_script("return window.posted")) == 2, "two requests")
+        (ack, _), (silences, asked) = driver.execute_script("return window.posted")
+        assert (ack, silences) == (f"/incidents/{listed[1]['id']}/ack", "/silences")
+        assert json.loads(asked)["device"] == "ams-2-edge-05"
+        driver.find_element(By.CSS_SELECTOR, "#incident .back a").click()
+        wait(driver, lambda: driver.find_element(By.ID, "fleet").is_displayed(), "the fleet")
+        driver.get(f"http://127.0.0.1:{port}/#incident=01JFY09SR00000000000000009")
+        wait(driver, lambda: text(driver, "#incident-title") == "No such incident", "an unknown one")
+        check_console(driver, "status of 404")
+        show_incidents(driver, [])
+        leave(driver)
+
+
 def check_restart(driver) -> None:
     with bench.sigmad() as (_, port):
         post(port, calm("before"))
@@ -649,7 +746,7 @@ def check_keyboard(driver, port: int) -> None:
         name, is_seen = driver.execute_script(FOCUS)
         assert is_seen, f"nobody sees that {name} has the focus"
         stops.append(name)
-    assert stops == ["skip", "brand", "query", "theme", "strange", "odd"], stops
+    assert stops == ["skip", "brand", "query", "theme", "health-line", "strange", "odd"], stops
     # The row moves up, and the focus with it.
     post(port, {"device": "odd", "rps": 5_000_000})
     wait(driver, lambda: names(driver, "devices") == ["odd", "strange"], "another order")
@@ -704,6 +801,30 @@ return [...figures, ...metrics].map((node) => node.textContent);
 WHOLE = "return arguments[0].scrollHeight <= arguments[0].clientHeight + 1"
 COLUMNS = "return [...document.querySelectorAll('#device-metrics th')].map((cell) => cell.textContent)"
 TITLES = "return [...document.querySelectorAll('#device-charts h2')].map((title) => title.textContent)"
+# Answers for incidents that a page gets instead of the server's.
+STUB = """
+const incidents = %s;
+const before = window.fetch;
+window.posted = [];
+window.fetch = (path, options) => {
+  const json = (value, status = 200) => Promise.resolve(new Response(JSON.stringify(value), { status }));
+  if (options?.method === "POST") {
+    window.posted.push([path, options.body]);
+    return json({});
+  }
+  const id = path.match(/^\\/incidents\\/(.*)/)?.[1];
+  const found = incidents.find((one) => one.id === id);
+  if (id) return found ? json(found) : json({}, 404);
+  const list = { scope: "local", computedAt: 0, incidents, next: null };
+  return path.startsWith("/incidents?") ? json(list) : before(path, options);
+};
+"""
+# What is hard to hit (WCAG 2.2, 2.5.8): below 24 pixels, and not in a line of text.
+SMALL = """
+const targets = [...document.querySelectorAll("button, summary, .incident, input")];
+const found = targets.filter((node) => node.checkVisibility()).map((node) => [node, node.getBoundingClientRect()]);
+return found.filter(([, { width, height }]) => width < 24 || height < 24).map(([node]) => node.id || node.className);
+"""
 # The contrast of every text with what is behind it (WCAG 2.2, 1.4.3), the worst first.
 CONTRAST = """
 const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -821,6 +942,7 @@ def main() -> None:
             check_search(driver)
             check_series(driver)
             check_access(driver)
+            check_incidents(driver)
             check_restart(driver)
             check_silence(driver)
             check_sleep(driver)

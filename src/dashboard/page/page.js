@@ -58,12 +58,17 @@ function showLoad(load) {
   figure("samples-count", count(load.samples));
   figure("anomalies-count", count(load.anomaliesTotal));
   write(byId("queue"), `${count(load.queue)} of ${count(load.queueMax)} waiting`);
+  const bad = load.rejected > 0 || load.dropped > 0;
+  const faults = bad ? `, ${count(load.rejected)} rejected, ${count(load.dropped)} dropped` : "";
+  const p99 = load.answer ? `, responses within ${milliseconds(load.answer.p99)} ms` : "";
+  write(byId("health-line"), `Server: ${count(load.accepted)} samples per second${faults}${p99}`);
+  byId("health").classList.toggle("bad", bad);
   const share = load.queueMax ? (100 * load.queue) / load.queueMax : 0;
   byId("queue-bar").setAttribute("width", share.toFixed(2));
   byId("queue-bar").classList.toggle("bad", share > 50);
   const isEmpty = load.samples === 0 && load.accepted === 0;
-  byId("empty").hidden = !isEmpty || device !== null;
-  byId("fleet").hidden = isEmpty || device !== null;
+  byId("empty").hidden = !isEmpty || device !== null || incident !== null;
+  byId("fleet").hidden = isEmpty || device !== null || incident !== null;
   if (!byId("fleet").hidden) makeRibbon();
 }
 
@@ -284,6 +289,9 @@ function showServer(server) {
 function showStatus(data) {
   skew = data.at - Date.now() / 1000;
   write(byId("uptime"), duration(data.status.uptime));
+  const isFirst = serverStart === 0;
+  serverStart = data.at - data.status.uptime;
+  if (isFirst) showIncidents();
   write(byId("redis"), data.status.redis);
   byId("redis").dataset.redis = data.status.redis;
   if (data.status.phase === "draining") notice("the server is draining");
@@ -356,7 +364,7 @@ function onHello(data, id) {
   if (!data.resumed) fetchAnomalies();
   if (data.history && data.load.samples > 0) {
     byId("empty").hidden = true;
-    byId("fleet").hidden = false;
+    byId("fleet").hidden = incident !== null;
     showHistory(data.history);
     counted = { at: data.at, total: data.load.anomaliesTotal };
   }
@@ -377,25 +385,26 @@ function paint() {
 
 /** The device and the series of the address. */
 function readAddress() {
-  const found = { name: null, series: [] };
+  const found = { name: null, series: [], id: null };
   try {
     for (const part of location.hash.slice(1).split("&")) {
       const [field, ...values] = part.split("=");
       const value = decodeURIComponent(values.join("="));
       if (field === "device" && value) found.name = value;
+      if (field === "incident" && /^[0-9A-Z]{26}$/.test(value)) found.id = value;
       if (field === "series" && value) found.series.push(value);
     }
   } catch {
     // An invalid address shows the fleet.
-    return { name: null, series: [] };
+    return { name: null, series: [], id: null };
   }
   return found;
 }
 
 /** Another address: of the same device, other charts. */
 function onAddress() {
-  const { name, series } = readAddress();
-  if (name !== device) return route();
+  const { name, series, id } = readAddress();
+  if (name !== device || id !== incident) return route();
   if (!series.length || !isWide) return;
   chosen = series;
   askFor(series);
@@ -403,8 +412,9 @@ function onAddress() {
 }
 
 function route() {
-  const { name, series } = readAddress();
+  const { name, series, id } = readAddress();
   device = name;
+  incident = name === null ? id : null;
   chosen = series;
   asked = [];
   isWide = isRenewed = false;
@@ -416,7 +426,8 @@ function route() {
   if (ribbon) ribbon.points.t.length = ribbon.points.n.length = 0;
   for (const id of ["anomalies", "device-anomalies", "device-samples"]) byId(id).replaceChildren();
   byId("empty").hidden = true;
-  byId("fleet").hidden = name !== null;
+  byId("fleet").hidden = name !== null || incident !== null;
+  byId("incident").hidden = incident === null;
   byId("device").hidden = name === null;
   write(byId("device-name"), name ?? "");
   write(byId("device-line"), "");
@@ -425,6 +436,7 @@ function route() {
   closeFound();
   resetSeries(byId(name === null ? "charts" : "device-charts"));
   openStream();
+  fetchIncidents();
   scrollTo(0, 0);
 }
 
@@ -551,13 +563,19 @@ byId("curl").textContent = `curl ${location.origin}/ingest -d '{"device":"edge-1
 
 // ---- token
 
-function askForToken(status) {
-  write(byId("token-why"), status === 403 ? "The token is not correct." : "The server was started with --read-token.");
+/** Where the token that is asked for is kept. */
+let askedToken = TOKEN_KEY;
+
+function askForToken(status, key = TOKEN_KEY) {
+  askedToken = key;
+  const flag = key === TOKEN_KEY ? "--read-token" : "--operator-token";
+  write(byId("token-title"), `This server requires its ${flag === "--read-token" ? "read" : "operator"} token`);
+  write(byId("token-why"), status === 403 ? "The token is not correct." : `The server was started with ${flag}.`);
   if (!byId("token").open) byId("token").showModal();
 }
 byId("token").addEventListener("cancel", () => notice("The server requires its token: load the page again to enter it"));
 byId("token-form").addEventListener("submit", () => {
-  sessionStorage.setItem(TOKEN_KEY, byId("token-value").value.trim());
+  sessionStorage.setItem(askedToken, byId("token-value").value.trim());
   byId("token-value").value = "";
   route();
 });
