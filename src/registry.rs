@@ -13,6 +13,7 @@
 mod devices;
 mod hash;
 mod metrics;
+mod restore;
 mod words;
 
 use std::ops::Range;

@@ -83,6 +83,7 @@ fn answer(question: Question) {
             report.metrics.truncate(query.limit);
             drop(to.send(report));
         }
+        Question::Snapshot => {}
         Question::Totals(to) => drop(to.send(part_totals())),
         Question::Devices(query, to) => {
             let report = DeviceReport {

@@ -3,6 +3,8 @@
 //! Anomalous values of one stream without a normal value between them are one anomaly. It begins with the first
 //! of them, shows the one with the highest score, and ends with the next normal value.
 
+mod saved;
+
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,15 +95,17 @@ pub const RING_BYTES: usize = ANOMALIES_KEPT * size_of::<AnomalyEntry>();
 #[derive(Debug, Default)]
 pub struct AnomalyLog {
     ring: Vec<AnomalyEntry>,
-    /// Those of this shard since the start.
+    /// Those that were in the ring, of this shard.
     total: u64,
+    /// Those that began before a restart and are no more in the ring.
+    begun_before: u64,
     numbers: AnomalyNumbers,
 }
 
 impl AnomalyLog {
     /// Without anomalies. All shards share `numbers`.
     pub fn new(numbers: AnomalyNumbers) -> Self {
-        Self { ring: Vec::with_capacity(ANOMALIES_KEPT), total: 0, numbers }
+        Self { ring: Vec::with_capacity(ANOMALIES_KEPT), total: 0, begun_before: 0, numbers }
     }
 
     /// Takes an anomalous value. It belongs to the open anomaly of its stream if that is still kept, else to a
@@ -137,6 +141,11 @@ impl AnomalyLog {
             changed_us: flag.arrived_us,
             change,
         };
+        self.keep(anomaly)
+    }
+
+    /// Adds an anomaly to the ring.
+    fn keep(&mut self, anomaly: AnomalyEntry) -> OpenAnomaly {
         let place = self.total as usize % ANOMALIES_KEPT;
         if place == self.ring.len() {
             self.ring.push(anomaly);
@@ -202,7 +211,7 @@ impl AnomalyLog {
                     change: anomaly.change,
                 }
             });
-        AnomaliesReport { anomalies: found.collect(), begun: self.total, serial, change }
+        AnomaliesReport { anomalies: found.collect(), begun: self.begun(), serial, change }
     }
 }
 

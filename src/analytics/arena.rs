@@ -7,6 +7,8 @@
 //! The detectors' states are beside the records ([`DetectorStates`]). Where incidents are on, so are one cache line for the
 //! present interval of each stream ([`Fold`]), and what is kept of those that have room ([`Watches`]).
 
+mod saved;
+
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
@@ -24,6 +26,12 @@ const CHUNK_RING_BYTES: usize = 1 << 20;
 pub struct StreamIndex(u32);
 
 impl StreamIndex {
+    /// The index as a number.
+    #[inline]
+    pub fn number(self) -> usize {
+        self.0 as usize
+    }
+
     /// The index with a flag, in four bytes: there are less than 2³¹ streams.
     #[inline]
     pub fn with_flag(self, flag: bool) -> FlaggedIndex {
@@ -184,6 +192,16 @@ impl Arena {
     /// How many streams are in use, without copies.
     pub fn in_use(&self) -> usize {
         self.taken as usize - self.free.len() - self.own_copies
+    }
+
+    /// Indices below it have been in use.
+    pub fn places(&self) -> usize {
+        self.taken as usize
+    }
+
+    /// Those of them that are not in use.
+    pub fn free_places(&self) -> impl Iterator<Item = StreamIndex> {
+        self.free.iter().copied()
     }
 
     /// How many streams are in use, with copies.

@@ -89,6 +89,15 @@ impl Asker {
         ask_each(&self.shards, Question::Totals).map(TotalsReport::merge)
     }
 
+    /// Lets a shard begin a snapshot, unless it takes one.
+    pub fn begin_snapshot(&self, shard: usize) {
+        let QuestionsOf { questions, sleeper } = &self.shards[shard];
+        // Err: the thread has ended, and takes its last one.
+        if questions.send(Question::Snapshot).is_ok() {
+            sleeper.wake();
+        }
+    }
+
     /// The shard that has the windows of a device, or of the fleet.
     pub fn of(&self, device: Option<DeviceId>) -> &QuestionsOf {
         let layout = self.layout;

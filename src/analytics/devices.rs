@@ -8,6 +8,8 @@
 //! A value whose metric has been evicted enters no window. The streams of evicted metrics are given back in steps
 //! ([`DeviceWindows::free_stale`]).
 
+mod saved;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;

@@ -2,6 +2,8 @@
 //!
 //! They need that one order, so one shard has them all. A few streams take every value, so they stay in the cache.
 
+mod saved;
+
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
 use crate::analytics::arena::{Arena, RingSource, StreamIndex, StreamToJudge};
 use crate::analytics::last_sample::{LastSample, was_sent};

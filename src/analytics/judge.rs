@@ -1,5 +1,6 @@
 //! Judges samples by their windows, and reports what was judged.
 
+mod saved;
 mod series;
 
 use std::collections::VecDeque;
@@ -23,6 +24,7 @@ use crate::analytics::report::{
     AnomaliesQuery, AnomaliesReport, DevicesQuery, MetricReport, PartTotals, RankedDevice, Scope,
     TotalsReport, WatchedStreams, WindowsReport,
 };
+use crate::analytics::saved::export::Export;
 use crate::analytics::scan::DeviceScan;
 use crate::judged_queue::{
     JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows,
@@ -68,6 +70,8 @@ pub struct Analytics {
     evictions: u64,
     merge: ReplicaMerge,
     scans: VecDeque<DeviceScan>,
+    /// The snapshot under way.
+    export: Option<Box<Export>>,
 }
 
 impl Analytics {
@@ -104,6 +108,7 @@ impl Analytics {
             evictions: 0,
             merge: ReplicaMerge::default(),
             scans: VecDeque::new(),
+            export: None,
         }
     }
 
@@ -138,6 +143,9 @@ impl Analytics {
         arrived_us: i64,
         mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
     ) {
+        if self.export.is_some() {
+            self.take_before(batch);
+        }
         let (has_fleet, has_devices) = (self.part.has_fleet(), self.part.has_devices());
         let prefetches = has_devices && self.devices.arena.states().keeps_states();
         let mut ahead = batch.iter().skip(1);
@@ -404,6 +412,10 @@ impl Analytics {
 
     /// Takes one step in giving back the streams whose metrics were evicted. False if there is nothing to do.
     fn free_stale(&mut self) -> bool {
+        if self.export.is_some() {
+            // What the snapshot has not taken so far must stay.
+            return false;
+        }
         if self.devices.free_stale(&self.metrics) {
             return true;
         }

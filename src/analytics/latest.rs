@@ -2,6 +2,8 @@
 //!
 //! Holds ids, not names; the reader resolves them and drops samples whose device has no name any more.
 
+mod saved;
+
 use crate::shards::ShardPart;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 

@@ -81,6 +81,11 @@ impl KnownMetrics {
         self.names.0.device(id)
     }
 
+    /// Whether the registry has not evicted a device.
+    pub fn is_device(&self, id: DeviceId) -> bool {
+        self.names.0.is_device(id)
+    }
+
     /// How often metrics were evicted.
     pub fn evictions(&self) -> u64 {
         self.names.0.evictions()

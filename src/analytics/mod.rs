@@ -21,6 +21,7 @@ mod metrics;
 pub mod names;
 mod onsets;
 pub mod report;
+pub mod saved;
 mod scan;
 pub mod thread;
 

@@ -10,6 +10,8 @@ use sigmad_sample::{DeviceId, MetricId};
 pub trait Names: Send {
     /// None once the device has been evicted.
     fn device(&self, id: DeviceId) -> Option<Arc<str>>;
+    /// Whether the device has not been evicted. Takes no lock.
+    fn is_device(&self, id: DeviceId) -> bool;
     /// None once the metric has been evicted.
     fn metric(&self, id: MetricId) -> Option<Arc<str>>;
     /// Whether the metric has not been evicted. Takes no lock.
@@ -25,6 +27,10 @@ impl Names for Arc<Registry> {
 
     fn metric(&self, id: MetricId) -> Option<Arc<str>> {
         self.metric_name(id)
+    }
+
+    fn is_device(&self, id: DeviceId) -> bool {
+        Registry::is_device(self, id)
     }
 
     fn is_metric(&self, id: MetricId) -> bool {
@@ -78,6 +84,10 @@ where
 
     fn metric(&self, id: MetricId) -> Option<Arc<str>> {
         Some((self.metric)(id))
+    }
+
+    fn is_device(&self, id: DeviceId) -> bool {
+        (self.device)(id).is_some()
     }
 
     fn is_metric(&self, _: MetricId) -> bool {

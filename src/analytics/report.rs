@@ -35,6 +35,8 @@ pub enum Question {
     Latest(RecentQuery, Sender<Vec<SampleReport>>),
     /// The counts since the start.
     Totals(Sender<PartTotals>),
+    /// None: the shard begins a snapshot of what it knows.
+    Snapshot,
 }
 
 /// What was counted since the start.

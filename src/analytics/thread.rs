@@ -8,6 +8,8 @@
 //! Under load the thread dozes between turns, so that no worker pays for waking it. After a few milliseconds
 //! without work it parks until a worker, a reader or the store wakes it.
 
+mod snapshots;
+
 use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
@@ -19,12 +21,15 @@ use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
     PartTotals, Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, WindowsReport,
 };
+use crate::analytics::saved::link::StateLink;
 use crate::incidents::events::EventSender;
 use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
 use sigmad_sample::Reading;
+
+use self::snapshots::{Exported, Snapshots};
 
 /// Chunks of one sample queue judged before the next queue has its turn: half a millisecond of full ones.
 const CHUNKS_PER_TURN: usize = 64;
@@ -75,6 +80,8 @@ pub struct AnalyticsParts {
     pub judged_producer: Option<JudgedProducer>,
     /// The way to the incidents, if there are any.
     pub events: Option<EventSender>,
+    /// The way to and from the state directory, if there is one.
+    pub state: Option<StateLink>,
     /// Where the thread sleeps; workers, readers and the store wake it.
     pub sleeper: Arc<Sleeper>,
     /// Reads the time.
@@ -95,6 +102,9 @@ pub struct AnalyticsThread {
     taken: Vec<Question>,
     store: Option<StoreUpdates>,
     events: Option<EventSender>,
+    snapshots: Option<Snapshots>,
+    /// Chunks judged since the start.
+    judged_chunks: u64,
     sleeper: Arc<Sleeper>,
     clock: Clock,
     counters: Arc<AnalyticsCounters>,
@@ -107,7 +117,7 @@ pub enum Turn {
     Worked,
     /// Nothing, until a worker, a reader or the store sends something.
     Idle {
-        /// False while the store lags: then the last judged samples wait here.
+        /// False while the store or the disk lags: then the last judged samples, or a part of a snapshot, wait here.
         all_sent: bool,
     },
     /// Every worker has gone, all samples are judged and all questions are answered.
@@ -160,6 +170,8 @@ impl AnalyticsThread {
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
             store: parts.judged_producer.map(StoreUpdates::new),
             events: parts.events,
+            snapshots: parts.state.map(Snapshots::new),
+            judged_chunks: 0,
             sleeper: parts.sleeper,
             clock: parts.clock,
             counters: parts.counters,
@@ -170,12 +182,21 @@ impl AnalyticsThread {
     /// answered.
     pub fn run(mut self) -> PartTotals {
         self.sleeper.register();
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.restore(&mut self.analytics, &mut self.latest);
+        }
         let mut busy_ns = self.clock.monotonic_ns();
         loop {
             match self.turn() {
                 Turn::Worked => busy_ns = self.clock.monotonic_ns(),
                 Turn::Idle { all_sent } => self.sleep(busy_ns, all_sent),
-                Turn::Ended => return self.totals(),
+                Turn::Ended => {
+                    let Self { analytics, latest, judged_chunks, snapshots, .. } = &mut self;
+                    if let Some(snapshots) = snapshots {
+                        snapshots.last(analytics, latest, *judged_chunks);
+                    }
+                    return self.totals();
+                }
             }
         }
     }
@@ -187,7 +208,11 @@ impl AnalyticsThread {
         let applied = self.apply_updates();
         self.answer();
         let scanned = self.analytics.advance();
-        if asked || judged || applied || scanned {
+        let exported = match &mut self.snapshots {
+            Some(snapshots) => snapshots.export(&mut self.analytics),
+            None => Exported::Idle,
+        };
+        if asked || judged || applied || scanned || exported == Exported::Worked {
             return Turn::Worked;
         }
         if self.sources.is_empty() {
@@ -197,7 +222,7 @@ impl AnalyticsThread {
             return Turn::Ended;
         }
         let all_sent = self.store.as_mut().is_none_or(|store| store.judged_producer.try_send());
-        Turn::Idle { all_sent }
+        Turn::Idle { all_sent: all_sent && exported == Exported::Idle }
     }
 
     /// What was counted so far.
@@ -228,6 +253,7 @@ impl AnalyticsThread {
     /// Judges a bounded number of chunks from each sample queue.
     fn judge(&mut self) -> bool {
         let Self { analytics, latest, sources, store, events, clock, counters, .. } = self;
+        let judged_chunks = &mut self.judged_chunks;
         let mut any = false;
         sources.retain_mut(|source| {
             for _ in 0..CHUNKS_PER_TURN {
@@ -235,6 +261,7 @@ impl AnalyticsThread {
                     Ok(Some(chunk)) => {
                         judge_chunk(analytics, latest, store.as_mut(), &chunk, clock, counters);
                         pass_events(analytics, events.as_ref());
+                        *judged_chunks += 1;
                         source.consumer.recycle(chunk);
                         source.pending = source.pending.saturating_sub(1);
                         any = true;
@@ -284,7 +311,7 @@ impl AnalyticsThread {
         }
         let now = self.clock.now();
         self.counters.questions_total.add(self.taken.len() as u64);
-        let Self { analytics, latest, store, ttl_us, taken, .. } = self;
+        let Self { analytics, latest, store, ttl_us, taken, snapshots, judged_chunks, .. } = self;
         for question in taken.drain(..) {
             match question {
                 Question::Windows(device, scope, to) => {
@@ -303,6 +330,11 @@ impl AnalyticsThread {
                     reply(&to, latest_samples(latest, analytics, &query, now, *ttl_us));
                 }
                 Question::Totals(to) => reply(&to, analytics.part_totals()),
+                Question::Snapshot => {
+                    if let Some(snapshots) = snapshots {
+                        snapshots.begin(analytics, latest, *judged_chunks);
+                    }
+                }
             }
         }
     }

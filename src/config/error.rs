@@ -29,6 +29,8 @@ pub enum SettingsError {
     UnixWithMay,
     /// `--analytics` of more than one with `--redis-url`: the store takes judged samples from one shard.
     ShardsWithRedis(usize),
+    /// `--state-dir` with `--redis-url`: each brings windows back after a restart, and they would count twice.
+    StateWithRedis,
     /// `--detector` has this name more than once.
     DetectorTwice(&'static str),
     /// A token can't be used.
@@ -73,6 +75,9 @@ impl fmt::Display for SettingsError {
             Self::ShardsWithRedis(shards) => {
                 write!(f, "--analytics {shards} can't be used with --redis-url: it takes 1")
             }
+            Self::StateWithRedis => f.write_str(
+                "--state-dir can't be used with --redis-url: windows come back from Redis, and would count twice",
+            ),
             Self::SeveralAddresses => f.write_str("--engine may takes only one --listen"),
             Self::UnixWithMay => f.write_str(
                 "--engine may has no Unix sockets: --listen on an address and a port, or use --engine native",

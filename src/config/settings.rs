@@ -57,6 +57,10 @@ const INCIDENT_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=YEAR;
 /// Below it Redis is busy with flushes alone; past it replicas judge by stale windows.
 const FLUSH_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
+/// The lower end holds the devices of a small fleet.
+const STATE_BYTES: RangeInclusive<usize> = 1024 * 1024..=1 << 50;
+/// Below it the disk writes nothing else; past it a crash loses too much.
+const SNAPSHOT_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
 /// The lower end holds some seconds of a small fleet.
 const REDIS_QUEUE_BYTES: RangeInclusive<usize> = 1024 * 1024..=64 * 1024 * 1024 * 1024;
 /// No detector gives a larger z-score, so no value could exceed a larger threshold.
@@ -314,6 +318,25 @@ pub struct ServerSettings {
     #[arg(help_heading = "Redis", long, value_name = "SIZE", value_parser = bytes(REDIS_QUEUE_BYTES))]
     pub redis_queue: Option<usize>,
 
+    /// directory that keeps what was learned over a restart
+    ///
+    /// Directory in which windows, detectors and anomalies outlive a restart; it is created. One process at a time uses it.
+    /// Without it they are in memory alone. Not with `--redis-url`, which shares the windows itself.
+    #[arg(help_heading = "State", long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// limit of the state directory
+    ///
+    /// Limit of all files in `--state-dir`. When no further snapshot fits, the older ones are kept, and it is counted.
+    #[arg(help_heading = "State", long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes(STATE_BYTES))]
+    pub state_max: usize,
+
+    /// interval between two snapshots of all devices
+    ///
+    /// Interval between two snapshots of all devices in `--state-dir`. One more is written at the end of the drain.
+    #[arg(help_heading = "State", long, default_value = "60s", value_parser = duration(SNAPSHOT_INTERVAL))]
+    pub snapshot_interval: Duration,
+
     /// bearer token for POST: the token, or @file
     ///
     /// Bearer token that POST requests need, as a token or `@file`. Without it, no token is needed.
@@ -417,6 +440,9 @@ impl ServerSettings {
             && let Shards::Count(shards @ 2..) = self.analytics
         {
             return Err(SettingsError::ShardsWithRedis(shards));
+        }
+        if self.redis_url.is_some() && self.state_dir.is_some() {
+            return Err(SettingsError::StateWithRedis);
         }
         for (place, kind) in self.detector.iter().enumerate() {
             if self.detector[..place].contains(kind) {

@@ -32,7 +32,7 @@ pub fn mask_of(metric: MetricId) -> u64 {
 pub(super) struct DeviceTable {
     slots: Vec<DeviceSlot>,
     by_name: HashTable<u32>,
-    /// Slots without a device.
+    /// Slots without a device. [`DeviceTable::claim`] leaves slots here that have one again.
     free: Vec<u32>,
     /// Streams of all devices.
     pub(super) streams: usize,
@@ -130,16 +130,45 @@ impl DeviceTable {
     }
 
     /// Whether there is a slot for another device.
-    pub(super) fn has_slot(&self, words: &SlotWords) -> bool {
+    pub(super) fn has_slot(&mut self, words: &SlotWords) -> bool {
+        while let Some(&last) = self.free.last()
+            && self.slots[last as usize].name.is_some()
+        {
+            self.free.pop();
+        }
         !self.free.is_empty() || self.slots.len() < words.len()
     }
 
+    /// The slot, if it is free; else another one. There must be one ([`DeviceTable::has_slot`]).
+    pub(super) fn claim(&mut self, slot: u32, words: &SlotWords) -> u32 {
+        let wanted = slot as usize;
+        if wanted < words.len() && wanted >= self.slots.len() {
+            self.free.extend(self.slots.len() as u32..slot);
+            self.slots.resize_with(wanted + 1, DeviceSlot::default);
+            return slot;
+        }
+        let is_free = self.slots.get(wanted).is_some_and(|slot| slot.name.is_none());
+        if is_free { slot } else { self.free_slot() }
+    }
+
+    fn free_slot(&mut self) -> u32 {
+        while let Some(index) = self.free.pop() {
+            if self.slots[index as usize].name.is_none() {
+                return index;
+            }
+        }
+        self.slots.push(DeviceSlot::default());
+        self.slots.len() as u32 - 1
+    }
+
     pub(super) fn add(&mut self, hasher: &RandomState, name: &str) -> u32 {
-        let Self { slots, by_name, free, .. } = self;
-        let index = free.pop().unwrap_or_else(|| {
-            slots.push(DeviceSlot::default());
-            slots.len() as u32 - 1
-        });
+        let index = self.free_slot();
+        self.add_at(hasher, name, index)
+    }
+
+    /// Gives a free slot to a device.
+    pub(super) fn add_at(&mut self, hasher: &RandomState, name: &str, index: u32) -> u32 {
+        let Self { slots, by_name, .. } = self;
         slots[index as usize].name = Some(name.into());
         by_name.insert_unique(hash_name(hasher, name.as_bytes()), index, |&index| {
             let name = slots[index as usize].name.as_deref().expect("it is in the table");

@@ -50,7 +50,7 @@ pub(super) struct MetricTable {
     pub(super) max: usize,
     slots: Vec<MetricSlot>,
     by_name: HashTable<u16>,
-    /// Slots without a name.
+    /// Slots without a name. [`MetricTable::claim`] leaves slots here that have one again.
     free: Vec<u16>,
     /// Names by their only sender.
     held: HashMap<Sender, usize, RandomState>,
@@ -92,11 +92,41 @@ impl MetricTable {
         name: &str,
         only_sender: Option<Sender>,
     ) -> MetricId {
-        let Self { slots, by_name, free, held, .. } = self;
-        let slot = free.pop().unwrap_or_else(|| {
-            slots.push(MetricSlot::default());
-            (slots.len() - 1) as u16
-        });
+        let slot = self.free_slot();
+        self.add_at(words, hasher, name, only_sender, slot)
+    }
+
+    fn free_slot(&mut self) -> u16 {
+        while let Some(slot) = self.free.pop() {
+            if self.slots[usize::from(slot)].name.is_none() {
+                return slot;
+            }
+        }
+        self.slots.push(MetricSlot::default());
+        (self.slots.len() - 1) as u16
+    }
+
+    /// The slot, if it is free; else another one. There must be one.
+    pub(super) fn claim(&mut self, slot: usize) -> u16 {
+        if slot < self.max && slot >= self.slots.len() {
+            self.free.extend(self.slots.len() as u16..slot as u16);
+            self.slots.resize_with(slot + 1, MetricSlot::default);
+            return slot as u16;
+        }
+        let is_free = self.slots.get(slot).is_some_and(|slot| slot.name.is_none());
+        if is_free { slot as u16 } else { self.free_slot() }
+    }
+
+    /// Gives a free slot to a name.
+    pub(super) fn add_at(
+        &mut self,
+        words: &SlotWords,
+        hasher: &RandomState,
+        name: &str,
+        only_sender: Option<Sender>,
+        slot: u16,
+    ) -> MetricId {
+        let Self { slots, by_name, held, .. } = self;
         slots[usize::from(slot)] = MetricSlot { name: Some(name.into()), only_sender };
         by_name.insert_unique(hash_name(hasher, name.as_bytes()), slot, |&slot| {
             let name = slots[usize::from(slot)].name.as_deref().expect("it is in the table");

@@ -8,6 +8,7 @@ use super::shared::Shared;
 use super::threads::{join, spawn};
 use super::workers::AnalyticsQueues;
 use crate::analytics::report::{PartTotals, TotalsReport};
+use crate::analytics::saved::link::StateLink;
 use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
 use crate::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings};
 use crate::config::{ServerSettings, Switch};
@@ -46,17 +47,27 @@ fn onsets(
         .then(|| OnsetSettings::new(interval_us, idle_us, streams_max, shards.of_devices()))
 }
 
-/// Builds the threads, in the order of their shards. `events`: the way to the incidents, one for each, or none.
-/// `judged_producer`: the way to the store, of the only shard.
+/// The ways from analytics to other threads.
+pub(super) struct ToThreads {
+    /// To the store, of the only shard.
+    pub judged_producer: Option<JudgedProducer>,
+    /// To the incidents, one for each shard, or none.
+    pub events: Vec<EventSender>,
+    /// To the state directory, one for each shard; none without it.
+    pub links: Vec<StateLink>,
+}
+
+/// Builds the threads, in the order of their shards.
 pub(super) fn threads(
     settings: &ServerSettings,
     plan: &MemoryPlan,
     shared: &Shared,
     counters: &ServerCounters,
     queues: Vec<AnalyticsQueues>,
-    mut judged_producer: Option<JudgedProducer>,
-    events: Vec<EventSender>,
+    to_threads: ToThreads,
 ) -> Vec<AnalyticsThread> {
+    let ToThreads { mut judged_producer, events, links } = to_threads;
+    let mut links = links.into_iter();
     let numbers = AnomalyNumbers::default();
     let onsets = onsets(settings, plan, shared.layout);
     let detection = AnalyticsSettings { onsets, ..detection(settings) };
@@ -74,6 +85,7 @@ pub(super) fn threads(
                 questions: queues.questions,
                 judged_producer: judged_producer.take(),
                 events: events.next(),
+                state: links.next(),
                 sleeper: sleeper.clone(),
                 clock: Clock::new(shared.start),
                 counters: counters.clone(),

@@ -19,6 +19,7 @@ use crate::logs::LostLines;
 use crate::registry::Registry;
 use crate::sample_queue::SampleQueueCounters;
 use crate::shards::ShardLayout;
+use crate::state::counters::StateCounters;
 use crate::telemetry::{Build, Sources};
 
 /// The counters of every thread.
@@ -36,6 +37,8 @@ pub(super) struct ServerCounters {
     pub notify: Vec<Arc<TargetCounters>>,
     /// None without `--redis-url`.
     pub redis: Option<RedisCounters>,
+    /// None without `--state-dir`.
+    pub state: Option<Arc<StateCounters>>,
 }
 
 /// The counters of one worker.
@@ -53,7 +56,12 @@ impl WorkerCounters {
 }
 
 impl ServerCounters {
-    pub fn new(workers: usize, shards: ShardLayout, redis: Option<RedisCounters>) -> Self {
+    pub fn new(
+        workers: usize,
+        shards: ShardLayout,
+        redis: Option<RedisCounters>,
+        has_state: bool,
+    ) -> Self {
         Self {
             workers: (0..workers).map(WorkerCounters::new).collect(),
             readers: (0..READERS).map(|_| Arc::default()).collect(),
@@ -64,6 +72,7 @@ impl ServerCounters {
             incidents: Arc::default(),
             notify: Vec::new(),
             redis,
+            state: has_state.then(Arc::default),
         }
     }
 
@@ -102,6 +111,7 @@ impl ServerCounters {
                 queue.clone(),
             ]);
         }
+        sources.extend(self.state.iter().map(|state| state.clone() as Arc<dyn MetricSource>));
         sources.push(Arc::new(LostLines));
         sources.push(Arc::new(build));
         sources.into()

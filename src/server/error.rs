@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
+
+use sigmad_state::StateError;
 
 use crate::config::SettingsError;
 use crate::http::listen::ListenAddress;
@@ -17,6 +20,8 @@ pub enum ServerError {
     Worker(io::Error),
     /// The certificate can't be used any more: it could when the settings were checked.
     Tls(SettingsError),
+    /// `--state-dir` can't be used.
+    StateDir(PathBuf, StateError),
     /// The file limit leaves no room for connections.
     FileLimit(usize),
 }
@@ -31,6 +36,9 @@ impl fmt::Display for ServerError {
             }
             Self::Start(error) => write!(f, "can't start: {error}"),
             Self::Tls(error) => error.fmt(f),
+            Self::StateDir(directory, error) => {
+                write!(f, "can't use {} (--state-dir): {error}", directory.display())
+            }
             Self::Worker(error) => write!(f, "a worker failed: {error}"),
             Self::FileLimit(limit) => {
                 write!(f, "the file limit of {limit} is too low for connections; raise `ulimit -n`")

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `shared` | what several threads use: registry, readiness, the main thread's events |
 //! | `counters` | every counter, and which of them the scrape and the live page read |
-//! | `workers`, `analytics`, `incidents`, `store`, `reads` | each builds its threads from plain values of the settings |
+//! | `workers`, `analytics`, `incidents`, `store`, `state`, `reads` | each builds its threads from plain values of the settings |
 //! | `notify` | who tells others of incidents |
 //! | `engine` | the HTTP engine: starts, drains |
 //! | `reload` | what SIGHUP reads again |
@@ -24,6 +24,7 @@ mod reads;
 mod reload;
 mod shared;
 mod signals;
+mod state;
 mod store;
 mod summary;
 mod threads;
@@ -37,7 +38,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use sigmad_clock::elapsed;
 use tracing::info;
 
-use self::analytics::AnalyticsThreads;
+use self::analytics::{AnalyticsThreads, ToThreads};
 use self::counters::ServerCounters;
 use self::engine::RunningEngine;
 pub use self::error::ServerError;
@@ -46,7 +47,8 @@ pub use self::notify::notify_test;
 use self::reads::ReadThreads;
 use self::reload::Reloads;
 use self::shared::{MainEvent, Shared};
-use self::store::{RedisParts, drain_of_requests};
+use self::state::StateParts;
+use self::store::RedisParts;
 use self::threads::join;
 use self::workers::Queues;
 use crate::config::{ServerSettings, Switch};
@@ -78,22 +80,22 @@ pub fn run(
     let shared = Shared::new(settings, plan.max_streams, placement.shards, start, main);
     let (redis, judged_producer) = RedisParts::new(settings, &plan, &shared).unzip();
     let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
-    let mut counters = ServerCounters::new(placement.workers(), placement.shards, redis_counters);
+    let has_state = settings.state_dir.is_some();
+    let (workers, shards) = (placement.workers(), placement.shards);
+    let mut counters = ServerCounters::new(workers, shards, redis_counters, has_state);
     counters.notify = notify::counters(settings);
     let counters = Arc::new(counters);
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
     let (event_senders, incidents_asker, incidents) = incidents::thread(&shared, &counters);
     let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
-    let senders = if settings.incidents == Switch::On { event_senders } else { Vec::new() };
-    let analytics = analytics::threads(
-        settings,
-        &plan,
-        &shared,
-        &counters,
-        queue_ends,
+    let asker = &queues.requests.asker;
+    let mut state = StateParts::new(settings, &shared, asker, counters.state.as_ref())?;
+    let to_threads = ToThreads {
         judged_producer,
-        senders,
-    );
+        events: if settings.incidents == Switch::On { event_senders } else { Vec::new() },
+        links: state.as_mut().map_or_else(Vec::new, StateParts::take_links),
+    };
+    let analytics = analytics::threads(settings, &plan, &shared, &counters, queue_ends, to_threads);
 
     let analytics =
         AnalyticsThreads::start(analytics, &shared, &placement).map_err(ServerError::Start)?;
@@ -103,6 +105,7 @@ pub fn run(
         redis.reload_password(settings, &mut reloads);
     }
     let store = redis.map(RedisParts::start).transpose().map_err(ServerError::Start)?;
+    let state = state.map(StateParts::start).transpose().map_err(ServerError::Start)?;
     let reads = ReadThreads::start(settings, &shared, &counters, queues.requests)
         .map_err(ServerError::Start)?;
     let workers = workers::parts(
@@ -117,7 +120,7 @@ pub fn run(
         RunningEngine::start(settings, limits, &placement, workers, &shared, &mut reloads)?;
     let notifiers = Notifiers::start(settings, &shared, &counters, engine.tcp, &incidents_asker)
         .map_err(ServerError::Start)?;
-    if store.is_none() {
+    if store.is_none() && state.is_none() {
         shared.readiness.set(ReadinessPhase::Ready);
     }
     info!(
@@ -141,8 +144,14 @@ pub fn run(
     if let Some(store) = &store {
         store.set_deadline(deadline, settings.drain);
     }
-    let is_stored = store.is_some();
-    engine.drain(if is_stored { drain_of_requests(settings.drain) } else { settings.drain });
+    if let Some(state) = &state {
+        state.set_deadline(deadline);
+    }
+    engine.drain(match (&store, &state) {
+        (Some(_), _) => store::drain_of_requests(settings.drain),
+        (None, Some(_)) => state::drain_of_requests(settings.drain),
+        (None, None) => settings.drain,
+    });
     // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.
     reads.join();
     let totals = analytics.join();
@@ -150,6 +159,9 @@ pub fn run(
     // Nobody sends events any more; once no target is told either, nobody asks.
     if notifiers.stop(start, deadline) {
         join(incidents);
+    }
+    if let Some(state) = state {
+        state.join();
     }
     // Analytics has ended: the store writes what is left.
     if let Some(store) = store {
@@ -159,11 +171,14 @@ pub fn run(
     failure.map_or(Ok(()), Err)
 }
 
-/// Waits for a signal, or for the failure of a worker. Meanwhile the first state of Redis ends the start.
+/// Waits for a signal, or for the failure of a worker. Meanwhile the first state of Redis, or the restored state, ends
+/// the start.
 fn wait(events: &Receiver<MainEvent>, shared: &Shared, reloads: &Reloads) -> Option<ServerError> {
     loop {
         match events.recv().expect("Shared holds a sender") {
-            MainEvent::StoreState => shared.readiness.set(ReadinessPhase::Ready),
+            MainEvent::StoreState | MainEvent::Restored => {
+                shared.readiness.set(ReadinessPhase::Ready)
+            }
             MainEvent::Reload => reloads.run(),
             MainEvent::Signal(signal) => {
                 info!(signal, "draining");

@@ -23,6 +23,8 @@ pub(super) enum MainEvent {
     WorkerFailed(io::Error),
     /// The store has read the windows of the cluster, or Redis is unavailable; also each later change.
     StoreState,
+    /// What was known before the restart is there again.
+    Restored,
 }
 
 /// Handles that every builder of threads receives.

@@ -21,5 +21,6 @@ mod notify;
 mod shards;
 mod signals;
 mod soak;
+mod state;
 mod tls;
 mod unix;

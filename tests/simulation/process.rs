@@ -153,6 +153,7 @@ impl Process {
             ttl_us: 300_000_000,
             sample_consumers: vec![consumer],
             questions: asked.pop().expect("one shard"),
+            state: None,
             judged_producer: Some(judged_producer),
             events: None,
             sleeper,

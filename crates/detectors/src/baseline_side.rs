@@ -5,6 +5,7 @@
 
 use crate::daily_profile::DailyProfile;
 use crate::normalizer::{Conversion, Normalizer};
+use crate::saved::saved;
 
 /// A value closer to the baseline than this, in deviations, is on neither side.
 const SIDE_MIN: f32 = 0.3;
@@ -18,6 +19,8 @@ pub struct BaselineSide {
     /// 1 above, −1 below, 0 near it.
     side: i8,
 }
+
+saved!(BaselineSide { baseline, slot, side });
 
 impl BaselineSide {
     /// Whether a value is on the same side as the value before it. Call it before the profile takes the value

@@ -1,5 +1,7 @@
 //! Cooldown: after an alarm, only a clearly higher score is another alarm.
 
+use crate::saved::saved;
+
 /// A score passes when it is at least this many times the highest of the period.
 const RATIO_MIN: f32 = 1.1;
 /// The period is divided into parts, which are forgotten one by one.
@@ -13,6 +15,8 @@ pub struct Cooldown {
     /// How much of the current part has passed, from 0 to 1.
     elapsed: f32,
 }
+
+saved!(Cooldown { highest, part, elapsed } if |it| usize::from(it.part) < PARTS);
 
 impl Cooldown {
     /// The score if it is clearly higher than every score of the period, else 0; then the score is remembered.

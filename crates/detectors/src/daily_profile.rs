@@ -1,6 +1,7 @@
 //! The daily profile of a stream: a running mean for every half-hour of the day (UTC).
 
 use crate::normalizer::{Conversion, Normalizer};
+use crate::saved::saved;
 
 const SLOTS: usize = 48;
 const SLOT_US: i64 = 24 * 60 * 60 * 1_000_000 / SLOTS as i64;
@@ -16,6 +17,8 @@ pub struct DailyProfile {
     means: [f32; SLOTS],
     counts: [u8; SLOTS],
 }
+
+saved!(DailyProfile { means, counts });
 
 impl Default for DailyProfile {
     fn default() -> Self {

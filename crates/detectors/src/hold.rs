@@ -2,6 +2,8 @@
 //!
 //! Only alarms begin a hold. A severity that raised none, below the stream's own bar, silences nothing.
 
+use crate::saved::saved;
+
 /// A severity passes when it is at least this many times that of the alarm.
 const RATIO_MIN: f32 = 1.3;
 
@@ -13,6 +15,8 @@ pub struct Hold {
     /// The time since it, in periods.
     elapsed: f32,
 }
+
+saved!(Hold { severity, elapsed });
 
 impl Default for Hold {
     fn default() -> Self {

@@ -8,6 +8,8 @@
 //! The caller chooses the units of points; distances are in deviations. All numbers are 32-bit floats in
 //! separate arrays, so that the distances to all centres take a few vector operations.
 
+use crate::saved::saved;
+
 /// Enough for the states of a load curve; a centre takes 4(D + 1) bytes.
 const CENTRES: usize = 32;
 /// The bits of a float that carry the number of its centre during a search for the smallest.
@@ -43,6 +45,8 @@ pub struct LeaderClusters<const D: usize> {
     weights: [f32; CENTRES],
     gain: f32,
 }
+
+saved!(impl [const D: usize] LeaderClusters<D> { centres, weights, gain });
 
 impl<const D: usize> Default for LeaderClusters<D> {
     fn default() -> Self {

@@ -27,6 +27,7 @@ pub mod robust;
 mod robust_baseline;
 mod run_length;
 mod sample_interval;
+pub mod saved;
 mod slab;
 mod states;
 mod table;
@@ -35,5 +36,5 @@ pub mod window;
 pub mod zscore;
 
 pub use detector::Detector;
-pub use states::{DetectorSettings, DetectorStates, Finding, StateIndex};
+pub use states::{DetectorSettings, DetectorStates, Finding, SavedDetector, StateIndex};
 pub use table::DetectorKind;

@@ -4,6 +4,8 @@
 //! value in fifty exceeds 1. The quantile is a stochastic approximation (Robbins and Monro, *A Stochastic
 //! Approximation Method*, 1951), which needs a single float.
 
+use crate::saved::saved;
+
 /// Smallest learning rate: the running mean covers about a thousand errors.
 const RATE_MIN: f32 = 1e-3;
 /// The quantile that is followed.
@@ -30,6 +32,8 @@ pub struct NormalizedError {
     /// A float, as it only divides; it stops where adding one makes no difference.
     count: f32,
 }
+
+saved!(NormalizedError { mean, quantile, count });
 
 impl NormalizedError {
     /// An error counts as at most this many mean errors where something is fitted to the values.

@@ -4,6 +4,8 @@
 //! values near 1e9 with a spread of 1 keep their digits. When mean or deviation have moved far from origin
 //! or unit, everything kept is converted, which is rare.
 
+use crate::saved::saved;
+
 /// Smallest learning rate: the mean covers about ten thousand values, a week of one a minute.
 const RATE_MIN: f64 = 1e-4;
 /// A deviation below this fraction of the mean is rounding, not spread.
@@ -43,6 +45,8 @@ pub struct Normalizer {
     count: u32,
     inverse: f32,
 }
+
+saved!(Normalizer { mean, variance, origin, per_unit, count, inverse });
 
 impl Default for Normalizer {
     fn default() -> Self {

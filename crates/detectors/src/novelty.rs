@@ -17,6 +17,7 @@ use crate::detector::Detector;
 use crate::leader_clusters::{LeaderClusters, LeaderParameters};
 use crate::normalized_error::NormalizedError;
 use crate::normalizer::{Conversion, Normalizer};
+use crate::saved::saved;
 use crate::tail_probability::TailProbability;
 
 /// Values before the first score: until then every state is new.
@@ -48,6 +49,8 @@ pub struct Past {
     blocks: LeaderClusters<3>,
     tails: [TailProbability; 3],
 }
+
+saved!(Past { normalizer, short, long, block, means, values, curves, blocks, tails });
 
 /// The surprise of each description, 0 to 12.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -123,6 +126,8 @@ pub struct ValueRange {
     high: f64,
 }
 
+saved!(ValueRange { low, high });
+
 impl Default for ValueRange {
     fn default() -> Self {
         Self { low: f64::INFINITY, high: f64::NEG_INFINITY }
@@ -169,8 +174,11 @@ pub struct Novelty {
     cooldown: Cooldown,
 }
 
+saved!(Novelty { past, range, average, average_errors, profile, profile_errors, cooldown });
+
 impl Detector for Novelty {
     const THRESHOLD: f64 = 2.0;
+    const STATE_VERSION: u16 = 1;
 
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {

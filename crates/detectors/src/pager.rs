@@ -42,6 +42,7 @@ use crate::rate::Rate;
 use crate::robust_baseline::RobustBaseline;
 use crate::run_length::RunLength;
 use crate::sample_interval::SampleInterval;
+use crate::saved::saved;
 use crate::tail_probability::TailProbability;
 
 const DETRENDED: LeaderParameters = LeaderParameters { radius: 0.3, growth: 1e-4 };
@@ -110,11 +111,34 @@ pub struct Pager {
     alarm_ago: f32,
 }
 
+saved!(Pager {
+    past,
+    range,
+    average,
+    average_errors,
+    profile,
+    profile_errors,
+    side,
+    one_sided,
+    last,
+    repeated,
+    detrended,
+    detrended_tail,
+    baseline,
+    baseline_events,
+    baseline_event_ago,
+    interval,
+    hold,
+    alarms,
+    alarm_ago,
+});
+
 /// A million streams take 4 GB.
 const _: () = assert!(size_of::<Pager>() <= 4096);
 
 impl Detector for Pager {
     const THRESHOLD: f64 = 1.0;
+    const STATE_VERSION: u16 = 1;
 
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {

@@ -2,6 +2,8 @@
 //!
 //! A new value finds its rank by bisection, and each rank above it moves by a byte.
 
+use crate::saved::{Saved, saved};
+
 /// The last N values of a stream, at most 255.
 #[derive(Clone, Debug)]
 pub struct Ranked<T, const N: usize> {
@@ -11,6 +13,12 @@ pub struct Ranked<T, const N: usize> {
     count: u8,
     next: u8,
 }
+
+// A place past the values would panic.
+saved!(impl [T: Copy + Default + Saved, const N: usize] Ranked<T, N> { values, order, count, next } if |it| {
+    let places = [it.next, it.count.saturating_sub(1)];
+    it.order.iter().chain(&places).all(|&place| usize::from(place) < N)
+});
 
 impl<T: Copy + Default, const N: usize> Default for Ranked<T, N> {
     fn default() -> Self {

@@ -1,5 +1,7 @@
 //! The rate of events of a stream, in events a day.
 
+use crate::saved::saved;
+
 /// Events older than about this no longer count.
 const MEMORY_DAYS: f32 = 30.0;
 /// A new stream starts as if it had been without events for this long, so its first event is no high rate.
@@ -11,6 +13,8 @@ pub struct Rate {
     events: f32,
     days: f32,
 }
+
+saved!(Rate { events, days });
 
 impl Rate {
     /// Advances the time.

@@ -9,6 +9,7 @@ use crate::daily_profile::DailyProfile;
 use crate::detector::Detector;
 use crate::normalized_error::NormalizedError;
 use crate::normalizer::Normalizer;
+use crate::saved::saved;
 
 /// The weight of each value in the moving average.
 const AVERAGE_WEIGHT: f64 = 0.3;
@@ -25,8 +26,11 @@ pub struct Residual {
     profile_errors: NormalizedError,
 }
 
+saved!(Residual { normalizer, average, average_errors, profile, profile_errors });
+
 impl Detector for Residual {
     const THRESHOLD: f64 = 3.0;
+    const STATE_VERSION: u16 = 1;
 
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {

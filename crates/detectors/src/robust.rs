@@ -7,6 +7,7 @@
 
 use crate::detector::Detector;
 use crate::ranked::Ranked;
+use crate::saved::saved;
 use sigmad_sample::Z_MAX;
 
 /// Values that the next one is compared with.
@@ -24,8 +25,11 @@ pub struct Robust {
     last: Ranked<f64, VALUES>,
 }
 
+saved!(Robust { last });
+
 impl Detector for Robust {
     const THRESHOLD: f64 = 3.5;
+    const STATE_VERSION: u16 = 1;
 
     #[inline]
     fn observe(&mut self, _timestamp_us: i64, value: f64) -> f64 {

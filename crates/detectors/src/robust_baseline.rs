@@ -5,6 +5,7 @@
 
 use crate::normalizer::{Conversion, Normalizer};
 use crate::ranked::Ranked;
+use crate::saved::saved;
 
 /// Values that are kept.
 const VALUES: usize = 64;
@@ -23,6 +24,8 @@ pub struct RobustBaseline {
     /// The median distance from the median, or the mean distance where that is 0.
     spread: f32,
 }
+
+saved!(RobustBaseline { values, median, spread });
 
 impl RobustBaseline {
     /// The distance of a value from the median, in median distances; then the value may be kept. The

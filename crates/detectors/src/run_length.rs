@@ -7,6 +7,8 @@
 //! rest by nature, like counters, have rested for long before, so m is large and n is small. A run has no
 //! surprise before six times the longest, because a weekend is five nights long.
 
+use crate::saved::saved;
+
 /// A run has a surprise at this many times the longest, and again at each doubling, in case of a cooldown.
 const TIMES: u32 = 6;
 /// `TIMES^1.5`.
@@ -23,6 +25,8 @@ pub struct RunLength {
     longest: f32,
     count: f32,
 }
+
+saved!(RunLength { length, longest, count });
 
 impl RunLength {
     /// Takes a value that continues the run, or begins the next one. Returns −log₁₀ of the probability of the

@@ -1,5 +1,7 @@
 //! The interval between the values of a stream: the last one, and the mean.
 
+use crate::saved::saved;
+
 /// Smallest learning rate: the mean covers about a thousand values.
 const RATE_MIN: f32 = 1e-3;
 /// The longest gap, in mean intervals; a longer one counts as this.
@@ -17,6 +19,8 @@ pub struct SampleInterval {
     /// Mean seconds between values.
     interval_s: f32,
 }
+
+saved!(SampleInterval { last_us, count, interval_s });
 
 impl SampleInterval {
     /// Seconds since the value before: 0 for the first value and where the clock goes back; a long gap is cut

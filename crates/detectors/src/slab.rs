@@ -3,6 +3,7 @@
 //! A slab grows by chunks that never move.
 
 use crate::detector::Detector;
+use crate::saved::{Saved, saved};
 
 /// log₂ of the states in a chunk: some 800 kB of the largest.
 const CHUNK_BITS: u32 = 8;
@@ -14,6 +15,8 @@ struct SlabEntry<D> {
     /// The score of the last value.
     score: f64,
 }
+
+saved!(impl [D: Saved] SlabEntry<D> { detector, score });
 
 /// The states of one detector.
 #[derive(Debug)]
@@ -55,6 +58,28 @@ impl<D: Detector> Slab<D> {
 
     pub(crate) fn prefetch(&self, index: usize) {
         prefetch(&self.chunks[index >> CHUNK_BITS][index & ((1 << CHUNK_BITS) - 1)]);
+    }
+
+    /// Appends the state as [`Saved`] writes it.
+    pub(crate) fn write(&self, index: usize, to: &mut Vec<u8>) {
+        self.chunks[index >> CHUNK_BITS][index & ((1 << CHUNK_BITS) - 1)].write(to);
+    }
+
+    /// Replaces the state by one that was written. False, and nothing is replaced, if it can't be read.
+    pub(crate) fn read(&mut self, index: usize, mut from: &[u8]) -> bool {
+        let entry = SlabEntry::read(&mut from).filter(|_| from.is_empty());
+        let is_read = entry.is_some();
+        if let Some(entry) = entry {
+            self.chunks[index >> CHUNK_BITS][index & ((1 << CHUNK_BITS) - 1)] = entry;
+        }
+        is_read
+    }
+
+    /// The bytes of each state that was written.
+    pub(crate) fn saved_bytes() -> usize {
+        let mut bytes = Vec::new();
+        SlabEntry::<D>::default().write(&mut bytes);
+        bytes.len()
     }
 
     /// The score of the last value.

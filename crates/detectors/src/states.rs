@@ -4,9 +4,11 @@
 //! state that is given back is the next to be taken.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use sigmad_sample::Verdict;
 
+use crate::saved::saved;
 use crate::table::{DetectorKind, Slabs};
 use crate::window::Moments;
 use crate::zscore::ZScore;
@@ -67,6 +69,19 @@ impl StateIndex {
     }
 }
 
+/// The form in which a detector's states were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedDetector {
+    /// The name of the detector.
+    pub name: Arc<str>,
+    /// The version of its state.
+    pub version: u16,
+    /// The bytes of each state.
+    pub bytes: u32,
+}
+
+saved!(SavedDetector { name, version, bytes });
+
 /// The states of all streams.
 #[derive(Debug)]
 pub struct DetectorStates {
@@ -116,6 +131,42 @@ impl DetectorStates {
     /// How many streams have states.
     pub fn in_use(&self) -> usize {
         self.taken as usize - self.free.len()
+    }
+
+    /// The forms of what [`DetectorStates::write`] writes, in that order.
+    pub fn saved_forms(&self) -> Vec<SavedDetector> {
+        let running = DetectorKind::ALL.iter().filter(|kind| self.settings.kinds.contains(kind));
+        let form = |kind: &DetectorKind| {
+            let (version, bytes) = kind.saved_form()?;
+            Some(SavedDetector { name: kind.name().into(), version, bytes: bytes as u32 })
+        };
+        running.filter_map(form).collect()
+    }
+
+    /// Appends the states of a stream, to the last bit.
+    pub fn write(&self, state: StateIndex, to: &mut Vec<u8>) {
+        self.slabs.write(state.index(), to);
+    }
+
+    /// Replaces the states of a stream by those that were written in these forms. Returns how many detectors begin
+    /// anew although a state was written: its version is another one, or it can't be read. What was written by detectors
+    /// that do not run here is passed over. None if the bytes end early.
+    pub fn read(
+        &mut self,
+        state: StateIndex,
+        forms: &[SavedDetector],
+        from: &mut &[u8],
+    ) -> Option<usize> {
+        let mut anew = 0;
+        for form in forms {
+            let (bytes, rest) = from.split_at_checked(form.bytes as usize)?;
+            *from = rest;
+            let named = |kind: &&DetectorKind| kind.name() == &*form.name;
+            let Some(&kind) = self.settings.kinds.iter().find(named) else { continue };
+            let is_current = kind.saved_form().is_some_and(|(version, _)| version == form.version);
+            anew += usize::from(!(is_current && self.slabs.read(kind, state.index(), bytes)));
+        }
+        Some(anew)
     }
 
     /// Prefetches the states of a stream while another is judged. Samples come from devices in no order,
@@ -170,5 +221,106 @@ impl DetectorStates {
             Finding { detector, score, is_anomaly: score >= threshold, threshold }
         };
         self.settings.kinds.iter().map(finding).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> DetectorStates {
+        let kinds = DetectorKind::ALL.to_vec();
+        DetectorStates::new(DetectorSettings { kinds, ..DetectorSettings::default() })
+    }
+
+    /// Values of a daily cycle with noise, jumps and rests.
+    fn value(at: u32) -> f64 {
+        let noise = f64::from(at.wrapping_mul(2_654_435_761) >> 20) / 4_096.0;
+        let jump = if at % 700 > 650 { 50.0 } else { 0.0 };
+        if at % 900 > 800 {
+            7.0
+        } else {
+            100.0 + (f64::from(at) / 230.0).sin() * 10.0 + noise + jump
+        }
+    }
+
+    fn observe(states: &mut DetectorStates, state: StateIndex, at: u32) -> Vec<Finding> {
+        let before = Moments::of(&[1.0, 2.0, 3.0]);
+        let verdict = states.judge(Some(state), &before, i64::from(at) * 60_000_000, value(at));
+        states.findings(Some(state), &verdict)
+    }
+
+    #[test]
+    fn states_that_were_read_go_on_as_those_that_were_written() {
+        let mut states = all();
+        let state = states.take().expect("most keep states");
+        let forms = states.saved_forms();
+        let mut restored = all();
+        let other = restored.take().expect("as above");
+        for at in 0..3_000 {
+            if at % 97 == 0 {
+                let mut bytes = Vec::new();
+                states.write(state, &mut bytes);
+                restored = all();
+                assert_eq!(restored.take(), Some(other));
+                let mut from = &bytes[..];
+                assert_eq!(restored.read(other, &forms, &mut from), Some(0));
+                assert!(from.is_empty());
+                let mut again = Vec::new();
+                restored.write(other, &mut again);
+                assert_eq!(again, bytes);
+            }
+            assert_eq!(observe(&mut states, state, at), observe(&mut restored, other, at));
+        }
+    }
+
+    #[test]
+    fn each_detector_that_was_written_otherwise_begins_anew() {
+        let mut states = all();
+        let state = states.take().expect("most keep states");
+        (0..500).for_each(|at| _ = observe(&mut states, state, at));
+        let mut bytes = Vec::new();
+        states.write(state, &mut bytes);
+        let mut forms = states.saved_forms();
+        assert_eq!(forms.iter().map(|form| form.bytes as usize).sum::<usize>(), bytes.len());
+
+        forms[0].version += 1;
+        let mut restored = all();
+        let other = restored.take().expect("as above");
+        assert_eq!(restored.read(other, &forms, &mut &bytes[..]), Some(1));
+        forms[0].version -= 1;
+        forms[1].name = "gone".into();
+        assert_eq!(restored.read(other, &forms, &mut &bytes[..]), Some(0));
+        assert_eq!(restored.read(other, &forms, &mut &bytes[1..]), None);
+    }
+
+    /// A change of these numbers without a new version would read old states as new ones.
+    #[test]
+    fn forms_have_these_versions_and_lengths() {
+        let forms = all().saved_forms();
+        let forms: Vec<_> =
+            forms.iter().map(|form| (&*form.name, form.version, form.bytes)).collect();
+        let known =
+            [("robust", 1, 460), ("residual", 1, 320), ("novelty", 1, 2_300), ("pager", 1, 3_138)];
+        assert_eq!(forms, known);
+    }
+
+    #[test]
+    fn no_bytes_panic() {
+        let mut states = all();
+        let state = states.take().expect("most keep states");
+        (0..500).for_each(|at| _ = observe(&mut states, state, at));
+        let (forms, mut bytes) = (states.saved_forms(), Vec::new());
+        states.write(state, &mut bytes);
+        let mut random = 1u32;
+        for at in 0..bytes.len() {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let mut damaged = bytes.clone();
+            damaged[at] ^= (random >> 24) as u8;
+            let mut restored = all();
+            let other = restored.take().expect("as above");
+            restored.read(other, &forms, &mut &damaged[..]);
+            restored.slabs.score(DetectorKind::Pager, other.index());
+        }
     }
 }

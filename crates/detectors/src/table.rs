@@ -54,6 +54,19 @@ macro_rules! detector_table {
             }
         }
 
+        impl DetectorKind {
+            /// The version of its state, and its bytes once written; None without a state.
+            pub(crate) fn saved_form(self) -> Option<(u16, usize)> {
+                match self {
+                    Self::Zscore => None,
+                    $(Self::$kind => Some((
+                        <crate::$name::$kind as Detector>::STATE_VERSION,
+                        Slab::<crate::$name::$kind>::saved_bytes(),
+                    )),)+
+                }
+            }
+        }
+
         /// The states of each detector that runs, of all streams.
         #[derive(Debug)]
         pub(crate) struct Slabs {
@@ -94,6 +107,23 @@ macro_rules! detector_table {
                     }
                 })+
                 verdict
+            }
+
+            /// Appends the states at `index` of every detector that runs, in the order of the table.
+            pub(crate) fn write(&self, index: usize, to: &mut Vec<u8>) {
+                $(if let Some(slab) = &self.$name { slab.write(index, to); })+
+            }
+
+            /// Replaces the state of a detector at `index`. False, and nothing is replaced, if it can't be read or the
+            /// detector does not run.
+            pub(crate) fn read(&mut self, kind: DetectorKind, index: usize, from: &[u8]) -> bool {
+                match kind {
+                    DetectorKind::Zscore => false,
+                    $(DetectorKind::$kind => match &mut self.$name {
+                        Some(slab) => slab.read(index, from),
+                        None => false,
+                    },)+
+                }
             }
 
             /// The last score of a detector at `index`; None when it keeps no state or does not run.

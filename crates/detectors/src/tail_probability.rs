@@ -5,6 +5,8 @@
 //! the Tail of a Distribution*, 1975), limited to 1 to 8. When the histogram is full all counts are halved, so
 //! that it forgets.
 
+use crate::saved::saved;
+
 /// Four bins an octave, from 2⁻¹⁶ to 2⁸: distances in deviations of their stream.
 const BINS: usize = 96;
 /// Bits below the quarter of an octave in a float.
@@ -30,6 +32,15 @@ pub struct TailProbability {
     common: u8,
     above_common: u16,
 }
+
+// Counts that do not add up would overflow.
+saved!(TailProbability { bins, count, max, common, above_common } if |it| {
+    let above = |from: usize| it.bins[from..].iter().try_fold(0u16, |sum, &n| sum.checked_add(n));
+    it.count < COUNT_MAX
+        && usize::from(it.common) < BINS
+        && above(0) == Some(it.count)
+        && above(usize::from(it.common) + 1) == Some(it.above_common)
+});
 
 impl Default for TailProbability {
     fn default() -> Self {

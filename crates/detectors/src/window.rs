@@ -22,6 +22,7 @@
 //!
 //! A constant stream forces no rebase: all its `d` are 0, and so is `peak`.
 
+use crate::saved::saved;
 use sigmad_sample::VALUE_MAX;
 
 /// The largest window: keeps the error bound of the deviation below 1e-8.
@@ -60,6 +61,8 @@ impl Moments {
     }
 }
 
+saved!(Moments { count, mean, variance, mean_rest });
+
 /// Running sums over the values in a ring.
 #[derive(Clone, Debug, Default)]
 pub struct Window {
@@ -76,6 +79,8 @@ pub struct Window {
     /// The index of the next value: that of the oldest once the ring is full.
     next: u32,
 }
+
+saved!(Window { offset, sum, square_sum, peak, squares, count_inverse, count, next });
 
 impl Window {
     /// How many values it holds.
@@ -96,6 +101,12 @@ impl Window {
             // Exact where the offset is the larger part (Dekker, 1971), as it is where the spread is small.
             mean_rest: (self.offset - mean) + from_offset,
         }
+    }
+
+    /// Whether its counts are those of a ring of `len` values.
+    pub fn fits(&self, len: usize) -> bool {
+        let (count, next) = (self.count(), self.next as usize);
+        count <= len && next < len && (count == len || next == count)
     }
 
     /// The newest value. None without values.

@@ -36,7 +36,7 @@ pub fn is_metric_name(name: &str) -> bool {
 ///
 /// Slots are used again once their device has been silent for long; the generation tells the
 /// occupants apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DeviceId {
     /// The slot.
     pub index: u32,

@@ -55,6 +55,7 @@ fn running_with(
                 questions,
                 judged_producer: judged_producer.take(),
                 events: None,
+                state: None,
                 sleeper,
                 clock: Clock::new(sigmad_clock::start()),
                 counters: counted.take().unwrap_or_default(),

@@ -34,7 +34,7 @@ fn assert_lines(lines: &[String], expected: &[&str]) {
 
 #[test]
 fn rare_series_are_exported_from_the_start() {
-    let telemetry = telemetry(&ServerCounters::new(2, ShardLayout::ONE, None));
+    let telemetry = telemetry(&ServerCounters::new(2, ShardLayout::ONE, None, true));
     let reports: [&dyn MetricSource; 2] =
         [&TotalsReport::default(), &FleetGauges(WindowsReport::default())];
     let text = text(&telemetry.gather(&reports));
@@ -65,7 +65,7 @@ fn rare_series_are_exported_from_the_start() {
 
 #[test]
 fn counters_of_all_threads_add_up() {
-    let counters = ServerCounters::new(2, ShardLayout::ONE, None);
+    let counters = ServerCounters::new(2, ShardLayout::ONE, None, true);
     let label = routes::find("/metrics");
     let ServerCounters { workers, readers, analytics, .. } = &counters;
     let reader = &readers[0];
@@ -118,7 +118,7 @@ fn counters_of_all_threads_add_up() {
 
 #[test]
 fn outcomes_and_pending_samples_add_up_to_the_received() {
-    let mut counters = ServerCounters::new(2, ShardLayout::ONE, None);
+    let mut counters = ServerCounters::new(2, ShardLayout::ONE, None, true);
     counters.workers[0].router.accepted_total.add(10);
     counters.workers[1].router.invalid_total.add(2);
     counters.workers[1].router.queue_full_total.add(1);
@@ -154,16 +154,17 @@ fn outcomes_and_pending_samples_add_up_to_the_received() {
 
 #[test]
 fn families_are_in_the_order_of_their_names() {
-    let names: Vec<String> = lines(&telemetry(&ServerCounters::new(2, ShardLayout::ONE, None)))
-        .iter()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
-        .collect();
+    let names: Vec<String> =
+        lines(&telemetry(&ServerCounters::new(2, ShardLayout::ONE, None, true)))
+            .iter()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
+            .collect();
     assert!(names.is_sorted(), "{names:?}");
 }
 
 #[test]
 fn metrics_document_is_current() {
-    let mut counters = ServerCounters::new(2, ShardLayout::ONE, Some(redis_counters()));
+    let mut counters = ServerCounters::new(2, ShardLayout::ONE, Some(redis_counters()), true);
     counters.notify.push(Arc::new(TargetCounters::new("webhook host".to_owned())));
     let telemetry = telemetry(&counters);
     crate::testing::check_document("docs/METRICS.md", &document(&families(&telemetry)));
@@ -175,7 +176,8 @@ fn document(families: &[MetricFamily]) -> String {
         "# Metrics\n\n\
          Every metric family of `GET /metrics` and `GET /metrics/prometheus`. `make docs` writes this file\n\
          from the code, and `cargo test` compares them. The `sigmad_store_*` families are present with\n\
-         `--redis-url` only, the `sigmad_notifications_*` families with a target of notifications.\n\n\
+         `--redis-url` only, the `sigmad_notifications_*` families with a target of notifications, the `sigmad_state_*`\n\
+         families with `--state-dir`.\n\n\
          | name | type | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     for family in families {

@@ -1,0 +1,141 @@
+//! Snapshots of a shard, and a shard from one.
+
+use super::Analytics;
+use crate::analytics::latest::LatestSamples;
+use crate::analytics::saved::export::Export;
+use crate::analytics::saved::form::{
+    RecordKind, SavedAnomaly, SavedDevice, SavedFleet, SavedForm, SavedMetric, SavedTotals,
+};
+use sigmad_detectors::saved::Saved;
+use sigmad_sample::{Batch, DeviceId, MetricId};
+
+impl Analytics {
+    /// Begins a snapshot of what is known now. It replaces one that is under way.
+    pub fn begin_snapshot(&mut self, latest: &LatestSamples) {
+        let Self { fleet, devices, anomalies, metrics, .. } = &*self;
+        let mut export = Export::begin(devices, fleet);
+        export.take_value(RecordKind::Form, &devices.arena.saved_form());
+        let (serial, change) = anomalies.numbers().given();
+        let totals = SavedTotals {
+            samples: self.samples,
+            unnamed_values: self.unnamed_values,
+            begun: anomalies.begun(),
+            serial,
+            change,
+        };
+        export.take_value(RecordKind::Totals, &totals);
+        if self.part.has_fleet() {
+            let saved = SavedFleet {
+                samples: fleet.samples,
+                last: fleet.last,
+                own_seen_s: fleet.own_seen_s,
+            };
+            export.take_value(RecordKind::Fleet, &saved);
+        }
+        for known in metrics.iter().filter(|known| metrics.is_current(known.metric)) {
+            let saved = SavedMetric {
+                metric: known.metric,
+                anomalies: known.anomalies,
+                name: known.name.clone(),
+            };
+            export.take_value(RecordKind::Metric, &saved);
+        }
+        anomalies.saved().for_each(|saved| export.take_value(RecordKind::Anomaly, &saved));
+        latest.saved().for_each(|saved| export.take_value(RecordKind::Sample, &saved));
+        self.export = Some(Box::new(export));
+    }
+
+    /// Whether a snapshot is under way.
+    pub fn is_exporting(&self) -> bool {
+        self.export.is_some()
+    }
+
+    /// Takes what a batch would change.
+    #[cold]
+    pub(super) fn take_before(&mut self, batch: &Batch) {
+        let Self { export, devices, fleet, metrics, .. } = self;
+        if let Some(export) = export {
+            export.take_before(batch, devices, fleet, metrics);
+        }
+    }
+
+    /// Takes a bounded part of what is left of the snapshot. False if there is nothing left.
+    pub fn step_snapshot(&mut self) -> bool {
+        let Self { export, devices, fleet, metrics, .. } = self;
+        export.as_mut().is_some_and(|export| export.step(devices, fleet, metrics))
+    }
+
+    /// A block of the snapshot that is to be written next.
+    pub fn next_block(&mut self) -> Option<Vec<u8>> {
+        self.export.as_mut()?.next_block()
+    }
+
+    /// Ends the snapshot once all its blocks were handed out. False if it goes on, or there is none.
+    pub fn end_snapshot(&mut self) -> bool {
+        let is_done = self.export.as_ref().is_some_and(|export| export.is_done());
+        if is_done {
+            self.export = None;
+        }
+        is_done
+    }
+
+    /// Gives the snapshot up if more of it waits than may. True if it did.
+    pub fn give_up_if_behind(&mut self) -> bool {
+        let is_behind = self.export.as_ref().is_some_and(|export| export.is_behind());
+        if is_behind {
+            self.export = None;
+        }
+        is_behind
+    }
+
+    pub(crate) fn restore_totals(&mut self, totals: &SavedTotals) {
+        self.samples += totals.samples;
+        self.unnamed_values += totals.unnamed_values;
+        self.anomalies.restore_begun(totals.begun);
+        self.anomalies.numbers().go_on_after(totals.serial, totals.change);
+    }
+
+    pub(crate) fn restore_fleet(&mut self, saved: &SavedFleet) {
+        self.fleet.samples = saved.samples;
+        self.fleet.last = saved.last;
+        self.fleet.own_seen_s = saved.own_seen_s;
+    }
+
+    pub(crate) fn restore_metric(&mut self, saved: &SavedMetric) -> bool {
+        let known = self.metrics.admit(saved.metric);
+        known.map(|known| known.anomalies += saved.anomalies).is_some()
+    }
+
+    pub(crate) fn restore_device(&mut self, saved: &SavedDevice) -> bool {
+        self.devices.restore(saved, &mut self.metrics)
+    }
+
+    pub(crate) fn restore_fleet_stream(
+        &mut self,
+        form: &SavedForm,
+        mut from: &[u8],
+    ) -> Option<usize> {
+        let metric = MetricId::read(&mut from)?;
+        self.fleet.restore_stream(metric, form, from, &mut self.metrics)
+    }
+
+    pub(crate) fn restore_stream(&mut self, form: &SavedForm, mut from: &[u8]) -> Option<usize> {
+        let id = DeviceId::read(&mut from)?;
+        let metric = MetricId::read(&mut from)?;
+        self.devices.restore_stream(id, metric, form, from)
+    }
+
+    /// Adds an anomaly. Streams are restored before.
+    pub(crate) fn restore_anomaly(&mut self, saved: SavedAnomaly) {
+        let subject = (saved.device, saved.metric);
+        let Some(open) = self.anomalies.restore(saved) else { return };
+        let has_stream = match subject.0 {
+            Some(id) => self.devices.restore_open(id, subject.1, open),
+            None => self.fleet.restore_open(subject.1, open),
+        };
+        if !has_stream {
+            // There will be no next value, so the next batch ends it.
+            self.devices.left_open.push((open, subject));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A snapshot under way: what is taken already, and the blocks that wait to be written.
+//!
+//! When it begins, each stream and each device is *pending*. Taking one writes its record; what is opened later is
+//! not pending, and so no part of the snapshot. Nor is what the registry has evicted: such a device or metric has had no
+//! sample since the snapshot began, or it would have been taken. A batch first takes what is pending of all that it would change
+//! ([`DeviceWindows::take_before`], [`FleetWindows::take_before`]); the rest is taken in steps, in the order of the
+//! devices.
+
+use std::collections::VecDeque;
+
+use crate::analytics::arena::{Arena, StreamIndex};
+use crate::analytics::devices::{DeviceEntry, DeviceWindows};
+use crate::analytics::fleet::{FleetStream, FleetWindows};
+use crate::analytics::metrics::KnownMetrics;
+use crate::analytics::saved::form::{RecordKind, SavedDevice, push};
+use sigmad_detectors::saved::Saved;
+use sigmad_sample::{Batch, DeviceId, MetricId};
+
+/// A block is complete from this length on: few messages, little memory.
+pub const BLOCK_BYTES: usize = 128 * 1024;
+/// What one step takes: some 0.2 ms.
+const STEP_BYTES: usize = 256 * 1024;
+/// What looking at an entry without a device costs, in bytes taken.
+const ENTRY_COST: usize = 16;
+/// Blocks that may wait when batches take devices faster than the disk writes them. With more the snapshot is given
+/// up: memory is bounded, and judging does not wait.
+pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A set of small numbers.
+#[derive(Debug)]
+struct Pending(Vec<u64>);
+
+impl Pending {
+    /// All numbers below `len`.
+    fn below(len: usize) -> Self {
+        let mut words = vec![u64::MAX; len.div_ceil(64)];
+        if let Some(last) = words.last_mut()
+            && !len.is_multiple_of(64)
+        {
+            *last = (1 << (len % 64)) - 1;
+        }
+        Self(words)
+    }
+
+    /// All streams in use.
+    fn streams(arena: &Arena) -> Self {
+        let mut pending = Self::below(arena.places());
+        arena.free_places().for_each(|place| _ = pending.take(place.number()));
+        pending
+    }
+
+    /// Removes a number. True if it was there.
+    fn take(&mut self, number: usize) -> bool {
+        let Some(word) = self.0.get_mut(number / 64) else { return false };
+        let bit = 1 << (number % 64);
+        let was_pending = *word & bit != 0;
+        *word &= !bit;
+        was_pending
+    }
+}
+
+/// Where the steps are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sweep {
+    /// The next stream of the fleet, by its place among them.
+    Fleet(usize),
+    /// The next device.
+    Device(usize),
+    /// Everything is taken.
+    Done,
+}
+
+/// A snapshot under way.
+#[derive(Debug)]
+pub struct Export {
+    pending_fleet: Pending,
+    pending_devices: Pending,
+    pending_streams: Pending,
+    /// Entries of devices when it began.
+    entries: usize,
+    sweep: Sweep,
+    /// The block that is being filled.
+    block: Vec<u8>,
+    complete: VecDeque<Vec<u8>>,
+    complete_bytes: usize,
+    /// Bytes of the step or the batch so far.
+    taken_bytes: usize,
+}
+
+impl Export {
+    /// Begins. All streams and devices are pending.
+    pub fn begin(devices: &DeviceWindows, fleet: &FleetWindows) -> Self {
+        Self {
+            pending_fleet: Pending::streams(&fleet.arena),
+            pending_devices: Pending::below(devices.entries()),
+            pending_streams: Pending::streams(&devices.arena),
+            entries: devices.entries(),
+            sweep: Sweep::Fleet(0),
+            block: Vec::new(),
+            complete: VecDeque::new(),
+            complete_bytes: 0,
+            taken_bytes: 0,
+        }
+    }
+
+    /// Takes what is no stream and no device.
+    pub fn take_value(&mut self, kind: RecordKind, value: &impl Saved) {
+        self.record(kind, |to| value.write(to));
+    }
+
+    /// A block to be written.
+    pub fn next_block(&mut self) -> Option<Vec<u8>> {
+        let block = self.complete.pop_front()?;
+        self.complete_bytes -= block.len();
+        Some(block)
+    }
+
+    /// Whether everything is taken, and all of it is in blocks that were handed out.
+    pub fn is_done(&self) -> bool {
+        self.sweep == Sweep::Done && self.complete.is_empty() && self.block.is_empty()
+    }
+
+    /// Whether more blocks wait than may.
+    pub fn is_behind(&self) -> bool {
+        self.complete_bytes > WAITING_BYTES_MAX
+    }
+
+    /// Takes what the batch would change.
+    pub fn take_before(
+        &mut self,
+        batch: &Batch,
+        devices: &DeviceWindows,
+        fleet: &FleetWindows,
+        metrics: &KnownMetrics,
+    ) {
+        for (sample, readings) in batch.iter() {
+            for reading in readings {
+                if let Some(stream) = fleet.in_slot(reading.metric) {
+                    self.take_fleet(fleet, stream, metrics);
+                }
+            }
+            let Some(id) = sample.device else { continue };
+            let Some(device) = devices.entry(id.index as usize) else { continue };
+            self.take_device(id.index, device, metrics);
+            if device.generation == id.generation {
+                let touched = |metric| readings.iter().any(|reading| reading.metric == metric);
+                for stream in device.streams.iter().filter(|stream| touched(stream.metric)) {
+                    self.take_stream(&devices.arena, id, stream.metric, stream.place());
+                }
+            } else {
+                // Evicted: its entry may be given to this device, and its streams to any.
+                for stream in &device.streams {
+                    self.pending_streams.take(stream.place().number());
+                }
+            }
+        }
+    }
+
+    /// Takes a bounded part of what is left. False when there is nothing left.
+    pub fn step(
+        &mut self,
+        devices: &DeviceWindows,
+        fleet: &FleetWindows,
+        metrics: &KnownMetrics,
+    ) -> bool {
+        if self.sweep == Sweep::Done {
+            return false;
+        }
+        self.taken_bytes = 0;
+        while self.taken_bytes < STEP_BYTES {
+            match self.sweep {
+                Sweep::Fleet(at) => {
+                    self.sweep = match fleet.stream_from(at) {
+                        Some((at, stream)) => {
+                            self.take_fleet(fleet, stream, metrics);
+                            Sweep::Fleet(at + 1)
+                        }
+                        None => Sweep::Device(0),
+                    };
+                }
+                Sweep::Device(index) if index < self.entries => {
+                    if let Some(device) = devices.entry(index) {
+                        self.take_device(index as u32, device, metrics);
+                        if !self.take_streams(index as u32, device, &devices.arena, metrics) {
+                            break;
+                        }
+                    }
+                    // A step over entries without devices takes time too.
+                    self.taken_bytes += ENTRY_COST;
+                    self.sweep = Sweep::Device(index + 1);
+                }
+                Sweep::Device(_) => {
+                    self.sweep = Sweep::Done;
+                    self.complete_block(1);
+                    break;
+                }
+                Sweep::Done => break,
+            }
+        }
+        true
+    }
+
+    fn take_fleet(&mut self, fleet: &FleetWindows, stream: FleetStream, metrics: &KnownMetrics) {
+        if self.pending_fleet.take(stream.place.number()) && metrics.is_current(stream.metric) {
+            self.record(RecordKind::FleetStream, |to| {
+                stream.metric.write(to);
+                fleet.arena.write(stream.place, to);
+            });
+        }
+    }
+
+    fn take_device(&mut self, index: u32, device: &DeviceEntry, metrics: &KnownMetrics) {
+        // Also without a device so far: the next one is opened after the beginning.
+        let was_pending = self.pending_devices.take(index as usize);
+        let id = DeviceId { index, generation: device.generation };
+        let Some(name) = device.name.as_ref() else { return };
+        if !was_pending || !metrics.is_device(id) {
+            return;
+        }
+        let saved = SavedDevice {
+            device: id,
+            name: name.clone(),
+            own: device.own,
+            last: device.last,
+            own_seen_s: device.own_seen_s,
+            streams: device.streams.iter().map(|stream| stream.metric).collect(),
+        };
+        self.record(RecordKind::Device, |to| saved.write(to));
+    }
+
+    /// Takes streams of a device until the step is full. False if some are left.
+    fn take_streams(
+        &mut self,
+        index: u32,
+        device: &DeviceEntry,
+        arena: &Arena,
+        metrics: &KnownMetrics,
+    ) -> bool {
+        let id = DeviceId { index, generation: device.generation };
+        if device.name.is_none() || !metrics.is_device(id) {
+            return true;
+        }
+        for stream in &device.streams {
+            if self.taken_bytes >= STEP_BYTES {
+                return false;
+            }
+            self.take_stream(arena, id, stream.metric, stream.place());
+        }
+        true
+    }
+
+    fn take_stream(&mut self, arena: &Arena, id: DeviceId, metric: MetricId, place: StreamIndex) {
+        if self.pending_streams.take(place.number()) {
+            self.record(RecordKind::Stream, |to| {
+                id.write(to);
+                metric.write(to);
+                arena.write(place, to);
+            });
+        }
+    }
+
+    fn record(&mut self, kind: RecordKind, content: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.block.len();
+        push(&mut self.block, kind, content);
+        self.taken_bytes += self.block.len() - before;
+        self.complete_block(BLOCK_BYTES);
+    }
+
+    /// Ends the block if it has `bytes`.
+    fn complete_block(&mut self, bytes: usize) {
+        if self.block.len() >= bytes {
+            // The last record may go past the length of a block.
+            let next = Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8);
+            let block = std::mem::replace(&mut self.block, next);
+            self.complete_bytes += block.len();
+            self.complete.push_back(block);
+        }
+    }
+}

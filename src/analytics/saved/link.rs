@@ -1,0 +1,59 @@
+//! What analytics and the thread `state` send each other.
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::restore::NotRestored;
+
+/// Blocks on their way from all shards to the disk: 2 MiB.
+pub const SNAPSHOT_MESSAGES_MAX: usize = 16;
+/// Blocks on their way from the disk to one shard: 1 MiB.
+pub const RESTORE_MESSAGES_MAX: usize = 8;
+
+/// A part of a snapshot, on its way to the disk.
+#[derive(Debug)]
+pub enum SnapshotMessage {
+    /// A snapshot begins. One of this shard that has not ended is given up.
+    Begin {
+        /// The shard.
+        shard: usize,
+        /// Chunks that the shard has judged since the start.
+        position: u64,
+    },
+    /// Its next block.
+    Block {
+        /// The shard.
+        shard: usize,
+        /// Records, as of [`form`](super::form).
+        block: Vec<u8>,
+    },
+    /// It is whole.
+    End {
+        /// The shard.
+        shard: usize,
+    },
+    /// It will not be whole: the disk is slower than the snapshot needs.
+    GivenUp {
+        /// The shard.
+        shard: usize,
+    },
+}
+
+/// What a shard is restored from, on its way from the disk.
+#[derive(Debug)]
+pub enum RestoreMessage {
+    /// Records, as of [`form`](super::form), with the ids of this process.
+    Block(Vec<u8>),
+}
+
+/// A shard's ends of the ways to and from the thread `state`.
+#[derive(Debug)]
+pub struct StateLink {
+    /// The shard.
+    pub shard: usize,
+    /// What it knew before the restart. Disconnected once that is all.
+    pub restore: Receiver<RestoreMessage>,
+    /// Takes one report, once it is restored.
+    pub restored: Sender<NotRestored>,
+    /// The way to the disk.
+    pub snapshots: Sender<SnapshotMessage>,
+}

@@ -1,0 +1,120 @@
+//! The thread's part in snapshots: restores before the first turn, takes a snapshot when asked, and one at the end.
+
+use crossbeam_channel::TrySendError;
+
+use crate::analytics::Analytics;
+use crate::analytics::latest::LatestSamples;
+use crate::analytics::saved::link::{RestoreMessage, SnapshotMessage, StateLink};
+use crate::analytics::saved::restore::Restoring;
+
+/// The way to the thread `state`, and what waits for it.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    link: StateLink,
+    /// What its queue had no room for.
+    waiting: Option<SnapshotMessage>,
+}
+
+/// What [`Snapshots::export`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exported {
+    /// Something: there may be more to do.
+    Worked,
+    /// Nothing.
+    Idle,
+    /// Nothing, until the disk has taken what waits for it.
+    Blocked,
+}
+
+impl Snapshots {
+    pub(super) fn new(link: StateLink) -> Self {
+        Self { link, waiting: None }
+    }
+
+    /// Sends a message. False while the queue has no room: then it waits here, and nothing else may be sent.
+    fn send(&mut self, message: SnapshotMessage) -> bool {
+        match self.link.snapshots.try_send(message) {
+            // The thread `state` has ended: what it is sent is of no use.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => true,
+            Err(TrySendError::Full(message)) => {
+                self.waiting = Some(message);
+                false
+            }
+        }
+    }
+
+    /// Takes what the shard knew before the restart. Samples wait in their queues meanwhile.
+    pub(super) fn restore(&self, analytics: &mut Analytics, latest: &mut LatestSamples) {
+        let mut restoring = Restoring::default();
+        while let Ok(RestoreMessage::Block(block)) = self.link.restore.recv() {
+            restoring.restore(&block, analytics, latest);
+        }
+        // Err: the thread `state` has ended.
+        let _ = self.link.restored.send(restoring.not_restored);
+    }
+
+    /// Begins a snapshot of what was judged so far: `position` chunks.
+    pub(super) fn begin(
+        &mut self,
+        analytics: &mut Analytics,
+        latest: &LatestSamples,
+        position: u64,
+    ) {
+        // One at a time: the thread `state` asks again.
+        if !analytics.is_exporting() && self.waiting.is_none() {
+            analytics.begin_snapshot(latest);
+            self.send(SnapshotMessage::Begin { shard: self.link.shard, position });
+        }
+    }
+
+    /// Does a bounded part of the snapshot under way.
+    pub(super) fn export(&mut self, analytics: &mut Analytics) -> Exported {
+        if !analytics.is_exporting() && self.waiting.is_none() {
+            return Exported::Idle;
+        }
+        let shard = self.link.shard;
+        if let Some(message) = self.waiting.take()
+            && !self.send(message)
+        {
+            if analytics.give_up_if_behind() {
+                self.waiting = Some(SnapshotMessage::GivenUp { shard });
+            }
+            return Exported::Blocked;
+        }
+        while let Some(block) = analytics.next_block() {
+            if !self.send(SnapshotMessage::Block { shard, block }) {
+                return Exported::Blocked;
+            }
+        }
+        if !analytics.step_snapshot() && analytics.end_snapshot() {
+            self.send(SnapshotMessage::End { shard });
+        }
+        Exported::Worked
+    }
+
+    /// Takes the last snapshot, and waits for the disk. The thread `state` ends that when the time of the drain is over.
+    pub(super) fn last(
+        &mut self,
+        analytics: &mut Analytics,
+        latest: &LatestSamples,
+        position: u64,
+    ) {
+        let StateLink { shard, snapshots, .. } = &self.link;
+        let shard = *shard;
+        analytics.begin_snapshot(latest);
+        let mut message = Some(SnapshotMessage::Begin { shard, position });
+        while let Some(next) = message {
+            if snapshots.send(next).is_err() {
+                return;
+            }
+            message = loop {
+                if let Some(block) = analytics.next_block() {
+                    break Some(SnapshotMessage::Block { shard, block });
+                }
+                if !analytics.step_snapshot() {
+                    break analytics.end_snapshot().then_some(SnapshotMessage::End { shard });
+                }
+            };
+        }
+    }
+}

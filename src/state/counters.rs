@@ -1,0 +1,57 @@
+//! What the thread `state` counts.
+
+use sigmad_counters::{Counter, Families, MetricSource};
+
+/// Counters of snapshots, written by the thread `state`.
+#[derive(Debug, Default)]
+pub struct StateCounters {
+    /// Snapshots of a shard that were written.
+    pub written_total: Counter,
+    /// Snapshots that the disk refused, or that had no room.
+    pub failed_total: Counter,
+    /// Snapshots for which the disk was too slow.
+    pub given_up_total: Counter,
+    /// Bytes of the newest snapshots of all shards.
+    pub snapshot_bytes: Counter,
+    /// Devices restored at the start.
+    pub restored_devices: Counter,
+    /// Devices that found no room at the start.
+    pub devices_without_room_total: Counter,
+    /// Records of snapshots that could not be restored for another reason.
+    pub records_lost_total: Counter,
+    /// States of detectors of another version, which began anew.
+    pub states_anew_total: Counter,
+}
+
+impl MetricSource for StateCounters {
+    fn collect(&self, families: &mut Families) {
+        let snapshots = families.counter(
+            "sigmad_state_snapshots_total",
+            "Snapshots of one shard, by result: written, failed (the disk refused, or no room), given_up (the disk is too slow).",
+        );
+        for (result, counter) in [
+            ("written", &self.written_total),
+            ("failed", &self.failed_total),
+            ("given_up", &self.given_up_total),
+        ] {
+            snapshots.add_counter(&[("result", result)], counter);
+        }
+        families
+            .gauge("sigmad_state_snapshot_bytes", "Bytes of the newest snapshots of all shards.")
+            .add_counter(&[], &self.snapshot_bytes);
+        families
+            .gauge("sigmad_state_restored_devices", "Devices restored at the start.")
+            .add_counter(&[], &self.restored_devices);
+        let lost = families.counter(
+            "sigmad_state_not_restored_total",
+            "What the start left out, by kind: device (no room for it), record (can't be read), detector_state (of another version).",
+        );
+        for (kind, counter) in [
+            ("device", &self.devices_without_room_total),
+            ("record", &self.records_lost_total),
+            ("detector_state", &self.states_anew_total),
+        ] {
+            lost.add_counter(&[("kind", kind)], counter);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The thread: restores, then writes the snapshots that the shards take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
+use sigmad_clock::Clock;
+use sigmad_state::{
+    Disk, Recovery, ShardSnapshot, SnapshotWriter, StateDir, StateError, StateOptions,
+};
+use tracing::{error, info, warn};
+
+use super::counters::StateCounters;
+use super::restore::{Restorer, SnapshotShard};
+use crate::analytics::Asker;
+use crate::analytics::saved::link::{RestoreMessage, SnapshotMessage};
+use crate::analytics::saved::restore::NotRestored;
+use crate::readiness::{DirectoryState, Readiness};
+use crate::registry::Registry;
+use crate::shards::ShardLayout;
+
+/// What a [`StateThread`] is made of.
+pub struct StateThreadParts {
+    /// The locked directory.
+    pub disk: Arc<dyn Disk>,
+    /// Bytes of all files together.
+    pub bytes_max: u64,
+    /// From one round of snapshots to the next.
+    pub interval: Duration,
+    /// How analytics is divided.
+    pub layout: ShardLayout,
+    /// Names of devices and metrics.
+    pub registry: Arc<Registry>,
+    /// Asks shards for snapshots.
+    pub asker: Asker,
+    /// A way to each shard, for what it knew.
+    pub restore: Vec<Sender<RestoreMessage>>,
+    /// A report of each shard, once it is restored.
+    pub restored: Receiver<NotRestored>,
+    /// What the shards send. Disconnected when all have ended.
+    pub snapshots: Receiver<SnapshotMessage>,
+    /// Takes the time, since the start of the process, at which the drain ends. Disconnected: at once.
+    pub deadline: Receiver<Duration>,
+    /// Shows how far it is.
+    pub readiness: Arc<Readiness>,
+    /// Called once, when all shards are restored.
+    pub on_restored: Box<dyn FnOnce() + Send>,
+    /// What the thread counts.
+    pub counters: Arc<StateCounters>,
+    /// Reads the time.
+    pub clock: Clock,
+}
+
+/// The state of the thread; [`StateThread::run`] is its loop.
+pub struct StateThread {
+    directory: StateDir,
+    layout: ShardLayout,
+    asker: Asker,
+    interval_ns: u64,
+    snapshots: Receiver<SnapshotMessage>,
+    deadline: Receiver<Duration>,
+    readiness: Arc<Readiness>,
+    counters: Arc<StateCounters>,
+    clock: Clock,
+    /// The snapshot of each shard that is being written.
+    writers: Vec<Option<SnapshotWriter>>,
+    /// Of the newest snapshot of each shard.
+    positions: Vec<Positions>,
+    /// Its bytes.
+    bytes: Vec<u64>,
+    /// The shard that was asked last, until it has ended its snapshot.
+    asked: Option<usize>,
+    has_failed: bool,
+}
+
+/// Chunks that a shard had judged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Positions {
+    /// When its last snapshot began.
+    begun: u64,
+    /// When the last one that was written began.
+    written: Option<u64>,
+}
+
+impl StateThread {
+    /// Restores, and writes snapshots until all shards have ended, or the time of the drain is over.
+    pub fn run(mut parts: StateThreadParts) {
+        let options = StateOptions {
+            shards: parts.layout.threads() as u32,
+            bytes_max: parts.bytes_max,
+            ..StateOptions::default()
+        };
+        parts.readiness.set_directory(DirectoryState::Restoring(0));
+        let opened = StateDir::open(parts.disk.clone(), options);
+        let (directory, recovery) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                error!(%error, "the state directory can't be read: serving without it");
+                parts.readiness.set_directory(DirectoryState::Degraded);
+                (parts.on_restored)();
+                return;
+            }
+        };
+        let is_complete = restore(&mut parts, &recovery);
+        let StateThreadParts { layout, asker, snapshots, deadline, clock, .. } = parts;
+        let (readiness, counters) = (parts.readiness, parts.counters);
+        if !is_complete {
+            // What is on the disk is more than what the shards know now.
+            return;
+        }
+        readiness.set_directory(DirectoryState::Ok);
+        (parts.on_restored)();
+        let thread = Self {
+            directory,
+            layout,
+            asker,
+            interval_ns: parts.interval.as_nanos() as u64,
+            snapshots,
+            deadline,
+            readiness,
+            counters,
+            clock,
+            writers: (0..layout.threads()).map(|_| None).collect(),
+            positions: vec![Positions::default(); layout.threads()],
+            bytes: vec![0; layout.threads()],
+            asked: None,
+            has_failed: false,
+        };
+        thread.write();
+    }
+
+    fn write(mut self) {
+        let mut next_ns = self.clock.monotonic_ns() + self.interval_ns;
+        let mut deadline_ns = u64::MAX;
+        let mut deadline = self.deadline.clone();
+        loop {
+            let now_ns = self.clock.monotonic_ns();
+            if now_ns >= deadline_ns {
+                warn!("the time of the drain is over before the last snapshot is written");
+                return;
+            }
+            if now_ns >= next_ns && self.asked.is_none() && deadline_ns == u64::MAX {
+                next_ns = now_ns + self.interval_ns;
+                self.ask(0);
+            }
+            let until_ns =
+                if self.asked.is_some() { deadline_ns } else { next_ns.min(deadline_ns) };
+            let wait = Duration::from_nanos(until_ns.saturating_sub(now_ns));
+            select! {
+                recv(self.snapshots) -> message => match message {
+                    Ok(message) => self.take(message),
+                    // All shards have ended.
+                    Err(_) => return,
+                },
+                recv(deadline) -> set => {
+                    deadline_ns = set.map_or(0, |deadline| deadline.as_nanos() as u64);
+                    deadline = never();
+                }
+                default(wait) => {}
+            }
+        }
+    }
+
+    fn ask(&mut self, shard: usize) {
+        self.asked = (shard < self.layout.threads()).then_some(shard);
+        if self.asked.is_some() {
+            self.asker.begin_snapshot(shard);
+        }
+    }
+
+    fn take(&mut self, message: SnapshotMessage) {
+        match message {
+            SnapshotMessage::Begin { shard, position } => {
+                // One that has not ended is dropped first: it has the same name if nothing was judged since.
+                self.writers[shard] = None;
+                if self.positions[shard].written == Some(position) {
+                    // Nothing was judged since the last one.
+                    return;
+                }
+                self.positions[shard].begun = position;
+                match self.directory.snapshot(shard as u32, position) {
+                    Ok(writer) => self.writers[shard] = Some(writer),
+                    Err(error) => self.failed(shard, &error),
+                }
+            }
+            SnapshotMessage::Block { shard, block } => {
+                if let Some(writer) = &mut self.writers[shard]
+                    && let Err(error) = writer.block(&block)
+                {
+                    self.failed(shard, &error);
+                }
+            }
+            SnapshotMessage::End { shard } => {
+                match self.writers[shard].take().map(SnapshotWriter::finish) {
+                    Some(Ok(bytes)) => self.written(shard, bytes),
+                    Some(Err(error)) => self.failed(shard, &error),
+                    None => {}
+                }
+                self.ended(shard);
+            }
+            SnapshotMessage::GivenUp { shard } => {
+                self.writers[shard] = None;
+                self.counters.given_up_total.add(1);
+                warn!(shard, "a snapshot is given up: the disk is too slow for it");
+                self.ended(shard);
+            }
+        }
+    }
+
+    /// The next shard takes its snapshot.
+    fn ended(&mut self, shard: usize) {
+        if self.asked == Some(shard) {
+            self.ask(shard + 1);
+        }
+    }
+
+    fn written(&mut self, shard: usize, bytes: u64) {
+        self.bytes[shard] = bytes;
+        self.positions[shard].written = Some(self.positions[shard].begun);
+        self.counters.written_total.add(1);
+        self.counters.snapshot_bytes.set(self.bytes.iter().sum());
+        if std::mem::replace(&mut self.has_failed, false) {
+            info!("snapshots are written again");
+        }
+        self.readiness.set_directory(DirectoryState::Ok);
+    }
+
+    fn failed(&mut self, shard: usize, error: &StateError) {
+        self.writers[shard] = None;
+        self.counters.failed_total.add(1);
+        // One line until it succeeds again.
+        if !std::mem::replace(&mut self.has_failed, true) {
+            warn!(shard, %error, "a snapshot can't be written; the older ones are kept");
+        }
+        self.readiness.set_directory(DirectoryState::Degraded);
+    }
+}
+
+/// Passes what was recovered to the shards, and waits until all have it. False if the drain was over before.
+fn restore(parts: &mut StateThreadParts, recovery: &Recovery) -> bool {
+    let begun_ns = parts.clock.monotonic_ns();
+    for damaged in &recovery.damage {
+        warn!(file = damaged.file, kind = damaged.kind.name(), "a file of the state is damaged");
+    }
+    // The shards begin to judge when the last way to them is gone.
+    let ways = std::mem::take(&mut parts.restore);
+    let mut restorer =
+        Restorer::new(parts.registry.clone(), parts.layout, parts.counters.clone(), ways);
+    let mut progress = Progress { bytes: recovery.bytes().max(1), read: 0, shown: 0 };
+    for snapshot in &recovery.snapshots {
+        if !read_snapshot(snapshot, &mut restorer, &mut progress, parts) {
+            return false;
+        }
+    }
+    restorer.finish();
+    let mut not_restored = NotRestored::default();
+    for shard in parts.restored.iter().take(parts.layout.threads()) {
+        not_restored.records += shard.records;
+        not_restored.states += shard.states;
+    }
+    let counters = &parts.counters;
+    counters.records_lost_total.add(not_restored.records);
+    counters.states_anew_total.add(not_restored.states);
+    info!(
+        bytes = recovery.bytes(),
+        snapshots = recovery.snapshots.len(),
+        devices = counters.restored_devices.get(),
+        devices_without_room = counters.devices_without_room_total.get(),
+        records_lost = counters.records_lost_total.get(),
+        detector_states_anew = counters.states_anew_total.get(),
+        ms = (parts.clock.monotonic_ns() - begun_ns) / 1_000_000,
+        "restored"
+    );
+    true
+}
+
+/// How much of the files is read.
+struct Progress {
+    bytes: u64,
+    read: u64,
+    /// The last tenth that was logged.
+    shown: u64,
+}
+
+/// Reads a snapshot to its end. One that is damaged since it was checked ends early: the rest is lost, and counted.
+/// False if the drain is over.
+fn read_snapshot(
+    snapshot: &ShardSnapshot,
+    restorer: &mut Restorer,
+    progress: &mut Progress,
+    parts: &StateThreadParts,
+) -> bool {
+    let of = SnapshotShard { shard: snapshot.shard as usize, shards: snapshot.shards as usize };
+    let mut blocks = match snapshot.blocks() {
+        Ok(blocks) => blocks,
+        Err(error) => return lost(&error, parts),
+    };
+    loop {
+        match blocks.next_block() {
+            Ok(None) => return true,
+            Ok(Some(block)) => {
+                restorer.block(of, block);
+                progress.read += block.len() as u64;
+            }
+            Err(error) => return lost(&error, parts),
+        }
+        // Disconnected: the main thread has failed, and the process ends.
+        let deadline = match parts.deadline.try_recv() {
+            Ok(deadline) => Some(deadline),
+            Err(TryRecvError::Disconnected) => Some(Duration::ZERO),
+            Err(TryRecvError::Empty) => None,
+        };
+        if deadline.is_some() {
+            warn!("stopped while the state was read: it stays as it is on the disk");
+            return false;
+        }
+        let percent = progress.read * 100 / progress.bytes;
+        parts.readiness.set_directory(DirectoryState::Restoring(percent.min(100) as u8));
+        if percent / 10 > progress.shown {
+            progress.shown = percent / 10;
+            info!(percent, "restoring");
+        }
+    }
+}
+
+fn lost(error: &StateError, parts: &StateThreadParts) -> bool {
+    parts.counters.records_lost_total.add(1);
+    error!(%error, "a part of the state is lost");
+    true
+}

@@ -1,0 +1,222 @@
+//! The state directory: a restart changes no answer.
+
+#![allow(clippy::disallowed_methods, reason = "tests bound their waits on a real process")]
+
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Engine, Launch, Server, WAIT};
+
+/// What a start reads and what a snapshot takes is milliseconds; the machine may be busy with other builds.
+const STATE_WAIT: Duration = Duration::from_secs(60);
+
+/// A directory that is removed with what is in it.
+struct StateDirectory(PathBuf);
+
+impl StateDirectory {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("sigmad-state-{}-{number}", process::id())))
+    }
+
+    fn start(&self, args: &[&str]) -> Server {
+        let directory = self.0.display().to_string();
+        let mut all = vec!["--state-dir", &directory, "--workers", "1"];
+        all.extend(args);
+        let server = Server::start(Engine::Native, &all);
+        server.wait_for_log(&["\"restored\""]).expect("a line");
+        server
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.0).expect("it exists");
+        let mut files: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
+        files.sort();
+        files
+    }
+}
+
+impl Drop for StateDirectory {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Rounds of a small fleet, with an outlier of one device in each tenth.
+fn send(server: &Server, rounds: std::ops::Range<u32>) {
+    for round in rounds {
+        let value =
+            |device| if round % 10 == 9 && round / 10 % 5 == device { 900 } else { round % 7 };
+        let mut rows: Vec<String> = (0..5)
+            .map(|device| {
+                let (rps, cpu) = (value(device), f64::from(round % 3) + 0.1 * f64::from(device));
+                format!(r#"{{"device":"d{device}","rps":{rps},"cpu":{cpu},"disk_{device}":{rps}}}"#)
+            })
+            .collect();
+        rows.push(format!(r#"{{"rps":{}}}"#, round % 4));
+        server.ingest(&format!("[{}]", rows.join(","))).expect(202);
+    }
+}
+
+/// Everything that readers see of what was learned.
+fn answers(server: &Server) -> Vec<(String, Value)> {
+    let mut paths: Vec<String> =
+        ["/analyze", "/stats", "/devices", "/anomalies?limit=1000", "/latest?limit=1000"]
+            .map(str::to_owned)
+            .into();
+    paths.extend((0..5).map(|device| format!("/analyze?device=d{device}")));
+    let answer = |path: String| {
+        let mut answer = server.get(&path).expect(200).json();
+        // The time of the answer.
+        if let Some(fields) = answer.as_object_mut() {
+            fields.remove("computedAt");
+        }
+        (path, answer)
+    };
+    paths.into_iter().map(answer).collect()
+}
+
+/// A value of the scrape.
+fn scraped(server: &Server, series: &str) -> f64 {
+    let text = server.get("/metrics").expect(200).text().to_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{series} in {text}"))
+}
+
+#[test]
+fn a_restart_changes_no_answer_and_no_later_verdict() {
+    let detectors = "--detector=zscore,pager,novelty,residual,robust";
+    let uninterrupted = Server::start(Engine::Native, &["--workers", "1", detectors]);
+    let directory = StateDirectory::new();
+    let server = directory.start(&[detectors]);
+    for server in [&uninterrupted, &server] {
+        send(server, 0..180);
+    }
+    let before = answers(&server);
+    let judged = scraped(&server, "sigmad_samples_judged_total");
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+
+    let server = directory.start(&[detectors]);
+    assert_eq!(answers(&server), before);
+    assert_eq!(scraped(&server, "sigmad_samples_judged_total"), judged);
+    assert_eq!(scraped(&server, "sigmad_state_restored_devices"), 5.0);
+    let ready = server.get("/readyz").expect(200).json();
+    assert_eq!(ready["parts"]["state"], "ok");
+    for server in [&uninterrupted, &server] {
+        send(server, 180..230);
+    }
+    let times = ["timestamp", "arrivedAt", "lastSeen", "start", "end", "changedAt"];
+    let without_times = |(path, mut answer): (String, Value)| {
+        remove(&mut answer, &|name| times.contains(&name) || name.contains("imestamp"));
+        (path, answer)
+    };
+    let [expected, actual] = [&uninterrupted, &server]
+        .map(|server| answers(server).into_iter().map(without_times).collect::<Vec<_>>());
+    assert_eq!(actual, expected);
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+/// Removes members by name.
+fn remove(value: &mut Value, is_removed: &dyn Fn(&str) -> bool) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !is_removed(name));
+            fields.values_mut().for_each(|field| remove(field, is_removed));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| remove(item, is_removed)),
+        _ => {}
+    }
+}
+
+#[test]
+fn another_number_of_shards_goes_on_as_well() {
+    let directory = StateDirectory::new();
+    let mut before = None;
+    for shards in ["--analytics=1", "--analytics=3", "--analytics=2", "--analytics=1"] {
+        let server = directory.start(&[shards]);
+        let sorted = |mut answers: Vec<(String, Value)>| {
+            // Samples of one moment have no order among several shards.
+            answers.retain(|(path, _)| !path.starts_with("/latest"));
+            answers
+        };
+        let found = sorted(answers(&server));
+        if let Some(before) = before {
+            assert_eq!(found, before, "{shards}");
+        }
+        send(&server, 0..40);
+        before = Some(sorted(answers(&server)));
+        let (code, log) = server.stop();
+        assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+#[test]
+fn a_kill_loses_no_more_than_came_after_the_last_snapshot() {
+    let directory = StateDirectory::new();
+    let server = directory.start(&["--snapshot-interval=1s"]);
+    send(&server, 0..50);
+    let written = r#"sigmad_state_snapshots_total{result="written"}"#;
+    let before = scraped(&server, written);
+    let deadline = Instant::now() + STATE_WAIT;
+    // The second one from here on began after the last sample.
+    while scraped(&server, written) < before + 2.0 {
+        assert!(Instant::now() < deadline, "no snapshot: {}", server.log_text());
+        // A snapshot without new samples is not written again.
+        server.ingest(r#"{"device":"later","rps":1}"#).expect(202);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let path = "/analyze?device=d3";
+    let devices = server.get(path).expect(200).json();
+    server.signal(libc::SIGKILL);
+    let mut server = server;
+    server.wait_exit(WAIT).expect("it is killed");
+    let again = directory.start(&[]);
+    let mut restored = again.get(path).expect(200).json();
+    restored["computedAt"] = devices["computedAt"].clone();
+    assert_eq!(restored, devices);
+}
+
+#[test]
+fn damaged_files_never_end_the_start() {
+    let directory = StateDirectory::new();
+    let server = directory.start(&[]);
+    send(&server, 0..20);
+    server.stop();
+    let is_snapshot = |path: &&PathBuf| name(path).starts_with("snapshot-");
+    let snapshot = directory.files().iter().find(is_snapshot).expect("one was written").clone();
+    let mut bytes = std::fs::read(&snapshot).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&snapshot, bytes).expect("writable");
+
+    let server = directory.start(&[]);
+    server.wait_for_log(&["damaged", &name(&snapshot)]).expect("a line");
+    assert_eq!(server.total(), 0, "nothing that is damaged is taken");
+    send(&server, 0..5);
+    let before = answers(&server);
+    server.stop();
+    assert_eq!(answers(&directory.start(&[])), before);
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().expect("a file").to_string_lossy().into_owned()
+}
+
+#[test]
+fn one_process_has_the_directory() {
+    let directory = StateDirectory::new();
+    let server = directory.start(&[]);
+    let flag = directory.0.display().to_string();
+    let args = ["--state-dir", &flag, "--listen", "127.0.0.1:0"];
+    let (code, _, log) = Launch { args: &args, ..Launch::default() }.run();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains(&format!("process {}", server.pid())), "{log}");
+    assert!(log.contains("--state-dir"), "{log}");
+}
