@@ -153,8 +153,9 @@ senders: release ## suite: real senders of each format; a file of tests/senders 
 sender: release ## one sender of verify-long, built of its Go modules: SENDER=telegraf, collector or remote
 	$(WITH_BINARY) python3 tests/senders/$(SENDER)/check.py
 
-alerts: release ## suite: alert rules and dashboard, with Prometheus and Alertmanager
+alerts: release ## suite: alert rules, dashboard and notifications, with Prometheus and Alertmanager
 	$(WITH_BINARY) tests/alerts.py
+	$(WITH_BINARY) tests/notify.py
 
 autoscaler: release ## suite of verify: the autoscaler's decisions under the demo's load; the demo's table
 	$(WITH_BINARY) tests/autoscaler.py

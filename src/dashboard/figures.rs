@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use crate::analytics::report::{MetricReport, WindowsReport};
+use crate::analytics::report::{MetricReport, WatchedStreams, WindowsReport};
 use sigmad_counters::Counts;
 
 /// Series of the fleet in an event for which none are chosen: the charts of four fit a screen.
@@ -43,6 +43,26 @@ pub struct LoadFigures {
     pub devices: usize,
     /// Streams with windows.
     pub streams: usize,
+    /// How many of them are judged for incidents.
+    pub watched: WatchedFigures,
+}
+
+/// How many streams are judged for incidents; all zero with `--incidents off`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct WatchedFigures {
+    /// They have a past by which they are judged.
+    pub judged: usize,
+    /// They will have one.
+    pub learning: usize,
+    /// There is no room for them, or they have one value so far.
+    pub unjudged: usize,
+}
+
+impl From<WatchedStreams> for WatchedFigures {
+    fn from(streams: WatchedStreams) -> Self {
+        let WatchedStreams { judged, learning, unjudged } = streams;
+        Self { judged, learning, unjudged }
+    }
 }
 
 /// Quantiles in milliseconds.

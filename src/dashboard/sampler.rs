@@ -301,6 +301,7 @@ impl Sampler {
             anomalies_total: counted.anomalies,
             devices: totals.devices,
             streams: totals.streams,
+            watched: totals.watched.into(),
         };
         (load, workers)
     }

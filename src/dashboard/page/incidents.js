@@ -8,8 +8,6 @@ const RESOLVED_SHOWN = 10;
 const MEMBERS_SHOWN = 100;
 const OPERATOR_KEY = "sigmad-operator-token";
 const SILENCE_S = 3_600;
-/** A stream is judged once it has 150 values of 10 s: before, silence on this page says little. */
-const LEARNING_S = 1_500;
 const SEVERITIES = ["critical", "warning"];
 
 /** The last answer of the server; null before the first. */
@@ -21,6 +19,8 @@ let incident = null;
 let incidentShown = null;
 /** Ids that were open at the last answer; null before the first. */
 let openBefore = null;
+/** How many series are judged for incidents; null before the first answer. */
+let watched = null;
 /** When the server began, by its clock. */
 let serverStart = 0;
 
@@ -65,7 +65,8 @@ function showIncidents() {
   const silenced = incidentList.filter(({ state }) => state === "silenced");
   const now = Date.now() / 1000 + skew;
   const isStale = Date.now() - incidentListAt > 4 * INCIDENTS_MS;
-  const isLearning = now - serverStart < LEARNING_S;
+  // While no series is judged, silence says nothing.
+  const isLearning = !watched?.judged;
   section.dataset.state = isStale ? "stale" : open.length ? open[0].severity : isLearning ? "learning" : "well";
   if (open.length) {
     write(byId("incidents-title"), open.length === 1 ? "1 open incident" : `${open.length} open incidents`);
@@ -73,9 +74,9 @@ function showIncidents() {
   } else {
     const last = Math.max(0, ...ended.map(({ resolvedAt }) => resolvedAt));
     const well = isLearning ? "No open incident" : `All well for ${duration(now - Math.max(last, serverStart))}`;
-    write(byId("incidents-title"), serverStart ? well : "Looking for incidents");
+    write(byId("incidents-title"), watched ? well : "Looking for incidents");
     const past = last > serverStart ? `the last incident ended at ${moment(last, now)}` : "none since the start";
-    write(byId("incidents-since"), isLearning ? `learning what is usual until ${time(serverStart + LEARNING_S)}` : past);
+    write(byId("incidents-since"), [...(isLearning ? [] : [past]), ...unwatched()].join("; "));
   }
   if (isStale) write(byId("incidents-since"), `as of ${time(incidentListAt / 1000 + skew)}; the server does not answer`);
   if (device === null && incident === null) document.title = open.length ? `(${open.length}) sigmad` : "sigmad";
@@ -84,6 +85,14 @@ function showIncidents() {
   byId("past").hidden = !silenced.length && !ended.length;
   const silent = silenced.length ? `${silenced.length} silenced, ` : "";
   write(byId("past-title"), `${silent}${ended.length === 1 ? "1 resolved" : `${ended.length} resolved`}`);
+}
+
+/** What is not judged so far, and is thus not seen to be wrong. */
+function unwatched() {
+  if (!watched) return [];
+  const { judged, learning, unjudged } = watched;
+  if (learning) return [`learning what is usual of ${count(learning)} of ${count(judged + learning + unjudged)} series`];
+  return judged ? [] : ["no series is judged for incidents"];
 }
 
 /** Since when, and how long that is. */

@@ -48,6 +48,9 @@ function figure(id, text, isBad = false) {
 }
 
 function showLoad(load) {
+  const isFirst = watched === null;
+  watched = load.watched;
+  if (isFirst) showIncidents();
   figure("accepted", count(load.accepted));
   figure("rejected", count(load.rejected), load.rejected > 0);
   figure("dropped", count(load.dropped), load.dropped > 0);
@@ -289,9 +292,7 @@ function showServer(server) {
 function showStatus(data) {
   skew = data.at - Date.now() / 1000;
   write(byId("uptime"), duration(data.status.uptime));
-  const isFirst = serverStart === 0;
   serverStart = data.at - data.status.uptime;
-  if (isFirst) showIncidents();
   write(byId("redis"), data.status.redis);
   byId("redis").dataset.redis = data.status.redis;
   if (data.status.phase === "draining") notice("the server is draining");
