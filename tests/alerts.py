@@ -60,7 +60,8 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 
 def check_files() -> None:
-    run("promtool", "check", "rules", str(MONITORING / "rules.yml"))
+    for name in ("rules.yml", "seed-rules.yml"):
+        run("promtool", "check", "rules", str(MONITORING / name))
     run("promtool", "test", "rules", str(MONITORING / "rules.test.yml"))
     run("amtool", "check-config", str(MONITORING / "alertmanager.yml"))
     with tempfile.TemporaryDirectory(prefix="sigmad-alerts-") as folder:

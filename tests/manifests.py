@@ -393,8 +393,9 @@ def check_memory_plan(place: str, container: dict, settings: dict[str, str]) -> 
 def check_routes(objects: Objects, routes: dict[str, set[str]]) -> None:
     """What is let in from outside is every route that is for the world, and nothing else."""
     public = {path for path in set(routes) - INSIDE if not f"{path}/".startswith(INSIDE_PREFIX)}
-    prefixes = {path.removesuffix("/{rest}") for path in public if path.endswith("/{rest}")}
-    public = {path.removesuffix("/{rest}") for path in public}
+    # A path that goes on with a name lets in what is below it, too.
+    prefixes = {path.partition("/{")[0] for path in public if "/{" in path}
+    public = {path.partition("/{")[0] for path in public}
     services = {each["metadata"]["name"]: each for each in of_kind(objects, "Service")}
     for ingress in of_kind(objects, "Ingress"):
         paths = [path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]

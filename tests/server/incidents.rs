@@ -1,5 +1,7 @@
 //! Incidents, by the routes of the real binary.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::harness::{Engine, Server, now_s, request};
@@ -129,4 +131,57 @@ fn a_device_is_forgotten_and_its_streams_are_given_back() {
     server.ingest(&sample("b")).expect(202);
     let devices = server.get("/devices").expect(200).json();
     assert_eq!((&devices["count"], &devices["devices"][0]["device"]), (&json!(1), &json!("b")));
+}
+
+/// A device that has learned needs 150 intervals; the slowest machine is far from these seconds.
+const LEARNED_WITHIN_S: f64 = 120.0;
+
+#[test]
+fn a_stream_that_jumps_is_one_incident_from_its_opening_to_its_end() {
+    let server = Server::start(Engine::Native, &["--incident-interval", "100ms"]);
+    let deadline = now_s() + LEARNED_WITHIN_S;
+    let mut sent = 0_u32;
+    // A value an interval: the pace is the server's clock of arrivals.
+    let mut post = |level: u32| {
+        sent += 1;
+        let rps = level + sent * 7 % 10;
+        server.ingest(&json!({"device": "ams-1-edge-17", "rps": rps}).to_string()).expect(202);
+        std::thread::sleep(Duration::from_millis(105));
+        assert!(now_s() < deadline, "{rps} after {sent} values");
+    };
+    let list = |state: &str| {
+        let list = server.get(&format!("/incidents?state={state}")).expect(200).json();
+        list["incidents"].as_array().expect("a list").clone()
+    };
+    (0..170).for_each(|_| post(100));
+    assert_eq!(server.get("/incidents").expect(200).json()["incidents"], json!([]));
+    while list("open").is_empty() {
+        post(900);
+    }
+    let opened = &list("open")[0];
+    assert_eq!((&opened["kind"], &opened["memberCount"]), (&json!("deviation"), &json!(1)));
+    assert_eq!(opened["suspect"]["device"], "ams-1-edge-17");
+    assert_eq!(opened["suspect"]["series"], "rps");
+    let path = format!("/incidents/{}", opened["id"].as_str().expect("an id"));
+    let whole = server.get(&path).expect(200).json();
+    assert_eq!((&whole["title"], &whole["members"][0]), (&opened["title"], &opened["suspect"]));
+
+    let ack = br#"{"by":"ann","comment":"known"}"#;
+    let known = server.ask(&request("POST", &format!("{path}/ack"), &[JSON], ack)).expect(200);
+    assert_eq!(
+        (&known.json()["state"], &known.json()["ack"]["by"]),
+        (&json!("acknowledged"), &json!("ann"))
+    );
+    assert_eq!((list("open").len(), list("acknowledged").len()), (0, 1));
+    let silence = server.ask(&request("POST", "/silences", &[JSON], &silence())).expect(201);
+    assert_eq!((list("acknowledged").len(), list("silenced").len()), (0, 1));
+    let id = silence.json()["id"].as_str().expect("an id").to_owned();
+    server.ask(&request("DELETE", &format!("/silences/{id}"), &[], b"")).expect(204);
+    assert_eq!(list("acknowledged").len(), 1);
+    while list("resolved").is_empty() {
+        post(100);
+    }
+    let end = server.get(&path).expect(200).json();
+    assert!(end["resolvedAt"].as_f64() > end["startedAt"].as_f64(), "{end}");
+    server.ask(&request("POST", &format!("{path}/ack"), &[JSON], ack)).expect(409);
 }

@@ -453,4 +453,6 @@ fn member(event: &Event) -> Member {
 }
 
 #[cfg(test)]
+mod fleets;
+#[cfg(test)]
 mod tests;

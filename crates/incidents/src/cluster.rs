@@ -6,9 +6,6 @@ use crate::incident::{Incident, IncidentId, MEMBERS_KEPT_MAX, Member, Severity, 
 use crate::rules::SilenceRule;
 use crate::tokens::FleetTokens;
 
-/// Onsets this close to the first one come in no order: intervals end at different moments.
-const SAME_MOMENT_US: i64 = 10_000_000;
-
 /// One incident that grows.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
@@ -98,7 +95,8 @@ impl Cluster {
     /// Recomputes what follows from the members.
     pub fn refresh(&mut self, fleet: &FleetTokens, rules: &[SilenceRule], now_us: i64) {
         let incident = &mut self.incident;
-        incident.suspect = suspect(&incident.members);
+        // The first onset: where a score, or further series of a device, made up for a delay, fewer causes were found.
+        incident.suspect = 0;
         incident.kind = incident.suspect().kind;
         incident.severity = Severity::of(incident.score);
         incident.site = self.tokens.site(fleet).map(Into::into);
@@ -127,14 +125,4 @@ impl Cluster {
         };
         incident.state != before
     }
-}
-
-/// The most likely cause: of the members that began with the first one, that with the largest score.
-fn suspect(members: &[Member]) -> usize {
-    let first_us = members[0].started_at_us;
-    let first = members.partition_point(|m| m.started_at_us - first_us <= SAME_MOMENT_US);
-    let candidates = members[..first].iter().enumerate();
-    // Of equal scores the earliest.
-    let worst = candidates.rev().max_by(|one, other| one.1.score.total_cmp(&other.1.score));
-    worst.map_or(0, |(place, _)| place)
 }
