@@ -122,6 +122,13 @@ impl Analytics {
         self.judge_each(batch, arrived_us, |_, _, _, _| {});
     }
 
+    /// Judges the samples by a part of the windows that this shard has.
+    pub fn judge_part(&mut self, part: ShardPart, batch: &Batch, arrived_us: i64) {
+        let whole = std::mem::replace(&mut self.part, part);
+        self.judge(batch, arrived_us);
+        self.part = whole;
+    }
+
     /// Judges the samples, and publishes each to the store with `time_us`, which must be larger than that of any
     /// batch before.
     pub fn judge_and_publish(

@@ -23,6 +23,7 @@ use crate::analytics::report::{
 };
 use crate::analytics::saved::link::StateLink;
 use crate::incidents::events::EventSender;
+use crate::journal::JournalProducer;
 use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use sigmad_clock::{Clock, Now};
@@ -82,6 +83,8 @@ pub struct AnalyticsParts {
     pub events: Option<EventSender>,
     /// The way to and from the state directory, if there is one.
     pub state: Option<StateLink>,
+    /// The way to the journal, if there is one.
+    pub journal: Option<JournalProducer>,
     /// Where the thread sleeps; workers, readers and the store wake it.
     pub sleeper: Arc<Sleeper>,
     /// Reads the time.
@@ -105,6 +108,7 @@ pub struct AnalyticsThread {
     snapshots: Option<Snapshots>,
     /// Chunks judged since the start.
     judged_chunks: u64,
+    journal: Option<JournalProducer>,
     sleeper: Arc<Sleeper>,
     clock: Clock,
     counters: Arc<AnalyticsCounters>,
@@ -172,6 +176,7 @@ impl AnalyticsThread {
             events: parts.events,
             snapshots: parts.state.map(Snapshots::new),
             judged_chunks: 0,
+            journal: parts.journal,
             sleeper: parts.sleeper,
             clock: parts.clock,
             counters: parts.counters,
@@ -183,7 +188,10 @@ impl AnalyticsThread {
     pub fn run(mut self) -> PartTotals {
         self.sleeper.register();
         if let Some(snapshots) = &self.snapshots {
-            snapshots.restore(&mut self.analytics, &mut self.latest);
+            let events = self.events.as_ref();
+            // Those of the journal once more: nobody has kept what they led to.
+            let judged = |analytics: &mut Analytics| pass_events(analytics, events);
+            snapshots.restore(&mut self.analytics, &mut self.latest, judged);
         }
         let mut busy_ns = self.clock.monotonic_ns();
         loop {
@@ -252,8 +260,8 @@ impl AnalyticsThread {
 
     /// Judges a bounded number of chunks from each sample queue.
     fn judge(&mut self) -> bool {
-        let Self { analytics, latest, sources, store, events, clock, counters, .. } = self;
-        let judged_chunks = &mut self.judged_chunks;
+        let Self { analytics, latest, sources, store, events, journal, .. } = self;
+        let Self { judged_chunks, clock, counters, .. } = self;
         let mut any = false;
         sources.retain_mut(|source| {
             for _ in 0..CHUNKS_PER_TURN {
@@ -261,6 +269,9 @@ impl AnalyticsThread {
                     Ok(Some(chunk)) => {
                         judge_chunk(analytics, latest, store.as_mut(), &chunk, clock, counters);
                         pass_events(analytics, events.as_ref());
+                        if let Some(journal) = journal {
+                            journal.push(*judged_chunks, chunk.sent.wall_us, &chunk.batch);
+                        }
                         *judged_chunks += 1;
                         source.consumer.recycle(chunk);
                         source.pending = source.pending.saturating_sub(1);

@@ -39,6 +39,10 @@ pub struct JournalCounters {
     pub records_total: Counter,
     /// Their bytes.
     pub bytes_total: Counter,
+    /// Samples of records written.
+    pub samples_total: Counter,
+    /// Those of them that are durable.
+    pub synced_samples_total: Counter,
     /// Samples that are not in the journal, by [`JournalLoss`].
     pub lost_total: [Counter; JournalLoss::ALL.len()],
     /// Times of making the journal of a shard durable.
@@ -55,6 +59,12 @@ impl MetricSource for JournalCounters {
         families
             .counter("sigmad_state_record_bytes_total", "Bytes of these records.")
             .add_counter(&[], &self.bytes_total);
+        families
+            .counter(
+                "sigmad_state_synced_samples_total",
+                "Samples that a crash can't lose any more. With several analytics shards, those of the fleet's are counted as well.",
+            )
+            .add_counter(&[], &self.synced_samples_total);
         families
             .gauge("sigmad_state_bytes", "Bytes of all files of the state directory.")
             .add_counter(&[], &self.directory_bytes);

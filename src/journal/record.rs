@@ -142,13 +142,23 @@ fn is_new<G: Copy + Default + PartialEq>(
 
 fn push_columns(batch: &Batch, record: &mut Vec<u8>) {
     record.extend_from_slice(&(batch.len() as u32).to_le_bytes());
-    record.extend(batch.iter().flat_map(|(sample, _)| sample.timestamp_us.to_le_bytes()));
-    let slot = |device: Option<DeviceId>| device.map_or(NO_DEVICE, |id| id.index);
-    record.extend(batch.iter().flat_map(|(sample, _)| slot(sample.device).to_le_bytes()));
-    record.extend(batch.iter().flat_map(|(_, readings)| (readings.len() as u32).to_le_bytes()));
+    for (sample, _) in batch.iter() {
+        record.extend_from_slice(&sample.timestamp_us.to_le_bytes());
+    }
+    for (sample, _) in batch.iter() {
+        let slot = sample.device.map_or(NO_DEVICE, |id| id.index);
+        record.extend_from_slice(&slot.to_le_bytes());
+    }
+    for (_, readings) in batch.iter() {
+        record.extend_from_slice(&(readings.len() as u32).to_le_bytes());
+    }
     let readings = || batch.iter().flat_map(|(_, readings)| readings);
-    record.extend(readings().flat_map(|reading| (reading.metric.slot() as u16).to_le_bytes()));
-    record.extend(readings().flat_map(|reading| reading.value.to_le_bytes()));
+    for reading in readings() {
+        record.extend_from_slice(&(reading.metric.slot() as u16).to_le_bytes());
+    }
+    for reading in readings() {
+        record.extend_from_slice(&reading.value.to_le_bytes());
+    }
 }
 
 /// Who turns the names of a record into ids of this process.

@@ -181,6 +181,9 @@ impl JournalThread {
             is_well &= !has_gap && now_ns >= shard.retry_ns;
             needs_snapshot |= has_gap;
         }
+        if is_well {
+            self.counters.synced_samples_total.set(self.counters.samples_total.get());
+        }
         self.counters.directory_bytes.set(self.directory.bytes());
         if needs_snapshot && now_ns >= self.ask_ns {
             self.ask_ns = now_ns + ASK_EVERY_NS;
@@ -190,8 +193,11 @@ impl JournalThread {
         if is_well && std::mem::take(&mut self.is_degraded) {
             info!("the journal is whole again");
             (self.on_state)(true);
-        } else if !is_well && !std::mem::replace(&mut self.is_degraded, true) {
-            warn!("the journal has a gap, until the next snapshot: the disk is too slow");
+        } else if !is_well {
+            if !std::mem::replace(&mut self.is_degraded, true) {
+                warn!("the journal has a gap, until the next snapshot: the disk is too slow");
+            }
+            // Again and again: a snapshot that was written says otherwise.
             (self.on_state)(false);
         }
     }
@@ -222,6 +228,7 @@ impl ShardJournal {
         appended.map_err(|error| self.lost(error, now_ns))?;
         self.has_unsynced = true;
         counters.records_total.add(1);
+        counters.samples_total.add(input.batch.len() as u64);
         counters.bytes_total.add(self.record.len() as u64);
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
 use crate::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings};
 use crate::config::{ServerSettings, Switch};
 use crate::incidents::events::EventSender;
+use crate::journal::JournalProducer;
 use crate::judged_queue::JudgedProducer;
 use crate::memory::MemoryPlan;
 use crate::placement::Placement;
@@ -55,6 +56,8 @@ pub(super) struct ToThreads {
     pub events: Vec<EventSender>,
     /// To the state directory, one for each shard; none without it.
     pub links: Vec<StateLink>,
+    /// To the journal, one for each shard; none without a state directory.
+    pub journals: Vec<JournalProducer>,
 }
 
 /// Builds the threads, in the order of their shards.
@@ -66,8 +69,8 @@ pub(super) fn threads(
     queues: Vec<AnalyticsQueues>,
     to_threads: ToThreads,
 ) -> Vec<AnalyticsThread> {
-    let ToThreads { mut judged_producer, events, links } = to_threads;
-    let mut links = links.into_iter();
+    let ToThreads { mut judged_producer, events, links, journals } = to_threads;
+    let (mut links, mut journals) = (links.into_iter(), journals.into_iter());
     let numbers = AnomalyNumbers::default();
     let onsets = onsets(settings, plan, shared.layout);
     let detection = AnalyticsSettings { onsets, ..detection(settings) };
@@ -86,6 +89,7 @@ pub(super) fn threads(
                 judged_producer: judged_producer.take(),
                 events: events.next(),
                 state: links.next(),
+                journal: journals.next(),
                 sleeper: sleeper.clone(),
                 clock: Clock::new(shared.start),
                 counters: counters.clone(),

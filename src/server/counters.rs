@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sigmad_counters::MetricSource;
 use sigmad_notify::counters::TargetCounters;
 
+use super::state::StateDirCounters;
 use super::store::RedisCounters;
 use crate::analytics::families::StoredInMemory;
 use crate::analytics::thread::AnalyticsCounters;
@@ -19,7 +20,6 @@ use crate::logs::LostLines;
 use crate::registry::Registry;
 use crate::sample_queue::SampleQueueCounters;
 use crate::shards::ShardLayout;
-use crate::state::counters::StateCounters;
 use crate::telemetry::{Build, Sources};
 
 /// The counters of every thread.
@@ -38,7 +38,7 @@ pub(super) struct ServerCounters {
     /// None without `--redis-url`.
     pub redis: Option<RedisCounters>,
     /// None without `--state-dir`.
-    pub state: Option<Arc<StateCounters>>,
+    pub state: Option<StateDirCounters>,
 }
 
 /// The counters of one worker.
@@ -72,7 +72,7 @@ impl ServerCounters {
             incidents: Arc::default(),
             notify: Vec::new(),
             redis,
-            state: has_state.then(Arc::default),
+            state: has_state.then(|| StateDirCounters::new(shards.threads())),
         }
     }
 
@@ -111,7 +111,9 @@ impl ServerCounters {
                 queue.clone(),
             ]);
         }
-        sources.extend(self.state.iter().map(|state| state.clone() as Arc<dyn MetricSource>));
+        if let Some(StateDirCounters { snapshots, journal }) = &self.state {
+            sources.extend([snapshots.clone() as Arc<dyn MetricSource>, journal.clone()]);
+        }
         sources.push(Arc::new(LostLines));
         sources.push(Arc::new(build));
         sources.into()

@@ -90,10 +90,12 @@ pub fn run(
     let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
     let asker = &queues.requests.asker;
     let mut state = StateParts::new(settings, &shared, asker, counters.state.as_ref())?;
+    let (links, journals) = state.as_mut().map(StateParts::take_ways).unwrap_or_default();
     let to_threads = ToThreads {
         judged_producer,
         events: if settings.incidents == Switch::On { event_senders } else { Vec::new() },
-        links: state.as_mut().map_or_else(Vec::new, StateParts::take_links),
+        links,
+        journals,
     };
     let analytics = analytics::threads(settings, &plan, &shared, &counters, queue_ends, to_threads);
 

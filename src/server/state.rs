@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use sigmad_clock::Clock;
-use sigmad_state::RealDisk;
+use sigmad_state::{RealDisk, StateDir};
 
 use super::error::ServerError;
 use super::shared::{MainEvent, Shared};
@@ -15,6 +15,9 @@ use super::threads::{join, spawn};
 use crate::analytics::Asker;
 use crate::analytics::saved::link::{RESTORE_MESSAGES_MAX, SNAPSHOT_MESSAGES_MAX, StateLink};
 use crate::config::ServerSettings;
+use crate::journal::counters::JournalCounters;
+use crate::journal::thread::{JournalThread, JournalThreadParts};
+use crate::journal::{self, JournalConsumer, JournalProducer};
 use crate::readiness::DirectoryState;
 use crate::state::counters::StateCounters;
 use crate::state::thread::{StateThread, StateThreadParts};
@@ -22,17 +25,36 @@ use crate::state::thread::{StateThread, StateThreadParts};
 /// What the last snapshot has of the drain: a gigabyte takes some seconds. At most this part, for a short one.
 const LAST_SNAPSHOT: (Duration, u32) = (Duration::from_secs(6), 4);
 
-/// The thread before it runs, and what the shards have of it.
+/// The counters of both threads.
+#[derive(Clone)]
+pub(super) struct StateDirCounters {
+    pub snapshots: Arc<StateCounters>,
+    pub journal: Arc<JournalCounters>,
+}
+
+impl StateDirCounters {
+    pub fn new(shards: usize) -> Self {
+        let queues = (0..shards).map(|_| Arc::default()).collect();
+        let journal = JournalCounters { queues, ..JournalCounters::default() };
+        Self { snapshots: Arc::default(), journal: Arc::new(journal) }
+    }
+}
+
+/// The threads before they run, and what the shards have of it.
 pub(super) struct StateParts {
     thread: StateThreadParts,
+    journal: JournalThreadParts,
     deadline: Sender<Duration>,
     /// One for each shard.
     links: Vec<StateLink>,
+    /// One for each shard.
+    journals: Vec<JournalProducer>,
 }
 
 /// The running thread.
 pub(super) struct RunningState {
     thread: JoinHandle<()>,
+    journal: JoinHandle<()>,
     deadline: Sender<Duration>,
 }
 
@@ -42,7 +64,7 @@ impl StateParts {
         settings: &ServerSettings,
         shared: &Shared,
         asker: &Asker,
-        counters: Option<&Arc<StateCounters>>,
+        counters: Option<&StateDirCounters>,
     ) -> Result<Option<Self>, ServerError> {
         let Some((directory, counters)) = settings.state_dir.as_ref().zip(counters) else {
             return Ok(None);
@@ -62,6 +84,11 @@ impl StateParts {
             let (restored, snapshots) = (restored_sender.clone(), snapshots_sender.clone());
             links.push(StateLink { shard, restore, restored, snapshots });
         }
+        let queues = counters.journal.queues.iter();
+        let (journals, consumers) = queues.map(|queue| journal::channel(queue.clone())).unzip();
+        let (journal_sender, opened) = bounded(1);
+        let (wants_snapshot, wanted) = bounded(1);
+        let journal = journal_thread(shared, counters, consumers, opened, wants_snapshot);
         let main = shared.main.clone();
         let thread = StateThreadParts {
             disk: Arc::new(disk),
@@ -73,28 +100,53 @@ impl StateParts {
             restore: ways,
             restored,
             snapshots,
+            journal: journal_sender,
+            wanted,
             deadline,
             readiness: shared.readiness.clone(),
             on_restored: Box::new(move || {
                 // Err: the main thread has ended.
                 let _ = main.send(MainEvent::Restored);
             }),
-            counters: counters.clone(),
+            counters: counters.snapshots.clone(),
             clock: Clock::new(shared.start),
         };
-        Ok(Some(Self { thread, deadline: deadline_sender, links }))
+        Ok(Some(Self { thread, journal, deadline: deadline_sender, links, journals }))
     }
 
-    /// What the shards have of it, one for each.
-    pub fn take_links(&mut self) -> Vec<StateLink> {
-        std::mem::take(&mut self.links)
+    /// The ways from the shards to both threads.
+    pub fn take_ways(&mut self) -> (Vec<StateLink>, Vec<JournalProducer>) {
+        (std::mem::take(&mut self.links), std::mem::take(&mut self.journals))
     }
 
     /// Starts the thread.
     pub fn start(self) -> io::Result<RunningState> {
-        let Self { thread, deadline, .. } = self;
+        let Self { thread, journal, deadline, .. } = self;
         let thread = spawn("state".into(), None, move || StateThread::run(thread))?;
-        Ok(RunningState { thread, deadline })
+        let journal = spawn("journal".into(), None, move || JournalThread::run(journal))?;
+        Ok(RunningState { thread, journal, deadline })
+    }
+}
+
+fn journal_thread(
+    shared: &Shared,
+    counters: &StateDirCounters,
+    shards: Vec<JournalConsumer>,
+    directory: Receiver<StateDir>,
+    wants_snapshot: Sender<()>,
+) -> JournalThreadParts {
+    let readiness = shared.readiness.clone();
+    JournalThreadParts {
+        directory,
+        shards,
+        registry: shared.registry.clone(),
+        wants_snapshot,
+        on_state: Box::new(move |is_ok| {
+            let state = if is_ok { DirectoryState::Ok } else { DirectoryState::Degraded };
+            readiness.set_directory(state);
+        }),
+        counters: counters.journal.clone(),
+        clock: Clock::new(shared.start),
     }
 }
 
@@ -114,5 +166,6 @@ impl RunningState {
     /// Waits until the last snapshot is written, or the drain is over.
     pub fn join(self) {
         join(self.thread);
+        join(self.journal);
     }
 }

@@ -1,6 +1,7 @@
 //! What the thread `state` counts.
 
 use sigmad_counters::{Counter, Families, MetricSource};
+use sigmad_state::DamageKind;
 
 /// Counters of snapshots, written by the thread `state`.
 #[derive(Debug, Default)]
@@ -19,6 +20,10 @@ pub struct StateCounters {
     pub devices_without_room_total: Counter,
     /// Records of snapshots that could not be restored for another reason.
     pub records_lost_total: Counter,
+    /// Records of the journal that were judged again at the start.
+    pub replayed_records_total: Counter,
+    /// Damaged files found at the start, by [`DamageKind`].
+    pub damaged_total: [Counter; DamageKind::ALL.len()],
     /// States of detectors of another version, which began anew.
     pub states_anew_total: Counter,
 }
@@ -42,6 +47,19 @@ impl MetricSource for StateCounters {
         families
             .gauge("sigmad_state_restored_devices", "Devices restored at the start.")
             .add_counter(&[], &self.restored_devices);
+        families
+            .counter(
+                "sigmad_state_replayed_records_total",
+                "Records of the journal that were judged again at the start.",
+            )
+            .add_counter(&[], &self.replayed_records_total);
+        let damaged = families.counter(
+            "sigmad_state_damaged_files_total",
+            "Files found damaged at the start, by kind: torn_tail (usual after a crash), bad_checksum, missing, other_version (set aside), unreadable. What is before the damage was restored.",
+        );
+        for (kind, counter) in DamageKind::ALL.iter().zip(&self.damaged_total) {
+            damaged.add_counter(&[("kind", kind.name())], counter);
+        }
         let lost = families.counter(
             "sigmad_state_not_restored_total",
             "What the start left out, by kind: device (no room for it), record (can't be read), detector_state (of another version).",

@@ -97,7 +97,7 @@ impl Restorer {
     }
 
     /// Passes on what was kept until all snapshots are read.
-    pub fn finish(mut self) {
+    pub fn finish(&mut self) {
         // Reports add those of all shards, so any shard does.
         let begun = self.begun.saturating_sub(self.anomalies.len() as u64);
         let totals = SavedTotals { begun, ..SavedTotals::default() };

@@ -200,10 +200,12 @@ impl World {
             blocks_of_shard.iter().for_each(|block| restorer.block(of, block));
         }
         restorer.finish();
+        drop(restorer);
         let mut not_restored = NotRestored::default();
         for ((analytics, latest), end) in self.shards.iter_mut().zip(ends) {
             let mut restoring = Restoring::default();
-            for RestoreMessage::Block(block) in end {
+            for message in end {
+                let RestoreMessage::Block(block) = message else { panic!("there is no journal") };
                 restoring.restore(&block, analytics, latest);
             }
             not_restored.records += restoring.not_restored.records;

@@ -11,6 +11,7 @@ use sigmad_state::{
 use tracing::{error, info, warn};
 
 use super::counters::StateCounters;
+use super::replay::Replay;
 use super::restore::{Restorer, SnapshotShard};
 use crate::analytics::Asker;
 use crate::analytics::saved::link::{RestoreMessage, SnapshotMessage};
@@ -41,6 +42,10 @@ pub struct StateThreadParts {
     pub snapshots: Receiver<SnapshotMessage>,
     /// Takes the time, since the start of the process, at which the drain ends. Disconnected: at once.
     pub deadline: Receiver<Duration>,
+    /// Takes the directory once it is open: the way to the journal.
+    pub journal: Sender<StateDir>,
+    /// The journal has a gap, or needs room: a snapshot of all shards helps.
+    pub wanted: Receiver<()>,
     /// Shows how far it is.
     pub readiness: Arc<Readiness>,
     /// Called once, when all shards are restored.
@@ -58,6 +63,7 @@ pub struct StateThread {
     asker: Asker,
     interval_ns: u64,
     snapshots: Receiver<SnapshotMessage>,
+    wanted: Receiver<()>,
     deadline: Receiver<Duration>,
     readiness: Arc<Readiness>,
     counters: Arc<StateCounters>,
@@ -102,13 +108,15 @@ impl StateThread {
             }
         };
         let is_complete = restore(&mut parts, &recovery);
-        let StateThreadParts { layout, asker, snapshots, deadline, clock, .. } = parts;
+        let StateThreadParts { layout, asker, snapshots, deadline, clock, wanted, .. } = parts;
         let (readiness, counters) = (parts.readiness, parts.counters);
         if !is_complete {
             // What is on the disk is more than what the shards know now.
             return;
         }
         readiness.set_directory(DirectoryState::Ok);
+        // Err: the thread has ended, and with it the process.
+        let _ = parts.journal.send(directory.clone());
         (parts.on_restored)();
         let thread = Self {
             directory,
@@ -116,6 +124,7 @@ impl StateThread {
             asker,
             interval_ns: parts.interval.as_nanos() as u64,
             snapshots,
+            wanted,
             deadline,
             readiness,
             counters,
@@ -133,6 +142,7 @@ impl StateThread {
         let mut next_ns = self.clock.monotonic_ns() + self.interval_ns;
         let mut deadline_ns = u64::MAX;
         let mut deadline = self.deadline.clone();
+        let mut wanted = self.wanted.clone();
         loop {
             let now_ns = self.clock.monotonic_ns();
             if now_ns >= deadline_ns {
@@ -156,6 +166,11 @@ impl StateThread {
                     deadline_ns = set.map_or(0, |deadline| deadline.as_nanos() as u64);
                     deadline = never();
                 }
+                recv(wanted) -> message => match message {
+                    Ok(()) => next_ns = self.clock.monotonic_ns(),
+                    // The journal has ended: the last snapshots follow.
+                    Err(_) => wanted = never(),
+                },
                 default(wait) => {}
             }
         }
@@ -228,6 +243,9 @@ impl StateThread {
     fn failed(&mut self, shard: usize, error: &StateError) {
         self.writers[shard] = None;
         self.counters.failed_total.add(1);
+        if matches!(error, StateError::Full) {
+            self.directory.make_room();
+        }
         // One line until it succeeds again.
         if !std::mem::replace(&mut self.has_failed, true) {
             warn!(shard, %error, "a snapshot can't be written; the older ones are kept");
@@ -240,12 +258,13 @@ impl StateThread {
 fn restore(parts: &mut StateThreadParts, recovery: &Recovery) -> bool {
     let begun_ns = parts.clock.monotonic_ns();
     for damaged in &recovery.damage {
+        parts.counters.damaged_total[damaged.kind as usize].add(1);
         warn!(file = damaged.file, kind = damaged.kind.name(), "a file of the state is damaged");
     }
     // The shards begin to judge when the last way to them is gone.
     let ways = std::mem::take(&mut parts.restore);
     let mut restorer =
-        Restorer::new(parts.registry.clone(), parts.layout, parts.counters.clone(), ways);
+        Restorer::new(parts.registry.clone(), parts.layout, parts.counters.clone(), ways.clone());
     let mut progress = Progress { bytes: recovery.bytes().max(1), read: 0, shown: 0 };
     for snapshot in &recovery.snapshots {
         if !read_snapshot(snapshot, &mut restorer, &mut progress, parts) {
@@ -253,6 +272,10 @@ fn restore(parts: &mut StateThreadParts, recovery: &Recovery) -> bool {
         }
     }
     restorer.finish();
+    drop(restorer);
+    if !replay(ways, recovery, &mut progress, parts) {
+        return false;
+    }
     let mut not_restored = NotRestored::default();
     for shard in parts.restored.iter().take(parts.layout.threads()) {
         not_restored.records += shard.records;
@@ -274,12 +297,51 @@ fn restore(parts: &mut StateThreadParts, recovery: &Recovery) -> bool {
     true
 }
 
+/// Has the journals judged again. False if the drain is over.
+fn replay(
+    ways: Vec<Sender<RestoreMessage>>,
+    recovery: &Recovery,
+    progress: &mut Progress,
+    parts: &StateThreadParts,
+) -> bool {
+    let (registry, counters) = (parts.registry.clone(), parts.counters.clone());
+    let mut replay = Replay::new(registry, parts.layout, counters, ways);
+    recovery.journals.iter().all(|journal| {
+        let goes_on = replay.journal(journal, |bytes| progress.advance(bytes, parts));
+        goes_on.unwrap_or_else(|error| lost(&error, parts))
+    })
+}
+
 /// How much of the files is read.
 struct Progress {
     bytes: u64,
     read: u64,
     /// The last tenth that was logged.
     shown: u64,
+}
+
+impl Progress {
+    /// Shows that so many bytes more are read. False if the drain is over.
+    fn advance(&mut self, bytes: usize, parts: &StateThreadParts) -> bool {
+        self.read += bytes as u64;
+        // Disconnected: the main thread has failed, and the process ends.
+        let deadline = match parts.deadline.try_recv() {
+            Ok(deadline) => Some(deadline),
+            Err(TryRecvError::Disconnected) => Some(Duration::ZERO),
+            Err(TryRecvError::Empty) => None,
+        };
+        if deadline.is_some() {
+            warn!("stopped while the state was read: it stays as it is on the disk");
+            return false;
+        }
+        let percent = self.read * 100 / self.bytes;
+        parts.readiness.set_directory(DirectoryState::Restoring(percent.min(100) as u8));
+        if percent / 10 > self.shown {
+            self.shown = percent / 10;
+            info!(percent, "restoring");
+        }
+        true
+    }
 }
 
 /// Reads a snapshot to its end. One that is damaged since it was checked ends early: the rest is lost, and counted.
@@ -300,25 +362,11 @@ fn read_snapshot(
             Ok(None) => return true,
             Ok(Some(block)) => {
                 restorer.block(of, block);
-                progress.read += block.len() as u64;
+                if !progress.advance(block.len(), parts) {
+                    return false;
+                }
             }
             Err(error) => return lost(&error, parts),
-        }
-        // Disconnected: the main thread has failed, and the process ends.
-        let deadline = match parts.deadline.try_recv() {
-            Ok(deadline) => Some(deadline),
-            Err(TryRecvError::Disconnected) => Some(Duration::ZERO),
-            Err(TryRecvError::Empty) => None,
-        };
-        if deadline.is_some() {
-            warn!("stopped while the state was read: it stays as it is on the disk");
-            return false;
-        }
-        let percent = progress.read * 100 / progress.bytes;
-        parts.readiness.set_directory(DirectoryState::Restoring(percent.min(100) as u8));
-        if percent / 10 > progress.shown {
-            progress.shown = percent / 10;
-            info!(percent, "restoring");
         }
     }
 }

@@ -154,6 +154,7 @@ impl Process {
             sample_consumers: vec![consumer],
             questions: asked.pop().expect("one shard"),
             state: None,
+            journal: None,
             judged_producer: Some(judged_producer),
             events: None,
             sleeper,

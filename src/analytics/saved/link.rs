@@ -1,8 +1,10 @@
 //! What analytics and the thread `state` send each other.
 
 use crossbeam_channel::{Receiver, Sender};
+use sigmad_sample::Batch;
 
 use super::restore::NotRestored;
+use crate::shards::ShardPart;
 
 /// Blocks on their way from all shards to the disk: 2 MiB.
 pub const SNAPSHOT_MESSAGES_MAX: usize = 16;
@@ -43,6 +45,19 @@ pub enum SnapshotMessage {
 pub enum RestoreMessage {
     /// Records, as of [`form`](super::form), with the ids of this process.
     Block(Vec<u8>),
+    /// A chunk of the journal, with the ids of this process. Those come after the blocks.
+    Chunk(ReplayedChunk),
+}
+
+/// A chunk that is judged again.
+#[derive(Debug)]
+pub struct ReplayedChunk {
+    /// The windows by which it is judged. With another number of shards each chunk is judged by several, in parts.
+    pub part: ShardPart,
+    /// When it arrived, microseconds since 1970.
+    pub arrived_us: i64,
+    /// Its samples.
+    pub batch: Batch,
 }
 
 /// A shard's ends of the ways to and from the thread `state`.

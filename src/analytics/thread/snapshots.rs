@@ -4,7 +4,7 @@ use crossbeam_channel::TrySendError;
 
 use crate::analytics::Analytics;
 use crate::analytics::latest::LatestSamples;
-use crate::analytics::saved::link::{RestoreMessage, SnapshotMessage, StateLink};
+use crate::analytics::saved::link::{ReplayedChunk, RestoreMessage, SnapshotMessage, StateLink};
 use crate::analytics::saved::restore::Restoring;
 
 /// The way to the thread `state`, and what waits for it.
@@ -44,10 +44,23 @@ impl Snapshots {
     }
 
     /// Takes what the shard knew before the restart. Samples wait in their queues meanwhile.
-    pub(super) fn restore(&self, analytics: &mut Analytics, latest: &mut LatestSamples) {
+    /// `judged` is called after each chunk of the journal.
+    pub(super) fn restore(
+        &self,
+        analytics: &mut Analytics,
+        latest: &mut LatestSamples,
+        mut judged: impl FnMut(&mut Analytics),
+    ) {
         let mut restoring = Restoring::default();
-        while let Ok(RestoreMessage::Block(block)) = self.link.restore.recv() {
-            restoring.restore(&block, analytics, latest);
+        for message in &self.link.restore {
+            match message {
+                RestoreMessage::Block(block) => restoring.restore(&block, analytics, latest),
+                RestoreMessage::Chunk(ReplayedChunk { part, arrived_us, batch }) => {
+                    analytics.judge_part(part, &batch, arrived_us);
+                    latest.keep_of(part, &batch, arrived_us);
+                    judged(analytics);
+                }
+            }
         }
         // Err: the thread `state` has ended.
         let _ = self.link.restored.send(restoring.not_restored);

@@ -56,6 +56,7 @@ fn running_with(
                 judged_producer: judged_producer.take(),
                 events: None,
                 state: None,
+                journal: None,
                 sleeper,
                 clock: Clock::new(sigmad_clock::start()),
                 counters: counted.take().unwrap_or_default(),
