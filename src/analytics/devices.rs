@@ -183,6 +183,12 @@ impl DeviceWindows {
         (device.generation == id.generation && device.name.is_some()).then_some(device)
     }
 
+    /// The entry at an index, whichever device has it.
+    pub fn at(&self, index: u32) -> Option<&DeviceEntry> {
+        let index = index as usize;
+        Some(&self.devices.get(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK])
+    }
+
     /// Prefetches the detectors' states of a device whose sample is next.
     pub fn prefetch(&self, id: DeviceId) {
         let streams = self.get(id).into_iter().flat_map(|device| &device.streams);
@@ -198,7 +204,7 @@ impl DeviceWindows {
         at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place()).0.own)
     }
 
-    /// Judges a sample of a device, unless the device has been evicted.
+    /// Judges a sample of a device, unless the device has been evicted. True when it is the first of its second.
     #[inline]
     pub fn judge(
         &mut self,
@@ -208,9 +214,9 @@ impl DeviceWindows {
         arrived_us: i64,
         metrics: &mut KnownMetrics,
         anomalies: &mut AnomalyLog,
-    ) {
+    ) -> bool {
         let Some((device, arena, onsets)) = self.get_mut(id, metrics) else {
-            return;
+            return false;
         };
         let timestamp_us = sample.timestamp_us;
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
@@ -245,7 +251,8 @@ impl DeviceWindows {
         }
         device.own.total += 1;
         device.last.update(arrived_us, sample.timestamp_us);
-        device.own_seen_s = LastSample::seconds(arrived_us);
+        let before_s = std::mem::replace(&mut device.own_seen_s, LastSample::seconds(arrived_us));
+        device.own_seen_s != before_s || device.own.total == 1
     }
 
     /// Applies what other replicas have changed. A device that is new here is opened, unless it has been evicted.

@@ -19,13 +19,14 @@ use crate::analytics::last_sample::LastSample;
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::names::NameLookup;
-use crate::analytics::onsets::OnsetSettings;
+use crate::analytics::onset_settings::OnsetSettings;
 use crate::analytics::report::{
     AnomaliesQuery, AnomaliesReport, DevicesQuery, MetricReport, PartTotals, RankedDevice, Scope,
     TotalsReport, WatchedStreams, WindowsReport,
 };
 use crate::analytics::saved::export::Export;
 use crate::analytics::scan::DeviceScan;
+use crate::analytics::silence::SilenceWatch;
 use crate::judged_queue::{
     JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows,
 };
@@ -64,6 +65,7 @@ pub struct Analytics {
     /// Values whose names were evicted on the way here, counted by the fleet's shard.
     unnamed_values: u64,
     onsets: Option<OnsetSettings>,
+    silence: Option<SilenceWatch>,
     /// The last second in which what time brings was looked for.
     ticked_s: u32,
     /// The evictions that the last search for streams of evicted metrics began after.
@@ -103,6 +105,7 @@ impl Analytics {
             anomalies: AnomalyLog::new(numbers),
             samples: 0,
             unnamed_values: 0,
+            silence: onsets.as_ref().map(|onsets| onsets.silence_watch(part.has_fleet())),
             onsets,
             ticked_s: 0,
             evictions: 0,
@@ -155,6 +158,13 @@ impl Analytics {
         }
         let (has_fleet, has_devices) = (self.part.has_fleet(), self.part.has_devices());
         let prefetches = has_devices && self.devices.arena.states().keeps_states();
+        if has_fleet
+            && LastSample::seconds(arrived_us) != self.fleet.own_seen_s
+            && let Some(silence) = &mut self.silence
+        {
+            // First, because the clock of silences goes by it.
+            silence.heard_anyone(arrived_us, &mut self.devices);
+        }
         let mut ahead = batch.iter().skip(1);
         for (at, (sample, readings)) in batch.iter().enumerate() {
             if prefetches && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
@@ -171,8 +181,13 @@ impl Analytics {
                 }
             }
             if has_devices && let Some(id) = sample.device {
-                let Self { devices, metrics, anomalies, .. } = self;
-                devices.judge(id, &sample, readings, arrived_us, metrics, anomalies);
+                let Self { devices, metrics, anomalies, silence, .. } = self;
+                let is_new_second =
+                    devices.judge(id, &sample, readings, arrived_us, metrics, anomalies);
+                if is_new_second && let Some(silence) = silence {
+                    let is_first = devices.get(id).is_some_and(|device| device.own.total == 1);
+                    silence.heard(id, is_first, arrived_us, devices);
+                }
             }
             judged(self, at as u16, &sample, readings);
         }
@@ -374,11 +389,19 @@ impl Analytics {
         }
     }
 
+    /// Whether time brings anything while nobody is heard.
+    pub fn needs_ticks(&self) -> bool {
+        self.silence.as_ref().is_some_and(SilenceWatch::needs_ticks)
+    }
+
     #[cold]
     fn tick_second(&mut self, now_us: i64, now_s: u32) {
+        if let Some(silence) = &mut self.silence {
+            silence.tick(now_us, &mut self.devices);
+        }
         let is_due = now_s / UNHEARD_EVERY_S > self.ticked_s / UNHEARD_EVERY_S;
         self.ticked_s = now_s;
-        if let Some(OnsetSettings { idle_us, .. }) = self.onsets
+        if let Some(&OnsetSettings { idle_us, .. }) = self.onsets.as_ref()
             && is_due
         {
             let DeviceWindows { onsets, arena, .. } = &mut self.devices;

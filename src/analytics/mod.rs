@@ -19,10 +19,12 @@ pub mod latest;
 mod merge;
 mod metrics;
 pub mod names;
+mod onset_settings;
 mod onsets;
 pub mod report;
 pub mod saved;
 mod scan;
+mod silence;
 pub mod thread;
 
 /// Bytes of a stream that is the only one of its device.
@@ -32,6 +34,8 @@ pub fn stream_bytes(settings: &AnalyticsSettings, is_shared: bool) -> usize {
 
 /// Bytes of the present interval of a stream, where incidents are on.
 pub const FOLD_BYTES: usize = size_of::<sigmad_incidents::fold::Fold>();
+/// Bytes of the cadence of a device.
+pub const CADENCE_BYTES: usize = sigmad_incidents::silence::DEVICE_BYTES;
 /// Bytes that are kept of a stream for incidents.
 pub const INCIDENT_BYTES: usize = sigmad_incidents::watches::WATCH_BYTES;
 
@@ -41,4 +45,5 @@ pub const SHARED_BYTES: usize = latest::RING_BYTES + anomalies::RING_BYTES;
 pub use anomalies::AnomalyNumbers;
 pub use asker::{Asker, QuestionsOf, questions};
 pub use judge::{Analytics, AnalyticsSettings};
-pub use onsets::OnsetSettings;
+pub use onset_settings::OnsetSettings;
+pub use silence::SilenceIgnore;

@@ -1,50 +1,17 @@
 //! What begins and ends to be wrong with streams, as events for the incidents.
 //!
-//! [`Watches`] judge folded values; here a finding gets the names of its stream.
+//! [`Watches`](sigmad_incidents::watches::Watches) judge folded values; here a finding gets the names of its stream.
 //! A stream that deviates and is heard no more would deviate for ever: [`Onsets::end_unheard`] looks for those.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sigmad_incidents::event::Event;
-use sigmad_incidents::watch::{Finding, WatchSettings};
-use sigmad_incidents::watches::Watches;
+use sigmad_incidents::watch::Finding;
 use sigmad_sample::MetricId;
 
 use crate::analytics::arena::{Arena, StreamIndex};
 use crate::analytics::metrics::KnownMetrics;
-
-/// How streams are judged for incidents.
-#[derive(Clone, Copy, Debug)]
-pub struct OnsetSettings {
-    /// Values of a stream that arrive within this time are folded into one.
-    pub interval_us: u64,
-    /// Streams of devices that have room.
-    pub streams_max: usize,
-    /// Streams without a device that have room.
-    pub fleet_streams_max: usize,
-    /// A stream that is not heard for this long is gone.
-    pub idle_us: i64,
-}
-
-impl OnsetSettings {
-    /// Of this room for streams, the part of those without a device: there are few where there are devices.
-    const FLEET_PART: usize = 8;
-
-    /// Room for so many streams in all shards, of which devices have so many.
-    pub fn new(interval_us: u64, idle_us: i64, streams_max: usize, shards: usize) -> Self {
-        let fleet_streams_max = streams_max / Self::FLEET_PART;
-        let streams_max = (streams_max - fleet_streams_max) / shards;
-        Self { interval_us, streams_max, fleet_streams_max, idle_us }
-    }
-}
-
-impl OnsetSettings {
-    /// Without streams, and with room for that many.
-    pub(super) fn watches(&self, streams_max: usize) -> Watches {
-        Watches::new(WatchSettings::new(self.interval_us), streams_max)
-    }
-}
 
 /// A stream that deviates.
 #[derive(Debug)]

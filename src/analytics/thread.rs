@@ -46,6 +46,9 @@ const DOZE: Duration = Duration::from_micros(900);
 /// samples a second it hardly ever parks.
 const PARK_AFTER_NS: u64 = 4_000_000;
 
+/// The longest park while devices are watched for silence.
+const TICK: Duration = Duration::from_secs(1);
+
 /// What the analytics thread counts and times.
 #[derive(Debug, Default)]
 pub struct AnalyticsCounters {
@@ -366,7 +369,11 @@ impl AnalyticsThread {
             self.sleeper.doze(DOZE, has_work);
         } else {
             self.counters.parks_total.add(1);
-            self.sleeper.park(has_work);
+            if self.analytics.needs_ticks() {
+                self.sleeper.park_for(TICK, has_work);
+            } else {
+                self.sleeper.park(has_work);
+            }
         }
         self.counters.wakes_total.add(1);
     }

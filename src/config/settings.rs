@@ -234,6 +234,13 @@ pub struct ServerSettings {
     )]
     pub incident_interval: Duration,
 
+    /// devices that may be silent, as patterns
+    ///
+    /// Devices that may be silent, as patterns with `*` and `?` such as `web-*`, comma-separated: those of fleets that grow
+    /// and shrink. Any other device that is usually heard and is not is an incident.
+    #[arg(help_heading = "Incidents", long, value_name = "PATTERN", value_delimiter = ',')]
+    pub silence_ignore: Vec<Glob>,
+
     /// labels that can be the device; see SERIES.md
     ///
     /// Labels that can be the device of a point, comma-separated; the first that it carries is. JSON samples have `device`

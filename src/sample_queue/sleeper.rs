@@ -51,6 +51,12 @@ impl Sleeper {
         self.sleep(PARKED, has_work, park);
     }
 
+    /// The same, and no longer than `limit`.
+    #[cfg_attr(loom, allow(dead_code, reason = "loom has no clock: park and doze model it"))]
+    pub fn park_for(&self, limit: Duration, has_work: impl FnOnce() -> bool) {
+        self.sleep(PARKED, has_work, || park_timeout(limit));
+    }
+
     fn sleep(&self, state: u8, has_work: impl FnOnce() -> bool, block: impl FnOnce()) {
         self.state.store(state, Ordering::Relaxed);
         // Pairs with the fence in wake_from: either the waker sees our state, or we see its work.

@@ -1,6 +1,7 @@
 //! The analytics threads, from the settings of detection.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::counters::ServerCounters;
@@ -10,7 +11,9 @@ use super::workers::AnalyticsQueues;
 use crate::analytics::report::{PartTotals, TotalsReport};
 use crate::analytics::saved::link::StateLink;
 use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
-use crate::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings};
+use crate::analytics::{
+    Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings, SilenceIgnore,
+};
 use crate::config::{ServerSettings, Switch};
 use crate::incidents::events::EventSender;
 use crate::journal::JournalProducer;
@@ -44,8 +47,17 @@ fn onsets(
     let interval_us = settings.incident_interval.as_micros() as u64;
     let idle_us = settings.stream_idle.as_micros() as i64;
     let streams_max = plan.incident_streams;
-    (settings.incidents == Switch::On)
-        .then(|| OnsetSettings::new(interval_us, idle_us, streams_max, shards.of_devices()))
+    (settings.incidents == Switch::On).then(|| OnsetSettings {
+        silence_ignore: ignored(settings),
+        ..OnsetSettings::new(interval_us, idle_us, streams_max, shards.of_devices())
+    })
+}
+
+/// The devices that may be silent, if there are any.
+fn ignored(settings: &ServerSettings) -> Option<SilenceIgnore> {
+    let globs = settings.silence_ignore.clone();
+    let ignores = move |name: &str| globs.iter().any(|glob| glob.matches(name));
+    (!settings.silence_ignore.is_empty()).then(|| SilenceIgnore(Arc::new(ignores)))
 }
 
 /// The ways from analytics to other threads.

@@ -53,7 +53,8 @@ fn needs(settings: &ServerSettings, placement: &Placement) -> MemoryNeeds {
     let (workers, shards) = (placement.workers(), placement.shards.threads());
     let of_analytics = analytics::stream_bytes(&detection(settings), settings.redis_url.is_some());
     let has_incidents = settings.incidents == Switch::On;
-    let of_analytics = of_analytics + if has_incidents { analytics::FOLD_BYTES } else { 0 };
+    let of_analytics = of_analytics
+        + if has_incidents { analytics::FOLD_BYTES + analytics::CADENCE_BYTES } else { 0 };
     // Each metric has a stream of the fleet.
     let metric_bytes = of_analytics + METRIC_BYTES;
     MemoryNeeds {

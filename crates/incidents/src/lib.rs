@@ -6,7 +6,8 @@
 //! began [`together`] before. [`rules`] has the silences of operators, [`list`] the reads.
 //!
 //! Before that, [`fold`] makes one value of those of an interval, [`watch`] says by it when a stream deviates and when it
-//! no longer does, and [`watches`] has all streams.
+//! no longer does, and [`watches`] has all streams. [`silence`] says which devices are
+//! no longer heard, and [`reception`] whether anybody is.
 //!
 //! Pure: no I/O, no clock, no locks. Time is an argument.
 
@@ -20,7 +21,9 @@ pub mod grouping;
 pub mod incident;
 pub mod list;
 mod rate;
+pub mod reception;
 pub mod rules;
+pub mod silence;
 pub mod together;
 pub mod tokens;
 mod usual;

@@ -120,7 +120,46 @@ fn a_stream_that_is_not_heard_recovers() {
         analytics.tick(START_US + at * 60 * SECOND_US);
     }
     analytics.pass_events(|event| found.push(event));
-    assert!(matches!(found[..], [Event::Deviation { .. }, Event::Recovery { .. }]), "{found:?}");
+    let [Event::Deviation { .. }, Event::Reception { .. }, Event::Recovery { .. }] = found[..]
+    else {
+        panic!("{found:?}")
+    };
     let total = analytics.totals().watched;
     assert_eq!((total.judged, total.learning, total.unjudged), (1, 0, 0));
+}
+
+/// One device stops among others, all stop, and all come back.
+#[test]
+fn a_device_is_silent_among_others_and_all_are_reception() {
+    let mut analytics = Analytics::new(settings(), names());
+    let mut found = Vec::new();
+    for at in 0..4_000i64 {
+        let arrived_us = START_US + at * SECOND_US;
+        analytics.tick(arrived_us);
+        for index in 0..3 {
+            let is_heard = !(2_000..2_500).contains(&at) || index > 0;
+            let is_heard = is_heard && !(3_000..3_500).contains(&at);
+            if is_heard && at % 10 == i64::from(index) {
+                let mut batch = Batch::default();
+                let device = Some(DeviceId { index, generation: 0 });
+                batch.push(0, device, &[Reading { metric: MetricId::CPU, value: 1.0 }]);
+                analytics.judge(&batch, arrived_us);
+            }
+        }
+        analytics.pass_events(|event| found.push(event));
+    }
+    let [
+        Event::Silence { device, since_us, at_us, usual_interval_us },
+        Event::Return { device: returned, .. },
+        Event::Reception { since_us: lost_us, .. },
+        Event::ReceptionBack { .. },
+    ] = &found[..]
+    else {
+        panic!("{found:?}")
+    };
+    assert_eq!((&**device, &**returned, *since_us), ("d0", "d0", START_US + 1_990 * SECOND_US));
+    assert!((25..45).contains(&((at_us - since_us) / SECOND_US)), "{at_us}");
+    assert!((9_900_000..10_100_000).contains(usual_interval_us), "{usual_interval_us}");
+    assert_eq!(*lost_us, START_US + 2_992 * SECOND_US);
+    assert!(analytics.needs_ticks());
 }

@@ -1,0 +1,272 @@
+//! How often one device is heard, in 16 bytes, and for how long it may plausibly be silent.
+//!
+//! Learned are the mean gap between samples and the longest one. Accrual detectors (Hayashibara et al., *The φ Accrual
+//! Failure Detector*, 2004; Cassandra, Akka) take a distribution of gaps, normal or exponential, and raise the
+//! threshold until false alarms are rare. Here the tail follows from the gaps themselves: of n gaps with an exponential
+//! tail the longest exceeds the mean by b ln n, so b = (longest − mean) / ln n. The longest of all gaps of a thousand
+//! weeks follows with their number in place of n. A regular device has no tail, and is silent after three gaps.
+//! Passive checks elsewhere (freshness thresholds of Icinga and Sensu, staleness of Prometheus) have a fixed time.
+//!
+//! A device that pauses for an hour or more, as at the end of a working day, does so at certain hours. Pauses that
+//! begin at such an hour, or the ones beside it, are expected.
+
+/// No device is silent before: a lost packet is sent again for seconds, and agents restart.
+const SILENT_MIN_S: f32 = 10.0;
+/// A silence is at least so many mean gaps.
+const GAPS_MIN: f32 = 3.0;
+/// ln of the seconds in a thousand weeks: past the longest gap of these there is one false alarm.
+const THOUSAND_WEEKS_LN: f32 = 20.2;
+/// By how much the tail is taken to be longer than it seems: it is known from few gaps.
+const CAUTION: f32 = 1.5;
+/// Slots of time in which a device must have been heard before it is judged.
+const LEARNED: u8 = 16;
+/// log₂ of the seconds in a slot: a device that is heard each second learns for a quarter of an hour, and a slow one for
+/// as many samples.
+const SLOT_BITS: u32 = 6;
+/// ln n once the count is full: the longest gap shrinks by an eighth of an octave in as many slots.
+const GAPS_LN_MAX: f32 = 6.9;
+/// One slot in so many shrinks the longest gap: 18 hours of a device that is heard each second.
+const SHRINK_MASK: u32 = 1_023;
+/// Smallest learning rate of the mean.
+const RATE_MIN: f32 = 1.0 / 64.0;
+/// One silence counts for no more than this many times what was plausible before: after an outage a device is still
+/// watched.
+const LONGER_MAX: f32 = 4.0;
+/// A pause: a silence of this many seconds or more.
+const PAUSE_S: f32 = 3_600.0;
+/// The longest pause that is expected: a long weekend.
+const PAUSE_MAX_S: f32 = 4.0 * 86_400.0;
+/// One day in so many without a pause near an hour takes this hour back.
+const TAKE_BACK_MASK: u32 = 31;
+
+const LINKED: u8 = 1;
+const SILENT: u8 = 2;
+const GONE: u8 = 4;
+const IGNORED: u8 = 8;
+
+/// The cadence of one device. A struct without pointers.
+#[derive(Clone, Debug, Default)]
+pub struct Cadence {
+    /// When it was last heard, on the clock of silences. 0: never.
+    pub(crate) last_s: u32,
+    /// The next device of the same slot of the wheel.
+    pub(crate) next: u32,
+    /// Mean and longest gap: codes of floats.
+    mean: u16,
+    longest: u8,
+    /// Slots of time in which it was heard.
+    count: u8,
+    /// The hours of the day in which a pause has begun.
+    pauses: [u8; 3],
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Cadence>() == 16);
+
+/// A float of 1 and more in 16 bits: 32 octaves of 2,048 steps.
+fn encode(value: f32) -> u16 {
+    ((value.max(1.0).to_bits() - 1f32.to_bits()) >> 12) as u16
+}
+
+fn decode(code: u16) -> f32 {
+    f32::from_bits(1f32.to_bits() + (u32::from(code) << 12))
+}
+
+/// The same in 8 bits, rounded up: 32 octaves of 8 steps.
+fn encode_up(value: f32) -> u8 {
+    let bits = value.max(1.0).to_bits() - 1f32.to_bits();
+    ((bits + ((1 << 20) - 1)) >> 20).min(255) as u8
+}
+
+fn decode_up(code: u8) -> f32 {
+    f32::from_bits(1f32.to_bits() + (u32::from(code) << 20))
+}
+
+impl Cadence {
+    /// Takes a sample. `hour` is that of the day in which the device was last heard. True when it was silent.
+    #[inline]
+    pub fn heard(&mut self, now_s: u32, hour_before: u32) -> bool {
+        let before_s = std::mem::replace(&mut self.last_s, now_s);
+        if before_s == 0 || now_s <= before_s {
+            return false;
+        }
+        let gap = (now_s - before_s) as f32;
+        let was = self.flags;
+        if was & (SILENT | GONE) != 0 {
+            self.returned(gap, hour_before);
+            return was & (SILENT | GONE) == SILENT;
+        }
+        if gap >= PAUSE_S {
+            self.paused(gap, hour_before);
+        }
+        self.take(gap);
+        if now_s >> SLOT_BITS != before_s >> SLOT_BITS {
+            self.slot_ended(now_s, hour_before);
+        }
+        false
+    }
+
+    #[inline]
+    fn take(&mut self, gap: f32) {
+        let mean = decode(self.mean);
+        let rate = (1.0 / (f32::from(self.count) + 1.0)).max(RATE_MIN);
+        self.mean = encode(mean + rate * (gap - mean));
+        if gap > decode_up(self.longest) {
+            self.longest = encode_up(gap);
+        }
+    }
+
+    fn slot_ended(&mut self, now_s: u32, hour_before: u32) {
+        self.count = self.count.saturating_add(1);
+        let random = mixed(now_s);
+        if random & SHRINK_MASK == 0 && decode_up(self.longest) > decode(self.mean) {
+            self.longest = self.longest.saturating_sub(1);
+        }
+        // Heard in this hour: two hours ago no pause began.
+        if random >> 16 & TAKE_BACK_MASK == 0 && now_s % 3_600 < 1 << SLOT_BITS {
+            self.set_pause((hour_before + 22) % 24, false);
+        }
+    }
+
+    /// A device that is heard again after it was silent.
+    #[cold]
+    fn returned(&mut self, gap: f32, hour_before: u32) {
+        let plausible = self.plausible_s();
+        self.flags &= !(SILENT | GONE);
+        if gap >= PAUSE_S {
+            self.paused(gap, hour_before);
+        }
+        let counted = gap.min(LONGER_MAX * plausible);
+        if counted > decode_up(self.longest) {
+            self.longest = encode_up(counted);
+        }
+    }
+
+    fn paused(&mut self, gap: f32, hour_before: u32) {
+        if gap > GAPS_MIN * decode(self.mean) {
+            self.set_pause(hour_before % 24, true);
+        }
+    }
+
+    fn set_pause(&mut self, hour: u32, begins: bool) {
+        let (byte, bit) = ((hour / 8) as usize, 1 << (hour % 8));
+        if begins {
+            self.pauses[byte] |= bit;
+        } else {
+            self.pauses[byte] &= !bit;
+        }
+    }
+
+    fn pauses_near(&self, hour: u32) -> bool {
+        [hour + 23, hour, hour + 1].iter().any(|hour| {
+            let hour = hour % 24;
+            self.pauses[(hour / 8) as usize] & 1 << (hour % 8) != 0
+        })
+    }
+
+    /// The longest plausible gap, in seconds, without regard to pauses.
+    fn plausible_s(&self) -> f32 {
+        let (mean, longest) = (decode(self.mean), decode_up(self.longest));
+        let gaps_ln =
+            if self.count == u8::MAX { GAPS_LN_MAX } else { f32::from(self.count).ln().max(1.0) };
+        let more_ln = (THOUSAND_WEEKS_LN - mean.ln() - gaps_ln).max(0.0);
+        let tail = (longest - mean).max(0.0) / gaps_ln;
+        (GAPS_MIN * mean).max(longest + CAUTION * tail * more_ln).max(SILENT_MIN_S)
+    }
+
+    /// Seconds after its last sample from which a device is silent, which was last heard in that hour of the day. None
+    /// while its cadence is not known.
+    pub fn silent_after_s(&self, hour: u32) -> Option<u32> {
+        if self.count < LEARNED {
+            return None;
+        }
+        let plausible = self.plausible_s();
+        let expected = if self.pauses_near(hour) { plausible.max(PAUSE_MAX_S) } else { plausible };
+        Some(expected.ceil() as u32)
+    }
+
+    /// The mean gap in seconds.
+    pub fn interval_s(&self) -> f32 {
+        decode(self.mean)
+    }
+
+    /// Forgets everything but the place in the wheel.
+    pub(crate) fn reset(&mut self, is_ignored: bool) {
+        let flags = self.flags & LINKED | if is_ignored { IGNORED } else { 0 };
+        *self = Self { next: self.next, flags, ..Self::default() };
+    }
+
+    pub(crate) fn is_ignored(&self) -> bool {
+        self.flags & IGNORED != 0
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.flags & SILENT != 0
+    }
+
+    pub(crate) fn is_linked(&self) -> bool {
+        self.flags & LINKED != 0
+    }
+
+    pub(crate) fn set_linked(&mut self, is_linked: bool) {
+        self.flags = self.flags & !LINKED | if is_linked { LINKED } else { 0 };
+    }
+
+    pub(crate) fn set_silent(&mut self) {
+        self.flags |= SILENT;
+    }
+
+    pub(crate) fn set_gone(&mut self) {
+        self.flags |= GONE;
+    }
+}
+
+/// Bits that look random, the same each time.
+fn mixed(value: u32) -> u32 {
+    let mixed = value.wrapping_mul(0x9e37_79b1);
+    (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca77) ^ mixed >> 13
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn learned(gaps: impl Iterator<Item = u32>) -> Cadence {
+        let (mut cadence, mut now_s) = (Cadence::default(), 1_000_000);
+        for gap in gaps {
+            now_s += gap;
+            cadence.heard(now_s, 0);
+        }
+        cadence
+    }
+
+    #[test]
+    fn codes_keep_their_digits_and_longest_is_not_below() {
+        for value in [1.0, 1.5, 10.0, 61.0, 3_600.0, 1e6] {
+            assert!((decode(encode(value)) / value - 1.0).abs() < 1e-3, "{value}");
+            let up = decode_up(encode_up(value));
+            assert!(up >= value && up < value * 1.13, "{value}: {up}");
+        }
+    }
+
+    #[test]
+    fn a_regular_device_is_silent_after_three_gaps() {
+        for gap in [10, 60, 600] {
+            let cadence = learned((0..400).map(|i| gap + i % 2));
+            let silent = cadence.silent_after_s(0).expect("it is known") as f32;
+            assert!((2.9..3.3).contains(&(silent / gap as f32)), "{gap}: {silent}");
+        }
+        let cadence = learned((0..2_000).map(|_| 1));
+        assert_eq!(cadence.silent_after_s(0), Some(10));
+        assert_eq!(learned((0..10).map(|_| 60)).silent_after_s(0), None, "it learns");
+    }
+
+    #[test]
+    fn an_irregular_device_has_longer() {
+        let gap =
+            |i: u32| (-(f32::from((mixed(i) % 1_000) as u16 + 1) / 1_001.0).ln() * 30.0) as u32 + 1;
+        let cadence = learned((0..2_000).map(gap));
+        let silent = cadence.silent_after_s(0).expect("it is known");
+        assert!((400..900).contains(&silent), "{silent}");
+    }
+}

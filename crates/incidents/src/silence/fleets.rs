@@ -1,0 +1,192 @@
+//! Fleets of known cadence, to count false alarms and the time until a silence is noticed.
+//!
+//! Half of the kinds were looked at while the constants of [`Cadence`](super::cadence::Cadence) were chosen; the other half
+//! is the estimate for fleets that nobody has seen.
+
+use super::{Finding, SilenceTime, Silences};
+
+/// A kind of fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fleet {
+    /// A sample each ten seconds.
+    Regular,
+    /// One each second, some lost, with a stall of some seconds now and then.
+    Lossy,
+    /// Gaps of 30 to 90 s.
+    Jittered,
+    /// One in ten seconds, and once a day nothing for up to two minutes.
+    Restarting,
+    /// One in five minutes, of which a tenth is lost.
+    Scripts,
+    /// At random moments, 30 s apart in the mean.
+    Random,
+    /// A sample a second for a random time of some minutes, then a pause as long.
+    Bursty,
+    /// Ten minutes of samples at once.
+    Batched,
+    /// From about 8 to about 17 o'clock from Monday to Friday, one sample in 30 s.
+    OfficeHours,
+    /// One sample an hour, and none at night.
+    Shops,
+}
+
+impl Fleet {
+    /// Looked at while constants were chosen.
+    pub const TUNED: [Self; 5] =
+        [Self::Regular, Self::Jittered, Self::Lossy, Self::Bursty, Self::OfficeHours];
+    /// Not looked at.
+    pub const HELD_OUT: [Self; 5] =
+        [Self::Random, Self::Batched, Self::Shops, Self::Restarting, Self::Scripts];
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn exponential(&mut self, mean: f64) -> f64 {
+        -mean * (1.0 - self.uniform()).ln()
+    }
+
+    /// Nearly normal, of mean 0 and deviation 1.
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+}
+
+/// One device of a fleet.
+struct Device {
+    fleet: Fleet,
+    random: Random,
+    /// Until when its burst, or its day, lasts.
+    until_s: f64,
+    at_s: f64,
+}
+
+const DAY_S: f64 = 86_400.0;
+
+impl Device {
+    fn new(fleet: Fleet, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let at_s = 100.0 * DAY_S + 600.0 * random.uniform();
+        Self { fleet, random, until_s: 0.0, at_s }
+    }
+
+    /// The second of its next sample.
+    fn next(&mut self) -> u32 {
+        let Self { fleet, random, until_s, at_s } = self;
+        match fleet {
+            Fleet::Regular => *at_s += 10.0 + 0.2 * random.normal(),
+            Fleet::Lossy => loop {
+                *at_s += 1.0 + if random.uniform() < 1e-4 { random.exponential(3.0) } else { 0.0 };
+                if random.uniform() > 0.05 {
+                    break;
+                }
+            },
+            Fleet::Jittered => *at_s += 30.0 + 60.0 * random.uniform(),
+            Fleet::Restarting => {
+                *at_s += 10.0 + 0.2 * random.normal();
+                if random.uniform() < 10.0 / DAY_S {
+                    *at_s += 20.0 + 100.0 * random.uniform();
+                }
+            }
+            Fleet::Scripts => loop {
+                *at_s += 300.0 + 2.0 * random.normal();
+                if random.uniform() > 0.1 {
+                    break;
+                }
+            },
+            Fleet::Random => *at_s += random.exponential(30.0),
+            Fleet::Bursty => {
+                *at_s += 1.0;
+                if *at_s > *until_s {
+                    *at_s += random.exponential(300.0);
+                    *until_s = *at_s + random.exponential(300.0);
+                }
+            }
+            Fleet::Batched => *at_s += 600.0 + 30.0 * random.normal(),
+            Fleet::OfficeHours => {
+                *at_s += 28.0 + 4.0 * random.uniform();
+                if *at_s > *until_s {
+                    let mut day = (*at_s / DAY_S).floor() + 1.0;
+                    while day % 7.0 >= 5.0 {
+                        day += 1.0;
+                    }
+                    *at_s = day * DAY_S + 3_600.0 * (8.0 + 0.5 * random.normal());
+                    *until_s = day * DAY_S + 3_600.0 * (17.0 + 0.5 * random.normal());
+                }
+            }
+            Fleet::Shops => {
+                *at_s += 3_600.0 + 60.0 * random.normal();
+                if *at_s % DAY_S > 21.5 * 3_600.0 {
+                    *at_s = (*at_s / DAY_S).floor() * DAY_S + DAY_S + 7.0 * 3_600.0;
+                }
+            }
+        }
+        *at_s as u32
+    }
+}
+
+/// What a simulation found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Silences of devices that were well, in the first week and after it.
+    pub first_week: u32,
+    /// Those after it.
+    pub false_alarms: u32,
+    /// The mean time until the end of all devices was noticed, in mean gaps, of those noticed within a day.
+    pub gaps_to_notice: f64,
+    /// Devices whose end was not noticed within a day.
+    pub missed: u32,
+}
+
+/// Simulates devices of a fleet for some weeks, and then their end.
+pub fn simulate(fleet: Fleet, devices: u32, weeks: u32, seed: u64) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut noticed = 0;
+    for device in 0..devices {
+        let mut silences = Silences::default();
+        silences.begin(0, false);
+        let mut sends = Device::new(fleet, seed.wrapping_mul(1 << 20) + u64::from(device));
+        let (mut count, first_s) = (0u32, sends.next());
+        let week_s = first_s + 7 * DAY_S as u32;
+        let end_s = first_s + weeks * 7 * DAY_S as u32;
+        let time = |now_s| SilenceTime { now_s, offset_s: 0 };
+        let mut now_s = first_s;
+        while now_s < end_s {
+            silences.advance(time(now_s), u32::MAX, |_, finding| {
+                assert!(matches!(finding, Finding::Silent(_)));
+                if now_s < week_s { outcome.first_week += 1 } else { outcome.false_alarms += 1 }
+            });
+            silences.heard(0, time(now_s));
+            count += 1;
+            now_s = sends.next();
+        }
+        let gap_s = f64::from(end_s - first_s) / f64::from(count);
+        // The last sample came before the one that was not sent; what is found now is right.
+        let last_s = end_s;
+        let mut found_s = None;
+        for now_s in last_s..last_s + DAY_S as u32 {
+            silences.advance(time(now_s), u32::MAX, |_, _| found_s = Some(now_s));
+            if found_s.is_some() {
+                break;
+            }
+        }
+        match found_s {
+            Some(now_s) => {
+                outcome.gaps_to_notice += f64::from(now_s - last_s) / gap_s;
+                noticed += 1;
+            }
+            None => outcome.missed += 1,
+        }
+    }
+    outcome.gaps_to_notice /= f64::from(noticed.max(1));
+    outcome
+}

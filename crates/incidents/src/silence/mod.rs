@@ -1,0 +1,213 @@
+//! Silence of devices that are usually heard.
+//!
+//! Each device has a [`Cadence`]; a [`wheel`] says when to look at it. Time runs while anybody is heard
+//! ([`Reception`](super::reception)): seconds in which nothing was received from anyone count for no device.
+
+pub mod cadence;
+mod wheel;
+
+use cadence::Cadence;
+use wheel::{NONE, Wheel};
+
+/// Cadences are added this many at a time.
+const CHUNK: usize = 1_024;
+/// A device that learns is looked at again after this time.
+const LEARNS_AGAIN_S: u32 = 64;
+
+/// Bytes of one device.
+pub const DEVICE_BYTES: usize = size_of::<Cadence>();
+
+/// What became of a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Finding {
+    /// It is silent. Its mean gap in seconds.
+    Silent(f32),
+    /// It is silent for longer than devices are kept.
+    Gone,
+}
+
+/// The time in which silences are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SilenceTime {
+    /// Seconds that have passed on this clock.
+    pub now_s: u32,
+    /// What is added to get seconds since 1970.
+    pub offset_s: i64,
+}
+
+impl SilenceTime {
+    /// The hour of the day in which this clock stands.
+    pub(crate) fn hour_before(self) -> u32 {
+        self.hour(self.now_s)
+    }
+
+    /// The hour of the day, in UTC, of a second on this clock.
+    fn hour(self, at_s: u32) -> u32 {
+        ((i64::from(at_s) + self.offset_s).rem_euclid(86_400) / 3_600) as u32
+    }
+}
+
+/// The cadences of all devices of a shard, by index.
+#[derive(Debug, Default)]
+pub struct Silences {
+    cadences: Vec<Box<[Cadence]>>,
+    wheel: Wheel,
+}
+
+impl Silences {
+    /// Devices that are watched.
+    pub fn watched(&self) -> usize {
+        self.wheel.len()
+    }
+
+    /// Whether a device has been heard.
+    pub fn is_known(&self, device: u32) -> bool {
+        let chunk = self.cadences.get(device as usize / CHUNK);
+        chunk.is_some_and(|cadences| cadences[device as usize % CHUNK].last_s > 0)
+    }
+
+    fn get_mut(&mut self, device: u32) -> &mut Cadence {
+        &mut self.cadences[device as usize / CHUNK][device as usize % CHUNK]
+    }
+
+    /// Takes the first sample of a device. `is_ignored`: it may be silent.
+    #[cold]
+    pub fn begin(&mut self, device: u32, is_ignored: bool) {
+        while self.cadences.len() <= device as usize / CHUNK {
+            self.cadences.push(vec![Cadence::default(); CHUNK].into());
+        }
+        self.get_mut(device).reset(is_ignored);
+    }
+
+    /// Takes a sample of a device that has begun. True when it was silent.
+    #[inline]
+    pub fn heard(&mut self, device: u32, time: SilenceTime) -> bool {
+        let cadence = self.get_mut(device);
+        let was_silent = cadence.heard(time.now_s, time.hour(cadence.last_s));
+        if !cadence.is_linked() && !cadence.is_ignored() {
+            self.link(device, time.now_s + LEARNS_AGAIN_S);
+        }
+        was_silent
+    }
+
+    fn link(&mut self, device: u32, due_s: u32) {
+        let next = self.wheel.link(device, due_s);
+        let cadence = self.get_mut(device);
+        cadence.next = next;
+        cadence.set_linked(true);
+    }
+
+    /// Looks at the devices that are due. `idle_s`: for how long devices are kept.
+    pub fn advance(&mut self, time: SilenceTime, idle_s: u32, mut found: impl FnMut(u32, Finding)) {
+        while let Some(first) = self.wheel.take_next(time.now_s) {
+            let mut device = first;
+            while device != NONE {
+                let cadence = self.get_mut(device);
+                let next = cadence.next;
+                let due = look(cadence, time, idle_s, |finding| found(device, finding));
+                cadence.set_linked(false);
+                self.wheel.unlinked();
+                if let Some(due_s) = due {
+                    self.link(device, due_s);
+                }
+                device = next;
+            }
+        }
+    }
+}
+
+/// Looks at one device, and returns when to look again.
+fn look(
+    cadence: &mut Cadence,
+    time: SilenceTime,
+    idle_s: u32,
+    mut found: impl FnMut(Finding),
+) -> Option<u32> {
+    if cadence.is_ignored() || cadence.last_s == 0 {
+        return None;
+    }
+    let (now_s, last_s) = (time.now_s, cadence.last_s);
+    let gone_s = last_s.saturating_add(idle_s);
+    if now_s >= gone_s {
+        cadence.set_gone();
+        found(Finding::Gone);
+        return None;
+    }
+    if cadence.is_silent() {
+        return Some(gone_s);
+    }
+    let Some(after_s) = cadence.silent_after_s(time.hour(last_s)) else {
+        return Some(gone_s.min(now_s + LEARNS_AGAIN_S));
+    };
+    let due_s = last_s.saturating_add(after_s).saturating_add(1);
+    if now_s < due_s {
+        return Some(due_s.min(gone_s));
+    }
+    cadence.set_silent();
+    found(Finding::Silent(cadence.interval_s()));
+    Some(gone_s)
+}
+
+#[cfg(test)]
+mod fleets;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_silent_once_returns_and_is_gone() {
+        let mut silences = Silences::default();
+        silences.begin(7, false);
+        let mut found = Vec::new();
+        let mut now_s = 100_000;
+        let mut run = |silences: &mut Silences, seconds: u32, is_heard: bool| {
+            let mut returned = false;
+            for _ in 0..seconds {
+                now_s += 1;
+                let time = SilenceTime { now_s, offset_s: 0 };
+                if is_heard && now_s % 10 == 0 {
+                    returned |= silences.heard(7, time);
+                }
+                silences.advance(time, 3_600, |device, finding| found.push((device, finding)));
+            }
+            (std::mem::take(&mut found), returned)
+        };
+        assert_eq!(run(&mut silences, 3_000, true), (vec![], false));
+        assert_eq!(silences.watched(), 1);
+        assert_eq!(run(&mut silences, 29, false), (vec![], false));
+        let (found, _) = run(&mut silences, 30, false);
+        assert!(
+            matches!(found[..], [(7, Finding::Silent(interval))] if (9.0..11.0).contains(&interval))
+        );
+        assert_eq!(run(&mut silences, 100, true), (vec![], true));
+        let (found, _) = run(&mut silences, 3_700, false);
+        assert!(matches!(found[..], [(7, Finding::Silent(_)), (7, Finding::Gone)]), "{found:?}");
+        assert_eq!(silences.watched(), 0);
+        assert_eq!(run(&mut silences, 100, true), (vec![], false));
+        assert_eq!(silences.watched(), 1);
+    }
+
+    #[test]
+    fn fleets_that_are_well_are_not_silent() {
+        for fleet in fleets::Fleet::TUNED.into_iter().chain(fleets::Fleet::HELD_OUT) {
+            // Two devices for three weeks: the example has thousands.
+            let outcome = fleets::simulate(fleet, 2, 3, 7);
+            assert!(outcome.false_alarms <= 1 && outcome.first_week <= 4, "{fleet:?}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_ignored_device_is_never_silent() {
+        let mut silences = Silences::default();
+        silences.begin(0, true);
+        for now_s in 1..10_000 {
+            let time = SilenceTime { now_s, offset_s: 0 };
+            if now_s < 5_000 {
+                silences.heard(0, time);
+            }
+            silences.advance(time, 3_600, |_, finding| panic!("{finding:?}"));
+        }
+        assert_eq!(silences.watched(), 0);
+    }
+}
