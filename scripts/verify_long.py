@@ -30,6 +30,8 @@ PARTS = {
     "ladder": (["make", "ladder"], {}),
     "container": (["tests/container.py", "--shipped"], {}),
     "soak": (["cargo", "test", "--locked", "--test", "server", "soak::", "--", "--nocapture"], {"SOAK_SECONDS": "600"}),
+    "kills": (["cargo", "test", "--locked", "--test", "server", "state::"], {"SIGMAD_KILL_ROUNDS": "200"}),
+    "disk": (["cargo", "test", "--locked", "--package", "sigmad-state"], {"SIGMAD_DISK_CASES": "5000"}),
     "mutants": (["scripts/mutants.py"], {}),
     "telegraf": (["make", "sender", "SENDER=telegraf"], {}),
     "collector": (["make", "sender", "SENDER=collector"], {}),

@@ -137,8 +137,13 @@ fn check_prefix(restored: &Devices, judged: &Devices) {
     }
 }
 
+/// More in `make verify-long`.
+fn cases() -> u32 {
+    std::env::var("SIGMAD_DISK_CASES").map_or(64, |cases| cases.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn what_was_synced_comes_back_and_nothing_else(seed: u64, steps in steps()) {
