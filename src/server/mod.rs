@@ -86,7 +86,8 @@ pub fn run(
     counters.notify = notify::counters(settings);
     let counters = Arc::new(counters);
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
-    let (event_senders, incidents_asker, incidents) = incidents::thread(&shared, &counters);
+    let (event_senders, incidents_asker, incidents) =
+        incidents::thread(settings.incident_interval, &shared, &counters);
     let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
     let asker = &queues.requests.asker;
     let mut state = StateParts::new(settings, &shared, asker, counters.state.as_ref())?;
