@@ -138,7 +138,9 @@ const LEARNED_WITHIN_S: f64 = 120.0;
 
 #[test]
 fn a_stream_that_jumps_is_one_incident_from_its_opening_to_its_end() {
-    let server = Server::start(Engine::Native, &["--incident-interval", "100ms"]);
+    // A machine that stalls must not make the device a silent one.
+    let args = ["--incident-interval", "100ms", "--silence-ignore", "*"];
+    let server = Server::start(Engine::Native, &args);
     let deadline = now_s() + LEARNED_WITHIN_S;
     let mut sent = 0_u32;
     // A value an interval: the pace is the server's clock of arrivals.
