@@ -35,7 +35,7 @@ import bench
 
 ROOT = bench.ROOT
 K8S = ROOT / "k8s"
-KUSTOMIZATIONS = ("base", "overlays/minikube", "overlays/production", "monitoring", "loadgen", "sidecar")
+KUSTOMIZATIONS = ("base", "overlays/minikube", "overlays/production", "monitoring", "loadgen", "sidecar", "stateful")
 # The oldest with everything that is used here (sleep before the end), and the newest there is a schema for.
 VERSIONS = ("1.32", "1.37")
 # Kinds of others, for which Kubernetes has no schema.
@@ -170,7 +170,7 @@ def check_references(objects: Objects, by_hand: dict[str, set[str]]) -> None:
     for workload in of_kind(objects, *WORKLOADS):
         spec, place = pod_of(workload)["spec"], name_of(workload)
         assert spec.get("serviceAccountName", "default") in accounts, place
-        volumes = set()
+        volumes = {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
         for volume in spec.get("volumes", []):
             volumes.add(volume["name"])
             for source, keys_by_name, name_field in (("configMap", maps, "name"), ("secret", secrets, "secretName")):
@@ -847,6 +847,24 @@ def check_sidecar(objects: Objects) -> None:
     assert f'"unix://{path}"' in config["telegraf.conf"], f"the agent does not write to {path}"
 
 
+def check_stateful(objects: Objects) -> None:
+    """The state directory is the volume that stays, the limit fits it, and sigmad may write to it."""
+    workload = find(objects, "StatefulSet sigmad-stateful")
+    [container] = containers(pod_of(workload))
+    settings = settings_of(objects, container)
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    [claim] = workload["spec"]["volumeClaimTemplates"]
+    assert mounts[settings["SIGMAD_STATE_DIR"]] == claim["metadata"]["name"], mounts
+    most = quantity(settings["SIGMAD_STATE_MAX"].removesuffix("B"))
+    assert most <= 0.9 * quantity(claim["spec"]["resources"]["requests"]["storage"]), "the file system needs some of it"
+    context = pod_of(workload)["spec"]["securityContext"]
+    assert context["fsGroup"] == context["runAsGroup"], "sigmad may not write to the volume"
+    done = printed_config(settings)
+    assert done.returncode == 0, done.stderr
+    known = set(re.findall(r"^(?:# )?(SIGMAD_\w+)", done.stdout, re.MULTILINE))
+    assert settings.keys() <= known, settings.keys() - known
+
+
 def check_load_job(objects: Objects) -> None:
     """The generator takes its flags."""
     job = find(objects, "Job sigmad-load")
@@ -1001,6 +1019,7 @@ def main() -> None:
     check_rotation(built["base"])
     check_load_job(built["loadgen"])
     check_sidecar(built["sidecar"])
+    check_stateful(built["stateful"])
     guide, demo = (bench.ROOT / "docs" / "DEPLOY.md").read_text(), (K8S / "demo.sh").read_text()
     check_load_runs_again(find(built["loadgen"], "Job sigmad-load"), guide, demo)
     check_rule_copies(built["overlays/production"])
