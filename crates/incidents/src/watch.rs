@@ -140,12 +140,14 @@ impl Watch {
         let by_mean = self.pager.observe(start_us, mean) as f32;
         let (mut score, mut deviation) = (by_mean, [mean, low, high]);
         let was_learned = self.has_learned();
-        let range = self.range(settings);
         if count > 1 {
             let extreme = self.extreme(folded);
             let distance = (extreme - self.usual.mean()).abs();
+            let before = self.extremes.clone();
             let by_extreme = self.extremes.take(distance, settings.intervals_log10);
             if by_extreme > score {
+                // Rarely, because a range takes two powers, which cost more than the copy.
+                let range = self.range_by(&before, settings);
                 (score, deviation) = (by_extreme, [extreme, range[0], range[1]]);
             }
         }
@@ -190,11 +192,12 @@ impl Watch {
 
     /// The usual range of single values, past which the score is that of the bar. Without end where there is none.
     pub fn range(&self, settings: &WatchSettings) -> [f64; 2] {
-        let reach = if self.has_learned() {
-            self.extremes.reach(BAR, settings.intervals_log10)
-        } else {
-            None
-        };
+        self.range_by(&self.extremes, settings)
+    }
+
+    fn range_by(&self, extremes: &Extremes, settings: &WatchSettings) -> [f64; 2] {
+        let reach =
+            if self.has_learned() { extremes.reach(BAR, settings.intervals_log10) } else { None };
         match reach {
             Some(reach) => {
                 let usual = self.usual.mean();
