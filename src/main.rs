@@ -42,13 +42,13 @@ fn main() -> ExitCode {
         Err(error) => return error.report(),
     };
     match invocation {
-        Invocation::Serve(settings) => serve(&settings, start, |_| {}),
+        Invocation::Serve(settings) => serve(&settings, start, None, |_| {}),
         Invocation::Demo(settings) => {
             let start_fleet = |address: Option<SocketAddr>| {
                 let address = address.expect("settings of a demo have an address of TCP");
                 start_fleet(&settings, address, start);
             };
-            serve(&settings, start, start_fleet)
+            serve(&settings, start, Some(&sigmad_demo::Past::default()), start_fleet)
         }
         Invocation::PrintConfig(settings) => {
             match io::stdout().write_all(settings.to_environment().as_bytes()) {
@@ -79,11 +79,12 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Serves until a signal. `is_listening` is called once, when the server accepts connections, with its first address of
+/// Serves until a signal. A simulated fleet has a `past`. `is_listening` is called once, when the server accepts connections, with its first address of
 /// TCP.
 fn serve(
     settings: &ServerSettings,
     start: Instant,
+    past: Option<&sigmad_demo::Past>,
     is_listening: impl FnOnce(Option<SocketAddr>),
 ) -> ExitCode {
     logs::start(&settings.log, settings.log_format);
@@ -92,7 +93,7 @@ fn serve(
     for (name, reason) in config::unused_variables(names, settings) {
         warn!(name, "variable ignored: {reason}");
     }
-    let exit_code = match server::run(settings, start, is_listening) {
+    let exit_code = match server::run(settings, start, past, is_listening) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "stopped");

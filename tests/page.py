@@ -762,7 +762,10 @@ def check_demo(driver) -> float:
     with bench.sigmad(command="demo") as (_, port):
         open_page(driver, port)
         wait(
-            driver, lambda: len(names(driver, "devices")) == 20 and names(driver, "anomalies"), "a fleet with anomalies"
+            driver,
+            lambda: len(names(driver, "devices")) == 20 and names(driver, "anomalies"),
+            "a fleet with anomalies",
+            60,
         )
         wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, "#charts canvas")) == 2, "two charts")
         seconds = time.monotonic() - began
@@ -906,8 +909,8 @@ def check_looks(port: int, pictures: Path) -> None:
                 too_wide = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
                 assert too_wide <= 0, f"{width} {scheme}: {too_wide} pixels too wide"
                 picture(driver, pictures / f"page-{width}-{scheme}.png")
-                driver.get(f"http://127.0.0.1:{port}/#device=fra-1-edge-05")
-                wait(driver, lambda driver=driver: len(names(driver, "device-anomalies")) >= 1, "its anomalies")
+                driver.get(f"http://127.0.0.1:{port}/#device=fra-1-edge-01")
+                wait(driver, lambda driver=driver: len(names(driver, "device-anomalies")) >= 1, "its anomalies", 60)
                 assert driver.execute_script(CONTRAST)[0][0] >= 4.5
                 time.sleep(1)
                 picture(driver, pictures / f"device-{width}-{scheme}.png")

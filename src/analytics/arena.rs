@@ -351,6 +351,15 @@ impl Arena {
         }
     }
 
+    /// Counts each stream anew, from its last value, which is no anomaly.
+    pub fn count_anew(&mut self) {
+        for place in 0..self.taken {
+            let (stream, _) = self.get_mut(StreamIndex(place));
+            stream.own = JudgedCounts { total: stream.own.total.min(1), anomalies: 0 };
+            stream.open = None;
+        }
+    }
+
     /// What is kept of streams for incidents. None without them.
     pub fn watches(&self) -> Option<&Watches> {
         self.watches.as_ref()

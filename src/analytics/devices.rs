@@ -255,6 +255,14 @@ impl DeviceWindows {
         device.own_seen_s != before_s || device.own.total == 1
     }
 
+    /// Counts each device and its streams anew, from its last sample.
+    pub fn count_anew(&mut self) {
+        for device in self.devices.iter_mut().flatten() {
+            device.own = JudgedCounts { total: device.own.total.min(1), anomalies: 0 };
+        }
+        self.arena.count_anew();
+    }
+
     /// Applies what other replicas have changed. A device that is new here is opened, unless it has been evicted.
     pub fn apply(
         &mut self,

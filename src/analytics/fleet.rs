@@ -161,6 +161,12 @@ impl FleetWindows {
         judged
     }
 
+    /// Counts samples and streams anew, from the last sample.
+    pub fn count_anew(&mut self) {
+        self.samples = self.samples.min(1);
+        self.arena.count_anew();
+    }
+
     /// Applies what other replicas have changed.
     pub fn apply(
         &mut self,

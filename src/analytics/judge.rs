@@ -1,5 +1,6 @@
 //! Judges samples by their windows, and reports what was judged.
 
+mod past;
 mod saved;
 mod series;
 

@@ -55,6 +55,11 @@ impl KnownMetrics {
         self.slots.iter().flatten()
     }
 
+    /// Forgets the anomalies so far.
+    pub fn count_anew(&mut self) {
+        self.slots.iter_mut().flatten().for_each(|known| known.anomalies = 0);
+    }
+
     /// Removes the metrics whose names have been evicted.
     pub fn remove_stale(&mut self) {
         let Self { names, slots } = self;

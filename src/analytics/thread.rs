@@ -10,6 +10,7 @@
 
 mod snapshots;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
@@ -28,7 +29,7 @@ use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
-use sigmad_sample::Reading;
+use sigmad_sample::{Batch, Reading};
 
 use self::snapshots::{Exported, Snapshots};
 
@@ -69,6 +70,15 @@ pub struct AnalyticsCounters {
     pub judge: Histogram,
 }
 
+/// Samples from before the start, with their arrivals in microseconds since 1970.
+pub struct Past(pub Box<dyn Iterator<Item = (i64, Batch)> + Send>);
+
+impl fmt::Debug for Past {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Past")
+    }
+}
+
 /// What an [`AnalyticsThread`] is made of.
 #[derive(Debug)]
 pub struct AnalyticsParts {
@@ -88,6 +98,8 @@ pub struct AnalyticsParts {
     pub state: Option<StateLink>,
     /// The way to the journal, if there is one.
     pub journal: Option<JournalProducer>,
+    /// Samples from before the start, with their arrivals; without any there is nothing to learn.
+    pub past: Option<Past>,
     /// Where the thread sleeps; workers, readers and the store wake it.
     pub sleeper: Arc<Sleeper>,
     /// Reads the time.
@@ -112,6 +124,7 @@ pub struct AnalyticsThread {
     /// Chunks judged since the start.
     judged_chunks: u64,
     journal: Option<JournalProducer>,
+    past: Option<Past>,
     sleeper: Arc<Sleeper>,
     clock: Clock,
     counters: Arc<AnalyticsCounters>,
@@ -180,6 +193,7 @@ impl AnalyticsThread {
             snapshots: parts.state.map(Snapshots::new),
             judged_chunks: 0,
             journal: parts.journal,
+            past: parts.past,
             sleeper: parts.sleeper,
             clock: parts.clock,
             counters: parts.counters,
@@ -195,6 +209,9 @@ impl AnalyticsThread {
             // Those of the journal once more: nobody has kept what they led to.
             let judged = |analytics: &mut Analytics| pass_events(analytics, events);
             snapshots.restore(&mut self.analytics, &mut self.latest, judged);
+        }
+        if let Some(past) = self.past.take() {
+            self.analytics.learn(past.0);
         }
         let mut busy_ns = self.clock.monotonic_ns();
         loop {

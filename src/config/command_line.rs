@@ -204,7 +204,8 @@ pub fn command_line() -> clap::Command {
         .mut_subcommand("demo", |demo| {
             let demo = demo
                 .mut_args(with_variable)
-                .mut_arg("min_samples", |arg| arg.default_value(demo_min_samples));
+                .mut_arg("min_samples", |arg| arg.default_value(demo_min_samples))
+                .mut_arg("incident_interval", |arg| arg.default_value(demo::INCIDENT_INTERVAL));
             with_help(demo, "sigmad demo [FLAGS]", HELP_END)
         })
         .mut_subcommand("notify-test", |notify_test| {

@@ -225,7 +225,7 @@ pub struct ServerSettings {
     /// fold values of a stream within this time into one
     ///
     /// Values of a stream that arrive within this time are folded into one, by which it is judged for incidents. A slower
-    /// stream is judged value by value.
+    /// stream is judged value by value. `sigmad demo` has 2 s.
     #[arg(
         help_heading = "Incidents",
         long,

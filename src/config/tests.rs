@@ -49,7 +49,10 @@ fn serve_is_the_default_command() {
     assert_eq!(listen(&mixed), ["unix:@s", "1.2.3.4:5", "unix:/s?mode=0600"]);
     assert!(rejection(&["--window", "20", "serve"]).contains("serve"));
     match parsed(&["demo", "--window", "5"]) {
-        Ok(Invocation::Demo(settings)) => assert_eq!(settings.min_samples, 5),
+        Ok(Invocation::Demo(settings)) => {
+            assert_eq!(settings.min_samples, 5);
+            assert_eq!(settings.incident_interval, Duration::from_secs(2));
+        }
         other => panic!("{other:?}"),
     }
     assert!(matches!(parsed(&["serve", "--print-config"]), Ok(Invocation::PrintConfig(_))));

@@ -10,7 +10,7 @@ use super::threads::{join, spawn};
 use super::workers::AnalyticsQueues;
 use crate::analytics::report::{PartTotals, TotalsReport};
 use crate::analytics::saved::link::StateLink;
-use crate::analytics::thread::{AnalyticsParts, AnalyticsThread};
+use crate::analytics::thread::{AnalyticsParts, AnalyticsThread, Past};
 use crate::analytics::{
     Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings, SilenceIgnore,
 };
@@ -60,7 +60,7 @@ fn ignored(settings: &ServerSettings) -> Option<SilenceIgnore> {
     (!settings.silence_ignore.is_empty()).then(|| SilenceIgnore(Arc::new(ignores)))
 }
 
-/// The ways from analytics to other threads.
+/// The ways between analytics and other threads, and what it begins with.
 pub(super) struct ToThreads {
     /// To the store, of the only shard.
     pub judged_producer: Option<JudgedProducer>,
@@ -68,6 +68,8 @@ pub(super) struct ToThreads {
     pub events: Vec<EventSender>,
     /// To the state directory, one for each shard; none without it.
     pub links: Vec<StateLink>,
+    /// From the past, one for each shard; none where there is no past.
+    pub pasts: Vec<Past>,
     /// To the journal, one for each shard; none without a state directory.
     pub journals: Vec<JournalProducer>,
 }
@@ -81,8 +83,9 @@ pub(super) fn threads(
     queues: Vec<AnalyticsQueues>,
     to_threads: ToThreads,
 ) -> Vec<AnalyticsThread> {
-    let ToThreads { mut judged_producer, events, links, journals } = to_threads;
+    let ToThreads { mut judged_producer, events, links, pasts, journals } = to_threads;
     let (mut links, mut journals) = (links.into_iter(), journals.into_iter());
+    let mut pasts = pasts.into_iter();
     let numbers = AnomalyNumbers::default();
     let onsets = onsets(settings, plan, shared.layout);
     let detection = AnalyticsSettings { onsets, ..detection(settings) };
@@ -102,6 +105,7 @@ pub(super) fn threads(
                 events: events.next(),
                 state: links.next(),
                 journal: journals.next(),
+                past: pasts.next(),
                 sleeper: sleeper.clone(),
                 clock: Clock::new(shared.start),
                 counters: counters.clone(),

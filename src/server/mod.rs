@@ -5,6 +5,7 @@
 //! | `shared` | what several threads use: registry, readiness, the main thread's events |
 //! | `counters` | every counter, and which of them the scrape and the live page read |
 //! | `workers`, `analytics`, `incidents`, `store`, `state`, `reads` | each builds its threads from plain values of the settings |
+//! | `past` | what a simulated fleet has measured before the start |
 //! | `notify` | who tells others of incidents |
 //! | `engine` | the HTTP engine: starts, drains |
 //! | `reload` | what SIGHUP reads again |
@@ -20,6 +21,7 @@ mod incidents;
 mod limits;
 mod memory;
 mod notify;
+mod past;
 mod reads;
 mod reload;
 mod shared;
@@ -55,14 +57,15 @@ use crate::config::{ServerSettings, Switch};
 use crate::placement::{self, Asked, Machine};
 use crate::readiness::ReadinessPhase;
 
-/// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Clocks count from `start`. `is_listening` is called once, when
-/// the server accepts connections, with its first address of TCP.
+/// Serves until SIGTERM, SIGINT or SIGQUIT, then drains. Clocks count from `start`. A simulated fleet has a `past`, which is
+/// judged first. `is_listening` is called once, when the server accepts connections, with its first address of TCP.
 ///
 /// # Errors
 /// When the server can't start, or when a worker fails.
 pub fn run(
     settings: &ServerSettings,
     start: Instant,
+    past: Option<&sigmad_demo::Past>,
     is_listening: impl FnOnce(Option<SocketAddr>),
 ) -> Result<(), ServerError> {
     let (main, main_events) = unbounded();
@@ -96,6 +99,7 @@ pub fn run(
         judged_producer,
         events: if settings.incidents == Switch::On { event_senders } else { Vec::new() },
         links,
+        pasts: past.map_or_else(Vec::new, |past| past::of_shards(past, &shared)),
         journals,
     };
     let analytics = analytics::threads(settings, &plan, &shared, &counters, queue_ends, to_threads);

@@ -155,6 +155,7 @@ impl Process {
             questions: asked.pop().expect("one shard"),
             state: None,
             journal: None,
+            past: None,
             judged_producer: Some(judged_producer),
             events: None,
             sleeper,

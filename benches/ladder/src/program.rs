@@ -63,7 +63,7 @@ fn serve(rung: &Rung, options: &Options, start: Instant) -> Result<(), Box<dyn s
             let is_listening = |address: Option<_>| {
                 eprintln!("listening on {}", address.expect("it listens on TCP"));
             };
-            server::run(&settings, start, is_listening)?;
+            server::run(&settings, start, None, is_listening)?;
             Ok(())
         }
         Server::Axum => axum_written_well::run(options),

@@ -1,19 +1,23 @@
 //! The readings of a simulated fleet.
 //!
-//! A day takes a quarter of an hour. The noise stays below the default threshold, so that anomalies come from
-//! faults. Five devices have a fault each, again and again.
+//! A day takes a quarter of an hour. The noise stays below the default threshold, so that anomalies come from the
+//! faults of a [`story`](crate::story).
 
 use std::f64::consts::TAU;
 
-/// Racks of devices; each posts its own batch.
-const RACKS: [&str; 6] = ["ams-1", "ams-2", "fra-1", "fra-2", "sgp-1", "sgp-2"];
-const DEVICES_PER_RACK: usize = 6;
+use crate::sites::{DEVICES_PER_RACK, RACKS};
+use crate::story::{Fault, FaultKind, faults};
+
 /// The length of a day.
-const DAY_S: f64 = 900.0;
+pub const DAY_S: f64 = 900.0;
 /// The amplitude of the daily cycle, as a fraction of the mean.
-const TIDE: f64 = 0.12;
+const TIDE: f64 = 0.03;
 /// The largest noise, as a fraction of the load.
-const NOISE: f64 = 0.08;
+const NOISE: f64 = 0.03;
+/// What climbs, as a fraction of the usual requests, each second.
+const RAMP: f64 = 0.08;
+/// At which percentage a sensor is stuck: the end of its scale.
+const STUCK_CPU: f64 = 100.0;
 
 /// One device's reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,112 +30,81 @@ pub struct DeviceReading {
     pub cpu: f64,
 }
 
-/// The kind of a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DeviceFault {
-    /// One reading several times as high.
-    Spike,
-    /// Next to nothing for some seconds.
-    Drop,
-    /// A leak: slow for a while, then ever faster, until it is restarted.
-    Drift,
-    /// The same reading again and again: a stuck sensor.
-    FlatLine,
-    /// Up and down between two extremes.
-    Oscillation,
-}
-
-/// The faults: index of the device, kind, time of the first, and period. No two periods are equal.
-const FAULTS: [(usize, DeviceFault, f64, f64); 5] = [
-    (2, DeviceFault::Spike, WARM_UP_S + 3.0, 37.0),
-    (10, DeviceFault::Drop, WARM_UP_S + 6.0, 71.0),
-    (16, DeviceFault::Drift, -16.0, 53.0),
-    (21, DeviceFault::FlatLine, WARM_UP_S + 12.0, 83.0),
-    (33, DeviceFault::Oscillation, WARM_UP_S + 18.0, 61.0),
-];
-/// The time for which the devices have measured when the server starts: enough for a full window, so that all
-/// anomalies come from faults.
-pub const WARM_UP_S: f64 = 12.5;
-
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SimulatedDevice {
     name: Box<str>,
     /// The load of this device, relative to the mean of all.
     share: f64,
-    /// Its fault: kind, time of the first, and period.
-    fault: Option<(DeviceFault, f64, f64)>,
-    /// The reading at which it is stuck.
-    held: Option<(f64, f64)>,
 }
 
 /// All devices.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SimulatedFleet {
     devices: Vec<SimulatedDevice>,
     dice: PseudoRandom,
 }
 
-impl Default for SimulatedFleet {
-    fn default() -> Self {
-        let mut dice = PseudoRandom(7);
-        let names = RACKS.iter().flat_map(|rack| {
-            (1..=DEVICES_PER_RACK).map(move |number| format!("{rack}-edge-{number:02}").into())
-        });
-        let device = |(place, name): (usize, Box<str>)| {
-            let fault = FAULTS.iter().find(|(at, ..)| *at == place);
-            let fault = fault.map(|&(_, fault, first_s, every_s)| (fault, first_s, every_s));
-            SimulatedDevice { name, share: 1.0 + 0.08 * dice.swing(), fault, held: None }
-        };
-        Self { devices: names.enumerate().map(device).collect(), dice }
-    }
-}
-
 impl SimulatedFleet {
-    /// The readings of all devices `at_s` seconds after the start, by rack.
+    /// The fleet; its noise goes by the seed.
+    pub fn new(seed: u64) -> Self {
+        let mut dice = PseudoRandom(7);
+        let names = RACKS
+            .iter()
+            .flat_map(|rack| (1..=DEVICES_PER_RACK).map(move |n| format!("{rack}-edge-{n:02}")));
+        let device =
+            |name: String| SimulatedDevice { name: name.into(), share: 1.0 + 0.08 * dice.swing() };
+        Self { devices: names.map(device).collect(), dice: PseudoRandom(seed) }
+    }
+
+    /// The readings of all devices that are heard `at_s` seconds after the start, by rack. Before the start nothing
+    /// is wrong.
     pub fn measure(&mut self, at_s: f64) -> Vec<Vec<DeviceReading>> {
         let Self { devices, dice } = self;
         // Begins in the morning, when the load rises.
         let tide = 1.0 + TIDE * (TAU * (at_s / DAY_S - 0.1)).sin();
-        let readings: Vec<DeviceReading> =
-            devices.iter_mut().map(|device| device.measure(at_s, tide, dice)).collect();
-        readings.chunks(DEVICES_PER_RACK).map(<[DeviceReading]>::to_vec).collect()
+        let faults = faults(at_s);
+        let mut racks = vec![Vec::new(); RACKS.len()];
+        for (place, device) in devices.iter().enumerate() {
+            let fault = faults.iter().find(|fault| fault.devices.contains(&place));
+            racks[place / DEVICES_PER_RACK].extend(device.measure(at_s, tide, fault, dice));
+        }
+        racks
+    }
+
+    /// The name of the device at that place.
+    pub fn name(&self, place: usize) -> &str {
+        &self.devices[place].name
     }
 }
 
 impl SimulatedDevice {
-    fn measure(&mut self, at_s: f64, tide: f64, dice: &mut PseudoRandom) -> DeviceReading {
+    /// None while it is not heard.
+    fn measure(
+        &self,
+        at_s: f64,
+        tide: f64,
+        fault: Option<&Fault>,
+        dice: &mut PseudoRandom,
+    ) -> Option<DeviceReading> {
         let load = tide * self.share;
         let mut rps = 2000.0 * load * (1.0 + NOISE * dice.swing());
-        let mut cpu = 46.0 * load * (1.0 + NOISE * dice.swing());
-        if let Some((fault, first_s, every_s)) = self.fault {
-            // Seconds since the fault began, for the last time.
-            let since_s = (at_s - first_s).rem_euclid(every_s);
-            let has_begun = at_s >= first_s;
-            match fault {
-                DeviceFault::Spike if has_begun && since_s < 0.5 => rps *= 3.2,
-                DeviceFault::Drop if has_begun && since_s < 5.0 => {
-                    (rps, cpu) = (rps * 0.04, cpu * 0.3)
-                }
-                DeviceFault::Drift => {
-                    let left_s = every_s - since_s;
-                    cpu += (0.3 * ((16.0 - left_s) / 3.0).exp()).min(95.0 - cpu);
-                }
-                DeviceFault::Oscillation if has_begun && since_s < 9.0 => {
-                    rps *= 1.0 + 0.7 * (TAU * since_s / 2.0).sin();
-                }
-                DeviceFault::FlatLine if has_begun && since_s < 14.0 => {
-                    (rps, cpu) = *self.held.get_or_insert((rps, cpu));
-                }
-                DeviceFault::FlatLine => self.held = None,
-                DeviceFault::Spike | DeviceFault::Drop | DeviceFault::Oscillation => {}
+        let mut cpu = 30.0 * load * (1.0 + NOISE * dice.swing());
+        if let Some((fault, since_s)) = fault.and_then(|fault| Some((fault, fault.since_s(at_s)?)))
+        {
+            match fault.kind {
+                FaultKind::Outage | FaultKind::Silent => return None,
+                FaultKind::Ramp => rps *= 1.0 + RAMP * since_s,
+                FaultKind::Stuck => cpu = STUCK_CPU,
             }
         }
-        DeviceReading { device: self.name.clone(), rps, cpu: cpu.clamp(0.0, 100.0) }
+        // As it is sent: a sensor has so many digits.
+        let cpu = (cpu.clamp(0.0, 100.0) * 10.0).round() / 10.0;
+        Some(DeviceReading { device: self.name.clone(), rps: rps.round(), cpu })
     }
 }
 
 /// Pseudo-random numbers, the same in every run (SplitMix64: Steele, Lea and Flood, 2014).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PseudoRandom(u64);
 
 impl PseudoRandom {
@@ -154,20 +127,20 @@ impl PseudoRandom {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::MIN_SAMPLES;
     use super::*;
+    use crate::MIN_SAMPLES;
+    use crate::story::STORY_S;
     use sigmad_detectors::window::Moments;
     use sigmad_detectors::zscore::ZScore;
 
-    /// Anomalies by device after so many seconds, judged as the demo is unless told otherwise.
-    fn anomalies(seconds: u32) -> BTreeMap<Box<str>, Vec<f64>> {
+    /// Flags by device from one moment to another, in quarters of a second, judged as the demo is unless told otherwise.
+    fn flags(from: i32, to: i32) -> BTreeMap<Box<str>, usize> {
         let detector = ZScore { threshold: 2.0, min_samples: MIN_SAMPLES as u32 };
         let mut windows: BTreeMap<(Box<str>, bool), Vec<f64>> = BTreeMap::new();
-        let mut found: BTreeMap<Box<str>, Vec<f64>> = BTreeMap::new();
-        let mut fleet = SimulatedFleet::default();
-        for turn in 0..seconds * 4 {
-            let at_s = f64::from(turn) / 4.0;
-            for reading in fleet.measure(at_s).into_iter().flatten() {
+        let mut found = BTreeMap::new();
+        let mut fleet = SimulatedFleet::new(1);
+        for turn in from..to {
+            for reading in fleet.measure(f64::from(turn) / 4.0).into_iter().flatten() {
                 for (is_cpu, value) in [(false, reading.rps), (true, reading.cpu)] {
                     let window = windows.entry((reading.device.clone(), is_cpu)).or_default();
                     let last = &window[window.len().saturating_sub(50)..];
@@ -178,7 +151,7 @@ mod tests {
                     let moments =
                         Moments { count: last.len() as u32, mean, variance, mean_rest: 0.0 };
                     if !last.is_empty() && detector.judge(&moments, value).is_anomaly {
-                        found.entry(reading.device.clone()).or_default().push(at_s);
+                        *found.entry(reading.device.clone()).or_default() += 1;
                     }
                     window.push(value);
                 }
@@ -189,30 +162,20 @@ mod tests {
 
     #[test]
     fn what_breaks_is_flagged_and_hardly_anything_else() {
-        let found = anomalies(600);
-        let fleet = SimulatedFleet::default();
-        let mut others = 0;
-        for device in &fleet.devices {
-            let count = found.get(&device.name).map_or(0, Vec::len);
-            match device.fault {
-                Some((fault, ..)) => assert!(count >= 10, "{fault:?}: {count}"),
-                None => others += count,
-            }
+        // Of 48 devices with two metrics and 2,400 readings each, one in a thousand.
+        assert!(flags(-2_400, 0).values().sum::<usize>() < 230);
+        let mut found = flags(-60, STORY_S as i32 * 4);
+        for device in ["fra-1-edge-01", "sgp-2-edge-03"] {
+            let count = found.remove(device).unwrap_or(0);
+            assert!(count >= 3, "{device}: {count}");
         }
-        // One reading in a thousand, of 31 devices with two metrics and 2,400 readings each.
-        assert!(others < 150, "{others}");
-    }
-
-    #[test]
-    fn a_newcomer_sees_something_break_within_ten_seconds() {
-        let until_s = WARM_UP_S as u32 + 10;
-        assert!(anomalies(until_s).values().flatten().any(|at_s| *at_s > WARM_UP_S));
+        assert!(found.values().sum::<usize>() < 150, "{found:?}");
     }
 
     #[test]
     fn loads_are_believable() {
-        let mut fleet = SimulatedFleet::default();
-        for turn in 0..2_400 {
+        let mut fleet = SimulatedFleet::new(2);
+        for turn in -2_400..2_400 {
             let racks = fleet.measure(f64::from(turn) / 4.0);
             assert_eq!(racks.len(), RACKS.len());
             for reading in racks.into_iter().flatten() {

@@ -1,22 +1,31 @@
 //! `sigmad demo`: a simulated fleet, so that a new user sees every part at work.
 //!
-//! [`fleet`] simulates the readings of its devices; a thread posts them to this process's own address, over HTTP
-//! like any client.
+//! [`fleet`] simulates the readings of its devices and [`story`] what breaks; a thread posts them to this process's own
+//! address, over HTTP like any client. The server has judged the [`Past`] before: detectors need one.
 
 pub mod fleet;
+mod past;
+pub mod sites;
+pub mod story;
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
-use self::fleet::{DeviceReading, SimulatedFleet, WARM_UP_S};
+use self::fleet::{DeviceReading, SimulatedFleet};
+pub use self::past::{Past, PastReadings};
+use self::story::faults;
 use sigmad_clock::Clock;
 
 /// The interval between the readings of a device.
 const PERIOD: Duration = Duration::from_millis(250);
+/// The noise of the fleet after the start; that of its past is another.
+const SEED: u64 = 11;
+/// The default of `--incident-interval`: a story of a minute has thirty of them.
+pub const INCIDENT_INTERVAL: &str = "2s";
 /// The default of `--min-samples`: bounded noise takes this many values to show its bounds.
 pub const MIN_SAMPLES: usize = 40;
 /// A response that takes longer counts as failed.
@@ -46,18 +55,36 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 fn run(mut poster: Poster, clock: &Clock) {
-    let mut fleet = SimulatedFleet::default();
-    let warm_up = Duration::from_secs_f64(WARM_UP_S);
+    let mut fleet = SimulatedFleet::new(SEED);
     let begun_ns = clock.monotonic_ns();
     for turn in 0u32.. {
         let due = PERIOD * turn;
-        let elapsed = warm_up + Duration::from_nanos(clock.monotonic_ns() - begun_ns);
+        let elapsed = Duration::from_nanos(clock.monotonic_ns() - begun_ns);
         std::thread::sleep(due.saturating_sub(elapsed));
+        tell(due, &fleet);
         for rack in fleet.measure(due.as_secs_f64()) {
+            // None of its devices is heard.
+            if rack.is_empty() {
+                continue;
+            }
             if let Err(error) = poster.post(&body(&rack)) {
                 poster.connection = None;
                 warn!(%error, "the demo could not post its samples");
             }
+        }
+    }
+}
+
+/// Logs what breaks and what is well again with the readings that are due.
+fn tell(due: Duration, fleet: &SimulatedFleet) {
+    let at_s = due.as_secs_f64();
+    let is_due = |moment_s: f64| (moment_s..moment_s + PERIOD.as_secs_f64()).contains(&at_s);
+    for fault in faults(at_s) {
+        let device = fleet.name(fault.devices.start);
+        if is_due(fault.span_s.start) {
+            info!("demo: {}", fault.begins(device));
+        } else if is_due(fault.span_s.end) {
+            info!("demo: {}", fault.ends(device));
         }
     }
 }

@@ -57,6 +57,7 @@ fn running_with(
                 events: None,
                 state: None,
                 journal: None,
+                past: None,
                 sleeper,
                 clock: Clock::new(sigmad_clock::start()),
                 counters: counted.take().unwrap_or_default(),
