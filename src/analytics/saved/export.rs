@@ -3,8 +3,7 @@
 //! When it begins, each stream and each device is *pending*. Taking one writes its record; what is opened later is
 //! not pending, and so no part of the snapshot. Nor is what the registry has evicted: such a device or metric has had no
 //! sample since the snapshot began, or it would have been taken. A batch first takes what is pending of all that it would change
-//! ([`DeviceWindows::take_before`], [`FleetWindows::take_before`]); the rest is taken in steps, in the order of the
-//! devices.
+//! ([`Export::take_before`]); the rest is taken in steps, in the order of the devices.
 
 use std::collections::VecDeque;
 
