@@ -65,6 +65,8 @@ pub(crate) struct ShardPlaces {
     after_snapshot: AtomicU64,
     /// True once a snapshot has begun: the journal begins a segment, so that the one before can be removed.
     pub begins_segment: AtomicBool,
+    /// Where the newest segment ended, while the journal has none under way; else 0.
+    pub left_at: AtomicU64,
 }
 
 /// The files with their lengths.
@@ -250,6 +252,14 @@ impl Files {
                 {
                     // The segment before ends where this one begins, at the latest.
                     unneeded.push(before);
+                }
+            }
+            // A full directory gets no next segment before the newest one is gone.
+            for (shard, newest) in segments {
+                // Relaxed: a segment that has begun is in the table, and was noted there after this was reset.
+                let left_at = self.shards[shard as usize].left_at.load(Relaxed);
+                if newest.position < left_at && left_at <= oldest[shard as usize] {
+                    unneeded.push(newest);
                 }
             }
             unneeded

@@ -76,11 +76,11 @@ impl JournalWriter {
             return Err(StateError::ContentLength(record.len()));
         }
         let bytes = (FRAME_BYTES + record.len()) as u64;
-        if !self.directory.journal_has_room(self.buffer.len() as u64 + bytes) {
-            return Err(StateError::Full);
-        }
         if self.prepared != Some(position) {
             self.segment_for(position)?;
+        }
+        if !self.directory.journal_has_room(self.buffer.len() as u64 + bytes) {
+            return Err(StateError::Full);
         }
         let segment = self.segment.as_mut().expect("it was begun");
         frame::push(&mut self.buffer, segment.seed, segment.frames, record);
@@ -96,13 +96,13 @@ impl JournalWriter {
     /// # Errors
     /// What the disk says.
     pub fn segment_for(&mut self, position: Position) -> Result<Position, StateError> {
+        if position != self.next {
+            self.skip_to(position);
+        }
         let max = self.directory.options.bytes_max;
         let room = ROOM_BYTES_MIN.min(max / ROOM_PART_MIN);
         if !self.directory.journal_has_room(self.buffer.len() as u64 + room) {
             return Err(StateError::Full);
-        }
-        if position != self.next {
-            self.skip_to(position);
         }
         self.prepared = Some(position);
         if self.segment.as_ref().is_some_and(|segment| self.is_over(segment)) {
@@ -153,14 +153,27 @@ impl JournalWriter {
     fn skip_to(&mut self, position: Position) {
         // Err: what was before is a gap as well.
         let _ = self.sync();
-        self.segment = None;
+        self.leave_segment();
         self.prepared = None;
         self.next = position;
         self.run_first = position;
     }
 
+    /// What comes next stands in another segment, which may have to wait for room.
+    fn leave_segment(&mut self) {
+        if self.segment.take().is_some() {
+            self.left_at(self.next);
+        }
+    }
+
+    fn left_at(&self, end: Position) {
+        // Relaxed: see Files::prune.
+        self.directory.shards[self.shard as usize].left_at.store(end, Relaxed);
+    }
+
     fn begin_segment(&mut self, first: Position) -> Result<Segment, StateError> {
         self.directory.begin()?;
+        self.left_at(0);
         let name = FileName {
             generation: self.directory.generation,
             kind: FileKind::Journal,
@@ -209,7 +222,7 @@ impl JournalWriter {
 
     /// What is in doubt is a gap. The file is left alone: a second sync would report success without having written.
     fn failed(&mut self, error: std::io::Error) -> StateError {
-        self.segment = None;
+        self.leave_segment();
         self.prepared = None;
         self.buffer.clear();
         self.run_first = self.next;

@@ -41,6 +41,31 @@ fn a_full_journal_stops_and_goes_on_after_a_snapshot() {
 }
 
 #[test]
+fn snapshots_alone_make_room_for_the_journal_again() {
+    let options = StateOptions { segment_bytes: 1 << 20, ..options() };
+    let disk = SimulatedDisk::new(1);
+    let mut process = Process::start(&disk, options.clone());
+    let mut value = 0;
+    while process.judge(0, value).is_ok() {
+        process.sync_all();
+        value += 1;
+    }
+    // Whatever is judged meanwhile finds no room. Each snapshot asks for no other.
+    for _ in 0..2 {
+        process.judge(0, value).expect_err("it is full");
+        process.devices.values_mut().for_each(|values| values.truncate(3));
+        process.snapshot_all();
+    }
+    process.judge(0, 7).expect("the segment that filled it is gone");
+    process.snapshot_all();
+    process.judge(0, 8).expect("there is room");
+    process.sync_all();
+    assert!(!process.journals[0].needs_snapshot());
+    let judged = process.devices.clone();
+    assert_eq!(Process::start(&disk, options).devices, judged);
+}
+
+#[test]
 fn nothing_is_durable_after_a_gap_until_a_snapshot_covers_it() {
     let disk = SimulatedDisk::new(1);
     let mut process = Process::start(&disk, options());
