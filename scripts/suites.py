@@ -39,8 +39,8 @@ class Suite:
     in_test: bool = True
 
 
-# They need a C++ compiler alone, and so compile while the tools of the others are downloaded.
-BESIDE_SETUP = ("setup", "clippy", "release", "unit-build", "loom", "doc")
+# They need cargo and a C++ compiler alone, and so compile while the tools of the others are downloaded.
+BESIDE_SETUP = ("setup", "release", "unit-build", "loom")
 
 
 def suites() -> list[Suite]:
