@@ -1,7 +1,9 @@
-//! Patterns of names: `*` is any text, `?` any one character, everything else itself.
+//! Patterns of names, as settings have them ([`sigmad_sample::glob`]).
 
 use std::fmt;
 use std::str::FromStr;
+
+use sigmad_sample::glob;
 
 /// A pattern of names, for the whole name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,35 +36,9 @@ impl fmt::Display for Glob {
 }
 
 impl Glob {
-    /// Whether the pattern is that of `name`. The time is bounded by the product of both lengths.
+    /// Whether the pattern is that of `name`.
     pub fn matches(&self, name: &str) -> bool {
-        let (mut pattern, mut rest) = (&*self.0, name);
-        // The last star, and the text that it has not taken yet. An earlier one never has to take more.
-        let mut star: Option<(&str, &str)> = None;
-        loop {
-            let mut after = pattern.chars();
-            let mut left = rest.chars();
-            match (after.next(), left.next()) {
-                (Some('*'), _) => {
-                    pattern = after.as_str();
-                    star = Some((pattern, rest));
-                    continue;
-                }
-                (None, None) => return true,
-                (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
-                    (pattern, rest) = (after.as_str(), left.as_str());
-                    continue;
-                }
-                _ => {}
-            }
-            let Some((after_star, text)) = star else { return false };
-            let mut text = text.chars();
-            if text.next().is_none() {
-                return false;
-            }
-            (pattern, rest) = (after_star, text.as_str());
-            star = Some((after_star, rest));
-        }
+        glob::matches(&self.0, name)
     }
 }
 

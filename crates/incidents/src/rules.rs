@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use sigmad_sample::glob;
+
 use crate::tokens::hash;
 
 /// Silences that are kept; ended ones make room.
@@ -42,45 +44,17 @@ impl SilenceRule {
     pub fn covers(&self, device: Option<&str>, series: Option<&str>) -> bool {
         let matches = |pattern: &Option<Arc<str>>, name: Option<&str>| match (pattern, name) {
             (None, _) => true,
-            (Some(pattern), Some(name)) => matches(pattern, name),
+            (Some(pattern), Some(name)) => glob::matches(pattern, name),
             (Some(pattern), None) => &**pattern == "*",
         };
         matches(&self.device, device) && matches(&self.series, series)
     }
 }
 
-/// Whether a pattern is the whole text: `*` is any text, `?` any one character.
-///
-/// Goes back to the last `*` alone, so it takes at most the product of both lengths.
-pub fn matches(pattern: &str, text: &str) -> bool {
-    let (mut rest, mut left) = (pattern.chars(), text.chars());
-    // The pattern after the last `*`, and the text that it takes no part of.
-    let mut star = None;
-    loop {
-        let from = left.clone();
-        match (rest.next(), left.next()) {
-            (None, None) => return true,
-            (Some('*'), _) => {
-                left = from;
-                star = Some((rest.clone(), left.clone()));
-            }
-            (Some('?'), Some(_)) => {}
-            (Some(wanted), Some(found)) if wanted == found => {}
-            _ => {
-                let Some((after, mut taken)) = star else { return false };
-                if taken.next().is_none() {
-                    return false;
-                }
-                (rest, left) = (after.clone(), taken.clone());
-                star = Some((after, taken));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sigmad_sample::glob::matches;
 
     #[test]
     fn patterns_are_whole_texts() {

@@ -3,6 +3,7 @@
 //! Data only. A [`Batch`] has passed the decoder's checks: every value is finite, at most
 //! [`VALUE_MAX`] in magnitude, and every id was given out by the registry of the server.
 
+pub mod glob;
 pub mod number;
 pub mod timestamp;
 
