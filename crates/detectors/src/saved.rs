@@ -53,17 +53,42 @@ impl Saved for bool {
     }
 }
 
-/// Of the same length with and without a value, so that a state has one length.
-impl<T: Saved + Default + Copy> Saved for Option<T> {
+/// Written with and without a value, so that a state of numbers has one length.
+impl<T: Saved + Default> Saved for Option<T> {
     fn write(&self, to: &mut Vec<u8>) {
         self.is_some().write(to);
-        self.unwrap_or_default().write(to);
+        match self {
+            Some(value) => value.write(to),
+            None => T::default().write(to),
+        }
     }
 
     fn read(from: &mut &[u8]) -> Option<Self> {
         let is_some = bool::read(from)?;
         let value = T::read(from)?;
         Some(is_some.then_some(value))
+    }
+}
+
+/// As 64 bits.
+impl Saved for usize {
+    fn write(&self, to: &mut Vec<u8>) {
+        (*self as u64).write(to);
+    }
+
+    fn read(from: &mut &[u8]) -> Option<Self> {
+        u64::read(from)?.try_into().ok()
+    }
+}
+
+impl<A: Saved, B: Saved> Saved for (A, B) {
+    fn write(&self, to: &mut Vec<u8>) {
+        self.0.write(to);
+        self.1.write(to);
+    }
+
+    fn read(from: &mut &[u8]) -> Option<Self> {
+        Some((A::read(from)?, B::read(from)?))
     }
 }
 
@@ -81,20 +106,28 @@ impl<T: Saved + Default, const N: usize> Saved for [T; N] {
     }
 }
 
-/// The length, then the bytes of UTF-8.
-impl Saved for Arc<str> {
-    fn write(&self, to: &mut Vec<u8>) {
-        (self.len() as u32).write(to);
-        to.extend_from_slice(self.as_bytes());
-    }
+macro_rules! saved_texts {
+    ($($text:ty),+) => {
+        $(
+            /// The length, then the bytes of UTF-8.
+            impl Saved for $text {
+                fn write(&self, to: &mut Vec<u8>) {
+                    (self.len() as u32).write(to);
+                    to.extend_from_slice(self.as_bytes());
+                }
 
-    fn read(from: &mut &[u8]) -> Option<Self> {
-        let len = u32::read(from)? as usize;
-        let (text, rest) = from.split_at_checked(len)?;
-        *from = rest;
-        std::str::from_utf8(text).ok().map(Self::from)
-    }
+                fn read(from: &mut &[u8]) -> Option<Self> {
+                    let len = u32::read(from)? as usize;
+                    let (text, rest) = from.split_at_checked(len)?;
+                    *from = rest;
+                    std::str::from_utf8(text).ok().map(Self::from)
+                }
+            }
+        )+
+    };
 }
+
+saved_texts!(Arc<str>, Box<str>, String);
 
 /// The length, then the values.
 impl<T: Saved> Saved for Vec<T> {

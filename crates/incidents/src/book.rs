@@ -2,15 +2,19 @@
 //!
 //! Pure and deterministic: the same events give the same incidents. Its memory is bounded: [`OPEN_MAX`] incidents with
 //! [`OPEN_MEMBERS_MAX`] members, and the last [`RESOLVED_KEPT_MAX`] that are resolved. What does not fit is counted.
+//! A restart goes on with the book as it was: [`Book::write`], [`Book::read`].
+
+pub mod kept;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
-use crate::event::Event;
+use crate::event::{Event, Subject};
 use crate::grouping::{self, Link, RECENT_MAX, Recent, SAME_DEVICE_US};
 use crate::incident::{Ack, Incident, IncidentId, Kind, Member, Severity, State};
 use crate::rate::Rate;
+use crate::resumption::Resumption;
 use crate::rules::{RULES_MAX, SilenceRule};
 use crate::together::Together;
 use crate::tokens::{FleetTokens, hash};
@@ -63,9 +67,6 @@ pub enum AckError {
     Resolved,
 }
 
-/// A device and a series: what a member is about.
-type Subject = (Option<Arc<str>>, Option<Arc<str>>);
-
 /// Where a member is.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -90,6 +91,8 @@ pub struct Book {
     ruled: u64,
     now_us: i64,
     counts: BookCounts,
+    /// Of a book that was read, until analytics knows again what it knew.
+    resumption: Option<Resumption>,
 }
 
 impl Book {
@@ -108,7 +111,7 @@ impl Book {
         self.counts
     }
 
-    /// The number of the last change.
+    /// The number of the last change, of an incident or of the silences.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -125,6 +128,9 @@ impl Book {
 
     /// Takes the next event.
     pub fn apply(&mut self, event: &Event) {
+        if self.resumption.as_ref().is_some_and(|resumption| resumption.knows(event)) {
+            return;
+        }
         self.tick(event.at_us());
         match event {
             Event::Deviation { .. } | Event::Silence { .. } | Event::Reception { .. } => {
@@ -140,6 +146,7 @@ impl Book {
                 }
             }
             Event::ReceptionBack { .. } => self.end(&(None, None), false),
+            Event::Restored { standing, .. } => self.restored(standing),
         }
     }
 
@@ -187,6 +194,7 @@ impl Book {
             return false;
         }
         self.rules.push(rule);
+        self.revision += 1;
         self.judge_states();
         true
     }
@@ -202,6 +210,7 @@ impl Book {
         self.tick(now_us);
         let before = self.rules.len();
         self.rules.retain(|rule| *rule.id != *id);
+        self.revision += u64::from(self.rules.len() < before);
         self.judge_states();
         self.rules.len() < before
     }
@@ -214,6 +223,9 @@ impl Book {
     /// A member begins to be wrong, or is worse than before.
     fn begin(&mut self, member: Member) {
         let subject = (member.device.clone(), member.series.clone());
+        if let Some(resumption) = &mut self.resumption {
+            resumption.standing.insert(subject.clone());
+        }
         if let Some(place) = self.members.get_mut(&subject) {
             let (id, was_open) = (place.id, std::mem::replace(&mut place.is_open, true));
             return self.worsen(id, &member, was_open);
@@ -370,6 +382,10 @@ impl Book {
         incident.resolved_at_us = Some(self.now_us);
         self.resolved_members += incident.members.len();
         self.resolved.push_back(incident);
+        self.forget_old();
+    }
+
+    fn forget_old(&mut self) {
         while self.resolved.len() > RESOLVED_KEPT_MAX
             || self.resolved_members > RESOLVED_MEMBERS_MAX
         {
@@ -448,6 +464,7 @@ fn member(event: &Event) -> Member {
         Event::Recovery { .. }
         | Event::Return { .. }
         | Event::Gone { .. }
+        | Event::Restored { .. }
         | Event::ReceptionBack { .. } => unreachable!("only onsets make members"),
     }
 }

@@ -13,7 +13,7 @@ pub(crate) struct Cluster {
     pub tokens: GroupTokens,
     /// The latest onset.
     pub last_start_us: i64,
-    link: Option<Link>,
+    pub(crate) link: Option<Link>,
 }
 
 impl Cluster {

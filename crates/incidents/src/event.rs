@@ -4,6 +4,9 @@
 
 use std::sync::Arc;
 
+/// A device and a series: what an onset is about. A silent device has no series, and reception has neither.
+pub type Subject = (Option<Arc<str>>, Option<Arc<str>>);
+
 /// One onset or one end, of a stream, a device, or everyone.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -72,6 +75,13 @@ pub enum Event {
         /// Arrival of that sample.
         at_us: i64,
     },
+    /// A shard of analytics knows again what it knew before a restart. Once, after the events of its journal.
+    Restored {
+        /// An onset of all that is wrong in its part now.
+        standing: Vec<Event>,
+        /// When it was restored.
+        at_us: i64,
+    },
 }
 
 impl Event {
@@ -84,6 +94,7 @@ impl Event {
             | Self::Return { at_us, .. }
             | Self::Gone { at_us, .. }
             | Self::Reception { at_us, .. }
+            | Self::Restored { at_us, .. }
             | Self::ReceptionBack { at_us } => *at_us,
         }
     }

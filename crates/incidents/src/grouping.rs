@@ -36,8 +36,8 @@ pub const GROUP_TOKENS_MAX: usize = 64;
 /// How many devices of an incident have each token.
 #[derive(Clone, Debug, Default)]
 pub struct GroupTokens {
-    counts: Vec<(Box<str>, u32)>,
-    devices: u32,
+    pub(crate) counts: Vec<(Box<str>, u32)>,
+    pub(crate) devices: u32,
 }
 
 impl GroupTokens {
@@ -89,9 +89,10 @@ impl GroupTokens {
 }
 
 /// Why an onset belongs to an incident.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Link {
     /// It is of a device that the incident has.
+    #[default]
     SameDevice,
     /// Their devices share a token.
     Token(Box<str>),

@@ -12,8 +12,8 @@ pub const MEMBERS_KEPT_MAX: usize = 100;
 /// Identifies an incident, also after a restart. Ids sort by the time of opening.
 ///
 /// Printed as a ULID: 26 digits of Crockford's base 32, of which the first ten are the milliseconds of its opening.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IncidentId(u128);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IncidentId(pub(crate) u128);
 
 /// Digits of a printed id: 128 bits by five.
 const ID_DIGITS: usize = 26;
@@ -175,7 +175,7 @@ pub struct Member {
 }
 
 /// Somebody knows of an incident.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ack {
     /// When it was acknowledged.
     pub at_us: i64,

@@ -9,6 +9,8 @@
 //! no longer does, and [`watches`] has all streams. [`silence`] says which devices are
 //! no longer heard, and [`reception`] whether anybody is.
 //!
+//! [`form`] is all of it as bytes, for what outlives the process or goes to another one.
+//!
 //! Pure: no I/O, no clock, no locks. Time is an argument.
 
 pub mod book;
@@ -17,11 +19,13 @@ pub mod event;
 mod explain;
 mod extremes;
 pub mod fold;
+pub mod form;
 pub mod grouping;
 pub mod incident;
 pub mod list;
 mod rate;
 pub mod reception;
+mod resumption;
 pub mod rules;
 pub mod silence;
 pub mod together;

@@ -8,10 +8,10 @@ const FIRST_S: f64 = 3_600.0;
 /// Incidents opened, the older ones counting for less.
 #[derive(Clone, Debug, Default)]
 pub struct Rate {
-    opened: f64,
-    at_us: i64,
+    pub(crate) opened: f64,
+    pub(crate) at_us: i64,
     /// Microseconds since 1970 of the first.
-    first_us: Option<i64>,
+    pub(crate) first_us: Option<i64>,
 }
 
 impl Rate {

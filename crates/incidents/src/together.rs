@@ -3,13 +3,13 @@
 use crate::tokens::hash;
 
 /// Places for counts. A pair that finds its place taken by others wears them down, so that what is frequent stays.
-const PLACES: usize = 1 << 13;
+pub(crate) const PLACES: usize = 1 << 13;
 
 /// Counts of onsets, of devices and of pairs of devices.
 #[derive(Clone, Debug, Default)]
 pub struct Together {
     /// Tag and count; empty until the first onset.
-    places: Vec<(u32, u32)>,
+    pub(crate) places: Vec<(u32, u32)>,
 }
 
 impl Together {
