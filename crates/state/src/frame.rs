@@ -3,7 +3,7 @@
 //! ```text
 //! header   magic "sigmad\0", kind, u16 version, u16 0, u32 shard, u64 generation, u64 position, u32 CRC32C of these
 //! frame    u32 length, u32 CRC32C, content
-//! end      u32 0, u32 CRC32C: of snapshots and starts
+//! end      u32 0, u32 CRC32C: of all but journals
 //! ```
 //!
 //! The checksum of a frame covers the header's checksum, its own number in the file, the length and the content. So
@@ -14,7 +14,7 @@ use std::io;
 use crate::CONTENT_BYTES_MAX;
 use crate::damage::DamageKind;
 use crate::disk::{Disk, FileReader};
-use crate::names::FileName;
+use crate::names::{FileName, TEMPORARY};
 
 /// The version of the format that this build writes, and the newest that it reads.
 pub const VERSION: u16 = 1;
@@ -54,6 +54,29 @@ pub(crate) fn push(into: &mut Vec<u8>, seed: u32, number: u64, content: &[u8]) {
 pub(crate) fn push_end(into: &mut Vec<u8>, seed: u32, number: u64) {
     into.extend_from_slice(&[0; 4]);
     into.extend_from_slice(&checksum(seed, number, [0; 4], &[]).to_le_bytes());
+}
+
+/// Writes a whole file under a temporary name, makes it durable, and gives it its name. Returns its length.
+pub(crate) fn write_file<'a>(
+    disk: &dyn Disk,
+    name: &FileName,
+    contents: impl Iterator<Item = &'a [u8]>,
+) -> io::Result<u64> {
+    let (header, seed) = header(name);
+    let mut bytes = header.to_vec();
+    let mut frames = 0;
+    for content in contents {
+        push(&mut bytes, seed, frames, content);
+        frames += 1;
+    }
+    push_end(&mut bytes, seed, frames);
+    let (name, temporary) = (name.to_string(), format!("{name}{TEMPORARY}"));
+    let mut file = disk.create(&temporary)?;
+    file.append(&bytes)?;
+    file.sync_data()?;
+    disk.rename(&temporary, &name)?;
+    disk.sync_dir()?;
+    Ok(bytes.len() as u64)
 }
 
 fn checksum(seed: u32, number: u64, length: [u8; 4], content: &[u8]) -> u32 {

@@ -1,4 +1,5 @@
-//! The files of a state directory: for each shard a journal of records and snapshots of what they led to.
+//! The files of a state directory: for each shard a journal of records and snapshots of what they led to, and one
+//! document beside them.
 //!
 //! Bytes only: what a record or a block means is the caller's business. Nothing here starts a thread, logs or reads a
 //! clock.
@@ -16,6 +17,7 @@
 //! | `start-GENERATION` | the number of shards, and where the recovery of that start ended: generation and positions |
 //! | `journal-GENERATION-SHARD-FIRST` | a segment: the records from position `FIRST` on |
 //! | `snapshot-GENERATION-SHARD-POSITION` | blocks, and a mark of the end |
+//! | `incidents` | a [`Document`]: one content, which the next one replaces |
 //! | `lock` | the process id of the owner; the lock itself is on the directory |
 //!
 //! Each begins with a header ([`frame`]): magic, kind, format version, place. Each record and block has a length and a
@@ -28,11 +30,12 @@
 //! - No damage ends the start, and none needs a person to remove a file: it is reported by kind ([`Damaged`]). Files of
 //!   a newer version are renamed and kept.
 //! - Two snapshots are kept, each with its journal, so that one may be damaged.
-//! - The directory holds no more than [`StateOptions::bytes_max`], but for one buffer of each writer.
+//! - The directory holds no more than [`StateOptions::bytes_max`], but for one buffer of each writer, and the document.
 
 mod damage;
 mod directory;
 mod disk;
+mod document;
 mod files;
 pub mod frame;
 mod journal;
@@ -48,6 +51,7 @@ mod tests;
 pub use damage::{DamageKind, Damaged, StateError};
 pub use directory::StateDir;
 pub use disk::{Disk, Entry, FileReader, FileWriter, RealDisk};
+pub use document::Document;
 pub use files::StateOptions;
 pub use journal::JournalWriter;
 pub use readers::{Blocks, Records, Recovery, ShardJournal, ShardSnapshot};

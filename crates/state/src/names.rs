@@ -12,13 +12,13 @@ pub const SET_ASIDE: &str = ".version-";
 /// A file of ours, in the order of generation, shard and position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileName {
-    /// Which start has written it.
+    /// Which start has written it; 0 for a document.
     pub generation: u64,
     /// What it holds.
     pub kind: FileKind,
-    /// Of which shard; 0 for a start.
+    /// Of which shard; 0 for a start and a document.
     pub shard: u32,
-    /// Its first record, or the snapshot's position; 0 for a start.
+    /// Its first record, or the snapshot's position; 0 for others.
     pub position: Position,
 }
 
@@ -31,6 +31,8 @@ pub enum FileKind {
     Journal,
     /// A snapshot.
     Snapshot,
+    /// What is known beside the shards.
+    Document,
 }
 
 impl FileKind {
@@ -40,6 +42,7 @@ impl FileKind {
             Self::Start => b'g',
             Self::Journal => b'j',
             Self::Snapshot => b's',
+            Self::Document => b'd',
         }
     }
 }
@@ -52,13 +55,14 @@ impl fmt::Display for FileName {
             FileKind::Start => return write!(f, "start-{generation:08}"),
             FileKind::Journal => "journal",
             FileKind::Snapshot => "snapshot",
+            FileKind::Document => return f.write_str("incidents"),
         };
         write!(f, "{word}-{generation:08}-{shard:03}-{position:012}")
     }
 }
 
 impl FileName {
-    /// None for the name of another's file, or of one that is not whole.
+    /// None for the name of another's file, of one that is not whole, and of the document, which is of no generation.
     pub fn parse(name: &str) -> Option<Self> {
         let mut parts = name.split('-');
         let kind = match parts.next()? {
@@ -91,6 +95,7 @@ mod tests {
         }
         let others = [
             "lock",
+            "incidents",
             "start-1",
             "start-00000001.tmp",
             "journal-00000001-001",

@@ -4,7 +4,7 @@ use crate::Position;
 use crate::damage::DamageKind;
 use crate::disk::Disk;
 use crate::frame::{self, FrameReader, ReadFault};
-use crate::names::{FileKind, FileName, TEMPORARY};
+use crate::names::{FileKind, FileName};
 
 /// The start of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,17 +72,6 @@ impl Start {
 
     /// Writes the file whole, and returns its length.
     pub fn write(&self, disk: &dyn Disk, generation: u64) -> std::io::Result<u64> {
-        let name = name(generation);
-        let (header, seed) = frame::header(&name);
-        let mut bytes = header.to_vec();
-        frame::push(&mut bytes, seed, 0, &self.content());
-        frame::push_end(&mut bytes, seed, 1);
-        let (name, temporary) = (name.to_string(), format!("{name}{TEMPORARY}"));
-        let mut file = disk.create(&temporary)?;
-        file.append(&bytes)?;
-        file.sync_data()?;
-        disk.rename(&temporary, &name)?;
-        disk.sync_dir()?;
-        Ok(bytes.len() as u64)
+        frame::write_file(disk, &name(generation), std::iter::once(&*self.content()))
     }
 }
