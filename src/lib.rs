@@ -28,7 +28,7 @@
 //! The analytics thread judges every value and owns every window. With `--analytics` above 1 it is several: each has a
 //! part of the devices, and one more has the fleet's windows ([`shards`]). The store thread runs with Redis only, and shares
 //! the windows with other replicas. The threads `state` and `journal` run with a state directory only: they write
-//! what analytics knows and what it has judged since ([`state`], [`journal`]). The thread `debug` starts one more
+//! what analytics knows and what it has judged since ([`state`], [`journal`]); `keeper` writes the incidents there. The thread `debug` starts one more
 //! thread for each profile ([`api::debug`], [`sigmad_profile`]). [`server`] starts all threads, waits for a signal,
 //! and stops them in the order of the data. `sigmad notify-test` tries who is told of incidents ([`sigmad_notify`]).
 //! `sigmad demo` adds a thread that posts like any client ([`sigmad_demo`]). `sigmad load` and `sigmad eval` are

@@ -14,7 +14,7 @@ use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
 use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex};
 use sigmad_incidents::fold::Fold;
-use sigmad_incidents::watch::{Finding, Watch};
+use sigmad_incidents::watch::{Deviation, Finding, Watch};
 use sigmad_incidents::watches::Watches;
 use sigmad_sample::Verdict;
 
@@ -382,6 +382,11 @@ impl Arena {
     /// Folded values that a stream has had. None where there is no room for it.
     pub fn learned(&self, place: StreamIndex) -> Option<u32> {
         Some(self.watch(place)?.learned())
+    }
+
+    /// The deviation of a stream that has not ended.
+    pub fn deviation(&self, place: StreamIndex) -> Option<Deviation> {
+        self.watch(place)?.deviation()
     }
 
     /// When the deviation of a stream began. None if it does not deviate.

@@ -46,4 +46,4 @@ pub use anomalies::AnomalyNumbers;
 pub use asker::{Asker, QuestionsOf, questions};
 pub use judge::{Analytics, AnalyticsSettings};
 pub use onset_settings::OnsetSettings;
-pub use silence::SilenceIgnore;
+pub use silence::{KnownSilences, SilenceIgnore};

@@ -102,6 +102,35 @@ impl Onsets {
         self.events.push(Event::Recovery { device, series, at_us });
     }
 
+    /// Takes a stream that deviated before a restart, and does so still.
+    pub fn restore(
+        &mut self,
+        arena: &Arena,
+        (device, metric, place): (Option<&Arc<str>>, MetricId, StreamIndex),
+        metrics: &KnownMetrics,
+    ) {
+        let Some(began_us) = arena.deviates_since(place) else { return };
+        let Some(series) = metrics.name(metric) else { return };
+        self.open.insert(place, OpenStream { device: device.cloned(), series, began_us });
+    }
+
+    /// An onset of each stream that deviates.
+    pub fn standing(&self, arena: &Arena) -> impl Iterator<Item = Event> {
+        self.open.iter().filter_map(|(place, open)| {
+            let found = arena.deviation(*place)?;
+            Some(Event::Deviation {
+                device: open.device.clone(),
+                series: open.series.clone(),
+                at_us: open.began_us,
+                value: found.value,
+                usual: found.usual,
+                low: found.low,
+                high: found.high,
+                score: found.score,
+            })
+        })
+    }
+
     /// Ends the deviations of streams that were given back, or had no value for `idle_us`.
     pub fn end_unheard(&mut self, arena: &mut Arena, now_us: i64, idle_us: i64) {
         let is_over = |place: &StreamIndex, open: &OpenStream| {

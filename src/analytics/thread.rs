@@ -17,12 +17,12 @@ use std::vec;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
-use crate::analytics::Analytics;
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
     PartTotals, Question, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, WindowsReport,
 };
 use crate::analytics::saved::link::StateLink;
+use crate::analytics::{Analytics, KnownSilences};
 use crate::incidents::events::EventSender;
 use crate::journal::JournalProducer;
 use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
@@ -98,6 +98,8 @@ pub struct AnalyticsParts {
     pub state: Option<StateLink>,
     /// The way to the journal, if there is one.
     pub journal: Option<JournalProducer>,
+    /// Which silences were known of before the restart.
+    pub known_silences: KnownSilences,
     /// Samples from before the start, with their arrivals; without any there is nothing to learn.
     pub past: Option<Past>,
     /// Where the thread sleeps; workers, readers and the store wake it.
@@ -124,6 +126,7 @@ pub struct AnalyticsThread {
     /// Chunks judged since the start.
     judged_chunks: u64,
     journal: Option<JournalProducer>,
+    known_silences: KnownSilences,
     past: Option<Past>,
     sleeper: Arc<Sleeper>,
     clock: Clock,
@@ -193,6 +196,7 @@ impl AnalyticsThread {
             snapshots: parts.state.map(Snapshots::new),
             judged_chunks: 0,
             journal: parts.journal,
+            known_silences: parts.known_silences,
             past: parts.past,
             sleeper: parts.sleeper,
             clock: parts.clock,
@@ -206,9 +210,11 @@ impl AnalyticsThread {
         self.sleeper.register();
         if let Some(snapshots) = &self.snapshots {
             let events = self.events.as_ref();
-            // Those of the journal once more: nobody has kept what they led to.
+            // Those of the journal once more: the incidents know which of them they were told.
             let judged = |analytics: &mut Analytics| pass_events(analytics, events);
-            snapshots.restore(&mut self.analytics, &mut self.latest, judged);
+            if snapshots.restore(&mut self.analytics, &mut self.latest, judged) {
+                self.begin_again();
+            }
         }
         if let Some(past) = self.past.take() {
             self.analytics.learn(past.0);
@@ -226,6 +232,16 @@ impl AnalyticsThread {
                     return self.totals();
                 }
             }
+        }
+    }
+
+    /// Everything is restored: says what is wrong now.
+    fn begin_again(&mut self) {
+        let at_us = self.clock.now().wall_us;
+        let standing = self.analytics.begin_again(at_us, &self.known_silences);
+        pass_events(&mut self.analytics, self.events.as_ref());
+        if let Some(events) = &self.events {
+            events.send_restored(standing, at_us);
         }
     }
 

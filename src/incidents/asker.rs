@@ -44,6 +44,7 @@ pub(super) enum Question {
     EndSilence(Box<str>, Sender<bool>),
     Forget(Arc<str>, Sender<()>),
     Subscribe(Sender<()>),
+    Save(Sender<Vec<u8>>),
 }
 
 /// Asks the thread, and waits for its answers: workers must not use it.
@@ -96,6 +97,11 @@ impl IncidentsAsker {
     /// A device was deleted: what was wrong with it is over.
     pub fn forget(&self, device: &str) -> Option<()> {
         self.ask(|to| Question::Forget(device.into(), to))
+    }
+
+    /// The book as bytes.
+    pub fn save(&self) -> Option<Vec<u8>> {
+        self.ask(Question::Save)
     }
 
     /// Something arrives here after each change; of several that nobody took, one.

@@ -31,7 +31,7 @@ impl MetricSource for EventCounters {
     }
 }
 
-/// Sends the events of one analytics thread. Never waits.
+/// Sends the events of one analytics thread. Waits for nobody, but at a start.
 #[derive(Clone, Debug)]
 pub struct EventSender {
     events: Sender<Event>,
@@ -44,6 +44,14 @@ impl EventSender {
         match self.events.try_send(event) {
             Ok(()) => self.counters.sent_total.add(1),
             // Full, or the thread has ended before analytics, which the drain rules out.
+            Err(_) => self.counters.dropped_total.add(1),
+        }
+    }
+
+    /// Sends what is wrong after a restart. Waits for room: without it, all that was wrong before would be over.
+    pub fn send_restored(&self, standing: Vec<Event>, at_us: i64) {
+        match self.events.send(Event::Restored { standing, at_us }) {
+            Ok(()) => self.counters.sent_total.add(1),
             Err(_) => self.counters.dropped_total.add(1),
         }
     }

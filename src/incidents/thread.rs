@@ -12,7 +12,7 @@ use super::asker::{IncidentsAsker, Question, questions};
 use super::counters::IncidentCounters;
 use crate::registry::Registry;
 use sigmad_clock::Clock;
-use sigmad_incidents::book::{Book, BookSettings};
+use sigmad_incidents::book::Book;
 use sigmad_incidents::event::Event;
 use sigmad_incidents::rules::SilenceRule;
 use sigmad_incidents::tokens::FleetTokens;
@@ -29,8 +29,8 @@ const WAIT_MAX: Duration = Duration::from_secs(3_600);
 /// What an [`IncidentsThread`] is made of.
 #[derive(Debug)]
 pub struct IncidentsParts {
-    /// How the book groups.
-    pub settings: BookSettings,
+    /// Empty, or what was known before a restart.
+    pub book: Book,
     /// What analytics notices.
     pub events: Receiver<Event>,
     /// The names of all devices.
@@ -58,11 +58,11 @@ pub struct IncidentsThread {
 }
 
 impl IncidentsThread {
-    /// A thread with an empty book, and who asks it.
+    /// A thread with this book, and who asks it.
     pub fn new(parts: IncidentsParts) -> (IncidentsAsker, Self) {
         let (asker, questions) = questions();
         let thread = Self {
-            book: Book::new(parts.settings),
+            book: parts.book,
             events: parts.events,
             questions,
             subscribers: Vec::new(),
@@ -105,6 +105,11 @@ impl IncidentsThread {
     }
 
     fn apply(&mut self, event: &Event) {
+        if matches!(event, Event::Restored { .. }) {
+            // Names have come since.
+            self.fleet_due_ns = None;
+            self.count_fleet();
+        }
         if matches!(event, Event::Deviation { .. } | Event::Silence { .. }) {
             self.count_fleet();
         }
@@ -161,6 +166,11 @@ impl IncidentsThread {
                 reply(&to, ());
             }
             Question::Subscribe(changed) => subscribers.push(changed),
+            Question::Save(to) => {
+                let mut bytes = Vec::new();
+                book.write(now_us, &mut bytes);
+                reply(&to, bytes);
+            }
         }
     }
 
@@ -185,7 +195,7 @@ fn reply<T>(to: &Sender<T>, report: T) {
 pub(crate) fn running(registry: Arc<Registry>) -> (IncidentsAsker, super::events::EventSender) {
     let (mut senders, events) = super::events::channel(&[Arc::default()]);
     let (asker, thread) = IncidentsThread::new(IncidentsParts {
-        settings: BookSettings::default(),
+        book: Book::default(),
         events,
         registry,
         clock: Clock::new(sigmad_clock::start()),

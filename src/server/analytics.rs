@@ -12,7 +12,7 @@ use crate::analytics::report::{PartTotals, TotalsReport};
 use crate::analytics::saved::link::StateLink;
 use crate::analytics::thread::{AnalyticsParts, AnalyticsThread, Past};
 use crate::analytics::{
-    Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings, SilenceIgnore,
+    Analytics, AnalyticsSettings, AnomalyNumbers, KnownSilences, OnsetSettings, SilenceIgnore,
 };
 use crate::config::{ServerSettings, Switch};
 use crate::incidents::events::EventSender;
@@ -72,6 +72,8 @@ pub(super) struct ToThreads {
     pub pasts: Vec<Past>,
     /// To the journal, one for each shard; none without a state directory.
     pub journals: Vec<JournalProducer>,
+    /// From the book of incidents.
+    pub known_silences: KnownSilences,
 }
 
 /// Builds the threads, in the order of their shards.
@@ -83,7 +85,8 @@ pub(super) fn threads(
     queues: Vec<AnalyticsQueues>,
     to_threads: ToThreads,
 ) -> Vec<AnalyticsThread> {
-    let ToThreads { mut judged_producer, events, links, pasts, journals } = to_threads;
+    let ToThreads { mut judged_producer, events, links, pasts, journals, known_silences } =
+        to_threads;
     let (mut links, mut journals) = (links.into_iter(), journals.into_iter());
     let mut pasts = pasts.into_iter();
     let numbers = AnomalyNumbers::default();
@@ -105,6 +108,7 @@ pub(super) fn threads(
                 events: events.next(),
                 state: links.next(),
                 journal: journals.next(),
+                known_silences: known_silences.clone(),
                 past: pasts.next(),
                 sleeper: sleeper.clone(),
                 clock: Clock::new(shared.start),

@@ -111,8 +111,9 @@ impl ServerCounters {
                 queue.clone(),
             ]);
         }
-        if let Some(StateDirCounters { snapshots, journal }) = &self.state {
-            sources.extend([snapshots.clone() as Arc<dyn MetricSource>, journal.clone()]);
+        if let Some(StateDirCounters { snapshots, journal, incidents }) = &self.state {
+            let snapshots = snapshots.clone() as Arc<dyn MetricSource>;
+            sources.extend([snapshots, journal.clone(), incidents.clone()]);
         }
         sources.push(Arc::new(LostLines));
         sources.push(Arc::new(build));

@@ -38,12 +38,14 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, unbounded};
 use sigmad_clock::elapsed;
+use sigmad_incidents::book::Book;
 use tracing::info;
 
 use self::analytics::{AnalyticsThreads, ToThreads};
 use self::counters::ServerCounters;
 use self::engine::RunningEngine;
 pub use self::error::ServerError;
+use self::incidents::RunningKeeper;
 use self::notify::Notifiers;
 pub use self::notify::notify_test;
 use self::reads::ReadThreads;
@@ -53,6 +55,7 @@ use self::state::StateParts;
 use self::store::RedisParts;
 use self::threads::join;
 use self::workers::Queues;
+use crate::analytics::KnownSilences;
 use crate::config::{ServerSettings, Switch};
 use crate::placement::{self, Asked, Machine};
 use crate::readiness::ReadinessPhase;
@@ -89,11 +92,16 @@ pub fn run(
     counters.notify = notify::counters(settings);
     let counters = Arc::new(counters);
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
+    let disk = state::lock(settings)?;
+    let mut kept = incidents::kept(disk.as_ref(), settings, &shared, &counters);
+    let book = kept.as_mut().and_then(|kept| kept.book.take());
+    let known_silences =
+        KnownSilences(Arc::new(book.as_ref().map(Book::silent).unwrap_or_default()));
     let (event_senders, incidents_asker, incidents) =
-        incidents::thread(settings.incident_interval, &shared, &counters);
+        incidents::thread(book, settings, &shared, &counters);
     let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
     let asker = &queues.requests.asker;
-    let mut state = StateParts::new(settings, &shared, asker, counters.state.as_ref())?;
+    let mut state = StateParts::new(disk, settings, &shared, asker, counters.state.as_ref());
     let (links, journals) = state.as_mut().map(StateParts::take_ways).unwrap_or_default();
     let to_threads = ToThreads {
         judged_producer,
@@ -101,6 +109,7 @@ pub fn run(
         links,
         pasts: past.map_or_else(Vec::new, |past| past::of_shards(past, &shared)),
         journals,
+        known_silences,
     };
     let analytics = analytics::threads(settings, &plan, &shared, &counters, queue_ends, to_threads);
 
@@ -125,6 +134,8 @@ pub fn run(
     );
     let engine =
         RunningEngine::start(settings, limits, &placement, workers, &shared, &mut reloads)?;
+    let keeper = RunningKeeper::start(kept, settings, &shared, &counters, &incidents_asker)
+        .map_err(ServerError::Start)?;
     let notifiers = Notifiers::start(settings, &shared, &counters, engine.tcp, &incidents_asker)
         .map_err(ServerError::Start)?;
     if store.is_none() && state.is_none() {
@@ -163,8 +174,10 @@ pub fn run(
     reads.join();
     let totals = analytics.join();
     drop(incidents_asker);
-    // Nobody sends events any more; once no target is told either, nobody asks.
-    if notifiers.stop(start, deadline) {
+    // Nobody sends events any more; once no target is told either and the book is kept, nobody asks.
+    let have_told = notifiers.stop(start, deadline);
+    let has_kept = keeper.is_none_or(|keeper| keeper.stop(start, deadline));
+    if have_told && has_kept {
         join(incidents);
     }
     if let Some(state) = state {

@@ -1,13 +1,14 @@
 //! The thread `state`, from the settings of the state directory.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use sigmad_clock::Clock;
-use sigmad_state::{RealDisk, StateDir};
+use sigmad_state::{Disk, RealDisk, StateDir};
 
 use super::error::ServerError;
 use super::shared::{MainEvent, Shared};
@@ -15,6 +16,7 @@ use super::threads::{join, spawn};
 use crate::analytics::Asker;
 use crate::analytics::saved::link::{RESTORE_MESSAGES_MAX, SNAPSHOT_MESSAGES_MAX, StateLink};
 use crate::config::ServerSettings;
+use crate::incidents::keeper::KeeperCounters;
 use crate::journal::counters::JournalCounters;
 use crate::journal::thread::{JournalThread, JournalThreadParts};
 use crate::journal::{self, JournalConsumer, JournalProducer};
@@ -30,13 +32,14 @@ const LAST_SNAPSHOT: (Duration, u32) = (Duration::from_secs(6), 4);
 pub(super) struct StateDirCounters {
     pub snapshots: Arc<StateCounters>,
     pub journal: Arc<JournalCounters>,
+    pub incidents: Arc<KeeperCounters>,
 }
 
 impl StateDirCounters {
     pub fn new(shards: usize) -> Self {
         let queues = (0..shards).map(|_| Arc::default()).collect();
         let journal = JournalCounters { queues, ..JournalCounters::default() };
-        Self { snapshots: Arc::default(), journal: Arc::new(journal) }
+        Self { snapshots: Arc::default(), journal: Arc::new(journal), incidents: Arc::default() }
     }
 }
 
@@ -58,19 +61,25 @@ pub(super) struct RunningState {
     deadline: Sender<Duration>,
 }
 
+/// Locks the directory; None without one.
+pub(super) fn lock(settings: &ServerSettings) -> Result<Option<Arc<dyn Disk>>, ServerError> {
+    let lock = |directory: &PathBuf| match RealDisk::lock(directory) {
+        Ok(disk) => Ok(Arc::new(disk) as Arc<dyn Disk>),
+        Err(error) => Err(ServerError::StateDir(directory.clone(), error)),
+    };
+    settings.state_dir.as_ref().map(lock).transpose()
+}
+
 impl StateParts {
-    /// Locks the directory; None without one.
+    /// `disk`: the locked directory; None without one.
     pub fn new(
+        disk: Option<Arc<dyn Disk>>,
         settings: &ServerSettings,
         shared: &Shared,
         asker: &Asker,
         counters: Option<&StateDirCounters>,
-    ) -> Result<Option<Self>, ServerError> {
-        let Some((directory, counters)) = settings.state_dir.as_ref().zip(counters) else {
-            return Ok(None);
-        };
-        let disk = RealDisk::lock(directory)
-            .map_err(|error| ServerError::StateDir(directory.clone(), error))?;
+    ) -> Option<Self> {
+        let (disk, counters) = disk.zip(counters)?;
         shared.readiness.set_directory(DirectoryState::Restoring(0));
         let shards = shared.layout.threads();
         let (snapshots_sender, snapshots) = bounded(SNAPSHOT_MESSAGES_MAX);
@@ -91,7 +100,7 @@ impl StateParts {
         let journal = journal_thread(shared, counters, consumers, opened, wants_snapshot);
         let main = shared.main.clone();
         let thread = StateThreadParts {
-            disk: Arc::new(disk),
+            disk,
             bytes_max: settings.state_max as u64,
             interval: settings.snapshot_interval,
             layout: shared.layout,
@@ -111,7 +120,7 @@ impl StateParts {
             counters: counters.snapshots.clone(),
             clock: Clock::new(shared.start),
         };
-        Ok(Some(Self { thread, journal, deadline: deadline_sender, links, journals }))
+        Some(Self { thread, journal, deadline: deadline_sender, links, journals })
     }
 
     /// The ways from the shards to both threads.

@@ -125,7 +125,8 @@ impl Restorer {
     fn record(&mut self, of: SnapshotShard, kind: RecordKind, content: &[u8]) -> Option<()> {
         let shard = self.shard_of(of);
         match kind {
-            RecordKind::Form => {
+            // Each shard needs the clock before the first of its devices.
+            RecordKind::Form | RecordKind::Silences => {
                 for way in &mut self.ways {
                     way.push(kind, |to| to.extend_from_slice(content));
                 }
@@ -143,7 +144,7 @@ impl Restorer {
             RecordKind::Metric => self.metric(shard, value(content)?)?,
             RecordKind::Anomaly => self.anomalies.push(value(content)?),
             RecordKind::Sample => self.samples.push(value(content)?),
-            RecordKind::FleetStream => {
+            RecordKind::FleetStream | RecordKind::FleetWatch => {
                 let mut rest = content;
                 let there = MetricId::read(&mut rest)?;
                 // Without room for its name it is counted with that.
@@ -154,7 +155,17 @@ impl Restorer {
                 });
             }
             RecordKind::Device => self.device(value(content)?),
-            RecordKind::Stream => {
+            RecordKind::Cadence => {
+                let mut rest = content;
+                let there = DeviceId::read(&mut rest)?;
+                // Without room for the device: counted with it.
+                let Some(id) = self.translation.device(there) else { return Some(()) };
+                self.ways[self.layout.of_device(id)].push(kind, |to| {
+                    id.write(to);
+                    to.extend_from_slice(rest);
+                });
+            }
+            RecordKind::Stream | RecordKind::Watch => {
                 let mut rest = content;
                 let there = DeviceId::read(&mut rest)?;
                 let metric = MetricId::read(&mut rest)?;

@@ -14,10 +14,13 @@ use crate::analytics::report::{
 };
 use crate::analytics::saved::link::RestoreMessage;
 use crate::analytics::saved::restore::{NotRestored, Restoring};
-use crate::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers};
+use crate::analytics::{
+    Analytics, AnalyticsSettings, AnomalyNumbers, KnownSilences, OnsetSettings,
+};
 use crate::registry::{NameSource, Registry};
 use crate::shards::{ShardLayout, ShardPart};
 use sigmad_detectors::{DetectorKind, DetectorSettings};
+use sigmad_incidents::event::Event;
 use sigmad_sample::{Batch, Reading};
 
 /// A sample by names.
@@ -34,6 +37,8 @@ struct World {
     layout: ShardLayout,
     shards: Vec<(Analytics, LatestSamples)>,
     batches: i64,
+    /// What began and ended to be wrong.
+    events: Vec<Event>,
     /// Whether the latest samples are compared by their times: of several shards only those tell their order.
     sorts_latest: bool,
 }
@@ -43,6 +48,10 @@ const STREAM_IDLE_S: u32 = 3;
 impl World {
     fn new(shards: usize, settings: &AnalyticsSettings, max_streams: usize) -> Self {
         let layout = ShardLayout::new(shards);
+        // Each world has a clock of its own.
+        let onsets = settings.onsets.clone();
+        let onsets = onsets.map(|all| OnsetSettings { silence_clock: Default::default(), ..all });
+        let settings = AnalyticsSettings { onsets, ..settings.clone() };
         let registry = Arc::new(Registry::new(max_streams, STREAM_IDLE_S));
         let numbers = AnomalyNumbers::default();
         let shard = |shard| {
@@ -55,6 +64,7 @@ impl World {
             shards: shards.collect(),
             registry: registry.clone(),
             batches: 0,
+            events: Vec::new(),
             sorts_latest: false,
         }
     }
@@ -91,10 +101,12 @@ impl World {
                     batch.push(sample.timestamp_us, sample.device, readings);
                 }
             }
+            analytics.tick(now_us);
             if !batch.is_empty() {
                 analytics.judge(&batch, now_us);
                 latest.keep_of(analytics.part(), &batch, now_us);
             }
+            analytics.pass_events(|event| self.events.push(event));
         }
     }
 
@@ -145,6 +157,25 @@ impl World {
         shown.insert("totals".into(), format!("{counts:?}"));
         shown.insert("latest".into(), self.latest());
         shown
+    }
+
+    /// Takes the events so far: of several shards only their texts have an order.
+    fn take_events(&mut self) -> Vec<String> {
+        let mut events: Vec<_> = self.events.drain(..).map(|event| format!("{event:?}")).collect();
+        if self.layout != ShardLayout::ONE || self.sorts_latest {
+            events.sort();
+        }
+        events
+    }
+
+    /// An onset of all that is wrong, once it is restored.
+    fn begin_again(&mut self, known: &KnownSilences) -> Vec<Event> {
+        let now_us = self.batches * 700_000;
+        let shards = self.shards.iter_mut();
+        let mut standing: Vec<_> =
+            shards.flat_map(|(shard, _)| shard.begin_again(now_us, known)).collect();
+        standing.sort_by_key(|event| format!("{event:?}"));
+        standing
     }
 
     fn latest(&self) -> String {
@@ -231,6 +262,11 @@ fn settings(window: usize) -> AnalyticsSettings {
     }
 }
 
+/// Values of two batches are one.
+fn onsets() -> OnsetSettings {
+    OnsetSettings::new(1_400_000, 3_600_000_000, 1_000, 1)
+}
+
 fn any_sent(devices: u8) -> impl Strategy<Value = Sent> {
     let value = prop_oneof![6 => 90.0..110.0f64, 3 => Just(100.0), 1 => -1e6..1e6f64];
     (prop::option::weighted(0.85, 0..devices), prop::collection::vec(value, 1..4), 0..6u8).prop_map(
@@ -260,7 +296,7 @@ proptest! {
         window in 4..30usize,
         has_room in any::<bool>(),
     ) {
-        let settings = settings(window);
+        let settings = AnalyticsSettings { onsets: Some(onsets()), ..settings(window) };
         let max_streams = if has_room { 1_000 } else { 30 };
         let mut uninterrupted = World::new(shards.0, &settings, max_streams);
         uninterrupted.sorts_latest = shards != (1, 1);
@@ -292,6 +328,8 @@ proptest! {
                 restored.send(batch);
                 uninterrupted.send(batch);
             }
+            uninterrupted.sorts_latest = true;
+            restored.sorts_latest = true;
             prop_assert_eq!(restored.shown(is_same_layout), uninterrupted.shown(is_same_layout));
         } else {
             // Some were evicted before, others while the snapshot was taken. What both know is the same.
@@ -302,6 +340,94 @@ proptest! {
                     || saved.registry.metrics_evicted() > 0;
                 prop_assert!(is_same || has_metrics_evicted, "{}: {:?} {:?}", name, theirs.get(name), ours[name]);
             }
+        }
+    }
+}
+
+/// A device deviates, one is silent, and the streams of all have learned.
+#[test]
+fn what_is_wrong_and_what_was_learned_is_restored() {
+    let settings = AnalyticsSettings { onsets: Some(onsets()), ..settings(10) };
+    let noise = |at: u32| f64::from(at.wrapping_mul(2_654_435_761) >> 20) / 4_096.0;
+    let round = |at: u32, is_off: bool, is_silent: bool| -> Vec<Sent> {
+        let devices = (0..6u8).filter(|device| *device != 3 || !is_silent);
+        let value = |device: u8| noise(at * 7 + u32::from(device));
+        let off = |device: u8| if is_off && device == 2 { 50.0 } else { 10.0 };
+        let of_device = |device| Sent {
+            device: Some(device),
+            readings: vec![(0, off(device) + value(device)), (1, value(device))],
+        };
+        let of_fleet = Sent { device: None, readings: vec![(2, off(2) + value(9))] };
+        devices.map(of_device).chain([of_fleet]).collect()
+    };
+    for (before, after) in [(1, 1), (2, 2), (1, 3), (4, 1)] {
+        let mut uninterrupted = World::new(before, &settings, 1_000);
+        uninterrupted.sorts_latest = true;
+        for at in 0..2_600 {
+            uninterrupted.send(&round(at, at >= 2_560, at >= 2_500));
+        }
+        let told = uninterrupted.take_events();
+        uninterrupted.begin_snapshots();
+        let mut blocks = vec![Vec::new(); uninterrupted.shards.len()];
+        uninterrupted.step_snapshots(20, &mut blocks);
+
+        let mut restored = World::new(after, &settings, 1_000);
+        (restored.batches, restored.sorts_latest) = (uninterrupted.batches, true);
+        assert_eq!(restored.restore(&blocks).0, NotRestored::default());
+        let standing = restored.begin_again(&KnownSilences::default());
+        let kinds = standing.iter().map(|event| match event {
+            Event::Deviation { device, .. } => format!("deviation {device:?}"),
+            Event::Silence { device, .. } => format!("silence {device}"),
+            event => panic!("{event:?}"),
+        });
+        let expected = ["deviation None", "deviation Some(\"device-2\")", "silence device-3"]
+            .map(str::to_owned);
+        let mut kinds: Vec<_> = kinds.collect();
+        kinds.sort();
+        assert_eq!(kinds, expected, "{told:?}");
+        for at in 2_600..2_800 {
+            for world in [&mut uninterrupted, &mut restored] {
+                world.send(&round(at, at < 2_610, at < 2_650));
+            }
+        }
+        let events = restored.take_events();
+        assert_eq!(events, uninterrupted.take_events());
+        assert!(events.iter().any(|event| event.starts_with("Return")), "{events:?}");
+        assert!(events.iter().any(|event| event.starts_with("Recovery")), "{events:?}");
+    }
+}
+
+/// The book may know of a silence that no snapshot has: it was noticed after the last one.
+#[test]
+fn a_silence_that_was_known_is_not_noticed_again() {
+    let settings = AnalyticsSettings { onsets: Some(onsets()), ..settings(10) };
+    let send = |world: &mut World, device| {
+        world.send(&[Sent { device: Some(device), readings: vec![(0, 1.0)] }]);
+    };
+    for shards in [1, 3] {
+        let mut saved = World::new(shards, &settings, 100);
+        (0..4_000).for_each(|at| send(&mut saved, (at % 4) as u8));
+        saved.begin_snapshots();
+        let mut blocks = vec![Vec::new(); saved.shards.len()];
+        saved.step_snapshots(30, &mut blocks);
+        let last_us = saved.batches * 700_000;
+        let known = |name: Option<&str>, since_us: i64| {
+            KnownSilences(Arc::new([(name.map(Into::into), since_us)].into()))
+        };
+        for (known, expected, later) in [
+            (known(Some("device-2"), last_us), 1, "Return"),
+            (known(Some("device-2"), last_us - 9_000_000), 0, ""),
+            (known(None, last_us), 1, "ReceptionBack"),
+            (known(None, last_us - 9_000_000), 0, ""),
+        ] {
+            let mut restored = World::new(shards, &settings, 100);
+            restored.batches = saved.batches;
+            restored.restore(&blocks);
+            assert_eq!(restored.begin_again(&known).len(), expected, "{known:?}");
+            (0..4).for_each(|device| send(&mut restored, device));
+            let events = restored.take_events();
+            assert_eq!(events.len(), expected, "{known:?} {events:?}");
+            assert!(events.iter().all(|event| event.starts_with(later)), "{events:?}");
         }
     }
 }
@@ -349,7 +475,8 @@ fn devices_without_room_are_counted_and_others_are_restored() {
 /// Whatever the bytes, the restored process judges: a checksum that fits is no promise of a version that does.
 #[test]
 fn no_bytes_panic() {
-    let mut saved = World::new(1, &settings(10), 100);
+    let settings = AnalyticsSettings { onsets: Some(onsets()), ..settings(10) };
+    let mut saved = World::new(1, &settings, 100);
     for at in 0..40u8 {
         let value = if at % 13 == 12 { 1e6 } else { f64::from(at % 3) };
         saved.send(&[
@@ -367,9 +494,11 @@ fn no_bytes_panic() {
         let mut flipped = whole.clone();
         flipped[cut] ^= (random >> 24) as u8;
         for damaged in [whole[..cut].to_vec(), flipped] {
-            let mut restored = World::new(1, &settings(10), 100);
+            let mut restored = World::new(1, &settings, 100);
             restored.restore(&[vec![damaged]]);
+            restored.begin_again(&KnownSilences::default());
             restored.shown(true);
+            restored.send(&[Sent { device: Some(0), readings: vec![(0, 1.0)] }]);
         }
     }
 }

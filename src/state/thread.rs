@@ -305,11 +305,16 @@ fn replay(
     parts: &StateThreadParts,
 ) -> bool {
     let (registry, counters) = (parts.registry.clone(), parts.counters.clone());
-    let mut replay = Replay::new(registry, parts.layout, counters, ways);
-    recovery.journals.iter().all(|journal| {
+    let mut replay = Replay::new(registry, parts.layout, counters, ways.clone());
+    let is_whole = recovery.journals.iter().all(|journal| {
         let goes_on = replay.journal(journal, |bytes| progress.advance(bytes, parts));
         goes_on.unwrap_or_else(|error| lost(&error, parts))
-    })
+    });
+    if is_whole {
+        // Err: the shard's thread has ended, and with it the process.
+        ways.iter().for_each(|way| _ = way.send(RestoreMessage::Whole));
+    }
+    is_whole
 }
 
 /// How much of the files is read.

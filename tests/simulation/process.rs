@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use sigmad::analytics::report::{Question, Scope, WindowsReport};
 use sigmad::analytics::thread::{AnalyticsParts, AnalyticsThread, Turn};
-use sigmad::analytics::{Analytics, AnalyticsSettings, Asker, questions};
+use sigmad::analytics::{Analytics, AnalyticsSettings, Asker, KnownSilences, questions};
 use sigmad::judged_queue::{self, JudgedQueueCounters};
 use sigmad::registry::{NameSource, Registry};
 use sigmad::sample_queue::{self, SampleProducer, Sleeper};
@@ -155,6 +155,7 @@ impl Process {
             questions: asked.pop().expect("one shard"),
             state: None,
             journal: None,
+            known_silences: KnownSilences::default(),
             past: None,
             judged_producer: Some(judged_producer),
             events: None,

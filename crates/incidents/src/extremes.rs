@@ -5,6 +5,7 @@
 //! one interval in p has is worth log10(p) less log10 of the intervals in a day: as for `pager`, −log10 of the false
 //! alarms a day that a bar at this score costs.
 
+use sigmad_detectors::saved::saved;
 use sigmad_detectors::tail_probability::TailProbability;
 
 /// Smallest learning rate of the mean distance: an hour of intervals of ten seconds.
@@ -20,6 +21,8 @@ pub struct Extremes {
     scale: f64,
     count: u32,
 }
+
+saved!(Extremes { distances, scale, count });
 
 impl Extremes {
     /// Takes the distance of an interval's farthest value, and returns its score. `intervals_log10`: of one day.

@@ -8,6 +8,8 @@
 
 use std::num::NonZeroU32;
 
+use sigmad_detectors::saved::Saved;
+
 /// Where what is kept of one stream is, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WatchIndex(pub(crate) NonZeroU32);
@@ -130,6 +132,23 @@ impl Fold {
     /// Sets the usual range of single values.
     pub(crate) fn set_range(&mut self, [low, high]: [f64; 2]) {
         (self.low, self.high) = (low, high);
+    }
+
+    /// Appends the interval, without its place among the watches.
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
+        let Self { start_us, sum, min, max, low, high, count, is_slow, watch: _ } = self;
+        start_us.write(to);
+        [*sum, *min, *max, *low, *high].write(to);
+        count.write(to);
+        is_slow.write(to);
+    }
+
+    /// What was written; it has no place among the watches.
+    pub(crate) fn read(from: &mut &[u8]) -> Option<Self> {
+        let start_us = i64::read(from)?;
+        let [sum, min, max, low, high] = <[f64; 5]>::read(from)?;
+        let (count, is_slow) = (u32::read(from)?, bool::read(from)?);
+        Some(Self { start_us, sum, min, max, low, high, count, is_slow, watch: None })
     }
 
     /// What is kept of the stream. None while there is no room for it.

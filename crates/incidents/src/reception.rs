@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
+use sigmad_detectors::saved::saved;
+
 use crate::silence::SilenceTime;
 use crate::silence::cadence::Cadence;
 
@@ -33,6 +35,14 @@ impl SilenceClock {
         }
     }
 
+    /// Goes on from a time, unless it is past that already.
+    pub fn restore(&self, SilenceTime { now_s, offset_s }: SilenceTime) {
+        if now_s > self.time().now_s {
+            self.0.offset_s.store(offset_s, Ordering::Relaxed);
+            self.0.heard_s.store(now_s, Ordering::Relaxed);
+        }
+    }
+
     /// The same for an arrival here, in seconds since 1970.
     pub fn at(&self, wall_s: i64) -> SilenceTime {
         let offset_s = self.0.offset_s.load(Ordering::Relaxed);
@@ -55,12 +65,46 @@ pub struct Reception {
     all: Cadence,
     is_lost: bool,
     clock: SilenceClock,
+    /// Nobody has been heard since the process began: the time before is no time in which devices were silent.
+    has_begun_again: bool,
 }
+
+/// What a restart keeps of [`Reception`]. The clock has its own.
+#[derive(Clone, Debug, Default)]
+pub struct SavedReception {
+    all: Cadence,
+    is_lost: bool,
+}
+
+saved!(SavedReception { all, is_lost });
 
 impl Reception {
     /// Reception that advances this clock.
     pub fn new(clock: SilenceClock) -> Self {
         Self { clock, ..Self::default() }
+    }
+
+    /// What a restart keeps.
+    pub fn saved(&self) -> SavedReception {
+        SavedReception { all: self.all.clone(), is_lost: self.is_lost }
+    }
+
+    /// Goes on from what was kept.
+    pub fn restore(&mut self, SavedReception { all, is_lost }: SavedReception) {
+        (self.all, self.is_lost) = (all, is_lost);
+    }
+
+    /// The process goes on after a restart. `lost_since_s`: it was noticed that nothing is received since then.
+    pub fn begin_again(&mut self, lost_since_s: Option<i64>) {
+        let SilenceTime { now_s, offset_s } = self.clock.time();
+        self.has_begun_again = now_s > 0;
+        self.is_lost |= lost_since_s.is_some_and(|since_s| i64::from(now_s) + offset_s <= since_s);
+    }
+
+    /// When somebody was last heard, in seconds since 1970, if reception is lost.
+    pub fn lost_since_s(&self) -> Option<i64> {
+        let SilenceTime { now_s, offset_s } = self.clock.time();
+        self.is_lost.then(|| i64::from(now_s) + offset_s)
     }
 
     /// Takes samples of anyone that arrived in that second.
@@ -76,7 +120,8 @@ impl Reception {
         }
         self.tick(wall_s, &mut found);
         let hour = before.hour_before();
-        if self.is_lost || gap_s < 0 {
+        let is_after_restart = std::mem::take(&mut self.has_begun_again) && gap_s > 0;
+        if self.is_lost || gap_s < 0 || is_after_restart {
             // This clock goes on one second later; also where the clock of the system was set back.
             offset_s.store(before.offset_s + gap_s - 1, Ordering::Relaxed);
             heard_s.store(before.now_s + 1, Ordering::Relaxed);
@@ -114,6 +159,34 @@ impl Reception {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sigmad_detectors::saved::Saved;
+
+    #[test]
+    fn a_restart_is_no_time_of_silence() {
+        let start_s = 1_735_100_000;
+        let mut reception = Reception::new(SilenceClock::default());
+        (0..3_000).for_each(|s| reception.heard(start_s + s, |finding| panic!("{finding:?}")));
+        let (saved, time) = (reception.saved(), reception.clock.time());
+        let mut bytes = Vec::new();
+        saved.write(&mut bytes);
+        // Short, of an hour, and one in which it was known that nothing is received.
+        let cases = [(5, None, 0), (3_600, None, 2), (3_600, Some(start_s + 2_999), 1)];
+        for (gap_s, lost_since_s, found) in cases {
+            let clock = SilenceClock::default();
+            let mut reception = Reception::new(clock.clone());
+            clock.restore(time);
+            clock.restore(SilenceTime { now_s: time.now_s - 9, offset_s: 7 });
+            reception.restore(SavedReception::read(&mut &bytes[..]).expect("it was written"));
+            reception.begin_again(lost_since_s);
+            assert_eq!(reception.lost_since_s(), lost_since_s);
+            let mut findings = Vec::new();
+            reception.heard(start_s + 2_999 + gap_s, |finding| findings.push(finding));
+            assert_eq!(findings.len(), found, "{gap_s} s: {findings:?}");
+            assert_eq!(clock.time().now_s, time.now_s + 1, "{gap_s} s");
+            reception.heard(start_s + 3_001 + gap_s, |finding| panic!("{finding:?}"));
+            assert_eq!(clock.time().now_s, time.now_s + 3, "as always");
+        }
+    }
 
     #[test]
     fn a_gap_of_all_is_lost_reception_and_no_time() {

@@ -3,6 +3,8 @@
 //! It is what a person is shown beside a value that is not usual, and what says that a stream is back. `pager` has
 //! its own past, which is longer.
 
+use sigmad_detectors::saved::saved;
+
 /// Smallest learning rate: ten minutes of one value in ten seconds.
 const RATE_MIN: f64 = 1.0 / 64.0;
 /// Half the width of the band, in mean absolute deviations: three standard deviations of a normal distribution.
@@ -20,6 +22,8 @@ pub struct Usual {
     lowest: f64,
     count: u32,
 }
+
+saved!(Usual { mean, spread, lowest, count });
 
 impl Usual {
     /// Takes a value.

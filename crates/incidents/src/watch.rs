@@ -10,6 +10,7 @@
 //!   deviation at the end of the hold, which begins anew when the deviation gets worse.
 
 use sigmad_detectors::pager::Pager;
+use sigmad_detectors::saved::saved;
 use sigmad_detectors::{Detector as _, novelty::COUNT_MIN};
 
 use crate::extremes::Extremes;
@@ -54,7 +55,7 @@ pub enum Finding {
 }
 
 /// A deviation that has not ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct OpenDeviation {
     /// The largest score so far.
     score: f32,
@@ -84,6 +85,19 @@ pub struct Watch {
     last_us: i64,
     open: Option<OpenDeviation>,
 }
+
+saved!(OpenDeviation {
+    score,
+    low,
+    high,
+    is_of_extreme,
+    stuck_at,
+    calm,
+    values,
+    worse_us,
+    began_us,
+});
+saved!(Watch { pager, extremes, usual, last, last_us, open });
 
 /// What all streams have in common.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +135,13 @@ impl Watch {
     /// When the deviation began. None if the stream does not deviate.
     pub fn deviates_since(&self) -> Option<i64> {
         self.open.as_ref().map(|open| open.began_us)
+    }
+
+    /// The deviation that has not ended, with the last folded value.
+    pub fn deviation(&self) -> Option<Deviation> {
+        let OpenDeviation { score, low, high, .. } = *self.open.as_ref()?;
+        let (value, usual) = (self.last, self.usual.mean());
+        Some(Deviation { value, usual, low, high, score: f64::from(score) })
     }
 
     /// When its last folded value began.

@@ -5,6 +5,10 @@
 
 use std::num::NonZeroU32;
 
+use sigmad_detectors::Detector as _;
+use sigmad_detectors::pager::Pager;
+use sigmad_detectors::saved::Saved;
+
 use crate::fold::{Fold, Folded, WatchIndex};
 use crate::watch::{Finding, Watch, WatchSettings};
 
@@ -15,6 +19,18 @@ const CHUNK_BITS: usize = 8;
 pub const WATCH_BYTES: usize = size_of::<Watch>();
 /// docs/DETECTION.md promises 4 KiB.
 const _: () = assert!(WATCH_BYTES <= 4_096);
+
+/// The version of what [`Watches::write`] writes: raised when fields or their meaning change. `pager` has its own.
+const STATE_VERSION: u16 = 1;
+
+/// What became of a stream that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// It goes on.
+    GoesOn,
+    /// It begins anew: another version, another length of intervals, or no room.
+    BeginsAnew,
+}
 
 /// The chunk of an index, and the place in it.
 fn split(index: WatchIndex) -> (usize, usize) {
@@ -126,6 +142,43 @@ impl Watches {
         }
     }
 
+    /// Appends a stream, so that it goes on after a restart.
+    pub fn write(&self, fold: &Fold, to: &mut Vec<u8>) {
+        STATE_VERSION.write(to);
+        Pager::STATE_VERSION.write(to);
+        self.settings.interval_us.write(to);
+        fold.write(to);
+        fold.watch().is_some().write(to);
+        if let Some(index) = fold.watch() {
+            self.get(index).write(to);
+        }
+    }
+
+    /// Gives a new stream what was written. None if the bytes are of no stream.
+    pub fn read(&mut self, fold: &mut Fold, mut from: &[u8]) -> Option<Restored> {
+        let versions = (u16::read(&mut from)?, u16::read(&mut from)?);
+        let interval_us = u64::read(&mut from)?;
+        let is_ours = versions == (STATE_VERSION, Pager::STATE_VERSION);
+        if !is_ours || interval_us != self.settings.interval_us {
+            return Some(Restored::BeginsAnew);
+        }
+        let kept = Fold::read(&mut from)?;
+        let watch = if bool::read(&mut from)? { Some(Watch::read(&mut from)?) } else { None };
+        if !from.is_empty() || fold.watch().is_some() {
+            return None;
+        }
+        let Some(watch) = watch else {
+            *fold = kept;
+            return Some(Restored::GoesOn);
+        };
+        let Some(index) = self.open(fold) else { return Some(Restored::BeginsAnew) };
+        self.learned += usize::from(watch.has_learned());
+        *self.get_mut(index) = watch;
+        *fold = kept;
+        fold.set_watch(index);
+        Some(Restored::GoesOn)
+    }
+
     /// Takes room for a new stream. None when there is none.
     #[cold]
     fn open(&mut self, fold: &mut Fold) -> Option<WatchIndex> {
@@ -216,6 +269,53 @@ mod tests {
         assert_eq!((watches.in_use(), watches.learned()), (0, 0));
         add(&mut watches, &mut second, 400 * INTERVAL_US, 1.0);
         assert_eq!((watches.in_use(), watches.learned()), (1, 0));
+    }
+
+    #[test]
+    fn a_stream_that_was_read_goes_on_as_the_one_that_was_written() {
+        let (mut watches, mut fold) = (watches(9), Fold::default());
+        let value = |i: i64| if i > 7_100 { 40.0 } else { (i * 617 % 1_000) as f64 / 1_000.0 };
+        for i in 0..7_110 {
+            add(&mut watches, &mut fold, i * INTERVAL_US / 20, value(i));
+        }
+        let mut bytes = Vec::new();
+        watches.write(&fold, &mut bytes);
+        let (mut again, mut fold_again) = (self::watches(9), Fold::default());
+        assert_eq!(again.read(&mut fold_again, &bytes), Some(Restored::GoesOn));
+        assert_eq!((again.in_use(), again.learned()), (1, 1));
+        let index = fold_again.watch().expect("there is room");
+        assert!(again.get(index).deviates() && again.get(index).deviation().is_some());
+        let mut ended = 0;
+        for i in 7_110..12_000 {
+            let found = add(&mut watches, &mut fold, i * INTERVAL_US / 20, value(i));
+            let found_again = add(&mut again, &mut fold_again, i * INTERVAL_US / 20, value(i));
+            assert_eq!(found_again, found, "{i}");
+            ended += found.len();
+        }
+        assert!(ended > 0, "the level is usual");
+        for length in 0..bytes.len() {
+            assert_eq!(self::watches(9).read(&mut Fold::default(), &bytes[..length]), None);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_another_form_or_without_room_begins_anew() {
+        let (mut watches, mut fold) = (watches(1), Fold::default());
+        for i in 0..400 {
+            add(&mut watches, &mut fold, i * INTERVAL_US, 1.0);
+        }
+        let mut bytes = Vec::new();
+        watches.write(&fold, &mut bytes);
+        let read = |watches: &mut Watches, bytes: &[u8]| {
+            let (mut fold, in_use) = (Fold::default(), watches.in_use());
+            assert_eq!(watches.read(&mut fold, bytes), Some(Restored::BeginsAnew));
+            assert!(fold.is_new() && watches.in_use() == in_use);
+        };
+        read(&mut watches, &bytes);
+        read(&mut Watches::new(WatchSettings::new(1_000_000), 9), &bytes);
+        let mut newer = bytes;
+        newer[0] += 1;
+        read(&mut self::watches(9), &newer);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! One stream as bytes: its window as it is, its counts, and the detectors' states.
+//! One stream as bytes: its window as it is, its counts, and the detectors' states; and what it is judged for incidents by.
 
 use super::{Arena, RingSource, StreamIndex, StreamToJudge};
 use crate::analytics::saved::form::SavedForm;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::saved::Saved;
 use sigmad_detectors::window::Window;
+use sigmad_incidents::watches::Restored;
 use sigmad_sample::Verdict;
 
 impl Arena {
@@ -55,5 +56,27 @@ impl Arena {
         }
         (stream.window, stream.verdict, stream.own) = (window, verdict, own);
         Some(anew)
+    }
+
+    /// Whether there is something to be written by which a stream is judged for incidents.
+    pub fn is_watched(&self) -> bool {
+        self.watches.is_some()
+    }
+
+    /// Appends that.
+    pub fn write_watch(&self, place: StreamIndex, to: &mut Vec<u8>) {
+        let (chunk, within) = self.split(place);
+        if let Some(watches) = &self.watches {
+            watches.write(&self.chunks[chunk].folds[within], to);
+        }
+    }
+
+    /// Gives a stream, just opened, what was written. Without incidents that is nothing. None if the bytes are of no stream.
+    pub fn read_watch(&mut self, place: StreamIndex, from: &[u8]) -> Option<Restored> {
+        let (chunk, within) = self.split(place);
+        match &mut self.watches {
+            Some(watches) => watches.read(&mut self.chunks[chunk].folds[within], from),
+            None => Some(Restored::GoesOn),
+        }
     }
 }

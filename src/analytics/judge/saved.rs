@@ -1,12 +1,20 @@
 //! Snapshots of a shard, and a shard from one.
 
 use super::Analytics;
+use crate::analytics::devices::DeviceWindows;
+use crate::analytics::fleet::FleetWindows;
 use crate::analytics::latest::LatestSamples;
+use crate::analytics::onset_settings::OnsetSettings;
 use crate::analytics::saved::export::Export;
 use crate::analytics::saved::form::{
-    RecordKind, SavedAnomaly, SavedDevice, SavedFleet, SavedForm, SavedMetric, SavedTotals,
+    RecordKind, SavedAnomaly, SavedDevice, SavedFleet, SavedForm, SavedMetric, SavedSilences,
+    SavedTotals,
 };
+use crate::analytics::silence::KnownSilences;
 use sigmad_detectors::saved::Saved;
+use sigmad_incidents::event::Event;
+use sigmad_incidents::silence::cadence::Cadence;
+use sigmad_incidents::watches::Restored;
 use sigmad_sample::{Batch, DeviceId, MetricId};
 
 impl Analytics {
@@ -32,6 +40,9 @@ impl Analytics {
             };
             export.take_value(RecordKind::Fleet, &saved);
         }
+        if let Some(silence) = &self.silence {
+            export.take_value(RecordKind::Silences, &silence.saved());
+        }
         for known in metrics.iter().filter(|known| metrics.is_current(known.metric)) {
             let saved = SavedMetric {
                 metric: known.metric,
@@ -53,16 +64,16 @@ impl Analytics {
     /// Takes what a batch would change.
     #[cold]
     pub(super) fn take_before(&mut self, batch: &Batch) {
-        let Self { export, devices, fleet, metrics, .. } = self;
+        let Self { export, devices, fleet, metrics, silence, .. } = self;
         if let Some(export) = export {
-            export.take_before(batch, devices, fleet, metrics);
+            export.take_before(batch, devices, fleet, metrics, silence.as_ref());
         }
     }
 
     /// Takes a bounded part of what is left of the snapshot. False if there is nothing left.
     pub fn step_snapshot(&mut self) -> bool {
-        let Self { export, devices, fleet, metrics, .. } = self;
-        export.as_mut().is_some_and(|export| export.step(devices, fleet, metrics))
+        let Self { export, devices, fleet, metrics, silence, .. } = self;
+        export.as_mut().is_some_and(|export| export.step(devices, fleet, metrics, silence.as_ref()))
     }
 
     /// A block of the snapshot that is to be written next.
@@ -123,6 +134,56 @@ impl Analytics {
         let id = DeviceId::read(&mut from)?;
         let metric = MetricId::read(&mut from)?;
         self.devices.restore_stream(id, metric, form, from)
+    }
+
+    pub(crate) fn restore_silences(&mut self, saved: SavedSilences) {
+        if let Some(silence) = &mut self.silence {
+            silence.restore(saved);
+        }
+    }
+
+    pub(crate) fn restore_cadence(&mut self, mut from: &[u8]) -> Option<()> {
+        let id = DeviceId::read(&mut from)?;
+        let cadence = Cadence::read(&mut from)?;
+        let Some(silence) = &mut self.silence else { return Some(()) };
+        silence.restore_cadence(id, cadence, &self.devices).then_some(())
+    }
+
+    pub(crate) fn restore_fleet_watch(&mut self, mut from: &[u8]) -> Option<Restored> {
+        let metric = MetricId::read(&mut from)?;
+        let place = self.fleet.get(metric)?.place;
+        let FleetWindows { onsets, arena, .. } = &mut self.fleet;
+        let restored = arena.read_watch(place, from)?;
+        onsets.restore(arena, (None, metric, place), &self.metrics);
+        Some(restored)
+    }
+
+    pub(crate) fn restore_watch(&mut self, mut from: &[u8]) -> Option<Restored> {
+        let id = DeviceId::read(&mut from)?;
+        let metric = MetricId::read(&mut from)?;
+        let device = self.devices.get(id)?;
+        let (name, place) = (device.name.clone(), device.streams[device.find(metric, 0)?].place());
+        let DeviceWindows { onsets, arena, .. } = &mut self.devices;
+        let restored = arena.read_watch(place, from)?;
+        onsets.restore(arena, (name.as_ref(), metric, place), &self.metrics);
+        Some(restored)
+    }
+
+    /// Goes on once everything is restored, and returns an onset of all that is wrong. `known`: which silences were
+    /// known of before.
+    pub fn begin_again(&mut self, now_us: i64, known: &KnownSilences) -> Vec<Event> {
+        let Some(&OnsetSettings { idle_us, .. }) = self.onsets.as_ref() else { return Vec::new() };
+        let mut standing = Vec::new();
+        if let Some(silence) = &mut self.silence {
+            standing.extend(silence.begin_again(known, &self.devices));
+        }
+        let DeviceWindows { onsets, arena, .. } = &mut self.devices;
+        onsets.end_unheard(arena, now_us, idle_us);
+        standing.extend(onsets.standing(arena));
+        let FleetWindows { onsets, arena, .. } = &mut self.fleet;
+        onsets.end_unheard(arena, now_us, idle_us);
+        standing.extend(onsets.standing(arena));
+        standing
     }
 
     /// Adds an anomaly. Streams are restored before.

@@ -12,6 +12,7 @@ use crate::analytics::devices::{DeviceEntry, DeviceWindows};
 use crate::analytics::fleet::{FleetStream, FleetWindows};
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::saved::form::{RecordKind, SavedDevice, push};
+use crate::analytics::silence::SilenceWatch;
 use sigmad_detectors::saved::Saved;
 use sigmad_sample::{Batch, DeviceId, MetricId};
 
@@ -131,6 +132,7 @@ impl Export {
         devices: &DeviceWindows,
         fleet: &FleetWindows,
         metrics: &KnownMetrics,
+        silence: Option<&SilenceWatch>,
     ) {
         for (sample, readings) in batch.iter() {
             for reading in readings {
@@ -140,7 +142,7 @@ impl Export {
             }
             let Some(id) = sample.device else { continue };
             let Some(device) = devices.entry(id.index as usize) else { continue };
-            self.take_device(id.index, device, metrics);
+            self.take_device(id.index, device, metrics, silence);
             if device.generation == id.generation {
                 let touched = |metric| readings.iter().any(|reading| reading.metric == metric);
                 for stream in device.streams.iter().filter(|stream| touched(stream.metric)) {
@@ -161,6 +163,7 @@ impl Export {
         devices: &DeviceWindows,
         fleet: &FleetWindows,
         metrics: &KnownMetrics,
+        silence: Option<&SilenceWatch>,
     ) -> bool {
         if self.sweep == Sweep::Done {
             return false;
@@ -179,7 +182,7 @@ impl Export {
                 }
                 Sweep::Device(index) if index < self.entries => {
                     if let Some(device) = devices.entry(index) {
-                        self.take_device(index as u32, device, metrics);
+                        self.take_device(index as u32, device, metrics, silence);
                         if !self.take_streams(index as u32, device, &devices.arena, metrics) {
                             break;
                         }
@@ -205,10 +208,22 @@ impl Export {
                 stream.metric.write(to);
                 fleet.arena.write(stream.place, to);
             });
+            if fleet.arena.is_watched() {
+                self.record(RecordKind::FleetWatch, |to| {
+                    stream.metric.write(to);
+                    fleet.arena.write_watch(stream.place, to);
+                });
+            }
         }
     }
 
-    fn take_device(&mut self, index: u32, device: &DeviceEntry, metrics: &KnownMetrics) {
+    fn take_device(
+        &mut self,
+        index: u32,
+        device: &DeviceEntry,
+        metrics: &KnownMetrics,
+        silence: Option<&SilenceWatch>,
+    ) {
         // Also without a device so far: the next one is opened after the beginning.
         let was_pending = self.pending_devices.take(index as usize);
         let id = DeviceId { index, generation: device.generation };
@@ -225,6 +240,12 @@ impl Export {
             streams: device.streams.iter().map(|stream| stream.metric).collect(),
         };
         self.record(RecordKind::Device, |to| saved.write(to));
+        if let Some(cadence) = silence.and_then(|silence| silence.cadence(index)) {
+            self.record(RecordKind::Cadence, |to| {
+                id.write(to);
+                cadence.write(to);
+            });
+        }
     }
 
     /// Takes streams of a device until the step is full. False if some are left.
@@ -255,6 +276,13 @@ impl Export {
                 metric.write(to);
                 arena.write(place, to);
             });
+            if arena.is_watched() {
+                self.record(RecordKind::Watch, |to| {
+                    id.write(to);
+                    metric.write(to);
+                    arena.write_watch(place, to);
+                });
+            }
         }
     }
 

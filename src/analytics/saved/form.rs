@@ -11,6 +11,7 @@ use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::SavedDetector;
 use sigmad_detectors::saved;
 use sigmad_detectors::saved::Saved;
+use sigmad_incidents::reception::SavedReception;
 use sigmad_sample::{DeviceId, MetricId, Reading};
 
 /// What a record holds.
@@ -35,10 +36,18 @@ pub enum RecordKind {
     Device = 8,
     /// A [`DeviceId`], a [`MetricId`], and a stream of that device.
     Stream = 9,
+    /// [`SavedSilences`]. Before all devices.
+    Silences = 10,
+    /// A [`DeviceId`], and how often that device is heard. After it.
+    Cadence = 11,
+    /// A [`MetricId`], and what a stream of the fleet is judged for incidents by. After the stream.
+    FleetWatch = 12,
+    /// A [`DeviceId`], a [`MetricId`], and the same of a stream of that device. After the stream.
+    Watch = 13,
 }
 
 impl RecordKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Form,
         Self::Totals,
         Self::Fleet,
@@ -48,6 +57,10 @@ impl RecordKind {
         Self::FleetStream,
         Self::Device,
         Self::Stream,
+        Self::Silences,
+        Self::Cadence,
+        Self::FleetWatch,
+        Self::Watch,
     ];
 }
 
@@ -114,6 +127,17 @@ pub struct SavedDevice {
     pub streams: Vec<MetricId>,
 }
 
+/// The clock of silences, and reception.
+#[derive(Clone, Debug)]
+pub struct SavedSilences {
+    /// Seconds that have passed on the clock.
+    pub now_s: u32,
+    /// What is added to get seconds since 1970.
+    pub offset_s: i64,
+    /// Of the shard that has the fleet's windows alone.
+    pub reception: Option<SavedReception>,
+}
+
 /// An anomaly.
 #[derive(Clone, Debug)]
 pub struct SavedAnomaly {
@@ -175,6 +199,7 @@ saved!(SavedAnomaly {
     changed_us,
     change,
 });
+saved!(SavedSilences { now_s, offset_s, reception });
 saved!(SavedSample { timestamp_us, arrived_us, device, readings });
 
 /// Appends a record.

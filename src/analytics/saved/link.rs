@@ -47,6 +47,8 @@ pub enum RestoreMessage {
     Block(Vec<u8>),
     /// A chunk of the journal, with the ids of this process. Those come after the blocks.
     Chunk(ReplayedChunk),
+    /// That is all. Missing where the drain ends the start.
+    Whole,
 }
 
 /// A chunk that is judged again.

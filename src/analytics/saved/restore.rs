@@ -3,6 +3,7 @@
 use crate::analytics::Analytics;
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::saved::form::{Record, RecordKind, Records, SavedForm, value};
+use sigmad_incidents::watches::Restored;
 
 /// What a shard could not restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +51,16 @@ impl Restoring {
             RecordKind::Anomaly => analytics.restore_anomaly(value(content)?),
             RecordKind::Sample => latest.restore(&value(content)?),
             RecordKind::Device => analytics.restore_device(&value(content)?).then_some(())?,
+            RecordKind::Silences => analytics.restore_silences(value(content)?),
+            RecordKind::Cadence => analytics.restore_cadence(content)?,
+            RecordKind::FleetWatch => {
+                let restored = analytics.restore_fleet_watch(content)?;
+                self.not_restored.states += u64::from(restored == Restored::BeginsAnew);
+            }
+            RecordKind::Watch => {
+                let restored = analytics.restore_watch(content)?;
+                self.not_restored.states += u64::from(restored == Restored::BeginsAnew);
+            }
             RecordKind::FleetStream => {
                 let anew = analytics.restore_fleet_stream(self.form.as_ref()?, content)?;
                 self.not_restored.states += anew as u64;

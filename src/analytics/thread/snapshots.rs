@@ -44,26 +44,30 @@ impl Snapshots {
     }
 
     /// Takes what the shard knew before the restart. Samples wait in their queues meanwhile.
-    /// `judged` is called after each chunk of the journal.
+    /// `judged` is called after each chunk of the journal. False if the start was ended before that is all.
     pub(super) fn restore(
         &self,
         analytics: &mut Analytics,
         latest: &mut LatestSamples,
         mut judged: impl FnMut(&mut Analytics),
-    ) {
+    ) -> bool {
         let mut restoring = Restoring::default();
+        let mut is_whole = false;
         for message in &self.link.restore {
             match message {
                 RestoreMessage::Block(block) => restoring.restore(&block, analytics, latest),
                 RestoreMessage::Chunk(ReplayedChunk { part, arrived_us, batch }) => {
+                    analytics.tick(arrived_us);
                     analytics.judge_part(part, &batch, arrived_us);
                     latest.keep_of(part, &batch, arrived_us);
                     judged(analytics);
                 }
+                RestoreMessage::Whole => is_whole = true,
             }
         }
         // Err: the thread `state` has ended.
         let _ = self.link.restored.send(restoring.not_restored);
+        is_whole
     }
 
     /// Begins a snapshot of what was judged so far: `position` chunks.

@@ -6,7 +6,7 @@ use std::thread;
 use super::*;
 use crate::analytics::names::NameLookup;
 use crate::analytics::report::{AnomaliesQuery, DevicesQuery, DevicesSort, Scope, TotalsReport};
-use crate::analytics::{AnalyticsSettings, AnomalyNumbers, Asker, questions};
+use crate::analytics::{AnalyticsSettings, AnomalyNumbers, Asker, KnownSilences, questions};
 use crate::judged_queue::{self, JudgedConsumer, JudgedCounts, SharedMetric};
 use crate::sample_queue::{self, SampleProducer};
 use crate::shards::ShardLayout;
@@ -57,6 +57,7 @@ fn running_with(
                 events: None,
                 state: None,
                 journal: None,
+                known_silences: KnownSilences::default(),
                 past: None,
                 sleeper,
                 clock: Clock::new(sigmad_clock::start()),

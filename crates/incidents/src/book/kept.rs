@@ -80,9 +80,11 @@ impl Book {
     pub fn write(&self, now_us: i64, to: &mut Vec<u8>) {
         let Self { open, resolved, members, rules, together, rate, .. } = self;
         form::VERSION.write(to);
+        // Until analytics has said what is wrong, the book is no newer than the one that was read.
+        let written_us = self.resumption.as_ref().map_or(now_us, |waits| waits.written_us);
         let members = members.iter().map(|(subject, place)| (subject.clone(), *place));
         let form = Form {
-            written_us: now_us,
+            written_us,
             open: open.values().cloned().collect(),
             resolved: resolved.iter().cloned().collect(),
             members: members.collect(),

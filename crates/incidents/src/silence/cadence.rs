@@ -10,6 +10,8 @@
 //! A device that pauses for an hour or more, as at the end of a working day, does so at certain hours. Pauses that
 //! begin at such an hour, or the ones beside it, are expected.
 
+use sigmad_detectors::saved::Saved;
+
 /// No device is silent before: a lost packet is sent again for seconds, and agents restart.
 const SILENT_MIN_S: f32 = 10.0;
 /// A silence is at least so many mean gaps.
@@ -80,6 +82,23 @@ fn encode_up(value: f32) -> u8 {
 
 fn decode_up(code: u8) -> f32 {
     f32::from_bits(1f32.to_bits() + (u32::from(code) << 20))
+}
+
+/// Without its place in the wheel, and whether it is ignored.
+impl Saved for Cadence {
+    fn write(&self, to: &mut Vec<u8>) {
+        self.last_s.write(to);
+        self.mean.write(to);
+        [self.longest, self.count, self.pauses[0], self.pauses[1], self.pauses[2]].write(to);
+        (self.flags & (SILENT | GONE)).write(to);
+    }
+
+    fn read(from: &mut &[u8]) -> Option<Self> {
+        let (last_s, mean) = (u32::read(from)?, u16::read(from)?);
+        let [longest, count, pauses @ ..] = <[u8; 5]>::read(from)?;
+        let flags = u8::read(from)? & (SILENT | GONE);
+        Some(Self { last_s, next: 0, mean, longest, count, pauses, flags })
+    }
 }
 
 impl Cadence {
@@ -198,6 +217,14 @@ impl Cadence {
 
     pub(crate) fn is_ignored(&self) -> bool {
         self.flags & IGNORED != 0
+    }
+
+    pub(crate) fn set_ignored(&mut self) {
+        self.flags |= IGNORED;
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.flags & GONE != 0
     }
 
     pub(crate) fn is_silent(&self) -> bool {

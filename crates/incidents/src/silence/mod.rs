@@ -73,10 +73,51 @@ impl Silences {
     /// Takes the first sample of a device. `is_ignored`: it may be silent.
     #[cold]
     pub fn begin(&mut self, device: u32, is_ignored: bool) {
+        self.make_room(device);
+        self.get_mut(device).reset(is_ignored);
+    }
+
+    fn make_room(&mut self, device: u32) {
         while self.cadences.len() <= device as usize / CHUNK {
             self.cadences.push(vec![Cadence::default(); CHUNK].into());
         }
-        self.get_mut(device).reset(is_ignored);
+    }
+
+    /// The cadence of a device, None of one that has not been heard.
+    pub fn cadence(&self, device: u32) -> Option<&Cadence> {
+        let cadences = self.cadences.get(device as usize / CHUNK)?;
+        Some(&cadences[device as usize % CHUNK]).filter(|cadence| cadence.last_s > 0)
+    }
+
+    /// Gives a device, of which nothing is known, the cadence that it had. `is_ignored`: it may be silent.
+    pub fn restore(&mut self, device: u32, mut cadence: Cadence, is_ignored: bool) {
+        self.make_room(device);
+        if self.get_mut(device).is_linked() {
+            return;
+        }
+        if is_ignored {
+            cadence.set_ignored();
+        }
+        let is_looked_at = !is_ignored && !cadence.is_gone() && cadence.last_s > 0;
+        *self.get_mut(device) = cadence;
+        if is_looked_at {
+            // At the first look: what is due is known then.
+            self.link(device, 0);
+        }
+    }
+
+    /// That a device is silent was noticed before.
+    pub fn set_silent(&mut self, device: u32) {
+        if self.cadence(device).is_some_and(|cadence| !cadence.is_ignored() && !cadence.is_gone()) {
+            self.get_mut(device).set_silent();
+        }
+    }
+
+    /// A silent device: its mean gap, and after how long it was silent, in seconds. None of one that is heard.
+    pub fn silent(&self, device: u32, time: SilenceTime) -> Option<(f32, u32)> {
+        let cadence = self.cadence(device).filter(|cadence| cadence.is_silent())?;
+        let after_s = cadence.silent_after_s(time.hour(cadence.last_s)).unwrap_or(0);
+        Some((cadence.interval_s(), after_s))
     }
 
     /// Takes a sample of a device that has begun. True when it was silent.
@@ -154,6 +195,7 @@ mod fleets;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sigmad_detectors::saved::Saved;
 
     #[test]
     fn a_device_is_silent_once_returns_and_is_gone() {
@@ -186,6 +228,44 @@ mod tests {
         assert_eq!(silences.watched(), 0);
         assert_eq!(run(&mut silences, 100, true), (vec![], false));
         assert_eq!(silences.watched(), 1);
+    }
+
+    #[test]
+    fn a_device_that_was_restored_goes_on() {
+        let heard = |silences: &mut Silences, device, from_s: u32| {
+            (0..3_000).for_each(|s| _ = silences.heard(device, time(from_s + s)));
+        };
+        fn time(now_s: u32) -> SilenceTime {
+            SilenceTime { now_s, offset_s: 0 }
+        }
+        let mut silences = Silences::default();
+        for device in [3, 4, 5] {
+            silences.begin(device, false);
+            heard(&mut silences, device, 100_000);
+        }
+        let end_s = 102_999;
+        for s in 0..=12 {
+            silences.heard(4, time(end_s + s));
+            silences.heard(5, time(end_s + s));
+        }
+        silences.advance(time(end_s + 12), 3_600, |device, _| assert_eq!(device, 3));
+        assert!(silences.silent(3, time(end_s + 12)).is_some());
+        let mut again = Silences::default();
+        for device in [3, 4, 5] {
+            let mut bytes = Vec::new();
+            silences.cadence(device).expect("it was heard").write(&mut bytes);
+            let read = Cadence::read(&mut &bytes[..]).expect("a cadence");
+            again.restore(device, read, device == 5);
+        }
+        assert_eq!((again.watched(), again.cadence(6).is_none()), (2, true));
+        let mut found = Vec::new();
+        again.advance(time(end_s + 20), 3_600, |device, _| found.push(device));
+        assert_eq!(found, [0; 0], "one is silent, and known to be");
+        again.advance(time(end_s + 40), 3_600, |device, _| found.push(device));
+        assert_eq!(found, [4], "the other is ignored");
+        assert!(again.heard(3, time(end_s + 41)) && again.heard(4, time(end_s + 41)));
+        again.set_silent(4);
+        assert!(again.heard(4, time(end_s + 42)));
     }
 
     #[test]
