@@ -18,11 +18,11 @@ use crate::config::{RedisHistory, RedisKeys, ServerSettings};
 use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
 use crate::memory::MemoryPlan;
 use crate::readiness::StoreState;
-use crate::store::StoreCounters;
 use crate::store::commands::{SampleKeys, StoreOptions};
 use crate::store::dial::TcpDialer;
 use crate::store::keys::ReplicaId;
 use crate::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
+use crate::store::{OutcomeGate, StoreCounters};
 
 /// Samples in the history of one replica: a minute of a large fleet, about 20 MB in Redis.
 const HISTORY_SAMPLES: usize = 100_000;
@@ -47,6 +47,7 @@ pub(super) struct RedisParts {
     pub counters: RedisCounters,
     deadline_ns: Arc<AtomicU64>,
     logs_in_again: Arc<AtomicBool>,
+    outcomes: Arc<OutcomeGate>,
 }
 
 /// The store thread.
@@ -55,6 +56,7 @@ pub(super) struct RunningStore {
     counters: RedisCounters,
     /// When the store drops what is left; 0 until the drain begins.
     deadline_ns: Arc<AtomicU64>,
+    outcomes: Arc<OutcomeGate>,
 }
 
 impl RedisParts {
@@ -91,6 +93,7 @@ impl RedisParts {
         let (readiness, main) = (shared.readiness.clone(), shared.main.clone());
         let deadline_ns = Arc::<AtomicU64>::default();
         let logs_in_again = Arc::<AtomicBool>::default();
+        let outcomes = Arc::<OutcomeGate>::default();
         let thread = StoreThread::new(StoreThreadParts {
             target,
             options,
@@ -108,8 +111,9 @@ impl RedisParts {
             }),
             deadline_ns: deadline_ns.clone(),
             logs_in_again: logs_in_again.clone(),
+            outcomes: outcomes.clone(),
         });
-        Some((Self { thread, counters, deadline_ns, logs_in_again }, producer))
+        Some((Self { thread, counters, deadline_ns, logs_in_again, outcomes }, producer))
     }
 
     /// Each login to Redis reads the file of the password. After SIGHUP the present connections log in with it too,
@@ -127,9 +131,9 @@ impl RedisParts {
 
     /// Starts the thread.
     pub fn start(self) -> io::Result<RunningStore> {
-        let Self { thread, counters, deadline_ns, .. } = self;
+        let Self { thread, counters, deadline_ns, outcomes, .. } = self;
         let thread = spawn("store".into(), None, move || thread.run())?;
-        Ok(RunningStore { thread, counters, deadline_ns })
+        Ok(RunningStore { thread, counters, deadline_ns, outcomes })
     }
 }
 
@@ -167,11 +171,12 @@ impl RunningStore {
         self.deadline_ns.store((deadline.as_nanos() as u64).max(1), Ordering::Relaxed);
     }
 
-    /// Waits until the store has written or dropped what is left. Only a connect, or the search for the address of a
-    /// host name, can keep it longer than its deadline: what it then holds is lost, and counted by the last log line.
+    /// Waits until the store has written or dropped what is left. A connect, the search for the address of a host name,
+    /// or a busy machine can keep it longer than its deadline: what it then holds is lost, and counted here.
     pub fn join(self, start: Instant, deadline: Duration) {
         while !self.thread.is_finished() {
             if elapsed(start) > deadline {
+                self.outcomes.close();
                 let samples = self.counters.unfinished();
                 warn!(samples, "the store does not respond; the samples that it holds are lost");
                 return;

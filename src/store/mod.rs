@@ -17,6 +17,7 @@ mod info;
 pub mod keys;
 pub mod link;
 pub mod mark_reply;
+mod outcome_gate;
 pub mod queue;
 pub mod redis_clock;
 mod replies;
@@ -26,6 +27,8 @@ mod sentinel;
 pub mod thread;
 pub mod url;
 pub mod windows;
+
+pub use outcome_gate::OutcomeGate;
 
 use sigmad_counters::{Counter, Histogram};
 

@@ -30,7 +30,7 @@ use super::queue::StoreQueue;
 use super::redis_clock::RedisClock;
 use super::reply::Reply;
 use super::url::{Address, Target};
-use super::{DropReason, ErrorKind, StoreCounters};
+use super::{DropReason, ErrorKind, OutcomeGate, StoreCounters};
 use crate::judged_queue::{JudgedConsumer, ReplicaUpdate};
 use crate::registry::Registry;
 use sigmad_backoff::Backoff;
@@ -86,6 +86,8 @@ pub struct StoreThreadParts {
     pub deadline_ns: Arc<AtomicU64>,
     /// Set to true when the password was read again: the present connections log in with it.
     pub logs_in_again: Arc<AtomicBool>,
+    /// Closed once the process counts what is left without this thread.
+    pub outcomes: Arc<OutcomeGate>,
 }
 
 /// The thread's state; [`StoreThread::run`] is its loop.
@@ -101,6 +103,9 @@ pub struct StoreThread {
     on_state: Box<dyn Fn(bool) + Send>,
     deadline_ns: Arc<AtomicU64>,
     logs_in_again: Arc<AtomicBool>,
+    outcomes: Arc<OutcomeGate>,
+    /// Samples that came after the deadline. They are counted, and not put into the store queue.
+    too_late: u64,
 
     link: Option<Link>,
     identity: ClientIdentity,
@@ -159,8 +164,8 @@ impl StoreThread {
         let StoreThreadParts {
             target, options, flush_interval, consumer, registry, counters, ..
         } = parts;
-        let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, logs_in_again, .. } =
-            parts;
+        let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, .. } = parts;
+        let StoreThreadParts { logs_in_again, outcomes, .. } = parts;
         let keeps_history = options.history_len.is_some();
         let name = format!("sigmad-{}", options.replica);
         Self {
@@ -177,6 +182,8 @@ impl StoreThread {
             on_state,
             deadline_ns,
             logs_in_again,
+            outcomes,
+            too_late: 0,
             link: None,
             master: None,
             confirm_ns: 0,
@@ -218,7 +225,7 @@ impl StoreThread {
                 }
             }
             if !is_open {
-                if self.queue.is_empty() && self.has_confirmed() {
+                if self.queue.is_empty() && self.too_late == 0 && self.has_confirmed() {
                     // Those of the last seconds: a sentinel may not know yet that their master is none any more.
                     self.queue.release_all();
                     return self.update_gauges();
@@ -237,8 +244,8 @@ impl StoreThread {
         deadline_ns != 0 && self.clock.monotonic_ns() >= deadline_ns
     }
 
-    /// Moves the waiting chunks to the store queue, one more than `chunks_max` at most. False once analytics
-    /// has ended and all chunks are taken.
+    /// Moves the waiting chunks to the store queue, one more than `chunks_max` at most. Past the deadline they are only
+    /// counted: that takes no time, however many there are. False once analytics has ended and all chunks are taken.
     fn gather(&mut self, chunks_max: usize) -> bool {
         let mut is_open = true;
         for _ in 0..=self.consumer.chunks.len().min(chunks_max) {
@@ -249,13 +256,17 @@ impl StoreThread {
                     break;
                 }
             };
-            let (name, metric_name) = (
-                |device| self.registry.device_name(device),
-                |metric| self.registry.metric_name(metric),
-            );
-            let dropped = self.queue.take(&chunk, name, metric_name);
             self.counters.taken_total.add(chunk.len() as u64);
-            self.count_dropped(DropReason::QueueFull, dropped);
+            if self.is_past_deadline() {
+                self.too_late += chunk.len() as u64;
+            } else {
+                let (name, metric_name) = (
+                    |device| self.registry.device_name(device),
+                    |metric| self.registry.metric_name(metric),
+                );
+                let dropped = self.queue.take(&chunk, name, metric_name);
+                self.outcomes.count(|| self.count_dropped(DropReason::QueueFull, dropped));
+            }
             self.consumer.recycle(chunk);
         }
         self.update_gauges();
@@ -386,10 +397,12 @@ impl StoreThread {
     }
 
     fn drop_rest(&mut self) {
-        let lost = self.queue.drop_all();
-        self.count_dropped(DropReason::Shutdown, lost);
+        let lost = self.queue.drop_all() + self.too_late;
+        self.outcomes.count(|| {
+            self.count_dropped(DropReason::Shutdown, lost);
+            warn!(samples = lost, "Redis did not take the last samples; they are dropped");
+        });
         self.update_gauges();
-        warn!(samples = lost, "Redis did not take the last samples; they are dropped");
     }
 
     fn count_dropped(&self, reason: DropReason, samples: u64) {

@@ -187,6 +187,7 @@ impl Process {
             seed: random,
             deadline_ns: deadline.clone(),
             logs_in_again: Arc::default(),
+            outcomes: Arc::default(),
         }));
         Self {
             index,

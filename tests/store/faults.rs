@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
@@ -20,12 +21,9 @@ use serde_json::{Value, json};
 const REQUESTS: u64 = 400;
 /// Requests after the fault.
 const REQUESTS_AFTER: u64 = 100;
-/// Time limit for the proxy to reach a state.
-const STRIKE: Duration = Duration::from_secs(10);
-/// Time limit to detect a Redis that is down: the timeouts of a batch, on a busy machine.
-const NOTICED: Duration = Duration::from_secs(10);
-/// Time limit to find a Redis that is back, and to write the queued samples.
-const BACK: Duration = Duration::from_secs(15);
+/// Time limit for the proxy to reach a state, to detect a Redis that is down, to find one that is back and to write the
+/// queued samples, and to exit. Each takes seconds; nothing here judges how many.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Default of `--flush-interval`.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
@@ -89,7 +87,7 @@ impl Scene {
     /// Waits until sigmad has detected the fault; it still accepts requests.
     #[track_caller]
     fn expect_away(&self, kind: &str) {
-        let deadline = Instant::now() + NOTICED;
+        let deadline = Instant::now() + LIMIT;
         loop {
             let scrape = Scrape::of(&self.server);
             if scrape.get("sigmad_store_up") == 0 && scrape.errors(kind) > 0 {
@@ -105,7 +103,7 @@ impl Scene {
     /// Waits until sigmad uses Redis again.
     #[track_caller]
     fn expect_back(&self) {
-        let deadline = Instant::now() + BACK;
+        let deadline = Instant::now() + LIMIT;
         while Scrape::of(&self.server).get("sigmad_store_up") == 0 {
             assert!(Instant::now() < deadline, "Redis is back, and sigmad has not found it");
             std::thread::sleep(Duration::from_millis(10));
@@ -144,7 +142,7 @@ impl Scene {
         let ledger = load.stop();
         self.compare(&ledger, &Excuse::NONE);
         ledger.assert_not_held_up();
-        self.expect_named(kind, 1);
+        self.expect_named(kind);
     }
 
     /// The end of a fault in which Redis was slow but never down: nothing is lost, no response waited.
@@ -179,15 +177,37 @@ impl Scene {
         moment
     }
 
-    /// The log names the fault at most that many times, and its end as often.
+    /// The log names the fault.
     #[track_caller]
-    fn expect_named(&self, kind: &str, times: usize) {
+    fn expect_named(&self, kind: &str) {
+        let lines = self.expect_each_outage_named_once();
+        let is_named = lines.iter().any(|line| is_warning(line) && line["kind"] == kind);
+        assert!(is_named, "{kind} is not named: {lines:#?}");
+    }
+
+    /// From the first failure until Redis is back, the log names each kind once, and the end once. How many outages
+    /// there are depends on the machine too: Redis and the proxy have to be served in time.
+    #[track_caller]
+    fn expect_each_outage_named_once(&self) -> Vec<Value> {
         let lines = log_of_redis(&self.server);
-        let (away, back): (Vec<_>, Vec<_>) = lines.iter().partition(|line| is_warning(line));
-        let named = away.iter().filter(|line| line.to_string().contains(kind)).count();
-        assert!((1..=times).contains(&named), "{kind} is named {named} times: {lines:#?}");
-        assert!(away.len() <= times + 2, "{} lines of what is wrong: {lines:#?}", away.len());
-        assert!(back.len() <= times + 2, "{} lines of what is well: {lines:#?}", back.len());
+        let mut named = HashSet::new();
+        for line in &lines {
+            match line["message"].as_str() {
+                Some("Redis fails; samples wait for it") => {
+                    assert!(
+                        named.insert(line["kind"].to_string()),
+                        "{line} comes twice: {lines:#?}"
+                    )
+                }
+                Some("Redis is back") => {
+                    assert!(!named.is_empty(), "{line} comes twice: {lines:#?}");
+                    named.clear();
+                }
+                Some("Redis refuses a command") => {}
+                _ => assert!(!is_warning(line), "{line} in {lines:#?}"),
+            }
+        }
+        lines
     }
 }
 
@@ -289,9 +309,9 @@ fn cut(flags: &[&str], plan: Plan, cuts: &[Fault]) {
     for cut in cuts {
         let before = proxy.counters();
         proxy.set(*cut);
-        proxy.wait(STRIKE, "a cut", |counters| counters.cuts > before.cuts);
+        proxy.wait(LIMIT, "a cut", |counters| counters.cuts > before.cuts);
         // The next cut waits for a working connection: failed attempts become ever rarer.
-        proxy.wait(STRIKE, "another connection", |counters| {
+        proxy.wait(LIMIT, "another connection", |counters| {
             counters.connections > before.connections
         });
         load.run(Phase::Fault, REQUESTS / cuts.len() as u64 + 1);
@@ -305,8 +325,7 @@ fn cut(flags: &[&str], plan: Plan, cuts: &[Fault]) {
     }
     let errors = Scrape::of(&scene.server).errors("broken");
     assert!(errors > 0, "no broken connection counted");
-    // A short fault need not change the state; none is logged more than once.
-    scene.expect_named("broken", cuts.len());
+    scene.expect_named("broken");
 }
 
 /// Cuts in the middle of a command, between commands, and some batches later.
@@ -347,8 +366,7 @@ fn a_delay_of_half_a_second_each_way() {
     scene.proxy().set(Fault::None);
     scene.expect_nothing_lost(load);
     // Slow is not down, unless a second exceeds a timeout: then it is logged once.
-    let lines = log_of_redis(&scene.server);
-    assert!(lines.len() <= 5, "{lines:#?}");
+    scene.expect_each_outage_named_once();
 }
 
 /// The network delays a batch beyond the timeout, and delivers it after later ones.
@@ -367,7 +385,7 @@ fn a_batch_arrives_after_its_successors() {
     }
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse::NONE);
-    scene.expect_named("timeout", 1);
+    scene.expect_named("timeout");
 }
 
 #[test]
@@ -425,7 +443,7 @@ fn clients_are_killed() {
     scene.compare(&ledger, &Excuse::NONE);
     ledger.assert_not_held_up();
     assert!(Scrape::of(&scene.server).errors("broken") > 0);
-    scene.expect_named("broken", KILLS);
+    scene.expect_named("broken");
 }
 
 #[test]
@@ -436,8 +454,7 @@ fn redis_pauses_its_clients() {
     load.run(Phase::Fault, REQUESTS * 5 / 2);
     scene.server.get("/readyz").expect(200);
     scene.expect_nothing_lost(load);
-    let lines = log_of_redis(&scene.server);
-    assert!(lines.len() <= 5, "{lines:#?}");
+    scene.expect_each_outage_named_once();
 }
 
 #[test]
@@ -462,7 +479,7 @@ fn redis_accepts_no_more_clients() {
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse::NONE);
     ledger.assert_not_held_up();
-    scene.expect_named("connect", 1);
+    scene.expect_named("connect");
 }
 
 #[test]
@@ -491,7 +508,7 @@ fn the_password_changes_and_changes_back() {
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse::NONE);
     ledger.assert_not_held_up();
-    scene.expect_named("auth", 1);
+    scene.expect_named("auth");
 }
 
 /// A mounted Secret changes in place, some time after Redis has the new password.
@@ -519,7 +536,7 @@ fn the_file_of_the_password_changes_and_nothing_is_lost() {
     std::fs::remove_file(&secret).expect("it was written");
     scene.compare(&ledger, &Excuse::NONE);
     ledger.assert_not_held_up();
-    scene.expect_named("auth", 1);
+    scene.expect_named("auth");
     let log = scene.server.log_text();
     assert!(!log.contains("first") && !log.contains("second"), "{log}");
 }
@@ -582,7 +599,7 @@ fn redis_comes_back_without_its_data() {
     ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });
     ledger.assert_not_held_up();
     // First broken, then refused.
-    scene.expect_named("connect", 1);
+    scene.expect_named("connect");
 }
 
 #[test]
@@ -605,7 +622,7 @@ fn redis_loads_its_data() {
     ledger.settle(&scene.server);
     ledger.check(&scene.redis, &Excuse { may_miss: &may_miss, ..Excuse::NONE });
     ledger.assert_not_held_up();
-    scene.expect_named("loading", 1);
+    scene.expect_named("loading");
 }
 
 #[test]
@@ -623,7 +640,7 @@ fn redis_is_not_there_at_the_start() {
     load.run(Phase::After, REQUESTS_AFTER);
     let ledger = load.stop();
     scene.compare(&ledger, &Excuse::NONE);
-    scene.expect_named("connect", 1);
+    scene.expect_named("connect");
 }
 
 #[test]
@@ -631,7 +648,7 @@ fn sigmad_terminated_under_load_writes_everything_to_redis() {
     let mut scene = Scene::new(&[]);
     let load = scene.post(unique());
     scene.server.terminate();
-    let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
+    let status = scene.server.wait_exit(LIMIT).expect("exits after SIGTERM");
     assert_eq!(status.code(), Some(0));
     let ledger = load.join();
     ledger.assert_answers();
@@ -646,7 +663,7 @@ fn sigmad_terminated_without_redis_counts_the_lost_samples() {
     scene.proxy().set(Fault::BlackHole);
     load.run(Phase::Fault, REQUESTS_AFTER);
     scene.server.terminate();
-    let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
+    let status = scene.server.wait_exit(LIMIT).expect("exits after SIGTERM");
     assert_eq!(status.code(), Some(0));
     load.join().assert_answers();
     let lines = log_of_redis(&scene.server);
@@ -662,7 +679,7 @@ fn sigmad_terminated_with_a_very_slow_redis_exits_in_time() {
     load.run(Phase::Fault, REQUESTS_AFTER);
     scene.server.terminate();
     // A reply takes minutes; the drain, the last flush and an attempt in progress take seconds.
-    let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
+    let status = scene.server.wait_exit(LIMIT).expect("exits after SIGTERM");
     assert_eq!(status.code(), Some(0));
     load.join().assert_answers();
 }
@@ -734,19 +751,35 @@ fn post_distinct(server: &Server, requests: u64) -> u64 {
     for request in 0..requests {
         let sample = |device: u64| json!({"timestamp": 1_735_100_000 + request, "device": format!("d-{device}"), "rps": 1});
         let samples: Vec<Value> = (0..SAMPLES).map(sample).collect();
-        server.ingest(&Value::from(samples).to_string()).expect(202);
+        let body = Value::from(samples).to_string();
+        // Where analytics does not get a core for a while, its queue fills. Then nothing of the request is kept.
+        eventually("there is room for a request", || {
+            let response = server.ingest(&body);
+            assert!(matches!(response.status, 202 | 503), "{}", response.text());
+            response.status == 202
+        });
     }
     requests * SAMPLES
 }
 
+/// Each sample has one outcome in the last lines, and each loss is named once. After the drain of a moment the process
+/// does not wait for the store thread, which counts at the same time.
 #[test]
 fn sigmad_terminated_with_a_distant_redis_counts_every_sample() {
-    let mut scene = Scene::with_proxy(&["--drain", "3s"]);
+    terminated_with_a_distant_redis("3s", 200);
+    for _ in 0..5 {
+        terminated_with_a_distant_redis("20ms", 20);
+    }
+}
+
+fn terminated_with_a_distant_redis(drain: &str, requests: u64) {
+    // Room for all samples: those that a full queue drops are counted, and not named.
+    let mut scene = Scene::with_proxy(&["--drain", drain, "--redis-queue", "512MiB"]);
     let way = Duration::from_millis(200);
     scene.proxy().set(Fault::Delay { requests: way, replies: way });
-    let posted = post_distinct(&scene.server, 200);
+    let posted = post_distinct(&scene.server, requests);
     scene.server.terminate();
-    let status = scene.server.wait_exit(BACK).expect("exits after SIGTERM");
+    let status = scene.server.wait_exit(LIMIT).expect("exits after SIGTERM");
     assert_eq!(status.code(), Some(0));
     let (accepted, outcomes) = last_counts(&scene.server);
     assert_eq!(accepted, posted);
@@ -810,7 +843,7 @@ fn sigmad_killed_loses_one_flush_at_most() {
     let written = scene.written_until();
     scene.server.signal(libc::SIGKILL);
     let killed = Instant::now();
-    scene.server.wait_exit(BACK).expect("killed");
+    scene.server.wait_exit(LIMIT).expect("killed");
     let mut ledger = load.join();
     ledger.assert_answers();
 
@@ -892,7 +925,7 @@ fn a_key_of_the_wrong_type_affects_its_own_stream_only() {
     let scrape = Scrape::of(&scene.server);
     assert!(scrape.errors("wrong_type") > 0);
     assert_eq!(scrape.get("sigmad_store_up"), 1);
-    scene.expect_named("wrong_type", 1);
+    scene.expect_named("wrong_type");
     let kept: String = scene.redis.ask(&["GET", spoiled]);
     assert_eq!(kept, "not ours");
 

@@ -216,6 +216,7 @@ impl Replica {
             seed: 1,
             deadline_ns: Arc::new(AtomicU64::new(0)),
             logs_in_again: Arc::default(),
+            outcomes: Arc::default(),
         });
         let thread = std::thread::spawn(move || thread.run());
         Self { producer, thread, counters, clock, written: 0, shared: Vec::new() }

@@ -35,14 +35,14 @@ const CLIENTS_MAX: u64 = 8;
 /// The first timestamp, seconds since 1970.
 const FIRST_S: u64 = 1_735_100_000;
 /// Time limit until queued samples are written and updates of other replicas are applied.
-const REST: Duration = Duration::from_secs(20);
+const REST: Duration = Duration::from_secs(60);
 /// Differences that are printed at most.
 const SHOWN: usize = 12;
 
-/// A response that waits for a Redis that is down takes at least as long as its timeouts: half a second.
-const HELD_UP: Duration = Duration::from_millis(250);
-/// One request in this many may take as long because the machine is busy.
-const BUSY_ONE_IN: usize = 50;
+/// A response that waits for a Redis that does not reply takes at least as long as its timeout: two seconds.
+const HELD_UP: Duration = Duration::from_millis(1_500);
+/// One request in this many may take as long because the machine stands still.
+const BUSY_ONE_IN: usize = 10;
 
 /// Which samples share a timestamp, and with it a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

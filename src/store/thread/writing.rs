@@ -39,9 +39,11 @@ impl StoreThread {
             Some(_) => self.queue.done_unconfirmed(refusals, self.clock.monotonic_ns()),
             None => self.queue.done(refusals),
         };
-        self.counters.stored_total.add(outcome.stored);
-        self.counters.coalesced_total.add(outcome.coalesced);
-        self.count_dropped(DropReason::Refused, outcome.refused);
+        self.outcomes.count(|| {
+            self.counters.stored_total.add(outcome.stored);
+            self.counters.coalesced_total.add(outcome.coalesced);
+            self.count_dropped(DropReason::Refused, outcome.refused);
+        });
         self.update_gauges();
         let now = self.clock.now();
         let delay_us = monotonic_us(now).saturating_sub(since_us).max(0);
