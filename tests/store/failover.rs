@@ -6,7 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
 use crate::harness::{Launch, Server, eventually};
-use crate::redis_server::{Cluster, MASTER_NAME, Redis, Sentinels};
+use crate::redis_server::{Cluster, DOWN_AFTER_MS, MASTER_NAME, Redis, Sentinels};
 use crate::store_ledger::{Excuse, Keys, Ledger, Phase, Plan, Scrape};
 use serde_json::{Value, json};
 
@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 const REQUESTS: u64 = 200;
 /// Requests while there is no master: for more than the second that the sentinels wait.
 const REQUESTS_WITHOUT: u64 = 800;
+/// A time that no test takes: the sentinels do nothing.
+const DOWN_AFTER_THE_TEST_MS: &str = "3600000";
 
 fn start(url: &str) -> Server {
     let server =
@@ -42,12 +44,16 @@ fn a_master_is_killed_under_load() {
 
     let load = Ledger::new(Plan::default()).post_to(&server);
     load.run(Phase::Control, REQUESTS);
+    // The sentinels wait until the test has seen the state without a master.
+    group.set_down_after(DOWN_AFTER_THE_TEST_MS);
     let node =
         group.nodes.iter_mut().find(|node| node.port() == master).expect("a node of the group");
     node.kill();
     load.run(Phase::Fault, REQUESTS_WITHOUT);
-    let ready = server.get("/readyz").expect(200).json();
-    assert_eq!(ready["parts"]["redis"], "degraded");
+    eventually("/readyz says degraded", || {
+        server.get("/readyz").expect(200).json()["parts"]["redis"] == "degraded"
+    });
+    group.set_down_after(DOWN_AFTER_MS);
     let successor = group.wait_for_failover(master);
     eventually("the successor is in use", || Scrape::of(&server).get("sigmad_store_up") == 1);
     load.run(Phase::After, REQUESTS);
