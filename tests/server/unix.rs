@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 
 use crate::harness::{
@@ -219,27 +219,59 @@ const WORKERS: usize = 3;
 /// Connections that are the share of one.
 const EACH: usize = 20;
 
-/// Accepts as a worker does, and says each time which one it is.
-fn accept_as(
-    worker: usize,
-    listener: Listener,
-    has_ended: Arc<AtomicBool>,
-    accepted: Sender<usize>,
-) -> (Arc<dyn Wake>, std::thread::JoinHandle<()>) {
-    let mut poller = EpollPoller::new([listener]).expect("an epoll instance");
-    let waker = poller.waker();
-    let run = move || {
-        let mut sockets = Vec::new();
-        while !has_ended.load(Ordering::Relaxed) {
-            while let Some(connection) = poller.accept().expect("a descriptor") {
-                sockets.push(connection.socket);
-                accepted.send(worker).expect("the test receives");
+/// A thread that accepts as a worker does, and says each time which one it is.
+struct Accepting {
+    /// Connections that it had accepted when it last went to sleep.
+    seen: Arc<AtomicU64>,
+    tid: i32,
+    waker: Arc<dyn Wake>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Not asleep yet.
+const AWAKE: u64 = u64::MAX;
+
+impl Accepting {
+    fn start(
+        worker: usize,
+        listener: Listener,
+        has_ended: Arc<AtomicBool>,
+        accepted: Sender<usize>,
+    ) -> Self {
+        let mut poller = EpollPoller::new([listener]).expect("an epoll instance");
+        let waker = poller.waker();
+        let seen = Arc::new(AtomicU64::new(AWAKE));
+        let (own_tid, tid) = mpsc::channel();
+        let sees = seen.clone();
+        let run = move || {
+            // SAFETY: a plain system call.
+            own_tid.send(unsafe { libc::gettid() }).expect("the test receives");
+            let mut sockets = Vec::new();
+            while !has_ended.load(Ordering::Relaxed) {
+                while let Some(connection) = poller.accept().expect("a descriptor") {
+                    sees.store(AWAKE, Ordering::SeqCst);
+                    sockets.push(connection.socket);
+                    accepted.send(worker).expect("the test receives");
+                }
+                sees.store(sockets.len() as u64, Ordering::SeqCst);
+                poller.wait(None).expect("a poller");
+                assert_eq!(poller.progress().count(), 0);
             }
-            poller.wait(None).expect("a poller");
-            assert_eq!(poller.progress().count(), 0);
+        };
+        let thread = std::thread::spawn(run);
+        let tid = tid.recv().expect("it starts");
+        Self { seen, tid, waker, thread }
+    }
+
+    /// True once it waits for another connection than these. After it has said so it sleeps nowhere else.
+    fn sleeps(&self, accepted: u64) -> bool {
+        if self.seen.load(Ordering::SeqCst) != accepted {
+            return false;
         }
-    };
-    (waker, std::thread::spawn(run))
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{}/stat", self.tid));
+        let stat = stat.expect("the thread runs");
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S'))
+    }
 }
 
 #[test]
@@ -252,20 +284,25 @@ fn connections_of_a_quiet_server_go_to_every_worker() {
     let (sender, accepted) = mpsc::channel();
     let listeners = bound.listeners.into_iter().enumerate();
     let workers: Vec<_> = listeners
-        .map(|(worker, listener)| accept_as(worker, listener, has_ended.clone(), sender.clone()))
+        .map(|(worker, listener)| {
+            Accepting::start(worker, listener, has_ended.clone(), sender.clone())
+        })
         .collect();
-    let mut counts = [0; WORKERS];
+    let mut counts = [0_u64; WORKERS];
     let mut clients = Vec::new();
     // One after another, as agents come: the first worker that sleeps would get them all.
     for _ in 0..EACH * WORKERS {
+        eventually("all workers sleep", || {
+            workers.iter().zip(&counts).all(|(worker, count)| worker.sleeps(*count))
+        });
         clients.push(UnixStream::connect(directory.path()).expect("it listens"));
         counts[accepted.recv_timeout(WAIT).expect("somebody accepts")] += 1;
     }
     println!("connections of each worker: {counts:?}");
     // 20 each. Without turns the first one had 49 to 55 of them in three runs.
-    assert!(counts.iter().all(|count| *count >= EACH / 4), "{counts:?}");
+    assert!(counts.iter().all(|count| *count >= EACH as u64 / 4), "{counts:?}");
     has_ended.store(true, Ordering::Relaxed);
-    for (waker, thread) in workers {
+    for Accepting { waker, thread, .. } in workers {
         waker.wake();
         thread.join().expect("it ends");
     }

@@ -129,10 +129,12 @@ mod tests {
             waits_for_the_end(&until)
         });
         started.recv().expect("it starts");
-        // It may not have come to its wait yet.
+        // It may not have come to its wait yet, and a listing leaves out a thread while others end. It sleeps until
+        // it has been found.
         loop {
-            let threads = stacks(&mut unwinder).expect("signals").expect("nobody else looks");
-            let thread = threads.iter().find(|thread| thread.name == "sleeper").expect("alive");
+            let Some(threads) = stacks(&mut unwinder).expect("signals") else { continue };
+            let found = threads.iter().find(|thread| thread.name == "sleeper");
+            let Some(thread) = found else { continue };
             let frames = thread.stack.iter().flat_map(|at| symbols.resolve(at - 1).to_vec());
             let names: Vec<_> = frames.map(|frame| frame.function).collect();
             if names.iter().any(|name| name.contains("waits_for_the_end")) {
