@@ -5,7 +5,8 @@
 
 A suite of kind `build` compiles or only computes; `waits` mostly sleeps between events; `alone` is judged by CPU
 time, clocks or counts, and so nothing runs beside it. At most two suites run at once. The first failure ends the
-run with the end of its log. Every log is kept in target/suites; a table at the end names what each suite took.
+run with the end of its log, and last with what failed in a few lines. Every log is kept in target/suites; a table at
+the end names what each suite took.
 """
 
 from __future__ import annotations
@@ -29,6 +30,17 @@ LOOK_S = 0.2
 TAIL_LINES = 200
 # What is looked for in the whole log of a suite that failed.
 TROUBLE = re.compile(r"^(test .* FAILED|error(\[|:)|thread '.*' \(?\d* ?\)?panicked|.*AssertionError|make.*\*\*\*)")
+
+# The last lines say what failed: so many tests, so many lines of each before its panic and from it on, …
+FAILED_TESTS_MAX = 8
+LINES_BEFORE_PANIC = 10
+LINES_OF_PANIC = 12
+# … and a line is cut here: an assertion may print a whole log.
+LINE_BYTES_MAX = 300
+# What a failed test of cargo has printed begins with the one, and its panic with the other.
+OUTPUT_OF = re.compile(r"^---- (.+) stdout ----$")
+PANIC = re.compile(r"^thread '.*panicked at ")
+BACKTRACE = re.compile(r"^(stack backtrace:|note: run with `RUST_BACKTRACE)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +152,39 @@ class Run:
         above = [line for line in lines[:-TAIL_LINES] if TROUBLE.match(line)]
         print(f"== {self.suite.name}: the end of its log", *above, *tail, sep="\n", flush=True)
 
+    def show_reason(self) -> None:
+        """What failed, in a few lines."""
+        lines = self.path.read_text(errors="replace").splitlines()
+        tests = failed_tests(lines)
+        # Of other suites, what looks like an error, or else the end.
+        shown = tests or [line for line in lines if TROUBLE.match(line)] or lines
+        shown = shown if tests else shown[-LINES_OF_PANIC:]
+        print(f"== {self.suite.name} failed:", *(line[:LINE_BYTES_MAX] for line in shown), sep="\n", flush=True)
+
+
+def failed_tests(lines: list[str]) -> list[str]:
+    """The names of the failed tests of cargo, each with the lines around its panic."""
+    starts = [number for number, line in enumerate(lines) if OUTPUT_OF.match(line)]
+    shown = []
+    for start in starts[:FAILED_TESTS_MAX]:
+        output = []
+        for line in lines[start + 1 :]:
+            if OUTPUT_OF.match(line) or line == "failures:":
+                break
+            output.append(line)
+        # The log of the server is long, and above.
+        told = [line for line in output if line and not line.startswith("{")]
+        panic = next((number for number, line in enumerate(told) if PANIC.match(line)), len(told))
+        of_panic = []
+        for line in told[panic : panic + LINES_OF_PANIC]:
+            if BACKTRACE.match(line):
+                break
+            of_panic.append(line)
+        shown += [lines[start], *told[max(0, panic - LINES_BEFORE_PANIC) : panic], *of_panic]
+    if len(starts) > FAILED_TESTS_MAX:
+        shown += [f"and: {OUTPUT_OF.match(lines[start]).group(1)}" for start in starts[FAILED_TESTS_MAX:]]
+    return shown
+
 
 def may_start(suite: Suite, running: list[Run], waiting: list[Suite], passed: set[str]) -> bool:
     if any(name not in passed for name in suite.needs):
@@ -219,6 +264,8 @@ def main() -> None:
     print(f"| all | {time.monotonic() - began:.0f} | {sum(run.cpu_s for run in ended):.0f} |\n")
     for run in failed:
         run.show_failure()
+    for run in failed:
+        run.show_reason()
     if failed:
         missing = {suite.name for suite in wanted} - {run.suite.name for run in ended}
         names = ", ".join(run.suite.name for run in failed)
