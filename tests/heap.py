@@ -27,8 +27,8 @@ PPROF = Path(os.environ.get("PPROF", bench.ROOT / ".tools" / "bin" / "pprof"))
 VALUES = ("alloc_objects", "alloc_space", "inuse_objects", "inuse_space")
 TOLERANCE = 0.05
 DEVICES = 100_000
-# Each device sends two metrics; a stream is a header and a ring of 50 values (src/analytics/arena.rs).
-STREAM_BYTES = 128 + 8 * 50
+# Each device sends two metrics. A stream is a record, a ring of 50 values and, for incidents, a fold.
+WINDOW_BYTES = 8 * 50
 # A hundred chunks, each of which is one sample or none: four standard deviations.
 CHUNKS_TOLERANCE = 0.25
 BATCH = 1_000
@@ -37,6 +37,18 @@ SPAN_S = 8
 # One read in 64 is timed, and a connection's first read may come before its bytes.
 TIMED_EVERY = 64
 REQUESTS = 100 * TIMED_EVERY
+
+
+def size_of(name: str, file: str) -> int:
+    """As the compiler has checked it."""
+    found = re.search(rf"assert!\(size_of::<{name}>\(\) == (\d+)\)", (bench.ROOT / file).read_text())
+    assert found, f"{file} asserts no size of {name}"
+    return int(found.group(1))
+
+
+STREAM_BYTES = (
+    size_of("StreamRecord", "src/analytics/arena.rs") + WINDOW_BYTES + size_of("Fold", "crates/incidents/src/fold.rs")
+)
 
 
 def get(port: int, path: str, **fields: str):
