@@ -41,8 +41,9 @@ ROOT = bench.ROOT
 FOLDER = bench.target_dir().parent.absolute() / "container"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 IMAGE = f"localhost/sigmad:{VERSION}"
-# With the base, unpacked.
-IMAGE_BYTES_MAX = 16_000_000
+# With the base, unpacked: 15.4 MB with incidents, notifications and state, and 2.6 MB for what comes next. A node pulls
+# that in a second; a doubled image is a mistake, such as debug information that was not stripped.
+IMAGE_BYTES_MAX = 18_000_000
 MEMORY = "128m"
 CPUS = "0.25"
 RATE = 1000
