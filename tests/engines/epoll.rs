@@ -1,10 +1,12 @@
 //! The native engine with a test service: behaviour that no route of sigmad shows.
 
+#![allow(clippy::disallowed_methods, reason = "tests bound their waits on real sockets")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sigmad::http::Limits;
 use sigmad::http::budget::ConnectionBudget;
@@ -19,7 +21,9 @@ use sigmad::http::stages::StageTimer;
 use sigmad::http::worker::{Worker, WorkerHandle};
 use sigmad_clock::{self, Now};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than a client of a test ever stands still.
+const WRITE_STALL_MS: u64 = 60_000;
 
 /// `/now` responds at once; `/later` and `/stream` pass their responder to the test.
 struct TestService {
@@ -57,6 +61,10 @@ struct Engine {
 }
 
 fn engine() -> Engine {
+    engine_with_stall(WRITE_STALL_MS)
+}
+
+fn engine_with_stall(write_stall_ms: u64) -> Engine {
     let limits = Limits {
         head_bytes_max: 16 * 1024,
         body_bytes_max: 1024 * 1024,
@@ -64,7 +72,7 @@ fn engine() -> Engine {
         memory_bytes_max: 64 << 20,
         read_timeout_ms: 10_000,
         body_rate_min: 1024,
-        write_stall_ms: 1_000,
+        write_stall_ms,
         idle_timeout_ms: 75_000,
         drain_idle_ms: 60_000,
         cors: None,
@@ -131,13 +139,11 @@ fn read_until(socket: &mut TcpStream, end: &[u8]) -> String {
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if condition() {
-            return;
-        }
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-    panic!("never: {what}");
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn a_request_behind_a_deferred_one_waits() {
 
 #[test]
 fn bytes_that_a_client_sends_are_no_progress_of_what_it_does_not_read() {
-    let engine = engine();
+    let engine = engine_with_stall(1_000);
     let mut socket = engine.ask("/later");
     // More than any kernel buffers.
     engine.responder().send(response(&vec![b'x'; 16 << 20]));
@@ -184,13 +190,13 @@ fn bytes_that_a_client_sends_are_no_progress_of_what_it_does_not_read() {
 
 #[test]
 fn a_client_that_reads_slowly_is_progress() {
-    let engine = engine();
+    let engine = engine_with_stall(5_000);
     let mut socket = engine.ask("/later");
     engine.responder().send(response(&vec![b'x'; 8 << 20]));
     let mut part = vec![0; 512 << 10];
     for _ in 0..15 {
-        // Longer than the stall in total.
-        std::thread::sleep(Duration::from_millis(100));
+        // Longer than the stall in total, and each pause is far from it.
+        std::thread::sleep(Duration::from_millis(400));
         socket.read_exact(&mut part).expect("the response goes on");
     }
     assert_eq!(engine.counters.closed_stalled_total.get(), 0);

@@ -14,7 +14,7 @@ use sigmad::http::message::{Request, Responder, Response, ResponseWriter, Servic
 use sigmad::http::stages::StageTimer;
 use sigmad_clock::{self, Now};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const LARGE_BYTES: usize = 6 * 1024 * 1024;
 
 const LIMITS: Limits = Limits {

@@ -1208,12 +1208,13 @@ fn stalled_body_is_408() {
 
 #[test]
 fn a_slow_body_with_progress_is_served() {
-    let server = Server::start(Engine::Native, &[&QUICK[..], &["--body-rate-min", "1"]].concat());
+    let args = ["--read-timeout", "4s", "--body-rate-min", "1"];
+    let server = Server::start(Engine::Native, &args);
     let mut connection = server.connect();
     connection.send(&raw("Content-Length: 17\r\n", b""));
-    for part in BODY.chunks(3) {
-        // Longer than the limit in total, but each pause is shorter.
-        thread::sleep(Duration::from_millis(250));
+    for part in BODY.chunks(1) {
+        // Longer than the limit in total, but each pause is far from it.
+        thread::sleep(Duration::from_millis(300));
         connection.send(part);
     }
     assert_eq!(connection.read().expect("an answer").accepted(), 1);
@@ -1325,11 +1326,13 @@ fn empty_lines_keep_no_connection_open() {
 
 #[test]
 fn requests_keep_a_connection_open() {
-    let server = quick_server();
+    let server = Server::start(Engine::Native, &["--idle-timeout", "6s"]);
     let mut connection = server.connect();
-    connection.timeout = Duration::from_millis(700);
-    for _ in 0..5 {
+    // Longer than the limit in total, but each pause is far from it.
+    for _ in 0..9 {
+        connection.timeout = WAIT;
         connection.exchange(&get("/health")).expect(200);
+        connection.timeout = Duration::from_millis(800);
         assert_eq!(connection.read_end(), End::Open);
     }
 }
@@ -1463,11 +1466,13 @@ fn an_idle_server_takes_no_cpu_time() {
     let server = Server::start(Engine::Native, &[]);
     let _idle: Vec<_> = (0..10).map(|_| server.connect()).collect();
     server.ingest(r#"{"rps":1}"#).expect(202);
-    let before = server.cpu_time();
-    thread::sleep(Duration::from_secs(2));
-    let used = server.cpu_time() - before;
-    // A thread that never sleeps takes a core, or its share of one that others use too.
-    assert!(used <= Duration::from_millis(100), "{used:?} of CPU in 2 s at rest");
+    // A thread that never sleeps takes a core, or its share of one that others use too, for ever. What the sample has
+    // started may take a moment.
+    eventually("the server rests", || {
+        let before = server.cpu_time();
+        thread::sleep(Duration::from_secs(2));
+        server.cpu_time() - before <= Duration::from_millis(100)
+    });
 }
 
 #[test]
@@ -1490,10 +1495,12 @@ fn check_out_of_descriptors(family: Family) {
         let answer = late.read().expect("an answer while the crowd is there");
         assert!(matches!(answer.status, 202 | 503), "{}", answer.status);
     }
-    let busy = server.cpu_time();
-    thread::sleep(Duration::from_millis(500));
-    let spent = server.cpu_time() - busy;
-    assert!(spent <= Duration::from_millis(100), "{spent:?} in 500 ms: the accept loop spins");
+    // What the crowd has asked for may still be on its way; a loop that spins never ends.
+    eventually("the accept loop rests", || {
+        let busy = server.cpu_time();
+        thread::sleep(Duration::from_millis(500));
+        server.cpu_time() - busy <= Duration::from_millis(50)
+    });
     drop(crowd);
     eventually("recovery", || server.ingest(r#"{"rps":1}"#).status == 202);
     for _ in 0..100 {
@@ -1519,7 +1526,7 @@ fn connections_are_limited() {
         // The last one was served, and the first was evicted.
         crowd[59].exchange(&get("/health")).expect(200);
         assert_eq!(crowd[0].read_end(), End::Closed);
-        assert!(server.open_files() < 60);
+        eventually("the others are closed", || server.open_files() < 60);
     }
 }
 

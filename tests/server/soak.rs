@@ -24,6 +24,7 @@ const PLAN: Plan = Plan {
     sizes: &[25],
     // As from devices that send whole seconds: about fifty samples share each key.
     keys: Keys::Runs(400),
+    is_stepped: false,
 };
 const _: () =
     assert!(PLAN.clients * 1_000 / 20 == REQUESTS_PER_S && REQUESTS_PER_S * 25 == SAMPLES_PER_S);

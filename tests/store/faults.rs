@@ -868,17 +868,27 @@ fn sigmad_killed_loses_one_flush_at_most() {
 #[test]
 fn a_full_queue_drops_its_oldest_first() {
     const QUEUE_BYTES: u64 = 4 << 20;
+    const SAMPLES: u64 = 200;
+    const REQUESTS: u64 = 120;
     let mut redis = Redis::start(&[]);
     redis.stop();
     let server = start(&redis.url(), &["--redis-queue", &QUEUE_BYTES.to_string()]);
     let mut scene = Scene { server, proxy: None, redis };
     scene.wait_until_ready();
-    // One client: its order is the order of the queue. A few full chunks find room in flight even if the store
-    // thread does not run for a while.
-    let interval = Duration::from_millis(16);
-    let plan = Plan { clients: 1, interval, sizes: &[200], keys: Keys::Unique };
+    // One client: its order is the order of the queue. It waits until the store has taken each request: what is dropped
+    // on the way there, while the store thread does not run, is younger.
+    let interval = Duration::from_millis(2);
+    let plan =
+        Plan { clients: 1, interval, sizes: &[SAMPLES], keys: Keys::Unique, is_stepped: true };
     let load = Ledger::new(plan).post_to(&scene.server);
-    load.run(Phase::Fault, 120);
+    for request in 1..=REQUESTS {
+        load.step(Phase::Fault);
+        eventually("the store has taken the request", || {
+            let scrape = Scrape::of(&scene.server);
+            let taken = scrape.get("sigmad_store_queue_samples") + scrape.dropped("queue_full");
+            taken == request * SAMPLES
+        });
+    }
     let ledger = load.stop();
     let held = Scrape::of(&scene.server).get("sigmad_store_queue_bytes");
     assert!(held <= QUEUE_BYTES, "{held} bytes are held, of {QUEUE_BYTES}");

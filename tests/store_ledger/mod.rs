@@ -76,6 +76,8 @@ pub struct Plan {
     /// Numbers of samples per request, used in turn.
     pub sizes: &'static [u64],
     pub keys: Keys,
+    /// The clients wait for [`Load::step`] before each request.
+    pub is_stepped: bool,
 }
 
 impl Default for Plan {
@@ -86,6 +88,7 @@ impl Default for Plan {
             interval: Duration::from_millis(10),
             sizes: &[1, 1, 1, 10],
             keys: Keys::Mixed,
+            is_stepped: false,
         }
     }
 }
@@ -220,6 +223,8 @@ struct Control {
     echo: SocketAddr,
     is_over: AtomicBool,
     phase: AtomicUsize,
+    /// Requests that each client may send, with [`Plan::is_stepped`].
+    allowed: AtomicU64,
     answered: [AtomicU64; PHASES],
 }
 
@@ -232,6 +237,9 @@ impl Client {
         while !control.is_over.load(Ordering::Relaxed) {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             due += self.plan.interval;
+            if self.plan.is_stepped && self.requests >= control.allowed.load(Ordering::Relaxed) {
+                continue;
+            }
             let phase = control.phase.load(Ordering::Relaxed);
             let before = Instant::now();
             exchange(&mut echo).expect("echo");
@@ -386,6 +394,7 @@ impl Ledger {
             echo: start_echo(self.plan.clients),
             is_over: AtomicBool::new(false),
             phase: AtomicUsize::new(Phase::Control as usize),
+            allowed: AtomicU64::new(0),
             answered: [const { AtomicU64::new(0) }; PHASES],
         });
         let start = |client: Client| {
@@ -543,6 +552,13 @@ impl Load {
             assert!(!is_over && Instant::now() < deadline, "{requests} requests of {phase:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Lets each client of a stepped plan send one more request, and waits for the responses.
+    #[track_caller]
+    pub fn step(&self, phase: Phase) {
+        self.control.allowed.fetch_add(1, Ordering::Relaxed);
+        self.run(phase, self.plan.clients);
     }
 
     /// Waits until every client has finished its request.
