@@ -17,7 +17,7 @@ use super::threads::spawn;
 use crate::config::{ServerSettings, Switch};
 use crate::incidents::asker::IncidentsAsker;
 use crate::incidents::events::{self, EventSender};
-use crate::incidents::keeper::{Keeper, KeeperHandle, Kept};
+use crate::incidents::keeper::{Keeper, KeeperHandle, Kept, Notes};
 use crate::incidents::thread::{IncidentsParts, IncidentsThread};
 
 /// How often the end looks whether the thread has ended.
@@ -65,7 +65,7 @@ impl RunningKeeper {
         asker: &IncidentsAsker,
     ) -> io::Result<Option<Self>> {
         let Some((kept, counters)) = kept.zip(counters.state.as_ref()) else { return Ok(None) };
-        let targets: Vec<_> = settings.notify.targets().iter().map(Target::name).collect();
+        let targets: Vec<_> = settings.notify.targets().iter().map(Target::key).collect();
         let clock = Clock::new(shared.start);
         let counters = counters.incidents.clone();
         let Some((keeper, handle)) = Keeper::new(kept, &targets, asker.clone(), clock, counters)
@@ -74,6 +74,11 @@ impl RunningKeeper {
         };
         let thread = spawn("keeper".into(), None, move || keeper.run())?;
         Ok(Some(Self { thread, handle }))
+    }
+
+    /// Takes and gives the notes of senders.
+    pub fn notes(&self) -> Notes {
+        self.handle.notes.clone()
     }
 
     /// Has the book written as it is now. Returns false if the disk has not taken it by the deadline.

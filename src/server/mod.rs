@@ -46,8 +46,8 @@ use self::counters::ServerCounters;
 use self::engine::RunningEngine;
 pub use self::error::ServerError;
 use self::incidents::RunningKeeper;
-use self::notify::Notifiers;
 pub use self::notify::notify_test;
+use self::notify::{Notifiers, Told};
 use self::reads::ReadThreads;
 use self::reload::Reloads;
 use self::shared::{MainEvent, Shared};
@@ -136,8 +136,13 @@ pub fn run(
         RunningEngine::start(settings, limits, &placement, workers, &shared, &mut reloads)?;
     let keeper = RunningKeeper::start(kept, settings, &shared, &counters, &incidents_asker)
         .map_err(ServerError::Start)?;
-    let notifiers = Notifiers::start(settings, &shared, &counters, engine.tcp, &incidents_asker)
-        .map_err(ServerError::Start)?;
+    let told = Told {
+        tcp: engine.tcp,
+        incidents: &incidents_asker,
+        notes: keeper.as_ref().map(RunningKeeper::notes),
+    };
+    let notifiers =
+        Notifiers::start(settings, &shared, &counters, told).map_err(ServerError::Start)?;
     if store.is_none() && state.is_none() {
         shared.readiness.set(ReadinessPhase::Ready);
     }

@@ -11,7 +11,7 @@ use crossbeam_channel::{Sender, bounded};
 use sigmad_clock::{Clock, elapsed};
 use sigmad_incidents::incident::Incident;
 use sigmad_notify::counters::TargetCounters;
-use sigmad_notify::sender::{Book, Sender as NotificationSender, SenderParts};
+use sigmad_notify::sender::{Book, NotesKept, Sender as NotificationSender, SenderParts};
 use sigmad_notify::target::Target;
 use sigmad_notify::trial;
 use tracing::warn;
@@ -22,6 +22,7 @@ use super::shared::Shared;
 use super::threads::spawn;
 use crate::config::ServerSettings;
 use crate::incidents::asker::IncidentsAsker;
+use crate::incidents::keeper::Notes;
 
 /// The port of links if no address of TCP is known.
 const PORT: u16 = 8080;
@@ -43,6 +44,16 @@ pub(super) fn counters(settings: &ServerSettings) -> Vec<Arc<TargetCounters>> {
     targets.iter().map(|target| Arc::new(TargetCounters::new(target.name()))).collect()
 }
 
+/// What targets are told, and how far.
+pub(super) struct Told<'a> {
+    /// Where the server listens.
+    pub tcp: Option<SocketAddr>,
+    /// The book.
+    pub incidents: &'a IncidentsAsker,
+    /// Where what was told is kept for a restart. None where nothing is.
+    pub notes: Option<Notes>,
+}
+
 /// The running threads.
 pub(super) struct Notifiers(Vec<RunningSender>);
 
@@ -53,13 +64,12 @@ struct RunningSender {
 }
 
 impl Notifiers {
-    /// Starts a thread for each target. `tcp`: where the server listens.
+    /// Starts a thread for each target.
     pub fn start(
         settings: &ServerSettings,
         shared: &Shared,
         counters: &ServerCounters,
-        tcp: Option<SocketAddr>,
-        incidents: &IncidentsAsker,
+        Told { tcp, incidents, notes }: Told<'_>,
     ) -> io::Result<Self> {
         let link = external_url(settings, tcp);
         let targets = settings.notify.targets().into_iter().zip(&counters.notify).enumerate();
@@ -69,6 +79,11 @@ impl Notifiers {
                 return Err(io::Error::other("the thread of incidents has ended"));
             };
             let name = target.name();
+            let notes = notes.clone().map(|notes| {
+                let key = target.key();
+                let before = notes.of(&key);
+                NotesKept { before, keep: Box::new(move |note| notes.keep(&key, note)) }
+            });
             let sender = NotificationSender::new(SenderParts {
                 target,
                 external_url: link.clone(),
@@ -78,6 +93,7 @@ impl Notifiers {
                 clock: Clock::new(shared.start),
                 seed: RandomState::new().hash_one(number),
                 stop: stopped,
+                notes,
             });
             let thread = spawn(format!("notify-{number}"), None, move || sender.run())?;
             Ok(RunningSender { target: name, thread, stop })
@@ -98,7 +114,7 @@ impl Notifiers {
                 std::thread::sleep(JOIN_INTERVAL);
             }
             if !thread.is_finished() {
-                warn!(target, "does not answer before the end; its notifications are lost");
+                warn!(target, "does not answer before the end");
                 have_all_ended = false;
             }
         }

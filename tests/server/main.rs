@@ -13,6 +13,7 @@ mod api;
 mod cli;
 mod hostile;
 mod incidents;
+mod kept;
 mod load;
 mod logs;
 mod memory;

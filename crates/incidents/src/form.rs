@@ -2,7 +2,7 @@
 //!
 //! Whoever keeps or sends such bytes puts [`VERSION`] before them: fields have no names.
 
-use sigmad_detectors::saved::{Saved, saved};
+pub use sigmad_detectors::saved::{Saved, saved};
 
 use crate::cluster::Cluster;
 use crate::grouping::{GROUP_TOKENS_MAX, GroupTokens, Link};

@@ -119,9 +119,10 @@ impl State {
 }
 
 /// How rarely a stream that is well would look like this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
     /// A score from 1: at most one false alarm in ten days of a stream.
+    #[default]
     Warning,
     /// A score from 2: at most one false alarm in a hundred days of a stream.
     Critical,

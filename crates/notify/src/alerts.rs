@@ -4,8 +4,8 @@
 //! ahead, and an ended one for a quarter of an hour. Alertmanager keeps alerts in memory alone: what it forgets in a
 //! restart it thus learns again, and if this process dies, its alerts end by themselves.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::message::{Circumstances, Request, acknowledgement, description};
+use crate::notes::NotedAlert;
 use crate::retry::Outcome;
 
 /// Interval between two times that an alert is sent: the default of Prometheus (`--rules.alert.resend-delay`).
@@ -41,6 +42,8 @@ pub struct Alerts {
     alerts: BTreeMap<Key, Alert>,
     /// Those of the request that has no answer so far.
     in_flight: Vec<Key>,
+    /// Those from before a restart that the book has not shown since.
+    unseen: BTreeSet<Key>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,9 +59,36 @@ struct Alert {
 }
 
 impl Alerts {
+    /// Goes on from what Alertmanager was told before a restart. What the book has of the incidents follows.
+    pub fn go_on(&mut self, noted: Vec<NotedAlert>, now: Now) {
+        for NotedAlert { severity, first, ended_at_us } in noted {
+            let first = Arc::new(first);
+            let (incident, due_ms) = (first.clone(), now.monotonic_ms());
+            let alert = Alert { first, incident, ended_at_us, due_ms, forget_ms: None };
+            self.unseen.insert((alert.first.id, severity));
+            self.alerts.insert((alert.first.id, severity), alert);
+        }
+    }
+
+    /// The book has shown all that it has: what it has not shown is over.
+    pub fn has_looked(&mut self, now: Now) {
+        for key in std::mem::take(&mut self.unseen) {
+            if let Some(alert) = self.alerts.get_mut(&key) {
+                alert.end(now.wall_us, now);
+            }
+        }
+    }
+
+    /// What Alertmanager was told, and what it is to be told.
+    pub fn noted(&self) -> Vec<NotedAlert> {
+        let alerts = self.alerts.iter();
+        alerts.map(|(key, alert)| NotedAlert::new(key.1, &alert.first, alert.ended_at_us)).collect()
+    }
+
     /// Takes an incident that has changed. Returns how many alerts are dropped for lack of room.
     pub fn update(&mut self, incident: &Arc<Incident>, now: Now) -> u64 {
         let key = (incident.id, incident.severity);
+        self.unseen.remove(&key);
         // One that has grown worse goes on as another alert.
         let others = Severity::ALL.into_iter().filter(|severity| *severity != incident.severity);
         for severity in others {
@@ -298,6 +328,33 @@ mod tests {
         let body = taken(&mut alerts, 10);
         assert_eq!(ends(&body), ["2024-12-25T04:13:29Z", "2024-12-25T04:18:30Z"]);
         assert_eq!(body[1]["labels"]["severity"], "critical");
+    }
+
+    #[test]
+    fn a_restart_ends_no_alert_and_changes_no_label() {
+        let mut alerts = Alerts::default();
+        for number in 1..=4 {
+            alerts.update(&Arc::new(incident(number)), at_s(0));
+        }
+        alerts.update(&Arc::new(with_state(incident(2), State::Resolved, at_s(1))), at_s(1));
+        let first = taken(&mut alerts, 5);
+        let mut again = Alerts::default();
+        again.go_on(alerts.noted(), at_s(100));
+        assert_eq!(again.noted(), alerts.noted());
+        // Of 1 the first suspect is another one now, 3 ended meanwhile, and 4 is in the book no more.
+        let mut grown = incident(1);
+        grown.members[0].device = Some(Arc::from("ams-2-edge-01"));
+        again.update(&Arc::new(grown), at_s(100));
+        again.update(&Arc::new(with_state(incident(2), State::Resolved, at_s(1))), at_s(100));
+        again.update(&Arc::new(with_state(incident(3), State::Resolved, at_s(90))), at_s(100));
+        again.has_looked(at_s(100));
+        let body = taken(&mut again, 100);
+        assert_eq!(body.len(), 4);
+        for (one, other) in first.iter().zip(&body) {
+            assert_eq!(one["labels"], other["labels"]);
+        }
+        let expected = ["04:20:00Z", "04:13:21Z", "04:14:50Z", "04:15:00Z"];
+        assert_eq!(ends(&body), expected.map(|end| format!("2024-12-25T{end}")));
     }
 
     #[test]

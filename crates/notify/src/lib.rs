@@ -8,6 +8,7 @@
 //! | [`settings`], [`target`] | the flags; a URL without its secrets |
 //! | [`alerts`] | what Alertmanager is told when. Pure |
 //! | [`outbox`] | what a webhook is told when. Pure |
+//! | [`notes`] | what was told, as bytes for a restart |
 //! | [`message`] | the bodies for webhooks |
 //! | [`retry`] | when a target that failed is tried again. Pure |
 //! | [`client`] | one HTTP request and its answer |
@@ -20,6 +21,7 @@ pub mod alerts;
 pub mod client;
 pub mod counters;
 pub mod message;
+pub mod notes;
 pub mod outbox;
 pub mod retry;
 pub mod sender;

@@ -28,6 +28,10 @@ pub const INCIDENTS_MAX: usize = 8_192;
 pub struct Outbox {
     /// What ended before is no news.
     started_at_us: i64,
+    /// What was told before a restart, of incidents that the book has not shown since.
+    noted: BTreeMap<IncidentId, Option<Severity>>,
+    /// Changes of the book after it are news. None without notes.
+    noted_revision: Option<u64>,
     incidents: BTreeMap<IncidentId, Known>,
     /// Openings that are not yet told, and from when they are, in milliseconds of monotonic time.
     gathering: VecDeque<(u64, IncidentId)>,
@@ -49,23 +53,45 @@ impl Outbox {
     /// Nothing is known yet. An incident that was resolved before `started_at_us` is not told.
     pub fn new(started_at_us: i64) -> Self {
         let (incidents, gathering, queue) = Default::default();
-        Self { started_at_us, incidents, gathering, queue }
+        let (noted, noted_revision) = Default::default();
+        Self { started_at_us, noted, noted_revision, incidents, gathering, queue }
+    }
+
+    /// Goes on from what was told before a restart. What the book has of the incidents follows.
+    pub fn go_on(&mut self, revision: u64, told: BTreeMap<IncidentId, Option<Severity>>) {
+        (self.noted, self.noted_revision) = (told, Some(revision));
+    }
+
+    /// The book has shown all that it has: what it has not shown is no more.
+    pub fn has_looked(&mut self) {
+        self.noted.clear();
+    }
+
+    /// What was told, and what is to be told.
+    pub fn told(&self) -> BTreeMap<IncidentId, Option<Severity>> {
+        let known = self.incidents.iter().map(|(id, known)| (*id, known.told));
+        self.noted.iter().map(|(id, told)| (*id, *told)).chain(known).collect()
     }
 
     /// Takes an incident that has changed. Returns how many messages are dropped for lack of room.
     pub fn update(&mut self, incident: &Arc<Incident>, now: Now) -> u64 {
         let id = incident.id;
-        let is_old = incident.resolved_at_us.is_some_and(|at_us| at_us < self.started_at_us);
+        let note = self.noted.remove(&id);
+        let is_seen = self.noted_revision.is_none_or(|revision| incident.revision <= revision);
+        let is_over = incident.resolved_at_us.is_some_and(|at_us| at_us < self.started_at_us);
+        let is_old = is_over && is_seen && note.is_none();
         let is_merged = incident.merged_into.is_some();
+        let was_told = note.flatten();
         let is_no_news = is_old || is_merged || incident.state == State::Silenced;
-        if !self.incidents.contains_key(&id) && is_no_news {
+        if !self.incidents.contains_key(&id) && is_no_news && was_told.is_none() {
             return 0;
         }
         let mut dropped = 0;
         if !self.incidents.contains_key(&id) && self.incidents.len() >= INCIDENTS_MAX {
             dropped += self.forget_oldest();
         }
-        let known = self.incidents.entry(id).or_insert_with(|| Known::new(incident.clone()));
+        let new = || Known::new(incident.clone(), was_told);
+        let known = self.incidents.entry(id).or_insert_with(new);
         known.incident = incident.clone();
         match incident.state {
             State::Open | State::Acknowledged => {
@@ -125,7 +151,7 @@ impl Outbox {
             return 0;
         }
         if let Some((id, change)) = self.queue.pop_front() {
-            self.told(id, change);
+            self.note_told(id, change);
         }
         1
     }
@@ -178,12 +204,12 @@ impl Outbox {
             return;
         }
         if let Some((id, change)) = self.queue.pop_front() {
-            self.told(id, change);
+            self.note_told(id, change);
         }
     }
 
     /// This message is not sent again.
-    fn told(&mut self, id: IncidentId, change: Change) {
+    fn note_told(&mut self, id: IncidentId, change: Change) {
         let Some(known) = self.incidents.get_mut(&id) else { return };
         known.told = Some(known.incident.severity);
         if change == Change::Worse {
@@ -196,8 +222,10 @@ impl Outbox {
 }
 
 impl Known {
-    const fn new(incident: Arc<Incident>) -> Self {
-        Self { incident, is_opening_due: false, told: None, is_worse_due: false, is_end_due: false }
+    /// `told`: the severity that was told before a restart.
+    const fn new(incident: Arc<Incident>, told: Option<Severity>) -> Self {
+        let is_opening_due = told.is_some();
+        Self { incident, is_opening_due, told, is_worse_due: false, is_end_due: false }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The thread of one target: asks the book what has changed, and sends what is due.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::alerts::Alerts;
 use crate::client::{self, Answer, SendError, TIMEOUT};
 use crate::counters::TargetCounters;
 use crate::message::{self, Circumstances, Request};
+use crate::notes::Notes;
 use crate::outbox::Outbox;
 use crate::retry::{self, Outcome, Retry};
 use crate::target::{Target, TargetKind, WebhookFormat};
@@ -46,6 +48,16 @@ pub struct SenderParts<B> {
     pub seed: u64,
     /// The end: until this many nanoseconds of monotonic time the thread may go on sending.
     pub stop: Receiver<u64>,
+    /// Where notes are kept for a restart. None where nothing outlives the process.
+    pub notes: Option<NotesKept>,
+}
+
+/// Where a sender keeps what it has told.
+pub struct NotesKept {
+    /// What was kept before the restart.
+    pub before: Option<Vec<u8>>,
+    /// Takes the notes after each change.
+    pub keep: Box<dyn FnMut(Vec<u8>) + Send>,
 }
 
 /// What is due for one target.
@@ -66,21 +78,55 @@ pub struct Sender<B> {
     agenda: Agenda,
     retry: Retry,
     revision: u64,
+    has_looked: bool,
+    keep: Option<Box<dyn FnMut(Vec<u8>) + Send>>,
 }
 
 impl<B: Book> Sender<B> {
-    /// A sender that knows of nothing.
+    /// A sender that knows of nothing, or of what was kept.
     pub fn new(parts: SenderParts<B>) -> Self {
-        let SenderParts { target, external_url, book, changes, counters, mut clock, seed, stop } =
-            parts;
-        let agenda = match target.kind {
+        let SenderParts { target, external_url, book, changes, counters, mut clock, .. } = parts;
+        let SenderParts { seed, stop, notes, .. } = parts;
+        let mut agenda = match target.kind {
             TargetKind::Alertmanager => Agenda::Alerts(Alerts::default()),
             TargetKind::Webhook(format) => {
                 Agenda::Messages(Outbox::new(clock.now().wall_us), format)
             }
         };
+        let (before, keep) = notes.map(|notes| (notes.before, notes.keep)).unzip();
+        if let Some(bytes) = before.flatten() {
+            match Notes::from_bytes(&bytes) {
+                Some(notes) => agenda.go_on(notes, clock.now()),
+                None => {
+                    warn!(
+                        target = target.name(),
+                        "notes of another version: told as if it knew of nothing"
+                    );
+                }
+            }
+        }
         let (retry, revision) = (Retry::new(seed), 0);
-        Self { target, external_url, book, changes, counters, clock, stop, agenda, retry, revision }
+        Self {
+            target,
+            external_url,
+            book,
+            changes,
+            counters,
+            clock,
+            stop,
+            agenda,
+            retry,
+            revision,
+            has_looked: false,
+            keep,
+        }
+    }
+
+    /// Keeps what was told so far.
+    fn note(&mut self) {
+        if let Some(keep) = &mut self.keep {
+            keep(self.agenda.notes(self.revision).to_bytes());
+        }
     }
 
     /// Runs until the end.
@@ -103,6 +149,7 @@ impl<B: Book> Sender<B> {
     /// Takes what the book says.
     fn look(&mut self) {
         let now = self.clock.now();
+        let before = self.revision;
         loop {
             let changed = self.book.changes_since(self.revision, CHANGES_MAX).unwrap_or_default();
             let is_last = changed.len() < CHANGES_MAX;
@@ -114,6 +161,10 @@ impl<B: Book> Sender<B> {
             if is_last {
                 break;
             }
+        }
+        if self.revision != before || !std::mem::replace(&mut self.has_looked, true) {
+            self.agenda.has_looked(now);
+            self.note();
         }
         self.counters.dropped_total.add(self.agenda.gather(now));
         self.counters.waiting.set(self.agenda.waiting(now));
@@ -144,14 +195,18 @@ impl<B: Book> Sender<B> {
             Err(_) => Outcome::Failed { retry_after: None },
         };
         self.log(&result, outcome);
+        self.retry.record(outcome, now);
+        self.agenda.record(outcome, now);
+        if !matches!(outcome, Outcome::Failed { .. }) {
+            self.note();
+        }
+        // After the note: what is counted as sent is not sent again after a restart.
         let counter = match outcome {
             Outcome::Delivered => &self.counters.sent_total,
             Outcome::Refused => &self.counters.refused_total,
             Outcome::Failed { .. } => &self.counters.failed_total,
         };
         counter.add(request.count);
-        self.retry.record(outcome, now);
-        self.agenda.record(outcome, now);
         outcome
     }
 
@@ -172,7 +227,8 @@ impl<B: Book> Sender<B> {
         }
     }
 
-    /// What is due leaves until the deadline, or until the first failure. The rest is dropped.
+    /// What is due leaves until the deadline, or until the first failure. The rest is dropped, or told after the next start
+    /// where notes are kept.
     fn end(mut self, deadline_ns: u64) {
         self.look();
         self.counters.dropped_total.add(self.agenda.end_gathering());
@@ -190,11 +246,14 @@ impl<B: Book> Sender<B> {
                 break;
             }
         }
-        let dropped = self.agenda.waiting(self.clock.now());
-        self.counters.dropped_total.add(dropped);
+        let waiting = self.agenda.waiting(self.clock.now());
         self.counters.waiting.set(0);
-        if dropped > 0 {
-            warn!(target = self.target.name(), dropped, "not told before the end");
+        let target = self.target.name();
+        if waiting > 0 && self.keep.is_some() {
+            info!(target, waiting, "told after the next start");
+        } else if waiting > 0 {
+            self.counters.dropped_total.add(waiting);
+            warn!(target, dropped = waiting, "not told before the end");
         }
     }
 }
@@ -205,6 +264,28 @@ impl Agenda {
             Self::Alerts(alerts) => alerts.update(incident, now),
             Self::Messages(outbox, _) => outbox.update(incident, now),
         }
+    }
+
+    fn go_on(&mut self, notes: Notes, now: Now) {
+        match self {
+            Self::Alerts(alerts) => alerts.go_on(notes.alerts, now),
+            Self::Messages(outbox, _) => outbox.go_on(notes.revision, notes.told),
+        }
+    }
+
+    fn has_looked(&mut self, now: Now) {
+        match self {
+            Self::Alerts(alerts) => alerts.has_looked(now),
+            Self::Messages(outbox, _) => outbox.has_looked(),
+        }
+    }
+
+    fn notes(&self, revision: u64) -> Notes {
+        let (told, alerts) = match self {
+            Self::Alerts(alerts) => (BTreeMap::new(), alerts.noted()),
+            Self::Messages(outbox, _) => (outbox.told(), Vec::new()),
+        };
+        Notes { revision, told, alerts }
     }
 
     fn gather(&mut self, now: Now) -> u64 {

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use percent_encoding::percent_decode_str;
+use sigmad_incidents::tokens::hash;
 use ureq::http::Uri;
 
 /// The resource of Alertmanager's API v2 that takes alerts, below the prefix of its own `--web.external-url`.
@@ -51,6 +52,11 @@ impl Target {
             TargetKind::Webhook(_) => "webhook",
         };
         format!("{kind} {}", self.url.host)
+    }
+
+    /// Tells it from all others, also after a restart: its name, and a hash of its URL, which can hold a secret.
+    pub fn key(&self) -> String {
+        format!("{} {:016x}", self.name(), hash(self.url.address.as_bytes()))
     }
 
     /// The address of requests.
@@ -204,6 +210,8 @@ mod tests {
         let target = Target { kind: TargetKind::Webhook(WebhookFormat::Json), url };
         assert_eq!(target.address(), "https://h.example:1/a?b");
         assert_eq!(target.name(), "webhook h.example:1");
+        let other = webhook("https://us:ss@h.example:1/a?c", WebhookFormat::Json);
+        assert!(target.key().starts_with("webhook h.example:1 ") && target.key() != other.key());
         assert!(!format!("{target:?}").contains("ss"));
         let plain: TargetUrl = "http://[::1]:9093".parse().expect("a URL");
         assert_eq!(

@@ -132,6 +132,62 @@ fn the_part_of_another_incident_ends_for_those_who_know_of_it() {
     assert_eq!((outbox.wait_ms(at_s(100)), outbox.incidents.len()), (None, 0));
 }
 
+#[test]
+fn a_restart_repeats_nothing_and_forgets_nothing() {
+    let mut before = outbox();
+    for number in 1..=6 {
+        update(&mut before, incident(number), 0);
+    }
+    assert_eq!(before.gather(at_s(10)), 0);
+    for _ in 1..=5 {
+        before.record(Outcome::Delivered);
+    }
+    // 6 waits, 7 gathers, 8 was told to be over, and 9 is silenced.
+    update(&mut before, incident(7), 11);
+    let mut silenced = with_state(incident(9), State::Silenced, at_s(12));
+    update(&mut before, silenced.clone(), 12);
+    assert_eq!(before.told().len(), 7);
+
+    let mut again = Outbox::new(at_s(100).wall_us);
+    again.go_on(12, before.told());
+    assert_eq!(again.told(), before.told());
+    let resolved = |number, second| with_state(incident(number), State::Resolved, at_s(second));
+    let since = |mut incident: Incident| {
+        // A change of the book that nobody had seen.
+        incident.revision += 100;
+        incident
+    };
+    update(&mut again, incident(1), 100);
+    update(&mut again, since(critical(incident(2))), 100);
+    update(&mut again, since(resolved(3, 20)), 100);
+    update(&mut again, since(with_state(incident(4), State::Silenced, at_s(20))), 100);
+    // 5 is in the book no more.
+    update(&mut again, incident(6), 100);
+    update(&mut again, since(resolved(7, 20)), 100);
+    update(&mut again, resolved(8, 11), 100);
+    silenced.state = State::Open;
+    update(&mut again, since(silenced), 100);
+    update(&mut again, since(resolved(10, 20)), 100);
+    again.has_looked();
+    let told = |number: u128, change| (number, change);
+    assert_eq!(
+        taken(&mut again, 110),
+        [
+            told(102, Change::Worse),
+            told(103, Change::Resolved),
+            told(107, Change::Opened),
+            told(107, Change::Resolved),
+            told(110, Change::Opened),
+            told(110, Change::Resolved),
+            told(6, Change::Opened),
+            told(109, Change::Opened),
+        ]
+    );
+    assert_eq!(again.told().len(), 5, "1, 2, 4, 6 and 9");
+    update(&mut again, since(resolved(1, 120)), 120);
+    assert_eq!(taken(&mut again, 120), [(101, Change::Resolved)]);
+}
+
 /// One step of a history.
 #[derive(Clone, Copy, Debug)]
 enum Step {

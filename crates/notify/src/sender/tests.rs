@@ -44,6 +44,7 @@ impl Running {
             clock: Clock::new(Instant::now()),
             seed: 1,
             stop: stopped,
+            notes: None,
         });
         Self { thread: std::thread::spawn(move || sender.run()), book, changed, stop, counters }
     }
