@@ -188,7 +188,8 @@ mod tests {
             assert!(names.contains(&suspect), "{suspect}: {names:?}");
             if fault.kind == FaultKind::Outage {
                 assert_eq!(incident.site.as_deref(), Some(fault.site()));
-                assert!(incident.title.starts_with("4 of 4 devices of "), "{}", incident.title);
+                let title = format!("{}: 4 of 4 devices silent within ", fault.site());
+                assert!(incident.title.starts_with(&title), "{}", incident.title);
             }
             // Within a minute of the story, and well again in its time.
             let after_us = |at_s: f64, at_us: i64| at_us - START_US - (at_s * 1e6) as i64;

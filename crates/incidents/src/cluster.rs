@@ -23,7 +23,7 @@ impl Cluster {
             id,
             kind: member.kind,
             state: State::Open,
-            severity: Severity::of(member.score),
+            severity: Severity::of_members(std::slice::from_ref(&member)),
             score: member.score,
             started_at_us: member.started_at_us,
             opened_at_us: now_us,
@@ -75,6 +75,9 @@ impl Cluster {
         incident.started_at_us = incident.started_at_us.min(member.started_at_us);
         self.last_start_us = self.last_start_us.max(member.started_at_us);
         incident.score = incident.score.max(member.score);
+        // Also of one that is not kept.
+        let alone = Severity::of_members(std::slice::from_ref(&member));
+        incident.severity = incident.severity.max(alone);
         let place = incident.members.partition_point(|m| m.started_at_us <= member.started_at_us);
         incident.members.insert(place, member);
         incident.members.truncate(MEMBERS_KEPT_MAX);
@@ -98,7 +101,7 @@ impl Cluster {
         // The first onset: where a score, or further series of a device, made up for a delay, fewer causes were found.
         incident.suspect = 0;
         incident.kind = incident.suspect().kind;
-        incident.severity = Severity::of(incident.score);
+        incident.severity = incident.severity.max(Severity::of_members(&incident.members));
         incident.site = self.tokens.site(fleet).map(Into::into);
         incident.title = explain::title(incident, fleet);
         incident.because = explain::because(incident, self.link.as_ref(), fleet);

@@ -14,20 +14,35 @@ pub fn title(incident: &Incident, fleet: &FleetTokens) -> String {
         return alone(suspect);
     }
     if incident.device_count <= 1 {
-        let name = suspect.device.as_deref().unwrap_or("fleet");
-        let count = incident.member_count;
-        return format!("{name}: {count} series, first {}", series(suspect));
+        return one_device(incident);
     }
-    let devices = match incident.site.as_deref() {
-        Some(site) => {
-            // A device that the fleet has lost since is still a member.
-            let all = fleet.with(site).max(incident.device_count);
-            format!("{} of {all} devices of {site}", incident.device_count)
+    // A device that the fleet has lost since is still a member.
+    let of_site = |site: &str| fleet.with(site).max(incident.device_count);
+    let (count, within) = (incident.device_count, span(incident));
+    match incident.site.as_deref() {
+        Some(site) if silent(incident) => {
+            format!("{site}: {count} of {} devices silent within {within}", of_site(site))
         }
-        None => format!("{} devices", incident.device_count),
-    };
-    let verb = if silent(incident) { " silent" } else { "" };
-    format!("{devices}{verb} within {}, first {}", span(incident), stream(suspect))
+        None if silent(incident) => format!("{count} devices silent within {within}"),
+        Some(site) => {
+            let (all, first) = (of_site(site), stream(suspect));
+            format!("{count} of {all} devices of {site} within {within}, first {first}")
+        }
+        None => format!("{count} devices within {within}, first {}", stream(suspect)),
+    }
+}
+
+/// Several members of one device, or of the fleet.
+fn one_device(incident: &Incident) -> String {
+    let suspect = incident.suspect();
+    let name = suspect.device.as_deref().unwrap_or("fleet");
+    // One that is not kept is a series: a device is silent once.
+    match incident.members.iter().any(|member| member.kind == Kind::Silence) {
+        true => {
+            format!("{name} is silent, and {} of its series deviate", incident.member_count - 1)
+        }
+        false => format!("{name}: {} series, first {}", incident.member_count, series(suspect)),
+    }
 }
 
 /// Why the members are one incident.
@@ -68,11 +83,15 @@ fn alone(member: &Member) -> String {
 }
 
 fn series(member: &Member) -> &str {
-    member.series.as_deref().unwrap_or("silence")
+    member.series.as_deref().unwrap_or("a series")
 }
 
 fn stream(member: &Member) -> String {
-    format!("{} {}", member.device.as_deref().unwrap_or("fleet"), series(member))
+    let name = member.device.as_deref().unwrap_or("fleet");
+    match member.kind {
+        Kind::Silence => format!("silence of {name}"),
+        Kind::Deviation | Kind::Reception => format!("{name} {}", series(member)),
+    }
 }
 
 fn silent(incident: &Incident) -> bool {

@@ -118,13 +118,14 @@ impl State {
     }
 }
 
-/// How rarely a stream that is well would look like this.
+/// How bad it is: how rarely a stream that is well would look like this, and how many devices are silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
     /// A score from 1: at most one false alarm in ten days of a stream.
     #[default]
     Warning,
-    /// A score from 2: at most one false alarm in a hundred days of a stream.
+    /// A score from 2: at most one false alarm in a hundred days of a stream. Or [`Severity::SILENT_DEVICES`] silent devices,
+    /// or no reception.
     Critical,
 }
 
@@ -133,10 +134,24 @@ impl Severity {
     pub const ALL: [Self; 2] = [Self::Warning, Self::Critical];
     /// The score from which an incident is critical.
     pub const CRITICAL_SCORE: f64 = 2.0;
+    /// Fewer silent devices are a warning: a device may have been switched off. It is what makes a group of devices
+    /// ([`GROUP_DEVICES_MIN`](crate::grouping::GROUP_DEVICES_MIN)).
+    pub const SILENT_DEVICES: usize = 3;
 
     /// The severity of a score.
     pub fn of(score: f64) -> Self {
         if score >= Self::CRITICAL_SCORE { Self::Critical } else { Self::Warning }
+    }
+
+    /// The severity of an incident with these members.
+    pub fn of_members(members: &[Member]) -> Self {
+        let silent = members.iter().filter(|member| member.kind == Kind::Silence).count();
+        let of_member = |member: &Member| match member.kind {
+            Kind::Deviation => Self::of(member.score),
+            Kind::Silence if silent < Self::SILENT_DEVICES => Self::Warning,
+            Kind::Silence | Kind::Reception => Self::Critical,
+        };
+        members.iter().map(of_member).max().unwrap_or_default()
     }
 
     /// Its name in JSON and in the metric label `severity`.
@@ -195,7 +210,7 @@ pub struct Incident {
     pub kind: Kind,
     /// Where it is in its life.
     pub state: State,
-    /// Of the largest score.
+    /// The worst so far.
     pub severity: Severity,
     /// The largest score of a member so far.
     pub score: f64,

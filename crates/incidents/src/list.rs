@@ -40,13 +40,14 @@ impl Book {
         self.open.values().map(|cluster| &cluster.incident).chain(&self.resolved)
     }
 
-    /// The incidents that `query` asks for.
+    /// The incidents that `query` asks for, without those that went into another one.
     pub fn list(&self, query: &ListQuery) -> ListPage {
         let has_device = |incident: &Incident, name: &str| {
             incident.members.iter().any(|member| member.device.as_deref() == Some(name))
         };
         let mut found: Vec<&Incident> = self
             .all()
+            .filter(|one| one.merged_into.is_none())
             .filter(|one| query.state.is_none_or(|state| one.state == state))
             .filter(|one| query.severity.is_none_or(|severity| one.severity == severity))
             .filter(|one| query.since_us.is_none_or(|since_us| one.updated_at_us >= since_us))

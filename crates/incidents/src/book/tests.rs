@@ -90,6 +90,26 @@ fn series_of_one_device_are_one_incident() {
 }
 
 #[test]
+fn one_or_two_silent_devices_are_a_warning() {
+    let mut book = book_of(&[silence("site-3-edge-01", 100, 130)]);
+    let severity = |book: &Book| all(book)[0].severity;
+    assert_eq!(severity(&book), Severity::Warning);
+    book.apply(&deviation("site-3-edge-01", "rps", 131, 1.5));
+    let [one] = &all(&book)[..] else { panic!("{:?}", all(&book)) };
+    assert_eq!(one.severity, Severity::Warning);
+    assert_eq!(one.title, "site-3-edge-01 is silent, and 1 of its series deviate");
+    // A site is critical with its third device, and stays so.
+    let site = (1..=4).map(|n| silence(&format!("site-3-edge-0{n}"), 100, 130 + n));
+    let mut book = book_of(&site.collect::<Vec<_>>());
+    let all_of = |book: &Book| all(book).iter().map(|one| one.severity).collect::<Vec<_>>();
+    assert_eq!(all_of(&book), [Severity::Critical]);
+    for n in 1..=3 {
+        book.apply(&Event::Return { device: format!("site-3-edge-0{n}").into(), at_us: 200 * S });
+    }
+    assert_eq!(all_of(&book), [Severity::Critical]);
+}
+
+#[test]
 fn a_site_that_falls_silent_is_one_incident_that_ends_when_it_returns() {
     let mut book = book_of(&[]);
     for n in 0..20 {
@@ -102,15 +122,15 @@ fn a_site_that_falls_silent_is_one_incident_that_ends_when_it_returns() {
     let [site] = &open(&book)[..] else { panic!("{:?}", open(&book)) };
     assert_eq!((site.kind, site.member_count, site.device_count), (Kind::Silence, 20, 20));
     assert_eq!(site.site.as_deref(), Some("site-3"));
-    assert_eq!(
-        site.title,
-        "20 of 20 devices of site-3 silent within 9 s, first site-3-edge-09 silence"
-    );
+    assert_eq!(site.title, "site-3: 20 of 20 devices silent within 9 s");
     assert_eq!(site.because, "their names share site-3, as 20 of 200 devices do");
     assert!(site.members.is_sorted_by_key(|member| member.started_at_us));
-    // Those that came before it was clear are a part of it now.
-    let merged = all(&book).into_iter().filter(|one| one.merged_into == Some(site.id)).count();
-    assert_eq!(merged as u64, book.counts().merged);
+    // Those that came before it was clear are a part of it now, and not in the list.
+    let mut every = book.changes_since(0, 99);
+    every.retain(|one| one.merged_into == Some(site.id));
+    assert_eq!(every.len() as u64, book.counts().merged);
+    assert!(!every.is_empty() && all(&book).len() == 1);
+    assert_eq!(book.get(every[0].id).map(|one| one.state), Some(State::Resolved));
     for n in 0..20 {
         assert_eq!(open(&book).len(), 1);
         book.apply(&Event::Return { device: format!("site-3-edge-{n:02}").into(), at_us: 300 * S });
