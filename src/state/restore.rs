@@ -7,6 +7,7 @@ use sigmad_detectors::saved::Saved;
 use sigmad_sample::{DeviceId, MetricId, Reading};
 
 use super::counters::StateCounters;
+use super::packing;
 use super::translation::{NO_DEVICE, Translation};
 use crate::analytics::saved::export::BLOCK_BYTES;
 use crate::analytics::saved::form::{
@@ -89,6 +90,24 @@ impl Restorer {
     pub fn block(&mut self, of: SnapshotShard, block: &[u8]) {
         for record in Records(block) {
             let is_passed = match record {
+                Record::Known(RecordKind::Packed, content) => match packing::unpack(content) {
+                    // One level: what is packed is records.
+                    Some(unpacked) => {
+                        self.records(of, &unpacked);
+                        true
+                    }
+                    None => false,
+                },
+                Record::Known(kind, content) => self.record(of, kind, content).is_some(),
+                Record::Unknown | Record::Broken => false,
+            };
+            self.counters.records_lost_total.add(u64::from(!is_passed));
+        }
+    }
+
+    fn records(&mut self, of: SnapshotShard, block: &[u8]) {
+        for record in Records(block) {
+            let is_passed = match record {
                 Record::Known(kind, content) => self.record(of, kind, content).is_some(),
                 Record::Unknown | Record::Broken => false,
             };
@@ -141,6 +160,7 @@ impl Restorer {
                 let fleet = self.layout.of_fleet();
                 self.ways[fleet].push(kind, |to| to.extend_from_slice(content));
             }
+            RecordKind::Packed => return None,
             RecordKind::Metric => self.metric(shard, value(content)?)?,
             RecordKind::Anomaly => self.anomalies.push(value(content)?),
             RecordKind::Sample => self.samples.push(value(content)?),

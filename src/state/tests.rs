@@ -7,6 +7,7 @@ use crossbeam_channel::{bounded, unbounded};
 use proptest::prelude::*;
 
 use super::counters::StateCounters;
+use super::packing::Packer;
 use super::restore::{Restorer, SnapshotShard};
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
@@ -228,7 +229,14 @@ impl World {
         let mut restorer = Restorer::new(registry, layout, counters.clone(), ways);
         for (shard, blocks_of_shard) in blocks.iter().enumerate() {
             let of = SnapshotShard { shard, shards: blocks.len() };
-            blocks_of_shard.iter().for_each(|block| restorer.block(of, block));
+            // Every second one as the disk has it.
+            let mut packer = Packer::default();
+            for (number, block) in blocks_of_shard.iter().enumerate() {
+                match number % 2 {
+                    0 => restorer.block(of, &packer.pack(block.clone())),
+                    _ => restorer.block(of, block),
+                }
+            }
         }
         restorer.finish();
         drop(restorer);

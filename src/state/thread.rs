@@ -11,6 +11,7 @@ use sigmad_state::{
 use tracing::{error, info, warn};
 
 use super::counters::StateCounters;
+use super::packing::Packer;
 use super::replay::Replay;
 use super::restore::{Restorer, SnapshotShard};
 use crate::analytics::Asker;
@@ -77,6 +78,7 @@ pub struct StateThread {
     /// The shard that was asked last, until it has ended its snapshot.
     asked: Option<usize>,
     has_failed: bool,
+    packer: Packer,
 }
 
 /// Chunks that a shard had judged.
@@ -134,6 +136,7 @@ impl StateThread {
             bytes: vec![0; layout.threads()],
             asked: None,
             has_failed: false,
+            packer: Packer::default(),
         };
         thread.write();
     }
@@ -200,7 +203,7 @@ impl StateThread {
             }
             SnapshotMessage::Block { shard, block } => {
                 if let Some(writer) = &mut self.writers[shard]
-                    && let Err(error) = writer.block(&block)
+                    && let Err(error) = writer.block(&self.packer.pack(block))
                 {
                     self.failed(shard, &error);
                 }

@@ -44,10 +44,12 @@ pub enum RecordKind {
     FleetWatch = 12,
     /// A [`DeviceId`], a [`MetricId`], and the same of a stream of that device. After the stream.
     Watch = 13,
+    /// Records, compressed: what the disk has. No shard sees it.
+    Packed = 14,
 }
 
 impl RecordKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Form,
         Self::Totals,
         Self::Fleet,
@@ -61,6 +63,7 @@ impl RecordKind {
         Self::Cadence,
         Self::FleetWatch,
         Self::Watch,
+        Self::Packed,
     ];
 }
 
