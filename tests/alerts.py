@@ -180,7 +180,7 @@ class Feed(proxy.Clients):
 
     def drive(self, number: int) -> None:
         draw = random.Random(number)
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         gap = BATCH * CLIENTS / SAMPLES_PER_S
         due = time.monotonic()
         while not self.stop.is_set():
@@ -234,7 +234,7 @@ class Webhook:
     def check_hostile(self) -> None:
         """What is no message of Alertmanager ends with an answer, and nobody else waits."""
         for body, expected in ((b"{", 400), (b'{"alerts":[{}]}', 400), (b'{"alerts":1}', 400), (b"[]", 400)):
-            client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
             client.request("POST", "/", body)
             assert client.getresponse().status == expected, body
             client.close()
@@ -242,7 +242,7 @@ class Webhook:
 
 def query(port: int, expression: str) -> list[dict]:
     url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)["data"]["result"]
 
 
@@ -291,7 +291,7 @@ def replace(replicas: dict, ports: dict, flags: list[str]) -> None:
     for name in ("first", "second"):
         child = replicas[name].child
         child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=30) == 0, f"the {name} replica exits {child.returncode}"
+        assert child.wait(timeout=60) == 0, f"the {name} replica exits {child.returncode}"
         replicas[name].close()
         child, _ = replicas[name].enter_context(bench.sigmad(*flags, listen=f"127.0.0.1:{ports[name]}"))
         replicas[name].child = child
@@ -321,7 +321,7 @@ def check_live() -> str:
             share = query(prometheus, 'sigmad:anomalies:ratio15s{metric="rps"}')
             noise = float(share[0]["value"][1])
             rate = float(query(prometheus, "sum(rate(sigmad_samples_judged_total[15s]))")[0]["value"][1])
-            scrape = urllib.request.urlopen(f"http://127.0.0.1:{ports['first']}/metrics", timeout=10).read().decode()
+            scrape = urllib.request.urlopen(f"http://127.0.0.1:{ports['first']}/metrics", timeout=60).read().decode()
             names = check_metric_names(scrape)
             panels = check_dashboard(prometheus)
 

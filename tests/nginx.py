@@ -104,7 +104,7 @@ class Load(proxy.Clients):
 
     def drive(self, number: int) -> None:
         codes: Counter[str] = Counter()
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         while not self.stop.is_set():
             # Most clients post; some read.
             method, path, body = ("POST", "/ingest", BODY) if number % 4 else ("GET", "/analyze", None)
@@ -136,7 +136,7 @@ def replica(port: int):
 
 def debug_is_closed(port: int) -> bool:
     """No client of the proxy gets what is open to local requests."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     client.request("GET", "/debug/pprof/cmdline")
     answer = client.getresponse()
     payload = answer.read()
@@ -168,7 +168,7 @@ def main() -> None:
             for name in ("first", "second"):
                 child = replicas[name].child
                 child.send_signal(signal.SIGTERM)
-                code = child.wait(timeout=30)
+                code = child.wait(timeout=60)
                 if code != 0:
                     print(f"the {name} replica exits {code}")
                     good = False
