@@ -26,6 +26,9 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Any answer, close or exit that a test waits for comes within it, or the test fails. It is shorter than the 25 s of
 /// a drain, so a server that only ends with its drain is found, and judges no speed.
 pub const WAIT: Duration = Duration::from_secs(20);
+/// The server's own limit for a request to arrive is 10 s. A machine that stands still so long must not turn an answer
+/// into a 408; tests of this limit set it.
+const PATIENT_READ_TIMEOUT: &str = "120s";
 /// No answer is larger: a parser that waits for more has lost its place.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
@@ -194,6 +197,9 @@ impl Launch<'_> {
     /// Starts the server and waits until it listens.
     pub fn start(&self) -> Server {
         let mut command = self.command();
+        if !self.args.contains(&"--read-timeout") {
+            command.args(["--read-timeout", PATIENT_READ_TIMEOUT]);
+        }
         let unix = (self.family == Family::Unix).then(SocketDirectory::default);
         if let Some(directory) = &unix {
             command.args(["--listen", &directory.address()]);
