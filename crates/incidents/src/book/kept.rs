@@ -100,7 +100,7 @@ impl Book {
     }
 
     /// A book that goes on from the one that was written. It waits for as many [`Event::Restored`] as there are
-    /// `shards`.
+    /// `shards`; for none, each event is news.
     ///
     /// # Errors
     /// When the bytes are no book.
@@ -124,7 +124,7 @@ impl Book {
             opened: form.opened,
             ruled: form.ruled,
             now_us: form.now_us,
-            resumption: Some(Resumption { written_us, shards, standing }),
+            resumption: (shards > 0).then_some(Resumption { written_us, shards, standing }),
             ..Self::new(settings)
         };
         book.forget_old();

@@ -139,6 +139,14 @@ fn what_is_judged_again_is_known_and_what_ended_meanwhile_is_over() {
 }
 
 #[test]
+fn a_book_that_waits_for_no_shard_takes_each_event() {
+    let mut book = read(&written(&book(), 9_000), 0);
+    let before = all(&book).len();
+    book.apply(&deviation("z", 8_900));
+    assert_eq!(all(&book).len(), before + 1);
+}
+
+#[test]
 fn without_a_book_what_is_wrong_begins() {
     let mut book = Book::default();
     book.apply(&restored(vec![deviation("b", 4_000), silence("c", 100)], 9_000));
