@@ -21,10 +21,10 @@ use socket2::SockRef;
 
 /// How soon a change of the fault takes effect.
 const LOOK: Duration = Duration::from_millis(10);
-/// A request is whole after a pause this long: the client waits for replies then.
-const QUIET: Duration = Duration::from_millis(60);
+/// A request is whole after a pause this long: the client waits for replies then, and is not only without a core.
+const QUIET: Duration = Duration::from_millis(500);
 /// Time limit for the server to read the bytes before a cut, and to close.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Bytes buffered for a side that does not read; past it the other side is not read either.
 const HELD_BYTES_MAX: usize = 4 << 20;
 /// Bytes of one read.

@@ -21,7 +21,7 @@ use sigmad::store::queue::{Refusals, Segment, StoreQueue};
 use sigmad::store::windows::{GONE_AFTER_US, SubjectCounts, WindowMembers, share};
 use sigmad_sample::{DeviceId, MetricId};
 
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(60);
 const WINDOW: usize = 5;
 const NOW_US: i64 = 1_800_000_000_000_000;
 /// Times after it are of the future.

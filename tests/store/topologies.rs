@@ -17,7 +17,7 @@ use sigmad_clock::Clock;
 
 /// An attempt waits 1 s to connect and 2 s for a reply, once. One that waited for every command or
 /// address in turn would take longer than this, on any machine.
-const ATTEMPT: Duration = Duration::from_secs(15);
+const ATTEMPT: Duration = Duration::from_secs(60);
 
 type Replies = Vec<Result<Value, Refusal>>;
 
