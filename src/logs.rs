@@ -21,8 +21,9 @@ use crate::config::LogFormat;
 const MAY_IS_SILENT: &str = "may=off";
 /// Lines that may wait to be written: some seconds at `debug`, at most 1 MB at the usual 300 bytes.
 const LINES_WAITING_MAX: usize = 4_096;
-/// How long the end of the process waits for the last lines. A reader that blocks delays the exit by this.
-const LAST_LINES: Duration = Duration::from_millis(500);
+/// How long the end of the process waits for room, and then for the last lines: longer than a machine stands still. A
+/// reader that blocks delays the exit by this.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Written by several threads, so it is no [`sigmad_counters::Counter`].
 static LINES_LOST: AtomicU64 = AtomicU64::new(0);

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Engine, Server, SocketDirectory, WAIT};
+use crate::redis_server::unused_port;
 use serde_json::Value;
 
 /// No run of these tests takes longer, on the slowest machine.
@@ -488,9 +489,7 @@ fn a_signal_ends_the_run_with_its_results() {
 
 #[test]
 fn what_cannot_run_says_why() {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let nobody = free.local_addr().expect("bound");
-    drop(free);
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, unused_port()));
     let everybody = toy(|_| Some(answer("202 Accepted", "", ACCEPTED)));
     for (address, args, code, words) in [
         (nobody, &["--duration=1s"][..], 1, "can't connect to 127.0.0.1"),

@@ -1,12 +1,12 @@
 //! Log lines that cannot be written: the server starts, serves and drains all the same.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::harness::{Connection, eventually, get, post, request};
-use crate::redis_server::Redis;
+use crate::redis_server::{Redis, unused_port};
 
 /// A server whose stderr is `stderr`. Its port is chosen before, as its log can't tell it.
 struct Unheard {
@@ -16,9 +16,7 @@ struct Unheard {
 
 impl Unheard {
     fn start(args: &[&str], stderr: Stdio) -> Self {
-        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = probe.local_addr().expect("bound");
-        drop(probe);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, unused_port()));
         let child = Command::new(env!("CARGO_BIN_EXE_sigmad"))
             .args(["--workers", "1", "--listen", &address.to_string()])
             .args(args)
@@ -27,8 +25,11 @@ impl Unheard {
             .stderr(stderr)
             .spawn()
             .expect("sigmad starts");
-        let server = Self { child, address };
-        eventually("it serves", || Connection::open(address).is_ok());
+        let mut server = Self { child, address };
+        eventually("it serves", || {
+            assert_eq!(server.child.try_wait().expect("wait"), None, "it serves");
+            Connection::open(address).is_ok()
+        });
         server
     }
 
