@@ -314,7 +314,7 @@ def check_walk() -> str:
             done = subprocess.run([*command, "--json=-"], capture_output=True, text=True, check=True)
             # As a pod's log has both.
             (folder / "load").write_text(done.stderr + done.stdout)
-            scrape = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+            scrape = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
             (folder / "scrape").write_text(scrape)
         own = shutil.which("kustomize")
         kustomize = f"{own} build" if own else f"{shutil.which('kubectl')} kustomize"

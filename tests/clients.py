@@ -77,21 +77,21 @@ def python_requests(port: int, _scratch: Path) -> None:
     with requests.Session() as session:
         for round_ in range(200):
             path = "/ingest" if round_ % 2 else "/metrics"
-            answer = session.post(base + path, json=json.loads(SEEDS[round_ % 3]), timeout=5)
+            answer = session.post(base + path, json=json.loads(SEEDS[round_ % 3]), timeout=60)
             assert answer.status_code == STATUS[path], answer.text
             assert answer.json()["accepted"] == 1
         lines = session.post(
             base + "/ingest",
             data=iter([f"{seed}\n".encode() for seed in SEEDS]),
             headers={"Content-Type": "application/x-ndjson"},
-            timeout=5,
+            timeout=60,
         )
         assert lines.json()["accepted"] == 3, lines.text
-        assert session.get(base + "/analyze", timeout=5).json()["totalCount"] > 0
-        assert session.head(base + "/stats", timeout=5).status_code == 200
-        refused = session.post(base + "/ingest", data=b"{", timeout=5)
+        assert session.get(base + "/analyze", timeout=60).json()["totalCount"] > 0
+        assert session.head(base + "/stats", timeout=60).status_code == 200
+        refused = session.post(base + "/ingest", data=b"{", timeout=60)
         assert refused.status_code == 400, refused.text
-        assert session.get(base + "/metrics", timeout=5).text.startswith("#")
+        assert session.get(base + "/metrics", timeout=60).text.startswith("#")
 
 
 def ab(port: int, scratch: Path) -> None:

@@ -48,7 +48,7 @@ MEMORY = "128m"
 CPUS = "0.25"
 RATE = 1000
 LOAD_S = 8
-START_S_MAX = 20.0
+START_S_MAX = 60.0
 # What podman gives without being asked is more than may be had where it runs in a container itself.
 ULIMITS = ["--ulimit=nofile=4096:4096", "--ulimit=nproc=1024:1024"]
 
@@ -256,7 +256,7 @@ class Container:
             time.sleep(0.05)
 
     def get(self, path: str):
-        return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20)
+        return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60)
 
     def log(self) -> str:
         done = subprocess.run(podman_command("logs", self.name), capture_output=True, text=True, check=False)

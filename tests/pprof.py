@@ -35,7 +35,7 @@ SHORT = 0.02
 # The samples of perf alone, each for a period, miss the switches to a thread, which are charged to it: the more,
 # the more others there are on its core. What a hypervisor takes they count, without a bound.
 SWITCHES = 0.5
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 # A load that is stopped when its work is done; a machine that is busy takes longer.
 LOAD_S_MAX = 600
 # What profiles make the process keep: tables read once, pages of threads that have ended.
