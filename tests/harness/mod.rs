@@ -22,7 +22,7 @@ use serde_json::Value;
 
 /// For what has no limit in the server: a start, a line of the log, a count. They take milliseconds; an unoptimised build
 /// on a machine that stands still for a while takes longer.
-pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+pub const START_TIMEOUT: Duration = Duration::from_secs(180);
 /// Any answer, close or exit that a test waits for comes within it, or the test fails. It is shorter than the 25 s of
 /// a drain, so a server that only ends with its drain is found, and judges no speed.
 pub const WAIT: Duration = Duration::from_secs(20);

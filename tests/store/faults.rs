@@ -23,7 +23,7 @@ const REQUESTS: u64 = 400;
 const REQUESTS_AFTER: u64 = 100;
 /// Time limit for the proxy to reach a state, to detect a Redis that is down, to find one that is back and to write the
 /// queued samples, and to exit. Each takes seconds; nothing here judges how many.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Default of `--flush-interval`.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);

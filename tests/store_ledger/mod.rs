@@ -35,7 +35,7 @@ const CLIENTS_MAX: u64 = 8;
 /// The first timestamp, seconds since 1970.
 const FIRST_S: u64 = 1_735_100_000;
 /// Time limit until queued samples are written and updates of other replicas are applied.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(180);
 /// Differences that are printed at most.
 const SHOWN: usize = 12;
 
