@@ -216,8 +216,12 @@ impl AnalyticsThread {
                 self.begin_again();
             }
         }
-        if let Some(past) = self.past.take() {
-            self.analytics.learn(past.0);
+        if let Some(past) = self.past.take()
+            && self.analytics.learn(past.0)
+            && let Some(snapshots) = &mut self.snapshots
+        {
+            // No journal has the past: until there is a snapshot a crash loses it.
+            snapshots.begin(&mut self.analytics, &self.latest, self.judged_chunks);
         }
         let mut busy_ns = self.clock.monotonic_ns();
         loop {

@@ -10,10 +10,10 @@ use crate::analytics::judge::Analytics;
 
 impl Analytics {
     /// Judges batches with their arrivals, in order. Called before the first sample that counts, and does nothing where
-    /// a snapshot was restored: that is the past.
-    pub fn learn(&mut self, past: impl Iterator<Item = (i64, Batch)>) {
+    /// a snapshot was restored: that is the past. True if it was learned.
+    pub fn learn(&mut self, past: impl Iterator<Item = (i64, Batch)>) -> bool {
         if self.samples > 0 || self.fleet.samples > 0 {
-            return;
+            return false;
         }
         // With numbers of its own: they would be missing among those that are shown.
         let log =
@@ -28,5 +28,6 @@ impl Analytics {
         self.samples = self.devices.occupied() as u64;
         // What began in the past is not told; what ends of it has no incident.
         self.pass_events(drop);
+        true
     }
 }

@@ -152,3 +152,106 @@ fn without_a_book_what_is_wrong_begins() {
     book.apply(&restored(vec![deviation("b", 4_000), silence("c", 100)], 9_000));
     assert_eq!(all(&book).len(), 2);
 }
+
+/// Devices that begin and end to be wrong at random, in order.
+struct Story {
+    random: u64,
+    events: Vec<Event>,
+    /// Devices that are wrong, with their onsets.
+    wrong: BTreeMap<u64, Event>,
+    now_s: i64,
+}
+
+impl Story {
+    fn below(&mut self, end: u64) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.random >> 33) % end
+    }
+
+    fn tell(&mut self, events: usize) {
+        for _ in 0..events {
+            self.now_s += 1 + self.below(40) as i64;
+            let device = self.below(12);
+            let name = format!("edge-{device}");
+            let event = match self.wrong.remove(&device) {
+                Some(Event::Silence { .. }) => {
+                    Event::Return { device: name.into(), at_us: self.now_s * S }
+                }
+                Some(_) => recovery(&name, self.now_s),
+                None => {
+                    let onset = match device % 3 {
+                        0 => silence(&name, self.now_s),
+                        _ => deviation(&name, self.now_s),
+                    };
+                    self.wrong.insert(device, onset.clone());
+                    onset
+                }
+            };
+            self.events.push(event);
+        }
+    }
+}
+
+fn open_members(book: &Book) -> Vec<(Subject, IncidentId)> {
+    let open = book.members.iter().filter(|(_, place)| place.is_open);
+    open.map(|(subject, place)| (subject.clone(), place.id)).collect()
+}
+
+/// Whatever was on its way when the book was written, and wherever the journal begins: open is what is wrong, and what
+/// was open before has the id that it had.
+#[test]
+fn a_restart_at_any_moment_loses_no_end_and_opens_nothing_twice() {
+    for seed in 0..400 {
+        let (events, wrong) = Default::default();
+        let mut story = Story { random: seed, events, wrong, now_s: 1_000 };
+        story.tell(60);
+        let (count, lost) = (story.events.len(), story.below(3) as usize);
+        let mut book = Book::default();
+        story.events[..count - lost].iter().for_each(|event| book.apply(event));
+        let known = open_members(&book);
+        let written_s = story.events[count - 1].at_us() / S;
+        let bytes = written(&book, written_s);
+        // What follows is in the journal, as is a part of what was before.
+        let begins = story.below(count as u64) as usize;
+        let more = story.below(20) as usize;
+        story.tell(more);
+        let mut book = read(&bytes, 1);
+        story.events[begins..].iter().for_each(|event| book.apply(event));
+        let standing: Vec<Event> = story.wrong.values().cloned().collect();
+        let subjects: BTreeSet<Subject> = standing
+            .iter()
+            .map(|event| {
+                let found = member(event);
+                (found.device, found.series)
+            })
+            .collect();
+        book.apply(&restored(standing, story.now_s));
+        let open = open_members(&book);
+        // An onset that was lost and long before the book was written is one that the book had ended itself.
+        let lost: BTreeSet<_> = story.events[count - lost..count]
+            .iter()
+            .filter(|event| event.at_us() <= written_s * S - ON_THE_WAY_US)
+            .map(|event| format!("{event:?}"))
+            .collect();
+        let found: BTreeSet<Subject> = open.iter().map(|(subject, _)| subject.clone()).collect();
+        assert!(found.is_subset(&subjects), "seed {seed}: {found:?} {subjects:?}");
+        assert!(lost.len() + found.len() >= subjects.len(), "seed {seed}: {found:?} {subjects:?}");
+        for (subject, id) in open {
+            let before = known.iter().find(|(known, _)| *known == subject).map(|(_, id)| *id);
+            let began_us = story.wrong.values().map(|event| (member(event).device, event.at_us()));
+            let began_us = began_us.filter(|(device, _)| *device == subject.0).map(|one| one.1);
+            // Still the same onset: the same incident, unless it went into another one.
+            if before.is_some() && began_us.max() <= Some(written_s * S) {
+                let went_to = |id| {
+                    book.changes_since(0, 9_999)
+                        .iter()
+                        .any(|one| one.id == id && one.merged_into.is_some())
+                };
+                assert!(
+                    before == Some(id) || before.is_some_and(went_to),
+                    "seed {seed}: {subject:?}"
+                );
+            }
+        }
+    }
+}
