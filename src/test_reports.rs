@@ -87,6 +87,7 @@ fn answer(question: Question) {
         Question::Totals(to) => drop(to.send(part_totals())),
         Question::Devices(query, to) => {
             let report = DeviceReport {
+                index: 0,
                 device: format!("{:?}", query.sort).into(),
                 score: 5.0,
                 is_anomaly: true,

@@ -135,6 +135,8 @@ pub struct DevicesQuery {
     /// Only devices whose names contain this, without regard to the case of ASCII letters. A device of exactly
     /// this name comes first.
     pub search: Option<Box<str>>,
+    /// Only devices after the one of this index: the next page of [`DevicesSort::Device`].
+    pub after: Option<u32>,
 }
 
 /// The order of `/devices`; ties in the order of device ids.
@@ -146,6 +148,8 @@ pub enum DevicesSort {
     LastSeen,
     /// By the number of anomalies, most first.
     Anomalies,
+    /// By index: an order that does not change while somebody pages through it.
+    Device,
 }
 
 /// The query of `/anomalies`.
@@ -237,6 +241,8 @@ pub struct RankedDevice {
 /// One device in `/devices`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceReport {
+    /// The index of its id.
+    pub index: u32,
     /// Its name.
     pub device: Arc<str>,
     /// The highest score of the last verdicts.

@@ -23,6 +23,7 @@ pub struct DeviceScan {
     sort: DevicesSort,
     limit: usize,
     search: Option<Box<str>>,
+    after: Option<u32>,
     reply: Sender<Vec<RankedDevice>>,
     next: usize,
     /// The first devices so far, the last of them on top, with their generations.
@@ -32,8 +33,12 @@ pub struct DeviceScan {
 impl DeviceScan {
     pub fn new(query: DevicesQuery, reply: Sender<Vec<RankedDevice>>) -> Self {
         let limit = query.limit.min(DEVICES_REPORTED_MAX);
-        let DevicesQuery { sort, search, .. } = query;
-        Self { sort, limit, search, reply, next: 0, best: BinaryHeap::with_capacity(limit) }
+        let DevicesQuery { sort, search, after, .. } = query;
+        let best = BinaryHeap::with_capacity(limit);
+        // What comes before the page is not looked at.
+        let first = after.map_or(0, |after| after as usize + 1);
+        let next = first - first % DEVICES_PER_CHUNK;
+        Self { sort, limit, search, after, reply, next, best }
     }
 
     /// Takes one step. True when all devices have been compared.
@@ -41,6 +46,7 @@ impl DeviceScan {
         for _ in 0..CHUNKS_PER_STEP {
             for (index, device) in (self.next as u32..).zip(devices.chunk_from(self.next)) {
                 if let Some(name) = &device.name
+                    && self.after.is_none_or(|after| index > after)
                     && self.search.as_deref().is_none_or(|part| has_part(name, part))
                 {
                     self.consider(index, device, name);
@@ -74,7 +80,7 @@ impl DeviceScan {
                 // An evicted device keeps its entry here until another takes it.
                 let device = devices.get(id).filter(|_| metrics.device_name(id).is_some())?;
                 let rank = (is_exact, key(self.sort, device), Reverse(index));
-                Some(RankedDevice { rank, report: report(devices, metrics, device)? })
+                Some(RankedDevice { rank, report: report(devices, metrics, device, index)? })
             })
             .collect();
         found.sort_unstable_by_key(|device| Reverse(device.rank));
@@ -93,6 +99,7 @@ fn key(sort: DevicesSort, device: &DeviceEntry) -> u64 {
         // The bits of floats of 0 and up have the order of the floats.
         DevicesSort::Score => device.highest_score().map_or(0, |stream| stream.score.to_bits()),
         DevicesSort::LastSeen => device.last.seen_us.max(0) as u64,
+        DevicesSort::Device => 0,
         DevicesSort::Anomalies => device.own.anomalies + device.others.anomalies,
     }
 }
@@ -101,11 +108,13 @@ fn report(
     devices: &DeviceWindows,
     metrics: &KnownMetrics,
     device: &DeviceEntry,
+    index: u32,
 ) -> Option<DeviceReport> {
     let highest = device.highest_score()?;
     let (stream, ring) = devices.arena.get(highest.place());
     let counts = device.own + device.others;
     Some(DeviceReport {
+        index,
         device: device.name.clone()?,
         score: highest.score,
         is_anomaly: device.streams.iter().any(DeviceStream::is_anomaly),

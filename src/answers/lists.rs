@@ -6,13 +6,18 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::json::{Seconds, body};
-use crate::analytics::report::{AnomalyReport, DeviceReport, SampleReport};
+use crate::analytics::report::{
+    AnomalyReport, DeviceReport, DevicesQuery, DevicesSort, SampleReport,
+};
 use sigmad_sample::number::Plain;
 
 #[derive(Serialize)]
 struct DevicesJson<'a> {
     devices: Vec<DeviceJson<'a>>,
     count: usize,
+    /// The next page; only with an order that does not change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -44,10 +49,13 @@ impl<'a> From<&'a DeviceReport> for DeviceJson<'a> {
 }
 
 /// `/devices`
-pub fn devices(reports: &[DeviceReport]) -> Vec<u8> {
+pub fn devices(reports: &[DeviceReport], asked: &DevicesQuery) -> Vec<u8> {
+    // A page that is not full may have devices after it: one that is evicted meanwhile leaves a gap.
+    let has_pages = asked.sort == DevicesSort::Device;
     body(&DevicesJson {
         devices: reports.iter().map(DeviceJson::from).collect(),
         count: reports.len(),
+        next: reports.last().filter(|_| has_pages).map(|last| last.index),
     })
 }
 
@@ -182,6 +190,7 @@ mod tests {
         assert_eq!(answer["samples"][0], row);
         assert_eq!(answer["samples"][1].get("device"), None);
         let device = DeviceReport {
+            index: 7,
             device: name.clone(),
             score: 1e6,
             is_anomaly: true,
@@ -193,7 +202,13 @@ mod tests {
         };
         let row = json!({"device": &*name, "score": 1e6, "isAnomaly": true, "metric": &*name,
             "last": 0.5, "lastSeen": 1, "totalCount": 3, "anomalyCount": 1});
-        assert_eq!(parse(&devices(&[device])), json!({"devices": [row], "count": 1}));
+        let asked = |sort| DevicesQuery { limit: 1, sort, search: None, after: None };
+        let answer = parse(&devices(&[device.clone()], &asked(DevicesSort::Score)));
+        assert_eq!(answer, json!({"devices": [row], "count": 1}));
+        let answer = parse(&devices(&[device], &asked(DevicesSort::Device)));
+        assert_eq!(answer, json!({"devices": [row], "count": 1, "next": 7}));
+        let answer = parse(&devices(&[], &asked(DevicesSort::Device)));
+        assert_eq!(answer, json!({"devices": [], "count": 0}));
         let anomaly = AnomalyReport {
             serial: 7,
             device: None,

@@ -8,6 +8,8 @@ use smallvec::SmallVec;
 
 use super::errors::ApiError;
 use crate::analytics::report::{DEVICES_REPORTED_MAX, DevicesSort, SAMPLES_REPORTED_MAX, Scope};
+use crate::dashboard::day::DayRange;
+use sigmad_clock::Now;
 use sigmad_incidents::incident::{IncidentId, Severity, State};
 use sigmad_profile::cpu::{Backend, ProfileOptions};
 use sigmad_sample::timestamp;
@@ -19,6 +21,11 @@ pub const LIMIT_DEFAULT: usize = 100;
 pub const LIMIT_MAX: usize = 1_000;
 /// Series that one client of `/events` chooses: as many as a page has charts for.
 pub const SERIES_CHOSEN_MAX: usize = 8;
+/// Points of a history: a chart has one or two pixels for each.
+const POINTS_DEFAULT: u64 = 720;
+/// More points than a screen has pixels for.
+const POINTS_ASKED_MAX: u64 = 1_440;
+const HOUR_US: i64 = 3_600_000_000;
 /// The defaults of Go.
 const PROFILE_SECONDS: u64 = 30;
 const PROFILE_HZ: u64 = 100;
@@ -52,6 +59,9 @@ pub struct Query<'a> {
     state: Option<Cow<'a, str>>,
     severity: Option<Cow<'a, str>>,
     after: Option<Cow<'a, str>>,
+    from: Option<Cow<'a, str>>,
+    to: Option<Cow<'a, str>>,
+    points: Option<Cow<'a, str>>,
 }
 
 impl<'a> Query<'a> {
@@ -78,6 +88,9 @@ impl<'a> Query<'a> {
                 "state" => &mut known.state,
                 "severity" => &mut known.severity,
                 "after" => &mut known.after,
+                "from" => &mut known.from,
+                "to" => &mut known.to,
+                "points" => &mut known.points,
                 _ => continue,
             };
             parameter.get_or_insert(value);
@@ -146,8 +159,9 @@ impl<'a> Query<'a> {
             None | Some("score") => Ok(DevicesSort::Score),
             Some("last_seen") => Ok(DevicesSort::LastSeen),
             Some("anomalies") => Ok(DevicesSort::Anomalies),
+            Some("device") => Ok(DevicesSort::Device),
             Some(_) => {
-                let allowed = "score, last_seen or anomalies";
+                let allowed = "score, last_seen, anomalies or device";
                 Err(ApiError::Parameter { name: "sort", allowed })
             }
         }
@@ -222,6 +236,15 @@ impl<'a> Query<'a> {
         chosen("after", self.after.as_deref(), known, "the `next` of an answer")
     }
 
+    /// The device before the next page.
+    pub fn after_device(&self, sort: DevicesSort) -> Result<Option<u32>, ApiError<'static>> {
+        let known = |text: &str| match sort {
+            DevicesSort::Device => within(text, 0..=u32::MAX.into()).map(|after| after as u32),
+            DevicesSort::Score | DevicesSort::LastSeen | DevicesSort::Anomalies => None,
+        };
+        chosen("after", self.after.as_deref(), known, "the `next` of an answer with sort=device")
+    }
+
     /// The scope of incidents: both are of this replica.
     pub fn scope_of_incidents(&self) -> Result<(), ApiError<'static>> {
         let known = |text: &str| matches!(text, "cluster" | "local").then_some(());
@@ -230,11 +253,33 @@ impl<'a> Query<'a> {
 
     /// The earliest timestamp, in microseconds since 1970.
     pub fn since_us(&self) -> Result<i64, ApiError<'static>> {
-        let allowed = "a time since 1970 in seconds, milliseconds, microseconds or nanoseconds, \
-                       or as in RFC 3339";
-        let Some(text) = self.since.as_deref() else { return Ok(i64::MIN) };
-        timestamp_us(text).ok_or(ApiError::Parameter { name: "since", allowed })
+        Ok(moment("since", self.since.as_deref())?.unwrap_or(i64::MIN))
     }
+
+    /// The range of a history: the last hour by default.
+    pub fn range(&self, now: Now) -> Result<DayRange, ApiError<'static>> {
+        let allowed = "a whole number from 1 to 1440";
+        const _: () = assert!(POINTS_ASKED_MAX == 1_440);
+        let points = match self.points.as_deref() {
+            None => POINTS_DEFAULT,
+            Some(text) => within(text, 1..=POINTS_ASKED_MAX)
+                .ok_or(ApiError::Parameter { name: "points", allowed })?,
+        };
+        let to_us = moment("to", self.to.as_deref())?.unwrap_or(now.wall_us);
+        let from_us =
+            moment("from", self.from.as_deref())?.unwrap_or(to_us.saturating_sub(HOUR_US));
+        if from_us > to_us {
+            return Err(ApiError::Parameter { name: "from", allowed: "not after `to`" });
+        }
+        Ok(DayRange::new(from_us, to_us, points as usize))
+    }
+}
+
+/// A parameter that is a time, in microseconds since 1970.
+fn moment(name: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError<'static>> {
+    let allowed = "a time since 1970 in seconds, milliseconds, microseconds or nanoseconds, \
+                   or as in RFC 3339";
+    chosen(name, text, timestamp_us, allowed)
 }
 
 /// The value that `known` makes of a parameter; None without one.

@@ -27,8 +27,9 @@ use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{
     AnomaliesQuery, DevicesQuery, RecentQuery, Scope, SeriesQuery, SeriesSelection, WindowsReport,
 };
-use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
+use crate::answers::{history, lists};
+use crate::dashboard::recorder::HistoryQuery;
 use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscription};
 use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, Responder, Response};
@@ -211,8 +212,9 @@ impl ReadQuery<'_> {
             }
             Read::Devices => {
                 let search = query.search()?.map(Box::from);
-                let asked = DevicesQuery { limit: query.limit()?, sort: query.sort()?, search };
-                lists::devices(&answered(deps.asker.devices(&asked))?)
+                let (limit, sort) = (query.limit()?, query.sort()?);
+                let asked = DevicesQuery { limit, sort, search, after: query.after_device(sort)? };
+                lists::devices(&answered(deps.asker.devices(&asked))?, &asked)
             }
             Read::Anomalies => match recent(&query, query.since_us()?, deps)? {
                 Some(RecentQuery { device, limit, since_us }) => {
@@ -228,6 +230,14 @@ impl ReadQuery<'_> {
             Read::Incidents => incidents::list(&query, &deps.incidents, self.now)?,
             Read::Incident => incidents::one(self.id, &query, &deps.incidents)?,
             Read::Silences => incidents::silences(&query, &deps.incidents, self.now)?,
+            Read::IncidentsPage => {
+                return incidents::table(&query, &deps.incidents, self.now);
+            }
+            Read::History => {
+                let (device, range) = (query.device()?.map(Box::from), query.range(self.now)?);
+                let asked = HistoryQuery { device, series: query.series()?, range };
+                history::history(&asked, &answered(deps.subscriber.history(asked.clone()))?)
+            }
             Read::Scrape => return self.scrape(deps),
             // Only HEAD gets here: the head of a GET.
             Read::Events => {
@@ -337,6 +347,7 @@ mod tests {
     use super::*;
     use crate::analytics::questions;
     use crate::analytics::report::Question;
+    use crate::dashboard::subscriber::EventsRequest;
     use crate::http::message::ResponseWriter;
     use crate::incidents::thread::running;
     use crate::shards::ShardLayout;
@@ -585,7 +596,8 @@ mod tests {
         get.last_event_id = "7-9".to_owned();
         serve(get, &test.deps, &test.counters, &mut test.clock);
         assert!(test.engine.is_silent());
-        let arrival = subscriptions.recv().expect("a client");
+        let arrival = subscriptions.queue.recv().expect("a client");
+        let EventsRequest::Subscribe(arrival) = arrival else { panic!("{arrival:?}") };
         assert_eq!((arrival.device.as_deref(), &*arrival.last_event_id), (Some("a"), "7-9"));
         drop(subscriptions);
         let response = test.get("/events");

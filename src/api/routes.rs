@@ -213,6 +213,10 @@ pub enum Read {
     Incident,
     /// `/silences`
     Silences,
+    /// `/incidents.html`
+    IncidentsPage,
+    /// `/history`
+    History,
     /// The Prometheus metrics.
     Scrape,
     /// `openapi.json`
@@ -238,7 +242,7 @@ impl Get {
 }
 
 /// Every path, the busiest first: a request is compared with them in this order, and with prefixes last.
-pub const ROUTES: [PathRoute; 44] = [
+pub const ROUTES: [PathRoute; 46] = [
     PathRoute { post: json(202), ..path("/ingest") },
     PathRoute { post: json(200), ..reads("/metrics", Read::Scrape) },
     PathRoute { post: influx(InfluxVersion::V1), ..path("/write") },
@@ -263,6 +267,8 @@ pub const ROUTES: [PathRoute; 44] = [
     gets("/", Get::Page(Asset::Html)),
     gets("/page.css", Get::Page(Asset::Style)),
     gets("/page.js", Get::Page(Asset::Script)),
+    reads("/history", Read::History),
+    reads("/incidents.html", Read::IncidentsPage),
     reads("/openapi.json", Read::OpenApi),
     PathRoute { post: Some(Post::Ingest(Convention::RemoteWrite)), ..path("/api/v1/write") },
     gets("/ping", Get::InfluxPing),

@@ -8,6 +8,7 @@ mod choices;
 mod command_line;
 mod environment;
 mod error;
+mod grafana_url;
 mod help;
 mod in_force;
 mod listen;
@@ -24,5 +25,6 @@ pub use choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switc
 pub(crate) use command_line::parse_from;
 pub use command_line::{Invocation, command_line, parse};
 pub use error::SettingsError;
+pub use grafana_url::GrafanaUrl;
 pub use settings::ServerSettings;
 pub use unknown::unused_variables;

@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switch, shards};
 use super::error::SettingsError;
+use super::grafana_url::GrafanaUrl;
 use super::listen::listen;
 use crate::decode::{DEVICE_LABELS, Glob, SeriesRules};
 use crate::http::cors::AllowedOrigin;
@@ -240,6 +241,14 @@ pub struct ServerSettings {
     /// and shrink. Any other device that is usually heard and is not is an incident.
     #[arg(help_heading = "Incidents", long, value_name = "PATTERN", value_delimiter = ',')]
     pub silence_ignore: Vec<Glob>,
+
+    /// link of the live page to Grafana, with {device}, {series}, {from}, {to}
+    ///
+    /// URL that the live page links devices and incidents to, with `{device}`, `{series}`, `{from}` and `{to}` (milliseconds
+    /// since 1970) and `{incident}` in their places, such as
+    /// `https://grafana.example/d/sigmad?var-device={device}&var-metric={series}&from={from}&to={to}`.
+    #[arg(help_heading = "Incidents", long, value_name = "URL")]
+    pub grafana_url: Option<GrafanaUrl>,
 
     /// labels that can be the device; see SERIES.md
     ///

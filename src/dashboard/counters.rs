@@ -11,6 +11,12 @@ pub struct EventsCounters {
     pub sent_bytes_total: Counter,
     /// Clients disconnected because they read too slowly.
     pub dropped_total: Counter,
+    /// Streams whose history is recorded now.
+    pub history_streams: Counter,
+    /// Streams whose history made room for that of another.
+    pub history_evicted_total: Counter,
+    /// Streams that were not recorded because all others were wanted, too.
+    pub history_refused_total: Counter,
 }
 
 impl MetricSource for EventsCounters {
@@ -30,5 +36,15 @@ impl MetricSource for EventsCounters {
                 "Clients of /events disconnected because they read too slowly.",
             )
             .add_counter(&[], &self.dropped_total);
+        families
+            .gauge("sigmad_history_streams", "Streams whose history of a day is recorded.")
+            .add_counter(&[], &self.history_streams);
+        families
+            .counter(
+                "sigmad_history_streams_dropped_total",
+                "Streams whose history was dropped, by reason: evicted for another stream, or refused because all others are wanted.",
+            )
+            .add_counter(&[("reason", "evicted")], &self.history_evicted_total)
+            .add_counter(&[("reason", "refused")], &self.history_refused_total);
     }
 }

@@ -3,13 +3,14 @@
 //! Readers hand it clients through the [`Subscriber`](super::subscriber::Subscriber). Four times a second, while
 //! there are clients, it composes one event for each feed (the whole server, or one device) and sends every
 //! client a copy. A client's queue is bounded; a client that reads too slowly is disconnected. Without
-//! clients the thread takes one point of [`History`] per second and sleeps.
+//! clients the thread takes one point of [`History`] per second and sleeps. It also feeds the
+//! [`Recorder`](super::recorder::Recorder), and asks it for readers.
 
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 use serde::Serialize;
 
 use super::counters::EventsCounters;
@@ -17,10 +18,11 @@ use super::feed::{Feed, anomaly_section, device_sections};
 use super::figures::{DeviceRow, FleetByName};
 use super::history::{History, POINT_MS};
 use super::message::{EventId, EventMessage, HEARTBEAT};
+use super::recorder::Recorder;
 use super::sampler::{DeviceCursor, Sampler, Snapshot};
-use super::subscriber::{Subscription, response_head};
+use super::subscriber::{EventsRequest, Requests, Subscription, response_head};
 use crate::http::message::{Responder, StreamWriter};
-use crate::readiness::{Readiness, ReadinessPhase};
+use crate::readiness::{Readiness, ReadinessPhase, StoreState};
 use sigmad_clock::{Clock, Now};
 
 /// Interval between events of a feed.
@@ -56,12 +58,15 @@ pub struct ServerInfo {
     pub threshold: f64,
     /// The score from which on a value is an anomaly for the detector.
     pub score_threshold: f64,
+    /// The template of links to Grafana.
+    pub grafana_url: Option<String>,
 }
 
 /// The state of the thread; [`Events::run`] is its loop.
 pub struct Events {
-    subscriptions: Receiver<Subscription>,
+    requests: Requests,
     sampler: Sampler,
+    recorder: Recorder,
     history: History,
     server: ServerInfo,
     readiness: Arc<Readiness>,
@@ -79,6 +84,8 @@ pub struct Events {
     paused_until_ms: u64,
     /// Anomalies that points of the history have counted.
     anomalies_counted: u64,
+    /// The state of the store, and since when, microseconds since 1970.
+    store: (StoreState, i64),
     whole_feeds: Vec<WholeFeed>,
     device_feeds: Vec<DeviceFeed>,
 }
@@ -98,18 +105,21 @@ struct DeviceFeed {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ServerStatus {
     phase: ReadinessPhase,
     /// The state of the store.
     redis: &'static str,
+    /// Since when, in seconds since 1970.
+    redis_since: f64,
     uptime: f64,
 }
 
 impl Events {
-    /// The thread's state. Clients come from `subscriptions`; all clocks count from `start`.
+    /// The thread's state. Clients come from `requests`; all clocks count from `start`.
     pub fn new(
-        subscriptions: Receiver<Subscription>,
-        sampler: Sampler,
+        requests: Requests,
+        (sampler, recorder): (Sampler, Recorder),
         server: ServerInfo,
         readiness: Arc<Readiness>,
         counters: Arc<EventsCounters>,
@@ -117,9 +127,11 @@ impl Events {
     ) -> Self {
         let mut clock = Clock::new(start);
         let now = clock.now();
+        let store = readiness.store();
         Self {
-            subscriptions,
+            requests,
             sampler,
+            recorder,
             history: History::default(),
             server,
             readiness,
@@ -133,6 +145,7 @@ impl Events {
             ticked_ms: 0,
             paused_until_ms: 0,
             anomalies_counted: 0,
+            store: (store, now.wall_us),
             whole_feeds: Vec::new(),
             device_feeds: Vec::new(),
         }
@@ -156,15 +169,27 @@ impl Events {
                 self.paused_until_ms = end_ms + pause_ms.min(PAUSE_MS_MAX);
                 continue;
             }
-            match self.subscriptions.recv_timeout(Duration::from_millis(wait_ms)) {
-                Ok(subscription) => {
+            match self.requests.queue.recv_timeout(Duration::from_millis(wait_ms)) {
+                Ok(request) => {
                     let now = self.clock.now();
-                    if self.begin(subscription, now).is_none() {
+                    if self.serve(request, now).is_none() {
                         return;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// None once analytics has stopped.
+    fn serve(&mut self, request: EventsRequest, now: Now) -> Option<()> {
+        match request {
+            EventsRequest::Subscribe(subscription) => self.begin(subscription, now),
+            EventsRequest::History(query, to) => {
+                // Err: who asked has gone.
+                let _ = to.try_send(self.recorder.answer(&query, now)?);
+                Some(())
             }
         }
     }
@@ -183,8 +208,13 @@ impl Events {
     /// Samples the changes and sends them. None once analytics has stopped.
     fn tick(&mut self, now: Now) -> Option<()> {
         self.ticked_ms = now.monotonic_ms();
+        let store = self.readiness.store();
+        if store != self.store.0 {
+            self.store = (store, now.wall_us);
+        }
         let snapshot = self.sampler.snapshot(now)?;
         self.extend_history(&snapshot);
+        self.recorder.tick(now)?;
         if self.is_event_due(&snapshot) {
             let has_devices = self.ticked_ms >= self.devices_due_ms;
             if has_devices {
@@ -216,6 +246,7 @@ impl Events {
         let anomalies = load.anomalies_total - self.anomalies_counted;
         self.anomalies_counted = load.anomalies_total;
         self.history.push(at_ms, snapshot.now.wall_us, load.accepted, anomalies as f64, fleet);
+        self.recorder.add_load(snapshot.now, load.accepted, anomalies);
     }
 
     /// True when the feeds of the whole server get an event in this tick.
@@ -348,6 +379,7 @@ impl Events {
     ) -> Option<()> {
         let resumed_us = self.wall_us(resumed_ms);
         let mut cursor = DeviceCursor { arrived_us: resumed_us, change: 0 };
+        self.recorder.want(Some(&Arc::from(&*device)), &series, self.clock.now())?;
         let mut snapshot = self.sampler.device(&device, &series, &mut cursor)?;
         snapshot.anomalies.retain(|anomaly| anomaly.changed_us > resumed_us);
         let is_known = |known: &DeviceFeed| known.device == device && known.series == series;
@@ -385,8 +417,10 @@ impl Events {
         let id = EventId { boot_ms: self.boot_ms, at_ms: now.monotonic_ms() };
         let mut message = EventMessage::new(event, id, retry_ms);
         let uptime = now.monotonic_ms() as f64 / 1e3;
-        let redis = self.readiness.store().name();
-        let status = ServerStatus { phase: self.readiness.phase(), redis, uptime };
+        let (store, since_us) = self.store;
+        let redis_since = (since_us / 1_000) as f64 / 1e3;
+        let phase = self.readiness.phase();
+        let status = ServerStatus { phase, redis: store.name(), redis_since, uptime };
         message.section("at", &((now.wall_us / 1_000) as f64 / 1e3)).section("status", &status);
         message
     }
@@ -404,6 +438,7 @@ mod tests {
     use super::*;
     use crate::analytics::report::{MetricReport, SampleReport, WindowsReport};
     use crate::http::message::{Completion, CompletionSink, STREAM_QUEUE_BYTES_MAX, StreamState};
+    use crate::incidents::thread::running;
     use crate::registry::Registry;
     use crate::test_reports::{asker, fleet};
     use sigmad_sample::{NAME_BYTES_MAX, READINGS_MAX};
@@ -460,9 +495,12 @@ mod tests {
     fn events_test() -> EventsTest {
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let (asker, _) = asker();
-        let sampler = Sampler::new(asker, registry, testing::counters(Arc::default()));
+        let sampler =
+            Sampler::new(asker.clone(), registry.clone(), testing::counters(Arc::default()));
         let counters = Arc::<EventsCounters>::default();
-        let (_, subscriptions) = channel(counters.clone());
+        let incidents = running(registry.clone()).0;
+        let recorder = Recorder::new(asker, incidents, registry, counters.clone());
+        let (_, requests) = channel(counters.clone());
         let server = ServerInfo {
             version: "0.1.0",
             replica: "here".into(),
@@ -471,9 +509,11 @@ mod tests {
             window: 50,
             threshold: 2.0,
             score_threshold: 2.0,
+            grafana_url: None,
         };
         let start = sigmad_clock::start();
-        let events = Events::new(subscriptions, sampler, server, Arc::default(), counters, start);
+        let parts = (sampler, recorder);
+        let events = Events::new(requests, parts, server, Arc::default(), counters, start);
         EventsTest { events, now_ms: 1_000 }
     }
 
@@ -664,7 +704,9 @@ mod tests {
         let SubscribeError::Full(responder) = reason else { panic!("{reason:?}") };
         std::mem::forget(responder);
         counters.clients.set(0);
-        std::mem::forget(waiting.recv().expect("the first").responder);
+        let first = waiting.queue.recv().expect("the first");
+        let EventsRequest::Subscribe(first) = first else { panic!("{first:?}") };
+        std::mem::forget(first.responder);
         drop(waiting);
         let reason = subscriber.subscribe(subscription()).expect_err("stopping");
         let SubscribeError::Stopping(responder) = reason else { panic!("{reason:?}") };

@@ -141,6 +141,15 @@ pub fn rounded(value: f64) -> f64 {
     if scale.is_normal() { (value * scale).round() / scale } else { value }
 }
 
+/// A value with four digits more than the range of its column has, so that a small change of a large value is seen.
+pub fn digits_of(value: f64, range: f64) -> f64 {
+    let digits = if range > 0.0 { 4 - range.log10().floor() as i32 } else { 9 };
+    let scale = 10f64.powi(digits.abs());
+    let scaled =
+        if digits < 0 { (value / scale).round() * scale } else { (value * scale).round() / scale };
+    if scaled.is_finite() { scaled } else { value }
+}
+
 impl LatencyQuantiles {
     /// None without durations.
     pub fn of(counts: &Counts) -> Option<Self> {
@@ -149,8 +158,8 @@ impl LatencyQuantiles {
     }
 }
 
-/// The metrics that have a chart, `rps` and `cpu` first.
-pub fn fleet(windows: &WindowsReport) -> Vec<FleetMetric> {
+/// The metrics, `rps` and `cpu` first.
+pub fn usual_first(windows: &WindowsReport) -> impl Iterator<Item = &MetricReport> {
     let order = |report: &&MetricReport| match &*report.metric {
         "rps" => 0,
         "cpu" => 1,
@@ -158,7 +167,12 @@ pub fn fleet(windows: &WindowsReport) -> Vec<FleetMetric> {
     };
     let mut reports: Vec<&MetricReport> = windows.metrics.iter().collect();
     reports.sort_by_key(order);
-    reports.into_iter().take(METRICS_SHOWN_MAX).map(FleetMetric::from).collect()
+    reports.into_iter()
+}
+
+/// The metrics that have a chart.
+pub fn fleet(windows: &WindowsReport) -> Vec<FleetMetric> {
+    usual_first(windows).take(METRICS_SHOWN_MAX).map(FleetMetric::from).collect()
 }
 
 impl From<&MetricReport> for FleetMetric {
@@ -198,6 +212,19 @@ impl DeviceRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_follow_the_range() {
+        for (value, range, expected) in [
+            (1e9 + 0.123_456_7, 0.5, 1_000_000_000.123_46),
+            (123.456_789, 1_000.0, 123.5),
+            (-7.0, 0.0, -7.0),
+            (1e15, 1e15, 1e15),
+            (5e-320, 1e-320, 5e-320),
+        ] {
+            assert_eq!(digits_of(value, range), expected);
+        }
+    }
 
     #[test]
     fn numbers_are_rounded_to_five_digits() {

@@ -63,6 +63,16 @@ impl Asset {
     }
 }
 
+/// The header fields of a page that is written for each request.
+pub fn answer_fields() -> Vec<HeaderField> {
+    vec![
+        ("Content-Security-Policy", Cow::Borrowed(POLICY)),
+        ("X-Content-Type-Options", Cow::Borrowed("nosniff")),
+        ("Referrer-Policy", Cow::Borrowed("no-referrer")),
+        ("Cache-Control", Cow::Borrowed("no-store")),
+    ]
+}
+
 /// The header fields of an asset.
 pub fn fields(coding: AssetCoding) -> impl AsRef<[HeaderField]> {
     let always = [

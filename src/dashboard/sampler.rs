@@ -331,7 +331,7 @@ impl Sampler {
     pub fn devices(&mut self, now: Now) -> Option<Vec<DeviceRow>> {
         let at_ms = now.monotonic_ms();
         let (limit, sort) = (DEVICES_SHOWN_MAX, DevicesSort::Score);
-        let query = DevicesQuery { limit, sort, search: None };
+        let query = DevicesQuery { limit, sort, search: None, after: None };
         let devices = self.asker.devices(&query)?;
         self.unusual.extend(devices.into_iter().map(
             |DeviceReport { device, metric, score, .. }| UnusualDevice {

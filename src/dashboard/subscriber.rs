@@ -1,18 +1,19 @@
-//! The way of a client of `/events` from a reader to the thread that streams.
+//! The way from readers to the thread behind `/events`: of clients, and of questions about the past.
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::counters::EventsCounters;
+use super::recorder::{HistoryQuery, HistoryReport};
 use crate::http::message::{Responder, Response};
 
 /// The media type of `/events`.
 pub const EVENT_STREAM: &str = "text/event-stream";
 /// Clients at a time; further ones are answered 503. Each costs up to some 20 kB per second.
 pub const CLIENTS_MAX: usize = 1_000;
-/// Subscriptions that wait for the events thread.
-const SUBSCRIPTIONS_MAX: usize = 64;
+/// Requests that wait for the events thread.
+const REQUESTS_MAX: usize = 64;
 
 /// A client of `/events`.
 #[derive(Debug)]
@@ -27,10 +28,29 @@ pub struct Subscription {
     pub last_event_id: String,
 }
 
-/// Hands subscriptions to the events thread.
+/// What readers ask of the events thread.
+#[derive(Debug)]
+pub enum EventsRequest {
+    /// A client of `/events`.
+    Subscribe(Subscription),
+    /// `/history`
+    History(HistoryQuery, Sender<HistoryReport>),
+}
+
+/// The end of the requests that the events thread has; when it is dropped, no question waits any longer.
+#[derive(Debug)]
+pub struct Requests {
+    /// The requests.
+    pub queue: Receiver<EventsRequest>,
+    _alive: Sender<()>,
+}
+
+/// Hands requests to the events thread.
 #[derive(Clone, Debug)]
 pub struct Subscriber {
-    subscriptions: Sender<Subscription>,
+    requests: Sender<EventsRequest>,
+    /// Nothing arrives here: it is disconnected once the thread has ended.
+    ended: Receiver<()>,
     counters: Arc<EventsCounters>,
 }
 
@@ -43,10 +63,11 @@ pub enum SubscribeError {
     Stopping(Responder),
 }
 
-/// The two ends of the queue of subscriptions.
-pub fn channel(counters: Arc<EventsCounters>) -> (Subscriber, Receiver<Subscription>) {
-    let (sender, subscriptions) = bounded(SUBSCRIPTIONS_MAX);
-    (Subscriber { subscriptions: sender, counters }, subscriptions)
+/// The two ends of the queue of requests.
+pub fn channel(counters: Arc<EventsCounters>) -> (Subscriber, Requests) {
+    let (sender, queue) = bounded(REQUESTS_MAX);
+    let (alive, ended) = bounded(0);
+    (Subscriber { requests: sender, ended, counters }, Requests { queue, _alive: alive })
 }
 
 impl Subscriber {
@@ -55,10 +76,30 @@ impl Subscriber {
         if self.counters.clients.get() >= CLIENTS_MAX as u64 {
             return Err(SubscribeError::Full(subscription.responder));
         }
-        self.subscriptions.try_send(subscription).map_err(|error| match error {
-            TrySendError::Full(refused) => SubscribeError::Full(refused.responder),
-            TrySendError::Disconnected(refused) => SubscribeError::Stopping(refused.responder),
+        self.requests.try_send(EventsRequest::Subscribe(subscription)).map_err(|error| {
+            let (is_full, refused) = match error {
+                TrySendError::Full(refused) => (true, refused),
+                TrySendError::Disconnected(refused) => (false, refused),
+            };
+            let EventsRequest::Subscribe(Subscription { responder, .. }) = refused else {
+                unreachable!("it is what was sent")
+            };
+            if is_full {
+                SubscribeError::Full(responder)
+            } else {
+                SubscribeError::Stopping(responder)
+            }
         })
+    }
+
+    /// The past, as the thread has recorded it. Waits; None once the thread has ended.
+    pub fn history(&self, query: HistoryQuery) -> Option<HistoryReport> {
+        let (reply, report) = bounded(1);
+        self.requests.send(EventsRequest::History(query, reply)).ok()?;
+        select! {
+            recv(report) -> report => report.ok(),
+            recv(self.ended) -> _ => None,
+        }
     }
 }
 

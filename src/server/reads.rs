@@ -17,6 +17,7 @@ use crate::api::debug;
 use crate::api::reader::{self, ReaderDeps};
 use crate::config::ServerSettings;
 use crate::dashboard::events::{Events, ServerInfo};
+use crate::dashboard::recorder::Recorder;
 use crate::dashboard::sampler::Sampler;
 use crate::dashboard::subscriber;
 use crate::telemetry::{Build, Telemetry};
@@ -42,10 +43,18 @@ impl ReadThreads {
             window,
         };
         let sources = counters.sources(build, shared.registry.clone());
-        let (subscriber, subscriptions) = subscriber::channel(counters.events.clone());
+        let (subscriber, requests) = subscriber::channel(counters.events.clone());
         let events = Events::new(
-            subscriptions,
-            Sampler::new(asker.clone(), shared.registry.clone(), counters.sampled()),
+            requests,
+            (
+                Sampler::new(asker.clone(), shared.registry.clone(), counters.sampled()),
+                Recorder::new(
+                    asker.clone(),
+                    incidents.clone(),
+                    shared.registry.clone(),
+                    counters.events.clone(),
+                ),
+            ),
             ServerInfo {
                 version: build.version,
                 replica: host_name(),
@@ -54,6 +63,7 @@ impl ReadThreads {
                 window,
                 threshold,
                 score_threshold: detector.threshold(threshold),
+                grafana_url: settings.grafana_url.as_ref().map(ToString::to_string),
             },
             shared.readiness.clone(),
             counters.events.clone(),

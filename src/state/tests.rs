@@ -141,7 +141,8 @@ impl World {
         let mut ranked = Vec::new();
         for (shard, _) in self.shards.iter_mut().filter(|(shard, _)| shard.part().has_devices()) {
             let (reply, report) = bounded(1);
-            let query = DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None };
+            let query =
+                DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None, after: None };
             shard.scan_devices(query, reply);
             let found = std::iter::from_fn(|| {
                 shard.advance();

@@ -227,7 +227,7 @@ impl TestReplica {
 
 fn devices(analytics: &mut Analytics) -> BTreeMap<String, DeviceReport> {
     let (reply, report) = bounded(1);
-    let query = DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None };
+    let query = DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None, after: None };
     analytics.scan_devices(query, reply);
     while analytics.advance() {}
     let devices = report.try_recv().expect("the scan has ended").into_iter();

@@ -47,7 +47,7 @@ fn streams_in_use(analytics: &Analytics) -> usize {
 }
 
 fn devices(analytics: &mut Analytics, sort: DevicesSort, limit: usize) -> Vec<DeviceReport> {
-    scan(analytics, DevicesQuery { limit, sort, search: None })
+    scan(analytics, DevicesQuery { limit, sort, search: None, after: None })
 }
 
 fn scan(analytics: &mut Analytics, query: DevicesQuery) -> Vec<DeviceReport> {
@@ -257,6 +257,7 @@ proptest! {
                 DevicesSort::Score => device.score,
                 DevicesSort::LastSeen => device.last_seen_us as f64,
                 DevicesSort::Anomalies => device.anomaly_count as f64,
+                DevicesSort::Device => 0.0,
             };
             let index = |device: &DeviceReport| {
                 device.device.split('.').next().and_then(|i| i.parse::<u32>().ok())
@@ -269,11 +270,20 @@ proptest! {
             let some = devices(&mut analytics, sort, limit);
             prop_assert_eq!(&some[..], &all[..limit.min(all.len())]);
         }
+        // Page by page, each device once.
+        let (sort, mut after, mut paged) = (DevicesSort::Device, None, Vec::new());
+        loop {
+            let page = scan(&mut analytics, DevicesQuery { limit: limit.max(1), sort, search: None, after });
+            let Some(last) = page.last() else { break };
+            after = Some(last.index);
+            paged.extend(page);
+        }
+        prop_assert_eq!(paged, devices(&mut analytics, sort, usize::MAX));
         let sort = DevicesSort::Score;
         let all = devices(&mut analytics, sort, usize::MAX);
         for part in ["9", "97.0", "0.0", "x"] {
             let search = Some(part.into());
-            let found = scan(&mut analytics, DevicesQuery { limit: usize::MAX, sort, search });
+            let found = scan(&mut analytics, DevicesQuery { limit: usize::MAX, sort, search, after: None });
             let has_part = all.iter().filter(|device| device.device.contains(part));
             let (exact, others): (Vec<_>, Vec<_>) =
                 has_part.cloned().partition(|device| &*device.device == part);

@@ -179,7 +179,8 @@ fn a_sample_without_a_device_is_counted_and_shown_once() {
         let found: Vec<_> = report.anomalies.iter().map(|a| (a.serial, a.value)).collect();
         assert_eq!((found, report.begun, report.serial), (vec![(1, 1e6)], 1, 1));
         let (limit, sort) = (4, DevicesSort::LastSeen);
-        let devices = asker.devices(&DevicesQuery { limit, sort, search: None }).expect("up");
+        let devices =
+            asker.devices(&DevicesQuery { limit, sort, search: None, after: None }).expect("up");
         let names: Vec<_> = devices.iter().map(|device| &*device.device).collect();
         assert_eq!(names, ["d0", "d3", "d6", "d9"]);
         producers.clear();
@@ -202,7 +203,7 @@ fn a_flood_of_questions_and_one_of_samples_both_get_through() {
                         let limit = 10;
                         let query = RecentQuery { device: None, limit, since_us: i64::MIN };
                         let sort = DevicesSort::LastSeen;
-                        let devices = DevicesQuery { limit, sort, search: None };
+                        let devices = DevicesQuery { limit, sort, search: None, after: None };
                         match round % 3 {
                             0 => _ = asker.latest(query).expect("up"),
                             1 => _ = asker.devices(&devices).expect("up"),

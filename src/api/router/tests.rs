@@ -375,7 +375,7 @@ fn ingest_and_reads_have_a_token_each() {
     }
     assert_eq!(test.accepted(), 5);
     test.call(Method::Get, "/openapi.json", &[], "");
-    assert_eq!(test.reads.len(), 12, "eleven reads of data, and the description");
+    assert_eq!(test.reads.len(), 14, "thirteen reads of data, and the description");
 }
 
 /// The convention of senders, if there is one.

@@ -1,0 +1,281 @@
+//! One stream over a day: minimum, mean, maximum and flags of each ten seconds.
+//!
+//! Pure: time is an argument. Ten seconds without values take no memory.
+
+use std::collections::VecDeque;
+
+use super::figures::digits_of;
+
+/// Seconds of a point.
+pub const POINT_S: i64 = 10;
+/// What is kept, in seconds: a night and the day around it.
+pub const DAY_S: i64 = 86_400;
+/// Points of a day.
+pub const POINTS_MAX: usize = (DAY_S / POINT_S) as usize;
+/// Bytes of a full day.
+pub const DAY_BYTES: usize = POINTS_MAX * size_of::<Point>();
+
+/// Ten seconds that are over. Values are differences to [`Day::base`], so that 32 bits show a small change of a
+/// large value.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    /// Its number since 1970: enough until the year 3331.
+    place: u32,
+    count: u32,
+    flags: u32,
+    min: f32,
+    mean: f32,
+    max: f32,
+}
+
+const _: () = assert!(size_of::<Point>() == 24);
+
+/// The ten seconds that go on.
+#[derive(Clone, Copy, Debug)]
+struct OpenPoint {
+    place: u32,
+    count: u32,
+    flags: u32,
+    sum: f64,
+    min: f64,
+    max: f64,
+}
+
+/// A day of one stream.
+#[derive(Clone, Debug, Default)]
+pub struct Day {
+    base: f64,
+    over: VecDeque<Point>,
+    open: Option<OpenPoint>,
+}
+
+/// Which points are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DayRange {
+    /// The number of the first point.
+    first: u32,
+    /// Points of ten seconds that make one of the answer.
+    each: u32,
+    /// Points of the answer.
+    count: usize,
+}
+
+/// The answer: each column has one value a point, None where there were no values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DayColumns {
+    /// The smallest value.
+    pub min: Vec<Option<f64>>,
+    /// The mean.
+    pub mean: Vec<Option<f64>>,
+    /// The largest value.
+    pub max: Vec<Option<f64>>,
+    /// Values that the detector flagged.
+    pub flags: Vec<u64>,
+}
+
+fn place(at_us: i64) -> u32 {
+    at_us.div_euclid(POINT_S * 1_000_000).clamp(0, u32::MAX.into()) as u32
+}
+
+impl DayRange {
+    /// From one moment to another, in at most `points` and one, of whole tens of seconds.
+    pub fn new(from_us: i64, to_us: i64, points: usize) -> Self {
+        let to = place(to_us.max(from_us));
+        // What is older is not kept.
+        let from = place(from_us).max(to.saturating_sub(POINTS_MAX as u32 - 1));
+        let each = (to - from + 1).div_ceil(points.max(1) as u32);
+        let first = from - from % each;
+        Self { first, each, count: ((to - first) / each + 1) as usize }
+    }
+
+    /// When the points begin, in seconds since 1970.
+    pub fn starts(&self) -> Vec<i64> {
+        let at = |point: usize| i64::from(self.first) + i64::from(self.each) * point as i64;
+        (0..self.count).map(|point| at(point) * POINT_S).collect()
+    }
+
+    /// Seconds of a point.
+    pub fn step_s(&self) -> i64 {
+        i64::from(self.each) * POINT_S
+    }
+}
+
+impl Day {
+    /// Adds a value. A clock that was set back adds it to the newest ten seconds.
+    pub fn add(&mut self, at_us: i64, value: f64) {
+        debug_assert!(value.is_finite());
+        if self.open.is_none() && self.over.is_empty() {
+            self.base = value;
+        }
+        let open = self.open_at(at_us);
+        open.count = open.count.saturating_add(1);
+        open.sum += value;
+        open.min = open.min.min(value);
+        open.max = open.max.max(value);
+    }
+
+    /// Counts flagged values.
+    pub fn add_flags(&mut self, at_us: i64, flags: u64) {
+        if flags > 0 {
+            let open = self.open_at(at_us);
+            open.flags = open.flags.saturating_add(flags.min(u32::MAX.into()) as u32);
+        }
+    }
+
+    fn open_at(&mut self, at_us: i64) -> &mut OpenPoint {
+        let place = place(at_us);
+        if self.open.is_some_and(|open| open.place < place) {
+            let open = self.open.take().expect("checked");
+            if self.over.len() == POINTS_MAX {
+                self.over.pop_front();
+            }
+            self.over.push_back(self.closed(&open));
+        }
+        self.open.get_or_insert(OpenPoint {
+            place,
+            count: 0,
+            flags: 0,
+            sum: 0.0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+        })
+    }
+
+    fn closed(&self, open: &OpenPoint) -> Point {
+        let OpenPoint { place, count, flags, sum, min, max } = *open;
+        let of = |value: f64| if count == 0 { 0.0 } else { (value - self.base) as f32 };
+        Point { place, count, flags, min: of(min), mean: of(sum / f64::from(count)), max: of(max) }
+    }
+
+    /// The points of a range.
+    pub fn columns(&self, range: &DayRange) -> DayColumns {
+        let mut merged = vec![Merged::default(); range.count];
+        let open = self.open.map(|open| self.closed(&open));
+        let from = self.over.partition_point(|point| point.place < range.first);
+        for point in self.over.range(from..).chain(&open) {
+            let Some(offset) = point.place.checked_sub(range.first) else { continue };
+            if let Some(merged) = merged.get_mut((offset / range.each) as usize) {
+                merged.add(point);
+            }
+        }
+        let low = merged.iter().map(|one| one.min).fold(f64::INFINITY, f64::min);
+        let high = merged.iter().map(|one| one.max).fold(f64::NEG_INFINITY, f64::max);
+        let column = |of: fn(&Merged) -> f64| -> Vec<Option<f64>> {
+            let value = |one: &Merged| digits_of(self.base + of(one), high - low);
+            merged.iter().map(|one| (one.count > 0).then(|| value(one))).collect()
+        };
+        DayColumns {
+            min: column(|one| one.min),
+            mean: column(|one| one.sum / one.count as f64),
+            max: column(|one| one.max),
+            flags: merged.iter().map(|one| one.flags).collect(),
+        }
+    }
+}
+
+/// Points that are one of an answer; values are differences to the base.
+#[derive(Clone, Copy, Debug)]
+struct Merged {
+    count: u64,
+    flags: u64,
+    sum: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Default for Merged {
+    fn default() -> Self {
+        Self { count: 0, flags: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
+    }
+}
+
+impl Merged {
+    fn add(&mut self, point: &Point) {
+        self.flags += u64::from(point.flags);
+        if point.count > 0 {
+            self.count += u64::from(point.count);
+            self.sum += f64::from(point.mean) * f64::from(point.count);
+            self.min = self.min.min(point.min.into());
+            self.max = self.max.max(point.max.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0_US: i64 = 1_735_100_000_000_000;
+
+    fn at(seconds: i64) -> i64 {
+        T0_US + seconds * 1_000_000
+    }
+
+    #[test]
+    fn each_ten_seconds_have_their_extremes_their_mean_and_their_flags() {
+        let mut day = Day::default();
+        for second in 0..60 {
+            // Without values from 20 s to 30 s.
+            if !(20..30).contains(&second) {
+                day.add(at(second), 1e9 + (second % 10) as f64);
+            }
+        }
+        day.add_flags(at(59), 3);
+        // The clock was set back.
+        day.add(at(15), 1e9 + 100.0);
+        let range = DayRange::new(at(0), at(59), 100);
+        assert_eq!((range.step_s(), range.starts().len()), (10, 6));
+        assert_eq!(range.starts()[1], 1_735_100_010);
+        let columns = day.columns(&range);
+        assert_eq!(columns.min, [Some(1e9), Some(1e9), None, Some(1e9), Some(1e9), Some(1e9)]);
+        assert_eq!(columns.max[4..], [Some(1_000_000_009.0), Some(1_000_000_100.0)]);
+        assert_eq!(columns.mean[0], Some(1_000_000_004.5));
+        assert_eq!(columns.flags, [0, 0, 0, 0, 0, 3]);
+    }
+
+    #[test]
+    fn a_longer_range_has_wider_points() {
+        let mut day = Day::default();
+        for second in 0..3_600 {
+            day.add(at(second), if second == 1_234 { -5.0 } else { 10.0 });
+        }
+        let range = DayRange::new(at(0), at(3_599), 30);
+        assert_eq!(range.step_s(), 120);
+        let columns = day.columns(&range);
+        assert!((30..=31).contains(&columns.min.len()));
+        assert_eq!(columns.min.iter().filter(|min| **min == Some(-5.0)).count(), 1);
+        assert_eq!(columns.max.iter().flatten().copied().fold(0.0, f64::max), 10.0);
+        // All values are in the answer, whatever the width.
+        for points in [1, 7, 720] {
+            let columns = day.columns(&DayRange::new(at(0), at(3_599), points));
+            assert!(columns.min.contains(&Some(-5.0)), "{points}");
+            assert!(columns.min.len() <= points + 1, "{points}");
+        }
+    }
+
+    #[test]
+    fn no_more_than_a_day_is_kept() {
+        let mut day = Day::default();
+        for point in 0..POINTS_MAX as i64 + 100 {
+            day.add(at(point * POINT_S), point as f64);
+        }
+        assert_eq!(day.over.len(), POINTS_MAX);
+        let range = DayRange::new(i64::MIN, at((POINTS_MAX as i64 + 99) * POINT_S), POINTS_MAX);
+        let columns = day.columns(&range);
+        assert_eq!(columns.min.len(), POINTS_MAX);
+        assert_eq!(columns.min[0], Some(100.0));
+    }
+
+    #[test]
+    fn any_range_has_an_answer() {
+        let mut day = Day::default();
+        assert_eq!(day.columns(&DayRange::new(0, 0, 1)).mean, [None]);
+        day.add(at(0), 1.0);
+        for (from_us, to_us) in [(i64::MIN, i64::MAX), (i64::MAX, i64::MIN), (at(5), at(0))] {
+            let columns = day.columns(&DayRange::new(from_us, to_us, 720));
+            assert!((1..=721).contains(&columns.mean.len()));
+        }
+        day.add_flags(at(11), 1);
+        assert_eq!(day.columns(&DayRange::new(at(10), at(11), 5)).mean, [None], "flags alone");
+    }
+}

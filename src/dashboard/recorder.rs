@@ -1,0 +1,431 @@
+//! Which streams have a history of a day, and what is written into it.
+//!
+//! The fleet's usual series are recorded always. A stream of a device is recorded from the moment that it is in an
+//! open incident, or that somebody looks at it (the page of a device, a pinned device, `/history`), and for a day
+//! after that. [`STREAMS_MAX`] bounds them all: the stream that nobody wanted for the longest time makes room.
+//! A recording begins with the samples that `/latest` still has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::counters::EventsCounters;
+use super::day::{DAY_BYTES, DAY_S, Day, DayColumns, DayRange};
+use super::figures;
+use crate::analytics::Asker;
+use crate::analytics::report::{
+    MetricReport, RecentQuery, SAMPLES_REPORTED_MAX, Scope, SeriesQuery, SeriesSelection,
+    WindowsReport,
+};
+use crate::incidents::asker::IncidentsAsker;
+use crate::registry::Registry;
+use sigmad_clock::Now;
+use sigmad_incidents::incident::{Incident, State};
+use sigmad_incidents::list::ListQuery;
+use sigmad_sample::DeviceId;
+
+/// Streams with a history: the first members of some ten incidents, and the charts of some pages.
+pub const STREAMS_MAX: usize = 64;
+const _: () = assert!(STREAMS_MAX * DAY_BYTES < 14 << 20, "after a day: a sixteenth of 256 MiB");
+/// Interval between looks at the windows: a window of 50 has all values of a stream with 25 a second.
+const LOOK_MS: u64 = 2_000;
+/// Interval between looks at the open incidents.
+const INCIDENTS_MS: u64 = 10_000;
+/// Open incidents whose members are recorded.
+const INCIDENTS_RECORDED_MAX: usize = 16;
+/// Members of an incident that are recorded, in the order of onset.
+const MEMBERS_RECORDED_MAX: usize = 3;
+/// Series of a device for which none are named: as many as the fleet has charts.
+const SERIES_OF_DEVICE_MAX: usize = 4;
+
+/// A stream: a series of a device, or of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct StreamName {
+    device: Option<Arc<str>>,
+    series: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    day: Day,
+    /// Values and anomalies that were counted at the last look; None before the first.
+    counted: Option<(u64, u64)>,
+    /// When somebody last wanted it, milliseconds since the start.
+    wanted_ms: u64,
+}
+
+/// The query of `/history`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// The device; None for the fleet.
+    pub device: Option<Box<str>>,
+    /// Only these series; without any, those that are recorded.
+    pub series: Arc<[Box<str>]>,
+    /// Which points.
+    pub range: DayRange,
+}
+
+/// The answer of `/history`.
+#[derive(Clone, Debug)]
+pub struct HistoryReport {
+    /// Each series, by name.
+    pub series: Vec<(Arc<str>, DayColumns)>,
+    /// Samples accepted per second, and anomalies as flags; for the fleet.
+    pub load: Option<DayColumns>,
+}
+
+/// Records, and answers `/history`.
+#[derive(Debug)]
+pub struct Recorder {
+    asker: Asker,
+    incidents: IncidentsAsker,
+    registry: Arc<Registry>,
+    counters: Arc<EventsCounters>,
+    streams: BTreeMap<StreamName, Recorded>,
+    load: Day,
+    looked_ms: Option<u64>,
+    incidents_ms: Option<u64>,
+}
+
+impl Recorder {
+    /// A recorder of nothing so far.
+    pub fn new(
+        asker: Asker,
+        incidents: IncidentsAsker,
+        registry: Arc<Registry>,
+        counters: Arc<EventsCounters>,
+    ) -> Self {
+        Self {
+            asker,
+            incidents,
+            registry,
+            counters,
+            streams: BTreeMap::new(),
+            load: Day::default(),
+            looked_ms: None,
+            incidents_ms: None,
+        }
+    }
+
+    /// Adds a second of the whole server: samples accepted, and anomalies.
+    pub fn add_load(&mut self, now: Now, accepted: f64, anomalies: u64) {
+        self.load.add(now.wall_us, accepted);
+        self.load.add_flags(now.wall_us, anomalies);
+    }
+
+    /// Looks at what is due. None once analytics has stopped.
+    pub fn tick(&mut self, now: Now) -> Option<()> {
+        let at_ms = now.monotonic_ms();
+        if self.incidents_ms.is_none_or(|last| at_ms >= last + INCIDENTS_MS) {
+            self.incidents_ms = Some(at_ms);
+            self.want_incidents(now)?;
+        }
+        if self.looked_ms.is_none_or(|last| at_ms >= last + LOOK_MS) {
+            self.looked_ms = Some(at_ms);
+            self.look(now)?;
+        }
+        Some(())
+    }
+
+    /// The history of a device or of the fleet, which is recorded from now on.
+    pub fn answer(&mut self, query: &HistoryQuery, now: Now) -> Option<HistoryReport> {
+        match &query.device {
+            Some(device) => self.want(Some(&Arc::from(&**device)), &query.series, now)?,
+            None if !query.series.is_empty() => self.want(None, &query.series, now)?,
+            None => {}
+        }
+        let is_asked = |name: &StreamName| {
+            let is_chosen = query.series.iter().any(|chosen| **chosen == *name.series);
+            name.device.as_deref() == query.device.as_deref()
+                && (query.series.is_empty() || is_chosen)
+        };
+        let found = self.streams.iter().filter(|(name, _)| is_asked(name));
+        let series = found.map(|(name, one)| (name.series.clone(), one.day.columns(&query.range)));
+        let load = query.device.is_none().then(|| self.load.columns(&query.range));
+        Some(HistoryReport { series: series.collect(), load })
+    }
+
+    /// Records these series of a device or of the fleet; without any, some of a device.
+    pub fn want(&mut self, device: Option<&Arc<str>>, series: &[Box<str>], now: Now) -> Option<()> {
+        let id = match device {
+            None => None,
+            Some(name) => match self.registry.find_device(name) {
+                None => return Some(()),
+                known => known,
+            },
+        };
+        let named: Vec<Arc<str>> = if series.is_empty() {
+            let windows = self.asker.windows(id, Scope::Cluster)?;
+            figures::usual_first(&windows)
+                .take(SERIES_OF_DEVICE_MAX)
+                .map(|report| report.metric.clone())
+                .collect()
+        } else {
+            let known = |name: &&Box<str>| self.registry.find_metric(name).is_some();
+            series.iter().filter(known).map(|name| Arc::from(&**name)).collect()
+        };
+        let mut begun = Vec::new();
+        for series in named {
+            let name = StreamName { device: device.cloned(), series };
+            if let Some(known) = self.streams.get_mut(&name) {
+                known.wanted_ms = now.monotonic_ms();
+            } else if self.has_room(now) {
+                let wanted_ms = now.monotonic_ms();
+                let recorded = Recorded { day: Day::default(), counted: None, wanted_ms };
+                begun.push(name.series.clone());
+                self.streams.insert(name, recorded);
+            }
+        }
+        self.counters.history_streams.set(self.streams.len() as u64);
+        if begun.is_empty() || id.is_none() { Some(()) } else { self.begin(id, device, &begun) }
+    }
+
+    /// Makes room for another stream, if one can go that nobody wants now.
+    fn has_room(&mut self, now: Now) -> bool {
+        if self.streams.len() < STREAMS_MAX {
+            return true;
+        }
+        let of_devices = self.streams.iter().filter(|(name, _)| name.device.is_some());
+        let oldest = of_devices.min_by_key(|(_, one)| one.wanted_ms);
+        let unwanted = oldest.filter(|(_, one)| one.wanted_ms + INCIDENTS_MS < now.monotonic_ms());
+        match unwanted.map(|(name, _)| name.clone()) {
+            Some(name) => {
+                self.streams.remove(&name);
+                self.counters.history_evicted_total.add(1);
+                true
+            }
+            None => {
+                self.counters.history_refused_total.add(1);
+                false
+            }
+        }
+    }
+
+    /// Fills new recordings with the samples that are still known.
+    fn begin(
+        &mut self,
+        id: Option<DeviceId>,
+        device: Option<&Arc<str>>,
+        begun: &[Arc<str>],
+    ) -> Option<()> {
+        // Before the samples: a value between both questions is recorded twice rather than never.
+        let windows = self.windows(id, begun)?;
+        let query = RecentQuery { device: id, limit: SAMPLES_REPORTED_MAX, since_us: i64::MIN };
+        let newest_first = self.asker.latest(query)?;
+        for series in begun {
+            let name = StreamName { device: device.cloned(), series: series.clone() };
+            let Some(recorded) = self.streams.get_mut(&name) else { continue };
+            for sample in newest_first.iter().rev() {
+                let readings = sample.readings.iter().filter(|(metric, _)| metric == series);
+                readings.for_each(|(_, value)| recorded.day.add(sample.arrived_us, *value));
+            }
+            let found = windows.metrics.iter().find(|report| report.metric == *series);
+            recorded.counted = found.map(|report| (report.total_count, report.anomaly_count));
+        }
+        Some(())
+    }
+
+    /// Records the first members of open incidents.
+    fn want_incidents(&mut self, now: Now) -> Option<()> {
+        for state in [State::Open, State::Acknowledged] {
+            let limit = INCIDENTS_RECORDED_MAX;
+            let query = ListQuery { state: Some(state), limit, ..ListQuery::default() };
+            // None: the thread has ended with analytics.
+            let page = self.incidents.list(query)?;
+            for incident in &page.incidents {
+                self.want_members(incident, now)?;
+            }
+        }
+        Some(())
+    }
+
+    fn want_members(&mut self, incident: &Incident, now: Now) -> Option<()> {
+        for member in incident.members.iter().take(MEMBERS_RECORDED_MAX) {
+            let series: Option<Box<str>> = member.series.as_deref().map(Box::from);
+            if member.device.is_some() || series.is_some() {
+                self.want(member.device.as_ref(), series.as_slice(), now)?;
+            }
+        }
+        Some(())
+    }
+
+    /// Adds the values since the last look to each recorded stream.
+    fn look(&mut self, now: Now) -> Option<()> {
+        let fleet = self.asker.windows(None, Scope::Cluster)?;
+        for report in figures::usual_first(&fleet).take(SERIES_OF_DEVICE_MAX) {
+            let name = StreamName { device: None, series: report.metric.clone() };
+            let wanted_ms = now.monotonic_ms();
+            if self.streams.contains_key(&name) || self.has_room(now) {
+                let new = Recorded { day: Day::default(), counted: None, wanted_ms };
+                self.streams.entry(name).or_insert(new).wanted_ms = wanted_ms;
+            }
+        }
+        let oldest_ms = now.monotonic_ms().saturating_sub(DAY_S as u64 * 1_000);
+        self.streams.retain(|_, one| one.wanted_ms >= oldest_ms);
+        self.counters.history_streams.set(self.streams.len() as u64);
+        let mut by_device: BTreeMap<Option<Arc<str>>, Vec<Arc<str>>> = BTreeMap::new();
+        for name in self.streams.keys() {
+            by_device.entry(name.device.clone()).or_default().push(name.series.clone());
+        }
+        for (device, series) in by_device {
+            let id = match &device {
+                None => None,
+                Some(name) => match self.registry.find_device(name) {
+                    // Forgotten, or idle for long; it may come back.
+                    None => continue,
+                    known => known,
+                },
+            };
+            for report in &self.windows(id, &series)?.metrics {
+                let name = StreamName { device: device.clone(), series: report.metric.clone() };
+                if let Some(recorded) = self.streams.get_mut(&name) {
+                    recorded.take(report, now);
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn windows(&self, device: Option<DeviceId>, series: &[Arc<str>]) -> Option<WindowsReport> {
+        let named = series.iter().filter_map(|name| self.registry.find_metric(name)).collect();
+        let (selection, limit) = (SeriesSelection::Named(named), series.len());
+        self.asker.series(SeriesQuery { device, scope: Scope::Cluster, selection, limit })
+    }
+}
+
+impl Recorded {
+    /// Adds the values that are new in a window: of those that have left it already, none.
+    fn take(&mut self, report: &MetricReport, now: Now) {
+        let counted = (report.total_count, report.anomaly_count);
+        // Of a stream without a past only the newest value is known to be of now.
+        let before =
+            self.counted.replace(counted).unwrap_or((counted.0.saturating_sub(1), counted.1));
+        // Fewer than before: the device was forgotten, and has come back.
+        let values = counted.0.checked_sub(before.0).unwrap_or(counted.0);
+        let flags = counted.1.checked_sub(before.1).unwrap_or(counted.1);
+        let from = report.values.len().saturating_sub(values.try_into().unwrap_or(usize::MAX));
+        report.values[from..].iter().for_each(|value| self.day.add(now.wall_us, *value));
+        self.day.add_flags(now.wall_us, flags);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incidents::events::EventSender;
+    use crate::incidents::thread::running;
+    use crate::registry::NameSource;
+    use crate::test_reports::{HOSTILE, asker};
+    use sigmad_incidents::event::Event;
+
+    const T0_US: i64 = 1_735_100_000_000_000;
+
+    fn at(ms: u64) -> Now {
+        Now { monotonic_ns: ms * 1_000_000, wall_us: T0_US + ms as i64 * 1_000 }
+    }
+
+    fn test() -> (Recorder, EventSender) {
+        let registry = Arc::new(Registry::new(1_000, 3_600));
+        for device in 0..200 {
+            let (name, mut metrics) = (format!("d{device}"), [("rps", None), (HOSTILE, None)]);
+            registry.admit(NameSource::Client, Some(&name), &mut metrics, 1).expect("room");
+        }
+        let (incidents, events) = running(registry.clone());
+        (Recorder::new(asker().0, incidents, registry, Arc::default()), events)
+    }
+
+    fn query(device: Option<&str>, series: &[&str]) -> HistoryQuery {
+        HistoryQuery {
+            device: device.map(Box::from),
+            series: series.iter().map(|name| Box::from(*name)).collect(),
+            range: DayRange::new(T0_US - 1_000_000_000, T0_US + 1_000_000_000, 720),
+        }
+    }
+
+    #[test]
+    fn the_fleet_is_recorded_from_the_start() {
+        let (mut recorder, _events) = test();
+        recorder.add_load(at(0), 500.0, 3);
+        for second in 0..30 {
+            recorder.tick(at(second * 1_000)).expect("it runs");
+        }
+        let report = recorder.answer(&query(None, &[]), at(30_000)).expect("it runs");
+        let names: Vec<&str> = report.series.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, [HOSTILE, "rps"]);
+        // The analytics double has always the same values, of which the first is counted.
+        assert_eq!(report.series[1].1.max.iter().flatten().collect::<Vec<_>>(), [&1e15]);
+        let load = report.load.expect("of the fleet");
+        assert_eq!(load.mean.iter().flatten().collect::<Vec<_>>(), [&500.0]);
+        assert_eq!(load.flags.iter().sum::<u64>(), 3);
+        let chosen = recorder.answer(&query(None, &["rps", "unknown"]), at(30_000));
+        assert_eq!(chosen.expect("it runs").series.len(), 1);
+    }
+
+    #[test]
+    fn a_device_is_recorded_once_somebody_asks() {
+        let (mut recorder, _events) = test();
+        let report = recorder.answer(&query(Some("d7"), &[]), at(0)).expect("it runs");
+        assert_eq!(report.series.len(), 2);
+        assert!(report.load.is_none());
+        assert_eq!(recorder.counters.history_streams.get(), 2);
+        let unknown = recorder.answer(&query(Some("nobody"), &["rps"]), at(0)).expect("it runs");
+        assert!(unknown.series.is_empty());
+        // A day later nobody has asked again.
+        recorder.tick(at(DAY_S as u64 * 1_000 + 1)).expect("it runs");
+        assert!(recorder.streams.keys().all(|name| name.device.is_none()));
+    }
+
+    #[test]
+    fn members_of_open_incidents_are_recorded() {
+        let (mut recorder, events) = test();
+        events.send(Event::Deviation {
+            device: Some("d3".into()),
+            series: "rps".into(),
+            at_us: T0_US,
+            value: 9.0,
+            usual: 1.0,
+            low: 0.0,
+            high: 2.0,
+            score: 1.5,
+        });
+        let (at_us, since_us) = (T0_US, T0_US - 60_000_000);
+        let device = Arc::from("d4");
+        events.send(Event::Silence { device, since_us, at_us, usual_interval_us: 1 });
+        recorder.tick(at(0)).expect("it runs");
+        let names = |recorder: &Recorder| -> Vec<(Option<Arc<str>>, Arc<str>)> {
+            let all = recorder.streams.keys();
+            all.map(|name| (name.device.clone(), name.series.clone())).collect()
+        };
+        let of = |device: &str, series: &str| (Some(Arc::from(device)), Arc::from(series));
+        let found = names(&recorder);
+        for name in [of("d3", "rps"), of("d4", "rps"), of("d4", HOSTILE)] {
+            assert!(found.contains(&name), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_wanted_longest_ago_makes_room() {
+        let (mut recorder, _events) = test();
+        recorder.tick(at(0)).expect("it runs");
+        for device in 0..100 {
+            let name = format!("d{device}");
+            recorder.answer(&query(Some(&name), &["rps"]), at(device * 1_000)).expect("it runs");
+            assert!(recorder.streams.len() <= STREAMS_MAX);
+        }
+        let has = |recorder: &Recorder, device: &str| {
+            recorder.streams.keys().any(|name| name.device.as_deref() == Some(device))
+        };
+        assert!(has(&recorder, "d99") && !has(&recorder, "d0"));
+        let fleet = recorder.streams.keys().filter(|name| name.device.is_none()).count();
+        assert_eq!(fleet, 2, "the fleet stays");
+        assert_eq!(recorder.counters.history_refused_total.get(), 0);
+        assert_eq!(recorder.counters.history_evicted_total.get(), 102 - STREAMS_MAX as u64);
+        // All at once: those that are wanted now stay.
+        for device in 100..200 {
+            let name = format!("d{device}");
+            recorder.answer(&query(Some(&name), &["rps"]), at(900_000)).expect("it runs");
+        }
+        assert!(has(&recorder, "d100") && !has(&recorder, "d199"));
+        assert!(recorder.counters.history_refused_total.get() > 0);
+        assert!(recorder.streams.len() <= STREAMS_MAX);
+    }
+}
