@@ -742,12 +742,13 @@ def check_keyboard(driver, port: int) -> None:
     """From the start to the devices by the tab key; the first stop leads past all that."""
     driver.execute_script("document.activeElement.blur(); getSelection().removeAllRanges()")
     stops = []
-    while "odd" not in stops and len(stops) < 12:
+    while "odd" not in stops and len(stops) < 16:
         webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
         name, is_seen = driver.execute_script(FOCUS)
         assert is_seen, f"nobody sees that {name} has the focus"
         stops.append(name)
-    assert stops == ["skip", "brand", "query", "theme", "health-line", "strange", "odd"], stops
+    ranges = [f"range-{seconds}" for seconds in (600, 3_600, 21_600, 86_400)]
+    assert stops == ["skip", "brand", "query", "theme", "health-line", *ranges, "strange", "odd"], stops
     # The row moves up, and the focus with it.
     post(port, {"device": "odd", "rps": 5_000_000})
     wait(driver, lambda: names(driver, "devices") == ["odd", "strange"], "another order")
@@ -825,7 +826,7 @@ window.fetch = (path, options) => {
 """
 # What is hard to hit (WCAG 2.2, 2.5.8): below 24 pixels, and not in a line of text.
 SMALL = """
-const targets = [...document.querySelectorAll("button, summary, .incident, input")];
+const targets = [...document.querySelectorAll("button, summary, .incident, input, .pins a, a.button")];
 const found = targets.filter((node) => node.checkVisibility()).map((node) => [node, node.getBoundingClientRect()]);
 return found.filter(([, { width, height }]) => width < 24 || height < 24).map(([node]) => node.id || node.className);
 """

@@ -9,6 +9,17 @@ const MEMBERS_SHOWN = 100;
 const OPERATOR_KEY = "sigmad-operator-token";
 const SILENCE_S = 3_600;
 const SEVERITIES = ["critical", "warning"];
+/** Open incidents with a sparkline, and members with a timeline: the server records as many. */
+const SPARKS_SHOWN = 8;
+const MEMBER_SPARKS = 12;
+const SPARK_MS = 20_000;
+/** Points of a sparkline. */
+const SPARK_POINTS = 80;
+/** A sparkline begins this long before its incident, or as long as that has lasted; less after the server's start. */
+const SPARK_BEFORE_S = 300;
+const SPARK_START_S = 30;
+/** Incidents from which on they can be filtered. */
+const FILTERED_FROM = 2;
 
 /** The last answer of the server; null before the first. */
 let incidentList = null;
@@ -59,7 +70,11 @@ function takeIncidents(found) {
 function showIncidents() {
   const section = byId("incidents");
   if (incidentList === null) return write(byId("incidents-title"), "Looking for incidents");
-  const open = incidentList.filter(isWrong);
+  const all = incidentList.filter(isWrong);
+  const isSearched = filterOf("filter-site") || filterOf("filter-series");
+  byId("filters").hidden = all.length < FILTERED_FROM && !isSearched;
+  const open = isSearched ? all.filter(isIncidentShown) : all;
+  write(byId("filtered"), open.length < all.length ? `${open.length} of ${all.length} shown` : "");
   open.sort((one, other) => severityRank(one) - severityRank(other) || one.startedAt - other.startedAt);
   const ended = incidentList.filter(({ state, mergedInto }) => state === "resolved" && !mergedInto);
   const silenced = incidentList.filter(({ state }) => state === "silenced");
@@ -67,10 +82,10 @@ function showIncidents() {
   const isStale = Date.now() - incidentListAt > 4 * INCIDENTS_MS;
   // While no series is judged, silence says nothing.
   const isLearning = !watched?.judged;
-  section.dataset.state = isStale ? "stale" : open.length ? open[0].severity : isLearning ? "learning" : "well";
-  if (open.length) {
-    write(byId("incidents-title"), open.length === 1 ? "1 open incident" : `${open.length} open incidents`);
-    write(byId("incidents-since"), `the first since ${since(Math.min(...open.map(({ startedAt }) => startedAt)), now)}`);
+  section.dataset.state = isStale ? "stale" : all.length ? worst(all) : isLearning ? "learning" : "well";
+  if (all.length) {
+    write(byId("incidents-title"), all.length === 1 ? "1 open incident" : `${all.length} open incidents`);
+    write(byId("incidents-since"), `the first since ${since(Math.min(...all.map(({ startedAt }) => startedAt)), now)}`);
   } else {
     const last = Math.max(0, ...ended.map(({ resolvedAt }) => resolvedAt));
     const well = isLearning ? "No open incident" : `All well for ${duration(now - Math.max(last, serverStart))}`;
@@ -79,12 +94,69 @@ function showIncidents() {
     write(byId("incidents-since"), [...(isLearning ? [] : [past]), ...unwatched()].join("; "));
   }
   if (isStale) write(byId("incidents-since"), `as of ${time(incidentListAt / 1000 + skew)}; the server does not answer`);
-  if (device === null && incident === null) document.title = open.length ? `(${open.length}) sigmad` : "sigmad";
+  if (device === null && incident === null) document.title = all.length ? `(${all.length}) sigmad` : "sigmad";
   incidentRows(byId("open-incidents"), open, now);
+  fetchSparks(open.slice(0, SPARKS_SHOWN));
   incidentRows(byId("past-rows"), [...silenced, ...ended.slice(0, RESOLVED_SHOWN)], now);
   byId("past").hidden = !silenced.length && !ended.length;
   const silent = silenced.length ? `${silenced.length} silenced, ` : "";
   write(byId("past-title"), `${silent}${ended.length === 1 ? "1 resolved" : `${ended.length} resolved`}`);
+}
+
+const worst = (incidents) => SEVERITIES.find((one) => incidents.some(({ severity }) => severity === one));
+
+/** The filters look at the title, too: it names the site and the first devices. */
+function isIncidentShown({ title, site, suspect, members = [] }) {
+  const all = [suspect, ...members];
+  return isFilteredIn([title, site, ...all.map((one) => one.device)], [...all.map((one) => one.series), title]);
+}
+
+/** Recorded parts of sparklines, by the name of what they show: {askedAt, found}. */
+const sparks = new Map();
+
+/** The sparkline of a member, from what was fetched; nothing before. */
+function showSpark(svg, key, range) {
+  const { found } = sparks.get(key) ?? {};
+  if (!found) return;
+  const [name] = range.series === null ? Object.keys(found.series).sort((one, other) => USUAL.indexOf(other) - USUAL.indexOf(one)) : [range.series];
+  const values = found.series[name]?.mean;
+  if (values) drawSpark(svg, { ...found, values }, range);
+}
+
+/** Fetches one sparkline after another, each of them rarely. */
+async function fetchSpark(key, { device: of, series, from, to }) {
+  const known = sparks.get(key);
+  if (known && Date.now() - known.askedAt < SPARK_MS) return false;
+  sparks.set(key, { ...known, askedAt: Date.now() });
+  const found = await askHistory({ of, series: series === null ? [] : [series], from, to, points: SPARK_POINTS });
+  if (found) sparks.set(key, { askedAt: Date.now(), found });
+  return true;
+}
+
+/** What the sparkline of an incident shows: as long before its start as it has lasted, five minutes at least. */
+function sparkRange({ suspect, startedAt, resolvedAt }) {
+  const to = Math.min(nowByServer(), resolvedAt ? resolvedAt + SPARK_BEFORE_S : Infinity);
+  const before = Math.max(SPARK_BEFORE_S, Math.min(to - startedAt, 43_200));
+  const expected = suspect.kind === "deviation" ? suspect.expected : null;
+  // Of the time before the server's start there is nothing.
+  const from = Math.max(startedAt - before, Math.min(serverStart, startedAt - SPARK_START_S));
+  return { device: suspect.device, series: suspect.series, from, to, began: startedAt, ended: resolvedAt, expected };
+}
+
+let areSparksAsked = false;
+
+async function fetchSparks(shown) {
+  if (areSparksAsked) return;
+  areSparksAsked = true;
+  for (const one of shown) {
+    if (one.kind !== "reception" && (await fetchSpark(one.id, sparkRange(one)).catch(() => false))) {
+      const row = [...byId("open-incidents").children].find(({ dataset }) => dataset.key === one.id);
+      if (row) showSpark(row.querySelector("svg"), one.id, sparkRange(one));
+    }
+  }
+  areSparksAsked = false;
+  const kept = new Set((incidentList ?? []).map(({ id }) => id));
+  for (const key of sparks.keys()) if (!kept.has(key) && !key.startsWith("[")) sparks.delete(key);
 }
 
 /** What is not judged so far, and is thus not seen to be wrong. */
@@ -130,6 +202,7 @@ function incidentRows(list, items, now) {
     write(anchor, one.title);
     write(row.querySelector(".suspect"), suspectOf(one));
     write(row.querySelector(".since"), one.state === "resolved" ? stateOf(one, now) : `since ${since(one.startedAt, now)}`);
+    showSpark(row.querySelector("svg"), one.id, sparkRange(one));
     write(row.querySelector(".extent"), one.state === "acknowledged" ? `${extent(one)}, ${stateOf(one, now)}` : extent(one));
   });
 }
@@ -158,12 +231,23 @@ function showIncident(found) {
   document.title = `${found.title} · sigmad`;
   byId("incident-acts").hidden = false;
   byId("ack").hidden = found.state !== "open";
+  const isOfSite = found.site !== null && found.deviceCount > 1;
+  byId("silence-site").hidden = isOver || found.state === "silenced" || !isOfSite;
+  write(byId("silence-site"), `Silence ${found.site} for 1 h`);
   byId("silence").hidden = isOver || found.state === "silenced" || found.suspect.device === null;
   const first = Math.min(...found.members.map(({ startedAt }) => startedAt));
   const make = () => template("member-row").cloneNode(true);
   const members = found.members.slice(0, MEMBERS_SHOWN);
+  const lasts = sparkRange(found);
+  showGrafana(byId("incident-grafana"), found.suspect.device, found.suspect.series, lasts.from, lasts.to, found.id);
+  write(byId("members-span"), `timeline from ${moment(lasts.from, now)} to ${moment(lasts.to, now)}`);
+  fetchMembers(members.slice(0, MEMBER_SPARKS), lasts);
   rows(byId("members"), members, ({ device: name, series }) => JSON.stringify([name, series]), make, (row, member) => {
-    const [began, name, value, expected, score, ended] = row.cells;
+    const [began, name, timeline, value, expected, score, ended] = row.cells;
+    const range = memberRange(member, lasts);
+    const svg = timeline.firstElementChild;
+    if (!svg.childElementCount) drawTime(svg, range);
+    showSpark(svg, memberKey(member), range);
     write(began, member.startedAt === first ? moment(first, now) : `+${briefDuration(member.startedAt - first)}`);
     began.title = new Date(member.startedAt * 1000).toISOString();
     const [anchor, series] = name.firstElementChild.children;
@@ -182,6 +266,31 @@ function showIncident(found) {
   const left = found.memberCount - members.length;
   byId("more-members").hidden = left <= 0;
   write(byId("more-members"), `${count(left)} more`);
+}
+
+const memberKey = ({ device: name, series }) => JSON.stringify([incident, name, series]);
+
+/** All members of an incident have one time axis. */
+function memberRange(member, { from, to }) {
+  const expected = member.kind === "deviation" ? member.expected : null;
+  return { device: member.device, series: member.series, from, to, began: member.startedAt, ended: member.endedAt, expected };
+}
+
+/** Before its series is known: only when it was wrong. */
+const drawTime = (svg, range) => drawSpark(svg, { at: [range.from], step: 0, values: [0] }, { ...range, expected: null });
+
+let areMembersAsked = false;
+
+async function fetchMembers(members, lasts) {
+  if (areMembersAsked) return;
+  areMembersAsked = true;
+  const of = incident;
+  for (const member of members) {
+    if (member.kind !== "reception" && of === incident) await fetchSpark(memberKey(member), memberRange(member, lasts)).catch(() => false);
+  }
+  areMembersAsked = false;
+  for (const key of sparks.keys()) if (key.startsWith("[") && !key.startsWith(`["${incident}"`)) sparks.delete(key);
+  if (of === incident && incidentShown) showIncident(incidentShown);
 }
 
 /** Asks for a change, which an operator alone may. */
@@ -203,6 +312,11 @@ byId("silence").addEventListener("click", () => {
   const startsAt = Math.floor(Date.now() / 1000 + skew);
   const of = { device: incidentShown.suspect.device, startsAt, endsAt: startsAt + SILENCE_S };
   change("/silences", { ...of, createdBy: "page", comment: `incident ${incident}` }, byId("silence"));
+});
+byId("silence-site").addEventListener("click", () => {
+  const startsAt = Math.floor(Date.now() / 1000 + skew);
+  const of = { device: `*${incidentShown.site}*`, startsAt, endsAt: startsAt + SILENCE_S };
+  change("/silences", { ...of, createdBy: "page", comment: `incident ${incident}` }, byId("silence-site"));
 });
 byId("copy-link").addEventListener("click", () => copy(location.href, byId("copy-link")));
 byId("copy-incident").addEventListener("click", () => copy(JSON.stringify(incidentShown, null, 2), byId("copy-incident")));

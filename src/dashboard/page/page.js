@@ -85,7 +85,7 @@ function chartOf(metric, parent, lineName) {
     const dots = () =>
       anomalies
         .filter((anomaly) => anomaly.metric === metric)
-        .map((anomaly) => ({ at: anomaly.arrivedAt, value: anomaly.value }));
+        .map((anomaly) => ({ ...anomaly, at: anomaly.arrivedAt }));
     chart = new BandChart(parent, metric, lineName, dots);
     charts.set(metric, chart);
     // A single chart has the width of two.
@@ -98,24 +98,24 @@ function showFleet(at, fleet, leftOut = 0) {
   isWide = leftOut > 0;
   showSeriesCard(isWide);
   if (isWide && !asked.length && chosen.length) return askFor(chosen);
-  for (const [metric, { mean, stdDev }] of Object.entries(fleet)) {
-    const { points } = chartOf(metric, byId("charts"), "mean");
-    append(points, at, mean, stdDev);
-    trim(points);
+  for (const [metric, { mean, stdDev, last }] of Object.entries(fleet)) {
+    const chart = chartOf(metric, byId("charts"), "mean");
+    if (last < 0) chart.isSigned = true;
+    append(chart, at, mean, stdDev);
+    trim(chart.points);
   }
 }
 
-function append({ t, line, low, high }, at, mean, stdDev) {
+function append(chart, at, mean, stdDev) {
+  const { t, line, low, high } = chart.points;
   if (t.length && at <= t.at(-1)) return;
   if (t.length && at - t.at(-1) > GAP_S) {
     // Points are missing: the line is interrupted.
     t.push(t.at(-1) + 0.001);
     [line, low, high].forEach((column) => column.push(null));
   }
-  t.push(at);
-  line.push(mean);
-  low.push(isNumber(mean) ? mean - threshold * stdDev : null);
-  high.push(isNumber(mean) ? mean + threshold * stdDev : null);
+  const isKnown = isNumber(mean);
+  chart.push(at, mean, isKnown ? mean - threshold * stdDev : null, isKnown ? mean + threshold * stdDev : null);
 }
 
 function showHistory(history) {
@@ -123,8 +123,8 @@ function showHistory(history) {
   for (const [metric, { mean, stdDev }] of Object.entries(history.metrics)) {
     const isShown = asked.length ? asked.includes(metric) : !chosen.length || charts.has(metric);
     if (!isShown) continue;
-    const { points } = chartOf(metric, byId("charts"), "mean");
-    history.at.forEach((at, place) => append(points, at, mean[place], stdDev[place]));
+    const chart = chartOf(metric, byId("charts"), "mean");
+    history.at.forEach((at, place) => append(chart, at, mean[place], stdDev[place]));
   }
   const last = ribbon.points.t.at(-1) ?? 0;
   history.at.forEach((at, place) => {
@@ -166,17 +166,16 @@ function showDevice(data) {
     samples.push({ sample, place: samplesSeen++ });
     for (const metric of names) {
       if (!isNumber(sample[metric])) continue;
-      const { points } = chartOf(metric, byId("device-charts"), "last");
-      const { t, line, low, high } = points;
+      const chart = chartOf(metric, byId("device-charts"), "last");
+      const { points } = chart;
+      const { t, line } = points;
       const window = line.slice(-windowSize);
       const mean = window.reduce((sum, value) => sum + value, 0) / window.length;
       const spread = Math.sqrt(window.reduce((sum, value) => sum + (value - mean) ** 2, 0) / window.length);
       const isKnown = window.length >= Math.min(10, windowSize);
       // All samples of a batch have one arrival time.
-      t.push(Math.max(sample.arrivedAt, t.at(-1) ?? 0));
-      line.push(sample[metric]);
-      low.push(isKnown ? mean - threshold * spread : null);
-      high.push(isKnown ? mean + threshold * spread : null);
+      const at = Math.max(sample.arrivedAt, t.at(-1) ?? 0);
+      chart.push(at, sample[metric], isKnown ? mean - threshold * spread : null, isKnown ? mean + threshold * spread : null);
       if (t.length > READINGS_KEPT) Object.values(points).forEach((column) => column.shift());
       trim(points);
     }
@@ -270,7 +269,11 @@ async function fetchAnomalies() {
   dirty = true;
 }
 
-const newestFirst = () => anomalies.slice(-ANOMALIES_SHOWN).reverse();
+const newestFirst = () =>
+  anomalies
+    .filter((anomaly) => device !== null || isFilteredIn([anomaly.device], [anomaly.metric]))
+    .slice(-ANOMALIES_SHOWN)
+    .reverse();
 
 function showLatest() {
   const prefix = device === null ? "" : "device-";
@@ -284,6 +287,7 @@ function showServer(server) {
   scoreThreshold = server.scoreThreshold;
   document.querySelectorAll(".detector").forEach((node) => write(node, server.detector));
   windowSize = server.window;
+  grafanaUrl = server.grafanaUrl;
   write(byId("version"), server.version);
   write(byId("replica"), server.replica);
   byId("replica").title = server.replica;
@@ -295,7 +299,29 @@ function showStatus(data) {
   serverStart = data.at - data.status.uptime;
   write(byId("redis"), data.status.redis);
   byId("redis").dataset.redis = data.status.redis;
+  // The stream may come from a replica of the version before.
+  if (isNumber(data.status.redisSince)) byId("redis").title = `since ${moment(data.status.redisSince, data.at)}`;
+  redis = data.status;
+  showTrouble();
   if (data.status.phase === "draining") notice("the server is draining");
+}
+
+/** The last state of Redis. */
+let redis = null;
+
+/** What makes the page itself doubtful: large, and since when. */
+function showTrouble() {
+  const now = nowByServer();
+  const isDown = byId("live").dataset.state === "lost" && eventAt > 0;
+  const isDegraded = redis?.redis === "degraded";
+  byId("trouble").hidden = !isDown && !isDegraded;
+  if (isDown) {
+    write(byId("trouble-what"), "The server does not answer");
+    write(byId("trouble-since"), `since ${since(eventAt / 1000 + skew, now)}. What is shown was known then.`);
+  } else if (isDegraded) {
+    write(byId("trouble-what"), "Redis does not answer");
+    write(byId("trouble-since"), `since ${since(redis.redisSince ?? now, now)}. Samples are judged and wait; other replicas are not seen.`);
+  }
 }
 
 let noticeTimer = 0;
@@ -314,6 +340,7 @@ function notice(text, ms = 0) {
 /** The age of the data on the page. */
 function showAge() {
   const live = byId("live");
+  showTrouble();
   if (live.dataset.state !== "live") return;
   const age = (Date.now() - eventAt) / 1000;
   write(byId("live-text"), `live · ${age < 1.5 ? "now" : `${age.toFixed(0)} s ago`}`);
@@ -331,6 +358,7 @@ function onState(state, why) {
     const shown = eventAt ? `showing data from ${time(eventAt / 1000)}; ` : "";
     notice(state === "lost" ? `${why}: ${shown}reconnecting` : "");
   }
+  showTrouble();
 }
 
 // ---- events
@@ -347,7 +375,10 @@ function onEvent(name, data, id) {
     showWorkers(data.workers);
     if (!byId("fleet").hidden) showFleet(data.at, data.fleet, data.metricsLeftOut);
   }
-  if (data.devices) showDevices(data.devices);
+  if (data.devices) {
+    devicesShown = data.devices;
+    showDevices(devicesShown.filter((row) => isFilteredIn([row.device], [row.metric])));
+  }
   if (data.device) showDevice(data);
   if (isWide) showChosen();
   dirty = true;
@@ -380,32 +411,37 @@ function paint() {
   charts.forEach((chart) => chart.show());
   if (device === null) ribbon?.show();
   showLatest();
+  if (device !== null) showGrafana(byId("device-grafana"), device, [...charts.keys()][0], ...span());
 }
 
 // ---- routes
 
 /** The device and the series of the address. */
 function readAddress() {
-  const found = { name: null, series: [], id: null };
+  const found = { name: null, series: [], id: null, range: {} };
+  const fields = new Map();
   try {
     for (const part of location.hash.slice(1).split("&")) {
       const [field, ...values] = part.split("=");
       const value = decodeURIComponent(values.join("="));
+      fields.set(field, value);
       if (field === "device" && value) found.name = value;
       if (field === "incident" && /^[0-9A-Z]{26}$/.test(value)) found.id = value;
       if (field === "series" && value) found.series.push(value);
     }
   } catch {
     // An invalid address shows the fleet.
-    return { name: null, series: [], id: null };
+    return { name: null, series: [], id: null, range: {} };
   }
+  found.range = rangeOf(fields);
   return found;
 }
 
 /** Another address: of the same device, other charts. */
 function onAddress() {
-  const { name, series, id } = readAddress();
+  const { name, series, id, range } = readAddress();
   if (name !== device || id !== incident) return route();
+  if (range.from) showRange(range);
   if (!series.length || !isWide) return;
   chosen = series;
   askFor(series);
@@ -413,7 +449,7 @@ function onAddress() {
 }
 
 function route() {
-  const { name, series, id } = readAddress();
+  const { name, series, id, range } = readAddress();
   device = name;
   incident = name === null ? id : null;
   chosen = series;
@@ -425,6 +461,7 @@ function route() {
   samples = [];
   counted = null;
   if (ribbon) ribbon.points.t.length = ribbon.points.n.length = 0;
+  if (ribbon) ribbon.past = null;
   for (const id of ["anomalies", "device-anomalies", "device-samples"]) byId(id).replaceChildren();
   byId("empty").hidden = true;
   byId("fleet").hidden = name !== null || incident !== null;
@@ -436,7 +473,10 @@ function route() {
   byId("query").value = "";
   closeFound();
   resetSeries(byId(name === null ? "charts" : "device-charts"));
+  byId(name === null ? "charts" : "device-charts").before(byId("range"));
+  showPins();
   openStream();
+  showRange(range);
   fetchIncidents();
   scrollTo(0, 0);
 }
@@ -555,6 +595,11 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setS
 for (const id of ["copy-anomalies", "copy-device-anomalies"]) {
   byId(id).addEventListener("click", () => copy(asJson(newestFirst()), byId(id)));
 }
+byId("copy-device-link").addEventListener("click", () => {
+  const [from, to] = span(charts.values().next().value?.points.t[0]).map(Math.round);
+  const link = `${location.href.split("#")[0]}${address(device, ...chosen)}&from=${from}&to=${to}`;
+  copy(link, byId("copy-device-link"));
+});
 byId("copy-device-samples").addEventListener("click", () => {
   const latest = samples.toReversed().map(({ sample }) => sample);
   copy(JSON.stringify(latest, null, 2), byId("copy-device-samples"));
@@ -584,6 +629,7 @@ byId("token-form").addEventListener("submit", () => {
 // ---- start
 
 const stream = new Stream({ event: onEvent, state: onState, denied: askForToken });
+write(byId("zone"), Intl.DateTimeFormat().resolvedOptions().timeZone);
 setScheme(SCHEMES[localStorage.getItem(SCHEME_KEY)] ? localStorage.getItem(SCHEME_KEY) : "auto");
 addEventListener("hashchange", onAddress);
 new ResizeObserver(() => {

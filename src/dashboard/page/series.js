@@ -120,7 +120,7 @@ function toggleSeries(name) {
   const next = charts.has(name) ? shown.filter((other) => other !== name) : [...shown, name].slice(-CHARTS_MAX);
   if (!next.length) return;
   chosen = next;
-  history.replaceState(null, "", address(device, ...next));
+  history.replaceState(null, "", hereAddress());
   askFor(next);
 }
 
