@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import importlib.util
 import itertools
 import json
 import re
@@ -645,6 +646,185 @@ def check_incidents(driver) -> None:
         leave(driver)
 
 
+def drag(driver, selector: str, begin: float, end: float) -> None:
+    """Over a chart, from one part of its width to another."""
+    over = driver.find_element(By.CSS_SELECTOR, f"{selector} .u-over")
+    driver.execute_script("arguments[0].scrollIntoView({ block: 'center' })", over)
+    width = over.size["width"]
+    actions = webdriver.ActionChains(driver).move_to_element_with_offset(over, int((begin - 0.5) * width), 0)
+    actions.click_and_hold().move_by_offset(int((end - begin) * width), 0).release().perform()
+
+
+def axis(driver) -> list[float]:
+    """The ends of the time axis, in seconds, as the address has them; none for the stream's."""
+    return [float(part) for part in re.findall(r"(?:from|to)=(\d+)", driver.execute_script("return location.hash"))]
+
+
+def check_ranges(driver) -> None:
+    """Longer ranges come from the server; what is dragged over is zoomed to, kept by the address, and left again."""
+    with bench.sigmad() as (_, port):
+        post(port, calm("pump", count=60))
+        open_page(driver, port, "#device=pump")
+        wait(driver, lambda: "value" in text(driver, "#device-charts .key-line"), "its chart")
+        driver.find_element(By.ID, "range-3600").click()
+        wait(driver, lambda: text(driver, "#device-charts .key-line").startswith("mean,"), "the recorded past")
+        wait(driver, lambda: "mean 100.5" in text(driver, "#device-charts .readout"), "the values of the recording")
+        pressed = "return document.querySelector('#ranges [aria-pressed=true]')?.id"
+        assert driver.execute_script(pressed) == "range-3600"
+        drag(driver, "#device-charts", 0.25, 0.75)
+        wait(driver, lambda: driver.find_element(By.ID, "zoomed").is_displayed(), "it is zoomed")
+        begin, end = axis(driver)
+        assert 1_500 < end - begin < 2_100, (begin, end)
+        driver.refresh()
+        wait(driver, lambda: driver.find_element(By.ID, "zoomed").is_displayed(), "the same part after a reload")
+        assert axis(driver) == [begin, end]
+        driver.find_element(By.ID, "unzoom").click()
+        wait(driver, lambda: driver.execute_script(pressed) == "range-600", "the stream again")
+        assert axis(driver) == []
+        # The fleet has its own, with the anomalies of each point.
+        driver.get(f"http://127.0.0.1:{port}/#")
+        wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#charts canvas"), "the fleet's chart")
+        driver.find_element(By.ID, "range-86400").click()
+        wait(driver, lambda: text(driver, "#charts .key-band") == "smallest to largest value", "a day")
+        wait(driver, lambda: text(driver, "#charts .readout") != "", "its values")
+        check_console(driver)
+        leave(driver)
+
+
+def check_dots(driver) -> None:
+    """A dot says whose it is, and opens it."""
+    with bench.sigmad() as (_, port):
+        post(port, [*calm("pump-7", count=60), {"device": "pump-7", "rps": 104}])
+        open_page(driver, port)
+        wait(driver, lambda: names(driver, "anomalies"), "the anomaly")
+        over = driver.find_element(By.CSS_SELECTOR, "#charts .u-over")
+        driver.execute_script("arguments[0].scrollIntoView({ block: 'center' })", over)
+        size = over.size
+
+        def point_at(action: str) -> None:
+            # It moves with the time: a slow machine points beside it, and tries again.
+            spots = driver.execute_script(DOTS)
+            if spots:
+                (x, y), actions = spots[0], webdriver.ActionChains(driver)
+                place = (int(x - size["width"] / 2), int(y - size["height"] / 2))
+                getattr(actions.move_to_element_with_offset(over, *place), action)().perform()
+
+        def is_named() -> bool:
+            point_at("release")
+            return "pump-7" in text(driver, "#charts .readout")
+
+        def is_opened() -> bool:
+            if text(driver, "#device-name") != "pump-7":
+                point_at("click")
+            return text(driver, "#device-name") == "pump-7"
+
+        wait(driver, is_named, "the name of the device", 60)
+        wait(driver, is_opened, "its page", 60)
+        check_console(driver)
+        leave(driver)
+
+
+def check_filters(driver) -> None:
+    """Of many incidents those of a site or a series; what the filters hide is counted."""
+    with bench.sigmad() as (_, port):
+        post(port, calm("pump"))
+        show_incidents(driver, [incident(number, 10 * number) for number in range(1, 13)])
+        open_page(driver, port)
+        shown = "#open-incidents li"
+        wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, shown)) == 12, "all")
+        driver.find_element(By.ID, "filter-site").send_keys("AMS-7")
+        wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, shown)) == 1, "one site's")
+        assert text(driver, "#filtered") == "1 of 12 shown" and text(driver, "#incidents-title") == "12 open incidents"
+        driver.find_element(By.ID, "filter-series").send_keys("cpu")
+        wait(driver, lambda: not driver.find_elements(By.CSS_SELECTOR, shown), "none of that series")
+        # On a phone nothing of the list is cut.
+        for id in ("filter-site", "filter-series"):
+            driver.execute_script("arguments[0].value = ''", driver.find_element(By.ID, id))
+        driver.find_element(By.ID, "filter-site").send_keys("ams")
+        wait(driver, lambda: len(driver.find_elements(By.CSS_SELECTOR, shown)) == 12, "all again")
+        phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        assert driver.execute_script(WHOLE, driver.find_element(By.ID, "open-incidents")), "the list is cut"
+        desk = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", desk)
+        show_incidents(driver, [])
+        check_console(driver)
+        leave(driver)
+
+
+def check_all_devices(driver) -> None:
+    """The list of devices has all of them, 2,000 at a time; a device is pinned above the incidents."""
+    with bench.sigmad() as (_, port):
+        post(port, [{"device": f"edge-{place}", "rps": 100} for place in range(2_100)])
+        open_page(driver, port)
+        wait(driver, lambda: driver.find_element(By.ID, "all").is_displayed(), "the list")
+        driver.find_element(By.CSS_SELECTOR, "#all summary").click()
+        wait(driver, lambda: text(driver, "#all-readout").startswith("1 to 2,000"), "the first")
+        first = set(names(driver, "all-rows"))
+        driver.execute_script("document.getElementById('all-next').click()")
+        wait(driver, lambda: text(driver, "#all-readout").startswith("2,001 to 2,100"), "the rest")
+        second = set(names(driver, "all-rows"))
+        assert first | second == {f"edge-{place}" for place in range(2_100)} and not first & second
+        assert not driver.find_element(By.ID, "all-next").is_enabled()
+        driver.get(f"http://127.0.0.1:{port}/#device=edge-9")
+        wait(driver, lambda: text(driver, "#device-name") == "edge-9", "a device")
+        driver.find_element(By.ID, "pin").click()
+        driver.refresh()
+        wait(driver, lambda: text(driver, "#pins a") == "edge-9", "it is pinned after a reload")
+        driver.find_element(By.ID, "pin").click()
+        wait(driver, lambda: not driver.find_element(By.ID, "pins").is_displayed(), "no more")
+        check_console(driver)
+        leave(driver)
+
+
+def check_plain(driver) -> None:
+    """Without JavaScript there is a table, which needs none; links to Grafana follow the template."""
+    template = "https://grafana.example/d/x?var-device={device}&from={from}&to={to}"
+    with bench.sigmad("--grafana-url", template) as (_, port):
+        post(port, calm("pump/1"))
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        driver.get(f"http://127.0.0.1:{port}/")
+        driver.find_element(By.CSS_SELECTOR, "noscript a, a[href='/incidents.html']").click()
+        wait(driver, lambda: driver.find_element(By.TAG_NAME, "h1").text == "No open incident", "the table")
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+        open_page(driver, port, "#device=pump%2F1")
+        grafana = driver.find_element(By.ID, "device-grafana")
+        wait(driver, grafana.is_displayed, "the link")
+        wanted = r"https://grafana\.example/d/x\?var-device=pump%2F1&from=\d{13}&to=\d{13}"
+        assert re.fullmatch(wanted, grafana.get_property("href")), grafana.get_property("href")
+        check_console(driver)
+        leave(driver)
+
+
+def check_axe(driver) -> None:
+    """What axe-core finds, in every view and both schemes."""
+    source = (Path(importlib.util.find_spec("axe_core_python").origin).parent / "axe.min.js").read_text()
+    with bench.sigmad() as (_, port):
+        post(port, [*calm("pump", count=60), {"device": "pump", "rps": 5_000}])
+        listed = [incident(1, 90, severity="warning"), incident(2, 30)]
+        show_incidents(driver, listed)
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            for place, shown in (
+                ("", "#open-incidents li"),
+                ("#device=pump", "#device-charts canvas"),
+                (f"#incident={listed[0]['id']}", "#members tr"),
+                ("incidents.html", "h1"),
+            ):
+                driver.get("about:blank")
+                driver.get(f"http://127.0.0.1:{port}/{place}")
+                wait(driver, lambda shown=shown: driver.find_elements(By.CSS_SELECTOR, shown), f"{place} is there")
+                # By the debugger, which the page's own policy does not hold.
+                driver.execute_cdp_cmd("Runtime.evaluate", {"expression": source})
+                found = driver.execute_async_script(AXE)
+                assert not found, f"{scheme} {place}: {found}"
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        show_incidents(driver, [])
+        check_console(driver)
+        leave(driver)
+
+
 def check_restart(driver) -> None:
     with bench.sigmad() as (_, port):
         post(port, calm("before"))
@@ -653,9 +833,12 @@ def check_restart(driver) -> None:
         driver.execute_script("window.stays = true")
     wait(driver, lambda: state(driver) == "lost", "the loss is seen")
     assert "showing data from" in text(driver, "#notice")
+    assert text(driver, "#trouble-what") == "The server does not answer"
+    assert text(driver, "#trouble-since").startswith("since ")
     with bench.sigmad(listen=f"127.0.0.1:{port}"):
         post(port, calm("after"))
         wait(driver, lambda: state(driver) == "live", "the page is live again")
+        assert not driver.find_element(By.ID, "trouble").is_displayed()
         wait(driver, lambda: names(driver, "devices") == ["after"], "the new device")
         assert "restarted" in text(driver, "#notice"), text(driver, "#notice")
         assert driver.execute_script("return window.stays"), "without loading the page again"
@@ -824,6 +1007,32 @@ window.fetch = (path, options) => {
   return path.startsWith("/incidents?") ? json(list) : before(path, options);
 };
 """
+AXE = """
+const done = arguments[arguments.length - 1];
+axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }).then(
+  ({ violations }) => done(violations.map(({ id, nodes }) => [id, ...nodes.slice(0, 3).map(({ html }) => html)])),
+  (error) => done([String(error)]),
+);
+"""
+# Where the dots of the first chart are, in pixels: found by their colour, as people do.
+DOTS = """
+const canvas = document.querySelector("#charts canvas");
+const { width, height } = canvas;
+const blank = Object.assign(document.createElement("canvas"), { width, height });
+const copy = blank.getContext("2d", { willReadFrequently: true });
+copy.drawImage(canvas, 0, 0);
+const { data } = copy.getImageData(0, 0, width, height);
+const over = document.querySelector("#charts .u-over").getBoundingClientRect();
+const own = canvas.getBoundingClientRect();
+const found = [];
+for (let at = 0; at < data.length; at += 4) {
+  const [red, green, blue] = [data[at], data[at + 1], data[at + 2]];
+  if (red > 150 && green < 90 && blue < 90) found.push([(at / 4) % width, Math.floor(at / 4 / width)]);
+}
+if (!found.length) return [];
+const [x, y] = found[Math.floor(found.length / 2)];
+return [[(x * own.width) / width + own.left - over.left, (y * own.height) / height + own.top - over.top]];
+"""
 # What is hard to hit (WCAG 2.2, 2.5.8): below 24 pixels, and not in a line of text.
 SMALL = """
 const targets = [...document.querySelectorAll("button, summary, .incident, input, .pins a, a.button")];
@@ -960,6 +1169,12 @@ def main() -> None:
             check_series(driver)
             check_access(driver)
             check_incidents(driver)
+            check_ranges(driver)
+            check_dots(driver)
+            check_filters(driver)
+            check_all_devices(driver)
+            check_plain(driver)
+            check_axe(driver)
             check_restart(driver)
             check_silence(driver)
             check_sleep(driver)

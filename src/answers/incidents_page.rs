@@ -12,8 +12,6 @@ use time::macros::format_description;
 pub const RESOLVED_SHOWN_MAX: usize = 50;
 /// Incidents in the table that are not resolved.
 pub const UNRESOLVED_SHOWN_MAX: usize = 1_000;
-/// Interval in which a browser loads the page again, in seconds.
-const REFRESH_S: u32 = 30;
 const UTC: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
 
@@ -29,10 +27,9 @@ pub fn page(incidents: &[Incident], now: Now) -> Vec<u8> {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta http-equiv=\"refresh\" content=\"{REFRESH_S}\">\n\
          <title>{title} · sigmad</title>\n<link rel=\"stylesheet\" href=\"/page.css\">\n</head>\n\
          <body>\n<main class=\"plain\">\n<h1>{title}</h1>\n\
-         <p class=\"muted\">As of {}. This page loads again every {REFRESH_S} s. \
+         <p class=\"muted\">As of {}. Load it again for what is new. \
          <a href=\"/\">The live page</a> needs JavaScript.</p>\n",
         utc_text(now.wall_us)
     );

@@ -244,10 +244,10 @@ function showIncident(found) {
   fetchMembers(members.slice(0, MEMBER_SPARKS), lasts);
   rows(byId("members"), members, ({ device: name, series }) => JSON.stringify([name, series]), make, (row, member) => {
     const [began, name, timeline, value, expected, score, ended] = row.cells;
-    const range = memberRange(member, lasts);
+    const lasted = memberRange(member, lasts);
     const svg = timeline.firstElementChild;
-    if (!svg.childElementCount) drawTime(svg, range);
-    showSpark(svg, memberKey(member), range);
+    if (!svg.childElementCount) drawTime(svg, lasted);
+    showSpark(svg, memberKey(member), lasted);
     write(began, member.startedAt === first ? moment(first, now) : `+${briefDuration(member.startedAt - first)}`);
     began.title = new Date(member.startedAt * 1000).toISOString();
     const [anchor, series] = name.firstElementChild.children;
