@@ -3,7 +3,6 @@
 //! Pure: a report in, a body out. The output is always valid JSON: the decoder has refused values
 //! that are not finite, which serde_json would write as null.
 
-pub mod history;
 pub mod incidents;
 pub mod incidents_page;
 mod json;

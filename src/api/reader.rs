@@ -27,8 +27,9 @@ use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{
     AnomaliesQuery, DevicesQuery, RecentQuery, Scope, SeriesQuery, SeriesSelection, WindowsReport,
 };
+use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
-use crate::answers::{history, lists};
+use crate::dashboard::history_answer;
 use crate::dashboard::recorder::HistoryQuery;
 use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscription};
 use crate::http::client_address::ClientAddress;
@@ -236,7 +237,7 @@ impl ReadQuery<'_> {
             Read::History => {
                 let (device, range) = (query.device()?.map(Box::from), query.range(self.now)?);
                 let asked = HistoryQuery { device, series: query.series()?, range };
-                history::history(&asked, &answered(deps.subscriber.history(asked.clone()))?)
+                history_answer::history(&asked, &answered(deps.subscriber.history(asked.clone()))?)
             }
             Read::Scrape => return self.scrape(deps),
             // Only HEAD gets here: the head of a GET.

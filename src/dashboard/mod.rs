@@ -10,6 +10,7 @@ pub mod events;
 mod feed;
 mod figures;
 mod history;
+pub mod history_answer;
 mod message;
 pub mod page;
 pub mod recorder;

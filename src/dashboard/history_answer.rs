@@ -1,11 +1,11 @@
-//! `/history`.
+//! `/history` as JSON.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::json::body;
-use crate::dashboard::day::DayColumns;
-use crate::dashboard::recorder::{HistoryQuery, HistoryReport};
+use super::day::DayColumns;
+use super::message::json;
+use super::recorder::{HistoryQuery, HistoryReport};
 
 #[derive(Serialize)]
 struct HistoryJson<'a> {
@@ -57,7 +57,7 @@ impl<'a> ColumnsJson<'a> {
 
 /// The answer of `GET /history`.
 pub fn history(asked: &HistoryQuery, report: &HistoryReport) -> Vec<u8> {
-    body(&HistoryJson {
+    json(&HistoryJson {
         device: asked.device.as_deref(),
         step: asked.range.step_s(),
         at: asked.range.starts(),
@@ -65,4 +65,5 @@ pub fn history(asked: &HistoryQuery, report: &HistoryReport) -> Vec<u8> {
         accepted: report.load.as_ref().map(ColumnsJson::new),
         anomalies: report.load.as_ref().map(|load| &*load.flags),
     })
+    .into_bytes()
 }
