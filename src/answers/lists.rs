@@ -203,9 +203,9 @@ mod tests {
         let row = json!({"device": &*name, "score": 1e6, "isAnomaly": true, "metric": &*name,
             "last": 0.5, "lastSeen": 1, "totalCount": 3, "anomalyCount": 1});
         let asked = |sort| DevicesQuery { limit: 1, sort, search: None, after: None };
-        let answer = parse(&devices(&[device.clone()], &asked(DevicesSort::Score)));
+        let answer = parse(&devices(std::slice::from_ref(&device), &asked(DevicesSort::Score)));
         assert_eq!(answer, json!({"devices": [row], "count": 1}));
-        let answer = parse(&devices(&[device], &asked(DevicesSort::Device)));
+        let answer = parse(&devices(std::slice::from_ref(&device), &asked(DevicesSort::Device)));
         assert_eq!(answer, json!({"devices": [row], "count": 1, "next": 7}));
         let answer = parse(&devices(&[], &asked(DevicesSort::Device)));
         assert_eq!(answer, json!({"devices": [], "count": 0}));

@@ -160,8 +160,8 @@ impl Recorder {
                 .map(|report| report.metric.clone())
                 .collect()
         } else {
-            let known = |name: &&Box<str>| self.registry.find_metric(name).is_some();
-            series.iter().filter(known).map(|name| Arc::from(&**name)).collect()
+            let known = |name: &&str| self.registry.find_metric(name).is_some();
+            series.iter().map(|name| &**name).filter(known).map(Arc::from).collect()
         };
         let mut begun = Vec::new();
         for series in named {
