@@ -23,12 +23,12 @@ use serde_json::Value;
 /// For what has no limit in the server: a start, a line of the log, a count. They take milliseconds; an unoptimised build
 /// on a machine that stands still for a while takes longer.
 pub const START_TIMEOUT: Duration = Duration::from_secs(180);
-/// Any answer, close or exit that a test waits for comes within it, or the test fails. It is shorter than the 25 s of
-/// a drain, so a server that only ends with its drain is found, and judges no speed.
-pub const WAIT: Duration = Duration::from_secs(20);
-/// The server's own limit for a request to arrive is 10 s. A machine that stands still so long must not turn an answer
-/// into a 408; tests of this limit set it.
-const PATIENT_READ_TIMEOUT: &str = "120s";
+/// Any answer, close or exit that a test waits for comes within it, or the test fails. It is shorter than the server's own
+/// limits ([`PATIENT`]), so a server that only ends with its drain is found, and judges no speed.
+pub const WAIT: Duration = Duration::from_secs(60);
+/// The server's own limits are 10 s for a request to arrive and 25 s for a drain. A machine that stands still so long must
+/// not turn an answer into a 408, or end a drain with requests under way; tests of these limits set them.
+const PATIENT: [(&str, &str); 2] = [("--read-timeout", "120s"), ("--drain", "120s")];
 /// No answer is larger: a parser that waits for more has lost its place.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
@@ -197,8 +197,10 @@ impl Launch<'_> {
     /// Starts the server and waits until it listens.
     pub fn start(&self) -> Server {
         let mut command = self.command();
-        if !self.args.contains(&"--read-timeout") {
-            command.args(["--read-timeout", PATIENT_READ_TIMEOUT]);
+        for (name, value) in PATIENT {
+            if !self.args.iter().any(|arg| arg.starts_with(name)) {
+                command.args([name, value]);
+            }
         }
         let unix = (self.family == Family::Unix).then(SocketDirectory::default);
         if let Some(directory) = &unix {
