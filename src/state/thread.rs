@@ -105,6 +105,8 @@ impl StateThread {
             Err(error) => {
                 error!(%error, "the state directory can't be read: serving without it");
                 parts.readiness.set_directory(DirectoryState::Degraded);
+                // Nothing is restored, and that is all: what was wrong before is known to nobody any more.
+                send_whole(&parts.restore);
                 (parts.on_restored)();
                 return;
             }
@@ -314,10 +316,15 @@ fn replay(
         goes_on.unwrap_or_else(|error| lost(&error, parts))
     });
     if is_whole {
-        // Err: the shard's thread has ended, and with it the process.
-        ways.iter().for_each(|way| _ = way.send(RestoreMessage::Whole));
+        send_whole(&ways);
     }
     is_whole
+}
+
+/// Tells the shards that nothing follows.
+fn send_whole(ways: &[Sender<RestoreMessage>]) {
+    // Err: the shard's thread has ended, and with it the process.
+    ways.iter().for_each(|way| _ = way.send(RestoreMessage::Whole));
 }
 
 /// How much of the files is read.
