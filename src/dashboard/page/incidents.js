@@ -90,7 +90,7 @@ function showIncidents() {
     const last = Math.max(0, ...ended.map(({ resolvedAt }) => resolvedAt));
     const well = isLearning ? "No open incident" : `All well for ${duration(now - Math.max(last, serverStart))}`;
     write(byId("incidents-title"), watched ? well : "Looking for incidents");
-    const past = last > serverStart ? `the last incident ended at ${moment(last, now)}` : "none since the start";
+    const past = last > 0 ? `the last incident ended at ${moment(last, now)}` : "none since the start";
     write(byId("incidents-since"), [...(isLearning ? [] : [past]), ...unwatched()].join("; "));
   }
   if (isStale) write(byId("incidents-since"), `as of ${time(incidentListAt / 1000 + skew)}; the server does not answer`);
