@@ -1,5 +1,6 @@
 #![allow(clippy::disallowed_methods, reason = "threads of real clocks, with real sockets")]
 
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -30,6 +31,10 @@ struct Running {
 
 impl Running {
     fn start(kind: TargetKind, url: &str) -> Self {
+        Self::start_with(kind, url, None)
+    }
+
+    fn start_with(kind: TargetKind, url: &str, notes: Option<NotesKept>) -> Self {
         let (book, incidents) = unbounded();
         let (changed, changes) = unbounded();
         let (stop, stopped) = bounded(1);
@@ -44,7 +49,7 @@ impl Running {
             clock: Clock::new(Instant::now()),
             seed: 1,
             stop: stopped,
-            notes: None,
+            notes,
         });
         Self { thread: std::thread::spawn(move || sender.run()), book, changed, stop, counters }
     }
@@ -133,4 +138,33 @@ fn what_an_absent_target_was_not_told_is_counted() {
     running.tell(incident(2));
     let [sent, failed, refused, dropped] = running.end();
     assert_eq!((sent, failed, refused, dropped), (0, 1, 0, 2));
+}
+
+/// Where senders of one target keep their notes, one after the other.
+fn notes_in(kept: &Arc<Mutex<Option<Vec<u8>>>>) -> Option<NotesKept> {
+    let before = kept.lock().expect("no panic").clone();
+    let kept = kept.clone();
+    let keep = move |notes| *kept.lock().expect("no panic") = Some(notes);
+    Some(NotesKept { before, keep: Box::new(keep) })
+}
+
+#[test]
+fn after_a_restart_a_target_is_told_what_it_was_not_told_before() {
+    // It does not answer the first process, and the second one tells it.
+    let target = TestReceiver::start(&["503 Unavailable", "200 OK"]);
+    let url = format!("http://127.0.0.1:{}", target.port);
+    let (kind, kept) = (TargetKind::Webhook(WebhookFormat::Json), Arc::default());
+    let open = incident(1);
+    let resolved = with_state(incident(1), State::Resolved, Clock::new(Instant::now()).now());
+    let mut outcomes = [0; 4];
+    for told in [&open, &open, &open, &resolved, &resolved] {
+        let running = Running::start_with(kind, &url, notes_in(&kept));
+        running.tell(told.clone());
+        outcomes.iter_mut().zip(running.end()).for_each(|(sum, count)| *sum += count);
+    }
+    // Sent, failed, refused and dropped: whichever process it was.
+    assert_eq!(outcomes, [2, 1, 0, 0]);
+    let events = [target.next(), target.next(), target.next()].map(|it| json(&it)["event"].clone());
+    assert_eq!(events, ["opened", "opened", "resolved"]);
+    assert!(target.requests.try_recv().is_err());
 }
