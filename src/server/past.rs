@@ -177,7 +177,7 @@ mod tests {
             let (kind, series) = match fault.kind {
                 FaultKind::Outage | FaultKind::Silent => (Kind::Silence, None),
                 FaultKind::Ramp => (Kind::Deviation, Some("rps")),
-                FaultKind::Stuck => (Kind::Deviation, Some("cpu")),
+                FaultKind::Shift | FaultKind::Stuck => (Kind::Deviation, Some("cpu")),
             };
             assert_eq!((incident.kind, incident.state), (kind, State::Resolved), "{incident:#?}");
             let members = &incident.members;
@@ -210,6 +210,21 @@ mod tests {
         assert_eq!(incidents.len(), 12, "{incidents:#?}");
         for (story, incidents) in incidents.chunks(4).enumerate() {
             check(incidents, story as f64 * STORY_S);
+        }
+    }
+
+    #[test]
+    fn a_demo_that_runs_for_an_hour_has_news() {
+        let incidents = Demo::new(4, ShardLayout::ONE).tell(4, 12);
+        for story in 0..12 {
+            let begun_us = START_US + story * (STORY_S * 1e6) as i64;
+            let span_us = begun_us..begun_us + (STORY_S * 1e6) as i64;
+            let found: Vec<_> =
+                incidents.iter().filter(|one| span_us.contains(&one.started_at_us)).collect();
+            assert_eq!(found.len(), 4, "story {story}: {found:#?}");
+            // After three quarters of an hour an outage is usual, and another load is not.
+            let kind = if story < 9 { Kind::Silence } else { Kind::Deviation };
+            assert!((found[0].kind, found[0].members.len() >= 3) == (kind, true), "{found:#?}");
         }
     }
 

@@ -14,10 +14,6 @@ pub const DAY_S: f64 = 900.0;
 const TIDE: f64 = 0.03;
 /// The largest noise, as a fraction of the load.
 const NOISE: f64 = 0.03;
-/// What climbs, as a fraction of the usual requests, each second.
-const RAMP: f64 = 0.08;
-/// At which percentage a sensor is stuck: the end of its scale.
-const STUCK_CPU: f64 = 100.0;
 
 /// One device's reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,8 +89,9 @@ impl SimulatedDevice {
         {
             match fault.kind {
                 FaultKind::Outage | FaultKind::Silent => return None,
-                FaultKind::Ramp => rps *= 1.0 + RAMP * since_s,
-                FaultKind::Stuck => cpu = STUCK_CPU,
+                FaultKind::Shift => cpu *= fault.shift(),
+                FaultKind::Ramp => rps *= (1.0 + fault.ramp() * since_s).max(0.0),
+                FaultKind::Stuck => cpu = fault.stuck_at(),
             }
         }
         // As it is sent: a sensor has so many digits.

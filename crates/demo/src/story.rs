@@ -4,7 +4,8 @@
 //! falls silent. Each fault has a cause of its own. All are found within a minute, and the rest of the story is
 //! quiet. The next one takes another site and other devices: what a detector has seen is no news to it, and devices
 //! that break together again and again would be taken for one cause. After three quarters of an hour each site has
-//! been silent once: from then on such a silence is usual.
+//! been silent once, and such a silence is usual. What comes then is another round: a site whose load is another,
+//! requests that fall or climb faster, and a sensor that is stuck at another value.
 
 use std::ops::Range;
 
@@ -21,15 +22,26 @@ const RAMP_S: Range<f64> = 14.0..48.0;
 const STUCK_S: Range<f64> = 19.0..54.0;
 /// The silent device.
 const SILENT_S: Range<f64> = 23.0..57.0;
+/// The load of a site that had its outage, as a fraction of the usual one, by round.
+const SHIFTS: [f64; 4] = [2.4, 0.1, 3.2, 0.4];
+/// At which percentage a sensor is stuck, by round: the ends of its scale, and values near them.
+const STUCK_AT: [f64; 4] = [100.0, 0.0, 96.0, 5.0];
+/// The change of requests, as a fraction of the usual ones, each second, by round; none are fewer than zero.
+const RAMPS: [f64; 4] = [0.08, -0.03, 0.14, -0.05];
 
 /// Racks that lose their uplink in turn: those of the last city have the silent devices, which are heard otherwise.
 const OUTAGE_RACKS: usize = RACKS.len() - RACKS_PER_CITY;
+
+/// Devices that are silent in turn: those of the last city.
+const SILENT_DEVICES: usize = RACKS_PER_CITY * DEVICES_PER_RACK;
 
 /// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// A site loses its uplink: none of its devices is heard.
     Outage,
+    /// The load of a site is another.
+    Shift,
     /// Its requests climb until it is restarted.
     Ramp,
     /// Its sensor of the load reports the end of its scale.
@@ -47,6 +59,8 @@ pub struct Fault {
     pub devices: Range<usize>,
     /// When, in seconds after the start of the demo.
     pub span_s: Range<f64>,
+    /// How often all sites had their outage before.
+    pub round: usize,
 }
 
 impl Fault {
@@ -59,8 +73,14 @@ impl Fault {
     pub fn begins(&self, device: &str) -> String {
         match self.kind {
             FaultKind::Outage => format!("site {} loses its uplink", self.site()),
+            FaultKind::Shift => {
+                format!("site {} has {:.1} times its load", self.site(), self.shift())
+            }
+            FaultKind::Ramp if self.ramp() < 0.0 => format!("the requests of {device} fall"),
             FaultKind::Ramp => format!("the requests of {device} climb"),
-            FaultKind::Stuck => format!("the cpu sensor of {device} is stuck at 100 %"),
+            FaultKind::Stuck => {
+                format!("the cpu sensor of {device} is stuck at {} %", self.stuck_at())
+            }
             FaultKind::Silent => format!("{device} falls silent"),
         }
     }
@@ -69,10 +89,26 @@ impl Fault {
     pub fn ends(&self, device: &str) -> String {
         match self.kind {
             FaultKind::Outage => format!("site {} has its uplink again", self.site()),
+            FaultKind::Shift => format!("site {} has its usual load again", self.site()),
             FaultKind::Ramp => format!("{device} is restarted, and its requests are usual"),
             FaultKind::Stuck => format!("the cpu sensor of {device} moves again"),
             FaultKind::Silent => format!("{device} is heard again"),
         }
+    }
+
+    /// By which fraction its requests change each second.
+    pub fn ramp(&self) -> f64 {
+        RAMPS[self.round % RAMPS.len()]
+    }
+
+    /// The load of the site, as a fraction of the usual one.
+    pub fn shift(&self) -> f64 {
+        SHIFTS[self.round.saturating_sub(1) % SHIFTS.len()]
+    }
+
+    /// The percentage that its sensor reports.
+    pub fn stuck_at(&self) -> f64 {
+        STUCK_AT[self.round % STUCK_AT.len()]
     }
 
     /// The site of its devices.
@@ -106,13 +142,19 @@ pub fn faults(at_s: f64) -> Vec<Fault> {
         kind,
         devices,
         span_s: begun_s + span_s.start..begun_s + span_s.end,
+        round,
     };
-    vec![
-        fault(FaultKind::Outage, site, OUTAGE_S),
+    let of_site = if round == 0 { FaultKind::Outage } else { FaultKind::Shift };
+    let mut faults = vec![
+        fault(of_site, site, OUTAGE_S),
         fault(FaultKind::Ramp, ramp, RAMP_S),
         fault(FaultKind::Stuck, stuck, STUCK_S),
-        fault(FaultKind::Silent, silent, SILENT_S),
-    ]
+    ];
+    // Each was silent once: no news.
+    if story < SILENT_DEVICES {
+        faults.push(fault(FaultKind::Silent, silent, SILENT_S));
+    }
+    faults
 }
 
 #[cfg(test)]
@@ -128,8 +170,24 @@ mod tests {
             let mut different = places.clone();
             different.sort_unstable();
             different.dedup();
-            assert_eq!((different.len(), faults.len()), (places.len(), 4), "{faults:?}");
+            assert_eq!(different.len(), places.len(), "{faults:?}");
+            assert_eq!(faults.len(), if story < 12 { 4 } else { 3 });
             assert!(faults.iter().all(|fault| fault.span_s.end < f64::from(story + 1) * STORY_S));
+        }
+    }
+
+    #[test]
+    fn each_round_differs_from_those_before() {
+        let of_round = |round: usize| faults((round * OUTAGE_RACKS) as f64 * STORY_S + 1.0);
+        for round in 1..4 {
+            let now = of_round(round);
+            for earlier in 0..round {
+                let earlier = of_round(earlier);
+                assert_eq!(earlier[0].site(), now[0].site());
+                assert_ne!(earlier[0].begins("x"), now[0].begins("x"));
+                assert_ne!(earlier[1].ramp().to_bits(), now[1].ramp().to_bits());
+                assert_ne!(earlier[2].begins("x"), now[2].begins("x"));
+            }
         }
     }
 
