@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import itertools
 import json
+import random
 import re
 import signal
 import socket
@@ -1125,6 +1126,66 @@ def check_looks(port: int, pictures: Path) -> None:
                 check_console(driver)
 
 
+def incidents_of(port: int) -> list[dict]:
+    return bench.get_json(port, "/incidents?limit=1000")["incidents"]
+
+
+def storm(port: int) -> None:
+    """300 devices of twelve sites that were usual, and all at once are not."""
+    dice = random.Random(3)
+    devices = [
+        f"{site}-{rack}-edge-{n:02}" for site in ("ams", "fra", "sgp", "sao") for rack in "123" for n in range(25)
+    ]
+    for turn in range(220):
+        factor = 1 if turn < 200 else 4
+        post(port, [{"device": name, "rps": factor * dice.uniform(95, 105)} for name in devices])
+        # Longer than the interval into which values are folded.
+        time.sleep(0.12)
+
+
+def take_states(pictures: Path) -> None:
+    """What an operator looks at: nothing so far, one incident, all well, a storm, a server that is gone."""
+    with browser(*SCREENS["1440"]) as driver:
+        with bench.sigmad() as (_, port):
+            open_page(driver, port)
+            wait(driver, lambda: driver.find_element(By.ID, "empty").is_displayed(), "the empty page")
+            picture(driver, pictures / "empty-1440-light.png")
+            leave(driver)
+        with bench.sigmad(command="demo") as (_, port):
+            open_page(driver, port)
+            found: list[dict] = []
+
+            def is_found() -> bool:
+                found[:] = [one for one in incidents_of(port) if one["deviceCount"] > 3]
+                return bool(found)
+
+            wait(driver, is_found, "the outage of a site", 120)
+            driver.get(f"http://127.0.0.1:{port}/#incident={found[0]['id']}")
+            wait(driver, lambda: len(names(driver, "members")) == 4, "its members")
+            wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#members path"), "their timelines")
+            time.sleep(3)
+            picture(driver, pictures / "incident-1440-light.png")
+            driver.get(f"http://127.0.0.1:{port}/#")
+            wait(driver, lambda: text(driver, "#incidents-title").startswith("All well for"), "the end of all", 180)
+            time.sleep(3)
+            picture(driver, pictures / "well-1440-light.png")
+            leave(driver)
+        with bench.sigmad("--incident-interval", "100ms", "--silence-ignore", "*") as (_, port):
+            storm(port)
+
+            def members() -> int:
+                return sum(one["memberCount"] for one in incidents_of(port) if not one["mergedInto"])
+
+            open_page(driver, port)
+            wait(driver, lambda: members() >= 250, "most of the storm", 60)
+            wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#open-incidents path"), "the sparklines", 60)
+            time.sleep(5)
+            picture(driver, pictures / "storm-1440-light.png")
+        wait(driver, lambda: driver.find_element(By.ID, "trouble").is_displayed(), "the server is gone")
+        time.sleep(2)
+        picture(driver, pictures / "down-1440-light.png")
+
+
 def layout_shift(driver) -> float:
     """How far the layout moves within three seconds in which no incident opens or ends, since these make room."""
     driver.execute_script(SHIFTS)
@@ -1188,6 +1249,8 @@ def main() -> None:
         with bench.sigmad(command="demo") as (_, port):
             time.sleep(arguments.after)
             check_looks(port, folder)
+        if arguments.pictures:
+            take_states(folder)
         pictures = len(list(folder.glob("*.png")))
         print(
             f"page: ok, {packed} bytes packed, an anomaly shown within {seconds:.2f} s, the demo's fleet within "

@@ -156,7 +156,8 @@ function drawSpark(svg, { at, step, values }, { from, to, began, ended, expected
   let path = "";
   let isDown = false;
   values.forEach((value, place) => {
-    if (isNumber(value)) path += `${isDown ? "L" : "M"}${x(at[place] + step / 2).toFixed(1)} ${y(value).toFixed(1)}`;
+    // The short line makes a dot of a point that stands alone.
+    if (isNumber(value)) path += `${isDown ? "L" : "M"}${x(at[place] + step / 2).toFixed(1)} ${y(value).toFixed(1)}h.1`;
     isDown = isNumber(value);
   });
   shape(svg, "path", { d: path });

@@ -17,7 +17,7 @@ const SPARK_MS = 20_000;
 const SPARK_POINTS = 80;
 /** A sparkline begins this long before its incident, or as long as that has lasted; less after the server's start. */
 const SPARK_BEFORE_S = 300;
-const SPARK_START_S = 30;
+const SPARK_START_S = 20;
 /** Incidents from which on they can be filtered. */
 const FILTERED_FROM = 2;
 
