@@ -97,15 +97,19 @@ pub fn run(
     let book = kept.as_mut().and_then(|kept| kept.book.take());
     let known_silences =
         KnownSilences(Arc::new(book.as_ref().map(Book::silent).unwrap_or_default()));
-    let (event_senders, incidents_asker, incidents) =
+    let (mut event_senders, incidents_asker, incidents) =
         incidents::thread(book, settings, &shared, &counters);
     let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
     let asker = &queues.requests.asker;
     let mut state = StateParts::new(disk, settings, &shared, asker, counters.state.as_ref());
     let (links, journals) = state.as_mut().map(StateParts::take_ways).unwrap_or_default();
+    if settings.incidents == Switch::Off {
+        // Else the thread would wait for their events at the end.
+        event_senders.clear();
+    }
     let to_threads = ToThreads {
         judged_producer,
-        events: if settings.incidents == Switch::On { event_senders } else { Vec::new() },
+        events: event_senders,
         links,
         pasts: past.map_or_else(Vec::new, |past| past::of_shards(past, &shared)),
         journals,

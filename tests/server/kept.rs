@@ -84,7 +84,16 @@ struct Kept {
 }
 
 impl Kept {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("sigmad-kept-{name}-{}", process::id()));
+        Self { directory: Directory(directory), webhook: Webhook::start(), sent: 0 }
+    }
+
     fn start(&self) -> Server {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, more: &[&str]) -> Server {
         let directory = self.directory.0.display().to_string();
         let webhook = format!("http://127.0.0.1:{}", self.webhook.port);
         let args = [
@@ -97,7 +106,7 @@ impl Kept {
             "--webhook",
             &webhook,
         ];
-        let server = Server::start(Engine::Native, &args);
+        let server = Server::start(Engine::Native, &[&args, more].concat());
         let deadline = Instant::now() + PATIENCE;
         while server.get("/readyz").status != 200 {
             assert!(Instant::now() < deadline, "not ready: {}", server.log_text());
@@ -201,8 +210,7 @@ fn wait_until_sent(server: &Server, count: f64) {
 
 #[test]
 fn incidents_go_on_after_a_kill_and_a_restart_and_each_is_told_once() {
-    let directory = std::env::temp_dir().join(format!("sigmad-kept-{}", process::id()));
-    let mut kept = Kept { directory: Directory(directory), webhook: Webhook::start(), sent: 0 };
+    let mut kept = Kept::new("told");
     let server = kept.start();
     (0..170).for_each(|_| kept.post(&server, [100, 100]));
     assert_eq!(incidents(&server), [] as [Value; 0]);
@@ -243,4 +251,37 @@ fn incidents_go_on_after_a_kill_and_a_restart_and_each_is_told_once() {
     assert_eq!(kept.webhook.next(), ("resolved".to_owned(), other));
     stop(server);
     assert!(kept.webhook.bodies.try_recv().is_err(), "nothing is told twice");
+}
+
+#[test]
+fn a_damaged_file_is_named_and_replaced_and_stays_without_incidents() {
+    let kept = Kept::new("damaged");
+    let file = kept.directory.0.join("incidents");
+    let server = kept.start();
+    let id = add_silence(&server, "ams-*");
+    stop(server);
+    let whole = std::fs::read(&file).expect("it was written");
+    let server = kept.start_with(&["--incidents=off"]);
+    assert_eq!(silences(&server), [] as [Value; 0]);
+    stop(server);
+    assert_eq!(std::fs::read(&file).expect("it is there"), whole);
+
+    // Other shards have the same book.
+    let server = kept.start_with(&["--analytics=3"]);
+    assert_eq!(silences(&server)[0]["id"], *id);
+    stop(server);
+    let mut damaged = std::fs::read(&file).expect("it was written");
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&file, damaged).expect("writable");
+    let server = kept.start();
+    assert_eq!(silences(&server), [] as [Value; 0]);
+    assert!(server.log_text().contains("the kept incidents can't be read"));
+    let text = server.get("/metrics").expect(200).text().to_owned();
+    let counted = "sigmad_state_damaged_files_total{kind=\"bad_checksum\"} 1";
+    assert!(text.contains(counted), "{text}");
+    let id = add_silence(&server, "fra-*");
+    stop(server);
+    let server = kept.start();
+    assert_eq!(silences(&server)[0]["id"], *id);
 }
