@@ -67,11 +67,16 @@ impl Webhook {
         Self { port, bodies }
     }
 
-    /// The next notification: what, and of which incident.
+    /// The next opening or resolution, and of which incident. One may grow worse between them, by its score.
     fn next(&self) -> (String, String) {
-        let body = self.bodies.recv_timeout(PATIENCE).expect("a notification");
-        let text = |value: &Value| value.as_str().expect("a text").to_owned();
-        (text(&body["event"]), text(&body["incident"]["id"]))
+        loop {
+            let body = self.bodies.recv_timeout(PATIENCE).expect("a notification");
+            let text = |value: &Value| value.as_str().expect("a text").to_owned();
+            let found = (text(&body["event"]), text(&body["incident"]["id"]));
+            if found.0 != "worse" {
+                return found;
+            }
+        }
     }
 }
 
