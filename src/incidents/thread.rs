@@ -105,12 +105,20 @@ impl IncidentsThread {
     }
 
     fn apply(&mut self, event: &Event) {
-        if matches!(event, Event::Restored { .. }) {
-            // Names have come since.
-            self.fleet_due_ns = None;
-            self.count_fleet();
-        }
-        if matches!(event, Event::Deviation { .. } | Event::Silence { .. }) {
+        let has_onset = match event {
+            Event::Deviation { .. } | Event::Silence { .. } => true,
+            Event::Restored { standing, .. } => {
+                // Names have come since.
+                self.fleet_due_ns = None;
+                !standing.is_empty()
+            }
+            Event::Recovery { .. }
+            | Event::Return { .. }
+            | Event::Gone { .. }
+            | Event::Reception { .. }
+            | Event::ReceptionBack { .. } => false,
+        };
+        if has_onset {
             self.count_fleet();
         }
         self.book.apply(event);
