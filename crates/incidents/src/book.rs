@@ -5,10 +5,12 @@
 //! A restart goes on with the book as it was: [`Book::write`], [`Book::read`].
 
 pub mod kept;
+mod onset;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+pub(crate) use self::onset::member;
 use crate::cluster::Cluster;
 use crate::event::{Event, Subject};
 use crate::grouping::{self, Link, RECENT_MAX, Recent, SAME_DEVICE_US};
@@ -215,14 +217,33 @@ impl Book {
         self.rules.len() < before
     }
 
+    /// What is wrong now. A member that its incident does not keep is known by its subject alone.
+    pub(crate) fn wrong(&self) -> impl Iterator<Item = Member> {
+        let open = self.members.iter().filter(|(_, place)| place.is_open);
+        open.map(|(subject, place)| {
+            let incident = &self.open[&place.id].incident;
+            let mut members = incident.members.iter();
+            let kept = members.find(|one| one.device == subject.0 && one.series == subject.1);
+            let kind = match subject {
+                (_, Some(_)) => Kind::Deviation,
+                (Some(_), None) => Kind::Silence,
+                (None, None) => Kind::Reception,
+            };
+            let started_at_us = incident.started_at_us;
+            let (device, series) = subject.clone();
+            let unknown = || Member { started_at_us, ..Member::begun(kind, device, series) };
+            kept.cloned().unwrap_or_else(unknown)
+        })
+    }
+
     /// The silences that have not ended, in the order in which they were asked for.
     pub fn rules(&self) -> &[SilenceRule] {
         &self.rules
     }
 
     /// A member begins to be wrong, or is worse than before.
-    fn begin(&mut self, member: Member) {
-        let subject = (member.device.clone(), member.series.clone());
+    pub(crate) fn begin(&mut self, member: Member) {
+        let subject = member.subject();
         if let Some(resumption) = &mut self.resumption {
             resumption.standing.insert(subject.clone());
         }
@@ -356,7 +377,7 @@ impl Book {
     }
 
     /// A member is well again, or gone.
-    fn end(&mut self, subject: &Subject, is_gone: bool) {
+    pub(crate) fn end(&mut self, subject: &Subject, is_gone: bool) {
         let Some(place) = self.members.get_mut(subject).filter(|place| place.is_open) else {
             return;
         };
@@ -427,48 +448,6 @@ fn devices(cluster: &Cluster) -> impl Iterator<Item = &str> {
 fn find_member<'i>(incident: &'i mut Incident, like: &Member) -> Option<&'i mut Member> {
     let mut members = incident.members.iter_mut();
     members.find(|member| member.device == like.device && member.series == like.series)
-}
-
-/// The member that an onset makes.
-fn member(event: &Event) -> Member {
-    let begun = |kind, device, series, started_at_us| Member {
-        kind,
-        device,
-        series,
-        started_at_us,
-        ended_at_us: None,
-        is_gone: false,
-        score: SILENCE_SCORE,
-        value: 0.0,
-        usual: 0.0,
-        low: 0.0,
-        high: 0.0,
-    };
-    match event {
-        Event::Deviation { device, series, at_us, value, usual, low, high, score } => Member {
-            score: *score,
-            value: *value,
-            usual: *usual,
-            low: *low,
-            high: *high,
-            ..begun(Kind::Deviation, device.clone(), Some(series.clone()), *at_us)
-        },
-        Event::Silence { device, since_us, at_us, usual_interval_us } => {
-            let usual = *usual_interval_us as f64 / 1e6;
-            let value = (at_us - since_us) as f64 / 1e6;
-            let member = begun(Kind::Silence, Some(device.clone()), None, *since_us);
-            Member { value, usual, high: usual, ..member }
-        }
-        Event::Reception { since_us, at_us } => {
-            let value = (at_us - since_us) as f64 / 1e6;
-            Member { value, ..begun(Kind::Reception, None, None, *since_us) }
-        }
-        Event::Recovery { .. }
-        | Event::Return { .. }
-        | Event::Gone { .. }
-        | Event::Restored { .. }
-        | Event::ReceptionBack { .. } => unreachable!("only onsets make members"),
-    }
 }
 
 #[cfg(test)]

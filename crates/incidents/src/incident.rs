@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::event::Subject;
+
 /// Members that an incident keeps; further ones are counted.
 pub const MEMBERS_KEPT_MAX: usize = 100;
 
@@ -188,6 +190,13 @@ pub struct Member {
     pub low: f64,
     /// Upper end of the usual band. Of a silence: as `usual`.
     pub high: f64,
+}
+
+impl Member {
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        (self.device.clone(), self.series.clone())
+    }
 }
 
 /// Somebody knows of an incident.

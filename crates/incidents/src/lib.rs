@@ -5,6 +5,8 @@
 //! [`book`] how: [`grouping`] says which onsets have one cause, by the parts of device names ([`tokens`]) and by what
 //! began [`together`] before. [`rules`] has the silences of operators, [`list`] the reads.
 //!
+//! [`shared`] makes one book of what several replicas notice.
+//!
 //! Before that, [`fold`] makes one value of those of an interval, [`watch`] says by it when a stream deviates and when it
 //! no longer does, and [`watches`] has all streams. [`silence`] says which devices are
 //! no longer heard, and [`reception`] whether anybody is.
@@ -27,6 +29,7 @@ mod rate;
 pub mod reception;
 mod resumption;
 pub mod rules;
+pub mod shared;
 pub mod silence;
 pub mod together;
 pub mod tokens;
