@@ -23,7 +23,8 @@
 //! ```
 //!
 //! The thread `incidents` (not drawn) takes what analytics notices, owns the book of incidents, and answers readers
-//! ([`incidents`], [`sigmad_incidents`]). The threads `notify-N` ask it for changes and tell a target each.
+//! ([`incidents`], [`sigmad_incidents`]). The threads `notify-N` ask it for changes and tell a target each. With Redis
+//! the thread `replicas` makes one book of those of all replicas ([`replicas`]).
 //!
 //! The analytics thread judges every value and owns every window. With `--analytics` above 1 it is several: each has a
 //! part of the devices, and one more has the fleet's windows ([`shards`]). The store thread runs with Redis only, and shares
@@ -79,6 +80,7 @@ mod placement;
 mod readiness;
 pub mod registry;
 pub mod reloadable;
+pub mod replicas;
 pub mod sample_queue;
 pub mod server;
 pub mod shards;

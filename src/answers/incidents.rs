@@ -3,19 +3,19 @@
 use serde::Serialize;
 
 use super::json::{Seconds, body};
+use crate::incidents::shared::IncidentScope;
 use sigmad_clock::Now;
 use sigmad_incidents::incident::{Ack, Incident, IncidentId, Member};
 use sigmad_incidents::list::ListPage;
 use sigmad_incidents::rules::SilenceRule;
 use sigmad_sample::number::Plain;
 
-/// Replicas know their own incidents alone.
-const SCOPE: &str = "local";
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct IncidentsJson<'a> {
     scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded_since: Option<Seconds>,
     computed_at: i64,
     incidents: Vec<IncidentJson<'a>>,
     next: Option<String>,
@@ -124,9 +124,10 @@ impl<'a> IncidentJson<'a> {
 }
 
 /// `/incidents`: without their members.
-pub fn incidents(page: &ListPage, now: Now) -> Vec<u8> {
+pub fn incidents(page: &ListPage, scope: IncidentScope, now: Now) -> Vec<u8> {
     body(&IncidentsJson {
-        scope: SCOPE,
+        scope: scope.name(),
+        degraded_since: scope.degraded_since_us.map(Seconds),
         computed_at: now.wall_s(),
         incidents: page.incidents.iter().map(|one| IncidentJson::new(one, false)).collect(),
         next: page.next.as_ref().map(IncidentId::to_string),
@@ -167,16 +168,20 @@ impl<'a> SilenceJson<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct SilencesJson<'a> {
     scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded_since: Option<Seconds>,
     silences: Vec<SilenceJson<'a>>,
     count: usize,
 }
 
 /// `/silences`
-pub fn silences(rules: &[SilenceRule], now: Now) -> Vec<u8> {
+pub fn silences(rules: &[SilenceRule], scope: IncidentScope, now: Now) -> Vec<u8> {
     let silences = rules.iter().map(|rule| SilenceJson::new(rule, now)).collect();
-    body(&SilencesJson { scope: SCOPE, silences, count: rules.len() })
+    let degraded_since = scope.degraded_since_us.map(Seconds);
+    body(&SilencesJson { scope: scope.name(), degraded_since, silences, count: rules.len() })
 }
 
 /// The answer of `POST /silences`.

@@ -51,6 +51,8 @@ pub enum ApiError<'a> {
     Resolved,
     /// Too many silences.
     SilencesFull,
+    /// The cluster has not done what an operator asked for.
+    NotDone,
     /// There is no such incident, silence or device.
     Missing(&'static str),
     /// An invalid query parameter.
@@ -115,6 +117,7 @@ impl ApiError<'_> {
             | Self::ReadsFull
             | Self::EventsFull
             | Self::DebugFull
+            | Self::NotDone
             | Self::Stopping => 503,
         }
     }
@@ -125,9 +128,11 @@ impl ApiError<'_> {
             Self::WrongMethod(allow) => Some(("Allow", Cow::Borrowed(allow))),
             Self::Denied(Denied::Missing) => Some(("WWW-Authenticate", Cow::Borrowed("Bearer"))),
             Self::Denied(Denied::Throttled) => Some(("Retry-After", Cow::Borrowed("60"))),
-            Self::QueueFull | Self::ReadsFull | Self::EventsFull | Self::DebugFull => {
-                Some(("Retry-After", Cow::Borrowed("1")))
-            }
+            Self::QueueFull
+            | Self::ReadsFull
+            | Self::EventsFull
+            | Self::DebugFull
+            | Self::NotDone => Some(("Retry-After", Cow::Borrowed("1"))),
             Self::ProfileRuns(seconds) => Some(("Retry-After", seconds.to_string().into())),
             _ => None,
         }
@@ -160,6 +165,7 @@ impl ApiError<'_> {
             Self::DebugFull => "too_many_profiles",
             Self::ProfileRuns(_) => "profile_runs",
             Self::Unprofilable(_) => "unprofilable",
+            Self::NotDone => "not_done",
             Self::Stopping => "stopping",
             Self::Internal => "internal",
             Self::Parameter { .. } => "bad_parameter",
@@ -216,6 +222,9 @@ impl ApiError<'_> {
                 format!("another profile of this kind is running, for {seconds} s more").into()
             }
             Self::Unprofilable(why) => (*why).into(),
+            Self::NotDone => {
+                "the replicas have not agreed on it in time; ask again, and look at Redis".into()
+            }
             Self::Stopping => "the server is stopping".into(),
             Self::Internal => "internal error; the log has the details".into(),
             Self::Parameter { name, allowed } => format!("`{name}` must be {allowed}").into(),

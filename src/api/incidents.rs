@@ -1,11 +1,11 @@
-//! `/incidents` and `/silences`: what readers ask the thread `incidents`.
+//! `/incidents` and `/silences`: what readers ask of the cluster's book, or of this replica's.
 
 use super::errors::{ApiError, answered};
 use super::query::Query;
 use crate::answers::{incidents as json, incidents_page as html};
 use crate::dashboard::page;
 use crate::http::message::Response;
-use crate::incidents::asker::IncidentsAsker;
+use crate::incidents::shared::Incidents;
 use sigmad_clock::Now;
 use sigmad_incidents::incident::{IncidentId, State};
 use sigmad_incidents::list::ListQuery;
@@ -13,10 +13,10 @@ use sigmad_incidents::list::ListQuery;
 /// `GET /incidents`
 pub(super) fn list(
     query: &Query<'_>,
-    incidents: &IncidentsAsker,
+    incidents: &Incidents,
     now: Now,
 ) -> Result<Vec<u8>, ApiError<'static>> {
-    query.scope_of_incidents()?;
+    let is_local = query.is_local()?;
     let asked = ListQuery {
         state: query.state()?,
         severity: query.severity()?,
@@ -25,16 +25,17 @@ pub(super) fn list(
         after: query.after()?,
         limit: query.limit()?,
     };
-    Ok(json::incidents(&answered(incidents.list(asked))?, now))
+    let (page, scope) = answered(incidents.list(asked, is_local))?;
+    Ok(json::incidents(&page, scope, now))
 }
 
 /// `GET /incidents.html`
 pub(super) fn table(
     query: &Query<'_>,
-    incidents: &IncidentsAsker,
+    incidents: &Incidents,
     now: Now,
 ) -> Result<Response, ApiError<'static>> {
-    query.scope_of_incidents()?;
+    let is_local = query.is_local()?;
     let mut found = Vec::new();
     for state in State::ALL {
         let limit = match state {
@@ -42,7 +43,7 @@ pub(super) fn table(
             State::Open | State::Acknowledged | State::Silenced => html::UNRESOLVED_SHOWN_MAX,
         };
         let asked = ListQuery { state: Some(state), limit, ..ListQuery::default() };
-        found.extend(answered(incidents.list(asked))?.incidents);
+        found.extend(answered(incidents.list(asked, is_local))?.0.incidents);
     }
     Ok(Response {
         status: 200,
@@ -56,20 +57,21 @@ pub(super) fn table(
 pub(super) fn one(
     id: &str,
     query: &Query<'_>,
-    incidents: &IncidentsAsker,
+    incidents: &Incidents,
 ) -> Result<Vec<u8>, ApiError<'static>> {
-    query.scope_of_incidents()?;
+    let is_local = query.is_local()?;
     let id: IncidentId = id.parse().map_err(|_| ApiError::Missing("incident"))?;
-    let found = answered(incidents.get(id))?.ok_or(ApiError::Missing("incident"))?;
+    let found = answered(incidents.get(id, is_local))?.ok_or(ApiError::Missing("incident"))?;
     Ok(json::incident(&found))
 }
 
 /// `GET /silences`
 pub(super) fn silences(
     query: &Query<'_>,
-    incidents: &IncidentsAsker,
+    incidents: &Incidents,
     now: Now,
 ) -> Result<Vec<u8>, ApiError<'static>> {
-    query.scope_of_incidents()?;
-    Ok(json::silences(&answered(incidents.silences())?, now))
+    let is_local = query.is_local()?;
+    let (rules, scope) = answered(incidents.silences(is_local))?;
+    Ok(json::silences(&rules, scope, now))
 }

@@ -1,4 +1,4 @@
-//! What operators do: acknowledge, silence, forget a device. A reader asks the thread `incidents` to do it.
+//! What operators do: acknowledge, silence, forget a device. A reader has it done by the cluster, or by this replica.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use super::routes::Operation;
 use crate::answers::incidents as json;
 use crate::decode::BodyError;
 use crate::http::message::Response;
-use crate::incidents::asker::{IncidentsAsker, NewSilence};
+use crate::incidents::asker::NewSilence;
+use crate::incidents::shared::{Incidents, NotDone};
 use crate::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_incidents::book::AckError;
@@ -32,7 +33,7 @@ pub(super) struct Asked<'a> {
 pub(super) fn answer(
     operation: Operation,
     asked: Asked<'_>,
-    incidents: &IncidentsAsker,
+    incidents: &Incidents,
     registry: &Registry,
 ) -> Result<Response, ApiError<'static>> {
     let id = percent_decode_str(asked.id).decode_utf8().ok();
@@ -40,12 +41,12 @@ pub(super) fn answer(
         Operation::Acknowledge => acknowledge(id, &asked, incidents)?,
         Operation::AddSilence => {
             let silence = new_silence(&fields(asked.body)?, asked.now)?;
-            let rule = answered(incidents.add_silence(silence))?;
+            let rule = done(incidents.add_silence(silence, asked.now.wall_us))?;
             json::silence(&rule.ok_or(ApiError::SilencesFull)?, asked.now)
         }
         Operation::EndSilence => {
             let is_known = match id {
-                Some(id) => answered(incidents.end_silence(&id))?,
+                Some(id) => done(incidents.end_silence(&id))?,
                 None => false,
             };
             is_known.then(Vec::new).ok_or(ApiError::Missing("silence"))?
@@ -53,7 +54,7 @@ pub(super) fn answer(
         Operation::ForgetDevice => {
             let id = id.filter(|id| registry.forget_device(id));
             let id = id.ok_or(ApiError::Missing("device"))?;
-            answered(incidents.forget(&id))?;
+            done(incidents.forget(&id, asked.now.wall_us))?;
             Vec::new()
         }
     };
@@ -61,10 +62,15 @@ pub(super) fn answer(
     Ok(Response { status, content_type: JSON, fields: Vec::new(), body })
 }
 
+/// What was done by all replicas, or by this one.
+fn done<T>(report: Option<Result<T, NotDone>>) -> Result<T, ApiError<'static>> {
+    answered(report)?.map_err(|NotDone| ApiError::NotDone)
+}
+
 fn acknowledge(
     id: Option<Cow<'_, str>>,
     asked: &Asked<'_>,
-    incidents: &IncidentsAsker,
+    incidents: &Incidents,
 ) -> Result<Vec<u8>, ApiError<'static>> {
     let missing = ApiError::Missing("incident");
     let id: IncidentId = id.and_then(|id| id.parse().ok()).ok_or(missing)?;
@@ -74,7 +80,7 @@ fn acknowledge(
         by: text(&fields, "by", is_name)?,
         comment: text(&fields, "comment", is_metric_name)?,
     };
-    match answered(incidents.acknowledge(id, ack))? {
+    match done(incidents.acknowledge(id, ack))? {
         Ok(incident) => Ok(json::incident(&incident)),
         Err(AckError::Unknown) => Err(missing),
         Err(AckError::Resolved) => Err(ApiError::Resolved),

@@ -245,10 +245,15 @@ impl<'a> Query<'a> {
         chosen("after", self.after.as_deref(), known, "the `next` of an answer with sort=device")
     }
 
-    /// The scope of incidents: both are of this replica.
-    pub fn scope_of_incidents(&self) -> Result<(), ApiError<'static>> {
-        let known = |text: &str| matches!(text, "cluster" | "local").then_some(());
-        chosen("scope", self.scope.as_deref(), known, "cluster or local").map(drop)
+    /// Whether only what this replica knows is asked for. Without Redis both scopes are of this replica.
+    pub fn is_local(&self) -> Result<bool, ApiError<'static>> {
+        let known = |text: &str| match text {
+            "cluster" => Some(false),
+            "local" => Some(true),
+            _ => None,
+        };
+        let scope = chosen("scope", self.scope.as_deref(), known, "cluster or local")?;
+        Ok(scope.unwrap_or(false))
     }
 
     /// The earliest timestamp, in microseconds since 1970.

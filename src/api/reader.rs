@@ -34,7 +34,7 @@ use crate::dashboard::recorder::HistoryQuery;
 use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscription};
 use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, Responder, Response};
-use crate::incidents::asker::IncidentsAsker;
+use crate::incidents::shared::Incidents;
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
 use sigmad_clock::{Clock, Now};
@@ -89,8 +89,8 @@ pub struct ReadRequest {
 pub struct ReaderDeps {
     /// Asks the analytics thread.
     pub asker: Asker,
-    /// Asks the thread `incidents`.
-    pub incidents: IncidentsAsker,
+    /// Asks for incidents.
+    pub incidents: Incidents,
     /// Names and ids.
     pub registry: Arc<Registry>,
     /// Subscribes clients to events.
@@ -366,7 +366,7 @@ mod tests {
         let source: Arc<dyn MetricSource> = Arc::<RequestCounters>::default();
         let deps = ReaderDeps {
             asker: asker().0,
-            incidents: running(Arc::new(Registry::new(1_000, 3_600))).0,
+            incidents: Incidents::new(running(Arc::new(Registry::new(1_000, 3_600))).0, None),
             subscriber: subscriber::channel(Arc::default()).0,
             telemetry: Telemetry::new([source].into()),
             registry: Arc::new(Registry::new(1_000, 3_600)),

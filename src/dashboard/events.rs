@@ -438,6 +438,7 @@ mod tests {
     use super::*;
     use crate::analytics::report::{MetricReport, SampleReport, WindowsReport};
     use crate::http::message::{Completion, CompletionSink, STREAM_QUEUE_BYTES_MAX, StreamState};
+    use crate::incidents::shared::Incidents;
     use crate::incidents::thread::running;
     use crate::registry::Registry;
     use crate::test_reports::{asker, fleet};
@@ -498,7 +499,7 @@ mod tests {
         let sampler =
             Sampler::new(asker.clone(), registry.clone(), testing::counters(Arc::default()));
         let counters = Arc::<EventsCounters>::default();
-        let incidents = running(registry.clone()).0;
+        let incidents = Incidents::new(running(registry.clone()).0, None);
         let recorder = Recorder::new(asker, incidents, registry, counters.clone());
         let (_, requests) = channel(counters.clone());
         let server = ServerInfo {

@@ -16,7 +16,7 @@ use crate::analytics::report::{
     MetricReport, RecentQuery, SAMPLES_REPORTED_MAX, Scope, SeriesQuery, SeriesSelection,
     WindowsReport,
 };
-use crate::incidents::asker::IncidentsAsker;
+use crate::incidents::shared::Incidents;
 use crate::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_incidents::incident::{Incident, State};
@@ -77,7 +77,7 @@ pub struct HistoryReport {
 #[derive(Debug)]
 pub struct Recorder {
     asker: Asker,
-    incidents: IncidentsAsker,
+    incidents: Incidents,
     registry: Arc<Registry>,
     counters: Arc<EventsCounters>,
     streams: BTreeMap<StreamName, Recorded>,
@@ -90,7 +90,7 @@ impl Recorder {
     /// A recorder of nothing so far.
     pub fn new(
         asker: Asker,
-        incidents: IncidentsAsker,
+        incidents: Incidents,
         registry: Arc<Registry>,
         counters: Arc<EventsCounters>,
     ) -> Self {
@@ -230,7 +230,7 @@ impl Recorder {
             let limit = INCIDENTS_RECORDED_MAX;
             let query = ListQuery { state: Some(state), limit, ..ListQuery::default() };
             // None: the thread has ended with analytics.
-            let page = self.incidents.list(query)?;
+            let (page, _) = self.incidents.list(query, false)?;
             for incident in &page.incidents {
                 self.want_members(incident, now)?;
             }
@@ -330,6 +330,7 @@ mod tests {
             registry.admit(NameSource::Client, Some(&name), &mut metrics, 1).expect("room");
         }
         let (incidents, events) = running(registry.clone());
+        let incidents = Incidents::new(incidents, None);
         (Recorder::new(asker().0, incidents, registry, Arc::default()), events)
     }
 

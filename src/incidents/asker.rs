@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use sigmad_incidents::book::AckError;
-use sigmad_incidents::incident::{Ack, Incident, IncidentId};
+use sigmad_incidents::incident::{Ack, Incident, IncidentId, Member};
 use sigmad_incidents::list::{ListPage, ListQuery};
 use sigmad_incidents::rules::SilenceRule;
 
@@ -32,6 +32,29 @@ pub struct NewSilence {
     pub comment: Arc<str>,
 }
 
+impl NewSilence {
+    /// The rule with that id.
+    pub fn rule(self, id: Arc<str>) -> SilenceRule {
+        let Self { device, series, starts_at_us, ends_at_us, created_by, comment } = self;
+        SilenceRule { id, device, series, starts_at_us, ends_at_us, created_by, comment }
+    }
+}
+
+/// What a replica says of itself to the others.
+#[derive(Clone, Debug, Default)]
+pub struct OwnClaims {
+    /// Changes with each change of the claims.
+    pub version: u64,
+    /// All that is wrong, and what ended lately; None when that is the version that was asked about.
+    pub claims: Option<Vec<Member>>,
+    /// The same as bytes.
+    pub written: Vec<u8>,
+    /// Incidents of this replica that are neither silenced nor resolved, by severity.
+    pub open: [usize; 2],
+    /// Its silences.
+    pub silences: usize,
+}
+
 /// What the thread answers.
 #[derive(Debug)]
 pub(super) enum Question {
@@ -45,6 +68,7 @@ pub(super) enum Question {
     Forget(Arc<str>, Sender<()>),
     Subscribe(Sender<()>),
     Save(Sender<Vec<u8>>),
+    Claims(Option<u64>, Sender<OwnClaims>),
 }
 
 /// Asks the thread, and waits for its answers: workers must not use it.
@@ -102,6 +126,11 @@ impl IncidentsAsker {
     /// The book as bytes.
     pub fn save(&self) -> Option<Vec<u8>> {
         self.ask(Question::Save)
+    }
+
+    /// What this replica claims, unless it is the version that is `known`.
+    pub fn claims(&self, known: Option<u64>) -> Option<OwnClaims> {
+        self.ask(|to| Question::Claims(known, to))
     }
 
     /// Something arrives here after each change; of several that nobody took, one.

@@ -4,7 +4,7 @@ use sigmad_counters::{Counter, Families, MetricSource};
 use sigmad_incidents::book::Book;
 use sigmad_incidents::incident::{Kind, Severity};
 
-/// Written by that thread, read by the scrape.
+/// Written by that thread, read by the scrape. With Redis the thread `replicas` writes what is open.
 #[derive(Debug, Default)]
 pub struct IncidentCounters {
     open: [Counter; 2],
@@ -19,12 +19,16 @@ impl IncidentCounters {
     /// Takes over what the book has counted.
     pub(super) fn set(&self, book: &Book) {
         let counts = book.counts();
-        self.open.iter().zip(book.open_by_severity()).for_each(|(one, n)| one.set(n as u64));
         self.opened.iter().zip(counts.opened).for_each(|(one, n)| one.set(n));
         self.merged.set(counts.merged);
         self.resolved.set(counts.resolved);
         self.dropped.set(counts.dropped);
-        self.silences.set(book.rules().len() as u64);
+    }
+
+    /// Takes over what is open and silenced: of the cluster, where there is one. Then the thread `replicas` does it.
+    pub fn set_open(&self, by_severity: [usize; 2], silences: usize) {
+        self.open.iter().zip(by_severity).for_each(|(one, n)| one.set(n as u64));
+        self.silences.set(silences as u64);
     }
 }
 
@@ -32,7 +36,7 @@ impl MetricSource for IncidentCounters {
     fn collect(&self, families: &mut Families) {
         let open = families.gauge(
             "sigmad_incidents_open",
-            "Incidents that are neither resolved nor silenced, by severity.",
+            "Incidents that are neither resolved nor silenced, by severity: with Redis those of all replicas.",
         );
         for (severity, count) in Severity::ALL.iter().zip(&self.open) {
             open.add_counter(&[("severity", severity.name())], count);

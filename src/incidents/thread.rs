@@ -8,21 +8,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 
-use super::asker::{IncidentsAsker, Question, questions};
+use super::asker::{IncidentsAsker, OwnClaims, Question, questions};
 use super::counters::IncidentCounters;
+use super::fleet::FleetCount;
 use crate::registry::Registry;
 use sigmad_clock::Clock;
 use sigmad_incidents::book::Book;
 use sigmad_incidents::event::Event;
-use sigmad_incidents::rules::SilenceRule;
-use sigmad_incidents::tokens::FleetTokens;
+use sigmad_incidents::shared::claims::Claims;
 
-/// Slots of the registry whose names are read under its lock at once.
-const NAMES_AT_ONCE: usize = 4_096;
-/// Names are counted again after this time, when there is a new onset.
-const FLEET_AGE_NS: u64 = 60_000_000_000;
-/// And for each of this many devices one second later: counting a million takes about a second.
-const DEVICES_A_SECOND: usize = 2_000;
 /// The thread wakes at least this often; nothing depends on it.
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
@@ -39,6 +33,8 @@ pub struct IncidentsParts {
     pub clock: Clock,
     /// What the thread counts.
     pub counters: Arc<IncidentCounters>,
+    /// Other replicas are told what is wrong here.
+    pub is_shared: bool,
 }
 
 /// The state of the thread.
@@ -50,9 +46,9 @@ pub struct IncidentsThread {
     subscribers: Vec<Sender<()>>,
     /// The revision that subscribers know of.
     told: u64,
-    registry: Arc<Registry>,
-    /// When the names of the fleet are to be counted again; None before the first time.
-    fleet_due_ns: Option<u64>,
+    fleet: FleetCount,
+    /// What the other replicas are told; None where there are none.
+    claims: Option<Claims>,
     clock: Clock,
     counters: Arc<IncidentCounters>,
 }
@@ -67,8 +63,8 @@ impl IncidentsThread {
             questions,
             subscribers: Vec::new(),
             told: 0,
-            registry: parts.registry,
-            fleet_due_ns: None,
+            fleet: FleetCount::new(parts.registry),
+            claims: parts.is_shared.then(Claims::default),
             clock: parts.clock,
             counters: parts.counters,
         };
@@ -109,7 +105,7 @@ impl IncidentsThread {
             Event::Deviation { .. } | Event::Silence { .. } => true,
             Event::Restored { standing, .. } => {
                 // Names have come since.
-                self.fleet_due_ns = None;
+                self.fleet.count_again();
                 !standing.is_empty()
             }
             Event::Recovery { .. }
@@ -122,23 +118,16 @@ impl IncidentsThread {
             self.count_fleet();
         }
         self.book.apply(event);
+        if let Some(claims) = &mut self.claims {
+            claims.apply(event);
+        }
     }
 
     /// Counts the name parts of all devices, unless that was done lately.
     fn count_fleet(&mut self) {
-        let now_ns = self.clock.monotonic_ns();
-        if self.fleet_due_ns.is_some_and(|due_ns| now_ns < due_ns) {
-            return;
+        if let Some(fleet) = self.fleet.count(self.clock.monotonic_ns()) {
+            self.book.set_fleet(fleet);
         }
-        let mut fleet = FleetTokens::default();
-        let mut from = 0;
-        while let Some(names) = self.registry.device_names(from..from + NAMES_AT_ONCE) {
-            names.iter().for_each(|name| fleet.add(name));
-            from += NAMES_AT_ONCE;
-        }
-        let more_ns = (fleet.devices() / DEVICES_A_SECOND) as u64 * 1_000_000_000;
-        self.fleet_due_ns = Some(now_ns + FLEET_AGE_NS + more_ns);
-        self.book.set_fleet(fleet);
     }
 
     fn answer(&mut self, question: Question) {
@@ -147,7 +136,7 @@ impl IncidentsThread {
         }
         let now_us = self.clock.now().wall_us;
         self.book.tick(now_us);
-        let Self { book, subscribers, .. } = self;
+        let Self { book, subscribers, claims, .. } = self;
         match question {
             Question::List(query, to) => reply(&to, book.list(&query)),
             Question::Get(id, to) => reply(&to, book.get(id).cloned()),
@@ -157,21 +146,16 @@ impl IncidentsThread {
             Question::Acknowledge(id, ack, to) => reply(&to, book.acknowledge(id, ack)),
             Question::Silences(to) => reply(&to, book.rules().to_vec()),
             Question::AddSilence(new, to) => {
-                let rule = SilenceRule {
-                    id: book.next_rule_id(now_us),
-                    device: new.device,
-                    series: new.series,
-                    starts_at_us: new.starts_at_us,
-                    ends_at_us: new.ends_at_us,
-                    created_by: new.created_by,
-                    comment: new.comment,
-                };
+                let rule = new.rule(book.next_rule_id(now_us));
                 reply(&to, book.add_rule(rule.clone(), now_us).then_some(rule));
             }
             Question::EndSilence(id, to) => reply(&to, book.remove_rule(&id, now_us)),
             Question::Forget(device, to) => {
-                book.apply(&Event::Gone { device, at_us: now_us });
+                self.apply(&Event::Gone { device, at_us: now_us });
                 reply(&to, ());
+            }
+            Question::Claims(known, to) => {
+                reply(&to, own_claims(claims.as_ref(), known, book));
             }
             Question::Subscribe(changed) => subscribers.push(changed),
             Question::Save(to) => {
@@ -185,12 +169,26 @@ impl IncidentsThread {
     /// Counts, and wakes those who want to know of changes.
     fn tell(&mut self) {
         self.counters.set(&self.book);
+        if self.claims.is_none() {
+            self.counters.set_open(self.book.open_by_severity(), self.book.rules().len());
+        }
         if std::mem::replace(&mut self.told, self.book.revision()) != self.told {
             self.subscribers.retain(|subscriber| {
                 !matches!(subscriber.try_send(()), Err(TrySendError::Disconnected(())))
             });
         }
     }
+}
+
+/// What this replica claims, unless it is the version that is known.
+fn own_claims(claims: Option<&Claims>, known: Option<u64>, book: &Book) -> OwnClaims {
+    let (open, silences) = (book.open_by_severity(), book.rules().len());
+    let Some(claims) = claims else { return OwnClaims { open, silences, ..OwnClaims::default() } };
+    let version = claims.version();
+    let is_new = known != Some(version);
+    let all = is_new.then(|| claims.all().cloned().collect());
+    let written = if is_new { claims.written() } else { Vec::new() };
+    OwnClaims { version, claims: all, written, open, silences }
 }
 
 fn reply<T>(to: &Sender<T>, report: T) {
@@ -208,6 +206,7 @@ pub(crate) fn running(registry: Arc<Registry>) -> (IncidentsAsker, super::events
         registry,
         clock: Clock::new(sigmad_clock::start()),
         counters: Arc::default(),
+        is_shared: false,
     });
     std::thread::spawn(move || thread.run());
     (asker, senders.remove(0))

@@ -18,6 +18,7 @@ use crate::incidents::counters::IncidentCounters;
 use crate::incidents::events::EventCounters;
 use crate::logs::LostLines;
 use crate::registry::Registry;
+use crate::replicas::counters::ClusterCounters;
 use crate::sample_queue::SampleQueueCounters;
 use crate::shards::ShardLayout;
 use crate::telemetry::{Build, Sources};
@@ -37,6 +38,8 @@ pub(super) struct ServerCounters {
     pub notify: Vec<Arc<TargetCounters>>,
     /// None without `--redis-url`.
     pub redis: Option<RedisCounters>,
+    /// None without `--redis-url`.
+    pub cluster: Option<Arc<ClusterCounters>>,
     /// None without `--state-dir`.
     pub state: Option<StateDirCounters>,
 }
@@ -71,6 +74,7 @@ impl ServerCounters {
             incident_events: (0..shards.threads()).map(|_| Arc::default()).collect(),
             incidents: Arc::default(),
             notify: Vec::new(),
+            cluster: redis.is_some().then(Arc::default),
             redis,
             state: has_state.then(|| StateDirCounters::new(shards.threads())),
         }
@@ -98,6 +102,7 @@ impl ServerCounters {
         let of_events = self.incident_events.iter();
         sources.extend(of_events.map(|shard| shard.clone() as Arc<dyn MetricSource>));
         sources.push(self.incidents.clone());
+        sources.extend(self.cluster.iter().map(|one| one.clone() as Arc<dyn MetricSource>));
         sources.extend(self.notify.iter().map(|target| target.clone() as Arc<dyn MetricSource>));
         sources.extend::<[Arc<dyn MetricSource>; 3]>([
             self.debug.clone(),

@@ -26,7 +26,7 @@ const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 const WINDOW_INTERVALS: u32 = 6;
 
 /// How the book groups onsets that are seen at the end of such intervals.
-fn book_settings(interval: Duration) -> BookSettings {
+pub(super) fn book_settings(interval: Duration) -> BookSettings {
     let least = BookSettings::default();
     let window_us = (interval * WINDOW_INTERVALS).as_micros() as i64;
     BookSettings { window_us: least.window_us.max(window_us) }
@@ -109,6 +109,7 @@ pub(super) fn thread(
         registry: shared.registry.clone(),
         clock: Clock::new(shared.start),
         counters: counters.incidents.clone(),
+        is_shared: settings.redis_url.is_some(),
     });
     (senders, asker, thread)
 }

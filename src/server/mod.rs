@@ -5,6 +5,7 @@
 //! | `shared` | what several threads use: registry, readiness, the main thread's events |
 //! | `counters` | every counter, and which of them the scrape and the live page read |
 //! | `workers`, `analytics`, `incidents`, `store`, `state`, `reads` | each builds its threads from plain values of the settings |
+//! | `replicas` | the cluster's book of incidents |
 //! | `past` | what a simulated fleet has measured before the start |
 //! | `notify` | who tells others of incidents |
 //! | `engine` | the HTTP engine: starts, drains |
@@ -24,6 +25,7 @@ mod notify;
 mod past;
 mod reads;
 mod reload;
+mod replicas;
 mod shared;
 mod signals;
 mod state;
@@ -50,6 +52,7 @@ pub use self::notify::notify_test;
 use self::notify::{Notifiers, Told};
 use self::reads::ReadThreads;
 use self::reload::Reloads;
+use self::replicas::{ClusterParts, RunningCluster};
 use self::shared::{MainEvent, Shared};
 use self::state::StateParts;
 use self::store::RedisParts;
@@ -57,6 +60,7 @@ use self::threads::join;
 use self::workers::Queues;
 use crate::analytics::KnownSilences;
 use crate::config::{ServerSettings, Switch};
+use crate::incidents::shared::Incidents;
 use crate::placement::{self, Asked, Machine};
 use crate::readiness::ReadinessPhase;
 
@@ -99,7 +103,11 @@ pub fn run(
         KnownSilences(Arc::new(book.as_ref().map(Book::silent).unwrap_or_default()));
     let (mut event_senders, incidents_asker, incidents) =
         incidents::thread(book, settings, &shared, &counters);
-    let (queues, queue_ends) = Queues::new(&shared, &counters, incidents_asker.clone());
+    let cluster = redis.as_ref().and_then(|redis| {
+        ClusterParts::new(settings, &shared, &counters, redis.replica, &incidents_asker)
+    });
+    let asked = Incidents::new(incidents_asker.clone(), cluster.as_ref().map(ClusterParts::link));
+    let (queues, queue_ends) = Queues::new(&shared, &counters, asked);
     let asker = &queues.requests.asker;
     let mut state = StateParts::new(disk, settings, &shared, asker, counters.state.as_ref());
     let (links, journals) = state.as_mut().map(StateParts::take_ways).unwrap_or_default();
@@ -120,6 +128,7 @@ pub fn run(
     let analytics =
         AnalyticsThreads::start(analytics, &shared, &placement).map_err(ServerError::Start)?;
     let incidents = incidents::start(incidents).map_err(ServerError::Start)?;
+    let cluster = cluster.map(ClusterParts::start).transpose().map_err(ServerError::Start)?;
     let mut reloads = Reloads::default();
     if let Some(redis) = &redis {
         redis.reload_password(settings, &mut reloads);
@@ -144,6 +153,7 @@ pub fn run(
         tcp: engine.tcp,
         incidents: &incidents_asker,
         notes: keeper.as_ref().map(RunningKeeper::notes),
+        cluster: cluster.as_ref().map(RunningCluster::link),
     };
     let notifiers =
         Notifiers::start(settings, &shared, &counters, told).map_err(ServerError::Start)?;
@@ -186,15 +196,17 @@ pub fn run(
     // Nobody sends events any more; once no target is told either and the book is kept, nobody asks.
     let have_told = notifiers.stop(start, deadline);
     let has_kept = keeper.is_none_or(|keeper| keeper.stop(start, deadline));
-    if have_told && has_kept {
-        join(incidents);
-    }
+    let leaving = cluster.map(|cluster| cluster.leave(deadline));
     if let Some(state) = state {
         state.join();
     }
     // Analytics has ended: the store writes what is left.
     if let Some(store) = store {
         store.join(start, deadline);
+    }
+    let has_left = leaving.is_none_or(|thread| replicas::join_left(&thread, start, deadline));
+    if have_told && has_kept && has_left {
+        join(incidents);
     }
     summary::log(&totals, &counters);
     failure.map_or(Ok(()), Err)

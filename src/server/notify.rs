@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use sigmad_clock::{Clock, elapsed};
-use sigmad_incidents::incident::Incident;
 use sigmad_notify::counters::TargetCounters;
-use sigmad_notify::sender::{Book, NotesKept, Sender as NotificationSender, SenderParts};
+use sigmad_notify::sender::{NotesKept, Sender as NotificationSender, SenderParts};
 use sigmad_notify::target::Target;
 use sigmad_notify::trial;
 use tracing::warn;
@@ -23,20 +22,13 @@ use super::threads::spawn;
 use crate::config::ServerSettings;
 use crate::incidents::asker::IncidentsAsker;
 use crate::incidents::keeper::Notes;
+use crate::incidents::shared::ClusterLink;
+use crate::incidents::told::ToldBook;
 
 /// The port of links if no address of TCP is known.
 const PORT: u16 = 8080;
 /// How often the end looks whether the threads have ended.
 const JOIN_INTERVAL: Duration = Duration::from_millis(5);
-
-/// The book, as far as the thread `incidents` answers.
-struct AskedBook(IncidentsAsker);
-
-impl Book for AskedBook {
-    fn changes_since(&mut self, revision: u64, limit: usize) -> Option<Vec<Incident>> {
-        self.0.changes_since(revision, limit)
-    }
-}
 
 /// The counters of each target.
 pub(super) fn counters(settings: &ServerSettings) -> Vec<Arc<TargetCounters>> {
@@ -52,6 +44,33 @@ pub(super) struct Told<'a> {
     pub incidents: &'a IncidentsAsker,
     /// Where what was told is kept for a restart. None where nothing is.
     pub notes: Option<Notes>,
+    /// Who tells is one of several replicas. None without Redis.
+    pub cluster: Option<ClusterLink>,
+}
+
+impl Told<'_> {
+    /// What a sender asks, what wakes it, and where it keeps what was told.
+    fn of(
+        &self,
+        target: &Target,
+        shared: &Shared,
+    ) -> Option<(ToldBook, Receiver<()>, Option<NotesKept>)> {
+        let key = target.key();
+        if let Some(ClusterLink { state, notes, .. }) = self.cluster.clone() {
+            let clock = Clock::new(shared.start);
+            let changes = state.subscribe();
+            let (to, of) = (notes.clone(), key.clone());
+            let keep = Box::new(move |note| to.keep(&of, note));
+            let book = ToldBook::Cluster { state, notes, target: key, clock };
+            return Some((book, changes, Some(NotesKept { before: None, keep })));
+        }
+        let notes = self.notes.clone().map(|notes| {
+            let before = notes.of(&key);
+            NotesKept { before, keep: Box::new(move |note| notes.keep(&key, note)) }
+        });
+        let changes = self.incidents.subscribe()?;
+        Some((ToldBook::Own(self.incidents.clone()), changes, notes))
+    }
 }
 
 /// The running threads.
@@ -69,25 +88,20 @@ impl Notifiers {
         settings: &ServerSettings,
         shared: &Shared,
         counters: &ServerCounters,
-        Told { tcp, incidents, notes }: Told<'_>,
+        told: Told<'_>,
     ) -> io::Result<Self> {
-        let link = external_url(settings, tcp);
+        let link = external_url(settings, told.tcp);
         let targets = settings.notify.targets().into_iter().zip(&counters.notify).enumerate();
         let start = |(number, (target, counters)): (usize, (Target, &Arc<TargetCounters>))| {
             let (stop, stopped) = bounded(1);
-            let Some(changes) = incidents.subscribe() else {
+            let Some((book, changes, notes)) = told.of(&target, shared) else {
                 return Err(io::Error::other("the thread of incidents has ended"));
             };
             let name = target.name();
-            let notes = notes.clone().map(|notes| {
-                let key = target.key();
-                let before = notes.of(&key);
-                NotesKept { before, keep: Box::new(move |note| notes.keep(&key, note)) }
-            });
             let sender = NotificationSender::new(SenderParts {
                 target,
                 external_url: link.clone(),
-                book: AskedBook(incidents.clone()),
+                book,
                 changes,
                 counters: counters.clone(),
                 clock: Clock::new(shared.start),

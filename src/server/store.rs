@@ -43,6 +43,8 @@ pub(super) struct RedisCounters {
 
 /// The store thread before it runs.
 pub(super) struct RedisParts {
+    /// This replica.
+    pub replica: ReplicaId,
     thread: StoreThread,
     pub counters: RedisCounters,
     deadline_ns: Arc<AtomicU64>,
@@ -76,8 +78,9 @@ impl RedisParts {
             counters.queue.clone(),
         );
         let keeps_history = settings.redis_history == RedisHistory::Stream;
+        let replica = ReplicaId::new(random as u32);
         let options = StoreOptions {
-            replica: ReplicaId::new(random as u32),
+            replica,
             window: settings.window,
             ttl: settings.ttl,
             stream_idle: settings.stream_idle,
@@ -113,7 +116,7 @@ impl RedisParts {
             logs_in_again: logs_in_again.clone(),
             outcomes: outcomes.clone(),
         });
-        Some((Self { thread, counters, deadline_ns, logs_in_again, outcomes }, producer))
+        Some((Self { replica, thread, counters, deadline_ns, logs_in_again, outcomes }, producer))
     }
 
     /// Each login to Redis reads the file of the password. After SIGHUP the present connections log in with it too,

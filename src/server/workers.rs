@@ -18,7 +18,7 @@ use crate::api::tokens::{BearerToken, Tokens};
 use crate::config::{ServerSettings, SettingsError};
 use crate::decode::Decoder;
 use crate::http::counters::HttpCounters;
-use crate::incidents::asker::IncidentsAsker;
+use crate::incidents::shared::Incidents;
 use crate::reloadable::Reloadable;
 use crate::sample_queue::{self, SampleConsumer, SampleProducer};
 use sigmad_sample::READINGS_MAX;
@@ -47,7 +47,7 @@ pub(super) struct RequestQueues {
     pub reads: Receiver<ReadRequest>,
     pub debug: Receiver<DebugRequest>,
     pub asker: Asker,
-    pub incidents: IncidentsAsker,
+    pub incidents: Incidents,
 }
 
 /// What the analytics thread of one shard receives.
@@ -60,7 +60,7 @@ impl Queues {
     pub fn new(
         shared: &Shared,
         counters: &ServerCounters,
-        incidents: IncidentsAsker,
+        incidents: Incidents,
     ) -> (Self, Vec<AnalyticsQueues>) {
         let (asker, questions) = questions(shared.layout, &shared.sleepers);
         let of_shard = |questions| AnalyticsQueues { samples: Vec::new(), questions };

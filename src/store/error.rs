@@ -26,7 +26,8 @@ enum Cause {
 }
 
 impl LinkError {
-    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    /// An error with a message of its own.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, address: None, cause: Cause::Reply(message.into()) }
     }
 

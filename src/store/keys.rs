@@ -47,7 +47,8 @@ impl ReplicaId {
         str::from_utf8(&self.0).expect("they are hex digits")
     }
 
-    fn read(text: &[u8]) -> Option<Self> {
+    /// Reads the digits.
+    pub fn read(text: &[u8]) -> Option<Self> {
         let digits = <[u8; Self::LEN]>::try_from(text).ok()?;
         digits
             .iter()

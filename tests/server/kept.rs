@@ -2,16 +2,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on a real process")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{Engine, Server, now_s, request};
+use crate::webhook::Webhook;
 
 /// What a busy machine needs for a start, a notification, or a writing: the wait ends as soon as it has happened.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -26,57 +24,6 @@ struct Directory(PathBuf);
 impl Drop for Directory {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-/// Takes notifications until the test ends.
-struct Webhook {
-    port: u16,
-    bodies: Receiver<Value>,
-}
-
-impl Webhook {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let (sender, bodies) = channel();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.expect("a connection");
-                let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
-                let (mut line, mut length) = (String::new(), 0);
-                // Nothing: the process was killed as it connected.
-                while reader.read_line(&mut line).is_ok_and(|read| read > 0) && line != "\r\n" {
-                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                        length = value.trim().parse().expect("a length");
-                    }
-                    line.clear();
-                }
-                let mut body = vec![0; length];
-                if length == 0 || reader.read_exact(&mut body).is_err() {
-                    continue;
-                }
-                let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
-                // Err: it was killed meanwhile.
-                let _ = stream.write_all(answer);
-                if sender.send(serde_json::from_slice(&body).expect("JSON")).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { port, bodies }
-    }
-
-    /// The next opening or resolution, and of which incident. One may grow worse between them, by its score.
-    fn next(&self) -> (String, String) {
-        loop {
-            let body = self.bodies.recv_timeout(PATIENCE).expect("a notification");
-            let text = |value: &Value| value.as_str().expect("a text").to_owned();
-            let found = (text(&body["event"]), text(&body["incident"]["id"]));
-            if found.0 != "worse" {
-                return found;
-            }
-        }
     }
 }
 
@@ -255,7 +202,7 @@ fn incidents_go_on_after_a_kill_and_a_restart_and_each_is_told_once() {
     kept.post_until(&server, [100, 100], "resolved", "lab");
     assert_eq!(kept.webhook.next(), ("resolved".to_owned(), other));
     stop(server);
-    assert!(kept.webhook.bodies.try_recv().is_err(), "nothing is told twice");
+    assert_eq!(kept.webhook.rest(), [], "nothing is told twice");
 }
 
 #[test]

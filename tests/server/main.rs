@@ -8,6 +8,8 @@ mod harness;
 mod redis_server;
 #[path = "../store_ledger/mod.rs"]
 mod store_ledger;
+#[path = "../webhook/mod.rs"]
+mod webhook;
 
 mod api;
 mod cli;

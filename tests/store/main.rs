@@ -16,10 +16,13 @@ mod redis_server;
 mod store_ledger;
 #[path = "../fault_proxy/tests.rs"]
 mod tests_of_the_proxy;
+#[path = "../webhook/mod.rs"]
+mod webhook;
 
 mod commands;
 mod failover;
 mod faults;
+mod incidents;
 mod sharing;
 mod simulation_model;
 mod topologies;

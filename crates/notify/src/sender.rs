@@ -20,14 +20,30 @@ use crate::target::{Target, TargetKind, WebhookFormat};
 
 /// The thread wakes at least this often; nothing depends on it.
 const WAIT_MS_MAX: u64 = 60_000;
+/// How often one that does not tell looks whether it is to tell; the book says so too.
+const TERM_WAIT_MS: u64 = 1_000;
 /// Incidents that are asked for at once.
 const CHANGES_MAX: usize = 256;
+
+/// The term of a process that shares its book with no other.
+pub const ALONE: u64 = 0;
 
 /// What a sender asks.
 pub trait Book: Send {
     /// At most `limit` incidents that have changed since `revision`, in their present form and in the order of their
     /// revisions. None if the book is no more.
     fn changes_since(&mut self, revision: u64, limit: usize) -> Option<Vec<Incident>>;
+
+    /// The term in which this process is the one that tells; None while another one is. In another term a sender knows
+    /// what the notes say.
+    fn term(&mut self) -> Option<u64> {
+        Some(ALONE)
+    }
+
+    /// What the target was told by the one that told before.
+    fn notes(&mut self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// What a thread is made of.
@@ -79,6 +95,7 @@ pub struct Sender<B> {
     retry: Retry,
     revision: u64,
     has_looked: bool,
+    term: u64,
     keep: Option<Box<dyn FnMut(Vec<u8>) + Send>>,
 }
 
@@ -87,24 +104,8 @@ impl<B: Book> Sender<B> {
     pub fn new(parts: SenderParts<B>) -> Self {
         let SenderParts { target, external_url, book, changes, counters, mut clock, .. } = parts;
         let SenderParts { seed, stop, notes, .. } = parts;
-        let mut agenda = match target.kind {
-            TargetKind::Alertmanager => Agenda::Alerts(Alerts::default()),
-            TargetKind::Webhook(format) => {
-                Agenda::Messages(Outbox::new(clock.now().wall_us), format)
-            }
-        };
         let (before, keep) = notes.map(|notes| (notes.before, notes.keep)).unzip();
-        if let Some(bytes) = before.flatten() {
-            match Notes::from_bytes(&bytes) {
-                Some(notes) => agenda.go_on(notes, clock.now()),
-                None => {
-                    warn!(
-                        target = target.name(),
-                        "notes of another version: told as if it knew of nothing"
-                    );
-                }
-            }
-        }
+        let agenda = Agenda::new(&target, before.flatten(), clock.now());
         let (retry, revision) = (Retry::new(seed), 0);
         Self {
             target,
@@ -118,8 +119,20 @@ impl<B: Book> Sender<B> {
             retry,
             revision,
             has_looked: false,
+            term: ALONE,
             keep,
         }
+    }
+
+    /// Whether this process is the one that tells now. In another term it begins anew, with the notes.
+    fn may_tell(&mut self) -> bool {
+        let Some(term) = self.book.term() else { return false };
+        if term != self.term {
+            let notes = self.book.notes();
+            self.agenda = Agenda::new(&self.target, notes, self.clock.now());
+            (self.term, self.revision, self.has_looked) = (term, 0, false);
+        }
+        true
     }
 
     /// Keeps what was told so far.
@@ -132,8 +145,14 @@ impl<B: Book> Sender<B> {
     /// Runs until the end.
     pub fn run(mut self) {
         loop {
-            self.look();
-            let wait = Duration::from_millis(self.send().min(WAIT_MS_MAX));
+            let wait_ms = if self.may_tell() {
+                self.look();
+                self.send().min(WAIT_MS_MAX)
+            } else {
+                self.counters.waiting.set(0);
+                TERM_WAIT_MS
+            };
+            let wait = Duration::from_millis(wait_ms);
             select! {
                 // Err: whoever would set the deadline has gone.
                 recv(self.stop) -> deadline_ns => return self.end(deadline_ns.unwrap_or(0)),
@@ -230,6 +249,9 @@ impl<B: Book> Sender<B> {
     /// What is due leaves until the deadline, or until the first failure. The rest is dropped, or told after the next start
     /// where notes are kept.
     fn end(mut self, deadline_ns: u64) {
+        if !self.may_tell() {
+            return;
+        }
         self.look();
         self.counters.dropped_total.add(self.agenda.end_gathering());
         self.retry.end_wait();
@@ -259,6 +281,26 @@ impl<B: Book> Sender<B> {
 }
 
 impl Agenda {
+    /// What is due by what was told before.
+    fn new(target: &Target, notes: Option<Vec<u8>>, now: Now) -> Self {
+        let mut agenda = match target.kind {
+            TargetKind::Alertmanager => Self::Alerts(Alerts::default()),
+            TargetKind::Webhook(format) => Self::Messages(Outbox::new(now.wall_us), format),
+        };
+        if let Some(bytes) = notes {
+            match Notes::from_bytes(&bytes) {
+                Some(notes) => agenda.go_on(notes, now),
+                None => {
+                    warn!(
+                        target = target.name(),
+                        "notes of another version: told as if it knew of nothing"
+                    );
+                }
+            }
+        }
+        agenda
+    }
+
     fn update(&mut self, incident: &Arc<Incident>, now: Now) -> u64 {
         match self {
             Self::Alerts(alerts) => alerts.update(incident, now),
