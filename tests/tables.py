@@ -37,6 +37,7 @@ RUNS = {
     "Half A": [["--half", "a", *chosen, *MEANS] for chosen in SETS],
     "Half B": [["--half", "b", *chosen, *MEANS] for chosen in SETS],
     "Usual values": [["--ghosts", "--baselines"]],
+    "Noise": [["--noise"]],
     "Scenarios": [["--synthetic"]],
     "Scenarios, at a score of 2": [["--synthetic", "--detector", "pager", "--threshold", "2"]],
 }

@@ -9,6 +9,7 @@ pub mod ghosts;
 pub mod judges;
 mod means;
 pub mod nab;
+pub mod noise;
 mod plot;
 mod remote;
 pub mod series;
@@ -45,6 +46,10 @@ pub struct EvalSettings {
     /// run streams of usual values, and count the alarms on them
     #[arg(long, conflicts_with = "url")]
     pub ghosts: bool,
+
+    /// run noise of several kinds and intervals, and count the alarms of pager on it
+    #[arg(long, conflicts_with = "url")]
+    pub noise: bool,
 
     /// rows at the start of labelled series that do not count, such as 150 or 15%
     #[arg(long, default_value = "150")]
@@ -112,8 +117,9 @@ impl EvalSettings {
                 format!("{message}\n\nUsage: sigmad eval [FLAGS]\n\n{TRY_HELP}\n"),
             ))
         };
-        if self.data.is_empty() && !self.synthetic && !self.ghosts {
-            let message = "nothing to evaluate: --data FOLDER, --synthetic or --ghosts is needed";
+        if self.data.is_empty() && !self.synthetic && !self.ghosts && !self.noise {
+            let message =
+                "nothing to evaluate: --data FOLDER, --synthetic, --ghosts or --noise is needed";
             return wrong(ErrorKind::MissingRequiredArgument, message);
         }
         if self.scores.is_some() && self.url.is_none() && self.detector.len() != 1 {
@@ -253,6 +259,9 @@ pub fn run(settings: &EvalSettings, out: &mut impl Write) -> Result<(), EvalErro
     }
     if settings.ghosts {
         tables::ghosts(out, &settings.judges(), settings.threshold)?;
+    }
+    if settings.noise {
+        tables::noise(out)?;
     }
     Ok(())
 }

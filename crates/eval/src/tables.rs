@@ -7,8 +7,12 @@ use crate::events::{EventRanking, EventRules};
 use crate::ghosts::USUAL;
 use crate::judges::Judge;
 use crate::nab::{NabRanking, NabScore, PROFILES};
+use crate::noise::{Noise, SAMPLED, SCORES, SPIKE_AFTER, SPIKES, Sampled, spikes_found};
 use crate::series::Series;
 use crate::synthetic::Confusion;
+
+/// The seed of the noise in tables. Others are for choosing constants.
+const NOISE_SEED: u64 = 1;
 
 /// Each series with its scores.
 pub fn pairs<'a>(
@@ -153,6 +157,40 @@ pub fn ghosts(out: &mut impl Write, judges: &[Judge], threshold: Option<f64>) ->
     }
     let totals: Vec<String> = totals.iter().map(ToString::to_string).collect();
     writeln!(out, "| all | | {streams} | {} |", totals.join(" | "))
+}
+
+/// What the scores of `pager` promise and cost on noise, and the spikes that it finds in it.
+pub fn noise(out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\n## False alarms of pager per stream and day on noise\n")?;
+    let heads: Vec<String> = SCORES.iter().map(|score| format!("at {score:.0}")).collect();
+    writeln!(out, "| noise | every | stream-days | {} |", heads.join(" | "))?;
+    writeln!(out, "| --- | --- | --- |{}", " --- |".repeat(SCORES.len()))?;
+    let promised: Vec<String> =
+        SCORES.iter().map(|score| format!("{}", 10f64.powf(-score))).collect();
+    writeln!(out, "| promised | | | {} |", promised.join(" | "))?;
+    for noise in Noise::ALL {
+        for sampled in SAMPLED {
+            let rates = noise.per_day(sampled, NOISE_SEED).map(|rate| format!("{rate:.4}"));
+            writeln!(
+                out,
+                "| {} | {} s | {} | {} |",
+                noise.name(),
+                sampled.interval_s,
+                sampled.streams * sampled.days,
+                rates.join(" | ")
+            )?;
+        }
+    }
+    let heads: Vec<String> = SPIKE_AFTER.iter().map(|after| format!("after {after}")).collect();
+    writeln!(out, "\n## Spikes of seven deviations found, of {SPIKES}\n")?;
+    writeln!(out, "| every | {} |", heads.join(" | "))?;
+    writeln!(out, "| --- |{}", " --- |".repeat(SPIKE_AFTER.len()))?;
+    for Sampled { interval_s, .. } in SAMPLED {
+        let found =
+            SPIKE_AFTER.map(|after| spikes_found(interval_s, after, NOISE_SEED).to_string());
+        writeln!(out, "| {interval_s} s | {} |", found.join(" | "))?;
+    }
+    Ok(())
 }
 
 /// Of nothing there is no part.
