@@ -27,8 +27,9 @@ const LEARNED: u8 = 16;
 const SLOT_BITS: u32 = 6;
 /// ln n once the count is full: the longest gap shrinks by an eighth of an octave in as many slots.
 const GAPS_LN_MAX: f32 = 6.9;
-/// One slot in so many shrinks the longest gap: 18 hours of a device that is heard each second.
-const SHRINK_MASK: u32 = 1_023;
+/// One slot in so many shrinks the longest gap: three days of a device that is heard each second. In less time the gap of a
+/// daily restart would be forgotten before the next long one.
+const SHRINK_MASK: u32 = 4_095;
 /// Smallest learning rate of the mean.
 const RATE_MIN: f32 = 1.0 / 64.0;
 /// One silence counts for no more than this many times what was plausible before: after an outage a device is still

@@ -277,6 +277,19 @@ mod tests {
         }
     }
 
+    /// 104,000 device-weeks: minutes of CPU time in the optimised profile.
+    #[test]
+    #[ignore = "it simulates 104,000 device-weeks"]
+    fn false_silences_are_rare() {
+        const DEVICES: u32 = 400;
+        for fleet in fleets::Fleet::TUNED.into_iter().chain(fleets::Fleet::HELD_OUT) {
+            let outcome = fleets::simulate(fleet, DEVICES, 26, 7);
+            let per_1000 = f64::from(outcome.false_alarms) / f64::from(DEVICES * 25) * 1_000.0;
+            println!("{fleet:?}: {per_1000:.2} in 1,000 device-weeks, {outcome:?}");
+            assert!(per_1000 <= 1.0, "{fleet:?}");
+        }
+    }
+
     #[test]
     fn an_ignored_device_is_never_silent() {
         let mut silences = Silences::default();
