@@ -218,7 +218,7 @@ pub struct ServerSettings {
 
     /// find incidents: on, off
     ///
-    /// Find incidents: what begins to be wrong with streams, by `pager`, whatever `--detector` says. A stream takes 3.5 kB
+    /// Find incidents: what begins to be wrong with streams, by `pager`, whatever `--detector` says. A stream takes 3.6 kB
     /// as far as memory suffices. See DETECTION.md.
     #[arg(help_heading = "Incidents", long, value_enum, default_value = "on")]
     pub incidents: Switch,

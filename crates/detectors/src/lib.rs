@@ -22,6 +22,7 @@ pub mod pager;
 pub mod quantile;
 mod ranked;
 mod rate;
+mod recurring;
 pub mod residual;
 pub mod robust;
 mod robust_baseline;

@@ -6,7 +6,7 @@
 //! by the distribution of such distances so far ([`TailProbability`]). R and S are the two normalized errors
 //! of [`residual`](super::residual); N is 3 where the value leaves the range seen so far, else 0:
 //!
-//! score = ∛(((0.85 A)³ + B³ + (1.2 C)³ + (0.6 R)³ + (0.6 S)³ + N³) / 5)
+//! score = ∛(((0.85 A)³ + B³ + (1.2 C)³ + (0.6 R)³ + (0.6 S)³ + N³) / 5) + 0.6 log₁₀(interval / 5 min)
 //!
 //! The score is 0 for the first 150 values. After those it is 0 unless it is clearly higher than the last
 //! hundred scores ([`Cooldown`]).
@@ -17,8 +17,9 @@ use crate::detector::Detector;
 use crate::leader_clusters::{LeaderClusters, LeaderParameters};
 use crate::normalized_error::NormalizedError;
 use crate::normalizer::{Conversion, Normalizer};
+use crate::sample_interval::SampleInterval;
 use crate::saved::saved;
-use crate::tail_probability::TailProbability;
+use crate::tail_probability::{TailProbability, memory};
 
 /// Values before the first score: until then every state is new.
 pub const COUNT_MIN: u32 = 150;
@@ -76,10 +77,12 @@ impl Past {
         self.long
     }
 
-    /// Compares a value with the past, then adds it. The caller applies the conversion, if there is one, to
+    /// Compares a value with the past, then adds it. `faster`: by how much the stream is faster than one value a minute, as
+    /// its memory is one of days. The caller applies the conversion, if there is one, to
     /// whatever else it keeps in the normalizer's coordinates.
     #[inline]
-    pub fn take(&mut self, value: f64) -> (Surprises, Option<Conversion>) {
+    pub fn take(&mut self, value: f64, faster: f32) -> (Surprises, Option<Conversion>) {
+        let memory = memory(faster);
         let conversion = self.normalizer.take(value);
         if let Some(conversion) = conversion {
             self.convert(conversion);
@@ -93,8 +96,12 @@ impl Past {
         let [at, short, long] = [value, self.short, self.long].map(|v| self.normalizer.at(v));
         let [values, curves, blocks] = &mut self.tails;
         let mut surprises = Surprises {
-            value: values.surprise(self.values.add(VALUE, [at], inverse)),
-            curve: curves.surprise(self.curves.add(CURVE, [at, short, long], inverse)),
+            value: values
+                .surprise_within(self.values.add(VALUE.slower(faster), [at], inverse), memory),
+            curve: curves.surprise_within(
+                self.curves.add(CURVE.slower(faster), [at, short, long], inverse),
+                memory,
+            ),
             blocks: 0.0,
         };
         self.block += value;
@@ -102,7 +109,10 @@ impl Past {
             let mean = self.normalizer.at(self.block / f64::from(BLOCK));
             let point = [self.means[0], self.means[1], mean];
             if count >= 3 * BLOCK {
-                surprises.blocks = blocks.surprise(self.blocks.add(BLOCKS, point, inverse));
+                surprises.blocks = blocks.surprise_within(
+                    self.blocks.add(BLOCKS.slower(faster), point, inverse),
+                    memory,
+                );
             }
             self.means = [self.means[1], mean];
             self.block = 0.0;
@@ -159,6 +169,10 @@ pub fn combine(parts: &[f32]) -> f32 {
 const LEFT_RANGE: f32 = 3.0;
 /// The weight of each value in the moving average.
 const AVERAGE_WEIGHT: f64 = 0.3;
+/// The interval at which the score has no term for the interval.
+const INTERVAL_S: f32 = 300.0;
+/// The score added for ten times the interval: what happens once in a thousand values happens more rarely there.
+const SCORE_PER_DECADE: f32 = 0.6;
 /// The cooldown period, in values.
 const COOLDOWN_VALUES: f32 = 100.0;
 
@@ -171,18 +185,29 @@ pub struct Novelty {
     average_errors: NormalizedError,
     profile: DailyProfile,
     profile_errors: NormalizedError,
+    interval: SampleInterval,
     cooldown: Cooldown,
 }
 
-saved!(Novelty { past, range, average, average_errors, profile, profile_errors, cooldown });
+saved!(Novelty {
+    past,
+    range,
+    average,
+    average_errors,
+    profile,
+    profile_errors,
+    interval,
+    cooldown,
+});
 
 impl Detector for Novelty {
     const THRESHOLD: f64 = 2.0;
-    const STATE_VERSION: u16 = 1;
+    const STATE_VERSION: u16 = 2;
 
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {
-        let (surprises, conversion) = self.past.take(value);
+        self.interval.elapsed_s(timestamp_us);
+        let (surprises, conversion) = self.past.take(value, self.interval.faster());
         if let Some(conversion) = conversion {
             self.profile.convert(conversion);
         }
@@ -207,6 +232,12 @@ impl Detector for Novelty {
             0.6 * profile_error,
             if left { LEFT_RANGE } else { 0.0 },
         ]);
+        let score = if score > 0.0 {
+            let decades = (self.interval.interval_s() / INTERVAL_S).log10();
+            (score + SCORE_PER_DECADE * decades).max(0.0)
+        } else {
+            0.0
+        };
         f64::from(self.cooldown.pass(score, 1.0 / COOLDOWN_VALUES))
     }
 }

@@ -29,7 +29,8 @@
 //! An alarm suppresses those that are not clearly more severe for 15 hours ([`Hold`]), or for 236 values. A
 //! stream with more than 0.85 alarms a day over the last month raises its own bar by 0.85 ln(alarms a day / 0.85), so that
 //! noise that no part models raises the bar too. The rest becomes the score, by the line that fits the false
-//! alarms on the public data (docs/DETECTION.md).
+//! alarms on the public data (docs/DETECTION.md). Below one value a minute the rate of 0.85 is lower, and the past of A to D
+//! is longer, so that noise costs no more there. What recurs has no higher score than its rate is worth ([`Recurring`]).
 
 use crate::baseline_side::BaselineSide;
 use crate::daily_profile::DailyProfile;
@@ -39,11 +40,12 @@ use crate::leader_clusters::{LeaderClusters, LeaderParameters};
 use crate::normalized_error::NormalizedError;
 use crate::novelty::{COUNT_MIN, Past, ValueRange, combine};
 use crate::rate::Rate;
+use crate::recurring::{Recurring, Standout};
 use crate::robust_baseline::RobustBaseline;
 use crate::run_length::RunLength;
 use crate::sample_interval::SampleInterval;
 use crate::saved::saved;
-use crate::tail_probability::TailProbability;
+use crate::tail_probability::{TailProbability, memory};
 
 const DETRENDED: LeaderParameters = LeaderParameters { radius: 0.3, growth: 1e-4 };
 
@@ -78,6 +80,9 @@ const ALARM: f32 = 1.5;
 const ALARM_GAP: f32 = 0.8;
 /// The rate of alarms above which a stream raises its bar.
 const ALARMS_PER_DAY: f32 = 0.85;
+/// That rate falls with the interval to this power below a minute. Combinations of rare values are as rare in each thousand
+/// values, and such a stream has a thousand more often.
+const FASTER_EXPONENT: f32 = 0.7;
 /// The rise of the bar for each e-fold of the rate.
 const BAR: f32 = 0.85;
 /// The severity that costs one false alarm in ten days.
@@ -104,6 +109,7 @@ pub struct Pager {
     baseline_events: Rate,
     /// Values since the last event.
     baseline_event_ago: u8,
+    recurring: Recurring,
     interval: SampleInterval,
     hold: Hold,
     alarms: Rate,
@@ -127,6 +133,7 @@ saved!(Pager {
     baseline,
     baseline_events,
     baseline_event_ago,
+    recurring,
     interval,
     hold,
     alarms,
@@ -138,7 +145,7 @@ const _: () = assert!(size_of::<Pager>() <= 4096);
 
 impl Detector for Pager {
     const THRESHOLD: f64 = 1.0;
-    const STATE_VERSION: u16 = 1;
+    const STATE_VERSION: u16 = 2;
 
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {
@@ -155,7 +162,9 @@ impl Detector for Pager {
 impl Pager {
     #[inline]
     fn severity(&mut self, timestamp_us: i64, value: f64, days: f32) -> f32 {
-        let (surprises, conversion) = self.past.take(value);
+        self.recurring.advance(days, value == self.last);
+        let faster = self.interval.faster();
+        let (surprises, conversion) = self.past.take(value, faster);
         if let Some(conversion) = conversion {
             self.profile.convert(conversion);
             self.side.convert(conversion);
@@ -164,8 +173,9 @@ impl Pager {
         }
         let normalizer = self.past.normalizer();
         let above_trend = normalizer.at(value) - normalizer.at(self.past.long());
-        let distance = self.detrended.add(DETRENDED, [above_trend], normalizer.inverse());
-        let detrended = self.detrended_tail.surprise(distance);
+        let slower = DETRENDED.slower(faster);
+        let distance = self.detrended.add(slower, [above_trend], normalizer.inverse());
+        let detrended = self.detrended_tail.surprise_within(distance, memory(faster));
         let repeated = self.repeated.surprise(value == self.last);
         self.last = value;
         let stays = self.side.stays(&self.profile, normalizer, timestamp_us, value);
@@ -200,7 +210,17 @@ impl Pager {
         if combined == 0.0 {
             return 0.0;
         }
-        combined + SEVERITY_PER_DECADE * (self.interval.interval_s() / INTERVAL_S).log10()
+        let decades = (self.interval.interval_s() / INTERVAL_S).log10();
+        let severity = combined + SEVERITY_PER_DECADE * decades;
+        if severity > SEVERITY { self.unless_recurring(severity, value) } else { severity }
+    }
+
+    /// The severity, or that of the rate at which the value recurs if it is lower.
+    #[cold]
+    fn unless_recurring(&mut self, severity: f32, value: f64) -> f32 {
+        let (stayed, number) = (self.repeated.length(), self.past.normalizer().count());
+        let severity_of = |per_day: f32| SEVERITY - (1.0 + per_day.log10()) / SCORE_PER_SEVERITY;
+        self.recurring.left(Standout { value, stayed, number, severity }, severity_of)
     }
 
     /// The part of the severity for a value this far off the baseline.
@@ -232,7 +252,8 @@ impl Pager {
         if severity <= 0.0 || !self.hold.passes(severity) {
             return 0.0;
         }
-        let bar = BAR * (self.alarms.per_day() / ALARMS_PER_DAY).max(1.0).ln();
+        let usual = ALARMS_PER_DAY * self.interval.faster().powf(-FASTER_EXPONENT);
+        let bar = BAR * (self.alarms.per_day() / usual).max(1.0).ln();
         if severity >= ALARM {
             if self.alarm_ago > ALARM_GAP {
                 self.alarms.count();

@@ -29,6 +29,11 @@ pub struct RunLength {
 saved!(RunLength { length, longest, count });
 
 impl RunLength {
+    /// Values of the current run.
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+
     /// Takes a value that continues the run, or begins the next one. Returns −log₁₀ of the probability of the
     /// run at the lengths where it has a surprise, else 0.
     #[inline]

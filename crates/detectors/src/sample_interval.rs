@@ -42,6 +42,12 @@ impl SampleInterval {
         elapsed_s
     }
 
+    /// How many times faster than one value a minute the stream is; 1 where it is slower.
+    #[inline]
+    pub fn faster(&self) -> f32 {
+        if self.count < 2 { 1.0 } else { (60.0 / self.interval_s()).max(1.0) }
+    }
+
     /// The mean seconds between two values.
     #[inline]
     pub fn interval_s(&self) -> f32 {
@@ -61,6 +67,9 @@ mod tests {
             assert_eq!(elapsed, if minute == 0 { 0.0 } else { 60.0 });
         }
         assert!((interval.interval_s() - 60.0).abs() < 1e-3);
+        assert!(
+            (interval.faster() - 1.0).abs() < 1e-3 && SampleInterval::default().faster() == 1.0
+        );
         // A day's gap, and a clock set back.
         assert!((interval.elapsed_s(1_700_200_000_000_000) - 600.0).abs() < 0.1);
         assert_eq!(interval.elapsed_s(i64::MIN), 0.0);

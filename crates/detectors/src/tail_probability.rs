@@ -13,14 +13,24 @@ const BINS: usize = 96;
 const BIN_SHIFT: u32 = 21;
 /// The bin of 2⁻¹⁶, counted from the float 0.
 const FIRST: u32 = (127 - 16) << 2;
-/// Counts are halved at this total: two weeks of one value a minute. Keeps every count within 16 bits.
+/// Counts are halved at this total: two weeks of one value a minute.
 const COUNT_MAX: u16 = 20_000;
+/// Of faster streams the total is larger, up to so many times: a week of one value in ten seconds. Keeps every count
+/// within 16 bits.
+const FASTER_MAX: f32 = 3.0;
+const _: () = assert!(COUNT_MAX as f32 * FASTER_MAX < u16::MAX as f32);
 /// Numbers before the first surprise.
 const COUNT_MIN: u16 = 20;
 /// A number that this fraction of the past has reached has no surprise.
 const COMMON: f32 = 0.1;
 /// The largest surprise: no past is long enough for a probability below 10⁻¹².
 const SURPRISE_MAX: f32 = 12.0;
+
+/// How many numbers a stream remembers that is so many times faster than one value a minute.
+#[inline]
+pub fn memory(faster: f32) -> u16 {
+    (f32::from(COUNT_MAX) * faster.clamp(1.0, FASTER_MAX)) as u16
+}
 
 /// The distribution of a number, 0 and up.
 #[derive(Clone, Debug)]
@@ -36,7 +46,7 @@ pub struct TailProbability {
 // Counts that do not add up would overflow.
 saved!(TailProbability { bins, count, max, common, above_common } if |it| {
     let above = |from: usize| it.bins[from..].iter().try_fold(0u16, |sum, &n| sum.checked_add(n));
-    it.count < COUNT_MAX
+    it.count < memory(FASTER_MAX)
         && usize::from(it.common) < BINS
         && above(0) == Some(it.count)
         && above(usize::from(it.common) + 1) == Some(it.above_common)
@@ -52,6 +62,12 @@ impl TailProbability {
     /// −log₁₀ of the fraction of the past that reached `value`, 0 to 12; then the past includes `value`.
     #[inline]
     pub fn surprise(&mut self, value: f32) -> f32 {
+        self.surprise_within(value, COUNT_MAX)
+    }
+
+    /// The same with that [`memory`].
+    #[inline]
+    pub fn surprise_within(&mut self, value: f32, memory: u16) -> f32 {
         debug_assert!(value >= 0.0);
         let bin = bin(value);
         let surprise = if self.count < COUNT_MIN || bin < usize::from(self.common) {
@@ -64,7 +80,7 @@ impl TailProbability {
         self.count += 1;
         self.max = self.max.max(value);
         self.above_common += u16::from(bin > usize::from(self.common));
-        if self.count == COUNT_MAX {
+        while self.count >= memory {
             self.halve();
         }
         self.update_common();
@@ -192,12 +208,18 @@ mod tests {
 
     #[test]
     fn the_common_bin_is_where_a_full_count_puts_it() {
+        for memory in [memory(0.1), memory(2.0), memory(100.0)] {
+            the_common_bin_is_right(memory);
+        }
+    }
+
+    fn the_common_bin_is_right(memory: u16) {
         let mut tail = TailProbability::default();
         let mut state = 1u32;
-        for i in 0..60_000u32 {
+        for i in 0..3 * u32::from(memory) {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let level = if i % 30_000 < 15_000 { 1.0 } else { 64.0 };
-            tail.surprise(level * (state >> 8) as f32 / (1 << 24) as f32);
+            tail.surprise_within(level * (state >> 8) as f32 / (1 << 24) as f32, memory);
             let above =
                 |bin: usize| -> u32 { tail.bins[bin + 1..].iter().map(|&n| u32::from(n)).sum() };
             let most = COMMON * (f32::from(tail.count) + 1.0);
@@ -205,7 +227,7 @@ mod tests {
             assert_eq!(above(common), u32::from(tail.above_common));
             assert!(above(common) as f32 <= most);
             assert!(common == 0 || above(common - 1) as f32 > most);
-            assert!(tail.count < COUNT_MAX);
+            assert!(tail.count < memory);
         }
     }
 
