@@ -132,6 +132,8 @@ byId("unzoom").addEventListener("click", () => unzoom(RANGES[0][0]));
 
 const SVG = "http://www.w3.org/2000/svg";
 const [SPARK_WIDTH, SPARK_HEIGHT] = [160, 36];
+/** The least that the height of a sparkline stands for, as a part of its value. */
+const SPARK_RANGE_MIN = 0.25;
 
 function shape(parent, name, attributes) {
   const node = document.createElementNS(SVG, name);
@@ -145,7 +147,10 @@ function drawSpark(svg, { at, step, values }, { from, to, began, ended, expected
   const known = values.filter(isNumber);
   if (expected) known.push(expected.low, expected.high);
   if (!known.length) return;
-  const [low, high] = [Math.min(...known), Math.max(...known)];
+  let [low, high] = [Math.min(...known), Math.max(...known)];
+  // Without a usual range to compare it with, noise must not look like a change.
+  const room = expected ? 0 : Math.max(0, SPARK_RANGE_MIN * Math.abs(high) - (high - low)) / 2;
+  [low, high] = [low - room, high + room];
   const x = (moment) => Math.min(SPARK_WIDTH, Math.max(0, (SPARK_WIDTH * (moment - from)) / (to - from)));
   const y = (value) => (high > low ? SPARK_HEIGHT - 3 - ((SPARK_HEIGHT - 6) * (value - low)) / (high - low) : SPARK_HEIGHT / 2);
   shape(svg, "rect", { class: "wrong", x: x(began), y: 0, width: Math.max(1, x(ended ?? to) - x(began)), height: SPARK_HEIGHT });

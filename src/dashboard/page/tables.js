@@ -129,13 +129,15 @@ function showAnomalies(body, none, newestFirst, withDevice) {
 }
 
 /** Updates the cells that change until the anomaly ends. */
-function showAnomaly(row, { value, mean, stdDev, expected, zScore, score, detector, start, end, isOpen, flags }) {
+function showAnomaly(row, { metric, value, mean, stdDev, expected, zScore, score, detector, start, end, isOpen, flags }) {
   const [at, , what, where, strength, lasted] = row.cells;
   write(at, moment(start, Date.now() / 1000 + skew));
   at.title = new Date(start * 1000).toISOString();
   write(what, brief(value));
   what.title = `${value}, usual ${reading(mean)} ± ${reading(stdDev)}`;
-  write(where, range(expected.low, expected.high).join(" – "));
+  // As the band of its chart: not below zero, where no value was.
+  const isSigned = value < 0 || charts.get(metric)?.isSigned !== false;
+  write(where, range(isSigned ? expected.low : Math.max(0, expected.low), expected.high).join(" – "));
   where.title = `${expected.low} – ${expected.high}`;
   write(strength, deviations(detector === "zscore" ? zScore : score));
   write(lasted, isOpen ? "open" : briefDuration(end - start));
