@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRINTED = ROOT / "docs/detection/tables.md"
 TABLES = ROOT / "docs/DETECTION.md"
 # The first cells of the heads of the tables that hold figures of eval.
-HEADS = ("| detector | best", "| scenario |", "| | NAB", "| noise |", "| mean")
+HEADS = ("| detector | best", "| scenario |", "| | NAB", "| kind of noise |", "| mean")
 # The row of a detector in these takes its figures from several rows.
 SEVERAL = ("| mean",)
 # The rules of an event are those of the set: rows to skip, tolerance, and runs that are one event.
@@ -96,11 +96,15 @@ def not_printed(tables: str, printed: str) -> list[str]:
             head = line
         elif head.startswith(HEADS) and "---" not in line:
             named = re.search(r"`(\w+)`", line)
-            figures = numbers("|".join(cells(line)[2 if head.startswith(("| noise", "| scenario")) else 1 :]))
+            figures = numbers("|".join(cells(line)[2 if head.startswith(("| kind of noise", "| scenario")) else 1 :]))
             of_detector = rows[named[1] if named else "pager"]
             # What names no detector takes its figures from several rows of `pager`.
             is_of_one = named and not head.startswith(SEVERAL)
             candidates = of_detector if is_of_one else [[figure for row in of_detector for figure in row]]
+            if head.startswith("| kind of noise"):
+                figures = numbers("|".join(cells(line)[1:]))
+                of_kind = [row for row in printed.splitlines() if row.startswith(f"| {cells(line)[0]} | ")]
+                candidates = [numbers("|".join(cell for row in of_kind for cell in cells(row)[3:]))]
             checked += 1
             if not any(stands_in(figures, row) for row in candidates):
                 wrong.append(line)
