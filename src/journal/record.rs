@@ -169,11 +169,33 @@ pub trait Admission {
     fn metric(&mut self, there: MetricId, name: &str) -> Option<MetricId>;
 }
 
+/// What a slot was last said to be.
+#[derive(Debug)]
+enum Said<T> {
+    /// With its id of the other process; not used so far.
+    There(T, Box<str>),
+    /// Its id of this process, None without room.
+    Here(Option<T>),
+}
+
+impl<T: Copy> Said<T> {
+    /// Its id of this process: it is admitted when a record uses it first.
+    fn here(&mut self, admit: impl FnOnce(T, &str) -> Option<T>) -> Option<T> {
+        if let Self::There(there, name) = self {
+            *self = Self::Here(admit(*there, name));
+        }
+        match self {
+            Self::Here(here) => *here,
+            Self::There(..) => unreachable!("it was admitted"),
+        }
+    }
+}
+
 /// Reads the records of one shard, in order.
 #[derive(Debug, Default)]
 pub struct RecordDecoder {
-    devices: HashMap<u32, Option<DeviceId>>,
-    metrics: HashMap<u16, Option<MetricId>>,
+    devices: HashMap<u32, Said<DeviceId>>,
+    metrics: HashMap<u16, Said<MetricId>>,
 }
 
 impl RecordDecoder {
@@ -187,29 +209,45 @@ impl RecordDecoder {
     ) -> Option<i64> {
         batch.clear();
         let mut rest = record;
-        if take::<1>(&mut rest)? != [CHUNK] {
-            return None;
-        }
-        let arrived_us = i64::from_le_bytes(take(&mut rest)?);
-        for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
-            let index = u32::from_le_bytes(take(&mut rest)?);
-            let generation = u32::from_le_bytes(take(&mut rest)?);
-            let [length] = take(&mut rest)?;
-            let name = take_name(&mut rest, usize::from(length))?;
-            self.devices.insert(index, admission.device(DeviceId { index, generation }, name));
-        }
-        for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
-            let slot = u16::from_le_bytes(take(&mut rest)?);
-            let generation = u16::from_le_bytes(take(&mut rest)?);
-            let length = u16::from_le_bytes(take(&mut rest)?);
-            let name = take_name(&mut rest, usize::from(length))?;
-            self.metrics.insert(slot, admission.metric(MetricId::new(slot, generation), name));
-        }
-        self.columns(rest, batch)?;
+        let arrived_us = self.names(&mut rest)?;
+        self.columns(rest, admission, batch)?;
         Some(arrived_us)
     }
 
-    fn columns(&self, mut rest: &[u8], batch: &mut Batch) -> Option<()> {
+    /// Learns the names of a record whose samples a snapshot has. One that is none names nothing.
+    pub fn learn(&mut self, mut record: &[u8]) {
+        let (Some(_) | None) = self.names(&mut record);
+    }
+
+    /// Takes the arrival and the names from the beginning of a record.
+    fn names(&mut self, rest: &mut &[u8]) -> Option<i64> {
+        if take::<1>(rest)? != [CHUNK] {
+            return None;
+        }
+        let arrived_us = i64::from_le_bytes(take(rest)?);
+        for _ in 0..u32::from_le_bytes(take(rest)?) {
+            let index = u32::from_le_bytes(take(rest)?);
+            let generation = u32::from_le_bytes(take(rest)?);
+            let [length] = take(rest)?;
+            let name = take_name(rest, usize::from(length))?.into();
+            self.devices.insert(index, Said::There(DeviceId { index, generation }, name));
+        }
+        for _ in 0..u32::from_le_bytes(take(rest)?) {
+            let slot = u16::from_le_bytes(take(rest)?);
+            let generation = u16::from_le_bytes(take(rest)?);
+            let length = u16::from_le_bytes(take(rest)?);
+            let name = take_name(rest, usize::from(length))?.into();
+            self.metrics.insert(slot, Said::There(MetricId::new(slot, generation), name));
+        }
+        Some(arrived_us)
+    }
+
+    fn columns(
+        &mut self,
+        mut rest: &[u8],
+        admission: &mut impl Admission,
+        batch: &mut Batch,
+    ) -> Option<()> {
         let samples = u32::from_le_bytes(take(&mut rest)?) as usize;
         let timestamps = take_column::<8>(&mut rest, samples)?;
         let devices = take_column::<4>(&mut rest, samples)?;
@@ -223,7 +261,12 @@ impl RecordDecoder {
         }
         for ((timestamp, device), readings) in timestamps.iter().zip(devices).zip(widths) {
             let slot = u32::from_le_bytes(*device);
-            let device = if slot == NO_DEVICE { None } else { *self.devices.get(&slot)? };
+            let device = match slot {
+                NO_DEVICE => None,
+                slot => {
+                    self.devices.get_mut(&slot)?.here(|there, name| admission.device(there, name))
+                }
+            };
             let mut any = false;
             if !(1..=READINGS_MAX).contains(&width(readings)) {
                 return None;
@@ -233,7 +276,8 @@ impl RecordDecoder {
                 if !value.is_finite() || value.abs() > VALUE_MAX {
                     return None;
                 }
-                if let Some(metric) = *self.metrics.get(&u16::from_le_bytes(*metric))? {
+                let said = self.metrics.get_mut(&u16::from_le_bytes(*metric))?;
+                if let Some(metric) = said.here(|there, name| admission.metric(there, name)) {
                     batch.draft(Reading { metric, value });
                     any = true;
                 }

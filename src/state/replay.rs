@@ -87,8 +87,18 @@ impl Replay {
     ) -> Result<bool, StateError> {
         let there = part_of(journal.shard as usize, journal.shards as usize);
         let mut decoder = RecordDecoder::default();
-        let mut records = journal.records();
-        while let Some((_, record)) = records.next_record()? {
+        // The names of a segment stand at its beginning, and a snapshot may replace that.
+        let mut records = journal.records_and_replaced();
+        let mut next = journal.first;
+        while let Some((position, record)) = records.next_record()? {
+            if position < next {
+                decoder.learn(record);
+                if !progress(record.len()) {
+                    return Ok(false);
+                }
+                continue;
+            }
+            next = position + 1;
             match decoder.decode(record, &mut self.names, &mut self.batch) {
                 Some(arrived_us) => self.chunk(there, arrived_us),
                 None => self.counters.records_lost_total.add(1),

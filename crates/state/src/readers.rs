@@ -104,9 +104,20 @@ impl Blocks {
 impl ShardJournal {
     /// Begins to read the records.
     pub fn records(&self) -> Records {
+        self.read(false)
+    }
+
+    /// As [`ShardJournal::records`], and before them those of the same segments that a snapshot has replaced: their
+    /// positions are below `first`. A segment may say there what is needed after it.
+    pub fn records_and_replaced(&self) -> Records {
+        self.read(true)
+    }
+
+    fn read(&self, has_replaced: bool) -> Records {
         Records {
             disk: self.disk.clone(),
             segments: self.segments.clone().into_iter(),
+            has_replaced,
             present: None,
             position: self.first,
         }
@@ -118,6 +129,8 @@ impl ShardJournal {
 pub struct Records {
     disk: Arc<dyn Disk>,
     segments: std::vec::IntoIter<SegmentPart>,
+    /// Whether records are read that a snapshot has replaced.
+    has_replaced: bool,
     /// The segment that is read: `take` counts what is left.
     present: Option<(SegmentPart, FrameReader)>,
     position: Position,
@@ -132,7 +145,11 @@ impl Records {
         let damaged =
             |name: &FileName, kind| StateError::Damaged(Damaged { kind, file: name.to_string() });
         while self.present.as_ref().is_none_or(|(part, _)| part.take == 0) {
-            let Some(part) = self.segments.next() else { return Ok(None) };
+            let Some(mut part) = self.segments.next() else { return Ok(None) };
+            if self.has_replaced {
+                (part.skip, part.take) = (0, part.skip + part.take);
+            }
+            self.position = part.name.position + part.skip;
             let opened = FrameReader::open(&*self.disk, &part.name);
             let mut reader = opened.map_err(|fault| damaged(&part.name, fault.kind()))?;
             for _ in 0..part.skip {

@@ -45,9 +45,18 @@ fn restore(recovery: &Recovery) -> Devices {
     }
     for journal in &recovery.journals {
         let (mut records, mut next) = (journal.records(), journal.first);
+        let mut with_replaced = journal.records_and_replaced();
         while let Some((position, record)) = records.next_record().expect("it was checked") {
             assert_eq!(position, next);
             next += 1;
+            // The same, after what a snapshot has replaced.
+            let mut other = with_replaced.next_record().expect("it was checked");
+            while let Some((replaced, _)) = other
+                && replaced < journal.first
+            {
+                other = with_replaced.next_record().expect("it was checked");
+            }
+            assert_eq!(other, Some((position, record)));
             let (device, values) = unblock(record);
             devices.entry(device).or_default().extend(values);
         }

@@ -145,3 +145,17 @@ fn a_value_without_room_for_its_metric_is_left_out() {
     assert_eq!(decoder.decode(&record, &mut Known::default(), &mut batch), Some(77));
     assert!(batch.is_empty());
 }
+
+#[test]
+fn names_of_records_that_a_snapshot_has_replaced_are_learned() {
+    let (mut encoder, mut decoder) = (RecordEncoder::default(), RecordDecoder::default());
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    encoder.encode(&one(1, 0, 2), &Known::default(), &mut first).expect("known");
+    encoder.encode(&one(1, 0, 2), &Known::default(), &mut second).expect("known");
+    let mut batch = Batch::default();
+    let nameless = RecordDecoder::default().decode(&second, &mut Known::default(), &mut batch);
+    assert_eq!(nameless, None);
+    decoder.learn(&first);
+    assert_eq!(decoder.decode(&second, &mut Known::default(), &mut batch), Some(77));
+    assert_eq!(batch.len(), 1);
+}
