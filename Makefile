@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
 
 # Every suite is a target. scripts/suites.py has their order, and which may run side by side.
 SUITES := setup fmt scripts markdown perf-numbers dockerfile deny clippy doc release unit-build unit simulation formats pprof heap \
-  manifests page syscalls gates clients load nginx replicas senders alerts ladder-build ladder loom autoscaler \
+  manifests page syscalls gates clients load nginx replicas affinity senders alerts ladder-build ladder loom autoscaler \
   container-image container
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -143,6 +143,9 @@ nginx: release ## suite: two replicas behind nginx; NGINX_SECONDS is the length 
 
 replicas: release ## suite: three replicas behind nginx with one Redis
 	$(WITH_BINARY) tests/replicas.py
+
+affinity: release ## suite: detector states follow their devices between replicas behind nginx
+	$(WITH_BINARY) tests/affinity.py
 
 senders: release ## suite: real senders of each format; a file of tests/senders with a first line of #! is one
 	@shopt -s nullglob; for file in tests/senders/*.py; do \

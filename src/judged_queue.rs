@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use crate::handover::FoundStates;
 use crate::sample_queue::Sleeper;
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
@@ -162,6 +163,8 @@ pub struct SharedWindows {
     pub last_seen_us: i64,
     /// The timestamp of that sample.
     pub last_timestamp_us: i64,
+    /// Another replica received it, and the last of this one was before.
+    pub is_last_elsewhere: bool,
     /// Its metrics.
     pub metrics: Vec<SharedMetric>,
 }
@@ -189,6 +192,8 @@ pub enum ReplicaUpdate {
     Windows(Vec<SharedWindows>),
     /// All that any replica had written by that time has been sent; microseconds since 1970.
     SyncedAt(i64),
+    /// The detector states of a device that was wanted.
+    States(FoundStates),
 }
 
 /// The bytes that the store and the queue may hold together, and how many the store holds now.

@@ -70,6 +70,7 @@ pub mod api;
 pub mod config;
 mod dashboard;
 pub mod decode;
+pub mod handover;
 pub mod http;
 pub mod incidents;
 pub mod journal;

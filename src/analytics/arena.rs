@@ -8,6 +8,7 @@
 //! present interval of each stream ([`Fold`]), and what is kept of those that have room ([`Watches`]).
 
 mod saved;
+mod states;
 
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::judged_queue::JudgedCounts;

@@ -8,6 +8,7 @@
 //! A value whose metric has been evicted enters no window. The streams of evicted metrics are given back in steps
 //! ([`DeviceWindows::free_stale`]).
 
+mod handover;
 mod saved;
 
 use std::sync::Arc;
@@ -15,7 +16,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
-use crate::analytics::arena::{Arena, FlaggedIndex, RingSource, StreamIndex, StreamToJudge};
+use crate::analytics::arena::{
+    Arena, FlaggedIndex, RingSource, StreamIndex, StreamRecord, StreamToJudge,
+};
+use crate::analytics::handover::Handover;
 use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
@@ -144,6 +148,8 @@ pub struct DeviceWindows {
     /// The next entry that the search for streams of evicted metrics checks; None when there is nothing to search
     /// for.
     next_stale: Option<usize>,
+    /// Who has the detector states of each device. None where they stay here.
+    pub handover: Option<Box<Handover>>,
 }
 
 impl DeviceWindows {
@@ -156,6 +162,7 @@ impl DeviceWindows {
             left_open: Vec::new(),
             onsets: Onsets::default(),
             next_stale: None,
+            handover: None,
         }
     }
 
@@ -215,6 +222,9 @@ impl DeviceWindows {
         metrics: &mut KnownMetrics,
         anomalies: &mut AnomalyLog,
     ) -> bool {
+        if self.handover.is_some() && self.hear(id, arrived_us, metrics) {
+            return self.judge_early(id, sample, readings, arrived_us, metrics, anomalies);
+        }
         let Some((device, arena, onsets)) = self.get_mut(id, metrics) else {
             return false;
         };
@@ -228,19 +238,9 @@ impl DeviceWindows {
             let verdict = states.judge(stream.state, &before, timestamp_us, value);
             stream.enter(ring, value, verdict);
             entry.set_verdict(&verdict);
-            let (place, of) = (entry.place(), (Some(id), metric));
-            if verdict.is_anomaly {
-                device.own.anomalies += 1;
-                // None: its name has been evicted since its stream was opened, and the stream will be given back.
-                if let Some(known) = metrics.admit(metric) {
-                    let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-                    known.anomalies += 1;
-                    let names = || (device.name.clone(), known.name.clone());
-                    stream.open = Some(anomalies.flag(stream.open, of, names, flag));
-                }
-            } else if let Some(open) = stream.open.take() {
-                anomalies.end(open, of, timestamp_us, arrived_us);
-            }
+            let place = entry.place();
+            let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+            note_verdict(id, device, (metric, stream), flag, metrics, anomalies);
             if stream.ring_source != RingSource::Own {
                 arena.enter_own(place, value, verdict);
             }
@@ -280,6 +280,7 @@ impl DeviceWindows {
         };
         device.others = shared.others;
         let all_sent = was_sent(device.own_seen_s, shared);
+        let is_left = shared.is_last_elsewhere && device.own.total == shared.own_total;
         device.last.update_from_replicas(shared, all_sent || device.own.total == shared.own_total);
         for (at, stream) in shared.metrics.iter().enumerate() {
             let opens = !stream.values.is_empty() && metrics.is_current(stream.metric);
@@ -290,6 +291,9 @@ impl DeviceWindows {
             if let Some(verdict) = merge.stream(arena, entry.place(), stream, all_sent) {
                 entry.set_verdict(&verdict);
             }
+        }
+        if is_left && let Some(handover) = &mut self.handover {
+            handover.heard_elsewhere(id, LastSample::seconds(shared.last_seen_us));
         }
     }
 
@@ -330,6 +334,9 @@ impl DeviceWindows {
         }
         let generation = id.generation;
         *device = DeviceEntry { name: Some(name), generation, ..DeviceEntry::default() };
+        if let Some(handover) = &mut self.handover {
+            handover.clear(id);
+        }
         Some(())
     }
 
@@ -361,5 +368,29 @@ impl DeviceWindows {
             });
         };
         true
+    }
+}
+
+/// Takes the verdict on a value for the anomaly that it belongs to, or ends.
+#[inline(always)] // as part of `DeviceWindows::judge`: one call per reading
+fn note_verdict(
+    id: DeviceId,
+    device: &mut DeviceEntry,
+    (metric, stream): (MetricId, &mut StreamRecord),
+    flag: AnomalousValue,
+    metrics: &mut KnownMetrics,
+    anomalies: &mut AnomalyLog,
+) {
+    let of = (Some(id), metric);
+    if flag.verdict.is_anomaly {
+        device.own.anomalies += 1;
+        // None: its name has been evicted since its stream was opened, and the stream will be given back.
+        if let Some(known) = metrics.admit(metric) {
+            known.anomalies += 1;
+            let names = || (device.name.clone(), known.name.clone());
+            stream.open = Some(anomalies.flag(stream.open, of, names, flag));
+        }
+    } else if let Some(open) = stream.open.take() {
+        anomalies.end(open, of, flag.timestamp_us, flag.arrived_us);
     }
 }

@@ -1,5 +1,6 @@
 //! Judges samples by their windows, and reports what was judged.
 
+mod handover;
 mod past;
 mod saved;
 mod series;
@@ -324,6 +325,10 @@ impl Analytics {
                 (own, ring, all.own)
             }
         };
+        if stream.window.count() == 0 {
+            // Opened for its detector states.
+            return None;
+        }
         let moments = stream.window.moments();
         let mut values = Vec::with_capacity(stream.window.count());
         values.extend(stream.window.values(ring));
@@ -481,6 +486,8 @@ fn last_timestamp(last: &LastSample, own: u64, others: JudgedCounts, scope: Scop
     }
 }
 
+#[cfg(test)]
+mod handover_tests;
 #[cfg(test)]
 mod onset_tests;
 #[cfg(test)]

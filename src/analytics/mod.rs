@@ -13,6 +13,7 @@ mod asker;
 mod devices;
 pub mod families;
 pub mod fleet;
+mod handover;
 mod judge;
 mod last_sample;
 pub mod latest;

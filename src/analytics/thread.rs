@@ -8,12 +8,14 @@
 //! Under load the thread dozes between turns, so that no worker pays for waking it. After a few milliseconds
 //! without work it parks until a worker, a reader or the store wakes it.
 
+mod handing;
 mod snapshots;
+mod stating;
+mod store_updates;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use std::vec;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
@@ -23,15 +25,18 @@ use crate::analytics::report::{
 };
 use crate::analytics::saved::link::StateLink;
 use crate::analytics::{Analytics, KnownSilences};
+use crate::handover::HandoverProducer;
 use crate::incidents::events::EventSender;
 use crate::journal::JournalProducer;
-use crate::judged_queue::{JudgedProducer, ReplicaUpdate, SharedWindows};
+use crate::judged_queue::{JudgedProducer, ReplicaUpdate};
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
 use sigmad_sample::{Batch, Reading};
 
 use self::snapshots::{Exported, Snapshots};
+use self::stating::Stating;
+use self::store_updates::StoreUpdates;
 
 /// Chunks of one sample queue judged before the next queue has its turn: half a millisecond of full ones.
 const CHUNKS_PER_TURN: usize = 64;
@@ -92,6 +97,8 @@ pub struct AnalyticsParts {
     pub questions: Receiver<Question>,
     /// The way to the store and back, if there is one.
     pub judged_producer: Option<JudgedProducer>,
+    /// The way of detector states to the store, if there is one.
+    pub handover: Option<HandoverProducer>,
     /// The way to the incidents, if there are any.
     pub events: Option<EventSender>,
     /// The way to and from the state directory, if there is one.
@@ -121,6 +128,9 @@ pub struct AnalyticsThread {
     /// Questions that wait for the chunks and updates before them.
     taken: Vec<Question>,
     store: Option<StoreUpdates>,
+    /// None where no detector keeps states, and once all of them are stated.
+    handover: Option<HandoverProducer>,
+    stating: Option<Stating>,
     events: Option<EventSender>,
     snapshots: Option<Snapshots>,
     /// Chunks judged since the start.
@@ -140,36 +150,12 @@ pub enum Turn {
     Worked,
     /// Nothing, until a worker, a reader or the store sends something.
     Idle {
-        /// False while the store or the disk lags: then the last judged samples, or a part of a snapshot, wait here.
+        /// False while the store or the disk lags: then the last judged samples, values without their detector
+        /// states, or a part of a snapshot wait here.
         all_sent: bool,
     },
     /// Every worker has gone, all samples are judged and all questions are answered.
     Ended,
-}
-
-/// What goes to the store and comes back.
-#[derive(Debug)]
-struct StoreUpdates {
-    judged_producer: JudgedProducer,
-    /// The time of the last chunk that was published, on the monotonic clock: grows with each chunk.
-    time_us: i64,
-    /// Windows from the store that are not applied so far.
-    windows: vec::IntoIter<SharedWindows>,
-    /// Updates to apply before the questions taken are answered.
-    pending: usize,
-    synced_at_us: Option<i64>,
-}
-
-impl StoreUpdates {
-    fn new(judged_producer: JudgedProducer) -> Self {
-        Self {
-            judged_producer,
-            time_us: 0,
-            windows: Vec::new().into_iter(),
-            pending: 0,
-            synced_at_us: None,
-        }
-    }
 }
 
 /// One worker's samples.
@@ -184,14 +170,18 @@ impl AnalyticsThread {
     /// A thread that has judged nothing so far.
     pub fn new(parts: AnalyticsParts) -> Self {
         let sources = parts.sample_consumers.into_iter();
+        let mut analytics = parts.analytics;
+        let handover = parts.handover.filter(|way| analytics.hand_over(way.counters.clone()));
         Self {
-            analytics: parts.analytics,
+            analytics,
             latest: LatestSamples::default(),
             ttl_us: parts.ttl_us,
             sources: sources.map(|consumer| SampleSource { consumer, pending: 0 }).collect(),
             questions: parts.questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
             store: parts.judged_producer.map(StoreUpdates::new),
+            handover,
+            stating: None,
             events: parts.events,
             snapshots: parts.state.map(Snapshots::new),
             judged_chunks: 0,
@@ -254,23 +244,26 @@ impl AnalyticsThread {
         let asked = self.take_questions();
         let judged = self.judge();
         let applied = self.apply_updates();
+        let handed_over = self.hand_over();
         self.answer();
         let scanned = self.analytics.advance();
         let exported = match &mut self.snapshots {
             Some(snapshots) => snapshots.export(&mut self.analytics),
             None => Exported::Idle,
         };
-        if asked || judged || applied || scanned || exported == Exported::Worked {
+        if asked || judged || applied || handed_over || scanned || exported == Exported::Worked {
             return Turn::Worked;
         }
         if self.sources.is_empty() {
-            if let Some(store) = &mut self.store {
+            // The store sees that no more samples come. They are written first, then the states.
+            if let Some(mut store) = self.store.take() {
                 store.judged_producer.send();
             }
-            return Turn::Ended;
+            return self.state_all();
         }
         let all_sent = self.store.as_mut().is_none_or(|store| store.judged_producer.try_send());
-        Turn::Idle { all_sent: all_sent && exported == Exported::Idle }
+        let all_sent = all_sent && exported == Exported::Idle && !self.is_handing_over();
+        Turn::Idle { all_sent }
     }
 
     /// What was counted so far.
@@ -340,6 +333,7 @@ impl AnalyticsThread {
                 match store.judged_producer.updates.try_recv() {
                     Ok(ReplicaUpdate::Windows(windows)) => store.windows = windows.into_iter(),
                     Ok(ReplicaUpdate::SyncedAt(at_us)) => store.synced_at_us = Some(at_us),
+                    Ok(ReplicaUpdate::States(found)) => self.analytics.receive_states(found),
                     // No more updates, or the store has stopped.
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }

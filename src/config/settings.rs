@@ -56,6 +56,8 @@ const STREAM_IDLE: RangeInclusive<Duration> = Duration::from_secs(10)..=YEAR;
 /// Below it each value is an interval; past it an incident opens too late to be of use.
 const INCIDENT_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=YEAR;
+/// Zero: values never wait. The longest keeps what a minute brings of devices that move.
+const HANDOVER_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 /// Below it Redis is busy with flushes alone; past it replicas judge by stale windows.
 const FLUSH_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
 /// The lower end holds the devices of a small fleet.
@@ -313,6 +315,19 @@ pub struct ServerSettings {
         value_parser = duration(FLUSH_INTERVAL)
     )]
     pub flush_interval: Duration,
+
+    /// longest wait of a device that moved, for its detector states
+    ///
+    /// How long values of a device that another replica had wait for the detector states of that replica, at most. Only
+    /// detectors other than `zscore` wait. Longer with a `--flush-interval` above 200ms: the other replica learns of
+    /// the move with one flush, and writes the states with the next.
+    #[arg(
+        help_heading = "Redis",
+        long,
+        default_value = "1s",
+        value_parser = duration(HANDOVER_WAIT)
+    )]
+    pub handover_wait: Duration,
 
     /// stream: also write samples to a Redis stream
     ///

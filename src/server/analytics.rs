@@ -15,6 +15,7 @@ use crate::analytics::{
     Analytics, AnalyticsSettings, AnomalyNumbers, KnownSilences, OnsetSettings, SilenceIgnore,
 };
 use crate::config::{ServerSettings, Switch};
+use crate::handover::HandoverProducer;
 use crate::incidents::events::EventSender;
 use crate::journal::JournalProducer;
 use crate::judged_queue::JudgedProducer;
@@ -62,8 +63,8 @@ fn ignored(settings: &ServerSettings) -> Option<SilenceIgnore> {
 
 /// The ways between analytics and other threads, and what it begins with.
 pub(super) struct ToThreads {
-    /// To the store, of the only shard.
-    pub judged_producer: Option<JudgedProducer>,
+    /// To the store, of the only shard: judged samples, and detector states.
+    pub to_store: Option<(JudgedProducer, HandoverProducer)>,
     /// To the incidents, one for each shard, or none.
     pub events: Vec<EventSender>,
     /// To the state directory, one for each shard; none without it.
@@ -85,10 +86,10 @@ pub(super) fn threads(
     queues: Vec<AnalyticsQueues>,
     to_threads: ToThreads,
 ) -> Vec<AnalyticsThread> {
-    let ToThreads { mut judged_producer, events, links, pasts, journals, known_silences } =
-        to_threads;
+    let ToThreads { to_store, events, links, pasts, journals, known_silences } = to_threads;
     let (mut links, mut journals) = (links.into_iter(), journals.into_iter());
     let mut pasts = pasts.into_iter();
+    let (mut judged_producer, mut handover) = to_store.unzip();
     let numbers = AnomalyNumbers::default();
     let onsets = onsets(settings, plan, shared.layout);
     let detection = AnalyticsSettings { onsets, ..detection(settings) };
@@ -105,6 +106,7 @@ pub(super) fn threads(
                 sample_consumers: queues.samples,
                 questions: queues.questions,
                 judged_producer: judged_producer.take(),
+                handover: handover.take(),
                 events: events.next(),
                 state: links.next(),
                 journal: journals.next(),

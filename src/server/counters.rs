@@ -92,7 +92,9 @@ impl ServerCounters {
     /// For the scrape. What has left a queue comes before what has entered it: see [`Sources`].
     pub fn sources(&self, build: Build, registry: Arc<Registry>) -> Sources {
         let mut sources: Vec<Arc<dyn MetricSource>> = match &self.redis {
-            Some(RedisCounters { queue, store }) => vec![queue.clone(), store.clone()],
+            Some(RedisCounters { queue, store, handover }) => {
+                vec![queue.clone(), store.clone(), handover.clone()]
+            }
             None => (self.analytics.iter())
                 .map(|shard| Arc::new(StoredInMemory(shard.clone())) as Arc<dyn MetricSource>)
                 .collect(),

@@ -88,7 +88,7 @@ pub fn run(
     let limits = limits::connection_limits(settings, placement.workers(), &plan)?;
 
     let shared = Shared::new(settings, plan.max_streams, placement.shards, start, main);
-    let (redis, judged_producer) = RedisParts::new(settings, &plan, &shared).unzip();
+    let (redis, to_store) = RedisParts::new(settings, &plan, &shared).unzip();
     let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
     let has_state = settings.state_dir.is_some();
     let (workers, shards) = (placement.workers(), placement.shards);
@@ -116,7 +116,7 @@ pub fn run(
         event_senders.clear();
     }
     let to_threads = ToThreads {
-        judged_producer,
+        to_store,
         events: event_senders,
         links,
         pasts: past.map_or_else(Vec::new, |past| past::of_shards(past, &shared)),

@@ -15,6 +15,7 @@ use super::reload::Reloads;
 use super::shared::{MainEvent, Shared};
 use super::threads::spawn;
 use crate::config::{RedisHistory, RedisKeys, ServerSettings};
+use crate::handover::{self, HandoverCounters, HandoverProducer};
 use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
 use crate::memory::MemoryPlan;
 use crate::readiness::StoreState;
@@ -39,6 +40,7 @@ const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 pub(super) struct RedisCounters {
     pub queue: Arc<JudgedQueueCounters>,
     pub store: Arc<StoreCounters>,
+    pub handover: Arc<HandoverCounters>,
 }
 
 /// The store thread before it runs.
@@ -62,16 +64,20 @@ pub(super) struct RunningStore {
 }
 
 impl RedisParts {
-    /// The thread, and the end of its queue that analytics has.
+    /// The thread, and the ends of its queues that analytics has.
     pub fn new(
         settings: &ServerSettings,
         plan: &MemoryPlan,
         shared: &Shared,
-    ) -> Option<(Self, JudgedProducer)> {
+    ) -> Option<(Self, (JudgedProducer, HandoverProducer))> {
         let target = settings.redis_target().expect("the settings were checked")?;
         // The system seeds it for each process.
         let random = RandomState::new().build_hasher().finish();
-        let counters = RedisCounters { queue: Arc::default(), store: Arc::default() };
+        let counters = RedisCounters {
+            queue: Arc::default(),
+            store: Arc::default(),
+            handover: Arc::default(),
+        };
         let (producer, consumer) = judged_queue::channel(
             plan.redis_queue_bytes,
             shared.sleepers[0].clone(),
@@ -97,11 +103,17 @@ impl RedisParts {
         let deadline_ns = Arc::<AtomicU64>::default();
         let logs_in_again = Arc::<AtomicBool>::default();
         let outcomes = Arc::<OutcomeGate>::default();
+        let (states_producer, states_consumer) = handover::channel(
+            settings.handover_wait,
+            deadline_ns.clone(),
+            counters.handover.clone(),
+        );
         let thread = StoreThread::new(StoreThreadParts {
             target,
             options,
             flush_interval: settings.flush_interval,
             consumer,
+            handover: Some(states_consumer),
             registry: shared.registry.clone(),
             counters: counters.store.clone(),
             clock: Clock::new(shared.start),
@@ -116,7 +128,8 @@ impl RedisParts {
             logs_in_again: logs_in_again.clone(),
             outcomes: outcomes.clone(),
         });
-        Some((Self { replica, thread, counters, deadline_ns, logs_in_again, outcomes }, producer))
+        let parts = Self { replica, thread, counters, deadline_ns, logs_in_again, outcomes };
+        Some((parts, (producer, states_producer)))
     }
 
     /// Each login to Redis reads the file of the password. After SIGHUP the present connections log in with it too,

@@ -19,6 +19,7 @@ impl MetricSource for StoreCounters {
         self.outcomes().collect(families);
         self.gauges(families);
         self.counters(families);
+        self.states.collect(families);
         families
             .histogram(
                 "sigmad_store_flush_duration_seconds",

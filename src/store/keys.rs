@@ -47,7 +47,7 @@ impl ReplicaId {
         str::from_utf8(&self.0).expect("they are hex digits")
     }
 
-    /// Reads the digits.
+    /// Reads the digits. None for what is no id.
     pub fn read(text: &[u8]) -> Option<Self> {
         let digits = <[u8; Self::LEN]>::try_from(text).ok()?;
         digits
@@ -115,6 +115,12 @@ pub fn write_counts_key(text: &mut Vec<u8>, device: Option<&str>) {
     text.extend_from_slice(b":counts");
 }
 
+/// Writes `sigmad:{<device>}:states`.
+pub fn write_states_key(text: &mut Vec<u8>, device: &str) {
+    write_subject(text, Some(device));
+    text.extend_from_slice(b":states");
+}
+
 /// Writes `sigmad:history:<replica>`.
 pub fn write_history_key(text: &mut Vec<u8>, replica: ReplicaId) {
     text.extend_from_slice(b"sigmad:history:");
@@ -171,7 +177,7 @@ pub fn read_name(text: &[u8]) -> Option<&str> {
 }
 
 /// None for what is not a valid name of a metric.
-fn read_metric_name(text: &[u8]) -> Option<&str> {
+pub fn read_metric_name(text: &[u8]) -> Option<&str> {
     str::from_utf8(text).ok().filter(|name| is_metric_name(name))
 }
 
@@ -182,7 +188,7 @@ pub fn write_number(text: &mut Vec<u8>, number: impl itoa::Integer) {
 
 /// Digits alone, at most `i64::MAX`.
 #[inline]
-fn read_number(text: &[u8]) -> Option<i64> {
+pub fn read_number(text: &[u8]) -> Option<i64> {
     match digits(text) {
         Some((number, [])) => number.try_into().ok(),
         _ => None,

@@ -2,7 +2,7 @@
 //!
 //! One [`thread`] takes judged samples from the [`judged_queue`](crate::judged_queue) and coalesces them in the
 //! store [`queue`]. It writes them in pipelines of [`commands`] that may be executed twice without harm, and
-//! reads back the [`windows`] that other replicas have changed.
+//! reads back the [`windows`] that other replicas have changed. Detector [`states`] follow their device the same way.
 //!
 //! Every sample has exactly one outcome, counted here: stored, coalesced or dropped. Until then it is queued.
 
@@ -13,6 +13,7 @@ mod connection;
 pub mod dial;
 mod error;
 mod families;
+mod handover_desk;
 mod info;
 pub mod keys;
 pub mod link;
@@ -24,12 +25,14 @@ mod replies;
 pub mod reply;
 mod segment;
 mod sentinel;
+pub mod states;
 pub mod thread;
 pub mod url;
 pub mod windows;
 
 pub use outcome_gate::OutcomeGate;
 
+use crate::handover::StatesCounters;
 use sigmad_counters::{Counter, Histogram};
 
 /// Counters of the store, written by its thread.
@@ -77,6 +80,8 @@ pub struct StoreCounters {
     pub future_values_total: Counter,
     /// Windows of other replicas left out because `--max-streams` streams are in use.
     pub windows_skipped_total: Counter,
+    /// Detector states on their way between replicas.
+    pub states: StatesCounters,
     /// From the first command of a segment to its last reply.
     pub flush: Histogram,
     /// From the arrival of a sample until Redis has it; of the oldest sample of each segment.

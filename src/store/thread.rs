@@ -2,7 +2,7 @@
 //! other replicas have changed.
 //!
 //! One flush writes a segment of the store queue, marks its subjects as changed, queries the subjects that
-//! others have changed, and reads their windows. Several batches of a segment are on their way at once, so that
+//! others have changed, and reads their windows. Between the two it writes and reads detector states. Several batches of a segment are on their way at once, so that
 //! a round trip limits the rate little. After any failure the link is dropped and the same segment is sent again
 //! whole: every command may be executed twice. New chunks are taken from the judged-sample queue between two
 //! batches, so that a slow Redis delays no other thread.
@@ -16,6 +16,7 @@ use crossbeam_channel::TryRecvError;
 use redis::Pipeline;
 use tracing::{info, warn};
 
+mod handing;
 mod linking;
 mod marking;
 mod reading;
@@ -24,6 +25,7 @@ mod writing;
 use super::batch::CommandBatch;
 use super::commands::{CommandEncoder, StoreOptions};
 use super::dial::Dialer;
+use super::handover_desk::HandoverDesk;
 use super::link::{ClientIdentity, Link, LinkError};
 use super::mark_reply::ChangeSet;
 use super::queue::StoreQueue;
@@ -31,6 +33,7 @@ use super::redis_clock::RedisClock;
 use super::reply::Reply;
 use super::url::{Address, Target};
 use super::{DropReason, ErrorKind, OutcomeGate, StoreCounters};
+use crate::handover::HandoverConsumer;
 use crate::judged_queue::{JudgedConsumer, ReplicaUpdate};
 use crate::registry::Registry;
 use sigmad_backoff::Backoff;
@@ -39,6 +42,8 @@ use sigmad_clock::{Clock, Now};
 /// Interval between reads of the judged-sample queue: long enough to cost nothing at rest, short enough that
 /// a million samples a second take little memory in between.
 const GATHER_EVERY: Duration = Duration::from_millis(25);
+/// The same once analytics has ended: it waits for its last states to be taken.
+const LAST_GATHER_EVERY: Duration = Duration::from_millis(1);
 /// Chunks taken between two batches, and while a full segment waits: more than Redis can store of samples
 /// that do not coalesce. The rest is dropped in the judged-sample queue, where that costs least.
 const CHUNKS_BETWEEN_BATCHES: usize = 4;
@@ -68,6 +73,8 @@ pub struct StoreThreadParts {
     pub flush_interval: Duration,
     /// Samples come from here, and updates go back.
     pub consumer: JudgedConsumer,
+    /// Detector states come from here. None where no detector keeps any.
+    pub handover: Option<HandoverConsumer>,
     /// Resolves ids to names, and admits the names of other replicas.
     pub registry: Arc<Registry>,
     /// Written by the thread.
@@ -97,6 +104,7 @@ pub struct StoreThread {
     queue: StoreQueue,
     flush_interval_ns: u64,
     consumer: JudgedConsumer,
+    handover: Option<HandoverDesk>,
     registry: Arc<Registry>,
     counters: Arc<StoreCounters>,
     clock: Clock,
@@ -162,7 +170,14 @@ impl StoreThread {
     /// Not connected yet.
     pub fn new(parts: StoreThreadParts) -> Self {
         let StoreThreadParts {
-            target, options, flush_interval, consumer, registry, counters, ..
+            target,
+            options,
+            flush_interval,
+            consumer,
+            registry,
+            counters,
+            handover,
+            ..
         } = parts;
         let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, .. } = parts;
         let StoreThreadParts { logs_in_again, outcomes, .. } = parts;
@@ -175,6 +190,7 @@ impl StoreThread {
                 .with_sample_keys(options.sample_keys),
             flush_interval_ns: flush_interval.as_nanos() as u64,
             consumer,
+            handover: handover.map(HandoverDesk::new),
             registry,
             counters,
             identity: ClientIdentity::new(name, clock.clone(), dialer),
@@ -216,7 +232,10 @@ impl StoreThread {
             let is_behind = self.link.is_some() && self.queue.has_full_segment();
             let is_open = self.gather(if is_behind { CHUNKS_BETWEEN_BATCHES } else { usize::MAX });
             let now_ns = self.clock.monotonic_ns();
-            let is_due = now_ns >= due_ns || !is_open || self.queue.has_full_segment();
+            let is_due = now_ns >= due_ns
+                || !is_open
+                || self.queue.has_full_segment()
+                || self.handover.as_ref().is_some_and(|desk| desk.is_due(now_ns));
             if is_due && now_ns >= self.retry_ns {
                 due_ns = now_ns + self.flush_interval_ns;
                 match self.flush() {
@@ -225,7 +244,10 @@ impl StoreThread {
                 }
             }
             if !is_open {
-                if self.queue.is_empty() && self.too_late == 0 && self.has_confirmed() {
+                self.take_messages();
+                let is_stated = self.handover.as_ref().is_none_or(HandoverDesk::is_done);
+                let is_written = self.queue.is_empty() && self.too_late == 0;
+                if is_written && is_stated && self.has_confirmed() {
                     // Those of the last seconds: a sentinel may not know yet that their master is none any more.
                     self.queue.release_all();
                     return self.update_gauges();
@@ -233,8 +255,9 @@ impl StoreThread {
                     return self.drop_rest();
                 }
             }
+            let longest = if is_open { GATHER_EVERY } else { LAST_GATHER_EVERY };
             let wait_ns = due_ns.max(self.retry_ns).saturating_sub(self.clock.monotonic_ns());
-            self.clock.sleep(GATHER_EVERY.min(Duration::from_nanos(wait_ns)));
+            self.clock.sleep(longest.min(Duration::from_nanos(wait_ns)));
         }
     }
 
@@ -289,6 +312,7 @@ impl StoreThread {
                 break;
             }
         }
+        self.hand_over()?;
         let asked = self.clock.now();
         let sent_us = self.sent_us(asked);
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
@@ -403,6 +427,7 @@ impl StoreThread {
             warn!(samples = lost, "Redis did not take the last samples; they are dropped");
         });
         self.update_gauges();
+        self.drop_states();
     }
 
     fn count_dropped(&self, reason: DropReason, samples: u64) {

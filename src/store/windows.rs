@@ -31,8 +31,10 @@ pub struct SubjectCounts {
     pub metrics: Vec<MetricCounts>,
     /// Fields that sigmad does not write.
     pub foreign: usize,
-    /// When the last sample arrived at each of the other replicas.
-    replicas: Vec<(ReplicaId, i64)>,
+    /// When the last sample arrived at this replica, by Redis' clock; 0 before its first is written.
+    own_last_us: i64,
+    /// When the last sample arrived at each of the other replicas, and how many each has counted.
+    replicas: Vec<(ReplicaId, i64, u64)>,
 }
 
 /// The counts of all replicas of one metric.
@@ -107,11 +109,14 @@ impl SubjectCounts {
         self.last = self.last.max((time_us, counters.timestamp_us));
         if is_own {
             self.own_total = counters.counts.total;
+            self.own_last_us = time_us;
         } else {
             add(&mut self.others, counters.counts);
         }
         match source {
-            CountSource::Replica(replica) if !is_own => self.replicas.push((replica, time_us)),
+            CountSource::Replica(replica) if !is_own => {
+                self.replicas.push((replica, time_us, counters.counts.total));
+            }
             CountSource::Replica(_) | CountSource::Past => {}
         }
         Some(())
@@ -146,8 +151,19 @@ impl SubjectCounts {
         if self.replicas.len() <= REPLICAS_KEPT {
             return Vec::new();
         }
-        let is_gone = |&&(_, time_us): &&(ReplicaId, i64)| time_us < now_us - GONE_AFTER_US;
-        self.replicas.iter().filter(is_gone).map(|&(replica, _)| replica).collect()
+        let is_gone = |&&(_, time_us, _): &&(ReplicaId, i64, u64)| time_us < now_us - GONE_AFTER_US;
+        self.replicas.iter().filter(is_gone).map(|&(replica, ..)| replica).collect()
+    }
+
+    /// The other replica that received the last sample of others, and how many it has counted.
+    pub fn last_other(&self) -> Option<(ReplicaId, u64)> {
+        let last = self.replicas.iter().max_by_key(|&&(replica, time_us, _)| (time_us, replica));
+        last.map(|&(replica, _, total)| (replica, total))
+    }
+
+    /// Whether another replica received the last sample of all.
+    pub fn is_last_elsewhere(&self) -> bool {
+        self.replicas.iter().any(|&(_, time_us, _)| time_us > self.own_last_us)
     }
 }
 
@@ -215,6 +231,7 @@ pub fn share(
         own_total: counts.own_total,
         last_seen_us: counts.last.0,
         last_timestamp_us: counts.last.1,
+        is_last_elsewhere: counts.is_last_elsewhere(),
         metrics: Vec::with_capacity(windows.len()),
     };
     let mut id = None;

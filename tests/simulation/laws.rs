@@ -234,6 +234,10 @@ impl Ledger {
         if may_lose {
             return Ok(());
         }
+        let waits = |process: &&Process| process.is_alive() && process.waiting() > 0;
+        if let Some(process) = processes.iter().find(waits) {
+            return violated(format!("process {}: values wait for detector states", process.index));
+        }
         self.check_stored(data, processes)?;
         if processes.iter().any(|process| process.dropped() > 0) {
             return Ok(());

@@ -128,6 +128,8 @@ pub enum Over {
 
 /// Seeds from here on also draw what [`Plan::widen`] has; the plans of smaller ones stay as they were.
 pub const WIDE_FROM: u64 = 1_000_000;
+/// In one seed of so many detectors keep states, which follow their device.
+const STATES_EVERY: u64 = 3;
 /// The kinds that a seed enables.
 const KINDS: usize = 14;
 
@@ -157,6 +159,8 @@ impl Plan {
     pub fn draw(seed: u64) -> (Self, Random) {
         let mut random = Random::new(seed);
         let mut plan = Self::first(&mut random);
+        // By the number of the seed, so that what others draw stays.
+        plan.settings.has_states = seed.is_multiple_of(STATES_EVERY);
         if seed >= WIDE_FROM {
             plan.widen(&mut random);
         }
@@ -201,6 +205,7 @@ impl Plan {
             drain_ns: random.spread(SECOND..25 * SECOND),
             queue_bytes: if random.chance(15) { 256 << 10 } else { 16 << 20 },
             sample_keys: SampleKeys::Two,
+            has_states: false,
         };
         let is_skewed = random.chance(30);
         let skew = |random: &mut Random| {

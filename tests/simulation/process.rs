@@ -10,6 +10,7 @@ use crossbeam_channel::Receiver;
 use sigmad::analytics::report::{Question, Scope, WindowsReport};
 use sigmad::analytics::thread::{AnalyticsParts, AnalyticsThread, Turn};
 use sigmad::analytics::{Analytics, AnalyticsSettings, Asker, KnownSilences, questions};
+use sigmad::handover::{self, HandoverCounters};
 use sigmad::judged_queue::{self, JudgedQueueCounters};
 use sigmad::registry::{NameSource, Registry};
 use sigmad::sample_queue::{self, SampleProducer, Sleeper};
@@ -20,6 +21,7 @@ use sigmad::store::keys::ReplicaId;
 use sigmad::store::thread::{LAST_FLUSH, StoreThread, StoreThreadParts};
 use sigmad::store::url::Target;
 use sigmad_clock::Clock;
+use sigmad_detectors::DetectorKind;
 use sigmad_sample::{Batch, Reading};
 
 use crate::world::{
@@ -34,6 +36,8 @@ const FINAL_STEPS_NS: (u64, u64) = (200 * MS, 10);
 const LAST_FLUSH_PART: u64 = 4;
 /// Between two looks at the store while it ends.
 const JOIN_EVERY_NS: u64 = 5 * MS;
+/// As the default of `--handover-wait`.
+const HANDOVER_WAIT: Duration = Duration::from_secs(1);
 /// Turns of the analytics thread without a pause.
 const TURNS_MAX: usize = 1_000;
 
@@ -47,6 +51,8 @@ pub struct ProcessSettings {
     /// `--redis-queue`.
     pub queue_bytes: usize,
     pub sample_keys: SampleKeys,
+    /// Detectors keep states, which follow their device.
+    pub has_states: bool,
 }
 
 /// Device, timestamp and readings of a sample.
@@ -99,6 +105,7 @@ pub struct Process {
     deadline: Arc<AtomicU64>,
     source: Arc<SimulatedClock>,
     pub store_counters: Arc<StoreCounters>,
+    handover_counters: Arc<HandoverCounters>,
     queue_counters: Arc<JudgedQueueCounters>,
     is_turn_due: bool,
     /// Samples with a 202.
@@ -146,8 +153,15 @@ impl Process {
         let queue_counters = Arc::<JudgedQueueCounters>::default();
         let (judged_producer, judged_consumer) =
             judged_queue::channel(settings.queue_bytes, sleeper.clone(), queue_counters.clone());
-        let detection =
+        let mut detection =
             AnalyticsSettings { window: settings.window, ..AnalyticsSettings::default() };
+        if settings.has_states {
+            detection.detectors.kinds.push(DetectorKind::Pager);
+        }
+        let deadline = Arc::new(AtomicU64::new(0));
+        let handover_counters = Arc::<HandoverCounters>::default();
+        let (states_producer, states_consumer) =
+            handover::channel(HANDOVER_WAIT, deadline.clone(), handover_counters.clone());
         let analytics = AnalyticsThread::new(AnalyticsParts {
             analytics: Analytics::new(detection, registry.clone().into()),
             ttl_us: 300_000_000,
@@ -158,6 +172,7 @@ impl Process {
             known_silences: KnownSilences::default(),
             past: None,
             judged_producer: Some(judged_producer),
+            handover: Some(states_producer),
             events: None,
             sleeper,
             clock: clock.clone(),
@@ -165,12 +180,12 @@ impl Process {
         });
         let id = ReplicaId::new(random as u32);
         let store_counters = Arc::<StoreCounters>::default();
-        let deadline = Arc::new(AtomicU64::new(0));
         let says_up = Arc::<AtomicBool>::default();
         let state = says_up.clone();
         // Boxed: a coroutine takes only a small closure.
         let thread = Box::new(StoreThread::new(StoreThreadParts {
             target: settings.target.clone(),
+            handover: Some(states_consumer),
             options: store_options(id, settings),
             flush_interval: settings.flush_interval,
             consumer: judged_consumer,
@@ -207,6 +222,7 @@ impl Process {
             deadline,
             source,
             store_counters,
+            handover_counters,
             queue_counters,
             is_turn_due: false,
             accepted: 0,
@@ -391,6 +407,11 @@ impl Process {
     /// Whether Redis takes and shares what it is sent, as `/readyz` says.
     pub fn says_up(&self) -> bool {
         self.says_up.load(Ordering::Relaxed)
+    }
+
+    /// Devices whose values wait for detector states.
+    pub fn waiting(&self) -> u64 {
+        self.handover_counters.waiting.get()
     }
 
     /// Samples dropped and counted, whatever the reason.

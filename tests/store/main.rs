@@ -22,6 +22,7 @@ mod webhook;
 mod commands;
 mod failover;
 mod faults;
+mod handover;
 mod incidents;
 mod sharing;
 mod simulation_model;

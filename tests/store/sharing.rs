@@ -197,6 +197,7 @@ impl Replica {
         let (producer, consumer) = judged_queue::channel(64 << 20, Arc::default(), Arc::default());
         let thread = StoreThread::new(StoreThreadParts {
             target: redis.url().parse().expect("a URL"),
+            handover: None,
             options: StoreOptions {
                 replica: ReplicaId::new(random),
                 window: 50,

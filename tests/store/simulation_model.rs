@@ -15,6 +15,7 @@ const SEQUENCES: u64 = 20;
 /// Far past the present, so that numbers of changes do not depend on the time.
 const CHANGE: &str = "8000000000000000";
 const MARK: &str = include_str!("../../src/store/scripts/mark.lua");
+const STATES: &str = include_str!("../../src/store/scripts/states.lua");
 const FOLD: &str = include_str!("../../src/store/scripts/fold.lua");
 
 fn command(parts: &[&str]) -> Command {
@@ -35,7 +36,7 @@ fn draw(random: &mut Random) -> Command {
     let number = |random: &mut Random| random.below(9).to_string();
     let (key, field) = (key(random), member(random));
     let (low, high) = (rank(random), rank(random));
-    let parts: Vec<String> = match random.below(18) {
+    let parts: Vec<String> = match random.below(20) {
         0 => vec!["SET".into(), key, field, "EX".into(), "100".into()],
         1 => vec!["GET".into(), key],
         2..=5 => vec!["ZADD".into(), key, number(random), field, number(random), member(random)],
@@ -55,6 +56,8 @@ fn draw(random: &mut Random) -> Command {
         14 => vec![random.pick(&["HLEN", "ZCARD", "EXISTS", "DEL"]).into(), key],
         15 => vec!["PEXPIRE".into(), key, "100000".into()],
         16 => mark(random),
+        17 => states(random, key),
+        18 => vec!["HGET".into(), key, random.pick(&["", "m4"]).into()],
         _ => {
             vec!["EVAL".into(), FOLD.into(), "1".into(), key, "0000000a".into(), "0000000b".into()]
         }
@@ -77,6 +80,18 @@ fn mark(random: &mut Random) -> Vec<String> {
     parts.extend(keys);
     parts.extend([cursor, page, hour.clone(), most, "50".to_owned(), hour]);
     parts.extend((0..random.below(4)).map(|_| format!("device-{}", random.below(9))));
+    parts
+}
+
+/// Detector states of a device, also on keys of other types and of a newer version.
+fn states(random: &mut Random, key: String) -> Vec<String> {
+    let header = random.pick(&["", "1:0000000a:7", "3:later"]).to_owned();
+    let parts = ["EVAL", STATES, "1", &key, random.pick(&["1", "2"]), random.pick(&["0", "1"])];
+    let mut parts: Vec<String> = parts.map(str::to_owned).into();
+    parts.extend(["3600000".to_owned(), header]);
+    for at in 0..random.below(3) {
+        parts.extend([format!("m{at}"), format!("states {}", random.below(9))]);
+    }
     parts
 }
 

@@ -207,6 +207,30 @@ impl DetectorStates {
         }
     }
 
+    /// Judges a value of a stream that waits for its states, by `zscore` alone. [`DetectorStates::judge_late`] gives the
+    /// verdict of the others.
+    pub fn judge_early(&self, before: &Moments, value: f64) -> Verdict {
+        let verdict = self.settings.zscore.judge(before, value);
+        match self.settings.first() {
+            DetectorKind::Zscore => verdict,
+            _ => Verdict { score: 0.0, is_anomaly: false, ..verdict },
+        }
+    }
+
+    /// Judges a value that `zscore` has judged before, by the states of its stream.
+    pub fn judge_late(
+        &mut self,
+        state: Option<StateIndex>,
+        timestamp_us: i64,
+        value: f64,
+        early: Verdict,
+    ) -> Verdict {
+        match state {
+            None => early,
+            Some(state) => self.observe(state, timestamp_us, value, early),
+        }
+    }
+
     /// What each detector that is shown says of a stream's last value, whose verdict is `verdict`.
     pub fn findings(&self, state: Option<StateIndex>, verdict: &Verdict) -> Vec<Finding> {
         let zscore_threshold = self.settings.zscore.threshold;

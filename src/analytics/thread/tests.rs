@@ -7,7 +7,7 @@ use super::*;
 use crate::analytics::names::NameLookup;
 use crate::analytics::report::{AnomaliesQuery, DevicesQuery, DevicesSort, Scope, TotalsReport};
 use crate::analytics::{AnalyticsSettings, AnomalyNumbers, Asker, KnownSilences, questions};
-use crate::judged_queue::{self, JudgedConsumer, JudgedCounts, SharedMetric};
+use crate::judged_queue::{self, JudgedConsumer, JudgedCounts, SharedMetric, SharedWindows};
 use crate::sample_queue::{self, SampleProducer};
 use crate::shards::ShardLayout;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
@@ -54,6 +54,7 @@ fn running_with(
                 sample_consumers,
                 questions,
                 judged_producer: judged_producer.take(),
+                handover: None,
                 events: None,
                 state: None,
                 journal: None,
@@ -392,6 +393,7 @@ fn an_answer_sees_what_the_store_told_before_its_question() {
         own_total: 0,
         last_seen_us: 9,
         last_timestamp_us: 8,
+        is_last_elsewhere: false,
         metrics: vec![SharedMetric {
             metric: MetricId::RPS,
             others: counts,

@@ -10,7 +10,7 @@ use crate::telemetry::{Telemetry, text};
 use crate::test_reports;
 
 fn redis_counters() -> RedisCounters {
-    RedisCounters { queue: Arc::default(), store: Arc::default() }
+    RedisCounters { queue: Arc::default(), store: Arc::default(), handover: Arc::default() }
 }
 
 fn telemetry(counters: &ServerCounters) -> Telemetry {
@@ -132,7 +132,7 @@ fn outcomes_and_pending_samples_add_up_to_the_received() {
     ];
     assert_lines(&lines(&telemetry(&counters)), &expected);
 
-    let RedisCounters { queue, store } = redis_counters();
+    let RedisCounters { queue, store, handover } = redis_counters();
     queue.dropped_total.add(1);
     store.taken_total.add(6);
     store.stored_total.add(2);
@@ -148,7 +148,7 @@ fn outcomes_and_pending_samples_add_up_to_the_received() {
         r#"sigmad_store_dropped_total{reason="queue_full"} 2"#,
         "sigmad_pending_samples 5",
     ];
-    counters.redis = Some(RedisCounters { queue, store });
+    counters.redis = Some(RedisCounters { queue, store, handover });
     assert_lines(&lines(&telemetry(&counters)), &expected);
 }
 
@@ -175,7 +175,7 @@ fn document(families: &[MetricFamily]) -> String {
     let mut text = String::from(
         "# Metrics\n\n\
          Every metric family of `GET /metrics` and `GET /metrics/prometheus`. `make docs` writes this file\n\
-         from the code, and `cargo test` compares them. The `sigmad_store_*` families are present with\n\
+         from the code, and `cargo test` compares them. The `sigmad_store_*` and `sigmad_handover_*` families are present with\n\
          `--redis-url` only, the `sigmad_notifications_*` families with a target of notifications, the `sigmad_state_*`\n\
          families with `--state-dir`.\n\n\
          | name | type | labels | meaning |\n| --- | --- | --- | --- |\n",

@@ -1,0 +1,95 @@
+//! Detector states that follow their device: what a shard receives, and what it states.
+
+use std::sync::Arc;
+
+use super::Analytics;
+use crate::analytics::handover::Handover;
+use crate::handover::{FoundStates, HandoverCounters, HandoverMessage};
+use sigmad_sample::DeviceId;
+
+impl Analytics {
+    /// Lets detector states follow their device, from before the first sample on. False where no detector keeps any.
+    pub fn hand_over(&mut self, counters: Arc<HandoverCounters>) -> bool {
+        let keeps_states = self.devices.arena.states().keeps_states();
+        if keeps_states {
+            self.devices.handover = Some(Box::new(Handover::new(counters)));
+        }
+        keeps_states
+    }
+
+    /// Takes the states of a device that was wanted.
+    pub fn receive_states(&mut self, found: FoundStates) {
+        let Self { devices, metrics, anomalies, .. } = self;
+        devices.receive_states(found, metrics, anomalies);
+    }
+
+    /// Whether values wait for states, or the store is to be told anything.
+    pub fn has_handover(&self) -> bool {
+        self.devices.handover.as_ref().is_some_and(|handover| handover.has_work())
+    }
+
+    /// Ends the waits that are longer than `wait_ns`. `arrived_us` is the time for what ends with them.
+    pub fn end_waits(&mut self, now_ns: u64, wait_ns: u64) {
+        let Self { devices, metrics, anomalies, .. } = self;
+        while let Some(handover) = &mut devices.handover
+            && let Some((id, outcome)) = handover.overdue(now_ns, wait_ns)
+        {
+            devices.end_wait(id, outcome, metrics, anomalies);
+        }
+    }
+
+    /// Ends all waits in a drain.
+    pub fn give_up_waits(&mut self) {
+        let Self { devices, metrics, anomalies, .. } = self;
+        while let Some(handover) = &mut devices.handover
+            && let Some((id, values)) = handover.give_up_any()
+        {
+            devices.judge_waiting(id, values, metrics, anomalies);
+        }
+    }
+
+    /// The next message for the store.
+    pub fn next_handover(&mut self) -> Option<HandoverMessage> {
+        loop {
+            let handover = self.devices.handover.as_mut()?;
+            if let Some(message) = handover.outgoing.pop_front() {
+                return Some(message);
+            }
+            let id = handover.leaving.pop_front()?;
+            self.state(id);
+        }
+    }
+
+    /// Puts a message back that the store had no room for.
+    pub fn put_back_handover(&mut self, message: HandoverMessage) {
+        if let Some(handover) = &mut self.devices.handover {
+            handover.outgoing.push_front(message);
+        }
+    }
+
+    /// Queues the states of the first device from index `from` on whose states are here, and returns the next index.
+    /// None once there is none.
+    pub fn state_next(&mut self, from: usize) -> Option<usize> {
+        let handover = self.devices.handover.as_ref()?;
+        let at = (from..handover.indices()).find(|&at| handover.is_here(at))?;
+        let entry = self.devices.at(at as u32)?;
+        self.state(DeviceId { index: at as u32, generation: entry.generation });
+        Some(at + 1)
+    }
+
+    /// How many devices from index `from` on have their states here.
+    pub fn count_here(&self, from: usize) -> usize {
+        let Some(handover) = &self.devices.handover else { return 0 };
+        (from..handover.indices()).filter(|&at| handover.is_here(at)).count()
+    }
+
+    fn state(&mut self, id: DeviceId) {
+        let parts = self.devices.state_device(id);
+        if let Some(handover) = &mut self.devices.handover
+            && !parts.is_empty()
+        {
+            handover.counters.stated_total.add(1);
+            handover.outgoing.extend(parts.into_iter().map(HandoverMessage::Stated));
+        }
+    }
+}

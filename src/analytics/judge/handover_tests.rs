@@ -1,0 +1,201 @@
+//! Tests of detector states that follow their device.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::analytics::names::NameLookup;
+use crate::handover::{FoundStates, HandoverCounters, HandoverMessage, StreamStates, WaitOutcome};
+use sigmad_detectors::DetectorKind;
+
+const DEVICE: DeviceId = DeviceId { index: 3, generation: 0 };
+const SECOND_US: i64 = 1_000_000;
+
+struct Replica {
+    analytics: Analytics,
+    counters: Arc<HandoverCounters>,
+}
+
+impl Replica {
+    fn new(kinds: &[DetectorKind]) -> Self {
+        let names = NameLookup::new(
+            |id| (id.generation < 9).then(|| format!("{}", id.index).into()),
+            |id| id.slot().to_string().into(),
+        );
+        let detectors = DetectorSettings { kinds: kinds.to_vec(), ..DetectorSettings::default() };
+        let settings = AnalyticsSettings { detectors, ..AnalyticsSettings::default() };
+        Self { analytics: Analytics::new(settings, names), counters: Arc::default() }
+    }
+
+    fn sharing(kinds: &[DetectorKind]) -> Self {
+        let mut replica = Self::new(kinds);
+        assert!(replica.analytics.hand_over(replica.counters.clone()));
+        replica
+    }
+
+    fn judge(&mut self, values: std::ops::Range<u32>) {
+        for at in values {
+            let mut batch = Batch::default();
+            let readings = [0, 1].map(|metric| Reading {
+                metric: MetricId::new(metric, 0),
+                value: value(at) + f64::from(metric),
+            });
+            let at_us = i64::from(at) * 60 * SECOND_US;
+            batch.push(at_us, Some(DEVICE), &readings);
+            self.analytics.judge(&batch, at_us);
+        }
+    }
+
+    /// Another replica hears the device.
+    fn hears_of_a_move(&mut self) {
+        let own_total = self.analytics.devices.get(DEVICE).map_or(0, |device| device.own.total);
+        self.analytics.apply(&SharedWindows {
+            device: Some(DEVICE),
+            others: JudgedCounts { total: 1, anomalies: 0 },
+            own_total,
+            last_seen_us: 1,
+            last_timestamp_us: 1,
+            is_last_elsewhere: true,
+            metrics: Vec::new(),
+        });
+    }
+
+    fn messages(&mut self) -> Vec<HandoverMessage> {
+        std::iter::from_fn(|| self.analytics.next_handover()).collect()
+    }
+
+    /// The states that it states now.
+    fn stated(&mut self) -> Vec<StreamStates> {
+        let parts = self.messages().into_iter().filter_map(|message| match message {
+            HandoverMessage::Stated(part) => Some(part.streams),
+            HandoverMessage::Wanted(_) => None,
+        });
+        parts.flatten().collect()
+    }
+
+    fn waits(&self, outcome: WaitOutcome) -> u64 {
+        self.counters.waits_total[outcome as usize].get()
+    }
+
+    /// What it says of the last values, and its anomalies since a value.
+    fn says(&self, since: u32) -> String {
+        let report = self.analytics.windows(Some(DEVICE), Scope::Local);
+        // The window of `zscore` comes another way.
+        let mut findings: Vec<_> = report.metrics.into_iter().map(|m| m.findings).collect();
+        findings.iter_mut().for_each(|of| of.retain(|f| f.detector != DetectorKind::Zscore));
+        let scores = findings.iter().map(|of| format!("{of:?}"));
+        let query =
+            AnomaliesQuery { device: None, limit: 1_000, since_us: i64::MIN, after_change: 0 };
+        let since_us = i64::from(since) * 60 * SECOND_US;
+        let anomalies = self.analytics.anomalies(&query).anomalies;
+        let anomalies = anomalies.iter().filter(|anomaly| anomaly.start_us >= since_us);
+        let anomalies = anomalies.map(|a| {
+            format!("{} {} {:?} {} {:?}", a.metric, a.value, a.verdict.score, a.flags, a.end_us)
+        });
+        scores.chain(anomalies).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn value(at: u32) -> f64 {
+    let noise = f64::from(at.wrapping_mul(2_654_435_761) >> 16) / 65_536.0;
+    let is_event = [160, 420, 690].iter().any(|&from| (from..from + 12).contains(&at));
+    100.0 + noise + if is_event { 60.0 } else { 0.0 }
+}
+
+#[test]
+fn states_go_to_the_replica_that_hears_the_device_and_back() {
+    for kinds in [
+        &[DetectorKind::Pager, DetectorKind::Zscore][..],
+        &[DetectorKind::Pager, DetectorKind::Robust, DetectorKind::Novelty],
+    ] {
+        let mut alone = Replica::new(kinds);
+        let (mut first, mut second) = (Replica::sharing(kinds), Replica::sharing(kinds));
+        alone.judge(0..410);
+        first.judge(0..300);
+        assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
+        first.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() });
+        assert_eq!(first.waits(WaitOutcome::Unknown), 1);
+        first.judge(300..410);
+        assert_eq!(first.says(0), alone.says(0));
+
+        // Values wait until the states are there.
+        second.judge(410..430);
+        assert_eq!(second.messages(), [HandoverMessage::Wanted(DEVICE)]);
+        assert_eq!((second.counters.waiting.get(), second.counters.values_total.get()), (1, 40));
+        first.hears_of_a_move();
+        let streams = first.stated();
+        assert_eq!(streams.len(), 2);
+        second.analytics.receive_states(FoundStates { device: DEVICE, streams });
+        assert_eq!((second.counters.waiting.get(), second.waits(WaitOutcome::Received)), (0, 1));
+        alone.judge(410..430);
+        assert_eq!(second.says(410), alone.says(410));
+        alone.judge(430..680);
+        second.judge(430..680);
+        assert_eq!(second.says(410), alone.says(410));
+
+        // And back.
+        first.judge(680..720);
+        assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
+        second.hears_of_a_move();
+        let streams = second.stated();
+        first.analytics.receive_states(FoundStates { device: DEVICE, streams });
+        alone.judge(680..720);
+        assert_eq!(first.says(680), alone.says(680));
+        assert!(alone.says(0).lines().count() > 2, "there are anomalies to compare");
+    }
+}
+
+#[test]
+fn who_waits_too_long_goes_on_without() {
+    let kinds = [DetectorKind::Pager, DetectorKind::Zscore];
+    let (mut alone, mut late) = (Replica::new(&kinds), Replica::sharing(&kinds));
+    late.judge(0..10);
+    late.analytics.end_waits(5, 1_000);
+    late.judge(10..300);
+    late.analytics.end_waits(1_004, 1_000);
+    assert_eq!(late.waits(WaitOutcome::Late), 0);
+    late.analytics.end_waits(1_005, 1_000);
+    assert_eq!((late.waits(WaitOutcome::Late), late.counters.waiting.get()), (1, 0));
+    alone.judge(0..300);
+    assert_eq!(late.says(0), alone.says(0));
+    // What comes after that is not used.
+    let streams = vec![StreamStates { metric: MetricId::new(0, 0), bytes: vec![1, 2, 3] }];
+    late.analytics.receive_states(FoundStates { device: DEVICE, streams });
+    assert_eq!(late.says(0), alone.says(0));
+}
+
+#[test]
+fn a_device_that_two_replicas_hear_in_turn_is_left_to_both() {
+    let kinds = [DetectorKind::Pager];
+    let mut replica = Replica::sharing(&kinds);
+    let mut stated = 0;
+    for at in 0..100 {
+        let mut batch = Batch::default();
+        let reading = Reading { metric: MetricId::new(0, 0), value: 1.0 };
+        batch.push(at * 1_000, Some(DEVICE), &[reading]);
+        replica.analytics.judge(&batch, at * 1_000);
+        replica.messages();
+        replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() });
+        replica.hears_of_a_move();
+        stated += replica.stated().len();
+    }
+    assert!((1..=4).contains(&stated), "{stated}");
+    assert_eq!((replica.counters.contended_total.get(), replica.counters.waiting.get()), (1, 0));
+}
+
+#[test]
+fn a_drain_states_what_is_here_and_nothing_with_a_gap() {
+    let kinds = [DetectorKind::Pager];
+    let mut replica = Replica::sharing(&kinds);
+    replica.judge(0..10);
+    assert_eq!(replica.messages().len(), 1);
+    replica.analytics.give_up_waits();
+    assert_eq!((replica.analytics.count_here(0), replica.analytics.state_next(0)), (0, None));
+    let mut replica = Replica::sharing(&kinds);
+    replica.judge(0..10);
+    assert_eq!(replica.messages().len(), 1);
+    replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() });
+    assert_eq!(replica.analytics.count_here(0), 1);
+    assert_eq!(replica.analytics.state_next(0), Some(4));
+    assert_eq!(replica.stated().len(), 2);
+    assert_eq!(replica.analytics.state_next(4), None);
+}

@@ -1,0 +1,181 @@
+//! Detector states follow their device from one replica to another through Redis: after a move, `pager` judges as in one
+//! process that has had all samples.
+
+#![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Launch, Server};
+use crate::redis_server::Redis;
+use crate::store_ledger::Scrape;
+use serde_json::Value;
+
+/// Far past what a loaded machine needs: a wait ends as soon as its condition holds.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The detectors of all replicas. Values wait for states far longer than a loaded machine takes.
+const FLAGS: &[&str] = &["--workers", "1", "--detector", "pager,zscore"];
+const WITH_REDIS: &[&str] = &["--handover-wait", "60s", "--redis-url"];
+/// Values of one device, a minute apart.
+const VALUES: u64 = 900;
+const FIRST_S: u64 = 1_767_225_600;
+
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn alone() -> Server {
+    Launch { args: FLAGS, ..Launch::default() }.start()
+}
+
+fn replica(redis: &Redis) -> Server {
+    let url = redis.url();
+    let args = [FLAGS, WITH_REDIS, &[&url]].concat();
+    let server = Launch { args: &args, ..Launch::default() }.start();
+    until("/readyz is 200", || server.get("/readyz").status == 200);
+    server
+}
+
+/// Noise around a level, with events after the warm-up of `pager`, each after its hold.
+fn value(at: u64) -> f64 {
+    let noise = f64::from((at as u32).wrapping_mul(2_654_435_761) >> 16) / 65_536.0;
+    let is_event = [160, 430, 700].iter().any(|&from| (from..from + 12).contains(&at));
+    100.0 + noise + if is_event { 60.0 } else { 0.0 }
+}
+
+/// Posts values of a device, and waits until they are judged.
+fn post(server: &Server, device: &str, values: std::ops::Range<u64>) {
+    let samples: Vec<String> = values
+        .map(|at| {
+            let second = FIRST_S + 60 * at;
+            format!(r#"{{"timestamp":{second},"device":"{device}","rps":{}}}"#, value(at))
+        })
+        .collect();
+    for some in samples.chunks(100) {
+        server.ingest(&format!("[{}]", some.join(","))).expect(202);
+    }
+}
+
+fn written(server: &Server) {
+    until("the samples are written", || Scrape::of(server).get("sigmad_pending_samples") == 0);
+}
+
+fn waits(server: &Server, outcome: &str) -> u64 {
+    Scrape::of(server).get(&format!("sigmad_handover_waits_total{{outcome=\"{outcome}\"}}"))
+}
+
+/// Waits until the states of that many devices have come to a replica, and no values wait any more.
+#[track_caller]
+fn received(server: &Server, devices: u64) {
+    until("the states have come", || {
+        waits(server, "received") == devices
+            && Scrape::of(server).get("sigmad_handover_waiting_devices") == 0
+    });
+    assert_eq!((waits(server, "late"), waits(server, "no_room")), (0, 0));
+}
+
+/// What the detectors say of the last value of a device.
+fn findings(server: &Server, device: &str) -> Value {
+    let report = server.get(&format!("/analyze?device={device}&scope=local")).expect(200).json();
+    report["metrics"]["rps"]["detectors"]["pager"].clone()
+}
+
+/// The anomalies of a device that began from a value on: times, scores and lengths.
+fn anomalies(server: &Server, device: &str, from: u64) -> Vec<Value> {
+    let report =
+        server.get(&format!("/anomalies?device={device}&limit=1000&scope=local")).expect(200);
+    let report = report.json();
+    let list = report["anomalies"].as_array().expect("a list").clone();
+    let since = FIRST_S + 60 * from;
+    let is_since = |anomaly: &&Value| anomaly["start"].as_f64().expect("a time") >= since as f64;
+    // Serials and times of arrival are a replica's own; so is the window, which lags by a flush.
+    let fields = ["metric", "value", "score", "timestamp", "detector", "start", "end", "flags"];
+    let kept = list.iter().filter(is_since).map(|anomaly| {
+        let fields = fields.iter().map(|&field| (field.to_owned(), anomaly[field].clone()));
+        Value::Object(fields.collect())
+    });
+    kept.collect()
+}
+
+#[track_caller]
+fn expect_as_alone(alone: &Server, replica: &Server, device: &str, from: u64) {
+    assert_eq!(findings(replica, device), findings(alone, device), "{device}");
+    let expected = anomalies(alone, device, from);
+    assert!(!expected.is_empty(), "there is an event after the move");
+    assert_eq!(anomalies(replica, device, from), expected, "{device}");
+}
+
+#[test]
+fn states_of_a_replica_that_ends_are_used_by_the_next() {
+    let redis = Redis::start(&[]);
+    let (alone, mut first) = (alone(), replica(&redis));
+    post(&alone, "edge-1", 0..VALUES);
+    post(&first, "edge-1", 0..500);
+    let second = replica(&redis);
+    first.terminate();
+    let status = first.wait_exit(PATIENCE).expect("exits after SIGTERM");
+    assert_eq!(status.code(), Some(0));
+    let states: usize = redis.ask(&["HLEN", "sigmad:{edge-1}:states"]);
+    assert_eq!(states, 2, "a stream and the header");
+    let life_ms: i64 = redis.ask(&["PTTL", "sigmad:{edge-1}:states"]);
+    assert!(life_ms > 0, "it expires: {life_ms}");
+    post(&second, "edge-1", 500..VALUES);
+    received(&second, 1);
+    expect_as_alone(&alone, &second, "edge-1", 500);
+    until("the states are here and nowhere else", || {
+        redis.ask::<usize>(&["EXISTS", "sigmad:{edge-1}:states"]) == 0
+    });
+}
+
+#[test]
+fn states_of_a_device_that_moves_between_living_replicas_go_there_and_back() {
+    let redis = Redis::start(&[]);
+    let (alone, first, second) = (alone(), replica(&redis), replica(&redis));
+    post(&alone, "edge-1", 0..300);
+    post(&first, "edge-1", 0..300);
+    written(&first);
+    post(&alone, "edge-1", 300..600);
+    post(&second, "edge-1", 300..600);
+    received(&second, 1);
+    written(&second);
+    expect_as_alone(&alone, &second, "edge-1", 300);
+    post(&alone, "edge-1", 600..VALUES);
+    post(&first, "edge-1", 600..VALUES);
+    received(&first, 1);
+    expect_as_alone(&alone, &first, "edge-1", 600);
+}
+
+#[test]
+fn a_device_that_nobody_had_waits_for_nothing() {
+    let redis = Redis::start(&[]);
+    let (alone, server) = (alone(), replica(&redis));
+    for server in [&alone, &server] {
+        post(server, "edge-1", 0..VALUES);
+    }
+    until("nobody has it", || waits(&server, "unknown") == 1);
+    expect_as_alone(&alone, &server, "edge-1", 0);
+    assert_eq!(Scrape::of(&server).get("sigmad_handover_waiting_devices"), 0);
+}
+
+#[test]
+fn states_of_another_version_are_neither_read_nor_replaced() {
+    let redis = Redis::start(&[]);
+    let mut first = replica(&redis);
+    post(&first, "edge-1", 0..300);
+    first.terminate();
+    assert!(first.wait_exit(PATIENCE).is_some(), "exits after SIGTERM");
+    let key = "sigmad:{edge-1}:states";
+    redis.ask::<()>(&["HSET", key, "", "2:0000feed:300"]);
+    let mut second = replica(&redis);
+    post(&second, "edge-1", 300..310);
+    until("it goes on without", || waits(&second, "unknown") == 1);
+    let lost = "sigmad_store_states_lost_total{reason=\"other_version\"}";
+    assert_eq!(Scrape::of(&second).get(lost), 1);
+    second.terminate();
+    assert!(second.wait_exit(PATIENCE).is_some(), "exits after SIGTERM");
+    assert_eq!(redis.ask::<String>(&["HGET", key, ""]), "2:0000feed:300");
+}
