@@ -1,8 +1,8 @@
 //! Bodies of the same values in every format, as those of `benches/bodies.py`: what values.rs counts the cost of.
 //!
 //! A body has rows, each the ten gauges of one host at one time. Formats with labels carry four of the host beside the
-//! name of the metric; JSON and Arrow have the host alone. Protobuf is written by hand: this program needs no library
-//! for it.
+//! name of the metric; JSON of samples and Arrow have the host alone. Protobuf is written by hand: this program needs
+//! no library for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +49,25 @@ pub fn json(rows: &[Row]) -> Vec<u8> {
     };
     let samples: Vec<_> = rows.iter().map(sample).collect();
     format!("[{}]", samples.join(",")).into_bytes()
+}
+
+/// As Telegraf's `outputs.http` sends it: an object of a row.
+pub fn telegraf(rows: &[Row]) -> Vec<u8> {
+    let object = |row: &Row| {
+        let values = row.values.iter().enumerate();
+        let fields: Vec<_> =
+            values.map(|(index, value)| format!("\"gauge_{index}\":{value}")).collect();
+        let (fields, seconds) = (fields.join(","), row.time_ms / 1_000);
+        let tags = format!(
+            "\"cluster\":\"production\",\"host\":\"{}\",\"job\":\"node\",\"zone\":\"eu-central-1\"",
+            row.host
+        );
+        format!(
+            "{{\"fields\":{{{fields}}},\"name\":\"node\",\"tags\":{{{tags}}},\"timestamp\":{seconds}}}"
+        )
+    };
+    let objects: Vec<_> = rows.iter().map(object).collect();
+    format!("{{\"metrics\":[{}]}}", objects.join(",")).into_bytes()
 }
 
 fn tags(host: &str) -> String {
@@ -188,6 +207,31 @@ pub fn otlp(rows: &[Row]) -> Vec<u8> {
         body.extend(part(1, &parts(&[resource, scope])));
     }
     body
+}
+
+pub fn otlp_json(rows: &[Row]) -> Vec<u8> {
+    let resource = |row: &Row| {
+        let attribute = |(name, value): (&str, &str)| {
+            format!("{{\"key\":\"{name}\",\"value\":{{\"stringValue\":\"{value}\"}}}}")
+        };
+        let attributes = [
+            ("host.name", &*row.host),
+            ("cluster", "production"),
+            ("job", "node"),
+            ("zone", "eu-central-1"),
+        ];
+        let attributes = attributes.map(attribute).join(",");
+        let metric = |(index, value): (usize, &f64)| {
+            let (name, time_ms) = (metric(index), row.time_ms);
+            let point = format!("{{\"timeUnixNano\":\"{time_ms}000000\",\"asDouble\":{value}}}");
+            format!("{{\"name\":\"{name}\",\"gauge\":{{\"dataPoints\":[{point}]}}}}")
+        };
+        let metrics: Vec<_> = row.values.iter().enumerate().map(metric).collect();
+        let scope = format!("[{{\"metrics\":[{}]}}]", metrics.join(","));
+        format!("{{\"resource\":{{\"attributes\":[{attributes}]}},\"scopeMetrics\":{scope}}}")
+    };
+    let resources: Vec<_> = rows.iter().map(resource).collect();
+    format!("{{\"resourceMetrics\":[{}]}}", resources.join(",")).into_bytes()
 }
 
 pub fn arrow(rows: &[Row]) -> Vec<u8> {

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Instructions per request, counted by callgrind: no clock, so a busy machine counts the same.
+"""Instructions of a request, and of a value in each format, counted by callgrind: no clock, so a busy machine counts
+the same.
 
-Runs `requests` (requests.rs beside it) for each case and compares with instructions.json
-beside it: more than 3 % above what stands there fails. Valgrind shows every program the same processor,
+Runs `requests` (requests.rs beside it) for each case, and for each format with the streams that its cache expects
+next (values.rs), and compares with instructions.json beside it: more than 3 % above what stands there fails. Valgrind shows every program the same processor,
 whatever the machine has; another compiler or C library makes other code, so a count is compared with one of
 the same compiler and library, or not at all: that is said, and fails where `CI` is set, so that the gate
 never stays open unseen.
 
-With `--values` it runs `values` (values.rs) instead, and lists what a value costs in each format:
-`cargo build --release --package sigmad-gates --bin values` builds that.
+With `--values` it lists what a value costs in each format, also with more streams, and compares nothing.
 
 `make gates` runs it; `make gates-update` writes what it counts into instructions.json, to be committed with
 what explains it.
@@ -32,9 +32,12 @@ import bench
 
 EXPECTED = Path(__file__).resolve().parent / "instructions.json"
 CASES = ("single", "pipelined", "batch")
-FORMATS = ("json", "lp_1", "lp_10", "rw_1", "rw_2", "otlp", "text", "arrow")
+FORMATS = ("json", "telegraf", "lp_1", "lp_10", "rw_1", "rw_2", "otlp", "otlp_json", "text", "arrow")
+# Of the formats; the first is that of the gate.
 STREAMS = (100, 10_000)
 MORE_MAX = 0.03
+# Instructions of the cases, by request and sample; of the formats, by value.
+Counts = dict[str, dict]
 # Variables that change what cargo builds.
 BUILD_VARIABLES = re.compile(r"(CARGO_ENCODED_)?RUSTFLAGS|CARGO_PROFILE_RELEASE_.*|CARGO_BUILD_.*")
 
@@ -55,12 +58,13 @@ def toolchain() -> dict[str, str]:
     }
 
 
-def count(program: str, *case: str) -> dict[str, float]:
+def count(*case: str) -> dict[str, float]:
     """Instructions per request or body, and per sample or value."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "callgrind.out"
-        command = ["valgrind", "--tool=callgrind", f"--toggle-collect={program}::measured*"]
-        command += [f"--callgrind-out-file={out}", str(bench.target_dir() / program), *case]
+        measured = "requests::values::measured*" if case[0] == "values" else "requests::measured*"
+        command = ["valgrind", "--tool=callgrind", f"--toggle-collect={measured}"]
+        command += [f"--callgrind-out-file={out}", str(bench.target_dir() / "requests"), *case]
         # The size of the environment moves the stack, and with it how copies are aligned.
         run = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
         if run.returncode != 0:
@@ -72,7 +76,15 @@ def count(program: str, *case: str) -> dict[str, float]:
     return {"request": round(total / requests, 1), "sample": round(total / samples, 1)}
 
 
-def update(counted: dict[str, dict[str, float]]) -> None:
+def count_all() -> Counts:
+    """Of each case and format."""
+    return {
+        "instructions": {case: count(case) for case in CASES},
+        "values": {name: count("values", name, str(STREAMS[0]))["sample"] for name in FORMATS},
+    }
+
+
+def update(counted: Counts) -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=bench.ROOT, capture_output=True, text=True, check=True
     )
@@ -81,14 +93,14 @@ def update(counted: dict[str, dict[str, float]]) -> None:
         "commit": commit.stdout.strip(),
         "command": "make gates-update",
         "toolchain": toolchain(),
-        "instructions": counted,
+        **counted,
     }
     EXPECTED.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written to {EXPECTED.relative_to(bench.ROOT)}")
 
 
-def compare(counted: dict[str, dict[str, float]]) -> bool:
-    """False when a case costs too much."""
+def compare(counted: Counts) -> bool:
+    """False when a case or a format costs too much."""
     expected = json.loads(EXPECTED.read_text())
     here = toolchain()
     if expected["toolchain"] != here:
@@ -99,15 +111,20 @@ def compare(counted: dict[str, dict[str, float]]) -> bool:
         print("Run `make gates-update` on a commit whose counts are known to be right, then this again.")
         return "CI" not in os.environ
     good = True
-    for case, now in counted.items():
-        before = expected["instructions"][case]["request"]
-        more = now["request"] / before - 1
-        verdict = "TOO MANY" if more > MORE_MAX else ""
-        if more < -MORE_MAX:
-            verdict = "fewer: `make gates-update` holds on to it"
-        print(f"  {case:10} {now['request']:10.1f} per request, {more:+.2%} {verdict}")
-        good &= more <= MORE_MAX
+    for case, now in counted["instructions"].items():
+        good &= is_held(case, "request", now["request"], expected["instructions"][case]["request"])
+    for name, now in counted["values"].items():
+        good &= is_held(name, "value", now, expected["values"][name])
     return good
+
+
+def is_held(name: str, unit: str, now: float, before: float) -> bool:
+    more = now / before - 1
+    verdict = "TOO MANY" if more > MORE_MAX else ""
+    if more < -MORE_MAX:
+        verdict = "fewer: `make gates-update` holds on to it"
+    print(f"  {name:10} {now:10.1f} per {unit}, {more:+.2%} {verdict}")
+    return more <= MORE_MAX
 
 
 def list_values() -> None:
@@ -115,14 +132,14 @@ def list_values() -> None:
     for name in FORMATS:
         for streams in STREAMS:
             each = count("values", name, str(streams))["sample"]
-            print(f"  {name:6} {streams:6} streams {each:8.1f} per value", flush=True)
+            print(f"  {name:10} {streams:6} streams {each:8.1f} per value", flush=True)
 
 
 def main() -> None:
     if sys.argv[1:] == ["--values"]:
         list_values()
         return
-    counted = {case: count("requests", case) for case in CASES}
+    counted = count_all()
     if sys.argv[1:] == ["--update"]:
         update(counted)
     elif not compare(counted):

@@ -6,6 +6,10 @@
 //!
 //! Usage: `requests single|pipelined|batch [SHARDS]`; prints requests and samples that were measured. With several
 //! shards the one thread does the work of each in turn: what dividing costs, without what threads cost each other.
+//! `requests values FORMAT STREAMS` does what values.rs says, and prints bodies and values.
+
+mod bodies;
+mod values;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -180,9 +184,24 @@ fn request(body: &str) -> String {
 }
 
 fn main() {
-    const SINGLE: &str = r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#;
     let case = std::env::args().nth(1).unwrap_or_default();
-    let (bytes, requests, samples) = match case.as_str() {
+    let counted = if case == "values" { run_values() } else { run_requests(&case) };
+    let Some((requests, samples)) = counted else {
+        eprintln!("usage: requests single|pipelined|batch [SHARDS] | values FORMAT STREAMS");
+        std::process::exit(2);
+    };
+    println!("{requests} {samples}");
+}
+
+fn run_values() -> Option<(usize, usize)> {
+    let streams = std::env::args().nth(3)?.parse().ok()?;
+    values::run(&std::env::args().nth(2)?, streams)
+}
+
+/// Requests and samples that were measured; None without such a case.
+fn run_requests(case: &str) -> Option<(usize, usize)> {
+    const SINGLE: &str = r#"{"timestamp":1735100000,"cpu":60.5,"rps":2000}"#;
+    let (bytes, requests, samples) = match case {
         "single" => (request(SINGLE), 1, 1),
         "pipelined" => (request(SINGLE).repeat(16), 16, 16),
         "batch" => {
@@ -190,10 +209,7 @@ fn main() {
             let bodies: Vec<_> = (0..100).map(body).collect();
             (request(&format!("[{}]", bodies.join(","))), 1, 100)
         }
-        _ => {
-            eprintln!("usage: requests single|pipelined|batch [SHARDS]");
-            std::process::exit(2);
-        }
+        _ => return None,
     };
     let shards =
         std::env::args().nth(2).map_or(1, |text| text.parse().expect("a number of shards"));
@@ -214,5 +230,5 @@ fn main() {
     let parts = bench.shards.iter().map(|shard| shard.analytics.part_totals());
     let judged = TotalsReport::merge(parts.collect()).samples;
     assert_eq!(judged, ((ROUNDS_WARM + ROUNDS_MEASURED) * samples) as u64);
-    println!("{} {}", ROUNDS_MEASURED * requests, ROUNDS_MEASURED * samples);
+    Some((ROUNDS_MEASURED * requests, ROUNDS_MEASURED * samples))
 }

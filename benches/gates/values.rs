@@ -1,26 +1,16 @@
 //! Values of points through decoding and admission, for an instrument that counts instructions: what a value costs in
 //! each format once its series is known, without HTTP and without judging.
 //!
-//! Bodies have 2,000 values, as those of `benches/formats.py`. `instructions.py --values` runs it under callgrind, which
-//! counts in [`measured`] alone.
-//!
-//! Usage: `values FORMAT STREAMS`; prints the bodies and the values that were measured.
-
-mod bodies;
+//! Bodies have 2,000 values, as those of `benches/formats.py`. callgrind counts in [`measured`] alone.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
-use bodies::{METRICS, Row};
-use mimalloc::MiMalloc;
+use crate::bodies::{self, METRICS, Row};
 use sigmad::decode::{Decoder, Exposition, Format, LineOptions, LinePrecision};
 use sigmad::registry::Registry;
 use sigmad_clock::Now;
-use sigmad_profile::heap::Sampled;
 use sigmad_sample::Batch;
-
-#[global_allocator]
-static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 
 const VALUES_A_BODY: usize = 2_000;
 const BODIES_MEASURED: usize = 20;
@@ -36,11 +26,13 @@ fn format_of(name: &str) -> Option<(Format, Encode)> {
     });
     Some(match name {
         "json" => (Format::Json, bodies::json),
+        "telegraf" => (Format::Json, bodies::telegraf),
         "lp_1" => (lines, bodies::lines_of_one),
         "lp_10" => (lines, bodies::lines_of_ten),
         "rw_1" => (Format::RemoteWrite1, bodies::remote_write_1),
         "rw_2" => (Format::RemoteWrite2, bodies::remote_write_2),
         "otlp" => (Format::OtlpProtobuf, bodies::otlp),
+        "otlp_json" => (Format::OtlpJson, bodies::otlp_json),
         "text" => {
             (Format::Exposition(Exposition { seconds: false, strict: false }), bodies::exposition)
         }
@@ -97,14 +89,9 @@ fn measured(
     readings
 }
 
-fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let name = arguments.next().unwrap_or_default();
-    let streams = arguments.next().and_then(|streams| streams.parse::<usize>().ok());
-    let (Some((format, encode)), Some(streams)) = (format_of(&name), streams) else {
-        eprintln!("usage: values json|lp_1|lp_10|rw_1|rw_2|otlp|text|arrow STREAMS");
-        std::process::exit(2);
-    };
+/// Counts the values of one format in bodies of as many streams; returns bodies and values. None without such a format.
+pub fn run(name: &str, streams: usize) -> Option<(usize, usize)> {
+    let (format, encode) = format_of(name)?;
     let mut rows = Rows { hosts: (streams / METRICS).max(1), row: 0, random: 1 };
     let mut decoder = Decoder::new(Arc::new(Registry::new(1_000_000, 3_600)));
     let mut batch = Batch::default();
@@ -118,7 +105,7 @@ fn main() {
     assert_eq!(readings, BODIES_MEASURED * VALUES_A_BODY);
     let read = batch.iter().flat_map(|(_, readings)| readings).map(|reading| reading.value);
     assert!(read.eq(sent.last().into_iter().flatten().flat_map(|row| row.values)));
-    println!("{BODIES_MEASURED} {readings}");
+    Some((BODIES_MEASURED, readings))
 }
 
 /// The same for the bodies that do not count.
