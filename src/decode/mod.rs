@@ -8,6 +8,7 @@
 
 mod admission;
 mod arrow;
+mod decimal;
 mod draft;
 mod exposition;
 mod fault;

@@ -1,6 +1,9 @@
 //! One line of the text exposition, read in place.
 
-use memchr::{memchr, memchr2};
+use memchr::memchr2;
+
+use super::family::ends_name;
+use crate::decode::decimal::number;
 
 /// What a line says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +72,7 @@ fn read_comment(comment: &[u8]) -> Line<'_> {
 fn read_sample(line: &[u8]) -> Result<SampleLine<'_>, NotALine> {
     let (series, rest) = SeriesText::split(line)?;
     let (value, rest) = take_word(rest);
-    let value = parse_number(value).ok_or(NotALine)?;
+    let value = number(value).ok_or(NotALine)?;
     let (timestamp, rest) = take_word(rest);
     if timestamp.is_empty() || timestamp.starts_with(b"#") {
         // An exemplar of OpenMetrics, or nothing.
@@ -81,16 +84,10 @@ fn read_sample(line: &[u8]) -> Result<SampleLine<'_>, NotALine> {
     }
 }
 
-/// A number as Go and Rust write it.
-pub(super) fn parse_number(text: &[u8]) -> Option<f64> {
-    str::from_utf8(text).ok()?.parse().ok()
-}
-
 impl<'a> SeriesText<'a> {
     /// Splits a line after its series.
     fn split(line: &'a [u8]) -> Result<(Self, &'a [u8]), NotALine> {
-        let name_end = line.iter().position(|&byte| byte == b'{' || byte.is_ascii_whitespace());
-        let name_end = name_end.ok_or(NotALine)?;
+        let name_end = line.iter().position(|&byte| ends_name(byte)).ok_or(NotALine)?;
         let (name, rest) = line.split_at(name_end);
         let Some(labels) = rest.trim_ascii_start().strip_prefix(b"{") else {
             return Ok((Self { whole: name, name, labels: b"" }, rest));
@@ -206,22 +203,6 @@ fn take_word(text: &[u8]) -> (&[u8], &[u8]) {
     let text = text.trim_ascii_start();
     let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
     text.split_at(end)
-}
-
-/// The lines of a body, with their numbers from 0.
-pub(super) fn lines(body: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let mut rest = body;
-    let mut number = 0;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let end = memchr(b'\n', rest).unwrap_or(rest.len());
-        let line = &rest[..end];
-        rest = rest.get(end + 1..).unwrap_or_default();
-        number += 1;
-        Some((number - 1, line))
-    })
 }
 
 #[cfg(test)]

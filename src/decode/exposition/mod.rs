@@ -5,15 +5,23 @@
 //!
 //! A `# TYPE` line gives the kind of the values that follow it and belong to its family. Exemplars are not used.
 
+mod expected;
+mod family;
 mod line;
 
 use std::ops::Range;
 
-use self::line::{Line, SampleLine, SeriesText, lines};
+use memchr::memchr;
+
+use self::expected::{ExpectedLine, KeyScopes};
+use self::family::Family;
+use self::line::{Line, SampleLine, SeriesText};
 use super::admission::Decoded;
+use super::decimal::{integer, number};
 use super::fault::BodyError;
 use super::labels::{SeriesDescription, ValueKind};
 use super::points::{PointFault, PointReader};
+use super::series_cache::{Scope, SeriesKey};
 use sigmad_sample::timestamp::Stamp;
 use sigmad_sample::{METRIC_BYTES_MAX, VALUE_MAX};
 
@@ -84,52 +92,6 @@ pub(super) struct Parser {
     unescaped: Vec<u8>,
 }
 
-/// `# TYPE`: how the samples of a family are judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum FamilyType {
-    #[default]
-    Untyped,
-    Counter,
-    Gauge,
-    Histogram,
-    Summary,
-}
-
-/// The family that the lines belong to.
-#[derive(Clone, Copy, Debug, Default)]
-struct Family<'a> {
-    name: &'a [u8],
-    kind: FamilyType,
-}
-
-impl Family<'_> {
-    /// The kind of a metric; one that is not of the family has none.
-    fn kind_of(&self, metric: &[u8]) -> ValueKind {
-        let Some(part) = metric.strip_prefix(self.name) else { return ValueKind::Untyped };
-        match (self.kind, part) {
-            (FamilyType::Counter, b"" | b"_total") => ValueKind::Counter,
-            (FamilyType::Histogram, b"_bucket" | b"_sum" | b"_count") => ValueKind::Counter,
-            (FamilyType::Summary, b"_sum" | b"_count") => ValueKind::Counter,
-            (FamilyType::Summary | FamilyType::Gauge, b"") => ValueKind::Gauge,
-            // `_info` of OpenMetrics, `_created` of both.
-            (FamilyType::Gauge, b"_info") | (_, b"_created") => ValueKind::Gauge,
-            _ => ValueKind::Untyped,
-        }
-    }
-}
-
-impl FamilyType {
-    fn read(kind: &[u8]) -> Self {
-        match kind {
-            b"counter" => Self::Counter,
-            b"gauge" | b"gaugehistogram" | b"info" | b"stateset" => Self::Gauge,
-            b"histogram" => Self::Histogram,
-            b"summary" => Self::Summary,
-            _ => Self::Untyped,
-        }
-    }
-}
-
 /// Reads a body.
 pub(super) fn read(
     parser: &mut Parser,
@@ -147,26 +109,39 @@ fn read_lines(
     body: &[u8],
     exposition: Exposition,
 ) -> Result<(), BodyError> {
+    let scopes = KeyScopes::new(&parser.grouping, points);
     let mut family = Family::default();
-    let mut offset = 0;
-    for (number, line) in lines(body) {
+    let mut recent = None;
+    let (mut at, mut number) = (0, 0);
+    while at < body.len() {
         points.set_index(number);
+        number += 1;
+        let rest = &body[at..];
+        let (cache, seconds) = (points.cache(), exposition.seconds);
+        let expected = ExpectedLine::read(rest, cache, scopes, &family, seconds, &mut recent);
+        if let Some(line) = expected
+            && points.value_at(line.index, line.time, line.value)?
+        {
+            at += line.length + 1;
+            continue;
+        }
+        let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
         let is_read = match Line::read(line) {
             Ok(Line::Other) => true,
             Ok(Line::Type { family: name, kind }) => {
-                family = Family { name, kind: FamilyType::read(kind) };
+                family = Family::read(name, kind);
                 true
             }
-            Ok(Line::Sample(sample)) => take(parser, points, family, sample, exposition)?,
+            Ok(Line::Sample(sample)) => take(parser, points, (family, scopes), sample, exposition)?,
             Err(_) => false,
         };
         if !is_read && exposition.strict {
-            return Err(BodyError::Malformed { offset });
+            return Err(BodyError::Malformed { offset: at });
         }
         if !is_read {
             points.refuse(NOT_A_LINE);
         }
-        offset += line.len() + 1;
+        at += line.len() + 1;
     }
     Ok(())
 }
@@ -175,7 +150,7 @@ fn read_lines(
 fn take(
     parser: &mut Parser,
     points: &mut PointReader<'_>,
-    family: Family<'_>,
+    (family, scopes): (Family<'_>, KeyScopes),
     sample: SampleLine<'_>,
     exposition: Exposition,
 ) -> Result<bool, BodyError> {
@@ -191,23 +166,40 @@ fn take(
             return Ok(true);
         }
     };
-    if sample.series.whole.len() > SERIES_BYTES_MAX {
+    let whole = sample.series.whole;
+    if whole.len() > SERIES_BYTES_MAX {
         points.refuse(PointFault::SeriesTooLong);
         return Ok(true);
     }
     let Parser { grouping, key, unescaped } = parser;
-    key.clear();
-    key.extend_from_slice(&[TAG, family.kind_of(sample.series.name) as u8]);
-    key.extend_from_slice(&grouping.text);
-    key.push(KEY_SEPARATOR);
-    key.extend_from_slice(sample.series.whole);
+    let kind = family.kind_of(sample.series.name);
+    let key = match scopes.of(kind) {
+        Some(scope) => SeriesKey { scope, bytes: whole },
+        None => SeriesKey { scope: Scope::TAGGED, bytes: spell(key, kind, grouping, whole) },
+    };
     let mut is_line = true;
-    points.value(key, time, sample.value, |description| {
+    points.keyed_value(key, time, sample.value, |description| {
         let described = describe(description, sample.series, family, grouping, unescaped);
         is_line = described.is_some();
         described.unwrap_or(Err(NOT_A_LINE))
     })?;
     Ok(is_line || !exposition.strict)
+}
+
+/// Writes a key that has the labels of the group.
+#[cold]
+fn spell<'k>(
+    key: &'k mut Vec<u8>,
+    kind: ValueKind,
+    grouping: &Grouping,
+    series: &[u8],
+) -> &'k [u8] {
+    key.clear();
+    key.extend_from_slice(&[TAG, kind as u8]);
+    key.extend_from_slice(&grouping.text);
+    key.push(KEY_SEPARATOR);
+    key.extend_from_slice(series);
+    key
 }
 
 /// None if the labels are not in the format.
@@ -242,10 +234,10 @@ fn describe(
 }
 
 /// The time of a point; None for what is no number.
+#[inline]
 fn time(text: &[u8], seconds: bool) -> Option<Result<Stamp, PointFault>> {
-    let text = str::from_utf8(text).ok()?;
     let micros = if seconds {
-        let seconds: f64 = text.parse().ok()?;
+        let seconds = number(text)?;
         let micros = (seconds * 1e6).round();
         // Past the bound a float has no microseconds anyway.
         if !(0.0..VALUE_MAX * 1e3).contains(&micros) {
@@ -253,8 +245,7 @@ fn time(text: &[u8], seconds: bool) -> Option<Result<Stamp, PointFault>> {
         }
         micros as i64
     } else {
-        let millis: i64 = text.parse().ok()?;
-        match millis.checked_mul(1_000) {
+        match integer(text)?.checked_mul(1_000) {
             Some(micros @ 0..) => micros,
             _ => return Some(Err(PointFault::Time)),
         }
@@ -265,6 +256,9 @@ fn time(text: &[u8], seconds: bool) -> Option<Result<Stamp, PointFault>> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::super::{Decoder, Format};
     use super::*;
@@ -349,6 +343,33 @@ mod tests {
         }
         let labels_alone = Server::new().read("c{x=y} 3\n", STRICT);
         assert_eq!(labels_alone, Err(BodyError::Malformed { offset: 0 }));
+    }
+
+    proptest! {
+        /// A line that begins with a space is never the expected one, and means the same.
+        #[test]
+        fn the_lines_that_are_expected_mean_the_same(
+            lines in vec(
+                "(# TYPE (a|a_b) (gauge|counter|summary)|(a|a_b|a_b_created|a_sum|\\{\"a\"\\}|)(\\{(b=\"[c} ]\"(,d=\"e\")?)?\\})?\
+                 [ \t]{0,2}(-?[0-9]{1,9}(\\.[0-9]{0,3})?|NaN|1e3|x)( (173510000[0-9]000|-1|x|5 6))?[ \r]?)",
+                0..20,
+            ),
+            has_group in any::<bool>(),
+        ) {
+            let [mut expecting, mut searching] = [(); 2].map(|()| Server::new());
+            for server in [&mut expecting, &mut searching] {
+                if has_group {
+                    server.decoder.grouping().push(b"job", b"backup");
+                }
+            }
+            let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let indented: String = lines.iter().map(|line| format!(" {line}\n")).collect();
+            for _ in 0..3 {
+                prop_assert_eq!(expecting.read(&body, LENIENT), searching.read(&indented, LENIENT));
+                prop_assert_eq!(expecting.decoder.refusals(), searching.decoder.refusals());
+                prop_assert_eq!(expecting.decoder.values(), searching.decoder.values());
+            }
+        }
     }
 
     #[test]

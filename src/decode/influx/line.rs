@@ -8,6 +8,7 @@ use sigmad_sample::timestamp::Stamp;
 use super::expected::ExpectedFields;
 use super::number;
 use super::precision::LinePrecision;
+use crate::decode::decimal::{integer, leading_decimal};
 use crate::decode::fault::PointFault;
 use crate::decode::series_cache::{EntryIndex, strip};
 
@@ -126,7 +127,7 @@ pub(super) fn parse(
 /// Reads the value of a field that is no string; returns where it ends.
 #[inline]
 fn read_value(body: &[u8], start: usize) -> Result<(f64, usize), LineFault> {
-    if let Some((value, length)) = number::leading_decimal(&body[start..]) {
+    if let Some((value, length)) = leading_decimal(&body[start..]) {
         let end = start + length;
         if matches!(body.get(end), None | Some(b',' | b' ' | b'\n' | b'\r' | b'\t')) {
             return Ok((value, end));
@@ -152,7 +153,7 @@ fn read_time(
         return Ok((*micros, body.len() - rest.len()));
     }
     let end = value_end(body, start);
-    let Some(time) = number::integer(&body[start..end]) else {
+    let Some(time) = integer(&body[start..end]) else {
         return Err(syntax("bad timestamp", start));
     };
     let Some(micros) = precision.micros(time) else {
