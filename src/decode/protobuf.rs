@@ -124,6 +124,18 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Takes a field off the front that has a length, if it begins with `key`: its content, and what follows. None if it has
+/// another key, or no end.
+#[inline(always)]
+pub(super) fn take_part(message: &[u8], key: u8) -> Option<(&[u8], &[u8])> {
+    let (first, mut rest) = message.split_first()?;
+    if *first != key {
+        return None;
+    }
+    let length = take_varint(&mut rest).ok()?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
 /// Takes a varint off the front.
 #[inline(always)]
 pub(super) fn take_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {

@@ -145,9 +145,8 @@ impl SeriesCache {
 
     #[inline(always)]
     fn is_key(&self, at: usize, key: SeriesKey<'_>) -> bool {
-        self.entries.get(at).is_some_and(|entry| {
-            entry.scope == key.scope && is_same(key_of(entry, &self.keys), key.bytes)
-        })
+        let Some(entry) = self.entries.get(at) else { return false };
+        entry.scope == key.scope && is_same(key_of(entry, &self.keys), key.bytes)
     }
 
     /// The entry that is expected next, if it has that scope, and the bytes of its key.

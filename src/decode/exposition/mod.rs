@@ -346,6 +346,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         /// A line that begins with a space is never the expected one, and means the same.
         #[test]
         fn the_lines_that_are_expected_mean_the_same(

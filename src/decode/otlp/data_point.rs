@@ -38,6 +38,11 @@ impl PointHead {
     }
 }
 
+/// What the fields of a `NumberDataPoint` begin with.
+const START_KEY: u8 = 2 << 3 | 1;
+const TIME_KEY: u8 = 3 << 3 | 1;
+const DOUBLE_KEY: u8 = 4 << 3 | 1;
+
 /// A `NumberDataPoint`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Number {
@@ -50,7 +55,21 @@ impl Number {
     #[inline]
     pub(super) fn read(message: &[u8], key: &mut Vec<u8>) -> Result<Self, Malformed> {
         let mut point = Self::default();
-        let mut fields = Fields::new(message);
+        // As senders write it: maybe the start, then the time and the value.
+        let mut rest = message;
+        if let Some((_, after)) = take_fixed(rest, START_KEY) {
+            rest = after;
+        }
+        if let Some((time_ns, after)) = take_fixed(rest, TIME_KEY) {
+            (point.head.time_ns, rest) = (time_ns, after);
+        }
+        if let Some((bits, after)) = take_fixed(rest, DOUBLE_KEY) {
+            (point.value, rest) = (Some(f64::from_bits(bits)), after);
+        }
+        if rest.is_empty() {
+            return Ok(point);
+        }
+        let mut fields = Fields::new(rest);
         while let Some((number, value)) = fields.next()? {
             match number {
                 3 => point.head.time_ns = fixed64(value)?,
@@ -281,6 +300,13 @@ fn push(number: f64, list: &mut Vec<f64>) {
     if list.len() <= BUCKETS_MAX {
         list.push(number);
     }
+}
+
+/// Takes a field of 64 bits off the front, if it begins with `key`.
+#[inline(always)]
+fn take_fixed(message: &[u8], key: u8) -> Option<(u64, &[u8])> {
+    let (&[first, a, b, c, d, e, f, g, h], rest) = message.split_first_chunk()?;
+    (first == key).then(|| (u64::from_le_bytes([a, b, c, d, e, f, g, h]), rest))
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@ mod attributes;
 mod data_point;
 mod json;
 mod key;
+mod metric;
 mod request;
 mod resource;
 mod schema;

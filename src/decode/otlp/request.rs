@@ -9,11 +9,12 @@ use super::super::fault::{BodyError, PointFault};
 use super::super::histograms::{Buckets, HistogramPoint, Temporality};
 use super::super::labels::{SeriesDescription, ValueKind};
 use super::super::points::PointReader;
-use super::super::protobuf::{FieldValue, Fields, Malformed};
+use super::super::protobuf::{Fields, Malformed, take_part};
 use super::super::series_cache::{EntryIndex, Scope, SeriesKey};
 use super::attributes::Attribute;
 use super::data_point::{self, PointHead};
-use super::key::{push_part, take_part};
+use super::key::{self, push_part};
+use super::metric::{Data, Metric, POINT_KEY};
 use super::resource::{IDENTITY_BYTES, ResourceHasher};
 use sigmad_sample::timestamp::Stamp;
 
@@ -76,85 +77,6 @@ struct Resource<'a> {
     identity: [u8; IDENTITY_BYTES],
     /// Its place in the cache of series, if there is room.
     index: Option<EntryIndex>,
-}
-
-/// The field of `Metric` that holds the points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Data {
-    Gauge = 5,
-    Sum = 7,
-    Histogram = 9,
-    ExponentialHistogram = 10,
-    Summary = 11,
-}
-
-impl Data {
-    fn from_field(number: u32) -> Option<Self> {
-        [Self::Gauge, Self::Sum, Self::Histogram, Self::ExponentialHistogram, Self::Summary]
-            .into_iter()
-            .find(|data| *data as u32 == number)
-    }
-}
-
-/// What a `Metric` says of its points.
-struct Metric<'a> {
-    name: &'a [u8],
-    data: Option<Data>,
-    /// The bytes of the metric from the first field that holds its points.
-    fields: Fields<'a>,
-    temporality: u64,
-    is_monotonic: bool,
-}
-
-/// `AggregationTemporality`.
-const DELTA: u64 = 1;
-
-impl<'a> Metric<'a> {
-    fn read(message: &'a [u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields::new(message);
-        let mut metric =
-            Self { name: &[], data: None, fields, temporality: 0, is_monotonic: false };
-        loop {
-            let before = fields;
-            let Some((number, value)) = fields.next()? else { return Ok(metric) };
-            if number == 1 {
-                metric.name = value.bytes()?;
-            } else if let Some(data) = Data::from_field(number) {
-                // Parts of one message join; another one replaces it.
-                if metric.data != Some(data) {
-                    metric.data = Some(data);
-                    metric.fields = before;
-                    (metric.temporality, metric.is_monotonic) = (0, false);
-                }
-                metric.read_data(data, value.bytes()?)?;
-            }
-        }
-    }
-
-    /// Reads what follows the points in a `Sum` or a histogram.
-    fn read_data(&mut self, data: Data, message: &[u8]) -> Result<(), Malformed> {
-        let mut fields = Fields::new(message);
-        while let Some((number, value)) = fields.next()? {
-            match (number, data) {
-                (2, Data::Sum | Data::Histogram | Data::ExponentialHistogram) => {
-                    self.temporality = value.varint()?;
-                }
-                (3, Data::Sum) => self.is_monotonic = value.varint()? != 0,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn kind(&self) -> ValueKind {
-        let is_counter =
-            self.data == Some(Data::Sum) && self.is_monotonic && self.temporality != DELTA;
-        if is_counter { ValueKind::Counter } else { ValueKind::Gauge }
-    }
-
-    fn temporality(&self) -> Temporality {
-        if self.temporality == DELTA { Temporality::Delta } else { Temporality::Cumulative }
-    }
 }
 
 impl<'p, 's> RequestReader<'p, 's> {
@@ -235,33 +157,54 @@ impl<'p, 's> RequestReader<'p, 's> {
             push_part(metric.name, key);
         }
         let prefix = key.len();
+        let mut points = metric.points;
+        while let Some((message, rest)) = take_part(points, POINT_KEY) {
+            points = rest;
+            self.point(metric, data, resource, message, prefix)?;
+        }
+        if !points.is_empty() {
+            self.other_points(metric, data, resource, points, prefix)?;
+        }
         let mut fields = metric.fields;
         while let Some((number, value)) = fields.next()? {
-            if number != data as u32 {
-                continue;
-            }
-            let mut points = Fields::new(value.bytes()?);
-            while let Some((number, value)) = points.next()? {
-                if number == 1 {
-                    self.scratch.key.truncate(prefix);
-                    self.points.set_index(self.index);
-                    self.index += 1;
-                    self.point(metric, data, resource, value)?;
-                }
+            if number == data as u32 {
+                self.other_points(metric, data, resource, value.bytes()?, prefix)?;
             }
         }
         Ok(())
     }
 
-    #[inline]
+    /// Reads the points among any fields.
+    #[cold]
+    fn other_points(
+        &mut self,
+        metric: &Metric<'_>,
+        data: Data,
+        resource: &Resource<'_>,
+        message: &[u8],
+        prefix: usize,
+    ) -> Result<(), End> {
+        let mut fields = Fields::new(message);
+        while let Some((number, value)) = fields.next()? {
+            if number == 1 {
+                self.point(metric, data, resource, value.bytes()?, prefix)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     fn point(
         &mut self,
         metric: &Metric<'_>,
         data: Data,
         resource: &Resource<'_>,
-        value: FieldValue<'_>,
+        message: &[u8],
+        prefix: usize,
     ) -> Result<(), End> {
-        let message = value.bytes()?;
+        self.scratch.key.truncate(prefix);
+        self.points.set_index(self.index);
+        self.index += 1;
         match data {
             Data::Gauge | Data::Sum => self.number(metric, resource, message),
             Data::Histogram | Data::ExponentialHistogram => {
@@ -274,7 +217,7 @@ impl<'p, 's> RequestReader<'p, 's> {
 
 impl RequestReader<'_, '_> {
     /// Reads a `NumberDataPoint`.
-    #[inline]
+    #[inline(always)]
     fn number(
         &mut self,
         metric: &Metric<'_>,
@@ -393,7 +336,7 @@ impl RequestReader<'_, '_> {
 }
 
 /// Calls `each` with the messages in field 1: the resource of a `ResourceMetrics`, and the attributes of a resource.
-fn each_part<'a, E: From<Malformed>>(
+pub(super) fn each_part<'a, E: From<Malformed>>(
     message: &'a [u8],
     mut each: impl FnMut(&'a [u8]) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -440,7 +383,7 @@ impl Series<'_> {
             each_part(resource, |attribute| self.resource_attribute(attribute, description, text))
         })?;
         let mut rest = self.attributes;
-        while let Some(message) = take_part(&mut rest) {
+        while let Some(message) = key::take_part(&mut rest) {
             let attribute = Attribute::read(message)?;
             description.label(attribute.key, attribute.value(text)?);
         }
@@ -470,7 +413,7 @@ impl Series<'_> {
     /// Whether the point has an attribute of that name, which is nearer than that of the resource.
     fn has(&self, key: &[u8]) -> bool {
         let mut rest = self.attributes;
-        std::iter::from_fn(|| take_part(&mut rest))
+        std::iter::from_fn(|| key::take_part(&mut rest))
             .any(|message| Attribute::read(message).is_ok_and(|attribute| attribute.key == key))
     }
 }
