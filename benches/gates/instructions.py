@@ -3,10 +3,10 @@
 the same.
 
 Runs `requests` (requests.rs beside it) for each case, and for each format with the streams that its cache expects
-next (values.rs), and compares with instructions.json beside it: more than 3 % above what stands there fails. Valgrind shows every program the same processor,
-whatever the machine has; another compiler or C library makes other code, so a count is compared with one of
-the same compiler and library, or not at all: that is said, and fails where `CI` is set, so that the gate
-never stays open unseen.
+next (values.rs), and compares with instructions.json beside it: more than 3 % above what stands there fails.
+Valgrind shows every program the same processor, whatever the machine has; another compiler or C library makes other
+code, so a count is compared with one of the same compiler and library, or not at all: that is said, and fails where
+`CI` is set, so that the gate never stays open unseen.
 
 With `--values` it lists what a value costs in each format, also with more streams, and compares nothing.
 
@@ -114,7 +114,10 @@ def compare(counted: Counts) -> bool:
     for case, now in counted["instructions"].items():
         good &= is_held(case, "request", now["request"], expected["instructions"][case]["request"])
     for name, now in counted["values"].items():
-        good &= is_held(name, "value", now, expected["values"][name])
+        if name in expected.get("values", {}):
+            good &= is_held(name, "value", now, expected["values"][name])
+        else:
+            print(f"  {name:10} {now:10.1f} per value: `make gates-update` holds on to it")
     return good
 
 
