@@ -4,7 +4,8 @@
 //! the expected key is not looked at further than to its value and its time.
 
 use super::family::Family;
-use super::{Grouping, TAG, time};
+use super::grouping::{Grouping, TAG};
+use super::time::time;
 use crate::decode::decimal::leading_decimal;
 use crate::decode::labels::ValueKind;
 use crate::decode::points::PointReader;

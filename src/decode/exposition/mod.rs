@@ -7,28 +7,26 @@
 
 mod expected;
 mod family;
+mod grouping;
 mod line;
-
-use std::ops::Range;
+mod time;
 
 use memchr::memchr;
 
 use self::expected::{ExpectedLine, KeyScopes};
 use self::family::Family;
+use self::grouping::{KEY_SEPARATOR, TAG};
 use self::line::{Line, SampleLine, SeriesText};
+use self::time::time;
 use super::admission::Decoded;
-use super::decimal::{integer, number};
 use super::fault::BodyError;
 use super::labels::{SeriesDescription, ValueKind};
 use super::points::{PointFault, PointReader};
 use super::series_cache::{Scope, SeriesKey};
-use sigmad_sample::timestamp::Stamp;
-use sigmad_sample::{METRIC_BYTES_MAX, VALUE_MAX};
+use sigmad_sample::METRIC_BYTES_MAX;
 
-/// In front of the keys of this format.
-const TAG: u8 = b'T';
-/// Between the grouping labels and the series of a key: in no UTF-8.
-const KEY_SEPARATOR: u8 = 0xff;
+pub use self::grouping::Grouping;
+
 /// Bytes of a series as it is written, past which it is refused without a look at its labels: escapes double some, and
 /// one is the device.
 const SERIES_BYTES_MAX: usize = 8 * METRIC_BYTES_MAX;
@@ -44,44 +42,6 @@ pub struct Exposition {
     pub seconds: bool,
     /// A line that cannot be read ends the body, of which nothing is kept; without, it is refused alone.
     pub strict: bool,
-}
-
-/// Labels that all series of a body get, in place of their own of the same name.
-#[derive(Debug, Default)]
-pub struct Grouping {
-    text: Vec<u8>,
-    labels: Vec<(Range<usize>, Range<usize>)>,
-}
-
-impl Grouping {
-    /// Removes all labels.
-    pub fn clear(&mut self) {
-        self.text.clear();
-        self.labels.clear();
-    }
-
-    /// Adds a label; one without a value removes that of the series.
-    pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        let start = self.text.len();
-        self.text.extend_from_slice(name);
-        // Between name and value, and behind: in no UTF-8, so no two groups are spelled alike.
-        self.text.push(KEY_SEPARATOR);
-        let value_at = self.text.len();
-        self.text.extend_from_slice(value);
-        self.labels.push((start..value_at - 1, value_at..self.text.len()));
-        self.text.push(KEY_SEPARATOR);
-    }
-
-    /// Names and values.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.labels
-            .iter()
-            .map(|(name, value)| (&self.text[name.clone()], &self.text[value.clone()]))
-    }
-
-    fn has(&self, name: &[u8]) -> bool {
-        self.iter().any(|(known, _)| known == name)
-    }
 }
 
 /// What one worker keeps from body to body.
@@ -231,26 +191,6 @@ fn describe(
         description.label(name, value);
     }
     Some(described)
-}
-
-/// The time of a point; None for what is no number.
-#[inline]
-fn time(text: &[u8], seconds: bool) -> Option<Result<Stamp, PointFault>> {
-    let micros = if seconds {
-        let seconds = number(text)?;
-        let micros = (seconds * 1e6).round();
-        // Past the bound a float has no microseconds anyway.
-        if !(0.0..VALUE_MAX * 1e3).contains(&micros) {
-            return Some(Err(PointFault::Time));
-        }
-        micros as i64
-    } else {
-        match integer(text)?.checked_mul(1_000) {
-            Some(micros @ 0..) => micros,
-            _ => return Some(Err(PointFault::Time)),
-        }
-    };
-    Some(Ok(Some(micros)))
 }
 
 #[cfg(test)]
