@@ -267,8 +267,6 @@ pub const ROUTES: [PathRoute; 46] = [
     gets("/", Get::Page(Asset::Html)),
     gets("/page.css", Get::Page(Asset::Style)),
     gets("/page.js", Get::Page(Asset::Script)),
-    reads("/history", Read::History),
-    reads("/incidents.html", Read::IncidentsPage),
     reads("/openapi.json", Read::OpenApi),
     PathRoute { post: Some(Post::Ingest(Convention::RemoteWrite)), ..path("/api/v1/write") },
     gets("/ping", Get::InfluxPing),
@@ -289,6 +287,8 @@ pub const ROUTES: [PathRoute; 46] = [
         post: Some(Post::Debug(DebugRead::Symbol)),
         ..debugs("/debug/pprof/symbol", DebugRead::Symbol)
     },
+    reads("/history", Read::History),
+    reads("/incidents.html", Read::IncidentsPage),
     PathRoute { shape: PathShape::WithId, ..reads("/incidents/{id}", Read::Incident) },
     PathRoute {
         shape: PathShape::WithId,
