@@ -138,6 +138,8 @@ def check_answers(client: Client) -> None:
     check_incidents(client)
     assert client.ask("GET", "/anomalies?since=1735100000", 200)["anomalies"]
     assert len(client.ask("GET", "/devices?sort=last_seen&limit=1", 200)["devices"]) == 1
+    check_pages(client)
+    check_history(client)
     assert client.ask("GET", "/latest?limit=1000", 200)["count"] > 30
     for target in (
         "/analyze?scope=moon",
@@ -157,6 +159,35 @@ def check_answers(client: Client) -> None:
     client.ask("GET", f"/events?{'series=a&' * 9}", 400)
     for path in ("/health", "/healthz", "/livez", "/readyz", "/openapi.json"):
         client.ask("GET", path, 200, Accept_Encoding="gzip")
+
+
+def check_pages(client: Client) -> None:
+    """All devices, page by page, are those of one answer."""
+    every = [row["device"] for row in client.ask("GET", "/devices?sort=device&limit=1000", 200)["devices"]]
+    paged: list[str] = []
+    after = ""
+    while rows := (page := client.ask("GET", f"/devices?sort=device&limit=1{after}", 200))["devices"]:
+        paged += [row["device"] for row in rows]
+        after = f"&after={page['next']}"
+    assert paged == every and len(every) > 1, (paged, every)
+    client.ask("GET", "/devices?sort=device&after=x", 400)
+    client.ask("GET", "/devices?after=1", 400)
+
+
+def check_history(client: Client) -> None:
+    """Columns of one length, for the fleet and for a device that is asked for the first time."""
+    for target, has_load in (("/history?points=60", True), ("/history?device=edge-17", False)):
+        answer = client.ask("GET", target, 200)
+        columns = [column for one in answer["series"].values() for column in one.values()]
+        assert all(len(column) == len(answer["at"]) for column in columns)
+        assert ("accepted" in answer) == has_load
+    means = [value for one in answer["series"].values() for value in one["mean"]]
+    assert any(value is not None for value in means), answer
+    assert client.ask("GET", "/history?device=nobody", 200)["series"] == {}
+    for query in ("from=x", "to=x", "points=0", "from=2000000000&to=1000000000", "device="):
+        client.ask("GET", f"/history?{query}", 400)
+    client.ask("GET", "/incidents.html", 200)
+    client.ask("GET", "/incidents.html?scope=moon", 400)
 
 
 def check_series(client: Client) -> None:

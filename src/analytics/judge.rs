@@ -439,7 +439,7 @@ impl Analytics {
         let Some(scan) = self.scans.front_mut() else {
             return has_freed;
         };
-        if scan.advance(&self.devices) {
+        if scan.advance(&self.devices, &self.metrics) {
             let scan = self.scans.pop_front().expect("it was at the front");
             scan.reply(&self.devices, &self.metrics);
         }

@@ -42,12 +42,14 @@ impl DeviceScan {
     }
 
     /// Takes one step. True when all devices have been compared.
-    pub fn advance(&mut self, devices: &DeviceWindows) -> bool {
+    pub fn advance(&mut self, devices: &DeviceWindows, metrics: &KnownMetrics) -> bool {
         for _ in 0..CHUNKS_PER_STEP {
             for (index, device) in (self.next as u32..).zip(devices.chunk_from(self.next)) {
                 if let Some(name) = &device.name
                     && self.after.is_none_or(|after| index > after)
                     && self.search.as_deref().is_none_or(|part| has_part(name, part))
+                    && (self.sort != DevicesSort::Device
+                        || self.is_of_page(index, device.generation, metrics))
                 {
                     self.consider(index, device, name);
                 }
@@ -55,6 +57,12 @@ impl DeviceScan {
             self.next += DEVICES_PER_CHUNK;
         }
         self.next >= devices.entries()
+    }
+
+    /// Indexes ascend, so the first ones are the page. An evicted device takes no place on it: a page of
+    /// these alone would look like the end.
+    fn is_of_page(&self, index: u32, generation: u32, metrics: &KnownMetrics) -> bool {
+        self.best.len() < self.limit && metrics.is_device(DeviceId { index, generation })
     }
 
     #[inline]

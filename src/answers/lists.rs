@@ -55,7 +55,8 @@ pub fn devices(reports: &[DeviceReport], asked: &DevicesQuery) -> Vec<u8> {
     body(&DevicesJson {
         devices: reports.iter().map(DeviceJson::from).collect(),
         count: reports.len(),
-        next: reports.last().filter(|_| has_pages).map(|last| last.index),
+        // The device of exactly the name that is searched for comes first, wherever it is.
+        next: reports.iter().map(|one| one.index).max().filter(|_| has_pages),
     })
 }
 
