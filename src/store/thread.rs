@@ -2,8 +2,8 @@
 //! other replicas have changed.
 //!
 //! One flush writes a segment of the store queue, marks its subjects as changed, queries the subjects that
-//! others have changed, and reads their windows. Between the two it writes and reads detector states. Several batches of a segment are on their way at once, so that
-//! a round trip limits the rate little. After any failure the link is dropped and the same segment is sent again
+//! others have changed, and reads their windows. Then it writes and reads detector states.
+//! Several batches of a segment are on their way at once, so that a round trip limits the rate little. After any failure the link is dropped and the same segment is sent again
 //! whole: every command may be executed twice. New chunks are taken from the judged-sample queue between two
 //! batches, so that a slow Redis delays no other thread.
 
@@ -232,16 +232,18 @@ impl StoreThread {
             let is_behind = self.link.is_some() && self.queue.has_full_segment();
             let is_open = self.gather(if is_behind { CHUNKS_BETWEEN_BATCHES } else { usize::MAX });
             let now_ns = self.clock.monotonic_ns();
-            let is_due = now_ns >= due_ns
-                || !is_open
-                || self.queue.has_full_segment()
-                || self.handover.as_ref().is_some_and(|desk| desk.is_due(now_ns));
+            let is_due = now_ns >= due_ns || !is_open || self.queue.has_full_segment();
             if is_due && now_ns >= self.retry_ns {
                 due_ns = now_ns + self.flush_interval_ns;
                 match self.flush() {
                     Ok(()) => self.flush_succeeded(),
                     Err(error) => self.flush_failed(&error),
                 }
+            } else if self.link.is_some()
+                && self.handover.as_ref().is_some_and(|desk| desk.is_due(now_ns))
+                && let Err(error) = self.hand_over()
+            {
+                self.flush_failed(&error);
             }
             if !is_open {
                 self.take_messages();
@@ -312,7 +314,6 @@ impl StoreThread {
                 break;
             }
         }
-        self.hand_over()?;
         let asked = self.clock.now();
         let sent_us = self.sent_us(asked);
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
@@ -324,7 +325,7 @@ impl StoreThread {
                 info!("windows are shared again");
             }
         }
-        Ok(())
+        self.hand_over()
     }
 
     /// All samples that arrived here by that time, which is Redis', are written.

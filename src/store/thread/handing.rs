@@ -1,6 +1,6 @@
 //! Detector states that follow their device: writes those that analytics states, and looks for those that it wants.
 //!
-//! Samples come first: states are written after the segments of a flush, and in a drain with the time that is left. What
+//! Samples come first: states are written at the end of a flush, and in a drain with the time that is left. What
 //! Redis refuses of them delays no sample.
 
 use std::sync::Arc;
