@@ -50,15 +50,19 @@ impl Drop for StateDirectory {
 /// Rounds of a small fleet, with an outlier of one device in each tenth.
 fn send(server: &Server, rounds: std::ops::Range<u32>) {
     for round in rounds {
+        // Detectors judge intervals too: without a timestamp they would be those of arrivals, which differ.
+        let at = 1_735_100_000 + round;
         let value =
             |device| if round % 10 == 9 && round / 10 % 5 == device { 900 } else { round % 7 };
         let mut rows: Vec<String> = (0..5)
             .map(|device| {
                 let (rps, cpu) = (value(device), f64::from(round % 3) + 0.1 * f64::from(device));
-                format!(r#"{{"device":"d{device}","rps":{rps},"cpu":{cpu},"disk_{device}":{rps}}}"#)
+                format!(
+                    r#"{{"timestamp":{at},"device":"d{device}","rps":{rps},"cpu":{cpu},"disk_{device}":{rps}}}"#
+                )
             })
             .collect();
-        rows.push(format!(r#"{{"rps":{}}}"#, round % 4));
+        rows.push(format!(r#"{{"timestamp":{at},"rps":{}}}"#, round % 4));
         server.ingest(&format!("[{}]", rows.join(","))).expect(202);
     }
 }
