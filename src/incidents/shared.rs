@@ -335,6 +335,74 @@ impl Incidents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::incidents::thread::running;
+    use crate::registry::Registry;
+    use sigmad_incidents::event::Event;
+
+    fn silence(device: &str) -> Event {
+        Event::Silence { device: device.into(), since_us: 5, at_us: 9, usual_interval_us: 2 }
+    }
+
+    /// The devices of the incidents that are listed, and whose they are.
+    fn listed(incidents: &Incidents, is_local: bool) -> (Vec<String>, IncidentScope) {
+        let query = ListQuery { limit: 9, ..ListQuery::default() };
+        let (page, scope) = incidents.list(query, is_local).expect("it runs");
+        let device = |one: &Incident| one.suspect().device.as_deref().expect("one").to_owned();
+        (page.incidents.iter().map(device).collect(), scope)
+    }
+
+    #[test]
+    fn the_cluster_answers_while_replicas_hear_of_each_other() {
+        let (local, events) = running(Arc::new(Registry::new(1_000, 3_600)));
+        events.send(silence("here"));
+        let (notes, _noted) = ToldNotes::new();
+        let state = Arc::new(SharedState::new(7));
+        let (orders, ordered) = bounded(1);
+        let link = ClusterLink { state: state.clone(), notes, orders };
+        let incidents = Incidents::new(local, Some(link));
+        let here = || vec!["here".to_owned()];
+        let scope = |is_cluster, degraded_since_us| IncidentScope { is_cluster, degraded_since_us };
+        assert_eq!(listed(&incidents, false), (here(), scope(false, Some(7))), "not yet known");
+
+        let mut book = Book::default();
+        book.apply(&silence("there"));
+        let known = ClusterState { book: Some(Arc::new(book)), ..ClusterState::default() };
+        state.set(known.clone());
+        let there = || vec!["there".to_owned()];
+        assert_eq!(listed(&incidents, false), (there(), scope(true, None)));
+        assert_eq!(listed(&incidents, true), (here(), IncidentScope::LOCAL));
+        // What is known to be impossible is no order.
+        let id = IncidentId::new(1, 2, 3);
+        let unknown = incidents.acknowledge(id, Ack::default()).expect("it runs");
+        assert_eq!(unknown, Ok(Err(AckError::Unknown)));
+        assert_eq!(incidents.end_silence("x"), Some(Ok(false)));
+
+        let away = ClusterState { away_since_us: Some(8), ..known };
+        state.set(away.clone());
+        assert_eq!(listed(&incidents, false), (here(), scope(false, Some(8))));
+        state.set(ClusterState { is_holder: true, ..away });
+        assert_eq!(listed(&incidents, false), (there(), scope(true, Some(8))));
+        // Nobody takes orders any more.
+        drop(ordered);
+        assert_eq!(incidents.forget("there", 9), Some(Err(NotDone)));
+    }
+
+    #[test]
+    fn subscribers_learn_of_another_book_and_of_who_tells() {
+        let state = SharedState::new(0);
+        let changes = state.subscribe();
+        let known =
+            ClusterState { book: Some(Arc::new(Book::default())), ..ClusterState::default() };
+        state.set(known.clone());
+        assert!(changes.try_recv().is_ok());
+        state.set(ClusterState { away_since_us: Some(5), ..known.clone() });
+        assert!(changes.try_recv().is_err(), "the same book");
+        let tenure = |number, until_ns| Some(Tenure { number, until_ns });
+        state.set(ClusterState { tenure: tenure(1, 5), ..known.clone() });
+        assert!(changes.try_recv().is_ok());
+        state.set(ClusterState { tenure: tenure(1, 9), ..known });
+        assert!(changes.try_recv().is_err(), "renewed");
+    }
 
     #[test]
     fn orders_are_read_as_they_were_written() {

@@ -260,3 +260,53 @@ pub fn heard_reply(reply: &Reply, now_us: i64) -> Vec<(Replica, i64)> {
     }
     heard
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn replies_of_scripts_are_read_and_foreign_ones_are_left_out() {
+        let replicas = ["0000000a", "7:5", "not-an-id", "8:5", "0000000b", "no number"];
+        let replicas = Value::Array(replicas.map(bytes).to_vec());
+        let parts =
+            vec![bytes("17"), bytes("0000000a:9"), bytes("9"), bytes(""), Value::Int(1), replicas];
+        let own = ReplicaId::new(10);
+        let expected = TurnReply {
+            now_us: 17,
+            is_free: false,
+            term: Some(9),
+            version: None,
+            has_claims: true,
+            replicas: vec![(own, 7)],
+        };
+        assert_eq!(turn_reply(Value::Array(parts.clone()).into()), Some(expected));
+        assert_eq!(turn_reply(Value::Array(parts[1..].to_vec()).into()), None);
+        assert_eq!(number(own), 10);
+        assert_eq!([bytes("5"), bytes("")].map(|one| number_reply(one.into())), [Some(5), None]);
+        let book = |parts: Vec<Value>| book_reply(Value::Array(parts).into());
+        assert_eq!(book(vec![bytes("5"), bytes("b")]), Some((5, b"b".to_vec())));
+        assert_eq!(book(vec![Value::Nil, Value::Nil]), None);
+        let orders = Value::Array(vec![bytes("5:a:b"), bytes("x"), bytes("y:z")]);
+        assert_eq!(orders_reply(orders.into()), [Some((5, b"a:b".to_vec())), None, None]);
+    }
+
+    #[test]
+    fn who_heard_a_device_is_read_from_its_counts() {
+        let fields = ["0000000a", "40:9:3:0", "0000000a:rps", "3:0", "past", "50:9:3:0"];
+        let late = ["0000000b", "60:9:3:0", "0000000c", "61:9:3:0", "foreign", "?"];
+        let reply = Value::Array(fields.into_iter().chain(late).map(bytes).collect());
+        assert_eq!(heard_reply(&reply.into(), 60), [(10, 40), (11, 60)]);
+    }
+
+    #[test]
+    fn notes_that_are_damaged_are_left_out() {
+        let note = Value::BulkString(packed::pack(b"told"));
+        let reply = Value::Array(vec![bytes("a"), note, bytes("b"), bytes("?")]);
+        assert_eq!(told_reply(&reply.into()), [("a".to_owned(), b"told".to_vec())].into());
+    }
+}
