@@ -13,6 +13,7 @@ pub mod thread;
 
 use std::sync::Arc;
 
+use crate::acknowledgement::AckRight;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use sigmad_counters::Counter;
 use sigmad_sample::Batch;
@@ -30,6 +31,8 @@ pub struct JudgedInput {
     pub arrived_us: i64,
     /// Its samples.
     pub batch: Batch,
+    /// With `--ack disk`: a response waits for it.
+    pub right: Option<AckRight>,
 }
 
 /// What a shard counts of its journal.
@@ -68,15 +71,16 @@ pub fn channel(counters: Arc<JournalQueueCounters>) -> (JournalProducer, Journal
 impl JournalProducer {
     /// Passes on a chunk that was judged at `position`.
     #[inline]
-    pub fn push(&self, position: u64, arrived_us: i64, batch: &Batch) {
+    pub fn push(&self, position: u64, arrived_us: i64, batch: &Batch, right: Option<AckRight>) {
         // Err: the first chunks have no buffer that was used before.
         let mut input = self.emptied.try_recv().unwrap_or_default();
         input.position = position;
         input.arrived_us = arrived_us;
         input.batch.copy_from(batch);
+        input.right = right;
         match self.full.try_send(input) {
             Ok(()) => self.counters.samples_total.add(batch.len() as u64),
-            // Disconnected: the directory could not be read at the start.
+            // The right is dropped with its chunk.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.counters.dropped_total.add(batch.len() as u64);
             }

@@ -64,6 +64,7 @@
 //! - A request writes no memory that another worker writes. A counter of [`sigmad_counters`] has one writer.
 //! - Nothing is refused or dropped without a counter beside the code that does it.
 
+pub mod acknowledgement;
 pub mod analytics;
 mod answers;
 pub mod api;

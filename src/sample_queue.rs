@@ -24,6 +24,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 pub use sleeper::Sleeper;
 
+use crate::acknowledgement::AckRight;
 use crate::shards::ShardLayout;
 use sigmad_clock::Now;
 use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
@@ -49,6 +50,8 @@ pub struct SampleChunk {
     pub sent: Now,
     /// When they were sent, on the monotonic clock, if this chunk is timed.
     pub sent_ns: Option<u64>,
+    /// Must be durable before these samples are acknowledged, with `--ack disk`.
+    pub right: Option<AckRight>,
 }
 
 /// How many copies of a sample are on their way: the memory of a queue is that many times its readings.
@@ -65,6 +68,8 @@ pub struct SampleProducer {
     /// Those to the shards of devices, if these are others.
     of_devices: Vec<SampleLane>,
     readings_max: usize,
+    /// What each chunk takes along.
+    right: Option<AckRight>,
     counters: Arc<SampleQueueCounters>,
 }
 
@@ -120,7 +125,9 @@ pub fn sharded(
         sleepers.iter().map(|sleeper| SampleLane::new(sleeper.clone())).unzip();
     let all = lanes.pop().expect("the layout has a shard of the fleet");
     let readings_max = QUEUE_READINGS_MAX;
-    (SampleProducer { layout, all, of_devices: lanes, readings_max, counters }, consumers)
+    let producer =
+        SampleProducer { layout, all, of_devices: lanes, readings_max, right: None, counters };
+    (producer, consumers)
 }
 
 impl SampleProducer {
@@ -167,6 +174,24 @@ impl SampleProducer {
             && of_devices.iter().all(|lane| lane.has_chunks(samples, readings))
     }
 
+    /// From here on each chunk that is sent takes this right along.
+    pub fn carry(&mut self, right: AckRight) {
+        debug_assert!(self.lanes().all(|lane| lane.filling.batch.is_empty()), "nobody else's");
+        self.set_right(Some(right));
+    }
+
+    /// All chunks that were to take the right along have been sent.
+    pub fn carried(&mut self) {
+        self.set_right(None);
+    }
+
+    fn set_right(&mut self, right: Option<AckRight>) {
+        if let Some(before) = std::mem::replace(&mut self.right, right) {
+            // It stands for no chunk.
+            before.durable();
+        }
+    }
+
     fn lanes(&self) -> impl Iterator<Item = &SampleLane> {
         self.of_devices.iter().chain(std::iter::once(&self.all))
     }
@@ -196,7 +221,7 @@ impl SampleProducer {
             let lane = &mut self.of_devices[self.layout.of_device(id)];
             lane.filling.batch.push(sample.timestamp_us, sample.device, readings);
             if lane.is_full() {
-                lane.send(now, None);
+                lane.send(now, None, self.right.as_ref());
             }
         }
     }
@@ -226,14 +251,14 @@ impl SampleProducer {
     fn dispatch_to_devices(&mut self, now: Now, sent_ns: Option<u64>) {
         for lane in &mut self.of_devices {
             if !lane.filling.batch.is_empty() {
-                lane.send(now, sent_ns);
+                lane.send(now, sent_ns, self.right.as_ref());
             }
         }
     }
 
     #[inline]
     fn send_to_all(&mut self, now: Now, sent_ns: Option<u64>) {
-        self.all.send(now, sent_ns);
+        self.all.send(now, sent_ns, self.right.as_ref());
         let mut in_flight = self.all.in_flight.samples;
         if !self.of_devices.is_empty() {
             let to_devices = self.of_devices.iter().map(|lane| lane.in_flight.samples);
@@ -318,13 +343,14 @@ impl SampleLane {
 
     /// Sends what waits.
     #[inline]
-    fn send(&mut self, now: Now, sent_ns: Option<u64>) {
+    fn send(&mut self, now: Now, sent_ns: Option<u64>, right: Option<&AckRight>) {
         debug_assert!(!self.filling.batch.is_empty());
         self.reclaim();
         let empty = self.spare.pop().unwrap_or_default();
         let mut chunk = std::mem::replace(&mut self.filling, empty);
         chunk.sent = now;
         chunk.sent_ns = sent_ns;
+        chunk.right = right.map(AckRight::share);
         self.in_flight = self.in_flight.plus(chunk.batch.len(), chunk.batch.readings());
         self.chunks_in_flight += 1;
         // has_room() keeps chunks in flight below the channel's capacity, and the consumer outlives us.

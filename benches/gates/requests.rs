@@ -92,6 +92,7 @@ impl Bench {
         let router = Router::new(RouterParts {
             decoder: Decoder::new(registry.clone()),
             samples,
+            acknowledger: None,
             clock: Clock::new(start),
             counters: Arc::default(),
             reads: bounded(1).0,

@@ -202,7 +202,8 @@ impl AnalyticsThread {
             let events = self.events.as_ref();
             // Those of the journal once more: the incidents know which of them they were told.
             let judged = |analytics: &mut Analytics| pass_events(analytics, events);
-            if snapshots.restore(&mut self.analytics, &mut self.latest, judged) {
+            let (clock, latest) = (&self.clock, &mut self.latest);
+            if snapshots.restore(&mut self.analytics, latest, clock, judged) {
                 self.begin_again();
             }
         }
@@ -219,9 +220,9 @@ impl AnalyticsThread {
                 Turn::Worked => busy_ns = self.clock.monotonic_ns(),
                 Turn::Idle { all_sent } => self.sleep(busy_ns, all_sent),
                 Turn::Ended => {
-                    let Self { analytics, latest, judged_chunks, snapshots, .. } = &mut self;
+                    let Self { analytics, latest, judged_chunks, snapshots, clock, .. } = &mut self;
                     if let Some(snapshots) = snapshots {
-                        snapshots.last(analytics, latest, *judged_chunks);
+                        snapshots.last(analytics, latest, *judged_chunks, clock);
                     }
                     return self.totals();
                 }
@@ -299,11 +300,14 @@ impl AnalyticsThread {
         sources.retain_mut(|source| {
             for _ in 0..CHUNKS_PER_TURN {
                 match source.consumer.receive() {
-                    Ok(Some(chunk)) => {
+                    Ok(Some(mut chunk)) => {
                         judge_chunk(analytics, latest, store.as_mut(), &chunk, clock, counters);
                         pass_events(analytics, events.as_ref());
+                        // Without a journal it is lost.
+                        let right = chunk.right.take();
                         if let Some(journal) = journal {
-                            journal.push(*judged_chunks, chunk.sent.wall_us, &chunk.batch);
+                            let arrived_us = chunk.sent.wall_us;
+                            journal.push(*judged_chunks, arrived_us, &chunk.batch, right);
                         }
                         *judged_chunks += 1;
                         source.consumer.recycle(chunk);

@@ -31,6 +31,8 @@ pub enum ApiError<'a> {
     Sample(&'a SampleRefusal),
     /// The samples do not fit into the worker's queue.
     QueueFull,
+    /// The samples are judged, and may be lost: the state directory has not taken them.
+    NotDurable,
     /// Too many reads are queued.
     ReadsFull,
     /// Too many clients of `/events`.
@@ -114,6 +116,7 @@ impl ApiError<'_> {
             Self::Sample(refusal) => refusal.status,
             Self::Internal | Self::Unprofilable(_) => 500,
             Self::QueueFull
+            | Self::NotDurable
             | Self::ReadsFull
             | Self::EventsFull
             | Self::DebugFull
@@ -129,6 +132,7 @@ impl ApiError<'_> {
             Self::Denied(Denied::Missing) => Some(("WWW-Authenticate", Cow::Borrowed("Bearer"))),
             Self::Denied(Denied::Throttled) => Some(("Retry-After", Cow::Borrowed("60"))),
             Self::QueueFull
+            | Self::NotDurable
             | Self::ReadsFull
             | Self::EventsFull
             | Self::DebugFull
@@ -160,6 +164,7 @@ impl ApiError<'_> {
             Self::Body(BodyError::Unsupported(_)) => "unsupported",
             Self::Sample(refusal) => refusal.code,
             Self::QueueFull => "queue_full",
+            Self::NotDurable => "not_durable",
             Self::ReadsFull => "too_many_reads",
             Self::EventsFull => "too_many_clients",
             Self::DebugFull => "too_many_profiles",
@@ -214,6 +219,9 @@ impl ApiError<'_> {
             // No allocation: this is the answer under overload.
             Self::QueueFull => {
                 "the queue to analytics is full; no sample of this request was accepted".into()
+            }
+            Self::NotDurable => {
+                "the state directory did not take these samples: they are judged, and a crash may lose them".into()
             }
             Self::ReadsFull => "too many reads are queued".into(),
             Self::EventsFull => format!("{CLIENTS_MAX} clients already receive events").into(),

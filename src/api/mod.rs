@@ -6,6 +6,7 @@
 //! Paths below `/debug/` are answered by [`debug`], on threads of its own.
 
 pub mod accept;
+pub mod acknowledge;
 pub mod counters;
 pub mod debug;
 pub mod errors;

@@ -10,6 +10,7 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use super::JSON;
 use super::accept::{takes_brotli, takes_gzip};
+use super::acknowledge::{Acknowledger, HeldAnswer, HeldRound};
 use super::counters::RouterCounters;
 use super::debug::DebugRequest;
 use super::errors::ApiError;
@@ -43,6 +44,8 @@ pub struct RouterParts {
     pub decoder: Decoder,
     /// Sends the samples to analytics.
     pub samples: SampleProducer,
+    /// With `--ack disk`: answers wait until their samples are durable.
+    pub acknowledger: Option<Arc<Acknowledger>>,
     /// Times stages.
     pub clock: Clock,
     /// Counters of this router.
@@ -66,6 +69,8 @@ pub struct Router {
     /// The body of the current answer; reused.
     body: Vec<u8>,
     round: RouterRound,
+    /// The answers of the round that wait for the disk.
+    held: Option<HeldRound>,
 }
 
 impl Router {
@@ -77,6 +82,7 @@ impl Router {
             staging: Batch::default(),
             body: Vec::new(),
             round: RouterRound::default(),
+            held: None,
         }
     }
 
@@ -96,7 +102,7 @@ impl Router {
             Ok(format) => format,
             Err(error) => return self.refuse_samples(exchange, convention, error),
         };
-        let RouterParts { decoder, samples, clock, counters, .. } = &mut self.parts;
+        let RouterParts { decoder, samples, clock, counters, acknowledger, .. } = &mut self.parts;
         request.stages.begin(clock);
         self.staging.clear();
         let decoded = decoder.decode(request.body, format, request.now, &mut self.staging);
@@ -117,6 +123,9 @@ impl Router {
                 counters.queue_full_total.add(decoded.accepted as u64);
                 return self.refuse_samples(exchange, convention, ApiError::QueueFull);
             }
+            if acknowledger.is_some() && self.held.is_none() {
+                samples.carry(self.held.insert(HeldRound::default()).right());
+            }
             samples.push(&self.staging, request.now);
             counters.accepted_total.add(decoded.accepted as u64);
         }
@@ -126,16 +135,44 @@ impl Router {
             counters.values_refused_total.add(decoded.left_out_values as u64);
         }
         request.stages.end(Stage::Enqueue, clock);
+        let is_held = decoded.accepted > 0 && self.held.is_some();
         match convention {
             Convention::Json { success } if decoded.is_whole() => {
                 ingest::json::write_accepted(decoded.accepted, &mut self.body);
+                if is_held {
+                    let answer = ingest::Answer::json(success);
+                    return self.hold(exchange, convention, request.now, answer);
+                }
                 exchange.send(&self.parts.counters, &mut self.round, success, &[], &self.body);
             }
             _ => {
                 let answer = ingest::answer(convention, &request, decoded, decoder, &mut self.body);
-                self.send_answer(exchange, &answer);
+                if is_held {
+                    self.hold(exchange, convention, request.now, answer);
+                } else {
+                    self.send_answer(exchange, &answer);
+                }
             }
         }
+    }
+
+    /// Keeps an answer, whose body is in the buffer, until the samples of the round are durable.
+    fn hold(
+        &mut self,
+        exchange: &mut Exchange<'_>,
+        convention: Convention,
+        now: Now,
+        answer: ingest::Answer,
+    ) {
+        let held = HeldAnswer {
+            convention,
+            label: exchange.label,
+            method: exchange.method,
+            read_ns: now.monotonic_ns,
+            response: answer.into_response(self.body.clone()),
+            responder: exchange.answer.defer(),
+        };
+        self.held.get_or_insert_default().hold(held);
     }
 
     /// Refuses a whole request that brings samples, as its sender understands it.
@@ -405,13 +442,22 @@ impl Service for Router {
     }
 
     fn round_called(&mut self, now: Now, stages: StageTimer<'_>) {
-        let RouterParts { samples, clock, .. } = &mut self.parts;
-        let enqueued = stages.0.filter(|times| times.has(Stage::Enqueue));
-        let Some(times) = enqueued else { return samples.send(now) };
-        let since_ns = clock.monotonic_ns();
-        times.begin(since_ns);
-        samples.send_timed(now, since_ns);
-        times.end(Stage::Enqueue, clock.monotonic_ns());
+        let RouterParts { samples, clock, acknowledger, .. } = &mut self.parts;
+        match stages.0.filter(|times| times.has(Stage::Enqueue)) {
+            None => samples.send(now),
+            Some(times) => {
+                let since_ns = clock.monotonic_ns();
+                times.begin(since_ns);
+                samples.send_timed(now, since_ns);
+                times.end(Stage::Enqueue, clock.monotonic_ns());
+            }
+        }
+        if let Some(held) = self.held.take()
+            && let Some(acknowledger) = acknowledger
+        {
+            samples.carried();
+            held.sent(acknowledger);
+        }
     }
 
     fn round_answered(&mut self, elapsed_ns: u64) {

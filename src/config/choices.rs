@@ -26,6 +26,15 @@ pub enum Switch {
     Off,
 }
 
+/// When samples are acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ack {
+    /// Once they are in the queue to analytics.
+    Memory,
+    /// Once a crash can't lose them any more.
+    Disk,
+}
+
 /// The implementation of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {

@@ -31,6 +31,8 @@ pub enum SettingsError {
     ShardsWithRedis(usize),
     /// `--state-dir` with `--redis-url`: each brings windows back after a restart, and they would count twice.
     StateWithRedis,
+    /// `--ack disk` without `--state-dir`.
+    AckWithoutState,
     /// `--detector` has this name more than once.
     DetectorTwice(&'static str),
     /// A token can't be used.
@@ -77,6 +79,9 @@ impl fmt::Display for SettingsError {
             }
             Self::StateWithRedis => f.write_str(
                 "--state-dir can't be used with --redis-url: windows come back from Redis, and would count twice",
+            ),
+            Self::AckWithoutState => f.write_str(
+                "--ack disk needs --state-dir: the directory whose disk acknowledges",
             ),
             Self::SeveralAddresses => f.write_str("--engine may takes only one --listen"),
             Self::UnixWithMay => f.write_str(

@@ -17,7 +17,9 @@ use sigmad_notify::settings::NotifySettings;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use super::choices::{Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switch, shards};
+use super::choices::{
+    Ack, Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switch, shards,
+};
 use super::error::SettingsError;
 use super::grafana_url::GrafanaUrl;
 use super::listen::listen;
@@ -368,6 +370,14 @@ pub struct ServerSettings {
     #[arg(help_heading = "State", long, default_value = "60s", value_parser = duration(SNAPSHOT_INTERVAL))]
     pub snapshot_interval: Duration,
 
+    /// acknowledge samples in: memory, disk
+    ///
+    /// When the 202 of samples leaves. `memory`: once they are in the queue to analytics; a crash can lose the last 100 ms.
+    /// `disk`: once the journal in `--state-dir` is synced with them, which costs each request one sync of the disk. The
+    /// answer is 503 if they can't be made durable.
+    #[arg(help_heading = "State", long, value_enum, default_value = "memory")]
+    pub ack: Ack,
+
     /// bearer token for POST: the token, or @file
     ///
     /// Bearer token that POST requests need, as a token or `@file`. Without it, no token is needed.
@@ -474,6 +484,9 @@ impl ServerSettings {
         }
         if self.redis_url.is_some() && self.state_dir.is_some() {
             return Err(SettingsError::StateWithRedis);
+        }
+        if self.ack == Ack::Disk && self.state_dir.is_none() {
+            return Err(SettingsError::AckWithoutState);
         }
         for (place, kind) in self.detector.iter().enumerate() {
             if self.detector[..place].contains(kind) {

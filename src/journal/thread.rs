@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 use sigmad_clock::Clock;
 use sigmad_sample::{DeviceId, MetricId};
 use sigmad_state::{JournalWriter, Position, StateDir, StateError};
@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::counters::{JournalCounters, JournalLoss};
 use super::record::{Names, RecordEncoder};
 use super::{JournalConsumer, JudgedInput};
+use crate::acknowledgement::AckRight;
 use crate::registry::Registry;
 
 /// Between two looks at the queues: a sleeping thread costs the shards no system call.
@@ -27,12 +28,14 @@ const ASK_EVERY_NS: u64 = 1_000_000_000;
 
 /// What the thread is made of.
 pub struct JournalThreadParts {
-    /// Takes the directory once it is open. Disconnected: it can't be used, and the thread ends.
+    /// Takes the directory once it is open. Disconnected: it can't be used, and all chunks are lost.
     pub directory: Receiver<StateDir>,
     /// The queue of each shard.
     pub shards: Vec<JournalConsumer>,
     /// Names of devices and metrics.
     pub registry: Arc<Registry>,
+    /// Responses wait until their samples are durable: a sync follows at once.
+    pub acknowledges: bool,
     /// Asks for a snapshot of all shards: there is a gap, or room is needed. Has room for one.
     pub wants_snapshot: Sender<()>,
     /// Called at each change: whether what is judged can be recovered.
@@ -47,6 +50,7 @@ pub struct JournalThreadParts {
 pub struct JournalThread {
     directory: StateDir,
     shards: Vec<ShardJournal>,
+    acknowledges: bool,
     registry: Arc<Registry>,
     wants_snapshot: Sender<()>,
     on_state: Box<dyn Fn(bool) + Send>,
@@ -68,6 +72,8 @@ struct ShardJournal {
     segment: Option<Position>,
     is_open: bool,
     has_unsynced: bool,
+    /// What responses wait for: chunks that are written, in order, with their positions.
+    unsynced: Vec<(Position, AckRight)>,
     /// The disk is left alone until then.
     retry_ns: u64,
 }
@@ -85,8 +91,9 @@ impl Names for Registry {
 impl JournalThread {
     /// Waits for the directory, then writes until all shards have ended.
     pub fn run(parts: JournalThreadParts) {
-        // Err: the shards find their queues disconnected, and count what is not written.
-        let Ok(directory) = parts.directory.recv() else { return };
+        let Ok(directory) = parts.directory.recv() else {
+            return discard(parts.shards, &parts.counters);
+        };
         let shard = |(shard, consumer)| ShardJournal {
             consumer,
             writer: directory.journal(shard as u32),
@@ -95,12 +102,14 @@ impl JournalThread {
             segment: None,
             is_open: true,
             has_unsynced: false,
+            unsynced: Vec::new(),
             retry_ns: 0,
         };
         let shards = parts.shards.into_iter().enumerate().map(shard).collect();
         Self {
             directory,
             shards,
+            acknowledges: parts.acknowledges,
             registry: parts.registry,
             wants_snapshot: parts.wants_snapshot,
             on_state: parts.on_state,
@@ -118,7 +127,8 @@ impl JournalThread {
             let now_ns = self.clock.monotonic_ns();
             let has_more = self.gather(now_ns);
             let is_open = self.shards.iter().any(|shard| shard.is_open);
-            if now_ns >= sync_ns || !is_open {
+            let is_awaited = self.shards.iter().any(|shard| !shard.unsynced.is_empty());
+            if now_ns >= sync_ns || !is_open || is_awaited {
                 sync_ns = now_ns + SYNC_EVERY_NS;
                 self.sync(now_ns);
             }
@@ -126,9 +136,23 @@ impl JournalThread {
                 return;
             }
             if !has_more {
-                self.clock.sleep(GATHER_EVERY);
+                self.wait(sync_ns);
             }
         }
+    }
+
+    /// Sleeps until there may be something to do.
+    fn wait(&self, sync_ns: u64) {
+        if !self.acknowledges {
+            return self.clock.sleep(GATHER_EVERY);
+        }
+        let mut chunks = Select::new();
+        for shard in self.shards.iter().filter(|shard| shard.is_open) {
+            chunks.recv(&shard.consumer.full);
+        }
+        let wait_ns = sync_ns.saturating_sub(self.clock.monotonic_ns());
+        // Err: there is none, and the next sync is due.
+        let _ = chunks.ready_timeout(Duration::from_nanos(wait_ns));
     }
 
     /// Writes what waits. True when there may be more.
@@ -137,7 +161,7 @@ impl JournalThread {
         let mut has_more = false;
         for (at, shard) in shards.iter_mut().enumerate().filter(|(_, shard)| shard.is_open) {
             for taken in 0..CHUNKS_PER_TURN {
-                let input = match shard.consumer.full.try_recv() {
+                let mut input = match shard.consumer.full.try_recv() {
                     Ok(input) => input,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => {
@@ -145,7 +169,12 @@ impl JournalThread {
                         break;
                     }
                 };
-                if let Err((loss, error)) = shard.write(&input, registry, counters, now_ns) {
+                let right = input.right.take();
+                let written = shard.write(&input, registry, counters, now_ns);
+                if let (Ok(()), Some(right)) = (&written, right) {
+                    shard.unsynced.push((input.position, right));
+                }
+                if let Err((loss, error)) = written {
                     counters.lost_total[loss as usize].add(input.batch.len() as u64);
                     if let Some(error) = error
                         && !std::mem::replace(is_degraded, true)
@@ -168,7 +197,9 @@ impl JournalThread {
         for (at, shard) in self.shards.iter_mut().enumerate() {
             if std::mem::take(&mut shard.has_unsynced) {
                 let begun_ns = self.clock.monotonic_ns();
-                if let Err(error) = shard.writer.sync() {
+                let synced = shard.writer.sync();
+                shard.acknowledge(synced.as_ref().map_or(0, |durable| *durable));
+                if let Err(error) = synced {
                     shard.failed(now_ns);
                     if !std::mem::replace(&mut self.is_degraded, true) {
                         warn!(shard = at, %error, "the journal can't be made durable");
@@ -203,6 +234,27 @@ impl JournalThread {
     }
 }
 
+/// Takes what the shards send until they have ended, and loses it. Their queues must not end before: a chunk in a queue that
+/// nobody reads would keep its right.
+fn discard(mut shards: Vec<JournalConsumer>, counters: &JournalCounters) {
+    while !shards.is_empty() {
+        let mut chunks = Select::new();
+        for shard in &shards {
+            chunks.recv(&shard.full);
+        }
+        let at = chunks.ready();
+        match shards[at].full.try_recv() {
+            Ok(mut input) => {
+                counters.lost_total[JournalLoss::Disk as usize].add(input.batch.len() as u64);
+                input.right = None;
+                shards[at].recycle(input);
+            }
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => drop(shards.swap_remove(at)),
+        }
+    }
+}
+
 impl ShardJournal {
     /// Appends one record. What is not appended leaves a gap, which its position shows.
     fn write(
@@ -231,6 +283,16 @@ impl ShardJournal {
         counters.samples_total.add(input.batch.len() as u64);
         counters.bytes_total.add(self.record.len() as u64);
         Ok(())
+    }
+
+    /// Everything before `durable` can be recovered. What is behind a gap waits for a snapshot, and counts as lost: its
+    /// sender shall not wait as long.
+    fn acknowledge(&mut self, durable: Position) {
+        for (position, right) in self.unsynced.drain(..) {
+            if position < durable {
+                right.durable();
+            }
+        }
     }
 
     fn lost(&mut self, error: StateError, now_ns: u64) -> (JournalLoss, Option<StateError>) {

@@ -9,6 +9,7 @@ use super::state::StateDirCounters;
 use super::store::RedisCounters;
 use crate::analytics::families::StoredInMemory;
 use crate::analytics::thread::AnalyticsCounters;
+use crate::api::acknowledge::AcknowledgeCounters;
 use crate::api::counters::{RequestCounters, RouterCounters};
 use crate::api::reader::READERS;
 use crate::dashboard::counters::EventsCounters;
@@ -40,6 +41,8 @@ pub(super) struct ServerCounters {
     pub redis: Option<RedisCounters>,
     /// None without `--redis-url`.
     pub cluster: Option<Arc<ClusterCounters>>,
+    /// None unless answers wait for the disk.
+    pub acknowledge: Option<Arc<AcknowledgeCounters>>,
     /// None without `--state-dir`.
     pub state: Option<StateDirCounters>,
 }
@@ -76,6 +79,7 @@ impl ServerCounters {
             notify: Vec::new(),
             cluster: redis.is_some().then(Arc::default),
             redis,
+            acknowledge: None,
             state: has_state.then(|| StateDirCounters::new(shards.threads())),
         }
     }
@@ -100,6 +104,7 @@ impl ServerCounters {
                 .collect(),
         };
         sources.extend(self.readers.iter().map(|reader| reader.clone() as Arc<dyn MetricSource>));
+        sources.extend(self.acknowledge.iter().map(|held| held.clone() as Arc<dyn MetricSource>));
         sources.extend(self.analytics.iter().map(|shard| shard.clone() as Arc<dyn MetricSource>));
         let of_events = self.incident_events.iter();
         sources.extend(of_events.map(|shard| shard.clone() as Arc<dyn MetricSource>));

@@ -59,7 +59,7 @@ use self::store::RedisParts;
 use self::threads::join;
 use self::workers::Queues;
 use crate::analytics::KnownSilences;
-use crate::config::{ServerSettings, Switch};
+use crate::config::{Ack, ServerSettings, Switch};
 use crate::incidents::shared::Incidents;
 use crate::placement::{self, Asked, Machine};
 use crate::readiness::ReadinessPhase;
@@ -94,6 +94,7 @@ pub fn run(
     let (workers, shards) = (placement.workers(), placement.shards);
     let mut counters = ServerCounters::new(workers, shards, redis_counters, has_state);
     counters.notify = notify::counters(settings);
+    counters.acknowledge = (settings.ack == Ack::Disk).then(Arc::default);
     let counters = Arc::new(counters);
     signals::watch(start, shared.main.clone(), counters.clone()).map_err(ServerError::Start)?;
     let disk = state::lock(settings)?;
@@ -198,7 +199,7 @@ pub fn run(
     let has_kept = keeper.is_none_or(|keeper| keeper.stop(start, deadline));
     let leaving = cluster.map(|cluster| cluster.leave(deadline));
     if let Some(state) = state {
-        state.join();
+        state.join(start, deadline);
     }
     // Analytics has ended: the store writes what is left.
     if let Some(store) = store {

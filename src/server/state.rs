@@ -4,18 +4,21 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use sigmad_clock::Clock;
+use sigmad_clock::{Clock, elapsed};
 use sigmad_state::{Disk, RealDisk, StateDir};
+use tracing::warn;
 
 use super::error::ServerError;
 use super::shared::{MainEvent, Shared};
-use super::threads::{join, spawn};
+use super::threads::spawn;
 use crate::analytics::Asker;
-use crate::analytics::saved::link::{RESTORE_MESSAGES_MAX, SNAPSHOT_MESSAGES_MAX, StateLink};
-use crate::config::ServerSettings;
+use crate::analytics::saved::link::{
+    DrainDeadline, RESTORE_MESSAGES_MAX, SNAPSHOT_MESSAGES_MAX, StateLink,
+};
+use crate::config::{Ack, ServerSettings};
 use crate::incidents::keeper::KeeperCounters;
 use crate::journal::counters::JournalCounters;
 use crate::journal::thread::{JournalThread, JournalThreadParts};
@@ -26,6 +29,11 @@ use crate::state::thread::{StateThread, StateThreadParts};
 
 /// What the last snapshot has of the drain: a gigabyte takes some seconds. At most this part, for a short one.
 const LAST_SNAPSHOT: (Duration, u32) = (Duration::from_secs(6), 4);
+
+/// From the end of the drain to that of the last write: the next start finds no more than half a file.
+const LAST_STEP: Duration = Duration::from_millis(200);
+/// Between two looks at threads that are to end.
+const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The counters of both threads.
 #[derive(Clone)]
@@ -48,6 +56,7 @@ pub(super) struct StateParts {
     thread: StateThreadParts,
     journal: JournalThreadParts,
     deadline: Sender<Duration>,
+    drain: DrainDeadline,
     /// One for each shard.
     links: Vec<StateLink>,
     /// One for each shard.
@@ -59,6 +68,7 @@ pub(super) struct RunningState {
     thread: JoinHandle<()>,
     journal: JoinHandle<()>,
     deadline: Sender<Duration>,
+    drain: DrainDeadline,
 }
 
 /// Locks the directory; None without one.
@@ -85,19 +95,22 @@ impl StateParts {
         let (snapshots_sender, snapshots) = bounded(SNAPSHOT_MESSAGES_MAX);
         let (restored_sender, restored) = bounded(shards);
         let (deadline_sender, deadline) = unbounded();
+        let drain = DrainDeadline::default();
         let mut links = Vec::new();
         let mut ways = Vec::new();
         for shard in 0..shards {
             let (way, restore) = bounded(RESTORE_MESSAGES_MAX);
             ways.push(way);
             let (restored, snapshots) = (restored_sender.clone(), snapshots_sender.clone());
-            links.push(StateLink { shard, restore, restored, snapshots });
+            let deadline = drain.clone();
+            links.push(StateLink { shard, restore, restored, snapshots, deadline });
         }
         let queues = counters.journal.queues.iter();
         let (journals, consumers) = queues.map(|queue| journal::channel(queue.clone())).unzip();
         let (journal_sender, opened) = bounded(1);
         let (wants_snapshot, wanted) = bounded(1);
-        let journal = journal_thread(shared, counters, consumers, opened, wants_snapshot);
+        let mut journal = journal_thread(shared, counters, consumers, opened, wants_snapshot);
+        journal.acknowledges = settings.ack == Ack::Disk;
         let main = shared.main.clone();
         let thread = StateThreadParts {
             disk,
@@ -120,7 +133,7 @@ impl StateParts {
             counters: counters.snapshots.clone(),
             clock: Clock::new(shared.start),
         };
-        Some(Self { thread, journal, deadline: deadline_sender, links, journals })
+        Some(Self { thread, journal, deadline: deadline_sender, drain, links, journals })
     }
 
     /// The ways from the shards to both threads.
@@ -130,10 +143,10 @@ impl StateParts {
 
     /// Starts the thread.
     pub fn start(self) -> io::Result<RunningState> {
-        let Self { thread, journal, deadline, .. } = self;
+        let Self { thread, journal, deadline, drain, .. } = self;
         let thread = spawn("state".into(), None, move || StateThread::run(thread))?;
         let journal = spawn("journal".into(), None, move || JournalThread::run(journal))?;
-        Ok(RunningState { thread, journal, deadline })
+        Ok(RunningState { thread, journal, deadline, drain })
     }
 }
 
@@ -148,6 +161,7 @@ fn journal_thread(
     JournalThreadParts {
         directory,
         shards,
+        acknowledges: false,
         registry: shared.registry.clone(),
         wants_snapshot,
         on_state: Box::new(move |is_ok| {
@@ -170,11 +184,19 @@ impl RunningState {
     pub fn set_deadline(&self, deadline: Duration) {
         // Err: the thread has ended.
         let _ = self.deadline.send(deadline);
+        self.drain.set(deadline.as_nanos() as u64);
     }
 
-    /// Waits until the last snapshot is written, or the drain is over.
-    pub fn join(self) {
-        join(self.thread);
-        join(self.journal);
+    /// Waits until the last snapshot is written, or the drain is over. A disk that hangs holds its thread, and not the end
+    /// of the process.
+    pub fn join(self, start: Instant, deadline: Duration) {
+        while !self.thread.is_finished() || !self.journal.is_finished() {
+            if elapsed(start) > deadline + LAST_STEP {
+                return warn!(
+                    "the state directory does not respond; what it has not taken is lost"
+                );
+            }
+            std::thread::sleep(JOIN_INTERVAL);
+        }
     }
 }

@@ -11,6 +11,7 @@ use super::reload::Reloads;
 use super::shared::Shared;
 use crate::analytics::report::Question;
 use crate::analytics::{Asker, questions};
+use crate::api::acknowledge::Acknowledger;
 use crate::api::debug::{DEBUGS_WAITING_MAX, DebugRequest};
 use crate::api::reader::{READS_WAITING_MAX, ReadRequest};
 use crate::api::router::{Router, RouterParts};
@@ -115,6 +116,9 @@ pub(super) fn parts(
         Ok::<_, SettingsError>(())
     });
     let WorkerQueues { samples, reads, debug } = queues;
+    let acknowledger = counters.acknowledge.as_ref();
+    let acknowledger =
+        acknowledger.map(|counters| Acknowledger::new(counters.clone(), Clock::new(shared.start)));
     let workers = samples.into_iter().zip(&counters.workers);
     workers
         .map(|(mut samples, counters)| {
@@ -126,6 +130,7 @@ pub(super) fn parts(
             let router = Router::new(RouterParts {
                 decoder,
                 samples,
+                acknowledger: acknowledger.clone(),
                 clock: Clock::new(shared.start),
                 counters: counters.router.clone(),
                 reads: reads.clone(),

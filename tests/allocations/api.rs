@@ -48,6 +48,7 @@ impl Worker {
         let router = Router::new(RouterParts {
             decoder: Decoder::new(registry.clone()),
             samples,
+            acknowledger: None,
             clock: Clock::new(sigmad_clock::start()),
             counters: Arc::default(),
             reads: bounded(1).0,

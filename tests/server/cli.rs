@@ -60,6 +60,7 @@ fn a_bad_value_exits_2_and_is_named_as_it_was_given() {
 fn settings_that_cannot_work_exit_78() {
     let cases = [
         (sigmad(&["--window=5", "--min-samples=10"], &[]), "--min-samples"),
+        (sigmad(&["--ack=disk"], &[]), "--ack disk needs --state-dir"),
         (
             sigmad(&["--state-dir=/nowhere", "--redis-url=redis://127.0.0.1:1"], &[]),
             "--state-dir can't be used with --redis-url",

@@ -11,6 +11,7 @@ mod store_ledger;
 #[path = "../webhook/mod.rs"]
 mod webhook;
 
+mod acknowledgement;
 mod api;
 mod cli;
 mod hostile;

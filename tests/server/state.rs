@@ -15,20 +15,28 @@ use crate::harness::{Engine, Launch, Server, WAIT, post};
 const STATE_WAIT: Duration = Duration::from_secs(60);
 
 /// A directory that is removed with what is in it.
-struct StateDirectory(PathBuf);
+pub(crate) struct StateDirectory(PathBuf);
 
 impl StateDirectory {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Self(std::env::temp_dir().join(format!("sigmad-state-{}-{number}", process::id())))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     fn start(&self, args: &[&str]) -> Server {
+        self.start_on(Engine::Native, args)
+    }
+
+    pub(crate) fn start_on(&self, engine: Engine, args: &[&str]) -> Server {
         let directory = self.0.display().to_string();
         let mut all = vec!["--state-dir", &directory, "--workers", "1"];
         all.extend(args);
-        let server = Server::start(Engine::Native, &all);
+        let server = Server::start(engine, &all);
         server.wait_for_log(&["\"restored\""]).expect("a line");
         server
     }
@@ -86,7 +94,7 @@ fn answers(server: &Server) -> Vec<(String, Value)> {
 }
 
 /// A value of the scrape.
-fn scraped(server: &Server, series: &str) -> f64 {
+pub(crate) fn scraped(server: &Server, series: &str) -> f64 {
     let text = server.get("/metrics").expect(200).text().to_owned();
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{series} in {text}"))
@@ -199,13 +207,13 @@ fn wait_for_synced(server: &Server, samples: f64) {
     }
 }
 
-fn kill(mut server: Server) {
+pub(crate) fn kill(mut server: Server) {
     server.signal(libc::SIGKILL);
     server.wait_exit(WAIT).expect("it is killed");
 }
 
 /// How often a server is killed: more in `make verify-long`.
-fn kill_rounds() -> u32 {
+pub(crate) fn kill_rounds() -> u32 {
     std::env::var("SIGMAD_KILL_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number"))
 }
 

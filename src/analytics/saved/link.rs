@@ -1,5 +1,8 @@
 //! What analytics and the thread `state` send each other.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use crossbeam_channel::{Receiver, Sender};
 use sigmad_sample::Batch;
 
@@ -73,4 +76,24 @@ pub struct StateLink {
     pub restored: Sender<NotRestored>,
     /// The way to the disk.
     pub snapshots: Sender<SnapshotMessage>,
+    /// Until when it waits for the disk.
+    pub deadline: DrainDeadline,
+}
+
+/// When the drain ends, on the monotonic clock. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct DrainDeadline(Arc<AtomicU64>);
+
+impl DrainDeadline {
+    /// Sets it. No deadline is 0.
+    pub fn set(&self, deadline_ns: u64) {
+        // Relaxed: no other data depends on it; those who wait read it again and again.
+        self.0.store(deadline_ns.max(1), Relaxed);
+    }
+
+    /// Whether it was set, and has passed.
+    pub fn has_passed(&self, now_ns: u64) -> bool {
+        let deadline_ns = self.0.load(Relaxed);
+        deadline_ns > 0 && now_ns >= deadline_ns
+    }
 }

@@ -1,11 +1,17 @@
 //! The thread's part in snapshots: restores before the first turn, takes a snapshot when asked, and one at the end.
 
-use crossbeam_channel::TrySendError;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, TrySendError};
+use sigmad_clock::Clock;
 
 use crate::analytics::Analytics;
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::saved::link::{ReplayedChunk, RestoreMessage, SnapshotMessage, StateLink};
 use crate::analytics::saved::restore::Restoring;
+
+/// Between two looks at the deadline of the drain, while the disk does not move.
+const DEADLINE_CHECK: Duration = Duration::from_millis(100);
 
 /// The way to the thread `state`, and what waits for it.
 #[derive(Debug)]
@@ -49,11 +55,12 @@ impl Snapshots {
         &self,
         analytics: &mut Analytics,
         latest: &mut LatestSamples,
+        clock: &Clock,
         mut judged: impl FnMut(&mut Analytics),
     ) -> bool {
         let mut restoring = Restoring::default();
         let mut is_whole = false;
-        for message in &self.link.restore {
+        while let Some(message) = self.next_restored(clock) {
             match message {
                 RestoreMessage::Block(block) => restoring.restore(&block, analytics, latest),
                 RestoreMessage::Chunk(ReplayedChunk { part, arrived_us, batch }) => {
@@ -68,6 +75,37 @@ impl Snapshots {
         // Err: the thread `state` has ended.
         let _ = self.link.restored.send(restoring.not_restored);
         is_whole
+    }
+
+    /// The next part of what the shard knew; None after the last, or when the drain is over before the disk has given it.
+    fn next_restored(&self, clock: &Clock) -> Option<RestoreMessage> {
+        loop {
+            match self.link.restore.recv_timeout(DEADLINE_CHECK) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.link.deadline.has_passed(clock.monotonic_ns()) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a message, and waits for the disk until the drain is over. False if nothing more is to be sent.
+    fn send_last(&self, mut message: SnapshotMessage, clock: &Clock) -> bool {
+        loop {
+            match self.link.snapshots.send_timeout(message, DEADLINE_CHECK) {
+                Ok(()) => return true,
+                Err(SendTimeoutError::Disconnected(_)) => return false,
+                Err(SendTimeoutError::Timeout(unsent)) => {
+                    if self.link.deadline.has_passed(clock.monotonic_ns()) {
+                        return false;
+                    }
+                    message = unsent;
+                }
+            }
+        }
     }
 
     /// Begins a snapshot of what was judged so far: `position` chunks.
@@ -109,19 +147,19 @@ impl Snapshots {
         Exported::Worked
     }
 
-    /// Takes the last snapshot, and waits for the disk. The thread `state` ends that when the time of the drain is over.
+    /// Takes the last snapshot, and waits for the disk until the time of the drain is over.
     pub(super) fn last(
         &mut self,
         analytics: &mut Analytics,
         latest: &LatestSamples,
         position: u64,
+        clock: &Clock,
     ) {
-        let StateLink { shard, snapshots, .. } = &self.link;
-        let shard = *shard;
+        let shard = self.link.shard;
         analytics.begin_snapshot(latest);
         let mut message = Some(SnapshotMessage::Begin { shard, position });
         while let Some(next) = message {
-            if snapshots.send(next).is_err() {
+            if !self.send_last(next, clock) {
                 return;
             }
             message = loop {

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::http::message::HeaderField;
+use crate::http::message::{HeaderField, Response};
 
 /// One is in place: a full queue answers 503 with `Retry-After`, and must not allocate for it.
 pub type Fields = SmallVec<[HeaderField; 1]>;
@@ -16,4 +16,17 @@ pub struct Answer {
     pub content_type: &'static str,
     /// Further header fields.
     pub fields: Fields,
+}
+
+impl Answer {
+    /// One of JSON, without further fields.
+    pub fn json(status: u16) -> Self {
+        Self { status, content_type: crate::api::JSON, fields: Fields::new() }
+    }
+
+    /// The answer with this body.
+    pub fn into_response(self, body: Vec<u8>) -> Response {
+        let Self { status, content_type, fields } = self;
+        Response { status, content_type, fields: fields.into_vec(), body }
+    }
 }

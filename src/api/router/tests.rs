@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::JSON;
+use crate::api::acknowledge::AcknowledgeCounters;
 use crate::api::counters::{CODES, METHODS};
 use crate::api::routes::Read;
 use crate::api::testing::{FakeEngine, field, json};
@@ -40,6 +41,7 @@ fn router_test_with(tokens: Tokens, reads_max: usize, max_streams: usize) -> Rou
     let router = Router::new(RouterParts {
         decoder: Decoder::new(Arc::new(Registry::new(max_streams, 3600))),
         samples,
+        acknowledger: None,
         clock: Clock::new(sigmad_clock::start()),
         counters: counters.clone(),
         reads: sender,
@@ -613,4 +615,46 @@ fn a_round_times_its_answers() {
         assert_eq!((counts.count(), counts.sum_ns), (count, count * 40_000), "{path}");
     }
     assert!(test.times.has(Stage::Decode) && test.times.has(Stage::Enqueue));
+}
+
+#[test]
+fn answers_to_samples_wait_for_the_disk_and_others_do_not() {
+    for is_durable in [true, false] {
+        let mut test = router_test();
+        let counters: Arc<AcknowledgeCounters> = Arc::default();
+        let clock = Clock::new(sigmad_clock::start());
+        test.router.parts.acknowledger = Some(Acknowledger::new(counters.clone(), clock));
+        let lines = "up rps=1";
+        test.call(Method::Post, "/ingest", &[], r#"{"rps":1}"#);
+        test.call(Method::Post, "/ingest", &[], r#"[{"rps":1},{"rps":"x"}]"#);
+        test.call(Method::Post, "/write", &[], lines);
+        assert!(test.engine.is_silent());
+        assert_eq!(test.post("/ingest", r#"{"rps":"x"}"#).status, 400, "nothing is to be kept");
+        assert_eq!(test.ask(Method::Get, "/health", &[]).status, 200);
+
+        test.router.round_called(Now::default(), StageTimer::default());
+        let mut chunk = test.sample_consumer.receive().expect("open").expect("a chunk");
+        assert!(test.engine.is_silent());
+        let right = chunk.right.take().expect("its right");
+        if is_durable {
+            right.durable()
+        } else {
+            drop(right)
+        }
+        let statuses = [(); 3].map(|()| test.engine.completed().status);
+        assert_eq!(statuses, if is_durable { [202, 202, 204] } else { [503; 3] });
+        assert_eq!(
+            (counters.durable_total.get(), counters.lost_total.get()),
+            if is_durable { (3, 0) } else { (0, 3) }
+        );
+        test.sample_consumer.recycle(chunk);
+
+        // The next round has a right of its own, and one without samples has none.
+        test.call(Method::Post, "/ingest", &[], r#"{"rps":1}"#);
+        test.router.round_called(Now::default(), StageTimer::default());
+        test.router.round_called(Now::default(), StageTimer::default());
+        let mut chunk = test.sample_consumer.receive().expect("open").expect("a chunk");
+        chunk.right.take().expect("its right").durable();
+        assert_eq!(test.engine.completed().status, 202);
+    }
 }

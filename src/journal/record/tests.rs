@@ -40,7 +40,7 @@ fn input(samples: &[(i64, Option<DeviceId>, Vec<Reading>)]) -> JudgedInput {
     for (timestamp_us, device, readings) in samples {
         batch.push(*timestamp_us, *device, readings);
     }
-    JudgedInput { position: 0, arrived_us: 77, batch }
+    JudgedInput { arrived_us: 77, batch, ..JudgedInput::default() }
 }
 
 fn samples() -> impl Strategy<Value = Vec<(i64, Option<DeviceId>, Vec<Reading>)>> {

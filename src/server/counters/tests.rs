@@ -166,6 +166,7 @@ fn families_are_in_the_order_of_their_names() {
 fn metrics_document_is_current() {
     let mut counters = ServerCounters::new(2, ShardLayout::ONE, Some(redis_counters()), true);
     counters.notify.push(Arc::new(TargetCounters::new("webhook host".to_owned())));
+    counters.acknowledge = Some(Arc::default());
     let telemetry = telemetry(&counters);
     crate::testing::check_document("docs/METRICS.md", &document(&families(&telemetry)));
 }
@@ -177,7 +178,7 @@ fn document(families: &[MetricFamily]) -> String {
          Every metric family of `GET /metrics` and `GET /metrics/prometheus`. `make docs` writes this file\n\
          from the code, and `cargo test` compares them. The `sigmad_store_*` and `sigmad_handover_*` families are present with\n\
          `--redis-url` only, the `sigmad_notifications_*` families with a target of notifications, the `sigmad_state_*`\n\
-         families with `--state-dir`.\n\n\
+         families with `--state-dir`, and `sigmad_acknowledgements_total` with `--ack disk`.\n\n\
          | name | type | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     for family in families {
