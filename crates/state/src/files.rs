@@ -264,7 +264,7 @@ impl Files {
             }
             unneeded
         };
-        self.remove(&unneeded);
+        self.remove_replaced(&unneeded);
     }
 
     /// Removes what earlier generations have kept for the case of damage.
@@ -273,7 +273,15 @@ impl Files {
             |name: &&FileName| name.generation < self.generation && !self.used.contains(name);
         let spare: Vec<FileName> =
             self.table.lock().files.keys().filter(is_spare).copied().collect();
-        self.remove(&spare);
+        self.remove_replaced(&spare);
+    }
+
+    /// Removes files that others replace, once the names of these are durable: a snapshot may have got its name, and the
+    /// sync of that failed. Else nothing is removed.
+    fn remove_replaced(&self, names: &[FileName]) {
+        if !names.is_empty() && self.disk.sync_dir().is_ok() {
+            self.remove(names);
+        }
     }
 
     /// Removes files. What the disk refuses to remove is tried again with the next snapshot.

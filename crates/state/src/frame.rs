@@ -74,6 +74,8 @@ pub(crate) fn write_file<'a>(
     let mut file = disk.create(&temporary)?;
     file.append(&bytes)?;
     file.sync_data()?;
+    // This name may replace one that is not durable so far, or outlive it.
+    disk.sync_dir()?;
     disk.rename(&temporary, &name)?;
     disk.sync_dir()?;
     Ok(bytes.len() as u64)

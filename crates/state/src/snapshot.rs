@@ -70,6 +70,8 @@ impl SnapshotWriter {
         self.flush()?;
         self.file.sync_data()?;
         let (disk, name) = (&self.directory.disk, self.name.to_string());
+        // An earlier file of the temporary name must not get the name of a snapshot after a crash.
+        disk.sync_dir()?;
         disk.rename(&format!("{name}{TEMPORARY}"), &name)?;
         self.is_finished = true;
         self.directory.note(self.name, self.bytes);
