@@ -63,9 +63,10 @@ impl StateDir {
             Files::new(disk, options, (generation, start), found.used, table, snapshot_bytes);
         let directory = Self(Arc::new(files));
         directory.0.remove(&found.unusable);
-        directory.0.sync_parent();
         // Err: tried again with each file.
-        let _ = directory.0.begin();
+        if directory.0.begin().is_ok() {
+            directory.0.sync_parent();
+        }
         Ok((directory, found.recovery))
     }
 

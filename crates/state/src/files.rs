@@ -141,12 +141,14 @@ impl Files {
         Ok(())
     }
 
-    /// Makes what the recovery has read durable. If that fails, a second try proves nothing, and only snapshots of all
-    /// shards end the doubt.
+    /// Makes what the recovery has read durable. If that fails, a second try proves nothing, whoever makes it, and only
+    /// snapshots of all shards end the doubt. So the start of this generation must be durable before: it says that the
+    /// files of older ones were tried. Those that a generation before this one may have tried stay in doubt.
     pub fn sync_parent(&self) {
-        let journals = self.used.iter().filter(|name| name.kind == FileKind::Journal);
-        let is_durable =
-            journals.map(|name| self.disk.sync_file(&name.to_string())).all(|r| r.is_ok());
+        let mut journals = self.used.iter().filter(|name| name.kind == FileKind::Journal);
+        let is_durable = journals.all(|name| {
+            name.generation + 1 == self.generation && self.disk.sync_file(&name.to_string()).is_ok()
+        });
         // Relaxed: it is set before there are writers.
         self.is_parent_durable.store(is_durable, Relaxed);
     }

@@ -84,6 +84,65 @@ fn nothing_is_durable_after_a_gap_until_a_snapshot_covers_it() {
     assert_eq!(Process::start(&disk, options()).devices[&0], [0, 1, 2]);
 }
 
+/// The second process reads what the first one left in the system's memory, and fails to make it durable. From then on
+/// the system reports success to the third one.
+#[test]
+fn what_one_process_failed_to_sync_is_in_doubt_for_the_next_one() {
+    for seed in 0..200 {
+        let disk = SimulatedDisk::new(seed);
+        let mut first = Process::start(&disk, options());
+        for value in 0..4 {
+            first.judge(0, value).expect("it is in the buffer");
+        }
+        disk.set_faults(Faults { append_fails_one_in: 1, ..Faults::default() });
+        first.journals[0].sync().expect_err("a part arrives, and is not synced");
+        disk.set_faults(Faults { sync_fails_one_in: 3, ..Faults::default() });
+        Process::start(&disk, options());
+        disk.set_faults(Faults::default());
+        let mut third = Process::start(&disk, options());
+        third.judge(1, 7).expect("the disk works");
+        let is_durable = third.journals[0].sync().expect("the disk works") == 1;
+        let known = third.devices.clone();
+        disk.crash();
+        let devices = Process::start(&disk, options()).devices;
+        assert!(!is_durable || devices == known, "seed {seed}: {devices:?} of {known:?}");
+    }
+}
+
+/// Whether the name of a snapshot is durable is not known after a failed sync of the directory.
+#[test]
+fn room_is_made_by_snapshots_whose_names_are_durable_only() {
+    for seed in 0..200 {
+        let disk = SimulatedDisk::new(seed);
+        let mut process = Process::start(&disk, options());
+        process.judge(0, 1).expect("the disk works");
+        process.sync_all();
+        disk.set_faults(Faults { sync_fails_one_in: 3, ..Faults::default() });
+        let _ = process.snapshot(0);
+        process.directory.make_room();
+        disk.crash();
+        disk.set_faults(Faults::default());
+        assert_eq!(Process::start(&disk, options()).devices[&0], [1], "seed {seed}");
+    }
+}
+
+/// A start whose name is durable and that of its parent is not would cut off all that is older.
+#[test]
+fn no_start_outlives_the_name_of_the_one_before() {
+    for seed in 0..200 {
+        let disk = SimulatedDisk::new(seed);
+        let mut process = Process::start(&disk, options());
+        process.judge(0, 1).expect("the disk works");
+        process.sync_all();
+        disk.set_faults(Faults { sync_fails_one_in: 2, ..Faults::default() });
+        Process::start(&disk, options());
+        Process::start(&disk, options());
+        disk.crash();
+        disk.set_faults(Faults::default());
+        assert_eq!(Process::start(&disk, options()).devices[&0], [1], "seed {seed}");
+    }
+}
+
 #[test]
 fn a_read_only_disk_gives_its_state_and_takes_writes_later() {
     let disk = SimulatedDisk::new(1);
