@@ -117,6 +117,8 @@ fn room_is_made_by_snapshots_whose_names_are_durable_only() {
         let mut process = Process::start(&disk, options());
         process.judge(0, 1).expect("the disk works");
         process.sync_all();
+        // Its first snapshot replaces the files of the process before.
+        let process = Process::start(&disk, options());
         disk.set_faults(Faults { sync_fails_one_in: 3, ..Faults::default() });
         let _ = process.snapshot(0);
         process.directory.make_room();
