@@ -239,8 +239,10 @@ impl DeviceWindows {
             stream.enter(ring, value, verdict);
             entry.set_verdict(&verdict);
             let place = entry.place();
-            let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-            note_verdict(id, device, (metric, stream), flag, metrics, anomalies);
+            if verdict.is_anomaly || stream.open.is_some() {
+                let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+                note_verdict(id, device, (metric, stream), flag, metrics, anomalies);
+            }
             if stream.ring_source != RingSource::Own {
                 arena.enter_own(place, value, verdict);
             }
@@ -372,7 +374,7 @@ impl DeviceWindows {
 }
 
 /// Takes the verdict on a value for the anomaly that it belongs to, or ends.
-#[inline(always)] // as part of `DeviceWindows::judge`: one call per reading
+#[cold] // most values are in no anomaly
 fn note_verdict(
     id: DeviceId,
     device: &mut DeviceEntry,

@@ -186,25 +186,14 @@ impl DetectorStates {
         value: f64,
     ) -> Verdict {
         let verdict = self.settings.zscore.judge(before, value);
-        match state {
-            None => verdict,
-            Some(state) => self.observe(state, timestamp_us, value, verdict),
-        }
+        self.judge_late(state, timestamp_us, value, verdict)
     }
 
+    /// The verdict of the first detector that keeps states. Without `zscore`'s, so that this can stay in registers.
     #[inline(never)] // the default runs without
-    fn observe(
-        &mut self,
-        state: StateIndex,
-        timestamp_us: i64,
-        value: f64,
-        verdict: Verdict,
-    ) -> Verdict {
+    fn observe(&mut self, state: StateIndex, timestamp_us: i64, value: f64) -> Option<(f64, bool)> {
         let first = self.settings.first();
-        match self.slabs.observe(first, state.index(), timestamp_us, value) {
-            Some((score, is_anomaly)) => Verdict { score, is_anomaly, ..verdict },
-            None => verdict,
-        }
+        self.slabs.observe(first, state.index(), timestamp_us, value)
     }
 
     /// Judges a value of a stream that waits for its states, by `zscore` alone. [`DetectorStates::judge_late`] gives the
@@ -218,6 +207,7 @@ impl DetectorStates {
     }
 
     /// Judges a value that `zscore` has judged before, by the states of its stream.
+    #[inline]
     pub fn judge_late(
         &mut self,
         state: Option<StateIndex>,
@@ -225,9 +215,9 @@ impl DetectorStates {
         value: f64,
         early: Verdict,
     ) -> Verdict {
-        match state {
+        match state.and_then(|state| self.observe(state, timestamp_us, value)) {
+            Some((score, is_anomaly)) => Verdict { score, is_anomaly, ..early },
             None => early,
-            Some(state) => self.observe(state, timestamp_us, value, early),
         }
     }
 
