@@ -4,7 +4,7 @@
 //! there are clients, it composes one event for each feed (the whole server, or one device) and sends every
 //! client a copy. A client's queue is bounded; a client that reads too slowly is disconnected. Without
 //! clients the thread takes one point of [`History`] per second and sleeps. It also feeds the
-//! [`Recorder`](super::recorder::Recorder), and asks it for readers.
+//! [`Recorder`], and asks it for readers.
 
 use std::str::FromStr;
 use std::sync::Arc;
