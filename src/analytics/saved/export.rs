@@ -1,9 +1,9 @@
 //! A snapshot under way: what is taken already, and the blocks that wait to be written.
 //!
 //! When it begins, each stream and each device is *pending*. Taking one writes its record; what is opened later is
-//! not pending, and so no part of the snapshot. Nor is what the registry has evicted: such a device or metric has had no
-//! sample since the snapshot began, or it would have been taken. A batch first takes what is pending of all that it would change
-//! ([`Export::take_before`]); the rest is taken in steps, in the order of the devices.
+//! not pending, and so no part of the snapshot. Nor is a device that the registry has evicted, unless it was taken
+//! before: then all its streams are, so that it is restored whole or not at all. A batch first takes what is pending of
+//! all that it would change ([`Export::take_before`]); the rest is taken in steps, in the order of the devices.
 
 use std::collections::VecDeque;
 
@@ -28,9 +28,9 @@ pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A set of small numbers.
 #[derive(Debug)]
-struct Pending(Vec<u64>);
+struct NumberSet(Vec<u64>);
 
-impl Pending {
+impl NumberSet {
     /// All numbers below `len`.
     fn below(len: usize) -> Self {
         let mut words = vec![u64::MAX; len.div_ceil(64)];
@@ -42,11 +42,26 @@ impl Pending {
         Self(words)
     }
 
+    /// None of the numbers below `len`.
+    fn none(len: usize) -> Self {
+        Self(vec![0; len.div_ceil(64)])
+    }
+
     /// All streams in use.
     fn streams(arena: &Arena) -> Self {
         let mut pending = Self::below(arena.places());
         arena.free_places().for_each(|place| _ = pending.take(place.number()));
         pending
+    }
+
+    /// Adds a number, which is below the length that the set was made with.
+    fn add(&mut self, number: usize) {
+        self.0[number / 64] |= 1 << (number % 64);
+    }
+
+    /// Whether a number is there.
+    fn has(&self, number: usize) -> bool {
+        self.0.get(number / 64).is_some_and(|word| word & 1 << (number % 64) != 0)
     }
 
     /// Removes a number. True if it was there.
@@ -73,9 +88,11 @@ enum Sweep {
 /// A snapshot under way.
 #[derive(Debug)]
 pub struct Export {
-    pending_fleet: Pending,
-    pending_devices: Pending,
-    pending_streams: Pending,
+    pending_fleet: NumberSet,
+    pending_devices: NumberSet,
+    pending_streams: NumberSet,
+    /// Entries whose device at the beginning has its record.
+    taken_devices: NumberSet,
     /// Entries of devices when it began.
     entries: usize,
     sweep: Sweep,
@@ -91,9 +108,10 @@ impl Export {
     /// Begins. All streams and devices are pending.
     pub fn begin(devices: &DeviceWindows, fleet: &FleetWindows) -> Self {
         Self {
-            pending_fleet: Pending::streams(&fleet.arena),
-            pending_devices: Pending::below(devices.entries()),
-            pending_streams: Pending::streams(&devices.arena),
+            pending_fleet: NumberSet::streams(&fleet.arena),
+            pending_devices: NumberSet::below(devices.entries()),
+            pending_streams: NumberSet::streams(&devices.arena),
+            taken_devices: NumberSet::none(devices.entries()),
             entries: devices.entries(),
             sweep: Sweep::Fleet(0),
             block: Vec::new(),
@@ -150,8 +168,14 @@ impl Export {
                 }
             } else {
                 // Evicted: its entry may be given to this device, and its streams to any.
+                let gone = DeviceId { index: id.index, generation: device.generation };
+                let is_taken = self.taken_devices.has(id.index as usize);
                 for stream in &device.streams {
-                    self.pending_streams.take(stream.place().number());
+                    if is_taken {
+                        self.take_stream(&devices.arena, gone, stream.metric, stream.place());
+                    } else {
+                        self.pending_streams.take(stream.place().number());
+                    }
                 }
             }
         }
@@ -183,7 +207,7 @@ impl Export {
                 Sweep::Device(index) if index < self.entries => {
                     if let Some(device) = devices.entry(index) {
                         self.take_device(index as u32, device, metrics, silence);
-                        if !self.take_streams(index as u32, device, &devices.arena, metrics) {
+                        if !self.take_streams(index as u32, device, &devices.arena) {
                             break;
                         }
                     }
@@ -231,6 +255,7 @@ impl Export {
         if !was_pending || !metrics.is_device(id) {
             return;
         }
+        self.taken_devices.add(index as usize);
         let saved = SavedDevice {
             device: id,
             name: name.clone(),
@@ -249,17 +274,11 @@ impl Export {
     }
 
     /// Takes streams of a device until the step is full. False if some are left.
-    fn take_streams(
-        &mut self,
-        index: u32,
-        device: &DeviceEntry,
-        arena: &Arena,
-        metrics: &KnownMetrics,
-    ) -> bool {
-        let id = DeviceId { index, generation: device.generation };
-        if device.name.is_none() || !metrics.is_device(id) {
+    fn take_streams(&mut self, index: u32, device: &DeviceEntry, arena: &Arena) -> bool {
+        if !self.taken_devices.has(index as usize) {
             return true;
         }
+        let id = DeviceId { index, generation: device.generation };
         for stream in &device.streams {
             if self.taken_bytes >= STEP_BYTES {
                 return false;
