@@ -117,7 +117,8 @@ def compare(counted: Counts) -> bool:
         if name in expected.get("values", {}):
             good &= is_held(name, "value", now, expected["values"][name])
         else:
-            print(f"  {name:10} {now:10.1f} per value: `make gates-update` holds on to it")
+            print(f"  {name:10} {now:10.1f} per value: NO RECORD, `make gates-update` makes one")
+            good = False
     return good
 
 
