@@ -24,6 +24,7 @@ import bench  # noqa: E402
 PARTS = {
     "fuzz": (["make", "fuzz"], {"FUZZ_SECONDS": "60"}),
     "pprof": (["make", "pprof"], {"PPROF_CYCLES": "1000"}),
+    "affinity": (["make", "affinity"], {}),
     "nginx": (["make", "nginx"], {"NGINX_SECONDS": "60"}),
     "clients": (["make", "clients"], {"CLIENT_REQUESTS": "50000", "CLIENT_SECONDS": "30"}),
     "load": (["make", "load"], {"LOAD_SECONDS": "10", "LOAD_TOOLS": "hey ab wrk locust k6"}),
