@@ -128,6 +128,15 @@ impl DeviceEntry {
         Some(self.streams.len() - 1)
     }
 
+    /// Counts a sample whose readings were judged. True when it is the first of its second.
+    #[inline]
+    fn count(&mut self, timestamp_us: i64, arrived_us: i64) -> bool {
+        self.own.total += 1;
+        self.last.update(arrived_us, timestamp_us);
+        let before_s = std::mem::replace(&mut self.own_seen_s, LastSample::seconds(arrived_us));
+        self.own_seen_s != before_s || self.own.total == 1
+    }
+
     /// The stream with the highest score, the first of equals. None without a stream.
     pub fn highest_score(&self) -> Option<&DeviceStream> {
         self.streams.iter().reduce(|best, next| if next.score > best.score { next } else { best })
@@ -251,10 +260,7 @@ impl DeviceWindows {
                 onsets.judge(arena, of, metrics, arrived_us, value);
             }
         }
-        device.own.total += 1;
-        device.last.update(arrived_us, sample.timestamp_us);
-        let before_s = std::mem::replace(&mut device.own_seen_s, LastSample::seconds(arrived_us));
-        device.own_seen_s != before_s || device.own.total == 1
+        device.count(timestamp_us, arrived_us)
     }
 
     /// Counts each device and its streams anew, from its last sample.

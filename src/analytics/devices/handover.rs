@@ -4,7 +4,6 @@ use super::{DeviceWindows, note_verdict};
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog};
 use crate::analytics::arena::{RingSource, StreamToJudge};
 use crate::analytics::handover::WaitingValue;
-use crate::analytics::last_sample::LastSample;
 use crate::analytics::metrics::KnownMetrics;
 use crate::handover::{FoundStates, STREAMS_PER_PART, StatedPart, StreamStates, WaitOutcome};
 use sigmad_detectors::DetectorKind;
@@ -61,10 +60,7 @@ impl DeviceWindows {
             }
         }
         let Some((device, ..)) = self.get_mut(id, metrics) else { return false };
-        device.own.total += 1;
-        device.last.update(arrived_us, timestamp_us);
-        let before_s = std::mem::replace(&mut device.own_seen_s, LastSample::seconds(arrived_us));
-        device.own_seen_s != before_s || device.own.total == 1
+        device.count(timestamp_us, arrived_us)
     }
 
     /// Takes states that came for a device, and judges the values that waited for them.
