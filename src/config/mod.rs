@@ -4,6 +4,7 @@
 //! other module checks a setting. A bad value, an unknown flag or values that contradict each other stop the
 //! start with an error that names them.
 
+mod checks;
 mod choices;
 mod command_line;
 mod environment;
@@ -12,6 +13,7 @@ mod grafana_url;
 mod help;
 mod in_force;
 mod listen;
+mod parsers;
 #[cfg(test)]
 mod reference;
 mod settings;

@@ -2,32 +2,25 @@
 //!
 //! The first paragraph of a field's documentation is its line in `--help`; `docs/SETTINGS.md` has all of it.
 
-use std::ffi::OsStr;
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
-use clap::error::ErrorKind;
-use rustls::ServerConfig;
+use clap::builder::NonEmptyStringValueParser;
 use sigmad_flags::{TokenFlag, bytes, count, duration};
 use sigmad_notify::settings::NotifySettings;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
 
 use super::choices::{
     Ack, Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switch, shards,
 };
-use super::error::SettingsError;
 use super::grafana_url::GrafanaUrl;
 use super::listen::listen;
-use crate::decode::{DEVICE_LABELS, Glob, SeriesRules};
+use super::parsers::{RedisUrlParser, log_filter, threshold};
+use crate::decode::{DEVICE_LABELS, Glob};
 use crate::http::cors::AllowedOrigin;
 use crate::http::listen::ListenAddress;
-use crate::http::tls::server_config;
-use crate::store::url::{LoginError, Password, Target, UrlError};
+use crate::store::url::{Password, Target};
 use sigmad_detectors::DetectorKind;
 
 /// The default of `--listen`.
@@ -68,8 +61,6 @@ const STATE_BYTES: RangeInclusive<usize> = 1024 * 1024..=1 << 50;
 const SNAPSHOT_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
 /// The lower end holds some seconds of a small fleet.
 const REDIS_QUEUE_BYTES: RangeInclusive<usize> = 1024 * 1024..=64 * 1024 * 1024 * 1024;
-/// No detector gives a larger z-score, so no value could exceed a larger threshold.
-const THRESHOLD_MAX: f64 = sigmad_sample::Z_MAX;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -438,149 +429,4 @@ pub struct ServerSettings {
     /// Format of log lines. `auto` is `human` on a terminal, and `json` elsewhere.
     #[arg(help_heading = "Logs", long, value_enum, default_value = "auto")]
     pub log_format: LogFormat,
-}
-
-impl ServerSettings {
-    /// `--redis-url` with the password of `--redis-password`.
-    ///
-    /// # Errors
-    /// When the two contradict each other. Settings in force never do.
-    pub fn redis_target(&self) -> Result<Option<Target>, LoginError> {
-        let password = self.redis_password.clone();
-        self.redis_url.clone().map(|target| target.with_password(password)).transpose()
-    }
-
-    /// The rules for series.
-    pub fn series_rules(&self) -> SeriesRules {
-        SeriesRules {
-            device_labels: self.device_labels.clone(),
-            keep: self.keep.clone(),
-            drop: self.drop.clone(),
-            counters: self.counters.clone(),
-            gauges: self.gauges.clone(),
-        }
-    }
-
-    /// Checks what no single value shows, and reads the tokens.
-    pub(super) fn checked(mut self) -> Result<Self, SettingsError> {
-        let Self { window, min_samples, .. } = self;
-        if min_samples > window {
-            return Err(SettingsError::MinSamplesAboveWindow { min_samples, window });
-        }
-        let has_tcp = self.listen.iter().any(|address| address.tcp().is_some());
-        if self.engine == Engine::May && self.listen.len() > 1 {
-            return Err(SettingsError::SeveralAddresses);
-        }
-        if self.engine == Engine::May && !has_tcp {
-            return Err(SettingsError::UnixWithMay);
-        }
-        if self.tls_cert.is_some() && !has_tcp {
-            return Err(SettingsError::TlsWithUnix);
-        }
-        if self.redis_url.is_some()
-            && let Shards::Count(shards @ 2..) = self.analytics
-        {
-            return Err(SettingsError::ShardsWithRedis(shards));
-        }
-        if self.redis_url.is_some() && self.state_dir.is_some() {
-            return Err(SettingsError::StateWithRedis);
-        }
-        if self.ack == Ack::Disk && self.state_dir.is_none() {
-            return Err(SettingsError::AckWithoutState);
-        }
-        for (place, kind) in self.detector.iter().enumerate() {
-            if self.detector[..place].contains(kind) {
-                return Err(SettingsError::DetectorTwice(kind.name()));
-            }
-        }
-        self.notify.check().map_err(SettingsError::Notify)?;
-        self.read_tokens()?;
-        self.tls()?;
-        if let Some(password) = &self.redis_password {
-            // Its file may change later; now it shows whether the flag is right.
-            password.read().map_err(SettingsError::RedisPassword)?;
-        }
-        self.redis_target().map_err(SettingsError::RedisLogin)?;
-        Ok(self)
-    }
-
-    /// Reads the certificate and its key; None without them.
-    ///
-    /// # Errors
-    /// When there is one without the other, or when they can't be used.
-    pub fn tls(&self) -> Result<Option<ServerConfig>, SettingsError> {
-        match (&self.tls_cert, &self.tls_key) {
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) if self.engine == Engine::May => Err(SettingsError::TlsWithMay),
-            (Some(certificate), Some(key)) => {
-                server_config(certificate, key).map(Some).map_err(SettingsError::Tls)
-            }
-            (Some(_), None) => Err(SettingsError::TlsHalf { given: "tls-cert", absent: "tls-key" }),
-            (None, Some(_)) => Err(SettingsError::TlsHalf { given: "tls-key", absent: "tls-cert" }),
-        }
-    }
-
-    /// Reads the tokens that are in files, also those that have been read before.
-    ///
-    /// # Errors
-    /// When a file can't be read, or when its token can't be used.
-    pub fn read_tokens(&mut self) -> Result<(), SettingsError> {
-        for (flag, token) in [
-            ("ingest-token", &mut self.ingest_token),
-            ("read-token", &mut self.read_token),
-            ("debug-token", &mut self.debug_token),
-            ("operator-token", &mut self.operator_token),
-        ] {
-            if let Some(token) = token {
-                token.read(flag).map_err(SettingsError::Token)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Parses `--redis-url` and `--demo-redis-url`. Unlike other parsers it never repeats a bad value, which may hold a password.
-#[derive(Clone)]
-pub(super) struct RedisUrlParser;
-
-impl TypedValueParser for RedisUrlParser {
-    type Value = Target;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        arg: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<Target, clap::Error> {
-        let flag = arg.and_then(clap::Arg::get_long).unwrap_or("redis-url");
-        let invalid = |reason: &dyn fmt::Display| {
-            let message = format!("invalid value for '--{flag}': {reason}\n");
-            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
-        };
-        let text = value.to_str().ok_or_else(|| invalid(&UrlError::NotUtf8))?;
-        text.parse().map_err(|error: UrlError| invalid(&error))
-    }
-}
-
-fn threshold(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value < THRESHOLD_MAX => Ok(value),
-        _ => Err(format!("must be a number above 0 and below {THRESHOLD_MAX}")),
-    }
-}
-
-/// `EnvFilter` takes a word that is no level for the name of a crate, and then logs nothing else.
-fn log_filter(text: &str) -> Result<String, String> {
-    for part in text.split(',') {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
-        // An empty level would be an error.
-        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
-            return Err(format!(
-                "`{part}` has no level; levels are off, error, warn, info, debug and trace, \
-                 and a filter is like info,sigmad::http=debug"
-            ));
-        }
-    }
-    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
-    Ok(text.to_owned())
 }
