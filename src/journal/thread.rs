@@ -192,7 +192,7 @@ impl JournalThread {
 
     /// Makes all durable, and asks for a snapshot where only that helps.
     fn sync(&mut self, now_ns: u64) {
-        let mut is_well = true;
+        let (mut is_well, mut begins_in_doubt) = (true, false);
         let mut needs_snapshot = self.directory.wants_snapshot();
         for (at, shard) in self.shards.iter_mut().enumerate() {
             if std::mem::take(&mut shard.has_unsynced) {
@@ -211,6 +211,7 @@ impl JournalThread {
             let has_gap = shard.writer.needs_snapshot();
             is_well &= !has_gap && now_ns >= shard.retry_ns;
             needs_snapshot |= has_gap;
+            begins_in_doubt |= shard.writer.begins_in_doubt();
         }
         if is_well {
             self.counters.synced_samples_total.set(self.counters.samples_total.get());
@@ -226,7 +227,12 @@ impl JournalThread {
             (self.on_state)(true);
         } else if !is_well {
             if !std::mem::replace(&mut self.is_degraded, true) {
-                warn!("the journal has a gap, until the next snapshot: the disk is too slow");
+                let why = if begins_in_doubt {
+                    "what the start has read could not be written anew"
+                } else {
+                    "chunks found its queue full, or names were evicted"
+                };
+                warn!(why, "the journal is of no use until the next snapshots");
             }
             // Again and again: a snapshot that was written says otherwise.
             (self.on_state)(false);

@@ -118,6 +118,10 @@ fn a_restart_changes_no_answer_and_no_later_verdict() {
     assert_eq!(answers(&server), before);
     assert_eq!(scraped(&server, "sigmad_samples_judged_total"), judged);
     assert_eq!(scraped(&server, "sigmad_state_restored_devices"), 5.0);
+    for kind in ["device", "record", "detector_state"] {
+        let left_out = format!(r#"sigmad_state_not_restored_total{{kind="{kind}"}}"#);
+        assert_eq!(scraped(&server, &left_out), 0.0, "{kind}");
+    }
     let ready = server.get("/readyz").expect(200).json();
     assert_eq!(ready["parts"]["state"], "ok");
     for server in [&uninterrupted, &server] {

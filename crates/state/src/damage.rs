@@ -15,7 +15,7 @@ pub enum DamageKind {
     Missing,
     /// It has a newer format. It is renamed and kept.
     OtherVersion,
-    /// The system refuses to read it.
+    /// The system refuses to read it. A start, a snapshot and a document are renamed and kept.
     Unreadable,
 }
 

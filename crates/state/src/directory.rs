@@ -7,7 +7,7 @@ use crate::damage::StateError;
 use crate::disk::{Disk, Entry};
 use crate::files::{Files, StateOptions, Table};
 use crate::journal::JournalWriter;
-use crate::names::{FileName, SET_ASIDE, TEMPORARY};
+use crate::names::{self, FileName, TEMPORARY};
 use crate::readers::Recovery;
 use crate::recovery;
 use crate::snapshot::SnapshotWriter;
@@ -34,9 +34,7 @@ impl StateDir {
                 table.files.insert(name, entry.bytes);
             } else if entry.name.strip_suffix(TEMPORARY).and_then(FileName::parse).is_some() {
                 temporary.push(entry.name);
-            } else if let Some((name, _)) = entry.name.split_once(SET_ASIDE)
-                && FileName::parse(name).is_some()
-            {
+            } else if names::is_set_aside(&entry.name) {
                 table.aside.push(entry);
             }
         }
@@ -45,8 +43,8 @@ impl StateDir {
             let _ = disk.remove(&name);
         }
         let found = recovery::find(&disk, &table.files);
-        for (name, version) in found.newer {
-            let aside = format!("{name}{SET_ASIDE}{version}");
+        for (name, why) in found.aside {
+            let aside = format!("{name}{why}");
             // Err: it is found again at the next start; nothing else reads it.
             if disk.rename(&name.to_string(), &aside).is_ok()
                 && let Some(bytes) = table.files.remove(&name)
@@ -65,7 +63,7 @@ impl StateDir {
         directory.0.remove(&found.unusable);
         // Err: tried again with each file.
         if directory.0.begin().is_ok() {
-            directory.0.sync_parent();
+            directory.0.secure(&found.recovery);
         }
         Ok((directory, found.recovery))
     }

@@ -33,11 +33,6 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of the system.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes the content of a file durable, whoever has written it.
-    ///
-    /// # Errors
-    /// Those of the system.
-    fn sync_file(&self, name: &str) -> io::Result<()>;
     /// All files, in any order.
     ///
     /// # Errors
@@ -132,10 +127,6 @@ impl Disk for RealDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))
-    }
-
-    fn sync_file(&self, name: &str) -> io::Result<()> {
-        File::open(self.path.join(name))?.sync_data()
     }
 
     fn list(&self) -> io::Result<Vec<Entry>> {

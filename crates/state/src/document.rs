@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::damage::{DamageKind, Damaged, StateError};
 use crate::disk::Disk;
 use crate::frame::{self, FrameReader, ReadFault};
-use crate::names::{FileKind, FileName, SET_ASIDE, TEMPORARY};
+use crate::names::{Aside, FileKind, FileName};
 
 /// A longer content is refused: whoever writes it bounds what is in it.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -29,19 +29,19 @@ pub struct Document {
 
 impl Document {
     /// That of the incidents, with its content: None before the first. Damage ends nothing: the next content replaces what
-    /// is there. A file of a newer version is renamed and kept.
+    /// is there. A file of a newer version, or one that can't be read, is renamed and kept.
     pub fn incidents(disk: Arc<dyn Disk>) -> (Self, Result<Option<Vec<u8>>, Damaged>) {
         let document = Self { disk, name: INCIDENTS };
         // Err: there is none, or the next content replaces it.
-        let _ = document.disk.remove(&document.temporary());
+        let _ = document.disk.remove(&document.name.temporary());
         // What a killed process has renamed may be in the system's memory alone. Err: the next content does it.
         let _ = document.disk.sync_dir();
         let content = match document.read() {
             Err(ReadFault::Damage(DamageKind::Missing)) => Ok(None),
             Ok(content) => Ok(Some(content)),
             Err(fault) => {
-                if let ReadFault::Version(version) = fault {
-                    document.set_aside(version);
+                if let Some(why) = fault.aside() {
+                    document.rename(why);
                 }
                 Err(document.damaged(fault.kind()))
             }
@@ -56,7 +56,11 @@ impl Document {
 
     /// Renames the file, whose content is of a newer version, so that it is kept.
     pub fn set_aside(&self, version: u16) {
-        let aside = format!("{}{SET_ASIDE}{version}", self.name);
+        self.rename(Aside::Newer(version));
+    }
+
+    fn rename(&self, why: Aside) {
+        let aside = format!("{}{why}", self.name);
         // Err: the next content replaces it.
         if self.disk.rename(&self.name.to_string(), &aside).is_ok() {
             let _ = self.disk.sync_dir();
@@ -74,13 +78,9 @@ impl Document {
         let written = frame::write_file(&*self.disk, &self.name, content.chunks(PART_BYTES));
         if written.is_err() {
             // Err: it had got its name, or the next one replaces it.
-            let _ = self.disk.remove(&self.temporary());
+            let _ = self.disk.remove(&self.name.temporary());
         }
         Ok(written?)
-    }
-
-    fn temporary(&self) -> String {
-        format!("{}{TEMPORARY}", self.name)
     }
 
     fn read(&self) -> Result<Vec<u8>, ReadFault> {

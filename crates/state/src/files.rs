@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::Mutex;
 
 use crate::Position;
-use crate::damage::StateError;
+use crate::damage::{DamageKind, Damaged, StateError};
 use crate::disk::{Disk, Entry};
+use crate::frame::{FrameReader, WholeFile};
 use crate::names::{FileKind, FileName};
+use crate::readers::{Recovery, SegmentPart};
 use crate::start::{self, Start};
 
 /// A part of the directory that the journal leaves to the next snapshots, whatever the last ones took.
@@ -46,7 +48,7 @@ pub(crate) struct Files {
     start: Mutex<Option<Start>>,
     /// What the recovery has read.
     used: BTreeSet<FileName>,
-    /// True once what the recovery has read is durable: a killed process may have left it in the system's memory.
+    /// True once what the recovery has read is durable ([`Files::secure`]).
     is_parent_durable: AtomicBool,
     table: Mutex<Table>,
     pub shards: Vec<ShardPlaces>,
@@ -141,16 +143,45 @@ impl Files {
         Ok(())
     }
 
-    /// Makes what the recovery has read durable. If that fails, a second try proves nothing, whoever makes it, and only
-    /// snapshots of all shards end the doubt. So the start of this generation must be durable before: it says that the
-    /// files of older ones were tried. Those that a generation before this one may have tried stay in doubt.
-    pub fn sync_parent(&self) {
-        let mut journals = self.used.iter().filter(|name| name.kind == FileKind::Journal);
-        let is_durable = journals.all(|name| {
-            name.generation + 1 == self.generation && self.disk.sync_file(&name.to_string()).is_ok()
+    /// Makes what the recovery has read durable. A killed process may have left the last segments in the system's memory, or
+    /// have failed to make them durable, and then another sync of the same file proves nothing. So they are written
+    /// anew. If that fails, only snapshots of all shards end the doubt.
+    pub fn secure(&self, recovery: &Recovery) {
+        let segments = recovery.journals.iter().flat_map(|journal| &journal.segments);
+        let mut in_doubt = segments.filter(|part| !part.is_proven);
+        let is_durable = in_doubt.all(|part| {
+            let is_rewritten = self.rewrite(part).is_ok();
+            if !is_rewritten {
+                // Err: there is none, or the next start removes it.
+                let _ = self.disk.remove(&part.name.temporary());
+            }
+            is_rewritten
         });
         // Relaxed: it is set before there are writers.
         self.is_parent_durable.store(is_durable, Relaxed);
+    }
+
+    /// Replaces a segment by one that has the records which count, and is durable.
+    fn rewrite(&self, part: &SegmentPart) -> Result<(), StateError> {
+        let name = part.name;
+        let before = self.table.lock().files.get(&name).copied().unwrap_or(0);
+        if !self.snapshot_has_room(before) {
+            return Err(StateError::Full);
+        }
+        let damaged = |kind| StateError::Damaged(Damaged { kind, file: name.to_string() });
+        let opened = FrameReader::open(&*self.disk, &name);
+        let mut records = opened.map_err(|fault| damaged(fault.kind()))?;
+        let mut file = WholeFile::create(&*self.disk, name)?;
+        for _ in 0..part.skip + part.take {
+            let record = records.next_record().map_err(damaged)?;
+            file.push(record.ok_or_else(|| damaged(DamageKind::TornTail))?)?;
+        }
+        file.finish()?;
+        file.take_name(&*self.disk)?;
+        self.note(name, file.bytes());
+        self.grow(file.bytes());
+        self.shrink(before);
+        Ok(self.disk.sync_dir()?)
     }
 
     /// Whether the records of a shard from `first` on can be recovered once they are durable. A snapshot serves when

@@ -3,7 +3,7 @@
 //! ```text
 //! header   magic "sigmad\0", kind, u16 version, u16 0, u32 shard, u64 generation, u64 position, u32 CRC32C of these
 //! frame    u32 length, u32 CRC32C, content
-//! end      u32 0, u32 CRC32C: of all but journals
+//! end      u32 0, u32 CRC32C: what is before is whole; in a segment of a journal, it is durable
 //! ```
 //!
 //! The checksum of a frame covers the header's checksum, its own number in the file, the length and the content. So
@@ -13,8 +13,8 @@ use std::io;
 
 use crate::CONTENT_BYTES_MAX;
 use crate::damage::DamageKind;
-use crate::disk::{Disk, FileReader};
-use crate::names::{FileName, TEMPORARY};
+use crate::disk::{Disk, FileReader, FileWriter};
+use crate::names::{Aside, FileName};
 
 /// The version of the format that this build writes, and the newest that it reads.
 pub const VERSION: u16 = 1;
@@ -23,6 +23,8 @@ pub const HEADER_BYTES: usize = 36;
 /// Bytes of a frame before its content.
 pub const FRAME_BYTES: usize = 8;
 const MAGIC: &[u8; 7] = b"sigmad\0";
+/// Passed to the system at once: few calls, little memory.
+pub(crate) const WRITE_BYTES: usize = 256 * 1024;
 /// Read at once: few calls, little memory.
 const READ_BYTES: usize = 64 * 1024;
 const _: () = assert!(READ_BYTES >= HEADER_BYTES + FRAME_BYTES);
@@ -62,23 +64,74 @@ pub(crate) fn write_file<'a>(
     name: &FileName,
     contents: impl Iterator<Item = &'a [u8]>,
 ) -> io::Result<u64> {
-    let (header, seed) = header(name);
-    let mut bytes = header.to_vec();
-    let mut frames = 0;
+    let mut file = WholeFile::create(disk, *name)?;
     for content in contents {
-        push(&mut bytes, seed, frames, content);
-        frames += 1;
+        file.push(content)?;
     }
-    push_end(&mut bytes, seed, frames);
-    let (name, temporary) = (name.to_string(), format!("{name}{TEMPORARY}"));
-    let mut file = disk.create(&temporary)?;
-    file.append(&bytes)?;
-    file.sync_data()?;
-    // This name may replace one that is not durable so far, or outlive it.
+    file.finish()?;
+    file.take_name(disk)?;
     disk.sync_dir()?;
-    disk.rename(&temporary, &name)?;
-    disk.sync_dir()?;
-    Ok(bytes.len() as u64)
+    Ok(file.bytes())
+}
+
+/// A file that gets its name once it is whole and durable.
+#[derive(Debug)]
+pub(crate) struct WholeFile {
+    name: FileName,
+    file: Box<dyn FileWriter>,
+    seed: u32,
+    frames: u64,
+    /// Frames that are not passed to the system so far.
+    buffer: Vec<u8>,
+    /// Bytes passed to the system.
+    passed: u64,
+}
+
+impl WholeFile {
+    /// Creates it under its temporary name.
+    pub fn create(disk: &dyn Disk, name: FileName) -> io::Result<Self> {
+        let (header, seed) = header(&name);
+        let file = disk.create(&name.temporary())?;
+        Ok(Self { name, file, seed, frames: 0, buffer: header.to_vec(), passed: 0 })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> FileName {
+        self.name
+    }
+
+    /// Its length so far. What arrived is not known after an error, so all of it is counted.
+    pub fn bytes(&self) -> u64 {
+        self.passed + self.buffer.len() as u64
+    }
+
+    /// Adds a frame.
+    pub fn push(&mut self, content: &[u8]) -> io::Result<()> {
+        push(&mut self.buffer, self.seed, self.frames, content);
+        self.frames += 1;
+        if self.buffer.len() >= WRITE_BYTES { self.pass() } else { Ok(()) }
+    }
+
+    /// Adds the mark of the end, and makes the content durable.
+    pub fn finish(&mut self) -> io::Result<()> {
+        push_end(&mut self.buffer, self.seed, self.frames);
+        self.pass()?;
+        self.file.sync_data()
+    }
+
+    /// Gives it its name, which is durable after the next sync of the directory.
+    pub fn take_name(&self, disk: &dyn Disk) -> io::Result<()> {
+        // An earlier file of the temporary name must not get the name after a crash.
+        disk.sync_dir()?;
+        disk.rename(&self.name.temporary(), &self.name.to_string())
+    }
+
+    fn pass(&mut self) -> io::Result<()> {
+        let appended = self.file.append(&self.buffer);
+        self.passed += self.buffer.len() as u64;
+        self.buffer.clear();
+        appended
+    }
 }
 
 fn checksum(seed: u32, number: u64, length: [u8; 4], content: &[u8]) -> u32 {
@@ -120,6 +173,15 @@ impl ReadFault {
             Self::Version(_) => DamageKind::OtherVersion,
         }
     }
+
+    /// Why the file is kept, if it is: this build can't read it now, and that is all that is known of it.
+    pub fn aside(&self) -> Option<Aside> {
+        match self {
+            Self::Damage(DamageKind::Unreadable) => Some(Aside::Unreadable),
+            Self::Damage(_) => None,
+            Self::Version(version) => Some(Aside::Newer(*version)),
+        }
+    }
 }
 
 /// Reads the frames of a file in order, with one buffer.
@@ -133,6 +195,8 @@ pub(crate) struct FrameReader {
     at: usize,
     /// Where in the file the buffer ends.
     offset: u64,
+    /// Whether the mark of the end was read.
+    has_ended: bool,
 }
 
 impl FrameReader {
@@ -142,7 +206,15 @@ impl FrameReader {
             io::ErrorKind::NotFound => DamageKind::Missing,
             _ => DamageKind::Unreadable,
         })?;
-        let mut reader = Self { file, seed: 0, number: 0, buffer: Vec::new(), at: 0, offset: 0 };
+        let mut reader = Self {
+            file,
+            seed: 0,
+            number: 0,
+            buffer: Vec::new(),
+            at: 0,
+            offset: 0,
+            has_ended: false,
+        };
         if !reader.has(HEADER_BYTES)? {
             return Err(DamageKind::TornTail.into());
         }
@@ -189,7 +261,13 @@ impl FrameReader {
         }
         self.at += FRAME_BYTES + bytes;
         self.number += 1;
+        self.has_ended = bytes == 0;
         Ok(if bytes == 0 { Next::End } else { Next::Frame(content) })
+    }
+
+    /// Whether the mark of the end was read.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// The next frame of a snapshot; None at its end. A file that stops before it is torn.
@@ -205,8 +283,7 @@ impl FrameReader {
     pub fn next_record(&mut self) -> Result<Option<&[u8]>, DamageKind> {
         match self.next()? {
             Next::Frame(record) => Ok(Some(record)),
-            Next::End => Err(DamageKind::BadChecksum),
-            Next::NoMore => Ok(None),
+            Next::End | Next::NoMore => Ok(None),
         }
     }
 

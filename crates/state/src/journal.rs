@@ -9,12 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::damage::StateError;
 use crate::disk::FileWriter;
 use crate::files::Files;
-use crate::frame::{self, FRAME_BYTES};
+use crate::frame::{self, FRAME_BYTES, WRITE_BYTES};
 use crate::names::{FileKind, FileName};
 use crate::{CONTENT_BYTES_MAX, Position};
 
-/// Passed to the system at once: few calls, little memory.
-const BUFFER_BYTES: usize = 256 * 1024;
 /// Less room is none, so that a full directory gets no segments without records; of a small one, this part.
 const ROOM_BYTES_MIN: u64 = 64 * 1024;
 const ROOM_PART_MIN: u64 = 64;
@@ -87,7 +85,7 @@ impl JournalWriter {
         segment.frames += 1;
         self.next = position + 1;
         self.prepared = None;
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// The first position of the segment that the record at `position` will stand in. The segment is begun where that is
@@ -107,7 +105,7 @@ impl JournalWriter {
         self.prepared = Some(position);
         if self.segment.as_ref().is_some_and(|segment| self.is_over(segment)) {
             self.sync_segment()?;
-            self.segment = None;
+            self.end_segment();
         }
         match &self.segment {
             Some(segment) => Ok(segment.name.position),
@@ -136,6 +134,11 @@ impl JournalWriter {
         !self.directory.is_covered(self.shard, self.run_first)
     }
 
+    /// True when that is because what the start has read may not be durable: nothing has been left out since.
+    pub fn begins_in_doubt(&self) -> bool {
+        self.run_first == 0 && self.needs_snapshot()
+    }
+
     /// The position after the last record.
     pub fn next(&self) -> Position {
         self.next
@@ -152,18 +155,24 @@ impl JournalWriter {
     /// Leaves a gap before `position`.
     fn skip_to(&mut self, position: Position) {
         // Err: what was before is a gap as well.
-        let _ = self.sync();
-        self.leave_segment();
+        if self.sync().is_ok() && self.segment.is_some() {
+            self.end_segment();
+            self.left_at(self.next);
+        }
         self.prepared = None;
         self.next = position;
         self.run_first = position;
     }
 
-    /// What comes next stands in another segment, which may have to wait for room.
-    fn leave_segment(&mut self) {
-        if self.segment.take().is_some() {
-            self.left_at(self.next);
-        }
+    /// Leaves the segment, all of which is durable, and says so in it: a later start need not prove it.
+    fn end_segment(&mut self) {
+        let Some(mut segment) = self.segment.take() else { return };
+        let mut end = Vec::new();
+        frame::push_end(&mut end, segment.seed, segment.frames);
+        // Err: a later start proves it.
+        let _ = segment.file.append(&end);
+        self.directory.note(segment.name, segment.bytes + end.len() as u64);
+        self.directory.grow_journal(end.len() as u64);
     }
 
     fn left_at(&self, end: Position) {
@@ -222,7 +231,10 @@ impl JournalWriter {
 
     /// What is in doubt is a gap. The file is left alone: a second sync would report success without having written.
     fn failed(&mut self, error: std::io::Error) -> StateError {
-        self.leave_segment();
+        if self.segment.take().is_some() {
+            // What comes next stands in another segment, which may have to wait for room.
+            self.left_at(self.next);
+        }
         self.prepared = None;
         self.buffer.clear();
         self.run_first = self.next;

@@ -27,10 +27,10 @@
 //!
 //! - Recovered is a prefix of what was appended to each shard, with all that [`JournalWriter::sync`] has reported and
 //!   that is undamaged.
-//! - After a failed sync nothing that it was for is taken as durable, by this process or a later one. Snapshots of all
-//!   shards end the doubt.
+//! - After a failed sync nothing that it was for is taken as durable, by this process or a later one. A start writes anew
+//!   what no mark proves to be durable; else snapshots of all shards end the doubt.
 //! - No damage ends the start, and none needs a person to remove a file: it is reported by kind ([`Damaged`]). Files of
-//!   a newer version are renamed and kept.
+//!   a newer version, and those that the system refuses to read, are renamed and kept.
 //! - Two snapshots are kept, each with its journal, so that one may be damaged.
 //! - The directory holds no more than [`StateOptions::bytes_max`], but for one buffer of each writer, and the document.
 

@@ -6,8 +6,34 @@ use crate::Position;
 
 /// The end of the name of a file that is being written.
 pub const TEMPORARY: &str = ".tmp";
-/// Within the name of a file of a newer version, before its number.
-pub const SET_ASIDE: &str = ".version-";
+/// Within the name of a file of a newer version that is set aside, before its number.
+const NEWER: &str = ".version-";
+/// The end of the name of a file that is set aside because the system refuses to read it.
+const UNREADABLE: &str = ".unreadable";
+
+/// Why a file is kept and not used: the end of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// It is of a newer version.
+    Newer(u16),
+    /// The system refuses to read it, perhaps not forever.
+    Unreadable,
+}
+
+impl fmt::Display for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newer(version) => write!(f, "{NEWER}{version}"),
+            Self::Unreadable => f.write_str(UNREADABLE),
+        }
+    }
+}
+
+/// Whether a name is that of a file which is set aside.
+pub fn is_set_aside(name: &str) -> bool {
+    let newer = name.split_once(NEWER).map(|(name, _)| name);
+    newer.or_else(|| name.strip_suffix(UNREADABLE)).and_then(FileName::parse).is_some()
+}
 
 /// A file of ours, in the order of generation, shard and position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +88,11 @@ impl fmt::Display for FileName {
 }
 
 impl FileName {
+    /// Its name while it is being written.
+    pub fn temporary(&self) -> String {
+        format!("{self}{TEMPORARY}")
+    }
+
     /// None for the name of another's file, of one that is not whole, and of the document, which is of no generation.
     pub fn parse(name: &str) -> Option<Self> {
         let mut parts = name.split('-');
@@ -92,6 +123,10 @@ mod tests {
             let (shard, position) = if kind == FileKind::Start { (0, 0) } else { (7, u64::MAX) };
             let name = FileName { generation: 3, kind, shard, position };
             assert_eq!(FileName::parse(&name.to_string()), Some(name));
+            assert!(!is_set_aside(&name.to_string()));
+            for why in [Aside::Newer(7), Aside::Unreadable] {
+                assert!(is_set_aside(&format!("{name}{why}")));
+            }
         }
         let others = [
             "lock",

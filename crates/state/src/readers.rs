@@ -65,6 +65,8 @@ pub(crate) struct SegmentPart {
     pub name: FileName,
     pub skip: u64,
     pub take: u64,
+    /// Whether the segment says that all of it is durable, and nothing else is in it.
+    pub is_proven: bool,
 }
 
 impl ShardSnapshot {

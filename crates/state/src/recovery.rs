@@ -10,7 +10,7 @@ use crate::Position;
 use crate::damage::{DamageKind, Damaged};
 use crate::disk::Disk;
 use crate::frame::{FrameReader, ReadFault};
-use crate::names::{FileKind, FileName};
+use crate::names::{Aside, FileKind, FileName};
 use crate::readers::{Recovery, SegmentPart, ShardJournal, ShardSnapshot};
 use crate::start::{self, NOWHERE, Parent, Place, Start};
 
@@ -22,8 +22,8 @@ pub(crate) struct Found {
     pub parent: Option<Parent>,
     /// The files that the recovery reads.
     pub used: BTreeSet<FileName>,
-    /// Files of newer versions, with these.
-    pub newer: Vec<(FileName, u16)>,
+    /// Files that are to be kept and not used, and why.
+    pub aside: Vec<(FileName, Aside)>,
     /// Files that no recovery can use.
     pub unusable: Vec<FileName>,
 }
@@ -35,13 +35,13 @@ pub(crate) fn find(disk: &Arc<dyn Disk>, files: &BTreeMap<FileName, u64>) -> Fou
         files,
         recovery: Recovery::default(),
         used: BTreeSet::new(),
-        newer: Vec::new(),
+        aside: Vec::new(),
         unusable: Vec::new(),
     };
     let lineage = finder.lineage();
     let parent = (!lineage.is_empty()).then(|| finder.follow(&lineage));
-    let Finder { recovery, used, newer, unusable, .. } = finder;
-    Found { recovery, parent, used, newer, unusable }
+    let Finder { recovery, used, aside, unusable, .. } = finder;
+    Found { recovery, parent, used, aside, unusable }
 }
 
 struct Finder<'a> {
@@ -49,7 +49,7 @@ struct Finder<'a> {
     files: &'a BTreeMap<FileName, u64>,
     recovery: Recovery,
     used: BTreeSet<FileName>,
-    newer: Vec<(FileName, u16)>,
+    aside: Vec<(FileName, Aside)>,
     unusable: Vec<FileName>,
 }
 
@@ -58,6 +58,7 @@ impl Finder<'_> {
     fn lineage(&mut self) -> Vec<(u64, Start)> {
         let generations: BTreeSet<u64> = self.files.keys().map(|name| name.generation).collect();
         let mut lineage: Vec<(u64, Start)> = Vec::new();
+        let mut is_whole = true;
         for &generation in generations.iter().rev() {
             // Each goes on from an older one, so no file can lead in a circle.
             let is_next = lineage.last().is_none_or(|(_, start)| {
@@ -73,18 +74,25 @@ impl Finder<'_> {
                 }
                 Err(fault) => {
                     self.damaged(start::name(generation), fault.kind());
-                    if let ReadFault::Version(version) = fault {
+                    if let Some(why) = fault.aside() {
                         let theirs = self.files.keys().filter(|name| name.generation == generation);
-                        self.newer.extend(theirs.map(|name| (*name, version)));
+                        self.aside.extend(theirs.map(|name| (*name, why)));
+                        is_whole &= why != Aside::Unreadable;
                     }
                 }
             }
         }
         lineage.reverse();
-        let is_newer = |name: &FileName| self.newer.iter().any(|(newer, _)| newer == name);
+        let is_aside = |name: &FileName| self.aside.iter().any(|(aside, _)| aside == name);
         let is_kept = |name: &FileName| lineage.iter().any(|(kept, _)| *kept == name.generation);
-        self.unusable =
-            self.files.keys().filter(|name| !is_kept(name) && !is_newer(name)).copied().collect();
+        let others = self.files.keys().filter(|name| !is_kept(name) && !is_aside(name));
+        let others: Vec<FileName> = others.copied().collect();
+        if is_whole {
+            self.unusable = others;
+        } else {
+            // A start that can't be read now may be what leads to them.
+            self.aside.extend(others.into_iter().map(|name| (name, Aside::Unreadable)));
+        }
         lineage
     }
 
@@ -184,9 +192,9 @@ impl Finder<'_> {
                 Ok(()) => return Some(position),
                 Err(fault) => {
                     self.damaged(name, fault.kind());
-                    match fault {
-                        ReadFault::Version(version) => self.newer.push((name, version)),
-                        ReadFault::Damage(_) => self.unusable.push(name),
+                    match fault.aside() {
+                        Some(why) => self.aside.push((name, why)),
+                        None => self.unusable.push(name),
                     }
                 }
             }
@@ -218,17 +226,18 @@ impl Finder<'_> {
                 fault = Some((name, kind));
                 break;
             }
-            let (frames, ended) = count_records(&**self.disk, &name, limit - position);
+            let Counted { records, is_proven, fault: ended } =
+                count_records(&**self.disk, &name, limit - position);
             fault = ended.map(|ended| {
                 if let ReadFault::Version(version) = ended {
-                    self.newer.push((name, version));
+                    self.aside.push((name, Aside::Newer(version)));
                 }
                 (name, ended.kind())
             });
-            if position + frames > next {
+            if position + records > next {
                 let skip = next - position;
-                segments.push(SegmentPart { name, skip, take: frames - skip });
-                next = position + frames;
+                segments.push(SegmentPart { name, skip, take: records - skip, is_proven });
+                next = position + records;
             }
         }
         match (fault, end) {
@@ -260,19 +269,33 @@ fn check_snapshot(disk: &dyn Disk, name: &FileName) -> Result<(), ReadFault> {
     Ok(())
 }
 
-/// The whole records at the beginning of a segment, `max` at most, and what is wrong after them.
-fn count_records(disk: &dyn Disk, name: &FileName, max: u64) -> (u64, Option<ReadFault>) {
+/// What [`count_records`] has found.
+struct Counted {
+    records: u64,
+    /// Whether a mark of the end follows them.
+    is_proven: bool,
+    /// What is wrong after them.
+    fault: Option<ReadFault>,
+}
+
+/// The whole records at the beginning of a segment, `max` at most.
+fn count_records(disk: &dyn Disk, name: &FileName, max: u64) -> Counted {
+    let mut counted = Counted { records: 0, is_proven: false, fault: None };
     let mut reader = match FrameReader::open(disk, name) {
         Ok(reader) => reader,
-        Err(fault) => return (0, Some(fault)),
+        Err(fault) => return Counted { fault: Some(fault), ..counted },
     };
-    let mut records = 0;
-    while records < max {
+    loop {
         match reader.next_record() {
-            Ok(Some(_)) => records += 1,
-            Ok(None) => break,
-            Err(kind) => return (records, Some(kind.into())),
+            Ok(Some(_)) if counted.records < max => counted.records += 1,
+            // Those from `max` on count no more, and what is wrong with them neither.
+            Ok(Some(_)) => return counted,
+            Ok(None) => return Counted { is_proven: reader.has_ended(), ..counted },
+            Err(_) if counted.records == max => return counted,
+            Err(kind) => {
+                counted.fault = Some(kind.into());
+                return counted;
+            }
         }
     }
-    (records, None)
 }

@@ -31,6 +31,8 @@ pub struct Faults {
     pub sync_fails_one_in: u32,
     /// One in so many writes fails after a part. 0 for none.
     pub append_fails_one_in: u32,
+    /// One in so many truncations fails. 0 for none.
+    pub truncate_fails_one_in: u32,
     /// Reads return a part of what was asked for.
     pub has_short_reads: bool,
 }
@@ -59,6 +61,8 @@ struct Content {
     durable: usize,
     /// True after a failed sync: the system believes that the bytes are written.
     is_lost: bool,
+    /// Reads fail.
+    is_unreadable: bool,
 }
 
 #[derive(Debug)]
@@ -101,10 +105,20 @@ impl SimulatedDisk {
     pub fn set_content(&self, name: &str, bytes: Vec<u8>) {
         let mut platter = self.0.lock();
         let durable = bytes.len();
-        platter.files.push(Content { bytes, durable, is_lost: false });
+        platter.files.push(Content { bytes, durable, ..Content::default() });
         let file = platter.files.len() - 1;
         platter.names.insert(name.into(), file);
         platter.durable_names.insert(name.into(), file);
+    }
+
+    /// Has each read of a file fail.
+    ///
+    /// # Panics
+    /// Without such a file.
+    pub fn set_unreadable(&self, name: &str) {
+        let mut platter = self.0.lock();
+        let file = platter.names[name];
+        platter.files[file].is_unreadable = true;
     }
 
     fn writable(&self) -> io::Result<MutexGuard<'_, Platter>> {
@@ -247,12 +261,6 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn sync_file(&self, name: &str) -> io::Result<()> {
-        let mut platter = self.0.lock();
-        let file = platter.file(name)?;
-        platter.sync(file)
-    }
-
     fn list(&self) -> io::Result<Vec<Entry>> {
         let platter = self.0.lock();
         let entry = |(name, file): (&String, &usize)| Entry {
@@ -290,7 +298,12 @@ impl FileWriter for SimulatedFile {
     }
 
     fn truncate(&mut self, bytes: u64) -> io::Result<()> {
-        self.disk.0.lock().files[self.file].bytes.truncate(bytes as usize);
+        let mut platter = self.disk.writable()?;
+        let one_in = platter.faults.truncate_fails_one_in;
+        if platter.fails(one_in) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        platter.files[self.file].bytes.truncate(bytes as usize);
         Ok(())
     }
 }
@@ -298,6 +311,9 @@ impl FileWriter for SimulatedFile {
 impl FileReader for SimulatedFile {
     fn read_at(&mut self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut platter = self.disk.0.lock();
+        if platter.files[self.file].is_unreadable {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let length = platter.files[self.file].bytes.len();
         let from = length.min(offset as usize);
         let mut count = into.len().min(length - from);

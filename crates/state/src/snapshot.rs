@@ -4,26 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::damage::StateError;
-use crate::disk::FileWriter;
 use crate::files::Files;
-use crate::frame::{self, FRAME_BYTES};
-use crate::names::{FileKind, FileName, TEMPORARY};
+use crate::frame::{FRAME_BYTES, WholeFile};
+use crate::names::{FileKind, FileName};
 use crate::{CONTENT_BYTES_MAX, Position};
-
-/// Passed to the system at once: few calls, little memory.
-const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Writes one snapshot. One that is dropped before [`SnapshotWriter::finish`] leaves nothing.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     directory: Arc<Files>,
-    name: FileName,
-    file: Box<dyn FileWriter>,
-    seed: u32,
-    frames: u64,
-    buffer: Vec<u8>,
-    /// Bytes passed to the system.
-    bytes: u64,
+    file: WholeFile,
+    /// Its bytes that the directory counts.
+    counted: u64,
     is_finished: bool,
 }
 
@@ -36,12 +28,10 @@ impl SnapshotWriter {
         directory.begin()?;
         let generation = directory.generation;
         let name = FileName { generation, kind: FileKind::Snapshot, shard, position };
-        let (header, seed) = frame::header(&name);
-        let file = directory.disk.create(&format!("{name}{TEMPORARY}"))?;
+        let file = WholeFile::create(&*directory.disk, name)?;
         // Relaxed: a segment may begin a little later.
         directory.shards[shard as usize].begins_segment.store(true, Relaxed);
-        let buffer = header.to_vec();
-        Ok(Self { directory, name, file, seed, frames: 0, buffer, bytes: 0, is_finished: false })
+        Ok(Self { directory, file, counted: 0, is_finished: false })
     }
 
     /// Adds a block.
@@ -52,13 +42,12 @@ impl SnapshotWriter {
         if !(1..=CONTENT_BYTES_MAX).contains(&block.len()) {
             return Err(StateError::ContentLength(block.len()));
         }
-        let bytes = self.buffer.len() + FRAME_BYTES + block.len();
-        if !self.directory.snapshot_has_room(bytes as u64) {
+        if !self.directory.snapshot_has_room((FRAME_BYTES + block.len()) as u64) {
             return Err(StateError::Full);
         }
-        frame::push(&mut self.buffer, self.seed, self.frames, block);
-        self.frames += 1;
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        let pushed = self.file.push(block);
+        self.count();
+        Ok(pushed?)
     }
 
     /// Makes the snapshot durable, and removes what is needed no more. Returns its length in bytes.
@@ -66,27 +55,22 @@ impl SnapshotWriter {
     /// # Errors
     /// What the disk says. Then the older snapshots stay.
     pub fn finish(mut self) -> Result<u64, StateError> {
-        frame::push_end(&mut self.buffer, self.seed, self.frames);
-        self.flush()?;
-        self.file.sync_data()?;
-        let (disk, name) = (&self.directory.disk, self.name.to_string());
-        // An earlier file of the temporary name must not get the name of a snapshot after a crash.
-        disk.sync_dir()?;
-        disk.rename(&format!("{name}{TEMPORARY}"), &name)?;
+        let finished = self.file.finish();
+        self.count();
+        finished?;
+        let disk = &*self.directory.disk;
+        self.file.take_name(disk)?;
         self.is_finished = true;
-        self.directory.note(self.name, self.bytes);
+        self.directory.note(self.file.name(), self.counted);
         disk.sync_dir()?;
-        self.directory.finished(self.name, self.bytes);
-        Ok(self.bytes)
+        self.directory.finished(self.file.name(), self.counted);
+        Ok(self.counted)
     }
 
-    fn flush(&mut self) -> Result<(), StateError> {
-        let appended = self.file.append(&self.buffer);
-        // What arrived is not known after an error, so all of it is counted.
-        self.bytes += self.buffer.len() as u64;
-        self.directory.grow(self.buffer.len() as u64);
-        self.buffer.clear();
-        Ok(appended?)
+    fn count(&mut self) {
+        let bytes = self.file.bytes();
+        self.directory.grow(bytes - self.counted);
+        self.counted = bytes;
     }
 }
 
@@ -94,8 +78,8 @@ impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if !self.is_finished {
             // Err: the next start removes it.
-            let _ = self.directory.disk.remove(&format!("{}{TEMPORARY}", self.name));
-            self.directory.shrink(self.bytes);
+            let _ = self.directory.disk.remove(&self.file.name().temporary());
+            self.directory.shrink(self.counted);
         }
     }
 }

@@ -95,6 +95,75 @@ fn a_newest_snapshot_cut_or_flipped_anywhere_is_replaced_by_the_older_one_and_it
 }
 
 #[test]
+fn a_newest_snapshot_that_cannot_be_read_is_kept_and_replaced_by_the_older_one() {
+    let (disk, mut process) = judged(0..5);
+    process.snapshot_all();
+    process.judge(0, 5).expect("the disk works");
+    process.snapshot_all();
+    process.judge(0, 6).expect("the disk works");
+    process.sync_all();
+    let newest = "snapshot-00000001-000-000000000006";
+    let whole = disk.content(newest);
+    disk.set_unreadable(newest);
+    let mut process = Process::start(&disk, options());
+    assert_eq!(values(&process.devices), (0..7).collect::<Vec<_>>());
+    assert_eq!(process.damage.len(), 1);
+    assert_eq!(process.damage[0].kind, DamageKind::Unreadable);
+    assert_eq!(disk.content(newest), None);
+    let aside = format!("{newest}.unreadable");
+    assert_eq!(disk.content(&aside), whole, "it is kept");
+    process.judge(0, 7).expect("the disk works");
+    process.sync_all();
+    let process = Process::start(&disk, options());
+    assert_eq!(values(&process.devices), (0..8).collect::<Vec<_>>());
+    assert_eq!(process.damage, [], "it was reported");
+    let bytes = process.directory.bytes();
+    process.directory.make_room();
+    assert_eq!(disk.content(&aside), None, "it makes room where that is needed");
+    assert!(process.directory.bytes() < bytes, "it was counted");
+}
+
+#[test]
+fn a_start_that_cannot_be_read_removes_nothing() {
+    let (disk, _) = judged(0..5);
+    Process::start(&disk, options());
+    Process::start(&disk, options());
+    let names = || {
+        let listed = crate::Disk::list(&disk).expect("it is in memory").into_iter();
+        listed.map(|entry| entry.name.trim_end_matches(".unreadable").to_owned())
+    };
+    let before: Vec<String> = names().collect();
+    disk.set_unreadable("start-00000002");
+    let process = Process::start(&disk, options());
+    assert_eq!(process.damage[0].kind, DamageKind::Unreadable);
+    let after: Vec<String> = names().collect();
+    assert!(before.iter().all(|name| after.contains(name)), "{before:?} {after:?}");
+}
+
+#[test]
+fn a_segment_that_was_proven_is_not_written_anew_and_its_mark_is_checked() {
+    let (disk, _) = judged(0..5);
+    let not_proven = disk.content(SEGMENT).expect("it was written");
+    Process::start(&disk, options());
+    let proven = disk.content(SEGMENT).expect("it was written");
+    assert_eq!(proven.len(), not_proven.len() + crate::frame::FRAME_BYTES, "a mark of the end");
+    for bit in not_proven.len() * 8..proven.len() * 8 {
+        let mut bytes = proven.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let copy = copy_with(&disk, SEGMENT, bytes);
+        let process = Process::start(&copy, options());
+        assert_eq!(values(&process.devices), (0..5).collect::<Vec<_>>());
+        assert_eq!(copy.content(SEGMENT).as_ref(), Some(&proven), "it is proven again");
+    }
+    let full = crate::Faults { capacity: Some(1), ..crate::Faults::default() };
+    let copy = copy_with(&disk, SEGMENT, proven.clone());
+    copy.set_faults(full);
+    Process::start(&copy, options());
+    copy.set_faults(crate::Faults::default());
+    assert_eq!(copy.content(SEGMENT), Some(proven));
+}
+
+#[test]
 fn a_start_flipped_anywhere_is_found() {
     let (disk, _) = judged(0..5);
     let mut second = Process::start(&disk, options());
@@ -120,7 +189,9 @@ fn damage_in_an_old_generation_ends_the_recovery_there() {
     }
     second.sync_all();
     let mut bytes = disk.content(SEGMENT).expect("it was written");
-    *bytes.last_mut().expect("it has bytes") ^= 1;
+    // In the last record, before the mark of the end that the second start has written.
+    let in_record = bytes.len() - crate::frame::FRAME_BYTES - 1;
+    bytes[in_record] ^= 1;
     disk.set_content(SEGMENT, bytes);
     let mut third = Process::start(&disk, options());
     assert_eq!(values(&third.devices), [0, 1, 2, 3]);

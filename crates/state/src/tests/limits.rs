@@ -109,6 +109,44 @@ fn what_one_process_failed_to_sync_is_in_doubt_for_the_next_one() {
     }
 }
 
+/// A process that is killed after a failed sync leaves bytes that are not durable, where the truncation failed as well. From
+/// then on the system reports success for them, so the next process must write them anew.
+#[test]
+fn bytes_whose_sync_and_truncation_failed_are_not_trusted() {
+    let failing = Faults { sync_fails_one_in: 1, truncate_fails_one_in: 1, ..Faults::default() };
+    for seed in 0..200 {
+        let disk = SimulatedDisk::new(seed);
+        let mut first = Process::start(&disk, options());
+        first.judge(0, 1).expect("it is in the buffer");
+        disk.set_faults(failing);
+        first.journals[0].sync().expect_err("the disk refuses");
+        disk.set_faults(Faults::default());
+        let mut second = Process::start(&disk, options());
+        assert_eq!(second.devices[&0], [1], "the system still shows it");
+        second.judge(0, 2).expect("the disk works");
+        assert_eq!(second.journals[0].sync().expect("the disk works"), 1);
+        disk.crash();
+        assert_eq!(Process::start(&disk, options()).devices[&0], [1, 2], "seed {seed}");
+    }
+}
+
+#[test]
+fn kills_before_the_first_snapshot_leave_what_follows_durable() {
+    let disk = SimulatedDisk::new(1);
+    for start in 0..5 {
+        let mut process = Process::start(&disk, options());
+        process.judge(0, start).expect("there is room");
+        assert_eq!(process.journals[0].sync().expect("the disk works"), 1, "start {start}");
+        assert!(!process.journals[0].needs_snapshot(), "start {start}");
+        // Killed with a record that is in the system's memory alone.
+        process.judge(0, 100 + start).expect("there is room");
+        process.journals[0].segment_for(100).expect("there is room");
+    }
+    disk.crash();
+    let known: Vec<u32> = (0..5).flat_map(|start| [start, 100 + start]).collect();
+    assert_eq!(Process::start(&disk, options()).devices[&0], known);
+}
+
 /// Whether the name of a snapshot is durable is not known after a failed sync of the directory.
 #[test]
 fn room_is_made_by_snapshots_whose_names_are_durable_only() {

@@ -26,15 +26,17 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let faults = (any::<bool>(), 0_u32..8, 0_u32..8, 0_u64..6, any::<bool>());
-    let faults =
-        faults.prop_map(|(is_read_only, syncs, appends, capacity, has_short_reads)| Faults {
+    let faults = (any::<bool>(), 0_u32..8, 0_u32..8, 0_u32..3, 0_u64..6, any::<bool>());
+    let faults = faults.prop_map(
+        |(is_read_only, syncs, appends, truncations, capacity, has_short_reads)| Faults {
             is_read_only: is_read_only && syncs < 4,
             sync_fails_one_in: syncs,
             append_fails_one_in: appends,
+            truncate_fails_one_in: truncations,
             capacity: (capacity > 0).then_some(capacity * 600),
             has_short_reads,
-        });
+        },
+    );
     let step = prop_oneof![
         40 => (0_u8..6).prop_map(Step::Judge),
         12 => (0_u32..3).prop_map(Step::Sync),
