@@ -1,16 +1,16 @@
 //! Keeps the incidents in the state directory, so that a restart goes on with them.
 //!
 //! The document has the book, and notes of what each target of notifications was told. It is written after a change,
-//! about each second, and at the end of the drain. The notes are taken before the book: so none is of a change
+//! about each second, at once when somebody waits for it ([`KeepNow`]), and at the end of the drain. The notes are taken before the book: so none is of a change
 //! that the book in the same document has not seen.
 //!
-//! Invariant: nobody waits for this thread but the end of the drain, which has a deadline.
+//! Invariant: nobody waits for this thread but the end of the drain and an operator's order, which have limits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use parking_lot::Mutex;
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Families, MetricSource};
@@ -24,6 +24,10 @@ use super::asker::IncidentsAsker;
 
 /// From one writing to the next, at least: what a machine that fails loses.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Orders of operators that wait; with more, those who ask block.
+const WAITING_MAX: usize = 64;
+/// An order that the disk has not taken by then is answered all the same: it is in force.
+const KEEP_WAIT: Duration = Duration::from_secs(10);
 /// A writing may take this part of the time, so that a full book does not keep a slow disk busy.
 const BUSY_PART: u32 = 8;
 /// The version of the document. The book has its own.
@@ -76,10 +80,27 @@ impl Notes {
     }
 }
 
+/// Has what is known written at once. Clones reach the same thread.
+#[derive(Clone, Debug)]
+pub struct KeepNow(Sender<Sender<()>>);
+
+impl KeepNow {
+    /// Waits until what is known now is durable, or the disk has refused it: then the thread logs and counts that.
+    pub fn wait(&self) {
+        let (done, written) = bounded(1);
+        // Err, both: the drain ends, and writes it, or the disk takes too long.
+        if self.0.send_timeout(done, KEEP_WAIT).is_ok() {
+            let _ = written.recv_timeout(KEEP_WAIT);
+        }
+    }
+}
+
 /// The document, opened, and what it held.
 #[derive(Debug)]
 pub struct Kept {
     document: Document,
+    keep_now: Sender<Sender<()>>,
+    waiting: Receiver<Sender<()>>,
     /// None without one, or where it is damaged.
     pub book: Option<Book>,
     notes: BTreeMap<String, Vec<u8>>,
@@ -107,7 +128,13 @@ impl Kept {
         if let Some(Damaged { kind, file }) = &damage {
             warn!(file, kind = kind.name(), "the kept incidents can't be read: the book is empty");
         }
-        Self { document, book, notes, damage }
+        let (keep_now, waiting) = bounded(WAITING_MAX);
+        Self { document, keep_now, waiting, book, notes, damage }
+    }
+
+    /// For those who wait for the thread, once it runs.
+    pub fn keep_now(&self) -> KeepNow {
+        KeepNow(self.keep_now.clone())
     }
 }
 
@@ -144,6 +171,7 @@ pub struct Keeper {
     changes: Receiver<()>,
     notes: Notes,
     noted: Receiver<()>,
+    waiting: Receiver<Sender<()>>,
     stop: Receiver<()>,
     clock: Clock,
     counters: Arc<KeeperCounters>,
@@ -168,44 +196,58 @@ impl Keeper {
         clock: Clock,
         counters: Arc<KeeperCounters>,
     ) -> Option<(Self, KeeperHandle)> {
-        let Kept { document, mut notes, .. } = kept;
+        let Kept { document, mut notes, waiting, .. } = kept;
         notes.retain(|target, _| targets.contains(target));
         let (changed, noted) = bounded(1);
         let notes = Notes { by_target: Arc::new(Mutex::new(notes)), changed };
         let (stop, stopped) = bounded(1);
         let changes = asker.subscribe()?;
         let handle = KeeperHandle { notes: notes.clone(), stop };
-        let (has_failed, stop) = (false, stopped);
-        let keeper =
-            Self { document, asker, changes, notes, noted, stop, clock, counters, has_failed };
+        let keeper = Self {
+            document,
+            asker,
+            changes,
+            notes,
+            noted,
+            waiting,
+            stop: stopped,
+            clock,
+            counters,
+            has_failed: false,
+        };
         Some((keeper, handle))
     }
 
     /// Runs on the calling thread until it is told to stop.
     pub fn run(mut self) {
-        loop {
-            let is_stopped = select! {
-                recv(self.changes) -> change => {
-                    if change.is_err() {
-                        self.changes = never();
-                    }
-                    false
+        let (mut is_stopped, mut rest) = (false, Duration::ZERO);
+        while !is_stopped {
+            // Those who wait, and the end, are not kept waiting by the rest between two writings.
+            let mut waiting = Vec::new();
+            let changes = if rest.is_zero() { self.changes.clone() } else { never() };
+            let noted = if rest.is_zero() { self.noted.clone() } else { never() };
+            let rested = if rest.is_zero() { never() } else { after(rest) };
+            select! {
+                recv(changes) -> change => if change.is_err() {
+                    self.changes = never();
+                },
+                recv(noted) -> _ => {}
+                recv(self.waiting) -> one => match one {
+                    Ok(one) => waiting.push(one),
+                    // Nobody can wait any more.
+                    Err(_) => self.waiting = never(),
+                },
+                recv(self.stop) -> _ => is_stopped = true,
+                recv(rested) -> _ => {
+                    rest = Duration::ZERO;
+                    continue;
                 }
-                recv(self.noted) -> _ => false,
-                recv(self.stop) -> _ => true,
-            };
+            }
+            waiting.extend(self.waiting.try_iter());
             let took = self.write();
-            let wait = INTERVAL.max(took * (BUSY_PART - 1));
-            if is_stopped {
-                return;
-            }
-            match self.stop.recv_timeout(wait) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                    self.write();
-                    return;
-                }
-            }
+            rest = INTERVAL.max(took * (BUSY_PART - 1));
+            // Err: they wait no more.
+            waiting.into_iter().for_each(|one| _ = one.try_send(()));
         }
     }
 

@@ -15,6 +15,7 @@ use sigmad_incidents::list::{ListPage, ListQuery};
 use sigmad_incidents::rules::SilenceRule;
 
 use super::asker::{IncidentsAsker, NewSilence};
+use super::keeper::KeepNow;
 use super::notes::ToldNotes;
 
 /// Orders that wait for the thread `replicas`; with more, those who ask block.
@@ -194,13 +195,27 @@ pub struct NotDone;
 pub struct Incidents {
     local: IncidentsAsker,
     cluster: Option<ClusterLink>,
+    keep_now: Option<KeepNow>,
 }
 
 // Each returns None once the thread `incidents` has ended.
 impl Incidents {
     /// Without `cluster` all are of this replica.
     pub fn new(local: IncidentsAsker, cluster: Option<ClusterLink>) -> Self {
-        Self { local, cluster }
+        Self { local, cluster, keep_now: None }
+    }
+
+    /// Orders that this replica carries out are done when they are durable.
+    #[must_use]
+    pub fn kept(self, keep_now: Option<KeepNow>) -> Self {
+        Self { keep_now, ..self }
+    }
+
+    /// Waits until what this replica was ordered is durable, where it is kept.
+    fn keep(&self) {
+        if let Some(keep_now) = &self.keep_now {
+            keep_now.wait();
+        }
     }
 
     /// Whether there is a cluster.
@@ -261,7 +276,8 @@ impl Incidents {
         ack: Ack,
     ) -> Option<Result<Result<Incident, AckError>, NotDone>> {
         let (Some(book), _) = self.book(false) else {
-            return self.local.acknowledge(id, ack).map(Ok);
+            let acknowledged = self.local.acknowledge(id, ack)?;
+            return Some(Ok(acknowledged.inspect(|_| self.keep())));
         };
         let open = match book.get(id) {
             None => Err(AckError::Unknown),
@@ -289,7 +305,8 @@ impl Incidents {
         now_us: i64,
     ) -> Option<Result<Option<SilenceRule>, NotDone>> {
         if self.book(false).0.is_none() {
-            return self.local.add_silence(silence).map(Ok);
+            let added = self.local.add_silence(silence)?;
+            return Some(Ok(added.inspect(|_| self.keep())));
         }
         let text = format!("{silence:?}");
         let number = sigmad_incidents::tokens::hash(text.as_bytes());
@@ -305,7 +322,11 @@ impl Incidents {
     /// Ends a silence; false when there is none with that id.
     pub fn end_silence(&self, id: &str) -> Option<Result<bool, NotDone>> {
         let (Some(book), _) = self.book(false) else {
-            return self.local.end_silence(id).map(Ok);
+            let has_ended = self.local.end_silence(id)?;
+            if has_ended {
+                self.keep();
+            }
+            return Some(Ok(has_ended));
         };
         if !book.rules().iter().any(|rule| *rule.id == *id) {
             return Some(Ok(false));
@@ -317,6 +338,7 @@ impl Incidents {
     pub fn forget(&self, device: &str, now_us: i64) -> Option<Result<(), NotDone>> {
         self.local.forget(device)?;
         if self.book(false).0.is_none() {
+            self.keep();
             return Some(Ok(()));
         }
         let forgotten = Forgotten { device: device.into(), at_us: now_us };

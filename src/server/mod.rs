@@ -60,6 +60,7 @@ use self::threads::join;
 use self::workers::Queues;
 use crate::analytics::KnownSilences;
 use crate::config::{Ack, ServerSettings, Switch};
+use crate::incidents::keeper::Kept;
 use crate::incidents::shared::Incidents;
 use crate::placement::{self, Asked, Machine};
 use crate::readiness::ReadinessPhase;
@@ -107,7 +108,8 @@ pub fn run(
     let cluster = redis.as_ref().and_then(|redis| {
         ClusterParts::new(settings, &shared, &counters, redis.replica, &incidents_asker)
     });
-    let asked = Incidents::new(incidents_asker.clone(), cluster.as_ref().map(ClusterParts::link));
+    let asked = Incidents::new(incidents_asker.clone(), cluster.as_ref().map(ClusterParts::link))
+        .kept(kept.as_ref().map(Kept::keep_now));
     let (queues, queue_ends) = Queues::new(&shared, &counters, asked);
     let asker = &queues.requests.asker;
     let mut state = StateParts::new(disk, settings, &shared, asker, counters.state.as_ref());

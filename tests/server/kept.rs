@@ -169,12 +169,13 @@ fn incidents_go_on_after_a_kill_and_a_restart_and_each_is_told_once() {
     let opened = kept.post_until(&server, [900, 100], "open", "ams-1-edge-17");
     let id = opened["id"].as_str().expect("an id").to_owned();
     let path = format!("/incidents/{id}");
-    let ack = br#"{"by":"ann","comment":"known"}"#;
-    server.ask(&request("POST", &format!("{path}/ack"), &[JSON], ack)).expect(200);
-    add_silence(&server, "other-*");
     assert_eq!(kept.webhook.next(), ("opened".to_owned(), id.clone()));
     wait_until_sent(&server, 1.0);
+    // What the target was told is kept within a second. The rest is kept when it is answered.
     wait_until_kept(&server);
+    add_silence(&server, "other-*");
+    let ack = br#"{"by":"ann","comment":"known"}"#;
+    server.ask(&request("POST", &format!("{path}/ack"), &[JSON], ack)).expect(200);
     let (before, rules) = (server.get(&path).expect(200).json(), silences(&server));
     kill(server);
 
@@ -203,6 +204,19 @@ fn incidents_go_on_after_a_kill_and_a_restart_and_each_is_told_once() {
     assert_eq!(kept.webhook.next(), ("resolved".to_owned(), other));
     stop(server);
     assert_eq!(kept.webhook.rest(), [], "nothing is told twice");
+}
+
+#[test]
+fn what_an_operator_was_answered_outlives_a_kill() {
+    let kept = Kept::new("orders");
+    let server = kept.start();
+    let id = add_silence(&server, "ams-*");
+    kill(server);
+    let server = kept.start();
+    assert_eq!(silences(&server)[0]["id"], *id);
+    server.ask(&request("DELETE", &format!("/silences/{id}"), &[], b"")).expect(204);
+    kill(server);
+    assert_eq!(silences(&kept.start()), [] as [Value; 0]);
 }
 
 #[test]

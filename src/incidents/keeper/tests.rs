@@ -58,6 +58,32 @@ fn what_is_known_at_the_end_is_kept_with_the_notes() {
     assert_eq!(read(&disk).notes.len(), 1);
 }
 
+/// A keeper that is asked by [`KeepNow`] writes then, and not when its time has come.
+#[test]
+fn who_waits_finds_it_durable() {
+    let disk = SimulatedDisk::new(1);
+    let (asker, events) = running(Arc::new(Registry::new(1_000, 3_600)));
+    let kept = read(&disk);
+    let keep_now = kept.keep_now();
+    let clock = Clock::new(sigmad_clock::start());
+    let keeper = Keeper::new(kept, &[], asker, clock, Arc::default());
+    let (keeper, handle) = keeper.expect("the incidents run");
+    let thread = std::thread::spawn(move || keeper.run());
+    for device in ["a", "b", "c"] {
+        events.send(silence(device));
+        keep_now.wait();
+        let copy = SimulatedDisk::new(1);
+        copy.set_content("incidents", disk.content("incidents").expect("it was written"));
+        let book = read(&copy).book.expect("it was written");
+        let found = book.list(&ListQuery { limit: 9, ..ListQuery::default() }).incidents;
+        let mut members = found.iter().flat_map(|incident| &incident.members);
+        assert!(members.any(|member| member.device.as_deref() == Some(device)), "{device}");
+    }
+    drop(handle);
+    thread.join().expect("no panic");
+    keep_now.wait();
+}
+
 #[test]
 fn a_disk_that_refuses_keeps_what_was_there() {
     let disk = SimulatedDisk::new(1);
