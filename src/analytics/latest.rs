@@ -44,7 +44,7 @@ struct Entry {
 }
 
 /// The rings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LatestSamples {
     samples: Box<[Entry]>,
     readings: Box<[Reading]>,

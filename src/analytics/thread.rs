@@ -212,7 +212,8 @@ impl AnalyticsThread {
             && let Some(snapshots) = &mut self.snapshots
         {
             // No journal has the past: until there is a snapshot a crash loses it.
-            snapshots.begin(&mut self.analytics, &self.latest, self.judged_chunks);
+            let (analytics, latest) = (&mut self.analytics, &self.latest);
+            snapshots.begin(analytics, latest, self.judged_chunks, &self.clock);
         }
         let mut busy_ns = self.clock.monotonic_ns();
         loop {
@@ -249,7 +250,7 @@ impl AnalyticsThread {
         self.answer();
         let scanned = self.analytics.advance();
         let exported = match &mut self.snapshots {
-            Some(snapshots) => snapshots.export(&mut self.analytics),
+            Some(snapshots) => snapshots.export(&mut self.analytics, &self.clock),
             None => Exported::Idle,
         };
         if asked || judged || applied || handed_over || scanned || exported == Exported::Worked {
@@ -360,7 +361,7 @@ impl AnalyticsThread {
         }
         let now = self.clock.now();
         self.counters.questions_total.add(self.taken.len() as u64);
-        let Self { analytics, latest, store, ttl_us, taken, snapshots, judged_chunks, .. } = self;
+        let Self { analytics, latest, store, ttl_us, taken, snapshots, clock, .. } = self;
         for question in taken.drain(..) {
             match question {
                 Question::Windows(device, scope, to) => {
@@ -381,7 +382,7 @@ impl AnalyticsThread {
                 Question::Totals(to) => reply(&to, analytics.part_totals()),
                 Question::Snapshot => {
                     if let Some(snapshots) = snapshots {
-                        snapshots.begin(analytics, latest, *judged_chunks);
+                        snapshots.begin(analytics, latest, self.judged_chunks, clock);
                     }
                 }
             }

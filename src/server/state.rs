@@ -47,7 +47,9 @@ impl StateDirCounters {
     pub fn new(shards: usize) -> Self {
         let queues = (0..shards).map(|_| Arc::default()).collect();
         let journal = JournalCounters { queues, ..JournalCounters::default() };
-        Self { snapshots: Arc::default(), journal: Arc::new(journal), incidents: Arc::default() }
+        let pauses = (0..shards).map(|_| Arc::default()).collect();
+        let snapshots = Arc::new(StateCounters { pauses, ..StateCounters::default() });
+        Self { snapshots, journal: Arc::new(journal), incidents: Arc::default() }
     }
 }
 
@@ -102,8 +104,8 @@ impl StateParts {
             let (way, restore) = bounded(RESTORE_MESSAGES_MAX);
             ways.push(way);
             let (restored, snapshots) = (restored_sender.clone(), snapshots_sender.clone());
-            let deadline = drain.clone();
-            links.push(StateLink { shard, restore, restored, snapshots, deadline });
+            let (deadline, pauses) = (drain.clone(), counters.snapshots.pauses[shard].clone());
+            links.push(StateLink { shard, restore, restored, snapshots, deadline, pauses });
         }
         let queues = counters.journal.queues.iter();
         let (journals, consumers) = queues.map(|queue| journal::channel(queue.clone())).unzip();

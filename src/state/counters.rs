@@ -1,11 +1,15 @@
 //! What the thread `state` counts.
 
-use sigmad_counters::{Counter, Families, MetricSource};
+use std::sync::Arc;
+
+use sigmad_counters::{Counter, Families, Histogram, MetricSource, REQUEST_EDGES_NS};
 use sigmad_state::DamageKind;
 
 /// Counters of snapshots, written by the thread `state`.
 #[derive(Debug, Default)]
 pub struct StateCounters {
+    /// How long turns of each shard have taken for snapshots.
+    pub pauses: Vec<Arc<Histogram>>,
     /// Snapshots of a shard that were written.
     pub written_total: Counter,
     /// Snapshots that the disk refused, or that had no room.
@@ -41,6 +45,12 @@ impl MetricSource for StateCounters {
         ] {
             snapshots.add_counter(&[("result", result)], counter);
         }
+        let pauses = families.histogram(
+            "sigmad_state_pause_seconds",
+            "Time of analytics for a snapshot: of its beginning, and of each step.",
+            &REQUEST_EDGES_NS,
+        );
+        self.pauses.iter().for_each(|of_shard| _ = pauses.add_histogram(&[], of_shard));
         families
             .gauge("sigmad_state_snapshot_bytes", "Bytes of the newest snapshots of all shards.")
             .add_counter(&[], &self.snapshot_bytes);

@@ -5,7 +5,7 @@ use crate::analytics::devices::DeviceWindows;
 use crate::analytics::fleet::FleetWindows;
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::onset_settings::OnsetSettings;
-use crate::analytics::saved::export::Export;
+use crate::analytics::saved::export::{Export, Rings};
 use crate::analytics::saved::form::{
     RecordKind, SavedAnomaly, SavedDevice, SavedFleet, SavedForm, SavedMetric, SavedSilences,
     SavedTotals,
@@ -21,7 +21,8 @@ impl Analytics {
     /// Begins a snapshot of what is known now. It replaces one that is under way.
     pub fn begin_snapshot(&mut self, latest: &LatestSamples) {
         let Self { fleet, devices, anomalies, metrics, .. } = &*self;
-        let mut export = Export::begin(devices, fleet);
+        let rings = Rings::new(anomalies.saved().collect(), latest.clone());
+        let mut export = Export::begin(devices, fleet, rings);
         export.take_value(RecordKind::Form, &devices.arena.saved_form());
         let (serial, change) = anomalies.numbers().given();
         let totals = SavedTotals {
@@ -51,8 +52,6 @@ impl Analytics {
             };
             export.take_value(RecordKind::Metric, &saved);
         }
-        anomalies.saved().for_each(|saved| export.take_value(RecordKind::Anomaly, &saved));
-        latest.saved().for_each(|saved| export.take_value(RecordKind::Sample, &saved));
         self.export = Some(Box::new(export));
     }
 

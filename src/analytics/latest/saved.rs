@@ -5,23 +5,24 @@ use crate::analytics::saved::form::SavedSample;
 use sigmad_sample::Sample;
 
 impl LatestSamples {
-    /// Those that [`LatestSamples::newest_first`] has, oldest first.
-    pub fn saved(&self) -> impl Iterator<Item = SavedSample> {
+    /// The first of those that [`LatestSamples::newest_first`] has, oldest first, from the sample with this number on; and
+    /// the number after it.
+    pub fn saved_from(&self, number: u64) -> Option<(u64, SavedSample)> {
         let readings_from = self.readings_total.saturating_sub(READINGS_KEPT as u64);
-        let kept = self.samples_total.min(SAMPLES_KEPT as u64);
-        let oldest_first = (self.samples_total - kept)..self.samples_total;
-        oldest_first
-            .map(|at| &self.samples[at as usize % SAMPLES_KEPT])
-            .filter(move |entry| entry.first_reading >= readings_from)
-            .map(|entry| {
+        let oldest = self.samples_total - self.samples_total.min(SAMPLES_KEPT as u64);
+        (number.max(oldest)..self.samples_total).find_map(|number| {
+            let entry = &self.samples[number as usize % SAMPLES_KEPT];
+            (entry.first_reading >= readings_from).then(|| {
                 let kept = self.kept(entry);
-                SavedSample {
+                let saved = SavedSample {
                     timestamp_us: kept.sample.timestamp_us,
                     arrived_us: kept.arrived_us,
                     device: kept.sample.device,
                     readings: kept.readings().collect(),
-                }
+                };
+                (number + 1, saved)
             })
+        })
     }
 
     /// Adds one that was saved; they come oldest first.

@@ -10,8 +10,9 @@ use std::collections::VecDeque;
 use crate::analytics::arena::{Arena, StreamIndex};
 use crate::analytics::devices::{DeviceEntry, DeviceWindows};
 use crate::analytics::fleet::{FleetStream, FleetWindows};
+use crate::analytics::latest::LatestSamples;
 use crate::analytics::metrics::KnownMetrics;
-use crate::analytics::saved::form::{RecordKind, SavedDevice, push};
+use crate::analytics::saved::form::{RecordKind, SavedAnomaly, SavedDevice, push};
 use crate::analytics::silence::SilenceWatch;
 use sigmad_detectors::saved::Saved;
 use sigmad_sample::{Batch, DeviceId, MetricId};
@@ -74,9 +75,27 @@ impl NumberSet {
     }
 }
 
+/// What every batch changes. It is copied at the beginning, and written in the first steps.
+#[derive(Debug)]
+pub struct Rings {
+    anomalies: std::vec::IntoIter<SavedAnomaly>,
+    latest: LatestSamples,
+    /// The number of the next of the latest samples.
+    next: u64,
+}
+
+impl Rings {
+    /// Anomalies, oldest first, and the latest samples.
+    pub fn new(anomalies: Vec<SavedAnomaly>, latest: LatestSamples) -> Self {
+        Self { anomalies: anomalies.into_iter(), latest, next: 0 }
+    }
+}
+
 /// Where the steps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sweep {
+    /// The copied rings.
+    Rings,
     /// The next stream of the fleet, by its place among them.
     Fleet(usize),
     /// The next device.
@@ -88,6 +107,8 @@ enum Sweep {
 /// A snapshot under way.
 #[derive(Debug)]
 pub struct Export {
+    /// None once they are taken.
+    rings: Option<Box<Rings>>,
     pending_fleet: NumberSet,
     pending_devices: NumberSet,
     pending_streams: NumberSet,
@@ -106,14 +127,15 @@ pub struct Export {
 
 impl Export {
     /// Begins. All streams and devices are pending.
-    pub fn begin(devices: &DeviceWindows, fleet: &FleetWindows) -> Self {
+    pub fn begin(devices: &DeviceWindows, fleet: &FleetWindows, rings: Rings) -> Self {
         Self {
+            rings: Some(Box::new(rings)),
             pending_fleet: NumberSet::streams(&fleet.arena),
             pending_devices: NumberSet::below(devices.entries()),
             pending_streams: NumberSet::streams(&devices.arena),
             taken_devices: NumberSet::none(devices.entries()),
             entries: devices.entries(),
-            sweep: Sweep::Fleet(0),
+            sweep: Sweep::Rings,
             block: Vec::new(),
             complete: VecDeque::new(),
             complete_bytes: 0,
@@ -195,6 +217,11 @@ impl Export {
         self.taken_bytes = 0;
         while self.taken_bytes < STEP_BYTES {
             match self.sweep {
+                Sweep::Rings => {
+                    if !self.take_of_rings() {
+                        self.sweep = Sweep::Fleet(0);
+                    }
+                }
                 Sweep::Fleet(at) => {
                     self.sweep = match fleet.stream_from(at) {
                         Some((at, stream)) => {
@@ -223,6 +250,21 @@ impl Export {
                 Sweep::Done => break,
             }
         }
+        true
+    }
+
+    /// Takes one anomaly or sample. False if none is left.
+    fn take_of_rings(&mut self) -> bool {
+        let Some(mut rings) = self.rings.take() else { return false };
+        if let Some(anomaly) = rings.anomalies.next() {
+            self.take_value(RecordKind::Anomaly, &anomaly);
+        } else if let Some((next, sample)) = rings.latest.saved_from(rings.next) {
+            rings.next = next;
+            self.take_value(RecordKind::Sample, &sample);
+        } else {
+            return false;
+        }
+        self.rings = Some(rings);
         true
     }
 

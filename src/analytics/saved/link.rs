@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam_channel::{Receiver, Sender};
+use sigmad_counters::Histogram;
 use sigmad_sample::Batch;
 
 use super::restore::NotRestored;
@@ -78,6 +79,8 @@ pub struct StateLink {
     pub snapshots: Sender<SnapshotMessage>,
     /// Until when it waits for the disk.
     pub deadline: DrainDeadline,
+    /// How long its turns have taken for snapshots.
+    pub pauses: Arc<Histogram>,
 }
 
 /// When the drain ends, on the monotonic clock. Clones share it.

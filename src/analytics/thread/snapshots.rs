@@ -114,19 +114,29 @@ impl Snapshots {
         analytics: &mut Analytics,
         latest: &LatestSamples,
         position: u64,
+        clock: &Clock,
     ) {
         // One at a time: the thread `state` asks again.
         if !analytics.is_exporting() && self.waiting.is_none() {
+            let begun_ns = clock.monotonic_ns();
             analytics.begin_snapshot(latest);
+            self.link.pauses.record(clock.monotonic_ns() - begun_ns, 1);
             self.send(SnapshotMessage::Begin { shard: self.link.shard, position });
         }
     }
 
     /// Does a bounded part of the snapshot under way.
-    pub(super) fn export(&mut self, analytics: &mut Analytics) -> Exported {
+    pub(super) fn export(&mut self, analytics: &mut Analytics, clock: &Clock) -> Exported {
         if !analytics.is_exporting() && self.waiting.is_none() {
             return Exported::Idle;
         }
+        let begun_ns = clock.monotonic_ns();
+        let exported = self.step(analytics);
+        self.link.pauses.record(clock.monotonic_ns() - begun_ns, 1);
+        exported
+    }
+
+    fn step(&mut self, analytics: &mut Analytics) -> Exported {
         let shard = self.link.shard;
         if let Some(message) = self.waiting.take()
             && !self.send(message)
