@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""What does a replica cost when others share its Redis, and how soon is one ready that reads a large fleet?
+"""What does a replica cost when others share its Redis, how soon is one ready that reads a large fleet, and does one
+end in time whose Redis is far away?
 
 - CPU time of a replica alone, of three and of five, each at the same rate of samples, in turns; of its store thread,
   of its analytics thread, and of Redis. All replicas receive samples of all devices, as behind a balancer. At the end
   of a leg they must show the same window.
 - Time until a replica is ready whose Redis has 20,000 devices and is 200 ms away, beside one without delay.
+- Time from SIGTERM to the exit of a replica that has accepted 200,000 samples and whose Redis is 400 ms away. Each
+  sample must be stored, coalesced or dropped, by the counts of its last log lines.
 
-Several binaries may be compared: each leg is taken with each of them in turn. With one binary it takes three minutes.
+Several binaries may be compared, and several intervals between flushes: each leg is taken with each of them in turn.
+With one of each it takes four minutes.
 
-    cargo build --release && benches/sharing.py [--binary OLD --binary NEW]
+    cargo build --release && benches/sharing.py [--binary OLD --binary NEW] [--flush-interval 100ms --flush-interval 1s]
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import statistics
 import sys
@@ -38,6 +43,10 @@ FLEET = 20_000
 FLEET_BATCH = 1_000
 ONE_WAY_S = 0.1
 READY_TIMEOUT_S = 300
+# The drain: requests of so many samples, the round trip, and what --drain says.
+DRAIN_REQUESTS, DRAIN_BATCH = 200, 1_000
+DRAIN_ONE_WAY_S = 0.2
+DRAINS = ("3s", "25s")
 # Replicas show the same window a few flushes after the last sample.
 AGREE_TIMEOUT_S = 20
 
@@ -80,14 +89,14 @@ def thread_ns(pid: int) -> dict[str, int]:
     return found
 
 
-def cost_leg(binary: str, replicas: int, seconds: float, scratch: Path) -> dict[str, list[float]]:
+def cost_leg(binary: str, flush: str, replicas: int, seconds: float, scratch: Path) -> dict[str, list[float]]:
     """CPU time of each replica, of two of its threads, and of Redis, in thousandths of a core at the rate.
 
     On a busy machine the feeder is late: the time is that of a sample, times the rate.
     """
     with contextlib.ExitStack() as stack:
         url = f"redis://127.0.0.1:{stack.enter_context(bench.redis(scratch))}"
-        flags = ("--redis-url", url, "--workers", "1")
+        flags = ("--redis-url", url, "--workers", "1", "--flush-interval", flush)
         servers = [stack.enter_context(bench.sigmad(*flags, binary=binary)) for _ in range(replicas)]
         ports = [port for _, port in servers]
         over, sent = threading.Event(), [0]
@@ -213,6 +222,42 @@ def first_read(binaries: list[str], rounds: int, scratch: Path) -> list[dict]:
     return [{"binary": b, "round_trip": n, "s": quartiles(found[b, n, w])} for b, n, w in legs]
 
 
+def last_line(log: list[str], message: str) -> dict:
+    lines = [json.loads(line) for line in log if line.startswith("{")]
+    return next(line for line in reversed(lines) if line["message"] == message)
+
+
+def drain_leg(binary: str, drain: str, scratch: Path) -> dict:
+    """Terminates a replica whose Redis is far away, and adds up the outcomes of its samples."""
+    with bench.redis(scratch) as redis, delayed(redis, DRAIN_ONE_WAY_S) as far:
+        flags = (
+            "--redis-url",
+            f"redis://127.0.0.1:{far}",
+            "--workers",
+            "1",
+            "--drain",
+            drain,
+            "--redis-queue",
+            "512MiB",
+        )
+        with bench.sigmad(*flags, "--log-format", "json", binary=binary) as (child, port):
+            for number in range(DRAIN_REQUESTS):
+                time_s = 1_735_100_000 + number
+                post(port, [{"timestamp": time_s, "device": f"d{d}", "rps": 1} for d in range(DRAIN_BATCH)])
+            began = time.monotonic()
+            child.terminate()
+            code = child.wait(60)
+            took = time.monotonic() - began
+            until("the log is read", 10, lambda: any('"stopped"' in line for line in child.log))
+            outcomes = {
+                name: last_line(child.log, "store stopped")[name] for name in ("stored", "coalesced", "dropped")
+            }
+            accepted = last_line(child.log, "stopped")["accepted"]
+            if code != 0 or accepted != DRAIN_REQUESTS * DRAIN_BATCH or sum(outcomes.values()) != accepted:
+                sys.exit(f"the drain lost count: exit {code}, {accepted} accepted, {outcomes}")
+            return {"binary": binary, "drain": drain, "s": took, "accepted": accepted} | outcomes
+
+
 def quartiles(values: list[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
@@ -220,6 +265,7 @@ def quartiles(values: list[float]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", action="append", help="may be given several times")
+    parser.add_argument("--flush-interval", action="append", help="may be given several times; default: 100ms")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--first-read-rounds", type=int, default=2)
@@ -227,37 +273,55 @@ def main() -> None:
     binaries = arguments.binary or [bench.sigmad_binary()]
     with tempfile.TemporaryDirectory() as folder, bench.record("sharing", arguments.rounds) as record:
         scratch = Path(folder)
-        legs = [(binary, replicas) for binary in binaries for replicas in REPLICAS]
+        flushes = arguments.flush_interval or ["100ms"]
+        legs = list(itertools.product(binaries, flushes, REPLICAS))
         cost: dict = {leg: {part: [] for part in (*PARTS, "redis")} for leg in legs}
         for _ in range(arguments.rounds):
             for leg in legs:
                 for part, millicores in cost_leg(*leg, arguments.seconds, scratch).items():
                     cost[leg][part] += millicores
         record["cost"] = [
-            {"binary": binary, "replicas": replicas, "millicores": {part: quartiles(of) for part, of in spent.items()}}
-            for (binary, replicas), spent in cost.items()
+            {"binary": binary, "flush": flush, "replicas": replicas}
+            | {"millicores": {part: quartiles(of) for part, of in spent.items()}}
+            for (binary, flush, replicas), spent in cost.items()
         ]
         record["first_read"] = first_read(binaries, arguments.first_read_rounds, scratch)
+        record["drains"] = [drain_leg(binary, drain, scratch) for binary in binaries for drain in DRAINS]
         record["text"] = text(record)
         print(record["text"])
 
 
 def text(record: dict) -> str:
-    alone = {leg["binary"]: leg["millicores"]["all"][1] for leg in record["cost"] if leg["replicas"] == 1}
+    alone = {
+        (leg["binary"], leg["flush"]): leg["millicores"]["all"][1] for leg in record["cost"] if leg["replicas"] == 1
+    }
     cost = []
     for leg in record["cost"]:
         low, median, high = leg["millicores"]["all"]
         parts = [f"{leg['millicores'][part][1]:.1f}" for part in ("store", "analytics", "redis")]
-        found = [f"{low:.1f}", f"{median:.1f}", f"{high:.1f}", *parts, f"{median / alone[leg['binary']]:.2f}"]
-        cost.append([leg["binary"], str(leg["replicas"]), *found])
-    columns = ["binary", "replicas", "lower quartile", "median", "upper quartile"]
+        found = [
+            f"{low:.1f}",
+            f"{median:.1f}",
+            f"{high:.1f}",
+            *parts,
+            f"{median / alone[leg['binary'], leg['flush']]:.2f}",
+        ]
+        cost.append([leg["binary"], leg["flush"], str(leg["replicas"]), *found])
+    columns = ["binary", "flush interval", "replicas", "lower quartile", "median", "upper quartile"]
     reads = [[leg["binary"], leg["round_trip"], *(f"{s:.1f}" for s in leg["s"])] for leg in record["first_read"]]
+    columns_of_drains = ["accepted", "stored", "coalesced", "dropped"]
+    drains = [
+        [leg["binary"], leg["drain"], f"{leg['s']:.2f}", *(f"{leg[name]:,}" for name in columns_of_drains)]
+        for leg in record["drains"]
+    ]
     return "\n\n".join(
         [
             f"CPU time of each replica at {RATE} samples/s, in thousandths of a core.",
             bench.table([*columns, "its store thread", "its analytics thread", "Redis", "to one"], cost),
             f"Time from the start until ready, with {FLEET:,} devices of two metrics in Redis, in seconds.",
             bench.table(["binary", "round trip", "lower quartile", "median", "upper quartile"], reads),
+            f"From SIGTERM to the exit, with Redis {2 * DRAIN_ONE_WAY_S:.1f} s away. Each sample has one outcome.",
+            bench.table(["binary", "--drain", "seconds", *columns_of_drains], drains),
         ]
     )
 
