@@ -371,6 +371,9 @@ impl Book {
         let alone = Severity::of_members(std::slice::from_ref(member));
         cluster.incident.severity = cluster.incident.severity.max(alone);
         cluster.incident.score = cluster.incident.score.max(member.score);
+        if is_worse {
+            cluster.incident.members.sort_by(Member::in_order);
+        }
         if is_worse || !was_open {
             self.changed(id);
         }

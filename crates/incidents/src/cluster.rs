@@ -78,7 +78,7 @@ impl Cluster {
         // Also of one that is not kept.
         let alone = Severity::of_members(std::slice::from_ref(&member));
         incident.severity = incident.severity.max(alone);
-        let place = incident.members.partition_point(|m| m.started_at_us <= member.started_at_us);
+        let place = incident.members.partition_point(|one| one.in_order(&member).is_le());
         incident.members.insert(place, member);
         incident.members.truncate(MEMBERS_KEPT_MAX);
     }

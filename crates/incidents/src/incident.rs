@@ -2,6 +2,7 @@
 //!
 //! Times are microseconds since 1970.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -197,6 +198,12 @@ impl Member {
     pub fn subject(&self) -> Subject {
         (self.device.clone(), self.series.clone())
     }
+
+    /// Members are in order of onset; those of one moment, as of one request, in order of surprise.
+    pub(crate) fn in_order(&self, other: &Self) -> Ordering {
+        let by_onset = self.started_at_us.cmp(&other.started_at_us);
+        by_onset.then_with(|| other.score.total_cmp(&self.score))
+    }
 }
 
 /// Somebody knows of an incident.
@@ -231,7 +238,7 @@ pub struct Incident {
     pub updated_at_us: i64,
     /// When the last member was well again.
     pub resolved_at_us: Option<i64>,
-    /// The first [`MEMBERS_KEPT_MAX`], in order of onset.
+    /// The first [`MEMBERS_KEPT_MAX`], in order of onset; those of one moment in order of their scores.
     pub members: Vec<Member>,
     /// All members, also those that are not kept.
     pub member_count: usize,

@@ -262,3 +262,19 @@ fn memory_is_bounded_and_what_does_not_fit_is_counted() {
     assert_eq!(book.resolved.len(), RESOLVED_KEPT_MAX);
     assert!(book.resolved_members <= RESOLVED_MEMBERS_MAX);
 }
+
+#[test]
+fn members_of_one_moment_are_in_order_of_their_scores() {
+    let series = |book: &Book| -> Vec<_> {
+        all(book)[0].members.iter().map(|member| member.series.clone().expect("one")).collect()
+    };
+    let mut book = book_of(&[
+        deviation("a", "rps", 100, 1.5),
+        deviation("a", "cpu", 100, 3.0),
+        deviation("a", "io", 101, 9.0),
+    ]);
+    assert_eq!(series(&book), ["cpu".into(), "rps".into(), "io".into()]);
+    book.apply(&deviation("a", "rps", 102, 4.0));
+    assert_eq!(series(&book), ["rps".into(), "cpu".into(), "io".into()]);
+    assert_eq!(all(&book)[0].suspect().series.as_deref(), Some("rps"));
+}
