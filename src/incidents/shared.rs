@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
-use sigmad_detectors::saved::{Saved, saved};
+use sigmad_detectors::saved::saved;
 use sigmad_incidents::book::{AckError, Book};
 use sigmad_incidents::incident::{Ack, Incident, IncidentId};
 use sigmad_incidents::list::{ListPage, ListQuery};
@@ -47,40 +47,7 @@ pub struct Forgotten {
 
 saved!(Forgotten { device, at_us });
 
-/// A kind, then what belongs to it.
-impl Saved for Order {
-    fn write(&self, to: &mut Vec<u8>) {
-        match self {
-            Self::Acknowledge(id, ack) => {
-                0_u8.write(to);
-                id.write(to);
-                ack.write(to);
-            }
-            Self::AddSilence(rule) => {
-                1_u8.write(to);
-                rule.write(to);
-            }
-            Self::EndSilence(id) => {
-                2_u8.write(to);
-                id.write(to);
-            }
-            Self::Forget(forgotten) => {
-                3_u8.write(to);
-                forgotten.write(to);
-            }
-        }
-    }
-
-    fn read(from: &mut &[u8]) -> Option<Self> {
-        Some(match u8::read(from)? {
-            0 => Self::Acknowledge(Saved::read(from)?, Saved::read(from)?),
-            1 => Self::AddSilence(Saved::read(from)?),
-            2 => Self::EndSilence(Saved::read(from)?),
-            3 => Self::Forget(Saved::read(from)?),
-            _ => return None,
-        })
-    }
-}
+saved!(enum Order { 0 => Acknowledge(id, ack), 1 => AddSilence(rule), 2 => EndSilence(id), 3 => Forget(device) });
 
 /// An order on its way, and who waits for the book after it. The sender is dropped when there is no knowing.
 #[derive(Debug)]
@@ -276,8 +243,9 @@ impl Incidents {
         ack: Ack,
     ) -> Option<Result<Result<Incident, AckError>, NotDone>> {
         let (Some(book), _) = self.book(false) else {
-            let acknowledged = self.local.acknowledge(id, ack)?;
-            return Some(Ok(acknowledged.inspect(|_| self.keep())));
+            let here = self.local.acknowledge(id, ack)?.inspect(|_| self.keep());
+            let is_unknown = matches!(here, Err(AckError::Unknown));
+            return Some(if is_unknown { self.unknown_here(here) } else { Ok(here) });
         };
         let open = match book.get(id) {
             None => Err(AckError::Unknown),
@@ -322,11 +290,11 @@ impl Incidents {
     /// Ends a silence; false when there is none with that id.
     pub fn end_silence(&self, id: &str) -> Option<Result<bool, NotDone>> {
         let (Some(book), _) = self.book(false) else {
-            let has_ended = self.local.end_silence(id)?;
-            if has_ended {
+            if self.local.end_silence(id)? {
                 self.keep();
+                return Some(Ok(true));
             }
-            return Some(Ok(has_ended));
+            return Some(self.unknown_here(false));
         };
         if !book.rules().iter().any(|rule| *rule.id == *id) {
             return Some(Ok(false));
@@ -345,6 +313,11 @@ impl Incidents {
         Some(self.order(Order::Forget(forgotten)).map(drop))
     }
 
+    /// What this replica alone does not know, while it does not hear of the others, may be theirs.
+    fn unknown_here<T>(&self, here: T) -> Result<T, NotDone> {
+        if self.is_shared() { Err(NotDone) } else { Ok(here) }
+    }
+
     /// Gives an order to the cluster, and waits until it is done.
     fn order(&self, order: Order) -> Result<Arc<Book>, NotDone> {
         let cluster = self.cluster.as_ref().ok_or(NotDone)?;
@@ -359,6 +332,7 @@ mod tests {
     use super::*;
     use crate::incidents::thread::running;
     use crate::registry::Registry;
+    use sigmad_detectors::saved::Saved as _;
     use sigmad_incidents::event::Event;
 
     fn silence(device: &str) -> Event {
@@ -402,6 +376,9 @@ mod tests {
         let away = ClusterState { away_since_us: Some(8), ..known };
         state.set(away.clone());
         assert_eq!(listed(&incidents, false), (here(), scope(false, Some(8))));
+        // It may be an incident of the others.
+        assert_eq!(incidents.acknowledge(id, Ack::default()), Some(Err(NotDone)));
+        assert_eq!(incidents.end_silence("x"), Some(Err(NotDone)));
         state.set(ClusterState { is_holder: true, ..away });
         assert_eq!(listed(&incidents, false), (there(), scope(true, Some(8))));
         // Nobody takes orders any more.

@@ -168,8 +168,32 @@ impl Saved for DeviceId {
 
 /// Saves the fields of a type in the order given. A field that is not named does not compile. After `if`: what holds
 /// for every value that was ever written, where a value without it could panic.
+///
+/// Of an enum: the number of the variant as a byte, then its fields. A variant that is not named does not compile.
 #[macro_export]
 macro_rules! saved {
+    (enum $type:ident { $($number:literal => $variant:ident $(($($field:ident),+))?),+ $(,)? }) => {
+        impl $crate::saved::Saved for $type {
+            fn write(&self, to: &mut Vec<u8>) {
+                match self {
+                    $(Self::$variant $(($($field),+))? => {
+                        <u8 as $crate::saved::Saved>::write(&$number, to);
+                        $($($crate::saved::Saved::write($field, to);)+)?
+                    })+
+                }
+            }
+
+            fn read(from: &mut &[u8]) -> Option<Self> {
+                Some(match <u8 as $crate::saved::Saved>::read(from)? {
+                    $($number => {
+                        $($(let $field = $crate::saved::Saved::read(from)?;)+)?
+                        Self::$variant $(($($field),+))?
+                    })+
+                    _ => return None,
+                })
+            }
+        }
+    };
     ($type:ident { $($field:ident),+ $(,)? } $(if $holds:expr)?) => {
         $crate::saved::saved!(impl [] $type { $($field),+ } $(if $holds)?);
     };
@@ -231,5 +255,25 @@ mod tests {
         assert_eq!(MetricId::read(&mut from), Some(MetricId::new(9, 3)));
         assert_eq!(Vec::<u8>::read(&mut &[255; 4][..]), None);
         assert_eq!(Arc::<str>::read(&mut &[1, 0, 0, 0, 0xff][..]), None);
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Shape {
+        Point,
+        Box(u8, u16),
+    }
+    saved!(enum Shape { 0 => Point, 7 => Box(width, height) });
+
+    #[test]
+    fn a_variant_is_its_number_and_its_fields() {
+        for (shape, written) in [(Shape::Point, &[0][..]), (Shape::Box(3, 4), &[7, 3, 4, 0])] {
+            let mut bytes = Vec::new();
+            shape.write(&mut bytes);
+            assert_eq!(bytes, written);
+            assert_eq!(Shape::read(&mut &bytes[..]), Some(shape));
+        }
+        for bytes in [&[1][..], &[7, 3, 4], &[]] {
+            assert_eq!(Shape::read(&mut &*bytes), None);
+        }
     }
 }

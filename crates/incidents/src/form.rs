@@ -14,24 +14,10 @@ use crate::together::{PLACES, Together};
 /// The version of all forms here. Raised when a field comes, goes, or means something else.
 pub const VERSION: u16 = 1;
 
-macro_rules! saved_enums {
-    ($($type:ident),+) => {
-        $(
-            /// By its place in `ALL`.
-            impl Saved for $type {
-                fn write(&self, to: &mut Vec<u8>) {
-                    (*self as u8).write(to);
-                }
-
-                fn read(from: &mut &[u8]) -> Option<Self> {
-                    Self::ALL.get(usize::from(u8::read(from)?)).copied()
-                }
-            }
-        )+
-    };
-}
-
-saved_enums!(Kind, State, Severity);
+saved!(enum Kind { 0 => Deviation, 1 => Silence, 2 => Reception });
+saved!(enum State { 0 => Open, 1 => Acknowledged, 2 => Silenced, 3 => Resolved });
+saved!(enum Severity { 0 => Warning, 1 => Critical });
+saved!(enum Link { 0 => SameDevice, 1 => Token(token), 2 => Together(times), 3 => Storm(at_once) });
 
 impl Saved for IncidentId {
     fn write(&self, to: &mut Vec<u8>) {
@@ -85,37 +71,6 @@ saved!(Incident {
 } if |it| it.suspect < it.members.len() && it.members.len() <= MEMBERS_KEPT_MAX);
 
 saved!(SilenceRule { id, device, series, starts_at_us, ends_at_us, created_by, comment });
-
-/// A kind, then what belongs to it.
-impl Saved for Link {
-    fn write(&self, to: &mut Vec<u8>) {
-        match self {
-            Self::SameDevice => 0u8.write(to),
-            Self::Token(token) => {
-                1u8.write(to);
-                token.write(to);
-            }
-            Self::Together(times) => {
-                2u8.write(to);
-                times.write(to);
-            }
-            Self::Storm(at_once) => {
-                3u8.write(to);
-                at_once.write(to);
-            }
-        }
-    }
-
-    fn read(from: &mut &[u8]) -> Option<Self> {
-        Some(match u8::read(from)? {
-            0 => Self::SameDevice,
-            1 => Self::Token(Saved::read(from)?),
-            2 => Self::Together(Saved::read(from)?),
-            3 => Self::Storm(Saved::read(from)?),
-            _ => return None,
-        })
-    }
-}
 
 saved!(GroupTokens { counts, devices } if |it| it.counts.len() <= GROUP_TOKENS_MAX);
 saved!(Cluster { incident, tokens, last_start_us, link }
