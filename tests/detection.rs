@@ -1,6 +1,7 @@
 //! Detection on two series of public benchmarks (`detection/`, with their licences), and on scenarios.
 
 mod harness;
+mod incidents;
 
 use std::path::Path;
 use std::process::Command;

@@ -1,12 +1,19 @@
-//! Streams of noise for some simulated days: how many deviations begin, by their largest score.
+//! Streams of noise for some simulated days: how many deviations begin, by their largest score, and what incidents
+//! they make when each stream is of a device of its own.
 //!
 //! A score of s promises 10^-s a day for each stream. Usage: `noise STREAMS VALUES DAYS SEED`; `VALUES` are those of an
 //! interval of ten seconds, 0 for one value a minute.
 
+use std::collections::BTreeMap;
 use std::f64::consts::TAU;
+use std::sync::Arc;
 
+use sigmad_incidents::book::Book;
+use sigmad_incidents::event::Event;
 use sigmad_incidents::fold::Fold;
-use sigmad_incidents::watch::{Finding, WatchSettings};
+use sigmad_incidents::incident::Severity;
+use sigmad_incidents::tokens::FleetTokens;
+use sigmad_incidents::watch::{Deviation, Finding, WatchSettings};
 use sigmad_incidents::watches::Watches;
 
 const INTERVAL_US: i64 = 10_000_000;
@@ -46,30 +53,69 @@ fn value(kind: &str, random: &mut Random, at_us: i64, level: &mut f64) -> f64 {
     }
 }
 
-/// The largest score of each deviation of one stream.
-fn deviations(kind: &str, step_us: i64, days: i64, seed: u64) -> Vec<f64> {
+fn name(stream: u64) -> String {
+    format!("d{stream}")
+}
+
+/// What begins and ends in one stream, which is named by its number.
+fn events(kind: &str, step_us: i64, days: i64, (stream, seed): (u64, u64)) -> Vec<Event> {
     let mut watches = Watches::new(WatchSettings::new(INTERVAL_US as u64), 1);
     let (mut fold, mut random, mut level) = (Fold::default(), Random(seed), 0.0);
-    let (mut largest, mut is_open) = (Vec::new(), false);
+    let device: Arc<str> = name(stream).into();
+    let mut events = Vec::new();
     for at in 1..=days * DAY_US / step_us {
         let at_us = START_US + at * step_us;
         let value = value(kind, &mut random, at_us, &mut level);
         if fold.add(INTERVAL_US as u64, at_us, value) {
             continue;
         }
-        watches.take(&mut fold, at_us, value, |finding| match finding {
-            Finding::Recovers => is_open = false,
-            Finding::Deviates(found) => {
-                if !std::mem::replace(&mut is_open, true) {
-                    largest.push(0.0);
+        watches.take(&mut fold, at_us, value, |finding| {
+            let (device, series) = (Some(device.clone()), "x".into());
+            events.push(match finding {
+                Finding::Recovers => Event::Recovery { device, series, at_us },
+                Finding::Deviates(Deviation { value, usual, low, high, score }) => {
+                    Event::Deviation { device, series, at_us, value, usual, low, high, score }
                 }
-                if let Some(largest) = largest.last_mut() {
-                    *largest = found.score.max(*largest);
-                }
-            }
+            });
         });
     }
+    events
+}
+
+/// The largest score of each deviation of one stream.
+fn deviations(events: &[Event]) -> Vec<f64> {
+    let (mut largest, mut is_open) = (Vec::<f64>::new(), false);
+    for event in events {
+        let Event::Deviation { score, .. } = event else {
+            is_open = false;
+            continue;
+        };
+        match largest.last_mut().filter(|_| is_open) {
+            Some(largest) => *largest = largest.max(*score),
+            None => largest.push(*score),
+        }
+        is_open = true;
+    }
     largest
+}
+
+/// Incidents that all streams have together: all of them, and those that are critical.
+fn incidents(streams: u64, mut events: Vec<Event>) -> [usize; 2] {
+    events.sort_by_key(Event::at_us);
+    let (mut book, mut found) = (Book::default(), BTreeMap::new());
+    let mut fleet = FleetTokens::default();
+    (0..streams).for_each(|stream| fleet.add(&name(stream)));
+    book.set_fleet(fleet);
+    let mut revision = 0;
+    for event in events {
+        book.apply(&event);
+        for one in book.changes_since(revision, usize::MAX) {
+            found.insert(one.id, (one.severity, one.merged_into.is_some()));
+        }
+        revision = book.revision();
+    }
+    let whole = || found.values().filter(|(_, is_merged)| !is_merged);
+    [whole().count(), whole().filter(|(severity, _)| *severity == Severity::Critical).count()]
 }
 
 fn main() {
@@ -80,14 +126,21 @@ fn main() {
     };
     let step_us = if values == 0 { MINUTE_US } else { INTERVAL_US / values as i64 };
     let stream_days = (streams * days) as f64;
+    println!("| noise | deviations a day and stream from scores 1, 2, 3 | incidents | critical |");
+    println!("| --- | --- | --- | --- |");
+    let promised = SCORES.map(|score| (stream_days * 10f64.powf(-score)).to_string());
+    println!("| promised at most | 0.1, 0.01, 0.001 | {} | {} |", promised[0], promised[1]);
     for kind in KINDS {
-        let seeds = (0..streams).map(|stream| seed.wrapping_mul(1_000_003) + stream * 77_777_777);
-        let all: Vec<f64> =
-            seeds.flat_map(|seed| deviations(kind, step_us, days as i64, seed)).collect();
+        let seeds =
+            (0..streams).map(|stream| (stream, seed.wrapping_mul(1_000_003) + stream * 77_777_777));
+        let all: Vec<Vec<Event>> =
+            seeds.map(|seed| events(kind, step_us, days as i64, seed)).collect();
+        let largest: Vec<f64> = all.iter().flat_map(|events| deviations(events)).collect();
         let rates = SCORES.map(|score| {
-            let count = all.iter().filter(|largest| **largest >= score).count();
+            let count = largest.iter().filter(|largest| **largest >= score).count();
             format!("{:.4}", count as f64 / stream_days)
         });
-        println!("{kind:15} a day and stream from scores 1, 2, 3: {}", rates.join(" "));
+        let [incidents, critical] = incidents(streams, all.concat());
+        println!("| {kind} | {} | {incidents} | {critical} |", rates.join(", "));
     }
 }

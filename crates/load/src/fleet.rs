@@ -20,6 +20,7 @@ const CPU_LEVEL: RangeInclusive<i64> = 2_000..=4_500;
 const RPS_LEVEL: RangeInclusive<i64> = 2_000..=5_000;
 /// One standard deviation of the noise is this part of the level.
 pub const CPU_SIGMA: i64 = 20;
+/// The same of rps.
 pub const RPS_SIGMA: i64 = 33;
 /// The height of the wave is this part of the level.
 pub const WAVE: i64 = 10;
@@ -78,7 +79,9 @@ pub struct FleetReadings {
 /// Devices and their values.
 #[derive(Clone, Debug)]
 pub struct LoadFleet {
+    /// Their number.
     pub devices: u64,
+    /// Digits of the number in each name.
     pub name_digits: usize,
     keys: RandomKeys,
     /// A random number below it makes an anomaly.
@@ -118,6 +121,7 @@ fn noise(sigma: i64, bits: u64) -> i64 {
 }
 
 impl LoadFleet {
+    /// The fleet of these settings, whose first sample is at `from_us`.
     pub fn new(settings: &LoadSettings, from_us: u64) -> Self {
         let devices = settings.devices() as u64;
         let mut keys = SplitMix64::seed_from_u64(settings.seed);

@@ -44,7 +44,7 @@ mod connection;
 mod cost;
 mod driver;
 mod files;
-mod fleet;
+pub mod fleet;
 mod hgrm;
 mod numbers;
 mod outcome;
