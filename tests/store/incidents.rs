@@ -8,31 +8,32 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Launch, Response, Server, now_s, request};
-use crate::redis_server::Redis;
+use crate::redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask};
 use crate::webhook::Webhook;
 
 /// What a busy machine needs for any step: each wait ends as soon as it has happened.
 const PATIENCE: Duration = Duration::from_secs(240);
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-struct Cluster {
-    redis: Redis,
+/// Replicas that share what is at this URL.
+struct Replicas {
+    url: String,
     webhook: Webhook,
     /// Values sent so far.
     sent: u32,
 }
 
-impl Cluster {
-    fn start() -> Self {
-        Self { redis: Redis::start(&[]), webhook: Webhook::start(), sent: 0 }
+impl Replicas {
+    fn sharing(url: String) -> Self {
+        Self { url, webhook: Webhook::start(), sent: 0 }
     }
 
-    fn replica(&self) -> Server {
-        let (url, hook) = (self.redis.url(), format!("http://127.0.0.1:{}", self.webhook.port));
+    fn start(&self) -> Server {
+        let hook = format!("http://127.0.0.1:{}", self.webhook.port);
         let args = [
             "--workers=1",
             "--redis-url",
-            &url,
+            &self.url,
             "--incident-interval=100ms",
             // A machine that stalls must not make a device a silent one.
             "--silence-ignore=*",
@@ -124,16 +125,17 @@ fn order(server: &Server, method: &str, path: &str, body: &[u8], status: u16) ->
 
 #[test]
 fn replicas_have_one_book_and_one_that_tells() {
-    let mut cluster = Cluster::start();
-    let first = cluster.replica();
+    let mut redis = Redis::start(&[]);
+    let mut replicas = Replicas::sharing(redis.url());
+    let first = replicas.start();
     wait_until("the first is the holder", || is_holder(&first));
-    let second = cluster.replica();
+    let second = replicas.start();
     wait_until("both hear of each other", || of_cluster(&second).is_some());
 
     // Only the second hears the device, and both say what is wrong with it.
-    (0..170).for_each(|_| cluster.post(&second, 100));
+    (0..170).for_each(|_| replicas.post(&second, 100));
     let is_open = |server: &Server| states(server).iter().any(|(_, state)| state == "open");
-    cluster.post_until(&second, 900, "open", is_open);
+    replicas.post_until(&second, 900, "open", is_open);
     wait_until("the first knows of it", || is_open(&first));
     let id = states(&first).remove(0).0;
     let path = format!("/incidents/{id}");
@@ -142,7 +144,7 @@ fn replicas_have_one_book_and_one_that_tells() {
     assert_eq!(second.get(&path).expect(200).json()["id"], shown["id"]);
     let local = list(&first, "?scope=local");
     assert_eq!((&local["scope"], &local["incidents"]), (&json!("local"), &json!([])));
-    assert_eq!(cluster.webhook.next(), ("opened".to_owned(), id.clone()));
+    assert_eq!(replicas.webhook.next(), ("opened".to_owned(), id.clone()));
     // What is noted here is in Redis once the holder has done the next order.
     wait_until("it is noted", || told(&first) + told(&second) == 1);
 
@@ -171,30 +173,84 @@ fn replicas_have_one_book_and_one_that_tells() {
     let mut first = first;
     first.signal(libc::SIGKILL);
     first.wait_exit(PATIENCE).expect("it is killed");
-    cluster.post_until(&second, 900, "the second is the holder", is_holder);
+    replicas.post_until(&second, 900, "the second is the holder", is_holder);
     assert_eq!(states(&second), [(id.clone(), "acknowledged".to_owned())]);
 
     // Redis loses all that it has.
-    cluster.redis.kill();
-    cluster.post_until(&second, 900, "without Redis", |server| {
+    redis.kill();
+    replicas.post_until(&second, 900, "without Redis", |server| {
         list(server, "")["degradedSince"].is_number()
     });
-    cluster.redis.restart();
-    cluster.post_until(&second, 900, "with Redis", |server| of_cluster(server).is_some());
-    let third = cluster.replica();
+    redis.restart();
+    replicas.post_until(&second, 900, "with Redis", |server| of_cluster(server).is_some());
+    let third = replicas.start();
     wait_until("the third knows of it", || {
         states(&third) == [(id.clone(), "acknowledged".to_owned())]
     });
 
     let is_over = |server: &Server| states(server) == [(id.clone(), "resolved".to_owned())];
-    cluster.post_until(&second, 100, "resolved", is_over);
+    replicas.post_until(&second, 100, "resolved", is_over);
     wait_until("the third knows of it", || is_over(&third));
-    assert_eq!(cluster.webhook.next(), ("resolved".to_owned(), id.clone()));
+    assert_eq!(replicas.webhook.next(), ("resolved".to_owned(), id.clone()));
     for server in [second, third] {
         let (code, log) = server.stop();
         assert_eq!(code, Some(0), "{log}");
     }
-    assert_eq!(cluster.webhook.rest(), [], "nothing is told twice");
+    assert_eq!(replicas.webhook.rest(), [], "nothing is told twice");
+}
+
+/// An incident from its opening to its end, with `disturb` between.
+#[track_caller]
+fn one_incident_through(url: String, disturb: impl FnOnce()) {
+    let mut replicas = Replicas::sharing(url);
+    let first = replicas.start();
+    wait_until("the first is the holder", || is_holder(&first));
+    let second = replicas.start();
+    wait_until("both hear of each other", || of_cluster(&second).is_some());
+    (0..170).for_each(|_| replicas.post(&second, 100));
+    let is_open = |server: &Server| states(server).iter().any(|(_, state)| state == "open");
+    replicas.post_until(&second, 900, "open", is_open);
+    wait_until("the first knows of it", || is_open(&first));
+    let id = states(&first).remove(0).0;
+    assert_eq!(replicas.webhook.next(), ("opened".to_owned(), id.clone()));
+    wait_until("it is noted", || told(&first) + told(&second) == 1);
+
+    disturb();
+    // Done by the holder, in Redis as it is now.
+    order(&second, "POST", &format!("/incidents/{id}/ack"), br#"{"by":"ann"}"#, 200);
+    let are = |server: &Server, state: &str| states(server) == [(id.clone(), state.to_owned())];
+    wait_until("the first knows who knows", || are(&first, "acknowledged"));
+    replicas.post_until(&second, 100, "resolved", |server| are(server, "resolved"));
+    wait_until("the first knows of the end", || are(&first, "resolved"));
+    assert_eq!(replicas.webhook.next(), ("resolved".to_owned(), id.clone()));
+    for server in [second, first] {
+        let (code, log) = server.stop();
+        assert_eq!(code, Some(0), "{log}");
+    }
+    assert_eq!(replicas.webhook.rest(), [], "nothing is told twice");
+}
+
+#[test]
+fn the_book_follows_its_slot_to_another_node() {
+    let cluster = Cluster::start();
+    one_incident_through(cluster.url(), || {
+        let (slot, from) = (cluster.slot("{sigmad}"), cluster.first_owner("{sigmad}"));
+        cluster.migrate(slot, from, (from + 1) % cluster.nodes.len());
+    });
+}
+
+#[test]
+fn the_book_goes_on_with_the_new_master() {
+    let group = Sentinels::start();
+    one_incident_through(group.url(), || {
+        let old_port = group.master_port();
+        // The other one has all that was written before.
+        let mut master = group.master().connection();
+        ask::<()>(&mut master, &["SET", "last", "1"]);
+        assert_eq!(ask::<i64>(&mut master, &["WAIT", "1", "0"]), 1);
+        group.sentinels[0].ask::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]);
+        group.wait_for_failover(old_port);
+    });
 }
 
 #[test]
