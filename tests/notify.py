@@ -68,7 +68,7 @@ class Stream:
         draw = random.Random(7)
         while not self.stop.wait(INTERVAL_S):
             body = json.dumps({"device": "ams-1-edge-05", "rps": draw.gauss(self.value, 10)}).encode()
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ingest", body, timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ingest", body, timeout=WAIT_S) as answer:
                 assert answer.status == 202
 
     def __enter__(self) -> Stream:
@@ -81,7 +81,7 @@ class Stream:
 
 
 def get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=WAIT_S) as answer:
         return answer.read().decode()
 
 
