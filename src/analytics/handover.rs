@@ -216,6 +216,11 @@ impl Handover {
         self.waiting.get(&id.index).is_some_and(|waiting| waiting.device == id)
     }
 
+    /// Whether the values of any device wait.
+    pub fn is_any_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Whether any values wait, or anything is to be sent.
     pub fn has_work(&self) -> bool {
         !(self.waiting.is_empty() && self.outgoing.is_empty() && self.leaving.is_empty())

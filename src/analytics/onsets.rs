@@ -22,6 +22,21 @@ struct OpenStream {
     began_us: i64,
 }
 
+/// The onset of a deviation that has not ended.
+fn onset(arena: &Arena, place: StreamIndex, open: &OpenStream) -> Option<Event> {
+    let found = arena.deviation(place)?;
+    Some(Event::Deviation {
+        device: open.device.clone(),
+        series: open.series.clone(),
+        at_us: open.began_us,
+        value: found.value,
+        usual: found.usual,
+        low: found.low,
+        high: found.high,
+        score: found.score,
+    })
+}
+
 /// The events of some streams, until they are taken.
 #[derive(Debug, Default)]
 pub struct Onsets {
@@ -114,21 +129,29 @@ impl Onsets {
         self.open.insert(place, OpenStream { device: device.cloned(), series, began_us });
     }
 
+    /// Takes a stream whose states came from another replica: what is wrong with it there is wrong here, and nothing else.
+    pub fn receive(
+        &mut self,
+        arena: &Arena,
+        (device, metric, place): (Option<&Arc<str>>, MetricId, StreamIndex),
+        metrics: &KnownMetrics,
+        now_us: i64,
+    ) {
+        let before = self.open.remove(&place);
+        self.restore(arena, (device, metric, place), metrics);
+        let open = self.open.get(&place);
+        if let Some(before) = before
+            && open.is_none_or(|open| open.began_us != before.began_us)
+        {
+            self.recovered(before, now_us);
+        }
+        let standing = self.open.get(&place).and_then(|open| onset(arena, place, open));
+        self.events.extend(standing);
+    }
+
     /// An onset of each stream that deviates.
     pub fn standing(&self, arena: &Arena) -> impl Iterator<Item = Event> {
-        self.open.iter().filter_map(|(place, open)| {
-            let found = arena.deviation(*place)?;
-            Some(Event::Deviation {
-                device: open.device.clone(),
-                series: open.series.clone(),
-                at_us: open.began_us,
-                value: found.value,
-                usual: found.usual,
-                low: found.low,
-                high: found.high,
-                score: found.score,
-            })
-        })
+        self.open.iter().filter_map(|(place, open)| onset(arena, *place, open))
     }
 
     /// Ends the deviations of streams that were given back, or had no value for `idle_us`.

@@ -256,7 +256,7 @@ impl AnalyticsThread {
         if asked || judged || applied || handed_over || scanned || exported == Exported::Worked {
             return Turn::Worked;
         }
-        if self.sources.is_empty() {
+        if self.sources.is_empty() && !self.is_drain_waiting() {
             // The store sees that no more samples come. They are written first, then the states.
             if let Some(mut store) = self.store.take() {
                 store.judged_producer.send();
@@ -338,7 +338,9 @@ impl AnalyticsThread {
                 match store.judged_producer.updates.try_recv() {
                     Ok(ReplicaUpdate::Windows(windows)) => store.windows = windows.into_iter(),
                     Ok(ReplicaUpdate::SyncedAt(at_us)) => store.synced_at_us = Some(at_us),
-                    Ok(ReplicaUpdate::States(found)) => self.analytics.receive_states(found),
+                    Ok(ReplicaUpdate::States(found)) => {
+                        self.analytics.receive_states(found, self.clock.now().wall_us);
+                    }
                     // No more updates, or the store has stopped.
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }

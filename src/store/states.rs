@@ -1,6 +1,7 @@
 //! Detector states as they are in Redis: one hash a device, a field a stream, and a header.
 //!
-//! A field is the version of the format (1 byte) and a zstd frame with its checksum. The header names the replica that
+//! A field is the version of the format (1 byte) and a zstd frame with its checksum. Version 1 has the states of detectors
+//! alone; version 2 adds what the stream is judged for incidents by. The header names the replica that
 //! wrote the states, and how many samples of the device it had judged by then: its counts in Redis say whether
 //! the states are still current. Pure: no I/O.
 
@@ -11,8 +12,9 @@ use zstd::bulk::{Compressor, Decompressor};
 use super::keys::{self, ReplicaId};
 use super::windows::SubjectCounts;
 
-/// The version of the format. A replica leaves another version alone: it neither reads nor, if it is newer, replaces it.
-pub const VERSION: u8 = 1;
+/// The version of the format. A replica reads the one before it too. It leaves a newer one alone: it neither reads nor replaces it.
+pub const VERSION: u8 = 2;
+const VERSIONS_READ: std::ops::RangeInclusive<u8> = VERSION - 1..=VERSION;
 /// Bytes of the states of one stream in Redis at most: a million streams that move at once take 4 GB there.
 pub const STATES_BYTES_MAX: usize = 4_096;
 /// Bytes of the same in memory at most: twice the states of all detectors.
@@ -60,7 +62,7 @@ impl StatesCodec {
     /// When they are of another version, or damaged.
     pub fn unpack(&mut self, packed: &[u8]) -> Result<Vec<u8>, UnpackError> {
         let (&version, frame) = packed.split_first().ok_or(UnpackError::Damaged)?;
-        if version != VERSION {
+        if !VERSIONS_READ.contains(&version) {
             return Err(UnpackError::OtherVersion);
         }
         if frame.is_empty() {
@@ -97,7 +99,8 @@ impl StatesHeader {
     pub fn read(text: &[u8]) -> Result<Self, UnpackError> {
         let mut parts = text.splitn(3, |&byte| byte == b':');
         let mut next = || parts.next().ok_or(UnpackError::Damaged);
-        if keys::read_number(next()?).ok_or(UnpackError::Damaged)? != i64::from(VERSION) {
+        let version = keys::read_number(next()?).ok_or(UnpackError::Damaged)?;
+        if !u8::try_from(version).is_ok_and(|version| VERSIONS_READ.contains(&version)) {
             return Err(UnpackError::OtherVersion);
         }
         let replica = ReplicaId::read(next()?).ok_or(UnpackError::Damaged)?;
@@ -187,9 +190,12 @@ mod tests {
         let header = StatesHeader { replica: ReplicaId::new(0xfeed), own_total: 17 };
         let mut text = Vec::new();
         header.write(&mut text);
-        assert_eq!(text, b"1:0000feed:17");
+        assert_eq!(text, b"2:0000feed:17");
         assert_eq!(StatesHeader::read(&text), Ok(header));
-        assert_eq!(StatesHeader::read(b"2:whatever"), Err(UnpackError::OtherVersion));
+        assert_eq!(StatesHeader::read(b"1:0000feed:17"), Ok(header));
+        for other in ["0:0000feed:17", "3:whatever", "300:0000feed:17"] {
+            assert_eq!(StatesHeader::read(other.as_bytes()), Err(UnpackError::OtherVersion));
+        }
         for text in ["", "1", "1:", "1:0000feed", "1:0000feed:x", "x:0000feed:1", "1:feed:1"] {
             assert_eq!(StatesHeader::read(text.as_bytes()), Err(UnpackError::Damaged), "{text}");
         }

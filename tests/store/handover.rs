@@ -150,6 +150,28 @@ fn states_of_a_device_that_moves_between_living_replicas_go_there_and_back() {
 }
 
 #[test]
+fn a_replica_that_ends_while_states_come_takes_them_and_hands_them_on() {
+    let redis = Redis::start(&[]);
+    let (alone, first, mut second) = (alone(), replica(&redis), replica(&redis));
+    post(&alone, "edge-1", 0..VALUES);
+    post(&first, "edge-1", 0..500);
+    written(&first);
+    // It learns of the move once the other one drains already.
+    first.signal(libc::SIGSTOP);
+    post(&second, "edge-1", 500..520);
+    until("values wait", || Scrape::of(&second).get("sigmad_handover_waiting_devices") == 1);
+    second.terminate();
+    second.wait_for_log(&["draining"]).expect("it drains");
+    first.signal(libc::SIGCONT);
+    let status = second.wait_exit(PATIENCE).expect("exits after SIGTERM");
+    assert_eq!(status.code(), Some(0));
+    let third = replica(&redis);
+    post(&third, "edge-1", 520..VALUES);
+    received(&third, 1);
+    expect_as_alone(&alone, &third, "edge-1", 520);
+}
+
+#[test]
 fn a_device_that_nobody_had_waits_for_nothing() {
     let redis = Redis::start(&[]);
     let (alone, server) = (alone(), replica(&redis));
@@ -169,7 +191,7 @@ fn states_of_another_version_are_neither_read_nor_replaced() {
     first.terminate();
     assert!(first.wait_exit(PATIENCE).is_some(), "exits after SIGTERM");
     let key = "sigmad:{edge-1}:states";
-    redis.ask::<()>(&["HSET", key, "", "2:0000feed:300"]);
+    redis.ask::<()>(&["HSET", key, "", "3:0000feed:300"]);
     let mut second = replica(&redis);
     post(&second, "edge-1", 300..310);
     until("it goes on without", || waits(&second, "unknown") == 1);
@@ -177,5 +199,5 @@ fn states_of_another_version_are_neither_read_nor_replaced() {
     assert_eq!(Scrape::of(&second).get(lost), 1);
     second.terminate();
     assert!(second.wait_exit(PATIENCE).is_some(), "exits after SIGTERM");
-    assert_eq!(redis.ask::<String>(&["HGET", key, ""]), "2:0000feed:300");
+    assert_eq!(redis.ask::<String>(&["HGET", key, ""]), "3:0000feed:300");
 }

@@ -41,7 +41,7 @@ impl DetectorSettings {
         let verdict = self.zscore.judge(before, value);
         match self.first() {
             DetectorKind::Zscore => verdict,
-            _ => Verdict { score: previous.score, is_anomaly: previous.is_anomaly, ..verdict },
+            _ => verdict.by(previous.score, previous.is_anomaly),
         }
     }
 }
@@ -150,10 +150,10 @@ impl DetectorStates {
 
     /// Replaces the states of a stream by those that were written in these forms. Returns how many detectors begin
     /// anew although a state was written: its version is another one, or it can't be read. What was written by detectors
-    /// that do not run here is passed over. None if the bytes end early.
+    /// that do not run here is passed over, and all of it without a `state`. None if the bytes end early.
     pub fn read(
         &mut self,
-        state: StateIndex,
+        state: Option<StateIndex>,
         forms: &[SavedDetector],
         from: &mut &[u8],
     ) -> Option<usize> {
@@ -162,7 +162,8 @@ impl DetectorStates {
             let (bytes, rest) = from.split_at_checked(form.bytes as usize)?;
             *from = rest;
             let named = |kind: &&DetectorKind| kind.name() == &*form.name;
-            let Some(&kind) = self.settings.kinds.iter().find(named) else { continue };
+            let kind = self.settings.kinds.iter().find(named);
+            let (Some(state), Some(&kind)) = (state, kind) else { continue };
             let is_current = kind.saved_form().is_some_and(|(version, _)| version == form.version);
             anew += usize::from(!(is_current && self.slabs.read(kind, state.index(), bytes)));
         }
@@ -202,7 +203,7 @@ impl DetectorStates {
         let verdict = self.settings.zscore.judge(before, value);
         match self.settings.first() {
             DetectorKind::Zscore => verdict,
-            _ => Verdict { score: 0.0, is_anomaly: false, ..verdict },
+            _ => verdict.by(0.0, false),
         }
     }
 
@@ -216,7 +217,7 @@ impl DetectorStates {
         early: Verdict,
     ) -> Verdict {
         match state.and_then(|state| self.observe(state, timestamp_us, value)) {
-            Some((score, is_anomaly)) => Verdict { score, is_anomaly, ..early },
+            Some((score, is_anomaly)) => early.by(score, is_anomaly),
             None => early,
         }
     }
@@ -278,7 +279,7 @@ mod tests {
                 restored = all();
                 assert_eq!(restored.take(), Some(other));
                 let mut from = &bytes[..];
-                assert_eq!(restored.read(other, &forms, &mut from), Some(0));
+                assert_eq!(restored.read(Some(other), &forms, &mut from), Some(0));
                 assert!(from.is_empty());
                 let mut again = Vec::new();
                 restored.write(other, &mut again);
@@ -301,11 +302,12 @@ mod tests {
         forms[0].version += 1;
         let mut restored = all();
         let other = restored.take().expect("as above");
-        assert_eq!(restored.read(other, &forms, &mut &bytes[..]), Some(1));
+        assert_eq!(restored.read(Some(other), &forms, &mut &bytes[..]), Some(1));
         forms[0].version -= 1;
         forms[1].name = "gone".into();
-        assert_eq!(restored.read(other, &forms, &mut &bytes[..]), Some(0));
-        assert_eq!(restored.read(other, &forms, &mut &bytes[1..]), None);
+        assert_eq!(restored.read(Some(other), &forms, &mut &bytes[..]), Some(0));
+        assert_eq!(restored.read(None, &forms, &mut &bytes[..]), Some(0));
+        assert_eq!(restored.read(Some(other), &forms, &mut &bytes[1..]), None);
     }
 
     /// A change of these numbers without a new version would read old states as new ones.
@@ -333,7 +335,7 @@ mod tests {
             damaged[at] ^= (random >> 24) as u8;
             let mut restored = all();
             let other = restored.take().expect("as above");
-            restored.read(other, &forms, &mut &damaged[..]);
+            restored.read(Some(other), &forms, &mut &damaged[..]);
             restored.slabs.score(DetectorKind::Pager, other.index());
         }
     }

@@ -40,10 +40,7 @@ impl Arena {
         let mut values = (0..window.count()).map(|_| f64::read(&mut from));
         let saved: Vec<f64> = values.by_ref().collect::<Option<_>>()?;
         let StreamToJudge { record: stream, ring, states, .. } = self.get_to_judge(place);
-        let anew = match stream.state {
-            Some(state) => states.read(state, &form.detectors, &mut from)?,
-            None => 0,
-        };
+        let anew = states.read(stream.state, &form.detectors, &mut from)?;
         if ring.len() == form.window as usize {
             ring[..saved.len()].copy_from_slice(&saved);
         } else if !saved.is_empty() {
@@ -71,12 +68,13 @@ impl Arena {
         }
     }
 
-    /// Gives a stream, just opened, what was written. Without incidents that is nothing. None if the bytes are of no stream.
+    /// Gives a stream what was written, in place of what it has. Without incidents that is nothing. None if the bytes are of no
+    /// stream.
     pub fn read_watch(&mut self, place: StreamIndex, from: &[u8]) -> Option<Restored> {
         let (chunk, within) = self.split(place);
-        match &mut self.watches {
-            Some(watches) => watches.read(&mut self.chunks[chunk].folds[within], from),
-            None => Some(Restored::GoesOn),
-        }
+        let Some(watches) = &mut self.watches else { return Some(Restored::GoesOn) };
+        let fold = &mut self.chunks[chunk].folds[within];
+        watches.give_back(fold);
+        watches.read(fold, from)
     }
 }

@@ -7,7 +7,7 @@ use crate::analytics::handover::WaitingValue;
 use crate::analytics::metrics::KnownMetrics;
 use crate::handover::{FoundStates, STREAMS_PER_PART, StatedPart, StreamStates, WaitOutcome};
 use sigmad_detectors::DetectorKind;
-use sigmad_sample::{DeviceId, Reading, Sample, Verdict};
+use sigmad_sample::{DeviceId, Reading, Sample};
 
 impl DeviceWindows {
     /// A sample of a device has arrived. True when its values wait for states.
@@ -18,7 +18,8 @@ impl DeviceWindows {
         self.handover.as_mut().is_some_and(|handover| handover.hear(id, arrived_us))
     }
 
-    /// Judges a sample as [`DeviceWindows::judge`], but by `zscore` alone; its values wait for the other detectors.
+    /// Judges a sample as [`DeviceWindows::judge`], but by `zscore` alone; its values wait for the other detectors, and to
+    /// be judged for incidents.
     #[cold]
     pub(super) fn judge_early(
         &mut self,
@@ -32,11 +33,10 @@ impl DeviceWindows {
         let is_final = self.arena.states().settings().first() == DetectorKind::Zscore;
         let timestamp_us = sample.timestamp_us;
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
-            let Some((device, arena, onsets)) = self.get_mut(id, metrics) else { return false };
+            let Some((device, arena, _)) = self.get_mut(id, metrics) else { return false };
             let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
-            let StreamToJudge { record: stream, ring, fold, interval_us, states } =
+            let StreamToJudge { record: stream, ring, states, .. } =
                 arena.get_to_judge(entry.place());
-            let is_due = fold.is_some_and(|fold| !fold.add(interval_us, arrived_us, value));
             let before = stream.window.moments();
             let verdict = states.judge_early(&before, value);
             stream.enter(ring, value, verdict);
@@ -48,10 +48,6 @@ impl DeviceWindows {
             }
             if stream.ring_source != RingSource::Own {
                 arena.enter_own(place, value, verdict);
-            }
-            if is_due {
-                let of = (device.name.as_ref(), metric, place);
-                onsets.judge(arena, of, metrics, arrived_us, value);
             }
             let early = verdict;
             let waiting = WaitingValue { metric, value, before, early, timestamp_us, arrived_us };
@@ -67,6 +63,7 @@ impl DeviceWindows {
     pub fn receive_states(
         &mut self,
         found: FoundStates,
+        now_us: i64,
         metrics: &mut KnownMetrics,
         anomalies: &mut AnomalyLog,
     ) {
@@ -81,9 +78,11 @@ impl DeviceWindows {
         };
         let mut anew = 0;
         for (at, StreamStates { metric, bytes }) in found.streams.into_iter().enumerate() {
-            let Some((device, arena, _)) = self.get_mut(id, metrics) else { return };
+            let Some((device, arena, onsets)) = self.get_mut(id, metrics) else { return };
             let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
-            anew += arena.read_states(entry.place(), &bytes).unwrap_or(1);
+            let place = entry.place();
+            anew += arena.read_states(place, &bytes).unwrap_or(1);
+            onsets.receive(arena, (device.name.as_ref(), metric, place), metrics, now_us);
         }
         if let Some(handover) = &self.handover {
             handover.counters.anew_total.add(anew as u64);
@@ -115,18 +114,24 @@ impl DeviceWindows {
         let is_final = self.arena.states().settings().first() == DetectorKind::Zscore;
         for (at, waiting) in values.into_iter().enumerate() {
             let WaitingValue { metric, value, before, early, timestamp_us, arrived_us } = waiting;
-            let Some((device, arena, _)) = self.get_mut(id, metrics) else { return };
+            let Some((device, arena, onsets)) = self.get_mut(id, metrics) else { return };
             // None: its metric was evicted meanwhile.
             let Some(at) = device.find(metric, at) else { continue };
             let place = device.streams[at].place();
-            let StreamToJudge { record: stream, states, .. } = arena.get_to_judge(place);
+            let StreamToJudge { record: stream, fold, interval_us, states, .. } =
+                arena.get_to_judge(place);
+            let is_due = fold.is_some_and(|fold| !fold.add(interval_us, arrived_us, value));
             let verdict = states.judge_late(stream.state, timestamp_us, value, early);
+            if is_due {
+                let of = (device.name.as_ref(), metric, place);
+                onsets.judge(arena, of, metrics, arrived_us, value);
+            }
             if is_final {
                 continue;
             }
+            let (stream, _) = arena.get_mut(place);
             // Of the last value: what `zscore` says of it stays, which may have been judged again.
-            let last =
-                Verdict { score: verdict.score, is_anomaly: verdict.is_anomaly, ..stream.verdict };
+            let last = stream.verdict.by(verdict.score, verdict.is_anomaly);
             stream.verdict = last;
             stream.own.anomalies += u64::from(verdict.is_anomaly);
             let ring_source = stream.ring_source;
@@ -135,13 +140,13 @@ impl DeviceWindows {
             device.streams[at].set_verdict(&last);
             if let RingSource::Both(copy) = ring_source {
                 let own = arena.get_mut(copy).0;
-                own.verdict =
-                    Verdict { score: last.score, is_anomaly: last.is_anomaly, ..own.verdict };
+                own.verdict = own.verdict.by(last.score, last.is_anomaly);
             }
         }
     }
 
-    /// The states of a device for the replica that hears it now. Open anomalies end here: they go on there.
+    /// The states of a device for the replica that hears it now. Open anomalies end here: they go on there. A deviation stays
+    /// open here until it is unheard: so no moment of the move is without a claim of it.
     pub fn state_device(&mut self, id: DeviceId) -> Vec<StatedPart> {
         let Some(device) = self.get(id) else { return Vec::new() };
         let (own_total, head) = (device.own.total, self.arena.states_head());
@@ -149,8 +154,9 @@ impl DeviceWindows {
         let mut parts: Vec<StatedPart> =
             Vec::with_capacity(places.len().div_ceil(STREAMS_PER_PART));
         for of_part in places.chunks(STREAMS_PER_PART) {
-            let streams = of_part.iter().filter_map(|&(metric, place)| {
-                Some(StreamStates { metric, bytes: self.arena.write_states(place, &head)? })
+            let streams = of_part.iter().map(|&(metric, place)| StreamStates {
+                metric,
+                bytes: self.arena.write_states(place, &head),
             });
             let (is_first, is_last) = (parts.is_empty(), false);
             parts.push(StatedPart {

@@ -8,24 +8,29 @@ use crate::handover::{FoundStates, HandoverCounters, HandoverMessage};
 use sigmad_sample::DeviceId;
 
 impl Analytics {
-    /// Lets detector states follow their device, from before the first sample on. False where no detector keeps any.
+    /// Lets detector states follow their device, from before the first sample on. False where there are none.
     pub fn hand_over(&mut self, counters: Arc<HandoverCounters>) -> bool {
-        let keeps_states = self.devices.arena.states().keeps_states();
-        if keeps_states {
+        let has_states = self.devices.arena.has_states();
+        if has_states {
             self.devices.handover = Some(Box::new(Handover::new(counters)));
         }
-        keeps_states
+        has_states
     }
 
-    /// Takes the states of a device that was wanted.
-    pub fn receive_states(&mut self, found: FoundStates) {
+    /// Takes the states of a device that was wanted, at `now_us`.
+    pub fn receive_states(&mut self, found: FoundStates, now_us: i64) {
         let Self { devices, metrics, anomalies, .. } = self;
-        devices.receive_states(found, metrics, anomalies);
+        devices.receive_states(found, now_us, metrics, anomalies);
     }
 
     /// Whether values wait for states, or the store is to be told anything.
     pub fn has_handover(&self) -> bool {
         self.devices.handover.as_ref().is_some_and(|handover| handover.has_work())
+    }
+
+    /// Whether values wait for states.
+    pub fn waits_for_states(&self) -> bool {
+        self.devices.handover.as_ref().is_some_and(|handover| handover.is_any_waiting())
     }
 
     /// Ends the waits that are longer than `wait_ns`. `arrived_us` is the time for what ends with them.

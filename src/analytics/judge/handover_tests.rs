@@ -22,7 +22,9 @@ impl Replica {
             |id| id.slot().to_string().into(),
         );
         let detectors = DetectorSettings { kinds: kinds.to_vec(), ..DetectorSettings::default() };
-        let settings = AnalyticsSettings { detectors, ..AnalyticsSettings::default() };
+        let onsets = OnsetSettings::new(10 * SECOND_US as u64, 86_400 * SECOND_US, 1_000, 1);
+        let onsets = Some(onsets);
+        let settings = AnalyticsSettings { detectors, onsets, ..AnalyticsSettings::default() };
         Self { analytics: Analytics::new(settings, names), counters: Arc::default() }
     }
 
@@ -33,6 +35,10 @@ impl Replica {
     }
 
     fn judge(&mut self, values: std::ops::Range<u32>) {
+        self.judge_by(values, value);
+    }
+
+    fn judge_by(&mut self, values: std::ops::Range<u32>, value: impl Fn(u32) -> f64) {
         for at in values {
             let mut batch = Batch::default();
             let readings = [0, 1].map(|metric| Reading {
@@ -70,6 +76,23 @@ impl Replica {
             HandoverMessage::Wanted(_) => None,
         });
         parts.flatten().collect()
+    }
+
+    /// Another replica takes the device, which hears these values before it has the states.
+    fn moves_to(&mut self, next: &mut Self, values: std::ops::Range<u32>) {
+        next.judge(values);
+        assert_eq!(next.messages(), [HandoverMessage::Wanted(DEVICE)]);
+        self.hears_of_a_move();
+        let found = FoundStates { device: DEVICE, streams: self.stated() };
+        next.analytics.receive_states(found, 0);
+    }
+
+    /// What began and ended to be wrong with streams since the last call.
+    fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.analytics.pass_events(|event| events.push(event));
+        events.retain(|event| matches!(event, Event::Deviation { .. } | Event::Recovery { .. }));
+        events
     }
 
     fn waits(&self, outcome: WaitOutcome) -> u64 {
@@ -112,7 +135,7 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         alone.judge(0..410);
         first.judge(0..300);
         assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
-        first.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() });
+        first.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
         assert_eq!(first.waits(WaitOutcome::Unknown), 1);
         first.judge(300..410);
         assert_eq!(first.says(0), alone.says(0));
@@ -124,7 +147,7 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         first.hears_of_a_move();
         let streams = first.stated();
         assert_eq!(streams.len(), 2);
-        second.analytics.receive_states(FoundStates { device: DEVICE, streams });
+        second.analytics.receive_states(FoundStates { device: DEVICE, streams }, 0);
         assert_eq!((second.counters.waiting.get(), second.waits(WaitOutcome::Received)), (0, 1));
         alone.judge(410..430);
         assert_eq!(second.says(410), alone.says(410));
@@ -137,10 +160,74 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
         second.hears_of_a_move();
         let streams = second.stated();
-        first.analytics.receive_states(FoundStates { device: DEVICE, streams });
+        first.analytics.receive_states(FoundStates { device: DEVICE, streams }, 0);
         alone.judge(680..720);
         assert_eq!(first.says(680), alone.says(680));
         assert!(alone.says(0).lines().count() > 2, "there are anomalies to compare");
+    }
+}
+
+#[test]
+fn what_incidents_are_judged_by_follows_the_device() {
+    for kinds in [&[DetectorKind::Zscore][..], &[DetectorKind::Pager]] {
+        let mut alone = Replica::new(kinds);
+        alone.judge(0..900);
+        let alone = alone.events();
+        let at = |event: &Event| (event.at_us() / SECOND_US / 60) as u32;
+        let since = |values: std::ops::Range<u32>| -> Vec<_> {
+            alone.iter().filter(|event| values.contains(&at(event))).cloned().collect()
+        };
+        // It moves while it deviates, and back while it deviates again.
+        let (mut first, mut second) = (Replica::sharing(kinds), Replica::sharing(kinds));
+        first.judge(0..165);
+        first.messages();
+        first.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
+        let begun = first.events();
+        assert_eq!(begun, since(0..165));
+        assert!(begun.len() == 2 && begun.iter().all(|event| at(event) == 160), "{begun:?}");
+        first.moves_to(&mut second, 165..168);
+        assert_eq!(first.events(), []);
+        second.judge(168..425);
+        let events = second.events();
+        let (standing, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|e| at(e) < 165);
+        let onsets = |events: &[Event]| -> Vec<_> {
+            events.iter().map(|e| (at(e), device_and_series(e))).collect()
+        };
+        assert_eq!(onsets(&standing), onsets(&begun));
+        assert_eq!(events, since(165..425));
+        second.moves_to(&mut first, 425..428);
+        first.judge(428..900);
+        let events = first.events();
+        let (before, events): (Vec<_>, Vec<_>) = events.into_iter().partition(|e| at(e) < 425);
+        // What was wrong here before the move, and what has been wrong there since.
+        let is_end = |event: &&Event| matches!(event, Event::Recovery { .. });
+        assert_eq!((before.iter().filter(is_end).count(), before.len()), (2, 4));
+        assert_eq!(events, since(425..900));
+    }
+}
+
+fn device_and_series(event: &Event) -> String {
+    match event {
+        Event::Deviation { device, series, .. } => format!("{device:?} {series}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn states_take_no_more_room_than_a_stream_may_have() {
+    // With the most that can run at once and is of use.
+    let mut replica = Replica::sharing(&[DetectorKind::Pager, DetectorKind::Zscore]);
+    replica.judge(0..10);
+    replica.messages();
+    replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
+    // All digits of each value are noise: nothing repeats.
+    replica.judge_by(10..5_000, |at| 1e3 * (f64::from(at) * 1.234_567).sin().exp());
+    replica.hears_of_a_move();
+    for StreamStates { bytes, .. } in replica.stated() {
+        let packed = crate::store::states::StatesCodec::new().expect("memory").pack(&bytes);
+        let length = packed.expect("short enough").len();
+        println!("{} bytes, {length} packed", bytes.len());
+        assert!(length <= crate::store::states::STATES_BYTES_MAX);
     }
 }
 
@@ -159,7 +246,7 @@ fn who_waits_too_long_goes_on_without() {
     assert_eq!(late.says(0), alone.says(0));
     // What comes after that is not used.
     let streams = vec![StreamStates { metric: MetricId::new(0, 0), bytes: vec![1, 2, 3] }];
-    late.analytics.receive_states(FoundStates { device: DEVICE, streams });
+    late.analytics.receive_states(FoundStates { device: DEVICE, streams }, 0);
     assert_eq!(late.says(0), alone.says(0));
 }
 
@@ -174,7 +261,7 @@ fn a_device_that_two_replicas_hear_in_turn_is_left_to_both() {
         batch.push(at * 1_000, Some(DEVICE), &[reading]);
         replica.analytics.judge(&batch, at * 1_000);
         replica.messages();
-        replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() });
+        replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
         replica.hears_of_a_move();
         stated += replica.stated().len();
     }
@@ -193,7 +280,7 @@ fn a_drain_states_what_is_here_and_nothing_with_a_gap() {
     let mut replica = Replica::sharing(&kinds);
     replica.judge(0..10);
     assert_eq!(replica.messages().len(), 1);
-    replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() });
+    replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
     assert_eq!(replica.analytics.count_here(0), 1);
     assert_eq!(replica.analytics.state_next(0), Some(4));
     assert_eq!(replica.stated().len(), 2);

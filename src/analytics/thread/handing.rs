@@ -34,22 +34,32 @@ impl AnalyticsThread {
         self.handover.is_some() && self.analytics.has_handover()
     }
 
-    /// All samples are judged and sent: states the states of all devices that are here, and ends.
+    /// No more samples come: whether values still wait for the states of their devices, and may do so.
+    pub(super) fn is_drain_waiting(&mut self) -> bool {
+        let Self { analytics, handover, clock, stating, .. } = self;
+        let Some(handover) = handover else { return false };
+        let stating = stating.get_or_insert_with(|| Stating::begin(handover, clock));
+        stating.next.is_none()
+            && analytics.waits_for_states()
+            && clock.monotonic_ns() < stating.wait_until_ns
+    }
+
+    /// All samples are judged and sent, and no values wait: states the states of all devices that are here, and ends.
     pub(super) fn state_all(&mut self) -> Turn {
         let Self { analytics, handover: way, clock, stating, .. } = self;
-        let Some(handover) = way else { return Turn::Ended };
-        if stating.is_none() {
+        let (Some(handover), Some(stating)) = (way.as_ref(), stating) else { return Turn::Ended };
+        let next = stating.next.get_or_insert_with(|| {
             analytics.give_up_waits();
-        }
-        let stating = stating.get_or_insert_with(|| Stating::begin(handover, clock));
+            0
+        });
         let mut is_over = clock.monotonic_ns() >= stating.until_ns;
         for _ in 0..MESSAGES_PER_TURN {
             if is_over {
                 break;
             }
             let Some(message) = analytics.next_handover() else {
-                match analytics.state_next(stating.next) {
-                    Some(next) => stating.next = next,
+                match analytics.state_next(*next) {
+                    Some(after) => *next = after,
                     None => is_over = true,
                 }
                 continue;
@@ -66,7 +76,7 @@ impl AnalyticsThread {
         if !is_over {
             return Turn::Worked;
         }
-        handover.counters.left_total.add(analytics.count_here(stating.next) as u64);
+        handover.counters.left_total.add(analytics.count_here(*next) as u64);
         // The store sees that nothing more comes.
         *way = None;
         Turn::Ended
