@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use super::figures::digits_of;
+use sigmad_detectors::saved::{Saved, saved};
 
 /// Seconds of a point.
 pub const POINT_S: i64 = 10;
@@ -31,7 +32,7 @@ struct Point {
 const _: () = assert!(size_of::<Point>() == 24);
 
 /// The ten seconds that go on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct OpenPoint {
     place: u32,
     count: u32,
@@ -47,6 +48,25 @@ pub struct Day {
     base: f64,
     over: VecDeque<Point>,
     open: Option<OpenPoint>,
+}
+
+saved!(Point { place, count, flags, min, mean, max });
+saved!(OpenPoint { place, count, flags, sum, min, max });
+
+impl Saved for Day {
+    fn write(&self, to: &mut Vec<u8>) {
+        self.base.write(to);
+        (self.over.len() as u32).write(to);
+        self.over.iter().for_each(|point| point.write(to));
+        self.open.write(to);
+    }
+
+    fn read(from: &mut &[u8]) -> Option<Self> {
+        let base = f64::read(from)?;
+        let over = VecDeque::from(Vec::<Point>::read(from)?);
+        let open = Option::<OpenPoint>::read(from)?;
+        (over.len() <= POINTS_MAX).then_some(Self { base, over, open })
+    }
 }
 
 /// Which points are asked for.

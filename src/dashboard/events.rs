@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde::Serialize;
 
 use super::counters::EventsCounters;
@@ -32,6 +32,8 @@ const QUIET_MS: u64 = 1_000;
 /// Interval between tables of devices.
 const DEVICES_MS: u64 = 1_000;
 const HEARTBEAT_MS: u64 = 10_000;
+/// Interval between recordings that are kept: what a crash loses of the history.
+const KEEP_MS: u64 = 60_000;
 /// How long a client waits before it reconnects.
 const RETRY_MS: u64 = 1_000;
 /// A slow tick, for example with a million devices, is followed by a pause this many times as long: the page
@@ -78,6 +80,9 @@ pub struct Events {
     devices: Vec<DeviceRow>,
     devices_due_ms: u64,
     heartbeat_due_ms: u64,
+    /// Takes what is recorded, where that is kept.
+    keeps: Option<Sender<Vec<u8>>>,
+    keep_due_ms: u64,
     /// When the last tick began.
     ticked_ms: u64,
     /// When the pause after a slow tick ends.
@@ -142,6 +147,8 @@ impl Events {
             devices: Vec::new(),
             devices_due_ms: 0,
             heartbeat_due_ms: 0,
+            keeps: None,
+            keep_due_ms: KEEP_MS,
             ticked_ms: 0,
             paused_until_ms: 0,
             anomalies_counted: 0,
@@ -151,9 +158,28 @@ impl Events {
         }
     }
 
+    /// Has what is recorded kept: each minute, and at the end.
+    #[must_use]
+    pub fn keeping(self, keeps: Option<Sender<Vec<u8>>>) -> Self {
+        Self { keeps, ..self }
+    }
+
     /// Runs on the calling thread until the server drains, all subscribers are gone, or analytics has
     /// stopped. All streams end with it, and clients reconnect to another replica or to the next process.
     pub fn run(mut self) {
+        self.serve_until_the_end();
+        self.keep();
+    }
+
+    /// A disk that has not taken the last recording so far gets the next one.
+    fn keep(&self) {
+        if let Some(keeps) = self.keeps.as_ref().filter(|keeps| !keeps.is_full()) {
+            // Err: nothing is kept any more.
+            let _ = keeps.try_send(self.recorder.saved());
+        }
+    }
+
+    fn serve_until_the_end(&mut self) {
         loop {
             if self.readiness.phase() == ReadinessPhase::Draining {
                 return;
@@ -230,6 +256,10 @@ impl Events {
             let of_whole = self.whole_feeds.iter_mut().map(|whole| &mut whole.feed);
             let of_devices = self.device_feeds.iter_mut().map(|device| &mut device.feed);
             of_whole.chain(of_devices).for_each(|feed| feed.send(HEARTBEAT, &self.counters));
+        }
+        if self.ticked_ms >= self.keep_due_ms {
+            self.keep_due_ms = self.ticked_ms + KEEP_MS;
+            self.keep();
         }
         self.whole_feeds.retain(|whole| !whole.feed.clients.is_empty());
         self.device_feeds.retain(|device| !device.feed.clients.is_empty());

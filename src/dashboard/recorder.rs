@@ -5,6 +5,8 @@
 //! after that. [`STREAMS_MAX`] bounds them all: the stream that nobody wanted for the longest time makes room.
 //! A recording begins with the samples that `/latest` still has.
 
+mod saved;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use sigmad_sample::DeviceId;
 /// Streams with a history: the first members of some ten incidents, and the charts of some pages.
 pub const STREAMS_MAX: usize = 64;
 const _: () = assert!(STREAMS_MAX * DAY_BYTES < 14 << 20, "after a day: a sixteenth of 256 MiB");
+const _: () = assert!((STREAMS_MAX + 1) * DAY_BYTES < sigmad_state::CONTENT_BYTES_MAX, "one block");
 /// Interval between looks at the windows: a window of 50 has all values of a stream with 25 a second.
 const LOOK_MS: u64 = 2_000;
 /// Interval between looks at the open incidents.
@@ -49,6 +52,8 @@ struct Recorded {
     day: Day,
     /// Values and anomalies that were counted at the last look; None before the first.
     counted: Option<(u64, u64)>,
+    /// Restored, and not looked at since: what the window has is of another time.
+    is_restored: bool,
     /// When somebody last wanted it, milliseconds since the start.
     wanted_ms: u64,
 }
@@ -170,7 +175,7 @@ impl Recorder {
                 known.wanted_ms = now.monotonic_ms();
             } else if self.has_room(now) {
                 let wanted_ms = now.monotonic_ms();
-                let recorded = Recorded { day: Day::default(), counted: None, wanted_ms };
+                let recorded = Recorded::new(wanted_ms);
                 begun.push(name.series.clone());
                 self.streams.insert(name, recorded);
             }
@@ -255,8 +260,8 @@ impl Recorder {
             let name = StreamName { device: None, series: report.metric.clone() };
             let wanted_ms = now.monotonic_ms();
             if self.streams.contains_key(&name) || self.has_room(now) {
-                let new = Recorded { day: Day::default(), counted: None, wanted_ms };
-                self.streams.entry(name).or_insert(new).wanted_ms = wanted_ms;
+                let recorded = self.streams.entry(name).or_insert(Recorded::new(wanted_ms));
+                recorded.wanted_ms = wanted_ms;
             }
         }
         let oldest_ms = now.monotonic_ms().saturating_sub(DAY_S as u64 * 1_000);
@@ -293,9 +298,17 @@ impl Recorder {
 }
 
 impl Recorded {
+    fn new(wanted_ms: u64) -> Self {
+        Self { day: Day::default(), counted: None, is_restored: false, wanted_ms }
+    }
+
     /// Adds the values that are new in a window: of those that have left it already, none.
     fn take(&mut self, report: &MetricReport, now: Now) {
         let counted = (report.total_count, report.anomaly_count);
+        if std::mem::take(&mut self.is_restored) {
+            self.counted = Some(counted);
+            return;
+        }
         // Of a stream without a past only the newest value is known to be of now.
         let before =
             self.counted.replace(counted).unwrap_or((counted.0.saturating_sub(1), counted.1));
@@ -359,6 +372,37 @@ mod tests {
         assert_eq!(load.flags.iter().sum::<u64>(), 3);
         let chosen = recorder.answer(&query(None, &["rps", "unknown"]), at(30_000));
         assert_eq!(chosen.expect("it runs").series.len(), 1);
+    }
+
+    #[test]
+    fn what_was_recorded_is_restored() {
+        let (mut recorder, _events) = test();
+        recorder.add_load(at(0), 500.0, 3);
+        recorder.answer(&query(Some("d7"), &["rps"]), at(0)).expect("it runs");
+        for second in 0..30 {
+            recorder.tick(at(second * 1_000)).expect("it runs");
+        }
+        let saved = recorder.saved();
+        let (mut other, _events) = test();
+        assert!((0..saved.len()).all(|length| other.restore(&saved[..length]).is_none()));
+        assert_eq!(other.streams.len(), 0);
+        other.restore(&saved).expect("it was saved");
+        assert_eq!(other.counters.history_streams.get(), 3);
+        // What the windows have was recorded before, or is of another time.
+        other.tick(at(60_000)).expect("it runs");
+        let fleet = other.answer(&query(None, &[]), at(0)).expect("it runs");
+        assert_eq!(fleet.series[1].1.max.iter().flatten().collect::<Vec<_>>(), [&1e15]);
+        for asked in [query(None, &[]), query(Some("d7"), &["rps"])] {
+            let shown = [&mut recorder, &mut other].map(|one| {
+                let report = one.answer(&asked, at(0)).expect("it runs");
+                format!("{report:?}")
+            });
+            assert_eq!(shown[0], shown[1]);
+        }
+        let count = |recorder: &Recorder| -> Vec<Option<(u64, u64)>> {
+            recorder.streams.values().map(|one| one.counted).collect()
+        };
+        assert_eq!(count(&other), count(&recorder), "from here on");
     }
 
     #[test]

@@ -54,7 +54,7 @@ use self::reads::ReadThreads;
 use self::reload::Reloads;
 use self::replicas::{ClusterParts, RunningCluster};
 use self::shared::{MainEvent, Shared};
-use self::state::StateParts;
+use self::state::{KeptRecording, StateParts};
 use self::store::RedisParts;
 use self::threads::join;
 use self::workers::Queues;
@@ -114,6 +114,7 @@ pub fn run(
     let asker = &queues.requests.asker;
     let mut state = StateParts::new(disk, settings, &shared, asker, counters.state.as_ref());
     let (links, journals) = state.as_mut().map(StateParts::take_ways).unwrap_or_default();
+    let history = state.as_mut().map_or(KeptRecording::NONE, StateParts::take_history);
     if settings.incidents == Switch::Off {
         // Else the thread would wait for their events at the end.
         event_senders.clear();
@@ -138,7 +139,7 @@ pub fn run(
     }
     let store = redis.map(RedisParts::start).transpose().map_err(ServerError::Start)?;
     let state = state.map(StateParts::start).transpose().map_err(ServerError::Start)?;
-    let reads = ReadThreads::start(settings, &shared, &counters, queues.requests)
+    let reads = ReadThreads::start(settings, &shared, &counters, queues.requests, history)
         .map_err(ServerError::Start)?;
     let workers = workers::parts(
         settings,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use sigmad_clock::Clock;
+use tracing::warn;
 
 use super::analytics::detectors;
 use super::counters::ServerCounters;
 use super::host::host_name;
 use super::shared::Shared;
+use super::state::KeptRecording;
 use super::threads::{join_all, spawn};
 use super::workers::RequestQueues;
 use crate::answers::windows::DetectionSettings;
@@ -32,6 +34,7 @@ impl ReadThreads {
         shared: &Shared,
         counters: &ServerCounters,
         queues: RequestQueues,
+        history: KeptRecording,
     ) -> io::Result<Self> {
         let RequestQueues { reads, debug: debug_requests, asker, incidents } = queues;
         let detector = detectors(settings).first();
@@ -44,17 +47,19 @@ impl ReadThreads {
         };
         let sources = counters.sources(build, shared.registry.clone());
         let (subscriber, requests) = subscriber::channel(counters.events.clone());
+        let mut recorder = Recorder::new(
+            asker.clone(),
+            incidents.clone(),
+            shared.registry.clone(),
+            counters.events.clone(),
+        );
+        if history.recorded.is_some_and(|bytes| recorder.restore(&bytes).is_none()) {
+            warn!("the kept history is of another form: it begins anew");
+        }
+        let sampler = Sampler::new(asker.clone(), shared.registry.clone(), counters.sampled());
         let events = Events::new(
             requests,
-            (
-                Sampler::new(asker.clone(), shared.registry.clone(), counters.sampled()),
-                Recorder::new(
-                    asker.clone(),
-                    incidents.clone(),
-                    shared.registry.clone(),
-                    counters.events.clone(),
-                ),
-            ),
+            (sampler, recorder),
             ServerInfo {
                 version: build.version,
                 replica: host_name(),
@@ -68,7 +73,8 @@ impl ReadThreads {
             shared.readiness.clone(),
             counters.events.clone(),
             shared.start,
-        );
+        )
+        .keeping(history.keeps);
         let deps = Arc::new(ReaderDeps {
             asker,
             incidents,

@@ -25,6 +25,7 @@ use crate::journal::thread::{JournalThread, JournalThreadParts};
 use crate::journal::{self, JournalConsumer, JournalProducer};
 use crate::readiness::DirectoryState;
 use crate::state::counters::StateCounters;
+use crate::state::history::KeptHistory;
 use crate::state::thread::{StateThread, StateThreadParts};
 
 /// What the last snapshot has of the drain: a gigabyte takes some seconds. At most this part, for a short one.
@@ -63,6 +64,18 @@ pub(super) struct StateParts {
     links: Vec<StateLink>,
     /// One for each shard.
     journals: Vec<JournalProducer>,
+    history: KeptRecording,
+}
+
+/// What the thread `events` had recorded before the restart, and the way to keep it.
+pub(super) struct KeptRecording {
+    pub recorded: Option<Vec<u8>>,
+    pub keeps: Option<Sender<Vec<u8>>>,
+}
+
+impl KeptRecording {
+    /// Without a state directory.
+    pub const NONE: Self = Self { recorded: None, keeps: None };
 }
 
 /// The running thread.
@@ -114,8 +127,15 @@ impl StateParts {
         let mut journal = journal_thread(shared, counters, consumers, opened, wants_snapshot);
         journal.acknowledges = settings.ack == Ack::Disk;
         let main = shared.main.clone();
+        let (history, found) = KeptHistory::read(disk.clone());
+        let recorded = found.unwrap_or_else(|damaged| {
+            counters.snapshots.damaged_total[damaged.kind as usize].add(1);
+            None
+        });
+        let (keeps, to_keep) = bounded(1);
         let thread = StateThreadParts {
             disk,
+            history: (history, to_keep),
             bytes_max: settings.state_max as u64,
             interval: settings.snapshot_interval,
             layout: shared.layout,
@@ -135,7 +155,13 @@ impl StateParts {
             counters: counters.snapshots.clone(),
             clock: Clock::new(shared.start),
         };
-        Some(Self { thread, journal, deadline: deadline_sender, drain, links, journals })
+        let history = KeptRecording { recorded, keeps: Some(keeps) };
+        Some(Self { thread, journal, deadline: deadline_sender, drain, links, journals, history })
+    }
+
+    /// For the thread `events`.
+    pub fn take_history(&mut self) -> KeptRecording {
+        std::mem::replace(&mut self.history, KeptRecording::NONE)
     }
 
     /// The ways from the shards to both threads.

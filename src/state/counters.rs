@@ -18,6 +18,10 @@ pub struct StateCounters {
     pub given_up_total: Counter,
     /// Bytes of the newest snapshots of all shards.
     pub snapshot_bytes: Counter,
+    /// Writings of the history.
+    pub history_written_total: Counter,
+    /// Those that the disk refused.
+    pub history_failed_total: Counter,
     /// Devices restored at the start.
     pub restored_devices: Counter,
     /// Devices that found no room at the start.
@@ -54,6 +58,13 @@ impl MetricSource for StateCounters {
         families
             .gauge("sigmad_state_snapshot_bytes", "Bytes of the newest snapshots of all shards.")
             .add_counter(&[], &self.snapshot_bytes);
+        families
+            .counter(
+                "sigmad_history_written_total",
+                "Writings of the history into the state directory, by result: written, failed (what was there before stays).",
+            )
+            .add_counter(&[("result", "written")], &self.history_written_total)
+            .add_counter(&[("result", "failed")], &self.history_failed_total);
         families
             .gauge("sigmad_state_restored_devices", "Devices restored at the start.")
             .add_counter(&[], &self.restored_devices);

@@ -11,6 +11,7 @@
 //! Invariant: only this thread writes and reads files here, and analytics never waits for it but at the end of a drain.
 
 pub mod counters;
+pub mod history;
 mod packing;
 mod replay;
 mod restore;

@@ -27,6 +27,11 @@ impl Packer {
     }
 }
 
+/// Bytes that [`unpack`] gives back.
+pub(super) fn compressed(content: &[u8]) -> std::io::Result<Vec<u8>> {
+    zstd::bulk::compress(content, LEVEL)
+}
+
 /// The records of a packed one. None for bytes that are none, or of more than a block may have.
 pub(super) fn unpack(content: &[u8]) -> Option<Vec<u8>> {
     zstd::bulk::decompress(content, CONTENT_BYTES_MAX).ok()

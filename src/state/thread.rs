@@ -11,6 +11,7 @@ use sigmad_state::{
 use tracing::{error, info, warn};
 
 use super::counters::StateCounters;
+use super::history::KeptHistory;
 use super::packing::Packer;
 use super::replay::Replay;
 use super::restore::{Restorer, SnapshotShard};
@@ -47,6 +48,8 @@ pub struct StateThreadParts {
     pub journal: Sender<StateDir>,
     /// The journal has a gap, or needs room: a snapshot of all shards helps.
     pub wanted: Receiver<()>,
+    /// The document of the history, and what is to be written into it.
+    pub history: (KeptHistory, Receiver<Vec<u8>>),
     /// Shows how far it is.
     pub readiness: Arc<Readiness>,
     /// Called once, when all shards are restored.
@@ -65,6 +68,8 @@ pub struct StateThread {
     interval_ns: u64,
     snapshots: Receiver<SnapshotMessage>,
     wanted: Receiver<()>,
+    history: KeptHistory,
+    recorded: Receiver<Vec<u8>>,
     deadline: Receiver<Duration>,
     readiness: Arc<Readiness>,
     counters: Arc<StateCounters>,
@@ -114,6 +119,7 @@ impl StateThread {
         let is_complete = restore(&mut parts, &recovery);
         let StateThreadParts { layout, asker, snapshots, deadline, clock, wanted, .. } = parts;
         let (readiness, counters) = (parts.readiness, parts.counters);
+        let (history, recorded) = parts.history;
         if !is_complete {
             // What is on the disk is more than what the shards know now.
             return;
@@ -129,6 +135,8 @@ impl StateThread {
             interval_ns: parts.interval.as_nanos() as u64,
             snapshots,
             wanted,
+            history,
+            recorded,
             deadline,
             readiness,
             counters,
@@ -164,8 +172,12 @@ impl StateThread {
             select! {
                 recv(self.snapshots) -> message => match message {
                     Ok(message) => self.take(message),
-                    // All shards have ended.
-                    Err(_) => return,
+                    // All shards have ended, and before them the thread that records.
+                    Err(_) => return self.write_last_history(),
+                },
+                recv(self.recorded) -> recorded => match recorded {
+                    Ok(recorded) => self.write_history(&recorded),
+                    Err(_) => self.recorded = never(),
                 },
                 recv(deadline) -> set => {
                     deadline_ns = set.map_or(0, |deadline| deadline.as_nanos() as u64);
@@ -177,6 +189,22 @@ impl StateThread {
                     Err(_) => wanted = never(),
                 },
                 default(wait) => {}
+            }
+        }
+    }
+
+    fn write_last_history(&self) {
+        if let Some(recorded) = self.recorded.try_iter().last() {
+            self.write_history(&recorded);
+        }
+    }
+
+    fn write_history(&self, recorded: &[u8]) {
+        match self.history.write(recorded) {
+            Ok(()) => self.counters.history_written_total.add(1),
+            Err(error) => {
+                self.counters.history_failed_total.add(1);
+                warn!(%error, "the history can't be written; the one before is kept");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Engine, Launch, Server, WAIT, post};
+use crate::harness::{Engine, Launch, Server, WAIT, now_s, post};
 
 /// What a start reads and what a snapshot takes is milliseconds; the machine may be busy with other builds.
 const STATE_WAIT: Duration = Duration::from_secs(60);
@@ -98,6 +98,32 @@ pub(crate) fn scraped(server: &Server, series: &str) -> f64 {
     let text = server.get("/metrics").expect(200).text().to_owned();
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{series} in {text}"))
+}
+
+#[test]
+fn the_history_outlives_a_restart() {
+    let directory = StateDirectory::new();
+    let server = directory.start(&[]);
+    server.ingest(r#"[{"rps":5},{"device":"d","rps":7}]"#).expect(202);
+    let day = |server: &Server, from: u64| {
+        let path = format!("/history?from={from}&to={}", from + 600);
+        server.get(&path).expect(200).json()
+    };
+    let from = now_s() as u64 - 300;
+    // What is recorded so far: each column that has a value.
+    let deadline = Instant::now() + STATE_WAIT;
+    while day(&server, from)["series"]["rps"]["mean"]
+        .as_array()
+        .is_none_or(|mean| mean.iter().all(Value::is_null))
+    {
+        assert!(Instant::now() < deadline, "not recorded: {}", day(&server, from));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let before = day(&server, from)["series"].clone();
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+    // Without new values there is nothing to add.
+    assert_eq!(day(&directory.start(&[]), from)["series"], before);
 }
 
 #[test]

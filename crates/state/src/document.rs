@@ -19,6 +19,8 @@ const _: () = assert!(PART_BYTES <= crate::CONTENT_BYTES_MAX);
 /// The file of the incidents.
 const INCIDENTS: FileName =
     FileName { generation: 0, kind: FileKind::Document, shard: 0, position: 0 };
+/// The file of what the live page shows of the past.
+const HISTORY: FileName = FileName { position: 1, ..INCIDENTS };
 
 /// The file, which one process writes. It does not count towards [`StateOptions::bytes_max`](crate::StateOptions).
 #[derive(Debug)]
@@ -31,7 +33,16 @@ impl Document {
     /// That of the incidents, with its content: None before the first. Damage ends nothing: the next content replaces what
     /// is there. A file of a newer version, or one that can't be read, is renamed and kept.
     pub fn incidents(disk: Arc<dyn Disk>) -> (Self, Result<Option<Vec<u8>>, Damaged>) {
-        let document = Self { disk, name: INCIDENTS };
+        Self::open(disk, INCIDENTS)
+    }
+
+    /// That of the history, as [`Document::incidents`].
+    pub fn history(disk: Arc<dyn Disk>) -> (Self, Result<Option<Vec<u8>>, Damaged>) {
+        Self::open(disk, HISTORY)
+    }
+
+    fn open(disk: Arc<dyn Disk>, name: FileName) -> (Self, Result<Option<Vec<u8>>, Damaged>) {
+        let document = Self { disk, name };
         // Err: there is none, or the next content replaces it.
         let _ = document.disk.remove(&document.name.temporary());
         // What a killed process has renamed may be in the system's memory alone. Err: the next content does it.

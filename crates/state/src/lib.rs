@@ -1,5 +1,5 @@
-//! The files of a state directory: for each shard a journal of records and snapshots of what they led to, and one
-//! document beside them.
+//! The files of a state directory: for each shard a journal of records and snapshots of what they led to, and two
+//! documents beside them.
 //!
 //! Bytes only: what a record or a block means is the caller's business. Nothing here starts a thread, logs or reads a
 //! clock.
@@ -17,7 +17,7 @@
 //! | `start-GENERATION` | the number of shards, and where the recovery of that start ended: generation and positions |
 //! | `journal-GENERATION-SHARD-FIRST` | a segment: the records from position `FIRST` on |
 //! | `snapshot-GENERATION-SHARD-POSITION` | blocks, and a mark of the end |
-//! | `incidents` | a [`Document`]: one content, which the next one replaces |
+//! | `incidents`, `history` | a [`Document`] each: one content, which the next one replaces |
 //! | `lock` | the process id of the owner; the lock itself is on the directory |
 //!
 //! Each begins with a header ([`frame`]): magic, kind, format version, place. Each record and block has a length and a
@@ -32,7 +32,7 @@
 //! - No damage ends the start, and none needs a person to remove a file: it is reported by kind ([`Damaged`]). Files of
 //!   a newer version, and those that the system refuses to read, are renamed and kept.
 //! - Two snapshots are kept, each with its journal, so that one may be damaged.
-//! - The directory holds no more than [`StateOptions::bytes_max`], but for one buffer of each writer, and the document.
+//! - The directory holds no more than [`StateOptions::bytes_max`], but for one buffer of each writer, and the documents.
 
 mod damage;
 mod directory;

@@ -44,7 +44,7 @@ pub struct FileName {
     pub kind: FileKind,
     /// Of which shard; 0 for a start and a document.
     pub shard: u32,
-    /// Its first record, or the snapshot's position; 0 for others.
+    /// Its first record, or the snapshot's position; of documents it tells which; 0 for others.
     pub position: Position,
 }
 
@@ -81,7 +81,8 @@ impl fmt::Display for FileName {
             FileKind::Start => return write!(f, "start-{generation:08}"),
             FileKind::Journal => "journal",
             FileKind::Snapshot => "snapshot",
-            FileKind::Document => return f.write_str("incidents"),
+            FileKind::Document if *position == 0 => return f.write_str("incidents"),
+            FileKind::Document => return f.write_str("history"),
         };
         write!(f, "{word}-{generation:08}-{shard:03}-{position:012}")
     }
