@@ -51,6 +51,7 @@ pub use self::histograms::{Buckets, HistogramPoint, Temporality};
 pub use self::influx::{LineOptions, LinePrecision, PrecisionError};
 pub use self::labels::{SeriesDescription, ValueKind};
 pub use self::points::PointReader;
+pub use self::rates::SavedCounter;
 pub use self::remote_write::Written;
 pub use self::rules::{DEVICE_LABELS, SeriesRules};
 pub use self::tables::PointTables;

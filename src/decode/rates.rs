@@ -7,6 +7,10 @@
 //! after a 503 or because its answer was lost, gives the same rates again. A value that is older than that, or a
 //! second one at the same time within a body, has none.
 
+mod saved;
+
+pub use self::saved::SavedCounter;
+
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use hashbrown::HashTable;

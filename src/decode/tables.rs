@@ -2,8 +2,9 @@
 
 use super::histogram_table::HistogramTable;
 use super::metric_types::MetricTypes;
-use super::rates::RateTable;
+use super::rates::{RateTable, SavedCounter};
 use super::rules::SeriesRules;
+use crate::registry::Registry;
 
 /// The rules for series, the states of counters and histograms, and the types of metrics.
 #[derive(Debug)]
@@ -23,5 +24,15 @@ impl PointTables {
             histograms: HistogramTable::new(max_streams),
             types: MetricTypes::default(),
         }
+    }
+
+    /// Passes on the last values of all counters. No worker decodes any more.
+    pub fn saved_counters(&self, registry: &Registry, each: impl FnMut(SavedCounter)) {
+        self.rates.saved(registry, each);
+    }
+
+    /// Takes the last values of a counter, before its next one comes.
+    pub fn restore_counter(&self, saved: SavedCounter, registry: &Registry) {
+        self.rates.restore(saved, registry);
     }
 }

@@ -140,6 +140,7 @@ impl StateParts {
             interval: settings.snapshot_interval,
             layout: shared.layout,
             registry: shared.registry.clone(),
+            points: shared.points.clone(),
             asker: asker.clone(),
             restore: ways,
             restored,

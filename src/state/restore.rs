@@ -15,6 +15,7 @@ use crate::analytics::saved::form::{
     push, value,
 };
 use crate::analytics::saved::link::RestoreMessage;
+use crate::decode::{PointTables, SavedCounter};
 use crate::registry::Registry;
 use crate::shards::ShardLayout;
 
@@ -31,6 +32,8 @@ pub(super) struct Restorer {
     registry: Arc<Registry>,
     layout: ShardLayout,
     counters: Arc<StateCounters>,
+    /// Takes counters. None where chunks were judged after their last values: these have the rates.
+    points: Option<Arc<PointTables>>,
     translation: Translation,
     ways: Vec<ShardWay>,
     /// Of all snapshots: they are sorted when all are read.
@@ -71,6 +74,7 @@ impl Restorer {
         registry: Arc<Registry>,
         layout: ShardLayout,
         counters: Arc<StateCounters>,
+        points: Option<Arc<PointTables>>,
         ways: Vec<Sender<RestoreMessage>>,
     ) -> Self {
         let way = |messages| ShardWay { messages, block: Vec::new() };
@@ -78,6 +82,7 @@ impl Restorer {
             registry,
             layout,
             counters,
+            points,
             translation: Translation::default(),
             ways: ways.into_iter().map(way).collect(),
             anomalies: Vec::new(),
@@ -161,6 +166,7 @@ impl Restorer {
                 self.ways[fleet].push(kind, |to| to.extend_from_slice(content));
             }
             RecordKind::Packed => return None,
+            RecordKind::Counter => self.counter(value(content)?),
             RecordKind::Metric => self.metric(shard, value(content)?)?,
             RecordKind::Anomaly => self.anomalies.push(value(content)?),
             RecordKind::Sample => self.samples.push(value(content)?),
@@ -200,6 +206,16 @@ impl Restorer {
             }
         }
         Some(())
+    }
+
+    /// Without room for its device or its metric there is none: counted with them.
+    fn counter(&self, mut saved: SavedCounter) {
+        let device = saved.device.map(|there| self.translation.device(there));
+        let metric = self.translation.metric(saved.metric);
+        if let (Some(points), Some(metric), None | Some(Some(_))) = (&self.points, metric, device) {
+            (saved.device, saved.metric) = (device.flatten(), metric);
+            points.restore_counter(saved, &self.registry);
+        }
     }
 
     /// The shard that takes the counts of one: the same, as long as there are as many.

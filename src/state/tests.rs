@@ -227,7 +227,7 @@ impl World {
         let (ways, ends): (Vec<_>, Vec<_>) = self.shards.iter().map(|_| unbounded()).unzip();
         let counters = Arc::<StateCounters>::default();
         let (registry, layout) = (self.registry.clone(), self.layout);
-        let mut restorer = Restorer::new(registry, layout, counters.clone(), ways);
+        let mut restorer = Restorer::new(registry, layout, counters.clone(), None, ways);
         for (shard, blocks_of_shard) in blocks.iter().enumerate() {
             let of = SnapshotShard { shard, shards: blocks.len() };
             // Every second one as the disk has it.

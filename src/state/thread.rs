@@ -16,8 +16,11 @@ use super::packing::Packer;
 use super::replay::Replay;
 use super::restore::{Restorer, SnapshotShard};
 use crate::analytics::Asker;
+use crate::analytics::saved::export::BLOCK_BYTES;
+use crate::analytics::saved::form::{RecordKind, push_value};
 use crate::analytics::saved::link::{RestoreMessage, SnapshotMessage};
 use crate::analytics::saved::restore::NotRestored;
+use crate::decode::PointTables;
 use crate::readiness::{DirectoryState, Readiness};
 use crate::registry::Registry;
 use crate::shards::ShardLayout;
@@ -34,6 +37,8 @@ pub struct StateThreadParts {
     pub layout: ShardLayout,
     /// Names of devices and metrics.
     pub registry: Arc<Registry>,
+    /// Has the last values of counters.
+    pub points: Arc<PointTables>,
     /// Asks shards for snapshots.
     pub asker: Asker,
     /// A way to each shard, for what it knew.
@@ -64,6 +69,8 @@ pub struct StateThreadParts {
 pub struct StateThread {
     directory: StateDir,
     layout: ShardLayout,
+    registry: Arc<Registry>,
+    points: Arc<PointTables>,
     asker: Asker,
     interval_ns: u64,
     snapshots: Receiver<SnapshotMessage>,
@@ -83,6 +90,8 @@ pub struct StateThread {
     /// The shard that was asked last, until it has ended its snapshot.
     asked: Option<usize>,
     has_failed: bool,
+    /// The snapshot under way of the last shard is its last one.
+    takes_counters: bool,
     packer: Packer,
 }
 
@@ -131,6 +140,8 @@ impl StateThread {
         let thread = Self {
             directory,
             layout,
+            registry: parts.registry,
+            points: parts.points,
             asker,
             interval_ns: parts.interval.as_nanos() as u64,
             snapshots,
@@ -146,6 +157,7 @@ impl StateThread {
             bytes: vec![0; layout.threads()],
             asked: None,
             has_failed: false,
+            takes_counters: false,
             packer: Packer::default(),
         };
         thread.write();
@@ -218,10 +230,11 @@ impl StateThread {
 
     fn take(&mut self, message: SnapshotMessage) {
         match message {
-            SnapshotMessage::Begin { shard, position } => {
+            SnapshotMessage::Begin { shard, position, is_last } => {
                 // One that has not ended is dropped first: it has the same name if nothing was judged since.
                 self.writers[shard] = None;
-                if self.positions[shard].written == Some(position) {
+                self.takes_counters |= is_last && shard + 1 == self.layout.threads();
+                if self.positions[shard].written == Some(position) && !self.takes_counters {
                     // Nothing was judged since the last one.
                     return;
                 }
@@ -239,7 +252,7 @@ impl StateThread {
                 }
             }
             SnapshotMessage::End { shard } => {
-                match self.writers[shard].take().map(SnapshotWriter::finish) {
+                match self.writers[shard].take().map(|writer| self.finish(shard, writer)) {
                     Some(Ok(bytes)) => self.written(shard, bytes),
                     Some(Err(error)) => self.failed(shard, &error),
                     None => {}
@@ -253,6 +266,24 @@ impl StateThread {
                 self.ended(shard);
             }
         }
+    }
+
+    /// The last snapshot of the last shard has the counters of all: their devices are in the others.
+    fn finish(&mut self, shard: usize, mut writer: SnapshotWriter) -> Result<u64, StateError> {
+        if shard + 1 == self.layout.threads() && self.takes_counters {
+            let (mut block, mut blocks) = (Vec::new(), Vec::new());
+            self.points.saved_counters(&self.registry, |counter| {
+                push_value(&mut block, RecordKind::Counter, &counter);
+                if block.len() >= BLOCK_BYTES {
+                    blocks.push(self.packer.pack(std::mem::take(&mut block)));
+                }
+            });
+            if !block.is_empty() {
+                blocks.push(self.packer.pack(block));
+            }
+            blocks.iter().try_for_each(|block| writer.block(block))?;
+        }
+        writer.finish()
     }
 
     /// The next shard takes its snapshot.
@@ -296,8 +327,10 @@ fn restore(parts: &mut StateThreadParts, recovery: &Recovery) -> bool {
     }
     // The shards begin to judge when the last way to them is gone.
     let ways = std::mem::take(&mut parts.restore);
-    let mut restorer =
-        Restorer::new(parts.registry.clone(), parts.layout, parts.counters.clone(), ways.clone());
+    // After a kill the journal has rates that the last values of counters do not know of.
+    let points = recovery.journals.is_empty().then(|| parts.points.clone());
+    let (registry, counters) = (parts.registry.clone(), parts.counters.clone());
+    let mut restorer = Restorer::new(registry, parts.layout, counters, points, ways.clone());
     let mut progress = Progress { bytes: recovery.bytes().max(1), read: 0, shown: 0 };
     for snapshot in &recovery.snapshots {
         if !read_snapshot(snapshot, &mut restorer, &mut progress, parts) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Engine, Launch, Server, WAIT, now_s, post};
+use crate::harness::{Engine, Launch, Server, WAIT, now_s, post, request};
 
 /// What a start reads and what a snapshot takes is milliseconds; the machine may be busy with other builds.
 const STATE_WAIT: Duration = Duration::from_secs(60);
@@ -98,6 +98,53 @@ pub(crate) fn scraped(server: &Server, series: &str) -> f64 {
     let text = server.get("/metrics").expect(200).text().to_owned();
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{series} in {text}"))
+}
+
+/// With several shards each has devices, and the counters are in the snapshot of one.
+#[test]
+fn a_counter_loses_no_rate_by_a_restart_and_one_by_a_kill() {
+    let directory = StateDirectory::new();
+    let send = |server: &Server, second: u32| {
+        let lines: Vec<String> = (0..5)
+            .map(|device| {
+                format!(
+                    "reqs_total{{instance=\"d{device}\"}} {} 17351000{second:02}000\n",
+                    second * 30
+                )
+            })
+            .collect();
+        let request = request("POST", "/api/v1/import/prometheus", &[], lines.concat().as_bytes());
+        server.ask(&request).expect(204);
+    };
+    let firsts = |server: &Server| scraped(server, r#"ingest_values_total{result="first"}"#);
+    let rates = |server: &Server| {
+        let analyzed = server.get("/analyze?device=d3").expect(200).json();
+        (analyzed["metrics"]["reqs_total"]["count"].as_u64(), firsts(server))
+    };
+    let server = directory.start(&["--analytics=2"]);
+    send(&server, 10);
+    send(&server, 11);
+    assert_eq!(rates(&server), (Some(1), 5.0));
+    server.stop();
+    let server = directory.start(&["--analytics=2"]);
+    send(&server, 12);
+    assert_eq!(rates(&server), (Some(2), 0.0));
+    // Nothing is judged by this one, and its counters are kept all the same.
+    server.stop();
+    directory.start(&["--analytics=1"]).stop();
+    let server = directory.start(&["--analytics=2"]);
+    send(&server, 13);
+    assert_eq!(rates(&server), (Some(3), 0.0));
+    // Until it is in the journal for good, of devices and of the fleet: then that has rates which the counters lack.
+    let deadline = Instant::now() + STATE_WAIT;
+    while scraped(&server, "sigmad_state_synced_samples_total") < 10.0 {
+        assert!(Instant::now() < deadline, "not durable: {}", server.log_text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill(server);
+    let server = directory.start(&["--analytics=2"]);
+    send(&server, 14);
+    assert_eq!(rates(&server), (Some(3), 5.0));
 }
 
 #[test]

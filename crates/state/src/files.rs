@@ -223,9 +223,9 @@ impl Files {
         self.bytes.fetch_sub(bytes, Relaxed);
     }
 
-    /// Notes a file and its length; the bytes are counted already.
-    pub fn note(&self, name: FileName, bytes: u64) {
-        self.table.lock().files.insert(name, bytes);
+    /// Notes a file and its length; the bytes are counted already. Returns the length of one that had its name.
+    pub fn note(&self, name: FileName, bytes: u64) -> Option<u64> {
+        self.table.lock().files.insert(name, bytes)
     }
 
     /// Notes a finished snapshot, and removes what it replaces.

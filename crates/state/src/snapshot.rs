@@ -61,7 +61,8 @@ impl SnapshotWriter {
         let disk = &*self.directory.disk;
         self.file.take_name(disk)?;
         self.is_finished = true;
-        self.directory.note(self.file.name(), self.counted);
+        let replaced = self.directory.note(self.file.name(), self.counted);
+        self.directory.shrink(replaced.unwrap_or(0));
         disk.sync_dir()?;
         self.directory.finished(self.file.name(), self.counted);
         Ok(self.counted)

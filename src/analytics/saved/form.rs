@@ -46,10 +46,12 @@ pub enum RecordKind {
     Watch = 13,
     /// Records, compressed: what the disk has. No shard sees it.
     Packed = 14,
+    /// The last values of a counter, of all shards, in the last snapshot of a process. No shard sees it.
+    Counter = 15,
 }
 
 impl RecordKind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Form,
         Self::Totals,
         Self::Fleet,
@@ -64,6 +66,7 @@ impl RecordKind {
         Self::FleetWatch,
         Self::Watch,
         Self::Packed,
+        Self::Counter,
     ];
 }
 

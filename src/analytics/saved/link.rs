@@ -24,6 +24,8 @@ pub enum SnapshotMessage {
         shard: usize,
         /// Chunks that the shard has judged since the start.
         position: u64,
+        /// The shard ends with it: all workers have ended.
+        is_last: bool,
     },
     /// Its next block.
     Block {

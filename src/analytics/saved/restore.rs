@@ -44,8 +44,8 @@ impl Restoring {
         latest: &mut LatestSamples,
     ) -> Option<()> {
         match kind {
-            // The thread `state` has unpacked it.
-            RecordKind::Packed => return None,
+            // The thread `state` has unpacked one, and has restored the other.
+            RecordKind::Packed | RecordKind::Counter => return None,
             RecordKind::Form => self.form = Some(value(content)?),
             RecordKind::Totals => analytics.restore_totals(&value(content)?),
             RecordKind::Fleet => analytics.restore_fleet(&value(content)?),

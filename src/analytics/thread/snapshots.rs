@@ -121,7 +121,8 @@ impl Snapshots {
             let begun_ns = clock.monotonic_ns();
             analytics.begin_snapshot(latest);
             self.link.pauses.record(clock.monotonic_ns() - begun_ns, 1);
-            self.send(SnapshotMessage::Begin { shard: self.link.shard, position });
+            let shard = self.link.shard;
+            self.send(SnapshotMessage::Begin { shard, position, is_last: false });
         }
     }
 
@@ -167,7 +168,7 @@ impl Snapshots {
     ) {
         let shard = self.link.shard;
         analytics.begin_snapshot(latest);
-        let mut message = Some(SnapshotMessage::Begin { shard, position });
+        let mut message = Some(SnapshotMessage::Begin { shard, position, is_last: true });
         while let Some(next) = message {
             if !self.send_last(next, clock) {
                 return;

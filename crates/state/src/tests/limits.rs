@@ -131,6 +131,20 @@ fn bytes_whose_sync_and_truncation_failed_are_not_trusted() {
 }
 
 #[test]
+fn a_second_snapshot_at_a_position_replaces_the_first() {
+    let disk = SimulatedDisk::new(1);
+    let mut process = Process::start(&disk, options());
+    process.judge(0, 1).expect("there is room");
+    process.sync_all();
+    for _ in 0..3 {
+        process.snapshot_all();
+        let listed = crate::Disk::list(&disk).expect("it is in memory");
+        assert_eq!(process.directory.bytes(), listed.iter().map(|entry| entry.bytes).sum::<u64>());
+    }
+    assert_eq!(Process::start(&disk, options()).devices[&0], [1]);
+}
+
+#[test]
 fn kills_before_the_first_snapshot_leave_what_follows_durable() {
     let disk = SimulatedDisk::new(1);
     for start in 0..5 {
