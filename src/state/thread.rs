@@ -18,7 +18,7 @@ use super::restore::{Restorer, SnapshotShard};
 use crate::analytics::Asker;
 use crate::analytics::saved::export::BLOCK_BYTES;
 use crate::analytics::saved::form::{RecordKind, push_value};
-use crate::analytics::saved::link::{RestoreMessage, SnapshotMessage};
+use crate::analytics::saved::link::{RestoreMessage, SNAPSHOT_MESSAGES_MAX, SnapshotMessage};
 use crate::analytics::saved::restore::NotRestored;
 use crate::decode::PointTables;
 use crate::readiness::{DirectoryState, Readiness};
@@ -245,8 +245,11 @@ impl StateThread {
                 }
             }
             SnapshotMessage::Block { shard, block } => {
+                // A shard that is under full load changes what is to be taken faster than it can be packed.
+                let is_late = self.snapshots.len() >= SNAPSHOT_MESSAGES_MAX / 2;
+                let block = if is_late { block } else { self.packer.pack(block) };
                 if let Some(writer) = &mut self.writers[shard]
-                    && let Err(error) = writer.block(&self.packer.pack(block))
+                    && let Err(error) = writer.block(&block)
                 {
                     self.failed(shard, &error);
                 }

@@ -89,6 +89,11 @@ impl Analytics {
         is_done
     }
 
+    /// Whether the snapshot will have to be given up if the disk does not take it faster.
+    pub fn is_snapshot_late(&self) -> bool {
+        self.export.as_ref().is_some_and(|export| export.is_late())
+    }
+
     /// Gives the snapshot up if more of it waits than may. True if it did.
     pub fn give_up_if_behind(&mut self) -> bool {
         let is_behind = self.export.as_ref().is_some_and(|export| export.is_behind());

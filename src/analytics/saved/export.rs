@@ -19,13 +19,15 @@ use sigmad_sample::{Batch, DeviceId, MetricId};
 
 /// A block is complete from this length on: few messages, little memory.
 pub const BLOCK_BYTES: usize = 128 * 1024;
-/// What one step takes: some 0.2 ms.
-const STEP_BYTES: usize = 256 * 1024;
+/// What one step takes: some 0.2 ms, of streams that are in no cache.
+const STEP_BYTES: usize = 128 * 1024;
 /// What looking at an entry without a device costs, in bytes taken.
 const ENTRY_COST: usize = 16;
 /// Blocks that may wait when batches take devices faster than the disk writes them. With more the snapshot is given
-/// up: memory is bounded, and judging does not wait.
-pub const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// up: memory is bounded, and judging waits for a moment a turn at most.
+pub const WAITING_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// From here on each turn gives the disk a moment.
+const LATE_BYTES: usize = WAITING_BYTES_MAX / 4;
 
 /// A set of small numbers.
 #[derive(Debug)]
@@ -158,6 +160,11 @@ impl Export {
     /// Whether everything is taken, and all of it is in blocks that were handed out.
     pub fn is_done(&self) -> bool {
         self.sweep == Sweep::Done && self.complete.is_empty() && self.block.is_empty()
+    }
+
+    /// Whether so many blocks wait that more than may will.
+    pub fn is_late(&self) -> bool {
+        self.complete_bytes > LATE_BYTES
     }
 
     /// Whether more blocks wait than may.

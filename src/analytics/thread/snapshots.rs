@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, TrySendError};
+use crossbeam_channel::{RecvTimeoutError, SendTimeoutError};
 use sigmad_clock::Clock;
 
 use crate::analytics::Analytics;
@@ -10,6 +10,9 @@ use crate::analytics::latest::LatestSamples;
 use crate::analytics::saved::link::{ReplayedChunk, RestoreMessage, SnapshotMessage, StateLink};
 use crate::analytics::saved::restore::Restoring;
 
+/// How long a turn waits for a disk that is late, so that a shard which is given as much as it can judge still gets its
+/// snapshots.
+const LATE_WAIT: Duration = Duration::from_millis(1);
 /// Between two looks at the deadline of the drain, while the disk does not move.
 const DEADLINE_CHECK: Duration = Duration::from_millis(100);
 
@@ -39,10 +42,15 @@ impl Snapshots {
 
     /// Sends a message. False while the queue has no room: then it waits here, and nothing else may be sent.
     fn send(&mut self, message: SnapshotMessage) -> bool {
-        match self.link.snapshots.try_send(message) {
+        self.send_within(message, Duration::ZERO)
+    }
+
+    /// As [`Snapshots::send`], and waits for room.
+    fn send_within(&mut self, message: SnapshotMessage, wait: Duration) -> bool {
+        match self.link.snapshots.send_timeout(message, wait) {
             // The thread `state` has ended: what it is sent is of no use.
-            Ok(()) | Err(TrySendError::Disconnected(_)) => true,
-            Err(TrySendError::Full(message)) => {
+            Ok(()) | Err(SendTimeoutError::Disconnected(_)) => true,
+            Err(SendTimeoutError::Timeout(message)) => {
                 self.waiting = Some(message);
                 false
             }
@@ -139,8 +147,9 @@ impl Snapshots {
 
     fn step(&mut self, analytics: &mut Analytics) -> Exported {
         let shard = self.link.shard;
+        let wait = if analytics.is_snapshot_late() { LATE_WAIT } else { Duration::ZERO };
         if let Some(message) = self.waiting.take()
-            && !self.send(message)
+            && !self.send_within(message, wait)
         {
             if analytics.give_up_if_behind() {
                 self.waiting = Some(SnapshotMessage::GivenUp { shard });
