@@ -27,7 +27,7 @@ REVISION = $(shell git rev-parse HEAD)
 CONTAINERS ?= docker
 IMAGE ?= sigmad:$(VERSION)
 
-.PHONY: run demo binary fuzz test verify verify-long compiler examples bench simulate perf perf-quick gates-update eval docs prometheusrule manual image sender help $(SUITES)
+.PHONY: run demo binary fuzz test verify verify-long compiler examples bench simulate perf perf-quick gates-update eval docs prometheusrule manual image sender told help $(SUITES)
 
 run: binary ## build and start the server on port 8080; FLAGS="--window 100" changes settings
 	@$(TARGET)/release/sigmad $(FLAGS)
@@ -159,6 +159,9 @@ sender: release ## one sender of verify-long, built of its Go modules: SENDER=te
 alerts: release ## suite: alert rules, dashboard and notifications, with Prometheus and Alertmanager
 	$(WITH_BINARY) tests/alerts.py
 	$(WITH_BINARY) tests/notify.py
+
+told: release ## part of verify-long: each incident is told once, through restarts of replicas, Redis and Alertmanager
+	$(WITH_BINARY) tests/told.py
 
 autoscaler: release ## suite of verify: the autoscaler's decisions under the demo's load; the demo's table
 	$(WITH_BINARY) tests/autoscaler.py

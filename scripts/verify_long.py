@@ -25,6 +25,8 @@ PARTS = {
     "fuzz": (["make", "fuzz"], {"FUZZ_SECONDS": "60"}),
     "pprof": (["make", "pprof"], {"PPROF_CYCLES": "1000"}),
     "affinity": (["make", "affinity"], {}),
+    "told": (["make", "told"], {}),
+    "silences": (["cargo", "test", "--release", "--locked", "-p", "sigmad-incidents", "--lib", "--", "--ignored"], {}),
     "nginx": (["make", "nginx"], {"NGINX_SECONDS": "60"}),
     "clients": (["make", "clients"], {"CLIENT_REQUESTS": "50000", "CLIENT_SECONDS": "30"}),
     "load": (["make", "load"], {"LOAD_SECONDS": "10", "LOAD_TOOLS": "hey ab wrk locust k6"}),
