@@ -115,11 +115,11 @@ impl Reception {
         let gap_s = wall_s - (i64::from(before.now_s) + before.offset_s);
         if before.now_s == 0 {
             heard_s.store(wall_s.max(1) as u32, Ordering::Relaxed);
-            self.all.heard(wall_s.max(1) as u32, 0);
+            self.all.heard(wall_s.max(1) as u32, |_| 0);
             return;
         }
         self.tick(wall_s, &mut found);
-        let hour = before.hour_before();
+        let hour = |at_s| before.hour(at_s);
         let is_after_restart = std::mem::take(&mut self.has_begun_again) && gap_s > 0;
         if self.is_lost || gap_s < 0 || is_after_restart {
             // This clock goes on one second later; also where the clock of the system was set back.

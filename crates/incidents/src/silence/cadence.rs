@@ -32,6 +32,8 @@ const GAPS_LN_MAX: f32 = 6.9;
 const SHRINK_MASK: u32 = 4_095;
 /// Smallest learning rate of the mean.
 const RATE_MIN: f32 = 1.0 / 64.0;
+/// The count from which it holds: most samples need no division.
+const RATE_MIN_FROM: u8 = 63;
 /// One silence counts for no more than this many times what was plausible before: after an outage a device is still
 /// watched.
 const LONGER_MAX: f32 = 4.0;
@@ -103,9 +105,10 @@ impl Saved for Cadence {
 }
 
 impl Cadence {
-    /// Takes a sample. `hour` is that of the day in which the device was last heard. True when it was silent.
+    /// Takes a sample. `hour` says the hour of the day of a second on this clock: rarely asked, for the second in
+    /// which the device was last heard. True when it was silent.
     #[inline]
-    pub fn heard(&mut self, now_s: u32, hour_before: u32) -> bool {
+    pub fn heard(&mut self, now_s: u32, hour: impl Fn(u32) -> u32) -> bool {
         let before_s = std::mem::replace(&mut self.last_s, now_s);
         if before_s == 0 || now_s <= before_s {
             return false;
@@ -113,15 +116,15 @@ impl Cadence {
         let gap = (now_s - before_s) as f32;
         let was = self.flags;
         if was & (SILENT | GONE) != 0 {
-            self.returned(gap, hour_before);
+            self.returned(gap, hour(before_s));
             return was & (SILENT | GONE) == SILENT;
         }
         if gap >= PAUSE_S {
-            self.paused(gap, hour_before);
+            self.paused(gap, hour(before_s));
         }
         self.take(gap);
         if now_s >> SLOT_BITS != before_s >> SLOT_BITS {
-            self.slot_ended(now_s, hour_before);
+            self.slot_ended(now_s, hour(before_s));
         }
         false
     }
@@ -129,7 +132,8 @@ impl Cadence {
     #[inline]
     fn take(&mut self, gap: f32) {
         let mean = decode(self.mean);
-        let rate = (1.0 / (f32::from(self.count) + 1.0)).max(RATE_MIN);
+        let is_learned = self.count >= RATE_MIN_FROM;
+        let rate = if is_learned { RATE_MIN } else { 1.0 / (f32::from(self.count) + 1.0) };
         self.mean = encode(mean + rate * (gap - mean));
         if gap > decode_up(self.longest) {
             self.longest = encode_up(gap);
@@ -263,7 +267,7 @@ mod tests {
         let (mut cadence, mut now_s) = (Cadence::default(), 1_000_000);
         for gap in gaps {
             now_s += gap;
-            cadence.heard(now_s, 0);
+            cadence.heard(now_s, |_| 0);
         }
         cadence
     }

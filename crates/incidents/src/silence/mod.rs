@@ -42,7 +42,7 @@ impl SilenceTime {
     }
 
     /// The hour of the day, in UTC, of a second on this clock.
-    fn hour(self, at_s: u32) -> u32 {
+    pub(crate) fn hour(self, at_s: u32) -> u32 {
         ((i64::from(at_s) + self.offset_s).rem_euclid(86_400) / 3_600) as u32
     }
 }
@@ -124,7 +124,7 @@ impl Silences {
     #[inline]
     pub fn heard(&mut self, device: u32, time: SilenceTime) -> bool {
         let cadence = self.get_mut(device);
-        let was_silent = cadence.heard(time.now_s, time.hour(cadence.last_s));
+        let was_silent = cadence.heard(time.now_s, |at_s| time.hour(at_s));
         if !cadence.is_linked() && !cadence.is_ignored() {
             self.link(device, time.now_s + LEARNS_AGAIN_S);
         }
