@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::series_cache::is_same;
 use crate::registry::{Admitted, Registry};
 use sigmad_sample::{DeviceId, METRICS_MAX, MetricId};
 
@@ -56,7 +57,7 @@ impl DeviceCache {
         let offset = self.offset(hash);
         let entry: &[u8; ENTRY_BYTES] = self.memory[offset..].first_chunk()?;
         let length = usize::from(entry[LENGTH_AT]);
-        if length != name.len() || entry.get(NAME_AT..NAME_AT + length)? != name {
+        if !is_same(entry.get(NAME_AT..NAME_AT + length)?, name) {
             return None;
         }
         let (mask, rest) = entry.split_first_chunk::<{ INDEX_AT - MASK_AT }>()?;
@@ -110,7 +111,13 @@ impl MetricCache {
     #[inline]
     pub(super) fn get(&self, name: &[u8]) -> Option<MetricId> {
         let (_, id) = self.by_name.find(self.hash(name), |(known, _)| known.as_bytes() == name)?;
-        self.registry.touch_metric(*id, self.now_s).then_some(*id)
+        self.touch(*id).then_some(*id)
+    }
+
+    /// Records a value of a metric. False once its name is gone.
+    #[inline]
+    pub(super) fn touch(&self, id: MetricId) -> bool {
+        self.registry.touch_metric(id, self.now_s)
     }
 
     /// Takes a metric that [`MetricCache::get`] has not found.

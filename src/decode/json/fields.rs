@@ -4,8 +4,10 @@
 pub(super) const TIME_NAMES: [&str; 6] =
     ["timestamp", "ts", "time", "date", "@timestamp", "datetime"];
 
+/// The smallest number that may be a moment.
+pub(super) const MOMENT_MIN: f64 = 1e9;
 /// Numbers that may be moments: from the year 2001 to 2096, in seconds, milliseconds, microseconds and nanoseconds.
-const MOMENTS: std::ops::RangeInclusive<f64> = 1e9..=4e9;
+const MOMENTS: std::ops::RangeInclusive<f64> = MOMENT_MIN..=4e9;
 const UNITS: [f64; 4] = [1.0, 1e3, 1e6, 1e9];
 
 /// What the name of a field says of its value.
@@ -52,7 +54,7 @@ fn time_rank(name: &[u8]) -> Option<usize> {
 /// True for a number whose name and value both say that it is a moment: `created_at` with 1735100000.
 #[inline]
 pub(super) fn is_moment(name: &[u8], value: f64) -> bool {
-    value >= *MOMENTS.start() && is_named_moment(name, value)
+    value >= MOMENT_MIN && is_named_moment(name, value)
 }
 
 #[cold]

@@ -2,9 +2,9 @@
 //!
 //! JSON of Telegraf, Vector and collectd is told apart by the shape of its first object ([`agents`]).
 //!
-//! A body is read sample by sample. [`scan`] reads the usual shape; for any other, [`skip`] finds the
-//! end of the sample and simd-json parses it ([`tape`]). So an invalid sample is refused alone, by its
-//! index, and a body can only make us allocate for one sample, not for all of them.
+//! A body is read sample by sample. [`shape`] reads a sample whose fields are those of the one before; [`scan`] reads any of
+//! plain strings and numbers; for all others, [`skip`] finds the end of the sample and simd-json parses it ([`tape`]). So an
+//! invalid sample is refused alone, by its index, and a body can only make us allocate for one sample, not for all of them.
 
 mod agents;
 mod fields;
@@ -12,6 +12,7 @@ mod foreign;
 mod number;
 mod sample;
 mod scan;
+mod shape;
 mod skip;
 mod tape;
 
@@ -35,6 +36,8 @@ struct JsonReader<'p> {
     points: &'p mut Points,
     /// The body is another agent's: nothing of it has been read.
     agent: Option<Agent>,
+    /// Whether the names in the shape of the sample before are known, once that was asked in this body.
+    has_shape: Option<bool>,
 }
 
 /// Reads a body of any of the JSON shapes; lines are recognized by what follows the first object.
@@ -46,7 +49,7 @@ pub(super) fn read<'p>(
 ) -> Result<Decoded, BodyError> {
     let start = start_of(body);
     let at = skip_space(body, start);
-    let mut reader = JsonReader { parser, admission, points, agent: None };
+    let mut reader = JsonReader { parser, admission, points, agent: None, has_shape: None };
     let read = match body.get(at) {
         None => Ok(()),
         Some(b'{') => reader.object(body, at),
@@ -70,7 +73,7 @@ pub(super) fn read_lines<'p>(
     body: &mut [u8],
 ) -> Result<Decoded, BodyError> {
     let start = start_of(body);
-    let mut reader = JsonReader { parser, admission, points, agent: None };
+    let mut reader = JsonReader { parser, admission, points, agent: None, has_shape: None };
     let read = reader.lines(body, start);
     reader.end(body, read)
 }
@@ -259,16 +262,35 @@ impl JsonReader<'_> {
         if offset < body.len() { Err(BodyError::Malformed { offset }) } else { Ok(()) }
     }
 
-    /// Accepts the sample at `at` if [`scan`] can read it; returns its end.
+    /// Accepts the sample at `at` if it has the shape of the one before, or [`scan`] can read it; returns its end.
     #[inline]
     fn scan(&mut self, text: &[u8], at: usize, position: SamplePosition) -> Option<usize> {
+        let (metrics, batch) = self.admission.draft_parts();
+        let shape = &mut self.parser.shape;
+        if *self.has_shape.get_or_insert_with(|| shape.is_current(metrics)) {
+            let mut draft = DraftSample::new();
+            if let Some(end) = shape.read(text, at, &mut draft, batch)
+                && is_whole(text, end, position)
+            {
+                self.admission.accept(&draft);
+                return Some(end);
+            }
+            batch.discard();
+        }
+        self.scan_unlike(text, at, position)
+    }
+
+    /// The same for a sample of another shape.
+    #[inline(never)]
+    fn scan_unlike(&mut self, text: &[u8], at: usize, position: SamplePosition) -> Option<usize> {
         let mut draft = DraftSample::new();
         let (metrics, batch) = self.admission.draft_parts();
-        let scanned = scan::scan(text, at, self.points.rules(), metrics, &mut draft, batch);
+        let shape = self.parser.shape.begin();
+        let rules = self.points.rules();
+        let scanned = scan::scan(text, at, rules, shape, metrics, &mut draft, batch);
+        self.has_shape = None;
         match scanned {
-            Some(end)
-                if position == SamplePosition::Element || skip_space(text, end) == text.len() =>
-            {
+            Some(end) if is_whole(text, end, position) => {
                 self.admission.accept(&draft);
                 Some(end)
             }
@@ -299,6 +321,12 @@ impl JsonReader<'_> {
         self.parser.recycle(tape);
         Ok(())
     }
+}
+
+/// Whether a sample that ends there may do so.
+#[inline]
+fn is_whole(text: &[u8], end: usize, position: SamplePosition) -> bool {
+    position == SamplePosition::Element || skip_space(text, end) == text.len()
 }
 
 fn rest_after(body: &[u8], end: usize) -> BodyRest {

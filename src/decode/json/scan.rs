@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::fields::{FieldName, is_moment};
 use super::number::number_end;
+use super::shape::{Shape, ShapeValue};
 use super::skip;
 use crate::decode::draft::DraftSample;
 use crate::decode::names::MetricCache;
@@ -37,18 +38,21 @@ enum FieldKey<'a> {
     Other(&'a [u8]),
 }
 
-/// Reads the object that opens at `start` and returns its end. None if the object needs the slow path;
+/// Reads the object that opens at `start` and returns its end, and notes its shape. None if the object needs the slow path;
 /// the caller then discards the draft of `batch`.
 #[inline]
 pub(super) fn scan<'a>(
     text: &'a [u8],
     start: usize,
     rules: &SeriesRules,
+    mut shape: Option<&mut Shape>,
     metrics: &MetricCache,
     draft: &mut DraftSample<'a>,
     batch: &mut Batch,
 ) -> Option<usize> {
     let mut has_timestamp = false;
+    // The end of the value before.
+    let mut noted = start;
     // Where the device is from a field of another name: its place, from 1.
     let mut device_rank = 0;
     let mut ignored: SmallVec<[&[u8]; IGNORED_MAX]> = SmallVec::new();
@@ -58,36 +62,24 @@ pub(super) fn scan<'a>(
     // The index of the bracket or the comma before a key.
     let mut at = start;
     loop {
-        let key;
-        (key, at) = key_at(text, at + 1)?;
-        let next;
-        at = skip_space(text, at);
+        let (key, key_end) = key_at(text, at + 1)?;
+        let value_at = skip_space(text, key_end);
+        let value_kind;
         match key {
             FieldKey::Metric(id) => {
-                let number;
-                (number, at, next) = number_at::<false>(text, at)?;
-                let value = number.value();
-                if draft.metrics_mask & mask_of(id) != 0 || !(0.0..=VALUE_MAX).contains(&value) {
-                    return None;
-                }
-                draft.push_masked(id, value, batch);
+                value_kind = Some(ShapeValue::Number(id, 0.0));
+                at = usual_at(id, text, value_at, draft, batch)?;
             }
             FieldKey::Timestamp => {
                 if std::mem::replace(&mut has_timestamp, true) {
                     return None;
                 }
-                (draft.timestamp_us, at) = timestamp_at(text, at)?;
-                next = byte_at(text, at);
+                value_kind = Some(ShapeValue::Timestamp);
+                (draft.timestamp_us, at) = timestamp_at(text, value_at)?;
             }
             FieldKey::Device => {
-                let device;
-                (device, at) = string_at(text, at)?;
-                let is_second = draft.device.is_some() && std::mem::take(&mut device_rank) == 0;
-                if is_second || !(1..=NAME_BYTES_MAX).contains(&device.len()) {
-                    return None;
-                }
-                draft.device = Some(device);
-                next = byte_at(text, at);
+                value_kind = Some(ShapeValue::Device);
+                at = device_at(text, value_at, draft, &mut device_rank)?;
             }
             FieldKey::Other(name) => {
                 let mut field = OtherField {
@@ -96,12 +88,11 @@ pub(super) fn scan<'a>(
                     ignored: &mut ignored,
                     device_rank: &mut device_rank,
                 };
-                (at, next) = field.read(text, at, metrics, draft, batch)?;
+                (at, value_kind) = field.read(text, value_at, metrics, draft, batch)?;
             }
         }
-        if next == b',' {
-            continue;
-        }
+        note(&mut shape, &text[noted..value_at], value_kind);
+        noted = at;
         at = skip_space(text, at);
         match byte_at(text, at) {
             b',' => {}
@@ -109,7 +100,58 @@ pub(super) fn scan<'a>(
             _ => return None,
         }
     }
-    (1..=READINGS_MAX).contains(&draft.readings).then_some(at + 1)
+    if !(1..=READINGS_MAX).contains(&draft.readings) {
+        return None;
+    }
+    if let Some(shape) = shape {
+        shape.complete(&text[noted..=at]);
+    }
+    Some(at + 1)
+}
+
+/// Notes a field in the shape, or gives the notes up.
+#[inline]
+fn note(shape: &mut Option<&mut Shape>, before: &[u8], kind: Option<ShapeValue>) {
+    if let Some(noting) = shape
+        && !kind.is_some_and(|kind| noting.note(before, kind))
+    {
+        *shape = None;
+    }
+}
+
+/// Reads the value of `cpu` or `rps` at `at`; returns its end.
+#[inline(always)]
+fn usual_at(
+    id: MetricId,
+    text: &[u8],
+    at: usize,
+    draft: &mut DraftSample<'_>,
+    batch: &mut Batch,
+) -> Option<usize> {
+    let (number, end) = number_at::<false>(text, at)?;
+    let value = number.value();
+    if draft.metrics_mask & mask_of(id) != 0 || !(0.0..=VALUE_MAX).contains(&value) {
+        return None;
+    }
+    draft.push_masked(id, value, batch);
+    Some(end)
+}
+
+/// Reads the name of the device at `at`, in a field of its own; returns its end.
+#[inline(always)]
+fn device_at<'a>(
+    text: &'a [u8],
+    at: usize,
+    draft: &mut DraftSample<'a>,
+    device_rank: &mut usize,
+) -> Option<usize> {
+    let (device, end) = string_at(text, at)?;
+    let is_second = draft.device.is_some() && std::mem::take(device_rank) == 0;
+    if is_second || !(1..=NAME_BYTES_MAX).contains(&device.len()) {
+        return None;
+    }
+    draft.device = Some(device);
+    Some(end)
 }
 
 /// A field that has no place of its own.
@@ -122,7 +164,7 @@ struct OtherField<'s, 'a> {
 
 impl<'a> OtherField<'_, 'a> {
     /// Reads the value at `at`: a number is a reading; a string may be the device, or is ignored. Returns the end
-    /// of the value, and the byte there.
+    /// of the value, and what it is in the shape of the sample, if it can be in one.
     #[inline(always)]
     fn read(
         &mut self,
@@ -131,7 +173,7 @@ impl<'a> OtherField<'_, 'a> {
         metrics: &MetricCache,
         draft: &mut DraftSample<'a>,
         batch: &mut Batch,
-    ) -> Option<(usize, u8)> {
+    ) -> Option<(usize, Option<ShapeValue>)> {
         let name = self.name;
         let known = metrics.get(name);
         let is_known_twice = known.is_some_and(|id| draft.metrics_mask & mask_of(id) != 0);
@@ -141,28 +183,32 @@ impl<'a> OtherField<'_, 'a> {
         }
         if text.get(at) == Some(&b'"') {
             let (string, end) = string_at(text, at)?;
-            self.text(string, draft)?;
-            return Some((end, byte_at(text, end)));
+            let kind = self.text(string, draft)?;
+            return Some((end, kind));
         }
-        let (number, end, next) = number_at::<false>(text, at)?;
+        let (number, end) = number_at::<false>(text, at)?;
         let value = number.value();
         let is_named = (1..=METRIC_BYTES_MAX).contains(&name.len());
         if value.abs() > VALUE_MAX || !is_named || is_moment(name, value) {
             return None;
         }
         draft.push(name, known, value, batch);
-        Some((end, next))
+        Some((end, known.map(|metric| ShapeValue::Number(metric, -VALUE_MAX))))
     }
 
-    /// Takes a string.
-    fn text(&mut self, string: &'a [u8], draft: &mut DraftSample<'a>) -> Option<()> {
+    /// Takes a string; returns what it is in the shape of the sample, unless another string there may be something else.
+    fn text(
+        &mut self,
+        string: &'a [u8],
+        draft: &mut DraftSample<'a>,
+    ) -> Option<Option<ShapeValue>> {
         // Such a sample may be another format's.
         if self.ignored.len() == IGNORED_MAX || self.name == b"metric" {
             return None;
         }
         self.ignored.push(self.name);
         let Some(rank) = self.rules.device_rank(self.name).map(|rank| rank + 1) else {
-            return Some(());
+            return Some(Some(ShapeValue::Ignored));
         };
         let is_first = match *self.device_rank {
             0 => draft.device.is_none(),
@@ -174,8 +220,10 @@ impl<'a> OtherField<'_, 'a> {
             }
             draft.device = Some(string);
             *self.device_rank = rank;
+            return Some(Some(ShapeValue::Device));
         }
-        Some(())
+        // It never is the device beside the field `device`.
+        Some((*self.device_rank == 0 && draft.device.is_some()).then_some(ShapeValue::Ignored))
     }
 }
 
@@ -255,7 +303,7 @@ fn spaced_key_at(text: &[u8], at: usize) -> Option<(FieldKey<'_>, usize)> {
 
 /// The string at `at`, if it is plain, and the index after it.
 #[inline(always)]
-fn string_at(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
+pub(super) fn string_at(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     if text.get(at) != Some(&b'"') {
         return None;
     }
@@ -273,13 +321,13 @@ fn string_at(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
 }
 
 #[inline(always)]
-fn timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
+pub(super) fn timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
     if text.get(at) == Some(&b'"') {
         let (string, end) = string_at(text, at)?;
         let stamp = timestamp::from_text(str::from_utf8(string).ok()?)?;
         return Some((stamp.ok()?, end));
     }
-    let (number, end, _) = number_at::<true>(text, at)?;
+    let (number, end) = number_at::<true>(text, at)?;
     let stamp = match number {
         Number::Decimal { digits, decimals: 0, negative: false } => {
             timestamp::from_integer(digits as u64)
@@ -293,7 +341,7 @@ fn timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
     Some((stamp.ok()?, end))
 }
 
-enum Number {
+pub(super) enum Number {
     /// `digits / 10^decimals`, and its sign: at most [`SHORT_BYTES`] long.
     Decimal { negative: bool, digits: i64, decimals: usize },
     /// With an exponent, or longer.
@@ -302,7 +350,7 @@ enum Number {
 
 impl Number {
     #[inline(always)]
-    fn value(self) -> f64 {
+    pub(super) fn value(self) -> f64 {
         match self {
             Self::Decimal { negative, digits, decimals } => {
                 let digits = digits as f64;
@@ -315,12 +363,12 @@ impl Number {
     }
 }
 
-/// The number at `at`, its end, and the byte at its end.
+/// The number at `at`, and its end.
 ///
 /// Digits are read one by one: the processor predicts these branches, and so starts on the next number
 /// before this one ends. If `IS_LONG`, numbers are usually long, and the first eight digits are read at once.
 #[inline(always)]
-fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, usize, u8)> {
+pub(super) fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, usize)> {
     let mut at = start;
     let mut byte = byte_at(text, at);
     let negative = byte == b'-';
@@ -365,15 +413,15 @@ fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, 
     if at - whole > SHORT_BYTES || byte | 0x20 == b'e' {
         return long_number_at(text, start);
     }
-    Some((Number::Decimal { negative, digits, decimals }, at, byte))
+    Some((Number::Decimal { negative, digits, decimals }, at))
 }
 
 #[cold]
 #[inline(never)]
-fn long_number_at(text: &[u8], at: usize) -> Option<(Number, usize, u8)> {
+fn long_number_at(text: &[u8], at: usize) -> Option<(Number, usize)> {
     let end = number_end(text, at)?;
     let value = str::from_utf8(&text[at..end]).ok()?.parse().ok()?;
-    Some((Number::Long(value), end, byte_at(text, end)))
+    Some((Number::Long(value), end))
 }
 
 /// The high bit of each byte that a plain string cannot contain, and of the quote that ends it.
@@ -415,9 +463,8 @@ mod tests {
 
     fn number(text: &str) -> Option<f64> {
         let short =
-            number_at::<false>(text.as_bytes(), 0).map(|(number, end, _)| (number.value(), end));
-        let long =
-            number_at::<true>(text.as_bytes(), 0).map(|(number, end, _)| (number.value(), end));
+            number_at::<false>(text.as_bytes(), 0).map(|(number, end)| (number.value(), end));
+        let long = number_at::<true>(text.as_bytes(), 0).map(|(number, end)| (number.value(), end));
         assert_eq!(short, long);
         short.filter(|&(_, end)| end == text.len()).map(|(value, _)| value)
     }

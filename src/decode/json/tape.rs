@@ -4,6 +4,7 @@
 
 use simd_json::{Buffers, Node, StaticNode, Tape};
 
+use super::shape::Shape;
 use crate::decode::fault::SampleFault;
 use sigmad_sample::timestamp;
 
@@ -20,6 +21,8 @@ const DEPTH_MAX: usize = VALUES_MAX + 1;
 pub(crate) struct Parser {
     buffers: Buffers,
     tape: Tape<'static>,
+    /// The shape of the sample before.
+    pub(super) shape: Shape,
     /// Where the key of a series is written: see [`agents`](super::agents).
     pub(super) key: Vec<u8>,
 }
@@ -35,6 +38,7 @@ impl Parser {
         Self {
             buffers: Buffers::with_max_depth(0, DEPTH_MAX),
             tape: Tape(Vec::new()),
+            shape: Shape::default(),
             key: Vec::new(),
         }
     }
