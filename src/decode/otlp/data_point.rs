@@ -52,7 +52,7 @@ pub(super) struct Number {
 
 impl Number {
     /// Reads a point, and adds its attributes to `key`.
-    #[inline]
+    #[inline(always)] // so that a point without attributes stays in registers
     pub(super) fn read(message: &[u8], key: &mut Vec<u8>) -> Result<Self, Malformed> {
         let mut point = Self::default();
         // As senders write it: maybe the start, then the time and the value.
@@ -66,9 +66,13 @@ impl Number {
         if let Some((bits, after)) = take_fixed(rest, DOUBLE_KEY) {
             (point.value, rest) = (Some(f64::from_bits(bits)), after);
         }
-        if rest.is_empty() {
-            return Ok(point);
-        }
+        if rest.is_empty() { Ok(point) } else { point.read_on(rest, key) }
+    }
+
+    /// Reads the other fields, in any order.
+    #[inline(never)]
+    fn read_on(self, rest: &[u8], key: &mut Vec<u8>) -> Result<Self, Malformed> {
+        let mut point = self;
         let mut fields = Fields::new(rest);
         while let Some((number, value)) = fields.next()? {
             match number {

@@ -116,17 +116,28 @@ impl Symbols {
 
     /// Whether `key` has the numbers of the symbols that `refs` refers to.
     #[inline(always)]
-    pub(super) fn are(&self, mut refs: &[u8], key: &[u8]) -> bool {
+    pub(super) fn are(&self, refs: &[u8], key: &[u8]) -> bool {
         let (numbers, _) = key.as_chunks();
+        let mut at = 0;
         for number in numbers {
-            let known = Some(u32::from_ne_bytes(*number));
-            let Ok(place) = take_varint(&mut refs) else { return false };
-            // As every uint32: the low bits.
-            if self.number_at(place as u32) != known {
+            let place = match refs.get(at) {
+                Some(&byte @ ..0x80) => {
+                    at += 1;
+                    u32::from(byte)
+                }
+                _ => {
+                    let mut rest = &refs[at..];
+                    let Ok(place) = take_varint(&mut rest) else { return false };
+                    at = refs.len() - rest.len();
+                    // As every uint32: the low bits.
+                    place as u32
+                }
+            };
+            if self.number_at(place) != Some(u32::from_ne_bytes(*number)) {
                 return false;
             }
         }
-        refs.is_empty()
+        at == refs.len()
     }
 
     /// The symbol at that place of the table.
