@@ -13,6 +13,7 @@ mod states;
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
+use sigmad_detectors::zscore::ZScore;
 use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex};
 use sigmad_incidents::fold::Fold;
 use sigmad_incidents::watch::{Deviation, Finding, Watch};
@@ -97,10 +98,29 @@ impl StreamRecord {
     /// Adds a value that was judged by the window before it.
     #[inline(always)] // two calls per reading, which would pass their arguments through memory
     pub fn enter(&mut self, ring: &mut [f64], value: f64, verdict: Verdict) {
-        self.window.push(ring, value);
         self.verdict = verdict;
         self.own.total += 1;
         self.own.anomalies += u64::from(verdict.is_anomaly);
+        // Last, so that what it calls is the end of all.
+        self.window.push(ring, value);
+    }
+}
+
+impl StreamRecord {
+    /// Judges a value by the window before it and adds it, where that is all there is to do: `zscore` alone judges, and
+    /// the value belongs to no anomaly and ends none. False otherwise; then nothing has happened.
+    #[inline(never)] // so that the loops over readings keep their registers
+    pub fn take_usual(&mut self, ring: &mut [f64], zscore: &ZScore, value: f64) -> bool {
+        let is_alone = self.state.is_none() && self.open.is_none();
+        if !is_alone || self.ring_source != RingSource::Own {
+            return false;
+        }
+        let verdict = zscore.judge(&self.window.moments(), value);
+        if verdict.is_anomaly {
+            return false;
+        }
+        self.enter(ring, value, verdict);
+        true
     }
 }
 
@@ -144,6 +164,21 @@ pub struct StreamToJudge<'a> {
     pub interval_us: u64,
     /// The detectors' states of all streams.
     pub states: &'a mut DetectorStates,
+}
+
+impl StreamToJudge<'_> {
+    /// Adds a value to the present interval. True if it is refused, and is to be judged: [`Arena::judge_folded`].
+    #[inline(always)]
+    pub fn fold(&mut self, arrived_us: i64, value: f64) -> bool {
+        let interval_us = self.interval_us;
+        self.fold.as_mut().is_some_and(|fold| !fold.add(interval_us, arrived_us, value))
+    }
+
+    /// [`StreamRecord::take_usual`] of the stream.
+    #[inline(always)]
+    pub fn take_usual(&mut self, value: f64) -> bool {
+        self.record.take_usual(self.ring, self.states.zscore(), value)
+    }
 }
 
 /// Bytes of one stream: its record, its ring and the states of these detectors. `is_shared`: replicas share their

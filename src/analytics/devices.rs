@@ -128,6 +128,33 @@ impl DeviceEntry {
         Some(self.streams.len() - 1)
     }
 
+    /// Judges a value of a stream with all that can come of it. `hint` as for [`DeviceEntry::stream`].
+    #[inline(never)]
+    fn judge_fully(
+        &mut self,
+        (id, metric, hint): (DeviceId, MetricId, usize),
+        (timestamp_us, arrived_us): (i64, i64),
+        value: f64,
+        arena: &mut Arena,
+        metrics: &mut KnownMetrics,
+        anomalies: &mut AnomalyLog,
+    ) {
+        let Some(entry) = self.find(metric, hint).map(|at| &mut self.streams[at]) else { return };
+        let place = entry.place();
+        let StreamToJudge { record: stream, ring, states, .. } = arena.get_to_judge(place);
+        let before = stream.window.moments();
+        let verdict = states.judge(stream.state, &before, timestamp_us, value);
+        stream.enter(ring, value, verdict);
+        entry.set_verdict(&verdict);
+        if verdict.is_anomaly || stream.open.is_some() {
+            let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+            note_verdict(id, self, (metric, stream), flag, metrics, anomalies);
+        }
+        if stream.ring_source != RingSource::Own {
+            arena.enter_own(place, value, verdict);
+        }
+    }
+
     /// Counts a sample whose readings were judged. True when it is the first of its second.
     #[inline]
     fn count(&mut self, timestamp_us: i64, arrived_us: i64) -> bool {
@@ -146,7 +173,7 @@ impl DeviceEntry {
 /// All devices and their streams.
 #[derive(Debug)]
 pub struct DeviceWindows {
-    devices: Vec<Box<[DeviceEntry]>>,
+    devices: Vec<Box<[DeviceEntry; DEVICES_PER_CHUNK]>>,
     occupied: usize,
     /// The streams' memory.
     pub arena: Arena,
@@ -240,20 +267,15 @@ impl DeviceWindows {
         let timestamp_us = sample.timestamp_us;
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
             let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
-            let StreamToJudge { record: stream, ring, fold, interval_us, states } =
-                arena.get_to_judge(entry.place());
-            let is_due = fold.is_some_and(|fold| !fold.add(interval_us, arrived_us, value));
-            let before = stream.window.moments();
-            let verdict = states.judge(stream.state, &before, timestamp_us, value);
-            stream.enter(ring, value, verdict);
-            entry.set_verdict(&verdict);
             let place = entry.place();
-            if verdict.is_anomaly || stream.open.is_some() {
-                let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-                note_verdict(id, device, (metric, stream), flag, metrics, anomalies);
-            }
-            if stream.ring_source != RingSource::Own {
-                arena.enter_own(place, value, verdict);
+            let mut stream = arena.get_to_judge(place);
+            let is_due = stream.fold(arrived_us, value);
+            if stream.take_usual(value) {
+                entry.set_verdict(&stream.record.verdict);
+            } else {
+                let times_us = (timestamp_us, arrived_us);
+                let of = (id, metric, at);
+                device.judge_fully(of, times_us, value, arena, metrics, anomalies);
             }
             if is_due {
                 let of = (device.name.as_ref(), metric, place);
@@ -265,7 +287,7 @@ impl DeviceWindows {
 
     /// Counts each device and its streams anew, from its last sample.
     pub fn count_anew(&mut self) {
-        for device in self.devices.iter_mut().flatten() {
+        for device in self.devices.iter_mut().flat_map(|chunk| chunk.iter_mut()) {
             device.own = JudgedCounts { total: device.own.total.min(1), anomalies: 0 };
         }
         self.arena.count_anew();
@@ -317,7 +339,8 @@ impl DeviceWindows {
             self.occupy(id, metrics)?;
         }
         let index = id.index as usize;
-        let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
+        let device =
+            &mut self.devices.get_mut(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK];
         Some((device, &mut self.arena, &mut self.onsets))
     }
 
@@ -327,7 +350,8 @@ impl DeviceWindows {
         let index = id.index as usize;
         while self.devices.len() <= index / DEVICES_PER_CHUNK {
             let chunk = std::iter::repeat_with(DeviceEntry::default).take(DEVICES_PER_CHUNK);
-            self.devices.push(chunk.collect());
+            let chunk: Box<[_]> = chunk.collect();
+            self.devices.push(chunk.try_into().expect("it has as many"));
         }
         let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
         if device.name.is_some() && device.generation > id.generation {
@@ -357,7 +381,8 @@ impl DeviceWindows {
     pub fn free_stale(&mut self, metrics: &KnownMetrics) -> bool {
         let Self { devices, arena, left_open, next_stale, .. } = self;
         let Some(next) = *next_stale else { return false };
-        let mut entries = devices.iter_mut().flatten().enumerate().skip(next);
+        let entries = devices.iter_mut().flat_map(|chunk| chunk.iter_mut());
+        let mut entries = entries.enumerate().skip(next);
         let mut checked = 0;
         *next_stale = loop {
             let Some((index, device)) = entries.next() else { break None };

@@ -129,28 +129,11 @@ impl FleetWindows {
         for &Reading { metric, value } in readings {
             let Some(place) = self.stream(metric, metrics) else { continue };
             judged += 1;
-            let StreamToJudge { record: stream, ring, fold, interval_us, states } =
-                self.arena.get_to_judge(place);
+            let mut stream = self.arena.get_to_judge(place);
             // A value of a device belongs to the device's stream, as its anomaly does.
-            let is_due = sample.device.is_none()
-                && fold.is_some_and(|fold| !fold.add(interval_us, arrived_us, value));
-            let before = stream.window.moments();
-            let timestamp_us = sample.timestamp_us;
-            let verdict = states.judge(stream.state, &before, timestamp_us, value);
-            stream.enter(ring, value, verdict);
-            if sample.device.is_none() {
-                if verdict.is_anomaly {
-                    let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-                    let known = metrics.admit(metric).expect("it was admitted with its stream");
-                    known.anomalies += 1;
-                    let names = || (None, known.name.clone());
-                    stream.open = Some(anomalies.flag(stream.open, (None, metric), names, flag));
-                } else if let Some(open) = stream.open.take() {
-                    anomalies.end(open, (None, metric), timestamp_us, arrived_us);
-                }
-            }
-            if stream.ring_source != RingSource::Own {
-                self.arena.enter_own(place, value, verdict);
+            let is_due = sample.device.is_none() && stream.fold(arrived_us, value);
+            if !stream.take_usual(value) {
+                self.judge_fully((metric, place), sample, (arrived_us, value), metrics, anomalies);
             }
             if is_due {
                 let of = (None, metric, place);
@@ -159,6 +142,37 @@ impl FleetWindows {
         }
         self.last.update(arrived_us, sample.timestamp_us);
         judged
+    }
+
+    /// Judges a value of a stream with all that can come of it.
+    #[inline(never)]
+    fn judge_fully(
+        &mut self,
+        (metric, place): (MetricId, StreamIndex),
+        sample: &Sample,
+        (arrived_us, value): (i64, f64),
+        metrics: &mut KnownMetrics,
+        anomalies: &mut AnomalyLog,
+    ) {
+        let timestamp_us = sample.timestamp_us;
+        let StreamToJudge { record: stream, ring, states, .. } = self.arena.get_to_judge(place);
+        let before = stream.window.moments();
+        let verdict = states.judge(stream.state, &before, timestamp_us, value);
+        stream.enter(ring, value, verdict);
+        if sample.device.is_none() {
+            if verdict.is_anomaly {
+                let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+                let known = metrics.admit(metric).expect("it was admitted with its stream");
+                known.anomalies += 1;
+                let names = || (None, known.name.clone());
+                stream.open = Some(anomalies.flag(stream.open, (None, metric), names, flag));
+            } else if let Some(open) = stream.open.take() {
+                anomalies.end(open, (None, metric), timestamp_us, arrived_us);
+            }
+        }
+        if stream.ring_source != RingSource::Own {
+            self.arena.enter_own(place, value, verdict);
+        }
     }
 
     /// Counts samples and streams anew, from the last sample.

@@ -69,7 +69,13 @@ impl Default for LatestSamples {
 impl LatestSamples {
     /// Adds the samples, which replace the oldest.
     pub fn keep(&mut self, batch: &Batch, arrived_us: i64) {
-        batch.iter().for_each(|(sample, readings)| self.keep_one(sample, readings, arrived_us));
+        let (samples, readings) = batch.columns();
+        let mut first_reading = self.readings_total;
+        for &sample in samples {
+            self.keep_sample(Entry { sample, arrived_us, first_reading });
+            first_reading += u64::from(sample.readings);
+        }
+        self.keep_readings(readings);
     }
 
     /// Adds the samples that are kept by the shard with this part: all, but the fleet's keeps those without a device.
@@ -84,14 +90,26 @@ impl LatestSamples {
         }
     }
 
-    #[inline]
     fn keep_one(&mut self, sample: Sample, readings: &[Reading], arrived_us: i64) {
-        let entry = Entry { sample, arrived_us, first_reading: self.readings_total };
+        let first_reading = self.readings_total;
+        self.keep_sample(Entry { sample, arrived_us, first_reading });
+        self.keep_readings(readings);
+    }
+
+    #[inline]
+    fn keep_sample(&mut self, entry: Entry) {
         self.samples[self.samples_total as usize % SAMPLES_KEPT] = entry;
         self.samples_total += 1;
-        for &reading in readings {
-            self.readings[self.readings_total as usize % READINGS_KEPT] = reading;
-            self.readings_total += 1;
+    }
+
+    /// Adds the readings of samples that were kept.
+    fn keep_readings(&mut self, mut readings: &[Reading]) {
+        while !readings.is_empty() {
+            let place = &mut self.readings[self.readings_total as usize % READINGS_KEPT..];
+            let (fit, rest) = readings.split_at(readings.len().min(place.len()));
+            place[..fit.len()].copy_from_slice(fit);
+            self.readings_total += fit.len() as u64;
+            readings = rest;
         }
     }
 

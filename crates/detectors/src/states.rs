@@ -104,6 +104,12 @@ impl DetectorStates {
         &self.settings
     }
 
+    /// The detector that runs always.
+    #[inline]
+    pub fn zscore(&self) -> &ZScore {
+        &self.settings.zscore
+    }
+
     /// Whether any detector that runs keeps a state.
     #[inline]
     pub fn keeps_states(&self) -> bool {

@@ -127,7 +127,7 @@ impl Window {
     }
 
     /// Adds a value, in place of the oldest when the ring is full.
-    #[inline]
+    #[inline(always)] // between judging and what is left to do, so that the sums stay in registers
     pub fn push(&mut self, ring: &mut [f64], value: f64) {
         debug_assert!(value.abs() <= VALUE_MAX, "the decoder refuses {value}");
         debug_assert!((1..=WINDOW_MAX).contains(&ring.len()));
@@ -146,7 +146,8 @@ impl Window {
         if turned {
             self.next = 0;
         }
-        self.peak = self.peak.max(self.square_sum);
+        // Both are finite: no case for NaN.
+        self.peak = if self.square_sum > self.peak { self.square_sum } else { self.peak };
         self.squares = self.square_sum - self.sum * self.sum * self.count_inverse;
         if turned || self.squares < self.peak * CANCELLATION_MAX {
             self.rebase(&ring[..self.count as usize]);

@@ -207,6 +207,12 @@ impl Batch {
         BatchIter { samples: &self.samples, readings: &self.readings[..self.completed] }
     }
 
+    /// The samples, and the readings of all of them, one after another.
+    #[inline]
+    pub fn columns(&self) -> (&[Sample], &[Reading]) {
+        (&self.samples, &self.readings[..self.completed])
+    }
+
     /// Readings of all samples.
     #[inline]
     pub fn readings(&self) -> usize {
