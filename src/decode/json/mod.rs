@@ -10,6 +10,7 @@ mod agents;
 mod fields;
 mod foreign;
 mod number;
+mod plain;
 mod sample;
 mod scan;
 mod shape;

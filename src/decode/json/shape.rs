@@ -6,7 +6,7 @@
 use smallvec::SmallVec;
 
 use super::fields::{MOMENT_MIN, is_moment};
-use super::scan::{number_at, string_at, timestamp_at};
+use super::plain::{number_at, string_at, timestamp_at};
 use crate::decode::draft::DraftSample;
 use crate::decode::names::MetricCache;
 use crate::registry::mask_of;

@@ -1,0 +1,286 @@
+//! Plain strings and short numbers: what the usual sample consists of.
+//!
+//! Bytes are read eight at a time as a little-endian word: the first byte of the text is the lowest.
+
+use super::number::number_end;
+use super::skip;
+use sigmad_sample::timestamp;
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+const LOWS: u64 = !HIGHS;
+
+/// Longest number read here. 15 digits and a point are below 2^53, so exact as f64; 16 digits without a
+/// point are rounded once, as the text itself would be. Microseconds have 16 digits.
+const SHORT_BYTES: usize = 16;
+/// Exact as f64: dividing an exact number by one of them rounds once (Clinger's fast path).
+const POWERS: [f64; SHORT_BYTES] =
+    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+
+/// Skips white space, of which there mostly is none.
+#[inline(always)]
+pub(super) fn skip_space(text: &[u8], at: usize) -> usize {
+    match text.get(at) {
+        Some(..=b' ') => skip::skip_space(text, at),
+        _ => at,
+    }
+}
+
+/// The byte at `at`; 0, which JSON never contains, past the end.
+#[inline(always)]
+pub(super) fn byte_at(text: &[u8], at: usize) -> u8 {
+    text.get(at).copied().unwrap_or_default()
+}
+
+/// The eight bytes at `at`; zeros past the end.
+#[inline(always)]
+pub(super) fn word_at(text: &[u8], at: usize) -> u64 {
+    match text.get(at..).and_then(|rest| rest.first_chunk()) {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => last_word(text, at),
+    }
+}
+
+#[inline(never)]
+fn last_word(text: &[u8], at: usize) -> u64 {
+    let rest = text.get(at..).unwrap_or_default();
+    match text.last_chunk() {
+        // The end of the last eight bytes, without a loop.
+        Some(bytes) if !rest.is_empty() => u64::from_le_bytes(*bytes) >> (64 - 8 * rest.len()),
+        _ => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    }
+}
+
+/// The string at `at`, if it is plain, and the index after it.
+#[inline(always)]
+pub(super) fn string_at(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    if text.get(at) != Some(&b'"') {
+        return None;
+    }
+    let start = at + 1;
+    let mut end = start;
+    loop {
+        let special = not_plain(word_at(text, end));
+        if special != 0 {
+            end += special.trailing_zeros() as usize / 8;
+            break;
+        }
+        end += 8;
+    }
+    (text.get(end) == Some(&b'"')).then(|| (&text[start..end], end + 1))
+}
+
+#[inline(always)]
+pub(super) fn timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
+    if text.get(at) == Some(&b'"') {
+        let (string, end) = string_at(text, at)?;
+        let stamp = timestamp::from_text(str::from_utf8(string).ok()?)?;
+        return Some((stamp.ok()?, end));
+    }
+    let (number, end) = number_at::<true>(text, at)?;
+    let stamp = match number {
+        Number::Decimal { digits, decimals: 0, negative: false } => {
+            timestamp::from_integer(digits as u64)
+        }
+        // Nanoseconds have 19 digits.
+        Number::Long(_) if let Ok(whole) = str::from_utf8(&text[at..end]).ok()?.parse() => {
+            timestamp::from_integer(whole)
+        }
+        number => timestamp::from_float(number.value()),
+    };
+    Some((stamp.ok()?, end))
+}
+
+pub(super) enum Number {
+    /// `digits / 10^decimals`, and its sign: at most [`SHORT_BYTES`] long.
+    Decimal { negative: bool, digits: i64, decimals: usize },
+    /// With an exponent, or longer.
+    Long(f64),
+}
+
+impl Number {
+    #[inline(always)]
+    pub(super) fn value(self) -> f64 {
+        match self {
+            Self::Decimal { negative, digits, decimals } => {
+                let digits = digits as f64;
+                // The only rounding: without decimals of the conversion, else of the division.
+                let magnitude = if decimals == 0 { digits } else { digits / POWERS[decimals] };
+                if negative { -magnitude } else { magnitude }
+            }
+            Self::Long(value) => value,
+        }
+    }
+}
+
+/// The number at `at`, and its end.
+///
+/// Digits are read one by one: the processor predicts these branches, and so starts on the next number
+/// before this one ends. If `IS_LONG`, numbers are usually long, and the first eight digits are read at once.
+#[inline(always)]
+pub(super) fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, usize)> {
+    let mut at = start;
+    let mut byte = byte_at(text, at);
+    let negative = byte == b'-';
+    if negative {
+        at += 1;
+        byte = byte_at(text, at);
+    }
+    let whole = at;
+    let has_leading_zero = byte == b'0';
+    let mut digits = 0_i64;
+    if IS_LONG
+        && let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk())
+        && are_digits(u64::from_le_bytes(*word))
+    {
+        digits = to_number(u64::from_le_bytes(*word)) as i64;
+        at += 8;
+        byte = byte_at(text, at);
+    }
+    while byte.is_ascii_digit() {
+        digits = digits.wrapping_mul(10).wrapping_add(i64::from(byte - b'0'));
+        at += 1;
+        byte = byte_at(text, at);
+    }
+    if at == whole || has_leading_zero && at > whole + 1 {
+        return None;
+    }
+    let mut decimals = 0;
+    if byte == b'.' {
+        let point = at;
+        at += 1;
+        byte = byte_at(text, at);
+        while byte.is_ascii_digit() {
+            digits = digits.wrapping_mul(10).wrapping_add(i64::from(byte - b'0'));
+            at += 1;
+            byte = byte_at(text, at);
+        }
+        decimals = at - point - 1;
+        if decimals == 0 {
+            return None;
+        }
+    }
+    if at - whole > SHORT_BYTES || byte | 0x20 == b'e' {
+        return long_number_at(text, start);
+    }
+    Some((Number::Decimal { negative, digits, decimals }, at))
+}
+
+#[cold]
+#[inline(never)]
+fn long_number_at(text: &[u8], at: usize) -> Option<(Number, usize)> {
+    let end = number_end(text, at)?;
+    let value = str::from_utf8(&text[at..end]).ok()?.parse().ok()?;
+    Some((Number::Long(value), end))
+}
+
+/// The high bit of each byte that a plain string cannot contain, and of the quote that ends it.
+#[inline(always)]
+fn not_plain(word: u64) -> u64 {
+    // No sum or difference here leaves its byte.
+    let from_del_on = ((word & LOWS) + ONES) | word;
+    let controls = !((word | HIGHS) - ONES * 0x20);
+    (from_del_on | controls | equal(word, b'"') | equal(word, b'\\')) & HIGHS
+}
+
+#[inline(always)]
+fn equal(word: u64, byte: u8) -> u64 {
+    let differing = word ^ (ONES * byte as u64);
+    !(((differing & LOWS) + LOWS) | differing)
+}
+
+#[inline(always)]
+fn are_digits(word: u64) -> bool {
+    let values = word ^ (ONES * b'0' as u64);
+    (((values & LOWS) + ONES * (0x80 - 10)) | values) & HIGHS == 0
+}
+
+/// The value of eight digits.
+#[inline(always)]
+fn to_number(word: u64) -> u64 {
+    let digits = word & (ONES * 0x0F);
+    // Pairs, then fours, then all eight: each step multiplies and adds in all lanes at once.
+    let pairs = digits * 10 + (digits >> 8);
+    let lane = 0x0000_00FF_0000_00FF;
+    let high = (pairs & lane).wrapping_mul(0x000F_4240_0000_0064);
+    let low = ((pairs >> 16) & lane).wrapping_mul(0x0000_2710_0000_0001);
+    high.wrapping_add(low) >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(text: &str) -> Option<f64> {
+        let short =
+            number_at::<false>(text.as_bytes(), 0).map(|(number, end)| (number.value(), end));
+        let long = number_at::<true>(text.as_bytes(), 0).map(|(number, end)| (number.value(), end));
+        assert_eq!(short, long);
+        short.filter(|&(_, end)| end == text.len()).map(|(value, _)| value)
+    }
+
+    #[test]
+    fn numbers_are_exact_at_every_length() {
+        for text in [
+            "0",
+            "-0",
+            "7",
+            "12",
+            "123",
+            "1234567",
+            "12345678",
+            "123456789",
+            "1234567890123456",
+            "9007199254740991",
+            "9007199254740993",
+            "1234567890123456789",
+            "12345678901234567890",
+            "0.1",
+            "60.5",
+            "-60.5",
+            "0.0001",
+            "123.456789012",
+            "12345678.12345678",
+            "1e3",
+            "1E-7",
+            "1.5e+10",
+            "0.1234567890123456789012",
+            "1735100000.1234567",
+        ] {
+            assert_eq!(number(text), text.parse().ok(), "{text}");
+        }
+        for text in
+            ["", "-", "00", "01", "-01", "1.", ".5", "1e", "1e+", "+1", "0x1", "1.e3", "--1"]
+        {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plain_string_holds_printable_ascii() {
+        for byte in 0..=255_u8 {
+            let is_plain = (0x20..0x7F).contains(&byte) && byte != b'"' && byte != b'\\';
+            for lane in 0..8 {
+                let mut bytes = *b"abcdefgh";
+                bytes[lane] = byte;
+                let special = not_plain(u64::from_le_bytes(bytes));
+                let expected = if is_plain { 0 } else { 0x80 << (8 * lane) };
+                assert_eq!(special, expected, "{byte} in {lane}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_word_ends_in_zeros() {
+        let text = b"0123456789";
+        for end in 0..=text.len() {
+            for at in 0..=end + 1 {
+                let mut bytes = [0; 8];
+                let rest = text[..end].get(at..).unwrap_or_default();
+                let count = rest.len().min(8);
+                bytes[..count].copy_from_slice(&rest[..count]);
+                assert_eq!(word_at(&text[..end], at), u64::from_le_bytes(bytes));
+            }
+        }
+    }
+}
