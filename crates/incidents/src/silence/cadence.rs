@@ -188,6 +188,11 @@ impl Cadence {
         })
     }
 
+    /// No gap that is shorter is a silence: the longest plausible one without the tail, which costs two logarithms.
+    pub(crate) fn plausible_at_least_s(&self) -> u32 {
+        (GAPS_MIN * decode(self.mean)).max(decode_up(self.longest)).max(SILENT_MIN_S) as u32
+    }
+
     /// The longest plausible gap, in seconds, without regard to pauses.
     fn plausible_s(&self) -> f32 {
         let (mean, longest) = (decode(self.mean), decode_up(self.longest));

@@ -177,6 +177,10 @@ fn look(
     if cadence.is_silent() {
         return Some(gone_s);
     }
+    let least_s = last_s.saturating_add(cadence.plausible_at_least_s());
+    if now_s < least_s {
+        return Some(least_s.min(gone_s));
+    }
     let Some(after_s) = cadence.silent_after_s(time.hour(last_s)) else {
         return Some(gone_s.min(now_s + LEARNS_AGAIN_S));
     };
