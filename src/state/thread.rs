@@ -262,7 +262,8 @@ impl StateThread {
                 }
                 self.ended(shard);
             }
-            SnapshotMessage::GivenUp { shard } => {
+            SnapshotMessage::GivenUp { shard, rest } => {
+                drop(rest);
                 self.writers[shard] = None;
                 self.counters.given_up_total.add(1);
                 warn!(shard, "a snapshot is given up: the disk is too slow for it");

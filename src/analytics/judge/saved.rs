@@ -94,13 +94,9 @@ impl Analytics {
         self.export.as_ref().is_some_and(|export| export.is_late())
     }
 
-    /// Gives the snapshot up if more of it waits than may. True if it did.
-    pub fn give_up_if_behind(&mut self) -> bool {
-        let is_behind = self.export.as_ref().is_some_and(|export| export.is_behind());
-        if is_behind {
-            self.export = None;
-        }
-        is_behind
+    /// Gives the snapshot up if more of it waits than may, and returns it.
+    pub fn give_up_if_behind(&mut self) -> Option<Box<Export>> {
+        self.export.take_if(|export| export.is_behind())
     }
 
     pub(crate) fn restore_totals(&mut self, totals: &SavedTotals) {

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 use sigmad_counters::Histogram;
 use sigmad_sample::Batch;
 
+use super::export::Export;
 use super::restore::NotRestored;
 use crate::shards::ShardPart;
 
@@ -43,6 +44,8 @@ pub enum SnapshotMessage {
     GivenUp {
         /// The shard.
         shard: usize,
+        /// What was taken: to give its memory back takes longer than a turn may.
+        rest: Box<Export>,
     },
 }
 

@@ -151,8 +151,8 @@ impl Snapshots {
         if let Some(message) = self.waiting.take()
             && !self.send_within(message, wait)
         {
-            if analytics.give_up_if_behind() {
-                self.waiting = Some(SnapshotMessage::GivenUp { shard });
+            if let Some(rest) = analytics.give_up_if_behind() {
+                self.waiting = Some(SnapshotMessage::GivenUp { shard, rest });
             }
             return Exported::Blocked;
         }
