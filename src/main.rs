@@ -9,6 +9,7 @@ use std::time::Instant;
 use mimalloc::MiMalloc;
 use sigmad::config::{self, Invocation, ServerSettings};
 use sigmad::{logs, server};
+use sigmad_flags::TokenFlag;
 use sigmad_profile::heap::Sampled;
 use tracing::{error, info, warn};
 
@@ -106,8 +107,12 @@ fn serve(
 
 /// Starts the simulated fleet of `sigmad demo`, a client of this process.
 fn start_fleet(settings: &ServerSettings, address: SocketAddr, start: Instant) {
-    let token = settings.ingest_token.as_ref().map(|token| token.secret().to_owned());
-    match sigmad_demo::start(address, token, start) {
+    let secret = |flag: &Option<TokenFlag>| flag.as_ref().map(|flag| flag.secret().to_owned());
+    let tokens = sigmad_demo::Tokens {
+        ingest: secret(&settings.ingest_token),
+        operator: secret(&settings.operator_token),
+    };
+    match sigmad_demo::start(address, tokens, start) {
         Ok(()) => {
             // Without a reader of stdout the demo runs all the same.
             let _ = writeln!(io::stdout(), "open http://{}/", sigmad_demo::reachable(address));

@@ -152,6 +152,37 @@ def expressions_of_dashboard() -> dict[str, str]:
     return found
 
 
+def check_json_queries() -> int:
+    """What the Infinity data source asks of sigmad: paths, lists and fields are those of the OpenAPI document."""
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    document = json.loads((bench.ROOT / "src" / "api" / "openapi.json").read_text())
+    schemas = document["components"]["schemas"]
+
+    def of(schema: dict) -> dict:
+        return schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+
+    [incidents] = [one["target"] for one in dashboard["annotations"]["list"] if one["name"] == "Incidents"]
+    # The one format that becomes annotations, and the columns that they are made of.
+    assert incidents["format"] == "dataframe"
+    assert {column["text"] for column in incidents["columns"]} >= {"time", "timeEnd", "title", "text", "tags"}
+    asked = [target for panel in dashboard["panels"] for target in panel.get("targets", []) if "url" in target]
+    asked += [each["query"]["infinityQuery"] for each in dashboard["templating"]["list"] if each["name"] == "device"]
+    for target in [*asked, incidents]:
+        path, _, fields = target["url"].partition("?")
+        operation = document["paths"][path]["get"]
+        parameters = [
+            document["components"]["parameters"][one["$ref"].rpartition("/")[2]] for one in operation["parameters"]
+        ]
+        assert {field.partition("=")[0] for field in fields.split("&")} <= {one["name"] for one in parameters}, target[
+            "url"
+        ]
+        answer = of(operation["responses"]["200"]["content"]["application/json"]["schema"])
+        rows = of(answer["properties"][target["root_selector"]]["items"])
+        selected = {column["selector"] for column in target["columns"]}
+        assert selected <= set(rows["properties"]), f"{target['url']}: {selected - set(rows['properties'])}"
+    return len(asked) + 1
+
+
 def names_in(expression: str) -> set[str]:
     """Metric names, not those of labels, functions and rules of our own."""
     bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', " ", expression)
@@ -358,6 +389,7 @@ def check_live() -> str:
 
 def main() -> None:
     check_files()
+    check_json_queries()
     count = check_noise()
     print(f"alerts: on paper ok, {count} random histories", flush=True)
     print("alerts: ok,", check_live())

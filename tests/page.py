@@ -579,11 +579,11 @@ def incident(number: int, began_s: float, **other: object) -> dict:
     return {"id": f"01JFY09SR{number:017}", "startedAt": at, "openedAt": at, "updatedAt": at} | usual | other
 
 
-def show_incidents(driver, incidents: list[dict]) -> None:
-    """From the next load on the page gets these instead of the server's, and POSTs are kept."""
+def show_incidents(driver, incidents: list[dict], **other: object) -> None:
+    """From the next load on the page gets these instead of the server's, and what it asks to change is kept."""
     for script in getattr(driver, "stubs", []):
         driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
-    source = STUB % json.dumps(incidents)
+    source = STUB % (json.dumps(incidents), json.dumps({"silences": [], **other}))
     added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
     driver.stubs = [added["identifier"]]
 
@@ -599,22 +599,26 @@ def check_incidents(driver) -> None:
         assert not driver.find_elements(By.CSS_SELECTOR, "#open-incidents li")
         hostile = HOSTILE[0]
         ended = {"state": "resolved", "resolvedAt": time.time() - 60, "openCount": 0, "severity": "warning"}
+        ack = {"at": time.time() - 20, "by": "mia", "comment": None}
         silence = member("lyo-9", time.time() - 100, kind="silence", series=None, value=31.0, usual=10.0)
         listed = [
-            incident(1, 90, severity="warning", state="acknowledged", ack={"at": 1, "by": "mia", "comment": None}),
+            incident(1, 90, severity="warning", state="acknowledged", ack=ack),
             incident(2, 30),
-            incident(3, 100, kind="silence", suspect=silence, memberCount=1, openCount=1, deviceCount=1, title=hostile),
+            incident(3, 100, kind="silence", suspect=silence, memberCount=2, openCount=2, deviceCount=2, title=hostile),
             incident(4, 4_000, **ended),
             incident(5, 50, state="silenced"),
         ]
-        show_incidents(driver, listed)
+        ends = {"startsAt": time.time() - 9, "endsAt": time.time() + 900}
+        rule = {"id": "9f86", "device": "*ams-5*", "series": None, "createdBy": "ann", "comment": hostile, **ends}
+        show_incidents(driver, listed, silences=[rule], degradedSince=time.time() - 600)
         driver.refresh()
         wait(driver, lambda: text(driver, "#incidents-title") == "3 open incidents", "the incidents")
+        assert ", 10 min: " in text(driver, "#incidents-alone"), text(driver, "#incidents-alone")
         shown = [row.text for row in driver.find_elements(By.CSS_SELECTOR, "#open-incidents a")]
         assert shown == [listed[2]["title"], listed[1]["title"], listed[0]["title"]], shown
         first = driver.find_element(By.CSS_SELECTOR, "#open-incidents li")
         assert "lyo-9, usually every 10 s" in first.text and "critical" in first.text, first.text
-        assert "acknowledged by mia" in text(driver, "#open-incidents li:last-child")
+        assert "acknowledged by mia at " in text(driver, "#open-incidents li:last-child")
         assert text(driver, "#past-title") == "1 silenced, 1 resolved"
         assert driver.title == "(3) sigmad"
         assert driver.execute_script("return window.broken") is None
@@ -640,6 +644,18 @@ def check_incidents(driver) -> None:
         assert json.loads(asked)["device"] == "ams-2-edge-05"
         driver.find_element(By.CSS_SELECTOR, "#incident .back a").click()
         wait(driver, lambda: driver.find_element(By.ID, "fleet").is_displayed(), "the fleet")
+        # What is silenced is said with its times, and can be ended.
+        wait(driver, lambda: text(driver, "#silences-title") == "1 silence", "the silence")
+        driver.find_element(By.ID, "silences-title").click()
+        assert re.match(r"\*ams-5\*: from .* to .*, by ann, ", text(driver, "#silence-rows li"))
+        driver.find_element(By.CSS_SELECTOR, "#silence-rows button").click()
+        wait(driver, lambda: ["/silences/9f86", None] in driver.execute_script("return window.posted"), "its end")
+        # The page of a device says what is wrong with it, and leads there.
+        driver.get(f"http://127.0.0.1:{port}/#device=ams-2-edge-05")
+        wait(driver, lambda: listed[1]["title"] in text(driver, "#device-incidents li"), "its incident")
+        assert "critical" in text(driver, "#device-incidents li")
+        driver.find_element(By.CSS_SELECTOR, "#device-incidents a").click()
+        wait(driver, lambda: text(driver, "#incident-title") == listed[1]["title"], "the incident")
         driver.get(f"http://127.0.0.1:{port}/#incident=01JFY09SR00000000000000009")
         wait(driver, lambda: text(driver, "#incident-title") == "No such incident", "an unknown one")
         check_console(driver, "status of 404")
@@ -993,18 +1009,20 @@ TITLES = "return [...document.querySelectorAll('#device-charts h2')].map((title)
 # Answers for incidents that a page gets instead of the server's.
 STUB = """
 const incidents = %s;
+const { silences, ...other } = %s;
 const before = window.fetch;
 window.posted = [];
 window.fetch = (path, options) => {
   const json = (value, status = 200) => Promise.resolve(new Response(JSON.stringify(value), { status }));
-  if (options?.method === "POST") {
+  if (options?.method === "POST" || options?.method === "DELETE") {
     window.posted.push([path, options.body]);
     return json({});
   }
+  if (path === "/silences") return json({ silences });
   const id = path.match(/^\\/incidents\\/(.*)/)?.[1];
   const found = incidents.find((one) => one.id === id);
   if (id) return found ? json(found) : json({}, 404);
-  const list = { scope: "local", computedAt: 0, incidents, next: null };
+  const list = { scope: "local", computedAt: 0, incidents, next: null, ...other };
   return path.startsWith("/incidents?") ? json(list) : before(path, options);
 };
 """
@@ -1118,7 +1136,7 @@ def check_looks(port: int, pictures: Path) -> None:
                 too_wide = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
                 assert too_wide <= 0, f"{width} {scheme}: {too_wide} pixels too wide"
                 picture(driver, pictures / f"page-{width}-{scheme}.png")
-                driver.get(f"http://127.0.0.1:{port}/#device=fra-1-edge-01")
+                driver.get(f"http://127.0.0.1:{port}/#device=fra-3-edge-02")
                 wait(driver, lambda driver=driver: len(names(driver, "device-anomalies")) >= 1, "its anomalies", 60)
                 assert driver.execute_script(CONTRAST)[0][0] >= 4.5
                 time.sleep(1)

@@ -89,7 +89,6 @@ impl SimulatedDevice {
         {
             match fault.kind {
                 FaultKind::Outage | FaultKind::Silent => return None,
-                FaultKind::Shift => cpu *= fault.shift(),
                 FaultKind::Ramp => rps *= (1.0 + fault.ramp() * since_s).max(0.0),
                 FaultKind::Stuck => cpu = fault.stuck_at(),
             }
@@ -159,14 +158,18 @@ mod tests {
 
     #[test]
     fn what_breaks_is_flagged_and_hardly_anything_else() {
-        // Of 48 devices with two metrics and 2,400 readings each, one in a thousand.
-        assert!(flags(-2_400, 0).values().sum::<usize>() < 230);
+        // Of 64 devices with two metrics and 2,400 readings each, one in a thousand.
+        assert!(flags(-2_400, 0).values().sum::<usize>() < 307);
         let mut found = flags(-60, STORY_S as i32 * 4);
-        for device in ["fra-1-edge-01", "sgp-2-edge-03"] {
-            let count = found.remove(device).unwrap_or(0);
-            assert!(count >= 3, "{device}: {count}");
+        let fleet = SimulatedFleet::new(1);
+        for fault in faults(0.0) {
+            if matches!(fault.kind, FaultKind::Ramp | FaultKind::Stuck) {
+                let device = fleet.name(fault.devices.start);
+                let count = found.remove(device).unwrap_or(0);
+                assert!(count >= 3, "{device}: {count}");
+            }
         }
-        assert!(found.values().sum::<usize>() < 150, "{found:?}");
+        assert!(found.values().sum::<usize>() < 200, "{found:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `sigmad demo`: a simulated fleet, so that a new user sees every part at work.
 //!
 //! [`fleet`] simulates the readings of its devices and [`story`] what breaks; a thread posts them to this process's own
-//! address, over HTTP like any client. The server has judged the [`Past`] before: detectors need one.
+//! address, over HTTP like any client, and forgets devices there like any operator. The server has judged the [`Past`]
+//! before: detectors need one.
 
 pub mod fleet;
 mod past;
@@ -33,13 +34,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest head of a response that is read.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Starts the thread that posts to `address` while the process runs, with `token` where one is required.
+/// What the server asks of its clients; None where it asks for nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens {
+    /// Of who sends samples.
+    pub ingest: Option<String>,
+    /// Of operators.
+    pub operator: Option<String>,
+}
+
+/// Starts the thread that posts to `address` while the process runs.
 ///
 /// # Errors
 /// When the kernel refuses a thread.
-pub fn start(address: SocketAddr, token: Option<String>, start: Instant) -> io::Result<()> {
-    let poster = Poster { address: reachable(address), token, connection: None };
-    let run = move || run(poster, &Clock::new(start));
+pub fn start(address: SocketAddr, tokens: Tokens, start: Instant) -> io::Result<()> {
+    let client = Client { address: reachable(address), tokens, connection: None };
+    let run = move || run(client, &Clock::new(start));
     std::thread::Builder::new().name("demo".into()).spawn(run)?;
     Ok(())
 }
@@ -54,29 +64,28 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn run(mut poster: Poster, clock: &Clock) {
+fn run(mut client: Client, clock: &Clock) {
     let mut fleet = SimulatedFleet::new(SEED);
     let begun_ns = clock.monotonic_ns();
     for turn in 0u32.. {
         let due = PERIOD * turn;
         let elapsed = Duration::from_nanos(clock.monotonic_ns() - begun_ns);
         std::thread::sleep(due.saturating_sub(elapsed));
-        tell(due, &fleet);
+        tell(due, &fleet, &mut client);
         for rack in fleet.measure(due.as_secs_f64()) {
             // None of its devices is heard.
             if rack.is_empty() {
                 continue;
             }
-            if let Err(error) = poster.post(&body(&rack)) {
-                poster.connection = None;
+            if let Err(error) = client.post(&body(&rack)) {
                 warn!(%error, "the demo could not post its samples");
             }
         }
     }
 }
 
-/// Logs what breaks and what is well again with the readings that are due.
-fn tell(due: Duration, fleet: &SimulatedFleet) {
+/// Logs what breaks and what is well again with the readings that are due, and forgets what broke.
+fn tell(due: Duration, fleet: &SimulatedFleet, client: &mut Client) {
     let at_s = due.as_secs_f64();
     let is_due = |moment_s: f64| (moment_s..moment_s + PERIOD.as_secs_f64()).contains(&at_s);
     for fault in faults(at_s) {
@@ -85,19 +94,43 @@ fn tell(due: Duration, fleet: &SimulatedFleet) {
             info!("demo: {}", fault.begins(device));
         } else if is_due(fault.span_s.end) {
             info!("demo: {}", fault.ends(device));
+        } else if is_due(fault.forgotten_s) {
+            for device in fault.devices.map(|place| fleet.name(place)) {
+                if let Err(error) = client.forget(device) {
+                    warn!(%error, device, "the demo could not forget what was learned of a fault");
+                }
+            }
         }
     }
 }
 
 /// One connection, kept while it works.
-struct Poster {
+struct Client {
     address: SocketAddr,
-    token: Option<String>,
+    tokens: Tokens,
     connection: Option<BufReader<TcpStream>>,
 }
 
-impl Poster {
+impl Client {
     fn post(&mut self, body: &str) -> io::Result<()> {
+        let token = self.tokens.ingest.clone();
+        self.request("POST /ingest", token.as_deref(), body)
+    }
+
+    fn forget(&mut self, device: &str) -> io::Result<()> {
+        let token = self.tokens.operator.clone();
+        self.request(&format!("DELETE /devices/{device}"), token.as_deref(), "")
+    }
+
+    fn request(&mut self, what: &str, token: Option<&str>, body: &str) -> io::Result<()> {
+        let done = self.exchange(what, token, body);
+        if done.is_err() {
+            self.connection = None;
+        }
+        done
+    }
+
+    fn exchange(&mut self, what: &str, token: Option<&str>, body: &str) -> io::Result<()> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
@@ -108,11 +141,11 @@ impl Poster {
             }
         };
         let mut request = format!(
-            "POST /ingest HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
+            "{what} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
             self.address,
             body.len()
         );
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             write!(request, "Authorization: Bearer {token}\r\n").expect("a String takes it");
         }
         request += "\r\n";
@@ -122,7 +155,7 @@ impl Poster {
     }
 }
 
-/// Reads one response; an error unless its status is 202.
+/// Reads one response; an error unless it is a success.
 fn read_answer(connection: &mut impl BufRead) -> io::Result<()> {
     let mut head = connection.take(ANSWER_BYTES_MAX);
     let mut line = String::new();
@@ -139,7 +172,11 @@ fn read_answer(connection: &mut impl BufRead) -> io::Result<()> {
         }
     }
     io::copy(&mut connection.take(length), &mut io::sink())?;
-    if status == "202" { Ok(()) } else { Err(io::Error::other(format!("answered {status}"))) }
+    if status.starts_with('2') {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("answered {status}")))
+    }
 }
 
 fn body(rack: &[DeviceReading]) -> String {

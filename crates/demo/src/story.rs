@@ -1,18 +1,20 @@
 //! What breaks in the simulated fleet, and when.
 //!
 //! One story after another: a site loses its uplink, the requests of one device climb, a sensor is stuck and a device
-//! falls silent. Each fault has a cause of its own. All are found within a minute, and the rest of the story is
-//! quiet. The next one takes another site and other devices: what a detector has seen is no news to it, and devices
-//! that break together again and again would be taken for one cause. After three quarters of an hour each site has
-//! been silent once, and such a silence is usual. What comes then is another round: a site whose load is another,
-//! requests that fall or climb faster, and a sensor that is stuck at another value.
+//! falls silent. Each fault has a cause of its own, in a city of its own: names that share a part have one cause. All are
+//! found within a minute, and the rest of the story is quiet.
+//!
+//! What a detector has seen is no news to it. So the fleet does what operators do after repairs: it forgets the devices
+//! that broke (`DELETE /devices/ID`), and they are learned anew before they break again.
 
 use std::ops::Range;
 
-use crate::sites::{DEVICES_PER_RACK, RACKS, RACKS_PER_CITY};
+use crate::sites::{CITIES, DEVICES_PER_RACK, RACKS, RACKS_PER_CITY};
 
 /// From the start of one story to that of the next.
 pub const STORY_S: f64 = 300.0;
+/// When what broke is forgotten, after the start of its story: its incidents are resolved.
+const FORGET_S: f64 = 120.0;
 
 /// The site without an uplink: found ten seconds later, because no device is silent before.
 const OUTAGE_S: Range<f64> = 2.0..37.0;
@@ -22,33 +24,31 @@ const RAMP_S: Range<f64> = 14.0..48.0;
 const STUCK_S: Range<f64> = 19.0..54.0;
 /// The silent device.
 const SILENT_S: Range<f64> = 23.0..57.0;
-/// The load of a site that had its outage, as a fraction of the usual one, by round.
-const SHIFTS: [f64; 4] = [2.4, 0.1, 3.2, 0.4];
-/// At which percentage a sensor is stuck, by round: the ends of its scale, and values near them.
-const STUCK_AT: [f64; 4] = [100.0, 0.0, 96.0, 5.0];
-/// The change of requests, as a fraction of the usual ones, each second, by round; none are fewer than zero.
-const RAMPS: [f64; 4] = [0.08, -0.03, 0.14, -0.05];
-
-/// Racks that lose their uplink in turn: those of the last city have the silent devices, which are heard otherwise.
-const OUTAGE_RACKS: usize = RACKS.len() - RACKS_PER_CITY;
-
-/// Devices that are silent in turn: those of the last city.
-const SILENT_DEVICES: usize = RACKS_PER_CITY * DEVICES_PER_RACK;
+/// The change of requests, as a fraction of the usual ones, each second, by story; none are fewer than zero.
+const RAMPS: [f64; 3] = [0.08, -0.03, 0.12];
+/// At which percentage a sensor is stuck, by story: the ends of its scale.
+const STUCK_AT: [f64; 2] = [100.0, 0.0];
 
 /// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// A site loses its uplink: none of its devices is heard.
     Outage,
-    /// The load of a site is another.
-    Shift,
-    /// Its requests climb until it is restarted.
+    /// Its requests climb or fall until it is restarted.
     Ramp,
     /// Its sensor of the load reports the end of its scale.
     Stuck,
     /// It is not heard.
     Silent,
 }
+
+/// The faults of a story, in the order in which they begin; each city has one.
+const FAULTS: [(FaultKind, Range<f64>); CITIES] = [
+    (FaultKind::Outage, OUTAGE_S),
+    (FaultKind::Ramp, RAMP_S),
+    (FaultKind::Stuck, STUCK_S),
+    (FaultKind::Silent, SILENT_S),
+];
 
 /// A fault of one story.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,8 +59,9 @@ pub struct Fault {
     pub devices: Range<usize>,
     /// When, in seconds after the start of the demo.
     pub span_s: Range<f64>,
-    /// How often all sites had their outage before.
-    pub round: usize,
+    /// When its devices are forgotten.
+    pub forgotten_s: f64,
+    story: usize,
 }
 
 impl Fault {
@@ -73,9 +74,6 @@ impl Fault {
     pub fn begins(&self, device: &str) -> String {
         match self.kind {
             FaultKind::Outage => format!("site {} loses its uplink", self.site()),
-            FaultKind::Shift => {
-                format!("site {} has {:.1} times its load", self.site(), self.shift())
-            }
             FaultKind::Ramp if self.ramp() < 0.0 => format!("the requests of {device} fall"),
             FaultKind::Ramp => format!("the requests of {device} climb"),
             FaultKind::Stuck => {
@@ -89,7 +87,6 @@ impl Fault {
     pub fn ends(&self, device: &str) -> String {
         match self.kind {
             FaultKind::Outage => format!("site {} has its uplink again", self.site()),
-            FaultKind::Shift => format!("site {} has its usual load again", self.site()),
             FaultKind::Ramp => format!("{device} is restarted, and its requests are usual"),
             FaultKind::Stuck => format!("the cpu sensor of {device} moves again"),
             FaultKind::Silent => format!("{device} is heard again"),
@@ -98,17 +95,12 @@ impl Fault {
 
     /// By which fraction its requests change each second.
     pub fn ramp(&self) -> f64 {
-        RAMPS[self.round % RAMPS.len()]
-    }
-
-    /// The load of the site, as a fraction of the usual one.
-    pub fn shift(&self) -> f64 {
-        SHIFTS[self.round.saturating_sub(1) % SHIFTS.len()]
+        RAMPS[self.story % RAMPS.len()]
     }
 
     /// The percentage that its sensor reports.
     pub fn stuck_at(&self) -> f64 {
-        STUCK_AT[self.round % STUCK_AT.len()]
+        STUCK_AT[self.story % STUCK_AT.len()]
     }
 
     /// The site of its devices.
@@ -123,79 +115,75 @@ pub fn faults(at_s: f64) -> Vec<Fault> {
         return Vec::new();
     }
     let story = (at_s / STORY_S) as usize;
-    let outage = (story + 1) % OUTAGE_RACKS;
-    let (city, cities) = (outage / RACKS_PER_CITY, OUTAGE_RACKS / RACKS_PER_CITY);
-    // Of the cities after it, so that the faults of a story share no part of a name.
-    let device = |city: usize, rack: usize, number: usize| {
-        let rack = city % (cities + 1) * RACKS_PER_CITY + rack % RACKS_PER_CITY;
-        let place = rack * DEVICES_PER_RACK + number % DEVICES_PER_RACK;
-        place..place + 1
-    };
-    // All sites had their outage: other devices of the same racks.
-    let round = story / OUTAGE_RACKS;
-    let site = outage * DEVICES_PER_RACK..(outage + 1) * DEVICES_PER_RACK;
-    let ramp = device((city + 1) % cities, story, round);
-    let stuck = device((city + 2) % cities, story + 1, round + 2);
-    let silent = device(cities, story, story / RACKS_PER_CITY);
     let begun_s = story as f64 * STORY_S;
-    let fault = |kind, devices, span_s: Range<f64>| Fault {
+    let fault = |(number, (kind, span_s)): (usize, (FaultKind, Range<f64>))| Fault {
         kind,
-        devices,
+        devices: places(kind, number, story),
         span_s: begun_s + span_s.start..begun_s + span_s.end,
-        round,
+        forgotten_s: begun_s + FORGET_S,
+        story,
     };
-    let of_site = if round == 0 { FaultKind::Outage } else { FaultKind::Shift };
-    let mut faults = vec![
-        fault(of_site, site, OUTAGE_S),
-        fault(FaultKind::Ramp, ramp, RAMP_S),
-        fault(FaultKind::Stuck, stuck, STUCK_S),
-    ];
-    // Each was silent once: no news.
-    if story < SILENT_DEVICES {
-        faults.push(fault(FaultKind::Silent, silent, SILENT_S));
+    FAULTS.into_iter().enumerate().map(fault).collect()
+}
+
+/// Where a fault is. The cities change roles with each story and, once each had every role, their racks: two racks lie
+/// between that of the outage and that of the other faults, so that their devices are learned again in between.
+fn places(kind: FaultKind, number: usize, story: usize) -> Range<usize> {
+    let (city, round) = ((number + story) % CITIES, story / CITIES);
+    let first_of = |rack: usize| (city * RACKS_PER_CITY + rack % RACKS_PER_CITY) * DEVICES_PER_RACK;
+    if kind == FaultKind::Outage {
+        let first = first_of(round);
+        return first..first + DEVICES_PER_RACK;
     }
-    faults
+    let place = first_of(round + 2) + (number + round) % DEVICES_PER_RACK;
+    place..place + 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn faults_of_one_story_have_no_device_in_common() {
-        for story in 0..100 {
-            let faults = faults(f64::from(story) * STORY_S + 1.0);
-            let places: Vec<usize> =
-                faults.iter().flat_map(|fault| fault.devices.clone()).collect();
-            let mut different = places.clone();
-            different.sort_unstable();
-            different.dedup();
-            assert_eq!(different.len(), places.len(), "{faults:?}");
-            assert_eq!(faults.len(), if story < 12 { 4 } else { 3 });
-            assert!(faults.iter().all(|fault| fault.span_s.end < f64::from(story + 1) * STORY_S));
-        }
-    }
+    /// What is known of a device after so many seconds: its course, of 150 intervals, and its cadence, of 16 minutes.
+    const LEARNED_S: f64 = 1_100.0;
 
     #[test]
-    fn each_round_differs_from_those_before() {
-        let of_round = |round: usize| faults((round * OUTAGE_RACKS) as f64 * STORY_S + 1.0);
-        for round in 1..4 {
-            let now = of_round(round);
-            for earlier in 0..round {
-                let earlier = of_round(earlier);
-                assert_eq!(earlier[0].site(), now[0].site());
-                assert_ne!(earlier[0].begins("x"), now[0].begins("x"));
-                assert_ne!(earlier[1].ramp().to_bits(), now[1].ramp().to_bits());
-                assert_ne!(earlier[2].begins("x"), now[2].begins("x"));
+    fn faults_of_one_story_have_no_name_in_common() {
+        for story in 0..100 {
+            let faults = faults(f64::from(story) * STORY_S + 1.0);
+            let mut cities: Vec<_> = faults.iter().map(|fault| &fault.site()[..3]).collect();
+            cities.sort_unstable();
+            cities.dedup();
+            assert_eq!((cities.len(), faults.len()), (4, 4), "{faults:?}");
+            for fault in faults {
+                let rack = fault.devices.start / DEVICES_PER_RACK;
+                assert_eq!(rack, (fault.devices.end - 1) / DEVICES_PER_RACK, "{fault:?}");
+                assert!(fault.span_s.end < fault.forgotten_s);
+                assert!(fault.forgotten_s < f64::from(story + 1) * STORY_S);
             }
         }
     }
 
     #[test]
+    fn what_breaks_was_forgotten_and_learned_again_before() {
+        let mut forgotten_s = vec![-LEARNED_S; RACKS.len() * DEVICES_PER_RACK];
+        for story in 0..288 {
+            for fault in faults(f64::from(story) * STORY_S) {
+                for place in fault.devices.clone() {
+                    let known_s = fault.span_s.start - forgotten_s[place];
+                    assert!(known_s >= LEARNED_S, "{known_s} s: {fault:?}");
+                    forgotten_s[place] = fault.forgotten_s;
+                }
+            }
+        }
+        // All of them break in the course of a day.
+        assert!(forgotten_s.iter().all(|&at_s| at_s > 0.0));
+    }
+
+    #[test]
     fn a_newcomer_sees_all_of_it_within_a_minute() {
         let first = faults(0.0);
-        assert!(first.iter().all(|fault| fault.span_s.start < 30.0 && fault.span_s.end < 70.0));
-        assert_eq!(first[0].begins("ams-2-edge-01"), "site ams-2 loses its uplink");
+        assert!(first.iter().all(|fault| fault.span_s.start < 30.0 && fault.span_s.end < 60.0));
+        assert_eq!(first[0].begins("ams-1-edge-01"), "site ams-1 loses its uplink");
         assert_eq!(faults(-1.0), []);
     }
 }

@@ -293,7 +293,7 @@ class Ribbon {
   constructor(plotNode, readoutNode) {
     this.plotNode = plotNode;
     this.readoutNode = readoutNode;
-    this.points = { t: [], n: [] };
+    this.points = rates;
     this.past = null;
     this.plot = new uPlot(
       {

@@ -27,7 +27,7 @@ function isFilteredIn(names, series) {
 for (const id of ["filter-site", "filter-series"]) {
   byId(id).addEventListener("input", () => {
     showIncidents();
-    showDevices(devicesShown.filter((row) => isFilteredIn([row.device], [row.metric])));
+    showDevices(devicesShown);
     dirty = true;
     clearTimeout(allTimer);
     allTimer = setTimeout(() => fetchAll(null), 300);
@@ -107,8 +107,7 @@ async function fetchAll(after) {
     const query = new URLSearchParams({ sort: "device", limit: ALL_ASKED });
     if (next !== null) query.set("after", next);
     if (search) query.set("search", search);
-    const answer = await ask(`/devices?${query}`).catch(() => null);
-    const page = answer?.ok ? await answer.json().catch(() => null) : null;
+    const page = await askJson(`/devices?${query}`);
     if (!page || search !== byId("filter-site").value.trim()) return;
     found = found.concat(page.devices);
     next = page.devices.length === ALL_ASKED ? page.next : null;

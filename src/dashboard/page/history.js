@@ -77,10 +77,7 @@ function historyPath({ of, series, from, to, points }) {
   return `/history?${query}`;
 }
 
-async function askHistory(query) {
-  const answer = await ask(historyPath(query)).catch(() => null);
-  return answer?.ok ? answer.json().catch(() => null) : null;
-}
+const askHistory = (query) => askJson(historyPath(query));
 
 /** Fetches what the charts show, unless the stream has it; of a range that ends now again and again. */
 async function fetchPast() {

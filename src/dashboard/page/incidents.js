@@ -21,9 +21,18 @@ const SPARK_START_S = 20;
 /** Incidents from which on they can be filtered. */
 const FILTERED_FROM = 2;
 
-/** The last answer of the server; null before the first. */
+/** The page keeps the recorded parts of as many sparklines. */
+const SPARKS_KEPT = 64;
+/** The list of silences is asked for this often, and after each change. */
+const SILENCES_MS = 15_000;
+
+/** The incidents of the last answer; null before the first. */
 let incidentList = null;
 let incidentListAt = 0;
+/** Since when the replica that answered does not hear of the others; null while it does. */
+let aloneSince = null;
+/** The first request was answered, or failed. */
+let areIncidentsAsked = false;
 let incidentTimer = 0;
 /** The id of the incident that is shown; null for none. */
 let incident = null;
@@ -35,6 +44,7 @@ let watched = null;
 /** When the server began, by its clock. */
 let serverStart = 0;
 
+const hasSeries = ({ kind }) => kind !== "reception";
 const isWrong = ({ state }) => state === "open" || state === "acknowledged";
 const incidentAddress = (id) => `#incident=${id}`;
 const severityRank = ({ severity }) => SEVERITIES.indexOf(severity);
@@ -47,19 +57,23 @@ async function fetchIncidents() {
     const path = of === null ? `/incidents?limit=${INCIDENTS_ASKED}` : `/incidents/${of}`;
     const answer = await ask(path).catch(() => null);
     const found = answer?.ok ? await answer.json().catch(() => null) : null;
+    areIncidentsAsked = true;
     if (of !== incident) return;
-    if (found && of === null) takeIncidents(found.incidents);
+    if (found && of === null) takeIncidents(found);
     else if (found) showIncident(found);
     else if (of !== null && answer?.status === 404) noIncident();
     else if (of === null) showIncidents();
+    showParts();
+    fetchSilences();
   }
   clearTimeout(incidentTimer);
   incidentTimer = setTimeout(fetchIncidents, INCIDENTS_MS);
 }
 
-function takeIncidents(found) {
+function takeIncidents({ incidents: found, degradedSince = null }) {
   incidentList = found;
   incidentListAt = Date.now();
+  aloneSince = degradedSince;
   const open = new Set(found.filter(isWrong).map(({ id }) => id));
   const news = found.filter(({ id }) => open.has(id) && openBefore && !openBefore.has(id));
   if (news.length) write(byId("announce"), `${news.length} new: ${news[0].title}`);
@@ -78,7 +92,7 @@ function showIncidents() {
   open.sort((one, other) => severityRank(one) - severityRank(other) || one.startedAt - other.startedAt);
   const ended = incidentList.filter(({ state, mergedInto }) => state === "resolved" && !mergedInto);
   const silenced = incidentList.filter(({ state }) => state === "silenced");
-  const now = Date.now() / 1000 + skew;
+  const now = nowByServer();
   const isStale = Date.now() - incidentListAt > 4 * INCIDENTS_MS;
   // While no series is judged, silence says nothing.
   const isLearning = !watched?.judged;
@@ -90,17 +104,33 @@ function showIncidents() {
     const last = Math.max(0, ...ended.map(({ resolvedAt }) => resolvedAt));
     const well = isLearning ? "No open incident" : `All well for ${duration(now - Math.max(last, serverStart))}`;
     write(byId("incidents-title"), watched ? well : "Looking for incidents");
-    const past = last > 0 ? `the last incident ended at ${moment(last, now)}` : "none since the start";
-    write(byId("incidents-since"), [...(isLearning ? [] : [past]), ...unwatched()].join("; "));
+    const past = last > 0 ? `the last incident ended at ${moment(last, now)}` : `none since the start at ${moment(serverStart, now)}`;
+    write(byId("incidents-since"), watched ? [...unwatched(), past].join("; ") : "");
   }
+  write(byId("incidents-alone"), aloneSince === null ? "" : `Of this replica alone since ${since(aloneSince, now)}: the others are not heard.`);
   if (isStale) write(byId("incidents-since"), `as of ${time(incidentListAt / 1000 + skew)}; the server does not answer`);
   if (device === null && incident === null) document.title = all.length ? `(${all.length}) sigmad` : "sigmad";
   incidentRows(byId("open-incidents"), open, now);
-  fetchSparks(open.slice(0, SPARKS_SHOWN));
+  fetchSparks(open.filter(hasSeries).slice(0, SPARKS_SHOWN).map((one) => [one.id, sparkRange(one)]), showIncidents);
   incidentRows(byId("past-rows"), [...silenced, ...ended.slice(0, RESOLVED_SHOWN)], now);
   byId("past").hidden = !silenced.length && !ended.length;
   const silent = silenced.length ? `${silenced.length} silenced, ` : "";
   write(byId("past-title"), `${silent}${ended.length === 1 ? "1 resolved" : `${ended.length} resolved`}`);
+  showDeviceIncidents(all, now);
+}
+
+/** On the page of a device: what is wrong with it. */
+function showDeviceIncidents(open, now) {
+  const of = device === null ? [] : open.filter(({ suspect, members }) => [suspect, ...(members ?? [])].some((one) => one.device === device));
+  const make = () => template("device-incident").cloneNode(true);
+  rows(byId("device-incidents"), of, ({ id }) => id, make, (row, one) => {
+    row.dataset.severity = one.severity;
+    const [severity, anchor, when] = row.children;
+    write(severity, one.severity);
+    write(anchor, one.title);
+    anchor.href = incidentAddress(one.id);
+    write(when, `since ${since(one.startedAt, now)}`);
+  });
 }
 
 const worst = (incidents) => SEVERITIES.find((one) => incidents.some(({ severity }) => severity === one));
@@ -123,15 +153,22 @@ function showSpark(svg, key, range) {
   if (values) drawSpark(svg, { ...found, values }, range);
 }
 
-/** Fetches one sparkline after another, each of them rarely. */
-async function fetchSpark(key, { device: of, series, from, to }) {
-  const known = sparks.get(key);
-  if (known && Date.now() - known.askedAt < SPARK_MS) return false;
-  sparks.set(key, { ...known, askedAt: Date.now() });
-  const found = await askHistory({ of, series: series === null ? [] : [series], from, to, points: SPARK_POINTS });
-  if (found) sparks.set(key, { askedAt: Date.now(), found });
-  return true;
-}
+/** Fetches one sparkline after another, each of them rarely, and shows them. `wanted`: [key, range]. */
+const fetchSparks = single(async (wanted, show) => {
+  const [ofDevice, ofIncident] = [device, incident];
+  for (const [key, { device: of, series, from, to }] of wanted) {
+    const known = sparks.get(key);
+    if (known && Date.now() - known.askedAt < SPARK_MS) continue;
+    sparks.delete(key);
+    sparks.set(key, { ...known, askedAt: Date.now() });
+    const found = await askHistory({ of, series: series === null ? [] : [series], from, to, points: SPARK_POINTS });
+    if (found) sparks.set(key, { askedAt: Date.now(), found });
+    if (device !== ofDevice || incident !== ofIncident) return;
+    if (found) show();
+  }
+  // Those asked for last are the last of the map.
+  for (const key of [...sparks.keys()].slice(0, -SPARKS_KEPT)) sparks.delete(key);
+});
 
 /** What the sparkline of an incident shows: as long before its start as it has lasted, five minutes at least. */
 function sparkRange({ suspect, startedAt, resolvedAt }) {
@@ -143,27 +180,12 @@ function sparkRange({ suspect, startedAt, resolvedAt }) {
   return { device: suspect.device, series: suspect.series, from, to, began: startedAt, ended: resolvedAt, expected };
 }
 
-let areSparksAsked = false;
-
-async function fetchSparks(shown) {
-  if (areSparksAsked) return;
-  areSparksAsked = true;
-  for (const one of shown) {
-    if (one.kind !== "reception" && (await fetchSpark(one.id, sparkRange(one)).catch(() => false))) {
-      const row = [...byId("open-incidents").children].find(({ dataset }) => dataset.key === one.id);
-      if (row) showSpark(row.querySelector("svg"), one.id, sparkRange(one));
-    }
-  }
-  areSparksAsked = false;
-  const kept = new Set((incidentList ?? []).map(({ id }) => id));
-  for (const key of sparks.keys()) if (!kept.has(key) && !key.startsWith("[")) sparks.delete(key);
-}
-
 /** What is not judged so far, and is thus not seen to be wrong. */
 function unwatched() {
   if (!watched) return [];
   const { judged, learning, unjudged } = watched;
-  if (learning) return [`learning what is usual of ${count(learning)} of ${count(judged + learning + unjudged)} series`];
+  const total = count(judged + learning + unjudged);
+  if (learning) return [`learning what is usual of ${count(learning)} of ${total} series for ${duration(nowByServer() - serverStart)}`];
   return judged ? [] : ["no series is judged for incidents"];
 }
 
@@ -179,7 +201,7 @@ function extent({ memberCount, openCount, deviceCount, state }) {
 
 function stateOf({ state, ack, resolvedAt, startedAt }, now) {
   if (state === "resolved") return `resolved ${moment(resolvedAt, now)}, lasted ${briefDuration(resolvedAt - startedAt)}`;
-  if (state === "acknowledged") return ack?.by ? `acknowledged by ${ack.by}` : "acknowledged";
+  if (state === "acknowledged") return `acknowledged${ack?.by ? ` by ${ack.by}` : ""} at ${moment(ack.at, now)}`;
   return state;
 }
 
@@ -200,7 +222,8 @@ function incidentRows(list, items, now) {
     if (anchor.getAttribute("href") !== to) anchor.href = to;
     write(row.querySelector(".severity"), isWrong(one) ? one.severity : one.state);
     write(anchor, one.title);
-    write(row.querySelector(".suspect"), suspectOf(one));
+    // Of one series the title says it all.
+    write(row.querySelector(".suspect"), one.memberCount > 1 ? `First suspect: ${suspectOf(one)}` : "");
     write(row.querySelector(".since"), one.state === "resolved" ? stateOf(one, now) : `since ${since(one.startedAt, now)}`);
     showSpark(row.querySelector("svg"), one.id, sparkRange(one));
     write(row.querySelector(".extent"), one.state === "acknowledged" ? `${extent(one)}, ${stateOf(one, now)}` : extent(one));
@@ -219,13 +242,13 @@ function noIncident() {
 
 function showIncident(found) {
   incidentShown = found;
-  const now = Date.now() / 1000 + skew;
+  const now = nowByServer();
   const isOver = found.state === "resolved";
   byId("incident").dataset.severity = isWrong(found) ? found.severity : "over";
   write(byId("incident-title"), found.title);
   const when = isOver ? stateOf(found, now) : `since ${since(found.startedAt, now)}, ${stateOf(found, now)}`;
   write(byId("incident-line"), `${found.severity}, ${when}; ${extent(found)}`);
-  write(byId("incident-suspect"), `First suspect: ${suspectOf(found)}.`);
+  write(byId("incident-suspect"), found.memberCount > 1 ? `First suspect: ${suspectOf(found)}.` : "");
   write(byId("incident-because"), found.because && found.memberCount > 1 ? `One incident, because ${found.because}.` : "");
   write(byId("incident-ack"), found.ack?.comment ? `${found.ack.by ?? "Somebody"}: ${found.ack.comment}` : "");
   document.title = `${found.title} · sigmad`;
@@ -241,7 +264,8 @@ function showIncident(found) {
   const lasts = sparkRange(found);
   showGrafana(byId("incident-grafana"), found.suspect.device, found.suspect.series, lasts.from, lasts.to, found.id);
   write(byId("members-span"), `timeline from ${moment(lasts.from, now)} to ${moment(lasts.to, now)}`);
-  fetchMembers(members.slice(0, MEMBER_SPARKS), lasts);
+  const drawn = members.filter(hasSeries).slice(0, MEMBER_SPARKS).map((member) => [memberKey(member), memberRange(member, lasts)]);
+  fetchSparks(drawn, () => incidentShown && showIncident(incidentShown));
   rows(byId("members"), members, ({ device: name, series }) => JSON.stringify([name, series]), make, (row, member) => {
     const [began, name, timeline, value, expected, score, ended] = row.cells;
     const lasted = memberRange(member, lasts);
@@ -279,45 +303,55 @@ function memberRange(member, { from, to }) {
 /** Before its series is known: only when it was wrong. */
 const drawTime = (svg, range) => drawSpark(svg, { at: [range.from], step: 0, values: [0] }, { ...range, expected: null });
 
-let areMembersAsked = false;
-
-async function fetchMembers(members, lasts) {
-  if (areMembersAsked) return;
-  areMembersAsked = true;
-  const of = incident;
-  for (const member of members) {
-    if (member.kind !== "reception" && of === incident) await fetchSpark(memberKey(member), memberRange(member, lasts)).catch(() => false);
-  }
-  areMembersAsked = false;
-  for (const key of sparks.keys()) if (key.startsWith("[") && !key.startsWith(`["${incident}"`)) sparks.delete(key);
-  if (of === incident && incidentShown) showIncident(incidentShown);
-}
+// ---- what an operator changes
 
 /** Asks for a change, which an operator alone may. */
-async function change(path, body, button) {
+async function change(path, body, button, method = "POST") {
   const headers = { "Content-Type": "application/json" };
   const token = sessionStorage.getItem(OPERATOR_KEY);
   if (token) headers.Authorization = `Bearer ${token}`;
   button.disabled = true;
-  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), cache: "no-store" }).catch(() => null);
+  const options = { method, headers, cache: "no-store", ...(body && { body: JSON.stringify(body) }) };
+  const answer = await fetch(path, options).catch(() => null);
   button.disabled = false;
+  silencesAt = 0;
   if (answer?.ok) return fetchIncidents();
   if (answer?.status === 401 || (answer?.status === 403 && token)) return askForToken(answer.status, OPERATOR_KEY);
   const why = answer?.status === 403 ? "only from the server's machine, or with --operator-token" : (answer?.status ?? "no answer");
   notice(`not done: ${why}`, 6_000);
 }
 
+/** Nobody is told of the devices that match, for an hour. */
+function silence(pattern, button) {
+  const startsAt = Math.floor(nowByServer());
+  const of = { device: pattern, startsAt, endsAt: startsAt + SILENCE_S };
+  change("/silences", { ...of, createdBy: "page", comment: `incident ${incident}` }, button);
+}
+
+let silencesAt = 0;
+
+/** What is silenced, since when and until when: each can be ended. */
+async function fetchSilences() {
+  if (device !== null || incident !== null || Date.now() - silencesAt < SILENCES_MS) return;
+  silencesAt = Date.now();
+  const found = await askJson("/silences");
+  if (!found) return;
+  const now = nowByServer();
+  const active = found.silences.filter(({ endsAt }) => endsAt > now);
+  byId("silences").hidden = !active.length;
+  write(byId("silences-title"), active.length === 1 ? "1 silence" : `${active.length} silences`);
+  const make = () => template("silence-row").cloneNode(true);
+  rows(byId("silence-rows"), active, ({ id }) => id, make, (row, { id, device: of, series, startsAt, endsAt, createdBy, comment }) => {
+    const [text, button] = row.children;
+    const what = [of, series].filter((pattern) => pattern !== null).join(" ");
+    write(text, `${what}: from ${moment(startsAt, now)} to ${moment(endsAt, now)}, by ${createdBy}${comment ? `, ${comment}` : ""}`);
+    button.onclick = () => change(`/silences/${id}`, null, button, "DELETE");
+  });
+}
+
 byId("ack").addEventListener("click", () => change(`/incidents/${incident}/ack`, {}, byId("ack")));
-byId("silence").addEventListener("click", () => {
-  const startsAt = Math.floor(Date.now() / 1000 + skew);
-  const of = { device: incidentShown.suspect.device, startsAt, endsAt: startsAt + SILENCE_S };
-  change("/silences", { ...of, createdBy: "page", comment: `incident ${incident}` }, byId("silence"));
-});
-byId("silence-site").addEventListener("click", () => {
-  const startsAt = Math.floor(Date.now() / 1000 + skew);
-  const of = { device: `*${incidentShown.site}*`, startsAt, endsAt: startsAt + SILENCE_S };
-  change("/silences", { ...of, createdBy: "page", comment: `incident ${incident}` }, byId("silence-site"));
-});
+byId("silence").addEventListener("click", () => silence(incidentShown.suspect.device, byId("silence")));
+byId("silence-site").addEventListener("click", () => silence(`*${incidentShown.site}*`, byId("silence-site")));
 byId("copy-link").addEventListener("click", () => copy(location.href, byId("copy-link")));
 byId("copy-incident").addEventListener("click", () => copy(JSON.stringify(incidentShown, null, 2), byId("copy-incident")));
 document.addEventListener("visibilitychange", () => document.hidden || fetchIncidents());

@@ -36,6 +36,8 @@ let isWide = false;
 /** The next event begins the charts anew. */
 let isRenewed = false;
 let ribbon = null;
+/** Anomalies per second, which the ribbon shows. */
+const rates = { t: [], n: [] };
 let counted = null;
 
 // ---- fleet
@@ -46,6 +48,9 @@ function figure(id, text, isBad = false) {
   node.classList.toggle("zero", text === "0" || text === NONE);
   node.classList.toggle("bad", isBad);
 }
+
+/** Since when the page sees that samples are refused or dropped; null while none are. */
+let badSince = null;
 
 function showLoad(load) {
   const isFirst = watched === null;
@@ -62,21 +67,33 @@ function showLoad(load) {
   figure("anomalies-count", count(load.anomaliesTotal));
   write(byId("queue"), `${count(load.queue)} of ${count(load.queueMax)} waiting`);
   const bad = load.rejected > 0 || load.dropped > 0;
-  const faults = bad ? `, ${count(load.rejected)} rejected, ${count(load.dropped)} dropped` : "";
+  badSince = bad ? (badSince ?? nowByServer()) : null;
+  const lost = `, ${count(load.rejected)} rejected, ${count(load.dropped)} dropped`;
+  const faults = bad ? `${lost} since ${since(badSince, nowByServer())}` : "";
   const p99 = load.answer ? `, responses within ${milliseconds(load.answer.p99)} ms` : "";
   write(byId("health-line"), `Server: ${count(load.accepted)} samples per second${faults}${p99}`);
   byId("health").classList.toggle("bad", bad);
   const share = load.queueMax ? (100 * load.queue) / load.queueMax : 0;
   byId("queue-bar").setAttribute("width", share.toFixed(2));
   byId("queue-bar").classList.toggle("bad", share > 50);
-  const isEmpty = load.samples === 0 && load.accepted === 0;
-  byId("empty").hidden = !isEmpty || device !== null || incident !== null;
-  byId("fleet").hidden = isEmpty || device !== null || incident !== null;
-  if (!byId("fleet").hidden) makeRibbon();
+  isEmpty = load.samples === 0 && load.accepted === 0;
+  showParts();
 }
 
-function makeRibbon() {
+/** Whether the server has had no samples; null before its first event. */
+let isEmpty = null;
+
+/** Shows the part that the address names. The fleet waits for its first event and its incidents: nothing moves then. */
+function showParts() {
+  const isOfFleet = device === null && incident === null;
+  const wasHidden = byId("fleet").hidden;
+  byId("empty").hidden = !isOfFleet || isEmpty !== true;
+  byId("fleet").hidden = !isOfFleet || isEmpty !== false || !areIncidentsAsked;
+  byId("incident").hidden = incident === null;
+  byId("device").hidden = device === null;
+  if (byId("fleet").hidden || !wasHidden) return;
   ribbon ??= new Ribbon(byId("ribbon"), byId("ribbon-readout"));
+  [...charts.values(), ribbon].forEach((chart) => chart.fit());
 }
 
 function chartOf(metric, parent, lineName) {
@@ -119,32 +136,31 @@ function append(chart, at, mean, stdDev) {
 }
 
 function showHistory(history) {
-  makeRibbon();
   for (const [metric, { mean, stdDev }] of Object.entries(history.metrics)) {
     const isShown = asked.length ? asked.includes(metric) : !chosen.length || charts.has(metric);
     if (!isShown) continue;
     const chart = chartOf(metric, byId("charts"), "mean");
     history.at.forEach((at, place) => append(chart, at, mean[place], stdDev[place]));
   }
-  const last = ribbon.points.t.at(-1) ?? 0;
+  const { t, n } = rates;
+  const last = t.at(-1) ?? 0;
   history.at.forEach((at, place) => {
     // The smallest distance of two points is the width of a bar.
     if (at < last + 0.5) return;
-    ribbon.points.t.push(at);
-    ribbon.points.n.push(history.anomalies[place]);
+    t.push(at);
+    n.push(history.anomalies[place]);
   });
 }
 
 /** One bar per second, from the total of the server. */
 function showRate(at, total) {
-  if (!ribbon) return;
-  const { t, n } = ribbon.points;
+  const { t, n } = rates;
   if (counted === null || total < counted.total) counted = { at, total };
   if (at - counted.at < 0.95) return;
   t.push(at);
   n.push(total - counted.total);
   counted = { at, total };
-  trim(ribbon.points);
+  trim(rates);
 }
 
 // ---- one device
@@ -261,10 +277,8 @@ function takeAnomalies(oldestFirst, isNews) {
 async function fetchAnomalies() {
   const of = device === null ? "" : `&device=${encodeURIComponent(device)}`;
   const before = [boot, device];
-  const answer = await ask(`/anomalies?limit=${ANOMALIES_ASKED}${of}`).catch(() => null);
-  if (!answer?.ok) return;
-  const fetched = await answer.json();
-  if (before[0] !== boot || before[1] !== device) return;
+  const fetched = await askJson(`/anomalies?limit=${ANOMALIES_ASKED}${of}`);
+  if (!fetched || before[0] !== boot || before[1] !== device) return;
   takeAnomalies(fetched.anomalies.reverse(), false);
   dirty = true;
 }
@@ -299,9 +313,11 @@ function showStatus(data) {
   serverStart = data.at - data.status.uptime;
   write(byId("redis"), data.status.redis);
   byId("redis").dataset.redis = data.status.redis;
-  // The stream may come from a replica of the version before.
-  if (isNumber(data.status.redisSince)) byId("redis").title = `since ${moment(data.status.redisSince, data.at)}`;
   redis = data.status;
+  // The stream may come from a replica of the version before.
+  const redisSince = isNumber(redis.redisSince) ? `redis ${redis.redis} since ${since(redis.redisSince, data.at)}` : "";
+  byId("redis").title = redisSince;
+  write(byId("health-since"), [`up since ${since(serverStart, data.at)}`, ...(redisSince ? [redisSince] : [])].join("; "));
   showTrouble();
   if (data.status.phase === "draining") notice("the server is draining");
 }
@@ -377,7 +393,7 @@ function onEvent(name, data, id) {
   }
   if (data.devices) {
     devicesShown = data.devices;
-    showDevices(devicesShown.filter((row) => isFilteredIn([row.device], [row.metric])));
+    showDevices(devicesShown);
   }
   if (data.device) showDevice(data);
   if (isWide) showChosen();
@@ -395,8 +411,8 @@ function onHello(data, id) {
   boot = process;
   if (!data.resumed) fetchAnomalies();
   if (data.history && data.load.samples > 0) {
-    byId("empty").hidden = true;
-    byId("fleet").hidden = incident !== null;
+    isEmpty = false;
+    showParts();
     showHistory(data.history);
     counted = { at: data.at, total: data.load.anomaliesTotal };
   }
@@ -460,13 +476,11 @@ function route() {
   anomalies = [];
   samples = [];
   counted = null;
-  if (ribbon) ribbon.points.t.length = ribbon.points.n.length = 0;
+  rates.t.length = rates.n.length = 0;
   if (ribbon) ribbon.past = null;
   for (const id of ["anomalies", "device-anomalies", "device-samples"]) byId(id).replaceChildren();
-  byId("empty").hidden = true;
-  byId("fleet").hidden = name !== null || incident !== null;
-  byId("incident").hidden = incident === null;
-  byId("device").hidden = name === null;
+  byId("device-incidents").replaceChildren();
+  showParts();
   write(byId("device-name"), name ?? "");
   write(byId("device-line"), "");
   document.title = name === null ? "sigmad" : `${name} · sigmad`;
@@ -508,14 +522,13 @@ function select(place) {
 async function find() {
   const text = byId("query").value.trim();
   if (!text) return closeFound();
-  const answer = await ask(`/devices?limit=${SEARCHED}&search=${encodeURIComponent(text)}`).catch(() => null);
-  if (!answer?.ok || byId("query").value.trim() !== text) return;
-  const { devices } = await answer.json();
+  const found = await askJson(`/devices?limit=${SEARCHED}&search=${encodeURIComponent(text)}`);
+  if (!found || byId("query").value.trim() !== text) return;
   isStale = false;
   const wanted = text.toLowerCase();
   // The exact name, names that begin with it, the others.
   const rank = (name) => Number(name !== text) + Number(!name.toLowerCase().startsWith(wanted));
-  const names = devices.map((each) => each.device);
+  const names = found.devices.map((each) => each.device);
   names.sort((one, other) => rank(one) - rank(other) || one.localeCompare(other, "en", { numeric: true }));
   const options = names.slice(0, FOUND_MAX).map((name, at) => {
     const option = document.createElement("li");

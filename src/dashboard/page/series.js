@@ -34,8 +34,7 @@ async function fetchSeries() {
   clearTimeout(seriesTimer);
   const [of, search] = [device, byId("series-query").value.trim()];
   const isCurrent = () => !byId("series").hidden && of === device && search === byId("series-query").value.trim();
-  const answer = document.hidden ? null : await ask(seriesPath(of, SERIES_SHOWN, search)).catch(() => null);
-  const found = answer?.ok ? await answer.json().catch(() => null) : null;
+  const found = document.hidden ? null : await askJson(seriesPath(of, SERIES_SHOWN, search));
   // Another search, or another page, has its own request.
   if (!isCurrent()) return;
   if (found) showSeries(found, search);
@@ -104,8 +103,7 @@ async function askForFirst() {
   if (isRenewed) return;
   isRenewed = true;
   const of = device;
-  const answer = await ask(seriesPath(of, CHARTS_FIRST)).catch(() => null);
-  const found = answer?.ok ? await answer.json().catch(() => null) : null;
+  const found = await askJson(seriesPath(of, CHARTS_FIRST));
   if (of !== device) return;
   isRenewed = false;
   const names = Object.keys(found?.metrics ?? {});

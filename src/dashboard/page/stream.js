@@ -16,6 +16,22 @@ function ask(path, options = {}) {
   return fetch(path, { ...options, headers, cache: "no-store" });
 }
 
+/** The JSON of a path; null without an answer, or with one that is no success. */
+async function askJson(path) {
+  const answer = await ask(path).catch(() => null);
+  return answer?.ok ? answer.json().catch(() => null) : null;
+}
+
+/** A function of which one call runs at a time: others meanwhile do nothing. */
+function single(work) {
+  let isRunning = false;
+  return async (...given) => {
+    if (isRunning) return;
+    isRunning = true;
+    await work(...given).finally(() => (isRunning = false));
+  };
+}
+
 class Stream {
   /** `on.event(name, data, id)`, `on.state(state, why)` with live, lost, locked, waiting or paused, `on.denied(status)`. */
   constructor(on) {

@@ -69,7 +69,8 @@ function sparkPoints(values) {
 function showDevices(devices) {
   const body = byId("devices");
   const make = () => template("device-row").cloneNode(true);
-  rows(body, devices, (device) => device.device, make, (row, device) => {
+  const shown = devices.filter((row) => isFilteredIn([row.device], [row.metric]));
+  rows(body, shown, (device) => device.device, make, (row, device) => {
     link(row.cells[0], device.device, address(device.device, device.metric));
     write(row.cells[1], device.metric);
     row.cells[1].title = device.metric;
@@ -131,7 +132,7 @@ function showAnomalies(body, none, newestFirst, withDevice) {
 /** Updates the cells that change until the anomaly ends. */
 function showAnomaly(row, { metric, value, mean, stdDev, expected, zScore, score, detector, start, end, isOpen, flags }) {
   const [at, , what, where, strength, lasted] = row.cells;
-  write(at, moment(start, Date.now() / 1000 + skew));
+  write(at, moment(start, nowByServer()));
   at.title = new Date(start * 1000).toISOString();
   write(what, brief(value));
   what.title = `${value}, usual ${reading(mean)} ± ${reading(stdDev)}`;
