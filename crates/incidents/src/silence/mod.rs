@@ -13,6 +13,8 @@ use wheel::{NONE, Wheel};
 const CHUNK: usize = 1_024;
 /// A device that learns is looked at again after this time.
 const LEARNS_AGAIN_S: u32 = 64;
+/// So is a silent one: it may be heard again meanwhile, and is not silent anew in less time.
+const SILENT_AGAIN_S: u32 = 10;
 
 /// Bytes of one device.
 pub const DEVICE_BYTES: usize = size_of::<Cadence>();
@@ -174,8 +176,9 @@ fn look(
         found(Finding::Gone);
         return None;
     }
+    let silent_again_s = gone_s.min(now_s + SILENT_AGAIN_S);
     if cadence.is_silent() {
-        return Some(gone_s);
+        return Some(silent_again_s);
     }
     let least_s = last_s.saturating_add(cadence.plausible_at_least_s());
     if now_s < least_s {
@@ -190,7 +193,7 @@ fn look(
     }
     cadence.set_silent();
     found(Finding::Silent(cadence.interval_s()));
-    Some(gone_s)
+    Some(silent_again_s)
 }
 
 #[cfg(test)]
@@ -232,6 +235,25 @@ mod tests {
         assert_eq!(silences.watched(), 0);
         assert_eq!(run(&mut silences, 100, true), (vec![], false));
         assert_eq!(silences.watched(), 1);
+    }
+
+    #[test]
+    fn a_device_that_returned_is_watched_as_before() {
+        let mut silences = Silences::default();
+        silences.begin(0, false);
+        let mut found = Vec::new();
+        // Heard for two hours but for two outages, a quarter of an hour apart.
+        for now_s in 1..7_200 {
+            let time = SilenceTime { now_s, offset_s: 0 };
+            if !(5_000..5_030).contains(&now_s) && !(5_930..6_800).contains(&now_s) {
+                silences.heard(0, time);
+            }
+            silences.advance(time, 86_400, |_, finding| found.push((now_s, finding)));
+        }
+        let at_s: Vec<u32> = found.iter().map(|&(at_s, _)| at_s).collect();
+        assert_eq!(at_s[0], 5_010, "{found:?}");
+        // What is plausible has grown, by the cadence alone.
+        assert!(at_s.len() == 2 && (5_930..6_200).contains(&at_s[1]), "{found:?}");
     }
 
     #[test]
