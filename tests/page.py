@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import itertools
 import json
+import os
 import random
 import re
 import signal
@@ -863,6 +864,23 @@ def check_restart(driver) -> None:
         leave(driver)
 
 
+def check_degraded(driver) -> None:
+    """Without Redis: said large and with its time, and so is whose incidents these are."""
+    with tempfile.TemporaryDirectory(prefix="sigmad-page-") as folder, bench.redis(Path(folder)) as redis:
+        with bench.sigmad("--redis-url", f"redis://127.0.0.1:{redis}") as (_, port):
+            post(port, calm("pump"))
+            open_page(driver, port)
+            wait(driver, lambda: text(driver, "#redis") == "ok", "Redis", 60)
+            assert "; redis ok since " in text(driver, "#health-since")
+            os.kill(int((Path(folder) / "redis.pid").read_text()), signal.SIGKILL)
+            wait(driver, lambda: text(driver, "#trouble-what") == "Redis does not answer", "it is away", 60)
+            wait(driver, lambda: "not heard since " in text(driver, "#incidents-alone"), "the list says so", 60)
+            assert driver.find_element(By.ID, "trouble").is_displayed()
+            assert text(driver, "#trouble-since").startswith("since ")
+            check_console(driver)
+            leave(driver)
+
+
 def check_silence(driver) -> None:
     """A server that is stopped in its tracks, as one looks to a laptop that slept.
 
@@ -1255,6 +1273,7 @@ def main() -> None:
             check_plain(driver)
             check_axe(driver)
             check_restart(driver)
+            check_degraded(driver)
             check_silence(driver)
             check_sleep(driver)
             check_tokens(driver)

@@ -107,7 +107,7 @@ function showIncidents() {
     const past = last > 0 ? `the last incident ended at ${moment(last, now)}` : `none since the start at ${moment(serverStart, now)}`;
     write(byId("incidents-since"), watched ? [...unwatched(), past].join("; ") : "");
   }
-  write(byId("incidents-alone"), aloneSince === null ? "" : `Of this replica alone since ${since(aloneSince, now)}: the others are not heard.`);
+  write(byId("incidents-alone"), aloneSince === null ? "" : `Other replicas are not heard since ${since(aloneSince, now)}: this is what this one knows.`);
   if (isStale) write(byId("incidents-since"), `as of ${time(incidentListAt / 1000 + skew)}; the server does not answer`);
   if (device === null && incident === null) document.title = all.length ? `(${all.length}) sigmad` : "sigmad";
   incidentRows(byId("open-incidents"), open, now);
