@@ -580,10 +580,16 @@ def incident(number: int, began_s: float, **other: object) -> dict:
     return {"id": f"01JFY09SR{number:017}", "startedAt": at, "openedAt": at, "updatedAt": at} | usual | other
 
 
-def show_incidents(driver, incidents: list[dict], **other: object) -> None:
-    """From the next load on the page gets these instead of the server's, and what it asks to change is kept."""
+def show_own_incidents(driver) -> None:
+    """From the next load on the page gets the server's again."""
     for script in getattr(driver, "stubs", []):
         driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script})
+    driver.stubs = []
+
+
+def show_incidents(driver, incidents: list[dict], **other: object) -> None:
+    """From the next load on the page gets these instead of the server's, and what it asks to change is kept."""
+    show_own_incidents(driver)
     source = STUB % (json.dumps(incidents), json.dumps({"silences": [], **other}))
     added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
     driver.stubs = [added["identifier"]]
@@ -866,19 +872,23 @@ def check_restart(driver) -> None:
 
 def check_degraded(driver) -> None:
     """Without Redis: said large and with its time, and so is whose incidents these are."""
-    with tempfile.TemporaryDirectory(prefix="sigmad-page-") as folder, bench.redis(Path(folder)) as redis:
-        with bench.sigmad("--redis-url", f"redis://127.0.0.1:{redis}") as (_, port):
-            post(port, calm("pump"))
-            open_page(driver, port)
-            wait(driver, lambda: text(driver, "#redis") == "ok", "Redis", 60)
-            assert "; redis ok since " in text(driver, "#health-since")
-            os.kill(int((Path(folder) / "redis.pid").read_text()), signal.SIGKILL)
-            wait(driver, lambda: text(driver, "#trouble-what") == "Redis does not answer", "it is away", 60)
-            wait(driver, lambda: "not heard since " in text(driver, "#incidents-alone"), "the list says so", 60)
-            assert driver.find_element(By.ID, "trouble").is_displayed()
-            assert text(driver, "#trouble-since").startswith("since ")
-            check_console(driver)
-            leave(driver)
+    with (
+        tempfile.TemporaryDirectory(prefix="sigmad-page-") as folder,
+        bench.redis(Path(folder)) as redis,
+        bench.sigmad("--redis-url", f"redis://127.0.0.1:{redis}") as (_, port),
+    ):
+        post(port, calm("pump"))
+        show_own_incidents(driver)
+        open_page(driver, port)
+        wait(driver, lambda: text(driver, "#redis") == "ok", "Redis", 60)
+        assert "; redis ok since " in text(driver, "#health-since")
+        os.kill(int((Path(folder) / "redis.pid").read_text()), signal.SIGKILL)
+        wait(driver, lambda: text(driver, "#trouble-what") == "Redis does not answer", "it is away", 60)
+        wait(driver, lambda: "not heard since " in text(driver, "#incidents-alone"), "the list says so", 60)
+        assert driver.find_element(By.ID, "trouble").is_displayed()
+        assert text(driver, "#trouble-since").startswith("since ")
+        check_console(driver)
+        leave(driver)
 
 
 def check_silence(driver) -> None:

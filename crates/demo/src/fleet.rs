@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn what_breaks_is_flagged_and_hardly_anything_else() {
-        // Of 64 devices with two metrics and 2,400 readings each, one in a thousand.
-        assert!(flags(-2_400, 0).values().sum::<usize>() < 307);
+        // Of 80 devices with two metrics and 2,400 readings each, one in a thousand.
+        assert!(flags(-2_400, 0).values().sum::<usize>() < 384);
         let mut found = flags(-60, STORY_S as i32 * 4);
         let fleet = SimulatedFleet::new(1);
         for fault in faults(0.0) {
@@ -169,7 +169,7 @@ mod tests {
                 assert!(count >= 3, "{device}: {count}");
             }
         }
-        assert!(found.values().sum::<usize>() < 200, "{found:?}");
+        assert!(found.values().sum::<usize>() < 250, "{found:?}");
     }
 
     #[test]

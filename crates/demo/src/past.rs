@@ -64,7 +64,7 @@ mod tests {
         let past: Vec<_> = Past::default().collect();
         assert_eq!(past.last().map(|last| last.ago), Some(PERIOD));
         assert_eq!(past.len(), 7_200);
-        assert!(past.iter().all(|moment| moment.readings.len() == 64));
+        assert!(past.iter().all(|moment| moment.readings.len() == 80));
         assert_ne!(past[0].readings, past[1].readings);
     }
 }

@@ -25,7 +25,7 @@ const STUCK_S: Range<f64> = 19.0..54.0;
 /// The silent device.
 const SILENT_S: Range<f64> = 23.0..57.0;
 /// The change of requests, as a fraction of the usual ones, each second, by story; none are fewer than zero.
-const RAMPS: [f64; 3] = [0.08, -0.03, 0.12];
+const RAMPS: [f64; 3] = [0.08, -0.05, 0.12];
 /// At which percentage a sensor is stuck, by story: the ends of its scale.
 const STUCK_AT: [f64; 2] = [100.0, 0.0];
 
@@ -126,8 +126,9 @@ pub fn faults(at_s: f64) -> Vec<Fault> {
     FAULTS.into_iter().enumerate().map(fault).collect()
 }
 
-/// Where a fault is. The cities change roles with each story and, once each had every role, their racks: two racks lie
-/// between that of the outage and that of the other faults, so that their devices are learned again in between.
+/// Where a fault is. The cities change roles with each story and, once each had every role, their racks: that of the outage
+/// is two before that of the other faults, so that devices are learned again in between. Once all racks had their turn, other
+/// devices of them have it: those that often break together would be taken for one cause.
 fn places(kind: FaultKind, number: usize, story: usize) -> Range<usize> {
     let (city, round) = ((number + story) % CITIES, story / CITIES);
     let first_of = |rack: usize| (city * RACKS_PER_CITY + rack % RACKS_PER_CITY) * DEVICES_PER_RACK;
@@ -135,7 +136,8 @@ fn places(kind: FaultKind, number: usize, story: usize) -> Range<usize> {
         let first = first_of(round);
         return first..first + DEVICES_PER_RACK;
     }
-    let place = first_of(round + 2) + (number + round) % DEVICES_PER_RACK;
+    let cycle = round / RACKS_PER_CITY;
+    let place = first_of(round + 2) + (number + cycle * (1 + 2 * city)) % DEVICES_PER_RACK;
     place..place + 1
 }
 
