@@ -34,6 +34,8 @@ const SPARE_CHUNKS_MAX: usize = 64;
 const IN_FLIGHT_PART: usize = 16;
 /// Updates that wait for analytics at most; past it the store waits.
 const UPDATES_WAITING_MAX: usize = 64;
+/// Messages of changed anomalies that wait for the store: one, and the last one of all.
+const ANOMALIES_WAITING_MAX: usize = 2;
 /// Between two attempts to send an update past that: analytics applies one in some milliseconds.
 const UPDATES_FULL_PAUSE: Duration = Duration::from_millis(1);
 
@@ -184,6 +186,19 @@ pub struct SharedMetric {
     pub values: Vec<f64>,
 }
 
+/// A change of an anomaly of this replica, for the list of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedAnomaly {
+    /// Its number at this replica.
+    pub serial: u64,
+    /// The number of the change.
+    pub change: u64,
+    /// When its first value arrived, microseconds since 1970, by the clock of this replica.
+    pub began_us: i64,
+    /// The rest, in the form of analytics.
+    pub body: Vec<u8>,
+}
+
 /// What the store sends to analytics.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReplicaUpdate {
@@ -239,6 +254,8 @@ pub struct JudgedQueueCounters {
     pub samples_total: Counter,
     /// Samples dropped because the queue was full.
     pub dropped_total: Counter,
+    /// Anomalies that made room here before the store took their last change.
+    pub anomalies_left_out_total: Counter,
 }
 
 impl MetricSource for JudgedQueueCounters {
@@ -247,11 +264,20 @@ impl MetricSource for JudgedQueueCounters {
         families
             .counter(STORE_DROPPED, STORE_DROPPED_HELP)
             .add_counter(&[("reason", "queue_full")], &self.dropped_total);
+        families.counter(LIST_ENTRIES, LIST_ENTRIES_HELP).add_counter(
+            &[("list", "anomalies"), ("result", "left_out")],
+            &self.anomalies_left_out_total,
+        );
         let dropped = self.dropped_total.get();
         SampleOutcomes { dropped, finished: dropped, ..SampleOutcomes::default() }
             .collect(families);
     }
 }
+
+/// The family of entries of the cluster's lists.
+pub const LIST_ENTRIES: &str = "sigmad_store_list_entries_total";
+/// Its help.
+pub const LIST_ENTRIES_HELP: &str = "Entries of the cluster's lists of anomalies and samples, by result: written, left_out for want of room or refused by Redis, read, unreadable because they are damaged or of another version.";
 
 /// The family of samples dropped on the way to Redis.
 pub const STORE_DROPPED: &str = "sigmad_store_dropped_total";
@@ -267,6 +293,7 @@ pub struct JudgedProducer {
     emptied: Receiver<Box<JudgedChunk>>,
     budget: Arc<ByteBudget>,
     filling: Box<JudgedChunk>,
+    anomalies: Sender<Vec<ChangedAnomaly>>,
     /// What the store sends.
     pub updates: Receiver<ReplicaUpdate>,
     counters: Arc<JudgedQueueCounters>,
@@ -280,6 +307,8 @@ pub struct JudgedConsumer {
     emptied: Sender<Box<JudgedChunk>>,
     /// Shared with the queue of the store.
     pub budget: Arc<ByteBudget>,
+    /// Anomalies that changed.
+    pub anomalies: Receiver<Vec<ChangedAnomaly>>,
     updates: Sender<ReplicaUpdate>,
     sleeper: Arc<Sleeper>,
 }
@@ -295,12 +324,14 @@ pub fn channel(
     let (full, chunks) = bounded(budget.chunks_max());
     let (emptied_sender, emptied_receiver) = bounded(SPARE_CHUNKS_MAX);
     let (updates_sender, updates_receiver) = bounded(UPDATES_WAITING_MAX);
+    let (anomalies_sender, anomalies) = bounded(ANOMALIES_WAITING_MAX);
     let producer = JudgedProducer {
         full,
         oldest: chunks.clone(),
         emptied: emptied_receiver,
         budget: budget.clone(),
         filling: Box::default(),
+        anomalies: anomalies_sender,
         updates: updates_receiver,
         counters,
     };
@@ -308,6 +339,7 @@ pub fn channel(
         chunks,
         emptied: emptied_sender,
         budget,
+        anomalies,
         updates: updates_sender,
         sleeper,
     };
@@ -337,6 +369,22 @@ impl JudgedProducer {
             self.send();
         }
         !self.has_unsent()
+    }
+
+    /// True when the store has taken the last changes of anomalies.
+    pub fn takes_anomalies(&self) -> bool {
+        self.anomalies.is_empty()
+    }
+
+    /// Sends changes of anomalies, once it takes them, or as the last thing of all.
+    pub fn send_anomalies(&self, changed: Vec<ChangedAnomaly>) {
+        // Err: the store has ended.
+        let _ = self.anomalies.try_send(changed);
+    }
+
+    /// Notes anomalies that made room in the ring before their last change was sent.
+    pub fn set_unlisted(&self, anomalies: u64) {
+        self.counters.anomalies_left_out_total.set(anomalies);
     }
 
     /// Sends the samples that wait; drops the oldest chunks if the queue is full.

@@ -28,7 +28,7 @@
 //!
 //! The analytics thread judges every value and owns every window. With `--analytics` above 1 it is several: each has a
 //! part of the devices, and one more has the fleet's windows ([`shards`]). The store thread runs with Redis only, and shares
-//! the windows with other replicas. The threads `state` and `journal` run with a state directory only: they write
+//! the windows with other replicas, and the latest anomalies and samples ([`lists`]). The threads `state` and `journal` run with a state directory only: they write
 //! what analytics knows and what it has judged since ([`state`], [`journal`]); `keeper` writes the incidents there. The thread `debug` starts one more
 //! thread for each profile ([`api::debug`], [`sigmad_profile`]). [`server`] starts all threads, waits for a signal,
 //! and stops them in the order of the data. `sigmad notify-test` tries who is told of incidents ([`sigmad_notify`]).
@@ -68,6 +68,7 @@ pub mod acknowledgement;
 pub mod analytics;
 mod answers;
 pub mod api;
+pub mod cluster_scope;
 pub mod config;
 mod dashboard;
 pub mod decode;
@@ -76,6 +77,7 @@ pub mod http;
 pub mod incidents;
 pub mod journal;
 pub mod judged_queue;
+pub mod lists;
 pub mod logs;
 mod memory;
 mod placement;
@@ -86,6 +88,7 @@ pub mod replicas;
 pub mod sample_queue;
 pub mod server;
 pub mod shards;
+pub mod shared_lists;
 pub mod state;
 pub mod store;
 mod telemetry;

@@ -114,6 +114,7 @@ fn answer(question: Question) {
                 arrived_us: 1,
                 detector: DetectorKind::Zscore,
                 start_us: 0,
+                began_us: 0,
                 end_us: None,
                 flags: 1,
                 changed_us: 1,

@@ -3,7 +3,10 @@
 //! Anomalous values of one stream without a normal value between them are one anomaly. It begins with the first
 //! of them, shows the one with the highest score, and ends with the next normal value.
 
+mod listed;
 mod saved;
+
+pub use listed::{read_listed, write_listed};
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -80,6 +83,8 @@ struct AnomalyEntry {
     names: SubjectNames,
     highest: AnomalousValue,
     start_us: i64,
+    /// When its first value arrived.
+    began_us: i64,
     flags: u64,
     end_us: Option<i64>,
     /// When its last value or its end arrived.
@@ -100,12 +105,16 @@ pub struct AnomalyLog {
     /// Those that began before a restart and are no more in the ring.
     begun_before: u64,
     numbers: AnomalyNumbers,
+    /// All changes up to this one are in the list of the cluster.
+    listed_change: u64,
+    /// Those that made room before their last change was.
+    unlisted: u64,
 }
 
 impl AnomalyLog {
     /// Without anomalies. All shards share `numbers`.
     pub fn new(numbers: AnomalyNumbers) -> Self {
-        Self { ring: Vec::with_capacity(ANOMALIES_KEPT), total: 0, begun_before: 0, numbers }
+        Self { ring: Vec::with_capacity(ANOMALIES_KEPT), numbers, ..Self::default() }
     }
 
     /// Takes an anomalous value. It belongs to the open anomaly of its stream if that is still kept, else to a
@@ -136,6 +145,7 @@ impl AnomalyLog {
             names: names(),
             highest: flag,
             start_us: flag.timestamp_us,
+            began_us: flag.arrived_us,
             flags: 1,
             end_us: None,
             changed_us: flag.arrived_us,
@@ -150,6 +160,7 @@ impl AnomalyLog {
         if place == self.ring.len() {
             self.ring.push(anomaly);
         } else {
+            self.unlisted += u64::from(self.ring[place].change > self.listed_change);
             self.ring[place] = anomaly;
         }
         self.total += 1;
@@ -189,29 +200,33 @@ impl AnomalyLog {
                     && (query.device.is_none() || query.device == anomaly.subject.0)
             })
             .take(query.limit)
-            .map(|anomaly| {
-                let AnomalousValue { value, before, verdict, timestamp_us, arrived_us } =
-                    anomaly.highest;
-                AnomalyReport {
-                    serial: anomaly.serial,
-                    device: anomaly.names.0.clone(),
-                    metric: anomaly.names.1.clone(),
-                    value,
-                    mean: before.mean,
-                    std_dev: before.std_dev(),
-                    reach: detectors.zscore.threshold * before.std_dev(),
-                    verdict,
-                    timestamp_us,
-                    arrived_us,
-                    detector: detectors.first(),
-                    start_us: anomaly.start_us,
-                    end_us: anomaly.end_us,
-                    flags: anomaly.flags,
-                    changed_us: anomaly.changed_us,
-                    change: anomaly.change,
-                }
-            });
+            .map(|anomaly| anomaly.report(detectors));
         AnomaliesReport { anomalies: found.collect(), begun: self.begun(), serial, change }
+    }
+}
+
+impl AnomalyEntry {
+    fn report(&self, detectors: &DetectorSettings) -> AnomalyReport {
+        let AnomalousValue { value, before, verdict, timestamp_us, arrived_us } = self.highest;
+        AnomalyReport {
+            serial: self.serial,
+            device: self.names.0.clone(),
+            metric: self.names.1.clone(),
+            value,
+            mean: before.mean,
+            std_dev: before.std_dev(),
+            reach: detectors.zscore.threshold * before.std_dev(),
+            verdict,
+            timestamp_us,
+            arrived_us,
+            detector: detectors.first(),
+            start_us: self.start_us,
+            began_us: self.began_us,
+            end_us: self.end_us,
+            flags: self.flags,
+            changed_us: self.changed_us,
+            change: self.change,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Judges samples by their windows, and reports what was judged.
 
 mod handover;
+mod listed;
 mod past;
 mod saved;
 mod series;

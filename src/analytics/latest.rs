@@ -113,14 +113,15 @@ impl LatestSamples {
         }
     }
 
-    /// The samples that arrived at or after `since_us`, newest first; of one device, or of all.
+    /// Of the last `samples` those that arrived at or after `since_us`, newest first; of one device, or of all.
     pub fn newest_first(
         &self,
         device: Option<DeviceId>,
         since_us: i64,
+        samples: u64,
     ) -> impl Iterator<Item = KeptSample<'_>> {
         let readings_from = self.readings_total.saturating_sub(READINGS_KEPT as u64);
-        (0..self.samples_total.min(SAMPLES_KEPT as u64))
+        (0..self.samples_total.min(SAMPLES_KEPT as u64).min(samples))
             .map(|back| &self.samples[(self.samples_total - 1 - back) as usize % SAMPLES_KEPT])
             .take_while(move |entry| entry.first_reading >= readings_from)
             .filter(move |entry| entry.arrived_us >= since_us)
@@ -156,7 +157,7 @@ mod tests {
 
     fn check(latest: &LatestSamples, expected: impl Iterator<Item = usize>, width: usize) {
         let mut expected = expected;
-        for kept in latest.newest_first(None, i64::MIN) {
+        for kept in latest.newest_first(None, i64::MIN, u64::MAX) {
             let i = expected.next().expect("not more than expected");
             assert_eq!(kept.sample.timestamp_us, i as i64);
             assert_eq!(kept.arrived_us, 10 * i as i64);
@@ -189,9 +190,10 @@ mod tests {
         let mut latest = LatestSamples::default();
         latest.keep(&batch(0, 30, 2), 5);
         latest.keep(&batch(30, 30, 2), 6);
-        let ask = |device, since_us| latest.newest_first(device, since_us).count();
+        let ask = |device, since_us| latest.newest_first(device, since_us, u64::MAX).count();
         let device = |index, generation| Some(DeviceId { index, generation });
         assert_eq!((ask(None, 0), ask(None, 6), ask(None, 7)), (60, 30, 0));
+        assert_eq!(latest.newest_first(None, 0, 7).count(), 7);
         assert_eq!((ask(device(1, 7), 0), ask(device(1, 8), 0)), (20, 0));
     }
 }

@@ -43,7 +43,7 @@ pub const INCIDENT_BYTES: usize = sigmad_incidents::watches::WATCH_BYTES;
 /// Bytes for all streams together: the latest samples and anomalies.
 pub const SHARED_BYTES: usize = latest::RING_BYTES + anomalies::RING_BYTES;
 
-pub use anomalies::AnomalyNumbers;
+pub use anomalies::{AnomalyNumbers, read_listed, write_listed};
 pub use asker::{Asker, QuestionsOf, questions};
 pub use judge::{Analytics, AnalyticsSettings};
 pub use onset_settings::OnsetSettings;

@@ -174,6 +174,8 @@ pub struct RecentQuery {
     pub limit: usize,
     /// Only samples that arrived at or after this time, microseconds since 1970.
     pub since_us: i64,
+    /// Only samples after this one, counted from the start.
+    pub after_sample: u64,
 }
 
 /// Which replicas' values a report covers. Without Redis both are the same.
@@ -302,6 +304,8 @@ pub struct AnomalyReport {
     pub detector: DetectorKind,
     /// The timestamp of its first value.
     pub start_us: i64,
+    /// When that arrived.
+    pub began_us: i64,
     /// The timestamp of the next normal value. None while it is open.
     pub end_us: Option<i64>,
     /// Its number of values.

@@ -150,8 +150,8 @@ pub enum Turn {
     Worked,
     /// Nothing, until a worker, a reader or the store sends something.
     Idle {
-        /// False while the store or the disk lags: then the last judged samples, values without their detector
-        /// states, or a part of a snapshot wait here.
+        /// False while the store or the disk lags: then the last judged samples, changed anomalies, values without
+        /// their detector states, or a part of a snapshot wait here.
         all_sent: bool,
     },
     /// Every worker has gone, all samples are judged and all questions are answered.
@@ -248,6 +248,9 @@ impl AnalyticsThread {
         let applied = self.apply_updates();
         let handed_over = self.hand_over();
         self.answer();
+        if let Some(store) = &self.store {
+            store.list_anomalies(&mut self.analytics);
+        }
         let scanned = self.analytics.advance();
         let exported = match &mut self.snapshots {
             Some(snapshots) => snapshots.export(&mut self.analytics, &self.clock),
@@ -259,12 +262,15 @@ impl AnalyticsThread {
         if self.sources.is_empty() && !self.is_drain_waiting() {
             // The store sees that no more samples come. They are written first, then the states.
             if let Some(mut store) = self.store.take() {
+                store.list_last_anomalies(&mut self.analytics);
                 store.judged_producer.send();
             }
             return self.state_all();
         }
         let all_sent = self.store.as_mut().is_none_or(|store| store.judged_producer.try_send());
-        let all_sent = all_sent && exported == Exported::Idle && !self.is_handing_over();
+        let all_listed = self.store.is_none() || !self.analytics.has_unlisted_anomalies();
+        let all_sent =
+            all_sent && all_listed && exported == Exported::Idle && !self.is_handing_over();
         Turn::Idle { all_sent }
     }
 
@@ -464,8 +470,9 @@ fn latest_samples(
     ttl_us: i64,
 ) -> Vec<SampleReport> {
     let since_us = query.since_us.max(now.wall_us - ttl_us);
+    let samples = analytics.samples().saturating_sub(query.after_sample);
     latest
-        .newest_first(query.device, since_us)
+        .newest_first(query.device, since_us, samples)
         .filter_map(|kept| {
             let device = match kept.sample.device {
                 Some(id) => Some(analytics.device_name(id)?.clone()),

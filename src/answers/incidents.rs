@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::json::{Seconds, body};
-use crate::incidents::shared::IncidentScope;
+use crate::cluster_scope::ClusterScope;
 use sigmad_clock::Now;
 use sigmad_incidents::incident::{Ack, Incident, IncidentId, Member};
 use sigmad_incidents::list::ListPage;
@@ -124,7 +124,7 @@ impl<'a> IncidentJson<'a> {
 }
 
 /// `/incidents`: without their members.
-pub fn incidents(page: &ListPage, scope: IncidentScope, now: Now) -> Vec<u8> {
+pub fn incidents(page: &ListPage, scope: ClusterScope, now: Now) -> Vec<u8> {
     body(&IncidentsJson {
         scope: scope.name(),
         degraded_since: scope.degraded_since_us.map(Seconds),
@@ -178,7 +178,7 @@ struct SilencesJson<'a> {
 }
 
 /// `/silences`
-pub fn silences(rules: &[SilenceRule], scope: IncidentScope, now: Now) -> Vec<u8> {
+pub fn silences(rules: &[SilenceRule], scope: ClusterScope, now: Now) -> Vec<u8> {
     let silences = rules.iter().map(|rule| SilenceJson::new(rule, now)).collect();
     let degraded_since = scope.degraded_since_us.map(Seconds);
     body(&SilencesJson { scope: scope.name(), degraded_since, silences, count: rules.len() })

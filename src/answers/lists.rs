@@ -9,6 +9,7 @@ use super::json::{Seconds, body};
 use crate::analytics::report::{
     AnomalyReport, DeviceReport, DevicesQuery, DevicesSort, SampleReport,
 };
+use crate::lists::{List, ListedAnomaly};
 use sigmad_sample::number::Plain;
 
 #[derive(Serialize)]
@@ -61,7 +62,11 @@ pub fn devices(reports: &[DeviceReport], asked: &DevicesQuery) -> Vec<u8> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct AnomaliesJson<'a> {
+    scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded_since: Option<Seconds>,
     anomalies: Vec<AnomalyJson<'a>>,
     count: usize,
 }
@@ -70,6 +75,9 @@ struct AnomaliesJson<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AnomalyJson<'a> {
+    /// Whose serial it is, where there are several replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replica: Option<String>,
     serial: u64,
     device: Option<&'a str>,
     metric: &'a str,
@@ -95,9 +103,17 @@ struct ExpectedRangeJson {
     high: f64,
 }
 
+impl<'a> From<&'a ListedAnomaly> for AnomalyJson<'a> {
+    fn from(listed: &'a ListedAnomaly) -> Self {
+        let replica = listed.replica.map(|replica| format!("{replica:08x}"));
+        Self { replica, ..Self::from(&listed.report) }
+    }
+}
+
 impl<'a> From<&'a AnomalyReport> for AnomalyJson<'a> {
     fn from(report: &'a AnomalyReport) -> Self {
         Self {
+            replica: None,
             serial: report.serial,
             device: report.device.as_deref(),
             metric: &report.metric,
@@ -122,15 +138,21 @@ impl<'a> From<&'a AnomalyReport> for AnomalyJson<'a> {
 }
 
 /// `/anomalies`
-pub fn anomalies(reports: &[AnomalyReport]) -> Vec<u8> {
+pub fn anomalies(list: &List<ListedAnomaly>) -> Vec<u8> {
     body(&AnomaliesJson {
-        anomalies: reports.iter().map(AnomalyJson::from).collect(),
-        count: reports.len(),
+        scope: list.scope.name(),
+        degraded_since: list.scope.degraded_since_us.map(Seconds),
+        anomalies: list.rows.iter().map(AnomalyJson::from).collect(),
+        count: list.rows.len(),
     })
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct LatestJson<'a> {
+    scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded_since: Option<Seconds>,
     samples: Vec<SampleJson<'a>>,
     count: usize,
 }
@@ -158,8 +180,13 @@ impl Serialize for SampleJson<'_> {
 }
 
 /// `/latest`
-pub fn latest(reports: &[SampleReport]) -> Vec<u8> {
-    body(&LatestJson { samples: reports.iter().map(SampleJson).collect(), count: reports.len() })
+pub fn latest(list: &List<SampleReport>) -> Vec<u8> {
+    body(&LatestJson {
+        scope: list.scope.name(),
+        degraded_since: list.scope.degraded_since_us.map(Seconds),
+        samples: list.rows.iter().map(SampleJson).collect(),
+        count: list.rows.len(),
+    })
 }
 
 #[cfg(test)]
@@ -167,6 +194,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cluster_scope::ClusterScope;
     use sigmad_detectors::DetectorKind;
     use sigmad_sample::Verdict;
 
@@ -184,8 +212,12 @@ mod tests {
             readings: vec![(name.clone(), -1.0), ("arrivedAt".into(), 7.0), ("rps".into(), 99.5)],
         };
         let unnamed = SampleReport { device: None, ..sample.clone() };
-        let answer = parse(&latest(&[sample, unnamed]));
-        assert_eq!(answer["count"], 2);
+        let scope = ClusterScope { is_cluster: false, degraded_since_us: Some(2_500_000) };
+        let answer = parse(&latest(&List { scope, rows: vec![sample, unnamed] }));
+        assert_eq!(
+            (&answer["count"], &answer["scope"], &answer["degradedSince"]),
+            (&json!(2), &json!("local"), &json!(2.5))
+        );
         let row =
             json!({"timestamp": 1.5, "device": &*name, "arrivedAt": 2, &*name: -1, "rps": 99.5});
         assert_eq!(answer["samples"][0], row);
@@ -228,6 +260,7 @@ mod tests {
             arrived_us: 1_000_000,
             detector: DetectorKind::Zscore,
             start_us: 500_000,
+            began_us: 500_000,
             end_us: None,
             flags: 3,
             changed_us: 2_000_000,
@@ -237,6 +270,12 @@ mod tests {
             "stdDev": 1.0, "zScore": 490.0, "score": 490.0, "timestamp": 1, "arrivedAt": 1,
             "detector": "zscore", "expected": {"low": 8.0, "high": 12.0}, "start": 0.5, "end": null,
             "isOpen": true, "flags": 3});
-        assert_eq!(parse(&anomalies(&[anomaly])), json!({"anomalies": [row], "count": 1}));
+        let scope = ClusterScope::LOCAL;
+        let mut listed = ListedAnomaly { replica: None, report: anomaly };
+        let answer = parse(&anomalies(&List { scope, rows: vec![listed.clone()] }));
+        assert_eq!(answer, json!({"scope": "local", "anomalies": [row], "count": 1}));
+        listed.replica = Some(0xbee);
+        let answer = parse(&anomalies(&List { scope, rows: vec![listed] }));
+        assert_eq!(answer["anomalies"][0]["replica"], "00000bee");
     }
 }

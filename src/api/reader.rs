@@ -24,9 +24,7 @@ use super::query::Query;
 use super::routes::{Label, OPENAPI, Operation, Read};
 use crate::analytics::Asker;
 use crate::analytics::families::FleetGauges;
-use crate::analytics::report::{
-    AnomaliesQuery, DevicesQuery, RecentQuery, Scope, SeriesQuery, SeriesSelection, WindowsReport,
-};
+use crate::analytics::report::{DevicesQuery, Scope, SeriesQuery, SeriesSelection, WindowsReport};
 use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
 use crate::dashboard::history_answer;
@@ -35,6 +33,7 @@ use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscriptio
 use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, Responder, Response};
 use crate::incidents::shared::Incidents;
+use crate::lists::{ListQuery, Lists};
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
 use sigmad_clock::{Clock, Now};
@@ -89,6 +88,8 @@ pub struct ReadRequest {
 pub struct ReaderDeps {
     /// Asks the analytics thread.
     pub asker: Asker,
+    /// Answers for the lists of anomalies and samples.
+    pub lists: Lists,
     /// Asks for incidents.
     pub incidents: Incidents,
     /// Names and ids.
@@ -217,17 +218,14 @@ impl ReadQuery<'_> {
                 let asked = DevicesQuery { limit, sort, search, after: query.after_device(sort)? };
                 lists::devices(&answered(deps.asker.devices(&asked))?, &asked)
             }
-            Read::Anomalies => match recent(&query, query.since_us()?, deps)? {
-                Some(RecentQuery { device, limit, since_us }) => {
-                    let asked = AnomaliesQuery { device, limit, since_us, after_change: 0 };
-                    lists::anomalies(&answered(deps.asker.anomalies(asked))?.anomalies)
-                }
-                None => lists::anomalies(&[]),
-            },
-            Read::Latest => match recent(&query, i64::MIN, deps)? {
-                Some(asked) => lists::latest(&answered(deps.asker.latest(asked))?),
-                None => lists::latest(&[]),
-            },
+            Read::Anomalies => {
+                let asked = list_query(&query, query.since_us()?)?;
+                lists::anomalies(&answered(deps.lists.anomalies(asked))?)
+            }
+            Read::Latest => {
+                let asked = list_query(&query, i64::MIN)?;
+                lists::latest(&answered(deps.lists.latest(asked, self.now))?)
+            }
             Read::Incidents => incidents::list(&query, &deps.incidents, self.now)?,
             Read::Incident => incidents::one(self.id, &query, &deps.incidents)?,
             Read::Silences => incidents::silences(&query, &deps.incidents, self.now)?,
@@ -304,21 +302,10 @@ fn series_selection(
     })
 }
 
-/// The query of `/anomalies` and `/latest`; None for an unknown device.
-fn recent(
-    query: &Query<'_>,
-    since_us: i64,
-    deps: &ReaderDeps,
-) -> Result<Option<RecentQuery>, ApiError<'static>> {
-    let limit = query.limit()?;
-    let device = match query.device()? {
-        None => None,
-        Some(name) => match deps.registry.find_device(name) {
-            None => return Ok(None),
-            known => known,
-        },
-    };
-    Ok(Some(RecentQuery { device, limit, since_us }))
+/// The query of `/anomalies` and `/latest`.
+fn list_query<'q>(query: &'q Query<'_>, since_us: i64) -> Result<ListQuery<'q>, ApiError<'static>> {
+    let (limit, device) = (query.limit()?, query.device()?);
+    Ok(ListQuery { device, limit, since_us, is_local: query.is_local()? })
 }
 
 /// Compresses a large body if the client accepts gzip.
@@ -364,12 +351,14 @@ mod tests {
 
     fn reader_test() -> ReaderTest {
         let source: Arc<dyn MetricSource> = Arc::<RequestCounters>::default();
+        let (asker, registry) = (asker().0, Arc::new(Registry::new(1_000, 3_600)));
         let deps = ReaderDeps {
-            asker: asker().0,
+            lists: Lists::new(asker.clone(), registry.clone(), None, i64::MAX / 4),
+            asker,
             incidents: Incidents::new(running(Arc::new(Registry::new(1_000, 3_600))).0, None),
             subscriber: subscriber::channel(Arc::default()).0,
             telemetry: Telemetry::new([source].into()),
-            registry: Arc::new(Registry::new(1_000, 3_600)),
+            registry,
             settings: DetectionSettings { window: 50, threshold: 2.0, detector: "zscore" },
             is_shared: false,
         };

@@ -214,7 +214,12 @@ impl Recorder {
     ) -> Option<()> {
         // Before the samples: a value between both questions is recorded twice rather than never.
         let windows = self.windows(id, begun)?;
-        let query = RecentQuery { device: id, limit: SAMPLES_REPORTED_MAX, since_us: i64::MIN };
+        let query = RecentQuery {
+            device: id,
+            limit: SAMPLES_REPORTED_MAX,
+            since_us: i64::MIN,
+            after_sample: 0,
+        };
         let newest_first = self.asker.latest(query)?;
         for series in begun {
             let name = StreamName { device: device.cloned(), series: series.clone() };

@@ -400,7 +400,12 @@ impl Sampler {
         };
         let windows = self.windows(Some(id), series)?;
         let since_us = cursor.arrived_us.saturating_add(1);
-        let query = RecentQuery { device: Some(id), limit: SAMPLES_PER_EVENT_MAX, since_us };
+        let query = RecentQuery {
+            device: Some(id),
+            limit: SAMPLES_PER_EVENT_MAX,
+            since_us,
+            after_sample: 0,
+        };
         let mut samples = self.asker.latest(query)?;
         let query = changed(Some(id), ANOMALIES_KEPT_MAX, cursor.change);
         let mut anomalies = self.asker.anomalies(query)?.anomalies;

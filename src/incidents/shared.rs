@@ -17,6 +17,7 @@ use sigmad_incidents::rules::SilenceRule;
 use super::asker::{IncidentsAsker, NewSilence};
 use super::keeper::KeepNow;
 use super::notes::ToldNotes;
+use crate::cluster_scope::ClusterScope;
 
 /// Orders that wait for the thread `replicas`; with more, those who ask block.
 pub const ORDERS_WAITING_MAX: usize = 64;
@@ -134,25 +135,6 @@ pub struct ClusterLink {
     pub orders: Sender<OrderRequest>,
 }
 
-/// Whose incidents an answer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IncidentScope {
-    /// Those of the cluster, and not of this replica alone.
-    pub is_cluster: bool,
-    /// Since when the replicas do not hear of each other, in microseconds since 1970.
-    pub degraded_since_us: Option<i64>,
-}
-
-impl IncidentScope {
-    /// Those of this replica, as they were asked for.
-    pub const LOCAL: Self = Self { is_cluster: false, degraded_since_us: None };
-
-    /// Its name in JSON.
-    pub const fn name(self) -> &'static str {
-        if self.is_cluster { "cluster" } else { "local" }
-    }
-}
-
 /// An order was sent, and it is not known whether it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotDone;
@@ -191,20 +173,20 @@ impl Incidents {
     }
 
     /// The book to answer from, or None for that of this replica. `is_local`: asked for this replica alone.
-    fn book(&self, is_local: bool) -> (Option<Arc<Book>>, IncidentScope) {
+    fn book(&self, is_local: bool) -> (Option<Arc<Book>>, ClusterScope) {
         let Some(cluster) = self.cluster.as_ref().filter(|_| !is_local) else {
-            return (None, IncidentScope::LOCAL);
+            return (None, ClusterScope::LOCAL);
         };
         let state = cluster.state.get();
         let degraded_since_us = state.away_since_us;
         let is_usable = degraded_since_us.is_none() || state.is_holder;
         let book = state.book.clone().filter(|_| is_usable);
         let is_cluster = book.is_some();
-        (book, IncidentScope { is_cluster, degraded_since_us })
+        (book, ClusterScope { is_cluster, degraded_since_us })
     }
 
     /// A page of incidents.
-    pub fn list(&self, query: ListQuery, is_local: bool) -> Option<(ListPage, IncidentScope)> {
+    pub fn list(&self, query: ListQuery, is_local: bool) -> Option<(ListPage, ClusterScope)> {
         let (book, scope) = self.book(is_local);
         let page = match book {
             Some(book) => book.list(&query),
@@ -227,7 +209,7 @@ impl Incidents {
     }
 
     /// The silences that have not ended.
-    pub fn silences(&self, is_local: bool) -> Option<(Vec<SilenceRule>, IncidentScope)> {
+    pub fn silences(&self, is_local: bool) -> Option<(Vec<SilenceRule>, ClusterScope)> {
         let (book, scope) = self.book(is_local);
         let rules = match book {
             Some(book) => book.rules().to_vec(),
@@ -340,7 +322,7 @@ mod tests {
     }
 
     /// The devices of the incidents that are listed, and whose they are.
-    fn listed(incidents: &Incidents, is_local: bool) -> (Vec<String>, IncidentScope) {
+    fn listed(incidents: &Incidents, is_local: bool) -> (Vec<String>, ClusterScope) {
         let query = ListQuery { limit: 9, ..ListQuery::default() };
         let (page, scope) = incidents.list(query, is_local).expect("it runs");
         let device = |one: &Incident| one.suspect().device.as_deref().expect("one").to_owned();
@@ -357,7 +339,7 @@ mod tests {
         let link = ClusterLink { state: state.clone(), notes, orders };
         let incidents = Incidents::new(local, Some(link));
         let here = || vec!["here".to_owned()];
-        let scope = |is_cluster, degraded_since_us| IncidentScope { is_cluster, degraded_since_us };
+        let scope = |is_cluster, degraded_since_us| ClusterScope { is_cluster, degraded_since_us };
         assert_eq!(listed(&incidents, false), (here(), scope(false, Some(7))), "not yet known");
 
         let mut book = Book::default();
@@ -366,7 +348,7 @@ mod tests {
         state.set(known.clone());
         let there = || vec!["there".to_owned()];
         assert_eq!(listed(&incidents, false), (there(), scope(true, None)));
-        assert_eq!(listed(&incidents, true), (here(), IncidentScope::LOCAL));
+        assert_eq!(listed(&incidents, true), (here(), ClusterScope::LOCAL));
         // What is known to be impossible is no order.
         let id = IncidentId::new(1, 2, 3);
         let unknown = incidents.acknowledge(id, Ack::default()).expect("it runs");

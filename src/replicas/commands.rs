@@ -162,7 +162,7 @@ pub fn read_heard(device: Option<&str>) -> Cmd {
 
 /// A replica as a number.
 pub fn number(replica: ReplicaId) -> Replica {
-    Replica::from_str_radix(replica.as_str(), 16).expect("an id has hex digits")
+    Replica::from(replica.number())
 }
 
 fn text(value: &Value) -> Option<&str> {

@@ -110,7 +110,8 @@ pub fn run(
     });
     let asked = Incidents::new(incidents_asker.clone(), cluster.as_ref().map(ClusterParts::link))
         .kept(kept.as_ref().map(Kept::keep_now));
-    let (queues, queue_ends) = Queues::new(&shared, &counters, asked);
+    let lists = (redis.as_ref().map(|redis| redis.lists.clone()), settings.ttl);
+    let (queues, queue_ends) = Queues::new(&shared, &counters, asked, lists);
     let asker = &queues.requests.asker;
     let mut state = StateParts::new(disk, settings, &shared, asker, counters.state.as_ref());
     let (links, journals) = state.as_mut().map(StateParts::take_ways).unwrap_or_default();

@@ -36,7 +36,7 @@ impl ReadThreads {
         queues: RequestQueues,
         history: KeptRecording,
     ) -> io::Result<Self> {
-        let RequestQueues { reads, debug: debug_requests, asker, incidents } = queues;
+        let RequestQueues { reads, debug: debug_requests, asker, lists, incidents } = queues;
         let detector = detectors(settings).first();
         let (window, threshold) = (settings.window, settings.threshold);
         let build = Build {
@@ -77,6 +77,7 @@ impl ReadThreads {
         .keeping(history.keeps);
         let deps = Arc::new(ReaderDeps {
             asker,
+            lists,
             incidents,
             subscriber,
             registry: shared.registry.clone(),

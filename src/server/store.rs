@@ -19,6 +19,7 @@ use crate::handover::{self, HandoverCounters, HandoverProducer};
 use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
 use crate::memory::MemoryPlan;
 use crate::readiness::StoreState;
+use crate::shared_lists::SharedLists;
 use crate::store::commands::{SampleKeys, StoreOptions};
 use crate::store::dial::TcpDialer;
 use crate::store::keys::ReplicaId;
@@ -49,6 +50,8 @@ pub(super) struct RedisParts {
     pub replica: ReplicaId,
     thread: StoreThread,
     pub counters: RedisCounters,
+    /// What readers see of the lists of the cluster.
+    pub lists: Arc<SharedLists>,
     deadline_ns: Arc<AtomicU64>,
     logs_in_again: Arc<AtomicBool>,
     outcomes: Arc<OutcomeGate>,
@@ -108,15 +111,18 @@ impl RedisParts {
             deadline_ns.clone(),
             counters.handover.clone(),
         );
+        let mut clock = Clock::new(shared.start);
+        let lists = Arc::new(SharedLists::new(replica.number(), clock.now().wall_us));
         let thread = StoreThread::new(StoreThreadParts {
             target,
             options,
             flush_interval: settings.flush_interval,
             consumer,
             handover: Some(states_consumer),
+            lists: lists.clone(),
             registry: shared.registry.clone(),
             counters: counters.store.clone(),
-            clock: Clock::new(shared.start),
+            clock,
             dialer: Arc::new(TcpDialer::new(shared.start, deadline_ns.clone())),
             seed: random,
             on_state: Box::new(move |is_up| {
@@ -128,7 +134,7 @@ impl RedisParts {
             logs_in_again: logs_in_again.clone(),
             outcomes: outcomes.clone(),
         });
-        let parts = Self { replica, thread, counters, deadline_ns, logs_in_again, outcomes };
+        let parts = Self { replica, thread, counters, lists, deadline_ns, logs_in_again, outcomes };
         Some((parts, (producer, states_producer)))
     }
 

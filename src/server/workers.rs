@@ -1,6 +1,7 @@
 //! The workers: a router for each, and the queues that leave it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sigmad_clock::Clock;
@@ -20,8 +21,10 @@ use crate::config::{ServerSettings, SettingsError};
 use crate::decode::Decoder;
 use crate::http::counters::HttpCounters;
 use crate::incidents::shared::Incidents;
+use crate::lists::Lists;
 use crate::reloadable::Reloadable;
 use crate::sample_queue::{self, SampleConsumer, SampleProducer};
+use crate::shared_lists::SharedLists;
 use sigmad_sample::READINGS_MAX;
 
 /// What one worker is made of.
@@ -48,6 +51,7 @@ pub(super) struct RequestQueues {
     pub reads: Receiver<ReadRequest>,
     pub debug: Receiver<DebugRequest>,
     pub asker: Asker,
+    pub lists: Lists,
     pub incidents: Incidents,
 }
 
@@ -62,8 +66,11 @@ impl Queues {
         shared: &Shared,
         counters: &ServerCounters,
         incidents: Incidents,
+        (shared_lists, ttl): (Option<Arc<SharedLists>>, Duration),
     ) -> (Self, Vec<AnalyticsQueues>) {
         let (asker, questions) = questions(shared.layout, &shared.sleepers);
+        let ttl_us = ttl.as_micros() as i64;
+        let lists = Lists::new(asker.clone(), shared.registry.clone(), shared_lists, ttl_us);
         let of_shard = |questions| AnalyticsQueues { samples: Vec::new(), questions };
         let mut ends: Vec<_> = questions.into_iter().map(of_shard).collect();
         let mut producers = Vec::new();
@@ -81,7 +88,7 @@ impl Queues {
                 reads: reads_sender,
                 debug: debug_sender,
             },
-            requests: RequestQueues { reads, debug, asker, incidents },
+            requests: RequestQueues { reads, debug, asker, lists, incidents },
         };
         (queues, ends)
     }

@@ -133,7 +133,8 @@ impl World {
             anomalies.extend(report.anomalies.into_iter().map(|anomaly| {
                 let serial = if has_numbers { anomaly.serial } else { 0 };
                 let change = if has_numbers { anomaly.change } else { 0 };
-                format!("{:?}", AnomalyReport { serial, change, ..anomaly })
+                // It is not saved; only lists of several replicas are sorted by it.
+                format!("{:?}", AnomalyReport { serial, change, began_us: 0, ..anomaly })
             }));
         }
         anomalies.sort();
@@ -183,7 +184,7 @@ impl World {
     fn latest(&self) -> String {
         let mut kept = Vec::new();
         for (shard, latest) in &self.shards {
-            for sample in latest.newest_first(None, 0) {
+            for sample in latest.newest_first(None, 0, u64::MAX) {
                 let device = match sample.sample.device {
                     Some(id) => match shard.device_name(id).filter(|_| self.registry.is_device(id))
                     {

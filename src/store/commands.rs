@@ -1,10 +1,11 @@
-//! Segments as Redis commands; [`sharing`] has those by which replicas share their windows, [`states`] those for
-//! detector states.
+//! Segments as Redis commands; [`sharing`] has those by which replicas share their windows, [`lists`] those for lists,
+//! [`states`] those for detector states.
 //!
 //! Every command may be executed twice without harm, and a segment gives the same bytes each time, so that a
 //! batch without a reply is sent again as it was. A segment is encoded batch by batch, so that it and all its
 //! commands are never in memory at once. No I/O.
 
+pub mod lists;
 mod sharing;
 mod states;
 

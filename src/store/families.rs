@@ -2,8 +2,9 @@
 
 use sigmad_counters::{Counter, Families, MetricSource, REQUEST_EDGES_NS, SampleOutcomes};
 
-use super::{DropReason, ErrorKind, StoreCounters};
-use crate::judged_queue::{STORE_DROPPED, STORE_DROPPED_HELP};
+use super::{DropReason, ErrorKind, ListResult, StoreCounters};
+use crate::judged_queue::{LIST_ENTRIES, LIST_ENTRIES_HELP, STORE_DROPPED, STORE_DROPPED_HELP};
+use crate::shared_lists::ListKind;
 
 impl MetricSource for StoreCounters {
     fn collect(&self, families: &mut Families) {
@@ -19,6 +20,13 @@ impl MetricSource for StoreCounters {
         self.outcomes().collect(families);
         self.gauges(families);
         self.counters(families);
+        let entries = families.counter(LIST_ENTRIES, LIST_ENTRIES_HELP);
+        for (kind, result) in
+            ListKind::ALL.into_iter().flat_map(|kind| ListResult::ALL.map(|result| (kind, result)))
+        {
+            let labels = [("list", kind.name()), ("result", result.name())];
+            entries.add_counter(&labels, &self.list_entries_total[kind as usize][result as usize]);
+        }
         self.states.collect(families);
         families
             .histogram(

@@ -24,6 +24,11 @@ pub const CHANGE: &str = "{sigmad}:change";
 pub const CHANGED: &str = "{sigmad}:changed";
 /// Key: a sorted set of the `--window` in use, each with the time of its last use.
 pub const WINDOWS: &str = "{sigmad}:windows";
+/// Keys: the latest anomalies of all replicas, and their order.
+pub const LISTED_ANOMALIES: [&str; 2] =
+    ["{sigmad}:lists:anomalies", "{sigmad}:lists:anomalies:order"];
+/// Keys: the latest samples of all replicas, and their order.
+pub const LISTED_SAMPLES: [&str; 2] = ["{sigmad}:lists:samples", "{sigmad}:lists:samples:order"];
 /// Values of a stream that Redis keeps: one more than a window, so that the last can be judged by the window
 /// before it.
 pub const fn window_values(window: usize) -> u32 {
@@ -45,6 +50,11 @@ impl ReplicaId {
     /// The digits.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("they are hex digits")
+    }
+
+    /// The number that the digits are of.
+    pub fn number(&self) -> u32 {
+        u32::from_str_radix(self.as_str(), 16).expect("they are hex digits")
     }
 
     /// Reads the digits. None for what is no id.
@@ -140,6 +150,20 @@ fn write_subject(text: &mut Vec<u8>, device: Option<&str>) {
         }
     }
     text.push(b'}');
+}
+
+/// Writes `<replica>:<serial>`, the id of an entry of a list.
+pub fn write_list_id(text: &mut Vec<u8>, replica: ReplicaId, serial: u64) {
+    text.extend_from_slice(&replica.0);
+    text.push(b':');
+    write_number(text, serial);
+}
+
+/// None for what is no id of an entry.
+pub fn read_list_id(text: &[u8]) -> Option<(ReplicaId, u64)> {
+    let (replica, serial) = text.split_at_checked(ReplicaId::LEN)?;
+    let serial = read_number(serial.strip_prefix(b":")?)?;
+    Some((ReplicaId::read(replica)?, serial as u64))
 }
 
 /// Writes the id of a sample in a history: larger than those of all earlier samples.

@@ -17,6 +17,7 @@ mod handover_desk;
 mod info;
 pub mod keys;
 pub mod link;
+mod list_desk;
 pub mod mark_reply;
 mod outcome_gate;
 pub mod queue;
@@ -33,6 +34,7 @@ pub mod windows;
 pub use outcome_gate::OutcomeGate;
 
 use crate::handover::StatesCounters;
+use crate::shared_lists::ListKind;
 use sigmad_counters::{Counter, Histogram};
 
 /// Counters of the store, written by its thread.
@@ -80,6 +82,8 @@ pub struct StoreCounters {
     pub future_values_total: Counter,
     /// Windows of other replicas left out because `--max-streams` streams are in use.
     pub windows_skipped_total: Counter,
+    /// Entries of the cluster's lists, by [`ListKind`] and [`ListResult`].
+    pub list_entries_total: [[Counter; ListResult::ALL.len()]; ListKind::ALL.len()],
     /// Detector states on their way between replicas.
     pub states: StatesCounters,
     /// From the first command of a segment to its last reply.
@@ -109,6 +113,34 @@ impl DropReason {
             Self::QueueFull => "queue_full",
             Self::Refused => "refused",
             Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What became of an entry of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListResult {
+    /// Redis has it.
+    Written,
+    /// It found no room, or Redis refused it.
+    LeftOut,
+    /// It was read, written by whichever replica.
+    Read,
+    /// It is damaged, or of another version.
+    Unreadable,
+}
+
+impl ListResult {
+    /// All variants, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Written, Self::LeftOut, Self::Read, Self::Unreadable];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::LeftOut => "left_out",
+            Self::Read => "read",
+            Self::Unreadable => "unreadable",
         }
     }
 }

@@ -2,7 +2,7 @@
 //! other replicas have changed.
 //!
 //! One flush writes a segment of the store queue, marks its subjects as changed, queries the subjects that
-//! others have changed, and reads their windows. Then it writes and reads detector states.
+//! others have changed, and reads their windows and the lists of the cluster. Then it writes and reads detector states.
 //! Several batches of a segment are on their way at once, so that a round trip limits the rate little. After any failure the link is dropped and the same segment is sent again
 //! whole: every command may be executed twice. New chunks are taken from the judged-sample queue between two
 //! batches, so that a slow Redis delays no other thread.
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 mod handing;
 mod linking;
+mod listing;
 mod marking;
 mod reading;
 mod writing;
@@ -27,6 +28,7 @@ use super::commands::{CommandEncoder, StoreOptions};
 use super::dial::Dialer;
 use super::handover_desk::HandoverDesk;
 use super::link::{ClientIdentity, Link, LinkError};
+use super::list_desk::ListDesk;
 use super::mark_reply::ChangeSet;
 use super::queue::StoreQueue;
 use super::redis_clock::RedisClock;
@@ -36,6 +38,7 @@ use super::{DropReason, ErrorKind, OutcomeGate, StoreCounters};
 use crate::handover::HandoverConsumer;
 use crate::judged_queue::{JudgedConsumer, ReplicaUpdate};
 use crate::registry::Registry;
+use crate::shared_lists::SharedLists;
 use sigmad_backoff::Backoff;
 use sigmad_clock::{Clock, Now};
 
@@ -75,6 +78,8 @@ pub struct StoreThreadParts {
     pub consumer: JudgedConsumer,
     /// Detector states come from here. None where no detector keeps any.
     pub handover: Option<HandoverConsumer>,
+    /// Where readers find the lists of the cluster.
+    pub lists: Arc<SharedLists>,
     /// Resolves ids to names, and admits the names of other replicas.
     pub registry: Arc<Registry>,
     /// Written by the thread.
@@ -105,6 +110,7 @@ pub struct StoreThread {
     flush_interval_ns: u64,
     consumer: JudgedConsumer,
     handover: Option<HandoverDesk>,
+    lists: ListDesk,
     registry: Arc<Registry>,
     counters: Arc<StoreCounters>,
     clock: Clock,
@@ -180,11 +186,12 @@ impl StoreThread {
             ..
         } = parts;
         let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, .. } = parts;
-        let StoreThreadParts { logs_in_again, outcomes, .. } = parts;
+        let StoreThreadParts { logs_in_again, outcomes, lists, .. } = parts;
         let keeps_history = options.history_len.is_some();
         let name = format!("sigmad-{}", options.replica);
         Self {
             target,
+            lists: ListDesk::new(lists, options.replica),
             encoder: CommandEncoder::new(options),
             queue: StoreQueue::new(consumer.budget.clone(), options.window, keeps_history)
                 .with_sample_keys(options.sample_keys),
@@ -248,7 +255,8 @@ impl StoreThread {
             if !is_open {
                 self.take_messages();
                 let is_stated = self.handover.as_ref().is_none_or(HandoverDesk::is_done);
-                let is_written = self.queue.is_empty() && self.too_late == 0;
+                let is_listed = !self.lists.has_unwritten();
+                let is_written = self.queue.is_empty() && self.too_late == 0 && is_listed;
                 if is_written && is_stated && self.has_confirmed() {
                     // Those of the last seconds: a sentinel may not know yet that their master is none any more.
                     self.queue.release_all();
@@ -290,10 +298,12 @@ impl StoreThread {
                     |metric| self.registry.metric_name(metric),
                 );
                 let dropped = self.queue.take(&chunk, name, metric_name);
+                self.lists.take_samples(&chunk);
                 self.outcomes.count(|| self.count_dropped(DropReason::QueueFull, dropped));
             }
             self.consumer.recycle(chunk);
         }
+        self.take_anomalies();
         self.update_gauges();
         is_open
     }
@@ -305,6 +315,8 @@ impl StoreThread {
         self.log_in_again()?;
         self.confirm_master()?;
         self.ask_memory()?;
+        self.lists.is_refused = false;
+        self.write_lists()?;
         loop {
             if self.is_past_deadline() {
                 return Err(LinkError::new(ErrorKind::Timeout, "the drain has ended"));
@@ -317,7 +329,9 @@ impl StoreThread {
         let asked = self.clock.now();
         let sent_us = self.sent_us(asked);
         self.overlapping.retain(|_, last_us| *last_us > sent_us);
+        self.lists.is_due |= !self.changed.is_empty();
         self.read_changed(asked)?;
+        self.read_lists()?;
         if !self.is_sharing_refused {
             // False: analytics has ended, and no thread reads windows any more.
             let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us), &self.clock);
@@ -376,6 +390,26 @@ impl StoreThread {
         Ok(replies)
     }
 
+    /// As [`StoreThread::send`], for what no sample needs: a user without the permission loses that alone.
+    fn send_optional(
+        &mut self,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut replies = self.linked().run(pipeline)?;
+        let passing = |reply: &Result<Reply, LinkError>| {
+            let kind = reply.as_ref().err().map(|error| error.kind);
+            kind.is_some_and(|kind| kind.is_passing() && kind != ErrorKind::Auth)
+        };
+        if let Some(at) = replies.iter().position(passing) {
+            return Err(replies.swap_remove(at).expect_err("it is one"));
+        }
+        self.counters.commands_total.add(replies.len() as u64);
+        Ok(replies)
+    }
+
     fn log_refusal(&mut self, error: &LinkError) {
         let now_ns = self.clock.monotonic_ns();
         self.counters.errors_total[error.kind as usize].add(1);
@@ -387,6 +421,9 @@ impl StoreThread {
 
     fn flush_succeeded(&mut self) {
         self.set_up(!self.is_sharing_refused);
+        if self.lists.is_refused {
+            self.lists_are_away();
+        }
         self.backoff.succeeded();
         if let Some(outage) = self.outage.take() {
             let outage_ms = (self.clock.monotonic_ns() - outage.since_ns) / 1_000_000;
@@ -401,6 +438,7 @@ impl StoreThread {
         // The segment is sent again from its first batch on.
         self.spare_batches.extend(self.in_flight.drain(..));
         self.set_up(false);
+        self.lists_are_away();
         self.counters.errors_total[error.kind as usize].add(1);
         let now_ns = self.clock.monotonic_ns();
         self.retry_ns = now_ns + self.backoff.after_failure().as_nanos() as u64;

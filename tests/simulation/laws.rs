@@ -12,10 +12,12 @@
 //! | all replicas show the window that Redis has, and its verdict | at rest |
 //! | a window holds the newest values, by the true time of their arrival | at rest |
 //! | the counts of all replicas together are those of the clients | at rest |
+//! | all replicas list the same anomalies and samples, the last of each replica among them | at rest |
 
 use std::collections::HashMap;
 
 use sigmad::analytics::report::{Scope, WindowsReport};
+use sigmad::shared_lists::{ListKind, ListPlace};
 use sigmad::store::commands::SampleKeys;
 use sigmad::store::keys;
 
@@ -271,6 +273,42 @@ impl Ledger {
                     "process {}: {stored} samples are counted as stored, and Redis has {present}",
                     process.index
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The lists of all processes that run are the same, and have the last sample of each.
+    pub fn check_lists(processes: &[&Process]) -> Result<(), Violation> {
+        for kind in ListKind::ALL {
+            let listed = |process: &Process| {
+                let page = process.lists.newest(kind, usize::MAX, |_, entry| Some(entry.change));
+                (page.rows, page.own.serial)
+            };
+            let mut first = None;
+            for process in processes {
+                let what = format!("process {}, {}", process.index, kind.name());
+                if !process.lists.scope().is_cluster {
+                    return violated(format!("{what}: not the cluster's, and Redis answers"));
+                }
+                let (rows, last) = listed(process);
+                if kind == ListKind::Samples && last != process.accepted {
+                    return violated(format!("{what}: {last} of {} are listed", process.accepted));
+                }
+                match &first {
+                    None => first = Some((process.index, rows)),
+                    Some((_, known)) if *known == rows => {}
+                    Some((other, known)) => {
+                        let only = |of: &[(ListPlace, u64)], not: &[(ListPlace, u64)]| {
+                            of.iter().filter(|row| !not.contains(row)).copied().collect::<Vec<_>>()
+                        };
+                        return violated(format!(
+                            "{what}: {:?} are only here, {:?} only at process {other}",
+                            only(&rows, known),
+                            only(known, &rows)
+                        ));
+                    }
+                }
             }
         }
         Ok(())

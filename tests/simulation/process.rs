@@ -15,6 +15,7 @@ use sigmad::judged_queue::{self, JudgedQueueCounters};
 use sigmad::registry::{NameSource, Registry};
 use sigmad::sample_queue::{self, SampleProducer, Sleeper};
 use sigmad::shards::ShardLayout;
+use sigmad::shared_lists::SharedLists;
 use sigmad::store::StoreCounters;
 use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
@@ -98,6 +99,8 @@ pub struct Process {
     registry: Arc<Registry>,
     producer: Option<SampleProducer>,
     asker: Asker,
+    /// The cluster's lists, as it shows them.
+    pub lists: Arc<SharedLists>,
     analytics: Option<AnalyticsThread>,
     store: Option<StoreRoutine>,
     pub reads: Vec<PendingRead>,
@@ -180,12 +183,15 @@ impl Process {
         });
         let id = ReplicaId::new(random as u32);
         let store_counters = Arc::<StoreCounters>::default();
+        let mut started = clock.clone();
+        let lists = Arc::new(SharedLists::new(id.number(), started.now().wall_us));
         let says_up = Arc::<AtomicBool>::default();
         let state = says_up.clone();
         // Boxed: a coroutine takes only a small closure.
         let thread = Box::new(StoreThread::new(StoreThreadParts {
             target: settings.target.clone(),
             handover: Some(states_consumer),
+            lists: lists.clone(),
             options: store_options(id, settings),
             flush_interval: settings.flush_interval,
             consumer: judged_consumer,
@@ -215,6 +221,7 @@ impl Process {
             registry,
             producer: Some(producer),
             asker,
+            lists,
             analytics: Some(analytics),
             store: Some(StoreRoutine::new(index, move || thread.run())),
             reads: Vec::new(),

@@ -345,6 +345,8 @@ impl Simulation {
             let data = world.nodes[leader].data_now();
             self.ledger.check_rest(data, &self.processes, &self.rest, self.plan.may_lose)
         })?;
+        let alive: Vec<_> = running.iter().map(|&at| &self.processes[at]).collect();
+        Ledger::check_lists(&alive)?;
         for process in running {
             self.processes[process].terminate(self.plan.settings.drain_ns, MS);
         }

@@ -24,6 +24,7 @@ mod failover;
 mod faults;
 mod handover;
 mod incidents;
+mod lists;
 mod sharing;
 mod simulation_model;
 mod topologies;

@@ -17,6 +17,7 @@ use sigmad::judged_queue::{
     self, JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, ReplicaUpdate,
 };
 use sigmad::registry::{NameSource, Registry};
+use sigmad::shared_lists::SharedLists;
 use sigmad::store::StoreCounters;
 use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::dial::TcpDialer;
@@ -198,6 +199,7 @@ impl Replica {
         let thread = StoreThread::new(StoreThreadParts {
             target: redis.url().parse().expect("a URL"),
             handover: None,
+            lists: Arc::new(SharedLists::new(random, 0)),
             options: StoreOptions {
                 replica: ReplicaId::new(random),
                 window: 50,

@@ -54,6 +54,8 @@ impl AnomalyLog {
             names: (device_name, saved.metric_name),
             highest: saved.highest,
             start_us: saved.start_us,
+            // When its first value arrived is not saved; it is not later than that.
+            began_us: saved.highest.arrived_us,
             flags: saved.flags,
             end_us: saved.end_us,
             changed_us: saved.changed_us,

@@ -169,7 +169,7 @@ fn a_sample_without_a_device_is_counted_and_shown_once() {
         }
         producers[0].push(&batch, now);
         producers[0].send(now);
-        let query = RecentQuery { device: None, limit: 100, since_us: 0 };
+        let query = RecentQuery { device: None, limit: 100, since_us: 0, after_sample: 0 };
         let mut times: Vec<_> =
             asker.latest(query).expect("up").iter().map(|sample| sample.timestamp_us).collect();
         times.sort_unstable();
@@ -202,14 +202,19 @@ fn a_flood_of_questions_and_one_of_samples_both_get_through() {
                 scope.spawn(move || {
                     for round in 0..90 {
                         let limit = 10;
-                        let query = RecentQuery { device: None, limit, since_us: i64::MIN };
+                        let query = RecentQuery {
+                            device: None,
+                            limit,
+                            since_us: i64::MIN,
+                            after_sample: 0,
+                        };
                         let sort = DevicesSort::LastSeen;
                         let devices = DevicesQuery { limit, sort, search: None, after: None };
                         match round % 3 {
                             0 => _ = asker.latest(query).expect("up"),
                             1 => _ = asker.devices(&devices).expect("up"),
                             _ => {
-                                let RecentQuery { device, limit, since_us } = query;
+                                let RecentQuery { device, limit, since_us, .. } = query;
                                 let after_change = 0;
                                 let query =
                                     AnomaliesQuery { device, limit, since_us, after_change };
@@ -266,7 +271,7 @@ fn the_latest_samples_carry_names_until_they_are_too_old() {
         producers[0].push(&samples(9, sent), at);
         producers[0].send(at);
     }
-    let query = RecentQuery { device: Some(device(9)), limit: 10, since_us: 0 };
+    let query = RecentQuery { device: Some(device(9)), limit: 10, since_us: 0, after_sample: 0 };
     let ask = |query| asker.latest(query).expect("running");
     let latest = ask(query);
     let expected = |value: f64| SampleReport {

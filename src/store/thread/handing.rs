@@ -119,7 +119,7 @@ impl StoreThread {
             pipeline.add_command(encoder.write_states(&name, *is_first, header, &fields));
             streams.push(fields.len() as u64);
         }
-        let replies = self.send_states(&pipeline)?;
+        let replies = self.send_optional(&pipeline)?;
         for (reply, streams) in replies.into_iter().zip(streams) {
             match reply.map(Reply::into_value) {
                 Ok(Value::Int(1)) => self.counters.states.written_total.add(streams),
@@ -132,26 +132,6 @@ impl StoreThread {
         }
         self.desk().stating.clear();
         Ok(())
-    }
-
-    /// As [`StoreThread::send`], but a user without the permission loses the states alone.
-    fn send_states(
-        &mut self,
-        pipeline: &Pipeline,
-    ) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
-        if pipeline.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut replies = self.linked().run(pipeline)?;
-        let passing = |reply: &Result<Reply, LinkError>| {
-            let kind = reply.as_ref().err().map(|error| error.kind);
-            kind.is_some_and(|kind| kind.is_passing() && kind != ErrorKind::Auth)
-        };
-        if let Some(at) = replies.iter().position(passing) {
-            return Err(replies.swap_remove(at).expect_err("it is one"));
-        }
-        self.counters.commands_total.add(replies.len() as u64);
-        Ok(replies)
     }
 
     /// Looks for the states of the devices whose time has come.
@@ -185,7 +165,7 @@ impl StoreThread {
             pipeline.add_command(self.encoder.read_states_header(&wanted.name));
             pipeline.add_command(self.encoder.read_counts(Some(&wanted.name)));
         }
-        let mut replies = match self.send_states(&pipeline) {
+        let mut replies = match self.send_optional(&pipeline) {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
                 self.desk().wanted.extend(due);
@@ -255,7 +235,7 @@ impl StoreThread {
         for (_, name) in devices {
             pipeline.add_command(self.encoder.read_states(name));
         }
-        let replies = self.send_states(&pipeline)?;
+        let replies = self.send_optional(&pipeline)?;
         pipeline.clear();
         for ((device, name), reply) in devices.iter().zip(replies) {
             let streams = match reply {
@@ -269,7 +249,7 @@ impl StoreThread {
             self.answer(*device, streams);
             pipeline.add_command(self.encoder.delete_states(name));
         }
-        for reply in self.send_states(&pipeline)? {
+        for reply in self.send_optional(&pipeline)? {
             if let Err(error) = reply {
                 self.log_refusal(&error);
             }

@@ -32,6 +32,7 @@ impl StoreThread {
                     info!(samples, "another master: samples of the last seconds are written again");
                 }
                 self.master = master;
+                self.lists.begin_again();
             }
             // Tells the time, before anything is written under it.
             self.mark()?;

@@ -125,7 +125,7 @@ impl StoreThread {
         self.add_unmarked(names);
     }
 
-    fn add_unmarked(&mut self, names: impl IntoIterator<Item = Box<str>>) {
+    pub(super) fn add_unmarked(&mut self, names: impl IntoIterator<Item = Box<str>>) {
         let room = (self.encoder.options().devices_max + 1).saturating_sub(self.unmarked.len());
         self.unmarked.extend(names.into_iter().take(room));
     }
