@@ -18,7 +18,7 @@ use crate::shared_lists::{ListEntry, ListKind, ListPlace, SampleBody, SharedList
 
 /// What is asked of a list.
 #[derive(Clone, Copy, Debug)]
-pub struct ListQuery<'a> {
+pub struct LatestQuery<'a> {
     /// Only this device.
     pub device: Option<&'a str>,
     /// The most results.
@@ -84,14 +84,22 @@ impl Lists {
         }
     }
 
-    fn device(&self, asked: &ListQuery<'_>) -> AskedDevice {
+    /// Whose windows an answer has. While Redis is away they are the cluster's as they were known last.
+    pub fn windows_scope(&self, is_local: bool) -> ClusterScope {
+        match &self.shared {
+            Some(shared) if !is_local => ClusterScope { is_cluster: true, ..shared.scope() },
+            _ => ClusterScope::LOCAL,
+        }
+    }
+
+    fn device(&self, asked: &LatestQuery<'_>) -> AskedDevice {
         asked.device.map(|name| self.registry.find_device(name))
     }
 
     /// `/anomalies`
-    pub fn anomalies(&self, asked: ListQuery<'_>) -> Option<List<ListedAnomaly>> {
+    pub fn anomalies(&self, asked: LatestQuery<'_>) -> Option<List<ListedAnomaly>> {
         let (shared, scope) = self.shared(asked.is_local);
-        let replica = self.shared.as_ref().map(|shared| shared.own());
+        let replica = self.replica();
         let Some(shared) = shared else {
             let reports = self.own_anomalies(&asked, 0)?;
             let listed = |report| ListedAnomaly { replica, report };
@@ -130,20 +138,20 @@ impl Lists {
     /// Those of this replica after a change.
     fn own_anomalies(
         &self,
-        asked: &ListQuery<'_>,
+        asked: &LatestQuery<'_>,
         after_change: u64,
     ) -> Option<Vec<AnomalyReport>> {
         let device = match self.device(asked) {
             Some(None) => return Some(Vec::new()),
             device => device.flatten(),
         };
-        let ListQuery { limit, since_us, .. } = *asked;
+        let LatestQuery { limit, since_us, .. } = *asked;
         let query = AnomaliesQuery { device, limit, since_us, after_change };
         self.asker.anomalies(query).map(|report| report.anomalies)
     }
 
     /// `/latest`
-    pub fn latest(&self, asked: ListQuery<'_>, now: Now) -> Option<List<SampleReport>> {
+    pub fn latest(&self, asked: LatestQuery<'_>, now: Now) -> Option<List<SampleReport>> {
         let (shared, scope) = self.shared(asked.is_local);
         let Some(shared) = shared else {
             return Some(List { scope, rows: self.own_samples(&asked, 0)? });
@@ -156,13 +164,7 @@ impl Lists {
             if asked.device.is_some() && device_of(&entry.body)?.as_deref() != asked.device {
                 return None;
             }
-            let body = SampleBody::read(&mut &entry.body[..])?;
-            Some(SampleReport {
-                device: body.device,
-                timestamp_us: body.timestamp_us,
-                arrived_us: place.began_us,
-                readings: body.readings,
-            })
+            listed_sample(place, entry)
         });
         let mut own = self.own_samples(&asked, page.own.serial)?;
         own.iter_mut().for_each(|sample| sample.arrived_us -= page.offset_us);
@@ -171,14 +173,77 @@ impl Lists {
     }
 
     /// Those of this replica after one of them.
-    fn own_samples(&self, asked: &ListQuery<'_>, after_sample: u64) -> Option<Vec<SampleReport>> {
+    fn own_samples(&self, asked: &LatestQuery<'_>, after_sample: u64) -> Option<Vec<SampleReport>> {
         let device = match self.device(asked) {
             Some(None) => return Some(Vec::new()),
             device => device.flatten(),
         };
-        let ListQuery { limit, since_us, .. } = *asked;
+        let LatestQuery { limit, since_us, .. } = *asked;
         self.asker.latest(RecentQuery { device, limit, since_us, after_sample })
     }
+}
+
+/// How far the entries of other replicas are known, by the numbers of their writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Elsewhere {
+    anomalies: u64,
+    samples: u64,
+}
+
+impl Elsewhere {
+    /// Nothing is known.
+    pub const NOTHING: Self = Self { anomalies: 0, samples: 0 };
+    /// Whatever they write.
+    pub const ALL: Self = Self { anomalies: u64::MAX, samples: u64::MAX };
+}
+
+// For the live page: what other replicas have written, with times by the clock of this replica.
+impl Lists {
+    /// This replica, where there are several.
+    pub fn replica(&self) -> Option<u32> {
+        self.shared.as_ref().map(|shared| shared.own())
+    }
+
+    /// Anomalies that other replicas have changed after what is known, oldest first; of one device, or of all.
+    pub fn anomalies_elsewhere(
+        &self,
+        (known, until): (&mut Elsewhere, Elsewhere),
+        device: Option<&str>,
+    ) -> Vec<ListedAnomaly> {
+        let Some(shared) = &self.shared else { return Vec::new() };
+        let (known, until) = (&mut known.anomalies, until.anomalies);
+        let (mut changed, offset_us) =
+            shared.changed_elsewhere(ListKind::Anomalies, known, until, |place, entry| {
+                let report = corrected(place, entry)?;
+                let is_asked = device.is_none() || device == report.device.as_deref();
+                is_asked.then_some(ListedAnomaly { replica: Some(place.replica), report })
+            });
+        changed.iter_mut().for_each(|one| correct(&mut one.report, -offset_us));
+        changed
+    }
+
+    /// Samples of a device that other replicas have received after what is known, oldest first.
+    pub fn samples_elsewhere(
+        &self,
+        (known, until): (&mut Elsewhere, Elsewhere),
+        device: &str,
+    ) -> Vec<SampleReport> {
+        let Some(shared) = &self.shared else { return Vec::new() };
+        let (known, until) = (&mut known.samples, until.samples);
+        let (mut samples, offset_us) =
+            shared.changed_elsewhere(ListKind::Samples, known, until, |place, entry| {
+                let is_asked = device_of(&entry.body)?.as_deref() == Some(device);
+                is_asked.then(|| listed_sample(place, entry)).flatten()
+            });
+        samples.iter_mut().for_each(|sample| sample.arrived_us += offset_us);
+        samples
+    }
+}
+
+/// The sample of an entry, with its time by Redis' clock.
+fn listed_sample(place: &ListPlace, entry: &ListEntry) -> Option<SampleReport> {
+    let SampleBody { device, timestamp_us, readings } = SampleBody::read(&mut &entry.body[..])?;
+    Some(SampleReport { device, timestamp_us, arrived_us: place.began_us, readings })
 }
 
 /// The anomaly of an entry, with times by Redis' clock.
@@ -224,8 +289,8 @@ mod tests {
         (Lists::new(asker().0, registry, Some(shared.clone()), 60_000_000), shared)
     }
 
-    fn query(device: Option<&str>, is_local: bool) -> ListQuery<'_> {
-        ListQuery { device, limit: 3, since_us: i64::MIN, is_local }
+    fn query(device: Option<&str>, is_local: bool) -> LatestQuery<'_> {
+        LatestQuery { device, limit: 3, since_us: i64::MIN, is_local }
     }
 
     fn at(wall_us: i64) -> Now {

@@ -219,6 +219,31 @@ impl SharedLists {
         read.into_iter().for_each(|entry| list.add(entry, self.own, kind.kept()));
     }
 
+    /// What `wanted` makes of the entries of other replicas that were written after the write of number `cursor`, in the
+    /// order of their writes, up to that of number `until`; advances the cursor. With the wall clock of this replica less
+    /// Redis' clock.
+    pub fn changed_elsewhere<T>(
+        &self,
+        kind: ListKind,
+        cursor: &mut u64,
+        until: u64,
+        mut wanted: impl FnMut(&ListPlace, &ListEntry) -> Option<T>,
+    ) -> (Vec<T>, i64) {
+        let state = self.state.lock();
+        let list = &state.lists[kind as usize];
+        let new = list.by_number.range(cursor.saturating_add(1)..);
+        let mut changed = Vec::new();
+        for (number, place) in new.take_while(|(number, _)| **number <= until) {
+            *cursor = *number;
+            if place.replica != self.own
+                && let Some((_, entry)) = list.entries.get(place)
+            {
+                changed.extend(wanted(place, entry));
+            }
+        }
+        (changed, state.offset_us)
+    }
+
     /// All entries of a list, from the oldest on.
     pub fn all(&self, kind: ListKind) -> Vec<(ListPlace, ListEntry)> {
         let state = self.state.lock();

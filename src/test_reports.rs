@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::analytics::report::{
-    AnomaliesReport, AnomalyReport, DeviceReport, MetricReport, PartTotals, Question, RankedDevice,
-    SampleReport, Scope, SeriesSelection, TotalsReport, WindowsReport,
+    AnomaliesReport, AnomalyReport, DeviceRank, DeviceReport, MetricReport, PartTotals, Question,
+    RankedDevice, SampleReport, Scope, SeriesSelection, TotalsReport, WindowsReport,
 };
 use crate::analytics::{Asker, questions};
 use crate::shards::ShardLayout;
@@ -87,7 +87,6 @@ fn answer(question: Question) {
         Question::Totals(to) => drop(to.send(part_totals())),
         Question::Devices(query, to) => {
             let report = DeviceReport {
-                index: 0,
                 device: format!("{:?}", query.sort).into(),
                 score: 5.0,
                 is_anomaly: true,
@@ -97,7 +96,9 @@ fn answer(question: Question) {
                 total_count: 1,
                 anomaly_count: 1,
             };
-            let device = RankedDevice { rank: (false, 0, Reverse(0)), report };
+            let name = Reverse(report.device.clone());
+            let rank = DeviceRank { is_exact: false, key: 0, name };
+            let device = RankedDevice { rank, report };
             drop(to.send(vec![device; query.limit]));
         }
         Question::Anomalies(query, to) => {

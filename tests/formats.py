@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
@@ -168,10 +169,10 @@ def check_pages(client: Client) -> None:
     after = ""
     while rows := (page := client.ask("GET", f"/devices?sort=device&limit=1{after}", 200))["devices"]:
         paged += [row["device"] for row in rows]
-        after = f"&after={page['next']}"
+        after = f"&after={quote(page['next'], safe='')}"
     assert paged == every and len(every) > 1, (paged, every)
-    client.ask("GET", "/devices?sort=device&after=x", 400)
-    client.ask("GET", "/devices?after=1", 400)
+    client.ask("GET", "/devices?sort=device&after=", 400)
+    client.ask("GET", "/devices?after=x", 400)
 
 
 def check_history(client: Client) -> None:

@@ -67,7 +67,7 @@ impl Asker {
         let shards = &self.shards[..self.layout.of_devices()];
         let parts = ask_each(shards, |to| Question::Devices(query.clone(), to))?;
         let mut found: Vec<RankedDevice> = parts.into_iter().flatten().collect();
-        found.sort_unstable_by_key(|device| Reverse(device.rank));
+        found.sort_unstable_by(|one, other| other.rank.cmp(&one.rank));
         found.truncate(query.limit.min(DEVICES_REPORTED_MAX));
         Some(found.into_iter().map(|device| device.report).collect())
     }

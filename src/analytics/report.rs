@@ -135,11 +135,13 @@ pub struct DevicesQuery {
     /// Only devices whose names contain this, without regard to the case of ASCII letters. A device of exactly
     /// this name comes first.
     pub search: Option<Box<str>>,
-    /// Only devices after the one of this index: the next page of [`DevicesSort::Device`].
-    pub after: Option<u32>,
+    /// Only devices after the one of this name: the next page of [`DevicesSort::Device`].
+    pub after: Option<Box<str>>,
+    /// Which replicas' values. Of this replica alone are only those that it has heard.
+    pub scope: Scope,
 }
 
-/// The order of `/devices`; ties in the order of device ids.
+/// The order of `/devices`; ties in the order of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DevicesSort {
     /// By the highest score of the last verdicts.
@@ -148,7 +150,7 @@ pub enum DevicesSort {
     LastSeen,
     /// By the number of anomalies, most first.
     Anomalies,
-    /// By index: an order that does not change while somebody pages through it.
+    /// By name: an order that is the same on each replica, and does not change while somebody pages through it.
     Device,
 }
 
@@ -227,9 +229,16 @@ pub struct MetricReport {
     pub folded_values: Option<u32>,
 }
 
-/// The sort key of a device, largest first: whether its name is exactly the one searched for, the value of the
-/// sort field, and the index, lowest first.
-pub type DeviceRank = (bool, u64, Reverse<u32>);
+/// The sort key of a device, largest first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceRank {
+    /// Its name is exactly the one searched for.
+    pub is_exact: bool,
+    /// The value of the sort field.
+    pub key: u64,
+    /// Its name, first in the order of letters.
+    pub name: Reverse<Arc<str>>,
+}
 
 /// One device of one shard in `/devices`.
 #[derive(Clone, Debug, PartialEq)]
@@ -243,8 +252,6 @@ pub struct RankedDevice {
 /// One device in `/devices`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceReport {
-    /// The index of its id.
-    pub index: u32,
     /// Its name.
     pub device: Arc<str>,
     /// The highest score of the last verdicts.

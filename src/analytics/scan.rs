@@ -1,18 +1,21 @@
 //! `/devices`: a scan of all devices in steps, so that a million devices delay no sample.
 //!
-//! Each step compares devices as they are; the result is sorted by what they are at the end.
+//! Each step compares devices as they are; the result is sorted by what they are at the end. Ties go by name, so that
+//! replicas that know the same devices give the same order.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
 use crate::analytics::devices::{DEVICES_PER_CHUNK, DeviceEntry, DeviceStream, DeviceWindows};
+use crate::analytics::last_sample::LastSample;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::report::{
-    DEVICES_REPORTED_MAX, DeviceRank, DeviceReport, DevicesQuery, DevicesSort, RankedDevice,
+    DEVICES_REPORTED_MAX, DeviceRank, DeviceReport, DevicesQuery, DevicesSort, RankedDevice, Scope,
 };
-use sigmad_sample::DeviceId;
+use sigmad_sample::{DeviceId, MetricId, Verdict};
 
 /// Chunks of devices in one step: some 20 µs, several times that where names are searched.
 const CHUNKS_PER_STEP: usize = 2;
@@ -20,38 +23,31 @@ const CHUNKS_PER_STEP: usize = 2;
 /// One scan that is under way.
 #[derive(Debug)]
 pub struct DeviceScan {
-    sort: DevicesSort,
+    query: DevicesQuery,
     limit: usize,
-    search: Option<Box<str>>,
-    after: Option<u32>,
     reply: Sender<Vec<RankedDevice>>,
     next: usize,
-    /// The first devices so far, the last of them on top, with their generations.
-    best: BinaryHeap<Reverse<(DeviceRank, u32)>>,
+    /// The first devices so far, the last of them on top, with index and generation.
+    best: BinaryHeap<Reverse<(DeviceRank, u32, u32)>>,
 }
 
 impl DeviceScan {
     pub fn new(query: DevicesQuery, reply: Sender<Vec<RankedDevice>>) -> Self {
         let limit = query.limit.min(DEVICES_REPORTED_MAX);
-        let DevicesQuery { sort, search, after, .. } = query;
-        let best = BinaryHeap::with_capacity(limit);
-        // What comes before the page is not looked at.
-        let first = after.map_or(0, |after| after as usize + 1);
-        let next = first - first % DEVICES_PER_CHUNK;
-        Self { sort, limit, search, after, reply, next, best }
+        Self { query, limit, reply, next: 0, best: BinaryHeap::with_capacity(limit) }
     }
 
     /// Takes one step. True when all devices have been compared.
     pub fn advance(&mut self, devices: &DeviceWindows, metrics: &KnownMetrics) -> bool {
         for _ in 0..CHUNKS_PER_STEP {
             for (index, device) in (self.next as u32..).zip(devices.chunk_from(self.next)) {
+                let DevicesQuery { search, after, scope, .. } = &self.query;
                 if let Some(name) = &device.name
-                    && self.after.is_none_or(|after| index > after)
-                    && self.search.as_deref().is_none_or(|part| has_part(name, part))
-                    && (self.sort != DevicesSort::Device
-                        || self.is_of_page(index, device.generation, metrics))
+                    && after.as_deref().is_none_or(|after| &**name > after)
+                    && search.as_deref().is_none_or(|part| has_part(name, part))
+                    && (*scope == Scope::Cluster || device.own.total > 0)
                 {
-                    self.consider(index, device, name);
+                    self.consider(index, device, name, devices, metrics);
                 }
             }
             self.next += DEVICES_PER_CHUNK;
@@ -59,41 +55,58 @@ impl DeviceScan {
         self.next >= devices.entries()
     }
 
-    /// Indexes ascend, so the first ones are the page. An evicted device takes no place on it: a page of
-    /// these alone would look like the end.
-    fn is_of_page(&self, index: u32, generation: u32, metrics: &KnownMetrics) -> bool {
-        self.best.len() < self.limit && metrics.is_device(DeviceId { index, generation })
+    #[inline]
+    fn consider(
+        &mut self,
+        index: u32,
+        device: &DeviceEntry,
+        name: &Arc<str>,
+        devices: &DeviceWindows,
+        metrics: &KnownMetrics,
+    ) {
+        let (is_exact, key) = (self.is_exact(name), key(&self.query, device, devices));
+        if self.best.len() >= self.limit {
+            let Some(Reverse((worst, ..))) = self.best.peek() else { return };
+            let is_better = (is_exact, key, Reverse(&**name))
+                > (worst.is_exact, worst.key, Reverse(&*worst.name.0));
+            if !is_better {
+                return;
+            }
+        }
+        // An evicted device takes no place on a page: one of these alone would look like the end.
+        let generation = device.generation;
+        let is_paged = self.query.sort == DevicesSort::Device;
+        if is_paged && !metrics.is_device(DeviceId { index, generation }) {
+            return;
+        }
+        if self.best.len() >= self.limit {
+            self.best.pop();
+        }
+        let rank = DeviceRank { is_exact, key, name: Reverse(name.clone()) };
+        self.best.push(Reverse((rank, index, generation)));
     }
 
-    #[inline]
-    fn consider(&mut self, index: u32, device: &DeviceEntry, name: &str) {
-        let is_exact = self.search.as_deref() == Some(name);
-        let rank = (is_exact, key(self.sort, device), Reverse(index));
-        if self.best.len() < self.limit {
-            self.best.push(Reverse((rank, device.generation)));
-        } else if let Some(mut worst) = self.best.peek_mut()
-            && rank > worst.0.0
-        {
-            *worst = Reverse((rank, device.generation));
-        }
+    /// The device of exactly the name that is searched for comes first, but where devices are paged through.
+    fn is_exact(&self, name: &str) -> bool {
+        self.query.sort != DevicesSort::Device && self.query.search.as_deref() == Some(name)
     }
 
     /// Reports the first devices that still exist, here and in the registry.
     pub fn reply(self, devices: &DeviceWindows, metrics: &KnownMetrics) {
-        let mut found: Vec<RankedDevice> = self
-            .best
+        let Self { query, reply, best, .. } = self;
+        let mut found: Vec<RankedDevice> = best
             .into_iter()
-            .filter_map(|Reverse(((is_exact, _, Reverse(index)), generation))| {
+            .filter_map(|Reverse((rank, index, generation))| {
                 let id = DeviceId { index, generation };
                 // An evicted device keeps its entry here until another takes it.
                 let device = devices.get(id).filter(|_| metrics.device_name(id).is_some())?;
-                let rank = (is_exact, key(self.sort, device), Reverse(index));
-                Some(RankedDevice { rank, report: report(devices, metrics, device, index)? })
+                let rank = DeviceRank { key: key(&query, device, devices), ..rank };
+                Some(RankedDevice { rank, report: report(query.scope, devices, metrics, device)? })
             })
             .collect();
-        found.sort_unstable_by_key(|device| Reverse(device.rank));
+        found.sort_unstable_by(|one, other| other.rank.cmp(&one.rank));
         // Err: the reader has gone.
-        let _ = self.reply.try_send(found);
+        let _ = reply.try_send(found);
     }
 }
 
@@ -102,33 +115,82 @@ pub fn has_part(name: &str, part: &str) -> bool {
     name.as_bytes().windows(part.len()).any(|found| found.eq_ignore_ascii_case(part.as_bytes()))
 }
 
-fn key(sort: DevicesSort, device: &DeviceEntry) -> u64 {
-    match sort {
+fn key(query: &DevicesQuery, device: &DeviceEntry, devices: &DeviceWindows) -> u64 {
+    let counts = match query.scope {
+        Scope::Cluster => device.own + device.others,
+        Scope::Local => device.own,
+    };
+    match (query.sort, query.scope) {
         // The bits of floats of 0 and up have the order of the floats.
-        DevicesSort::Score => device.highest_score().map_or(0, |stream| stream.score.to_bits()),
-        DevicesSort::LastSeen => device.last.seen_us.max(0) as u64,
-        DevicesSort::Device => 0,
-        DevicesSort::Anomalies => device.own.anomalies + device.others.anomalies,
+        (DevicesSort::Score, Scope::Cluster) => {
+            device.highest_score().map_or(0, |stream| stream.score.to_bits())
+        }
+        (DevicesSort::Score, Scope::Local) => {
+            highest_own(device, devices).map_or(0, |own| own.verdict.score.to_bits())
+        }
+        (DevicesSort::LastSeen, scope) => last_seen_us(device, scope).max(0) as u64,
+        (DevicesSort::Device, _) => 0,
+        (DevicesSort::Anomalies, _) => counts.anomalies,
     }
 }
 
+/// When its last sample arrived, at any replica or at this one.
+fn last_seen_us(device: &DeviceEntry, scope: Scope) -> i64 {
+    let seen_us = device.last.seen_us;
+    if scope == Scope::Cluster || LastSample::seconds(seen_us) == device.own_seen_s {
+        return seen_us;
+    }
+    i64::from(device.own_seen_s) * 1_000_000
+}
+
+/// A stream of a device by the values of this replica alone.
+struct OwnStream {
+    metric: MetricId,
+    verdict: Verdict,
+    last: f64,
+}
+
+fn own_streams(device: &DeviceEntry, devices: &DeviceWindows) -> impl Iterator<Item = OwnStream> {
+    device.streams.iter().filter_map(|stream| {
+        let (own, ring) = devices.arena.own(stream.place())?;
+        let last = own.window.last(ring)?;
+        Some(OwnStream { metric: stream.metric, verdict: own.verdict, last })
+    })
+}
+
+/// The stream with the highest score, the first of equals.
+fn highest_own(device: &DeviceEntry, devices: &DeviceWindows) -> Option<OwnStream> {
+    own_streams(device, devices)
+        .reduce(|best, next| if next.verdict.score > best.verdict.score { next } else { best })
+}
+
 fn report(
+    scope: Scope,
     devices: &DeviceWindows,
     metrics: &KnownMetrics,
     device: &DeviceEntry,
-    index: u32,
 ) -> Option<DeviceReport> {
-    let highest = device.highest_score()?;
-    let (stream, ring) = devices.arena.get(highest.place());
-    let counts = device.own + device.others;
+    let (metric, score, last, is_anomaly, counts) = match scope {
+        Scope::Cluster => {
+            let highest = device.highest_score()?;
+            let (stream, ring) = devices.arena.get(highest.place());
+            let is_anomaly = device.streams.iter().any(DeviceStream::is_anomaly);
+            let counts = device.own + device.others;
+            (highest.metric, highest.score, stream.window.last(ring)?, is_anomaly, counts)
+        }
+        Scope::Local => {
+            let highest = highest_own(device, devices)?;
+            let is_anomaly = own_streams(device, devices).any(|own| own.verdict.is_anomaly);
+            (highest.metric, highest.verdict.score, highest.last, is_anomaly, device.own)
+        }
+    };
     Some(DeviceReport {
-        index,
         device: device.name.clone()?,
-        score: highest.score,
-        is_anomaly: device.streams.iter().any(DeviceStream::is_anomaly),
-        metric: metrics.name(highest.metric)?,
-        last: stream.window.last(ring)?,
-        last_seen_us: device.last.seen_us,
+        score,
+        is_anomaly,
+        metric: metrics.name(metric)?,
+        last,
+        last_seen_us: last_seen_us(device, scope),
         total_count: counts.total,
         anomaly_count: counts.anomalies,
     })

@@ -470,7 +470,8 @@ fn latest_samples(
     ttl_us: i64,
 ) -> Vec<SampleReport> {
     let since_us = query.since_us.max(now.wall_us - ttl_us);
-    let samples = analytics.samples().saturating_sub(query.after_sample);
+    let after = query.after_sample;
+    let samples = if after == 0 { u64::MAX } else { analytics.samples().saturating_sub(after) };
     latest
         .newest_first(query.device, since_us, samples)
         .filter_map(|kept| {

@@ -6,19 +6,22 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::json::{Seconds, body};
-use crate::analytics::report::{
-    AnomalyReport, DeviceReport, DevicesQuery, DevicesSort, SampleReport,
-};
+use crate::analytics::report::{DeviceReport, DevicesSort, SampleReport};
+use crate::cluster_scope::ClusterScope;
 use crate::lists::{List, ListedAnomaly};
 use sigmad_sample::number::Plain;
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct DevicesJson<'a> {
+    scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded_since: Option<Seconds>,
     devices: Vec<DeviceJson<'a>>,
     count: usize,
     /// The next page; only with an order that does not change.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<u32>,
+    next: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -50,14 +53,15 @@ impl<'a> From<&'a DeviceReport> for DeviceJson<'a> {
 }
 
 /// `/devices`
-pub fn devices(reports: &[DeviceReport], asked: &DevicesQuery) -> Vec<u8> {
+pub fn devices(reports: &[DeviceReport], sort: DevicesSort, scope: ClusterScope) -> Vec<u8> {
     // A page that is not full may have devices after it: one that is evicted meanwhile leaves a gap.
-    let has_pages = asked.sort == DevicesSort::Device;
+    let last = reports.last().filter(|_| sort == DevicesSort::Device);
     body(&DevicesJson {
+        scope: scope.name(),
+        degraded_since: scope.degraded_since_us.map(Seconds),
         devices: reports.iter().map(DeviceJson::from).collect(),
         count: reports.len(),
-        // The device of exactly the name that is searched for comes first, wherever it is.
-        next: reports.iter().map(|one| one.index).max().filter(|_| has_pages),
+        next: last.map(|last| &*last.device),
     })
 }
 
@@ -105,15 +109,9 @@ struct ExpectedRangeJson {
 
 impl<'a> From<&'a ListedAnomaly> for AnomalyJson<'a> {
     fn from(listed: &'a ListedAnomaly) -> Self {
-        let replica = listed.replica.map(|replica| format!("{replica:08x}"));
-        Self { replica, ..Self::from(&listed.report) }
-    }
-}
-
-impl<'a> From<&'a AnomalyReport> for AnomalyJson<'a> {
-    fn from(report: &'a AnomalyReport) -> Self {
+        let ListedAnomaly { replica, report } = listed;
         Self {
-            replica: None,
+            replica: replica.map(|replica| format!("{replica:08x}")),
             serial: report.serial,
             device: report.device.as_deref(),
             metric: &report.metric,
@@ -194,7 +192,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cluster_scope::ClusterScope;
+    use crate::analytics::report::AnomalyReport;
     use sigmad_detectors::DetectorKind;
     use sigmad_sample::Verdict;
 
@@ -223,7 +221,6 @@ mod tests {
         assert_eq!(answer["samples"][0], row);
         assert_eq!(answer["samples"][1].get("device"), None);
         let device = DeviceReport {
-            index: 7,
             device: name.clone(),
             score: 1e6,
             is_anomaly: true,
@@ -235,13 +232,15 @@ mod tests {
         };
         let row = json!({"device": &*name, "score": 1e6, "isAnomaly": true, "metric": &*name,
             "last": 0.5, "lastSeen": 1, "totalCount": 3, "anomalyCount": 1});
-        let asked = |sort| DevicesQuery { limit: 1, sort, search: None, after: None };
-        let answer = parse(&devices(std::slice::from_ref(&device), &asked(DevicesSort::Score)));
-        assert_eq!(answer, json!({"devices": [row], "count": 1}));
-        let answer = parse(&devices(std::slice::from_ref(&device), &asked(DevicesSort::Device)));
-        assert_eq!(answer, json!({"devices": [row], "count": 1, "next": 7}));
-        let answer = parse(&devices(&[], &asked(DevicesSort::Device)));
-        assert_eq!(answer, json!({"devices": [], "count": 0}));
+        let scope = ClusterScope { is_cluster: true, degraded_since_us: None };
+        let rows = std::slice::from_ref(&device);
+        let answer = parse(&devices(rows, DevicesSort::Score, scope));
+        assert_eq!(answer, json!({"scope": "cluster", "devices": [row], "count": 1}));
+        let answer = parse(&devices(rows, DevicesSort::Device, ClusterScope::LOCAL));
+        let page = json!({"scope": "local", "devices": [row], "count": 1, "next": &*name});
+        assert_eq!(answer, page);
+        let answer = parse(&devices(&[], DevicesSort::Device, ClusterScope::LOCAL));
+        assert_eq!(answer, json!({"scope": "local", "devices": [], "count": 0}));
         let anomaly = AnomalyReport {
             serial: 7,
             device: None,

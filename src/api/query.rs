@@ -237,12 +237,18 @@ impl<'a> Query<'a> {
     }
 
     /// The device before the next page.
-    pub fn after_device(&self, sort: DevicesSort) -> Result<Option<u32>, ApiError<'static>> {
-        let known = |text: &str| match sort {
-            DevicesSort::Device => within(text, 0..=u32::MAX.into()).map(|after| after as u32),
-            DevicesSort::Score | DevicesSort::LastSeen | DevicesSort::Anomalies => None,
+    pub fn after_device(&self, sort: DevicesSort) -> Result<Option<&str>, ApiError<'static>> {
+        let known = |text: &'_ str| match sort {
+            DevicesSort::Device => is_name(text),
+            DevicesSort::Score | DevicesSort::LastSeen | DevicesSort::Anomalies => false,
         };
-        chosen("after", self.after.as_deref(), known, "the `next` of an answer with sort=device")
+        match self.after.as_deref() {
+            Some(text) if !known(text) => {
+                let allowed = "the `next` of an answer with sort=device";
+                Err(ApiError::Parameter { name: "after", allowed })
+            }
+            after => Ok(after),
+        }
     }
 
     /// Whether only what this replica knows is asked for. Without Redis both scopes are of this replica.

@@ -33,7 +33,7 @@ use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscriptio
 use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, Responder, Response};
 use crate::incidents::shared::Incidents;
-use crate::lists::{ListQuery, Lists};
+use crate::lists::{LatestQuery, Lists};
 use crate::registry::Registry;
 use crate::telemetry::{OPENMETRICS, TEXT, Telemetry, openmetrics};
 use sigmad_clock::{Clock, Now};
@@ -215,8 +215,12 @@ impl ReadQuery<'_> {
             Read::Devices => {
                 let search = query.search()?.map(Box::from);
                 let (limit, sort) = (query.limit()?, query.sort()?);
-                let asked = DevicesQuery { limit, sort, search, after: query.after_device(sort)? };
-                lists::devices(&answered(deps.asker.devices(&asked))?, &asked)
+                let (after, is_local) =
+                    (query.after_device(sort)?.map(Box::from), query.is_local()?);
+                let scope = if is_local { Scope::Local } else { Scope::Cluster };
+                let asked = DevicesQuery { limit, sort, search, after, scope };
+                let found = answered(deps.asker.devices(&asked))?;
+                lists::devices(&found, sort, deps.lists.windows_scope(is_local))
             }
             Read::Anomalies => {
                 let asked = list_query(&query, query.since_us()?)?;
@@ -303,9 +307,12 @@ fn series_selection(
 }
 
 /// The query of `/anomalies` and `/latest`.
-fn list_query<'q>(query: &'q Query<'_>, since_us: i64) -> Result<ListQuery<'q>, ApiError<'static>> {
+fn list_query<'q>(
+    query: &'q Query<'_>,
+    since_us: i64,
+) -> Result<LatestQuery<'q>, ApiError<'static>> {
     let (limit, device) = (query.limit()?, query.device()?);
-    Ok(ListQuery { device, limit, since_us, is_local: query.is_local()? })
+    Ok(LatestQuery { device, limit, since_us, is_local: query.is_local()? })
 }
 
 /// Compresses a large body if the client accepts gzip.
@@ -561,7 +568,9 @@ mod tests {
     fn reads_without_analytics_are_503_stopping() {
         let mut test = reader_test();
         let (asker, _) = questions(ShardLayout::ONE, &[Arc::default()]);
-        Arc::get_mut(&mut test.deps).expect("the only owner").asker = asker;
+        let deps = Arc::get_mut(&mut test.deps).expect("the only owner");
+        deps.lists = Lists::new(asker.clone(), deps.registry.clone(), None, i64::MAX / 4);
+        deps.asker = asker;
         for target in ["/analyze", "/metrics", "/latest"] {
             let response = test.get(target);
             assert_eq!(response.status, 503);

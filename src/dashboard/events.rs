@@ -337,7 +337,7 @@ impl Events {
         let at_ms = now.monotonic_ms();
         let mut device_feeds = std::mem::take(&mut self.device_feeds);
         for DeviceFeed { device, series, cursor, feed } in &mut device_feeds {
-            let snapshot = self.sampler.device(device, series, cursor)?;
+            let snapshot = self.sampler.device(device, series, cursor, &DeviceCursor::ALL)?;
             let is_quiet = snapshot.samples.is_empty() && snapshot.anomalies.is_empty();
             if is_quiet && at_ms < feed.sent_ms + QUIET_MS {
                 continue;
@@ -408,17 +408,15 @@ impl Events {
         resumed_ms: Option<u64>,
     ) -> Option<()> {
         let resumed_us = self.wall_us(resumed_ms);
-        let mut cursor = DeviceCursor { arrived_us: resumed_us, change: 0 };
+        let mut cursor = DeviceCursor::after(resumed_us);
         self.recorder.want(Some(&Arc::from(&*device)), &series, self.clock.now())?;
-        let mut snapshot = self.sampler.device(&device, &series, &mut cursor)?;
-        snapshot.anomalies.retain(|anomaly| anomaly.changed_us > resumed_us);
         let is_known = |known: &DeviceFeed| known.device == device && known.series == series;
         let known = self.device_feeds.iter().position(is_known);
         // The next tick sends the rest to all clients of this device.
-        if let Some(known) = known.map(|index| &self.device_feeds[index].cursor) {
-            snapshot.samples.retain(|sample| sample.arrived_us <= known.arrived_us);
-            snapshot.anomalies.retain(|anomaly| anomaly.change <= known.change);
-        }
+        let until = known.map_or(DeviceCursor::ALL, |index| self.device_feeds[index].cursor);
+        let mut snapshot = self.sampler.device(&device, &series, &mut cursor, &until)?;
+        snapshot.anomalies.retain(|anomaly| anomaly.report.changed_us > resumed_us);
+        snapshot.samples.retain(|sample| sample.arrived_us > resumed_us);
         device_sections(&mut message, &device, &snapshot);
         let writer = self.stream(responder, message);
         match known {
@@ -470,6 +468,7 @@ mod tests {
     use crate::http::message::{Completion, CompletionSink, STREAM_QUEUE_BYTES_MAX, StreamState};
     use crate::incidents::shared::Incidents;
     use crate::incidents::thread::running;
+    use crate::lists::Lists;
     use crate::registry::Registry;
     use crate::test_reports::{asker, fleet};
     use sigmad_sample::{NAME_BYTES_MAX, READINGS_MAX};
@@ -526,11 +525,12 @@ mod tests {
     fn events_test() -> EventsTest {
         let registry = Arc::new(Registry::new(1_000, 3_600));
         let (asker, _) = asker();
-        let sampler =
-            Sampler::new(asker.clone(), registry.clone(), testing::counters(Arc::default()));
+        let lists = Lists::new(asker.clone(), registry.clone(), None, i64::MAX / 4);
+        let counted = testing::counters(Arc::default());
+        let sampler = Sampler::new(asker.clone(), lists.clone(), registry.clone(), counted);
         let counters = Arc::<EventsCounters>::default();
         let incidents = Incidents::new(running(registry.clone()).0, None);
-        let recorder = Recorder::new(asker, incidents, registry, counters.clone());
+        let recorder = Recorder::new(asker, lists, incidents, registry, counters.clone());
         let (_, requests) = channel(counters.clone());
         let server = ServerInfo {
             version: "0.1.0",

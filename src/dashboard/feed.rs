@@ -5,10 +5,11 @@ use serde::Serialize;
 use super::counters::EventsCounters;
 use super::message::{EventMessage, json};
 use super::sampler::DeviceSnapshot;
-use crate::analytics::report::{AnomalyReport, SampleReport};
+use crate::analytics::report::SampleReport;
 use crate::answers::lists::{AnomalyJson, SampleJson};
 use crate::answers::windows::MetricsJson;
 use crate::http::message::{STREAM_QUEUE_BYTES_MAX, StreamSendError, StreamWriter};
+use crate::lists::ListedAnomaly;
 use sigmad_sample::READINGS_MAX;
 
 /// Bytes of one device's samples in one event. The rest of the client's queue holds its metrics, so that no
@@ -44,9 +45,9 @@ impl Feed {
 }
 
 /// Adds the section of anomalies, if there are any.
-pub fn anomaly_section(message: &mut EventMessage, oldest_first: &[&AnomalyReport]) {
+pub fn anomaly_section(message: &mut EventMessage, oldest_first: &[&ListedAnomaly]) {
     if !oldest_first.is_empty() {
-        let anomalies = oldest_first.iter().map(|report| AnomalyJson::from(*report));
+        let anomalies = oldest_first.iter().map(|anomaly| AnomalyJson::from(*anomaly));
         message.list("anomalies", anomalies);
     }
 }

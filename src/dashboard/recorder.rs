@@ -15,10 +15,10 @@ use super::day::{DAY_BYTES, DAY_S, Day, DayColumns, DayRange};
 use super::figures;
 use crate::analytics::Asker;
 use crate::analytics::report::{
-    MetricReport, RecentQuery, SAMPLES_REPORTED_MAX, Scope, SeriesQuery, SeriesSelection,
-    WindowsReport,
+    MetricReport, SAMPLES_REPORTED_MAX, Scope, SeriesQuery, SeriesSelection, WindowsReport,
 };
 use crate::incidents::shared::Incidents;
+use crate::lists::{LatestQuery, Lists};
 use crate::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_incidents::incident::{Incident, State};
@@ -82,6 +82,7 @@ pub struct HistoryReport {
 #[derive(Debug)]
 pub struct Recorder {
     asker: Asker,
+    lists: Lists,
     incidents: Incidents,
     registry: Arc<Registry>,
     counters: Arc<EventsCounters>,
@@ -95,12 +96,14 @@ impl Recorder {
     /// A recorder of nothing so far.
     pub fn new(
         asker: Asker,
+        lists: Lists,
         incidents: Incidents,
         registry: Arc<Registry>,
         counters: Arc<EventsCounters>,
     ) -> Self {
         Self {
             asker,
+            lists,
             incidents,
             registry,
             counters,
@@ -181,7 +184,11 @@ impl Recorder {
             }
         }
         self.counters.history_streams.set(self.streams.len() as u64);
-        if begun.is_empty() || id.is_none() { Some(()) } else { self.begin(id, device, &begun) }
+        if begun.is_empty() || id.is_none() {
+            Some(())
+        } else {
+            self.begin(id, device, &begun, now)
+        }
     }
 
     /// Makes room for another stream, if one can go that nobody wants now.
@@ -211,16 +218,13 @@ impl Recorder {
         id: Option<DeviceId>,
         device: Option<&Arc<str>>,
         begun: &[Arc<str>],
+        now: Now,
     ) -> Option<()> {
         // Before the samples: a value between both questions is recorded twice rather than never.
         let windows = self.windows(id, begun)?;
-        let query = RecentQuery {
-            device: id,
-            limit: SAMPLES_REPORTED_MAX,
-            since_us: i64::MIN,
-            after_sample: 0,
-        };
-        let newest_first = self.asker.latest(query)?;
+        let (device_name, limit) = (device.map(|name| &**name), SAMPLES_REPORTED_MAX);
+        let query = LatestQuery { device: device_name, limit, since_us: i64::MIN, is_local: false };
+        let newest_first = self.lists.latest(query, now)?.rows;
         for series in begun {
             let name = StreamName { device: device.cloned(), series: series.clone() };
             let Some(recorded) = self.streams.get_mut(&name) else { continue };
@@ -349,7 +353,9 @@ mod tests {
         }
         let (incidents, events) = running(registry.clone());
         let incidents = Incidents::new(incidents, None);
-        (Recorder::new(asker().0, incidents, registry, Arc::default()), events)
+        let asker = asker().0;
+        let lists = Lists::new(asker.clone(), registry.clone(), None, i64::MAX / 4);
+        (Recorder::new(asker, lists, incidents, registry, Arc::default()), events)
     }
 
     fn query(device: Option<&str>, series: &[&str]) -> HistoryQuery {

@@ -16,6 +16,7 @@ use crate::analytics::report::{
 };
 use crate::analytics::thread::AnalyticsCounters;
 use crate::http::counters::HttpCounters;
+use crate::lists::{Elsewhere, ListedAnomaly, Lists};
 use crate::registry::Registry;
 use crate::sample_queue::SampleQueueCounters;
 use sigmad_clock::Now;
@@ -81,6 +82,7 @@ pub struct SamplerCounters {
 #[derive(Debug)]
 pub struct Sampler {
     asker: Asker,
+    lists: Lists,
     registry: Arc<Registry>,
     counters: SamplerCounters,
     counted: VecDeque<CountsAt>,
@@ -113,7 +115,9 @@ struct RecentAnomalies {
     serial: u64,
     /// All changes up to this one have been asked for.
     change: u64,
-    kept: VecDeque<AnomalyReport>,
+    /// What other replicas have changed is known that far. None before the first look: then it is no news.
+    elsewhere: Option<Elsewhere>,
+    kept: VecDeque<ListedAnomaly>,
 }
 
 /// A device with one of the largest scores at one moment.
@@ -139,7 +143,7 @@ pub struct Snapshot {
     /// How many others the fleet has.
     pub fleet_left_out: usize,
     /// Anomalies that began, went on or ended since the last tick, newest first.
-    pub anomalies: Vec<AnomalyReport>,
+    pub anomalies: Vec<ListedAnomaly>,
     /// New anomalies that are only counted.
     pub anomalies_left_out: u64,
 }
@@ -152,7 +156,7 @@ pub struct DeviceSnapshot {
     /// New samples, oldest first.
     pub samples: Vec<SampleReport>,
     /// Anomalies that began, went on or ended, oldest first.
-    pub anomalies: Vec<AnomalyReport>,
+    pub anomalies: Vec<ListedAnomaly>,
 }
 
 /// The position of a device feed: what its clients have received.
@@ -162,13 +166,50 @@ pub struct DeviceCursor {
     pub arrived_us: i64,
     /// The number of the last change of an anomaly.
     pub change: u64,
+    /// What other replicas have received and changed.
+    pub elsewhere: Elsewhere,
+}
+
+impl DeviceCursor {
+    /// Whatever there is.
+    pub const ALL: Self =
+        Self { arrived_us: i64::MAX, change: u64::MAX, elsewhere: Elsewhere::ALL };
+
+    /// Its clients have received what arrived by that time, and no anomalies.
+    pub const fn after(arrived_us: i64) -> Self {
+        Self { arrived_us, change: 0, elsewhere: Elsewhere::NOTHING }
+    }
+}
+
+impl RecentAnomalies {
+    /// Keeps an anomaly in place of what it was; a new one only if `is_new`. True if it was not kept before.
+    fn keep(&mut self, anomaly: &ListedAnomaly, is_new: bool) -> bool {
+        let id = |one: &ListedAnomaly| (one.replica, one.report.serial);
+        if let Some(known) = self.kept.iter_mut().find(|known| id(known) == id(anomaly)) {
+            known.clone_from(anomaly);
+            return false;
+        }
+        if is_new {
+            if self.kept.len() == ANOMALIES_KEPT_MAX {
+                self.kept.pop_front();
+            }
+            self.kept.push_back(anomaly.clone());
+        }
+        is_new
+    }
 }
 
 impl Sampler {
     /// A sampler before its first tick.
-    pub fn new(asker: Asker, registry: Arc<Registry>, counters: SamplerCounters) -> Self {
+    pub fn new(
+        asker: Asker,
+        lists: Lists,
+        registry: Arc<Registry>,
+        counters: SamplerCounters,
+    ) -> Self {
         Self {
             asker,
+            lists,
             registry,
             counters,
             counted: VecDeque::new(),
@@ -204,40 +245,50 @@ impl Sampler {
     }
 
     /// Anomalies that changed since the last call, newest first, and the number of further new ones.
-    fn new_anomalies(&mut self, now: Now) -> Option<(Vec<AnomalyReport>, u64)> {
-        let RecentAnomalies { begun, serial, change, kept } = &mut self.anomalies;
-        let query = changed(None, ANOMALIES_PER_EVENT_MAX, *change);
+    fn new_anomalies(&mut self, now: Now) -> Option<(Vec<ListedAnomaly>, u64)> {
+        let replica = self.lists.replica();
+        let known = &mut self.anomalies;
+        let query = changed(None, ANOMALIES_PER_EVENT_MAX, known.change);
         let report = self.asker.anomalies(query)?;
+        let listed = |report| ListedAnomaly { replica, report };
+        let mut anomalies: Vec<_> = report.anomalies.into_iter().map(listed).collect();
         let mut new = 0;
-        for anomaly in report.anomalies.iter().rev() {
-            *change = anomaly.change.max(*change);
-            if let Some(known) = kept.iter_mut().find(|known| known.serial == anomaly.serial) {
-                known.clone_from(anomaly);
-            } else if anomaly.serial > *serial {
-                new += 1;
-                if kept.len() == ANOMALIES_KEPT_MAX {
-                    kept.pop_front();
-                }
-                kept.push_back(anomaly.clone());
-            }
-            if let Some(device) = &anomaly.device {
-                let (device, metric) = (device.clone(), anomaly.metric.clone());
-                let (score, at_ms) = (anomaly.verdict.score, now.monotonic_ms());
+        for anomaly in anomalies.iter().rev() {
+            known.change = anomaly.report.change.max(known.change);
+            let is_new = anomaly.report.serial > known.serial;
+            new += u64::from(known.keep(anomaly, is_new));
+        }
+        // What came later from some shards, and may be missing from others, is asked for again.
+        known.change = report.change.min(known.change);
+        known.serial = report.serial.max(known.serial);
+        let mut left_out = (report.begun - known.begun).saturating_sub(new);
+        known.begun = report.begun;
+        let is_first = known.elsewhere.is_none();
+        let elsewhere = known.elsewhere.get_or_insert(Elsewhere::NOTHING);
+        let mut others = self.lists.anomalies_elsewhere((elsewhere, Elsewhere::ALL), None);
+        let kept = if is_first { ANOMALIES_KEPT_MAX } else { ANOMALIES_PER_EVENT_MAX };
+        let too_many = others.len().saturating_sub(kept);
+        others.drain(..too_many);
+        others.iter().for_each(|anomaly| _ = known.keep(anomaly, true));
+        if !is_first {
+            left_out += too_many as u64;
+            anomalies.extend(others.into_iter().rev());
+        }
+        for anomaly in anomalies.iter().rev() {
+            let AnomalyReport { device, metric, verdict, .. } = &anomaly.report;
+            if let Some(device) = device {
+                let (device, metric) = (device.clone(), metric.clone());
+                let (score, at_ms) = (verdict.score, now.monotonic_ms());
                 self.unusual.push_back(UnusualDevice { device, metric, score, at_ms });
             }
         }
-        // What came later from some shards, and may be missing from others, is asked for again.
-        *change = report.change.min(*change);
-        *serial = report.serial.max(*serial);
-        let left_out = (report.begun - *begun).saturating_sub(new);
-        *begun = report.begun;
-        Some((report.anomalies, left_out))
+        Some((anomalies, left_out))
     }
 
     /// Recent anomalies that changed after that moment, oldest first.
-    pub fn recent_anomalies(&self, after_us: i64) -> Vec<AnomalyReport> {
+    pub fn recent_anomalies(&self, after_us: i64) -> Vec<ListedAnomaly> {
         let kept = self.anomalies.kept.iter();
-        kept.filter(|anomaly| anomaly.changed_us > after_us).cloned().collect()
+        kept.filter(|anomaly| anomaly.report.changed_us > after_us).cloned().collect()
     }
 
     /// Samples sent to analytics and not yet judged.
@@ -331,7 +382,7 @@ impl Sampler {
     pub fn devices(&mut self, now: Now) -> Option<Vec<DeviceRow>> {
         let at_ms = now.monotonic_ms();
         let (limit, sort) = (DEVICES_SHOWN_MAX, DevicesSort::Score);
-        let query = DevicesQuery { limit, sort, search: None, after: None };
+        let query = DevicesQuery { limit, sort, search: None, after: None, scope: Scope::Cluster };
         let devices = self.asker.devices(&query)?;
         self.unusual.extend(devices.into_iter().map(
             |DeviceReport { device, metric, score, .. }| UnusualDevice {
@@ -386,13 +437,14 @@ impl Sampler {
         self.asker.series(query)
     }
 
-    /// The changes of one device after `cursor`, which advances: of these series, or without any of all. None once
-    /// analytics has stopped.
+    /// The changes of one device after `cursor`, which advances, up to `until`: of these series, or without any of all.
+    /// None once analytics has stopped.
     pub fn device(
         &self,
         name: &str,
         series: &[Box<str>],
         cursor: &mut DeviceCursor,
+        until: &DeviceCursor,
     ) -> Option<DeviceSnapshot> {
         let Some(id) = self.registry.find_device(name) else {
             let windows = WindowsReport::default();
@@ -400,20 +452,27 @@ impl Sampler {
         };
         let windows = self.windows(Some(id), series)?;
         let since_us = cursor.arrived_us.saturating_add(1);
-        let query = RecentQuery {
-            device: Some(id),
-            limit: SAMPLES_PER_EVENT_MAX,
-            since_us,
-            after_sample: 0,
-        };
+        let limit = SAMPLES_PER_EVENT_MAX;
+        let query = RecentQuery { device: Some(id), limit, since_us, after_sample: 0 };
         let mut samples = self.asker.latest(query)?;
         let query = changed(Some(id), ANOMALIES_KEPT_MAX, cursor.change);
-        let mut anomalies = self.asker.anomalies(query)?.anomalies;
+        let reports = self.asker.anomalies(query)?.anomalies.into_iter();
+        let replica = self.lists.replica();
+        let mut anomalies: Vec<_> =
+            reports.map(|report| ListedAnomaly { replica, report }).collect();
+        samples.retain(|sample| sample.arrived_us <= until.arrived_us);
+        anomalies.retain(|anomaly| anomaly.report.change <= until.change);
         samples.reverse();
         anomalies.reverse();
         cursor.arrived_us = samples.last().map_or(cursor.arrived_us, |sample| sample.arrived_us);
-        let last = anomalies.iter().map(|anomaly| anomaly.change).max();
+        let last = anomalies.iter().map(|anomaly| anomaly.report.change).max();
         cursor.change = last.unwrap_or(cursor.change);
+        let elsewhere = &mut cursor.elsewhere;
+        let others = self.lists.anomalies_elsewhere((elsewhere, until.elsewhere), Some(name));
+        anomalies.extend(others);
+        samples.extend(self.lists.samples_elsewhere((elsewhere, until.elsewhere), name));
+        samples.sort_by_key(|sample| sample.arrived_us);
+        samples.drain(..samples.len().saturating_sub(SAMPLES_PER_EVENT_MAX));
         if !series.is_empty() {
             for sample in &mut samples {
                 let is_chosen = |name: &str| series.iter().any(|chosen| **chosen == *name);
@@ -437,7 +496,9 @@ mod tests {
 
     fn sampler(ingest: Arc<FakeIngest>) -> Sampler {
         let registry = Arc::new(Registry::new(1_000, 3_600));
-        Sampler::new(asker().0, registry, counters(ingest))
+        let asker = asker().0;
+        let lists = Lists::new(asker.clone(), registry.clone(), None, i64::MAX / 4);
+        Sampler::new(asker, lists, registry, counters(ingest))
     }
 
     fn at(ms: u64) -> Now {
@@ -483,7 +544,7 @@ mod tests {
     fn an_anomaly_is_reported_once_and_kept() {
         let mut sampler = sampler(Arc::default());
         // The analytics double reports the same anomalies each time.
-        assert_eq!(sampler.snapshot(at(0)).expect("running").anomalies[0].serial, 32);
+        assert_eq!(sampler.snapshot(at(0)).expect("running").anomalies[0].report.serial, 32);
         assert!(sampler.snapshot(at(250)).expect("running").anomalies.is_empty());
         assert!(!sampler.recent_anomalies(i64::MIN).is_empty());
         assert!(sampler.recent_anomalies(1).is_empty());

@@ -49,6 +49,7 @@ impl ReadThreads {
         let (subscriber, requests) = subscriber::channel(counters.events.clone());
         let mut recorder = Recorder::new(
             asker.clone(),
+            lists.clone(),
             incidents.clone(),
             shared.registry.clone(),
             counters.events.clone(),
@@ -56,7 +57,8 @@ impl ReadThreads {
         if history.recorded.is_some_and(|bytes| recorder.restore(&bytes).is_none()) {
             warn!("the kept history is of another form: it begins anew");
         }
-        let sampler = Sampler::new(asker.clone(), shared.registry.clone(), counters.sampled());
+        let registry = shared.registry.clone();
+        let sampler = Sampler::new(asker.clone(), lists.clone(), registry, counters.sampled());
         let events = Events::new(
             requests,
             (sampler, recorder),

@@ -142,8 +142,13 @@ impl World {
         let mut ranked = Vec::new();
         for (shard, _) in self.shards.iter_mut().filter(|(shard, _)| shard.part().has_devices()) {
             let (reply, report) = bounded(1);
-            let query =
-                DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None, after: None };
+            let query = DevicesQuery {
+                limit: 100,
+                sort: DevicesSort::Score,
+                search: None,
+                after: None,
+                scope: Scope::Cluster,
+            };
             shard.scan_devices(query, reply);
             let found = std::iter::from_fn(|| {
                 shard.advance();
@@ -151,7 +156,7 @@ impl World {
             });
             ranked.extend(found.flatten().next().expect("it ends"));
         }
-        ranked.sort_unstable_by_key(|device| std::cmp::Reverse(device.rank));
+        ranked.sort_unstable_by_key(|device| std::cmp::Reverse(device.rank.clone()));
         let ranked: Vec<_> = ranked.into_iter().map(|device| device.report).collect();
         shown.insert("devices".into(), format!("{ranked:?}"));
         let totals =

@@ -172,7 +172,7 @@ impl ListDesk {
 
     /// What Redis does not have of this replica. It stays until [`ListDesk::written`]. `redis_offset_us` is what is added
     /// to the monotonic time to get Redis', `wall_offset_us` the wall clock less Redis' clock.
-    pub fn to_write(
+    pub fn unwritten(
         &mut self,
         redis_offset_us: i64,
         wall_offset_us: i64,

@@ -217,7 +217,7 @@ impl TestReplica {
     }
 
     fn devices(&mut self) -> BTreeMap<String, DeviceReport> {
-        devices(&mut self.analytics)
+        devices(&mut self.analytics, Scope::Cluster)
     }
 
     fn metric(&self, device: u32, scope: Scope) -> MetricReport {
@@ -226,9 +226,10 @@ impl TestReplica {
     }
 }
 
-fn devices(analytics: &mut Analytics) -> BTreeMap<String, DeviceReport> {
+fn devices(analytics: &mut Analytics, scope: Scope) -> BTreeMap<String, DeviceReport> {
     let (reply, report) = bounded(1);
-    let query = DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None, after: None };
+    let query =
+        DevicesQuery { limit: 100, sort: DevicesSort::Score, search: None, after: None, scope };
     analytics.scan_devices(query, reply);
     while analytics.advance() {}
     let devices = report.try_recv().expect("the scan has ended").into_iter();
@@ -328,7 +329,7 @@ proptest! {
             }
             one.judge(&batch, *at_us);
         }
-        let (shown, counted) = (devices(&mut one), all[0].devices());
+        let (shown, counted) = (devices(&mut one, Scope::Cluster), all[0].devices());
         for replica in &mut all {
             for device in [None, Some(0), Some(1), Some(2), Some(3)] {
                 let expected = one.windows(device.map(id), Scope::Cluster);
@@ -357,15 +358,25 @@ proptest! {
                     assert_close(std_dev, moments.std_dev(), "own deviation");
                 }
             }
-            let devices = replica.devices();
-            prop_assert_eq!(devices.len(), shown.len());
+            let listed = replica.devices();
+            prop_assert_eq!(listed.len(), shown.len());
             for (name, expected) in &shown {
-                let got = &devices[name];
+                let got = &listed[name];
                 assert_close(got.score, expected.score, "score");
                 prop_assert_eq!(got.total_count, expected.total_count);
                 prop_assert_eq!(got.last_seen_us, expected.last_seen_us);
                 // Judged as they came, so they may differ from those of one; not among replicas.
                 prop_assert_eq!(got.anomaly_count, counted[name].anomaly_count);
+            }
+            let own = devices(&mut replica.analytics, Scope::Local);
+            let heard: BTreeSet<_> = replica.own.keys().filter_map(|(device, _)| *device).collect();
+            prop_assert_eq!(own.len(), heard.len());
+            for report in own.values() {
+                let is_last = |((_, metric), values): (&StreamKey, &Vec<f64>)| {
+                    *report.metric == *metric.to_string() && values.last() == Some(&report.last)
+                };
+                prop_assert!(replica.own.iter().any(is_last), "{:?}", report);
+                prop_assert!(report.total_count > 0);
             }
             let in_use = streams_in_use(&replica.analytics);
             prop_assert_eq!(in_use, streams_in_use(&one));

@@ -47,7 +47,7 @@ fn streams_in_use(analytics: &Analytics) -> usize {
 }
 
 fn devices(analytics: &mut Analytics, sort: DevicesSort, limit: usize) -> Vec<DeviceReport> {
-    scan(analytics, DevicesQuery { limit, sort, search: None, after: None })
+    scan(analytics, DevicesQuery { limit, sort, search: None, after: None, scope: Scope::Cluster })
 }
 
 fn scan(analytics: &mut Analytics, query: DevicesQuery) -> Vec<DeviceReport> {
@@ -259,11 +259,8 @@ proptest! {
                 DevicesSort::Anomalies => device.anomaly_count as f64,
                 DevicesSort::Device => 0.0,
             };
-            let index = |device: &DeviceReport| {
-                device.device.split('.').next().and_then(|i| i.parse::<u32>().ok())
-            };
             let in_order = |a: &DeviceReport, b: &DeviceReport| {
-                key(a) > key(b) || key(a) == key(b) && index(a) < index(b)
+                key(a) > key(b) || key(a) == key(b) && a.device < b.device
             };
             prop_assert!(all.is_sorted_by(in_order));
             prop_assert_eq!(all.len(), analytics.totals().devices);
@@ -273,9 +270,9 @@ proptest! {
         // Page by page, each device once.
         let (sort, mut after, mut paged) = (DevicesSort::Device, None, Vec::new());
         loop {
-            let page = scan(&mut analytics, DevicesQuery { limit: limit.max(1), sort, search: None, after });
+            let page = scan(&mut analytics, DevicesQuery { limit: limit.max(1), sort, search: None, after, scope: Scope::Cluster });
             let Some(last) = page.last() else { break };
-            after = Some(last.index);
+            after = Some(Box::from(&*last.device));
             paged.extend(page);
         }
         prop_assert_eq!(paged, devices(&mut analytics, sort, usize::MAX));
@@ -283,7 +280,7 @@ proptest! {
         let all = devices(&mut analytics, sort, usize::MAX);
         for part in ["9", "97.0", "0.0", "x"] {
             let search = Some(part.into());
-            let found = scan(&mut analytics, DevicesQuery { limit: usize::MAX, sort, search, after: None });
+            let found = scan(&mut analytics, DevicesQuery { limit: usize::MAX, sort, search, after: None, scope: Scope::Cluster });
             let has_part = all.iter().filter(|device| device.device.contains(part));
             let (exact, others): (Vec<_>, Vec<_>) =
                 has_part.cloned().partition(|device| &*device.device == part);

@@ -180,10 +180,11 @@ fn a_sample_without_a_device_is_counted_and_shown_once() {
         let found: Vec<_> = report.anomalies.iter().map(|a| (a.serial, a.value)).collect();
         assert_eq!((found, report.begun, report.serial), (vec![(1, 1e6)], 1, 1));
         let (limit, sort) = (4, DevicesSort::LastSeen);
-        let devices =
-            asker.devices(&DevicesQuery { limit, sort, search: None, after: None }).expect("up");
+        let (search, after, scope) = (None, None, Scope::Cluster);
+        let query = DevicesQuery { limit, sort, search, after, scope };
+        let devices = asker.devices(&query).expect("up");
         let names: Vec<_> = devices.iter().map(|device| &*device.device).collect();
-        assert_eq!(names, ["d0", "d3", "d6", "d9"]);
+        assert_eq!(names, ["d0", "d12", "d15", "d18"]);
         producers.clear();
         let totals = thread.join().expect("no panic");
         assert_eq!((totals.samples, totals.devices, totals.streams), (30, 10, 10));
@@ -209,7 +210,13 @@ fn a_flood_of_questions_and_one_of_samples_both_get_through() {
                             after_sample: 0,
                         };
                         let sort = DevicesSort::LastSeen;
-                        let devices = DevicesQuery { limit, sort, search: None, after: None };
+                        let devices = DevicesQuery {
+                            limit,
+                            sort,
+                            search: None,
+                            after: None,
+                            scope: Scope::Cluster,
+                        };
                         match round % 3 {
                             0 => _ = asker.latest(query).expect("up"),
                             1 => _ = asker.devices(&devices).expect("up"),

@@ -254,7 +254,7 @@ let unannounced = 0;
 function takeAnomalies(oldestFirst, isNews) {
   const known = new Map(anomalies.map((anomaly, place) => [anomaly.key, place]));
   for (const anomaly of oldestFirst) {
-    anomaly.key = `${boot}-${anomaly.serial}`;
+    anomaly.key = `${anomaly.replica ?? boot}-${anomaly.serial}`;
     const place = known.get(anomaly.key);
     // Ordered by first event: the value with the largest score may arrive later.
     anomaly.firstSeen = anomalies[place]?.firstSeen ?? anomaly.arrivedAt;

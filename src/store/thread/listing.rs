@@ -49,7 +49,7 @@ impl StoreThread {
         }
         let now = self.clock.now();
         let (redis_us, wall_us) = (self.redis_offset_us(now), self.clock_offset_us(now));
-        let writes = self.lists.to_write(redis_us, wall_us, &self.registry);
+        let writes = self.lists.unwritten(redis_us, wall_us, &self.registry);
         self.send_entries(&writes)?;
         self.lists.written();
         if self.queue.is_empty() {
