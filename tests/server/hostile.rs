@@ -1598,6 +1598,33 @@ fn a_half_closed_client_gets_a_large_answer() {
 }
 
 #[test]
+fn a_client_that_leaves_early_is_told_what_was_missing() {
+    let server = Server::start(Engine::Native, &[]);
+    let whole = post("/ingest", BODY);
+    let head_length = whole.len() - BODY.len();
+    for length in [1, 10, head_length - 1, head_length, whole.len() - 1] {
+        let mut connection = server.connect();
+        connection.send(&whole[..length]);
+        connection.finish();
+        let answer = connection.read().expect("an answer");
+        let message = answer.error(400);
+        let code = &answer.json()["error"]["code"];
+        let missing = if length < head_length { "truncated_head" } else { "truncated_body" };
+        assert_eq!((code, length), (&missing.into(), length), "{message}");
+    }
+}
+
+#[test]
+fn a_body_of_json_that_is_no_object_is_told_so() {
+    let server = Server::start(Engine::Native, &[]);
+    for body in ["1", "-0.5", "true", "null", "\"cpu\"", " 7 \n", "[1]"] {
+        let answer = server.ingest(body);
+        let message = answer.error(400);
+        assert!(message.contains("object"), "{body}: {message}");
+    }
+}
+
+#[test]
 fn a_thousand_pipelined_requests_in_one_write() {
     for family in FAMILIES {
         let server = Server::start_on(family, &[]);

@@ -185,4 +185,98 @@ mod tests {
             assert_eq!(text_of(body), None, "{}", String::from_utf8_lossy(body));
         }
     }
+
+    fn shape(text: &str, has_others: bool) -> Option<ForeignFormat> {
+        let mut bytes = text.as_bytes().to_vec();
+        let tape = simd_json::to_tape(&mut bytes).expect("JSON");
+        shape_of(&tape.0, |_| has_others)
+    }
+
+    #[test]
+    fn objects_are_known_by_all_of_their_shape() {
+        for (text, expected) in [
+            (r#"{"resourceMetrics":[]}"#, ForeignFormat::Otlp),
+            (r#"{"resourceSpans":[]}"#, ForeignFormat::OtlpOther),
+            (r#"{"resourceLogs":[]}"#, ForeignFormat::OtlpOther),
+            (r#"{"name":"cpu","fields":{}}"#, ForeignFormat::Telegraf),
+            (r#"{"plugin":"cpu","values":[1]}"#, ForeignFormat::Collectd),
+            (r#"{"name":"up","gauge":{}}"#, ForeignFormat::Vector),
+            (r#"{"name":"up","aggregated_summary":{}}"#, ForeignFormat::Vector),
+            (r#"{"metric":"up","value":1}"#, ForeignFormat::OpenTsdb),
+            (r#"{"metric":"up","value":"1"}"#, ForeignFormat::OpenTsdb),
+            (r#"{"metric":"up","points":[]}"#, ForeignFormat::Datadog),
+            (r#"{"series":[]}"#, ForeignFormat::Datadog),
+            (r#"{"metric":{},"value":[1]}"#, ForeignFormat::PrometheusApi),
+            (r#"{"metric":{},"values":[1]}"#, ForeignFormat::PrometheusApi),
+            (r#"{"status":"success","data":{}}"#, ForeignFormat::PrometheusApi),
+            (r#"{"timeseries":[]}"#, ForeignFormat::RemoteWrite),
+            // The last one of a name counts.
+            (r#"{"series":1,"series":[]}"#, ForeignFormat::Datadog),
+        ] {
+            assert_eq!(shape(text, false), Some(expected), "{text}");
+            assert_eq!(shape(text, true), None, "{text} beside numbers");
+        }
+        for text in [
+            r#"{"resourceMetrics":1,"resourceSpans":{},"resourceLogs":null}"#,
+            r#"{"name":"cpu"}"#,
+            r#"{"fields":{}}"#,
+            r#"{"name":1,"fields":{}}"#,
+            r#"{"plugin":"cpu"}"#,
+            r#"{"values":[1]}"#,
+            r#"{"plugin":"cpu","values":{}}"#,
+            r#"{"gauge":{}}"#,
+            r#"{"name":"up","gauge":1}"#,
+            r#"{"metric":"up"}"#,
+            r#"{"value":1}"#,
+            r#"{"metric":"up","value":true}"#,
+            r#"{"metric":"up","value":[1]}"#,
+            r#"{"points":[]}"#,
+            r#"{"metric":{}}"#,
+            r#"{"metric":1,"points":[]}"#,
+            r#"{"value":[1]}"#,
+            r#"{"status":"success"}"#,
+            r#"{"data":{}}"#,
+            r#"{"status":1,"data":{}}"#,
+            r#"{"timeseries":1,"series":{}}"#,
+            r#"{"cpu":1}"#,
+        ] {
+            assert_eq!(shape(text, false), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_are_known_by_all_of_their_shape() {
+        for line in [
+            ":1|c",
+            "up:x|c",
+            "up:1|x",
+            "up:1",
+            "up 1 2 3",
+            "up one",
+            "up 1 one",
+            "up{a=\"b\"} one",
+            "up{a=\"b\"} 1 2 3",
+            "up} 1 x",
+            "1up 1",
+            "up =1",
+            "up a=",
+        ] {
+            assert_eq!(line_of(line), None, "{line}");
+        }
+        for (line, expected) in [
+            ("_up 1", ForeignFormat::Exposition),
+            (":up 1", ForeignFormat::Exposition),
+            ("up{a=\"b\"} 1", ForeignFormat::Exposition),
+            ("up{a=\"b\"} 1 17", ForeignFormat::Exposition),
+            ("up 1 17351000001", ForeignFormat::Exposition),
+            ("up 1 1735100000", ForeignFormat::Graphite),
+            ("up a=1", ForeignFormat::Influx),
+        ] {
+            assert_eq!(line_of(line), Some(expected), "{line}");
+        }
+        let long = ["x".repeat(LOOKED_AT_BYTES), "\0".into()].concat();
+        assert_eq!(text_of(long.as_bytes()), None, "a control character past the bytes looked at");
+        assert_eq!(text_of(b"a\0"), Some(ForeignFormat::Binary));
+        assert_eq!(text_of(b"\t\r\n _up 1\n"), Some(ForeignFormat::Exposition));
+    }
 }
