@@ -100,6 +100,13 @@ if ! cmp -s tests/requirements.txt .venv/installed.txt; then
   fi
 fi
 
+# The syntax of Rust, for scripts/mutants.py.
+if [[ ${1:-} == long ]] && ! .venv/bin/python -c 'import tree_sitter_rust' 2>/dev/null; then
+  say "pip install tree-sitter tree-sitter-rust, into .venv"
+  .venv/bin/pip install --quiet --disable-pip-version-check tree-sitter==0.26.1 tree-sitter-rust==0.24.2 </dev/null \
+    || by_hand+=("tree-sitter and tree-sitter-rust (pip)")
+fi
+
 for component in rustfmt clippy; do
   "cargo-${component/rust/}" --version >/dev/null 2>&1 && continue
   say "rustup component add $component"
