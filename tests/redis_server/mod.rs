@@ -565,6 +565,23 @@ impl Sentinels {
         self.nodes.iter().find(|node| node.port == port).expect("one of ours")
     }
 
+    /// Has the first sentinel make the other node master. It is asked again when it has given up, for on a busy machine
+    /// its time limit can pass; while it is at work it refuses.
+    pub fn fail_over(&self, from: u16) -> &Redis {
+        let mut sentinel = self.sentinels[0].connection();
+        until("a failover that is not given up", || {
+            let named = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME];
+            let (_, port): (String, u16) = ask(&mut sentinel, &named);
+            if port != from {
+                return Some(());
+            }
+            let mut begin = redis::cmd("SENTINEL");
+            let _: Result<(), _> = begin.arg("FAILOVER").arg(MASTER_NAME).query(&mut sentinel);
+            None
+        });
+        self.wait_for_failover(from)
+    }
+
     /// Waits until all sentinels name the other node, and its role is master.
     pub fn wait_for_failover(&self, from: u16) -> &Redis {
         let other = self.nodes.iter().find(|node| node.port != from).expect("two nodes");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Launch, Response, Server, now_s, request};
-use crate::redis_server::{Cluster, MASTER_NAME, Redis, Sentinels, ask};
+use crate::redis_server::{Cluster, Redis, Sentinels, ask};
 use crate::webhook::Webhook;
 
 /// What a busy machine needs for any step: each wait ends as soon as it has happened.
@@ -248,8 +248,7 @@ fn the_book_goes_on_with_the_new_master() {
         let mut master = group.master().connection();
         ask::<()>(&mut master, &["SET", "last", "1"]);
         assert_eq!(ask::<i64>(&mut master, &["WAIT", "1", "0"]), 1);
-        group.sentinels[0].ask::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]);
-        group.wait_for_failover(old_port);
+        group.fail_over(old_port);
     });
 }
 
