@@ -123,21 +123,26 @@ fn order(server: &Server, method: &str, path: &str, body: &[u8], status: u16) ->
     }
 }
 
-#[test]
-fn replicas_have_one_book_and_one_that_tells() {
-    let mut redis = Redis::start(&[]);
-    let mut replicas = Replicas::sharing(redis.url());
+/// Two replicas that both know of one incident, and its id. The first is the holder, and only the second hears the device.
+#[track_caller]
+fn with_one_incident(replicas: &mut Replicas) -> (Server, Server, String) {
     let first = replicas.start();
     wait_until("the first is the holder", || is_holder(&first));
     let second = replicas.start();
     wait_until("both hear of each other", || of_cluster(&second).is_some());
-
-    // Only the second hears the device, and both say what is wrong with it.
     (0..170).for_each(|_| replicas.post(&second, 100));
     let is_open = |server: &Server| states(server).iter().any(|(_, state)| state == "open");
     replicas.post_until(&second, 900, "open", is_open);
     wait_until("the first knows of it", || is_open(&first));
     let id = states(&first).remove(0).0;
+    (first, second, id)
+}
+
+#[test]
+fn replicas_have_one_book_and_one_that_tells() {
+    let mut redis = Redis::start(&[]);
+    let mut replicas = Replicas::sharing(redis.url());
+    let (first, second, id) = with_one_incident(&mut replicas);
     let path = format!("/incidents/{id}");
     let shown = first.get(&path).expect(200).json();
     assert_eq!(shown["suspect"]["device"], "ams-1-edge-17");
@@ -203,15 +208,7 @@ fn replicas_have_one_book_and_one_that_tells() {
 #[track_caller]
 fn one_incident_through(url: String, disturb: impl FnOnce()) {
     let mut replicas = Replicas::sharing(url);
-    let first = replicas.start();
-    wait_until("the first is the holder", || is_holder(&first));
-    let second = replicas.start();
-    wait_until("both hear of each other", || of_cluster(&second).is_some());
-    (0..170).for_each(|_| replicas.post(&second, 100));
-    let is_open = |server: &Server| states(server).iter().any(|(_, state)| state == "open");
-    replicas.post_until(&second, 900, "open", is_open);
-    wait_until("the first knows of it", || is_open(&first));
-    let id = states(&first).remove(0).0;
+    let (first, second, id) = with_one_incident(&mut replicas);
     assert_eq!(replicas.webhook.next(), ("opened".to_owned(), id.clone()));
     wait_until("it is noted", || told(&first) + told(&second) == 1);
 
