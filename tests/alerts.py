@@ -10,6 +10,7 @@ of the dashboard gives data, and both replicas are replaced under load without a
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import http.client
 import json
@@ -47,6 +48,10 @@ BURST_S = 6.0
 FIRING_S_MAX = 30.0
 # The windows of 15 s empty, then Alertmanager's group_interval.
 RESOLVED_S_MAX = 90.0
+# Messages at the same time, and the alerts of each.
+CROWD = 8
+CROWD_ALERTS = 50
+CROWD_S_MAX = 60.0
 CLIENTS = 4
 BATCH = 50
 SAMPLES_PER_S = 1000
@@ -260,6 +265,31 @@ class Webhook:
         for line in self.child.stdout:
             self.alerts.append(json.loads(line))
 
+    def check_crowd(self) -> None:
+        """Messages that arrive at the same time are printed line by line: `read` ends at a line that is no JSON."""
+        alert = {
+            "status": "firing",
+            "labels": {"alertname": "Crowd"},
+            "annotations": {},
+            "startsAt": "2026-01-01T00:00:00Z",
+        }
+        body = json.dumps({"alerts": [alert] * CROWD_ALERTS})
+
+        def post() -> None:
+            client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            client.request("POST", "/", body)
+            assert client.getresponse().status == 200
+            client.close()
+
+        with concurrent.futures.ThreadPoolExecutor(CROWD) as crowd:
+            for answer in [crowd.submit(post) for _ in range(CROWD * 4)]:
+                answer.result()
+        start = time.monotonic()
+        while len(self.alerts) < CROWD * 4 * CROWD_ALERTS:
+            assert time.monotonic() - start < CROWD_S_MAX, f"{len(self.alerts)} lines are printed whole"
+            time.sleep(0.1)
+        self.alerts.clear()
+
     def wait_for(self, status: str, name: str, seconds: float) -> float:
         """How long it took."""
         start = time.monotonic()
@@ -349,6 +379,7 @@ def check_live() -> str:
         proxy.start(stack, folder, HTTP.format(**ports), ports["port"])
         webhook = Webhook(stack)
         webhook.check_hostile()
+        webhook.check_crowd()
         prometheus = start_monitoring(stack, folder, [ports["first"], ports["second"]], webhook.port)
 
         with Feed(ports["port"]) as feed:

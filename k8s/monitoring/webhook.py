@@ -7,11 +7,14 @@ For a trial, instead of a pager. WEBHOOK_LISTEN is its address.
 import http.server
 import json
 import os
+import threading
 
 # A message of Alertmanager has some kilobytes per alert.
 BODY_BYTES_MAX = 1024 * 1024
 # A client that sends nothing is disconnected.
 TIMEOUT_S = 10
+# Each connection has its own thread; the lines of two messages must not mix.
+PRINTING = threading.Lock()
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
@@ -32,8 +35,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
             lines = [line_of(alert) for alert in alerts]
         except (ValueError, KeyError, TypeError, AttributeError):
             return self.answer(400)
-        for line in lines:
-            print(line, flush=True)
+        with PRINTING:
+            for line in lines:
+                print(line, flush=True)
         self.answer(200)
 
     def answer(self, status: int) -> None:
