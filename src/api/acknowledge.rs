@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::actions::Convention;
 use super::counters::RequestCounters;
 use super::errors::ApiError;
 use super::ingest;
-use super::routes::{Convention, Label};
+use super::routes::Label;
 use crate::acknowledgement::{AckRight, Durability, RoundAcknowledgement};
 use crate::http::message::{Method, Responder, Response};
 use sigmad_clock::Clock;

@@ -2,7 +2,8 @@
 //!
 //! A worker counts the requests that it answers itself, a reader those that it answers.
 
-use super::routes::{Get, LABELS, Label};
+use super::actions::Get;
+use super::routes::{LABELS, Label};
 use crate::dashboard::sampler::{IngestCounts, IngestSource};
 use crate::decode::ValueCounters;
 use crate::http::message::Method;

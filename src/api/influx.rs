@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
+use super::actions::InfluxVersion;
 use super::ingest::influx::write_error;
 use super::query::parameter;
-use super::routes::InfluxVersion;
 use crate::http::message::{HeaderField, Request};
 
 /// The version whose API the clients find. Some of them compare it before they use line protocol.

@@ -1,12 +1,13 @@
 //! The HTTP interface: what each path does.
 //!
-//! [`routes`] is the table of paths. A worker's [`router`] takes samples ([`ingest`]) and passes reads
+//! [`routes`] is the table of paths, and [`actions`] what they can do. A worker's [`router`] takes samples ([`ingest`]) and passes reads
 //! to the threads of [`reader`]. A reader asks analytics, writes the report as JSON
 //! ([`answers`](crate::answers)) and answers through a responder, so a worker never does slow work.
 //! Paths below `/debug/` are answered by [`debug`], on threads of its own.
 
 pub mod accept;
 pub mod acknowledge;
+pub mod actions;
 pub mod counters;
 pub mod debug;
 pub mod errors;

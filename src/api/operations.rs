@@ -7,8 +7,8 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::JSON;
+use super::actions::Operation;
 use super::errors::{ApiError, answered};
-use super::routes::Operation;
 use crate::answers::incidents as json;
 use crate::decode::BodyError;
 use crate::http::message::Response;

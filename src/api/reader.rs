@@ -16,12 +16,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::accept::{Exposition, exposition, takes_gzip};
+use super::actions::{Operation, Read};
 use super::counters::RequestCounters;
 use super::errors::{ApiError, answered};
 use super::incidents;
 use super::operations::{self, Asked};
 use super::query::Query;
-use super::routes::{Label, OPENAPI, Operation, Read};
+use super::routes::{Label, OPENAPI};
 use crate::analytics::Asker;
 use crate::analytics::families::FleetGauges;
 use crate::analytics::report::{DevicesQuery, Scope, SeriesQuery, SeriesSelection, WindowsReport};
@@ -336,8 +337,9 @@ mod tests {
 
     use serde_json::{Value, json};
 
+    use super::super::actions::{Action, Get};
     use super::super::counters::{CODES, METHODS};
-    use super::super::routes::{self, Action, Get};
+    use super::super::routes;
     use super::super::testing::{FakeEngine, field, json};
     use super::*;
     use crate::analytics::questions;

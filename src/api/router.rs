@@ -11,6 +11,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use super::JSON;
 use super::accept::{takes_brotli, takes_gzip};
 use super::acknowledge::{Acknowledger, HeldAnswer, HeldRound};
+use super::actions::{Action, Convention, DebugRead, Get, InfluxVersion, Operation, TokenRule};
 use super::counters::RouterCounters;
 use super::debug::DebugRequest;
 use super::errors::ApiError;
@@ -19,9 +20,7 @@ use super::influx;
 use super::ingest;
 use super::query::parameter;
 use super::reader::{ReadRequest, ReaderTask};
-use super::routes::{
-    self, Action, Convention, DebugRead, Get, InfluxVersion, Label, Operation, PathShape, TokenRule,
-};
+use super::routes::{self, Label, PathShape};
 use super::tokens::{self, Denied, Tokens};
 use super::wrong_tokens::WrongTokens;
 use crate::dashboard::page::{self, Asset, AssetCoding};

@@ -24,119 +24,85 @@ pub(super) enum ShownValue {
     Unset,
 }
 
+/// Fields with their flags and the ways in which they are shown. Without `..`: a new setting does not compile until it
+/// is listed.
+macro_rules! shown {
+    (
+        $settings:ident: $($field:ident $flag:literal $show:ident),+;
+        notify { $($of_notify:ident $notify_flag:literal $notify_show:ident,)+ }
+        $($last:ident $last_flag:literal $last_show:ident,)+
+    ) => {{
+        let Self { $($field,)+ notify: NotifySettings { $($of_notify,)+ }, $($last,)+ } = $settings;
+        vec![
+            $(($flag, ShownValue::$show($field)),)+
+            $(($notify_flag, ShownValue::$notify_show($of_notify)),)+
+            $(($last_flag, ShownValue::$last_show($last)),)+
+        ]
+    }};
+}
+
 impl ServerSettings {
     /// Every setting by its flag.
     pub(super) fn in_force(&self) -> Vec<(&'static str, ShownValue)> {
-        // Without `..`: a new setting does not compile until it is listed.
-        let Self {
-            listen,
-            workers,
-            analytics,
-            pin,
-            engine,
-            memory_limit,
-            max_connections,
-            max_head,
-            max_body,
-            read_timeout,
-            body_rate_min,
-            idle_timeout,
-            drain,
-            window,
-            min_samples,
-            detector,
-            threshold,
-            max_streams,
-            stream_idle,
-            ttl,
-            incidents,
-            incident_interval,
-            silence_ignore,
-            grafana_url,
-            device_labels,
-            keep,
-            drop,
-            counters,
-            gauges,
-            redis_url,
-            redis_password,
-            flush_interval,
-            handover_wait,
-            redis_history,
-            redis_keys,
-            redis_queue,
-            state_dir,
-            state_max,
-            snapshot_interval,
-            ack,
-            ingest_token,
-            read_token,
-            debug_token,
-            operator_token,
-            tls_cert,
-            tls_key,
-            cors_origin,
-            notify,
-            log,
-            log_format,
-        } = self;
-        let NotifySettings { alertmanager, webhook, webhook_format, external_url } = notify;
-        vec![
-            ("listen", ShownValue::list(listen)),
-            ("workers", ShownValue::value(workers)),
-            ("analytics", ShownValue::value(analytics)),
-            ("pin", ShownValue::choice(pin)),
-            ("engine", ShownValue::choice(engine)),
-            ("memory-limit", ShownValue::optional(memory_limit.as_ref())),
-            ("max-connections", ShownValue::value(max_connections)),
-            ("max-head", ShownValue::value(max_head)),
-            ("max-body", ShownValue::value(max_body)),
-            ("read-timeout", ShownValue::duration(*read_timeout)),
-            ("body-rate-min", ShownValue::value(body_rate_min)),
-            ("idle-timeout", ShownValue::duration(*idle_timeout)),
-            ("drain", ShownValue::duration(*drain)),
-            ("window", ShownValue::value(window)),
-            ("min-samples", ShownValue::value(min_samples)),
-            ("detector", ShownValue::choices(detector)),
-            ("threshold", ShownValue::value(threshold)),
-            ("max-streams", ShownValue::optional(max_streams.as_ref())),
-            ("stream-idle", ShownValue::duration(*stream_idle)),
-            ("ttl", ShownValue::duration(*ttl)),
-            ("incidents", ShownValue::choice(incidents)),
-            ("incident-interval", ShownValue::duration(*incident_interval)),
-            ("silence-ignore", ShownValue::list(silence_ignore)),
-            ("grafana-url", ShownValue::optional(grafana_url.as_ref())),
-            ("device-labels", ShownValue::list(device_labels)),
-            ("keep", ShownValue::list(keep)),
-            ("drop", ShownValue::list(drop)),
-            ("counters", ShownValue::list(counters)),
-            ("gauges", ShownValue::list(gauges)),
-            ("redis-url", ShownValue::redis_url(redis_url.as_ref())),
-            ("redis-password", ShownValue::password(redis_password.as_ref())),
-            ("flush-interval", ShownValue::duration(*flush_interval)),
-            ("handover-wait", ShownValue::duration(*handover_wait)),
-            ("redis-history", ShownValue::choice(redis_history)),
-            ("redis-keys", ShownValue::choice(redis_keys)),
-            ("redis-queue", ShownValue::optional(redis_queue.as_ref())),
-            ("state-dir", ShownValue::file(state_dir.as_ref())),
-            ("state-max", ShownValue::value(state_max)),
-            ("snapshot-interval", ShownValue::duration(*snapshot_interval)),
-            ("ack", ShownValue::choice(ack)),
-            ("ingest-token", ShownValue::token(ingest_token.as_ref())),
-            ("read-token", ShownValue::token(read_token.as_ref())),
-            ("debug-token", ShownValue::token(debug_token.as_ref())),
-            ("operator-token", ShownValue::token(operator_token.as_ref())),
-            ("tls-cert", ShownValue::file(tls_cert.as_ref())),
-            ("tls-key", ShownValue::file(tls_key.as_ref())),
-            ("cors-origin", ShownValue::list(cors_origin)),
-            ("alertmanager", ShownValue::urls(alertmanager, TargetUrl::without_user)),
-            // The path of a webhook is its secret.
-            ("webhook", ShownValue::urls(webhook, |_| None)),
-            ("webhook-format", ShownValue::choice(webhook_format)),
-            ("external-url", ShownValue::urls(external_url.as_slice(), TargetUrl::without_user)),
-            ("log", ShownValue::value(log)),
-            ("log-format", ShownValue::choice(log_format)),
-        ]
+        shown! {
+            self:
+            listen "listen" list,
+            workers "workers" value,
+            analytics "analytics" value,
+            pin "pin" choice,
+            engine "engine" choice,
+            memory_limit "memory-limit" optional,
+            max_connections "max-connections" value,
+            max_head "max-head" value,
+            max_body "max-body" value,
+            read_timeout "read-timeout" duration,
+            body_rate_min "body-rate-min" value,
+            idle_timeout "idle-timeout" duration,
+            drain "drain" duration,
+            window "window" value,
+            min_samples "min-samples" value,
+            detector "detector" choices,
+            threshold "threshold" value,
+            max_streams "max-streams" optional,
+            stream_idle "stream-idle" duration,
+            ttl "ttl" duration,
+            incidents "incidents" choice,
+            incident_interval "incident-interval" duration,
+            silence_ignore "silence-ignore" list,
+            grafana_url "grafana-url" optional,
+            device_labels "device-labels" list,
+            keep "keep" list,
+            drop "drop" list,
+            counters "counters" list,
+            gauges "gauges" list,
+            redis_url "redis-url" redis_url,
+            redis_password "redis-password" password,
+            flush_interval "flush-interval" duration,
+            handover_wait "handover-wait" duration,
+            redis_history "redis-history" choice,
+            redis_keys "redis-keys" choice,
+            redis_queue "redis-queue" optional,
+            state_dir "state-dir" file,
+            state_max "state-max" value,
+            snapshot_interval "snapshot-interval" duration,
+            ack "ack" choice,
+            ingest_token "ingest-token" token,
+            read_token "read-token" token,
+            debug_token "debug-token" token,
+            operator_token "operator-token" token,
+            tls_cert "tls-cert" file,
+            tls_key "tls-key" file,
+            cors_origin "cors-origin" list;
+            notify {
+                alertmanager "alertmanager" urls,
+                // The path of a webhook is its secret.
+                webhook "webhook" secret_urls,
+                webhook_format "webhook-format" choice,
+                external_url "external-url" optional_url,
+            }
+            log "log" value,
+            log_format "log-format" choice,
+        }
     }
 
     /// The settings in force as lines of an environment file; secrets are comments.
@@ -169,13 +135,13 @@ impl ShownValue {
         Self::Value(value.to_string())
     }
 
-    fn optional(value: Option<&impl fmt::Display>) -> Self {
-        value.map_or(Self::Unset, Self::value)
+    fn optional(value: &Option<impl fmt::Display>) -> Self {
+        value.as_ref().map_or(Self::Unset, Self::value)
     }
 
-    fn duration(value: Duration) -> Self {
+    fn duration(value: &Duration) -> Self {
         // "1h15m" instead of "1h 15m" needs no quotes in an environment file.
-        Self::Value(humantime::format_duration(value).to_string().replace(' ', ""))
+        Self::Value(humantime::format_duration(*value).to_string().replace(' ', ""))
     }
 
     fn choice(value: &impl ValueEnum) -> Self {
@@ -193,7 +159,7 @@ impl ShownValue {
         Self::Value(names.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(","))
     }
 
-    fn redis_url(value: Option<&Target>) -> Self {
+    fn redis_url(value: &Option<Target>) -> Self {
         match value {
             Some(target) if target.has_secret() => Self::Secret,
             Some(target) => Self::value(target),
@@ -201,8 +167,20 @@ impl ShownValue {
         }
     }
 
+    fn urls(urls: &[TargetUrl]) -> Self {
+        Self::urls_as(urls, TargetUrl::without_user)
+    }
+
+    fn secret_urls(urls: &[TargetUrl]) -> Self {
+        Self::urls_as(urls, |_| None)
+    }
+
+    fn optional_url(url: &Option<TargetUrl>) -> Self {
+        Self::urls(url.as_slice())
+    }
+
     /// `shown`: the part of a URL that is no secret, if that is all of it.
-    fn urls(urls: &[TargetUrl], shown: fn(&TargetUrl) -> Option<&str>) -> Self {
+    fn urls_as(urls: &[TargetUrl], shown: fn(&TargetUrl) -> Option<&str>) -> Self {
         let texts = urls.iter().map(|url| url.given_file().or_else(|| shown(url)));
         match texts.collect::<Option<Vec<_>>>() {
             None => Self::Secret,
@@ -210,18 +188,18 @@ impl ShownValue {
         }
     }
 
-    fn password(value: Option<&Password>) -> Self {
+    fn password(value: &Option<Password>) -> Self {
         match value {
             Some(password) => password.given_file().map_or(Self::Secret, Self::Value),
             None => Self::Unset,
         }
     }
 
-    fn file(value: Option<&PathBuf>) -> Self {
-        value.map_or(Self::Unset, |file| Self::value(&file.display()))
+    fn file(value: &Option<PathBuf>) -> Self {
+        value.as_ref().map_or(Self::Unset, |file| Self::value(&file.display()))
     }
 
-    fn token(value: Option<&TokenFlag>) -> Self {
+    fn token(value: &Option<TokenFlag>) -> Self {
         match value {
             // The name of a file is no secret, and lets the printed settings be used again.
             Some(token) => {

@@ -62,16 +62,7 @@ impl ReadThreads {
         let events = Events::new(
             requests,
             (sampler, recorder),
-            ServerInfo {
-                version: build.version,
-                replica: host_name(),
-                engine: build.engine,
-                detector: build.detector,
-                window,
-                threshold,
-                score_threshold: detector.threshold(threshold),
-                grafana_url: settings.grafana_url.as_ref().map(ToString::to_string),
-            },
+            server_info(settings, build),
             shared.readiness.clone(),
             counters.events.clone(),
             shared.start,
@@ -108,5 +99,20 @@ impl ReadThreads {
     /// Waits until all have ended, after the last worker.
     pub fn join(self) {
         join_all(self.0);
+    }
+}
+
+/// What the live page says of this server.
+fn server_info(settings: &ServerSettings, build: Build) -> ServerInfo {
+    let threshold = settings.threshold;
+    ServerInfo {
+        version: build.version,
+        replica: host_name(),
+        engine: build.engine,
+        detector: build.detector,
+        window: build.window,
+        threshold,
+        score_threshold: detectors(settings).first().threshold(threshold),
+        grafana_url: settings.grafana_url.as_ref().map(ToString::to_string),
     }
 }

@@ -1,6 +1,6 @@
 //! One sigmad process: its real registry, sample queue, analytics thread and store thread, under simulated clocks.
 //!
-//! What main and the workers do between them is here, in the order of `src/server/mod.rs`.
+//! What main and the workers do between them is here, in the order of `src/server/running.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

@@ -17,10 +17,11 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use self::responses::{
     file, flame_graph, heap, index, latency, nosniff, symbols, text, thread_stacks,
 };
+use crate::api::actions::DebugRead;
 use crate::api::counters::RequestCounters;
 use crate::api::errors::ApiError;
 use crate::api::query::Query;
-use crate::api::routes::{DebugRead, Label};
+use crate::api::routes::Label;
 use crate::http::message::{Method, Responder, Response, StreamSendError, StreamWriter};
 use crate::readiness::{Readiness, ReadinessPhase};
 use crate::telemetry::Sources;

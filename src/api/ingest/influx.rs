@@ -10,10 +10,10 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::api::JSON;
+use crate::api::actions::InfluxVersion;
 use crate::api::errors::ApiError;
 use crate::api::ingest::answer::{Answer, Fields};
 use crate::api::query::parameter;
-use crate::api::routes::InfluxVersion;
 use crate::api::tokens::Denied;
 use crate::decode::{Decoded, Format, LineOptions, LinePrecision, SampleRefusal};
 use crate::http::message::Request;

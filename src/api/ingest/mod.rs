@@ -10,8 +10,8 @@ pub mod otlp;
 pub mod remote_write;
 pub mod text;
 
+use super::actions::{Convention, OtlpCoding};
 use super::errors::ApiError;
-use super::routes::{Convention, OtlpCoding};
 use crate::decode::{BodyError, Decoded, Decoder, Format};
 use crate::http::message::{Headers, Request};
 

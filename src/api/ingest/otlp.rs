@@ -8,8 +8,8 @@
 use serde::Serialize;
 
 use super::answer::{Answer, Fields};
+use crate::api::actions::OtlpCoding;
 use crate::api::errors::ApiError;
-use crate::api::routes::OtlpCoding;
 use crate::decode::{BodyError, Decoded, Format, SampleRefusal, ValueCounts};
 use crate::http::message::Headers;
 

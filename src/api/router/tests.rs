@@ -8,8 +8,8 @@ use serde_json::json;
 use super::*;
 use crate::api::JSON;
 use crate::api::acknowledge::AcknowledgeCounters;
+use crate::api::actions::{Post, Read};
 use crate::api::counters::{CODES, METHODS};
-use crate::api::routes::Read;
 use crate::api::testing::{FakeEngine, field, json};
 use crate::api::tokens::BearerToken;
 use crate::http::message::Headers;
@@ -383,7 +383,7 @@ fn ingest_and_reads_have_a_token_each() {
 /// The convention of senders, if there is one.
 fn path_of(method: Method, route: &routes::PathRoute) -> Option<Convention> {
     match route.post {
-        Some(routes::Post::Ingest(convention)) if method == Method::Post => Some(convention),
+        Some(Post::Ingest(convention)) if method == Method::Post => Some(convention),
         _ => None,
     }
 }

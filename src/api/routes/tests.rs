@@ -1,6 +1,7 @@
 //! The table, and the OpenAPI document beside it.
 
 use super::*;
+use crate::api::actions::TokenRule;
 
 #[test]
 fn paths_are_found_exactly_and_once() {
