@@ -97,6 +97,21 @@ fn a_planned_failover_under_load_loses_no_stored_sample() {
     ledger.assert_not_held_up();
 }
 
+/// The old master keeps its role and all connections: what the sentinels say is all that tells of the new one.
+#[test]
+fn a_master_that_only_sentinels_name_is_used() {
+    let group = Sentinels::start();
+    let other = Redis::start(&[]);
+    let server = start(&group.url());
+    comes_through(&server, "before", |_| group.master());
+    for sentinel in &group.sentinels {
+        let port = other.port().to_string();
+        sentinel.ask::<()>(&["SENTINEL", "REMOVE", MASTER_NAME]);
+        sentinel.ask::<()>(&["SENTINEL", "MONITOR", MASTER_NAME, "127.0.0.1", &port, "2"]);
+    }
+    comes_through(&server, "after", |_| &other);
+}
+
 #[test]
 fn a_cluster_has_all_samples_each_key_on_its_node() {
     const DEVICES: usize = 60;

@@ -9,13 +9,16 @@
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::fault_proxy::{Fault, Proxy};
 use crate::harness::{Launch, Server, eventually};
-use crate::redis_server::{Redis, ask, unused_port};
+use crate::redis_server::{Redis, ask, until, unused_port};
+use crate::replica::Replica;
 use crate::store_ledger::{Excuse, Keys, Ledger, Load, Phase, Plan, Scrape};
 use serde_json::{Value, json};
+use sigmad_counters::Counter;
 
 /// Requests before the fault, and during it: for about a second each.
 const REQUESTS: u64 = 400;
@@ -670,6 +673,21 @@ fn sigmad_terminated_without_redis_counts_the_lost_samples() {
     let lines = log_of_redis(&scene.server);
     let lost = lines.iter().filter_map(|line| line["samples"].as_u64());
     assert!(lost.sum::<u64>() > 0, "nobody is told that samples are lost: {lines:#?}");
+}
+
+/// By itself: the main thread, which waits no longer than the drain, is not there.
+#[test]
+fn a_store_ends_by_its_deadline_and_counts_what_it_holds() {
+    let redis = Redis::start(&[]);
+    redis.pause();
+    let mut replica = Replica::start(&redis, 1, 0);
+    (0..10).for_each(|value| replica.send(f64::from(value)));
+    let Replica { producer, thread, counters, deadline_ns, .. } = replica;
+    // Analytics has ended, and so has the time for the drain.
+    drop(producer);
+    deadline_ns.store(1, Ordering::Relaxed);
+    until("the store ends", || thread.is_finished().then_some(()));
+    assert_eq!(counters.dropped_total.iter().map(Counter::get).sum::<u64>(), 10);
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod faults;
 mod handover;
 mod incidents;
 mod lists;
+mod replica;
 mod sharing;
 mod simulation_model;
 mod topologies;

@@ -3,28 +3,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::fault_proxy::{Fault, Proxy};
 use crate::harness::{Launch, Server, eventually, now_s};
 use crate::redis_server::{Redis, until};
+use crate::replica::Replica;
 use crate::store_ledger::Scrape;
 use serde_json::Value;
-use sigmad::judged_queue::{
-    self, JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, ReplicaUpdate,
-};
-use sigmad::registry::{NameSource, Registry};
-use sigmad::shared_lists::SharedLists;
-use sigmad::store::StoreCounters;
-use sigmad::store::commands::{SampleKeys, StoreOptions};
-use sigmad::store::dial::TcpDialer;
-use sigmad::store::keys::ReplicaId;
-use sigmad::store::thread::{StoreThread, StoreThreadParts};
-use sigmad_clock::{Clock, TimeSource};
-use sigmad_sample::MetricId;
 
 const DAY_US: i64 = 86_400_000_000;
 /// Values that replicas with a wrong clock have written.
@@ -154,121 +140,6 @@ fn a_replica_that_starts_with_nothing_but_wrong_values_shows_its_own() {
     expect_ordinary(&again, 50);
 }
 
-/// The clocks of a machine whose wall clock is off.
-#[derive(Debug)]
-struct WrongClock {
-    start: Instant,
-    off_us: i64,
-}
-
-impl TimeSource for WrongClock {
-    fn monotonic_ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
-    }
-
-    fn wall_us(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-        since.as_micros() as i64 + self.off_us
-    }
-
-    fn sleep(&self, duration: Duration) {
-        std::thread::sleep(duration);
-    }
-}
-
-/// The store of a replica on such a machine, without the rest of the server.
-struct Replica {
-    producer: JudgedProducer,
-    thread: JoinHandle<()>,
-    counters: Arc<StoreCounters>,
-    clock: Clock,
-    written: u64,
-    /// The fleet's `rps` as last read.
-    shared: Vec<f64>,
-}
-
-impl Replica {
-    fn start(redis: &Redis, random: u32, off_us: i64) -> Self {
-        let clock = Clock::simulated(Arc::new(WrongClock { start: Instant::now(), off_us }));
-        let registry = Arc::new(Registry::new(100, 60));
-        registry
-            .admit(NameSource::Client, None, &mut [("cpu", None), ("rps", None)], 1)
-            .expect("room");
-        let counters = Arc::<StoreCounters>::default();
-        let (producer, consumer) = judged_queue::channel(64 << 20, Arc::default(), Arc::default());
-        let thread = StoreThread::new(StoreThreadParts {
-            target: redis.url().parse().expect("a URL"),
-            handover: None,
-            lists: Arc::new(SharedLists::new(random, 0)),
-            options: StoreOptions {
-                replica: ReplicaId::new(random),
-                window: 50,
-                ttl: Duration::from_secs(300),
-                stream_idle: Duration::from_secs(3_600),
-                history_len: Some(1_000),
-                devices_max: 100,
-                sample_keys: SampleKeys::Two,
-            },
-            flush_interval: Duration::from_millis(20),
-            consumer,
-            registry,
-            counters: counters.clone(),
-            clock: clock.clone(),
-            dialer: Arc::new(TcpDialer::new(sigmad_clock::start(), Arc::default())),
-            on_state: Box::new(|_| {}),
-            seed: 1,
-            deadline_ns: Arc::new(AtomicU64::new(0)),
-            logs_in_again: Arc::default(),
-            outcomes: Arc::default(),
-        });
-        let thread = std::thread::spawn(move || thread.run());
-        Self { producer, thread, counters, clock, written: 0, shared: Vec::new() }
-    }
-
-    /// Sends a value of the fleet's `rps`, as analytics does.
-    fn send(&mut self, value: f64) {
-        self.written += 1;
-        let chunk = self.producer.chunk_for(1);
-        let counts = JudgedCounts { total: self.written, anomalies: 0 };
-        chunk.push_reading(JudgedReading {
-            metric: MetricId::RPS,
-            value,
-            stream: JudgedCounts::default(),
-            fleet: counts,
-        });
-        chunk.push_sample(JudgedSample {
-            time_us: (self.clock.monotonic_ns() / 1_000) as i64,
-            sequence: 0,
-            readings: 1,
-            timestamp_us: 0,
-            device: None,
-            of_device: JudgedCounts::default(),
-            of_replica: self.written,
-        });
-        self.producer.send();
-    }
-
-    /// Takes the updates, without which the store would wait.
-    fn take_updates(&mut self) {
-        for update in self.producer.updates.try_iter() {
-            if let ReplicaUpdate::Windows(windows) = update {
-                let metrics = windows.into_iter().flat_map(|window| window.metrics);
-                let mut of_rps = metrics.filter(|metric| metric.metric == MetricId::RPS);
-                self.shared = of_rps.next_back().map(|metric| metric.values).unwrap_or_default();
-            }
-        }
-    }
-
-    fn stored(&self) -> u64 {
-        self.counters.stored_total.get()
-    }
-
-    fn stop(self) {
-        drop(self.producer);
-        self.thread.join().expect("no panic");
-    }
-}
-
 fn values_in(redis: &Redis) -> Vec<f64> {
     let members: Vec<String> = redis.ask(&["ZRANGE", FLEET_RPS, "0", "-1"]);
     let value = |member: &String| member.rsplit(':').next().expect("a value").parse();
@@ -308,6 +179,25 @@ fn values_are_ordered_as_they_arrived_whatever_the_wall_clocks_say() {
     again.send(40.0);
     again.stop();
     assert_eq!(values_in(&redis).last(), Some(&40.0));
+}
+
+#[test]
+fn a_clock_that_is_off_by_more_than_a_second_is_warned_of() {
+    const WARNING: &str = "the clock of this replica differs from that of Redis";
+    let redis = Redis::start(&[]);
+    for (at, off_us) in [(1, 2_000_000), (2, -2_000_000), (3, 0)] {
+        let mut replica = Replica::start(&redis, at, off_us);
+        // Redis' time comes with the reply that a mark of changes has.
+        replica.send(1.0);
+        until("the value is written", || (replica.stored() == 1).then_some(()));
+        if off_us == 0 {
+            assert!(!replica.log.has(WARNING), "the clock is right");
+        } else {
+            // A reply that takes a second says too little, and another one comes.
+            until("the warning", || replica.log.has(WARNING).then_some(()));
+        }
+        replica.stop();
+    }
 }
 
 #[test]
