@@ -36,8 +36,11 @@ pub struct StreamStates {
 pub struct StatedPart {
     /// Whose states.
     pub device: DeviceId,
-    /// Samples of the device that this replica had judged: with fewer of them in Redis, or as many, the states are current.
+    /// Samples of the device that this replica had judged. Where nobody takes devices over: with fewer of them in Redis,
+    /// or as many, the states are current.
     pub own_total: u64,
+    /// The number of this replica's takeover of the device; 0 if Redis was away, and did not take it.
+    pub takeover: u32,
     /// The states.
     pub streams: Vec<StreamStates>,
     /// It is the first part of the device.
@@ -51,6 +54,8 @@ pub struct StatedPart {
 pub enum HandoverMessage {
     /// A device was heard here whose states another replica may have.
     Wanted(DeviceId),
+    /// A device was heard here, and goes on with the states that are here.
+    Kept(DeviceId),
     /// Other replicas may have the states of a device.
     Stated(StatedPart),
 }
@@ -62,6 +67,8 @@ pub struct FoundStates {
     pub device: DeviceId,
     /// The states of its streams; empty when no other replica has had the device.
     pub streams: Vec<StreamStates>,
+    /// They lack the last values of a replica that has died since.
+    pub is_older: bool,
 }
 
 /// The end of analytics.

@@ -165,8 +165,8 @@ pub struct SharedWindows {
     pub last_seen_us: i64,
     /// The timestamp of that sample.
     pub last_timestamp_us: i64,
-    /// Another replica received it, and the last of this one was before.
-    pub is_last_elsewhere: bool,
+    /// The number of the takeover by another replica that has the detector states of the device; 0 if this one has them, or nobody.
+    pub other_takeover: u32,
     /// Its metrics.
     pub metrics: Vec<SharedMetric>,
 }
@@ -207,6 +207,8 @@ pub enum ReplicaUpdate {
     Windows(Vec<SharedWindows>),
     /// All that any replica had written by that time has been sent; microseconds since 1970.
     SyncedAt(i64),
+    /// Redis has this replica's takeover of that number of a device.
+    TakenOver(DeviceId, u32),
     /// The detector states of a device that was wanted.
     States(FoundStates),
 }

@@ -310,7 +310,6 @@ impl DeviceWindows {
         };
         device.others = shared.others;
         let all_sent = was_sent(device.own_seen_s, shared);
-        let is_left = shared.is_last_elsewhere && device.own.total == shared.own_total;
         device.last.update_from_replicas(shared, all_sent || device.own.total == shared.own_total);
         for (at, stream) in shared.metrics.iter().enumerate() {
             let opens = !stream.values.is_empty() && metrics.is_current(stream.metric);
@@ -322,8 +321,11 @@ impl DeviceWindows {
                 entry.set_verdict(&verdict);
             }
         }
-        if is_left && let Some(handover) = &mut self.handover {
-            handover.heard_elsewhere(id, LastSample::seconds(shared.last_seen_us));
+        if shared.other_takeover > 0
+            && let Some(handover) = &mut self.handover
+        {
+            let now_s = LastSample::seconds(shared.last_seen_us);
+            handover.taken_over_elsewhere(id, shared.other_takeover, now_s);
         }
     }
 

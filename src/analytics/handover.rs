@@ -1,8 +1,8 @@
 //! Who has the detector states of each device: this replica, another one, or one on the way here.
 //!
 //! A detector's state is of use where the next value arrives. While every device is heard by one replica, its state
-//! moves with it: the replica that learns that another one hears the device *states* its states, and the one that
-//! hears a device that is not its own *wants* them. Until they come, values of the device are judged by `zscore` alone
+//! moves with it: the replica that hears a device that is not its own *wants* its states and takes them over, and the one that
+//! learns of the takeover *states* them. Until they come, values of the device are judged by `zscore` alone
 //! and wait here for the other detectors, in their order. Who waits too long goes on with what this replica has.
 //!
 //! A device that moves again and again is heard by several replicas at a time. Its states stay apart, as one replica's
@@ -46,6 +46,8 @@ struct DeviceHandover {
     moves: u8,
     /// The second of the last move.
     moved_s: u32,
+    /// The number of this replica's last takeover that Redis has.
+    takeover: u32,
 }
 
 /// A value that `zscore` has judged and the other detectors have not.
@@ -88,8 +90,8 @@ pub struct Handover {
     values_waiting: usize,
     /// What is to be sent to the store, in order.
     pub outgoing: VecDeque<HandoverMessage>,
-    /// Devices to state.
-    pub leaving: VecDeque<DeviceId>,
+    /// Devices to state, each with the takeover by which it was here.
+    pub leaving: VecDeque<(DeviceId, u32)>,
     /// Written by analytics.
     pub counters: Arc<HandoverCounters>,
 }
@@ -128,8 +130,9 @@ impl Handover {
             Holder::Coming => true,
             Holder::Each => {
                 if now_s.saturating_sub(known.moved_s) >= CALM_S {
-                    self.devices[at] =
-                        DeviceHandover { holder: Holder::Here, moves: 0, moved_s: now_s };
+                    let (holder, moves) = (Holder::Here, 0);
+                    self.devices[at] = DeviceHandover { holder, moves, moved_s: now_s, ..known };
+                    self.keep(id);
                 }
                 false
             }
@@ -140,6 +143,7 @@ impl Handover {
             {
                 self.devices[at].holder = Holder::Here;
                 self.count(WaitOutcome::NoRoom);
+                self.keep(id);
                 false
             }
             Holder::Elsewhere => {
@@ -151,6 +155,13 @@ impl Handover {
                 self.outgoing.push_back(HandoverMessage::Wanted(id));
                 true
             }
+        }
+    }
+
+    /// The states of a device that are here are the ones to go on with, and others learn of it if there is room.
+    fn keep(&mut self, id: DeviceId) {
+        if self.outgoing.len() < MESSAGES_MAX {
+            self.outgoing.push_back(HandoverMessage::Kept(id));
         }
     }
 
@@ -179,15 +190,32 @@ impl Handover {
         }
     }
 
-    /// Another replica hears a device, and has all samples of it that arrived here.
-    pub fn heard_elsewhere(&mut self, id: DeviceId, now_s: u32) {
+    /// The number of this replica's takeover of a device; 0 without one.
+    pub fn takeover(&self, id: DeviceId) -> u32 {
+        self.devices.get(id.index as usize).map_or(0, |known| known.takeover)
+    }
+
+    /// Redis has this replica's takeover of a device. What other replicas had taken over before is over.
+    pub fn taken_over(&mut self, id: DeviceId, takeover: u32) {
+        if let Some(known) = self.devices.get_mut(id.index as usize) {
+            known.takeover = takeover;
+        }
+        if let Some(waiting) = self.waiting.get_mut(&id.index) {
+            waiting.moves_on = false;
+        }
+    }
+
+    /// Another replica has taken over a device.
+    pub fn taken_over_elsewhere(&mut self, id: DeviceId, takeover: u32, now_s: u32) {
         let at = id.index as usize;
         let Some(known) = self.devices.get_mut(at) else { return };
         match known.holder {
+            _ if takeover <= known.takeover => {}
             Holder::Here => {
+                let own = known.takeover;
                 if self.may_move(at, now_s) {
                     self.devices[at].holder = Holder::Elsewhere;
-                    self.leaving.push_back(id);
+                    self.leaving.push_back((id, own));
                 }
             }
             Holder::Coming => {
@@ -257,9 +285,11 @@ impl Handover {
         self.count(outcome);
         let known = &mut self.devices[id.index as usize];
         known.holder = Holder::Here;
-        if ended.moves_on && matches!(outcome, WaitOutcome::Received | WaitOutcome::Unknown) {
+        let has_states =
+            matches!(outcome, WaitOutcome::Received | WaitOutcome::Older | WaitOutcome::Unknown);
+        if ended.moves_on && has_states {
             known.holder = Holder::Elsewhere;
-            self.leaving.push_back(id);
+            self.leaving.push_back((id, known.takeover));
         }
         ended.values
     }

@@ -344,6 +344,9 @@ impl AnalyticsThread {
                 match store.judged_producer.updates.try_recv() {
                     Ok(ReplicaUpdate::Windows(windows)) => store.windows = windows.into_iter(),
                     Ok(ReplicaUpdate::SyncedAt(at_us)) => store.synced_at_us = Some(at_us),
+                    Ok(ReplicaUpdate::TakenOver(device, takeover)) => {
+                        self.analytics.taken_over(device, takeover);
+                    }
                     Ok(ReplicaUpdate::States(found)) => {
                         self.analytics.receive_states(found, self.clock.now().wall_us);
                     }

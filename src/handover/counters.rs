@@ -7,6 +7,8 @@ use sigmad_counters::{Counter, Families, MetricSource};
 pub enum WaitOutcome {
     /// They came.
     Received,
+    /// They came, without the last values of a replica that has died since.
+    Older,
     /// No other replica has had the device, or none has its states.
     Unknown,
     /// They did not come within the limit.
@@ -17,12 +19,14 @@ pub enum WaitOutcome {
 
 impl WaitOutcome {
     /// All variants, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Received, Self::Unknown, Self::Late, Self::NoRoom];
+    pub const ALL: [Self; 5] =
+        [Self::Received, Self::Older, Self::Unknown, Self::Late, Self::NoRoom];
 
     /// The name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Received => "received",
+            Self::Older => "older",
             Self::Unknown => "unknown",
             Self::Late => "late",
             Self::NoRoom => "no_room",

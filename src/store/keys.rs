@@ -9,8 +9,8 @@ mod member;
 use std::fmt;
 
 pub use counts::{
-    CountSource, PAST, ReplicaCounters, read_counts, read_field, write_counts, write_field,
-    write_metric_field,
+    CountSource, OWNER, PAST, ReplicaCounters, read_counts, read_field, read_owner, write_counts,
+    write_field, write_metric_field,
 };
 pub use member::Member;
 
@@ -29,6 +29,8 @@ pub const LISTED_ANOMALIES: [&str; 2] =
     ["{sigmad}:lists:anomalies", "{sigmad}:lists:anomalies:order"];
 /// Keys: the latest samples of all replicas, and their order.
 pub const LISTED_SAMPLES: [&str; 2] = ["{sigmad}:lists:samples", "{sigmad}:lists:samples:order"];
+/// Key: a sorted set of replicas, each with the time at which it last said that it lives.
+pub const ALIVE: &str = "{sigmad}:alive";
 /// Values of a stream that Redis keeps: one more than a window, so that the last can be judged by the window
 /// before it.
 pub const fn window_values(window: usize) -> u32 {
@@ -45,6 +47,11 @@ impl ReplicaId {
     /// Makes an id from a random number.
     pub fn new(random: u32) -> Self {
         Self(std::array::from_fn(|at| b"0123456789abcdef"[(random >> (28 - 4 * at)) as usize % 16]))
+    }
+
+    /// The name of the connections of its store thread, by which others see whether it lives.
+    pub fn client_name(self) -> String {
+        format!("sigmad-{self}")
     }
 
     /// The digits.

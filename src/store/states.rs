@@ -2,11 +2,15 @@
 //!
 //! A field is the version of the format (1 byte) and a zstd frame with its checksum. Version 1 has the states of detectors
 //! alone; version 2 adds what the stream is judged for incidents by. The header names the replica that
-//! wrote the states, and how many samples of the device it had judged by then: its counts in Redis say whether
-//! the states are still current. Pure: no I/O.
+//! wrote the states, how many samples of the device it had judged by then, and the number of its takeover, if it has one.
+//!
+//! A replica that hears a device *takes it over*. The takeovers of a device have numbers, and each names the replica that had
+//! taken the device over before, whose states are the ones to wait for. So who has what depends on no clock, and on no
+//! sample that is not written so far. Pure: no I/O.
 
 use std::io;
 
+use redis::Value;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::keys::{self, ReplicaId};
@@ -80,16 +84,20 @@ pub struct StatesHeader {
     pub replica: ReplicaId,
     /// Samples of the device that it had judged.
     pub own_total: u64,
+    /// The number of its takeover; 0 for none.
+    pub takeover: u32,
 }
 
 impl StatesHeader {
-    /// Writes `<version>:<replica>:<samples>`.
+    /// Writes `<version>:<replica>:<samples>:<takeover>`.
     pub fn write(self, text: &mut Vec<u8>) {
         keys::write_number(text, VERSION);
         text.push(b':');
         text.extend_from_slice(self.replica.as_str().as_bytes());
         text.push(b':');
         keys::write_number(text, self.own_total);
+        text.push(b':');
+        keys::write_number(text, self.takeover);
     }
 
     /// Reads it.
@@ -97,7 +105,7 @@ impl StatesHeader {
     /// # Errors
     /// When it is of another version, or none.
     pub fn read(text: &[u8]) -> Result<Self, UnpackError> {
-        let mut parts = text.splitn(3, |&byte| byte == b':');
+        let mut parts = text.splitn(4, |&byte| byte == b':');
         let mut next = || parts.next().ok_or(UnpackError::Damaged);
         let version = keys::read_number(next()?).ok_or(UnpackError::Damaged)?;
         if !u8::try_from(version).is_ok_and(|version| VERSIONS_READ.contains(&version)) {
@@ -105,7 +113,13 @@ impl StatesHeader {
         }
         let replica = ReplicaId::read(next()?).ok_or(UnpackError::Damaged)?;
         let own_total = keys::read_number(next()?).ok_or(UnpackError::Damaged)? as u64;
-        Ok(Self { replica, own_total })
+        let takeover = match parts.next() {
+            None => 0,
+            Some(takeover) => keys::read_number(takeover)
+                .and_then(|takeover| takeover.try_into().ok())
+                .ok_or(UnpackError::Damaged)?,
+        };
+        Ok(Self { replica, own_total, takeover })
     }
 }
 
@@ -120,8 +134,62 @@ pub enum StatesAt {
     Nowhere,
 }
 
-/// Compares the header with the counts of all replicas.
-pub fn look(header: Option<StatesHeader>, counts: &SubjectCounts, own: ReplicaId) -> StatesAt {
+/// A takeover by this replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// Larger than those of all takeovers of the device before.
+    pub number: u32,
+    /// Who had taken the device over before. None for nobody, or a replica of the version before.
+    pub before: Option<ReplicaId>,
+    /// Nobody can have states of it.
+    pub is_first: bool,
+}
+
+impl Takeover {
+    /// Nobody takes anything over: Redis refuses it.
+    pub const NONE: Self = Self { number: 0, before: None, is_first: true };
+
+    /// Reads the reply of the script. None for what it never returns.
+    pub fn read(reply: &Value) -> Option<Self> {
+        let Value::Array(parts) = reply else { return None };
+        let [Value::BulkString(number), Value::BulkString(before), Value::Int(is_first)] =
+            &parts[..]
+        else {
+            return None;
+        };
+        let number = keys::read_number(number)?.try_into().ok()?;
+        Some(Self { number, before: ReplicaId::read(before), is_first: *is_first == 1 })
+    }
+
+    /// Where the states are, by their header. `counts` are those of the device; of a device that was taken over before, they
+    /// are of no account.
+    pub fn look(
+        self,
+        header: Option<StatesHeader>,
+        counts: &SubjectCounts,
+        own: ReplicaId,
+    ) -> StatesAt {
+        let Self { number, before, is_first } = self;
+        match header {
+            _ if is_first => StatesAt::Nowhere,
+            // Nobody has taken the device over since this replica stated them.
+            Some(header) if header.replica == own && header.takeover == number => StatesAt::Nowhere,
+            _ if before.is_none() => look_by_counts(header, counts, own),
+            Some(header) if header.takeover > 0 && header.takeover + 1 == number => {
+                StatesAt::Current
+            }
+            _ => StatesAt::NotYet,
+        }
+    }
+}
+
+/// The same of a device that nobody has taken over before: replicas of the version before do not, and Redis may have lost
+/// its data. Compares the header with the counts of all replicas.
+fn look_by_counts(
+    header: Option<StatesHeader>,
+    counts: &SubjectCounts,
+    own: ReplicaId,
+) -> StatesAt {
     match (header, counts.last_other()) {
         // Nobody has taken them since.
         (Some(header), _) if header.replica == own => StatesAt::Nowhere,
@@ -187,17 +255,53 @@ mod tests {
 
     #[test]
     fn headers_of_other_versions_are_left_alone() {
-        let header = StatesHeader { replica: ReplicaId::new(0xfeed), own_total: 17 };
+        let header = StatesHeader { replica: ReplicaId::new(0xfeed), own_total: 17, takeover: 5 };
         let mut text = Vec::new();
         header.write(&mut text);
-        assert_eq!(text, b"2:0000feed:17");
+        assert_eq!(text, b"2:0000feed:17:5");
         assert_eq!(StatesHeader::read(&text), Ok(header));
-        assert_eq!(StatesHeader::read(b"1:0000feed:17"), Ok(header));
+        let new = StatesHeader { takeover: 0, ..header };
+        assert_eq!(StatesHeader::read(b"1:0000feed:17"), Ok(new));
         for other in ["0:0000feed:17", "3:whatever", "300:0000feed:17"] {
             assert_eq!(StatesHeader::read(other.as_bytes()), Err(UnpackError::OtherVersion));
         }
-        for text in ["", "1", "1:", "1:0000feed", "1:0000feed:x", "x:0000feed:1", "1:feed:1"] {
+        for text in [
+            "",
+            "1",
+            "1:",
+            "1:0000feed",
+            "1:0000feed:x",
+            "x:0000feed:1",
+            "1:feed:1",
+            "2:0000feed:1:x",
+            "2:0000feed:1:",
+        ] {
             assert_eq!(StatesHeader::read(text.as_bytes()), Err(UnpackError::Damaged), "{text}");
         }
+    }
+
+    #[test]
+    fn states_are_those_of_the_takeover_before() {
+        let [own, other] = [1, 2].map(ReplicaId::new);
+        let counts = SubjectCounts::default();
+        let header = |replica, takeover| Some(StatesHeader { replica, own_total: 9, takeover });
+        let second = Takeover { number: 2, before: Some(other), is_first: false };
+        for (header, expected) in [
+            (None, StatesAt::NotYet),
+            (header(other, 1), StatesAt::Current),
+            // Of an earlier time, or after this replica had the device before; then the other one is waited for.
+            (header(other, 0), StatesAt::NotYet),
+            (header(own, 1), StatesAt::Current),
+            // This replica has stated them for nobody.
+            (header(own, 2), StatesAt::Nowhere),
+            (header(other, 3), StatesAt::NotYet),
+        ] {
+            assert_eq!(second.look(header, &counts, own), expected, "{header:?}");
+        }
+        let first = Takeover { number: 1, before: None, is_first: true };
+        assert_eq!(first.look(None, &counts, own), StatesAt::Nowhere);
+        // The version before.
+        let after = Takeover { number: 1, before: None, is_first: false };
+        assert_eq!(after.look(header(other, 0), &counts, own), StatesAt::Current);
     }
 }

@@ -188,7 +188,7 @@ impl StoreThread {
         let StoreThreadParts { clock, dialer, on_state, seed, deadline_ns, .. } = parts;
         let StoreThreadParts { logs_in_again, outcomes, lists, .. } = parts;
         let keeps_history = options.history_len.is_some();
-        let name = format!("sigmad-{}", options.replica);
+        let name = options.replica.client_name();
         Self {
             target,
             lists: ListDesk::new(lists, options.replica),
@@ -434,6 +434,10 @@ impl StoreThread {
     fn flush_failed(&mut self, error: &LinkError) {
         if let Some(link) = self.link.take() {
             self.identity.set_lost(link.sessions());
+        }
+        if let Some(desk) = &mut self.handover {
+            // Others may have lost their connections at the same time.
+            desk.absent.clear();
         }
         // The segment is sent again from its first batch on.
         self.spare_batches.extend(self.in_flight.drain(..));

@@ -31,8 +31,8 @@ pub struct SubjectCounts {
     pub metrics: Vec<MetricCounts>,
     /// Fields that sigmad does not write.
     pub foreign: usize,
-    /// When the last sample arrived at this replica, by Redis' clock; 0 before its first is written.
-    own_last_us: i64,
+    /// The number of the takeover by another replica that has the detector states of the device; 0 if this one has them, or nobody.
+    pub other_takeover: u32,
     /// When the last sample arrived at each of the other replicas, and how many each has counted.
     replicas: Vec<(ReplicaId, i64, u64)>,
 }
@@ -90,6 +90,11 @@ impl SubjectCounts {
         probable: &mut usize,
     ) -> Option<()> {
         let value = value?;
+        if field == keys::OWNER.as_bytes() {
+            let (owner, takeover) = keys::read_owner(value)?;
+            self.other_takeover = if owner == own { 0 } else { takeover };
+            return Some(());
+        }
         let (source, metric) = keys::read_field(field)?;
         let is_own = source == CountSource::Replica(own);
         if let Some(metric) = metric {
@@ -109,7 +114,6 @@ impl SubjectCounts {
         self.last = self.last.max((time_us, counters.timestamp_us));
         if is_own {
             self.own_total = counters.counts.total;
-            self.own_last_us = time_us;
         } else {
             add(&mut self.others, counters.counts);
         }
@@ -159,11 +163,6 @@ impl SubjectCounts {
     pub fn last_other(&self) -> Option<(ReplicaId, u64)> {
         let last = self.replicas.iter().max_by_key(|&&(replica, time_us, _)| (time_us, replica));
         last.map(|&(replica, _, total)| (replica, total))
-    }
-
-    /// Whether another replica received the last sample of all.
-    pub fn is_last_elsewhere(&self) -> bool {
-        self.replicas.iter().any(|&(_, time_us, _)| time_us > self.own_last_us)
     }
 }
 
@@ -231,7 +230,7 @@ pub fn share(
         own_total: counts.own_total,
         last_seen_us: counts.last.0,
         last_timestamp_us: counts.last.1,
-        is_last_elsewhere: counts.is_last_elsewhere(),
+        other_takeover: counts.other_takeover,
         metrics: Vec::with_capacity(windows.len()),
     };
     let mut id = None;

@@ -171,7 +171,10 @@ impl World {
                 return Value::Okay;
             }
             ("CLIENT", "ID") => return Value::Int(self.conns[conn].id),
-            ("CLIENT", "LIST") => return bulk(self.client_line(node, argument(3))),
+            ("CLIENT", "LIST") => {
+                let id = (command.len() > 3).then(|| argument(3));
+                return bulk(self.client_lines(node, id));
+            }
             ("CLIENT", "KILL") => {
                 let Some(killed) = self.client(node, argument(3)) else {
                     return error("ERR No such client");
@@ -219,11 +222,15 @@ impl World {
         self.conns.iter().position(|c| c.node == node && c.id == id && c.is_open_at_server)
     }
 
-    fn client_line(&self, node: usize, id: &str) -> String {
-        self.client(node, id).map_or_else(String::new, |found| {
-            let name = String::from_utf8_lossy(&self.conns[found].name);
+    /// The client of that id, or all.
+    fn client_lines(&self, node: usize, id: Option<&str>) -> String {
+        let is_meant = |client: i64| id.is_none_or(|id| id.parse() == Ok(client));
+        let clients = self.conns.iter().filter(|c| c.node == node && c.is_open_at_server);
+        let lines = clients.filter(|client| is_meant(client.id)).map(|client| {
+            let (id, name) = (client.id, String::from_utf8_lossy(&client.name));
             format!("id={id} addr=10.0.0.1:5 laddr=10.0.0.2:6379 name={name} db=0\n")
-        })
+        });
+        lines.collect()
     }
 
     fn replicas_of(&self, master: usize) -> Vec<usize> {

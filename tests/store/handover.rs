@@ -152,10 +152,11 @@ fn states_of_a_device_that_moves_between_living_replicas_go_there_and_back() {
 #[test]
 fn a_replica_that_ends_while_states_come_takes_them_and_hands_them_on() {
     let redis = Redis::start(&[]);
-    let (alone, first, mut second) = (alone(), replica(&redis), replica(&redis));
+    let (alone, (first, first_id), mut second) = (alone(), replica_and_id(&redis), replica(&redis));
     post(&alone, "edge-1", 0..VALUES);
     post(&first, "edge-1", 0..500);
     written(&first);
+    taken_over(&redis, "edge-1", &first_id);
     // It learns of the move once the other one drains already.
     first.signal(libc::SIGSTOP);
     post(&second, "edge-1", 500..520);
@@ -169,6 +170,114 @@ fn a_replica_that_ends_while_states_come_takes_them_and_hands_them_on() {
     post(&third, "edge-1", 520..VALUES);
     received(&third, 1);
     expect_as_alone(&alone, &third, "edge-1", 520);
+}
+
+const ALIVE: &str = "{sigmad}:alive";
+
+/// The ids of the replicas that have said that they live.
+fn ids(redis: &Redis) -> Vec<String> {
+    redis.ask(&["ZRANGE", ALIVE, "0", "-1"])
+}
+
+/// The id of a replica that starts now.
+fn replica_and_id(redis: &Redis) -> (Server, String) {
+    let before = ids(redis);
+    let server = replica(redis);
+    let id = ids(redis).into_iter().find(|id| !before.contains(id)).expect("it says that it lives");
+    (server, id)
+}
+
+fn kill(server: &mut Server) {
+    server.signal(libc::SIGKILL);
+    assert!(server.wait_exit(PATIENCE).is_some());
+}
+
+/// As if the replica of that id had died long ago.
+fn outlive(redis: &Redis, id: &str) {
+    redis.ask::<()>(&["ZADD", ALIVE, "1", id]);
+}
+
+fn taken_over(redis: &Redis, device: &str, id: &str) {
+    let key = format!("sigmad:{{{device}}}:counts");
+    until("the device is taken over", || {
+        let owner: Option<String> = redis.ask(&["HGET", &key, "owner"]);
+        owner.is_some_and(|owner| owner.starts_with(id))
+    });
+}
+
+/// Each replica waits for the one before it, whichever is heard first, and what is written when.
+#[test]
+fn a_device_that_moves_on_before_its_states_have_come_is_judged_by_all_its_values() {
+    let redis = Redis::start(&[]);
+    let (alone, (first, first_id)) = (alone(), replica_and_id(&redis));
+    let ((second, second_id), (third, third_id)) = (replica_and_id(&redis), replica_and_id(&redis));
+    post(&alone, "edge-1", 0..VALUES);
+    post(&first, "edge-1", 0..500);
+    written(&first);
+    taken_over(&redis, "edge-1", &first_id);
+    first.signal(libc::SIGSTOP);
+    post(&second, "edge-1", 500..505);
+    taken_over(&redis, "edge-1", &second_id);
+    post(&third, "edge-1", 505..VALUES);
+    taken_over(&redis, "edge-1", &third_id);
+    first.signal(libc::SIGCONT);
+    received(&second, 1);
+    received(&third, 1);
+    expect_as_alone(&alone, &third, "edge-1", 505);
+}
+
+#[test]
+fn nobody_waits_for_a_replica_that_has_died() {
+    let redis = Redis::start(&[]);
+    let (mut first, first_id) = replica_and_id(&redis);
+    post(&first, "edge-1", 0..300);
+    taken_over(&redis, "edge-1", &first_id);
+    written(&first);
+    // Values wait for a minute, and nothing else here takes so long.
+    kill(&mut first);
+    let second = replica(&redis);
+    post(&second, "edge-1", 300..310);
+    until("it goes on without", || waits(&second, "unknown") == 1);
+    assert_eq!((waits(&second, "late"), waits(&second, "received")), (0, 0));
+}
+
+/// Its connection stays open at Redis, as nobody closes it.
+#[test]
+fn nobody_waits_for_a_machine_that_is_lost() {
+    let redis = Redis::start(&[]);
+    let (first, first_id) = replica_and_id(&redis);
+    post(&first, "edge-1", 0..300);
+    taken_over(&redis, "edge-1", &first_id);
+    written(&first);
+    first.signal(libc::SIGSTOP);
+    let second = replica(&redis);
+    outlive(&redis, &first_id);
+    post(&second, "edge-1", 300..310);
+    until("it goes on without", || waits(&second, "unknown") == 1);
+    assert_eq!((waits(&second, "late"), waits(&second, "received")), (0, 0));
+}
+
+#[test]
+fn states_that_a_replica_died_before_it_took_are_used_by_the_next() {
+    let redis = Redis::start(&[]);
+    let (alone, (first, first_id), (mut second, second_id)) =
+        (alone(), replica_and_id(&redis), replica_and_id(&redis));
+    // But for those that the second one has had.
+    post(&alone, "edge-1", 0..500);
+    post(&alone, "edge-1", 510..VALUES);
+    post(&first, "edge-1", 0..500);
+    written(&first);
+    taken_over(&redis, "edge-1", &first_id);
+    first.signal(libc::SIGSTOP);
+    post(&second, "edge-1", 500..510);
+    taken_over(&redis, "edge-1", &second_id);
+    kill(&mut second);
+    first.signal(libc::SIGCONT);
+    until("they are written", || redis.ask(&["HEXISTS", "sigmad:{edge-1}:states", ""]));
+    let third = replica(&redis);
+    post(&third, "edge-1", 510..VALUES);
+    until("they are used", || waits(&third, "older") == 1);
+    expect_as_alone(&alone, &third, "edge-1", 510);
 }
 
 #[test]

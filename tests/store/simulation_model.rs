@@ -75,10 +75,10 @@ fn mark(random: &mut Random) -> Vec<String> {
     let cursor = (8_000_000_000_000_000 + random.within(0..30)).to_string();
     let page = random.pick(&["1", "2", "4000"]).to_owned();
     let (hour, most) = ("3600000".to_owned(), random.pick(&["3", "8"]).to_owned());
-    let keys = ["change", "changed", "windows"].map(str::to_owned);
-    let mut parts = vec!["EVAL".to_owned(), MARK.to_owned(), "3".to_owned()];
+    let keys = ["change", "changed", "windows", "alive"].map(str::to_owned);
+    let mut parts = vec!["EVAL".to_owned(), MARK.to_owned(), "4".to_owned()];
     parts.extend(keys);
-    parts.extend([cursor, page, hour.clone(), most, "50".to_owned(), hour]);
+    parts.extend([cursor, page, hour.clone(), most, "50".to_owned(), hour, "0000000a".to_owned()]);
     parts.extend((0..random.below(4)).map(|_| format!("device-{}", random.below(9))));
     parts
 }

@@ -703,7 +703,10 @@ impl Contents {
                 let members = redis::from_redis_value(members).expect("members with scores");
                 contents.windows.insert(key.clone(), members);
             } else if let Some(stream) = key.strip_suffix(":counts") {
-                let fields = redis::from_redis_value(ask(&["HGETALL"])).expect("fields");
+                let mut fields: BTreeMap<String, String> =
+                    redis::from_redis_value(ask(&["HGETALL"])).expect("fields");
+                // Who has its detector states.
+                fields.remove("owner");
                 let stream = stream.strip_prefix("sigmad:").expect("ours");
                 let stream = stream.trim_start_matches('{').trim_end_matches('}');
                 contents.counts.insert(stream.to_owned(), fields);

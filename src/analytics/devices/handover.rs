@@ -74,6 +74,7 @@ impl DeviceWindows {
         }
         let outcome = match found.streams.is_empty() {
             true => WaitOutcome::Unknown,
+            false if found.is_older => WaitOutcome::Older,
             false => WaitOutcome::Received,
         };
         let mut anew = 0;
@@ -147,7 +148,7 @@ impl DeviceWindows {
 
     /// The states of a device for the replica that hears it now. Open anomalies end here: they go on there. A deviation stays
     /// open here until it is unheard: so no moment of the move is without a claim of it.
-    pub fn state_device(&mut self, id: DeviceId) -> Vec<StatedPart> {
+    pub fn state_device(&mut self, id: DeviceId, takeover: u32) -> Vec<StatedPart> {
         let Some(device) = self.get(id) else { return Vec::new() };
         let (own_total, head) = (device.own.total, self.arena.states_head());
         let places: Vec<_> = device.streams.iter().map(|s| (s.metric, s.place())).collect();
@@ -162,6 +163,7 @@ impl DeviceWindows {
             parts.push(StatedPart {
                 device: id,
                 own_total,
+                takeover,
                 streams: streams.collect(),
                 is_first,
                 is_last,

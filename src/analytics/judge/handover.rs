@@ -17,6 +17,15 @@ impl Analytics {
         has_states
     }
 
+    /// Redis has the takeover of a device of that number.
+    pub fn taken_over(&mut self, id: DeviceId, takeover: u32) {
+        if self.devices.get(id).is_some()
+            && let Some(handover) = &mut self.devices.handover
+        {
+            handover.taken_over(id, takeover);
+        }
+    }
+
     /// Takes the states of a device that was wanted, at `now_us`.
     pub fn receive_states(&mut self, found: FoundStates, now_us: i64) {
         let Self { devices, metrics, anomalies, .. } = self;
@@ -60,8 +69,8 @@ impl Analytics {
             if let Some(message) = handover.outgoing.pop_front() {
                 return Some(message);
             }
-            let id = handover.leaving.pop_front()?;
-            self.state(id);
+            let (id, takeover) = handover.leaving.pop_front()?;
+            self.state(id, takeover);
         }
     }
 
@@ -78,7 +87,9 @@ impl Analytics {
         let handover = self.devices.handover.as_ref()?;
         let at = (from..handover.indices()).find(|&at| handover.is_here(at))?;
         let entry = self.devices.at(at as u32)?;
-        self.state(DeviceId { index: at as u32, generation: entry.generation });
+        let id = DeviceId { index: at as u32, generation: entry.generation };
+        let takeover = handover.takeover(id);
+        self.state(id, takeover);
         Some(at + 1)
     }
 
@@ -88,8 +99,8 @@ impl Analytics {
         (from..handover.indices()).filter(|&at| handover.is_here(at)).count()
     }
 
-    fn state(&mut self, id: DeviceId) {
-        let parts = self.devices.state_device(id);
+    fn state(&mut self, id: DeviceId, takeover: u32) {
+        let parts = self.devices.state_device(id, takeover);
         if let Some(handover) = &mut self.devices.handover
             && !parts.is_empty()
         {

@@ -60,7 +60,7 @@ impl Replica {
             own_total,
             last_seen_us: 1,
             last_timestamp_us: 1,
-            is_last_elsewhere: true,
+            other_takeover: u32::MAX,
             metrics: Vec::new(),
         });
     }
@@ -73,7 +73,7 @@ impl Replica {
     fn stated(&mut self) -> Vec<StreamStates> {
         let parts = self.messages().into_iter().filter_map(|message| match message {
             HandoverMessage::Stated(part) => Some(part.streams),
-            HandoverMessage::Wanted(_) => None,
+            HandoverMessage::Wanted(_) | HandoverMessage::Kept(_) => None,
         });
         parts.flatten().collect()
     }
@@ -83,7 +83,7 @@ impl Replica {
         next.judge(values);
         assert_eq!(next.messages(), [HandoverMessage::Wanted(DEVICE)]);
         self.hears_of_a_move();
-        let found = FoundStates { device: DEVICE, streams: self.stated() };
+        let found = FoundStates { device: DEVICE, streams: self.stated(), is_older: false };
         next.analytics.receive_states(found, 0);
     }
 
@@ -135,7 +135,10 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         alone.judge(0..410);
         first.judge(0..300);
         assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
-        first.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
+        first.analytics.receive_states(
+            FoundStates { device: DEVICE, streams: Vec::new(), is_older: false },
+            0,
+        );
         assert_eq!(first.waits(WaitOutcome::Unknown), 1);
         first.judge(300..410);
         assert_eq!(first.says(0), alone.says(0));
@@ -147,7 +150,9 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         first.hears_of_a_move();
         let streams = first.stated();
         assert_eq!(streams.len(), 2);
-        second.analytics.receive_states(FoundStates { device: DEVICE, streams }, 0);
+        second
+            .analytics
+            .receive_states(FoundStates { device: DEVICE, streams, is_older: false }, 0);
         assert_eq!((second.counters.waiting.get(), second.waits(WaitOutcome::Received)), (0, 1));
         alone.judge(410..430);
         assert_eq!(second.says(410), alone.says(410));
@@ -160,7 +165,7 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
         second.hears_of_a_move();
         let streams = second.stated();
-        first.analytics.receive_states(FoundStates { device: DEVICE, streams }, 0);
+        first.analytics.receive_states(FoundStates { device: DEVICE, streams, is_older: false }, 0);
         alone.judge(680..720);
         assert_eq!(first.says(680), alone.says(680));
         assert!(alone.says(0).lines().count() > 2, "there are anomalies to compare");
@@ -181,7 +186,10 @@ fn what_incidents_are_judged_by_follows_the_device() {
         let (mut first, mut second) = (Replica::sharing(kinds), Replica::sharing(kinds));
         first.judge(0..165);
         first.messages();
-        first.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
+        first.analytics.receive_states(
+            FoundStates { device: DEVICE, streams: Vec::new(), is_older: false },
+            0,
+        );
         let begun = first.events();
         assert_eq!(begun, since(0..165));
         assert!(begun.len() == 2 && begun.iter().all(|event| at(event) == 160), "{begun:?}");
@@ -219,7 +227,9 @@ fn states_take_no_more_room_than_a_stream_may_have() {
     let mut replica = Replica::sharing(&[DetectorKind::Pager, DetectorKind::Zscore]);
     replica.judge(0..10);
     replica.messages();
-    replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
+    replica
+        .analytics
+        .receive_states(FoundStates { device: DEVICE, streams: Vec::new(), is_older: false }, 0);
     // All digits of each value are noise: nothing repeats.
     replica.judge_by(10..5_000, |at| 1e3 * (f64::from(at) * 1.234_567).sin().exp());
     replica.hears_of_a_move();
@@ -246,7 +256,7 @@ fn who_waits_too_long_goes_on_without() {
     assert_eq!(late.says(0), alone.says(0));
     // What comes after that is not used.
     let streams = vec![StreamStates { metric: MetricId::new(0, 0), bytes: vec![1, 2, 3] }];
-    late.analytics.receive_states(FoundStates { device: DEVICE, streams }, 0);
+    late.analytics.receive_states(FoundStates { device: DEVICE, streams, is_older: false }, 0);
     assert_eq!(late.says(0), alone.says(0));
 }
 
@@ -261,7 +271,10 @@ fn a_device_that_two_replicas_hear_in_turn_is_left_to_both() {
         batch.push(at * 1_000, Some(DEVICE), &[reading]);
         replica.analytics.judge(&batch, at * 1_000);
         replica.messages();
-        replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
+        replica.analytics.receive_states(
+            FoundStates { device: DEVICE, streams: Vec::new(), is_older: false },
+            0,
+        );
         replica.hears_of_a_move();
         stated += replica.stated().len();
     }
@@ -280,7 +293,9 @@ fn a_drain_states_what_is_here_and_nothing_with_a_gap() {
     let mut replica = Replica::sharing(&kinds);
     replica.judge(0..10);
     assert_eq!(replica.messages().len(), 1);
-    replica.analytics.receive_states(FoundStates { device: DEVICE, streams: Vec::new() }, 0);
+    replica
+        .analytics
+        .receive_states(FoundStates { device: DEVICE, streams: Vec::new(), is_older: false }, 0);
     assert_eq!(replica.analytics.count_here(0), 1);
     assert_eq!(replica.analytics.state_next(0), Some(4));
     assert_eq!(replica.stated().len(), 2);

@@ -111,7 +111,7 @@ impl Store {
                 others: others.fold(JudgedCounts::default(), |sum, (_, (_, of))| sum + *of),
                 own_total: samples.get(&replica).map_or(0, |(_, of)| of.total),
                 last_seen_us: last_us,
-                is_last_elsewhere: false,
+                other_takeover: 0,
                 last_timestamp_us: last_us,
                 metrics: metrics.map(|(key, window)| self.stream(replica, *key, window)).collect(),
             }
@@ -425,7 +425,7 @@ fn what_the_store_has_lost_is_made_good_by_own_values() {
         own_total,
         last_seen_us,
         last_timestamp_us: last_seen_us,
-        is_last_elsewhere: false,
+        other_takeover: 0,
         metrics: vec![SharedMetric {
             metric: MetricId::new(0, 0),
             others: JudgedCounts { total: 3, anomalies: 1 },

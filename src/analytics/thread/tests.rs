@@ -405,7 +405,7 @@ fn an_answer_sees_what_the_store_told_before_its_question() {
         own_total: 0,
         last_seen_us: 9,
         last_timestamp_us: 8,
-        is_last_elsewhere: false,
+        other_takeover: 0,
         metrics: vec![SharedMetric {
             metric: MetricId::RPS,
             others: counts,

@@ -34,25 +34,27 @@ const WINDOW_LIFE_MS: u64 = 60_000;
 impl CommandEncoder {
     /// Marks names (of a device, or empty for the fleet) as changed by us, and queries the names changed after
     /// `cursor`; None queries nothing. Takes the first [`MARKED_MAX`] names; without names it only queries.
-    /// `names_window` also tells the others our `--window`, and queries theirs.
+    /// `names_window` also tells the others our `--window` and that we live, and queries their windows.
     pub fn mark<'a>(
         &self,
         cursor: Option<u64>,
         names_window: bool,
         names: impl Iterator<Item = &'a str>,
     ) -> Cmd {
-        let StoreOptions { devices_max, window, .. } = self.options;
+        let StoreOptions { devices_max, window, replica, .. } = self.options;
         let window = if names_window { window.to_string() } else { String::new() };
         let cursor = cursor.map_or_else(String::new, |cursor| cursor.to_string());
         let mut cmd = Cmd::new();
-        cmd.arg("EVAL").arg(MARK).arg(3).arg(keys::CHANGE).arg(keys::CHANGED).arg(keys::WINDOWS);
+        cmd.arg("EVAL").arg(MARK).arg(4);
+        cmd.arg(keys::CHANGE).arg(keys::CHANGED).arg(keys::WINDOWS).arg(keys::ALIVE);
         // The fleet counts as one more device.
         cmd.arg(cursor)
             .arg(CHANGED_PER_REPLY_MAX)
             .arg(&self.fixed.stream_idle_ms)
             .arg(devices_max + 1)
             .arg(window)
-            .arg(WINDOW_LIFE_MS);
+            .arg(WINDOW_LIFE_MS)
+            .arg(replica.as_str());
         names.take(MARKED_MAX).for_each(|name| cmd.write_arg(name.as_bytes()));
         cmd
     }

@@ -4,13 +4,56 @@ use redis::{Cmd, RedisWrite};
 
 use super::CommandEncoder;
 use crate::store::batch::CommandBuilder;
-use crate::store::keys;
+use crate::store::keys::{self, ReplicaId};
 use crate::store::states::{StatesHeader, VERSION};
 
 /// Adds states to those of a device, unless Redis has some of a newer version. Returns 0 then, else 1.
 const STATES: &str = include_str!("../scripts/states.lua");
 
+/// Takes a device over: its states are this replica's from now on.
+const TAKE_OVER: &str = include_str!("../scripts/take_over.lua");
+
+/// Deletes the states of a device, which the replica that has taken it over has now.
+const RECEIVED: &str = include_str!("../scripts/received.lua");
+
+/// Returns those of some replicas that have not said for a time that they live.
+const GONE: &str = include_str!("../scripts/gone.lua");
+
 impl CommandEncoder {
+    /// Takes a device over: its states are this replica's from now on.
+    pub fn take_over(&mut self, device: &str) -> Cmd {
+        let mut cmd = self.of_counts_and_states(TAKE_OVER, device);
+        cmd.arg(self.options.replica.as_str()).arg(&self.fixed.stream_idle_ms);
+        cmd
+    }
+
+    /// Deletes the states of a device, which this replica has now by the takeover of that number.
+    pub fn received_states(&mut self, device: &str, takeover: u32) -> Cmd {
+        let mut cmd = self.of_counts_and_states(RECEIVED, device);
+        cmd.arg(self.options.replica.as_str()).arg(takeover);
+        cmd
+    }
+
+    fn of_counts_and_states(&mut self, script: &str, device: &str) -> Cmd {
+        let mut cmd = Cmd::new();
+        cmd.arg("EVAL").arg(script).arg(2);
+        self.key.clear();
+        keys::write_counts_key(&mut self.key, Some(device));
+        cmd.arg(&self.key);
+        self.key.clear();
+        keys::write_states_key(&mut self.key, device);
+        cmd.arg(&self.key);
+        cmd
+    }
+
+    /// Asks which of these replicas have not said for `life_us` that they live.
+    pub fn ask_gone(&self, life_us: u64, replicas: impl Iterator<Item = ReplicaId>) -> Cmd {
+        let mut cmd = Cmd::new();
+        cmd.arg("EVAL").arg(GONE).arg(1).arg(keys::ALIVE).arg(life_us);
+        replicas.for_each(|replica| cmd.write_arg(replica.as_str().as_bytes()));
+        cmd
+    }
+
     /// Writes the states of some streams of a device. The first part replaces what Redis has; the header of the last one
     /// says that they are whole.
     pub fn write_states(
@@ -44,11 +87,6 @@ impl CommandEncoder {
     /// Reads the states of a device.
     pub fn read_states(&mut self, device: &str) -> Cmd {
         self.of_states("HGETALL", device, None)
-    }
-
-    /// Deletes the states of a device, which this replica has now.
-    pub fn delete_states(&mut self, device: &str) -> Cmd {
-        self.of_states("DEL", device, None)
     }
 
     fn of_states(&mut self, name: &str, device: &str, field: Option<&[u8]>) -> Cmd {

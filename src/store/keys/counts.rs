@@ -5,6 +5,8 @@ use crate::judged_queue::JudgedCounts;
 
 /// Field in a hash of counts: the counts of replicas that are gone.
 pub const PAST: &str = "past";
+/// Field in a hash of counts: the replica that has the detector states of the device, or waits for them.
+pub const OWNER: &str = "owner";
 /// Whose counts a field of a hash has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CountSource {
@@ -53,6 +55,13 @@ pub fn read_field(text: &[u8]) -> Option<(CountSource, Option<&str>)> {
         Some(metric) => Some((source, Some(read_metric_name(metric)?))),
         None => Some((source, None)),
     }
+}
+
+/// Reads `<replica>:<number of the takeover>:<replica before>`: the first two. None for text that sigmad does not write.
+pub fn read_owner(text: &[u8]) -> Option<(ReplicaId, u32)> {
+    let mut parts = text.splitn(3, |&byte| byte == b':');
+    let replica = ReplicaId::read(parts.next()?)?;
+    Some((replica, read_number(parts.next()?)?.try_into().ok()?))
 }
 
 /// What one replica has counted of a device, or of the fleet, and when its last sample arrived.

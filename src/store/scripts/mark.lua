@@ -8,7 +8,9 @@ local digits = string.format('%.0f', number)
 -- The first member is no name, and its score is below those of all changes: it is lost with the set alone.
 local first = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(0', 'WITHSCORES', 'LIMIT', 0, 1)
 if #first == 0 then
-  first = {last > 0 and '\255marks' or '\255all', '-' .. digits}
+  -- Without the number too, only what has the windows in use beside it tells whether all data is lost.
+  local is_all = last == 0 and #redis.call('ZRANGE', KEYS[3], 0, 0) == 0
+  first = {is_all and '\255all' or '\255marks', '-' .. digits}
   redis.call('ZADD', KEYS[2], first[2], first[1])
 end
 local cursor, names = string.format('%.0f', last), {}
@@ -30,7 +32,7 @@ if ARGV[1] ~= '' then
 end
 redis.call('SET', KEYS[1], digits, 'PX', ARGV[3])
 local marked = {}
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   marked[#marked + 1] = digits
   marked[#marked + 1] = ARGV[i]
 end
@@ -49,5 +51,8 @@ if ARGV[5] ~= '' then
   for i = 1, #used, 2 do
     if math.abs(now - used[i + 1]) <= life * 1000 then windows[#windows + 1] = used[i] end
   end
+  redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[7])
+  redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1025)
+  redis.call('PEXPIRE', KEYS[4], ARGV[6])
 end
 return {digits, cursor, names, string.format('%.0f', now), windows, first[1], first[2]}

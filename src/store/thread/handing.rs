@@ -1,12 +1,14 @@
-//! Detector states that follow their device: writes those that analytics states, and looks for those that it wants.
+//! Detector states that follow their device: writes those that analytics states, takes devices over, and looks for the states that it wants.
 //!
 //! Samples come first: states are written at the end of a flush, and in a drain with the time that is left. What
 //! Redis refuses of them delays no sample.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::TryRecvError;
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 use tracing::warn;
 
 use super::{CHUNKS_BETWEEN_BATCHES, StoreThread};
@@ -15,12 +17,13 @@ use crate::handover::{
 };
 use crate::judged_queue::ReplicaUpdate;
 use crate::registry::NameSource;
+use crate::store::ErrorKind;
 use crate::store::handover_desk::{FIRST_LOOK, HandoverDesk, LONGEST_LOOK, Wanted};
+use crate::store::keys::{self, ReplicaId};
 use crate::store::link::LinkError;
 use crate::store::reply::Reply;
-use crate::store::states::{StatesAt, StatesHeader, UnpackError, look};
+use crate::store::states::{StatesAt, StatesHeader, Takeover, UnpackError};
 use crate::store::windows::SubjectCounts;
-use crate::store::{ErrorKind, keys};
 use sigmad_sample::{DeviceId, READINGS_MAX};
 
 /// Parts whose states are sent at a time, 2 MB at most: what a slow network takes in a part of the write timeout.
@@ -32,8 +35,20 @@ const DEVICES_PER_READ: usize = 16;
 /// Messages taken at a time, so that samples are taken in between.
 const MESSAGES_PER_TAKE: usize = 1_024;
 
-/// A device with its name.
-type NamedDevice = (DeviceId, Arc<str>);
+/// A replica that has not said for this long that it lives has died, unless values wait longer for it. It says so each
+/// second; two times may be lost.
+const REPLICA_LIFE: Duration = Duration::from_secs(3);
+
+/// A replica without a connection to Redis for this long has died, too: that of a process that ends is closed at once, and a
+/// lost one is opened again after 50 ms.
+const ABSENCE: Duration = Duration::from_millis(250);
+
+/// A device whose states are to be read.
+struct FoundDevice {
+    wanted: Wanted,
+    /// They lack the last values of a replica that has died.
+    is_older: bool,
+}
 
 impl StoreThread {
     /// Writes the states that analytics has stated, and looks for those that it wants.
@@ -73,12 +88,18 @@ impl StoreThread {
             }
             match desk.consumer.messages.try_recv() {
                 Ok(HandoverMessage::Stated(part)) => desk.stating.push(part),
-                Ok(HandoverMessage::Wanted(device)) => {
+                Ok(message @ (HandoverMessage::Wanted(device) | HandoverMessage::Kept(device))) => {
                     // None: it was evicted on the way.
                     let Some(name) = registry.device_name(device) else { continue };
-                    let until_ns = now_ns + desk.consumer.wait.as_nanos() as u64;
-                    let (next_ns, pause) = (now_ns, FIRST_LOOK);
-                    desk.wanted.push(Wanted { device, name, next_ns, pause, until_ns });
+                    desk.wanted.push(Wanted {
+                        device,
+                        name,
+                        takeover: None,
+                        is_looked_for: matches!(message, HandoverMessage::Wanted(_)),
+                        next_ns: now_ns,
+                        pause: FIRST_LOOK,
+                        until_ns: now_ns + desk.consumer.wait.as_nanos() as u64,
+                    });
                 }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
@@ -99,7 +120,9 @@ impl StoreThread {
         let Self { handover: Some(desk), registry, encoder, counters, .. } = self else {
             return Ok(());
         };
-        for StatedPart { device, own_total, streams: states, is_first, is_last } in &desk.stating {
+        for part in &desk.stating {
+            let StatedPart { device, own_total, takeover, streams: states, is_first, is_last } =
+                part;
             // None: it was evicted meanwhile.
             let Some(name) = registry.device_name(*device) else { continue };
             let packed: Vec<(Arc<str>, Vec<u8>)> = states
@@ -115,7 +138,8 @@ impl StoreThread {
                 .collect();
             let fields: Vec<_> =
                 packed.iter().map(|(name, packed)| (&**name, &packed[..])).collect();
-            let header = is_last.then_some(StatesHeader { replica: own, own_total: *own_total });
+            let (own_total, takeover) = (*own_total, *takeover);
+            let header = is_last.then_some(StatesHeader { replica: own, own_total, takeover });
             pipeline.add_command(encoder.write_states(&name, *is_first, header, &fields));
             streams.push(fields.len() as u64);
         }
@@ -134,68 +158,198 @@ impl StoreThread {
         Ok(())
     }
 
-    /// Looks for the states of the devices whose time has come.
+    /// Takes devices over that are not so far, and looks for the states of those whose time has come.
     fn look_for_states(&mut self) -> Result<(), LinkError> {
         let now_ns = self.clock.monotonic_ns();
         let desk = self.desk();
-        desk.wanted.retain(|wanted| now_ns < wanted.until_ns);
+        desk.wanted.retain(|wanted| wanted.is_open(now_ns));
+        if desk.wanted.is_empty() {
+            desk.absent.clear();
+        }
         loop {
             let is_due = |wanted: &mut Wanted| wanted.next_ns <= now_ns;
-            let due: Vec<Wanted> =
+            let mut due: Vec<Wanted> =
                 self.desk().wanted.extract_if(.., is_due).take(DEVICES_PER_LOOK).collect();
             if due.is_empty() {
                 return Ok(());
             }
-            let current = self.look_at(due, now_ns)?;
-            for devices in current.chunks(DEVICES_PER_READ) {
+            let looked = self.take_over(&mut due).and_then(|()| self.look_at(&mut due));
+            // Those that are left are looked for again.
+            for mut wanted in due.into_iter().filter(|wanted| wanted.is_open(now_ns)) {
+                if looked.is_ok() {
+                    wanted.next_ns = now_ns + wanted.pause.as_nanos() as u64;
+                    wanted.pause = (wanted.pause * 2).min(LONGEST_LOOK);
+                }
+                self.desk().wanted.push(wanted);
+            }
+            for devices in looked?.chunks(DEVICES_PER_READ) {
                 self.read_states(devices)?;
             }
             self.gather(CHUNKS_BETWEEN_BATCHES);
         }
     }
 
-    /// Looks at headers and counts. Returns the devices whose states are current; the others are answered, or looked for
-    /// again later.
-    fn look_at(&mut self, due: Vec<Wanted>, now_ns: u64) -> Result<Vec<NamedDevice>, LinkError> {
+    /// Takes devices over that are not so far, and marks those that others had, so that they learn of it.
+    fn take_over(&mut self, due: &mut [Wanted]) -> Result<(), LinkError> {
+        let mut new: Vec<_> = due.iter_mut().filter(|wanted| wanted.takeover.is_none()).collect();
+        let mut pipeline = Pipeline::new();
+        for wanted in &new {
+            pipeline.add_command(self.encoder.take_over(&wanted.name));
+        }
+        let mut takeovers = Vec::with_capacity(new.len());
+        for reply in self.send_optional(&pipeline)? {
+            let takeover = match reply.map(Reply::into_value) {
+                Ok(reply) => {
+                    let takeover = Takeover::read(&reply);
+                    if takeover.is_none() {
+                        self.count_unread(UnpackError::Damaged);
+                    }
+                    takeover
+                }
+                Err(error) => {
+                    self.log_refusal(&error);
+                    self.counters.states.lose(StateLoss::Refused, 1);
+                    None
+                }
+            };
+            takeovers.push(takeover.unwrap_or(Takeover::NONE));
+        }
+        let moved = new.iter().zip(&takeovers).filter(|(_, takeover)| takeover.before.is_some());
+        let mut moved = moved.map(|(wanted, _)| &*wanted.name).peekable();
+        if moved.peek().is_some() {
+            pipeline.clear();
+            pipeline.add_command(self.encoder.mark(None, false, moved));
+            for reply in self.send_optional(&pipeline)? {
+                if let Err(error) = reply {
+                    self.log_refusal(&error);
+                }
+            }
+        }
+        for (wanted, takeover) in new.iter_mut().zip(takeovers) {
+            wanted.takeover = Some(takeover);
+            // False: analytics has ended, and nobody waits any more.
+            let update = ReplicaUpdate::TakenOver(wanted.device, takeover.number);
+            let _ = self.consumer.send(update, &self.clock);
+        }
+        Ok(())
+    }
+
+    /// Looks at headers, and at counts where nobody has taken the device over before. Takes those out of `due` that have an answer,
+    /// and returns the ones of them whose states are to be read.
+    fn look_at(&mut self, due: &mut Vec<Wanted>) -> Result<Vec<FoundDevice>, LinkError> {
+        due.retain(|wanted| {
+            let is_first = wanted.takeover.is_none_or(|takeover| takeover.is_first);
+            if wanted.is_looked_for && is_first {
+                self.answer(wanted.device, Vec::new(), false);
+            }
+            wanted.is_looked_for && !is_first
+        });
         let own = self.encoder.options().replica;
         let now = self.clock.now();
         let latest_us = self.latest_us(now);
-        let mut pipeline = Pipeline::new();
-        for wanted in &due {
-            pipeline.add_command(self.encoder.read_states_header(&wanted.name));
-            pipeline.add_command(self.encoder.read_counts(Some(&wanted.name)));
-        }
-        let mut replies = match self.send_optional(&pipeline) {
-            Ok(replies) => replies.into_iter(),
-            Err(error) => {
-                self.desk().wanted.extend(due);
-                return Err(error);
+        let before: BTreeSet<ReplicaId> = due.iter().filter_map(Wanted::before).collect();
+        // First: what a replica writes before its end is found then.
+        let mut gone = self.absent(&before)?;
+        let mut replies = self.ask_states(due, &before)?.into_iter();
+        let mut next = || replies.next().expect("a reply for each command");
+        gone.append(&mut self.read_gone(next()));
+        let mut found = Vec::new();
+        for wanted in std::mem::take(due) {
+            let (header, mut counts) = (next(), SubjectCounts::default());
+            if wanted.before().is_none() {
+                match next() {
+                    Ok(reply) => counts = SubjectCounts::read(&reply, own, latest_us),
+                    Err(error) => self.log_refusal(&error),
+                }
             }
-        };
-        let mut current = Vec::new();
-        for mut wanted in due {
-            let (header, counts) = (replies.next(), replies.next());
-            let (Some(header), Some(counts)) = (header, counts) else { continue };
+            // None: it can't be read.
             let header = self.read_header(header);
-            let counts = match counts {
-                Ok(counts) => SubjectCounts::read(&counts, own, latest_us),
+            let takeover = wanted.takeover.unwrap_or(Takeover::NONE);
+            let at = header.map_or(StatesAt::Nowhere, |header| takeover.look(header, &counts, own));
+            let is_gone = wanted.before().is_some_and(|before| gone.contains(&before));
+            match (at, header.flatten()) {
+                (StatesAt::Current, _) => found.push(FoundDevice { wanted, is_older: false }),
+                (StatesAt::NotYet, _) if !is_gone => due.push(wanted),
+                // Who had it has died: before it had them, or with newer ones.
+                (StatesAt::NotYet, Some(header)) if header.replica != own => {
+                    found.push(FoundDevice { wanted, is_older: true });
+                }
+                (StatesAt::NotYet | StatesAt::Nowhere, _) => {
+                    self.answer(wanted.device, Vec::new(), false);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks who of those that had the devices has died; then for the header of each device, and for its counts where nobody has
+    /// taken it over before.
+    fn ask_states(
+        &mut self,
+        due: &[Wanted],
+        before: &BTreeSet<ReplicaId>,
+    ) -> Result<Vec<Result<Reply, LinkError>>, LinkError> {
+        if due.is_empty() {
+            return Ok(vec![Ok(Value::Array(Vec::new()).into())]);
+        }
+        let life = REPLICA_LIFE.max(self.desk().consumer.wait);
+        let mut pipeline = Pipeline::new();
+        let life_us = life.as_micros() as u64;
+        pipeline.add_command(self.encoder.ask_gone(life_us, before.iter().copied()));
+        for wanted in due {
+            pipeline.add_command(self.encoder.read_states_header(&wanted.name));
+            if wanted.before().is_none() {
+                pipeline.add_command(self.encoder.read_counts(Some(&wanted.name)));
+            }
+        }
+        self.send_optional(&pipeline)
+    }
+
+    /// Those of some replicas that have had no connection to Redis for a time. None where Redis does not tell.
+    fn absent(&mut self, before: &BTreeSet<ReplicaId>) -> Result<BTreeSet<ReplicaId>, LinkError> {
+        if before.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let mut list = Cmd::new();
+        list.arg("CLIENT").arg("LIST");
+        let mut absent = before.clone();
+        for reply in self.linked().ask_nodes(&list)? {
+            self.counters.commands_total.add(1);
+            match reply.map(Reply::into_value) {
+                Ok(Value::BulkString(clients)) => {
+                    let clients = String::from_utf8_lossy(&clients);
+                    let fields = clients.split([' ', '\n']);
+                    let names: HashSet<_> =
+                        fields.filter_map(|field| field.strip_prefix("name=")).collect();
+                    absent.retain(|replica| !names.contains(&*replica.client_name()));
+                }
+                Ok(_) => absent.clear(),
                 Err(error) => {
                     self.log_refusal(&error);
-                    SubjectCounts::default()
-                }
-            };
-            let at = header.map_or(StatesAt::Nowhere, |header| look(header, &counts, own));
-            match at {
-                StatesAt::Current => current.push((wanted.device, wanted.name)),
-                StatesAt::Nowhere => self.answer(wanted.device, Vec::new()),
-                StatesAt::NotYet => {
-                    wanted.next_ns = now_ns + wanted.pause.as_nanos() as u64;
-                    wanted.pause = (wanted.pause * 2).min(LONGEST_LOOK);
-                    self.desk().wanted.push(wanted);
+                    absent.clear();
                 }
             }
         }
-        Ok(current)
+        let now_ns = self.clock.monotonic_ns();
+        let known = &mut self.desk().absent;
+        known.retain(|replica, _| absent.contains(replica) || !before.contains(replica));
+        absent.retain(|replica| {
+            let since_ns = *known.entry(*replica).or_insert(now_ns);
+            now_ns - since_ns >= ABSENCE.as_nanos() as u64
+        });
+        Ok(absent)
+    }
+
+    /// The replicas in a reply. None where Redis does not tell: then they live.
+    fn read_gone(&mut self, reply: Result<Reply, LinkError>) -> BTreeSet<ReplicaId> {
+        match reply {
+            Ok(Reply::Strings(ids)) => ids.iter().filter_map(ReplicaId::read).collect(),
+            Ok(_) => BTreeSet::new(),
+            Err(error) => {
+                self.log_refusal(&error);
+                BTreeSet::new()
+            }
+        }
     }
 
     /// The header in a reply, if there is one. None for one that this version can't read.
@@ -230,24 +384,25 @@ impl StoreThread {
     }
 
     /// Reads states, gives them to analytics, and deletes them: they are here now.
-    fn read_states(&mut self, devices: &[NamedDevice]) -> Result<(), LinkError> {
+    fn read_states(&mut self, devices: &[FoundDevice]) -> Result<(), LinkError> {
         let mut pipeline = Pipeline::new();
-        for (_, name) in devices {
-            pipeline.add_command(self.encoder.read_states(name));
+        for found in devices {
+            pipeline.add_command(self.encoder.read_states(&found.wanted.name));
         }
         let replies = self.send_optional(&pipeline)?;
         pipeline.clear();
-        for ((device, name), reply) in devices.iter().zip(replies) {
+        for (FoundDevice { wanted, is_older }, reply) in devices.iter().zip(replies) {
             let streams = match reply {
-                Ok(reply) => self.unpack(name, &reply),
+                Ok(reply) => self.unpack(&wanted.name, &reply),
                 Err(error) => {
                     self.log_refusal(&error);
                     self.counters.states.lose(StateLoss::Refused, 1);
                     Vec::new()
                 }
             };
-            self.answer(*device, streams);
-            pipeline.add_command(self.encoder.delete_states(name));
+            self.answer(wanted.device, streams, *is_older);
+            let takeover = wanted.takeover.map_or(0, |takeover| takeover.number);
+            pipeline.add_command(self.encoder.received_states(&wanted.name, takeover));
         }
         for reply in self.send_optional(&pipeline)? {
             if let Err(error) = reply {
@@ -295,9 +450,9 @@ impl StoreThread {
         streams
     }
 
-    fn answer(&mut self, device: DeviceId, streams: Vec<StreamStates>) {
+    fn answer(&mut self, device: DeviceId, streams: Vec<StreamStates>, is_older: bool) {
         // False: analytics has ended, and nobody waits any more.
-        let update = ReplicaUpdate::States(FoundStates { device, streams });
+        let update = ReplicaUpdate::States(FoundStates { device, streams, is_older });
         let _ = self.consumer.send(update, &self.clock);
     }
 
@@ -306,7 +461,7 @@ impl StoreThread {
         let Some(desk) = &mut self.handover else { return };
         let waiting = desk.consumer.messages.try_iter().filter_map(|message| match message {
             HandoverMessage::Stated(part) => Some(part),
-            HandoverMessage::Wanted(_) => None,
+            HandoverMessage::Wanted(_) | HandoverMessage::Kept(_) => None,
         });
         let parts = desk.stating.drain(..).chain(waiting);
         let streams: u64 = parts.map(|part| part.streams.len() as u64).sum();
