@@ -304,7 +304,8 @@ impl Book {
             .iter()
             .map(|cluster| {
                 let times = devices(cluster).filter_map(|one| self.together.times(device, one));
-                Recent { tokens: &cluster.tokens, together: times.max() }
+                let (tokens, together) = (&cluster.tokens, times.max());
+                Recent { tokens, together, at_once: cluster.at_once() }
             })
             .collect();
         let expected = self.rate.expected(self.now_us, 2 * window_us);

@@ -54,6 +54,14 @@ impl Cluster {
         (first_us.saturating_sub(start_us)).max(start_us.saturating_sub(self.last_start_us)).max(0)
     }
 
+    /// Incidents that this one counts as, where so many at once are a storm.
+    pub fn at_once(&self) -> usize {
+        match self.link {
+            Some(Link::Storm(at_once)) => at_once,
+            _ => 1,
+        }
+    }
+
     /// Adds a member that is wrong. `is_new_device`: none of its device is there.
     pub fn add(&mut self, member: Member, is_new_device: bool, link: Option<Link>) {
         if is_new_device && let Some(device) = &member.device {
@@ -62,8 +70,14 @@ impl Cluster {
         self.incident.device_count += usize::from(is_new_device);
         self.incident.member_count += 1;
         self.incident.open_count += 1;
-        // What made a group says more than that one of its devices has another series.
-        if link.is_some() && (self.link.is_none() || link != Some(Link::SameDevice)) {
+        // What made a group says more than that one of its devices has another series; a storm more than a name.
+        let is_said = match (&self.link, &link) {
+            (_, None) => true,
+            (None, _) | (_, Some(Link::Storm(_))) => false,
+            (Some(Link::Storm(_)), _) | (_, Some(Link::SameDevice)) => true,
+            _ => false,
+        };
+        if !is_said {
             self.link = link;
         }
         self.keep(member);
@@ -86,6 +100,9 @@ impl Cluster {
     /// Takes over the members of an incident that turned out to be the same.
     pub fn merge(&mut self, other: &Self) {
         self.tokens.merge(&other.tokens);
+        if other.at_once() > self.at_once() {
+            self.link.clone_from(&other.link);
+        }
         self.incident.device_count += other.incident.device_count;
         self.incident.member_count += other.incident.member_count;
         self.incident.open_count += other.incident.open_count;

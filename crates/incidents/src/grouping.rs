@@ -10,7 +10,8 @@
 //!    binomial with the token's share of the fleet, which is the hypergeometric tail of a fleet that is large beside
 //!    `m`. At most [`CHANCE_MAX`], and all of them become one. A token that most of the fleet has never gets there.
 //! 4. Devices whose onsets went together before ([`crate::together`]).
-//! 5. A storm: more incidents at once than the usual rate explains ([`STORM_CHANCE_MAX`]), whatever their names.
+//! 5. A storm: more incidents at once than the usual rate explains ([`STORM_CHANCE_MAX`]), whatever their names. One that
+//!    is a storm already counts as those it was made of, so what begins while it lasts joins it.
 
 use crate::tokens::{FleetTokens, tokens};
 
@@ -109,6 +110,8 @@ pub struct Recent<'a> {
     pub tokens: &'a GroupTokens,
     /// How often a device of it and the newcomer began together.
     pub together: Option<u32>,
+    /// Incidents that it was made of, if it is a storm; else 1.
+    pub at_once: usize,
 }
 
 /// The places of the incidents in `recent` that have one cause with an onset of `device`; several become one.
@@ -127,7 +130,7 @@ pub fn group(
     joins_group(&names, recent)
         .or_else(|| makes_group(&names, recent))
         .or_else(|| went_together(recent))
-        .or_else(|| is_storm(recent.len(), expected))
+        .or_else(|| is_storm(recent, expected))
 }
 
 fn joins_group(names: &[(&str, f64)], recent: &[Recent<'_>]) -> Option<(Vec<usize>, Link)> {
@@ -160,11 +163,11 @@ fn went_together(recent: &[Recent<'_>]) -> Option<(Vec<usize>, Link)> {
     Some((vec![place], Link::Together(times)))
 }
 
-fn is_storm(recent: usize, expected: f64) -> Option<(Vec<usize>, Link)> {
+fn is_storm(recent: &[Recent<'_>], expected: f64) -> Option<(Vec<usize>, Link)> {
     // With the newcomer.
-    let at_once = recent + 1;
+    let at_once = recent.iter().map(|one| one.at_once).sum::<usize>() + 1;
     let is_chance = at_once < STORM_MIN || poisson_tail(at_once, expected) > STORM_CHANCE_MAX;
-    (!is_chance).then(|| ((0..recent).collect(), Link::Storm(at_once)))
+    (!is_chance).then(|| ((0..recent.len()).collect(), Link::Storm(at_once)))
 }
 
 /// The chance that at least `c` of `m` have what each has with chance `share`. 1 for none.
@@ -224,7 +227,7 @@ mod tests {
 
     fn grouped(device: &str, groups: &[GroupTokens]) -> Option<(Vec<usize>, Link)> {
         let recent: Vec<_> =
-            groups.iter().map(|tokens| Recent { tokens, together: None }).collect();
+            groups.iter().map(|tokens| Recent { tokens, together: None, at_once: 1 }).collect();
         group(device, &recent, &fleet(), 0.01)
     }
 

@@ -278,3 +278,42 @@ fn members_of_one_moment_are_in_order_of_their_scores() {
     assert_eq!(series(&book), ["rps".into(), "cpu".into(), "io".into()]);
     assert_eq!(all(&book)[0].suspect().series.as_deref(), Some("rps"));
 }
+
+/// 300 devices of some sites begin to deviate within `spread_s`, in an order that follows from `seed`.
+fn storm(sites: usize, spread_s: i64, seed: u64) -> Book {
+    let name = |at: usize| {
+        let (site, rack) = (["ams", "fra", "sgp", "sao"][at % sites], at / sites % 3 + 1);
+        format!("{site}-{rack}-edge-{:02}", at / (3 * sites))
+    };
+    let mut fleet = FleetTokens::default();
+    (0..300).for_each(|at| fleet.add(&name(at)));
+    let mut order: Vec<usize> = (0..300).collect();
+    order.sort_by_key(|at| {
+        hash(&(seed, at).0.to_le_bytes()) ^ hash(&(*at as u64 + 97 * seed).to_le_bytes())
+    });
+    let mut book = Book::default();
+    book.set_fleet(fleet);
+    for (turn, at) in order.into_iter().enumerate() {
+        let at_s = 1_000 + turn as i64 * spread_s / 300;
+        book.apply(&deviation(&name(at), "rps", at_s, 4.0));
+    }
+    book
+}
+
+#[test]
+fn a_storm_of_300_devices_is_one_incident() {
+    for sites in [1, 4] {
+        for (spread_s, seed) in [0, 10, 40].into_iter().flat_map(|s| (0..8).map(move |n| (s, n))) {
+            let book = storm(sites, spread_s, seed);
+            let open: Vec<_> =
+                all(&book).into_iter().filter(|one| one.merged_into.is_none()).collect();
+            let said: Vec<_> = open.iter().map(|one| (one.device_count, &one.because)).collect();
+            assert_eq!(open.len(), 1, "{sites} sites, {spread_s} s, seed {seed}: {said:?}");
+            assert_eq!(open[0].device_count, 300);
+        }
+    }
+    // The next day one device is an incident of its own.
+    let mut book = storm(4, 10, 1);
+    book.apply(&deviation("ams-1-edge-99", "rps", 90_000, 2.0));
+    assert_eq!(all(&book)[0].device_count, 1);
+}
