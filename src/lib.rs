@@ -88,6 +88,7 @@ pub mod replicas;
 pub mod sample_queue;
 pub mod server;
 pub mod shards;
+pub mod shared_history;
 pub mod shared_lists;
 pub mod state;
 pub mod store;

@@ -5,7 +5,7 @@ use serde::ser::Serializer;
 
 /// Microseconds, written as seconds, with a fraction if there is one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Seconds(pub(super) i64);
+pub(crate) struct Seconds(pub(crate) i64);
 
 impl Serialize for Seconds {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

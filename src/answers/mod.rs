@@ -5,6 +5,6 @@
 
 pub mod incidents;
 pub mod incidents_page;
-mod json;
+pub(crate) mod json;
 pub mod lists;
 pub mod windows;

@@ -29,7 +29,7 @@ use crate::analytics::report::{DevicesQuery, Scope, SeriesQuery, SeriesSelection
 use crate::answers::lists;
 use crate::answers::windows::{self, AnswerScope, DetectionSettings};
 use crate::dashboard::history_answer;
-use crate::dashboard::recorder::HistoryQuery;
+use crate::dashboard::streams::HistoryQuery;
 use crate::dashboard::subscriber::{self, SubscribeError, Subscriber, Subscription};
 use crate::http::client_address::ClientAddress;
 use crate::http::message::{HeaderField, Method, Responder, Response};
@@ -239,7 +239,8 @@ impl ReadQuery<'_> {
             }
             Read::History => {
                 let (device, range) = (query.device()?.map(Box::from), query.range(self.now)?);
-                let asked = HistoryQuery { device, series: query.series()?, range };
+                let (series, is_local) = (query.series()?, query.is_local()?);
+                let asked = HistoryQuery { device, series, range, is_local };
                 history_answer::history(&asked, &answered(deps.subscriber.history(asked.clone()))?)
             }
             Read::Scrape => return self.scrape(deps),

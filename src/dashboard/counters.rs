@@ -17,6 +17,8 @@ pub struct EventsCounters {
     pub history_evicted_total: Counter,
     /// Streams that were not recorded because all others were wanted, too.
     pub history_refused_total: Counter,
+    /// Pages of other replicas that could not be read.
+    pub history_unreadable_total: Counter,
 }
 
 impl MetricSource for EventsCounters {
@@ -42,9 +44,10 @@ impl MetricSource for EventsCounters {
         families
             .counter(
                 "sigmad_history_streams_dropped_total",
-                "Streams whose history was dropped, by reason: evicted for another stream, or refused because all others are wanted.",
+                "Streams whose history was dropped, by reason: evicted for another stream, refused because all others are wanted, or unreadable as another replica wrote it (a page of its streams).",
             )
             .add_counter(&[("reason", "evicted")], &self.history_evicted_total)
-            .add_counter(&[("reason", "refused")], &self.history_refused_total);
+            .add_counter(&[("reason", "refused")], &self.history_refused_total)
+            .add_counter(&[("reason", "unreadable")], &self.history_unreadable_total);
     }
 }

@@ -3,6 +3,7 @@
 //! Pure: time is an argument. Ten seconds without values take no memory.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use super::figures::digits_of;
 use sigmad_detectors::saved::{Saved, saved};
@@ -30,6 +31,32 @@ struct Point {
 }
 
 const _: () = assert!(size_of::<Point>() == 24);
+
+/// Ten seconds of one stream that are over, for other replicas.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DayPoint {
+    /// Its number since 1970.
+    pub place: u32,
+    /// Values in it.
+    pub count: u32,
+    /// Values that the detector flagged.
+    pub flags: u32,
+    /// The smallest value, like the others 0 without values.
+    pub min: f64,
+    /// The mean.
+    pub mean: f64,
+    /// The largest value.
+    pub max: f64,
+}
+
+/// How two points of the same ten seconds become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// Both are of the same values: the one with more of them stays.
+    Fuller,
+    /// They are of different values, which add up: those of several replicas.
+    Sum,
+}
 
 /// The ten seconds that go on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,6 +96,35 @@ impl Saved for Day {
     }
 }
 
+impl Point {
+    fn join(&mut self, added: &Self, how: Join, base: f64) {
+        match how {
+            Join::Fuller => {
+                let flags = self.flags.max(added.flags);
+                if added.count > self.count {
+                    *self = *added;
+                }
+                self.flags = flags;
+            }
+            Join::Sum => {
+                self.flags = self.flags.saturating_add(added.flags);
+                if self.count == 0 || added.count == 0 {
+                    let (flags, place) = (self.flags, self.place);
+                    let counted = if self.count == 0 { added } else { &*self };
+                    *self = Self { place, flags, ..*counted };
+                    return;
+                }
+                // Each is a difference to the base, and the sum is one too.
+                let sum = |one: f32, other: f32| (base + f64::from(one) + f64::from(other)) as f32;
+                self.min = sum(self.min, added.min);
+                self.mean = sum(self.mean, added.mean);
+                self.max = sum(self.max, added.max);
+                self.count = self.count.max(added.count);
+            }
+        }
+    }
+}
+
 /// Which points are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DayRange {
@@ -93,7 +149,8 @@ pub struct DayColumns {
     pub flags: Vec<u64>,
 }
 
-fn place(at_us: i64) -> u32 {
+/// The number of the ten seconds of a moment.
+pub fn place(at_us: i64) -> u32 {
     at_us.div_euclid(POINT_S * 1_000_000).clamp(0, u32::MAX.into()) as u32
 }
 
@@ -165,6 +222,49 @@ impl Day {
         let OpenPoint { place, count, flags, sum, min, max } = *open;
         let of = |value: f64| if count == 0 { 0.0 } else { (value - self.base) as f32 };
         Point { place, count, flags, min: of(min), mean: of(sum / f64::from(count)), max: of(max) }
+    }
+
+    /// The points of these places, the ten seconds that go on among them.
+    pub fn points(&self, places: RangeInclusive<u32>) -> impl Iterator<Item = DayPoint> + '_ {
+        let open = self.open.map(|open| self.closed(&open));
+        let from = self.over.partition_point(|point| point.place < *places.start());
+        let asked = self.over.range(from..).copied().chain(open);
+        asked.filter(move |point| places.contains(&point.place)).map(|point| {
+            let Point { place, count, flags, min, mean, max } = point;
+            let of = |value: f32| if count == 0 { 0.0 } else { self.base + f64::from(value) };
+            DayPoint { place, count, flags, min: of(min), mean: of(mean), max: of(max) }
+        })
+    }
+
+    /// The place of the newest point that is over.
+    pub fn last_place(&self) -> Option<u32> {
+        self.over.back().map(|point| point.place)
+    }
+
+    /// Adds ten seconds that are over. Of a full day the oldest make room.
+    pub fn join(&mut self, added: &DayPoint, how: Join) {
+        let is_empty = self.open.is_none() && self.over.iter().all(|point| point.count == 0);
+        if added.count > 0 && is_empty {
+            self.base = added.mean;
+        }
+        let of = |value: f64| if added.count == 0 { 0.0 } else { (value - self.base) as f32 };
+        let DayPoint { place, count, flags, .. } = *added;
+        let (min, mean, max) = (of(added.min), of(added.mean), of(added.max));
+        let added = Point { place, count, flags, min, mean, max };
+        match self.over.binary_search_by_key(&place, |point| point.place) {
+            Ok(at) => {
+                let base = self.base;
+                self.over[at].join(&added, how, base);
+            }
+            Err(0) if self.over.len() == POINTS_MAX => {}
+            Err(mut at) => {
+                if self.over.len() == POINTS_MAX {
+                    self.over.pop_front();
+                    at -= 1;
+                }
+                self.over.insert(at, added);
+            }
+        }
     }
 
     /// The points of a range.
@@ -271,6 +371,58 @@ mod tests {
             assert!(columns.min.contains(&Some(-5.0)), "{points}");
             assert!(columns.min.len() <= points + 1, "{points}");
         }
+    }
+
+    fn point(place: u32, count: u32, mean: f64) -> DayPoint {
+        let (min, max) = (mean - 1.0, mean + 1.0);
+        DayPoint { place, count, flags: 1, min, mean, max }
+    }
+
+    #[test]
+    fn points_of_several_replicas_become_one_in_any_order() {
+        let mut own = Day::default();
+        for second in 0..60 {
+            own.add(at(second), 1e6 + second as f64);
+        }
+        let first = place(at(0));
+        let taken: Vec<_> = own.points(first + 1..=first + 5).collect();
+        assert_eq!((taken.len(), taken[0].place, taken[4].count), (5, first + 1, 10));
+        assert_eq!((taken[0].min, taken[0].max), (1e6 + 10.0, 1e6 + 19.0));
+        let mut joined = Day::default();
+        for point in taken.iter().rev().chain(&taken[2..4]) {
+            joined.join(point, Join::Fuller);
+        }
+        assert_eq!(joined.points(0..=u32::MAX).collect::<Vec<_>>(), taken);
+        // The fuller one stays, whichever comes first.
+        for order in [[3, 7], [7, 3]] {
+            let mut day = Day::default();
+            for count in order {
+                day.join(&point(5, count, f64::from(count)), Join::Fuller);
+            }
+            assert_eq!(day.points(5..=5).next(), Some(point(5, 7, 7.0)));
+        }
+        // Sums do not depend on the order either, and a point without values adds its flags alone.
+        let without = DayPoint { min: 0.0, mean: 0.0, max: 0.0, ..point(5, 0, 0.0) };
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
+            let parts = [point(5, 9, 100.0), point(5, 10, 50.0), without];
+            let mut day = Day::default();
+            order.into_iter().for_each(|at| day.join(&parts[at], Join::Sum));
+            let sum = DayPoint { count: 10, flags: 3, min: 148.0, max: 152.0, ..parts[0] };
+            assert_eq!(day.points(5..=5).next(), Some(DayPoint { mean: 150.0, ..sum }));
+        }
+    }
+
+    #[test]
+    fn a_full_day_takes_newer_points_only() {
+        let mut day = Day::default();
+        for place in 10..10 + POINTS_MAX as u32 {
+            day.join(&point(place, 1, 5.0), Join::Fuller);
+        }
+        day.join(&point(9, 1, 5.0), Join::Fuller);
+        assert_eq!(day.over.front().map(|point| point.place), Some(10));
+        day.join(&point(20 + POINTS_MAX as u32, 1, 5.0), Join::Fuller);
+        assert_eq!(day.over.front().map(|point| point.place), Some(11));
+        assert_eq!((day.over.len(), day.last_place()), (POINTS_MAX, Some(20 + POINTS_MAX as u32)));
     }
 
     #[test]

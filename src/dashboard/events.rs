@@ -168,6 +168,7 @@ impl Events {
     /// stopped. All streams end with it, and clients reconnect to another replica or to the next process.
     pub fn run(mut self) {
         self.serve_until_the_end();
+        self.recorder.finish(self.clock.now());
         self.keep();
     }
 

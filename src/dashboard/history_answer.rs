@@ -5,10 +5,15 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::day::DayColumns;
 use super::message::json;
-use super::recorder::{HistoryQuery, HistoryReport};
+use super::streams::{HistoryQuery, HistoryReport};
+use crate::answers::json::Seconds;
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct HistoryJson<'a> {
+    scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded_since: Option<Seconds>,
     device: Option<&'a str>,
     /// Seconds of a point.
     step: i64,
@@ -58,6 +63,8 @@ impl<'a> ColumnsJson<'a> {
 /// The answer of `GET /history`.
 pub fn history(asked: &HistoryQuery, report: &HistoryReport) -> Vec<u8> {
     json(&HistoryJson {
+        scope: report.scope.name(),
+        degraded_since: report.scope.degraded_since_us.map(Seconds),
         device: asked.device.as_deref(),
         step: asked.range.step_s(),
         at: asked.range.starts(),

@@ -15,6 +15,7 @@ mod message;
 pub mod page;
 pub mod recorder;
 pub mod sampler;
+pub mod streams;
 pub mod subscriber;
 #[cfg(test)]
 mod testing;

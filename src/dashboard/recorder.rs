@@ -4,31 +4,35 @@
 //! open incident, or that somebody looks at it (the page of a device, a pinned device, `/history`), and for a day
 //! after that. [`STREAMS_MAX`] bounds them all: the stream that nobody wanted for the longest time makes room.
 //! A recording begins with the samples that `/latest` still has.
+//!
+//! With Redis replicas exchange what they have recorded (`shared`), so each answers for all of them.
 
+mod page;
 mod saved;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::counters::EventsCounters;
-use super::day::{DAY_BYTES, DAY_S, Day, DayColumns, DayRange};
+use super::day::{DAY_S, Day, POINT_S};
 use super::figures;
+use super::streams::{HistoryQuery, HistoryReport, STREAMS_MAX, StreamName};
 use crate::analytics::Asker;
 use crate::analytics::report::{
     MetricReport, SAMPLES_REPORTED_MAX, Scope, SeriesQuery, SeriesSelection, WindowsReport,
 };
+use crate::cluster_scope::ClusterScope;
 use crate::incidents::shared::Incidents;
 use crate::lists::{LatestQuery, Lists};
 use crate::registry::Registry;
+use crate::shared_history::SharedHistory;
+use shared::SharedDays;
 use sigmad_clock::Now;
 use sigmad_incidents::incident::{Incident, State};
 use sigmad_incidents::list::ListQuery;
 use sigmad_sample::DeviceId;
 
-/// Streams with a history: the first members of some ten incidents, and the charts of some pages.
-pub const STREAMS_MAX: usize = 64;
-const _: () = assert!(STREAMS_MAX * DAY_BYTES < 14 << 20, "after a day: a sixteenth of 256 MiB");
-const _: () = assert!((STREAMS_MAX + 1) * DAY_BYTES < sigmad_state::CONTENT_BYTES_MAX, "one block");
 /// Interval between looks at the windows: a window of 50 has all values of a stream with 25 a second.
 const LOOK_MS: u64 = 2_000;
 /// Interval between looks at the open incidents.
@@ -39,13 +43,6 @@ const INCIDENTS_RECORDED_MAX: usize = 16;
 const MEMBERS_RECORDED_MAX: usize = 3;
 /// Series of a device for which none are named: as many as the fleet has charts.
 const SERIES_OF_DEVICE_MAX: usize = 4;
-
-/// A stream: a series of a device, or of the fleet.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct StreamName {
-    device: Option<Arc<str>>,
-    series: Arc<str>,
-}
 
 #[derive(Debug)]
 struct Recorded {
@@ -58,26 +55,6 @@ struct Recorded {
     wanted_ms: u64,
 }
 
-/// The query of `/history`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HistoryQuery {
-    /// The device; None for the fleet.
-    pub device: Option<Box<str>>,
-    /// Only these series; without any, those that are recorded.
-    pub series: Arc<[Box<str>]>,
-    /// Which points.
-    pub range: DayRange,
-}
-
-/// The answer of `/history`.
-#[derive(Clone, Debug)]
-pub struct HistoryReport {
-    /// Each series, by name.
-    pub series: Vec<(Arc<str>, DayColumns)>,
-    /// Samples accepted per second, and anomalies as flags; for the fleet.
-    pub load: Option<DayColumns>,
-}
-
 /// Records, and answers `/history`.
 #[derive(Debug)]
 pub struct Recorder {
@@ -88,6 +65,7 @@ pub struct Recorder {
     counters: Arc<EventsCounters>,
     streams: BTreeMap<StreamName, Recorded>,
     load: Day,
+    shared: Option<SharedDays>,
     looked_ms: Option<u64>,
     incidents_ms: Option<u64>,
 }
@@ -109,9 +87,17 @@ impl Recorder {
             counters,
             streams: BTreeMap::new(),
             load: Day::default(),
+            shared: None,
             looked_ms: None,
             incidents_ms: None,
         }
+    }
+
+    /// Exchanges what is recorded with other replicas.
+    #[must_use]
+    pub fn sharing(self, desk: Option<Arc<SharedHistory>>) -> Self {
+        let counters = self.counters.clone();
+        Self { shared: desk.map(|desk| SharedDays::new(desk, counters)), ..self }
     }
 
     /// Adds a second of the whole server: samples accepted, and anomalies.
@@ -131,7 +117,18 @@ impl Recorder {
             self.looked_ms = Some(at_ms);
             self.look(now)?;
         }
+        if let Some(shared) = &mut self.shared {
+            shared.exchange(now, &self.load, days(&self.streams));
+        }
         Some(())
+    }
+
+    /// Nothing is recorded any more: others get the ten seconds that go on, as they are.
+    pub fn finish(&mut self, now: Now) {
+        let after_us = now.wall_us + POINT_S * 1_000_000;
+        if let Some(shared) = &mut self.shared {
+            shared.exchange(Now { wall_us: after_us, ..now }, &self.load, days(&self.streams));
+        }
     }
 
     /// The history of a device or of the fleet, which is recorded from now on.
@@ -141,15 +138,13 @@ impl Recorder {
             None if !query.series.is_empty() => self.want(None, &query.series, now)?,
             None => {}
         }
-        let is_asked = |name: &StreamName| {
-            let is_chosen = query.series.iter().any(|chosen| **chosen == *name.series);
-            name.device.as_deref() == query.device.as_deref()
-                && (query.series.is_empty() || is_chosen)
-        };
-        let found = self.streams.iter().filter(|(name, _)| is_asked(name));
+        if let Some(shared) = self.shared.as_ref().filter(|_| !query.is_local) {
+            return Some(shared.answer(query, now, &self.load, days(&self.streams)));
+        }
+        let found = self.streams.iter().filter(|(name, _)| query.is_for(name));
         let series = found.map(|(name, one)| (name.series.clone(), one.day.columns(&query.range)));
         let load = query.device.is_none().then(|| self.load.columns(&query.range));
-        Some(HistoryReport { series: series.collect(), load })
+        Some(HistoryReport { scope: ClusterScope::LOCAL, series: series.collect(), load })
     }
 
     /// Records these series of a device or of the fleet; without any, some of a device.
@@ -306,6 +301,12 @@ impl Recorder {
     }
 }
 
+fn days(
+    streams: &BTreeMap<StreamName, Recorded>,
+) -> impl Iterator<Item = (&StreamName, &Day)> + Clone {
+    streams.iter().map(|(name, one)| (name, &one.day))
+}
+
 impl Recorded {
     fn new(wanted_ms: u64) -> Self {
         Self { day: Day::default(), counted: None, is_restored: false, wanted_ms }
@@ -333,6 +334,7 @@ impl Recorded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dashboard::day::DayRange;
     use crate::incidents::events::EventSender;
     use crate::incidents::thread::running;
     use crate::registry::NameSource;
@@ -363,6 +365,7 @@ mod tests {
             device: device.map(Box::from),
             series: series.iter().map(|name| Box::from(*name)).collect(),
             range: DayRange::new(T0_US - 1_000_000_000, T0_US + 1_000_000_000, 720),
+            is_local: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::counters::EventsCounters;
-use super::recorder::{HistoryQuery, HistoryReport};
+use super::streams::{HistoryQuery, HistoryReport};
 use crate::http::message::{Responder, Response};
 
 /// The media type of `/events`.

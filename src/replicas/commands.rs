@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use redis::{Cmd, RedisWrite, Value};
+use redis::{Cmd, Pipeline, RedisWrite, Value};
 use sigmad_incidents::shared::heard::Replica;
 
 use super::lease::{LEASE_MS, Take};
 use super::packed;
+use crate::shared_history::BLOCKS_KEPT;
 use crate::store::keys::{self, CountSource, ReplicaCounters, ReplicaId};
 use crate::store::reply::Reply;
 
@@ -19,6 +20,10 @@ const BOOK: &str = "{sigmad}:incidents:book";
 const ORDERS: &str = "{sigmad}:incidents:orders";
 const ORDER: &str = "{sigmad}:incidents:order";
 const TOLD: &str = "{sigmad}:incidents:told";
+/// The blocks of recorded history, by the time of their last change.
+const BLOCKS: &str = "{sigmad}:history:blocks";
+/// Followed by the number of a block: the page of each replica.
+const BLOCK: &str = "{sigmad}:history:block:";
 /// Followed by the id of a replica.
 const CLAIMS: &str = "{sigmad}:incidents:claims:";
 
@@ -36,6 +41,8 @@ pub const LEFT_MS: u64 = 15_000;
 const BOOK_MS: u64 = 30 * 24 * 3_600_000;
 /// Life of an order: the holder of the lease looks twice a second.
 const ORDERS_MS: u64 = 60_000;
+/// Life of a block of history after its last change: a day and an hour.
+const BLOCK_MS: u64 = 25 * 3_600_000;
 /// Orders that wait in Redis.
 const ORDERS_MAX: usize = 256;
 
@@ -158,6 +165,57 @@ pub fn read_heard(device: Option<&str>) -> Cmd {
     let mut cmd = redis::cmd("HGETALL");
     cmd.write_arg(&key);
     cmd
+}
+
+/// Writes a page of recorded history.
+pub fn write_page(pipeline: &mut Pipeline, own: ReplicaId, block: u32, page: &[u8], redis_us: i64) {
+    let key = format!("{BLOCK}{block}");
+    let mut set = redis::cmd("HSET");
+    set.arg(&key).arg(own.as_str()).arg(page);
+    let mut expire = redis::cmd("PEXPIRE");
+    expire.arg(&key).arg(BLOCK_MS);
+    let mut list = redis::cmd("ZADD");
+    list.arg(BLOCKS).arg(redis_us).arg(block);
+    let mut shorten = redis::cmd("ZREMRANGEBYRANK");
+    // Those that Redis has forgotten, and no others: several may change at a time.
+    shorten.arg(BLOCKS).arg(0).arg(-2 * BLOCKS_KEPT as i64);
+    let mut expire_list = redis::cmd("PEXPIRE");
+    expire_list.arg(BLOCKS).arg(BLOCK_MS);
+    for command in [set, expire, list, shorten, expire_list] {
+        pipeline.add_command(command);
+    }
+}
+
+/// Reads which blocks have changed since a time of Redis.
+pub fn changed_blocks(since_us: i64) -> Cmd {
+    let mut cmd = redis::cmd("ZRANGEBYSCORE");
+    cmd.arg(BLOCKS).arg(since_us).arg("+inf");
+    cmd
+}
+
+/// Reads the pages of a block.
+pub fn read_pages(block: u32) -> Cmd {
+    let mut cmd = redis::cmd("HGETALL");
+    cmd.arg(format!("{BLOCK}{block}"));
+    cmd
+}
+
+/// The numbers of blocks.
+pub fn blocks_reply(reply: &Reply) -> Vec<u32> {
+    let Reply::Strings(strings) = reply else { return Vec::new() };
+    strings.iter().filter_map(|block| str::from_utf8(block).ok()?.parse().ok()).collect()
+}
+
+/// The pages of a block by replica, as they were packed.
+pub fn pages_reply(reply: &Reply) -> Vec<(ReplicaId, &[u8])> {
+    let Reply::Strings(strings) = reply else { return Vec::new() };
+    let (mut strings, mut pages) = (strings.iter(), Vec::new());
+    while let (Some(replica), Some(page)) = (strings.next(), strings.next()) {
+        if let Some(replica) = ReplicaId::read(replica) {
+            pages.push((replica, page));
+        }
+    }
+    pages
 }
 
 /// A replica as a number.

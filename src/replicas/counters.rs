@@ -25,6 +25,14 @@ pub struct ClusterCounters {
     pub orders_total: Counter,
     /// Orders without room, or whose end is not known.
     pub orders_lost_total: Counter,
+    /// Pages of recorded history written.
+    pub pages_written_total: Counter,
+    /// Pages of other replicas read.
+    pub pages_read_total: Counter,
+    /// Pages that could not be read: damaged, or of another version.
+    pub pages_unreadable_total: Counter,
+    /// Exchanges of pages that Redis refused. They are tried again.
+    pub pages_refused_total: Counter,
 }
 
 impl MetricSource for ClusterCounters {
@@ -66,5 +74,14 @@ impl MetricSource for ClusterCounters {
             )
             .add_counter(&[("result", "sent")], &self.orders_total)
             .add_counter(&[("result", "lost")], &self.orders_lost_total);
+        families
+            .counter(
+                "sigmad_cluster_history_pages_total",
+                "Pages of recorded history, by result: written, read from other replicas, unreadable, or an exchange that Redis refused and that is repeated.",
+            )
+            .add_counter(&[("result", "written")], &self.pages_written_total)
+            .add_counter(&[("result", "read")], &self.pages_read_total)
+            .add_counter(&[("result", "unreadable")], &self.pages_unreadable_total)
+            .add_counter(&[("result", "refused")], &self.pages_refused_total);
     }
 }

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::commands::{self, Commands};
 use super::counters::ClusterCounters;
 use super::document::Document;
+use super::history::{HistoryExchange, HistoryTurn};
 use super::holder::Holder;
 use super::lease::Lease;
 use super::packed;
@@ -28,6 +29,7 @@ use crate::incidents::fleet::FleetCount;
 use crate::incidents::notes::ToldNotes;
 use crate::incidents::shared::{ClusterState, OrderRequest, SharedState, Tenure};
 use crate::registry::Registry;
+use crate::shared_history::SharedHistory;
 use crate::store::ErrorKind;
 use crate::store::dial::Dialer;
 use crate::store::keys::ReplicaId;
@@ -82,6 +84,8 @@ pub struct ReplicasParts {
     pub counters: Arc<ClusterCounters>,
     /// Of which the thread writes what is open.
     pub incidents: Arc<IncidentCounters>,
+    /// Recorded history, on its way to Redis and from it.
+    pub history: Arc<SharedHistory>,
 }
 
 /// An order whose end is waited for.
@@ -122,10 +126,15 @@ pub struct ReplicasThread {
     /// Orders of this replica that are not sent.
     new_orders: Vec<OrderRequest>,
     waiting: Vec<Waiting>,
+    /// The book has all orders up to this one.
+    done: Option<u64>,
     /// Deleted devices are forgotten up to this order; None before the first book.
     forgotten: Option<u64>,
     away_since_us: Option<i64>,
     is_logged: bool,
+    /// Redis' time in the last turn.
+    redis_us: i64,
+    history: HistoryExchange,
 }
 
 impl ReplicasThread {
@@ -157,9 +166,16 @@ impl ReplicasThread {
             write_ns: 0,
             new_orders: Vec::new(),
             waiting: Vec::new(),
+            done: None,
             forgotten: None,
             away_since_us,
             is_logged: false,
+            redis_us: 0,
+            history: HistoryExchange::new(
+                parts.replica,
+                parts.history.clone(),
+                parts.counters.clone(),
+            ),
             parts,
         }
     }
@@ -206,6 +222,14 @@ impl ReplicasThread {
             self.go_alone();
         }
         self.show();
+        // After that: whoever is told that an order is done asks for it next.
+        self.answer();
+        if self.link.is_some()
+            && self.away_since_us.is_none()
+            && let Err(error) = self.exchange_history(false)
+        {
+            self.failed(&error);
+        }
     }
 
     fn take_own(&mut self, own: OwnClaims) {
@@ -255,6 +279,7 @@ impl ReplicasThread {
             }
         }
         let turn = replies.next().and_then(commands::turn_reply).ok_or_else(foreign)?;
+        self.redis_us = turn.now_us;
         if !turn.has_claims {
             self.state_ns = 0;
         }
@@ -291,6 +316,17 @@ impl ReplicasThread {
         self.run_commands(&pipeline)?.pop().ok_or_else(foreign)
     }
 
+    /// `is_end`: only what others do not have yet.
+    fn exchange_history(&mut self, is_end: bool) -> Result<(), LinkError> {
+        let link = self.link.as_mut().expect("an exchange begins with a link");
+        let (now, redis_us) = (self.parts.clock.now(), self.redis_us);
+        let mut turn = HistoryTurn { link, now, redis_us };
+        match is_end {
+            true => self.history.write(&mut turn).map(drop),
+            false => self.history.exchange(turn),
+        }
+    }
+
     fn reached(&mut self) {
         self.parts.counters.turns_total.add(1);
         let since_ns = self.parts.clock.monotonic_ns().saturating_sub(ORDER_NS);
@@ -313,6 +349,7 @@ impl ReplicasThread {
         self.retry_ns = self.parts.clock.monotonic_ns() + pause_ns;
         let now_us = self.parts.clock.now().wall_us;
         self.away_since_us.get_or_insert(now_us);
+        self.history.away(now_us);
         if !std::mem::replace(&mut self.is_logged, true) {
             warn!(kind = error.kind.name(), %error, "no word of the other replicas' incidents");
         }
@@ -338,7 +375,7 @@ impl ReplicasThread {
             self.book = Some(Arc::new(holder.joined.book().clone()));
             let (forgotten, done) = (holder.forgotten.clone(), holder.done);
             self.forget(&forgotten, done);
-            self.answer(done);
+            self.done = Some(done);
         }
     }
 
@@ -372,6 +409,10 @@ impl ReplicasThread {
         let term = self.holder.as_ref().map(|holder| holder.term);
         if let Some(Err(error)) = term.map(|term| self.keep_told(term)) {
             warn!(%error, "what was told last is not known to the next replica that tells");
+            return;
+        }
+        if let Err(error) = self.exchange_history(true) {
+            warn!(%error, "the last seconds of the history are not known to other replicas");
             return;
         }
         let leave = self.commands.leave(term);

@@ -31,6 +31,7 @@ use crate::incidents::thread::IncidentsThread;
 use crate::memory::MemoryPlan;
 use crate::placement::Placement;
 use crate::readiness::ReadinessPhase;
+use crate::shared_history::SharedHistory;
 
 pub(super) struct ServerParts {
     counters: Arc<ServerCounters>,
@@ -40,7 +41,7 @@ pub(super) struct ServerParts {
     cluster: Option<ClusterParts>,
     redis: Option<RedisParts>,
     state: Option<StateParts>,
-    history: KeptRecording,
+    history: (KeptRecording, Option<Arc<SharedHistory>>),
     kept: Option<Kept>,
     queues: Queues,
 }
@@ -82,7 +83,8 @@ impl ServerParts {
         let asker = &queues.requests.asker;
         let mut state = StateParts::new(disk, settings, shared, asker, counters.state.as_ref());
         let (links, journals) = state.as_mut().map(StateParts::take_ways).unwrap_or_default();
-        let history = state.as_mut().map_or(KeptRecording::NONE, StateParts::take_history);
+        let recorded = state.as_mut().map_or(KeptRecording::NONE, StateParts::take_history);
+        let history = (recorded, cluster.as_ref().map(ClusterParts::history));
         if settings.incidents == Switch::Off {
             // Else the thread would wait for their events at the end.
             events.clear();

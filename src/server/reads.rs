@@ -22,6 +22,7 @@ use crate::dashboard::events::{Events, ServerInfo};
 use crate::dashboard::recorder::Recorder;
 use crate::dashboard::sampler::Sampler;
 use crate::dashboard::subscriber;
+use crate::shared_history::SharedHistory;
 use crate::telemetry::{Build, Telemetry};
 
 /// The running threads.
@@ -34,7 +35,7 @@ impl ReadThreads {
         shared: &Shared,
         counters: &ServerCounters,
         queues: RequestQueues,
-        history: KeptRecording,
+        (history, shared_history): (KeptRecording, Option<Arc<SharedHistory>>),
     ) -> io::Result<Self> {
         let RequestQueues { reads, debug: debug_requests, asker, lists, incidents } = queues;
         let detector = detectors(settings).first();
@@ -53,7 +54,8 @@ impl ReadThreads {
             incidents.clone(),
             shared.registry.clone(),
             counters.events.clone(),
-        );
+        )
+        .sharing(shared_history);
         if history.recorded.is_some_and(|bytes| recorder.restore(&bytes).is_none()) {
             warn!("the kept history is of another form: it begins anew");
         }

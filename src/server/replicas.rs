@@ -20,6 +20,7 @@ use crate::incidents::asker::IncidentsAsker;
 use crate::incidents::notes::ToldNotes;
 use crate::incidents::shared::{ClusterLink, ORDERS_WAITING_MAX, SharedState};
 use crate::replicas::thread::{ReplicasParts, ReplicasThread};
+use crate::shared_history::SharedHistory;
 use crate::store::dial::TcpDialer;
 use crate::store::keys::ReplicaId;
 
@@ -32,6 +33,7 @@ pub(super) struct ClusterParts {
     link: ClusterLink,
     stop: Sender<()>,
     deadline_ns: Arc<AtomicU64>,
+    history: Arc<SharedHistory>,
 }
 
 /// The thread.
@@ -58,6 +60,7 @@ impl ClusterParts {
         let (orders, ordered) = bounded(ORDERS_WAITING_MAX);
         let (stop, stopped) = bounded(1);
         let (notes, noted) = ToldNotes::new();
+        let history = Arc::new(SharedHistory::new(replica.number(), clock.now().wall_us));
         let deadline_ns = Arc::<AtomicU64>::default();
         let book = book_settings(settings.incident_interval);
         let idle_us = settings.stream_idle.as_micros() as i64;
@@ -78,8 +81,10 @@ impl ClusterParts {
             join: JoinSettings { moved_us: book.window_us, idle_us },
             counters: counted,
             incidents: counters.incidents.clone(),
+            history: history.clone(),
         });
-        Some(Self { thread, link: ClusterLink { state, notes, orders }, stop, deadline_ns })
+        let link = ClusterLink { state, notes, orders };
+        Some(Self { thread, link, stop, deadline_ns, history })
     }
 
     /// The ways to the thread.
@@ -87,9 +92,14 @@ impl ClusterParts {
         self.link.clone()
     }
 
+    /// The way of recorded history.
+    pub fn history(&self) -> Arc<SharedHistory> {
+        self.history.clone()
+    }
+
     /// Starts the thread.
     pub fn start(self) -> io::Result<RunningCluster> {
-        let Self { thread, link, stop, deadline_ns } = self;
+        let Self { thread, link, stop, deadline_ns, history: _ } = self;
         let thread = spawn("replicas".into(), None, move || thread.run())?;
         Ok(RunningCluster { thread, link, stop, deadline_ns })
     }

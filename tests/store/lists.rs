@@ -10,8 +10,12 @@ use crate::redis_server::Redis;
 use crate::store_ledger::Scrape;
 
 fn start(redis: &Redis) -> Server {
+    start_with(redis, "--incidents=off")
+}
+
+fn start_with(redis: &Redis, incidents: &str) -> Server {
     let url = redis.url();
-    let args = ["--redis-url", &url, "--workers=1", "--incidents=off"];
+    let args = ["--redis-url", &url, "--workers=1", incidents];
     let server = Launch { args: &args, ..Launch::default() }.start();
     eventually("/readyz is 200", || server.get("/readyz").status == 200);
     server
@@ -134,4 +138,58 @@ fn a_replica_without_redis_lists_what_it_has_and_says_since_when() {
     redis.restart();
     let three = start(&redis);
     expect_same(&[&one, &two, &three], "", 45, 6);
+}
+
+/// The points of a device with values, once the history is the cluster's.
+fn history(server: &Server, query: &str) -> Option<Vec<Value>> {
+    let history = answer(server, &format!("/history?points=1440{query}"));
+    if history["scope"] != "cluster" || !history["degradedSince"].is_null() {
+        return None;
+    }
+    let columns = &history["series"]["rps"];
+    let column = |name: &str| columns[name].as_array().cloned().unwrap_or_default();
+    let at = history["at"].as_array().expect("times").iter();
+    let points = at.zip(column("min")).zip(column("max")).zip(column("flags"));
+    let points = points.filter(|(((_, min), _), _)| !min.is_null());
+    Some(points.map(|(((at, min), max), flags)| serde_json::json!([at, min, max, flags])).collect())
+}
+
+#[test]
+fn each_replica_has_the_history_of_all_and_of_those_that_ended() {
+    let redis = Redis::start(&[]);
+    let one = start_with(&redis, "--incidents=on");
+    assert!(answer(&one, "/history?device=edge-1")["series"].is_object(), "asked for");
+    post(&one, "edge-1", 100.0);
+    assert!(answer(&one, "/history?device=edge-1")["series"].is_object(), "recorded from now on");
+    let flags = |points: &[Value]| points.iter().filter_map(|point| point[3].as_u64()).sum::<u64>();
+    eventually("it is recorded", || {
+        history(&one, "&device=edge-1").is_some_and(|points| !points.is_empty())
+    });
+    // Another one, which starts later and has recorded nothing of it itself.
+    let two = start_with(&redis, "--incidents=on");
+    // Its own load has none: the sum over all replicas is that of the first one.
+    let flagged = |server: &Server, query: &str| {
+        let history = answer(server, &format!("/history?points=1440{query}"));
+        let flagged = history["anomalies"].as_array().expect("of the fleet");
+        flagged.iter().filter_map(Value::as_u64).sum::<u64>()
+    };
+    eventually("what another one has flagged is known", || flagged(&two, "") == 2);
+    assert_eq!((flagged(&one, ""), flagged(&two, "&scope=local")), (2, 0));
+    assert_eq!(answer(&two, "/history?scope=local")["scope"], "local");
+    let device = history(&one, "&device=edge-1").expect("the cluster's");
+    assert!(device.iter().any(|point| point[2].as_f64() == Some(1_100.0)));
+    assert!(flags(&device) <= 2);
+    one.stop();
+    eventually("what ended is known", || {
+        history(&two, "&device=edge-1")
+            .is_some_and(|points| points.iter().any(|point| point[2].as_f64() == Some(1_100.0)))
+    });
+    assert_eq!(flagged(&two, ""), 2);
+    // Redis goes: what is known stays, and the answer says since when.
+    drop(redis);
+    eventually("it says that Redis is away", || {
+        answer(&two, "/history?device=edge-1")["degradedSince"].is_number()
+    });
+    let known = answer(&two, "/history?device=edge-1");
+    assert!(!known["series"]["rps"]["max"].as_array().expect("a column").is_empty());
 }

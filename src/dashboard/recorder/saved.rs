@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Day, Recorded, Recorder, STREAMS_MAX, StreamName};
+use super::{Day, Recorded, Recorder};
+use crate::dashboard::streams::{STREAMS_MAX, StreamName};
 use sigmad_detectors::saved::Saved;
 
 impl Saved for StreamName {

@@ -67,7 +67,7 @@ impl ReplicasThread {
     fn know(&mut self, version: u64, document: Document) {
         self.book = Some(Arc::new(document.book.clone()));
         self.forget(&document.forgotten, document.done);
-        self.answer(document.done);
+        self.done = Some(document.done);
         self.known = Some((version, Arc::new(document)));
     }
 
@@ -82,8 +82,8 @@ impl ReplicasThread {
     }
 
     /// Tells those whose orders are done.
-    pub(super) fn answer(&mut self, done: u64) {
-        let Some(book) = &self.book else { return };
+    pub(super) fn answer(&mut self) {
+        let (Some(done), Some(book)) = (self.done.take(), &self.book) else { return };
         for waiting in self.waiting.extract_if(.., |one| one.number <= done) {
             // Err: who asked has gone.
             let _ = waiting.done.try_send(book.clone());
