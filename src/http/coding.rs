@@ -9,7 +9,7 @@ mod step;
 mod zstd;
 
 use self::gzip::GzipDecoder;
-use self::step::Step;
+use self::snappy::SnappyDecoder;
 use self::zstd::ZstdDecoder;
 use super::budget::reserve_within;
 use super::head::RequestError;
@@ -70,27 +70,27 @@ impl ContentCoding {
 #[derive(Debug)]
 pub struct BodyDecoder {
     kind: DecoderKind,
-    /// Bytes of the coded body that have been read.
-    read: usize,
     limit: usize,
 }
 
 #[derive(Debug)]
 enum DecoderKind {
-    Gzip(GzipDecoder),
-    Zstd(ZstdDecoder),
-    Snappy,
+    Parts(PartsDecoder),
+    Block(SnappyDecoder),
 }
 
-impl DecoderKind {
-    /// True where the body may end. A block of snappy is decoded in one step.
-    fn is_between_parts(&self) -> bool {
-        match self {
-            Self::Gzip(gzip) => gzip.is_between_parts(),
-            Self::Zstd(zstd) => zstd.is_between_parts(),
-            Self::Snappy => true,
-        }
-    }
+/// Of a body that may have several members or frames.
+#[derive(Debug)]
+struct PartsDecoder {
+    coding: PartsCoding,
+    /// Bytes of the coded body that have been read.
+    read: usize,
+}
+
+#[derive(Debug)]
+enum PartsCoding {
+    Gzip(GzipDecoder),
+    Zstd(ZstdDecoder),
 }
 
 impl BodyDecoder {
@@ -99,16 +99,17 @@ impl BodyDecoder {
     /// # Errors
     /// [`CodingError::Corrupt`] when there is no memory for it.
     pub fn new(coding: ContentCoding, limit: usize) -> Result<Self, CodingError> {
+        let parts = |coding| DecoderKind::Parts(PartsDecoder { coding, read: 0 });
         let kind = match coding {
-            ContentCoding::Gzip => DecoderKind::Gzip(GzipDecoder::default()),
-            ContentCoding::Zstd => DecoderKind::Zstd(ZstdDecoder::new()?),
-            ContentCoding::Snappy => DecoderKind::Snappy,
+            ContentCoding::Gzip => parts(PartsCoding::Gzip(GzipDecoder::default())),
+            ContentCoding::Zstd => parts(PartsCoding::Zstd(ZstdDecoder::new()?)),
+            ContentCoding::Snappy => DecoderKind::Block(SnappyDecoder::default()),
         };
-        Ok(Self { kind, read: 0, limit })
+        Ok(Self { kind, limit })
     }
 
     /// Decodes on, until all of `body` is in `into`, which is true, or `work` is used up: bytes that are read and
-    /// written. Every call takes the same `body` and `into`. A block of snappy is decoded in one go.
+    /// written. Every call takes the same `body` and `into`.
     ///
     /// # Errors
     /// When the body is damaged, or larger than the limit; `into` is then freed.
@@ -118,52 +119,62 @@ impl BodyDecoder {
         into: &mut Vec<u8>,
         work: &mut usize,
     ) -> Result<bool, CodingError> {
-        let advanced = self.advance_within(body, into, work);
+        let advanced = match &mut self.kind {
+            _ if body.is_empty() => Err(CodingError::Corrupt),
+            DecoderKind::Parts(parts) => parts.advance(body, self.limit, into, work),
+            DecoderKind::Block(snappy) => snappy.advance(body, self.limit, into, work),
+        };
         if advanced.is_err() {
             *into = Vec::new();
         }
         advanced
     }
+}
 
-    fn advance_within(
+impl PartsDecoder {
+    fn advance(
         &mut self,
         body: &[u8],
+        limit: usize,
         into: &mut Vec<u8>,
         work: &mut usize,
     ) -> Result<bool, CodingError> {
-        if body.is_empty() {
-            return Err(CodingError::Corrupt);
-        }
         let mut output = [0; OUTPUT_BYTES];
-        while self.read < body.len() || !self.kind.is_between_parts() {
+        while self.read < body.len() || !self.coding.is_between_parts() {
             if *work == 0 {
                 return Ok(false);
             }
             let input = &body[self.read..];
             let input = &input[..input.len().min(INPUT_BYTES)];
-            let step = match &mut self.kind {
-                DecoderKind::Gzip(gzip) => gzip.step(input, &mut output)?,
-                DecoderKind::Zstd(zstd) => zstd.step(input, &mut output)?,
-                DecoderKind::Snappy => {
-                    snappy::decode(body, self.limit, into)?;
-                    Step { read: body.len(), written: 0, ends_part: true }
-                }
+            let step = match &mut self.coding {
+                PartsCoding::Gzip(gzip) => gzip.step(input, &mut output)?,
+                PartsCoding::Zstd(zstd) => zstd.step(input, &mut output)?,
             };
             if step.read + step.written == 0 && !step.ends_part {
                 // Nothing is left to read, and the part is incomplete.
                 return Err(CodingError::Corrupt);
             }
-            if into.len() + step.written > self.limit {
+            if into.len() + step.written > limit {
                 return Err(CodingError::TooLarge);
             }
             // A decompression bomb must not take twice the limit.
-            reserve_within(into, step.written, self.limit);
+            reserve_within(into, step.written, limit);
             into.extend_from_slice(&output[..step.written]);
             self.read += step.read;
             let part_work = if step.ends_part { PART_WORK_BYTES } else { 0 };
             *work = work.saturating_sub(step.read + step.written + part_work);
         }
         Ok(true)
+    }
+}
+
+impl PartsCoding {
+    /// True where the body may end.
+    fn is_between_parts(&self) -> bool {
+        match self {
+            Self::Gzip(gzip) => gzip.is_between_parts(),
+            Self::Zstd(zstd) => zstd.is_between_parts(),
+        }
     }
 }
 
@@ -343,7 +354,8 @@ mod tests {
         let mut packed = vec![0x80, 0x80, 0x80, 0x04, 0, b'a'];
         packed.extend([0xfe, 1, 0].repeat(1_000));
         let mut into = Vec::new();
-        let decoded = snappy::decode(&packed, 8 << 20, &mut into);
+        let mut snappy = SnappyDecoder::default();
+        let decoded = snappy.advance(&packed, 8 << 20, &mut into, &mut { usize::MAX });
         assert_eq!((decoded, into.capacity()), (Err(CodingError::Corrupt), 0));
         // The most that so many bytes can yield is not refused.
         let mut packed = vec![0x81, 0xf4, 0x03, 0, b'a']; // 64,001
