@@ -107,20 +107,46 @@ impl StreamRecord {
 }
 
 impl StreamRecord {
+    /// Whether `zscore` alone judges, and the last value was no anomaly.
+    #[inline(always)]
+    fn is_usual(&self) -> bool {
+        self.state.is_none() && self.open.is_none() && self.ring_source == RingSource::Own
+    }
+
     /// Judges a value by the window before it and adds it, where that is all there is to do: `zscore` alone judges, and
-    /// the value belongs to no anomaly and ends none. False otherwise; then nothing has happened.
-    #[inline(never)] // so that the loops over readings keep their registers
+    /// the value is usual and ends no anomaly. False otherwise; then nothing has happened.
+    #[inline(always)] // in one loop over readings
     pub fn take_usual(&mut self, ring: &mut [f64], zscore: &ZScore, value: f64) -> bool {
-        let is_alone = self.state.is_none() && self.open.is_none();
-        if !is_alone || self.ring_source != RingSource::Own {
+        if !self.is_usual() {
             return false;
         }
-        let verdict = zscore.judge(&self.window.moments(), value);
-        if verdict.is_anomaly {
+        let Some(verdict) = zscore.judge_usual(&self.window.moments(), value) else {
             return false;
-        }
+        };
         self.enter(ring, value, verdict);
         true
+    }
+
+    /// The same for values one after another, up to the first that is not usual; returns how many.
+    #[inline(always)] // in one loop over runs, with the sums in registers
+    pub fn take_usual_run(
+        &mut self,
+        ring: &mut [f64],
+        zscore: &ZScore,
+        values: impl Iterator<Item = f64>,
+    ) -> usize {
+        if !self.is_usual() {
+            return 0;
+        }
+        let (mut window, mut last, mut taken) = (self.window.clone(), self.verdict, 0);
+        for value in values {
+            let Some(verdict) = zscore.judge_usual(&window.moments(), value) else { break };
+            window.push(ring, value);
+            (last, taken) = (verdict, taken + 1);
+        }
+        (self.window, self.verdict) = (window, last);
+        self.own.total += taken as u64;
+        taken
     }
 }
 
@@ -138,6 +164,8 @@ pub struct Arena {
     window: usize,
     /// log₂ of the number of streams in a chunk.
     chunk_bits: u32,
+    /// That number less one: the bits of an index within its chunk.
+    chunk_mask: usize,
     chunks: Vec<ArenaChunk>,
     /// Indices below it have been taken at least once.
     taken: u32,
@@ -179,6 +207,12 @@ impl StreamToJudge<'_> {
     pub fn take_usual(&mut self, value: f64) -> bool {
         self.record.take_usual(self.ring, self.states.zscore(), value)
     }
+
+    /// [`StreamRecord::take_usual_run`] of the stream.
+    #[inline(always)]
+    pub fn take_usual_run(&mut self, values: impl Iterator<Item = f64>) -> usize {
+        self.record.take_usual_run(self.ring, self.states.zscore(), values)
+    }
 }
 
 /// Bytes of one stream: its record, its ring and the states of these detectors. `is_shared`: replicas share their
@@ -198,6 +232,7 @@ impl Arena {
         Self {
             window,
             chunk_bits,
+            chunk_mask: (1 << chunk_bits) - 1,
             chunks: Vec::new(),
             taken: 0,
             free: Vec::new(),
@@ -452,7 +487,7 @@ impl Arena {
     #[inline]
     fn split(&self, place: StreamIndex) -> (usize, usize) {
         let place = place.0 as usize;
-        (place >> self.chunk_bits, place & ((1 << self.chunk_bits) - 1))
+        (place >> self.chunk_bits, place & self.chunk_mask)
     }
 }
 

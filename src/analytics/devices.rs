@@ -8,24 +8,21 @@
 //! A value whose metric has been evicted enters no window. The streams of evicted metrics are given back in steps
 //! ([`DeviceWindows::free_stale`]).
 
+mod entry;
 mod handover;
 mod saved;
 
-use std::sync::Arc;
+pub use self::entry::{DeviceEntry, DeviceStream};
 
-use smallvec::SmallVec;
-
-use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
-use crate::analytics::arena::{
-    Arena, FlaggedIndex, RingSource, StreamIndex, StreamRecord, StreamToJudge,
-};
+use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
+use crate::analytics::arena::Arena;
 use crate::analytics::handover::Handover;
 use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::onsets::Onsets;
 use crate::judged_queue::{JudgedCounts, SharedWindows};
-use sigmad_sample::{DeviceId, MetricId, Reading, Sample, Verdict};
+use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
 /// Entries are added this many at a time, so that growth copies none.
 pub const DEVICES_PER_CHUNK: usize = 1_024;
@@ -34,141 +31,6 @@ const CHECKED_PER_STEP: usize = 4_096;
 
 /// Bytes of one device here, without its streams.
 pub const DEVICE_BYTES: usize = size_of::<DeviceEntry>();
-
-/// One stream of a device, with what `/devices` sorts by, so that sorting reads no stream.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceStream {
-    /// The score of the last verdict.
-    pub score: f64,
-    /// Its metric.
-    pub metric: MetricId,
-    /// The stream, and whether the last verdict was an anomaly.
-    flagged: FlaggedIndex,
-}
-
-impl DeviceStream {
-    /// The stream.
-    #[inline]
-    pub fn place(&self) -> StreamIndex {
-        self.flagged.index()
-    }
-
-    /// Whether the last verdict was an anomaly.
-    pub fn is_anomaly(&self) -> bool {
-        self.flagged.flag()
-    }
-
-    /// Takes the last verdict.
-    #[inline]
-    pub fn set_verdict(&mut self, verdict: &Verdict) {
-        self.score = verdict.score;
-        self.flagged = self.place().with_flag(verdict.is_anomaly);
-    }
-}
-
-/// One device, or an entry without a device so far. Two cache lines.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub struct DeviceEntry {
-    /// None before the first device.
-    pub name: Option<Arc<str>>,
-    /// The generation of the device's id.
-    pub generation: u32,
-    /// In the order in which they were first sent.
-    pub streams: SmallVec<[DeviceStream; 2]>,
-    /// Samples that this replica judged since the start, and anomalies in them.
-    pub own: JudgedCounts,
-    /// The same of other replicas, as last reported.
-    pub others: JudgedCounts,
-    /// The last sample.
-    pub last: LastSample,
-    /// When its last sample arrived here, by [`LastSample::seconds`].
-    pub own_seen_s: u32,
-}
-
-const _: () = assert!(size_of::<DeviceEntry>() == 128);
-
-impl DeviceEntry {
-    /// Its stream of that metric, opened when the metric is new; None when its name has been evicted. `hint` is its
-    /// probable position: most samples of a device name the same metrics in the same order.
-    #[inline]
-    fn stream(
-        &mut self,
-        metric: MetricId,
-        hint: usize,
-        arena: &mut Arena,
-        metrics: &mut KnownMetrics,
-    ) -> Option<&mut DeviceStream> {
-        let at = match self.find(metric, hint) {
-            Some(at) => at,
-            None => self.open(metric, arena, metrics)?,
-        };
-        Some(&mut self.streams[at])
-    }
-
-    /// The position of its stream of that metric; `hint` as for [`DeviceEntry::stream`].
-    #[inline]
-    pub fn find(&self, metric: MetricId, hint: usize) -> Option<usize> {
-        if self.streams.get(hint).is_some_and(|stream| stream.metric == metric) {
-            return Some(hint);
-        }
-        self.streams.iter().position(|stream| stream.metric == metric)
-    }
-
-    #[cold]
-    fn open(
-        &mut self,
-        metric: MetricId,
-        arena: &mut Arena,
-        metrics: &mut KnownMetrics,
-    ) -> Option<usize> {
-        metrics.admit(metric)?;
-        let flagged = arena.open().with_flag(false);
-        self.streams.push(DeviceStream { score: 0.0, metric, flagged });
-        Some(self.streams.len() - 1)
-    }
-
-    /// Judges a value of a stream with all that can come of it. `hint` as for [`DeviceEntry::stream`].
-    #[inline(never)]
-    fn judge_fully(
-        &mut self,
-        (id, metric, hint): (DeviceId, MetricId, usize),
-        (timestamp_us, arrived_us): (i64, i64),
-        value: f64,
-        arena: &mut Arena,
-        metrics: &mut KnownMetrics,
-        anomalies: &mut AnomalyLog,
-    ) {
-        let Some(entry) = self.find(metric, hint).map(|at| &mut self.streams[at]) else { return };
-        let place = entry.place();
-        let StreamToJudge { record: stream, ring, states, .. } = arena.get_to_judge(place);
-        let before = stream.window.moments();
-        let verdict = states.judge(stream.state, &before, timestamp_us, value);
-        stream.enter(ring, value, verdict);
-        entry.set_verdict(&verdict);
-        if verdict.is_anomaly || stream.open.is_some() {
-            let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-            note_verdict(id, self, (metric, stream), flag, metrics, anomalies);
-        }
-        if stream.ring_source != RingSource::Own {
-            arena.enter_own(place, value, verdict);
-        }
-    }
-
-    /// Counts a sample whose readings were judged. True when it is the first of its second.
-    #[inline]
-    fn count(&mut self, timestamp_us: i64, arrived_us: i64) -> bool {
-        self.own.total += 1;
-        self.last.update(arrived_us, timestamp_us);
-        let before_s = std::mem::replace(&mut self.own_seen_s, LastSample::seconds(arrived_us));
-        self.own_seen_s != before_s || self.own.total == 1
-    }
-
-    /// The stream with the highest score, the first of equals. None without a stream.
-    pub fn highest_score(&self) -> Option<&DeviceStream> {
-        self.streams.iter().reduce(|best, next| if next.score > best.score { next } else { best })
-    }
-}
 
 /// All devices and their streams.
 #[derive(Debug)]
@@ -223,13 +85,18 @@ impl DeviceWindows {
     pub fn get(&self, id: DeviceId) -> Option<&DeviceEntry> {
         let index = id.index as usize;
         let device = &self.devices.get(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK];
-        (device.generation == id.generation && device.name.is_some()).then_some(device)
+        device.is(id).then_some(device)
     }
 
     /// The entry at an index, whichever device has it.
     pub fn at(&self, index: u32) -> Option<&DeviceEntry> {
         let index = index as usize;
         Some(&self.devices.get(index / DEVICES_PER_CHUNK)?[index % DEVICES_PER_CHUNK])
+    }
+
+    /// Whether [`DeviceWindows::prefetch`] has anything to fetch.
+    pub fn prefetches(&self) -> bool {
+        self.arena.states().keeps_states()
     }
 
     /// Prefetches the detectors' states of a device whose sample is next.
@@ -248,7 +115,7 @@ impl DeviceWindows {
     }
 
     /// Judges a sample of a device, unless the device has been evicted. True when it is the first of its second.
-    #[inline]
+    #[inline(always)] // in the loops over the samples of a batch
     pub fn judge(
         &mut self,
         id: DeviceId,
@@ -261,28 +128,32 @@ impl DeviceWindows {
         if self.handover.is_some() && self.hear(id, arrived_us, metrics) {
             return self.judge_early(id, sample, readings, arrived_us, metrics, anomalies);
         }
-        let Some((device, arena, onsets)) = self.get_mut(id, metrics) else {
-            return false;
-        };
-        let timestamp_us = sample.timestamp_us;
-        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
-            let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
-            let place = entry.place();
-            let mut stream = arena.get_to_judge(place);
-            let is_due = stream.fold(arrived_us, value);
-            if stream.take_usual(value) {
-                entry.set_verdict(&stream.record.verdict);
-            } else {
-                let times_us = (timestamp_us, arrived_us);
-                let of = (id, metric, at);
-                device.judge_fully(of, times_us, value, arena, metrics, anomalies);
-            }
-            if is_due {
-                let of = (device.name.as_ref(), metric, place);
-                onsets.judge(arena, of, metrics, arrived_us, value);
+        let Self { arena, onsets, .. } = self;
+        let index = id.index as usize;
+        if let Some(devices) = self.devices.get_mut(index / DEVICES_PER_CHUNK) {
+            let device = &mut devices[index % DEVICES_PER_CHUNK];
+            if device.is(id) {
+                let of = (id, sample.timestamp_us, arrived_us);
+                return device.judge(of, readings, (arena, onsets), metrics, anomalies);
             }
         }
-        device.count(timestamp_us, arrived_us)
+        self.judge_new(id, sample, readings, arrived_us, metrics, anomalies)
+    }
+
+    /// Judges a sample of a device without an entry, unless the device has been evicted.
+    #[cold]
+    fn judge_new(
+        &mut self,
+        id: DeviceId,
+        sample: &Sample,
+        readings: &[Reading],
+        arrived_us: i64,
+        metrics: &mut KnownMetrics,
+        anomalies: &mut AnomalyLog,
+    ) -> bool {
+        let Some((device, arena, onsets)) = self.get_mut(id, metrics) else { return false };
+        let of = (id, sample.timestamp_us, arrived_us);
+        device.judge(of, readings, (arena, onsets), metrics, anomalies)
     }
 
     /// Counts each device and its streams anew, from its last sample.
@@ -403,29 +274,5 @@ impl DeviceWindows {
             });
         };
         true
-    }
-}
-
-/// Takes the verdict on a value for the anomaly that it belongs to, or ends.
-#[cold] // most values are in no anomaly
-fn note_verdict(
-    id: DeviceId,
-    device: &mut DeviceEntry,
-    (metric, stream): (MetricId, &mut StreamRecord),
-    flag: AnomalousValue,
-    metrics: &mut KnownMetrics,
-    anomalies: &mut AnomalyLog,
-) {
-    let of = (Some(id), metric);
-    if flag.verdict.is_anomaly {
-        device.own.anomalies += 1;
-        // None: its name has been evicted since its stream was opened, and the stream will be given back.
-        if let Some(known) = metrics.admit(metric) {
-            known.anomalies += 1;
-            let names = || (device.name.clone(), known.name.clone());
-            stream.open = Some(anomalies.flag(stream.open, of, names, flag));
-        }
-    } else if let Some(open) = stream.open.take() {
-        anomalies.end(open, of, flag.timestamp_us, flag.arrived_us);
     }
 }

@@ -11,7 +11,7 @@ use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::onsets::Onsets;
 use crate::judged_queue::{JudgedCounts, SharedWindows};
-use sigmad_sample::{MetricId, Reading, Sample};
+use sigmad_sample::{Batch, MetricId, Reading, Sample};
 
 /// Streams in one report, and metrics with series of their own in the scrape: copying more would delay samples.
 pub const METRICS_REPORTED_MAX: usize = 1_024;
@@ -144,6 +144,64 @@ impl FleetWindows {
         judged
     }
 
+    /// Judges the first samples of a batch, as many as are of devices and have known metrics alone; returns how many.
+    ///
+    /// A run of samples with the same metrics is judged metric by metric. Each stream has its values in their order, and
+    /// nothing but its counts comes of a value of a device: so the result is that of [`FleetWindows::judge`].
+    #[inline(never)] // once a batch
+    pub fn judge_of_devices(
+        &mut self,
+        batch: &Batch,
+        arrived_us: i64,
+        metrics: &mut KnownMetrics,
+        anomalies: &mut AnomalyLog,
+    ) -> usize {
+        let (samples, mut readings) = batch.columns();
+        let mut judged = 0;
+        while let Some(run) = Run::first_of(&samples[judged..], readings) {
+            let (columns, rest) = readings.split_at(run.len * run.width);
+            let row = &columns[..run.width];
+            if !row.iter().all(|reading| self.stream(reading.metric, metrics).is_some()) {
+                break;
+            }
+            let of_run = &samples[judged..][..run.len];
+            for at in 0..run.width {
+                self.judge_column(at, (of_run, columns), arrived_us, metrics, anomalies);
+            }
+            judged += run.len;
+            readings = rest;
+        }
+        if let Some(last) = samples[..judged].last() {
+            self.last.update(arrived_us, last.timestamp_us);
+        }
+        judged
+    }
+
+    /// Judges the readings at one position of samples of devices, which have the same metrics.
+    #[inline(always)]
+    fn judge_column(
+        &mut self,
+        at: usize,
+        (samples, readings): (&[Sample], &[Reading]),
+        arrived_us: i64,
+        metrics: &mut KnownMetrics,
+        anomalies: &mut AnomalyLog,
+    ) {
+        let metric = readings[at].metric;
+        let Some(FleetStream { place, .. }) = self.get(metric) else { return };
+        let width = readings.len() / samples.len();
+        let mut judged = 0;
+        loop {
+            let rows = readings[judged * width..].chunks_exact(width);
+            let values = rows.map(|row| row[at].value);
+            judged += self.arena.get_to_judge(place).take_usual_run(values);
+            let Some(sample) = samples.get(judged) else { return };
+            let value = readings[judged * width + at].value;
+            self.judge_fully((metric, place), sample, (arrived_us, value), metrics, anomalies);
+            judged += 1;
+        }
+    }
+
     /// Judges a value of a stream with all that can come of it.
     #[inline(never)]
     fn judge_fully(
@@ -211,6 +269,35 @@ impl FleetWindows {
     /// those with the most values.
     pub fn reported(&self) -> Vec<FleetStream> {
         most_used(self.iter().collect(), |stream| (stream.metric, stream.place), &self.arena)
+    }
+}
+
+/// Samples of devices, one after another, that have the same metrics in the same order, and none twice.
+struct Run {
+    len: usize,
+    /// Readings of each.
+    width: usize,
+}
+
+impl Run {
+    /// The run that begins there. None without a sample of a device, or without readings.
+    fn first_of(samples: &[Sample], readings: &[Reading]) -> Option<Self> {
+        let (first, others) = samples.split_first()?;
+        let width = first.readings as usize;
+        if first.device.is_none() || width == 0 {
+            return None;
+        }
+        let (row, readings) = readings.split_at(width);
+        let is_alike = |(sample, other): &(&Sample, &[Reading])| {
+            sample.device.is_some()
+                && sample.readings as usize == width
+                && row.iter().zip(*other).all(|(one, other)| one.metric == other.metric)
+        };
+        let alike = others.iter().zip(readings.chunks_exact(width)).take_while(is_alike).count();
+        let is_twice =
+            |at| row[..at].iter().any(|reading: &Reading| reading.metric == row[at].metric);
+        let has_twice = alike > 0 && (1..width).any(is_twice);
+        Some(Self { len: if has_twice { 1 } else { 1 + alike }, width })
     }
 }
 

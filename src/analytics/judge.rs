@@ -5,6 +5,7 @@ mod listed;
 mod past;
 mod saved;
 mod series;
+mod walk;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use sigmad_detectors::DetectorSettings;
 use sigmad_incidents::event::Event;
-use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
+use sigmad_sample::{Batch, DeviceId, MetricId};
 
-use crate::analytics::anomalies::{AnomalyLog, AnomalyNumbers, OpenAnomaly, Subject};
+use crate::analytics::anomalies::{AnomalyLog, AnomalyNumbers};
 use crate::analytics::arena::{Arena, StreamIndex};
 use crate::analytics::devices::DeviceWindows;
 use crate::analytics::fleet::{FleetWindows, most_used};
@@ -30,9 +31,7 @@ use crate::analytics::report::{
 use crate::analytics::saved::export::Export;
 use crate::analytics::scan::DeviceScan;
 use crate::analytics::silence::SilenceWatch;
-use crate::judged_queue::{
-    JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, SharedWindows,
-};
+use crate::judged_queue::{JudgedCounts, SharedWindows};
 use crate::shards::ShardPart;
 
 /// Seconds between searches for streams that deviate and are not heard.
@@ -123,139 +122,12 @@ impl Analytics {
         self.part
     }
 
-    /// Judges the samples in order, each by the windows before it.
-    pub fn judge(&mut self, batch: &Batch, arrived_us: i64) {
-        self.judge_each(batch, arrived_us, |_, _, _, _| {});
-    }
-
-    /// Judges the samples by a part of the windows that this shard has.
-    pub fn judge_part(&mut self, part: ShardPart, batch: &Batch, arrived_us: i64) {
-        let whole = std::mem::replace(&mut self.part, part);
-        self.judge(batch, arrived_us);
-        self.part = whole;
-    }
-
-    /// Judges the samples, and publishes each to the store with `time_us`, which must be larger than that of any
-    /// batch before.
-    pub fn judge_and_publish(
-        &mut self,
-        batch: &Batch,
-        arrived_us: i64,
-        time_us: i64,
-        judged_producer: &mut JudgedProducer,
-    ) {
-        self.judge_each(batch, arrived_us, |analytics, sequence, sample, readings| {
-            analytics.publish(time_us, sequence, sample, readings, judged_producer);
-        });
-    }
-
-    #[inline(always)] // so that without a store there is nothing to call
-    fn judge_each(
-        &mut self,
-        batch: &Batch,
-        arrived_us: i64,
-        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
-    ) {
-        if self.export.is_some() {
-            self.take_before(batch);
-        }
-        let (has_fleet, has_devices) = (self.part.has_fleet(), self.part.has_devices());
-        let prefetches = has_devices && self.devices.arena.states().keeps_states();
-        if has_fleet
-            && LastSample::seconds(arrived_us) != self.fleet.own_seen_s
-            && let Some(silence) = &mut self.silence
-        {
-            // First, because the clock of silences goes by it.
-            silence.heard_anyone(arrived_us, &mut self.devices);
-        }
-        let mut ahead = batch.iter().skip(1);
-        for (at, (sample, readings)) in batch.iter().enumerate() {
-            if prefetches && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
-                self.devices.prefetch(id);
-            }
-            let kept;
-            let mut readings = readings;
-            if has_fleet {
-                let Self { fleet, metrics, anomalies, .. } = self;
-                let judged = fleet.judge(&sample, readings, arrived_us, metrics, anomalies);
-                if judged < readings.len() {
-                    kept = self.current(readings);
-                    readings = &kept;
-                }
-            }
-            if has_devices && let Some(id) = sample.device {
-                let Self { devices, metrics, anomalies, silence, .. } = self;
-                let is_new_second =
-                    devices.judge(id, &sample, readings, arrived_us, metrics, anomalies);
-                if is_new_second && let Some(silence) = silence {
-                    let is_first = devices.get(id).is_some_and(|device| device.own.total == 1);
-                    silence.heard(id, is_first, arrived_us, devices);
-                }
-            }
-            judged(self, at as u16, &sample, readings);
-        }
-        self.count(batch, arrived_us);
-    }
-
-    /// Counts the samples of a batch that was judged.
-    fn count(&mut self, batch: &Batch, arrived_us: i64) {
-        self.samples += self.samples_counted(batch) as u64;
-        if self.part.has_fleet() {
-            self.fleet.samples += batch.len() as u64;
-            self.fleet.own_seen_s = LastSample::seconds(arrived_us);
-        }
-        for left_open in [&mut self.devices.left_open, &mut self.fleet.left_open] {
-            if !left_open.is_empty() {
-                abandon(&mut self.anomalies, left_open, arrived_us);
-            }
-        }
-    }
-
     /// How many samples of a batch this shard counts, so that each sample is counted by one shard.
     pub fn samples_counted(&self, batch: &Batch) -> usize {
         match self.part {
             ShardPart::Whole | ShardPart::Devices => batch.len(),
             ShardPart::Fleet => batch.iter().filter(|(sample, _)| sample.device.is_none()).count(),
         }
-    }
-
-    /// The readings whose metrics have not been evicted on the way here.
-    #[cold]
-    fn current(&mut self, readings: &[Reading]) -> Vec<Reading> {
-        let known = |reading: &&Reading| self.fleet.get(reading.metric).is_some();
-        let kept: Vec<Reading> = readings.iter().filter(known).copied().collect();
-        self.unnamed_values += (readings.len() - kept.len()) as u64;
-        kept
-    }
-
-    /// Publishes a sample with the counts as they are after it, so that a later sample corrects the counts where
-    /// an earlier one is lost.
-    fn publish(
-        &self,
-        time_us: i64,
-        sequence: u16,
-        sample: &Sample,
-        readings: &[Reading],
-        judged_producer: &mut JudgedProducer,
-    ) {
-        let device = sample.device.and_then(|id| Some((id, self.devices.get(id)?)));
-        let chunk = judged_producer.chunk_for(readings.len());
-        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
-            let fleet = self.fleet.counts(metric);
-            let stream = device.map_or(JudgedCounts::default(), |(_, device)| {
-                self.devices.counts(device, metric, at)
-            });
-            chunk.push_reading(JudgedReading { metric, value, stream, fleet });
-        }
-        chunk.push_sample(JudgedSample {
-            time_us,
-            sequence,
-            readings: readings.len() as u16,
-            timestamp_us: sample.timestamp_us,
-            device: device.map(|(id, _)| id),
-            of_device: device.map_or(JudgedCounts::default(), |(_, device)| device.own),
-            of_replica: self.samples + u64::from(sequence) + 1,
-        });
     }
 
     /// Applies what other replicas have changed. A device that is new here is opened, unless it has been
@@ -468,18 +340,6 @@ impl Analytics {
     }
 }
 
-/// Ends the anomalies of streams that were given back.
-#[cold]
-fn abandon(
-    anomalies: &mut AnomalyLog,
-    left_open: &mut Vec<(OpenAnomaly, Subject)>,
-    arrived_us: i64,
-) {
-    for (open, subject) in left_open.drain(..) {
-        anomalies.abandon(open, subject, arrived_us);
-    }
-}
-
 fn last_timestamp(last: &LastSample, own: u64, others: JudgedCounts, scope: Scope) -> Option<i64> {
     match scope {
         Scope::Cluster => (own > 0 || others.total > 0).then_some(last.timestamp_us),
@@ -487,6 +347,8 @@ fn last_timestamp(last: &LastSample, own: u64, others: JudgedCounts, scope: Scop
     }
 }
 
+#[cfg(test)]
+mod batch_tests;
 #[cfg(test)]
 mod handover_tests;
 #[cfg(test)]

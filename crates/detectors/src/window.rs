@@ -150,7 +150,8 @@ impl Window {
         self.peak = if self.square_sum > self.peak { self.square_sum } else { self.peak };
         self.squares = self.square_sum - self.sum * self.sum * self.count_inverse;
         if turned || self.squares < self.peak * CANCELLATION_MAX {
-            self.rebase(&ring[..self.count as usize]);
+            // By value, so that a caller may keep the sums of many pushes in registers.
+            *self = self.clone().rebased(&ring[..self.count as usize]);
         }
     }
 
@@ -164,7 +165,7 @@ impl Window {
     fn count_as(&mut self, values: &[f64]) {
         self.count = values.len() as u32;
         self.count_inverse = 1.0 / f64::from(self.count);
-        self.rebase(values);
+        *self = self.clone().rebased(values);
     }
 
     fn grow(&mut self, value: f64) {
@@ -181,7 +182,7 @@ impl Window {
     /// Computes the sums again. The mean is computed from the first value, so that equal values give exactly
     /// that value and no spread.
     #[inline(never)]
-    fn rebase(&mut self, values: &[f64]) {
+    fn rebased(mut self, values: &[f64]) -> Self {
         let first = values[0];
         let (from_first, _) = sums_around(first, values);
         self.offset = first + from_first * self.count_inverse;
@@ -189,10 +190,12 @@ impl Window {
         self.peak = self.square_sum;
         let squares = self.square_sum - self.sum * self.sum * self.count_inverse;
         self.squares = squares.max(0.0);
+        self
     }
 }
 
 /// `Σd` and `Σd²` of `d = v − offset`, in four lanes that the CPU adds at once.
+#[inline(always)] // so that a caller without use for one of the sums does not pay for it
 fn sums_around(offset: f64, values: &[f64]) -> (f64, f64) {
     const LANES: usize = 4;
     let mut sums = [0.0; LANES];

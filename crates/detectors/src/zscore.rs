@@ -17,6 +17,22 @@ pub struct ZScore {
 }
 
 impl ZScore {
+    /// [`ZScore::judge`] where that is a dozen instructions: the value is well inside, or equal to all in the window. None
+    /// for any other, which may be an anomaly or not.
+    #[inline(always)] // so that the sums of a window stay in registers
+    pub fn judge_usual(&self, before: &Moments, value: f64) -> Option<Verdict> {
+        let std_dev = before.std_dev();
+        let distance = value - before.mean;
+        if std_dev > SPREAD_MIN * before.mean.abs() {
+            let z_score = distance / std_dev;
+            let score = z_score.abs();
+            let verdict = Verdict { score, z_score, is_anomaly: false, is_zscore_anomaly: false };
+            return (score <= self.threshold && score <= Z_MAX).then_some(verdict);
+        }
+        let is_equal = std_dev == 0.0 && distance == 0.0 && before.mean_rest == 0.0;
+        is_equal.then(Verdict::default)
+    }
+
     /// Judges a value by the window that it is about to enter.
     #[inline]
     pub fn judge(&self, before: &Moments, value: f64) -> Verdict {
@@ -127,6 +143,30 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_usual_way_says_the_same(
+            count in 0..60u32,
+            mean in prop_oneof![Just(0.0), -1e15..1e15f64, -1e3..1e3f64],
+            std_dev in prop_oneof![Just(0.0), Just(1e-7), 0.0..1e6f64],
+            distance in prop_oneof![Just(0.0), -1e3..1e3f64, -1e12..1e12f64],
+            mean_rest in prop_oneof![Just(0.0), Just(1e-9)],
+            threshold in prop_oneof![Just(2.0), Just(0.5), Just(2.0 * Z_MAX)],
+        ) {
+            let std_dev = if count == 0 { 0.0 } else { std_dev };
+            let detector = ZScore { threshold, ..DETECTOR };
+            let before = Moments { mean_rest, ..moments(count, mean, std_dev) };
+            let value = mean + distance;
+            let verdict = detector.judge(&before, value);
+            if let Some(usual) = detector.judge_usual(&before, value) {
+                prop_assert_eq!(usual, verdict);
+                prop_assert_eq!(usual.z_score.to_bits(), verdict.z_score.to_bits());
+            } else {
+                let is_inside = verdict.score <= threshold && verdict.score < Z_MAX;
+                let is_wide = before.std_dev() > SPREAD_MIN * mean.abs();
+                prop_assert!(!(is_wide && is_inside), "{:?}", verdict);
+            }
+        }
+
         #[test]
         fn verdicts_agree_with_the_contract(
             values in prop::collection::vec(

@@ -1,6 +1,7 @@
 //! Devices whose detector states come from another replica, or go there.
 
-use super::{DeviceWindows, note_verdict};
+use super::DeviceWindows;
+use super::entry::note_verdict;
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog};
 use crate::analytics::arena::{RingSource, StreamToJudge};
 use crate::analytics::handover::WaitingValue;
@@ -44,7 +45,7 @@ impl DeviceWindows {
             let place = entry.place();
             if is_final {
                 let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-                note_verdict(id, device, (metric, stream), flag, metrics, anomalies);
+                note_verdict(device.of(id), (metric, stream), flag, metrics, anomalies);
             }
             if stream.ring_source != RingSource::Own {
                 arena.enter_own(place, value, verdict);
@@ -137,7 +138,7 @@ impl DeviceWindows {
             stream.own.anomalies += u64::from(verdict.is_anomaly);
             let ring_source = stream.ring_source;
             let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-            note_verdict(id, device, (metric, stream), flag, metrics, anomalies);
+            note_verdict(device.of(id), (metric, stream), flag, metrics, anomalies);
             device.streams[at].set_verdict(&last);
             if let RingSource::Both(copy) = ring_source {
                 let own = arena.get_mut(copy).0;

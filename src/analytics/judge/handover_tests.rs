@@ -6,6 +6,7 @@ use super::*;
 use crate::analytics::names::NameLookup;
 use crate::handover::{FoundStates, HandoverCounters, HandoverMessage, StreamStates, WaitOutcome};
 use sigmad_detectors::DetectorKind;
+use sigmad_sample::Reading;
 
 const DEVICE: DeviceId = DeviceId { index: 3, generation: 0 };
 const SECOND_US: i64 = 1_000_000;

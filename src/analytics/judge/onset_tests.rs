@@ -4,6 +4,7 @@ use sigmad_incidents::event::Event;
 
 use super::*;
 use crate::shards::ShardLayout;
+use sigmad_sample::Reading;
 
 const SECOND_US: i64 = 1_000_000;
 const START_US: i64 = 1_735_100_000_000_000;

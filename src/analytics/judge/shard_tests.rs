@@ -8,6 +8,7 @@ use super::*;
 use crate::analytics::report::AnomalyReport;
 use crate::sample_queue;
 use crate::shards::ShardLayout;
+use sigmad_sample::Reading;
 
 fn names() -> NameLookup {
     NameLookup::new(|id| Some(id.index.to_string().into()), |id| id.slot().to_string().into())

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use sigmad_detectors::DetectorKind;
-use sigmad_sample::{READINGS_MAX, Z_MAX};
+use sigmad_sample::{READINGS_MAX, Reading, Z_MAX};
 
 /// Device `i` of generation `g` is called `i.g`; metric `m` is called `m`.
 fn names() -> NameLookup {

@@ -35,19 +35,34 @@ pub(super) fn byte_at(text: &[u8], at: usize) -> u8 {
 /// The eight bytes at `at`; zeros past the end.
 #[inline(always)]
 pub(super) fn word_at(text: &[u8], at: usize) -> u64 {
-    match text.get(at..).and_then(|rest| rest.first_chunk()) {
+    match bytes_at(text, at) {
         Some(bytes) => u64::from_le_bytes(*bytes),
+        None => last_word(text, at) as u64,
+    }
+}
+
+/// The 16 bytes at `at`; zeros past the end.
+#[inline(always)]
+pub(super) fn wide_word_at(text: &[u8], at: usize) -> u128 {
+    match bytes_at(text, at) {
+        Some(bytes) => u128::from_le_bytes(*bytes),
         None => last_word(text, at),
     }
 }
 
+/// Bytes that are all there: one comparison.
+#[inline(always)]
+fn bytes_at<const N: usize>(text: &[u8], at: usize) -> Option<&[u8; N]> {
+    text.get(at..at.checked_add(N)?)?.first_chunk()
+}
+
 #[inline(never)]
-fn last_word(text: &[u8], at: usize) -> u64 {
+fn last_word(text: &[u8], at: usize) -> u128 {
     let rest = text.get(at..).unwrap_or_default();
     match text.last_chunk() {
-        // The end of the last eight bytes, without a loop.
-        Some(bytes) if !rest.is_empty() => u64::from_le_bytes(*bytes) >> (64 - 8 * rest.len()),
-        _ => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+        // The end of the last sixteen bytes, without a loop.
+        Some(bytes) if !rest.is_empty() => u128::from_le_bytes(*bytes) >> (128 - 8 * rest.len()),
+        _ => rest.iter().rev().fold(0, |word, &byte| word << 8 | u128::from(byte)),
     }
 }
 
@@ -115,10 +130,63 @@ impl Number {
 
 /// The number at `at`, and its end.
 ///
-/// Digits are read one by one: the processor predicts these branches, and so starts on the next number
-/// before this one ends. If `IS_LONG`, numbers are usually long, and the first eight digits are read at once.
+/// If `IS_LONG`, numbers are usually long, and the first eight digits are read at once; else those with their point.
 #[inline(always)]
 pub(super) fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, usize)> {
+    if !IS_LONG {
+        let (mut at, mut word) = (start, word_at(text, start));
+        let negative = word as u8 == b'-';
+        if negative {
+            at += 1;
+            word = word_at(text, at);
+        }
+        if let Some((digits, decimals, bytes)) = short_number(word) {
+            return Some((Number::Decimal { negative, digits, decimals }, at + bytes));
+        }
+    }
+    any_number_at::<IS_LONG>(text, start)
+}
+
+/// The number that a word begins with: its digits, how many of them are decimals, and its bytes. None for one that is not
+/// whole in the word, has an exponent, or is none.
+#[inline(always)]
+fn short_number(word: u64) -> Option<(i64, usize, usize)> {
+    let others = not_digits(word);
+    // The index of the first other byte, in bits.
+    let whole = others.trailing_zeros() & !7;
+    if others == 0 || whole == 0 || word as u8 == b'0' && whole > 8 {
+        return None;
+    }
+    if (word >> whole) as u8 != b'.' {
+        return ends_number(word >> whole)
+            .then(|| (first_digits(word, whole), 0, whole as usize / 8));
+    }
+    let others = others & (others - 1);
+    let end = others.trailing_zeros() & !7;
+    let decimals = (end - whole) / 8 - 1;
+    if others == 0 || decimals == 0 || !ends_number(word >> end) {
+        return None;
+    }
+    let before_point = (1 << whole) - 1;
+    let digits = word & before_point | (word >> 8) & !before_point;
+    Some((first_digits(digits, end - 8), decimals as usize, end as usize / 8))
+}
+
+/// Whether a number without an exponent may end before this byte.
+#[inline(always)]
+fn ends_number(next: u64) -> bool {
+    next as u8 | 0x20 != b'e'
+}
+
+/// The value of the digits in the first `bits` of a word: at least one.
+#[inline(always)]
+fn first_digits(word: u64, bits: u32) -> i64 {
+    to_number(word << (64 - bits)) as i64
+}
+
+/// [`number_at`] for numbers of any length: digits are read one by one.
+#[inline(never)] // so that short numbers keep their registers
+fn any_number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Option<(Number, usize)> {
     let mut at = start;
     let mut byte = byte_at(text, at);
     let negative = byte == b'-';
@@ -131,7 +199,7 @@ pub(super) fn number_at<const IS_LONG: bool>(text: &[u8], start: usize) -> Optio
     let mut digits = 0_i64;
     if IS_LONG
         && let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk())
-        && are_digits(u64::from_le_bytes(*word))
+        && not_digits(u64::from_le_bytes(*word)) == 0
     {
         digits = to_number(u64::from_le_bytes(*word)) as i64;
         at += 8;
@@ -189,10 +257,11 @@ fn equal(word: u64, byte: u8) -> u64 {
     !(((differing & LOWS) + LOWS) | differing)
 }
 
+/// The high bit of each byte that is no digit.
 #[inline(always)]
-fn are_digits(word: u64) -> bool {
+fn not_digits(word: u64) -> u64 {
     let values = word ^ (ONES * b'0' as u64);
-    (((values & LOWS) + ONES * (0x80 - 10)) | values) & HIGHS == 0
+    (((values & LOWS) + ONES * (0x80 - 10)) | values) & HIGHS
 }
 
 /// The value of eight digits.
@@ -216,6 +285,11 @@ mod tests {
             number_at::<false>(text.as_bytes(), 0).map(|(number, end)| (number.value(), end));
         let long = number_at::<true>(text.as_bytes(), 0).map(|(number, end)| (number.value(), end));
         assert_eq!(short, long);
+        for after in [",\"rps\":2000}", "}]       ", "\n{\"cpu\":"] {
+            let more = [text, after].concat();
+            let value = number_at::<false>(more.as_bytes(), 0);
+            assert_eq!(value.map(|(number, end)| (number.value(), end)), short, "{more}");
+        }
         short.filter(|&(_, end)| end == text.len()).map(|(value, _)| value)
     }
 
@@ -272,14 +346,15 @@ mod tests {
 
     #[test]
     fn the_last_word_ends_in_zeros() {
-        let text = b"0123456789";
+        let text = b"0123456789abcdefghij";
         for end in 0..=text.len() {
             for at in 0..=end + 1 {
-                let mut bytes = [0; 8];
+                let mut bytes = [0; 16];
                 let rest = text[..end].get(at..).unwrap_or_default();
-                let count = rest.len().min(8);
+                let count = rest.len().min(16);
                 bytes[..count].copy_from_slice(&rest[..count]);
-                assert_eq!(word_at(&text[..end], at), u64::from_le_bytes(bytes));
+                assert_eq!(wide_word_at(&text[..end], at).to_le_bytes(), bytes);
+                assert_eq!(word_at(&text[..end], at).to_le_bytes(), bytes[..8]);
             }
         }
     }

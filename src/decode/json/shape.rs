@@ -6,7 +6,7 @@
 use smallvec::SmallVec;
 
 use super::fields::{MOMENT_MIN, is_moment};
-use super::plain::{number_at, string_at, timestamp_at};
+use super::plain::{number_at, string_at, timestamp_at, wide_word_at};
 use crate::decode::draft::DraftSample;
 use crate::decode::names::MetricCache;
 use crate::registry::mask_of;
@@ -74,27 +74,6 @@ impl Piece {
             self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let name = bytes[..self.len].rsplit(|byte| *byte == b'"').nth(1);
         name.is_some_and(|name| is_moment(name, value))
-    }
-}
-
-/// The 16 bytes at `at`; zeros, which no piece has, past the end.
-#[inline(always)]
-fn wide_word_at(text: &[u8], at: usize) -> u128 {
-    match text.get(at..).and_then(|rest| rest.first_chunk()) {
-        Some(bytes) => u128::from_le_bytes(*bytes),
-        None => last_wide_word(text, at),
-    }
-}
-
-#[inline(never)]
-fn last_wide_word(text: &[u8], at: usize) -> u128 {
-    let rest = text.get(at..).unwrap_or_default();
-    match text.last_chunk() {
-        // The end of the last sixteen bytes, without a loop.
-        Some(bytes) if !rest.is_empty() => {
-            u128::from_le_bytes(*bytes) >> (8 * (WORD_BYTES - rest.len()))
-        }
-        _ => rest.iter().rev().fold(0, |word, &byte| word << 8 | u128::from(byte)),
     }
 }
 

@@ -1,0 +1,196 @@
+//! The walk through the samples of a batch: each is judged by the windows before it.
+
+use sigmad_sample::{Batch, BatchIter, DeviceId, Reading, Sample};
+
+use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
+use crate::analytics::judge::Analytics;
+use crate::analytics::last_sample::LastSample;
+use crate::judged_queue::{JudgedCounts, JudgedProducer, JudgedReading, JudgedSample};
+use crate::shards::ShardPart;
+
+impl Analytics {
+    /// Judges the samples in order, each by the windows before it.
+    pub fn judge(&mut self, batch: &Batch, arrived_us: i64) {
+        self.prepare(batch, arrived_us);
+        let mut samples = batch.iter();
+        self.judge_of_devices(batch, &mut samples, arrived_us);
+        if samples.len() > 0 {
+            self.judge_each(samples, arrived_us, |_, _, _, _| {});
+        }
+        self.count(batch, arrived_us);
+    }
+
+    /// Judges the samples by a part of the windows that this shard has.
+    pub fn judge_part(&mut self, part: ShardPart, batch: &Batch, arrived_us: i64) {
+        let whole = std::mem::replace(&mut self.part, part);
+        self.judge(batch, arrived_us);
+        self.part = whole;
+    }
+
+    /// Judges the samples, and publishes each to the store with `time_us`, which must be larger than that of any
+    /// batch before.
+    pub fn judge_and_publish(
+        &mut self,
+        batch: &Batch,
+        arrived_us: i64,
+        time_us: i64,
+        judged_producer: &mut JudgedProducer,
+    ) {
+        self.prepare(batch, arrived_us);
+        self.judge_each(batch.iter(), arrived_us, |analytics, sequence, sample, readings| {
+            analytics.publish(time_us, sequence, sample, readings, judged_producer);
+        });
+        self.count(batch, arrived_us);
+    }
+
+    /// What comes before the samples of a batch.
+    fn prepare(&mut self, batch: &Batch, arrived_us: i64) {
+        if self.export.is_some() {
+            self.take_before(batch);
+        }
+        if self.part.has_fleet()
+            && LastSample::seconds(arrived_us) != self.fleet.own_seen_s
+            && let Some(silence) = &mut self.silence
+        {
+            // First, because the clock of silences goes by it.
+            silence.heard_anyone(arrived_us, &mut self.devices);
+        }
+    }
+
+    /// Judges the first samples of a batch, as many as the fleet's windows take without a look at those of devices:
+    /// first by the one, then by the others. `samples` advances past them.
+    fn judge_of_devices(&mut self, batch: &Batch, samples: &mut BatchIter<'_>, arrived_us: i64) {
+        let Self { fleet, metrics, anomalies, .. } = self;
+        let taken = match self.part.has_fleet() {
+            true => fleet.judge_of_devices(batch, arrived_us, metrics, anomalies),
+            false => batch.len(),
+        };
+        let is_ahead = self.devices.prefetches();
+        let mut ahead = batch.iter();
+        ahead.next();
+        for (sample, readings) in samples.take(taken) {
+            if is_ahead && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
+                self.devices.prefetch(id);
+            }
+            if let Some(id) = sample.device
+                && self.part.has_devices()
+            {
+                self.judge_of_device(id, &sample, readings, arrived_us);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn judge_of_device(
+        &mut self,
+        id: DeviceId,
+        sample: &Sample,
+        readings: &[Reading],
+        arrived_us: i64,
+    ) {
+        let Self { devices, metrics, anomalies, silence, .. } = self;
+        let is_new_second = devices.judge(id, sample, readings, arrived_us, metrics, anomalies);
+        if is_new_second && let Some(silence) = silence {
+            let is_first = devices.get(id).is_some_and(|device| device.own.total == 1);
+            silence.heard(id, is_first, arrived_us, devices);
+        }
+    }
+
+    /// Judges samples one after another by all windows that this shard has.
+    #[inline(always)] // so that without a store there is nothing to call
+    fn judge_each(
+        &mut self,
+        samples: BatchIter<'_>,
+        arrived_us: i64,
+        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+    ) {
+        let (has_fleet, has_devices) = (self.part.has_fleet(), self.part.has_devices());
+        let prefetches = has_devices && self.devices.prefetches();
+        let mut ahead = samples.clone();
+        ahead.next();
+        for (at, (sample, readings)) in samples.enumerate() {
+            if prefetches && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
+                self.devices.prefetch(id);
+            }
+            let kept;
+            let mut readings = readings;
+            if has_fleet {
+                let Self { fleet, metrics, anomalies, .. } = self;
+                let judged = fleet.judge(&sample, readings, arrived_us, metrics, anomalies);
+                if judged < readings.len() {
+                    kept = self.current(readings);
+                    readings = &kept;
+                }
+            }
+            if has_devices && let Some(id) = sample.device {
+                self.judge_of_device(id, &sample, readings, arrived_us);
+            }
+            judged(self, at as u16, &sample, readings);
+        }
+    }
+
+    /// Counts the samples of a batch that was judged.
+    fn count(&mut self, batch: &Batch, arrived_us: i64) {
+        self.samples += self.samples_counted(batch) as u64;
+        if self.part.has_fleet() {
+            self.fleet.samples += batch.len() as u64;
+            self.fleet.own_seen_s = LastSample::seconds(arrived_us);
+        }
+        for left_open in [&mut self.devices.left_open, &mut self.fleet.left_open] {
+            if !left_open.is_empty() {
+                abandon(&mut self.anomalies, left_open, arrived_us);
+            }
+        }
+    }
+
+    /// The readings whose metrics have not been evicted on the way here.
+    #[cold]
+    fn current(&mut self, readings: &[Reading]) -> Vec<Reading> {
+        let known = |reading: &&Reading| self.fleet.get(reading.metric).is_some();
+        let kept: Vec<Reading> = readings.iter().filter(known).copied().collect();
+        self.unnamed_values += (readings.len() - kept.len()) as u64;
+        kept
+    }
+
+    /// Publishes a sample with the counts as they are after it, so that a later sample corrects the counts where
+    /// an earlier one is lost.
+    fn publish(
+        &self,
+        time_us: i64,
+        sequence: u16,
+        sample: &Sample,
+        readings: &[Reading],
+        judged_producer: &mut JudgedProducer,
+    ) {
+        let device = sample.device.and_then(|id| Some((id, self.devices.get(id)?)));
+        let chunk = judged_producer.chunk_for(readings.len());
+        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
+            let fleet = self.fleet.counts(metric);
+            let stream = device.map_or(JudgedCounts::default(), |(_, device)| {
+                self.devices.counts(device, metric, at)
+            });
+            chunk.push_reading(JudgedReading { metric, value, stream, fleet });
+        }
+        chunk.push_sample(JudgedSample {
+            time_us,
+            sequence,
+            readings: readings.len() as u16,
+            timestamp_us: sample.timestamp_us,
+            device: device.map(|(id, _)| id),
+            of_device: device.map_or(JudgedCounts::default(), |(_, device)| device.own),
+            of_replica: self.samples + u64::from(sequence) + 1,
+        });
+    }
+}
+
+/// Ends the anomalies of streams that were given back.
+#[cold]
+fn abandon(
+    anomalies: &mut AnomalyLog,
+    left_open: &mut Vec<(OpenAnomaly, Subject)>,
+    arrived_us: i64,
+) {
+    for (open, subject) in left_open.drain(..) {
+        anomalies.abandon(open, subject, arrived_us);
+    }
+}
