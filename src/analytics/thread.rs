@@ -5,10 +5,11 @@
 //! was taken is judged, and every update that the store had sent by then is applied. So an answer always
 //! includes what came before its question. The work of one turn is bounded, so that nothing starves the rest.
 //!
-//! Under load the thread dozes between turns, so that no worker pays for waking it. After a few milliseconds
-//! without work it parks until a worker, a reader or the store wakes it.
+//! Under load the thread dozes between turns, so that no worker pays for waking it. When chunks come further apart it
+//! parks until a worker, a reader or the store wakes it (`thread/pace.rs`).
 
 mod handing;
+mod pace;
 mod snapshots;
 mod stating;
 mod store_updates;
@@ -34,6 +35,7 @@ use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
 use sigmad_sample::{Batch, Reading};
 
+use self::pace::{ChunkPace, DOZE};
 use self::snapshots::{Exported, Snapshots};
 use self::stating::Stating;
 use self::store_updates::StoreUpdates;
@@ -45,13 +47,6 @@ const QUESTIONS_PER_TURN: usize = 64;
 /// Values of the store applied before samples have their turn again; a device is never divided. Some hundred
 /// windows of usual size hold as many.
 const SHARED_VALUES_PER_TURN: usize = 16_384;
-/// The longest doze. A verdict comes within a millisecond, and the thread wakes no more often than that: a
-/// wake-up costs more than judging a hundred samples.
-const DOZE: Duration = Duration::from_micros(900);
-/// The thread parks after this long without work: by then dozing has cost more than a wake-up. Above some 250
-/// samples a second it hardly ever parks.
-const PARK_AFTER_NS: u64 = 4_000_000;
-
 /// The longest park while devices are watched for silence.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -135,6 +130,7 @@ pub struct AnalyticsThread {
     snapshots: Option<Snapshots>,
     /// Chunks judged since the start.
     judged_chunks: u64,
+    pace: ChunkPace,
     journal: Option<JournalProducer>,
     known_silences: KnownSilences,
     past: Option<Past>,
@@ -185,6 +181,7 @@ impl AnalyticsThread {
             events: parts.events,
             snapshots: parts.state.map(Snapshots::new),
             judged_chunks: 0,
+            pace: ChunkPace::default(),
             journal: parts.journal,
             known_silences: parts.known_silences,
             past: parts.past,
@@ -215,11 +212,10 @@ impl AnalyticsThread {
             let (analytics, latest) = (&mut self.analytics, &self.latest);
             snapshots.begin(analytics, latest, self.judged_chunks, &self.clock);
         }
-        let mut busy_ns = self.clock.monotonic_ns();
         loop {
             match self.turn() {
-                Turn::Worked => busy_ns = self.clock.monotonic_ns(),
-                Turn::Idle { all_sent } => self.sleep(busy_ns, all_sent),
+                Turn::Worked => {}
+                Turn::Idle { all_sent } => self.sleep(all_sent),
                 Turn::Ended => {
                     let Self { analytics, latest, judged_chunks, snapshots, clock, .. } = &mut self;
                     if let Some(snapshots) = snapshots {
@@ -400,8 +396,9 @@ impl AnalyticsThread {
         }
     }
 
-    fn sleep(&mut self, busy_ns: u64, all_sent: bool) {
-        self.analytics.tick(self.clock.now().wall_us);
+    fn sleep(&mut self, all_sent: bool) {
+        let now = self.clock.now();
+        self.analytics.tick(now.wall_us);
         pass_events(&mut self.analytics, self.events.as_ref());
         let has_work = || {
             self.sources.iter().any(|source| source.consumer.is_ready())
@@ -412,7 +409,8 @@ impl AnalyticsThread {
                     .is_some_and(|store| !store.judged_producer.updates.is_empty())
         };
         // A chunk that the store has not taken waits here, and nothing would end a park for it.
-        if !all_sent || self.clock.monotonic_ns() - busy_ns < PARK_AFTER_NS {
+        let dozes = self.pace.dozes(now.monotonic_ns, self.judged_chunks);
+        if !all_sent || dozes {
             self.sleeper.doze(DOZE, has_work);
         } else {
             self.counters.parks_total.add(1);
