@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""What does a request cost over a Unix socket, beside TCP?
+"""What does a request cost over TCP and over a Unix socket, with few connections, with many, and at a low rate?
 
-One sigmad listens on both. It has core 0, `sigmad load` core 1; bursts over either family and over TCP against the
-epoll floor take turns, each family first in every second round. Of each number of connections: CPU time of a request
-with one sample in a closed loop, and its quotients in the same round.
+One sigmad listens on both; beside it are may_minihttp, the epoll floor and, if need be, other builds. All have core 0,
+`sigmad load` has core 1. Bursts take turns, in one order in every second round, in the other in the rest. Of each load:
+CPU time of a request with one sample, and its quotients in the same round.
 
     benches/families.py
+    benches/families.py --load 4 --load 1000/s --server tcp --server floor --build "other=/tmp/sigmad --window 100"
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -18,13 +21,25 @@ from pathlib import Path
 import bench
 import contestants
 
-CONNECTIONS = (64, 4, 1)
-WARM_UP_S = 0.2
+# Closed loops of so many connections, or so many requests a second.
+LOADS = ("1", "4", "16", "64", "512", "4096", "100/s", "1000/s", "10000/s")
+RATE_CONNECTIONS = 16
+SERVERS = ("tcp", "unix", "may", "floor")
+WARM_UP_S = 0.1
+# What takes a burst at a low rate, so that its requests are enough to divide by.
+PACED_REQUESTS_MIN = 200
 
 
-def burst(target: int | str, pid: int, connections: int, seconds: float) -> float:
+def flags_of(load: str) -> list[str]:
+    rate = load.removesuffix("/s")
+    return ["--connections", load] if rate == load else ["--connections", str(RATE_CONNECTIONS), "--rate", rate]
+
+
+def burst(target: int | str, pid: int, load: str, seconds: float) -> float:
     """CPU time of the server for a request, in nanoseconds."""
-    flags = ["--connections", str(connections)]
+    flags = flags_of(load)
+    if "/" in load:
+        seconds = max(seconds, PACED_REQUESTS_MIN / int(load.removesuffix("/s")))
     bench.load(target, *flags, seconds=WARM_UP_S)
     return bench.load(target, *flags, pid=pid, seconds=seconds)["server_cpu"]["ns_per_request"]
 
@@ -37,56 +52,91 @@ def quartiles(values: list[float]) -> dict:
     return {name: ordered[round(last * part / 4)] for name, part in names.items()} | {"values": values}
 
 
-def measured(arguments) -> list[dict]:
+@contextlib.contextmanager
+def targets(names: list[str], builds: dict[str, list[str]]):
+    """Where each server of `names` and `builds` answers, and its process."""
     everyone = contestants.everyone()
-    floor, sigmad = everyone["floor"], everyone["sigmad"]
-    with tempfile.TemporaryDirectory(prefix="sigmad-bench-") as folder, floor.running() as (below, floor_port):
+    sigmad = everyone["sigmad"]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-bench-"))
         path = f"unix:{Path(folder) / 'socket'}"
-        both = contestants.Contestant("sigmad", "sigmad", (*sigmad.command, "--listen", path), sigmad.built_on)
-        with both.running() as (child, port):
-            both.check(port)
-            targets = {"tcp": (port, child.pid), "unix": (path, child.pid), "floor": (floor_port, below.pid)}
-            rows = []
-            for connections in CONNECTIONS:
-                rounds = []
-                for number in range(arguments.rounds):
-                    order = list(targets) if number % 2 == 0 else list(reversed(targets))
-                    rounds.append({name: burst(*targets[name], connections, arguments.seconds) for name in order})
-                row = {"connections": connections}
-                for name in targets:
-                    row[f"{name}_ns"] = quartiles([one[name] for one in rounds])
-                for above, under in (("unix", "tcp"), ("tcp", "floor"), ("unix", "floor")):
-                    row[f"{above}_by_{under}"] = quartiles([one[above] / one[under] for one in rounds])
-                rows.append(row)
-                print(
-                    f"{connections:2} connections: tcp {row['tcp_ns']['median']:6.0f} ns, "
-                    f"unix {row['unix_ns']['median']:6.0f}, floor {row['floor_ns']['median']:6.0f}",
-                    flush=True,
-                )
+
+        def started(*command: str) -> tuple[int, int]:
+            one = contestants.Contestant("sigmad", "sigmad", command, sigmad.built_on)
+            child, port = stack.enter_context(one.running())
+            one.check(port)
+            return port, child.pid
+
+        found: dict[str, tuple[int | str, int]] = {}
+        found["tcp"] = started(*sigmad.command, "--listen", path)
+        found["unix"] = (path, found["tcp"][1])
+        if "may" in names:
+            found["may"] = started(*everyone["may"].command)
+        child, port = stack.enter_context(everyone["floor"].running())
+        found["floor"] = (port, child.pid)
+        for name, (binary, *flags) in builds.items():
+            found[name] = started(binary, *sigmad.command[1:], *flags)
+        yield {name: found[name] for name in [*names, *builds]}
+
+
+def quotients(names: list[str]) -> list[tuple[str, str]]:
+    """All by TCP over epoll and by the floor, as far as they are there."""
+    pairs = [(name, under) for under in ("tcp", "floor") for name in names if name not in (under, "floor")]
+    return [(name, under) for name, under in pairs if under in names]
+
+
+def measured(arguments, names: list[str], builds: dict[str, list[str]]) -> list[dict]:
+    rows = []
+    with targets(names, builds) as chosen:
+        everyone = list(chosen)
+        for load in arguments.load or LOADS:
+            rounds = []
+            for number in range(arguments.rounds):
+                order = everyone if number % 2 == 0 else list(reversed(everyone))
+                one = {name: burst(*chosen[name], load, arguments.seconds) for name in order}
+                rounds.append(one)
+            row = {"load": load}
+            for name in everyone:
+                row[f"{name}_ns"] = quartiles([one[name] for one in rounds])
+            for above, under in quotients(everyone):
+                row[f"{above}_by_{under}"] = quartiles([one[above] / one[under] for one in rounds])
+            rows.append(row)
+            medians = ", ".join(f"{name} {row[f'{name}_ns']['median']:.0f}" for name in everyone)
+            print(f"{load:>7}: {medians} ns", flush=True)
     return rows
+
+
+def table(rows: list[dict], everyone: list[str]) -> str:
+    def shown(figures: dict) -> str:
+        return f"{figures['median']:.2f} ({figures['q1']:.2f}–{figures['q3']:.2f})"
+
+    pairs = quotients(everyone)
+    header = ["load", *(f"{name} ns" for name in everyone), *(f"{above} ÷ {under}" for above, under in pairs)]
+    lines = [
+        [
+            row["load"],
+            *(f"{row[f'{name}_ns']['median']:,.0f}" for name in everyone),
+            *(shown(row[f"{above}_by_{under}"]) for above, under in pairs),
+        ]
+        for row in rows
+    ]
+    return bench.table(header, lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=24)
-    parser.add_argument("--seconds", type=float, default=1, help="length of a burst")
+    parser.add_argument("--seconds", type=float, default=1, help="length of a burst; of a low rate it is longer")
+    parser.add_argument("--load", action="append", help=f"connections, or N/s: {', '.join(LOADS)}")
+    parser.add_argument("--server", action="append", choices=SERVERS, help="all unless given")
+    parser.add_argument("--build", action="append", default=[], help="NAME=BINARY FLAGS: another build, over TCP")
+    parser.add_argument("--record", default="families", help="its name")
     arguments = parser.parse_args()
-
-    def shown(figures: dict) -> str:
-        return f"{figures['median']:.2f} ({figures['q1']:.2f}–{figures['q3']:.2f})"
-
-    with bench.record("families", arguments.rounds) as record:
-        record["families"] = measured(arguments)
-        rows = [
-            [
-                str(row["connections"]),
-                *(f"{row[f'{name}_ns']['median']:,.0f}" for name in ("tcp", "unix", "floor")),
-                *(shown(row[name]) for name in ("unix_by_tcp", "tcp_by_floor", "unix_by_floor")),
-            ]
-            for row in record["families"]
-        ]
-        header = ["connections", "TCP ns", "Unix ns", "floor ns", "Unix ÷ TCP", "TCP ÷ floor", "Unix ÷ floor"]
-        record["text"] = bench.table(header, rows)
+    names = arguments.server or list(SERVERS)
+    builds = {name: shlex.split(command) for name, _, command in (one.partition("=") for one in arguments.build)}
+    with bench.record(arguments.record, arguments.rounds) as record:
+        record["families"] = measured(arguments, names, builds)
+        record["text"] = table(record["families"], [*names, *builds])
         print(record["text"])
 
 

@@ -19,7 +19,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// Answers that one read can ask for: a pipeline of small requests.
 const ANSWERS_MAX: usize = 4096;
 /// More than the connections of any run.
-const DESCRIPTORS_MAX: usize = 4096;
+const DESCRIPTORS_MAX: usize = 8192;
 
 fn checked(result: c_int, what: &str) -> c_int {
     assert!(result >= 0, "{what}: {}", std::io::Error::last_os_error());
