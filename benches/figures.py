@@ -34,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bench
+import families
 
 PERF = bench.ROOT / "PERF.md"
 FLAMEGRAPHS = bench.ROOT / "flamegraphs"
@@ -361,11 +362,25 @@ def formats(records: Records) -> str:
     return bench.table([*header, "VictoriaMetrics"], rows)
 
 
+def families_of(record: dict) -> str:
+    rows = record["families"]
+    names = [key.removesuffix("_ns") for key in rows[0] if key.endswith("_ns")]
+    return families.table(sorted(rows, key=lambda row: int(row["load"].removesuffix("/s"))), names)
+
+
+def pollers(records: Records) -> str:
+    return families_of(records.of("pollers"))
+
+
+def rates(records: Records) -> str:
+    return families_of(records.of("rates"))
+
+
 TABLES: dict[str, Callable[[Records], str]] = {
     made.__name__: made
     for made in (
         *(headline, budget, budget_full, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
-        *(scaling, model, profiler, builds, heap, formats),
+        *(scaling, model, profiler, builds, heap, formats, pollers, rates),
     )
 }
 
