@@ -38,7 +38,11 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "budget": ("budget.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "1"]),
     "curve": ("curve.py", ["--rounds", "3", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.4"]),
-    "families": ("families.py", [], ["--rounds", "2", "--seconds", "0.3"]),
+    "families": (
+        "families.py",
+        ["--rounds", "12", "--seconds", "0.5"],
+        ["--rounds", "2", "--seconds", "0.3", "--load", "64", "--load", "1000/s"],
+    ),
     "ladder": (
         "rungs.py",
         ["--rounds", "3", "--seconds", "1", "--paced-seconds", "1.5"],
