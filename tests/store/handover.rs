@@ -271,6 +271,8 @@ fn states_that_a_replica_died_before_it_took_are_used_by_the_next() {
     first.signal(libc::SIGSTOP);
     post(&second, "edge-1", 500..510);
     taken_over(&redis, "edge-1", &second_id);
+    // And marked: or the first one hears of the takeover with the next mark alone.
+    written(&second);
     kill(&mut second);
     first.signal(libc::SIGCONT);
     until("they are written", || redis.ask(&["HEXISTS", "sigmad:{edge-1}:states", ""]));
