@@ -368,6 +368,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost:\r\n\r\n", RequestError::Host),
             ("PRI * HTTP/2.0\r\n\r\n", RequestError::Version),
             ("GET / HTTP/1.1\nHost: x\n\n", RequestError::LineEnd),
+            ("GET / HTTP/1.1x\nHost: x\n\n", RequestError::RequestLine),
             ("GET / HTTP/1.1\r\nHost: x\n\r\n", RequestError::LineEnd),
             ("GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", RequestError::HeaderField),
             ("GET / HTTP/1.1\r\nHost : x\r\n\r\n", RequestError::HeaderField),
