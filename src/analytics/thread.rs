@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
@@ -29,7 +29,7 @@ use crate::analytics::{Analytics, KnownSilences};
 use crate::handover::HandoverProducer;
 use crate::incidents::events::EventSender;
 use crate::journal::JournalProducer;
-use crate::judged_queue::{JudgedProducer, ReplicaUpdate};
+use crate::judged_queue::JudgedProducer;
 use crate::sample_queue::{QueueClosed, SampleChunk, SampleConsumer, Sleeper};
 use sigmad_clock::{Clock, Now};
 use sigmad_counters::{Counter, Histogram};
@@ -44,9 +44,6 @@ use self::store_updates::StoreUpdates;
 const CHUNKS_PER_TURN: usize = 64;
 /// Questions answered before samples have their turn again: 10 ms of the slowest, 1 ms of usual ones.
 const QUESTIONS_PER_TURN: usize = 64;
-/// Values of the store applied before samples have their turn again; a device is never divided. Some hundred
-/// windows of usual size hold as many.
-const SHARED_VALUES_PER_TURN: usize = 16_384;
 /// The longest park while devices are watched for silence.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -160,6 +157,8 @@ struct SampleSource {
     consumer: SampleConsumer,
     /// Chunks to judge before the questions taken are answered.
     pending: usize,
+    /// Chunks to judge before the updates counted are applied.
+    before_updates: usize,
 }
 
 impl AnalyticsThread {
@@ -172,7 +171,9 @@ impl AnalyticsThread {
             analytics,
             latest: LatestSamples::default(),
             ttl_us: parts.ttl_us,
-            sources: sources.map(|consumer| SampleSource { consumer, pending: 0 }).collect(),
+            sources: sources
+                .map(|consumer| SampleSource { consumer, pending: 0, before_updates: 0 })
+                .collect(),
             questions: parts.questions,
             taken: Vec::with_capacity(QUESTIONS_PER_TURN),
             store: parts.judged_producer.map(StoreUpdates::new),
@@ -240,6 +241,7 @@ impl AnalyticsThread {
     /// Does a bounded part of the work that waits.
     pub fn turn(&mut self) -> Turn {
         let asked = self.take_questions();
+        self.count_updates();
         let judged = self.judge();
         let applied = self.apply_updates();
         let handed_over = self.hand_over();
@@ -315,6 +317,7 @@ impl AnalyticsThread {
                         *judged_chunks += 1;
                         source.consumer.recycle(chunk);
                         source.pending = source.pending.saturating_sub(1);
+                        source.before_updates = source.before_updates.saturating_sub(1);
                         any = true;
                     }
                     Ok(None) => return true,
@@ -324,39 +327,6 @@ impl AnalyticsThread {
             true
         });
         any
-    }
-
-    /// Applies a bounded number of updates from the store.
-    fn apply_updates(&mut self) -> bool {
-        let Some(store) = &mut self.store else {
-            return false;
-        };
-        let mut applied = 0;
-        while applied < SHARED_VALUES_PER_TURN {
-            if let Some(shared) = store.windows.next() {
-                self.analytics.apply(&shared);
-                applied += shared.metrics.iter().map(|stream| stream.values.len()).sum::<usize>();
-            } else {
-                match store.judged_producer.updates.try_recv() {
-                    Ok(ReplicaUpdate::Windows(windows)) => store.windows = windows.into_iter(),
-                    Ok(ReplicaUpdate::SyncedAt(at_us)) => store.synced_at_us = Some(at_us),
-                    Ok(ReplicaUpdate::TakenOver(device, takeover)) => {
-                        self.analytics.taken_over(device, takeover);
-                    }
-                    Ok(ReplicaUpdate::States(found)) => {
-                        self.analytics.receive_states(found, self.clock.now().wall_us);
-                    }
-                    // No more updates, or the store has stopped.
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
-            }
-            // Counts without values take time too.
-            applied += 1;
-            if store.windows.len() == 0 {
-                store.pending = store.pending.saturating_sub(1);
-            }
-        }
-        applied > 0
     }
 
     /// Answers the questions taken, once nothing before them is pending.

@@ -7,10 +7,20 @@ use super::*;
 use crate::analytics::names::NameLookup;
 use crate::analytics::report::{AnomaliesQuery, DevicesQuery, DevicesSort, Scope, TotalsReport};
 use crate::analytics::{AnalyticsSettings, AnomalyNumbers, Asker, KnownSilences, questions};
-use crate::judged_queue::{self, JudgedConsumer, JudgedCounts, SharedMetric, SharedWindows};
+use crate::judged_queue::{
+    self, JudgedConsumer, JudgedCounts, ReplicaUpdate, SharedMetric, SharedWindows,
+};
 use crate::sample_queue::{self, SampleProducer};
 use crate::shards::ShardLayout;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading};
+
+/// Threads that do not run: a test takes their turns.
+struct AtRest {
+    producers: Vec<SampleProducer>,
+    asker: Asker,
+    counters: Arc<AnalyticsCounters>,
+    threads: Vec<AnalyticsThread>,
+}
 
 struct Running {
     producers: Vec<SampleProducer>,
@@ -23,11 +33,11 @@ fn running(producers: usize) -> Running {
     running_with(producers, ShardLayout::ONE, |_| None)
 }
 
-fn running_with(
+fn at_rest(
     producers: usize,
     layout: ShardLayout,
     judged_producer: impl FnOnce(Arc<Sleeper>) -> Option<JudgedProducer>,
-) -> Running {
+) -> AtRest {
     let sleepers: Vec<Arc<Sleeper>> = (0..layout.threads()).map(|_| Arc::default()).collect();
     let (asker, asked) = questions(layout, &sleepers);
     let (producers, consumers): (_, Vec<_>) =
@@ -66,6 +76,16 @@ fn running_with(
             })
         })
         .collect();
+    AtRest { producers, asker, counters, threads }
+}
+
+fn running_with(
+    producers: usize,
+    layout: ShardLayout,
+    judged_producer: impl FnOnce(Arc<Sleeper>) -> Option<JudgedProducer>,
+) -> Running {
+    let AtRest { producers, asker, counters, threads } =
+        at_rest(producers, layout, judged_producer);
     let thread = thread::spawn(move || {
         let threads: Vec<_> =
             threads.into_iter().map(|thread| thread::spawn(move || thread.run())).collect();
@@ -393,27 +413,56 @@ fn nothing_is_left_behind_while_the_store_lags() {
     assert_eq!(thread.join().expect("no panic").samples, 65);
 }
 
-#[test]
-fn an_answer_sees_what_the_store_told_before_its_question() {
-    const DEVICES: u32 = 2_000;
-    let (running, judged_consumer) = running_beside_a_store(1);
-    let Running { mut producers, asker, counters, thread } = running;
-    let counts = JudgedCounts { total: 50, anomalies: 2 };
-    let windows = (0..DEVICES).map(|index| SharedWindows {
+/// The window of a device as others have filled it.
+fn of_others(index: u32) -> SharedWindows {
+    let others = JudgedCounts { total: 50, anomalies: 2 };
+    SharedWindows {
         device: Some(device(index)),
-        others: counts,
+        others,
         own_total: 0,
         last_seen_us: 9,
         last_timestamp_us: 8,
         other_takeover: 0,
         metrics: vec![SharedMetric {
             metric: MetricId::RPS,
-            others: counts,
+            others,
             own_total: 0,
             own_values: 0,
             values: (0..50).map(f64::from).collect(),
         }],
+    }
+}
+
+/// A device that moves to another replica leaves with all values that were acknowledged here.
+#[test]
+fn what_was_accepted_before_an_update_is_judged_before_it() {
+    let mut judged_consumer = None;
+    let AtRest { mut producers, mut threads, .. } = at_rest(1, ShardLayout::ONE, |sleeper| {
+        let (judged_producer, other) = judged_queue::channel(64 << 20, sleeper, Arc::default());
+        judged_consumer = Some(other);
+        Some(judged_producer)
     });
+    let (thread, judged_consumer) = (&mut threads[0], judged_consumer.expect("made"));
+    // More than one turn judges.
+    for _ in 0..=CHUNKS_PER_TURN {
+        send(&mut producers[0], &samples(0, 0..1));
+    }
+    let clock = Clock::new(sigmad_clock::start());
+    assert!(judged_consumer.send(ReplicaUpdate::Windows(vec![of_others(0)]), &clock));
+    let mut samples_of = || {
+        thread.turn();
+        total(&thread.analytics.windows(Some(device(0)), Scope::Cluster))
+    };
+    assert_eq!(samples_of(), CHUNKS_PER_TURN as u64, "the update has come too soon");
+    assert_eq!(samples_of(), CHUNKS_PER_TURN as u64 + 1 + 50);
+}
+
+#[test]
+fn an_answer_sees_what_the_store_told_before_its_question() {
+    const DEVICES: u32 = 2_000;
+    let (running, judged_consumer) = running_beside_a_store(1);
+    let Running { mut producers, asker, counters, thread } = running;
+    let windows = (0..DEVICES).map(of_others);
     let ask = |index| {
         let device = Some(device(index));
         asker.windows(device, Scope::Cluster).expect("running")
