@@ -15,6 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 pub use counters::{HandoverCounters, StateLoss, StatesCounters, WaitOutcome};
+use sigmad_incidents::silence::cadence::LearnedCadence;
 use sigmad_sample::{DeviceId, MetricId};
 
 /// Streams whose states travel together: some 200 kB.
@@ -43,6 +44,8 @@ pub struct StatedPart {
     pub takeover: u32,
     /// The states.
     pub streams: Vec<StreamStates>,
+    /// How often the device is heard, with the last part. None where nobody looks for silence.
+    pub cadence: Option<LearnedCadence>,
     /// It is the first part of the device.
     pub is_first: bool,
     /// It is the last part.
@@ -67,6 +70,8 @@ pub struct FoundStates {
     pub device: DeviceId,
     /// The states of its streams; empty when no other replica has had the device.
     pub streams: Vec<StreamStates>,
+    /// How often the device is heard, if the other replica says so.
+    pub cadence: Option<LearnedCadence>,
     /// They lack the last values of a replica that has died since.
     pub is_older: bool,
 }

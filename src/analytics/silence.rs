@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sigmad_incidents::event::Event;
 use sigmad_incidents::reception::{self, Reception, SilenceClock};
-use sigmad_incidents::silence::cadence::Cadence;
+use sigmad_incidents::silence::cadence::{Cadence, LearnedCadence};
 use sigmad_incidents::silence::{Finding, SilenceTime, Silences};
 use sigmad_sample::DeviceId;
 
@@ -126,6 +126,11 @@ impl SilenceWatch {
     /// How often a device is heard, for a snapshot. None of one that has not been heard.
     pub fn cadence(&self, index: u32) -> Option<&Cadence> {
         self.silences.cadence(index)
+    }
+
+    /// Takes what another replica has learned of a device that is heard here now.
+    pub fn learn(&mut self, id: DeviceId, learned: LearnedCadence) {
+        self.silences.learn(id.index, learned);
     }
 
     /// Takes the clock and reception from a snapshot.

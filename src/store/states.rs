@@ -2,7 +2,8 @@
 //!
 //! A field is the version of the format (1 byte) and a zstd frame with its checksum. Version 1 has the states of detectors
 //! alone; version 2 adds what the stream is judged for incidents by. The header names the replica that
-//! wrote the states, how many samples of the device it had judged by then, and the number of its takeover, if it has one.
+//! wrote the states, how many samples of the device it had judged by then, the number of its takeover, if it has one, and how often it
+//! heard the device.
 //!
 //! A replica that hears a device *takes it over*. The takeovers of a device have numbers, and each names the replica that had
 //! taken the device over before, whose states are the ones to wait for. So who has what depends on no clock, and on no
@@ -15,6 +16,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use super::keys::{self, ReplicaId};
 use super::windows::SubjectCounts;
+use sigmad_incidents::silence::cadence::LearnedCadence;
 
 /// The version of the format. A replica reads the one before it too. It leaves a newer one alone: it neither reads nor replaces it.
 pub const VERSION: u8 = 2;
@@ -86,10 +88,12 @@ pub struct StatesHeader {
     pub own_total: u64,
     /// The number of its takeover; 0 for none.
     pub takeover: u32,
+    /// How often it heard the device, if it looks for silence.
+    pub cadence: Option<LearnedCadence>,
 }
 
 impl StatesHeader {
-    /// Writes `<version>:<replica>:<samples>:<takeover>`.
+    /// Writes `<version>:<replica>:<samples>:<takeover>:<cadence>`, with the cadence in hex digits, if there is one.
     pub fn write(self, text: &mut Vec<u8>) {
         keys::write_number(text, VERSION);
         text.push(b':');
@@ -98,6 +102,14 @@ impl StatesHeader {
         keys::write_number(text, self.own_total);
         text.push(b':');
         keys::write_number(text, self.takeover);
+        if let Some(cadence) = self.cadence {
+            text.push(b':');
+            for byte in cadence {
+                text.extend(
+                    [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[digit as usize]),
+                );
+            }
+        }
     }
 
     /// Reads it.
@@ -105,7 +117,7 @@ impl StatesHeader {
     /// # Errors
     /// When it is of another version, or none.
     pub fn read(text: &[u8]) -> Result<Self, UnpackError> {
-        let mut parts = text.splitn(4, |&byte| byte == b':');
+        let mut parts = text.splitn(5, |&byte| byte == b':');
         let mut next = || parts.next().ok_or(UnpackError::Damaged);
         let version = keys::read_number(next()?).ok_or(UnpackError::Damaged)?;
         if !u8::try_from(version).is_ok_and(|version| VERSIONS_READ.contains(&version)) {
@@ -119,8 +131,24 @@ impl StatesHeader {
                 .and_then(|takeover| takeover.try_into().ok())
                 .ok_or(UnpackError::Damaged)?,
         };
-        Ok(Self { replica, own_total, takeover })
+        let cadence = match parts.next() {
+            None => None,
+            Some(digits) => Some(read_cadence(digits).ok_or(UnpackError::Damaged)?),
+        };
+        Ok(Self { replica, own_total, takeover, cadence })
     }
+}
+
+fn read_cadence(digits: &[u8]) -> Option<LearnedCadence> {
+    let mut cadence = LearnedCadence::default();
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    if digits.len() != 2 * cadence.len() {
+        return None;
+    }
+    for (byte, pair) in cadence.iter_mut().zip(digits.chunks(2)) {
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(cadence)
 }
 
 /// What Redis has of a device that is wanted.
@@ -255,11 +283,21 @@ mod tests {
 
     #[test]
     fn headers_of_other_versions_are_left_alone() {
-        let header = StatesHeader { replica: ReplicaId::new(0xfeed), own_total: 17, takeover: 5 };
+        let header = StatesHeader {
+            replica: ReplicaId::new(0xfeed),
+            own_total: 17,
+            takeover: 5,
+            cadence: None,
+        };
         let mut text = Vec::new();
         header.write(&mut text);
         assert_eq!(text, b"2:0000feed:17:5");
         assert_eq!(StatesHeader::read(&text), Ok(header));
+        let with_cadence = StatesHeader { cadence: Some([0, 1, 127, 128, 255, 9, 16]), ..header };
+        text.clear();
+        with_cadence.write(&mut text);
+        assert_eq!(text, b"2:0000feed:17:5:00017f80ff0910");
+        assert_eq!(StatesHeader::read(&text), Ok(with_cadence));
         let new = StatesHeader { takeover: 0, ..header };
         assert_eq!(StatesHeader::read(b"1:0000feed:17"), Ok(new));
         for other in ["0:0000feed:17", "3:whatever", "300:0000feed:17"] {
@@ -275,6 +313,9 @@ mod tests {
             "1:feed:1",
             "2:0000feed:1:x",
             "2:0000feed:1:",
+            "2:0000feed:1:5:",
+            "2:0000feed:1:5:00017f80ff09",
+            "2:0000feed:1:5:00017f80ff091x",
         ] {
             assert_eq!(StatesHeader::read(text.as_bytes()), Err(UnpackError::Damaged), "{text}");
         }
@@ -284,7 +325,9 @@ mod tests {
     fn states_are_those_of_the_takeover_before() {
         let [own, other] = [1, 2].map(ReplicaId::new);
         let counts = SubjectCounts::default();
-        let header = |replica, takeover| Some(StatesHeader { replica, own_total: 9, takeover });
+        let header = |replica, takeover| {
+            Some(StatesHeader { replica, own_total: 9, takeover, cadence: None })
+        };
         let second = Takeover { number: 2, before: Some(other), is_first: false };
         for (header, expected) in [
             (None, StatesAt::NotYet),

@@ -166,6 +166,7 @@ impl DeviceWindows {
                 own_total,
                 takeover,
                 streams: streams.collect(),
+                cadence: None,
                 is_first,
                 is_last,
             });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Analytics;
 use crate::analytics::handover::Handover;
 use crate::handover::{FoundStates, HandoverCounters, HandoverMessage};
+use sigmad_incidents::silence::cadence::Cadence;
 use sigmad_sample::DeviceId;
 
 impl Analytics {
@@ -28,7 +29,12 @@ impl Analytics {
 
     /// Takes the states of a device that was wanted, at `now_us`.
     pub fn receive_states(&mut self, found: FoundStates, now_us: i64) {
-        let Self { devices, metrics, anomalies, .. } = self;
+        let Self { devices, metrics, anomalies, silence, .. } = self;
+        if let (Some(silence), Some(cadence)) = (silence, found.cadence)
+            && devices.get(found.device).is_some()
+        {
+            silence.learn(found.device, cadence);
+        }
         devices.receive_states(found, now_us, metrics, anomalies);
     }
 
@@ -100,7 +106,11 @@ impl Analytics {
     }
 
     fn state(&mut self, id: DeviceId, takeover: u32) {
-        let parts = self.devices.state_device(id, takeover);
+        let mut parts = self.devices.state_device(id, takeover);
+        if let Some(last) = parts.last_mut() {
+            let cadence = self.silence.as_ref().and_then(|silence| silence.cadence(id.index));
+            last.cadence = cadence.map(Cadence::learned);
+        }
         if let Some(handover) = &mut self.devices.handover
             && !parts.is_empty()
         {

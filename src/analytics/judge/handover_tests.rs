@@ -84,7 +84,8 @@ impl Replica {
         next.judge(values);
         assert_eq!(next.messages(), [HandoverMessage::Wanted(DEVICE)]);
         self.hears_of_a_move();
-        let found = FoundStates { device: DEVICE, streams: self.stated(), is_older: false };
+        let found =
+            FoundStates { device: DEVICE, streams: self.stated(), cadence: None, is_older: false };
         next.analytics.receive_states(found, 0);
     }
 
@@ -137,7 +138,7 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         first.judge(0..300);
         assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
         first.analytics.receive_states(
-            FoundStates { device: DEVICE, streams: Vec::new(), is_older: false },
+            FoundStates { device: DEVICE, streams: Vec::new(), cadence: None, is_older: false },
             0,
         );
         assert_eq!(first.waits(WaitOutcome::Unknown), 1);
@@ -151,9 +152,10 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         first.hears_of_a_move();
         let streams = first.stated();
         assert_eq!(streams.len(), 2);
-        second
-            .analytics
-            .receive_states(FoundStates { device: DEVICE, streams, is_older: false }, 0);
+        second.analytics.receive_states(
+            FoundStates { device: DEVICE, streams, cadence: None, is_older: false },
+            0,
+        );
         assert_eq!((second.counters.waiting.get(), second.waits(WaitOutcome::Received)), (0, 1));
         alone.judge(410..430);
         assert_eq!(second.says(410), alone.says(410));
@@ -166,7 +168,10 @@ fn states_go_to_the_replica_that_hears_the_device_and_back() {
         assert_eq!(first.messages(), [HandoverMessage::Wanted(DEVICE)]);
         second.hears_of_a_move();
         let streams = second.stated();
-        first.analytics.receive_states(FoundStates { device: DEVICE, streams, is_older: false }, 0);
+        first.analytics.receive_states(
+            FoundStates { device: DEVICE, streams, cadence: None, is_older: false },
+            0,
+        );
         alone.judge(680..720);
         assert_eq!(first.says(680), alone.says(680));
         assert!(alone.says(0).lines().count() > 2, "there are anomalies to compare");
@@ -188,7 +193,7 @@ fn what_incidents_are_judged_by_follows_the_device() {
         first.judge(0..165);
         first.messages();
         first.analytics.receive_states(
-            FoundStates { device: DEVICE, streams: Vec::new(), is_older: false },
+            FoundStates { device: DEVICE, streams: Vec::new(), cadence: None, is_older: false },
             0,
         );
         let begun = first.events();
@@ -228,9 +233,10 @@ fn states_take_no_more_room_than_a_stream_may_have() {
     let mut replica = Replica::sharing(&[DetectorKind::Pager, DetectorKind::Zscore]);
     replica.judge(0..10);
     replica.messages();
-    replica
-        .analytics
-        .receive_states(FoundStates { device: DEVICE, streams: Vec::new(), is_older: false }, 0);
+    replica.analytics.receive_states(
+        FoundStates { device: DEVICE, streams: Vec::new(), cadence: None, is_older: false },
+        0,
+    );
     // All digits of each value are noise: nothing repeats.
     replica.judge_by(10..5_000, |at| 1e3 * (f64::from(at) * 1.234_567).sin().exp());
     replica.hears_of_a_move();
@@ -257,7 +263,8 @@ fn who_waits_too_long_goes_on_without() {
     assert_eq!(late.says(0), alone.says(0));
     // What comes after that is not used.
     let streams = vec![StreamStates { metric: MetricId::new(0, 0), bytes: vec![1, 2, 3] }];
-    late.analytics.receive_states(FoundStates { device: DEVICE, streams, is_older: false }, 0);
+    late.analytics
+        .receive_states(FoundStates { device: DEVICE, streams, cadence: None, is_older: false }, 0);
     assert_eq!(late.says(0), alone.says(0));
 }
 
@@ -273,7 +280,7 @@ fn a_device_that_two_replicas_hear_in_turn_is_left_to_both() {
         replica.analytics.judge(&batch, at * 1_000);
         replica.messages();
         replica.analytics.receive_states(
-            FoundStates { device: DEVICE, streams: Vec::new(), is_older: false },
+            FoundStates { device: DEVICE, streams: Vec::new(), cadence: None, is_older: false },
             0,
         );
         replica.hears_of_a_move();
@@ -294,11 +301,46 @@ fn a_drain_states_what_is_here_and_nothing_with_a_gap() {
     let mut replica = Replica::sharing(&kinds);
     replica.judge(0..10);
     assert_eq!(replica.messages().len(), 1);
-    replica
-        .analytics
-        .receive_states(FoundStates { device: DEVICE, streams: Vec::new(), is_older: false }, 0);
+    replica.analytics.receive_states(
+        FoundStates { device: DEVICE, streams: Vec::new(), cadence: None, is_older: false },
+        0,
+    );
     assert_eq!(replica.analytics.count_here(0), 1);
     assert_eq!(replica.analytics.state_next(0), Some(4));
     assert_eq!(replica.stated().len(), 2);
     assert_eq!(replica.analytics.state_next(4), None);
+}
+
+#[test]
+fn what_a_cadence_has_learned_follows_its_device() {
+    let kinds = [DetectorKind::Pager, DetectorKind::Zscore];
+    let (mut first, mut next) = (Replica::sharing(&kinds), Replica::sharing(&kinds));
+    first.judge(0..100);
+    let learned = |replica: &Replica| {
+        let silence = replica.analytics.silence.as_ref().expect("incidents are on");
+        silence.cadence(DEVICE.index).expect("it is heard").learned()
+    };
+    let expected = learned(&first);
+    next.judge(100..101);
+    assert_ne!(learned(&next), expected);
+    next.messages();
+    first.messages();
+    let found =
+        |cadence| FoundStates { device: DEVICE, streams: Vec::new(), cadence, is_older: false };
+    first.analytics.receive_states(found(None), 0);
+    first.hears_of_a_move();
+    let cadences: Vec<_> = first
+        .messages()
+        .into_iter()
+        .filter_map(|message| match message {
+            HandoverMessage::Stated(part) => part.cadence,
+            HandoverMessage::Wanted(_) | HandoverMessage::Kept(_) => None,
+        })
+        .collect();
+    assert_eq!(cadences, [expected], "with the last part");
+    next.analytics.receive_states(found(Some(expected)), 0);
+    assert_eq!(learned(&next), expected);
+    // One that has learned for longer goes on with what it knows.
+    next.analytics.receive_states(found(Some([0; 7])), 0);
+    assert_eq!(learned(&next), expected);
 }

@@ -24,6 +24,7 @@ use crate::store::link::LinkError;
 use crate::store::reply::Reply;
 use crate::store::states::{StatesAt, StatesHeader, Takeover, UnpackError};
 use crate::store::windows::SubjectCounts;
+use sigmad_incidents::silence::cadence::LearnedCadence;
 use sigmad_sample::{DeviceId, READINGS_MAX};
 
 /// Parts whose states are sent at a time, 2 MB at most: what a slow network takes in a part of the write timeout.
@@ -46,6 +47,8 @@ const ABSENCE: Duration = Duration::from_millis(250);
 /// A device whose states are to be read.
 struct FoundDevice {
     wanted: Wanted,
+    /// How often the device was heard.
+    cadence: Option<LearnedCadence>,
     /// They lack the last values of a replica that has died.
     is_older: bool,
 }
@@ -121,8 +124,7 @@ impl StoreThread {
             return Ok(());
         };
         for part in &desk.stating {
-            let StatedPart { device, own_total, takeover, streams: states, is_first, is_last } =
-                part;
+            let StatedPart { device, streams: states, is_first, is_last, .. } = part;
             // None: it was evicted meanwhile.
             let Some(name) = registry.device_name(*device) else { continue };
             let packed: Vec<(Arc<str>, Vec<u8>)> = states
@@ -138,8 +140,9 @@ impl StoreThread {
                 .collect();
             let fields: Vec<_> =
                 packed.iter().map(|(name, packed)| (&**name, &packed[..])).collect();
-            let (own_total, takeover) = (*own_total, *takeover);
-            let header = is_last.then_some(StatesHeader { replica: own, own_total, takeover });
+            let StatedPart { own_total, takeover, cadence, .. } = *part;
+            let header = StatesHeader { replica: own, own_total, takeover, cadence };
+            let header = is_last.then_some(header);
             pipeline.add_command(encoder.write_states(&name, *is_first, header, &fields));
             streams.push(fields.len() as u64);
         }
@@ -240,7 +243,7 @@ impl StoreThread {
         due.retain(|wanted| {
             let is_first = wanted.takeover.is_none_or(|takeover| takeover.is_first);
             if wanted.is_looked_for && is_first {
-                self.answer(wanted.device, Vec::new(), false);
+                self.answer_nothing(wanted.device);
             }
             wanted.is_looked_for && !is_first
         });
@@ -268,14 +271,18 @@ impl StoreThread {
             let at = header.map_or(StatesAt::Nowhere, |header| takeover.look(header, &counts, own));
             let is_gone = wanted.before().is_some_and(|before| gone.contains(&before));
             match (at, header.flatten()) {
-                (StatesAt::Current, _) => found.push(FoundDevice { wanted, is_older: false }),
+                (StatesAt::Current, header) => {
+                    let cadence = header.and_then(|header| header.cadence);
+                    found.push(FoundDevice { wanted, cadence, is_older: false });
+                }
                 (StatesAt::NotYet, _) if !is_gone => due.push(wanted),
                 // Who had it has died: before it had them, or with newer ones.
                 (StatesAt::NotYet, Some(header)) if header.replica != own => {
-                    found.push(FoundDevice { wanted, is_older: true });
+                    let cadence = header.cadence;
+                    found.push(FoundDevice { wanted, cadence, is_older: true });
                 }
                 (StatesAt::NotYet | StatesAt::Nowhere, _) => {
-                    self.answer(wanted.device, Vec::new(), false);
+                    self.answer_nothing(wanted.device);
                 }
             }
         }
@@ -391,7 +398,7 @@ impl StoreThread {
         }
         let replies = self.send_optional(&pipeline)?;
         pipeline.clear();
-        for (FoundDevice { wanted, is_older }, reply) in devices.iter().zip(replies) {
+        for (FoundDevice { wanted, cadence, is_older }, reply) in devices.iter().zip(replies) {
             let streams = match reply {
                 Ok(reply) => self.unpack(&wanted.name, &reply),
                 Err(error) => {
@@ -400,7 +407,8 @@ impl StoreThread {
                     Vec::new()
                 }
             };
-            self.answer(wanted.device, streams, *is_older);
+            let (device, cadence, is_older) = (wanted.device, *cadence, *is_older);
+            self.answer(FoundStates { device, streams, cadence, is_older });
             let takeover = wanted.takeover.map_or(0, |takeover| takeover.number);
             pipeline.add_command(self.encoder.received_states(&wanted.name, takeover));
         }
@@ -450,10 +458,15 @@ impl StoreThread {
         streams
     }
 
-    fn answer(&mut self, device: DeviceId, streams: Vec<StreamStates>, is_older: bool) {
+    fn answer(&mut self, found: FoundStates) {
         // False: analytics has ended, and nobody waits any more.
-        let update = ReplicaUpdate::States(FoundStates { device, streams, is_older });
-        let _ = self.consumer.send(update, &self.clock);
+        let _ = self.consumer.send(ReplicaUpdate::States(found), &self.clock);
+    }
+
+    /// Nobody has states of a device.
+    fn answer_nothing(&mut self, device: DeviceId) {
+        let (streams, cadence, is_older) = (Vec::new(), None, false);
+        self.answer(FoundStates { device, streams, cadence, is_older });
     }
 
     /// Counts the states that were not written before the end of the drain.

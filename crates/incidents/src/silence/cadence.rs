@@ -104,7 +104,26 @@ impl Saved for Cadence {
     }
 }
 
+/// What a device's cadence has learned, without what belongs to the process that heard it: its clock and its wheel.
+pub type LearnedCadence = [u8; 7];
+
 impl Cadence {
+    /// What it has learned, for another process that hears the device from now on.
+    pub fn learned(&self) -> LearnedCadence {
+        let [low, high] = self.mean.to_le_bytes();
+        let [first, second, third] = self.pauses;
+        [low, high, self.longest, self.count, first, second, third]
+    }
+
+    /// Goes on with what another process has learned, unless this one has learned for longer.
+    pub(crate) fn learn(&mut self, learned: LearnedCadence) {
+        let [low, high, longest, count, pauses @ ..] = learned;
+        if count >= self.count {
+            self.mean = u16::from_le_bytes([low, high]);
+            (self.longest, self.count, self.pauses) = (longest, count, pauses);
+        }
+    }
+
     /// Takes a sample. `hour` says the hour of the day of a second on this clock: rarely asked, for the second in
     /// which the device was last heard. True when it was silent.
     #[inline]

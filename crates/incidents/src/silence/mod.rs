@@ -6,7 +6,7 @@
 pub mod cadence;
 mod wheel;
 
-use cadence::Cadence;
+use cadence::{Cadence, LearnedCadence};
 use wheel::{NONE, Wheel};
 
 /// Cadences are added this many at a time.
@@ -105,6 +105,13 @@ impl Silences {
         if is_looked_at {
             // At the first look: what is due is known then.
             self.link(device, 0);
+        }
+    }
+
+    /// Takes what another process has learned of a device that is heard here now.
+    pub fn learn(&mut self, device: u32, learned: LearnedCadence) {
+        if self.is_known(device) {
+            self.get_mut(device).learn(learned);
         }
     }
 
