@@ -136,7 +136,8 @@ fn curl_is_served_by_tls_12_and_13() {
     let server = folder.server(&[]);
     let port = server.address.port();
     let url = |path: &str| format!("https://localhost:{port}{path}");
-    let body = format!("[{}]", vec![r#"{"device":"a","rps":1}"#; 40_000].join(","));
+    // Both requests fit into the queue, if nothing of the first is judged before the second comes.
+    let body = format!("[{}]", vec![r#"{"device":"a","rps":1}"#; 20_000].join(","));
     std::fs::write(folder.0.join("body.json"), &body).expect("a file");
     for version in ["1.2", "1.3"] {
         let output = Command::new("curl")
@@ -156,7 +157,7 @@ fn curl_is_served_by_tls_12_and_13() {
         // ALPN chose HTTP/1.1, and the second request used the same connection.
         assert_eq!(said, "1.1 202 1\n1.1 200 0\n", "{}", String::from_utf8_lossy(&output.stderr));
         let answer = std::fs::read_to_string(folder.0.join("answer")).expect("an answer");
-        assert!(answer.contains("\"accepted\":40000"), "{answer}");
+        assert!(answer.contains("\"accepted\":20000"), "{answer}");
         let document = std::fs::read(folder.0.join("openapi.json")).expect("an answer");
         serde_json::from_slice::<serde_json::Value>(&document).expect("whole");
     }
