@@ -54,6 +54,16 @@ impl Engine {
     }
 }
 
+/// How workers of the native engine wait for the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PollerKind {
+    /// epoll(7).
+    Epoll,
+    /// io_uring(7).
+    #[value(name = "io_uring")]
+    IoUring,
+}
+
 /// Whether Redis keeps every sample, or the last one of each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RedisHistory {

@@ -51,6 +51,7 @@ impl ServerSettings {
             analytics "analytics" value,
             pin "pin" choice,
             engine "engine" choice,
+            poller "poller" choice,
             memory_limit "memory-limit" optional,
             max_connections "max-connections" value,
             max_head "max-head" value,

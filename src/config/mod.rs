@@ -22,7 +22,9 @@ mod tests;
 mod unix_listen;
 mod unknown;
 
-pub use choices::{Ack, Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switch};
+pub use choices::{
+    Ack, Engine, LogFormat, Pin, PollerKind, RedisHistory, RedisKeys, Shards, Switch,
+};
 #[cfg(test)]
 pub(crate) use command_line::parse_from;
 pub use command_line::{Invocation, command_line, parse};

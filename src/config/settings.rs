@@ -12,7 +12,7 @@ use sigmad_flags::{TokenFlag, bytes, count, duration};
 use sigmad_notify::settings::NotifySettings;
 
 use super::choices::{
-    Ack, Engine, LogFormat, Pin, RedisHistory, RedisKeys, Shards, Switch, shards,
+    Ack, Engine, LogFormat, Pin, PollerKind, RedisHistory, RedisKeys, Shards, Switch, shards,
 };
 use super::grafana_url::GrafanaUrl;
 use super::listen::listen;
@@ -111,6 +111,13 @@ pub struct ServerSettings {
     /// HTTP engine. `may` is for comparisons on trusted networks; see ENGINES.md.
     #[arg(help_heading = "HTTP", long, value_enum, default_value = "native")]
     pub engine: Engine,
+
+    /// epoll, or io_uring where the kernel allows it
+    ///
+    /// How workers of the native engine wait for the kernel. `io_uring` needs Linux 6.1, and many container runtimes forbid
+    /// it: then the log says so, and epoll is used.
+    #[arg(help_heading = "HTTP", long, value_enum, default_value = "epoll")]
+    pub poller: PollerKind,
 
     /// memory that is divided; default: that of the cgroup or machine
     ///

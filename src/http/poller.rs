@@ -3,11 +3,13 @@
 //! A worker asks for operations and takes what has completed: an accepted socket, received bytes, a
 //! count of sent bytes, a closed peer, a wake-up. How the kernel reports it stays behind [`Poller`]:
 //! [`epoll`] makes a system call when the worker takes the result, because readiness says that it
-//! will not block; io_uring would have made it before. Another listener family or another kernel
-//! interface is another file beside [`epoll`]. [`tls`] is a layer over any of them.
+//! will not block; [`uring`] has had the kernel do it before. [`listening`] accepts for both, and [`tls`] is a layer
+//! over either.
 
 pub mod epoll;
+mod listening;
 pub mod tls;
+pub mod uring;
 
 use std::io;
 use std::sync::Arc;
@@ -30,6 +32,8 @@ pub struct Progress {
     pub is_half_closed: bool,
     /// The peer takes no more.
     pub is_broken: bool,
+    /// Memory that its poller holds for its client.
+    pub held_bytes: usize,
 }
 
 /// The result of [`Poller::receive`].

@@ -14,12 +14,13 @@ use super::reload::Reloads;
 use super::shared::{MainEvent, Shared};
 use super::threads::{join_all, spawn};
 use super::workers::WorkerParts;
-use crate::config::{Engine, ServerSettings, SettingsError};
+use crate::config::{Engine, PollerKind, ServerSettings, SettingsError};
 use crate::http::budget::ConnectionBudget;
 use crate::http::listen::{ListenAddress, Listener};
 use crate::http::poller::Poller;
 use crate::http::poller::epoll::EpollPoller;
 use crate::http::poller::tls::TlsPoller;
+use crate::http::poller::uring::UringPoller;
 use crate::http::worker::{Worker, WorkerHandle};
 use crate::http::{self, Limits};
 use crate::placement::Placement;
@@ -47,7 +48,7 @@ impl RunningEngine {
         match settings.engine {
             Engine::Native => {
                 let tls = tls(settings, reloads).map_err(ServerError::Tls)?;
-                native(&settings.listen, limits, placement, workers, shared, tls.as_ref())
+                native(settings, limits, placement, workers, shared, tls.as_ref())
             }
             Engine::May => may(&settings.listen[0], limits, placement, workers, shared),
         }
@@ -76,8 +77,19 @@ fn tls(
     Ok(Some(tls))
 }
 
+/// The poller of the settings, or epoll where the kernel does not allow it.
+fn allowed(poller: PollerKind) -> PollerKind {
+    if poller == PollerKind::IoUring
+        && let Err(error) = UringPoller::probe()
+    {
+        warn!(%error, "io_uring can't be used here: epoll is used instead");
+        return PollerKind::Epoll;
+    }
+    poller
+}
+
 fn native(
-    listen: &[ListenAddress],
+    settings: &ServerSettings,
     limits: Limits,
     placement: &Placement,
     workers: Vec<WorkerParts>,
@@ -87,7 +99,7 @@ fn native(
     let (mut addresses, mut files) = (Vec::new(), Vec::new());
     // Of each worker, one for each address.
     let mut own: Vec<Vec<Listener>> = workers.iter().map(|_| Vec::new()).collect();
-    for address in listen {
+    for address in &settings.listen {
         let bound = address.bind(workers.len());
         let bound = bound.map_err(|error| ServerError::Listen(address.clone(), error))?;
         addresses.push(bound.name);
@@ -100,14 +112,16 @@ fn native(
     });
     let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
     let mut running = RunningWorkers::default();
+    let kind = allowed(settings.poller);
     for (index, (parts, listeners)) in workers.into_iter().zip(own).enumerate() {
         let core = placement.worker_cores[index];
-        let poller = EpollPoller::new(listeners).map_err(ServerError::Start)?;
-        let started = match tls {
-            None => running.start(poller, parts, limits, budget.clone(), core, shared),
-            Some(tls) => {
-                let poller = TlsPoller::new(poller, tls.reader());
-                running.start(poller, parts, limits, budget.clone(), core, shared)
+        let start = StartingWorker { parts, limits, budget: budget.clone(), core, shared, tls };
+        let started = match kind {
+            PollerKind::Epoll => {
+                EpollPoller::new(listeners).and_then(|poller| running.start(poller, start))
+            }
+            PollerKind::IoUring => {
+                UringPoller::new(listeners).and_then(|poller| running.start(poller, start))
             }
         };
         started.map_err(ServerError::Start)?;
@@ -131,16 +145,33 @@ struct RunningWorkers {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What a worker is started with, besides its poller.
+struct StartingWorker<'a> {
+    parts: WorkerParts,
+    limits: Limits,
+    budget: Arc<ConnectionBudget>,
+    core: Option<usize>,
+    shared: &'a Shared,
+    tls: Option<&'a Arc<Reloadable<ServerConfig>>>,
+}
+
 impl RunningWorkers {
-    fn start(
+    fn start<P>(&mut self, poller: P, worker: StartingWorker<'_>) -> io::Result<()>
+    where
+        P: Poller<Socket: Send> + Send + 'static,
+    {
+        match worker.tls {
+            None => self.spawn(poller, worker),
+            Some(tls) => self.spawn(TlsPoller::new(poller, tls.reader()), worker),
+        }
+    }
+
+    fn spawn(
         &mut self,
         poller: impl Poller<Socket: Send> + Send + 'static,
-        parts: WorkerParts,
-        limits: Limits,
-        budget: Arc<ConnectionBudget>,
-        core: Option<usize>,
-        shared: &Shared,
+        worker: StartingWorker<'_>,
     ) -> io::Result<()> {
+        let StartingWorker { parts, limits, budget, core, shared, .. } = worker;
         let WorkerParts { router, counters } = parts;
         let worker = Worker::new(poller, limits, budget, counters, shared.start, router);
         self.handles.push(worker.handle());

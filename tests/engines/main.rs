@@ -9,7 +9,7 @@ mod conversation;
 #[path = "../grammar/mod.rs"]
 mod grammar;
 
-mod epoll;
 mod framing;
 mod may;
+mod pollers;
 mod tls_poller;

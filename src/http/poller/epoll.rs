@@ -3,8 +3,6 @@
 //! Each event is reported once, so a socket remembers that it may have input until a receive has
 //! emptied it. A request costs one read and one write besides its share of the wait.
 
-mod listening;
-
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -15,7 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::Socket;
 
-use self::listening::Listening;
+use super::listening::{Listeners, WAKER};
 use super::{Accepted, PolledSocket, Poller, Progress, RECEIVE_BYTES_MAX, Received, Wake};
 use crate::http::client_address::ClientAddress;
 use crate::http::listen::Listener;
@@ -23,19 +21,13 @@ use crate::http::listen::Listener;
 /// Events taken at once: the first connection waits until the last one has been read.
 const EVENTS_MAX: usize = 256;
 
-const WAKER: Token = Token(usize::MAX);
-/// The token of the first listener; those of the others are below it.
-const FIRST_LISTENER: usize = usize::MAX - 1;
-
 /// An epoll instance with its listeners.
 #[derive(Debug)]
 pub struct EpollPoller {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
-    listeners: Vec<Listening>,
-    /// The listener whose turn it is, so that no address starves another.
-    turn: usize,
+    listeners: Listeners,
     buffer: Box<[u8]>,
 }
 
@@ -47,17 +39,12 @@ impl EpollPoller {
     pub fn new(listeners: impl IntoIterator<Item = impl Into<Listener>>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let mut listening = Vec::new();
-        for (index, listener) in listeners.into_iter().enumerate() {
-            let token = Token(FIRST_LISTENER - index);
-            listening.push(Listening::new(listener.into(), &poll, token)?);
-        }
+        let listeners = Listeners::new(listeners, &poll)?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
-            listeners: listening,
-            turn: 0,
+            listeners,
             buffer: vec![0; RECEIVE_BYTES_MAX].into_boxed_slice(),
         })
     }
@@ -82,12 +69,6 @@ impl EpollPoller {
                 self.poll.registry().reregister(&mut source, Token(socket.key), interest)
             }
         }
-    }
-}
-
-impl Wake for Waker {
-    fn wake(&self) {
-        Self::wake(self).expect("an eventfd takes a wake-up");
     }
 }
 
@@ -122,6 +103,7 @@ fn progress(event: &Event, key: usize) -> Progress {
         has_input: event.is_readable() || event.is_error(),
         is_half_closed: event.is_read_closed(),
         is_broken: event.is_error() || event.is_write_closed(),
+        held_bytes: 0,
     }
 }
 
@@ -145,61 +127,31 @@ impl Poller for EpollPoller {
 
     fn progress(&mut self) -> impl Iterator<Item = Progress> {
         let Self { events, listeners, .. } = self;
-        events.iter().filter_map(|event| match event.token() {
-            WAKER => None,
-            Token(key) => match listeners.get_mut(FIRST_LISTENER - key) {
-                Some(listening) => {
-                    listening.may_accept = true;
-                    None
-                }
-                None => Some(progress(event, key)),
-            },
-        })
+        let of_sockets =
+            events.iter().filter(|event| event.token() != WAKER && !listeners.note(event.token()));
+        of_sockets.map(|event| progress(event, event.token().0))
     }
 
     fn is_listening(&self) -> bool {
-        !self.listeners.is_empty()
+        self.listeners.is_open()
     }
 
     fn may_accept(&self) -> bool {
-        self.listeners.iter().any(|listening| listening.may_accept)
+        self.listeners.may_accept()
     }
 
     fn accept(&mut self) -> io::Result<Option<Accepted<EpollSocket>>> {
-        let (count, turn) = (self.listeners.len(), self.turn);
-        for index in (0..count).map(|offset| (turn + offset) % count) {
-            let listening = &mut self.listeners[index];
-            while listening.may_accept {
-                match listening.accept(&self.poll) {
-                    Ok((socket, client)) => {
-                        self.turn = index + 1;
-                        return Ok(Some(Accepted {
-                            socket: EpollSocket::new(socket, client),
-                            client,
-                        }));
-                    }
-                    Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => listening.may_accept = false,
-                        // Aborted: the client closed the connection while it was waiting.
-                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                        _ => return Err(error),
-                    },
-                }
-            }
-        }
-        Ok(None)
+        let accepted = self.listeners.accept(&self.poll)?;
+        Ok(accepted
+            .map(|(socket, client)| Accepted { socket: EpollSocket::new(socket, client), client }))
     }
 
     fn empty_listener(&mut self) {
-        for listening in &mut self.listeners {
-            (listening.may_accept, listening.is_closing) = (true, true);
-        }
+        self.listeners.empty();
     }
 
     fn close_listener(&mut self) {
-        for listening in self.listeners.drain(..) {
-            listening.close(&self.poll);
-        }
+        self.listeners.close(&self.poll);
     }
 
     fn register(&mut self, socket: &mut EpollSocket, key: usize) -> io::Result<()> {

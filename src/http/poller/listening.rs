@@ -1,4 +1,4 @@
-//! The listeners of one epoll instance.
+//! The listeners of one worker, and how another thread wakes it: one epoll instance, by mio.
 //!
 //! TCP has one listener for each worker, and the kernel distributes connections by their ports. A Unix socket has one
 //! queue, of which each worker has a descriptor. `EPOLLEXCLUSIVE` (epoll_ctl(2)) wakes one worker that sleeps, not all of
@@ -10,11 +10,100 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use mio::net::{TcpListener, UnixListener};
 use mio::unix::SourceFd;
-use mio::{Interest, Poll, Token};
+use mio::{Interest, Poll, Token, Waker};
 use socket2::Socket;
 
+use super::Wake;
 use crate::http::client_address::ClientAddress;
 use crate::http::listen::Listener;
+
+/// The token of the waker.
+pub(super) const WAKER: Token = Token(usize::MAX);
+/// The token of the first listener; those of the others are below it.
+const FIRST_LISTENER: usize = usize::MAX - 1;
+
+impl Wake for Waker {
+    fn wake(&self) {
+        Self::wake(self).expect("an eventfd takes a wake-up");
+    }
+}
+
+/// The listeners of this worker, in turns.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    listening: Vec<Listening>,
+    /// The listener whose turn it is, so that no address starves another.
+    turn: usize,
+}
+
+impl Listeners {
+    /// Polls non-blocking listeners.
+    pub fn new(
+        listeners: impl IntoIterator<Item = impl Into<Listener>>,
+        poll: &Poll,
+    ) -> io::Result<Self> {
+        let mut listening = Vec::new();
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let token = Token(FIRST_LISTENER - index);
+            listening.push(Listening::new(listener.into(), poll, token)?);
+        }
+        Ok(Self { listening, turn: 0 })
+    }
+
+    /// True until [`Self::close`].
+    pub fn is_open(&self) -> bool {
+        !self.listening.is_empty()
+    }
+
+    /// Takes note of an event; false when its token is none of a listener.
+    pub fn note(&mut self, token: Token) -> bool {
+        // Tokens of connections are far below: their difference is past the end.
+        let listening = self.listening.get_mut(FIRST_LISTENER.wrapping_sub(token.0));
+        listening.map(|listening| listening.may_accept = true).is_some()
+    }
+
+    /// True when a connection may wait.
+    pub fn may_accept(&self) -> bool {
+        self.listening.iter().any(|listening| listening.may_accept)
+    }
+
+    /// The next connection: a socket that does not block, and its client.
+    pub fn accept(&mut self, poll: &Poll) -> io::Result<Option<(Socket, ClientAddress)>> {
+        let (count, turn) = (self.listening.len(), self.turn);
+        for index in (0..count).map(|offset| (turn + offset) % count) {
+            let listening = &mut self.listening[index];
+            while listening.may_accept {
+                match listening.accept(poll) {
+                    Ok(accepted) => {
+                        self.turn = index + 1;
+                        return Ok(Some(accepted));
+                    }
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => listening.may_accept = false,
+                        // Aborted: the client closed the connection while it was waiting.
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                        _ => return Err(error),
+                    },
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// They will be closed: their queues are emptied, without turns.
+    pub fn empty(&mut self) {
+        for listening in &mut self.listening {
+            (listening.may_accept, listening.is_closing) = (true, true);
+        }
+    }
+
+    /// Stops listening.
+    pub fn close(&mut self, poll: &Poll) {
+        for listening in self.listening.drain(..) {
+            listening.close(poll);
+        }
+    }
+}
 
 /// A listener of this worker.
 #[derive(Debug)]
@@ -27,20 +116,20 @@ enum Source {
 
 /// A listener, and what is known of its queue.
 #[derive(Debug)]
-pub(super) struct Listening {
+struct Listening {
     source: Source,
     token: Token,
     /// The poller reports it. False when the kernel had no memory to register it anew.
     is_registered: bool,
     /// Its queue may hold a connection.
-    pub may_accept: bool,
+    may_accept: bool,
     /// It will be closed: its queue is emptied, without turns.
-    pub is_closing: bool,
+    is_closing: bool,
 }
 
 impl Listening {
     /// Polls a non-blocking listener.
-    pub fn new(listener: Listener, poll: &Poll, token: Token) -> io::Result<Self> {
+    fn new(listener: Listener, poll: &Poll, token: Token) -> io::Result<Self> {
         let source = match listener {
             Listener::Tcp(listener) => Source::Tcp(TcpListener::from_std(listener)),
             Listener::Unix { listener, is_shared } => {
@@ -65,7 +154,7 @@ impl Listening {
     }
 
     /// The next connection: a socket that does not block, and its client.
-    pub fn accept(&mut self, poll: &Poll) -> io::Result<(Socket, ClientAddress)> {
+    fn accept(&mut self, poll: &Poll) -> io::Result<(Socket, ClientAddress)> {
         match &mut self.source {
             Source::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
@@ -94,7 +183,7 @@ impl Listening {
     }
 
     /// Ends the registration. The descriptors of other workers would keep it alive, and with it wake-ups that are theirs.
-    pub fn close(self, poll: &Poll) {
+    fn close(self, poll: &Poll) {
         if let Source::SharedUnix(listener) = &self.source
             && self.is_registered
         {

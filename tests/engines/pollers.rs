@@ -1,4 +1,4 @@
-//! The native engine with a test service: behaviour that no route of sigmad shows.
+//! The native engine with a test service, over each poller: behaviour that no route of sigmad shows.
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real sockets")]
 
@@ -16,7 +16,9 @@ use sigmad::http::message::{
     Request, Responder, Response, ResponseWriter, STREAM_QUEUE_BYTES_MAX, Service, StreamSendError,
     StreamWriter,
 };
+use sigmad::http::poller::Poller;
 use sigmad::http::poller::epoll::EpollPoller;
+use sigmad::http::poller::uring::UringPoller;
 use sigmad::http::stages::StageTimer;
 use sigmad::http::worker::{Worker, WorkerHandle};
 use sigmad_clock::{self, Now};
@@ -24,6 +26,52 @@ use sigmad_clock::{self, Now};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than a client of a test ever stands still.
 const WRITE_STALL_MS: u64 = 60_000;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PollerKind {
+    Epoll,
+    IoUring,
+}
+
+/// Each test with each poller.
+macro_rules! with_each_poller {
+    ($($test:ident,)*) => {
+        mod epoll {
+            $(#[test]
+            fn $test() {
+                super::$test(super::PollerKind::Epoll);
+            })*
+        }
+
+        mod io_uring {
+            $(#[test]
+            fn $test() {
+                match sigmad::http::poller::uring::UringPoller::probe() {
+                    Ok(()) => super::$test(super::PollerKind::IoUring),
+                    Err(error) => eprintln!("not run: no io_uring here: {error}"),
+                }
+            })*
+        }
+    };
+}
+
+with_each_poller! {
+    a_round_is_called_before_it_is_answered,
+    a_request_behind_a_deferred_one_waits,
+    bytes_that_a_client_sends_are_no_progress_of_what_it_does_not_read,
+    a_client_that_reads_slowly_is_progress,
+    a_dropped_responder_answers_500,
+    a_half_closed_client_gets_its_late_response_and_then_the_end,
+    a_stream_arrives_in_chunks_and_the_connection_stays_open,
+    a_slow_client_fills_its_own_queue_and_delays_no_other,
+    a_stream_writer_learns_that_its_client_has_gone,
+    http10_streams_end_with_the_connection,
+    an_idle_connection_may_still_send_a_request_while_draining,
+    what_follows_a_closing_request_cuts_no_answer,
+    a_drain_cuts_no_answer,
+    a_client_that_never_stops_sending_is_closed,
+    of_large_bodies_one_is_called_in_a_round,
+}
 
 /// `/now` responds at once; `/later` and `/stream` pass their responder to the test.
 struct TestService {
@@ -60,11 +108,11 @@ struct Engine {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-fn engine() -> Engine {
-    engine_with_stall(WRITE_STALL_MS)
+fn engine(poller: PollerKind) -> Engine {
+    engine_with_stall(poller, WRITE_STALL_MS)
 }
 
-fn engine_with_stall(write_stall_ms: u64) -> Engine {
+fn engine_with_stall(poller: PollerKind, write_stall_ms: u64) -> Engine {
     let limits = Limits {
         head_bytes_max: 16 * 1024,
         body_bytes_max: 1024 * 1024,
@@ -85,12 +133,24 @@ fn engine_with_stall(write_stall_ms: u64) -> Engine {
     let counters = Arc::new(HttpCounters::default());
     let service = TestService { responders: responder_sender, in_round: 0, log: log_sender };
     let budget = Arc::new(ConnectionBudget::new(limits.memory_bytes_max));
-    let poller = EpollPoller::new([listener]).expect("an epoll instance");
-    let worker =
-        Worker::new(poller, limits, budget, counters.clone(), sigmad_clock::start(), service);
+    let parts = (limits, budget, counters.clone(), service);
+    let (handle, thread) = match poller {
+        PollerKind::Epoll => run(EpollPoller::new([listener]).expect("an epoll instance"), parts),
+        PollerKind::IoUring => run(UringPoller::new([listener]).expect("a ring"), parts),
+    };
+    Engine { address, responders, log, handle, counters, thread: Some(thread) }
+}
+
+type Parts = (Limits, Arc<ConnectionBudget>, Arc<HttpCounters>, TestService);
+
+fn run<P>(poller: P, parts: Parts) -> (Arc<WorkerHandle>, std::thread::JoinHandle<()>)
+where
+    P: Poller<Socket: Send> + Send + 'static,
+{
+    let (limits, budget, counters, service) = parts;
+    let worker = Worker::new(poller, limits, budget, counters, sigmad_clock::start(), service);
     let handle = worker.handle();
-    let thread = Some(std::thread::spawn(move || worker.run().expect("it drains")));
-    Engine { address, responders, log, handle, counters, thread }
+    (handle, std::thread::spawn(move || worker.run().expect("it drains")))
 }
 
 impl Drop for Engine {
@@ -131,7 +191,11 @@ fn read_until(socket: &mut TcpStream, end: &[u8]) -> String {
     let mut seen = Vec::new();
     let mut buffer = [0; 65536];
     while !seen.ends_with(end) {
-        let length = socket.read(&mut buffer).expect("an answer in time");
+        let length = match socket.read(&mut buffer) {
+            // The end of a ring that this thread has made interrupts its next read.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            length => length.expect("an answer in time"),
+        };
         assert!(length > 0, "ended after {:?}", String::from_utf8_lossy(&seen));
         seen.extend_from_slice(&buffer[..length]);
     }
@@ -146,9 +210,8 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-#[test]
-fn a_round_is_called_before_it_is_answered() {
-    let engine = engine();
+fn a_round_is_called_before_it_is_answered(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.connect();
     socket
         .write_all(&b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na".repeat(3))
@@ -158,9 +221,8 @@ fn a_round_is_called_before_it_is_answered() {
     assert_eq!(engine.log.recv_timeout(PATIENCE).expect("a round"), "answered");
 }
 
-#[test]
-fn a_request_behind_a_deferred_one_waits() {
-    let engine = engine();
+fn a_request_behind_a_deferred_one_waits(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.connect();
     let later = "GET /later HTTP/1.1\r\nHost: x\r\n\r\n";
     let now = "POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nnow";
@@ -172,9 +234,8 @@ fn a_request_behind_a_deferred_one_waits() {
     }
 }
 
-#[test]
-fn bytes_that_a_client_sends_are_no_progress_of_what_it_does_not_read() {
-    let engine = engine_with_stall(1_000);
+fn bytes_that_a_client_sends_are_no_progress_of_what_it_does_not_read(poller: PollerKind) {
+    let engine = engine_with_stall(poller, 1_000);
     let socket = engine.ask("/later");
     // More than any kernel buffers.
     engine.responder().send(response(&vec![b'x'; 16 << 20]));
@@ -185,9 +246,8 @@ fn bytes_that_a_client_sends_are_no_progress_of_what_it_does_not_read() {
     });
 }
 
-#[test]
-fn a_client_that_reads_slowly_is_progress() {
-    let engine = engine_with_stall(5_000);
+fn a_client_that_reads_slowly_is_progress(poller: PollerKind) {
+    let engine = engine_with_stall(poller, 5_000);
     let mut socket = engine.ask("/later");
     engine.responder().send(response(&vec![b'x'; 8 << 20]));
     let mut part = vec![0; 512 << 10];
@@ -199,17 +259,15 @@ fn a_client_that_reads_slowly_is_progress() {
     assert_eq!(engine.counters.closed_stalled_total.get(), 0);
 }
 
-#[test]
-fn a_dropped_responder_answers_500() {
-    let engine = engine();
+fn a_dropped_responder_answers_500(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.ask("/later");
     drop(engine.responder());
     assert!(read_until(&mut socket, b"}}").starts_with("HTTP/1.1 500 "));
 }
 
-#[test]
-fn a_half_closed_client_gets_its_late_response_and_then_the_end() {
-    let engine = engine();
+fn a_half_closed_client_gets_its_late_response_and_then_the_end(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.ask("/later");
     let responder = engine.responder();
     socket.shutdown(std::net::Shutdown::Write).expect("open");
@@ -219,9 +277,8 @@ fn a_half_closed_client_gets_its_late_response_and_then_the_end() {
     assert!(text.ends_with("\r\n\r\nlate"), "{text}");
 }
 
-#[test]
-fn a_stream_arrives_in_chunks_and_the_connection_stays_open() {
-    let engine = engine();
+fn a_stream_arrives_in_chunks_and_the_connection_stays_open(poller: PollerKind) {
+    let engine = engine(poller);
     let (mut socket, writer) = engine.stream();
     read_until(&mut socket, b"first\r\n");
     writer.send(b"second".to_vec()).expect("room");
@@ -234,9 +291,8 @@ fn a_stream_arrives_in_chunks_and_the_connection_stays_open() {
     read_until(&mut socket, b"\r\n\r\nnext");
 }
 
-#[test]
-fn a_slow_client_fills_its_own_queue_and_delays_no_other() {
-    let engine = engine();
+fn a_slow_client_fills_its_own_queue_and_delays_no_other(poller: PollerKind) {
+    let engine = engine(poller);
     let (mut socket, writer) = engine.stream();
     let part = vec![b'x'; 16 * 1024];
     assert!(STREAM_QUEUE_BYTES_MAX > part.len());
@@ -254,9 +310,8 @@ fn a_slow_client_fills_its_own_queue_and_delays_no_other() {
     }
 }
 
-#[test]
-fn a_stream_writer_learns_that_its_client_has_gone() {
-    let engine = engine();
+fn a_stream_writer_learns_that_its_client_has_gone(poller: PollerKind) {
+    let engine = engine(poller);
     let (socket, writer) = engine.stream();
     drop(socket);
     wait_until("closed", || writer.is_closed());
@@ -271,9 +326,8 @@ fn a_stream_writer_learns_that_its_client_has_gone() {
     wait_until("closed", || writer.send(b"x".to_vec()) == Err(StreamSendError::Closed));
 }
 
-#[test]
-fn http10_streams_end_with_the_connection() {
-    let engine = engine();
+fn http10_streams_end_with_the_connection(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.connect();
     socket.write_all(b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("it reads");
     drop(engine.responder().stream(response(b"all")));
@@ -282,9 +336,8 @@ fn http10_streams_end_with_the_connection() {
     assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("\r\n\r\nall"), "{text}");
 }
 
-#[test]
-fn an_idle_connection_may_still_send_a_request_while_draining() {
-    let engine = engine();
+fn an_idle_connection_may_still_send_a_request_while_draining(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.connect();
     wait_until("accepted", || engine.counters.open.get() == 1);
     engine.handle.drain(Duration::from_secs(5));
@@ -320,9 +373,8 @@ fn read_after_sending_more(engine: &Engine, request: &str, behind: &[u8]) -> Vec
     all
 }
 
-#[test]
-fn what_follows_a_closing_request_cuts_no_answer() {
-    let engine = engine();
+fn what_follows_a_closing_request_cuts_no_answer(poller: PollerKind) {
+    let engine = engine(poller);
     for (line, field) in [("HTTP/1.1", "Connection: close\r\n"), ("HTTP/1.0", "")] {
         let request =
             format!("POST /now {line}\r\nHost: x\r\n{field}Content-Length: {LARGE_BYTES}\r\n\r\n");
@@ -336,9 +388,8 @@ fn what_follows_a_closing_request_cuts_no_answer() {
     wait_until("all are closed", || engine.counters.open.get() == 0);
 }
 
-#[test]
-fn a_drain_cuts_no_answer() {
-    let engine = engine();
+fn a_drain_cuts_no_answer(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.ask("/later");
     let responder = engine.responder();
     engine.handle.drain(PATIENCE);
@@ -351,9 +402,8 @@ fn a_drain_cuts_no_answer() {
     assert!(all.len() > LARGE_BYTES, "{} bytes", all.len());
 }
 
-#[test]
-fn a_client_that_never_stops_sending_is_closed() {
-    let engine = engine();
+fn a_client_that_never_stops_sending_is_closed(poller: PollerKind) {
+    let engine = engine(poller);
     let mut socket = engine.connect();
     socket.write_all(b"POST /now HTTP/1.0\r\nContent-Length: 0\r\n\r\n").expect("it reads");
     let noise = vec![b'x'; 1024 * 1024];
@@ -361,11 +411,10 @@ fn a_client_that_never_stops_sending_is_closed() {
     wait_until("it is closed", || engine.counters.open.get() == 0);
 }
 
-#[test]
-fn of_large_bodies_one_is_called_in_a_round() {
+fn of_large_bodies_one_is_called_in_a_round(poller: PollerKind) {
     use std::io::Write as _;
     const BODIES: usize = 8;
-    let engine = engine();
+    let engine = engine(poller);
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(&vec![b' '; 1024 * 1024]).expect("memory");
     let packed = encoder.finish().expect("memory");
