@@ -2,7 +2,7 @@
 
 use rustls::ServerConfig;
 
-use super::choices::{Ack, Engine, Shards};
+use super::choices::{Ack, Engine, PollerKind, Shards};
 use super::error::SettingsError;
 use super::settings::ServerSettings;
 use crate::decode::SeriesRules;
@@ -42,6 +42,9 @@ impl ServerSettings {
         }
         if self.engine == Engine::May && !has_tcp {
             return Err(SettingsError::UnixWithMay);
+        }
+        if self.engine == Engine::May && self.poller == PollerKind::IoUring {
+            return Err(SettingsError::PollerWithMay);
         }
         if self.tls_cert.is_some() && !has_tcp {
             return Err(SettingsError::TlsWithUnix);

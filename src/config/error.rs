@@ -44,6 +44,8 @@ pub enum SettingsError {
         /// The flag that is not.
         absent: &'static str,
     },
+    /// `--poller io_uring` with `--engine may`.
+    PollerWithMay,
     /// `--tls-cert` with `--engine may`.
     TlsWithMay,
     /// `--tls-cert` with Unix sockets alone.
@@ -90,6 +92,9 @@ impl fmt::Display for SettingsError {
             Self::DetectorTwice(name) => write!(f, "--detector has {name} twice"),
             Self::Token(error) => error.fmt(f),
             Self::TlsHalf { given, absent } => write!(f, "--{given} needs --{absent} as well"),
+            Self::PollerWithMay => {
+                f.write_str("--poller io_uring is of --engine native: omit one of them")
+            }
             Self::TlsWithMay => {
                 f.write_str("--engine may has no TLS: omit --tls-cert, or use --engine native")
             }

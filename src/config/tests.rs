@@ -189,6 +189,8 @@ fn contradictory_values_are_rejected() {
     assert!(message.contains("--min-samples 10") && message.contains("--window 5"), "{message}");
     assert_eq!(settings(&["--window=5"]).min_samples, 5);
     assert_eq!(settings(&["serve", "--window=60"]).min_samples, 10);
+    let message = rejection(&["--engine=may", "--poller=io_uring"]);
+    assert!(message.contains("--poller io_uring is of --engine native"), "{message}");
     let message = rejection(&["--engine=may", "--listen=:1", "--listen=:2"]);
     assert!(message.contains("--engine may takes only one --listen"), "{message}");
     let message = rejection(&["--analytics=2", "--redis-url=redis://localhost"]);
