@@ -8,6 +8,8 @@
 //! the memory of their sockets, which counts them, and these receive no more until they have been read.
 
 mod buffers;
+mod ring;
+mod slot;
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,106 +19,35 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use socket2::Socket;
 
 use self::buffers::{BUFFERS, Buffers, GROUP};
+use self::ring::{Operation, Ring};
+pub use self::slot::UringSocket;
+use self::slot::{Arrived, Place, SEND_KEPT_BYTES, Slot};
 use super::listening::{Listeners, WAKER};
-use super::{Accepted, PolledSocket, Poller, Progress, Received, Wake};
+use super::{Accepted, Poller, Progress, Received, Wake};
 use crate::http::listen::Listener;
 
-/// Operations that are submitted together; more take another system call.
-const SUBMISSIONS: u32 = 1_024;
-/// Completions that the ring holds. What comes beyond it waits in the kernel.
-const COMPLETIONS: u32 = 8_192;
 /// Below it unread bytes are copied to their sockets, so that those of others can arrive.
 const BUFFERS_FREE_MIN: u16 = BUFFERS / 4;
 /// Bytes of a response that wait for room in the kernel; the caller offers the rest again.
 const SEND_BYTES_MAX: usize = 64 * 1024;
-/// A response that is longer is sent at once, without a copy. A socket keeps so much of its buffer for the others, and
-/// does not count it: no more than the kernel keeps for a send.
-const SEND_KEPT_BYTES: usize = 4 * 1024;
 /// Closed sockets whose client has yet to take the end of a response: as the kernel goes on with what it has taken.
 const CLOSING_MAX: usize = 64;
 /// At the end of a worker these have ten times so long without progress.
 const CLOSING_WAIT: Duration = Duration::from_millis(100);
 const CLOSING_WAITS: usize = 10;
-/// A cancelled operation ends at once; this bounds the end of a worker should the kernel have a defect.
-const CANCEL_LIMIT_S: u64 = 5;
 /// Events of listeners and of the waker, taken at once.
 const EVENTS_MAX: usize = 64;
 
-/// What a completion is of, in the lowest bits of its user data. The others are the index of the slot.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    Receive,
-    Send,
-    Cancel,
-    Epoll,
-}
-
-impl Operation {
-    const BITS: u32 = 2;
-
-    fn user_data(self, slot: usize) -> u64 {
-        (slot as u64) << Self::BITS | self as u64
-    }
-
-    fn of(user_data: u64) -> (Self, usize) {
-        let operation = match user_data & ((1 << Self::BITS) - 1) {
-            0 => Self::Receive,
-            1 => Self::Send,
-            2 => Self::Cancel,
-            _ => Self::Epoll,
-        };
-        (operation, (user_data >> Self::BITS) as usize)
-    }
-}
-
-/// Bytes that have arrived and are unread.
-#[derive(Debug)]
-enum Arrived {
-    /// In a buffer of the pool.
-    Lent { id: u16, length: usize },
-    /// Copied, for want of buffers.
-    Copied(Box<[u8]>),
-}
-
-/// A registered socket. It lives until the kernel has completed its last operation.
-#[derive(Debug)]
-struct Slot {
-    socket: Socket,
-    key: usize,
-    arrived: VecDeque<Arrived>,
-    /// Bytes of `arrived` that are copied.
-    copied_bytes: usize,
-    /// What the kernel sends, from `sent` on. It may grow until it is submitted.
-    output: Vec<u8>,
-    sent: usize,
-    is_submitted: bool,
-    is_receiving: bool,
-    /// The epoll instance has it: its client sends no more, and may go.
-    is_watched: bool,
-    /// The peer sends no more.
-    has_ended: bool,
-    is_broken: bool,
-    /// The worker wants to send more once the response is sent.
-    wants_room: bool,
-    /// The peer is to be told of the end behind the response.
-    shuts_write: bool,
-    /// The worker has closed it.
-    is_closed: bool,
-    /// It is in the list of those with progress.
-    is_listed: bool,
-}
-
 /// An io_uring instance with its sockets.
 pub struct UringPoller {
-    ring: IoUring,
+    ring: Ring,
     buffers: Buffers,
     slots: Slab<Slot>,
     /// The buffer whose bytes the worker has.
@@ -131,7 +62,6 @@ pub struct UringPoller {
     progress: Vec<usize>,
     /// Closed slots that still send.
     closing: VecDeque<usize>,
-    is_enabled: bool,
     poll: Poll,
     /// The ring polls the epoll instance at present.
     polls: bool,
@@ -140,142 +70,13 @@ pub struct UringPoller {
     listeners: Listeners,
 }
 
-/// A connection of either family.
-#[derive(Debug)]
-pub struct UringSocket {
-    place: Place,
-    has_input: bool,
-    is_half_closed: bool,
-    held_bytes: usize,
-}
-
-/// Where the descriptor is.
-#[derive(Debug)]
-enum Place {
-    /// Not registered yet.
-    Here(Socket),
-    Slot(usize),
-    Moving,
-}
-
-impl UringSocket {
-    fn slot(&self) -> usize {
-        match self.place {
-            Place::Slot(slot) => slot,
-            Place::Here(_) | Place::Moving => unreachable!("a worker registers a socket first"),
-        }
-    }
-}
-
-impl PolledSocket for UringSocket {
-    fn update(&mut self, progress: Progress) {
-        self.has_input |= progress.has_input;
-        self.is_half_closed |= progress.is_half_closed;
-        self.held_bytes = progress.held_bytes;
-    }
-
-    fn has_input(&self) -> bool {
-        self.has_input
-    }
-
-    fn is_half_closed(&self) -> bool {
-        self.is_half_closed
-    }
-
-    fn held_bytes(&self) -> usize {
-        self.held_bytes
-    }
-}
-
-impl Slot {
-    fn new(socket: Socket, key: usize) -> Self {
-        Self {
-            socket,
-            key,
-            arrived: VecDeque::new(),
-            copied_bytes: 0,
-            output: Vec::new(),
-            sent: 0,
-            is_submitted: false,
-            is_receiving: false,
-            is_watched: false,
-            has_ended: false,
-            is_broken: false,
-            wants_room: false,
-            shuts_write: false,
-            is_closed: false,
-            is_listed: false,
-        }
-    }
-
-    fn has_input(&self) -> bool {
-        !self.arrived.is_empty() || self.has_ended || self.is_broken
-    }
-
-    fn held_bytes(&self) -> usize {
-        self.copied_bytes + self.output.capacity().saturating_sub(SEND_KEPT_BYTES)
-    }
-
-    fn progress(&mut self) -> Progress {
-        self.is_listed = false;
-        Progress {
-            key: self.key,
-            has_input: self.has_input(),
-            is_half_closed: self.has_ended,
-            is_broken: self.is_broken,
-            held_bytes: self.held_bytes(),
-        }
-    }
-
-    /// Its own index, unless it is among those with progress already.
-    fn list(&mut self, index: usize) -> Option<usize> {
-        (!mem::replace(&mut self.is_listed, true)).then_some(index)
-    }
-
-    /// What the kernel takes at once of a response that is not worth a copy.
-    fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        let mut sent = 0;
-        while sent < bytes.len() {
-            match self.socket.send_with_flags(&bytes[sent..], flags) {
-                Ok(length) => sent += length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(sent)
-    }
-
-    fn is_sending(&self) -> bool {
-        !self.output.is_empty()
-    }
-
-    /// A response is sent, or is not sent any more.
-    fn end_send(&mut self) {
-        self.is_submitted = false;
-        self.sent = 0;
-        self.output.clear();
-        self.output.shrink_to(SEND_KEPT_BYTES);
-        if mem::take(&mut self.shuts_write) {
-            // It fails when the peer has gone, which is said by the receive.
-            let _ = self.socket.shutdown(Shutdown::Write);
-        }
-    }
-
-    /// True when the kernel uses neither its descriptor nor its memory.
-    fn is_at_rest(&self) -> bool {
-        !self.is_sending() && !self.is_receiving
-    }
-}
-
 impl UringPoller {
     /// Polls non-blocking listeners. Workers that call [`Poller::wait`] must be the only thread that uses it from then on.
     ///
     /// # Errors
     /// When the kernel has no io_uring, is older than 6.1, or forbids it.
     pub fn new(listeners: impl IntoIterator<Item = impl Into<Listener>>) -> io::Result<Self> {
-        let ring = Self::ring()?;
+        let ring = Ring::new()?;
         let buffers = Buffers::new(&ring)?;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
@@ -290,7 +91,6 @@ impl UringPoller {
             to_send: Vec::new(),
             progress: Vec::new(),
             closing: VecDeque::new(),
-            is_enabled: false,
             poll,
             polls: false,
             events: Events::with_capacity(EVENTS_MAX),
@@ -304,68 +104,12 @@ impl UringPoller {
     /// # Errors
     /// Why it can't, as [`Self::new`] would say.
     pub fn probe() -> io::Result<()> {
-        Buffers::new(&Self::ring()?).map(drop)
-    }
-
-    fn ring() -> io::Result<IoUring> {
-        // One thread submits, and completions are made when it asks for them (Linux 6.1): no interrupts in between.
-        // Disabled until the first wait, since it is the worker's thread and not this one.
-        IoUring::builder()
-            .setup_r_disabled()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_submit_all()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)
-    }
-
-    /// Appends an operation.
-    ///
-    /// # Safety
-    /// What it points to lives until it has completed.
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        loop {
-            // SAFETY: the caller's promise.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return Ok(());
-            }
-            self.enter(0, None)?;
-        }
-    }
-
-    /// Submits, and waits for completions.
-    fn enter(&mut self, wanted: u32, limit: Option<Duration>) -> io::Result<()> {
-        let submitted = self.ring.submission().len() as u32;
-        let result = match limit {
-            Some(limit) if wanted > 0 => {
-                let limit = Timespec::from(limit);
-                let arguments = SubmitArgs::new().timespec(&limit);
-                self.ring.submitter().submit_with_args(wanted as usize, &arguments)
-            }
-            _ => {
-                let flags = EnterFlags::GETEVENTS.bits();
-                // SAFETY: no argument is given; the entries were pushed by the rules of `push`.
-                unsafe {
-                    self.ring.submitter().enter::<libc::sigset_t>(submitted, wanted, flags, None)
-                }
-            }
-        };
-        match result {
-            Ok(_) => Ok(()),
-            // Time has passed, a signal has come, or completions are to be taken first.
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
-                _ => Err(error),
-            },
-        }
+        Buffers::new(&Ring::new()?).map(drop)
     }
 
     /// Before a wait: gives back what was read, and submits what was left.
     fn prepare(&mut self) -> io::Result<()> {
-        if !self.is_enabled {
-            self.ring.submitter().register_enable_rings()?;
-            self.is_enabled = true;
-        }
+        self.ring.enable()?;
         self.give_back();
         if self.buffers.free() < BUFFERS_FREE_MIN {
             self.copy_arrived()?;
@@ -380,7 +124,7 @@ impl UringPoller {
             let epoll = Fd(self.poll.as_raw_fd());
             let poll = opcode::PollAdd::new(epoll, libc::POLLIN as u32).build();
             // SAFETY: it points to nothing.
-            unsafe { self.push(&poll.user_data(Operation::Epoll.user_data(0)))? };
+            unsafe { self.ring.push(&poll.user_data(Operation::Epoll.user_data(0)))? };
             self.polls = true;
         }
         Ok(())
@@ -414,7 +158,7 @@ impl UringPoller {
             let receive = Operation::Receive.user_data(index);
             let cancel = opcode::AsyncCancel::new(receive).build();
             // SAFETY: it points to nothing.
-            unsafe { self.push(&cancel.user_data(Operation::Cancel.user_data(index)))? };
+            unsafe { self.ring.push(&cancel.user_data(Operation::Cancel.user_data(index)))? };
         }
         Ok(())
     }
@@ -437,7 +181,7 @@ impl UringPoller {
         let receive = opcode::RecvMulti::new(Fd(slot.socket.as_raw_fd()), GROUP).build();
         // SAFETY: the buffers live until the ring receives no more (see `drop`), and the socket's slot until this
         // has completed.
-        unsafe { self.push(&receive.user_data(Operation::Receive.user_data(index))) }
+        unsafe { self.ring.push(&receive.user_data(Operation::Receive.user_data(index))) }
     }
 
     fn submit_sends(&mut self) -> io::Result<()> {
@@ -458,13 +202,13 @@ impl UringPoller {
         let socket = Fd(slot.socket.as_raw_fd());
         let send = opcode::Send::new(socket, output.as_ptr(), output.len() as u32).flags(flags);
         // SAFETY: the output does not change, and its slot lives, until this has completed.
-        unsafe { self.push(&send.build().user_data(Operation::Send.user_data(index))) }
+        unsafe { self.ring.push(&send.build().user_data(Operation::Send.user_data(index))) }
     }
 
     /// Takes the completions.
     fn reap(&mut self) -> io::Result<()> {
         let mut has_events = false;
-        while let Some(completion) = { self.ring.completion().next() } {
+        while let Some(completion) = self.ring.completed() {
             let (operation, index) = Operation::of(completion.user_data());
             match operation {
                 Operation::Receive => self.end_receive(index, &completion),
@@ -566,7 +310,7 @@ impl Poller for UringPoller {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.prepare()?;
         let is_ready = !self.progress.is_empty() || timeout == Some(Duration::ZERO);
-        self.enter(u32::from(!is_ready), timeout)?;
+        self.ring.enter(u32::from(!is_ready), timeout)?;
         self.reap()
     }
 
@@ -705,21 +449,19 @@ impl Poller for UringPoller {
 impl Drop for UringPoller {
     fn drop(&mut self) {
         // The kernel must not use the memory of buffers and responses after it was given back.
-        if !self.is_enabled {
+        if !self.ring.is_enabled() {
             return;
         }
         let _ = self.submit_sends();
         let mut waits = 0;
         while !self.closing.is_empty() && waits < CLOSING_WAITS {
             let before = self.closing.len();
-            if self.enter(1, Some(CLOSING_WAIT)).and_then(|()| self.reap()).is_err() {
+            if self.ring.enter(1, Some(CLOSING_WAIT)).and_then(|()| self.reap()).is_err() {
                 break;
             }
             waits = if self.closing.len() < before { 0 } else { waits + 1 };
         }
-        let limit = Timespec::new().sec(CANCEL_LIMIT_S);
-        let result = self.ring.submitter().register_sync_cancel(Some(limit), CancelBuilder::any());
-        if result.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+        if !self.ring.cancel_all() {
             mem::forget(mem::take(&mut self.slots));
             // Its memory is lost, which is better than written to by the kernel.
             self.buffers.leak();

@@ -9,8 +9,9 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
+
+use super::ring::Ring;
 
 /// Buffers of a worker: a power of two. Memory is used once the kernel has written to it, 4 MiB at most.
 pub(super) const BUFFERS: u16 = 128;
@@ -46,7 +47,7 @@ impl Buffers {
     ///
     /// # Errors
     /// When the kernel is older than 5.19, or has no memory.
-    pub fn new(ring: &IoUring) -> io::Result<Self> {
+    pub fn new(ring: &Ring) -> io::Result<Self> {
         // SAFETY: the layout has a size.
         let memory = unsafe { alloc_zeroed(Self::layout()) };
         let memory = NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(Self::layout()));
