@@ -73,11 +73,11 @@ def ask(path: Path, method: str, target: str, body: bytes | None = None, device:
         return answer.status, answer.read(), answer.headers.get("X-Upstream", "")
 
 
-def until(what: str, holds) -> None:
+def until(what: str, holds, explain=lambda: "") -> None:
     deadline = time.monotonic() + LIMIT_S
     while not holds():
         if time.monotonic() > deadline:
-            sys.exit(f"not within {LIMIT_S} s: {what}")
+            sys.exit(f"not within {LIMIT_S} s: {what}{explain()}")
         time.sleep(0.02)
 
 
@@ -107,9 +107,11 @@ class Replica:
             sys.exit(f"{self.path.name}: no {name}")
         return float(found.group(1))
 
+    def analyze(self, device: str, scope: str) -> dict:
+        return json.loads(ask(self.path, "GET", f"/analyze?device={device}&scope={scope}")[1])
+
     def score(self, device: str) -> float:
-        _, body, _ = ask(self.path, "GET", f"/analyze?device={device}&scope=local")
-        return json.loads(body)["metrics"]["rps"]["detectors"]["pager"]["score"]
+        return self.analyze(device, "local")["metrics"]["rps"]["detectors"]["pager"]["score"]
 
     def in_vain(self) -> float:
         """Devices that waited in vain, or were taken for heard by several replicas."""
@@ -188,8 +190,19 @@ class Fleet:
                 expected = self.alone.score(device)
                 what = f"value {self.at} of {device}: {expected} at {replica.path.name}, as alone"
                 # Until then its values may wait for their states.
-                until(what, lambda replica=replica, device=device, e=expected: replica.score(device) == e)
+                until(
+                    what,
+                    lambda replica=replica, device=device, e=expected: replica.score(device) == e,
+                    lambda replica=replica, device=device: self.explain(replica, device),
+                )
                 self.compared += 1
+
+    def explain(self, replica: Replica, device: str) -> str:
+        """Tells a value that is missing from one that was counted twice, and both from states that are not whole."""
+        of_all, alone = replica.analyze(device, "cluster"), self.alone.analyze(device, "local")
+        took = f"{of_all['totalCount']} samples were counted of {alone['totalCount']}"
+        means = f"means {of_all['rollingAvg']} and {alone['rollingAvg']}"
+        return f"; {took}, {self.tried_again} requests were sent again; {means}"
 
     def rounds(self, what: str) -> None:
         moved = self.moved
