@@ -13,6 +13,7 @@ mod pace;
 mod snapshots;
 mod stating;
 mod store_updates;
+mod updating;
 
 use std::fmt;
 use std::sync::Arc;
