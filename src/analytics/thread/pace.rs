@@ -8,8 +8,9 @@ use std::time::Duration;
 /// The longest doze. A verdict comes within a millisecond, and the thread wakes no more often than that: a
 /// wake-up costs more than judging a hundred samples.
 pub(super) const DOZE: Duration = Duration::from_micros(900);
-/// It dozes while chunks are no further apart than this, on average: then two come in a doze.
-const DOZE_GAP_NS: u64 = DOZE.as_nanos() as u64 / 2;
+/// It dozes while chunks are no further apart than this, on average: then four come in three dozes. With half a doze, one
+/// connection whose requests take a third of a doze was woken for each sixth of them.
+const DOZE_GAP_NS: u64 = DOZE.as_nanos() as u64 / 4 * 3;
 /// A longer gap counts as this one, so that a few chunks after a pause are enough to doze again.
 const GAP_NS_MAX: u64 = 2 * DOZE_GAP_NS;
 /// A gap has this part of the average: it follows within ten chunks, and one late chunk does not change it much.
@@ -61,11 +62,11 @@ mod tests {
     }
 
     #[test]
-    fn it_dozes_while_two_chunks_come_in_a_doze() {
+    fn it_dozes_while_chunks_come_in_most_dozes() {
         let mut pace = ChunkPace::default();
         assert_eq!(dozes(&mut pace, 0, 1_000_000, 1_000), 0);
         assert!(dozes(&mut pace, 1_000_000_000, 300_000, 1_000) > 980);
-        assert!(dozes(&mut pace, 2_000_000_000, 500_000, 1_000) < 20);
+        assert!(dozes(&mut pace, 2_000_000_000, 800_000, 1_000) < 20);
     }
 
     #[test]
