@@ -38,8 +38,8 @@ impl ChunkPace {
         let elapsed_ns = now_ns.saturating_sub(self.last_ns);
         let came = chunks - self.chunks;
         if came == 0 {
-            // Its last doze was in vain.
-            return self.gap_ns.max(elapsed_ns) < DOZE_GAP_NS;
+            // Its last doze was in vain: one more, for a sender that was held up.
+            return self.gap_ns < DOZE_GAP_NS && elapsed_ns < GAP_NS_MAX;
         }
         let gap_ns = (elapsed_ns / came).min(GAP_NS_MAX);
         // More chunks weigh more.
@@ -70,12 +70,12 @@ mod tests {
     }
 
     #[test]
-    fn a_doze_in_vain_is_the_last_one() {
+    fn two_dozes_in_vain_are_the_last() {
         let mut pace = ChunkPace::default();
         assert!(dozes(&mut pace, 0, 50_000, 100) > 80);
         let chunks = pace.chunks;
-        assert!(pace.dozes(100 * 50_000 + 400_000, chunks), "too soon to say");
-        assert!(!pace.dozes(100 * 50_000 + 900_000, chunks));
+        assert!(pace.dozes(100 * 50_000 + 900_000, chunks));
+        assert!(!pace.dozes(100 * 50_000 + 1_800_000, chunks));
         // One chunk after a long pause does not change what was usual before it by much.
         assert!(pace.dozes(10_000_000_000, chunks + 1));
     }
