@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::counters::EventsCounters;
 use super::day::{DAY_S, Day, POINT_S};
 use super::figures;
-use super::streams::{HistoryQuery, HistoryReport, STREAMS_MAX, StreamName};
+use super::streams::{HistoryQuery, HistoryReport, STREAMS_MAX, StreamName, make_room};
 use crate::analytics::Asker;
 use crate::analytics::report::{
     MetricReport, SAMPLES_REPORTED_MAX, Scope, SeriesQuery, SeriesSelection, WindowsReport,
@@ -194,17 +194,8 @@ impl Recorder {
         let of_devices = self.streams.iter().filter(|(name, _)| name.device.is_some());
         let oldest = of_devices.min_by_key(|(_, one)| one.wanted_ms);
         let unwanted = oldest.filter(|(_, one)| one.wanted_ms + INCIDENTS_MS < now.monotonic_ms());
-        match unwanted.map(|(name, _)| name.clone()) {
-            Some(name) => {
-                self.streams.remove(&name);
-                self.counters.history_evicted_total.add(1);
-                true
-            }
-            None => {
-                self.counters.history_refused_total.add(1);
-                false
-            }
-        }
+        let going = unwanted.map(|(name, _)| name.clone());
+        make_room(&mut self.streams, going, &self.counters)
     }
 
     /// Fills new recordings with the samples that are still known.

@@ -1,7 +1,9 @@
 //! Which streams have a history, and what is asked of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::counters::EventsCounters;
 use super::day::{DAY_BYTES, DayColumns, DayRange};
 use crate::cluster_scope::ClusterScope;
 
@@ -17,6 +19,21 @@ pub struct StreamName {
     pub device: Option<Arc<str>>,
     /// The series.
     pub series: Arc<str>,
+}
+
+/// Makes room for another stream: `going` goes. False, and counted, if none may go.
+pub fn make_room<T>(
+    streams: &mut BTreeMap<StreamName, T>,
+    going: Option<StreamName>,
+    counters: &EventsCounters,
+) -> bool {
+    let Some(name) = going else {
+        counters.history_refused_total.add(1);
+        return false;
+    };
+    streams.remove(&name);
+    counters.history_evicted_total.add(1);
+    true
 }
 
 /// The query of `/history`.

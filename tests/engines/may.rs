@@ -17,7 +17,8 @@ use sigmad_clock::{self, Now};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LARGE_BYTES: usize = 6 * 1024 * 1024;
 
-const LIMITS: Limits = Limits {
+/// Those of both engines' tests, but for what a test is about.
+pub const LIMITS: Limits = Limits {
     head_bytes_max: 16 * 1024,
     body_bytes_max: 1024 * 1024,
     connections_max: 100,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::may::LIMITS;
 use sigmad::http::Limits;
 use sigmad::http::budget::ConnectionBudget;
 use sigmad::http::counters::HttpCounters;
@@ -113,18 +114,7 @@ fn engine(poller: PollerKind) -> Engine {
 }
 
 fn engine_with_stall(poller: PollerKind, write_stall_ms: u64) -> Engine {
-    let limits = Limits {
-        head_bytes_max: 16 * 1024,
-        body_bytes_max: 1024 * 1024,
-        connections_max: 100,
-        memory_bytes_max: 64 << 20,
-        read_timeout_ms: 10_000,
-        body_rate_min: 1024,
-        write_stall_ms,
-        idle_timeout_ms: 75_000,
-        drain_idle_ms: 60_000,
-        cors: None,
-    };
+    let limits = Limits { write_stall_ms, drain_idle_ms: 60_000, ..LIMITS };
     let any = "127.0.0.1:0".parse().expect("an address");
     let listener = listeners(any, 1).expect("a free port").remove(0);
     let address = listener.local_addr().expect("bound");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::page::{BLOCK_POINTS, Page, block_of};
 use crate::dashboard::counters::EventsCounters;
 use crate::dashboard::day::{Day, DayColumns, DayPoint, Join, POINT_S, place};
-use crate::dashboard::streams::{HistoryQuery, HistoryReport, STREAMS_MAX, StreamName};
+use crate::dashboard::streams::{HistoryQuery, HistoryReport, STREAMS_MAX, StreamName, make_room};
 use crate::shared_history::{BLOCKS_KEPT, ReadPage, SharedHistory};
 use sigmad_clock::Now;
 
@@ -111,17 +111,8 @@ impl SharedDays {
         }
         let oldest = self.streams.iter().min_by_key(|(_, day)| day.last_place());
         let ended = oldest.filter(|(_, day)| day.last_place() < Some(newest));
-        match ended.map(|(name, _)| name.clone()) {
-            Some(name) => {
-                self.streams.remove(&name);
-                self.counters.history_evicted_total.add(1);
-                true
-            }
-            None => {
-                self.counters.history_refused_total.add(1);
-                false
-            }
-        }
+        let going = ended.map(|(name, _)| name.clone());
+        make_room(&mut self.streams, going, &self.counters)
     }
 
     /// The answer for the cluster, with what this replica alone has of the last seconds.
