@@ -103,8 +103,8 @@ class Floor(Contestant):
         raise NotImplementedError
 
 
-def post(body: bytes) -> bytes:
-    head = ["POST /ingest HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
+def post(body: bytes, path: str = "/ingest") -> bytes:
+    head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
     return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 

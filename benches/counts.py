@@ -37,8 +37,8 @@ SLEEPS = "sleep, ran out"
 class Client:
     """64 connections that ask together."""
 
-    def __init__(self, port: int) -> None:
-        self.request = contestants.post(contestants.SEED)
+    def __init__(self, port: int, path: str = "/ingest") -> None:
+        self.request = contestants.post(contestants.SEED, path)
         self.sockets = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(CONNECTIONS)]
 
     def ask(self, requests: int) -> None:
@@ -58,8 +58,8 @@ class Client:
 
 
 @contextlib.contextmanager
-def client(port: int):
-    opened = Client(port)
+def client(port: int, path: str = "/ingest"):
+    opened = Client(port, path)
     try:
         yield opened
     finally:
@@ -69,12 +69,12 @@ def client(port: int):
 # --- instructions and allocations ---
 
 
-def callgrind(contestant) -> dict:
-    """Instructions and allocations of a request; a server that callgrind cannot run has neither."""
+def callgrind(contestant, path: str = "/ingest") -> dict:
+    """Instructions and allocations of a request to that path; a server that callgrind cannot run has neither."""
     with tempfile.TemporaryDirectory(prefix="sigmad-callgrind-") as folder:
         out = Path(folder) / "out"
         under = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--error-exitcode=0", "-q")
-        with contestant.running(before=under) as (child, port), client(port) as asking:
+        with contestant.running(before=under) as (child, port), client(port, path) as asking:
             asking.ask(WARM_UP_REQUESTS)
             control("--zero", child.pid)
             asking.ask(REQUESTS)

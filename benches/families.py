@@ -7,6 +7,7 @@ CPU time of a request with one sample, and its quotients in the same round.
 
     benches/families.py
     benches/families.py --load 4 --load 1000/s --server tcp --server floor --build "other=/tmp/sigmad --window 100"
+    benches/families.py --load 64x16 --server tcp --foreign "theirs=/path=server 127.0.0.1:{port}"
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from pathlib import Path
 import bench
 import contestants
 
-# Closed loops of so many connections, or so many requests a second.
+# Closed loops of so many connections, perhaps with so many open requests each (64x16), or so many requests a second.
 LOADS = ("1", "4", "16", "64", "512", "4096", "100/s", "1000/s", "10000/s")
 RATE_CONNECTIONS = 16
 SERVERS = ("tcp", "unix", "may", "floor")
@@ -31,8 +33,10 @@ PACED_REQUESTS_MIN = 200
 
 
 def flags_of(load: str) -> list[str]:
-    rate = load.removesuffix("/s")
-    return ["--connections", load] if rate == load else ["--connections", str(RATE_CONNECTIONS), "--rate", rate]
+    if load.endswith("/s"):
+        return ["--connections", str(RATE_CONNECTIONS), "--rate", load.removesuffix("/s")]
+    connections, _, pipeline = load.partition("x")
+    return ["--connections", connections, "--pipeline", pipeline or "1"]
 
 
 def burst(target: int | str, pid: int, load: str, seconds: float) -> float:
@@ -52,9 +56,19 @@ def quartiles(values: list[float]) -> dict:
     return {name: ordered[round(last * part / 4)] for name, part in names.items()} | {"values": values}
 
 
+def foreign(command: str, stack: contextlib.ExitStack) -> tuple[str, int]:
+    """A program of others, as PATH=COMMAND. It answers a POST to PATH with 2xx; no more is asked of it."""
+    path, _, line = command.partition("=")
+    port = bench.free_port()
+    words = shlex.split(line.format(port=port))
+    child = stack.enter_context(bench.running(bench.pinned(str(bench.SERVER_CORE), words), stderr=subprocess.DEVNULL))
+    bench.wait_for_port(port, bench.START_TIMEOUT_S)
+    return f"http://127.0.0.1:{port}{path}", child.pid
+
+
 @contextlib.contextmanager
-def targets(names: list[str], builds: dict[str, list[str]]):
-    """Where each server of `names` and `builds` answers, and its process."""
+def targets(names: list[str], builds: dict[str, list[str]], foreigners: dict[str, str]):
+    """Where each server answers, and its process."""
     everyone = contestants.everyone()
     sigmad = everyone["sigmad"]
     with contextlib.ExitStack() as stack:
@@ -76,7 +90,9 @@ def targets(names: list[str], builds: dict[str, list[str]]):
         found["floor"] = (port, child.pid)
         for name, (binary, *flags) in builds.items():
             found[name] = started(binary, *sigmad.command[1:], *flags)
-        yield {name: found[name] for name in [*names, *builds]}
+        for name, command in foreigners.items():
+            found[name] = foreign(command, stack)
+        yield {name: found[name] for name in [*names, *builds, *foreigners]}
 
 
 def quotients(names: list[str]) -> list[tuple[str, str]]:
@@ -85,9 +101,9 @@ def quotients(names: list[str]) -> list[tuple[str, str]]:
     return [(name, under) for name, under in pairs if under in names]
 
 
-def measured(arguments, names: list[str], builds: dict[str, list[str]]) -> list[dict]:
+def measured(arguments, names: list[str], builds: dict[str, list[str]], foreigners: dict[str, str]) -> list[dict]:
     rows = []
-    with targets(names, builds) as chosen:
+    with targets(names, builds, foreigners) as chosen:
         everyone = list(chosen)
         for load in arguments.load or LOADS:
             rounds = []
@@ -127,16 +143,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=1, help="length of a burst; of a low rate it is longer")
-    parser.add_argument("--load", action="append", help=f"connections, or N/s: {', '.join(LOADS)}")
+    parser.add_argument("--load", action="append", help=f"connections, CONNECTIONSxPIPELINE or N/s: {', '.join(LOADS)}")
     parser.add_argument("--server", action="append", choices=SERVERS, help="all unless given")
     parser.add_argument("--build", action="append", default=[], help="NAME=BINARY FLAGS: another build, over TCP")
+    parser.add_argument("--foreign", action="append", default=[], help="NAME=PATH=COMMAND with {port}: no sigmad")
     parser.add_argument("--record", default="families", help="its name")
     arguments = parser.parse_args()
     names = arguments.server or list(SERVERS)
     builds = {name: shlex.split(command) for name, _, command in (one.partition("=") for one in arguments.build)}
+    foreigners = {name: command for name, _, command in (one.partition("=") for one in arguments.foreign)}
     with bench.record(arguments.record, arguments.rounds) as record:
-        record["families"] = measured(arguments, names, builds)
-        record["text"] = table(record["families"], [*names, *builds])
+        record["families"] = measured(arguments, names, builds, foreigners)
+        record["text"] = table(record["families"], [*names, *builds, *foreigners])
         print(record["text"])
 
 

@@ -365,7 +365,9 @@ def formats(records: Records) -> str:
 def families_of(record: dict) -> str:
     rows = record["families"]
     names = [key.removesuffix("_ns") for key in rows[0] if key.endswith("_ns")]
-    return families.table(sorted(rows, key=lambda row: int(row["load"].removesuffix("/s"))), names)
+    return families.table(
+        sorted(rows, key=lambda row: tuple(int(part) for part in row["load"].removesuffix("/s").split("x"))), names
+    )
 
 
 def pollers(records: Records) -> str:

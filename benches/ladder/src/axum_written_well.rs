@@ -84,6 +84,7 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Resu
     let router = Router::new()
         .route("/ingest", post(ingest))
         .route("/metrics", post(ingest).get(scrape))
+        .route("/bare", post(bare))
         .route("/analyze", get(analyze))
         .route("/healthz", get(healthz))
         .with_state(shared);
@@ -113,6 +114,11 @@ async fn ingest(
     let elapsed_ns = since.elapsed().as_nanos() as u64;
     shared.counters.with(|counters| counters.answered(uri.path(), status, Some(elapsed_ns)));
     (StatusCode::from_u16(status).expect("a status"), answer).into_response()
+}
+
+/// What the framework alone costs: the same request and response, and no work between them.
+async fn bare(_body: Bytes) -> impl IntoResponse {
+    (StatusCode::ACCEPTED, Json(Accepted::of(1)))
 }
 
 async fn analyze(
