@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""Mutants: changes the code that judges or parses, one place at a time, and asks the unit tests to notice.
+"""Mutants: changes the code that judges or parses, one place at a time, and asks the tests to notice.
 
     scripts/mutants.py [GROUP]...    # all groups unless some are named
     SAMPLE=400 SEED=7 scripts/mutants.py    # so many, each file in its share
+    QUICK=1 scripts/mutants.py       # by the quick tests only
 
-`cargo mutants` names the mutants. One build of each package has them all, each behind a switch (scripts/switching.py);
-a mutant costs only the tests that reach it, the quickest first. What was found is kept in target/mutants/ and not tried
-again until the code changes. Prints a table by file: noticed, by the time limit, missed, not reached by any unit test,
-and what has no switch (constants, and what does not compile). A mutant that escapes fails the run: which ones need no
-test is in .cargo/mutants.toml, each with its reason.
+`cargo mutants` names the mutants. One build has them all, each behind a switch (scripts/switching.py); a mutant costs
+only the tests that reach it, the quickest first. What was found is kept in target/mutants/, and in the newest record,
+and what was noticed is not tried again until its function changes. What was never tried comes first. Writes a record
+and a table by room: noticed, by the time limit, passed the quick tests, missed by all, not reached by any, and what has
+no switch (constants, and what does not compile). A mutant that escapes fails the run: which ones need no test is in
+.cargo/mutants.toml, each with its reason.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -32,49 +33,73 @@ import switching
 from switching import Mutant
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benches"))
+
+import bench  # noqa: E402
+
 OUT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "mutants"
 TREE = OUT / "tree"
-OUTCOMES = ("noticed", "time limit", "missed", "not reached", "no switch")
+PASSED_QUICK = "passed the quick tests"
+OUTCOMES = ("noticed", "time limit", PASSED_QUICK, "missed", "not reached", "no switch")
+# These are not tried again while their function stays as it is: tests are only added.
+SETTLED = ("noticed", "time limit", "no switch")
 # Of processor time. A test that needs more would make mutants take days.
 TEST_SECONDS_MAX = 20
 # Of processor time, which a busy machine does not take; and of the clock, for what waits for ever.
-CPU_SECONDS_MIN, WALL_SECONDS = 4, 180
+CPU_SECONDS_MIN, WALL_SECONDS = 3, 180
+# Times of what its tests take without a mutant.
+USUAL_TIMES = 5
 MEMORY_MAX = 8 << 30
 # Tests in one process, quickest first: most mutants end in the first.
-BATCHES = (4, 16, 64, 10_000)
+BATCHES = (8, 64, 10_000)
 # All mutants are tried by tests up to this before the others are: each that escapes them costs all the others.
 QUICK_SECONDS_MAX = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Files of one package whose unit tests must notice."""
+    """Files of one package, and the tests of it that must notice."""
 
+    what: str
     package: str
     files: tuple[str, ...]
     # Paths of the unit tests begin so.
-    tests: str
+    tests: tuple[str, ...]
     # An integration test that uses the library, if it must notice too.
     integration: str = ""
 
 
+# In the order in which they are tried: most mutants are of decoders, and a run that ends early has tried the others.
 GROUPS = {
-    "window": Group("sigmad-detectors", ("crates/detectors/src/window.rs",), "window::"),
+    "window": Group("window", "sigmad-detectors", ("crates/detectors/src/window.rs",), ("window::",)),
+    "admission": Group("admission", "sigmad", ("src/decode/admission.rs",), ("decode::", "api::"), "decoders"),
     "http": Group(
+        "heads, request lines, chunks",
         "sigmad",
         ("src/http/head.rs", "src/http/head_cache.rs", "src/http/chunked.rs", "src/http/request_line.rs"),
-        "http::",
+        ("http::",),
     ),
-    "decode": Group("sigmad", ("src/decode/**/*.rs",), "decode::", "decoders"),
-    "store": Group("sigmad", ("src/store/queue.rs", "src/store/windows.rs"), "store::"),
-    "tokens": Group("sigmad", ("src/api/tokens.rs", "src/api/wrong_tokens.rs"), "api::"),
+    "store": Group(
+        "store queue, windows from Redis", "sigmad", ("src/store/queue.rs", "src/store/windows.rs"), ("store::",)
+    ),
+    "tokens": Group("tokens", "sigmad", ("src/api/tokens.rs", "src/api/wrong_tokens.rs"), ("api::",)),
+    "decode": Group("decoders", "sigmad", ("src/decode/**/*.rs",), ("decode::",), "decoders"),
 }
 ROOTS = {"sigmad": Path("src/lib.rs"), "sigmad-detectors": Path("crates/detectors/src/lib.rs")}
 
 
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A test binary, and the folder of its package."""
+
+    name: str
+    path: Path
+    folder: Path
+
+
 @dataclasses.dataclass
 class Test:
-    program: Path
+    program: Program
     name: str
     seconds: float
     reached: set[int]
@@ -82,7 +107,8 @@ class Test:
 
 def list_mutants(groups: list[Group]) -> list[Mutant]:
     """In the order of their places; numbers are places in the list."""
-    command = ["cargo", "mutants", "--list", "--json", "--package", groups[0].package]
+    command = ["cargo", "mutants", "--list", "--json"]
+    command += [word for package in {group.package for group in groups} for word in ("--package", package)]
     command += [word for group in groups for file in group.files for word in ("--file", file)]
     found = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     place = lambda at: (at["line"], at["column"])  # noqa: E731
@@ -95,9 +121,27 @@ def list_mutants(groups: list[Group]) -> list[Mutant]:
             of["replacement"],
             place(of["span"]["start"]),
             place(of["span"]["end"]),
+            key(of),
         )
         for number, of in enumerate(found)
     ]
+
+
+def key(of: dict) -> str:
+    """A mutant by its place in its function and the digest of the function: what was found of it holds until that
+    changes."""
+    what = of["name"].split(": ", 1)[1]
+    start, function = of["span"]["start"], of["function"]
+    if function is None:
+        return f"{of['file']}: {what} {start['line']}:{start['column']}"
+    first, last = function["span"]["start"]["line"], function["span"]["end"]["line"]
+    lines = (ROOT / of["file"]).read_bytes().splitlines()[first - 1 : last]
+    digest = hashlib.sha256(b"\n".join(lines)).hexdigest()[:8]
+    return f"{of['file']}: {what} +{start['line'] - first}:{start['column']} @{digest}"
+
+
+def group_of(mutant: Mutant, groups: list[Group]) -> Group:
+    return next(group for group in groups if any(mutant.file.startswith(file.split("*")[0]) for file in group.files))
 
 
 def put(path: Path, content: bytes) -> None:
@@ -107,27 +151,17 @@ def put(path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
 
-@functools.cache
-def digest(file: str) -> str:
-    code, _, _ = (ROOT / file).read_bytes().partition(b"\n#[cfg(test)]\nmod ")
-    return hashlib.sha256(code).hexdigest()[:12]
-
-
-def key(mutant: Mutant) -> str:
-    """What was found of it holds until the code of its file changes; tests are only added."""
-    return f"{mutant.name} @{digest(mutant.file)}"
-
-
 class Build:
-    """One package with its mutants behind switches, and the tests that must notice."""
+    """The packages with their mutants behind switches, and the tests that must notice."""
 
-    def __init__(self, package: str, groups: list[Group], mutants: list[Mutant]):
-        self.package, self.mutants = package, mutants
+    def __init__(self, groups: list[Group], mutants: list[Mutant]):
+        self.mutants = mutants
+        self.packages = sorted({group.package for group in groups})
         self.integration = sorted({group.integration for group in groups} - {""})
         # Those that the compiler refused before, so that it need not be asked again: the reason of each.
-        self.refused_at = OUT / f"{package}-refused.json"
-        known = json.loads(self.refused_at.read_text()) if self.refused_at.exists() else {}
-        self.refused = {mutant.number: known[key(mutant)] for mutant in mutants if key(mutant) in known}
+        self.refused_at = OUT / "refused.json"
+        self.known_refused = json.loads(self.refused_at.read_text()) if self.refused_at.exists() else {}
+        self.refused = {m.number: self.known_refused[m.key] for m in mutants if m.key in self.known_refused}
         files = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
         ).stdout
@@ -135,23 +169,28 @@ class Build:
         for path in TREE.rglob("*.rs"):
             if path not in known and path.name != "mutants.rs":
                 path.unlink()
-        switched = {TREE / mutant.file for mutant in mutants} | {TREE / ROOTS[package]}
+        roots = [ROOTS[package] for package in self.packages]
+        switched = {TREE / mutant.file for mutant in mutants} | {TREE / root for root in roots}
         for path in known - switched:
             put(path, (ROOT / path.relative_to(TREE)).read_bytes())
             path.chmod((ROOT / path.relative_to(TREE)).stat().st_mode)
         wrapper = OUT / "rustc.sh"
-        wrapper.write_text('#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec "$@"\n')
+        # Optimised, with what a debug build checks: the tests are run thousands of times.
+        wrapper.write_text(
+            '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec "$@" -C opt-level=1 -C debuginfo=0 '
+            "-C debug-assertions=on -C overflow-checks=on\n"
+        )
         wrapper.chmod(0o755)
         self.by_file: dict[str, list[Mutant]] = collections.defaultdict(list)
         for mutant in mutants:
             self.by_file[mutant.file].append(mutant)
-        root = TREE / ROOTS[package]
-        text = (ROOT / ROOTS[package]).read_text()
         names = ["core_intrinsics", "const_eval_select"]
         features = f"#![allow(warnings, clippy::all)]\n#![feature({', '.join(names)})]\n"
-        put(root, f"{features}{text}\n#[doc(hidden)]\npub mod mutants;\n".encode())
         runtime = switching.RUNTIME.replace("COUNT", str(max(1, len(mutants))))
-        put(root.parent / "mutants.rs", runtime.encode())
+        for root in roots:
+            text = (ROOT / root).read_text()
+            put(TREE / root, f"{features}{text}\n#[doc(hidden)]\npub mod mutants;\n".encode())
+            put((TREE / root).parent / "mutants.rs", runtime.encode())
         for file in self.by_file:
             self.write(file)
         self.programs = self.build()
@@ -166,7 +205,7 @@ class Build:
                     self.refused[mutant.number] = str(reason)
         put(TREE / file, source.switched())
 
-    def build(self) -> dict[str, Path]:
+    def build(self) -> list[Program]:
         """Takes out what does not compile, until all does."""
         # Of the whole workspace, with whose features the dependencies have been built.
         command = ["cargo", "test", "--locked", "--workspace", "--lib", "--no-run", "--message-format=json"]
@@ -179,10 +218,13 @@ class Build:
             done = subprocess.run(command, cwd=TREE, env=environment, check=False, capture_output=True)
             lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
             if done.returncode == 0:
-                wanted = {self.package.replace("-", "_"), *self.integration}
+                wanted = {*(package.replace("-", "_") for package in self.packages), *self.integration}
                 built = [line for line in lines if line.get("executable") and line["profile"]["test"]]
-                programs = {line["target"]["name"]: Path(line["executable"]) for line in built}
-                return {name: program for name, program in programs.items() if name in wanted}
+                programs = [
+                    Program(line["target"]["name"], Path(line["executable"]), Path(line["manifest_path"]).parent)
+                    for line in built
+                ]
+                return [program for program in programs if program.name in wanted]
             errors = [
                 line["message"]
                 for line in lines
@@ -199,8 +241,8 @@ class Build:
                 )
             for file in changed:
                 self.write(file)
-            refused = {key(self.mutants[number]): reason for number, reason in self.refused.items()}
-            self.refused_at.write_text(json.dumps(refused, indent=1))
+            self.known_refused |= {self.mutants[number].key: reason for number, reason in self.refused.items()}
+            self.refused_at.write_text(json.dumps(self.known_refused, indent=1))
 
     def refuse(self, errors: list[dict]) -> set[str]:
         changed = set()
@@ -221,7 +263,7 @@ class Build:
         return changed
 
 
-def run(program: Path, package: str, tests: list[str], variables: dict[str, str], cpu_s: float) -> tuple[str, float]:
+def run(program: Program, tests: list[str], variables: dict[str, str], cpu_s: float) -> tuple[str, float]:
     """`passed`, `failed` or `time limit`, and the seconds of processor time."""
 
     def limit() -> None:
@@ -229,17 +271,16 @@ def run(program: Path, package: str, tests: list[str], variables: dict[str, str]
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    where = TREE / ROOTS[package].parent.parent
     fixed = {
-        "CARGO_MANIFEST_DIR": str(where),
+        "CARGO_MANIFEST_DIR": str(program.folder),
         "PROPTEST_MAX_SHRINK_ITERS": "0",
         "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "1",
         "RUST_BACKTRACE": "0",
     }
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(
-        [str(program), "--exact", "--test-threads=1", "-q", *tests],
-        cwd=where,
+        [str(program.path), "--exact", "--test-threads=1", "-q", *tests],
+        cwd=program.folder,
         env=os.environ | fixed | variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -261,26 +302,27 @@ def run(program: Path, package: str, tests: list[str], variables: dict[str, str]
 def learn(build: Build, paths: tuple[str, ...]) -> list[Test]:
     """What each test reaches: those unit tests, and all integration tests."""
     tests, left_out = [], []
-    for target, program in build.programs.items():
-        command = [str(program), "--list", "--format=terse"]
+    for program in build.programs:
+        command = [str(program.path), "--list", "--format=terse"]
         listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=TREE).stdout
         names = [line.removesuffix(": test") for line in listed.splitlines() if line.endswith(": test")]
         for name in names:
-            if target not in build.integration and not name.startswith(paths):
+            if program.name not in build.integration and not name.startswith(paths):
                 continue
-            with tempfile.NamedTemporaryFile() as reached:
-                where = {"MUTANTS_REACHED": reached.name}
-                verdict, spent = run(program, build.package, [name], where, TEST_SECONDS_MAX)
+            with tempfile.TemporaryDirectory() as folder:
+                verdict, spent = run(program, [name], {"MUTANTS_REACHED": f"{folder}/of"}, TEST_SECONDS_MAX)
                 if verdict != "passed":
                     left_out.append(f"{name} ({verdict})")
                     continue
-                bytes_ = Path(reached.name).read_bytes()
-            tests.append(Test(program, name, spent, {number for number, byte in enumerate(bytes_) if byte}))
+                # Each package leaves a file of those that it has asked for.
+                notes = [path.read_bytes() for path in Path(folder).iterdir()]
+            reached = {number for note in notes for number, byte in enumerate(note) if byte}
+            tests.append(Test(program, name, spent, reached))
     print(f"{len(tests)} tests; left out: {', '.join(left_out) or 'none'}", flush=True)
     return tests
 
 
-def judge(build: Build, mutant: Mutant, tests: list[Test]) -> str:
+def judge(mutant: Mutant, tests: list[Test]) -> str:
     """By those of the tests that reach it."""
     module = mutant.file.removesuffix(".rs").removesuffix("/mod").split("src/")[-1].replace("/", "::")
     reaching = sorted(
@@ -294,9 +336,8 @@ def judge(build: Build, mutant: Mutant, tests: list[Test]) -> str:
         # The program of the quickest first.
         for program in dict.fromkeys(test.program for test in batch):
             of_it = [test for test in batch if test.program == program]
-            limit = max(CPU_SECONDS_MIN, 10 * sum(test.seconds for test in of_it))
-            switch = {"MUTANT": str(mutant.number)}
-            verdict, _ = run(program, build.package, [test.name for test in of_it], switch, limit)
+            limit = max(CPU_SECONDS_MIN, USUAL_TIMES * sum(test.seconds for test in of_it))
+            verdict, _ = run(program, [test.name for test in of_it], {"MUTANT": str(mutant.number)}, limit)
             if verdict != "passed":
                 return "noticed" if verdict == "failed" else verdict
     return "missed"
@@ -315,47 +356,74 @@ def sample(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
     return taken
 
 
-def mutate(package: str, groups: list[Group]) -> list[tuple[Mutant, str]]:
-    """The mutants that were tried, and their outcomes."""
-    mutants, kept_at = list_mutants(groups), OUT / f"{package}.json"
+def known_outcomes(kept_at: Path) -> dict[str, str]:
+    """Of the newest record, and of the runs here since then."""
+    records = sorted((ROOT / "benches" / "record").glob("*/mutants.json"))
+    known = json.loads(records[-1].read_text())["outcomes"] if records else {}
+    return known | (json.loads(kept_at.read_text()) if kept_at.exists() else {})
+
+
+def mutate(groups: list[Group]) -> tuple[list[Mutant], dict[str, str]]:
+    """The mutants, and the outcomes by their keys."""
+    mutants, kept_at = list_mutants(groups), OUT / "outcomes.json"
     began = time.monotonic()
-    build = Build(package, groups, mutants)
-    tests = learn(build, tuple(group.tests for group in groups))
-    outcomes: dict[str, str] = json.loads(kept_at.read_text()) if kept_at.exists() else {}
-    print(f"{package}: {len(mutants)} mutants, ready after {time.monotonic() - began:.0f} s", flush=True)
-    count = int(os.environ.get("SAMPLE", len(mutants)))
+    build = Build(groups, mutants)
+    tests = learn(build, tuple(path for group in groups for path in group.tests))
+    outcomes = known_outcomes(kept_at)
+    print(f"{len(mutants)} mutants, ready after {time.monotonic() - began:.0f} s", flush=True)
     reached = set().union(*(test.reached for test in tests))
 
     def note(mutant: Mutant, outcome: str) -> None:
-        outcomes[key(mutant)] = outcome
-        if outcome not in ("noticed", "no switch"):
+        outcomes[mutant.key] = outcome
+        if outcome not in SETTLED:
             print(f"{outcome}: {mutant.name}", flush=True)
-        kept_at.write_text(json.dumps(outcomes, indent=1))
+        kept_at.write_text(json.dumps(outcomes, indent=0))
 
     quick = [test for test in tests if test.seconds <= QUICK_SECONDS_MAX]
     slow = [test for test in tests if test.seconds > QUICK_SECONDS_MAX]
     passed = []
-    first = [name for group in groups if group.tests != "decode::" for name in group.files] + [
-        "src/decode/admission.rs"
-    ]
-    taken = sample(mutants, count, int(os.environ.get("SEED", "1")))
-    # Four fifths are of decoders: a run that ends early has tried the others.
-    for mutant in sorted(taken, key=lambda mutant: mutant.file not in first):
-        # One that escaped is tried again: a test may be new.
-        if outcomes.get(key(mutant)) in ("noticed", "time limit"):
-            continue
+    taken = sample(mutants, int(os.environ.get("SAMPLE", len(mutants))), int(os.environ.get("SEED", "1")))
+    taken = [mutant for mutant in taken if outcomes.get(mutant.key) not in SETTLED]
+    # One that escaped is tried again: a test may be new.
+    for mutant in sorted(taken, key=lambda m: (m.key in outcomes, groups.index(group_of(m, groups)))):
         if mutant.number in build.refused:
             note(mutant, "no switch")
         elif mutant.number not in reached:
             note(mutant, "not reached")
-        elif (outcome := judge(build, mutant, quick)) == "missed":
-            passed.append(mutant)
-        else:
+        elif (outcome := judge(mutant, quick)) != "missed":
             note(mutant, outcome)
+        else:
+            passed.append(mutant)
+            if outcomes.get(mutant.key) != "missed":
+                note(mutant, PASSED_QUICK)
     print(f"{len(passed)} have passed the {len(quick)} quick tests; {len(slow)} are left", flush=True)
-    for mutant in passed:
-        note(mutant, judge(build, mutant, slow))
-    return [(mutant, outcomes[key(mutant)]) for mutant in mutants if key(mutant) in outcomes]
+    if not os.environ.get("QUICK"):
+        for mutant in passed:
+            note(mutant, judge(mutant, slow))
+    return mutants, outcomes
+
+
+def report(groups: list[Group], mutants: list[Mutant], outcomes: dict[str, str]) -> collections.Counter:
+    """Writes the record: a table by room, and each mutant that escaped."""
+    by_room: dict[str, collections.Counter] = {group.what: collections.Counter() for group in groups}
+    for mutant in mutants:
+        by_room[group_of(mutant, groups).what][outcomes.get(mutant.key, "")] += 1
+    total = sum(by_room.values(), collections.Counter())
+    rows = [
+        [room, counts.total(), counts.total() - counts[""], *(counts[outcome] for outcome in OUTCOMES)]
+        for room, counts in [*by_room.items(), ("all", total)]
+    ]
+    lines = ["| files | mutants | tried | " + " | ".join(OUTCOMES) + " |", "| --- |" + " ---: |" * (2 + len(OUTCOMES))]
+    lines += ["| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else cell for cell in row) + " |" for row in rows]
+    lines += ["", "| outcome | mutant |", "| --- | --- |"]
+    escaped = [(outcomes.get(mutant.key), mutant.name) for mutant in mutants]
+    for outcome in ("missed", "not reached", PASSED_QUICK):
+        lines += ["| " + outcome + " | `" + name.replace("|", "\\|") + "` |" for is_, name in escaped if is_ == outcome]
+    here = {mutant.key: outcomes[mutant.key] for mutant in mutants if mutant.key in outcomes}
+    data = {"manifest": bench.manifest(), "of": len(mutants), "outcomes": here}
+    print("record in", bench.write_record("mutants", data, "\n".join(lines) + "\n"))
+    print("\n".join(lines[: 3 + len(by_room)]))
+    return total
 
 
 def main() -> None:
@@ -363,19 +431,9 @@ def main() -> None:
     if unknown := set(wanted) - set(GROUPS):
         sys.exit(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     OUT.mkdir(parents=True, exist_ok=True)
-    by_package = collections.defaultdict(list)
-    for name in wanted:
-        by_package[GROUPS[name].package].append(GROUPS[name])
-    table: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    for package, groups in by_package.items():
-        for mutant, outcome in mutate(package, groups):
-            table[mutant.file][outcome] += 1
-    print(f"\n| file | {' | '.join(OUTCOMES)} |\n| --- |{' ---: |' * len(OUTCOMES)}")
-    for file, counts in sorted(table.items()):
-        print(f"| `{file}` | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |")
-    total = sum(table.values(), collections.Counter())
-    print(f"| all | {' | '.join(str(total[outcome]) for outcome in OUTCOMES)} |")
-    if escaped := total["missed"] + total["not reached"]:
+    groups = [group for name, group in GROUPS.items() if name in wanted]
+    total = report(groups, *mutate(groups))
+    if escaped := total["missed"] + total["not reached"] + total[PASSED_QUICK]:
         sys.exit(f"== mutants: {escaped} escaped the tests")
 
 

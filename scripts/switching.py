@@ -37,6 +37,7 @@ unsafe extern "C" {
 
 extern "C" fn note() {
     if let Ok(path) = std::env::var("MUTANTS_REACHED") {
+        let path = format!("{path}-{}", env!("CARGO_PKG_NAME"));
         let bytes: Vec<u8> = REACHED.iter().map(|place| place.load(Ordering::Relaxed)).collect();
         let _ = std::fs::write(path, bytes);
     }
@@ -84,6 +85,8 @@ class Mutant:
     # (line, column) from 1, in characters
     start: tuple[int, int]
     end: tuple[int, int]
+    # What names it until its function changes.
+    key: str
 
 
 class Refused(Exception):

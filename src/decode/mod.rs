@@ -31,6 +31,8 @@ mod series;
 mod series_cache;
 mod tables;
 mod telegraf;
+#[cfg(test)]
+mod testing;
 mod values;
 
 use std::fmt;

@@ -120,3 +120,6 @@ impl ArrowReader {
         &self.key
     }
 }
+
+#[cfg(test)]
+mod tests;

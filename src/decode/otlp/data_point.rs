@@ -11,7 +11,7 @@ use sigmad_sample::timestamp::{OutOfRange, Stamp};
 /// `DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK`: the series has ended, or had no value at that time.
 const NO_RECORDED_VALUE: u64 = 1;
 /// Buckets of one histogram: those that are not empty are fewer, and past 512 there are no quantiles.
-const BUCKETS_MAX: usize = 2_048;
+pub(super) const BUCKETS_MAX: usize = 2_048;
 
 /// What all points have.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -62,3 +62,6 @@ impl OtlpReader {
 
 /// Kept between bodies of JSON: a thousand points with their attributes.
 const TRANSCODED_BYTES_KEPT: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests;
