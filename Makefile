@@ -144,7 +144,7 @@ nginx: release ## suite: two replicas behind nginx; NGINX_SECONDS is the length 
 replicas: release ## suite: three replicas behind nginx with one Redis
 	$(WITH_BINARY) tests/replicas.py
 
-affinity: release ## part of verify-long: detector states follow their devices between replicas behind nginx
+affinity: release ## suite: detector states follow their devices between replicas behind nginx
 	$(WITH_BINARY) tests/affinity.py
 
 senders: release ## suite: real senders of each format; a file of tests/senders with a first line of #! is one

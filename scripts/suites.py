@@ -83,6 +83,7 @@ def in_order() -> list[Suite]:
         Suite("alerts", "waits", release),
         Suite("nginx", "waits", release),
         Suite("replicas", "waits", release),
+        Suite("affinity", "waits", release),
         Suite("senders", "waits", release),
         Suite("unit", "waits", tests),
         Suite("loom", "build"),

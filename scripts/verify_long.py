@@ -24,7 +24,6 @@ import bench  # noqa: E402
 PARTS = {
     "fuzz": (["make", "fuzz"], {"FUZZ_SECONDS": "60"}),
     "pprof": (["make", "pprof"], {"PPROF_CYCLES": "1000"}),
-    "affinity": (["make", "affinity"], {}),
     "told": (["make", "told"], {}),
     "silences": (["cargo", "test", "--release", "--locked", "-p", "sigmad-incidents", "--lib", "--", "--ignored"], {}),
     "nginx": (["make", "nginx"], {"NGINX_SECONDS": "60"}),

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Detector states follow their devices: replicas behind nginx judge as one process that never ends.
 
-nginx sends each device to one replica by a consistent hash. Then every replica is restarted in turn, and their
-number goes 2, 5, 2, while samples come. After each round the score of `pager` on the last value of every device must
-be that of a single process with the same samples, and no value may have waited in vain. Nothing is judged by elapsed
-time: replicas and nginx listen on Unix sockets, and every wait is for a condition. `make affinity` runs it, SIGMAD
-names the binary.
+nginx sends each device to one replica by a consistent hash. Then every replica is restarted in turn, and their number
+goes 2, 5, 2, while samples come. After each round the scores of the last value of every device must be those of a
+single process with the same samples, and no value may have waited in vain. So no device moves on before its states
+have come: what happens then stands in docs/RELIABILITY.md. Nothing is judged by elapsed time: replicas and nginx
+listen on Unix sockets, and every wait is for a condition. `make affinity` runs it, SIGMAD names the binary.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ SLOTS = 5
 FIRST_S = 1_767_225_600
 # A wait ends as soon as its condition holds; only what never comes true takes so long.
 LIMIT_S = 120.0
-FLAGS = ("--workers", "1", "--detector", "pager,zscore", "--handover-wait", "60s")
+# `pager` says nothing of most values; `robust` has a score for each, which shows at once whether states are whole.
+DETECTORS = ("pager", "robust")
+FLAGS = ("--workers", "1", "--detector", ",".join(DETECTORS), "--handover-wait", "60s")
 
 HTTP = """
     upstream sigmad {{
@@ -110,8 +112,9 @@ class Replica:
     def analyze(self, device: str, scope: str) -> dict:
         return json.loads(ask(self.path, "GET", f"/analyze?device={device}&scope={scope}")[1])
 
-    def score(self, device: str) -> float:
-        return self.analyze(device, "local")["metrics"]["rps"]["detectors"]["pager"]["score"]
+    def scores(self, device: str) -> list[float]:
+        findings = self.analyze(device, "local")["metrics"]["rps"]["detectors"]
+        return [findings[detector]["score"] for detector in DETECTORS]
 
     def in_vain(self) -> float:
         """Devices that waited in vain, or were taken for heard by several replicas."""
@@ -187,12 +190,12 @@ class Fleet:
             of_device = [r for r in self.replicas.values() if self.owner[device] == f"unix:{r.path}"]
             # None: it took its last samples and has ended. The next round shows whether its states were whole.
             for replica in of_device:
-                expected = self.alone.score(device)
+                expected = self.alone.scores(device)
                 what = f"value {self.at} of {device}: {expected} at {replica.path.name}, as alone"
                 # Until then its values may wait for their states.
                 until(
                     what,
-                    lambda replica=replica, device=device, e=expected: replica.score(device) == e,
+                    lambda replica=replica, device=device, e=expected: replica.scores(device) == e,
                     lambda replica=replica, device=device: self.explain(replica, device),
                 )
                 self.compared += 1
