@@ -317,3 +317,38 @@ fn a_storm_of_300_devices_is_one_incident() {
     book.apply(&deviation("ams-1-edge-99", "rps", 90_000, 2.0));
     assert_eq!(all(&book)[0].device_count, 1);
 }
+
+/// Devices of some of ten sites fall silent within `spread_s`, in an order that follows from `seed`. How many incidents it
+/// is, and how many of them have devices of several sites.
+fn sites_silent(sites: usize, spread_s: i64, seed: u64) -> (usize, usize) {
+    let mut silent: Vec<usize> = (0..sites * 20).collect();
+    silent.sort_by_key(|at| hash(&(*at as u64 + 1_000 * seed).to_le_bytes()));
+    let mut book = book_of(&[]);
+    for (turn, at) in silent.iter().enumerate() {
+        let since_s = 1_000 + turn as i64 * spread_s / silent.len() as i64;
+        let device = format!("site-{}-edge-{:02}", at % sites, at / sites);
+        book.apply(&silence(&device, since_s, since_s + 30));
+    }
+    let open: Vec<_> = all(&book).into_iter().filter(|one| one.merged_into.is_none()).collect();
+    assert_eq!(open.iter().map(|one| one.device_count).sum::<usize>(), silent.len());
+    let is_mixed = |one: &&Incident| {
+        let sites = one.members.iter().filter_map(|member| member.device.as_deref()?.get(..6));
+        sites.collect::<std::collections::BTreeSet<_>>().len() > 1
+    };
+    (open.len(), open.iter().filter(is_mixed).count())
+}
+
+#[test]
+fn sites_that_fall_silent_at_once_are_one_storm_or_one_incident_each() {
+    let mut outcomes = BTreeMap::new();
+    for (sites, spread_s) in [2, 3, 4].into_iter().flat_map(|n| [0, 10, 40].map(|s| (n, s))) {
+        for seed in 0..8 {
+            let (open, mixed) = sites_silent(sites, spread_s, seed);
+            *outcomes.entry((sites, open, mixed)).or_insert(0) += 1;
+        }
+    }
+    println!("(sites, incidents, of several sites): orders {outcomes:?}");
+    for &(sites, open, mixed) in outcomes.keys() {
+        assert!((open, mixed) == (1, 1) || (open, mixed) == (sites, 0), "{outcomes:?}");
+    }
+}

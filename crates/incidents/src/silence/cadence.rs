@@ -18,14 +18,24 @@ const SILENT_MIN_S: f32 = 10.0;
 const GAPS_MIN: f32 = 3.0;
 /// ln of the seconds in a thousand weeks: past the longest gap of these there is one false alarm.
 const THOUSAND_WEEKS_LN: f32 = 20.2;
-/// By how much the tail is taken to be longer than it seems: it is known from few gaps.
+/// By how much the tail is taken to be longer than it seems: it is known from few gaps. Of a device that has been heard in
+/// n slots, more by [`FEW`] / n: it has just begun to show them.
 const CAUTION: f32 = 1.5;
+const FEW: f32 = 24.0;
 /// Slots of time in which a device must have been heard before it is judged.
 const LEARNED: u8 = 16;
 /// log₂ of the seconds in a slot: a device that is heard each second learns for a quarter of an hour, and a slow one for
 /// as many samples.
 const SLOT_BITS: u32 = 6;
-/// ln n once the count is full: the longest gap shrinks by an eighth of an octave in as many slots.
+/// Slots that are counted one by one. More are counted in steps at random moments (Morris, *Counting large numbers of
+/// events in small registers*, 1978), so that 8 bits hold half a year.
+const EXACT: u8 = 64;
+/// Steps in which the number of slots doubles, and the slots of each of the first.
+const STEPS: u8 = 16;
+const SLOTS_A_STEP: u32 = EXACT as u32 / STEPS as u32;
+/// The count of a device that has shown its rare gaps: 16,384 slots, which are twelve days.
+const KNOWN: u8 = EXACT + 8 * STEPS;
+/// ln n at most: the longest gap of all is forgotten in time.
 const GAPS_LN_MAX: f32 = 6.9;
 /// One slot in so many shrinks the longest gap: three days of a device that is heard each second. In less time the gap of a
 /// daily restart would be forgotten before the next long one.
@@ -38,7 +48,7 @@ const RATE_MIN_FROM: u8 = 63;
 /// watched.
 const LONGER_MAX: f32 = 4.0;
 /// A pause: a silence of this many seconds or more.
-const PAUSE_S: f32 = 3_600.0;
+pub(crate) const PAUSE_S: f32 = 3_600.0;
 /// The longest pause that is expected: a long weekend.
 const PAUSE_MAX_S: f32 = 4.0 * 86_400.0;
 /// One day in so many without a pause near an hour takes this hour back.
@@ -59,7 +69,7 @@ pub struct Cadence {
     /// Mean and longest gap: codes of floats.
     mean: u16,
     longest: u8,
-    /// Slots of time in which it was heard.
+    /// Slots of time in which it was heard: a code ([`Cadence::slots_ln`]).
     count: u8,
     /// The hours of the day in which a pause has begun.
     pauses: [u8; 3],
@@ -160,7 +170,7 @@ impl Cadence {
     }
 
     fn slot_ended(&mut self, now_s: u32, hour_before: u32) {
-        self.count = self.count.saturating_add(1);
+        self.count_slot(mixed(!now_s));
         let random = mixed(now_s);
         if random & SHRINK_MASK == 0 && decode_up(self.longest) > decode(self.mean) {
             self.longest = self.longest.saturating_sub(1);
@@ -169,6 +179,24 @@ impl Cadence {
         if random >> 16 & TAKE_BACK_MASK == 0 && now_s % 3_600 < 1 << SLOT_BITS {
             self.set_pause((hour_before + 22) % 24, false);
         }
+    }
+
+    /// Counts a slot: each one up to [`EXACT`], then one step for so many that [`STEPS`] of them double the number.
+    fn count_slot(&mut self, random: u32) {
+        let octave = u32::from(self.count.saturating_sub(EXACT) / STEPS);
+        let counts = self.count < EXACT || random.is_multiple_of(SLOTS_A_STEP << octave);
+        self.count = self.count.saturating_add(u8::from(counts));
+    }
+
+    /// ln of the slots in which it was heard.
+    fn slots_ln(&self) -> f32 {
+        let steps = f32::from(self.count.saturating_sub(EXACT)) / f32::from(STEPS);
+        f32::from(self.count.clamp(1, EXACT)).ln() + steps * std::f32::consts::LN_2
+    }
+
+    /// Whether it has not been heard for long enough to have shown its rare gaps.
+    pub(crate) fn is_new(&self) -> bool {
+        self.count < KNOWN
     }
 
     /// A device that is heard again after it was silent.
@@ -215,11 +243,11 @@ impl Cadence {
     /// The longest plausible gap, in seconds, without regard to pauses.
     fn plausible_s(&self) -> f32 {
         let (mean, longest) = (decode(self.mean), decode_up(self.longest));
-        let gaps_ln =
-            if self.count == u8::MAX { GAPS_LN_MAX } else { f32::from(self.count).ln().max(1.0) };
+        let gaps_ln = self.slots_ln().clamp(1.0, GAPS_LN_MAX);
         let more_ln = (THOUSAND_WEEKS_LN - mean.ln() - gaps_ln).max(0.0);
         let tail = (longest - mean).max(0.0) / gaps_ln;
-        (GAPS_MIN * mean).max(longest + CAUTION * tail * more_ln).max(SILENT_MIN_S)
+        let caution = CAUTION + FEW / f32::from(self.count.max(1));
+        (GAPS_MIN * mean).max(longest + caution * tail * more_ln).max(SILENT_MIN_S)
     }
 
     /// Seconds after its last sample from which a device is silent, which was last heard in that hour of the day. None
@@ -315,6 +343,23 @@ mod tests {
         let cadence = learned((0..2_000).map(|_| 1));
         assert_eq!(cadence.silent_after_s(0), Some(10));
         assert_eq!(learned((0..10).map(|_| 60)).silent_after_s(0), None, "it learns");
+    }
+
+    #[test]
+    fn slots_are_counted_for_half_a_year() {
+        let mut cadence = Cadence::default();
+        let mut is_known_at = None;
+        for slot in 1..300_000u32 {
+            cadence.count_slot(mixed(!(slot << SLOT_BITS)));
+            let counted = cadence.slots_ln().exp() / slot as f32;
+            assert!((0.5..2.0).contains(&counted), "{slot}: {counted}");
+            if !cadence.is_new() && is_known_at.is_none() {
+                is_known_at = Some(slot);
+            }
+        }
+        let days = is_known_at.expect("half a year has passed") / 1_350;
+        assert!((6..24).contains(&days), "1,350 slots are a day: {days}");
+        assert!(cadence.count >= 240);
     }
 
     #[test]
