@@ -311,6 +311,9 @@ def check_wide(port: int) -> None:
 def check_empty_then_alive(driver, port: int) -> None:
     open_page(driver, port)
     wait(driver, lambda: driver.find_element(By.ID, "empty").is_displayed(), "the empty page")
+    script = "const live = document.getElementById('live'); return [live.dataset.state, live.textContent.trim()]"
+    shown, said = driver.execute_script(script)
+    assert shown != "live" or said.startswith("live"), f"the dot says {shown}, the text {said}"
     line = text(driver, "#curl")
     assert line.startswith(f"curl http://127.0.0.1:{port}/ingest -d '"), line
     # The line that newcomers paste works.

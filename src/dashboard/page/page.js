@@ -368,6 +368,7 @@ function onState(state, why) {
   const before = live.dataset.state;
   live.dataset.state = state;
   if (state === "live") {
+    write(byId("live-text"), "live · now");
     if (before === "lost") notice("reconnected", 3000);
   } else {
     write(byId("live-text"), state === "lost" ? "reconnecting" : state);
