@@ -117,7 +117,8 @@ class Source:
         node = self._node(mutant)
         above = node.parent
         while above is not None:
-            if above.type in CONSTANT:
+            # As `{ A - B }` of a const generic.
+            if above.type in CONSTANT or above.type == "type_arguments":
                 raise Refused("a constant")
             above = above.parent
         self.at.setdefault((node.start_byte, node.end_byte, node.type), []).append(mutant)

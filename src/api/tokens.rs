@@ -211,6 +211,7 @@ fn password(encoded: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::testing::request;
 
     fn present(token: &BearerToken, field: &str) -> Result<(), Denied> {
         let fields = [httparse::Header { name: "authorization", value: field.as_bytes() }];
@@ -312,5 +313,37 @@ mod tests {
             assert!(!names_loopback(host.as_bytes()), "{host}");
         }
         assert!(!names_loopback(b"localhost\xff"));
+    }
+
+    #[test]
+    fn an_operator_is_local_or_has_the_token_and_is_of_our_own_page() {
+        let token = BearerToken::new("s3cret");
+        let bearer = ("authorization", "Bearer s3cret");
+        let local = ("host", "localhost:8080");
+        for (with_token, fields, expected) in [
+            (false, &[local][..], Ok(())),
+            (false, &[local, ("origin", "http://localhost:8080")], Ok(())),
+            (false, &[local, ("origin", "http://evil.example")], Err(Denied::ForeignOrigin)),
+            (false, &[local, ("origin", "null")], Err(Denied::ForeignOrigin)),
+            (false, &[("host", "sigmad.example")], Err(Denied::Remote)),
+            (false, &[local, ("via", "1.1 proxy")], Err(Denied::Remote)),
+            (true, &[local], Err(Denied::Missing)),
+            (true, &[("host", "sigmad.example"), bearer], Ok(())),
+            (
+                true,
+                &[("host", "sigmad.example"), bearer, ("origin", "https://sigmad.example")],
+                Ok(()),
+            ),
+            (true, &[local, bearer, ("origin", "http://evil.example")], Err(Denied::ForeignOrigin)),
+            (true, &[local, ("authorization", "Bearer s3cre")], Err(Denied::Wrong)),
+        ] {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|&(name, value)| httparse::Header { name, value: value.as_bytes() })
+                .collect();
+            let request = Request { headers: Headers(&fields), ..request("", &mut []) };
+            let token = with_token.then_some(&token);
+            assert_eq!(check_operator(token, &request), expected, "{fields:?}");
+        }
     }
 }

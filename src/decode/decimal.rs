@@ -162,4 +162,16 @@ mod tests {
             prop_assert_eq!(number(text.as_bytes()), text.parse().ok(), "{}", text);
         }
     }
+
+    #[test]
+    fn short_decimals_have_few_digits_and_a_small_exponent() {
+        for text in ["7", "-7.25", "1e3", "1e-2", "1.5E+22", "12345.678e10", "0.000001", "5."] {
+            assert_eq!(short_decimal(text.as_bytes()), text.parse().ok(), "{text}");
+        }
+        for text in
+            ["", "-", ".", "e3", "1e", "1e123", "1e-+3", "1e99", "1.2.3", "+1", "0x1", "nan"]
+        {
+            assert_eq!(short_decimal(text.as_bytes()), None, "{text}");
+        }
+    }
 }

@@ -286,3 +286,118 @@ impl State {
         change
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::NameSource;
+
+    /// A table with the names of its histograms.
+    struct Fixture {
+        registry: Registry,
+        table: HistogramTable,
+        scratch: HistogramScratch,
+        bodies: super::super::rates::BodyIds,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self {
+                registry: Registry::new(100, 60),
+                table: HistogramTable::new(100),
+                scratch: HistogramScratch::default(),
+                bodies: super::super::rates::RateTable::new(100).bodies(),
+            }
+        }
+
+        fn ids(&self, device: &str) -> SeriesIds {
+            let mut metrics = [("h", None)];
+            let admitted = self.registry.admit(NameSource::Client, Some(device), &mut metrics, 5);
+            let device = admitted.expect("room").map(|admitted| admitted.device);
+            SeriesIds { device, metric: metrics[0].1.expect("room") }
+        }
+
+        /// Takes a histogram of that many buckets, each with as many values as there are seconds.
+        fn take(&mut self, ids: SeriesIds, buckets: usize, second: i64) -> Change {
+            self.scratch.buckets.clear();
+            self.scratch.buckets.extend((0..buckets).map(|at| Bucket {
+                lower: at as f64,
+                upper: at as f64 + 1.0,
+                count: second as f64,
+            }));
+            let arrival = Arrival { body: self.bodies.next(), now_s: 5 };
+            let value = buckets as f64 * second as f64;
+            let point = Point { time_us: second * 1_000_000, value };
+            self.table.take(ids, point, None, arrival, &self.registry, &mut self.scratch)
+        }
+
+        fn take_part(&mut self, ids: SeriesIds, bound: f64, second: i64) -> Change {
+            let arrival = Arrival { body: self.bodies.next(), now_s: 5 };
+            let point = Point { time_us: second * 1_000_000, value: 1.0 };
+            let part = (Part::Bucket(bound), point);
+            self.table.take_part(ids, part, arrival, &self.registry, &mut self.scratch)
+        }
+    }
+
+    #[test]
+    fn buckets_have_a_bound_and_those_of_evicted_names_make_room() {
+        let mut fixture = Fixture::new();
+        let half = BUCKETS_FEW / 2;
+        let [a, b, c] = ["a", "b", "c"].map(|device| fixture.ids(device));
+        assert_eq!(fixture.take(a, half, 1), Change::First);
+        assert_eq!(fixture.take(b, half, 1), Change::First);
+        assert_eq!(fixture.take(c, 1, 1), Change::Full);
+        assert_eq!(fixture.take_part(c, 1.0, 1), Change::Full);
+        // One that is known goes on.
+        assert!(matches!(fixture.take(a, half, 2), Change::Increase(_)));
+        assert!(fixture.registry.forget_device("a"));
+        assert_eq!(fixture.take(c, half, 1), Change::First);
+        assert!(matches!(fixture.take(b, half, 2), Change::Increase(_)), "b was kept");
+        assert_eq!(fixture.take(fixture.ids("d"), 1, 1), Change::Full, "no room is counted twice");
+    }
+
+    #[test]
+    fn a_histogram_counts_as_many_buckets_as_it_had_at_most() {
+        let mut fixture = Fixture::new();
+        let [a, b] = ["a", "b"].map(|device| fixture.ids(device));
+        for (second, buckets) in [(1, 1), (2, BUCKETS_FEW - 1), (3, 2)] {
+            fixture.take(a, buckets, second);
+        }
+        assert_eq!(fixture.take(b, 2, 1), Change::Full);
+        assert_eq!(fixture.take(b, 1, 1), Change::First);
+    }
+
+    #[test]
+    fn parts_count_as_buckets() {
+        let mut fixture = Fixture::new();
+        let ids = fixture.ids("a");
+        for bound in 0..10 {
+            assert_eq!(fixture.take_part(ids, f64::from(bound), 1), Change::Partly);
+        }
+        let most = BUCKETS_FEW - 10;
+        let other = fixture.ids("b");
+        assert_eq!(fixture.take(other, most + 1, 1), Change::Full);
+        assert_eq!(fixture.take(other, most, 1), Change::First);
+    }
+
+    #[test]
+    fn a_histogram_that_stays_behind_its_last_time_begins_anew() {
+        let mut fixture = Fixture::new();
+        let ids = fixture.ids("a");
+        let mut take = |second: i64, now_s: u32| {
+            fixture.scratch.buckets.clear();
+            let arrival = Arrival { body: fixture.bodies.next(), now_s };
+            let point = Point { time_us: second * 1_000_000, value: second as f64 };
+            let scratch = &mut fixture.scratch;
+            fixture.table.take(ids, point, None, arrival, &fixture.registry, scratch)
+        };
+        assert_eq!(take(1_000, 5), Change::First);
+        assert_eq!(take(1_000, 5), Change::First, "sent again");
+        assert!(matches!(take(1_002, 5), Change::Increase(_)));
+        assert!(matches!(take(1_001, 5), Change::Increase(_)), "in place of the last one");
+        assert_eq!(take(7, 5), Change::Old);
+        assert_eq!(take(7, 5 + BEHIND_S - 1), Change::Old);
+        assert_eq!(take(8, 5 + BEHIND_S), Change::First);
+        assert!(matches!(take(9, 5 + BEHIND_S), Change::Increase(_)));
+    }
+}

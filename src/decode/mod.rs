@@ -629,4 +629,44 @@ mod tests {
         let again = post(&mut fixture, "a", 200).expect("b was silent");
         assert_eq!(again.generation, b.generation + 1);
     }
+
+    /// A value that is ignored is checked, and has a bound of its own.
+    #[test]
+    fn an_ignored_value_has_as_many_values_as_a_sample() {
+        let body = |values: usize| {
+            let items = vec!["0"; values].join(",");
+            format!(r#"{{"metrics":[{{"v":1}}],"other":[{items}]}}"#)
+        };
+        assert_eq!(decode(body(16_384)), batch_of(1, 0));
+        assert!(matches!(decode(body(16_385)), Err(BodyError::Malformed { .. })));
+    }
+
+    #[test]
+    fn formats_of_points_count_their_values() {
+        assert!(!Format::Json.is_points() && !Format::JsonLines.is_points());
+        assert!(Format::RemoteWrite1.is_points() && Format::Arrow.is_points());
+    }
+
+    /// Workers that share their tables have one state of each counter.
+    #[test]
+    fn counters_of_shared_tables_go_on_at_another_worker() {
+        let registry = Arc::new(Registry::new(100, 60));
+        let tables = Arc::new(PointTables::new(SeriesRules::default(), 100));
+        let mut values = Vec::new();
+        for second in [0, 10, 20] {
+            let mut decoder = Decoder::new(registry.clone());
+            decoder.share(tables.clone());
+            let mut batch = Batch::default();
+            let mut body = format!(
+                "hits_total {} 17351000{second:02}000
+",
+                3 * second
+            )
+            .into_bytes();
+            let format = Format::Exposition(Exposition { seconds: false, strict: true });
+            decoder.decode(&mut body, format, NOW, &mut batch).expect("a line");
+            values.extend(batch.iter().flat_map(|(_, readings)| readings).map(|r| r.value));
+        }
+        assert_eq!(values, [3.0, 3.0]);
+    }
 }

@@ -331,4 +331,19 @@ mod tests {
         assert_eq!(Fields::new(&nested(GROUPS_MAX)).next(), Ok(None));
         assert_eq!(Fields::new(&nested(GROUPS_MAX + 1)).next(), Err(Malformed));
     }
+
+    #[test]
+    fn a_part_is_taken_by_its_key_alone() {
+        for (message, key, expected) in [
+            (&b"\x0a\x02abc"[..], 0x0a, Some((&b"ab"[..], &b"c"[..]))),
+            (b"\x0a\x00", 0x0a, Some((b"", b""))),
+            (b"\x12\x02abc", 0x0a, None),
+            (b"\x0a\x02a", 0x0a, None),
+            (b"\x0a\x80", 0x0a, None),
+            (b"\x0a", 0x0a, None),
+            (b"", 0x0a, None),
+        ] {
+            assert_eq!(take_part(message, key), expected, "{message:?}");
+        }
+    }
 }

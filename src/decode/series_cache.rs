@@ -282,3 +282,63 @@ fn hash_of(hasher: &RandomState, key: SeriesKey<'_>) -> u64 {
 }
 
 const _: () = assert!(KEY_BYTES_MAX <= u32::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(bytes: &[u8]) -> SeriesKey<'_> {
+        SeriesKey { scope: Scope::TAGGED, bytes }
+    }
+
+    #[test]
+    fn a_full_cache_takes_no_more_and_begins_anew_after_a_minute() {
+        let mut cache = SeriesCache::default();
+        let name = |at: usize| at.to_ne_bytes();
+        let first = cache.insert(key(&name(0)), Known::Common, 100).expect("room");
+        for at in 1..ENTRIES_MAX {
+            assert!(cache.insert(key(&name(at)), Known::Common, 100).is_some(), "{at}");
+        }
+        // What is there is found and changed, and nothing is new, until a minute after the cache was emptied last.
+        assert_eq!(cache.find(key(&name(0))), Some(first));
+        assert_eq!(cache.insert(key(&name(0)), Known::Dropped, 100), Some(first));
+        assert_eq!(cache.known(first), Some(&mut Known::Dropped));
+        cache.full_since_s = 100;
+        assert_eq!(cache.insert(key(b"new"), Known::Common, 100 + FULL_S - 1), None);
+        assert_eq!(cache.find(key(b"new")), None);
+        let new = cache.insert(key(b"new"), Known::Common, 100 + FULL_S).expect("room");
+        assert_eq!(cache.find(key(b"new")), Some(new));
+        assert_eq!((cache.find(key(&name(0))), cache.known(first)), (None, None));
+        assert_ne!(new, first, "another one in the same place");
+        assert_ne!(Scope::within(new, 0), Scope::within(first, 0));
+        assert_eq!(cache.full_since_s, 100 + FULL_S);
+    }
+
+    #[test]
+    fn the_bytes_of_all_keys_are_bounded() {
+        let mut cache = SeriesCache::default();
+        let large = vec![b'x'; KEY_BYTES_MAX];
+        assert!(cache.insert(key(&large), Known::Common, 100).is_some());
+        assert!(cache.insert(key(b"y"), Known::Common, 100 + FULL_S - 1).is_some(), "emptied");
+        assert_eq!(cache.insert(key(&large), Known::Common, 101 + FULL_S), None);
+        assert!(cache.find(key(b"y")).is_some());
+        let too_large = vec![b'x'; KEY_BYTES_MAX + 1];
+        assert_eq!(cache.insert(key(&too_large), Known::Common, 1_000), None);
+        assert_eq!(cache.find(key(&too_large)), None);
+    }
+
+    #[test]
+    fn the_generation_changes_each_time_the_cache_is_emptied() {
+        let mut cache = SeriesCache::default();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let index = cache.insert(key(b"x"), Known::Common, 1).expect("room");
+            assert!(!seen.contains(&index));
+            seen.push(index);
+            cache.clear();
+        }
+        cache.generation = (1 << 31) - 1;
+        cache.clear();
+        assert_eq!(cache.generation, 0, "a scope has 31 bits for it");
+    }
+}

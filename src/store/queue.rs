@@ -510,4 +510,20 @@ mod tests {
         assert_eq!(queue.begin().expect("one").samples(), taken);
         assert!(!queue.has_full_segment());
     }
+
+    /// What is added to the times of a segment is set once, so that it is sent again with the same bytes.
+    #[test]
+    fn the_base_of_a_segment_in_flight_is_set_once() {
+        let (mut queue, _) = queue(1 << 20, true);
+        queue.set_base(|_, _| panic!("nothing is in flight"));
+        queue.take(&chunk(5, &[(1, 0, 1), (2, 0, 1), (1, 0, 1)]), name, metric_name);
+        queue.set_base(|_, _| panic!("nothing is in flight"));
+        assert!(queue.begin().is_some());
+        queue.set_base(|since_us, until_us| {
+            assert_eq!((since_us, until_us), (5, 7));
+            1_000
+        });
+        queue.set_base(|_, _| panic!("it is set"));
+        assert_eq!(queue.in_flight().map(|segment| segment.redis_us(6)), Some(1_006));
+    }
 }

@@ -285,6 +285,118 @@ fn native_histograms_become_rate_mean_and_quantiles() {
     assert_eq!(send(Histogram { custom_values: vec![1.0], ..own }).1, 0);
 }
 
+/// A gauge histogram is a distribution of its own: its values follow from the one message.
+#[test]
+fn histograms_of_floats_have_buckets_of_both_signs() {
+    let histogram = Histogram {
+        count_float: 11.0,
+        sum: -22.0,
+        zero_threshold: 0.5,
+        zero_count_float: 4.0,
+        // Four values in [-2, -1), and three in (1, 2].
+        negative_spans: vec![span(1, 1)],
+        negative_counts: vec![4.0],
+        positive_spans: vec![span(1, 1)],
+        positive_counts: vec![3.0],
+        reset_hint: 3,
+        timestamp: TIME_MS,
+        ..Histogram::default()
+    };
+    let integers = Histogram {
+        count_float: 0.0,
+        count_int: 11,
+        zero_count_float: 0.0,
+        zero_count_int: 4,
+        negative_counts: vec![],
+        negative_deltas: vec![4],
+        positive_counts: vec![],
+        positive_deltas: vec![3],
+        ..histogram.clone()
+    };
+    let labels = [("__name__", "rpc"), ("instance", "a")];
+    let of = |histogram: &Histogram| {
+        let mut request = v2::Request::default();
+        request.push(HISTOGRAM, &labels, &[]).histograms.push(histogram.clone());
+        let of_2 = Server::new(100).values(&request.encode_to_vec(), Format::RemoteWrite2);
+        let series = v1::TimeSeries {
+            labels: v1::labels(&labels),
+            samples: vec![],
+            histograms: vec![histogram.clone()],
+        };
+        let request = v1::WriteRequest { timeseries: vec![series], metadata: vec![] };
+        let of_1 = Server::new(100).values(&request.encode_to_vec(), Format::RemoteWrite1);
+        assert_eq!(of_1, of_2);
+        of_1.into_iter().map(|value| (value.series, value.value)).collect::<Vec<_>>()
+    };
+    // p50 is the 5.5th of 11: 1.5 of 4 into the zero bucket from -0.5 to 0.5. p99: 2.89 of 3 into the last one.
+    let expected = [
+        ("rpc_count".to_owned(), 11.0),
+        ("rpc_mean".to_owned(), -2.0),
+        ("rpc_p50".to_owned(), -0.125),
+        ("rpc_p99".to_owned(), 2_f64.powf(2.89 / 3.0)),
+    ];
+    for histogram in [&histogram, &integers] {
+        let found = of(histogram);
+        let is_close =
+            |(a, b): (&(String, f64), &(String, f64))| a.0 == b.0 && (a.1 - b.1).abs() < 1e-12;
+        assert!(found.len() == 4 && found.iter().zip(&expected).all(is_close), "{found:?}");
+    }
+    for wrong in [
+        Histogram { negative_counts: vec![-4.0], ..histogram.clone() },
+        Histogram { positive_counts: vec![f64::NAN], ..histogram.clone() },
+        Histogram { positive_counts: vec![f64::INFINITY], ..histogram.clone() },
+        Histogram { positive_spans: vec![span(1, 1), span(-1, 0)], ..histogram.clone() },
+        Histogram { negative_spans: vec![], ..histogram.clone() },
+        // Bounds of its own: none below, ascending, finite, and a count for each at most.
+        Histogram { schema: -53, custom_values: vec![1.0], ..histogram.clone() },
+        custom(&[1.0, f64::INFINITY]),
+        custom(&[2.0, 1.0]),
+        custom(&[1.0, 1.0]),
+        custom(&[]),
+    ] {
+        assert_eq!(of(&wrong), [], "{wrong:?}");
+    }
+    let found = of(&custom(&[1.0, 2.0]));
+    assert_eq!(found[2], ("rpc_p50".to_owned(), 1.5));
+    assert!((found[3].1 - 1.99).abs() < 1e-12, "{found:?}");
+}
+
+/// Three values in the second of the buckets with these bounds.
+fn custom(bounds: &[f64]) -> Histogram {
+    Histogram {
+        count_float: 3.0,
+        sum: 4.5,
+        schema: -53,
+        positive_spans: vec![span(1, 1)],
+        positive_counts: vec![3.0],
+        reset_hint: 3,
+        timestamp: TIME_MS,
+        custom_values: bounds.to_vec(),
+        ..Histogram::default()
+    }
+}
+
+/// More strings than a worker remembers: the series of those past it are kept all the same.
+#[test]
+fn series_of_strings_without_a_number_are_kept() {
+    let mut request = v2::Request::default();
+    let sample = Sample { value: 0.5, timestamp: TIME_MS };
+    for at in 0..1_100 {
+        request.symbols.push(format!("{at:01000}").into_bytes());
+    }
+    let labels = [("__name__", "up"), ("instance", "a"), ("zone", "eu")];
+    request.push(GAUGE, &labels, &[sample]);
+    request.push(COUNTER, &[("__name__", "hits"), ("instance", "a")], &[sample]);
+    let mut server = Server::new(100);
+    for _ in 0..2 {
+        let body = request.encode_to_vec();
+        let (decoded, values) = server.decode(&body, Format::RemoteWrite2).expect("a good body");
+        assert_eq!((values.len(), decoded.invalid), (1, 0), "{:?}", server.decoder.refusals());
+        assert_eq!((&*values[0].series, values[0].value), (r#"up{zone="eu"}"#, 0.5));
+        assert_eq!(values[0].device.as_deref(), Some("a"));
+    }
+}
+
 fn span(offset: i32, length: u32) -> BucketSpan {
     BucketSpan { offset, length }
 }

@@ -269,4 +269,10 @@ fn rows_are_bounded_over_all_batches() {
     assert_eq!(Server::new().read(&most, Format::Arrow).len(), QUEUE_SAMPLES_MAX);
     let more = stream(&[&[("v", half.clone())], &[("v", half)], &[("v", one)]]);
     assert_eq!(fault(&more), BodyError::TooManySamples);
+    // Rows count, whether they have values or not.
+    let nulls = |rows: usize| numbers::<Float64Type>(vec![None; rows]);
+    let most = stream(&[&[("v", nulls(1))], &[("v", nulls(QUEUE_SAMPLES_MAX - 1))]]);
+    assert_eq!(Server::new().read(&most, Format::Arrow), []);
+    let more = stream(&[&[("v", nulls(2))], &[("v", nulls(QUEUE_SAMPLES_MAX - 1))]]);
+    assert_eq!(fault(&more), BodyError::TooManySamples);
 }

@@ -104,4 +104,21 @@ mod tests {
             prop_assert_eq!(family.kind_at(line.as_bytes()), family.kind_of(metric.as_bytes()));
         }
     }
+
+    #[test]
+    fn a_part_of_a_family_has_its_own_kind() {
+        use ValueKind::{Counter, Gauge, Untyped};
+        for (kind, kinds) in [
+            ("gauge", [Gauge, Untyped, Untyped, Untyped, Gauge, Gauge]),
+            ("counter", [Counter, Counter, Untyped, Untyped, Gauge, Untyped]),
+            ("histogram", [Untyped, Untyped, Counter, Counter, Gauge, Untyped]),
+            ("summary", [Gauge, Untyped, Untyped, Counter, Gauge, Untyped]),
+            ("unknown", [Untyped, Untyped, Untyped, Untyped, Gauge, Untyped]),
+        ] {
+            let family = Family::read(b"a", kind.as_bytes());
+            let metrics = ["a", "a_total", "a_bucket", "a_sum", "a_created", "a_info"];
+            assert_eq!(metrics.map(|metric| family.kind_of(metric.as_bytes())), kinds, "{kind}");
+            assert_eq!(family.kind_of(b"b"), Untyped);
+        }
+    }
 }

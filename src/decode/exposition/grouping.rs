@@ -44,3 +44,22 @@ impl Grouping {
         self.iter().any(|(known, _)| known == name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_is_cleared_has_no_labels() {
+        let mut grouping = Grouping::default();
+        for _ in 0..2 {
+            grouping.push(b"job", b"backup");
+            grouping.push(b"instance", b"");
+            let labels: Vec<_> = grouping.iter().collect();
+            assert_eq!(labels, [(&b"job"[..], &b"backup"[..]), (b"instance", b"")]);
+            assert!(grouping.has(b"instance") && !grouping.has(b"backup"));
+            grouping.clear();
+            assert_eq!((grouping.iter().count(), grouping.has(b"job")), (0, false));
+        }
+    }
+}

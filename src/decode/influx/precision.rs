@@ -105,6 +105,19 @@ mod tests {
         assert_eq!(LinePrecision::Microsecond.micros(MICROS_MAX), Some(MICROS_MAX));
         assert_eq!(LinePrecision::Microsecond.micros(MICROS_MAX + 1), None);
         assert_eq!(LinePrecision::Second.micros(i64::MAX), None);
+        for (name, precision) in [
+            ("n", LinePrecision::Nanosecond),
+            ("nanosecond", LinePrecision::Nanosecond),
+            ("u", LinePrecision::Microsecond),
+            ("\u{b5}", LinePrecision::Microsecond),
+            ("microsecond", LinePrecision::Microsecond),
+            ("millisecond", LinePrecision::Millisecond),
+            ("second", LinePrecision::Second),
+            ("m", LinePrecision::Minute),
+            ("h", LinePrecision::Hour),
+        ] {
+            assert_eq!(name.parse(), Ok(precision), "{name}");
+        }
         assert_eq!("minute".parse::<LinePrecision>(), Err(PrecisionError));
     }
 }

@@ -14,7 +14,7 @@ use super::number::number_end;
 pub(super) struct SkippedValue {
     /// The index after its last byte.
     pub(super) end: usize,
-    /// Number of values inside; an empty object or array counts as two.
+    /// Number of values inside; an empty object or array counts as one.
     pub(super) values: usize,
 }
 

@@ -423,3 +423,22 @@ fn an_error_in_json_has_its_place() {
     let many = whole.replacen('{', lines, 1) + "\n\n";
     assert_eq!(offset(&many), of_one_line + lines.len() - 1);
 }
+
+/// The double of an attribute has 64 bits.
+#[test]
+fn an_attribute_of_another_wire_type_refuses_its_point() {
+    let body = |value: &[u8]| {
+        let attribute = [part(1, b"k"), part(2, value)].concat();
+        let point = [part(7, &attribute), fixed(4, 1.0_f64.to_bits())].concat();
+        let metric = [part(1, b"h"), part(5, &part(1, &point))].concat();
+        part(1, &part(2, &part(2, &metric)))
+    };
+    let good = Server::new().read(&body(&fixed(4, 2.5_f64.to_bits())), Format::OtlpProtobuf);
+    assert_eq!(good.len(), 1);
+    assert_eq!((&*good[0].1, good[0].3), (r#"h{k="2.5"}"#, 1.0));
+    for wrong in [&[4 << 3, 1][..], &[4 << 3 | 5, 0, 0, 0, 0], &[1 << 3, 1], &part(2, b"x")] {
+        let decoded = Server::new().decode(&body(wrong), Format::OtlpProtobuf);
+        let counts = decoded.map(|decoded| (decoded.accepted, decoded.invalid));
+        assert_eq!(counts, Ok((0, 1)), "{wrong:?}");
+    }
+}

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::decode::{Buckets, Decoder, HistogramPoint, SampleRefusal, Temporality};
+use crate::decode::{
+    Buckets, Decoder, HistogramPoint, PointTables, SampleRefusal, SeriesRules, Temporality,
+};
 use crate::registry::Registry;
 use sigmad_clock::Now;
 use sigmad_sample::{Batch, METRIC_BYTES_MAX};
@@ -258,4 +260,78 @@ fn whole_histograms_are_cumulative_or_changes() {
     }
     assert_eq!(read(5, Temporality::Cumulative, 2.0), ["5 - c_count=0"]);
     assert_eq!(read(7, Temporality::Cumulative, 1.0), [""; 0]);
+}
+
+/// Rules that drop what begins with `drop`.
+fn with_rules(max_streams: usize) -> Fixture {
+    let mut fixture = Fixture::new(max_streams);
+    let drop = vec!["drop*".parse().expect("a pattern")];
+    let rules = SeriesRules { drop, ..SeriesRules::default() };
+    fixture.decoder.share(Arc::new(PointTables::new(rules, max_streams)));
+    fixture
+}
+
+#[test]
+fn what_the_rules_drop_is_counted_each_time() {
+    let mut fixture = with_rules(100);
+    for _ in 0..3 {
+        fixture.read(&[(1, 1.0, "drop_a host=a"), (1, 2.0, "kept host=a"), (1, 3.0, "drop_b")]);
+        assert_eq!(fixture.samples(), ["1 a kept=2"]);
+        let counts = ValueCounts { accepted: 1, dropped: 2, ..ValueCounts::default() };
+        assert_eq!(fixture.decoder.values(), counts);
+    }
+}
+
+#[test]
+fn histograms_without_a_place_are_counted() {
+    let read = |fixture: &mut Fixture, name: &[u8]| {
+        fixture.batch.clear();
+        let now = Now { monotonic_ns: fixture.second * 1_000_000_000, wall_us: 0 };
+        let mut reader = fixture.decoder.points(now, &mut fixture.batch);
+        let buckets = Buckets::Explicit { bounds: &[1.0], counts: &[1.0, 0.0] };
+        let temporality = Temporality::Delta;
+        let point = HistogramPoint { temporality, count: 1.0, sum: Some(1.0), buckets };
+        let mut read = Ok(());
+        for _ in 0..2 {
+            read = read.and_then(|()| {
+                reader.histogram(name, None, &point, |series| {
+                    series.name(name);
+                    series.label(b"host", b"a");
+                    Ok(())
+                })
+            });
+        }
+        reader.end(read).expect("a good body");
+        fixture.decoder.values()
+    };
+    for _ in 0..2 {
+        let dropped = ValueCounts { dropped: 2, ..ValueCounts::default() };
+        let mut fixture = with_rules(100);
+        assert_eq!(read(&mut fixture, b"drop_h"), dropped);
+        assert_eq!(read(&mut fixture, b"drop_h"), dropped, "when it is known");
+        // A histogram without room for its four streams has none.
+        let mut fixture = with_rules(3);
+        let unroomed = ValueCounts { unroomed: 2, ..ValueCounts::default() };
+        assert_eq!(read(&mut fixture, b"h"), unroomed);
+        assert_eq!(read(&mut fixture, b"h"), unroomed);
+        assert_eq!(fixture.decoder.refusals().len(), 2);
+    }
+}
+
+#[test]
+fn names_without_room_are_left_out() {
+    // One sender has half of the table at most once it is half full.
+    let mut fixture = Fixture::new(1 << 20);
+    let max = fixture.registry.metrics_max();
+    let names: Vec<_> = (0..=max).map(|at| format!("m{at} host=a")).collect();
+    let points: Vec<TestPoint<'_>> = names.iter().map(|text| (1, 1.0, &**text)).collect();
+    fixture.read(&points);
+    let first = fixture.decoder.values();
+    assert!(first.unnamed > 0 && first.unroomed == 0, "{first:?}");
+    assert_eq!(first.accepted + first.unnamed, points.len());
+    assert_eq!(first.left_out(), first.unnamed);
+    let is_listed = |refusal: &SampleRefusal| refusal.code == "too_many_metrics";
+    assert!(fixture.decoder.refusals().iter().all(is_listed));
+    fixture.read(&points);
+    assert_eq!(fixture.decoder.values(), first, "when they are known");
 }

@@ -215,4 +215,32 @@ mod tests {
         }
         assert_eq!(symbols.push(b"", 0), Err(TooManySymbols));
     }
+
+    #[test]
+    fn references_are_compared_by_the_numbers_of_their_symbols() {
+        let mut symbols = Symbols::default();
+        let table: Vec<_> = (0..300).map(|each| format!("{each}")).collect();
+        // Places 0 to 299 have the numbers 299 to 0.
+        let reversed: Vec<_> = table.iter().rev().map(String::as_str).collect();
+        numbers(&mut symbols, &table.iter().map(String::as_str).collect::<Vec<_>>());
+        numbers(&mut symbols, &reversed);
+        let key =
+            |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
+        let three = key(&[298, 9, 297]);
+        // 290 is a varint of two bytes.
+        for (refs, is_same) in [
+            (&[1, 0xa2, 0x02, 2][..], true),
+            (&[1, 0xa2, 0x02, 3], false),
+            (&[2, 0xa2, 0x02, 2], false),
+            (&[1, 0xa3, 0x02, 2], false),
+            (&[1, 0xa2, 0x02, 2, 0], false),
+            (&[1, 0xa2, 0x02], false),
+            (&[1, 0xa2], false),
+            (&[1, 0xff, 0x7f, 2], false),
+            (&[], false),
+        ] {
+            assert_eq!(symbols.are(refs, &three), is_same, "{refs:?}");
+        }
+        assert!(symbols.are(&[], &[]) && !symbols.are(&[1], &[]));
+    }
 }

@@ -61,6 +61,7 @@ fn telegraf_is_read_in_every_framing() {
         (TELEGRAF.to_owned(), 1),
         (pretty, 1),
         (format!("[{TELEGRAF}]"), 1),
+        (format!("[{TELEGRAF},{TELEGRAF} , {TELEGRAF}]"), 3),
         (format!(r#"{{"metrics":[{TELEGRAF},{TELEGRAF}]}}"#), 2),
         (format!(r#"{{"source":"a\n","metrics":[{TELEGRAF}]}}"#), 1),
         (format!("{TELEGRAF}\n{TELEGRAF}\n"), 2),
@@ -165,6 +166,15 @@ fn vector_histograms_have_a_mean_and_quantiles() {
         &[
             "1735100010 a request_count 4",
             "1735100010 a request_p50 1",
+            "1735100010 a request_p99 1",
+        ],
+    );
+    let within = r#""buckets":[{"upper_limit":1.0,"count":4}],"count":5,"sum":null"#;
+    Fixture::new().check(
+        &histogram("incremental", 30, within),
+        &[
+            "1735100010 a request_count 5",
+            "1735100010 a request_p50 0.625",
             "1735100010 a request_p99 1",
         ],
     );
