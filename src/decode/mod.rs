@@ -21,6 +21,7 @@ mod json;
 mod labels;
 mod metric_types;
 mod names;
+mod open_sample;
 mod otlp;
 mod points;
 mod protobuf;

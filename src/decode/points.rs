@@ -14,6 +14,7 @@ use super::fault::{BodyError, SampleFault};
 use super::histogram_table::HistogramScratch;
 use super::histograms::Part;
 use super::labels::{SeriesDescription, ValueKind};
+use super::open_sample::OpenSample;
 use super::rates::{Arrival, BodyIds, Point, Rate, RateSlot, SeriesIds};
 use super::rules::SeriesRules;
 use super::series_cache::{EntryIndex, Known, Scope, SeriesCache, SeriesKey};
@@ -21,7 +22,7 @@ use super::tables::PointTables;
 use super::values::ValueCounts;
 use crate::registry::{Full, NameSource};
 use sigmad_sample::timestamp::Stamp;
-use sigmad_sample::{Batch, DeviceId, MetricId, READINGS_MAX, Reading, VALUE_MAX};
+use sigmad_sample::{Reading, VALUE_MAX};
 
 pub use super::fault::PointFault;
 
@@ -75,34 +76,6 @@ pub struct PointReader<'p> {
     open: OpenSample,
 }
 
-/// The sample whose readings are the draft of the batch.
-#[derive(Debug, Default)]
-struct OpenSample {
-    time_us: i64,
-    device: Option<DeviceId>,
-    readings: usize,
-    /// A bit for the slot of each metric, modulo 64: most metrics that are not in it need no search.
-    metrics: u64,
-}
-
-impl OpenSample {
-    /// Whether a value joins the sample, which is the draft of the batch.
-    #[inline]
-    fn takes(&self, ids: SeriesIds, time_us: i64, batch: &mut Batch) -> bool {
-        self.readings > 0
-            && self.time_us == time_us
-            && self.device == ids.device
-            && self.readings < READINGS_MAX
-            && (self.metrics & bit_of(ids.metric) == 0
-                || batch.drafted().iter().all(|reading| reading.metric != ids.metric))
-    }
-}
-
-#[inline]
-fn bit_of(metric: MetricId) -> u64 {
-    1 << (metric.slot() % u64::BITS as usize)
-}
-
 impl<'p> PointReader<'p> {
     pub(super) fn new(admission: BodyAdmission<'p>, points: &'p mut Points) -> Self {
         let registry = admission.registry();
@@ -112,7 +85,7 @@ impl<'p> PointReader<'p> {
         }
         points.counts = ValueCounts::default();
         let arrival = Arrival { body: points.bodies.next(), now_s: admission.now_s() };
-        Self { admission, points, arrival, index: 0, open: OpenSample::default() }
+        Self { admission, points, arrival, index: 0, open: OpenSample::none() }
     }
 }
 
@@ -159,16 +132,17 @@ impl PointReader<'_> {
         value: f64,
         describe: impl FnOnce(&mut SeriesDescription) -> Result<(), PointFault>,
     ) -> Result<Option<EntryIndex>, BodyError> {
+        let found = self.points.cache.find(key);
+        if let Some(index) = found
+            && self.value_at(index, time, value)?
+        {
+            return Ok(found);
+        }
         if !value.is_finite() {
             self.skip();
             return Ok(None);
         }
         let point = self.point(time, value);
-        if let Some(index) = self.points.cache.find(key)
-            && self.take_known(index, point)?
-        {
-            return Ok(Some(index));
-        }
         self.describe_and_take(key, point, describe)?;
         Ok(self.points.cache.find(key))
     }
@@ -182,12 +156,29 @@ impl PointReader<'_> {
         time: Stamp,
         value: f64,
     ) -> Result<bool, BodyError> {
-        if !value.is_finite() {
+        let point = self.point(time, value);
+        let (_, batch) = self.admission.draft_parts();
+        // Nearly every value: of a gauge, and of the sample of the value before. NaN is not within the bounds.
+        if value.abs() <= VALUE_MAX
+            && let Some(&mut Known::Gauge(ids)) = self.points.cache.known(index)
+            && self.open.takes(ids, point.time_us, batch)
+            && self.admission.registry().touch_metric(ids.metric, self.arrival.now_s)
+        {
+            self.points.cache.found(index);
+            self.draft(ids, point);
+            return Ok(true);
+        }
+        self.value_apart(index, point)
+    }
+
+    /// The same for any value.
+    #[inline(never)]
+    fn value_apart(&mut self, index: EntryIndex, point: Point) -> Result<bool, BodyError> {
+        if !point.value.is_finite() {
             self.skip();
             return Ok(true);
         }
         self.points.cache.found(index);
-        let point = self.point(time, value);
         self.take_known(index, point)
     }
 
@@ -210,7 +201,6 @@ impl PointReader<'_> {
     }
 
     /// Takes a value of a known series. False if it must be described again; then nothing has happened.
-    #[inline(always)]
     fn take_known(&mut self, index: EntryIndex, point: Point) -> Result<bool, BodyError> {
         match self.points.cache.known(index) {
             Some(&mut Known::Gauge(ids)) => {
@@ -307,7 +297,7 @@ impl PointReader<'_> {
         let registry = self.admission.registry();
         let now_s = self.arrival.now_s;
         registry.touch_metric(ids.metric, now_s)
-            && (self.open.readings > 0 && self.open.device == ids.device
+            && (self.open.readings() > 0 && self.open.device == ids.device
                 || ids.device.is_none_or(|device| registry.touch(device, now_s)))
     }
 
@@ -331,7 +321,6 @@ impl PointReader<'_> {
     }
 
     /// Adds a value to the open sample, or opens the next one.
-    #[inline(always)]
     pub(super) fn push(&mut self, ids: SeriesIds, point: Point) -> Result<(), BodyError> {
         let (_, batch) = self.admission.draft_parts();
         if point.value.abs() > VALUE_MAX || !self.open.takes(ids, point.time_us, batch) {
@@ -361,17 +350,17 @@ impl PointReader<'_> {
         let (_, batch) = self.admission.draft_parts();
         // Adding zero turns -0 into 0.
         batch.draft(Reading { metric: ids.metric, value: point.value + 0.0 });
-        self.open.readings += 1;
-        self.open.metrics |= bit_of(ids.metric);
-        self.points.counts.accepted += 1;
+        self.open.add(ids.metric);
     }
 
     /// Completes the open sample.
     #[inline]
     fn close(&mut self) {
-        if self.open.readings > 0 {
-            self.admission.complete(self.open.time_us, self.open.device);
-            (self.open.readings, self.open.metrics) = (0, 0);
+        let OpenSample { time_us, device, .. } = self.open;
+        let readings = std::mem::replace(&mut self.open, OpenSample::none()).readings();
+        if readings > 0 {
+            self.admission.complete(time_us, device);
+            self.points.counts.accepted += readings;
         }
     }
 
