@@ -5,12 +5,11 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 use sigmad_sample::timestamp::Stamp;
 
-use super::expected::ExpectedFields;
 use super::number;
 use super::precision::LinePrecision;
 use crate::decode::decimal::{integer, leading_decimal};
 use crate::decode::fault::PointFault;
-use crate::decode::series_cache::{EntryIndex, strip};
+use crate::decode::series_cache::strip;
 
 /// Fields of one line, and so readings of one point in any format but JSON (SPEC section 4).
 pub(super) const FIELDS_MAX: usize = 1_024;
@@ -41,8 +40,6 @@ impl Line {
 pub(super) struct Field {
     /// Its name, as sent.
     pub key: Range<usize>,
-    /// Its place in the cache, if the name is the expected one.
-    pub known: Option<EntryIndex>,
     /// NaN if it is no number.
     pub value: f64,
 }
@@ -67,35 +64,25 @@ pub(super) fn end_of(body: &[u8], at: usize) -> usize {
     memchr(b'\n', &body[at..]).map_or(body.len(), |length| at + length)
 }
 
-/// Reads the line that starts at `start`, which is neither white space nor a comment. Names that `expected` knows are
-/// not looked at further.
+/// Reads the line that starts at `start`, which is neither white space nor a comment.
 ///
 /// # Errors
 /// If it is not in the grammar, or its time is out of range.
-#[inline]
 pub(super) fn parse(
     body: &[u8],
     start: usize,
     fields: &mut Vec<Field>,
-    mut expected: ExpectedFields<'_>,
     precision: LinePrecision,
     recent_time: &mut RecentTime,
 ) -> Result<Line, LineFault> {
     fields.clear();
-    let mut at = start;
-    let mut guessed = expected.first(&body[start..]);
-    if guessed.is_none() {
-        at = skip_space(body, series_end(body, start)?);
-    }
+    let mut at = skip_space(body, series_end(body, start)?);
     let mut has_string = false;
     loop {
         if fields.len() == FIELDS_MAX {
             return Err(syntax("more than 1024 fields", at));
         }
-        let (key, known) = match guessed {
-            Some((index, length)) => (at..at + length, Some(index)),
-            None => (at..key_end(body, at)?, None),
-        };
+        let key = at..key_end(body, at)?;
         let value_at = key.end + 1;
         let value;
         if body.get(value_at) == Some(&b'"') {
@@ -105,14 +92,13 @@ pub(super) fn parse(
         } else {
             (value, at) = read_value(body, value_at)?;
         }
-        fields.push(Field { key, known, value });
+        fields.push(Field { key, value });
         match body.get(at) {
             Some(b',') => at += 1,
             None | Some(b' ' | b'\t' | b'\r' | b'\n') => break,
             // Only what follows a string.
             Some(_) => return Err(syntax("invalid field format", at)),
         }
-        guessed = expected.next(&body[at..]);
     }
     at = skip_space(body, at);
     let mut time_us = None;
@@ -125,8 +111,8 @@ pub(super) fn parse(
 }
 
 /// Reads the value of a field that is no string; returns where it ends.
-#[inline]
-fn read_value(body: &[u8], start: usize) -> Result<(f64, usize), LineFault> {
+#[inline(always)]
+pub(super) fn read_value(body: &[u8], start: usize) -> Result<(f64, usize), LineFault> {
     if let Some((value, length)) = leading_decimal(&body[start..]) {
         let end = start + length;
         if matches!(body.get(end), None | Some(b',' | b' ' | b'\n' | b'\r' | b'\t')) {
@@ -139,8 +125,8 @@ fn read_value(body: &[u8], start: usize) -> Result<(f64, usize), LineFault> {
 }
 
 /// Reads the time of a line, which is the last on it; returns where the line ends.
-#[inline]
-fn read_time(
+#[inline(always)]
+pub(super) fn read_time(
     body: &[u8],
     start: usize,
     precision: LinePrecision,
@@ -168,13 +154,13 @@ fn read_time(
 }
 const _: () = assert!(FIELDS_MAX == 1_024, "the message says so");
 
-fn is_end(body: &[u8], at: usize) -> bool {
+pub(super) fn is_end(body: &[u8], at: usize) -> bool {
     matches!(body.get(at), None | Some(b'\n'))
 }
 
 /// A carriage return is white space: some clients end their lines with both.
 #[inline]
-fn skip_space(body: &[u8], mut at: usize) -> usize {
+pub(super) fn skip_space(body: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\t' | b'\r') = body.get(at) {
         at += 1;
     }
@@ -201,7 +187,7 @@ fn series_end(body: &[u8], start: usize) -> Result<usize, LineFault> {
 
 /// The equals sign that ends the name of a field.
 #[inline]
-fn key_end(body: &[u8], start: usize) -> Result<usize, LineFault> {
+pub(super) fn key_end(body: &[u8], start: usize) -> Result<usize, LineFault> {
     let mut at = start;
     loop {
         match body.get(at) {
@@ -230,7 +216,7 @@ fn value_end(body: &[u8], mut at: usize) -> usize {
 }
 
 /// The end of the string that opens at `open`. It may have line ends.
-fn string_end(body: &[u8], open: usize) -> Result<usize, LineFault> {
+pub(super) fn string_end(body: &[u8], open: usize) -> Result<usize, LineFault> {
     let mut at = open + 1;
     while let Some(length) = memchr2(b'"', b'\\', &body[at..]) {
         at += length;

@@ -4,9 +4,9 @@
 //! series of a field is `measurement_field`, with the tags as labels. Fields that are no numbers (strings, booleans,
 //! NaN) are skipped and counted. A line is kept or refused as a whole, and does not affect the lines around it.
 //!
-//! [`mod@line`] splits a line without looking at its tags: the bytes before the value are the key of the series in the
-//! worker's cache, and are skipped where they are the [`expected`] ones. [`series`] reads them when the cache does not
-//! know them.
+//! [`expected`] reads a line whose series are those that the worker's cache expects, without a look at its names.
+//! [`mod@line`] splits any other one without looking at its tags: the bytes before the value are the key of the series in
+//! the cache. [`series`] reads them when the cache does not know them.
 
 mod expected;
 mod line;
@@ -16,12 +16,12 @@ mod series;
 
 use memchr::memchr_iter;
 
-use self::expected::ExpectedFields;
+use self::expected::{ExpectedField, ExpectedLine};
 use self::line::{Field, Line, LineFault, RecentTime};
 use super::admission::Decoded;
 use super::fault::{BodyError, PointFault};
 use super::points::PointReader;
-use super::series_cache::{SeriesCache, SeriesKey};
+use super::series_cache::{EntryIndex, SeriesKey};
 
 pub use self::precision::{LinePrecision, PrecisionError};
 
@@ -29,6 +29,7 @@ pub use self::precision::{LinePrecision, PrecisionError};
 #[derive(Debug, Default)]
 pub(super) struct LineReader {
     fields: Vec<Field>,
+    expected: Vec<ExpectedField>,
     /// Names a series whose key does not stand in the body: measurement and tags as sent, a space, and the field as
     /// sent.
     key: Vec<u8>,
@@ -70,12 +71,25 @@ fn read_lines(
     let mut lines = Lines { body, at: 0, index: 0, recent_time: None };
     while lines.skip_blank() {
         points.set_index(lines.index);
-        match lines.next(&mut reader.fields, Some(points.cache()), precision) {
-            Ok(line) => take(reader, points, body, &line)?,
+        let given = lines.take_expected(&mut reader.expected, points, precision)?;
+        if given == Given::Whole {
+            continue;
+        }
+        match lines.next(&mut reader.fields, precision) {
+            Ok(line) => take(reader, points, body, &line, given)?,
             Err(fault) => points.refuse(fault),
         }
     }
     Ok(())
+}
+
+/// How much of a line the points have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    Nothing,
+    /// So many fields, the first of which has that place in the cache.
+    Part(usize, EntryIndex),
+    Whole,
 }
 
 /// The first line that can't be read, with its index.
@@ -87,7 +101,7 @@ fn first_fault(
     let mut lines = Lines { body, at: 0, index: 0, recent_time: None };
     while lines.skip_blank() {
         let index = lines.index;
-        let fault = match lines.next(&mut reader.fields, None, precision) {
+        let fault = match lines.next(&mut reader.fields, precision) {
             Ok(line) => series::check(line.series(body)).err(),
             Err(fault) => Some(fault),
         };
@@ -98,38 +112,33 @@ fn first_fault(
     None
 }
 
-/// Gives the values of one line to the points.
-#[inline]
+/// Gives the values of one line to the points that they do not have.
 fn take(
     reader: &mut LineReader,
     points: &mut PointReader<'_>,
     body: &[u8],
     line: &Line,
+    given: Given,
 ) -> Result<(), BodyError> {
-    let LineReader { fields, key } = reader;
+    let LineReader { fields, key, .. } = reader;
+    let series = line.series(body);
     if fields.iter().all(|field| !field.value.is_finite())
-        && let Err(fault) = series::check(line.series(body))
+        && let Err(fault) = series::check(series)
     {
         fields.iter().for_each(|_| points.skip());
         points.refuse(fault);
         return Ok(());
     }
-    let mut first = None;
-    for (place, field) in fields.iter().enumerate() {
-        if place == 0 {
-            first = field.known;
-        }
-        if let Some(index) = field.known
-            && points.value_at(index, line.time_us, field.value)?
-        {
-            continue;
-        }
+    let (had, mut first) = match given {
+        Given::Part(had, first) => (had, Some(first)),
+        Given::Nothing | Given::Whole => (0, None),
+    };
+    for (place, field) in fields.iter().enumerate().skip(had) {
         if !field.value.is_finite() {
             points.skip();
             continue;
         }
-        let series = line.series(body);
-        let name = field_name(series, field, place, body);
+        let name = &body[field.key.clone()];
         let key = match first.filter(|_| place > 0) {
             Some(first) => SeriesKey { scope: expected::following(first), bytes: name },
             None => SeriesKey { scope: expected::FIRST, bytes: spell(key, series, name) },
@@ -149,13 +158,6 @@ fn take(
         }
     }
     Ok(())
-}
-
-/// The name of a field; that of the first one may have been read together with the series.
-fn field_name<'b>(series: &[u8], field: &Field, place: usize, body: &'b [u8]) -> &'b [u8] {
-    let key = &body[field.key.clone()];
-    let is_with_series = place == 0 && field.known.is_some();
-    if is_with_series { &key[series.len() + 1..] } else { key }
 }
 
 /// Writes the key of a field that is not within that of the first one.
@@ -194,17 +196,37 @@ impl Lines<'_> {
         }
     }
 
-    /// Reads the line at hand, up to its end.
+    /// Gives the line at hand to `points` and passes it, if its series are the expected ones. Otherwise the line is
+    /// still at hand.
     #[inline]
+    fn take_expected(
+        &mut self,
+        fields: &mut Vec<ExpectedField>,
+        points: &mut PointReader<'_>,
+        precision: LinePrecision,
+    ) -> Result<Given, BodyError> {
+        let (cache, recent) = (points.cache(), &mut self.recent_time);
+        let Some(line) = ExpectedLine::read(self.body, self.at, cache, precision, recent, fields)
+        else {
+            return Ok(Given::Nothing);
+        };
+        for (place, field) in fields.iter().enumerate() {
+            if !points.value_at(field.index, line.time_us, field.value)? {
+                return Ok(Given::Part(place, line.first));
+            }
+        }
+        self.at = line.end;
+        Ok(Given::Whole)
+    }
+
+    /// Reads the line at hand, up to its end.
     fn next(
         &mut self,
         fields: &mut Vec<Field>,
-        cache: Option<&SeriesCache>,
         precision: LinePrecision,
     ) -> Result<Line, PointFault> {
         let start = self.at;
-        let expected = ExpectedFields::new(cache);
-        match line::parse(self.body, start, fields, expected, precision, &mut self.recent_time) {
+        match line::parse(self.body, start, fields, precision, &mut self.recent_time) {
             Ok(line) => {
                 self.at = line.end;
                 if line.has_string {
