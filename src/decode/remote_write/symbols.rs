@@ -10,8 +10,6 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::super::protobuf::take_varint;
-
 /// Strings with a number. When there are more, the numbers begin anew with the next request, which costs one look-up
 /// of each series.
 const NUMBERED_MAX: usize = 1 << 16;
@@ -26,7 +24,11 @@ const TABLE_MAX: usize = 1 << 16;
 /// Bytes that the symbols of one worker take at most.
 pub(super) const SYMBOLS_BYTES: usize = 2 * NUMBERED_BYTES_MAX
     + NUMBERED_MAX * 2 * size_of::<Numbered>()
+    + size_of::<FirstNumbers>()
     + TABLE_MAX * (size_of::<u32>() + size_of::<Range<u32>>());
+
+/// Places that one byte of a reference can say.
+const SHORT_PLACES: usize = 0x80;
 
 /// The number of a string without one.
 pub(super) const UNNUMBERED: u32 = u32::MAX;
@@ -43,6 +45,15 @@ struct Numbered {
     number: u32,
 }
 
+#[derive(Debug)]
+struct FirstNumbers([u32; SHORT_PLACES]);
+
+impl Default for FirstNumbers {
+    fn default() -> Self {
+        Self([UNNUMBERED; SHORT_PLACES])
+    }
+}
+
 /// The strings that a worker knows, and the table of the present request.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
@@ -53,6 +64,8 @@ pub(super) struct Symbols {
     epoch: u32,
     /// The number of each symbol of the request.
     numbers: Vec<u32>,
+    /// The first of them, so that a look-up needs no check; [`UNNUMBERED`] past the last symbol.
+    first_numbers: FirstNumbers,
     /// Where each stands in the body.
     places: Vec<Range<u32>>,
 }
@@ -61,6 +74,7 @@ impl Symbols {
     /// Starts the table of a request.
     pub(super) fn begin(&mut self) {
         self.numbers.clear();
+        self.first_numbers = FirstNumbers::default();
         self.places.clear();
         if self.known.len() >= NUMBERED_MAX || self.bytes.len() >= NUMBERED_BYTES_MAX {
             self.known.clear();
@@ -80,6 +94,9 @@ impl Symbols {
             return Err(TooManySymbols);
         }
         let number = self.number(symbol);
+        if let Some(first) = self.first_numbers.0.get_mut(self.numbers.len()) {
+            *first = number;
+        }
         self.numbers.push(number);
         // A body has fewer bytes than a u32 can count; one that had more could not be read back, and so is refused.
         let (Ok(start), Ok(end)) = (u32::try_from(at), u32::try_from(at + symbol.len())) else {
@@ -114,30 +131,31 @@ impl Symbols {
         self.numbers.get(place as usize).copied()
     }
 
-    /// Whether `key` has the numbers of the symbols that `refs` refers to.
+    /// Whether `key` has the numbers of the symbols that `refs` refers to; no number in a key is [`UNNUMBERED`].
     #[inline(always)]
     pub(super) fn are(&self, refs: &[u8], key: &[u8]) -> bool {
         let (numbers, _) = key.as_chunks();
-        let mut at = 0;
+        let mut refs = refs.iter();
         for number in numbers {
-            let place = match refs.get(at) {
-                Some(&byte @ ..0x80) => {
-                    at += 1;
-                    u32::from(byte)
-                }
-                _ => {
-                    let mut rest = &refs[at..];
-                    let Ok(place) = take_varint(&mut rest) else { return false };
-                    at = refs.len() - rest.len();
-                    // As every uint32: the low bits.
-                    place as u32
-                }
+            let number = u32::from_ne_bytes(*number);
+            debug_assert_ne!(number, UNNUMBERED);
+            let found = match refs.next() {
+                Some(&place @ ..0x80) => self.first_numbers.0[usize::from(place)],
+                Some(&low) => match refs.next() {
+                    Some(&high @ ..0x80) => {
+                        let place = u32::from(low & 0x7f) | u32::from(high) << 7;
+                        self.number_at(place).unwrap_or(UNNUMBERED)
+                    }
+                    // A place past 16,383: read otherwise.
+                    _ => return false,
+                },
+                None => return false,
             };
-            if self.number_at(place) != Some(u32::from_ne_bytes(*number)) {
+            if found != number {
                 return false;
             }
         }
-        at == refs.len()
+        refs.as_slice().is_empty()
     }
 
     /// The symbol at that place of the table.

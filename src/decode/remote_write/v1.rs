@@ -8,7 +8,7 @@ use super::super::fault::BodyError;
 use super::super::labels::SeriesDescription;
 use super::super::metric_types::{MetricType, MetricTypes};
 use super::super::points::{PointFault, PointReader};
-use super::super::protobuf::{Fields, Malformed};
+use super::super::protobuf::{Fields, Malformed, take_part};
 use super::super::series_cache::{Scope, SeriesKey, strip};
 use super::messages::{NAME_LABEL, read_label, read_type};
 use super::{
@@ -18,6 +18,7 @@ use super::{
 /// Fields of `WriteRequest`.
 const TIMESERIES: u32 = 1;
 const METADATA: u32 = 3;
+const TIMESERIES_KEY: u8 = (TIMESERIES as u8) << 3 | 2;
 /// Fields of `TimeSeries`.
 const LABELS: u32 = 1;
 const SAMPLES: u32 = 2;
@@ -46,11 +47,15 @@ fn read_request(
     body: &[u8],
 ) -> Result<(), BodyError> {
     let mut index = 0;
-    let mut fields = Fields::new(body);
+    let mut rest = body;
     loop {
-        let offset = body.len() - fields.rest().len();
+        rest = take_expected_series(points, scope_of(types), rest, &mut index)
+            .map_err(|(error, rest)| at(error, body.len() - rest.len()))?;
+        let offset = body.len() - rest.len();
+        let mut fields = Fields::new(rest);
         let field = fields.next().map_err(|error| at(error.into(), offset))?;
         let Some((number, value)) = field else { return Ok(()) };
+        rest = fields.rest();
         let read = match number {
             TIMESERIES => {
                 points.set_index(index);
@@ -69,21 +74,43 @@ fn read_request(
     }
 }
 
+/// The scope of keys. What is known of a type is in it, so that a series is described again once it is told.
+fn scope_of(types: &MetricTypes) -> Scope {
+    Scope::of_format(TAG_V1, u64::from(types.told()))
+}
+
+/// Takes the series in front that are those which are expected next, of one sample each. Returns what follows; with an
+/// error, what begins with the wrong series.
+#[inline]
+fn take_expected_series<'b>(
+    points: &mut PointReader<'_>,
+    scope: Scope,
+    mut rest: &'b [u8],
+    index: &mut usize,
+) -> Result<&'b [u8], (BodyError, &'b [u8])> {
+    while let Some((series, after)) = take_part(rest, TIMESERIES_KEY) {
+        let Some((entry, labels)) = points.cache().expected(scope) else { break };
+        let Some([SAMPLES_KEY, length, sample @ ..]) = strip(series, labels) else { break };
+        if usize::from(*length) != sample.len() {
+            break;
+        }
+        points.set_index(*index);
+        if !take_expected(entry, sample, points).map_err(|error| (error, rest))? {
+            break;
+        }
+        *index += 1;
+        rest = after;
+    }
+    Ok(rest)
+}
+
 fn read_series(
     parser: &mut Parser,
     points: &mut PointReader<'_>,
     types: &MetricTypes,
     series: &[u8],
 ) -> Result<(), BodyError> {
-    // What is known of a type is in the scope, so that a series is described again once it is told.
-    let scope = Scope::of_format(TAG_V1, u64::from(types.told()));
-    if let Some((index, labels)) = points.cache().expected(scope)
-        && let Some([SAMPLES_KEY, length, sample @ ..]) = strip(series, labels)
-        && usize::from(*length) == sample.len()
-        && take_expected(index, sample, points)?
-    {
-        return Ok(());
-    }
+    let scope = scope_of(types);
     let Parser { key, histogram, .. } = parser;
     let (labels, values) = split_labels(series, key)?;
     let is_too_long = labels.len() > LABEL_BYTES_MAX;

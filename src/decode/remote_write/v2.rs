@@ -5,7 +5,7 @@ use super::super::fault::BodyError;
 use super::super::labels::SeriesDescription;
 use super::super::metric_types::MetricType;
 use super::super::points::{PointFault, PointReader};
-use super::super::protobuf::{Fields, Malformed, each_varint};
+use super::super::protobuf::{Fields, Malformed, each_varint, take_part};
 use super::super::series_cache::{Scope, SeriesKey};
 use super::messages::{self, NAME_LABEL};
 use super::symbols::{Symbols, UNNUMBERED};
@@ -17,6 +17,7 @@ use super::{
 /// Fields of `Request`.
 const SYMBOLS: u32 = 4;
 const TIMESERIES: u32 = 5;
+const TIMESERIES_KEY: u8 = (TIMESERIES as u8) << 3 | 2;
 /// Fields of `TimeSeries`.
 const LABELS_REFS: u32 = 1;
 const SAMPLES: u32 = 2;
@@ -44,14 +45,19 @@ pub(in super::super) fn read(
 /// Reads the table first, wherever it stands among the fields.
 fn read_symbols(symbols: &mut Symbols, body: &[u8]) -> Result<(), BodyError> {
     symbols.begin();
-    let mut fields = Fields::new(body);
+    let mut rest = body;
     loop {
-        let offset = body.len() - fields.rest().len();
+        while let Some((_, after)) = take_part(rest, TIMESERIES_KEY) {
+            rest = after;
+        }
+        let offset = body.len() - rest.len();
         let malformed = |_: Malformed| BodyError::Malformed { offset };
+        let mut fields = Fields::new(rest);
         let Some((number, value)) = fields.next().map_err(malformed)? else { return Ok(()) };
+        rest = fields.rest();
         if number == SYMBOLS {
             let symbol = value.bytes().map_err(malformed)?;
-            let start = body.len() - fields.rest().len() - symbol.len();
+            let start = body.len() - rest.len() - symbol.len();
             symbols.push(symbol, start).map_err(|_| BodyError::TooManySamples)?;
         }
     }
@@ -63,11 +69,15 @@ fn read_request(
     body: &[u8],
 ) -> Result<(), BodyError> {
     let mut index = 0;
-    let mut fields = Fields::new(body);
+    let mut rest = body;
     loop {
-        let offset = body.len() - fields.rest().len();
+        rest = take_expected_series(parser, points, rest, &mut index)
+            .map_err(|(error, rest)| at(error, body.len() - rest.len()))?;
+        let offset = body.len() - rest.len();
+        let mut fields = Fields::new(rest);
         let field = fields.next().map_err(|error| at(error.into(), offset))?;
         let Some((number, value)) = field else { return Ok(()) };
+        rest = fields.rest();
         if number == TIMESERIES {
             points.set_index(index);
             index += 1;
@@ -78,15 +88,44 @@ fn read_request(
     }
 }
 
+/// Takes the series in front that are those which are expected next, of one sample each. Returns what follows; with an
+/// error, what begins with the wrong series.
+#[inline]
+fn take_expected_series<'b>(
+    parser: &mut Parser,
+    points: &mut PointReader<'_>,
+    mut rest: &'b [u8],
+    index: &mut usize,
+) -> Result<&'b [u8], (BodyError, &'b [u8])> {
+    let Parser { symbols, written, .. } = parser;
+    let lost_before = points.lost();
+    let mut taken = 0;
+    while let Some((series, after)) = take_part(rest, TIMESERIES_KEY) {
+        let Some(usual) = UsualSeries::read(series) else { break };
+        let expected = points.cache().expected(numbered(symbols, usual.metric_type));
+        let Some((entry, _)) = expected.filter(|(_, key)| symbols.are(usual.refs, key)) else {
+            break;
+        };
+        points.set_index(*index);
+        if !take_expected(entry, usual.sample, points).map_err(|error| (error, rest))? {
+            break;
+        }
+        *index += 1;
+        taken += 1;
+        rest = after;
+    }
+    if let Some(written) = written {
+        written.samples += taken - (points.lost() - lost_before);
+    }
+    Ok(rest)
+}
+
 fn read_series(
     parser: &mut Parser,
     points: &mut PointReader<'_>,
     body: &[u8],
     series: &[u8],
 ) -> Result<(), BodyError> {
-    if read_expected(parser, points, series)? {
-        return Ok(());
-    }
     let Parser { symbols, key, histogram, written } = parser;
     let SeriesHead { metric_type, values, scope, is_too_long } =
         read_head(symbols, key, body, series)?;
@@ -120,30 +159,6 @@ fn read_series(
         written.histograms += of_series.histograms;
     }
     Ok(())
-}
-
-/// Reads a series of one sample, if it is the one that is expected next. False if it must be read otherwise; then
-/// nothing has happened.
-#[inline]
-fn read_expected(
-    parser: &mut Parser,
-    points: &mut PointReader<'_>,
-    series: &[u8],
-) -> Result<bool, BodyError> {
-    let Some(usual) = UsualSeries::read(series) else { return Ok(false) };
-    let Parser { symbols, written, .. } = parser;
-    let scope = numbered(symbols, usual.metric_type);
-    let lost_before = points.lost();
-    let is_taken = match points.cache().expected(scope) {
-        Some((index, key)) if symbols.are(usual.refs, key) => {
-            take_expected(index, usual.sample, points)?
-        }
-        _ => false,
-    };
-    if let Some(written) = written {
-        written.samples += usize::from(is_taken && points.lost() == lost_before);
-    }
-    Ok(is_taken)
 }
 
 /// A series as senders write it: references, one sample, and the type.
