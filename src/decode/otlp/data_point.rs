@@ -42,6 +42,7 @@ impl PointHead {
 const START_KEY: u8 = 2 << 3 | 1;
 const TIME_KEY: u8 = 3 << 3 | 1;
 const DOUBLE_KEY: u8 = 4 << 3 | 1;
+const INT_KEY: u8 = 6 << 3 | 1;
 
 /// A `NumberDataPoint`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,29 +52,26 @@ pub(super) struct Number {
 }
 
 impl Number {
-    /// Reads a point, and adds its attributes to `key`.
-    #[inline(always)] // so that a point without attributes stays in registers
-    pub(super) fn read(message: &[u8], key: &mut Vec<u8>) -> Result<Self, Malformed> {
-        let mut point = Self::default();
-        // As senders write it: maybe the start, then the time and the value.
-        let mut rest = message;
-        if let Some((_, after)) = take_fixed(rest, START_KEY) {
-            rest = after;
-        }
-        if let Some((time_ns, after)) = take_fixed(rest, TIME_KEY) {
-            (point.head.time_ns, rest) = (time_ns, after);
-        }
-        if let Some((bits, after)) = take_fixed(rest, DOUBLE_KEY) {
-            (point.value, rest) = (Some(f64::from_bits(bits)), after);
-        }
-        if rest.is_empty() { Ok(point) } else { point.read_on(rest, key) }
+    /// Reads the point in front that senders write: maybe a start, a time and a number. Returns also what follows: its
+    /// attributes, if it has any.
+    #[inline(always)]
+    pub(super) fn usual(message: &[u8]) -> Option<(PointHead, f64, &[u8])> {
+        let rest = take_fixed(message, START_KEY).map_or(message, |(_, after)| after);
+        let (time_ns, rest) = take_fixed(rest, TIME_KEY)?;
+        let (value, rest) = match take_fixed(rest, DOUBLE_KEY) {
+            Some((bits, rest)) => (f64::from_bits(bits), rest),
+            None => {
+                let (number, rest) = take_fixed(rest, INT_KEY)?;
+                (number as i64 as f64, rest)
+            }
+        };
+        Some((PointHead { time_ns, flags: 0 }, value, rest))
     }
 
-    /// Reads the other fields, in any order.
-    #[inline(never)]
-    fn read_on(self, rest: &[u8], key: &mut Vec<u8>) -> Result<Self, Malformed> {
-        let mut point = self;
-        let mut fields = Fields::new(rest);
+    /// Reads a point, and adds its attributes to `key`.
+    pub(super) fn read(message: &[u8], key: &mut Vec<u8>) -> Result<Self, Malformed> {
+        let mut point = Self::default();
+        let mut fields = Fields::new(message);
         while let Some((number, value)) = fields.next()? {
             match number {
                 3 => point.head.time_ns = fixed64(value)?,

@@ -38,10 +38,10 @@ pub(super) struct Metric<'a> {
     pub(super) data: Option<Data>,
     /// The bytes of the metric from the first field that holds its points.
     pub(super) fields: Fields<'a>,
-    /// The content of the only such field, whose points come first; empty if there may be several.
+    /// The content of the only such field as far as it is points, if they come first; empty if there may be several.
     pub(super) points: &'a [u8],
-    temporality: u64,
-    is_monotonic: bool,
+    pub(super) temporality: u64,
+    pub(super) is_monotonic: bool,
 }
 
 /// `AggregationTemporality`.
@@ -66,13 +66,14 @@ impl<'a> Metric<'a> {
             [SUM_KEY, ..] => (SUM_KEY, Data::Sum),
             _ => return None,
         };
-        let (points, []) = take_part(rest, key)? else { return None };
+        let (mut points, []) = take_part(rest, key)? else { return None };
         let (mut temporality, mut is_monotonic) = (0, false);
         if data == Data::Sum {
             let mut rest = points;
             while let [POINT_KEY, ..] = rest {
                 (_, rest) = take_part(rest, POINT_KEY)?;
             }
+            let flags = rest;
             // A field that is 0 is left out.
             if let [TEMPORALITY_KEY, number @ ..0x80, after @ ..] = rest {
                 (temporality, rest) = (u64::from(*number), after);
@@ -81,6 +82,7 @@ impl<'a> Metric<'a> {
                 (is_monotonic, rest) = (*flag != 0, after);
             }
             let [] = rest else { return None };
+            points = &points[..points.len() - flags.len()];
         }
         let fields = Fields::new(&[]);
         Some(Self { name, data: Some(data), fields, points, temporality, is_monotonic })

@@ -12,7 +12,7 @@ use super::super::points::PointReader;
 use super::super::protobuf::{Fields, Malformed, take_part};
 use super::super::series_cache::{EntryIndex, Scope, SeriesKey};
 use super::attributes::Attribute;
-use super::data_point::{self, PointHead};
+use super::data_point::{self, Number, PointHead};
 use super::key::{self, push_part};
 use super::metric::{Data, Metric, POINT_KEY};
 use super::resource::{IDENTITY_BYTES, ResourceHasher};
@@ -20,6 +20,9 @@ use sigmad_sample::timestamp::Stamp;
 
 /// Of the keys of this format: first in those of histograms, and of all while the cache of series is full.
 const KEY_TAG: u8 = b'O';
+/// The field of `ScopeMetrics` that has a metric.
+const METRICS: u32 = 2;
+const METRICS_KEY: u8 = (METRICS as u8) << 3 | 2;
 /// The scope of resources, within which the keys of other points are: the name of the metric alone, or with
 /// [`ATTRIBUTES`] and its length behind them.
 const RESOURCE: Scope = Scope::of_format(KEY_TAG, 0);
@@ -131,16 +134,62 @@ impl<'p, 's> RequestReader<'p, 's> {
     }
 
     fn scope_metrics(&mut self, message: &[u8], resource: &Resource<'_>) -> Result<(), End> {
-        let mut fields = Fields::new(message);
-        while let Some((number, value)) = fields.next()? {
-            if number == 2 {
-                let metric = Metric::read(value.bytes()?)?;
-                if let Some(data) = metric.data {
-                    self.metric(&metric, data, resource)?;
-                }
+        let mut rest = message;
+        loop {
+            while let Some((metric, after)) = take_part(rest, METRICS_KEY) {
+                self.any_metric(metric, resource)?;
+                rest = after;
             }
+            let mut fields = Fields::new(rest);
+            match fields.next()? {
+                Some((METRICS, value)) => self.any_metric(value.bytes()?, resource)?,
+                Some(_) => {}
+                None => return Ok(()),
+            }
+            rest = fields.rest();
         }
-        Ok(())
+    }
+
+    #[inline(always)]
+    fn any_metric(&mut self, message: &[u8], resource: &Resource<'_>) -> Result<(), End> {
+        let metric = Metric::read(message)?;
+        match (metric.data, resource.index) {
+            (Some(data @ (Data::Gauge | Data::Sum)), Some(index)) => {
+                let rest = self.expected_points(&metric, index)?;
+                if rest.is_empty() && metric.fields.rest().is_empty() {
+                    return Ok(());
+                }
+                self.metric(&Metric { points: rest, ..metric }, data, resource)
+            }
+            (Some(data), _) => self.metric(&metric, data, resource),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Takes the points in front that are of the series which are expected next. Returns what follows.
+    #[inline(always)]
+    fn expected_points<'a>(
+        &mut self,
+        metric: &Metric<'a>,
+        resource: EntryIndex,
+    ) -> Result<&'a [u8], End> {
+        let mut rest = metric.points;
+        while let Some((message, after)) = take_part(rest, POINT_KEY) {
+            let Some((head, value, attributes)) = Number::usual(message) else { break };
+            let scope = numbers(resource, metric.kind(), !attributes.is_empty());
+            let Some((index, key)) = self.points.cache().expected(scope) else { break };
+            let Ok(time) = head.time() else { break };
+            if !key::is_of(key, attributes, metric.name) {
+                break;
+            }
+            self.points.set_index(self.index);
+            if !self.points.value_at(index, time, value)? {
+                break;
+            }
+            self.index += 1;
+            rest = after;
+        }
+        Ok(rest)
     }
 
     fn metric(
@@ -193,7 +242,6 @@ impl<'p, 's> RequestReader<'p, 's> {
         Ok(())
     }
 
-    #[inline(always)]
     fn point(
         &mut self,
         metric: &Metric<'_>,
@@ -217,7 +265,6 @@ impl<'p, 's> RequestReader<'p, 's> {
 
 impl RequestReader<'_, '_> {
     /// Reads a `NumberDataPoint`.
-    #[inline(always)]
     fn number(
         &mut self,
         metric: &Metric<'_>,
@@ -236,16 +283,12 @@ impl RequestReader<'_, '_> {
         let bytes = match resource.index {
             Some(_) if end == start => metric.name,
             Some(_) => {
-                key.extend_from_slice(metric.name);
-                key.extend_from_slice(&metric.name.len().to_ne_bytes());
+                key::push_name(metric.name, key);
                 &**key
             }
             None => &**key,
         };
-        let scope = resource.index.map_or(Scope::TAGGED, |index| {
-            let has_attributes = if end == start { 0 } else { ATTRIBUTES };
-            Scope::within(index, (kind as u16) << 1 | has_attributes)
-        });
+        let scope = resource.index.map_or(Scope::TAGGED, |index| numbers(index, kind, end > start));
         let series = Series { resource, attributes: &key[start..end] };
         let key = SeriesKey { scope, bytes };
         self.points.keyed_value(key, time, value, |description| {
@@ -363,6 +406,13 @@ fn usable(points: &mut PointReader<'_>, head: PointHead) -> Option<Stamp> {
             None
         }
     }
+}
+
+/// The scope of numbers of one kind.
+#[inline(always)]
+fn numbers(resource: EntryIndex, kind: ValueKind, has_attributes: bool) -> Scope {
+    let attributes = if has_attributes { ATTRIBUTES } else { 0 };
+    Scope::within(resource, (kind as u16) << 1 | attributes)
 }
 
 /// What names a series.
