@@ -134,8 +134,17 @@ impl<'b> Numbers<'b> {
         Some(Self { nulls: column.nulls(), values })
     }
 
-    /// The number in a row, which the table has; None for null.
+    /// The numbers of all rows, if they stand so in the column, and none is null.
     #[inline]
+    pub(super) fn plain(&self) -> Option<&'b [f64]> {
+        match (self.nulls, self.values) {
+            (None, Values::Float64(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The number in a row, which the table has; None for null.
+    #[inline(never)]
     pub(super) fn get(&self, row: usize) -> Option<f64> {
         if self.nulls.is_some_and(|nulls| nulls.is_null(row)) {
             return None;

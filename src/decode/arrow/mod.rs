@@ -81,7 +81,13 @@ impl ArrowReader {
         let (device, time) = (roles.device(batch), roles.time(batch));
         let schema = batch.schema_ref();
         let names = roles.names(schema).map(str::as_bytes);
-        let columns: Vec<_> = names.zip(roles.numbers(batch)).collect();
+        let columns: Vec<_> = names
+            .zip(roles.numbers(batch))
+            .filter_map(|(name, numbers)| {
+                let numbers = numbers?;
+                Some((name, numbers.plain(), numbers))
+            })
+            .collect();
         for row in 0..batch.num_rows() {
             points.set_index(first_row + row);
             let Ok(time) = time.as_ref().map_or(Ok(None), |times| times.get(row)) else {
@@ -92,10 +98,9 @@ impl ArrowReader {
             let device = device.as_bytes();
             let common = points.common(SeriesKey { scope: DEVICE, bytes: device });
             let scope = common.map(|common| Scope::within(common, 0));
-            for (name, numbers) in &columns {
-                let Some(value) = numbers.as_ref().and_then(|numbers| numbers.get(row)) else {
-                    continue;
-                };
+            for (name, plain, numbers) in &columns {
+                let value = plain.map_or_else(|| numbers.get(row), |values| Some(values[row]));
+                let Some(value) = value else { continue };
                 let key = match scope {
                     Some(scope) => SeriesKey { scope, bytes: name },
                     None => SeriesKey { scope: SPELLED, bytes: self.spell(name, device) },
