@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::draft::DraftSample;
 use super::fault::{BodyError, SampleFault, SampleRefusal};
-use super::names::{DeviceCache, MetricCache};
+use super::names::{DeviceCache, MetricCache, StreamCache};
 use crate::registry::{Full, NameSource, Registry};
 use sigmad_clock::Now;
 use sigmad_sample::{
@@ -60,6 +60,8 @@ pub(super) struct Admission {
     registry: Arc<Registry>,
     devices: DeviceCache,
     metrics: MetricCache,
+    /// Of those metrics that the mask of a device has no bit for.
+    streams: StreamCache,
     /// Readings of one body, for their memory.
     pub(super) readings_max: usize,
     /// The evictions of the registry that the caches know of.
@@ -71,6 +73,7 @@ impl Admission {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
         Self {
             devices: DeviceCache::new(),
+            streams: StreamCache::default(),
             metrics: MetricCache::new(registry.clone()),
             readings_max: QUEUE_READINGS_MAX,
             evictions: registry.metric_evictions(),
@@ -109,6 +112,7 @@ impl Admission {
         self.evictions = self.registry.metric_evictions();
         self.devices.clear();
         self.metrics.clear();
+        self.streams.clear();
     }
 }
 
@@ -242,9 +246,6 @@ impl BodyAdmission<'_> {
     /// Completes the draft of the batch with `draft`.
     #[inline(always)]
     pub(super) fn accept(&mut self, draft: &DraftSample<'_>) {
-        if !draft.unmasked.is_empty() {
-            return self.register(draft);
-        }
         let mut device = None;
         if let Some(name) = draft.device {
             let hash = self.admission.registry.hash_name(name);
@@ -258,8 +259,21 @@ impl BodyAdmission<'_> {
                 _ => return self.register(draft),
             }
         }
+        if !draft.unmasked.is_empty() && !self.are_known(draft, device) {
+            return self.register(draft);
+        }
         self.batch.complete(draft.timestamp_us.unwrap_or(self.now_us), device);
         self.decoded.accepted += 1;
+    }
+
+    /// Whether the metrics without a bit are known, and the device has streams of them.
+    #[inline(never)]
+    fn are_known(&mut self, draft: &DraftSample<'_>, device: Option<DeviceId>) -> bool {
+        let (readings, streams) = (self.batch.drafted(), &self.admission.streams);
+        draft.unmasked.iter().all(|&(at, _)| {
+            let metric = readings[at].metric;
+            metric != MetricId::NONE && device.is_none_or(|device| streams.has(device, metric))
+        })
     }
 
     /// Accepts a sample with a name that is not in this worker's caches, as far as the registry has room.
@@ -273,7 +287,7 @@ impl BodyAdmission<'_> {
         for &(index, name) in &draft.unmasked {
             metrics[index].0 = text(name);
         }
-        let Admission { registry, devices, metrics: cache, .. } = &mut *self.admission;
+        let Admission { registry, devices, metrics: cache, streams, .. } = &mut *self.admission;
         let admitted = match registry.admit(
             NameSource::Client,
             draft.device.map(text),
@@ -293,6 +307,9 @@ impl BodyAdmission<'_> {
         }
         if let Some((admitted, name)) = admitted.zip(draft.device) {
             devices.insert(registry.hash_name(name), name, admitted);
+            for id in draft.unmasked.iter().filter_map(|&(at, _)| metrics[at].1) {
+                streams.insert(admitted.device, id);
+            }
         }
         self.refuse_values(&metrics);
         self.batch.drop_unnamed();

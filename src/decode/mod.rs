@@ -610,6 +610,33 @@ mod tests {
     }
 
     #[test]
+    fn metrics_without_a_bit_are_known_until_their_device_is_gone() {
+        let mut fixture = Fixture::new(1_000);
+        let name = |each: usize| format!(r#""m{each}":1"#);
+        let samples: Vec<String> = (0..4)
+            .map(|part| {
+                let metrics: Vec<_> = (part * 25..part * 25 + 25).map(name).collect();
+                format!(r#"{{"device":"a",{}}}"#, metrics.join(","))
+            })
+            .collect();
+        for round in 0..3 {
+            for sample in &samples {
+                assert_eq!(fixture.decode(sample), ONE);
+            }
+            assert_eq!(fixture.registry.streams(), 100);
+            let read = fixture.batch.iter().flat_map(|(_, readings)| readings);
+            assert_eq!(read.map(|reading| reading.metric.slot()).max(), Some(101));
+            let device = fixture.registry.find_device("a");
+            assert!(fixture.batch.iter().all(|(sample, _)| sample.device == device));
+            fixture.batch.clear();
+            if round == 1 {
+                assert!(fixture.registry.forget_device("a"));
+                assert_eq!(fixture.registry.streams(), 0);
+            }
+        }
+    }
+
+    #[test]
     fn an_evicted_device_is_not_found_in_the_cache() {
         let mut fixture = Fixture::new(1);
         let at = |second: u64| Now { monotonic_ns: second * 1_000_000_000, wall_us: 0 };

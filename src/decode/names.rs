@@ -26,8 +26,14 @@ const GENERATION_AT: usize = 12;
 const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 17;
 
-/// Bytes of the cache of devices when every entry is in use.
-pub(super) const CACHE_BYTES: usize = DEVICES_CACHED * ENTRY_BYTES;
+/// Cached streams of metrics without a bit in the mask of their device: those of a hundred devices with a hundred and
+/// sixty each. Past it the cache is emptied.
+const STREAMS_CACHED: usize = 16 * 1024;
+
+/// Bytes of the caches of devices and streams when every entry is in use; a table has up to two places for each, and a
+/// byte beside each place.
+pub(super) const CACHE_BYTES: usize =
+    DEVICES_CACHED * ENTRY_BYTES + 2 * STREAMS_CACHED * (size_of::<(DeviceId, MetricId)>() + 1);
 
 /// Recent devices, direct-mapped: a name has one entry and replaces the device that was in it.
 pub(super) struct DeviceCache {
@@ -83,6 +89,40 @@ impl DeviceCache {
         entry[GENERATION_AT..LENGTH_AT].copy_from_slice(&admitted.device.generation.to_ne_bytes());
         entry[LENGTH_AT] = name.len() as u8;
         entry[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
+    }
+}
+
+/// Known streams of metrics whose slots are past the mask of a device.
+///
+/// An id that was evicted is not found here by its successor: the generations differ.
+#[derive(Debug, Default)]
+pub(super) struct StreamCache {
+    hasher: RandomState,
+    streams: HashTable<(DeviceId, MetricId)>,
+}
+
+impl StreamCache {
+    #[inline]
+    pub(super) fn has(&self, device: DeviceId, metric: MetricId) -> bool {
+        let stream = (device, metric);
+        self.streams.find(self.hasher.hash_one(stream), |known| *known == stream).is_some()
+    }
+
+    pub(super) fn insert(&mut self, device: DeviceId, metric: MetricId) {
+        if self.has(device, metric) {
+            return;
+        }
+        if self.streams.len() >= STREAMS_CACHED {
+            self.clear();
+        }
+        let Self { hasher, streams } = self;
+        let stream = (device, metric);
+        streams.insert_unique(hasher.hash_one(stream), stream, |known| hasher.hash_one(known));
+    }
+
+    /// Forgets all streams, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.streams.clear();
     }
 }
 
@@ -147,6 +187,22 @@ impl MetricCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_is_found_until_there_are_too_many() {
+        let mut cache = StreamCache::default();
+        let device = |index| DeviceId { index, generation: 0 };
+        let metric = MetricId::new(70, 0);
+        for index in 0..STREAMS_CACHED as u32 {
+            cache.insert(device(index), metric);
+            cache.insert(device(index), metric);
+        }
+        assert!((0..STREAMS_CACHED as u32).all(|index| cache.has(device(index), metric)));
+        assert!(!cache.has(DeviceId { index: 0, generation: 1 }, metric));
+        assert!(!cache.has(device(0), MetricId::new(70, 1)));
+        cache.insert(device(u32::MAX), metric);
+        assert!(cache.has(device(u32::MAX), metric) && !cache.has(device(0), metric));
+    }
 
     #[test]
     fn a_name_is_found_unless_it_is_too_long() {
