@@ -103,7 +103,7 @@ impl AgentReader<'_> {
             // One object, or one a line.
             while at < body.len() {
                 at = match metrics_of(body, at)? {
-                    Some(metrics) => self.wrapper(body, at, metrics)?,
+                    Some(metrics) => self.wrapper(body, metrics)?,
                     None => self.object(body, at)?,
                 };
                 at = skip_space(body, at);
@@ -113,11 +113,21 @@ impl AgentReader<'_> {
         if offset < body.len() { Err(BodyError::Malformed { offset }) } else { Ok(()) }
     }
 
-    /// Reads the array at `metrics` of the object at `at`; returns the end of the object.
-    fn wrapper(&mut self, body: &mut [u8], at: usize, metrics: usize) -> Result<usize, BodyError> {
-        let end = skip_value(body, at)?.end;
-        self.array(body, metrics)?;
-        Ok(end)
+    /// Reads the array at `metrics` of an object; returns the end of the object.
+    fn wrapper(&mut self, body: &mut [u8], metrics: usize) -> Result<usize, BodyError> {
+        let mut at = self.array(body, metrics)?;
+        loop {
+            at = skip_space(body, at);
+            match body.get(at) {
+                Some(b'}') => return Ok(at + 1),
+                Some(b',') => {
+                    let name_at = skip_space(body, at + 1);
+                    let (_, value_at) = key(body, name_at)?;
+                    at = skip_value(body, value_at)?.end;
+                }
+                _ => return Err(BodyError::Malformed { offset: at }),
+            }
+        }
     }
 
     fn array(&mut self, body: &mut [u8], at: usize) -> Result<usize, BodyError> {
