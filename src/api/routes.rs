@@ -3,6 +3,8 @@
 //! A new path is a row of [`ROUTES`] and an entry of `openapi.json`; a test compares them. What a path can do is in
 //! [`actions`](super::actions).
 
+mod foreign;
+
 use std::sync::LazyLock;
 
 use super::actions::{
@@ -184,11 +186,11 @@ impl Label {
     }
 }
 
-/// What a client of an unknown path may have meant: the paths for debugging, or all others. It is written once: a
-/// scan of paths must not cost more than other requests.
+/// What a client of an unknown path may have meant: the path for its format if another receiver has this one, otherwise
+/// the paths for debugging, or all others. It is written once: a scan of paths must not cost more than other requests.
 pub fn no_such_path(path: &str) -> &'static str {
     static MESSAGES: LazyLock<[String; 2]> = LazyLock::new(|| [false, true].map(list));
-    &MESSAGES[usize::from(is_debug(path))]
+    foreign::advice(path).unwrap_or_else(|| &MESSAGES[usize::from(is_debug(path))])
 }
 
 fn list(debug: bool) -> String {
