@@ -165,10 +165,19 @@ pub struct SharedWindows {
     pub last_seen_us: i64,
     /// The timestamp of that sample.
     pub last_timestamp_us: i64,
-    /// The number of the takeover by another replica that has the detector states of the device; 0 if this one has them, or nobody.
-    pub other_takeover: u32,
+    /// That by another replica which has the detector states of the device. None if this one has them, or nobody.
+    pub other_takeover: Option<OtherTakeover>,
     /// Its metrics.
     pub metrics: Vec<SharedMetric>,
+}
+
+/// A takeover of a device by another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherTakeover {
+    /// Its number.
+    pub number: u32,
+    /// The other replica waits for the states that this one had.
+    pub is_from_here: bool,
 }
 
 /// One stream as all replicas see it.

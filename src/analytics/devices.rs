@@ -180,6 +180,8 @@ impl DeviceWindows {
             return;
         };
         device.others = shared.others;
+        // Redis has more after a restart whose disk lacked the last samples.
+        device.own.total = device.own.total.max(shared.own_total);
         let all_sent = was_sent(device.own_seen_s, shared);
         device.last.update_from_replicas(shared, all_sent || device.own.total == shared.own_total);
         for (at, stream) in shared.metrics.iter().enumerate() {
@@ -192,11 +194,9 @@ impl DeviceWindows {
                 entry.set_verdict(&verdict);
             }
         }
-        if shared.other_takeover > 0
-            && let Some(handover) = &mut self.handover
-        {
+        if let (Some(takeover), Some(handover)) = (shared.other_takeover, &mut self.handover) {
             let now_s = LastSample::seconds(shared.last_seen_us);
-            handover.taken_over_elsewhere(id, shared.other_takeover, now_s);
+            handover.taken_over_elsewhere(id, takeover, now_s);
         }
     }
 

@@ -247,6 +247,7 @@ impl FleetWindows {
         merge: &mut ReplicaMerge,
     ) {
         self.others = shared.others;
+        self.samples = self.samples.max(shared.own_total);
         let all_sent = was_sent(self.own_seen_s, shared);
         self.last.update_from_replicas(shared, all_sent || self.samples == shared.own_total);
         for stream in &shared.metrics {

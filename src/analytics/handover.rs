@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::handover::{HandoverCounters, HandoverMessage, WaitOutcome};
+use crate::judged_queue::OtherTakeover;
 use sigmad_detectors::window::Moments;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
 
@@ -48,6 +49,8 @@ struct DeviceHandover {
     moved_s: u32,
     /// The number of this replica's last takeover that Redis has.
     takeover: u32,
+    /// Its states are from before a restart, in which another replica may have asked for them.
+    is_restored: bool,
 }
 
 /// A value that `zscore` has judged and the other detectors have not.
@@ -206,11 +209,19 @@ impl Handover {
     }
 
     /// Another replica has taken over a device.
-    pub fn taken_over_elsewhere(&mut self, id: DeviceId, takeover: u32, now_s: u32) {
+    pub fn taken_over_elsewhere(&mut self, id: DeviceId, takeover: OtherTakeover, now_s: u32) {
         let at = id.index as usize;
         let Some(known) = self.devices.get_mut(at) else { return };
+        let OtherTakeover { number, is_from_here } = takeover;
+        if number > known.takeover && known.is_restored {
+            known.is_restored = false;
+            if is_from_here {
+                // It has waited since before the restart. Values that wait here come after it.
+                self.leaving.push_back((id, number - 1));
+            }
+        }
         match known.holder {
-            _ if takeover <= known.takeover => {}
+            _ if number <= known.takeover => {}
             Holder::Here => {
                 let own = known.takeover;
                 if self.may_move(at, now_s) {
@@ -226,6 +237,15 @@ impl Handover {
             Holder::Each => known.moved_s = now_s,
             Holder::Elsewhere => {}
         }
+    }
+
+    /// The states of a device are those from before a restart: good until Redis says that another replica has had it since.
+    pub fn restored(&mut self, id: DeviceId) {
+        let at = id.index as usize;
+        if self.devices.len() <= at {
+            self.devices.resize(at + 1, DeviceHandover::default());
+        }
+        self.devices[at] = DeviceHandover { is_restored: true, ..DeviceHandover::default() };
     }
 
     /// Another device gets the index, or the device is new there.
@@ -284,7 +304,7 @@ impl Handover {
         self.values_waiting -= ended.values.len();
         self.count(outcome);
         let known = &mut self.devices[id.index as usize];
-        known.holder = Holder::Here;
+        (known.holder, known.is_restored) = (Holder::Here, false);
         let has_states =
             matches!(outcome, WaitOutcome::Received | WaitOutcome::Older | WaitOutcome::Unknown);
         if ended.moves_on && has_states {

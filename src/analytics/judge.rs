@@ -133,9 +133,18 @@ impl Analytics {
     /// Applies what other replicas have changed. A device that is new here is opened, unless it has been
     /// evicted.
     pub fn apply(&mut self, shared: &SharedWindows) {
+        if self.export.is_some()
+            && let Some(id) = shared.device
+        {
+            self.take_before_update(id);
+        }
         let Self { fleet, devices, metrics, merge, .. } = self;
         match shared.device {
-            None => fleet.apply(shared, metrics, merge),
+            None => {
+                // What Redis has of this replica before its restart, and its disk has not.
+                self.samples = self.samples.max(shared.own_total);
+                fleet.apply(shared, metrics, merge);
+            }
             Some(id) => devices.apply(id, shared, metrics, merge),
         }
     }

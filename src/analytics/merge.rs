@@ -39,9 +39,13 @@ impl ReplicaMerge {
         let window = arena.window();
         let (stream, _) = arena.get_mut(place);
         stream.others = shared.others;
+        // After a restart whose disk lacked the last values.
+        let has_forgotten = stream.own.total < shared.own_total;
+        stream.own.total = stream.own.total.max(shared.own_total);
         let (own_total, ring_source) = (stream.own.total, stream.ring_source);
         let is_own = own_total > 0 && shared.own_values >= shared.values.len();
-        if shared.values.is_empty() || is_own && ring_source == RingSource::Own {
+        let is_known = is_own && ring_source == RingSource::Own && !has_forgotten;
+        if shared.values.is_empty() || is_known {
             return None;
         }
 
@@ -61,7 +65,7 @@ impl ReplicaMerge {
         merged.extend_from_slice(since);
 
         if is_own {
-            arena.unshare(place, own);
+            arena.unshare(place, if has_forgotten { newest(merged, window) } else { own });
         } else {
             let (stream, ring) = arena.get(place);
             let values = newest(merged, window);

@@ -202,7 +202,14 @@ impl AnalyticsThread {
             // Those of the journal once more: the incidents know which of them they were told.
             let judged = |analytics: &mut Analytics| pass_events(analytics, events);
             let (clock, latest) = (&self.clock, &mut self.latest);
-            if snapshots.restore(&mut self.analytics, latest, clock, judged) {
+            // The journal has what was judged here: nobody is asked for states, or given some.
+            let handover = self.analytics.pause_handover();
+            let is_whole = snapshots.restore(&mut self.analytics, latest, clock, judged);
+            self.analytics.go_on_with(handover);
+            if self.store.is_some() {
+                self.analytics.go_on_as_replica();
+            }
+            if is_whole {
                 self.begin_again();
             }
         }

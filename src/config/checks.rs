@@ -54,9 +54,6 @@ impl ServerSettings {
         {
             return Err(SettingsError::ShardsWithRedis(shards));
         }
-        if self.redis_url.is_some() && self.state_dir.is_some() {
-            return Err(SettingsError::StateWithRedis);
-        }
         if self.ack == Ack::Disk && self.state_dir.is_none() {
             return Err(SettingsError::AckWithoutState);
         }

@@ -29,8 +29,6 @@ pub enum SettingsError {
     UnixWithMay,
     /// `--analytics` of more than one with `--redis-url`: the store takes judged samples from one shard.
     ShardsWithRedis(usize),
-    /// `--state-dir` with `--redis-url`: each brings windows back after a restart, and they would count twice.
-    StateWithRedis,
     /// `--ack disk` without `--state-dir`.
     AckWithoutState,
     /// `--detector` has this name more than once.
@@ -79,9 +77,6 @@ impl fmt::Display for SettingsError {
             Self::ShardsWithRedis(shards) => {
                 write!(f, "--analytics {shards} can't be used with --redis-url: it takes 1")
             }
-            Self::StateWithRedis => f.write_str(
-                "--state-dir can't be used with --redis-url: windows come back from Redis, and would count twice",
-            ),
             Self::AckWithoutState => f.write_str(
                 "--ack disk needs --state-dir: the directory whose disk acknowledges",
             ),

@@ -352,7 +352,8 @@ pub struct ServerSettings {
     /// directory that keeps what was learned over a restart
     ///
     /// Directory in which windows, detectors and anomalies outlive a restart; it is created. One process at a time uses it.
-    /// Without it they are in memory alone. Not with `--redis-url`, which shares the windows itself.
+    /// Without it they are in memory alone. With `--redis-url` each replica has a directory of its own, which also says which
+    /// replica it is: never start two from copies of one directory.
     #[arg(help_heading = "State", long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 

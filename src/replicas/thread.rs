@@ -113,6 +113,8 @@ pub struct ReplicasThread {
     claims: Vec<Member>,
     claims_packed: Vec<u8>,
     claims_version: Option<u64>,
+    /// When this process began, in microseconds since 1970: what the versions of its claims are counted from.
+    versions_from: u64,
     /// When the claims in Redis are to be written again.
     state_ns: u64,
     own_counts: ([usize; 2], usize),
@@ -142,7 +144,7 @@ impl ReplicasThread {
     pub fn new(mut parts: ReplicasParts) -> Self {
         let name = format!("sigmad-incidents-{}", parts.replica);
         let identity = ClientIdentity::new(name, parts.clock.clone(), parts.dialer.clone());
-        let away_since_us = Some(parts.clock.now().wall_us);
+        let begun_us = parts.clock.now().wall_us;
         Self {
             own: commands::number(parts.replica),
             commands: Commands::new(parts.replica),
@@ -158,6 +160,7 @@ impl ReplicasThread {
             claims: Vec::new(),
             claims_packed: Vec::new(),
             claims_version: None,
+            versions_from: begun_us.max(0) as u64,
             state_ns: 0,
             own_counts: ([0; 2], 0),
             known: None,
@@ -168,7 +171,7 @@ impl ReplicasThread {
             waiting: Vec::new(),
             done: None,
             forgotten: None,
-            away_since_us,
+            away_since_us: Some(begun_us),
             is_logged: false,
             redis_us: 0,
             history: HistoryExchange::new(
@@ -241,9 +244,15 @@ impl ReplicasThread {
         self.join_own();
     }
 
+    /// The version of own claims as the holder knows it: no other one than that of the same replica before a restart.
+    fn stated_version(&self) -> Option<u64> {
+        self.claims_version.map(|version| self.versions_from + version)
+    }
+
     /// The holder needs no Redis for its own claims.
     fn join_own(&mut self) {
-        if let (Some(holder), Some(version)) = (&mut self.holder, self.claims_version) {
+        let version = self.stated_version();
+        if let (Some(holder), Some(version)) = (&mut self.holder, version) {
             holder.state(self.own, version, self.claims.clone());
         }
     }
@@ -261,7 +270,7 @@ impl ReplicasThread {
             request.order.write(&mut bytes);
             pipeline.add_command(commands::push_order(&bytes));
         }
-        let claims_version = self.claims_version.unwrap_or(0);
+        let claims_version = self.stated_version().unwrap_or(0);
         pipeline.add_command(self.commands.turn(claims_version, self.lease.take(sent_ns)));
         let has_stated = sent_ns >= self.state_ns;
         let mut replies = self.run_commands(&pipeline)?.into_iter().skip(usize::from(has_stated));

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::counters::ServerCounters;
 use super::shared::Shared;
+use super::state;
 use super::threads::spawn;
 use crate::config::{ServerSettings, Switch};
 use crate::incidents::asker::IncidentsAsker;
@@ -43,9 +44,7 @@ pub(super) fn kept(
     let disk = disk.filter(|_| settings.incidents == Switch::On)?;
     let book_settings = book_settings(settings.incident_interval);
     let kept = Kept::read(disk.clone(), book_settings, shared.layout.threads());
-    if let Some((damaged, state)) = kept.damage.as_ref().zip(counters.state.as_ref()) {
-        state.snapshots.damaged_total[damaged.kind as usize].add(1);
-    }
+    state::count(kept.damage.as_ref(), counters.state.as_ref());
     Some(kept)
 }
 

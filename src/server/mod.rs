@@ -94,26 +94,35 @@ pub fn run(
     );
     is_listening(running.tcp());
 
-    let failure = wait(&main_events, &shared, &reloads);
+    let failure = wait(settings, &main_events, &shared, &reloads);
     shared.readiness.set(ReadinessPhase::Draining);
     running.drain(start, settings.drain);
     failure.map_or(Ok(()), Err)
 }
 
-/// Waits for a signal, or for the failure of a worker. Meanwhile the first state of Redis, or the restored state, ends
-/// the start.
-fn wait(events: &Receiver<MainEvent>, shared: &Shared, reloads: &Reloads) -> Option<ServerError> {
+/// Waits for a signal, or for the failure of a worker. Meanwhile the first state of Redis and the restored state, where there
+/// are these, end the start.
+fn wait(
+    settings: &ServerSettings,
+    events: &Receiver<MainEvent>,
+    shared: &Shared,
+    reloads: &Reloads,
+) -> Option<ServerError> {
+    let mut waits_for_store = settings.redis_url.is_some();
+    let mut waits_for_state = settings.state_dir.is_some();
     loop {
         match events.recv().expect("Shared holds a sender") {
-            MainEvent::StoreState | MainEvent::Restored => {
-                shared.readiness.set(ReadinessPhase::Ready)
-            }
+            MainEvent::StoreState => waits_for_store = false,
+            MainEvent::Restored => waits_for_state = false,
             MainEvent::Reload => reloads.run(),
             MainEvent::Signal(signal) => {
                 info!(signal, "draining");
                 return None;
             }
             MainEvent::WorkerFailed(error) => return Some(ServerError::Worker(error)),
+        }
+        if !waits_for_store && !waits_for_state {
+            shared.readiness.set(ReadinessPhase::Ready);
         }
     }
 }

@@ -55,7 +55,10 @@ impl ServerParts {
         shared: &Shared,
         past: Option<&sigmad_demo::Past>,
     ) -> Result<Self, ServerError> {
-        let (redis, to_store) = RedisParts::new(settings, plan, shared).unzip();
+        let disk = state::lock(settings)?;
+        let mut damaged = None;
+        let number = |new| state::replica(disk.as_ref(), new, &mut damaged);
+        let (redis, to_store) = RedisParts::new(settings, plan, shared, number).unzip();
         let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
         let has_state = settings.state_dir.is_some();
         let (workers, shards) = (placement.workers(), placement.shards);
@@ -65,7 +68,7 @@ impl ServerParts {
         let counters = Arc::new(counters);
         signals::watch(shared.start, shared.main.clone(), counters.clone())
             .map_err(ServerError::Start)?;
-        let disk = state::lock(settings)?;
+        state::count(damaged.as_ref(), counters.state.as_ref());
         let mut kept = incidents::kept(disk.as_ref(), settings, shared, &counters);
         let book = kept.as_mut().and_then(|kept| kept.book.take());
         let known_silences =

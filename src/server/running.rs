@@ -56,8 +56,12 @@ impl RunningServer {
             state.set_deadline(deadline);
         }
         self.engine.drain(match (&self.store, &self.state) {
-            (Some(_), _) => store::drain_of_requests(drain),
+            (Some(_), None) => store::drain_of_requests(drain),
             (None, Some(_)) => state::drain_of_requests(drain),
+            // One after the other at worst: the states to Redis, then the last snapshot.
+            (Some(_), Some(_)) => {
+                store::drain_of_requests(drain).min(state::drain_of_requests(drain))
+            }
             (None, None) => drain,
         });
         // The workers have ended, so readers and sample queues see closed channels, and end once they are empty.

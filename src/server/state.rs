@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use sigmad_clock::{Clock, elapsed};
-use sigmad_state::{Disk, RealDisk, StateDir};
+use sigmad_state::{Damaged, Disk, RealDisk, StateDir};
 use tracing::warn;
 
 use super::error::ServerError;
@@ -26,6 +26,7 @@ use crate::journal::{self, JournalConsumer, JournalProducer};
 use crate::readiness::DirectoryState;
 use crate::state::counters::StateCounters;
 use crate::state::history::KeptHistory;
+use crate::state::replica;
 use crate::state::thread::{StateThread, StateThreadParts};
 
 /// What the last snapshot has of the drain: a gigabyte takes some seconds. At most this part, for a short one.
@@ -93,6 +94,25 @@ pub(super) fn lock(settings: &ServerSettings) -> Result<Option<Arc<dyn Disk>>, S
         Err(error) => Err(ServerError::StateDir(directory.clone(), error)),
     };
     settings.state_dir.as_ref().map(lock).transpose()
+}
+
+/// The number of this replica: that in the directory, where there is one.
+pub(super) fn replica(
+    disk: Option<&Arc<dyn Disk>>,
+    new: u32,
+    damaged: &mut Option<Damaged>,
+) -> u32 {
+    let Some(disk) = disk else { return new };
+    let number;
+    (number, *damaged) = replica::number(disk.clone(), new);
+    number
+}
+
+/// Counts a document that can't be read.
+pub(super) fn count(damaged: Option<&Damaged>, counters: Option<&StateDirCounters>) {
+    if let Some((damaged, counters)) = damaged.zip(counters) {
+        counters.snapshots.damaged_total[damaged.kind as usize].add(1);
+    }
 }
 
 impl StateParts {

@@ -67,11 +67,12 @@ pub(super) struct RunningStore {
 }
 
 impl RedisParts {
-    /// The thread, and the ends of its queues that analytics has.
+    /// The thread, and the ends of its queues that analytics has. `replica` may know by which number this replica goes on.
     pub fn new(
         settings: &ServerSettings,
         plan: &MemoryPlan,
         shared: &Shared,
+        replica: impl FnOnce(u32) -> u32,
     ) -> Option<(Self, (JudgedProducer, HandoverProducer))> {
         let target = settings.redis_target().expect("the settings were checked")?;
         // The system seeds it for each process.
@@ -87,7 +88,7 @@ impl RedisParts {
             counters.queue.clone(),
         );
         let keeps_history = settings.redis_history == RedisHistory::Stream;
-        let replica = ReplicaId::new(random as u32);
+        let replica = ReplicaId::new(replica(random as u32));
         let options = StoreOptions {
             replica,
             window: settings.window,

@@ -14,6 +14,7 @@ pub mod counters;
 pub mod history;
 mod packing;
 mod replay;
+pub mod replica;
 mod restore;
 #[cfg(test)]
 mod tests;

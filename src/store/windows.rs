@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::keys::{self, CountSource, Member, ReplicaCounters, ReplicaId};
 use super::reply::Reply;
-use crate::judged_queue::{JudgedCounts, SharedMetric, SharedWindows};
+use crate::judged_queue::{JudgedCounts, OtherTakeover, SharedMetric, SharedWindows};
 use crate::registry::{NameSource, Registry};
 use sigmad_sample::{DeviceId, MetricId, READINGS_MAX};
 
@@ -31,8 +31,8 @@ pub struct SubjectCounts {
     pub metrics: Vec<MetricCounts>,
     /// Fields that sigmad does not write.
     pub foreign: usize,
-    /// The number of the takeover by another replica that has the detector states of the device; 0 if this one has them, or nobody.
-    pub other_takeover: u32,
+    /// That by another replica which has the detector states of the device. None if this one has them, or nobody.
+    pub other_takeover: Option<OtherTakeover>,
     /// When the last sample arrived at each of the other replicas, and how many each has counted.
     replicas: Vec<(ReplicaId, i64, u64)>,
 }
@@ -91,8 +91,9 @@ impl SubjectCounts {
     ) -> Option<()> {
         let value = value?;
         if field == keys::OWNER.as_bytes() {
-            let (owner, takeover) = keys::read_owner(value)?;
-            self.other_takeover = if owner == own { 0 } else { takeover };
+            let (owner, number, before) = keys::read_owner(value)?;
+            let takeover = OtherTakeover { number, is_from_here: before == Some(own) };
+            self.other_takeover = (owner != own).then_some(takeover);
             return Some(());
         }
         let (source, metric) = keys::read_field(field)?;

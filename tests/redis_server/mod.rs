@@ -54,10 +54,10 @@ fn free_port() -> u16 {
 }
 
 /// A temporary directory; removed when dropped.
-struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sigmad-redis-{}-{number}", std::process::id());
@@ -66,7 +66,7 @@ impl Directory {
         Self(path)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }

@@ -61,10 +61,6 @@ fn settings_that_cannot_work_exit_78() {
     let cases = [
         (sigmad(&["--window=5", "--min-samples=10"], &[]), "--min-samples"),
         (sigmad(&["--ack=disk"], &[]), "--ack disk needs --state-dir"),
-        (
-            sigmad(&["--state-dir=/nowhere", "--redis-url=redis://127.0.0.1:1"], &[]),
-            "--state-dir can't be used with --redis-url",
-        ),
         (sigmad(&["--ingest-token=@/no/such/file"], &[]), "--ingest-token"),
         (sigmad(&[], &[("SIGMAD_READ_TOKEN", "")]), "SIGMAD_READ_TOKEN is empty"),
         (

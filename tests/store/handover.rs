@@ -12,15 +12,16 @@ use serde_json::Value;
 
 /// Far past what a loaded machine needs: a wait ends as soon as its condition holds.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The detectors of all replicas. Values wait for states far longer than a loaded machine takes.
-const FLAGS: &[&str] = &["--workers", "1", "--detector", "pager,zscore"];
+/// The detectors of all replicas: `robust` has a score for each value, and so shows at once whether states are whole. Values
+/// wait for states far longer than a loaded machine takes.
+const FLAGS: &[&str] = &["--workers", "1", "--detector", "pager,zscore,robust"];
 const WITH_REDIS: &[&str] = &["--handover-wait", "60s", "--redis-url"];
 /// Values of one device, a minute apart.
 const VALUES: u64 = 900;
 const FIRST_S: u64 = 1_767_225_600;
 
 #[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
@@ -28,13 +29,18 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn alone() -> Server {
+pub fn alone() -> Server {
     Launch { args: FLAGS, ..Launch::default() }.start()
 }
 
-fn replica(redis: &Redis) -> Server {
+pub fn replica(redis: &Redis) -> Server {
+    replica_with(redis, &[])
+}
+
+/// The same with further flags.
+pub fn replica_with(redis: &Redis, flags: &[&str]) -> Server {
     let url = redis.url();
-    let args = [FLAGS, WITH_REDIS, &[&url]].concat();
+    let args = [FLAGS, WITH_REDIS, &[&url], flags].concat();
     let server = Launch { args: &args, ..Launch::default() }.start();
     until("/readyz is 200", || server.get("/readyz").status == 200);
     server
@@ -48,7 +54,7 @@ fn value(at: u64) -> f64 {
 }
 
 /// Posts values of a device, and waits until they are judged.
-fn post(server: &Server, device: &str, values: std::ops::Range<u64>) {
+pub fn post(server: &Server, device: &str, values: std::ops::Range<u64>) {
     let samples: Vec<String> = values
         .map(|at| {
             let second = FIRST_S + 60 * at;
@@ -60,17 +66,17 @@ fn post(server: &Server, device: &str, values: std::ops::Range<u64>) {
     }
 }
 
-fn written(server: &Server) {
+pub fn written(server: &Server) {
     until("the samples are written", || Scrape::of(server).get("sigmad_pending_samples") == 0);
 }
 
-fn waits(server: &Server, outcome: &str) -> u64 {
+pub fn waits(server: &Server, outcome: &str) -> u64 {
     Scrape::of(server).get(&format!("sigmad_handover_waits_total{{outcome=\"{outcome}\"}}"))
 }
 
 /// Waits until the states of that many devices have come to a replica, and no values wait any more.
 #[track_caller]
-fn received(server: &Server, devices: u64) {
+pub fn received(server: &Server, devices: u64) {
     until("the states have come", || {
         waits(server, "received") == devices
             && Scrape::of(server).get("sigmad_handover_waiting_devices") == 0
@@ -79,9 +85,10 @@ fn received(server: &Server, devices: u64) {
 }
 
 /// What the detectors say of the last value of a device.
-fn findings(server: &Server, device: &str) -> Value {
+pub fn findings(server: &Server, device: &str) -> Value {
     let report = server.get(&format!("/analyze?device={device}&scope=local")).expect(200).json();
-    report["metrics"]["rps"]["detectors"]["pager"].clone()
+    let found = &report["metrics"]["rps"]["detectors"];
+    Value::from(["pager", "robust"].map(|detector| found[detector].clone()).to_vec())
 }
 
 /// The anomalies of a device that began from a value on: times, scores and lengths.
@@ -175,7 +182,7 @@ fn a_replica_that_ends_while_states_come_takes_them_and_hands_them_on() {
 const ALIVE: &str = "{sigmad}:alive";
 
 /// The ids of the replicas that have said that they live.
-fn ids(redis: &Redis) -> Vec<String> {
+pub fn ids(redis: &Redis) -> Vec<String> {
     redis.ask(&["ZRANGE", ALIVE, "0", "-1"])
 }
 
@@ -187,7 +194,7 @@ fn replica_and_id(redis: &Redis) -> (Server, String) {
     (server, id)
 }
 
-fn kill(server: &mut Server) {
+pub fn kill(server: &mut Server) {
     server.signal(libc::SIGKILL);
     assert!(server.wait_exit(PATIENCE).is_some());
 }
@@ -197,7 +204,7 @@ fn outlive(redis: &Redis, id: &str) {
     redis.ask::<()>(&["ZADD", ALIVE, "1", id]);
 }
 
-fn taken_over(redis: &Redis, device: &str, id: &str) {
+pub fn taken_over(redis: &Redis, device: &str, id: &str) {
     let key = format!("sigmad:{{{device}}}:counts");
     until("the device is taken over", || {
         let owner: Option<String> = redis.ask(&["HGET", &key, "owner"]);

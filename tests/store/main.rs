@@ -26,6 +26,7 @@ mod handover;
 mod incidents;
 mod lists;
 mod replica;
+mod restarts;
 mod sharing;
 mod simulation_model;
 mod topologies;

@@ -21,6 +21,8 @@ const INCIDENTS: FileName =
     FileName { generation: 0, kind: FileKind::Document, shard: 0, position: 0 };
 /// The file of what the live page shows of the past.
 const HISTORY: FileName = FileName { position: 1, ..INCIDENTS };
+/// The file of which replica this is.
+const REPLICA: FileName = FileName { position: 2, ..INCIDENTS };
 
 /// The file, which one process writes. It does not count towards [`StateOptions::bytes_max`](crate::StateOptions).
 #[derive(Debug)]
@@ -39,6 +41,11 @@ impl Document {
     /// That of the history, as [`Document::incidents`].
     pub fn history(disk: Arc<dyn Disk>) -> (Self, Result<Option<Vec<u8>>, Damaged>) {
         Self::open(disk, HISTORY)
+    }
+
+    /// That of which replica this is, as [`Document::incidents`].
+    pub fn replica(disk: Arc<dyn Disk>) -> (Self, Result<Option<Vec<u8>>, Damaged>) {
+        Self::open(disk, REPLICA)
     }
 
     fn open(disk: Arc<dyn Disk>, name: FileName) -> (Self, Result<Option<Vec<u8>>, Damaged>) {

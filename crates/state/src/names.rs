@@ -82,7 +82,8 @@ impl fmt::Display for FileName {
             FileKind::Journal => "journal",
             FileKind::Snapshot => "snapshot",
             FileKind::Document if *position == 0 => return f.write_str("incidents"),
-            FileKind::Document => return f.write_str("history"),
+            FileKind::Document if *position == 1 => return f.write_str("history"),
+            FileKind::Document => return f.write_str("replica"),
         };
         write!(f, "{word}-{generation:08}-{shard:03}-{position:012}")
     }

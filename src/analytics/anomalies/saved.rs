@@ -6,6 +6,9 @@ use std::sync::atomic::Ordering;
 use super::{ANOMALIES_KEPT, AnomalyEntry, AnomalyLog, AnomalyNumbers, OpenAnomaly};
 use crate::analytics::saved::form::SavedAnomaly;
 
+/// Anomalies that begin, or change, between two syncs of a journal at most: more than one thread judges in that time.
+const NUMBERS_LOST_MAX: u64 = 1 << 20;
+
 impl AnomalyNumbers {
     /// The last serial and the last number of a change that were given out.
     pub fn given(&self) -> (u64, u64) {
@@ -42,6 +45,16 @@ impl AnomalyLog {
     /// Notes how many have begun that are not restored.
     pub fn restore_begun(&mut self, begun: u64) {
         self.begun_before += begun;
+    }
+
+    /// The list of the cluster has what is restored. Anomalies that it has beside are numbered apart: they began after
+    /// what the disk has.
+    pub fn go_on_as_replica(&mut self) {
+        let (serial, change) = self.numbers.last();
+        if serial > 0 {
+            self.numbers.go_on_after(serial + NUMBERS_LOST_MAX, change + NUMBERS_LOST_MAX);
+        }
+        self.listed_change = self.numbers.last().1;
     }
 
     /// Adds one that was saved; they come oldest first. Its place, if it is open.

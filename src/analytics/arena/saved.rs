@@ -1,6 +1,6 @@
 //! One stream as bytes: its window as it is, its counts, and the detectors' states; and what it is judged for incidents by.
 
-use super::{Arena, RingSource, StreamIndex, StreamToJudge};
+use super::{Arena, StreamIndex, StreamToJudge};
 use crate::analytics::saved::form::SavedForm;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::saved::Saved;
@@ -14,16 +14,19 @@ impl Arena {
         SavedForm { window: self.window as u32, detectors: self.states.saved_forms() }
     }
 
-    /// Appends a stream. Its open anomaly is known by the anomaly.
+    /// Appends a stream, with the values of this replica alone: Redis has those of all. Its open anomaly is known by the anomaly.
     pub fn write(&self, place: StreamIndex, to: &mut Vec<u8>) {
-        let (stream, ring) = self.get(place);
-        debug_assert_eq!(stream.ring_source, RingSource::Own, "there are no other replicas");
-        stream.window.write(to);
-        stream.verdict.write(to);
-        stream.own.write(to);
+        let (all, _) = self.get(place);
+        let (window, verdict, ring) = match self.own(place) {
+            Some((own, ring)) => (own.window.clone(), own.verdict, ring),
+            None => (Window::default(), Verdict::default(), &[][..]),
+        };
+        window.write(to);
+        verdict.write(to);
+        all.own.write(to);
         // In the order of the ring: until it is full, its values are at its beginning.
-        ring[..stream.window.count()].iter().for_each(|value| value.write(to));
-        if let Some(state) = stream.state {
+        ring[..window.count()].iter().for_each(|value| value.write(to));
+        if let Some(state) = all.state {
             self.states.write(state, to);
         }
     }

@@ -18,6 +18,28 @@ impl Analytics {
         has_states
     }
 
+    /// Has states stay where they are, until [`Analytics::go_on_with`].
+    pub fn pause_handover(&mut self) -> Option<Box<Handover>> {
+        self.devices.handover.take()
+    }
+
+    /// Lets detector states follow their device again. Those that are here were restored.
+    pub fn go_on_with(&mut self, handover: Option<Box<Handover>>) {
+        let Some(mut handover) = handover else { return };
+        let devices = (0..self.devices.entries() as u32).filter_map(|index| {
+            let device = self.devices.at(index)?;
+            let id = DeviceId { index, generation: device.generation };
+            device.name.is_some().then_some(id)
+        });
+        devices.for_each(|id| handover.restored(id));
+        self.devices.handover = Some(handover);
+    }
+
+    /// Goes on as the replica that it was before a restart.
+    pub fn go_on_as_replica(&mut self) {
+        self.anomalies.go_on_as_replica();
+    }
+
     /// Redis has the takeover of a device of that number.
     pub fn taken_over(&mut self, id: DeviceId, takeover: u32) {
         if self.devices.get(id).is_some()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::analytics::names::NameLookup;
 use crate::handover::{FoundStates, HandoverCounters, HandoverMessage, StreamStates, WaitOutcome};
+use crate::judged_queue::OtherTakeover;
 use sigmad_detectors::DetectorKind;
 use sigmad_sample::Reading;
 
@@ -54,6 +55,10 @@ impl Replica {
 
     /// Another replica hears the device.
     fn hears_of_a_move(&mut self) {
+        self.hears_of(OtherTakeover { number: u32::MAX, is_from_here: true });
+    }
+
+    fn hears_of(&mut self, takeover: OtherTakeover) {
         let own_total = self.analytics.devices.get(DEVICE).map_or(0, |device| device.own.total);
         self.analytics.apply(&SharedWindows {
             device: Some(DEVICE),
@@ -61,7 +66,7 @@ impl Replica {
             own_total,
             last_seen_us: 1,
             last_timestamp_us: 1,
-            other_takeover: u32::MAX,
+            other_takeover: Some(takeover),
             metrics: Vec::new(),
         });
     }
@@ -343,4 +348,29 @@ fn what_a_cadence_has_learned_follows_its_device() {
     // One that has learned for longer goes on with what it knows.
     next.analytics.receive_states(found(Some([0; 7])), 0);
     assert_eq!(learned(&next), expected);
+}
+
+/// A replica that was restarted states what another one has asked for meanwhile, and nothing that others have had since.
+#[test]
+fn what_was_restored_is_stated_once_if_it_was_asked_of_this_replica() {
+    let kinds = &[DetectorKind::Pager, DetectorKind::Robust];
+    for (is_from_here, hears_first) in [(true, false), (true, true), (false, false), (false, true)]
+    {
+        let mut replica = Replica::sharing(kinds);
+        let paused = replica.analytics.pause_handover();
+        replica.judge(0..200);
+        replica.analytics.go_on_with(paused);
+        if hears_first {
+            replica.judge(200..201);
+            assert_eq!(replica.messages(), [HandoverMessage::Wanted(DEVICE)]);
+        }
+        replica.hears_of(OtherTakeover { number: 5, is_from_here });
+        let stated = replica.messages().into_iter().filter_map(|message| match message {
+            HandoverMessage::Stated(part) => Some(part.takeover),
+            HandoverMessage::Wanted(_) | HandoverMessage::Kept(_) => None,
+        });
+        assert_eq!(stated.collect::<Vec<_>>(), if is_from_here { vec![4] } else { vec![] });
+        replica.hears_of(OtherTakeover { number: 6, is_from_here: true });
+        assert_eq!(replica.messages(), []);
+    }
 }

@@ -8,11 +8,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::analytics::last_sample::LOST_AFTER_S;
+use crate::analytics::latest::LatestSamples;
 use crate::analytics::merge::newest;
 use crate::analytics::names::NameLookup;
 use crate::analytics::report::{
     DeviceReport, DevicesQuery, DevicesSort, MetricReport, Scope, WindowsReport,
 };
+use crate::analytics::saved::restore::{NotRestored, Restoring};
 use crate::judged_queue::SharedMetric;
 use crate::judged_queue::{
     self, JudgedChunk, JudgedConsumer, JudgedCounts, JudgedProducer, SharedWindows,
@@ -111,7 +113,7 @@ impl Store {
                 others: others.fold(JudgedCounts::default(), |sum, (_, (_, of))| sum + *of),
                 own_total: samples.get(&replica).map_or(0, |(_, of)| of.total),
                 last_seen_us: last_us,
-                other_takeover: 0,
+                other_takeover: None,
                 last_timestamp_us: last_us,
                 metrics: metrics.map(|(key, window)| self.stream(replica, *key, window)).collect(),
             }
@@ -413,6 +415,69 @@ fn what_is_fed_here_alone_stays_as_it_is() {
     assert_eq!(places_in_use(&replica.analytics), 2);
 }
 
+/// What a replica has of itself: last timestamps, counts and values. Sums may have been rounded anew.
+type OwnWindows = Vec<(Option<i64>, Vec<(u64, u64, Vec<f64>)>)>;
+
+fn own_windows(analytics: &Analytics) -> OwnWindows {
+    let subjects = std::iter::once(None).chain((0..4).map(|index| Some(id(index))));
+    let reports = subjects.map(|subject| analytics.windows(subject, Scope::Local));
+    let own = |of: MetricReport| (of.total_count, of.anomaly_count, of.values);
+    reports.map(|of| (of.last_timestamp_us, of.metrics.into_iter().map(own).collect())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    /// A snapshot has the windows of its replica as they were when it began, whatever is judged and read meanwhile. With
+    /// what Redis has it becomes the replica again.
+    #[test]
+    fn a_snapshot_is_of_one_replica(
+        steps in prop::collection::vec((0..2usize, any_step()), 2..120),
+        begins_at in 0..120usize,
+        goes_on_for in 0..40usize,
+    ) {
+        let (mut store, mut all) = (Store::default(), [0, 1].map(TestReplica::new));
+        let begins_at = begins_at % steps.len();
+        let mut began = None;
+        for (at, (number, step)) in steps.into_iter().enumerate() {
+            if at == begins_at {
+                let analytics = &mut all[0].analytics;
+                analytics.begin_snapshot(&LatestSamples::default());
+                began = Some(own_windows(analytics));
+            }
+            if at > begins_at + goes_on_for {
+                break;
+            }
+            match step {
+                ReplicaStep::Judge(samples) => _ = all[number].judge(at as i64 * 10, &samples),
+                ReplicaStep::Flush(chunks) => all[number].flush(chunks, &mut store),
+                ReplicaStep::Read => all[number].read(&store),
+            }
+        }
+        let (mut restored, mut restoring) = (analytics(), Restoring::default());
+        while all[0].analytics.step_snapshot() {}
+        while let Some(block) = all[0].analytics.next_block() {
+            restoring.restore(&block, &mut restored, &mut LatestSamples::default());
+        }
+        prop_assert!(all[0].analytics.end_snapshot());
+        prop_assert_eq!(restoring.not_restored, NotRestored::default());
+        prop_assert_eq!(Some(own_windows(&restored)), began);
+
+        // Redis has all, also what the snapshot lacks.
+        all.iter_mut().for_each(|replica| replica.flush(usize::MAX, &mut store));
+        all[0].read(&store);
+        store.read(0).iter().for_each(|shared| restored.apply(shared));
+        for (device, metric) in store.windows.keys() {
+            let of = |analytics: &Analytics| {
+                let mut report = analytics.windows(device.map(id), Scope::Cluster);
+                report.metrics.retain(|one| *one.metric == *metric.to_string());
+                let report = report.metrics.pop().expect("Redis has it");
+                (report.values, report.total_count)
+            };
+            prop_assert_eq!(of(&restored), of(&all[0].analytics));
+        }
+    }
+}
+
 #[test]
 fn what_the_store_has_lost_is_made_good_by_own_values() {
     let mut replica = TestReplica::new(0);
@@ -425,7 +490,7 @@ fn what_the_store_has_lost_is_made_good_by_own_values() {
         own_total,
         last_seen_us,
         last_timestamp_us: last_seen_us,
-        other_takeover: 0,
+        other_takeover: None,
         metrics: vec![SharedMetric {
             metric: MetricId::new(0, 0),
             others: JudgedCounts { total: 3, anomalies: 1 },

@@ -69,6 +69,15 @@ impl Analytics {
         }
     }
 
+    /// Takes what an update of other replicas would change of a device that is to be written: its entry may be of an evicted one.
+    #[cold]
+    pub(super) fn take_before_update(&mut self, id: DeviceId) {
+        let Self { export, devices, metrics, silence, .. } = self;
+        if let Some(export) = export {
+            export.take_of_device(id, |_| false, devices, metrics, silence.as_ref());
+        }
+    }
+
     /// Takes a bounded part of what is left of the snapshot. False if there is nothing left.
     pub fn step_snapshot(&mut self) -> bool {
         let Self { export, devices, fleet, metrics, silence, .. } = self;

@@ -54,6 +54,8 @@ impl NumberSet {
     fn streams(arena: &Arena) -> Self {
         let mut pending = Self::below(arena.places());
         arena.free_places().for_each(|place| _ = pending.take(place.number()));
+        // Each is written with the stream that it is of.
+        pending.0.iter_mut().zip(arena.own_copies()).for_each(|(word, copies)| *word &= !copies);
         pending
     }
 
@@ -188,24 +190,34 @@ impl Export {
                 }
             }
             let Some(id) = sample.device else { continue };
-            let Some(device) = devices.entry(id.index as usize) else { continue };
-            self.take_device(id.index, device, metrics, silence);
-            if device.generation == id.generation {
-                let touched = |metric| readings.iter().any(|reading| reading.metric == metric);
-                for stream in device.streams.iter().filter(|stream| touched(stream.metric)) {
-                    self.take_stream(&devices.arena, id, stream.metric, stream.place());
-                }
+            let touched = |metric| readings.iter().any(|reading| reading.metric == metric);
+            self.take_of_device(id, touched, devices, metrics, silence);
+        }
+    }
+
+    /// Takes a device, and the streams of it that are about to change.
+    pub fn take_of_device(
+        &mut self,
+        id: DeviceId,
+        touched: impl Fn(MetricId) -> bool,
+        devices: &DeviceWindows,
+        metrics: &KnownMetrics,
+        silence: Option<&SilenceWatch>,
+    ) {
+        let Some(device) = devices.entry(id.index as usize) else { return };
+        self.take_device(id.index, device, metrics, silence);
+        // Otherwise evicted: its entry may be given to this device, and its streams to any.
+        let is_present = device.generation == id.generation;
+        let of = DeviceId { index: id.index, generation: device.generation };
+        let is_taken = self.taken_devices.has(id.index as usize);
+        for stream in &device.streams {
+            if is_present && !touched(stream.metric) {
+                continue;
+            }
+            if is_taken {
+                self.take_stream(&devices.arena, of, stream.metric, stream.place());
             } else {
-                // Evicted: its entry may be given to this device, and its streams to any.
-                let gone = DeviceId { index: id.index, generation: device.generation };
-                let is_taken = self.taken_devices.has(id.index as usize);
-                for stream in &device.streams {
-                    if is_taken {
-                        self.take_stream(&devices.arena, gone, stream.metric, stream.place());
-                    } else {
-                        self.pending_streams.take(stream.place().number());
-                    }
-                }
+                self.pending_streams.take(stream.place().number());
             }
         }
     }
@@ -301,7 +313,8 @@ impl Export {
         let was_pending = self.pending_devices.take(index as usize);
         let id = DeviceId { index, generation: device.generation };
         let Some(name) = device.name.as_ref() else { return };
-        if !was_pending || !metrics.is_device(id) {
+        // Of one that was never heard here Redis knows all.
+        if !was_pending || !metrics.is_device(id) || device.own.total == 0 {
             return;
         }
         self.taken_devices.add(index as usize);

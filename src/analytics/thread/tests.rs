@@ -422,7 +422,7 @@ fn of_others(index: u32) -> SharedWindows {
         own_total: 0,
         last_seen_us: 9,
         last_timestamp_us: 8,
-        other_takeover: 0,
+        other_takeover: None,
         metrics: vec![SharedMetric {
             metric: MetricId::RPS,
             others,

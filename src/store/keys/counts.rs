@@ -57,11 +57,13 @@ pub fn read_field(text: &[u8]) -> Option<(CountSource, Option<&str>)> {
     }
 }
 
-/// Reads `<replica>:<number of the takeover>:<replica before>`: the first two. None for text that sigmad does not write.
-pub fn read_owner(text: &[u8]) -> Option<(ReplicaId, u32)> {
+/// Reads `<replica>:<number of the takeover>:<replica before>`, the last of which may be empty. None for text that sigmad
+/// does not write.
+pub fn read_owner(text: &[u8]) -> Option<(ReplicaId, u32, Option<ReplicaId>)> {
     let mut parts = text.splitn(3, |&byte| byte == b':');
     let replica = ReplicaId::read(parts.next()?)?;
-    Some((replica, read_number(parts.next()?)?.try_into().ok()?))
+    let takeover = read_number(parts.next()?)?.try_into().ok()?;
+    Some((replica, takeover, parts.next().and_then(ReplicaId::read)))
 }
 
 /// What one replica has counted of a device, or of the fleet, and when its last sample arrived.

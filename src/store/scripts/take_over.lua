@@ -1,7 +1,12 @@
 -- From now on the detector states of a device are this replica's. Returns the number of the takeover, the replica that had
 -- them before, and 1 if nobody can have any. A takeover that is made twice is the same one.
 local holder, number, before = string.match(redis.call('HGET', KEYS[1], 'owner') or '', '^(%x+):(%d+):(%x*)$')
-if holder == ARGV[1] then return {number, before, before == '' and 1 or 0} end
+if holder == ARGV[1] then
+  -- What it stated before a restart it has, and goes on with: nobody else may take it for current.
+  local replica, taken = string.match(redis.call('HGET', KEYS[2], '') or '', '^%d+:(%x+):%d+:(%d+)')
+  if replica == holder and taken == number then redis.call('DEL', KEYS[2]) end
+  return {number, before, before == '' and 1 or 0}
+end
 number, before = string.format('%.0f', (tonumber(number) or 0) + 1), holder or ''
 local nobody = before == '' and redis.call('EXISTS', KEYS[2]) == 0
 if nobody then
