@@ -148,9 +148,26 @@ impl Usual {
     }
 }
 
+/// Which values lie between the smallest and the largest before them.
+pub fn within_range(values: &[f64]) -> Vec<bool> {
+    let mut range = f64::INFINITY..=f64::NEG_INFINITY;
+    let is_within = |&value: &f64| {
+        let is_within = range.contains(&value);
+        range = range.start().min(value)..=range.end().max(value);
+        is_within
+    };
+    values.iter().map(is_within).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_extreme_is_outside_the_range_so_far() {
+        let within = within_range(&[1.0, 1.0, 3.0, 2.0, 0.0, 3.0, 4.0]);
+        assert_eq!(within, [false, true, false, true, false, true, false]);
+    }
 
     #[test]
     fn a_blip_is_no_ghost_and_what_follows_is() {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::Scored;
 use crate::events::{EventRanking, EventRules};
-use crate::ghosts::USUAL;
+use crate::ghosts::{USUAL, within_range};
 use crate::judges::Judge;
 use crate::nab::{NabRanking, NabScore, PROFILES};
 use crate::noise::{Noise, SAMPLED, SCORES, SPIKE_AFTER, SPIKES, Sampled, spikes_found};
@@ -132,7 +132,7 @@ pub fn ghosts(out: &mut impl Write, judges: &[Judge], threshold: Option<f64>) ->
     writeln!(out, "\n## Ghosts in streams of usual values, twelve days each\n")?;
     writeln!(out, "| values | every | streams | {} |", names.join(" | "))?;
     writeln!(out, "| --- | --- | --- |{}", " --- |".repeat(names.len()))?;
-    let mut totals = vec![0; judges.len()];
+    let mut totals = vec![[0; 2]; judges.len()];
     let mut streams = 0;
     for (usual, minutes) in USUAL {
         let all = usual.series(minutes);
@@ -140,10 +140,14 @@ pub fn ghosts(out: &mut impl Write, judges: &[Judge], threshold: Option<f64>) ->
         for (judge, total) in judges.iter().zip(&mut totals) {
             let threshold = judge.threshold(threshold);
             let scored = Scored::new(*judge, threshold, &all);
-            let count: usize = pairs(&all, &scored.scores)
-                .map(|(series, scores)| usual.ghosts(series, |row| scores[row] >= threshold))
-                .sum();
-            *total += count;
+            let mut count = 0;
+            for (series, scores) in pairs(&all, &scored.scores) {
+                let (is_alarm, is_known) =
+                    (|row: usize| scores[row] >= threshold, within_range(&series.values));
+                count += usual.ghosts(series, is_alarm);
+                total[1] += usual.ghosts(series, |row| is_alarm(row) && is_known[row]);
+            }
+            total[0] += count;
             counts.push(count.to_string());
         }
         streams += all.len();
@@ -155,8 +159,11 @@ pub fn ghosts(out: &mut impl Write, judges: &[Judge], threshold: Option<f64>) ->
             counts.join(" | ")
         )?;
     }
-    let totals: Vec<String> = totals.iter().map(ToString::to_string).collect();
-    writeln!(out, "| all | | {streams} | {} |", totals.join(" | "))
+    for (row, name) in ["all", "of values within the range so far"].into_iter().enumerate() {
+        let totals: Vec<String> = totals.iter().map(|total| total[row].to_string()).collect();
+        writeln!(out, "| {name} | | {streams} | {} |", totals.join(" | "))?;
+    }
+    Ok(())
 }
 
 /// What the scores of `pager` promise and cost on noise, and the spikes that it finds in it.
