@@ -73,6 +73,12 @@ impl Normalizer {
         (1.0 / self.per_unit) as f32
     }
 
+    /// A distance of two values, in deviations; 0 without spread.
+    #[inline]
+    pub fn deviations(&self, distance: f32) -> f32 {
+        (f64::from(distance) * self.per_unit) as f32 * self.inverse
+    }
+
     /// The coordinate of a value.
     #[inline]
     pub fn at(&self, value: f64) -> f32 {

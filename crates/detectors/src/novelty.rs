@@ -78,10 +78,10 @@ impl Past {
     }
 
     /// Compares a value with the past, then adds it. `faster`: by how much the stream is faster than one value a minute, as
-    /// its memory is one of days. The caller applies the conversion, if there is one, to
-    /// whatever else it keeps in the normalizer's coordinates.
+    /// its memory is one of days. `grain`: how far the value may be from its past without surprise. The caller applies the
+    /// conversion, if there is one, to whatever else it keeps in the normalizer's coordinates.
     #[inline]
-    pub fn take(&mut self, value: f64, faster: f32) -> (Surprises, Option<Conversion>) {
+    pub fn take(&mut self, value: f64, faster: f32, grain: f32) -> (Surprises, Option<Conversion>) {
         let memory = memory(faster);
         let conversion = self.normalizer.take(value);
         if let Some(conversion) = conversion {
@@ -95,9 +95,10 @@ impl Past {
         self.long += 2.0 / 65.0 * (value - self.long);
         let [at, short, long] = [value, self.short, self.long].map(|v| self.normalizer.at(v));
         let [values, curves, blocks] = &mut self.tails;
+        let distance = self.values.add(VALUE.slower(faster), [at], inverse);
+        let beyond = (distance - self.normalizer.deviations(grain)).max(0.0);
         let mut surprises = Surprises {
-            value: values
-                .surprise_within(self.values.add(VALUE.slower(faster), [at], inverse), memory),
+            value: values.surprise_within(beyond, memory),
             curve: curves.surprise_within(
                 self.curves.add(CURVE.slower(faster), [at, short, long], inverse),
                 memory,
@@ -207,7 +208,7 @@ impl Detector for Novelty {
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {
         self.interval.elapsed_s(timestamp_us);
-        let (surprises, conversion) = self.past.take(value, self.interval.faster());
+        let (surprises, conversion) = self.past.take(value, self.interval.faster(), 0.0);
         if let Some(conversion) = conversion {
             self.profile.convert(conversion);
         }

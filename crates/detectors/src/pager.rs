@@ -8,9 +8,11 @@
 //! # The parts
 //!
 //! - A, B, C: the surprises of [`Past`].
-//! - D: the surprise of the value less its moving average of span 64.
-//! - R, S: the errors against a moving average and against the half-hour of the day ([`NormalizedError`]), as
-//!   2 ln(1 + x/2) of x = R − 0.85 and x = S: a ratio of errors can be large for little reason, as where a stream hardly moves.
+//! - D: the surprise of the value less its moving average of span 64. In A and D a value is closer to its past by the
+//!   smallest step that the stream has taken: of whole numbers the next one is rounding.
+//! - R, S: the errors against a moving average and against the half-hour of the day ([`NormalizedError`]). R is what exceeds 1,
+//!   and weighs √(60 s / interval) where the interval is longer than a minute. They are limited to 3.8 and 4, so that a ratio of
+//!   errors needs another part beside it: it can be large for little reason, as where a stream hardly moves.
 //! - N: on leaving the range of n values so far, min(3, 1.1 log₁₀(n/2)): of n values in random order one in n/2
 //!   is the smallest or the largest.
 //! - L: at more than 3 median distances d from the baseline ([`RobustBaseline`]), min(3.5, 2 log₁₀(d/3)). It is
@@ -18,19 +20,24 @@
 //! - E: that the stream repeats a value for longer than ever ([`RunLength`]).
 //! - F: that it stays on one side of its daily baseline for longer than ever ([`BaselineSide`]).
 //!
-//! severity = ∛(((0.77 A)³ + B³ + (1.1 C)³ + (0.83 D)³ + (0.94 R)³ + (0.84 S)³ + N³ + (1.39 L)³ + E³ + (0.8 F)³) / 5)
+//! severity = ∛(((0.77 A)³ + B³ + (1.1 C)³ + (0.83 D)³ + R³ + (0.7 S)³ + N³ + (1.39 L)³ + E³ + (0.85 F)³) / 5)
 //! + 0.56 log₁₀(interval / 5 min)
 //!
 //! The last term is there because the score counts days: what happens once in a thousand values happens every
-//! quarter of an hour to one stream and every month to another.
+//! quarter of an hour to one stream and every month to another. Its factor is 0.8 between five minutes and a minute, because R and S
+//! are large more often there, and 0.42 below, where the past is one of days. It does not grow beyond an hour: the past of such
+//! streams is too short for it.
 //!
 //! # From severity to alarms
 //!
-//! An alarm suppresses those that are not clearly more severe for 15 hours ([`Hold`]), or for 236 values. A
-//! stream with more than 0.85 alarms a day over the last month raises its own bar by 0.85 ln(alarms a day / 0.85), so that
-//! noise that no part models raises the bar too. The rest becomes the score, by the line that fits the false
-//! alarms on the public data (docs/DETECTION.md). Below one value a minute the rate of 0.85 is lower, and the past of A to D
-//! is longer, so that noise costs no more there. What recurs has no higher score than its rate is worth ([`Recurring`]).
+//! An alarm suppresses those that are not clearly more severe for a time ([`Hold`]): an hour and a half at a value a minute or
+//! more, 15 hours at one in five minutes or fewer, and never more than 236 values. A stream with more than 0.85 alarms a
+//! day over the last month raises its own bar by 0.85 ln(alarms a day / 0.85), so that noise that no part models raises the
+//! bar too. The rest becomes the score, by the line that fits the false alarms on the public data (docs/DETECTION.md). Below
+//! one value a minute the rate of 0.85 is lower, and the past of A to D is longer, so that noise costs no more there. What
+//! recurs has no higher score than its rate is worth ([`Recurring`]). Where a stream mostly repeats itself, the severity of a
+//! value that it has had is divided by 1.3, as there a single part can be high for little reason; but not by E, which is about
+//! such values.
 
 use crate::baseline_side::BaselineSide;
 use crate::daily_profile::DailyProfile;
@@ -60,20 +67,34 @@ const OFF_BASELINE_PER_DAY: f32 = 0.4;
 /// The weight of each value in the moving average.
 const AVERAGE_WEIGHT: f64 = 0.3;
 /// A normalized error that is no part of R.
-const STEP_USUAL: f32 = 0.85;
-/// The largest values of these parts.
+const STEP_USUAL: f32 = 1.0;
+/// The interval up to which R has its whole weight.
+const STEP_INTERVAL_S: f32 = 60.0;
+/// The largest values of these parts. R or S alone raises no alarm in a stream of a value a minute.
+const STEP_MAX: f32 = 3.8;
+const OF_DAY_MAX: f32 = 4.0;
 const OFF_BASELINE_MAX: f32 = 3.5;
 const LEFT_RANGE_MAX: f32 = 3.0;
 
 const DAY_S: f32 = 86_400.0;
 /// The interval at which the severity has no term for the interval.
 const INTERVAL_S: f32 = 300.0;
-/// Severity added for ten times the interval.
+/// Severity added for ten times the interval; and taken away for a tenth of it down to a minute, and below a minute.
 const SEVERITY_PER_DECADE: f32 = 0.557;
-/// How long an alarm holds off others.
-const HOLD_S: f32 = 15.0 * 3_600.0;
+const SEVERITY_PER_DECADE_FASTER: f32 = 0.8;
+const SEVERITY_PER_DECADE_FASTEST: f32 = 0.42;
+/// One minute and one hour over five minutes, in decades.
+const DECADES_OF_MINUTE: f32 = -0.698_97;
+const DECADES_OF_HOUR: f32 = 1.079_18;
+/// In a stream that mostly repeats itself, a value that it has had needs this many times the severity. Fourteen ghosts
+/// without it, seven with it, and no other figure changes.
+const REPEATED_RATIO: f32 = 1.3;
+/// How long an alarm holds off others, in a stream of a value a minute and of one in five minutes. In between in proportion.
+/// Streams of many values have their events of an hour, which the hold of the others would hide.
+const HOLD_S: [f32; 2] = [1.5 * 3_600.0, 15.0 * 3_600.0];
+const HOLD_INTERVAL_S: [f32; 2] = [60.0, 300.0];
 /// The fewest and the most values in this time.
-const HOLD_VALUES: [f32; 2] = [15.0, 236.0];
+pub const HOLD_VALUES: [f32; 2] = [15.0, 236.0];
 /// The severity of an alarm that counts towards the stream's rate.
 const ALARM: f32 = 1.5;
 /// It counts when this fraction of a hold has passed since the last one; else it is the same alarm.
@@ -102,6 +123,8 @@ pub struct Pager {
     side: BaselineSide,
     one_sided: RunLength,
     last: f64,
+    /// The smallest step from one value to another; 0 before the first.
+    grain: f32,
     repeated: RunLength,
     detrended: LeaderClusters<1>,
     detrended_tail: TailProbability,
@@ -127,6 +150,7 @@ saved!(Pager {
     side,
     one_sided,
     last,
+    grain,
     repeated,
     detrended,
     detrended_tail,
@@ -145,7 +169,7 @@ const _: () = assert!(size_of::<Pager>() <= 4096);
 
 impl Detector for Pager {
     const THRESHOLD: f64 = 1.0;
-    const STATE_VERSION: u16 = 2;
+    const STATE_VERSION: u16 = 3;
 
     #[inline]
     fn observe(&mut self, timestamp_us: i64, value: f64) -> f64 {
@@ -160,11 +184,19 @@ impl Detector for Pager {
 }
 
 impl Pager {
+    /// For how long an alarm holds off others, in seconds; but not for fewer or more than [`HOLD_VALUES`].
+    #[inline]
+    pub fn hold_s(&self) -> f32 {
+        let ([short, long], [from, to]) = (HOLD_S, HOLD_INTERVAL_S);
+        let between = (self.interval.interval_s() - from) / (to - from);
+        short + (long - short) * between.clamp(0.0, 1.0)
+    }
+
     #[inline]
     fn severity(&mut self, timestamp_us: i64, value: f64, days: f32) -> f32 {
         self.recurring.advance(days, value == self.last);
         let faster = self.interval.faster();
-        let (surprises, conversion) = self.past.take(value, faster);
+        let (surprises, conversion) = self.past.take(value, faster, self.grain);
         if let Some(conversion) = conversion {
             self.profile.convert(conversion);
             self.side.convert(conversion);
@@ -175,13 +207,17 @@ impl Pager {
         let above_trend = normalizer.at(value) - normalizer.at(self.past.long());
         let slower = DETRENDED.slower(faster);
         let distance = self.detrended.add(slower, [above_trend], normalizer.inverse());
-        let detrended = self.detrended_tail.surprise_within(distance, memory(faster));
+        let beyond = (distance - normalizer.deviations(self.grain)).max(0.0);
+        let detrended = self.detrended_tail.surprise_within(beyond, memory(faster));
         let repeated = self.repeated.surprise(value == self.last);
+        let step = (value - self.last).abs() as f32;
         self.last = value;
         let stays = self.side.stays(&self.profile, normalizer, timestamp_us, value);
         let one_sided = self.one_sided.surprise(stays);
         if normalizer.count() == 1 {
             self.average = value;
+        } else if step > 0.0 && (step < self.grain || self.grain == 0.0) {
+            self.grain = step;
         }
         let average_error = self.average_errors.normalize((value - self.average).abs() as f32);
         self.average += AVERAGE_WEIGHT * (value - self.average);
@@ -200,19 +236,43 @@ impl Pager {
             surprises.curve,
             1.1 * surprises.blocks,
             0.826 * detrended,
-            0.944 * damped((average_error - STEP_USUAL).max(0.0)),
-            0.835 * damped(profile_error),
+            self.step(average_error),
+            0.7 * profile_error.min(OF_DAY_MAX),
             left_range,
             1.392 * off_baseline,
             repeated,
-            0.8 * one_sided,
+            0.85 * one_sided,
         ]);
         if combined == 0.0 {
             return 0.0;
         }
+        let severity = combined + self.of_interval();
+        if severity <= SEVERITY {
+            return severity;
+        }
+        let is_usual = surprises.value == 0.0 && repeated == 0.0 && self.recurring.is_repetitive();
+        self.unless_recurring(if is_usual { severity / REPEATED_RATIO } else { severity }, value)
+    }
+
+    /// R.
+    #[inline]
+    fn step(&self, average_error: f32) -> f32 {
+        if average_error <= STEP_USUAL {
+            return 0.0;
+        }
+        let weight = (STEP_INTERVAL_S / self.interval.interval_s()).min(1.0).sqrt();
+        weight * (average_error - STEP_USUAL).min(STEP_MAX)
+    }
+
+    /// What the interval adds to the severity.
+    #[inline]
+    fn of_interval(&self) -> f32 {
         let decades = (self.interval.interval_s() / INTERVAL_S).log10();
-        let severity = combined + SEVERITY_PER_DECADE * decades;
-        if severity > SEVERITY { self.unless_recurring(severity, value) } else { severity }
+        if decades >= 0.0 {
+            return SEVERITY_PER_DECADE * decades.min(DECADES_OF_HOUR);
+        }
+        let to_minute = decades.max(DECADES_OF_MINUTE);
+        SEVERITY_PER_DECADE_FASTER * to_minute + SEVERITY_PER_DECADE_FASTEST * (decades - to_minute)
     }
 
     /// The severity, or that of the rate at which the value recurs if it is lower.
@@ -245,7 +305,7 @@ impl Pager {
     #[inline]
     fn alarm(&mut self, severity: f32, elapsed_s: f32) -> f32 {
         let [fewest, most] = HOLD_VALUES;
-        let elapsed = (elapsed_s / HOLD_S).clamp(1.0 / most, 1.0 / fewest);
+        let elapsed = (elapsed_s / self.hold_s()).clamp(1.0 / most, 1.0 / fewest);
         self.alarms.advance(elapsed_s / DAY_S);
         self.alarm_ago += elapsed;
         self.hold.advance(elapsed);
@@ -266,10 +326,4 @@ impl Pager {
         }
         left
     }
-}
-
-/// Grows like its argument at first, then like its logarithm.
-#[inline]
-fn damped(x: f32) -> f32 {
-    2.0 * (0.5 * x).ln_1p()
 }

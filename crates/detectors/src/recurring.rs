@@ -73,12 +73,18 @@ impl Recurring {
         self.repeats += REPEATS_WEIGHT * (f32::from(u8::from(is_repeated)) - self.repeats);
     }
 
+    /// Whether the stream mostly repeats its value.
+    #[inline]
+    pub fn is_repetitive(&self) -> bool {
+        self.repeats >= REPEATS_MIN
+    }
+
     /// What is left of the severity of a value that would be an alarm: no more than `severity_of` the rate a day at which
     /// it recurs. The values that follow a recurring one have no more, unless they are clearly more severe.
     #[cold]
     pub fn left(&mut self, standout: Standout, severity_of: impl Fn(f32) -> f32) -> f32 {
         let Standout { number, severity, .. } = standout;
-        if self.repeats < REPEATS_MIN {
+        if !self.is_repetitive() {
             return severity;
         }
         if let Some(per_day) = self.per_day(standout) {

@@ -5,11 +5,11 @@
 //!
 //! - Back: [`CALM_VALUES`] folded values in a row lie within the band that was usual when it began. A stream that was
 //!   stuck must also have moved.
-//! - Usual: `pager` raises one alarm for one event, then holds off for 236 values or 15 hours. When this time has
+//! - Usual: `pager` raises one alarm for one event, then holds off for a time of its own ([`Pager::hold_s`]). When this time has
 //!   passed, the past includes the new level, and what follows is judged by it. So a level that stays ends the
 //!   deviation at the end of the hold, which begins anew when the deviation gets worse.
 
-use sigmad_detectors::pager::Pager;
+use sigmad_detectors::pager::{HOLD_VALUES, Pager};
 use sigmad_detectors::saved::saved;
 use sigmad_detectors::{Detector as _, novelty::COUNT_MIN};
 
@@ -24,9 +24,6 @@ pub const LEARNED: u32 = COUNT_MIN;
 /// Folded values within the usual band that end a deviation: a minute of intervals of ten seconds. Fewer would end
 /// and begin it again where a stream swings.
 pub const CALM_VALUES: u16 = 6;
-/// The hold of `pager`: the most and the fewest values, and its time.
-const HOLD_VALUES: [u32; 2] = [15, 236];
-const HOLD_US: i64 = 15 * 3_600_000_000;
 /// By how much a score must exceed the largest so far to count as worse.
 const WORSE: f32 = 0.3;
 
@@ -187,7 +184,7 @@ impl Watch {
             return Some(Finding::Deviates(deviation));
         }
         let open = self.open.as_mut()?;
-        if open.goes_on(folded) {
+        if open.goes_on(folded, self.pager.hold_s()) {
             return None;
         }
         self.open = None;
@@ -275,16 +272,17 @@ impl Watch {
 }
 
 impl OpenDeviation {
-    /// Whether it goes on after an interval that did not make it worse.
-    fn goes_on(&mut self, folded: &Folded) -> bool {
+    /// Whether it goes on after an interval that did not make it worse. `hold_s`: that of `pager`.
+    fn goes_on(&mut self, folded: &Folded, hold_s: f32) -> bool {
         self.values += 1;
         let [least, most] =
             if self.is_of_extreme { [folded.min, folded.max] } else { [folded.mean, folded.mean] };
         let is_calm = least >= self.low && most <= self.high && self.stuck_at != Some(folded.mean);
         self.calm = if is_calm { self.calm + 1 } else { 0 };
-        let [fewest, most] = HOLD_VALUES;
+        let [fewest, most] = HOLD_VALUES.map(|values| values as u32);
         let held_us = folded.start_us.saturating_sub(self.worse_us);
-        let is_usual = self.values >= most || (self.values >= fewest && held_us >= HOLD_US);
+        let has_passed = held_us as f64 >= f64::from(hold_s) * 1e6;
+        let is_usual = self.values >= most || (self.values >= fewest && has_passed);
         self.calm < CALM_VALUES && !is_usual
     }
 }
