@@ -8,9 +8,9 @@
 `cargo mutants` names the mutants. One build has them all, each behind a switch (scripts/switching.py); a mutant costs
 only the tests that reach it, the quickest first. What was found is kept in target/mutants/, and in the newest record,
 and what was noticed is not tried again until its function changes. What was never tried comes first. Writes a record
-and a table by room: noticed, by the time limit, passed the quick tests, missed by all, not reached by any, and what has
-no switch (constants, and what does not compile). A mutant that escapes fails the run: which ones need no test is in
-.cargo/mutants.toml, each with its reason.
+and a table by room: noticed, by the time limit, passed the quick tests, missed by all, not reached by any, what has no
+switch (constants, fields of a struct, functions that return `impl`), and what does not compile. A mutant that escapes
+fails the run: which ones need no test is in .cargo/mutants.toml, each with its reason.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ import bench  # noqa: E402
 OUT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "mutants"
 TREE = OUT / "tree"
 PASSED_QUICK = "passed the quick tests"
-OUTCOMES = ("noticed", "time limit", PASSED_QUICK, "missed", "not reached", "no switch")
+NO_SWITCH, NOT_VIABLE = "no switch", "does not compile"
+OUTCOMES = ("noticed", "time limit", PASSED_QUICK, "missed", "not reached", NO_SWITCH, NOT_VIABLE)
 # These are not tried again while their function stays as it is: tests are only added.
-SETTLED = ("noticed", "time limit", "no switch")
+SETTLED = ("noticed", "time limit")
 # Of processor time. A test that needs more would make mutants take days.
 TEST_SECONDS_MAX = 20
 # Of processor time, which a busy machine does not take; and of the clock, for what waits for ever.
@@ -58,33 +59,28 @@ QUICK_SECONDS_MAX = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Files of one package, and the tests of it that must notice."""
+    """Files of one package. Its unit tests must notice, and the integration tests that use it as a library."""
 
     what: str
     package: str
     files: tuple[str, ...]
-    # Paths of the unit tests begin so.
-    tests: tuple[str, ...]
-    # An integration test that uses the library, if it must notice too.
-    integration: str = ""
 
 
 # In the order in which they are tried: most mutants are of decoders, and a run that ends early has tried the others.
 GROUPS = {
-    "window": Group("window", "sigmad-detectors", ("crates/detectors/src/window.rs",), ("window::",)),
-    "admission": Group("admission", "sigmad", ("src/decode/admission.rs",), ("decode::", "api::"), "decoders"),
+    "window": Group("window", "sigmad-detectors", ("crates/detectors/src/window.rs",)),
+    "admission": Group("admission", "sigmad", ("src/decode/admission.rs",)),
     "http": Group(
         "heads, request lines, chunks",
         "sigmad",
         ("src/http/head.rs", "src/http/head_cache.rs", "src/http/chunked.rs", "src/http/request_line.rs"),
-        ("http::",),
     ),
-    "store": Group(
-        "store queue, windows from Redis", "sigmad", ("src/store/queue.rs", "src/store/windows.rs"), ("store::",)
-    ),
-    "tokens": Group("tokens", "sigmad", ("src/api/tokens.rs", "src/api/wrong_tokens.rs"), ("api::",)),
-    "decode": Group("decoders", "sigmad", ("src/decode/**/*.rs",), ("decode::",), "decoders"),
+    "store": Group("store queue, windows from Redis", "sigmad", ("src/store/queue.rs", "src/store/windows.rs")),
+    "tokens": Group("tokens", "sigmad", ("src/api/tokens.rs", "src/api/wrong_tokens.rs")),
+    "decode": Group("decoders", "sigmad", ("src/decode/**/*.rs",)),
 }
+# Integration tests that use the library.
+INTEGRATION = ("decoders",)
 ROOTS = {"sigmad": Path("src/lib.rs"), "sigmad-detectors": Path("crates/detectors/src/lib.rs")}
 
 
@@ -157,7 +153,6 @@ class Build:
     def __init__(self, groups: list[Group], mutants: list[Mutant]):
         self.mutants = mutants
         self.packages = sorted({group.package for group in groups})
-        self.integration = sorted({group.integration for group in groups} - {""})
         # Those that the compiler refused before, so that it need not be asked again: the reason of each.
         self.refused_at = OUT / "refused.json"
         self.known_refused = json.loads(self.refused_at.read_text()) if self.refused_at.exists() else {}
@@ -209,7 +204,7 @@ class Build:
         """Takes out what does not compile, until all does."""
         # Of the whole workspace, with whose features the dependencies have been built.
         command = ["cargo", "test", "--locked", "--workspace", "--lib", "--no-run", "--message-format=json"]
-        command += [word for name in self.integration for word in ("--test", name)]
+        command += [word for name in INTEGRATION for word in ("--test", name)]
         environment = os.environ | {
             "CARGO_TARGET_DIR": str(OUT.parent),
             "RUSTC_WORKSPACE_WRAPPER": str(OUT / "rustc.sh"),
@@ -218,7 +213,7 @@ class Build:
             done = subprocess.run(command, cwd=TREE, env=environment, check=False, capture_output=True)
             lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
             if done.returncode == 0:
-                wanted = {*(package.replace("-", "_") for package in self.packages), *self.integration}
+                wanted = {*(package.replace("-", "_") for package in self.packages), *INTEGRATION}
                 built = [line for line in lines if line.get("executable") and line["profile"]["test"]]
                 programs = [
                     Program(line["target"]["name"], Path(line["executable"]), Path(line["manifest_path"]).parent)
@@ -299,16 +294,14 @@ def run(program: Program, tests: list[str], variables: dict[str, str], cpu_s: fl
     return verdict, spent
 
 
-def learn(build: Build, paths: tuple[str, ...]) -> list[Test]:
-    """What each test reaches: those unit tests, and all integration tests."""
+def learn(build: Build) -> list[Test]:
+    """What each test reaches."""
     tests, left_out = [], []
     for program in build.programs:
         command = [str(program.path), "--list", "--format=terse"]
         listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=TREE).stdout
         names = [line.removesuffix(": test") for line in listed.splitlines() if line.endswith(": test")]
         for name in names:
-            if program.name not in build.integration and not name.startswith(paths):
-                continue
             with tempfile.TemporaryDirectory() as folder:
                 verdict, spent = run(program, [name], {"MUTANTS_REACHED": f"{folder}/of"}, TEST_SECONDS_MAX)
                 if verdict != "passed":
@@ -368,14 +361,14 @@ def mutate(groups: list[Group]) -> tuple[list[Mutant], dict[str, str]]:
     mutants, kept_at = list_mutants(groups), OUT / "outcomes.json"
     began = time.monotonic()
     build = Build(groups, mutants)
-    tests = learn(build, tuple(path for group in groups for path in group.tests))
+    tests = learn(build)
     outcomes = known_outcomes(kept_at)
     print(f"{len(mutants)} mutants, ready after {time.monotonic() - began:.0f} s", flush=True)
     reached = set().union(*(test.reached for test in tests))
 
     def note(mutant: Mutant, outcome: str) -> None:
         outcomes[mutant.key] = outcome
-        if outcome not in SETTLED:
+        if outcome not in (*SETTLED, NO_SWITCH, NOT_VIABLE):
             print(f"{outcome}: {mutant.name}", flush=True)
         kept_at.write_text(json.dumps(outcomes, indent=0))
 
@@ -387,7 +380,7 @@ def mutate(groups: list[Group]) -> tuple[list[Mutant], dict[str, str]]:
     # One that escaped is tried again: a test may be new.
     for mutant in sorted(taken, key=lambda m: (m.key in outcomes, groups.index(group_of(m, groups)))):
         if mutant.number in build.refused:
-            note(mutant, "no switch")
+            note(mutant, NO_SWITCH if build.refused[mutant.number] in switching.REASONS else NOT_VIABLE)
         elif mutant.number not in reached:
             note(mutant, "not reached")
         elif (outcome := judge(mutant, quick)) != "missed":

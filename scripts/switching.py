@@ -93,6 +93,13 @@ class Refused(Exception):
     """No switch can choose this mutant at run time."""
 
 
+# Why: one of a constant is evaluated by the compiler, and one of another kind changes what is built.
+A_CONSTANT, OF_ANOTHER_KIND, AN_IMPL = "a constant", "of another kind", "returns `impl`"
+REASONS = (A_CONSTANT, OF_ANOTHER_KIND, AN_IMPL)
+# `||` in a chain of `let` is no Rust.
+NO_RUST = "not an expression"
+
+
 def on(number: int) -> bytes:
     return b"crate::mutants::on(%d)" % number
 
@@ -119,7 +126,7 @@ class Source:
         while above is not None:
             # As `{ A - B }` of a const generic.
             if above.type in CONSTANT or above.type == "type_arguments":
-                raise Refused("a constant")
+                raise Refused(A_CONSTANT)
             above = above.parent
         self.at.setdefault((node.start_byte, node.end_byte, node.type), []).append(mutant)
 
@@ -129,20 +136,23 @@ class Source:
         if mutant.genre == "BinaryOperator":
             node = node.parent
             if node is None or node.type not in ("binary_expression", "compound_assignment_expr"):
-                raise Refused("not an expression")
+                raise Refused(NO_RUST)
             if mutant.replacement in LAZY and self._has_let(node):
-                raise Refused("a chain of let")
+                raise Refused(NO_RUST)
             return node
         if mutant.genre == "UnaryOperator":
             node = node.parent
             if node is None or node.type != "unary_expression":
-                raise Refused("not an expression")
+                raise Refused(NO_RUST)
             return node
         wanted = {"FnValue": "function_item", "MatchArm": "match_arm", "MatchArmGuard": "match_arm"}.get(mutant.genre)
         while node is not None and node.type != wanted:
             node = node.parent
         if wanted is None or node is None:
-            raise Refused("of another kind")
+            raise Refused(OF_ANOTHER_KIND)
+        returned = node.child_by_field_name("return_type")
+        if mutant.genre == "FnValue" and returned is not None and b"impl " in returned.text:
+            raise Refused(AN_IMPL)
         return node
 
     @staticmethod

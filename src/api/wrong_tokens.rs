@@ -114,4 +114,15 @@ mod tests {
         assert_eq!(wrong.counts.len(), SLOTS);
         assert!(wrong.lines.count > LINES_PER_MINUTE_MAX, "further lines are left out");
     }
+
+    #[test]
+    fn the_first_token_of_an_address_and_the_first_throttled_one_are_logged() {
+        let mut wrong = WrongTokens::default();
+        let client = || IpAddr::from([192, 0, 2, 1]).into();
+        for count in 1..=3 * WRONG_PER_MINUTE_MAX {
+            wrong.count(client(), Now::default());
+            let lines = 1 + u32::from(count > WRONG_PER_MINUTE_MAX);
+            assert_eq!(wrong.lines.count, lines, "after {count}");
+        }
+    }
 }

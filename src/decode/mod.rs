@@ -697,4 +697,16 @@ mod tests {
         }
         assert_eq!(values, [3.0, 3.0]);
     }
+
+    /// Names that are all in the caches, of a stream that is not.
+    #[test]
+    fn a_known_metric_of_a_known_device_is_a_new_stream_once() {
+        let mut fixture = Fixture::new(1_000);
+        fixture.decode(r#"[{"device":"a","x":1},{"device":"b","y":2}]"#).expect("a batch");
+        assert_eq!(fixture.registry.streams(), 2);
+        for _ in 0..2 {
+            fixture.decode(r#"[{"device":"a","y":3}]"#).expect("a batch");
+            assert_eq!(fixture.registry.streams(), 3);
+        }
+    }
 }

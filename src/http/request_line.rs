@@ -259,6 +259,7 @@ mod tests {
             ("CONNECT [::1]:443 HTTP/1.1\r\n", 501),
             ("CONNECT a HTTP/1.1\r\n", 400),
             ("CONNECT a: HTTP/1.1\r\n", 400),
+            ("CONNECT 8080 HTTP/1.1\r\n", 400),
             ("CONNECT / HTTP/1.1\r\n", 400),
             ("UPDATEREDIRECTREFS", 501),
             ("GET http:///a HTTP/1.1\r\n", 400),

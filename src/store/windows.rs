@@ -406,7 +406,8 @@ mod tests {
         let hash = |replicas: u32, old: u32| {
             let mut fields = vec![bulk(own().as_str()), bulk("0:0:1:0")];
             for replica in 0..replicas {
-                let old_us = if replica < old { now_us - GONE_AFTER_US - 1 } else { now_us };
+                // One that is as old as may be is there.
+                let old_us = now_us - GONE_AFTER_US - i64::from(replica < old);
                 let replica = ReplicaId::new(replica);
                 fields.extend([bulk(replica.as_str()), bulk(format!("{old_us}:0:1:0"))]);
             }
@@ -460,5 +461,77 @@ mod tests {
         let shared = shared.expect("there is room");
         assert_eq!((shared.device, shared.metrics.len(), no_room), (None, 50, 0));
         assert_eq!(share(Some("a"), 0), (None, 0));
+    }
+
+    #[test]
+    fn metrics_of_replicas_are_joined_in_whatever_order_they_come() {
+        let fields = [
+            ("aaaa0000", "50:5:14:0"),
+            ("aaaa0000:b", "9:0"),
+            ("aaaa0000:a", "5:0"),
+            ("0000bbbb", "60:4:20:2"),
+            ("0000bbbb:a", "10:1"),
+            ("0000bbbb:b", "20:2"),
+            ("0000bbbb:c", "30:3"),
+            ("0000cccc", "70:4:1:1"),
+            ("0000cccc:c", "1:1"),
+        ];
+        for turn in 0..fields.len() {
+            let mut turned = fields;
+            turned.rotate_left(turn);
+            let flat: Vec<_> = turned.iter().flat_map(|&(field, value)| [field, value]).collect();
+            let counts = SubjectCounts::read(&array(&flat), own(), ALL_TIMES);
+            let metrics = counts.metrics.iter().map(|m| (&*m.name, m.own_total, m.others));
+            let expected = [("a", 5, count(10, 1)), ("b", 9, count(20, 2)), ("c", 0, count(31, 4))];
+            assert_eq!(metrics.collect::<Vec<_>>(), expected, "from {turn}");
+            let sources = counts.metrics.iter().map(|metric| metric.sources.len());
+            assert_eq!(sources.collect::<Vec<_>>(), [2, 2, 2]);
+        }
+    }
+
+    #[test]
+    fn the_takeover_of_another_replica_counts() {
+        let takeover = |is_from_here| Some(OtherTakeover { number: 7, is_from_here });
+        for (owner, other_takeover) in [
+            ("aaaa0000:7:0000bbbb", None),
+            ("0000bbbb:7:", takeover(false)),
+            ("0000bbbb:7:aaaa0000", takeover(true)),
+            ("0000bbbb:7:0000cccc", takeover(false)),
+        ] {
+            let counts = SubjectCounts::read(&array(&[keys::OWNER, owner]), own(), ALL_TIMES);
+            assert_eq!((counts.other_takeover, counts.foreign), (other_takeover, 0), "{owner}");
+        }
+        let counts = SubjectCounts::read(&array(&[keys::OWNER, "x"]), own(), ALL_TIMES);
+        assert_eq!((counts.other_takeover, counts.foreign), (None, 1));
+    }
+
+    #[test]
+    fn parts_have_all_metrics_and_the_first_one_the_replicas() {
+        for (metrics, max, sizes) in
+            [(7, 3, &[3, 3, 1][..]), (6, 3, &[3, 3]), (3, 3, &[3]), (1, 3, &[1]), (0, 3, &[0])]
+        {
+            let name = |at: usize| MetricCounts {
+                name: format!("m{at}").into(),
+                ..MetricCounts::default()
+            };
+            let whole = SubjectCounts {
+                others: count(9, 1),
+                own_total: 4,
+                last: (5, 6),
+                metrics: (0..metrics).map(name).collect(),
+                replicas: vec![(ReplicaId::new(1), 5, 9)],
+                ..SubjectCounts::default()
+            };
+            let parts = whole.clone().parts(max);
+            let found: Vec<_> = parts.iter().map(|part| part.metrics.len()).collect();
+            assert_eq!(found, sizes);
+            let joined: Vec<_> = parts.iter().flat_map(|part| part.metrics.clone()).collect();
+            assert_eq!(joined, whole.metrics);
+            for (at, part) in parts.iter().enumerate() {
+                assert_eq!((part.others, part.own_total), (whole.others, whole.own_total));
+                assert_eq!(part.last, whole.last);
+                assert_eq!(part.replicas.is_empty(), at > 0);
+            }
+        }
     }
 }

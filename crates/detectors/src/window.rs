@@ -427,4 +427,26 @@ mod tests {
     fn no_drift_in_a_billion_updates() {
         drift(1_000_000_000);
     }
+
+    #[test]
+    fn counts_fit_a_ring_that_they_can_be_of() {
+        let of = |pushed: usize, len: usize| {
+            let mut window = Window::default();
+            (0..pushed).for_each(|value| window.push(&mut vec![0.0; len], value as f64));
+            window
+        };
+        for (pushed, len, fitting) in [
+            (0, 3, &[1, 2, 3, 4][..]),
+            (1, 3, &[2, 3, 4]),
+            (2, 3, &[3, 4]),
+            (3, 3, &[3]),
+            (5, 3, &[3]),
+        ] {
+            let window = of(pushed, len);
+            let fits: Vec<_> = (1..=4).filter(|len| window.fits(*len)).collect();
+            assert_eq!(fits, fitting, "{pushed} of {len}");
+        }
+        let window = Window { next: 3, ..of(3, 3) };
+        assert!(!window.fits(3), "the next place is past the ring");
+    }
 }

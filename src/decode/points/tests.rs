@@ -332,6 +332,8 @@ fn names_without_room_are_left_out() {
     assert_eq!(first.left_out(), first.unnamed);
     let is_listed = |refusal: &SampleRefusal| refusal.code == "too_many_metrics";
     assert!(fixture.decoder.refusals().iter().all(is_listed));
+    let refusals = fixture.decoder.refusals().to_vec();
     fixture.read(&points);
     assert_eq!(fixture.decoder.values(), first, "when they are known");
+    assert_eq!(fixture.decoder.refusals(), refusals);
 }

@@ -243,3 +243,12 @@ fn a_sample_with_numbers_of_its_own_stays_a_sample() {
         assert_eq!(fixture.values().len(), 1);
     }
 }
+
+/// The first object of a body says whose it is.
+#[test]
+fn an_agents_object_behind_a_sample_is_no_sample() {
+    let mut fixture = Fixture::new();
+    let body = format!(r#"[{{"device":"a","rps":3}},{TELEGRAF}]"#);
+    let decoded = fixture.decode(&body).expect("a batch");
+    assert_eq!((decoded.accepted, decoded.invalid, decoded.are_points), (1, 1, false));
+}
