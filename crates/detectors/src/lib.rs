@@ -37,5 +37,6 @@ pub mod window;
 pub mod zscore;
 
 pub use detector::Detector;
+pub use slab::prefetch;
 pub use states::{DetectorSettings, DetectorStates, Finding, SavedDetector, StateIndex};
 pub use table::DetectorKind;

@@ -91,7 +91,7 @@ impl<D: Detector> Slab<D> {
 /// Prefetches every cache line of a value.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn prefetch<T>(value: &T) {
+pub fn prefetch<T>(value: &T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     const LINE_BYTES: usize = 64;
     let first = std::ptr::from_ref(value).cast::<i8>();
@@ -103,4 +103,4 @@ fn prefetch<T>(value: &T) {
 
 /// Stable Rust has no prefetch for other architectures.
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch<T>(_value: &T) {}
+pub fn prefetch<T>(_value: &T) {}

@@ -1,6 +1,6 @@
 //! What incidents cost: CPU time of a value that is folded, of an interval that is judged, and of a device that is heard.
 //!
-//! Usage: `cost [fold|judge|hear]`, all three unless one is named. Prints the operations, the nanoseconds of each, and the
+//! Usage: `cost [fold|judge|cold|hear]`, all of them unless one is named. Prints the operations, the nanoseconds of each, and the
 //! bytes. Each is in a function of its own, so that callgrind counts one alone (`--toggle-collect='cost::fold*'`).
 
 use std::hint::black_box;
@@ -13,6 +13,8 @@ use sigmad_incidents::watches::{WATCH_BYTES, Watches};
 const INTERVAL_US: u64 = 10_000_000;
 /// More than the caches of a core hold.
 const STREAMS: usize = 2_000;
+/// More than any cache holds.
+const COLD_STREAMS: usize = 40_000;
 /// Intervals before streams are judged.
 const LEARNED: i64 = 160;
 const ROUNDS: i64 = 500;
@@ -41,8 +43,13 @@ fn fold(folds: &mut [Fold], rounds: i64) -> u64 {
 #[inline(never)]
 fn judge(watches: &mut Watches, folds: &mut [Fold], rounds: std::ops::Range<i64>) -> u64 {
     let mut found = 0;
+    let devices = folds.len() / 2;
     for round in rounds.clone() {
-        for (at, fold) in folds.iter_mut().enumerate() {
+        for turn in 0..folds.len() {
+            // Devices in another order each round, and the two streams of each one after the other.
+            let device = (turn / 2 * 7_919 + round as usize * 104_729) % devices;
+            let at = 2 * device + turn % 2;
+            let fold = &mut folds[at];
             // Two values in each interval: the second shows that the stream is not slow.
             for part in 0..2 {
                 let at_us = round * INTERVAL_US as i64 + part;
@@ -79,16 +86,20 @@ fn shown(name: &str, operations: u64, ns: u64) {
 fn main() {
     let only = std::env::args().nth(1);
     let is_asked = |name: &str| only.as_deref().is_none_or(|only| only == name);
-    let mut folds = vec![Fold::default(); STREAMS];
-    let mut watches = Watches::new(WatchSettings::new(INTERVAL_US), STREAMS);
-    if is_asked("judge") {
+    for (name, streams, rounds) in [("judge", STREAMS, 200), ("cold", COLD_STREAMS, 20)] {
+        if !is_asked(name) {
+            continue;
+        }
+        let mut folds = vec![Fold::default(); streams];
+        let mut watches = Watches::new(WatchSettings::new(INTERVAL_US), streams);
         judge(&mut watches, &mut folds, 0..LEARNED);
         let before = cpu_ns();
-        let judged = judge(&mut watches, &mut folds, LEARNED..LEARNED + 200);
-        shown("interval judged", judged, cpu_ns() - before);
-        assert_eq!(watches.learned(), STREAMS);
+        let judged = judge(&mut watches, &mut folds, LEARNED..LEARNED + rounds);
+        shown(&format!("interval judged, {streams} streams"), judged, cpu_ns() - before);
+        assert_eq!(watches.learned(), streams);
     }
     if is_asked("fold") {
+        let mut watches = Watches::new(WatchSettings::new(INTERVAL_US), STREAMS);
         let mut folds = vec![Fold::default(); STREAMS];
         folds.iter_mut().for_each(|fold| watches.take(fold, 0, 0.5, |_| {}));
         let before = cpu_ns();

@@ -5,9 +5,9 @@
 
 use std::num::NonZeroU32;
 
-use sigmad_detectors::Detector as _;
 use sigmad_detectors::pager::Pager;
 use sigmad_detectors::saved::Saved;
+use sigmad_detectors::{Detector as _, prefetch};
 
 use crate::fold::{Fold, Folded, WatchIndex};
 use crate::watch::{Finding, Watch, WatchSettings};
@@ -106,6 +106,7 @@ impl Watches {
             fold.enter(value);
             return;
         };
+        self.prefetch(index);
         let watch = self.get_mut(index);
         let (had_learned, is_slow) = (watch.has_learned(), fold.was_slow());
         if let Some(folded) = fold.folded() {
@@ -126,6 +127,17 @@ impl Watches {
         fold.set_range(range);
         if !is_slow {
             self.enter(fold, arrived_us, value, found);
+        }
+    }
+
+    /// Prefetches a stream that was last judged an interval ago, and the one after it: mostly that is the device's next
+    /// stream, whose interval ends with the same sample.
+    #[inline]
+    fn prefetch(&self, index: WatchIndex) {
+        prefetch(self.get(index));
+        let next = WatchIndex(index.0.saturating_add(1));
+        if next.0.get() <= self.taken {
+            prefetch(self.get(next));
         }
     }
 
