@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,14 +109,23 @@ def free_port() -> int:
             return port
 
 
-def wait_for_port(port: int, seconds: float = START_TIMEOUT_S) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        if time.monotonic() > deadline:
-            sys.exit(f"nothing listens on {port}")
+def until(what: str, holds: Callable[[], bool], seconds: float, explain: Callable[[], str] = lambda: "") -> float:
+    """Seconds until the condition holds. Where it never does, the program ends."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > seconds:
+            sys.exit(f"not within {seconds:g} s: {what}{explain()}")
         time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def wait_for_port(port: int, seconds: float = START_TIMEOUT_S) -> None:
+    def listens() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    until(f"something listens on {port}", listens, seconds)
 
 
 @contextlib.contextmanager

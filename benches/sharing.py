@@ -175,14 +175,6 @@ def delayed(target: int, delay_s: float):
     loop.close()
 
 
-def until(what: str, seconds: float, is_so) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            sys.exit(f"never came true: {what}")
-        time.sleep(0.02)
-
-
 def is_ready(port: int) -> bool:
     try:
         return bench.get_json(port, "/readyz")["parts"]["redis"] == "ok"
@@ -199,7 +191,7 @@ def is_written(port: int) -> bool:
 def first_read_leg(binary: str, redis: int) -> float:
     began = time.monotonic()
     with bench.sigmad("--redis-url", f"redis://127.0.0.1:{redis}", "--workers", "1", binary=binary) as (_, port):
-        until("ready", READY_TIMEOUT_S, lambda: is_ready(port))
+        bench.until("ready", lambda: is_ready(port), READY_TIMEOUT_S)
         took = time.monotonic() - began
         last = bench.get_json(port, f"/analyze?device=f{FLEET - 1}")["lastRps"]
         if last != FLEET - 1:
@@ -213,7 +205,7 @@ def first_read(binaries: list[str], rounds: int, scratch: Path) -> list[dict]:
         with bench.sigmad(*flags, binary=binaries[-1]) as (_, port):
             for first in range(0, FLEET, FLEET_BATCH):
                 post(port, [{"device": f"f{at}", "cpu": 1, "rps": at} for at in range(first, first + FLEET_BATCH)])
-            until("all are written", READY_TIMEOUT_S, lambda: is_written(port))
+            bench.until("all are written", lambda: is_written(port), READY_TIMEOUT_S)
         legs = [(binary, name, where) for binary in binaries for name, where in (("0", redis), ("200 ms", far))]
         found: dict = {leg: [] for leg in legs}
         for _ in range(rounds):
@@ -248,7 +240,7 @@ def drain_leg(binary: str, drain: str, scratch: Path) -> dict:
             child.terminate()
             code = child.wait(60)
             took = time.monotonic() - began
-            until("the log is read", 10, lambda: any('"stopped"' in line for line in child.log))
+            bench.until("the log is read", lambda: any('"stopped"' in line for line in child.log), 10)
             outcomes = {
                 name: last_line(child.log, "store stopped")[name] for name in ("stored", "coalesced", "dropped")
             }

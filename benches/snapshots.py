@@ -20,7 +20,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,14 +52,6 @@ def scrape(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def wait_until(what: str, is_so) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            sys.exit(f"not {what} after {WAIT_S:.0f} s")
-        time.sleep(0.01)
-
-
 def is_ready(port: int) -> bool:
     return bench.get(f"http://127.0.0.1:{port}/readyz")[0] == 200
 
@@ -81,7 +72,7 @@ def journal(folder: Path, rounds: int, seconds: float) -> dict:
         for name, flags in legs_of(folder).items():
             running[name] = servers.enter_context(bench.sigmad("--workers", "1", "--analytics", "1", *flags))
         for _, port in running.values():
-            wait_until("ready", lambda port=port: is_ready(port))
+            bench.until("ready", lambda port=port: is_ready(port), WAIT_S)
         for number in range(rounds + 1):
             for name, (child, port) in running.items():
                 flags = ("--batch", str(BATCH), "--profile", "devices", "--connections", "8", "--rate", "100")
@@ -114,7 +105,7 @@ def ack(folder: Path, rounds: int, seconds: float) -> dict:
         for name, flags in legs.items():
             _, port = servers.enter_context(bench.sigmad("--workers", "1", "--analytics", "1", *flags))
             legs[name] = port
-            wait_until("ready", lambda port=port: is_ready(port))
+            bench.until("ready", lambda port=port: is_ready(port), WAIT_S)
         for _ in range(rounds):
             for loop, (connections, batch) in loops.items():
                 for name, port in legs.items():
@@ -160,7 +151,7 @@ def start(flags: tuple[str, ...], stack: ExitStack) -> tuple[subprocess.Popen, i
     """A server that is restored: how long that took from the start of the process, and with how much memory."""
     began = time.monotonic()
     child, port = stack.enter_context(bench.sigmad(*flags))
-    wait_until("ready", lambda: is_ready(port))
+    bench.until("ready", lambda: is_ready(port), WAIT_S)
     took = time.monotonic() - began
     line = next(line for line in child.log if '"restored"' in line or " restored " in line)
     figures = {

@@ -75,14 +75,6 @@ def ask(path: Path, method: str, target: str, body: bytes | None = None, device:
         return answer.status, answer.read(), answer.headers.get("X-Upstream", "")
 
 
-def until(what: str, holds, explain=lambda: "") -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        if time.monotonic() > deadline:
-            sys.exit(f"not within {LIMIT_S} s: {what}{explain()}")
-        time.sleep(0.02)
-
-
 class Replica:
     """One process on its socket."""
 
@@ -93,7 +85,7 @@ class Replica:
         self.log = path.with_suffix(".log").open("ab")
         stack.callback(self.log.close)
         self.child = stack.enter_context(bench.running(command, stderr=self.log, env=environment))
-        until(f"{path.name} is ready", self.is_ready)
+        bench.until(f"{path.name} is ready", self.is_ready, LIMIT_S)
 
     def is_ready(self) -> bool:
         if self.child.poll() is not None:
@@ -193,9 +185,10 @@ class Fleet:
                 expected = self.alone.scores(device)
                 what = f"value {self.at} of {device}: {expected} at {replica.path.name}, as alone"
                 # Until then its values may wait for their states.
-                until(
+                bench.until(
                     what,
                     lambda replica=replica, device=device, e=expected: replica.scores(device) == e,
+                    LIMIT_S,
                     lambda replica=replica, device=device: self.explain(replica, device),
                 )
                 self.compared += 1
@@ -228,7 +221,7 @@ def main() -> None:
         fleet = Fleet(stack, folder)
         for slot in range(3):
             fleet.begin(slot)
-        until("nginx listens", fleet.front.exists)
+        bench.until("nginx listens", fleet.front.exists, LIMIT_S)
         fleet.round(PAST)
         fleet.rounds("three replicas")
         for slot in range(3):

@@ -284,19 +284,21 @@ class Webhook:
         with concurrent.futures.ThreadPoolExecutor(CROWD) as crowd:
             for answer in [crowd.submit(post) for _ in range(CROWD * 4)]:
                 answer.result()
-        start = time.monotonic()
-        while len(self.alerts) < CROWD * 4 * CROWD_ALERTS:
-            assert time.monotonic() - start < CROWD_S_MAX, f"{len(self.alerts)} lines are printed whole"
-            time.sleep(0.1)
+        bench.until(
+            "all lines are printed whole",
+            lambda: len(self.alerts) >= CROWD * 4 * CROWD_ALERTS,
+            CROWD_S_MAX,
+            lambda: f", but {len(self.alerts)} are",
+        )
         self.alerts.clear()
 
     def wait_for(self, status: str, name: str, seconds: float) -> float:
         """How long it took."""
-        start = time.monotonic()
-        while not any(alert["status"] == status and alert["alertname"] == name for alert in self.alerts):
-            assert time.monotonic() - start < seconds, f"no {status} {name} in {seconds:g} s: {self.alerts}"
-            time.sleep(0.1)
-        return time.monotonic() - start
+
+        def is_shown() -> bool:
+            return any(alert["status"] == status and alert["alertname"] == name for alert in list(self.alerts))
+
+        return bench.until(f"{name} is {status}", is_shown, seconds, lambda: f": {self.alerts}")
 
     def check_hostile(self) -> None:
         """What is no message of Alertmanager ends with an answer, and nobody else waits."""

@@ -52,14 +52,11 @@ def start(stack: contextlib.ExitStack, folder: Path, http: str, port: int) -> No
     bench.wait_for_port(port)
 
 
-class Clients:
-    """Threads that call `drive` with their number, and end after `stop` is set; `codes` counts answers."""
+class Drivers:
+    """Threads that call `drive` with their number, and end after `stop` is set."""
 
-    def __init__(self, port: int, count: int) -> None:
-        self.port = port
+    def __init__(self, count: int) -> None:
         self.stop = threading.Event()
-        self.lock = threading.Lock()
-        self.codes: Counter[str] = Counter()
         self.threads = [threading.Thread(target=self.drive, args=(number,)) for number in range(count)]
 
     def drive(self, number: int) -> None:
@@ -74,3 +71,13 @@ class Clients:
         self.stop.set()
         for thread in self.threads:
             thread.join()
+
+
+class Clients(Drivers):
+    """Drivers that ask a port; `codes` counts answers."""
+
+    def __init__(self, port: int, count: int) -> None:
+        super().__init__(count)
+        self.port = port
+        self.lock = threading.Lock()
+        self.codes: Counter[str] = Counter()

@@ -17,8 +17,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -94,13 +92,12 @@ class Redis:
         self.start()
 
 
-class Fleet:
+class Fleet(proxy.Drivers):
     """Posts a value of each device in each interval, to its replica, or to the other one while that does not answer."""
 
     def __init__(self, replicas: list[Replica]) -> None:
+        super().__init__(len(DEVICES))
         self.replicas, self.levels = replicas, dict.fromkeys(DEVICES, USUAL)
-        self.stop = threading.Event()
-        self.threads = [threading.Thread(target=self.drive, args=(place,)) for place in range(len(DEVICES))]
 
     def drive(self, place: int) -> None:
         device, draw = DEVICES[place], random.Random(place)
@@ -113,16 +110,6 @@ class Fleet:
                     ) as answer:
                         assert answer.status == 202
                     break
-
-    def __enter__(self) -> Fleet:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
 
 
 class Stage:
@@ -147,12 +134,10 @@ class Stage:
         self.replicas = [Replica(stack, flags) for _ in range(2)]
 
     def wait_for(self, what: str, holds) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not holds():
-            if time.monotonic() > deadline:
-                logs = ["".join(replica.child.log[-40:]) for replica in self.replicas]
-                raise AssertionError("\n".join([f"not within {WAIT_S:g} s: {what}", *logs]))
-            time.sleep(0.05)
+        def logs() -> str:
+            return "".join("\n" + "".join(replica.child.log[-40:]) for replica in self.replicas)
+
+        bench.until(what, holds, WAIT_S, logs)
 
     def holder(self) -> Replica:
         """The replica that tells."""
