@@ -38,6 +38,9 @@ $ make nosuch && curl localhost:8080/metrics | grep sigmad_nosuch_total
 ```
 """
 
+# In capitals in the sources too: options, words of replies, and AUTH, which needs no permission.
+NO_COMMANDS = {"ASK", "AUTH", "EX", "MAXLEN", "MOVED", "PX"}
+
 
 @functools.cache
 def files() -> list[Path]:
@@ -118,13 +121,39 @@ def faults(text: str, folder: Path, targets: set[str], metrics: set[str]) -> lis
     ]
 
 
+def redis_words() -> set[str]:
+    """Commands and subcommands that are sent to Redis, by the sources; words of errors are beside them."""
+    words: set[str] = set()
+    for folder in ("store", "replicas"):
+        for path in (ROOT / "src" / folder).rglob("*"):
+            if path.suffix == ".lua":
+                words |= set(re.findall(r"redis\.p?call\('([A-Z]+)'", path.read_text()))
+            elif path.suffix == ".rs" and path.name != "error.rs" and "tests" not in path.stem:
+                words |= set(re.findall(r'"([A-Z]{2,})"', path.read_text().split("#[cfg(test)]")[0]))
+    return words - NO_COMMANDS
+
+
+def permissions(page: str) -> list[str]:
+    """The list of what a user of Redis may do is that of the commands in the sources."""
+    section = page.partition("\n## Permissions of the Redis user\n")[2].partition("\n## ")[0]
+    listed = {word for code in CODE.findall(section) for word in re.findall(r"\b[A-Z]{2,}\b", code)}
+    used = redis_words()
+    bad = [f"`{word}` is used and not in the permissions" for word in sorted(used - listed)]
+    return bad + [f"`{word}` is in the permissions and not used" for word in sorted(listed - used)]
+
+
 def main() -> None:
     targets = make_targets()
     assert {"run", "test"} <= targets, f"make knows only {sorted(targets)}"
     metrics = set(METRIC.findall((ROOT / "docs" / "METRICS.md").read_text()))
     found = faults(FAULTY, ROOT, targets, metrics)
     assert len(found) == 9, f"of the faulty page: {found}"
-    bad = []
+    redis = (ROOT / "docs" / "REDIS.md").read_text()
+    assert permissions(redis.replace("`INFO`", "`NOSUCH`")) == [
+        "`INFO` is used and not in the permissions",
+        "`NOSUCH` is in the permissions and not used",
+    ]
+    bad = [f"docs/REDIS.md: {fault}" for fault in permissions(redis)]
     pages = [path for path in files() if path.suffix == ".md"]
     for page in pages:
         text, name = page.read_text(), str(page.relative_to(ROOT))
