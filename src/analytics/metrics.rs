@@ -50,6 +50,16 @@ impl KnownMetrics {
         self.slots[slot].as_mut()
     }
 
+    /// Slots that metrics have, or had.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The metric in a slot.
+    pub fn in_slot(&self, slot: usize) -> Option<&KnownMetric> {
+        self.slots.get(slot)?.as_ref()
+    }
+
     /// In the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = &KnownMetric> {
         self.slots.iter().flatten()

@@ -22,7 +22,7 @@ impl Analytics {
     pub fn begin_snapshot(&mut self, latest: &LatestSamples) {
         let Self { fleet, devices, anomalies, metrics, .. } = &*self;
         let rings = Rings::new(anomalies.saved().collect(), latest.clone());
-        let mut export = Export::begin(devices, fleet, rings);
+        let mut export = Export::begin(devices, fleet, metrics, rings);
         export.take_value(RecordKind::Form, &devices.arena.saved_form());
         let (serial, change) = anomalies.numbers().given();
         let totals = SavedTotals {
@@ -43,14 +43,6 @@ impl Analytics {
         }
         if let Some(silence) = &self.silence {
             export.take_value(RecordKind::Silences, &silence.saved());
-        }
-        for known in metrics.iter().filter(|known| metrics.is_current(known.metric)) {
-            let saved = SavedMetric {
-                metric: known.metric,
-                anomalies: known.anomalies,
-                name: known.name.clone(),
-            };
-            export.take_value(RecordKind::Metric, &saved);
         }
         self.export = Some(Box::new(export));
     }

@@ -1,6 +1,6 @@
 //! A snapshot under way: what is taken already, and the blocks that wait to be written.
 //!
-//! When it begins, each stream and each device is *pending*. Taking one writes its record; what is opened later is
+//! When it begins, each metric, each stream and each device is *pending*. Taking one writes its record; what is opened later is
 //! not pending, and so no part of the snapshot. Nor is a device that the registry has evicted, unless it was taken
 //! before: then all its streams are, so that it is restored whole or not at all. A batch first takes what is pending of
 //! all that it would change ([`Export::take_before`]); the rest is taken in steps, in the order of the devices.
@@ -12,7 +12,7 @@ use crate::analytics::devices::{DeviceEntry, DeviceWindows};
 use crate::analytics::fleet::{FleetStream, FleetWindows};
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::metrics::KnownMetrics;
-use crate::analytics::saved::form::{RecordKind, SavedAnomaly, SavedDevice, push};
+use crate::analytics::saved::form::{RecordKind, SavedAnomaly, SavedDevice, SavedMetric, push};
 use crate::analytics::silence::SilenceWatch;
 use sigmad_detectors::saved::Saved;
 use sigmad_sample::{Batch, DeviceId, MetricId};
@@ -100,6 +100,8 @@ impl Rings {
 enum Sweep {
     /// The copied rings.
     Rings,
+    /// The next metric, by its slot.
+    Metric(usize),
     /// The next stream of the fleet, by its place among them.
     Fleet(usize),
     /// The next device.
@@ -113,6 +115,7 @@ enum Sweep {
 pub struct Export {
     /// None once they are taken.
     rings: Option<Box<Rings>>,
+    pending_metrics: NumberSet,
     pending_fleet: NumberSet,
     pending_devices: NumberSet,
     pending_streams: NumberSet,
@@ -130,10 +133,16 @@ pub struct Export {
 }
 
 impl Export {
-    /// Begins. All streams and devices are pending.
-    pub fn begin(devices: &DeviceWindows, fleet: &FleetWindows, rings: Rings) -> Self {
+    /// Begins. All metrics, streams and devices are pending.
+    pub fn begin(
+        devices: &DeviceWindows,
+        fleet: &FleetWindows,
+        metrics: &KnownMetrics,
+        rings: Rings,
+    ) -> Self {
         Self {
             rings: Some(Box::new(rings)),
+            pending_metrics: NumberSet::below(metrics.slots()),
             pending_fleet: NumberSet::streams(&fleet.arena),
             pending_devices: NumberSet::below(devices.entries()),
             pending_streams: NumberSet::streams(&devices.arena),
@@ -185,6 +194,8 @@ impl Export {
     ) {
         for (sample, readings) in batch.iter() {
             for reading in readings {
+                // Before its anomalies are counted.
+                self.take_metric(reading.metric.slot(), metrics);
                 if let Some(stream) = fleet.in_slot(reading.metric) {
                     self.take_fleet(fleet, stream, metrics);
                 }
@@ -238,9 +249,15 @@ impl Export {
             match self.sweep {
                 Sweep::Rings => {
                     if !self.take_of_rings() {
-                        self.sweep = Sweep::Fleet(0);
+                        self.sweep = Sweep::Metric(0);
                     }
                 }
+                Sweep::Metric(slot) if slot < metrics.slots() => {
+                    self.take_metric(slot, metrics);
+                    self.taken_bytes += ENTRY_COST;
+                    self.sweep = Sweep::Metric(slot + 1);
+                }
+                Sweep::Metric(_) => self.sweep = Sweep::Fleet(0),
                 Sweep::Fleet(at) => {
                     self.sweep = match fleet.stream_from(at) {
                         Some((at, stream)) => {
@@ -287,8 +304,20 @@ impl Export {
         true
     }
 
+    /// Takes the metric of a slot. Before what names it.
+    fn take_metric(&mut self, slot: usize, metrics: &KnownMetrics) {
+        if self.pending_metrics.take(slot)
+            && let Some(known) = metrics.in_slot(slot)
+            && metrics.is_current(known.metric)
+        {
+            let (metric, anomalies, name) = (known.metric, known.anomalies, known.name.clone());
+            self.take_value(RecordKind::Metric, &SavedMetric { metric, anomalies, name });
+        }
+    }
+
     fn take_fleet(&mut self, fleet: &FleetWindows, stream: FleetStream, metrics: &KnownMetrics) {
         if self.pending_fleet.take(stream.place.number()) && metrics.is_current(stream.metric) {
+            self.take_metric(stream.metric.slot(), metrics);
             self.record(RecordKind::FleetStream, |to| {
                 stream.metric.write(to);
                 fleet.arena.write(stream.place, to);
@@ -318,6 +347,7 @@ impl Export {
             return;
         }
         self.taken_devices.add(index as usize);
+        device.streams.iter().for_each(|stream| self.take_metric(stream.metric.slot(), metrics));
         let saved = SavedDevice {
             device: id,
             name: name.clone(),
