@@ -8,7 +8,8 @@ Valgrind shows every program the same processor, whatever the machine has; anoth
 code, so a count is compared with one of the same compiler and library, or not at all: that is said, and fails where
 `CI` is set, so that the gate never stays open unseen.
 
-With `--values` it lists what a value costs in each format, also with more streams, and compares nothing.
+With `--values` it lists what a value costs in each format, also with more streams, and compares nothing. With
+`--journal` it says what a journal adds to a sample of a batch: in instructions, and in CPU time of processes in turn.
 
 `make gates` runs it; `make gates-update` writes what it counts into instructions.json, to be committed with
 what explains it.
@@ -36,6 +37,9 @@ FORMATS = ("json", "telegraf", "lp_1", "lp_10", "rw_1", "rw_2", "otlp", "otlp_js
 # Of the formats; the first is that of the gate.
 STREAMS = (100, 10_000)
 MORE_MAX = 0.03
+# Pairs of processes, and rounds of 100 samples in each: half a second.
+JOURNAL_PAIRS = 41
+JOURNAL_ROUNDS = 10_000
 # Instructions of the cases, by request and sample; of the formats, by value.
 Counts = dict[str, dict]
 # Variables that change what cargo builds.
@@ -139,7 +143,31 @@ def list_values() -> None:
             print(f"  {name:10} {streams:6} streams {each:8.1f} per value", flush=True)
 
 
+def journal() -> None:
+    """What the journal of a state directory adds to a sample, with what the consumer does to give buffers back."""
+    plain, journaled = (count("batch", "1", kind)["sample"] for kind in ("plain", "journal"))
+    print(f"  {plain} instructions a sample, {journaled} with a journal: {journaled - plain:+.1f}")
+    more = sorted(timed("journal") - timed("plain") for _ in range(JOURNAL_PAIRS))
+    low, median, high = (more[len(more) * quarter // 4] for quarter in (1, 2, 3))
+    print(f"  CPU time: {median:+.1f} ns a sample, quartiles {low:+.1f} and {high:+.1f}, {JOURNAL_PAIRS} pairs")
+
+
+def timed(kind: str) -> float:
+    """Nanoseconds of CPU for a sample, with what a start costs."""
+    command = [str(bench.target_dir() / "requests"), "batch", "1", kind, str(JOURNAL_ROUNDS)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    samples = int(child.stdout.read().split()[1])
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        sys.exit(f"{command} ends with {child.returncode}")
+    return (usage.ru_utime + usage.ru_stime) * 1e9 / samples
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--journal"]:
+        journal()
+        return
     if sys.argv[1:] == ["--values"]:
         list_values()
         return

@@ -4,8 +4,9 @@
 //! One thread, no sockets, no waiting, and every input the same in each run: what is left is the work.
 //! `instructions.py` runs it under callgrind, which counts in [`measured`] alone.
 //!
-//! Usage: `requests single|pipelined|batch [SHARDS]`; prints requests and samples that were measured. With several
-//! shards the one thread does the work of each in turn: what dividing costs, without what threads cost each other.
+//! Usage: `requests single|pipelined|batch [SHARDS [plain|journal [ROUNDS]]]`; prints requests and samples that were
+//! measured. With several shards the one thread does the work of each in turn: what dividing costs, without what threads cost
+//! each other. With `journal` each shard passes its chunks on as with a state directory, and takes the buffers back.
 //! `requests values FORMAT STREAMS` does what values.rs says, and prints bodies and values.
 
 mod bodies;
@@ -28,6 +29,7 @@ use sigmad::http::encode::DateLine;
 use sigmad::http::message::{Completion, CompletionSink, Service as _};
 use sigmad::http::protocol::{Buffers, Protocol, Round};
 use sigmad::http::stages::StageTimer;
+use sigmad::journal::{self, JournalConsumer, JournalProducer};
 use sigmad::registry::Registry;
 use sigmad::reloadable::Reloadable;
 use sigmad::sample_queue::{self, SampleConsumer};
@@ -56,6 +58,8 @@ struct Shard {
     consumer: SampleConsumer,
     analytics: Analytics,
     latest: LatestSamples,
+    journal: Option<(JournalProducer, JournalConsumer)>,
+    judged_chunks: u64,
 }
 
 impl Shard {
@@ -64,6 +68,11 @@ impl Shard {
             let arrived_us = chunk.sent.wall_us;
             self.analytics.judge(&chunk.batch, arrived_us);
             self.latest.keep_of(self.analytics.part(), &chunk.batch, arrived_us);
+            if let Some((producer, consumer)) = &self.journal {
+                producer.push(self.judged_chunks, arrived_us, &chunk.batch, None);
+                consumer.full.try_iter().for_each(|input| consumer.recycle(input));
+            }
+            self.judged_chunks += 1;
             self.consumer.recycle(chunk);
         }
     }
@@ -84,7 +93,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(layout: ShardLayout) -> Self {
+    fn new(layout: ShardLayout, has_journal: bool) -> Self {
         let sleepers: Vec<_> = (0..layout.threads()).map(|_| Arc::default()).collect();
         let (samples, consumers) = sample_queue::sharded(layout, &sleepers, Arc::default());
         let registry = Arc::new(Registry::new(1_000, 3_600));
@@ -105,7 +114,9 @@ impl Bench {
             let (part, settings) = (layout.part(shard), AnalyticsSettings::default());
             let names = registry.clone().into();
             let analytics = Analytics::of_part(part, settings, names, numbers.clone());
-            Shard { consumer, analytics, latest: LatestSamples::default() }
+            let journal = has_journal.then(|| journal::channel(Arc::default()));
+            let latest = LatestSamples::default();
+            Shard { consumer, analytics, latest, journal, judged_chunks: 0 }
         };
         Self {
             protocol: Protocol::new(0, std::net::Ipv4Addr::LOCALHOST.into(), false),
@@ -188,7 +199,9 @@ fn main() {
     let case = std::env::args().nth(1).unwrap_or_default();
     let counted = if case == "values" { run_values() } else { run_requests(&case) };
     let Some((requests, samples)) = counted else {
-        eprintln!("usage: requests single|pipelined|batch [SHARDS] | values FORMAT STREAMS");
+        eprintln!(
+            "usage: requests single|pipelined|batch [SHARDS [plain|journal [ROUNDS]]] | values FORMAT STREAMS"
+        );
         std::process::exit(2);
     };
     println!("{requests} {samples}");
@@ -214,22 +227,26 @@ fn run_requests(case: &str) -> Option<(usize, usize)> {
     };
     let shards =
         std::env::args().nth(2).map_or(1, |text| text.parse().expect("a number of shards"));
-    let mut bench = Bench::new(ShardLayout::new(shards));
+    let has_journal = std::env::args().nth(3).is_some_and(|text| text == "journal");
+    let rounds = std::env::args()
+        .nth(4)
+        .map_or(ROUNDS_MEASURED, |text| text.parse().expect("a number of rounds"));
+    let mut bench = Bench::new(ShardLayout::new(shards), has_journal);
     let mut scratch = Vec::new();
     for _ in 0..ROUNDS_WARM {
         scratch.clear();
         scratch.extend_from_slice(bytes.as_bytes());
         bench.round(&mut scratch);
     }
-    let answered = measured(&mut bench, bytes.as_bytes(), &mut scratch, ROUNDS_MEASURED);
+    let answered = measured(&mut bench, bytes.as_bytes(), &mut scratch, rounds);
     // The answer: every request got a 202, and every sample was judged.
     let answers = std::str::from_utf8(&bench.out).expect("text");
     assert_eq!(answers.matches("HTTP/1.1 202 ").count(), requests, "{answers}");
     let body = format!(r#"{{"status":"accepted","accepted":{}}}"#, samples / requests);
     assert_eq!(answers.matches(&body).count(), requests, "{answers}");
-    assert_eq!(answered, ROUNDS_MEASURED * bench.out.len());
+    assert_eq!(answered, rounds * bench.out.len());
     let parts = bench.shards.iter().map(|shard| shard.analytics.part_totals());
     let judged = TotalsReport::merge(parts.collect()).samples;
-    assert_eq!(judged, ((ROUNDS_WARM + ROUNDS_MEASURED) * samples) as u64);
-    Some((ROUNDS_MEASURED * requests, ROUNDS_MEASURED * samples))
+    assert_eq!(judged, ((ROUNDS_WARM + rounds) * samples) as u64);
+    Some((rounds * requests, rounds * samples))
 }
