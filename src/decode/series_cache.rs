@@ -129,8 +129,9 @@ impl SeriesCache {
     #[inline(always)]
     pub(super) fn find(&mut self, key: SeriesKey<'_>) -> Option<EntryIndex> {
         let at = if self.is_key(self.next, key) { self.next } else { self.search(key)? };
-        self.next = at + 1;
-        Some(self.index(at))
+        let index = self.index(at);
+        self.found(index);
+        Some(index)
     }
 
     #[inline(never)]
@@ -171,10 +172,11 @@ impl SeriesCache {
         Some((self.index(at), key_of(entry, &self.keys)))
     }
 
-    /// Takes note that the series after this one are expected.
+    /// Takes note that the series after this one are expected; after the last one the sender begins anew.
     #[inline]
     pub(super) fn found(&mut self, index: EntryIndex) {
-        self.next = index.at as usize + 1;
+        let next = index.at as usize + 1;
+        self.next = if next < self.entries.len() { next } else { 0 };
     }
 
     #[inline]
