@@ -135,6 +135,14 @@ impl Symbols {
     #[inline(always)]
     pub(super) fn are(&self, refs: &[u8], key: &[u8]) -> bool {
         let (numbers, _) = key.as_chunks();
+        if refs.len() == numbers.len() {
+            // As many bytes as references.
+            let first = &self.first_numbers.0;
+            return numbers.iter().zip(refs).all(|(number, &place)| {
+                place < SHORT_PLACES as u8
+                    && first[usize::from(place)] == u32::from_ne_bytes(*number)
+            });
+        }
         let mut refs = refs.iter();
         for number in numbers {
             let number = u32::from_ne_bytes(*number);
