@@ -11,6 +11,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
+use super::super::decimal::magnitude;
 use super::super::fault::BodyError;
 use super::schema::{Field, Kind, Message, REQUEST};
 
@@ -26,7 +27,10 @@ const BYTES: u32 = 2;
 
 /// Adds the request in `body` to `out` as protobuf.
 pub(super) fn transcode(body: &[u8], out: &mut Vec<u8>) -> Result<(), BodyError> {
-    let mut reader = serde_json::Deserializer::from_slice(body);
+    // Once for the whole, not for each string.
+    let text = str::from_utf8(body)
+        .map_err(|error| BodyError::Malformed { offset: error.valid_up_to() })?;
+    let mut reader = serde_json::Deserializer::from_str(text);
     let read = MessageSeed { message: &REQUEST, out }.deserialize(&mut reader);
     read.and_then(|_| reader.end()).map_err(|error| {
         let line = error.line().saturating_sub(1);
@@ -245,9 +249,10 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
                 },
             },
             Kind::Message(_) | Kind::Bool => Err(E::invalid_type(Unexpected::Str(text), &self)),
-            _ => match text.parse::<i128>() {
-                Ok(number) => self.integer(number),
-                Err(_) => Err(invalid(&self)),
+            // Most are moments: digits alone.
+            _ => match magnitude(text.as_bytes()).map(i128::from).or_else(|| text.parse().ok()) {
+                Some(number) => self.integer(number),
+                None => Err(invalid(&self)),
             },
         }
     }

@@ -48,7 +48,7 @@ pub(super) struct Metric<'a> {
 const DELTA: u64 = 1;
 
 impl<'a> Metric<'a> {
-    #[inline]
+    #[inline(always)] // so that it stays in registers
     pub(super) fn read(message: &'a [u8]) -> Result<Self, Malformed> {
         Self::usual(message).map_or_else(|| Self::any(message), Ok)
     }
