@@ -327,3 +327,67 @@ impl Pager {
         left
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Noise without a repeated value; then what stands still.
+    fn value(row: u64, noise: u64) -> f64 {
+        (row.min(noise).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f64
+    }
+
+    /// After noise of one value in so many seconds.
+    fn after_noise(interval_s: i64) -> Pager {
+        let mut pager = Pager::default();
+        for row in 0..400 {
+            pager.observe(row * interval_s * 1_000_000, value(row as u64, u64::MAX));
+        }
+        pager
+    }
+
+    #[test]
+    fn the_hold_and_the_severity_follow_the_interval() {
+        for (interval_s, hold_h, severity) in [
+            (10, 1.5, -0.886),
+            (60, 1.5, -0.559),
+            (180, 8.25, -0.177),
+            (300, 15.0, 0.0),
+            (3_600, 15.0, 0.601),
+            (86_400, 15.0, 0.601),
+        ] {
+            let pager = after_noise(interval_s);
+            let (hold_s, of_interval) = (pager.hold_s(), pager.of_interval());
+            assert!((hold_s - hold_h * 3_600.0).abs() < 36.0, "{interval_s} s: {hold_s}");
+            assert!((of_interval - severity).abs() < 0.005, "{interval_s} s: {of_interval}");
+        }
+    }
+
+    #[test]
+    fn a_step_counts_from_its_usual_size_to_its_largest_and_less_in_slow_streams() {
+        let fast = after_noise(60);
+        assert_eq!(
+            [0.5, 1.0, 3.0, 4.8, 100.0].map(|error| fast.step(error)),
+            [0.0, 0.0, 2.0, 3.8, 3.8]
+        );
+        let slow = after_noise(240);
+        assert!((slow.step(3.0) - 1.0).abs() < 0.01, "{}", slow.step(3.0));
+    }
+
+    #[test]
+    fn what_stands_still_is_an_alarm_again_after_the_hold() {
+        const NOISE: u64 = 2_000;
+        let mut pager = Pager::default();
+        let mut stood = Vec::new();
+        for row in 0..NOISE + 400 {
+            let score = pager.observe(row as i64 * 60_000_000, value(row, NOISE));
+            if row > NOISE && score >= Pager::THRESHOLD {
+                stood.push(row - NOISE);
+            }
+        }
+        // By then most of its last values are repeated, so that any other part would be divided.
+        assert!(pager.recurring.is_repetitive());
+        assert!(stood.first().is_some_and(|&row| row < 60), "{stood:?}");
+        assert!(stood.last().is_some_and(|&row| row > 180), "{stood:?}");
+    }
+}
