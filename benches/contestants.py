@@ -160,7 +160,7 @@ def batch_flags(batch: int) -> tuple[str, ...]:
 
 def everyone() -> dict[str, Contestant]:
     """By name, in the order of the table."""
-    sigmad, ladder = bench.sigmad_binary(), ladder_binary()
+    sigmad, ladder = bench.sigmad_binary(), str(ladder_dir() / "ladder-mimalloc")
     serve = ("serve", "--listen", "{listen}", "--workers", "1")
     listed = [
         Contestant("sigmad", "sigmad", (sigmad, *serve), "own epoll engine"),

@@ -14,18 +14,18 @@ import contestants
 import counts
 
 FRAMEWORKS = ("axum", "actix")
-PATHS = ("/bare", "/ingest")
+PATHS = ("bare", "ingest")
 
 
 def main() -> None:
     everyone = contestants.everyone()
     with bench.record("frameworks", 1) as record:
-        counted = {"sigmad": {"/ingest": counts.callgrind(everyone["sigmad"])}}
+        counted = {"sigmad": {"ingest": counts.callgrind(everyone["sigmad"])}}
         for name in FRAMEWORKS:
-            counted[name] = {path: counts.callgrind(everyone[name], path) for path in PATHS}
+            counted[name] = {path: counts.callgrind(everyone[name], f"/{path}") for path in PATHS}
         record["servers"] = counted
         rows = [
-            [name, path, f"{count['instructions']:,.0f}", f"{count['allocations']:.1f}"]
+            [name, f"/{path}", f"{count['instructions']:,.0f}", f"{count['allocations']:.1f}"]
             for name, paths in counted.items()
             for path, count in paths.items()
         ]
