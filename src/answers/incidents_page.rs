@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use sigmad_clock::Now;
-use sigmad_incidents::incident::{Incident, Kind, Member, State};
+use sigmad_incidents::incident::{Incident, Kind, State};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -67,14 +67,9 @@ fn row(html: &mut String, one: &Incident) {
 }
 
 fn suspect(one: &Incident) -> String {
-    let Member { device, series, kind, value, low, high, .. } = one.suspect();
-    let device = device.as_deref().unwrap_or("the fleet");
-    match kind {
-        Kind::Deviation => {
-            let series = series.as_deref().unwrap_or_default();
-            format!("{device} {series}: {value:.4}, usually {low:.4} to {high:.4}")
-        }
-        Kind::Silence => device.to_owned(),
+    let member = one.suspect();
+    match member.kind {
+        Kind::Deviation | Kind::Silence => member.said(),
         Kind::Reception => "nothing was received".to_owned(),
     }
 }
@@ -121,6 +116,7 @@ mod tests {
         assert!(html.contains("&lt;img src=x onerror=&#39;a()&#39;&gt;&quot;&amp;"), "{html}");
         assert!(!html.contains("<img"), "{html}");
         assert!(html.contains("2024-12-25 04:13:20 UTC"), "{html}");
+        assert_eq!(html.matches(" is silent, usually heard every 1 s</").count(), 2, "{html}");
         let well = String::from_utf8(page(&[], Now::default())).expect("UTF-8");
         assert!(well.contains("<h1>No open incident</h1>") && !well.contains("<table>"), "{well}");
     }

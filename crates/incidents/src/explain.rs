@@ -11,7 +11,7 @@ pub fn title(incident: &Incident, fleet: &FleetTokens) -> String {
         return "nothing is received from anyone".to_owned();
     }
     if incident.member_count == 1 {
-        return alone(suspect);
+        return suspect.said();
     }
     if incident.device_count <= 1 {
         return one_device(incident);
@@ -66,19 +66,22 @@ pub fn because(incident: &Incident, link: Option<&Link>, fleet: &FleetTokens) ->
     }
 }
 
-fn alone(member: &Member) -> String {
-    let name = member.device.as_deref().unwrap_or("fleet");
-    match member.kind {
-        Kind::Silence => {
-            format!("{name} is silent, usually heard every {}", seconds(member.usual))
+impl Member {
+    /// What is wrong with it, for a person: "edge-1 rps is 900, usually 110 to 130".
+    pub fn said(&self) -> String {
+        let name = self.device.as_deref().unwrap_or("fleet");
+        match self.kind {
+            Kind::Silence => {
+                format!("{name} is silent, usually heard every {}", seconds(self.usual))
+            }
+            Kind::Deviation | Kind::Reception => format!(
+                "{name} {} is {}, usually {} to {}",
+                series(self),
+                number(self.value),
+                number(self.low),
+                number(self.high)
+            ),
         }
-        Kind::Deviation | Kind::Reception => format!(
-            "{name} {} is {}, usually {} to {}",
-            series(member),
-            number(member.value),
-            number(member.low),
-            number(member.high)
-        ),
     }
 }
 

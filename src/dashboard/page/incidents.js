@@ -192,11 +192,13 @@ function unwatched() {
 /** Since when, and how long that is. */
 const since = (at, now) => `${moment(at, now)}, ${duration(now - at)}`;
 
-/** How many streams and devices: "12 of 14 streams still, 9 devices". */
-function extent({ memberCount, openCount, deviceCount, state }) {
-  const streams = memberCount === 1 ? "1 series" : `${count(memberCount)} series`;
-  const still = isWrong({ state }) && openCount < memberCount ? `${count(openCount)} of ${streams} still` : streams;
-  return deviceCount > 1 ? `${still}, ${count(deviceCount)} devices` : still;
+/** How many streams and devices: "12 of 14 series still, 9 devices". A silent device is no series. */
+function extent({ kind, memberCount, openCount, deviceCount, state }) {
+  const isOfDevices = kind === "silence" && memberCount === deviceCount;
+  const devices = deviceCount === 1 ? "1 device" : `${count(deviceCount)} devices`;
+  const members = isOfDevices ? devices : `${count(memberCount)} series`;
+  const still = isWrong({ state }) && openCount < memberCount ? `${count(openCount)} of ${members} still` : members;
+  return deviceCount > 1 && !isOfDevices ? `${still}, ${devices}` : still;
 }
 
 function stateOf({ state, ack, resolvedAt, startedAt }, now) {
