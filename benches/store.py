@@ -3,14 +3,17 @@
 
 Three questions, one record:
 
-1. CPU time of a request with and without Redis, thread by thread, in turns.
+1. CPU time of a request with and without Redis, thread by thread, in turns. Batches are of a hundred devices that
+   report once a second: nearly all their samples coalesce.
 2. Samples a second that reach Redis, and Redis' own CPU time per sample, from fleets of 1 to 100,000
    devices pushed as hard as one client can.
 3. How long after its 202 a sample can be read in Redis.
 
 sigmad has core 0; `sigmad load` or the pushing client, and Redis, share core 1.
 
-    cargo build --release && benches/store.py
+Several binaries may be compared: the first question is asked of each of them in turn, and the others of none.
+
+    cargo build --release && benches/store.py [--binary OLD --binary NEW]
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import random
 import re
 import socket
@@ -39,9 +44,9 @@ class Load:
     batch: int
 
 
-# Fewer connections for batches: with the store on the same core, what is sent while the analytics thread
-# waits for its turn must not fill its queue, for an answer of 503 is not measured here.
 LOADS = [Load("single", 64, 1), Load("batch-100", 4, 100)]
+# Requests a second of batches, at most.
+BATCHES_PER_S = 10_000
 FLEETS = [1, 100, 10_000, 100_000]
 BATCH = 100
 # A fleet reports once a second: that many different timestamps are sent.
@@ -84,52 +89,65 @@ def outcome(scraped: dict[str, float], name: str) -> float:
 
 
 def requests_of(port: int, load: Load, seconds: float) -> int:
+    if load.batch > 1:
+        accepted, others = push(port, bodies(100), time.monotonic() + seconds, BATCHES_PER_S)
+        if others:
+            raise ValueError(f"{others} answers were not 202")
+        return accepted
     flags = ["--connections", str(load.connections), *contestants.batch_flags(load.batch)]
     return bench.load(port, *flags, seconds=seconds)["requests"]["good"]
 
 
-def cost_leg(load: Load, seconds: int, scratch: Path, with_redis: bool) -> dict:
+def cost_leg(binary: str, load: Load, seconds: int, scratch: Path, with_redis: bool) -> dict:
     with contextlib.ExitStack() as stack:
         flags = ["--workers", "1"]
         if with_redis:
             redis = stack.enter_context(bench.redis(scratch, core=bench.LOAD_CORE))
-            flags += ["--redis-url", f"redis://127.0.0.1:{redis}"]
-        child, port = stack.enter_context(bench.sigmad(*flags, core=bench.SERVER_CORE))
+            # So much that a store thread that waits for its turn drops nothing: what is dropped costs nothing.
+            flags += ["--redis-url", f"redis://127.0.0.1:{redis}", "--redis-queue", "1GiB"]
+        child, port = stack.enter_context(bench.sigmad(*flags, binary=binary, core=bench.SERVER_CORE))
         requests_of(port, load, 1)
         bench.settled(child.pid)
         before = bench.thread_ns(child.pid)
         requests = requests_of(port, load, seconds)
         bench.settled(child.pid)
         after = bench.thread_ns(child.pid)
-        return {kind: (after[kind] - before.get(kind, 0)) / requests for kind in after}
+        if with_redis and (dropped := outcome(scrape(port), "dropped")) and load.batch > 1:
+            raise ValueError(f"{dropped:.0f} samples were dropped")
+        spent = {kind: (after[kind] - before.get(kind, 0)) / requests for kind in after}
+        return spent | {"all threads": sum(spent.values())}
 
 
 def cost(arguments, scratch: Path) -> list[dict]:
     legs = []
     for number in range(1, arguments.rounds + 1):
-        for load in LOADS:
+        for load, binary in itertools.product(LOADS, arguments.binary):
             # Neither is always the first.
             for with_redis in (False, True) if number % 2 else (True, False):
-                figures = cost_leg(load, arguments.seconds, scratch, with_redis)
-                legs.append({"round": number, "load": load.name, "redis": with_redis, "ns": figures})
+                figures = cost_leg(binary, load, arguments.seconds, scratch, with_redis)
+                leg = {"binary": Path(binary).name, "round": number, "load": load.name, "redis": with_redis}
+                legs.append(leg | {"ns": figures})
                 shown = ", ".join(f"{kind} {ns:.0f}" for kind, ns in sorted(figures.items()) if ns >= 1)
-                print(f"round {number} {load.name} {'with' if with_redis else 'without'} Redis: {shown} ns", flush=True)
+                print(
+                    f"{binary} {number} {load.name} {'with' if with_redis else 'without'} Redis: {shown} ns", flush=True
+                )
     return legs
 
 
 def cost_table(legs: list[dict]) -> str:
     rows = []
-    for load in dict.fromkeys(leg["load"] for leg in legs):
+    for binary, load in dict.fromkeys((leg["binary"], leg["load"]) for leg in legs):
         medians = {}
         for with_redis in (False, True):
-            chosen = [leg["ns"] for leg in legs if leg["load"] == load and leg["redis"] == with_redis]
+            of = (binary, load, with_redis)
+            chosen = [leg["ns"] for leg in legs if (leg["binary"], leg["load"], leg["redis"]) == of]
             kinds = sorted({kind for ns in chosen for kind in ns})
             medians[with_redis] = {k: statistics.median(ns.get(k, 0) for ns in chosen) for k in kinds}
-        for kind in ("worker", "analytics", "store"):
+        for kind in ("worker", "analytics", "store", "all threads"):
             without, with_it = medians[False].get(kind, 0), medians[True].get(kind, 0)
             more = f"{(with_it / without - 1) * 100:+.1f} %" if without else ""
-            rows.append([load, kind, f"{without:.0f}", f"{with_it:.0f}", more])
-    return bench.table(["load", "thread", "ns per request without", "with Redis", "difference"], rows)
+            rows.append([binary, load, kind, f"{without:.0f}", f"{with_it:.0f}", more])
+    return bench.table(["binary", "load", "thread", "ns per request without", "with Redis", "difference"], rows)
 
 
 # --- 2. how much goes through ---
@@ -156,13 +174,14 @@ def bodies(devices: int) -> list[bytes]:
     return requests
 
 
-def push(port: int, requests: list[bytes], until: float) -> tuple[int, int]:
-    """Pushes one request after the other, four on their way at a time; (202s, others)."""
+def push(port: int, requests: list[bytes], until: float, rate: float = math.inf) -> tuple[int, int]:
+    """Pushes requests, four on their way at a time and no more than `rate` a second; (202s, others)."""
     accepted = others = 0
     client = socket.create_connection(("127.0.0.1", port), timeout=30)
     answers = client.makefile("rb")
-    at = 0
+    at, began = 0, time.monotonic()
     while time.monotonic() < until:
+        time.sleep(max(0.0, began + at / rate - time.monotonic()))
         for _ in range(4):
             client.sendall(requests[at % len(requests)])
             at += 1
@@ -276,25 +295,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of the first question")
     parser.add_argument("--seconds", type=int, default=5, help="length of each leg")
+    parser.add_argument("--binary", action="append", help="may be given several times")
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
     manifest = bench.manifest()
     with tempfile.TemporaryDirectory(prefix="sigmad-bench-") as folder:
         scratch = Path(folder)
+        is_comparison = arguments.binary is not None
+        arguments.binary = arguments.binary or [bench.sigmad_binary()]
         costs = cost(arguments, scratch)
-        legs = [throughput_leg(devices, 2 * arguments.seconds, scratch) for devices in FLEETS]
-        soon = delay(scratch)
-    text = "\n\n".join(
-        [
-            cost_table(costs),
-            throughput_table(legs),
-            f"From a 202 to the sample in Redis: p50 {soon['p50_ms']:.0f} ms, p99 {soon['p99_ms']:.0f} ms, "
-            f"at most {soon['max_ms']:.0f} ms ({PROBES} probes beside {PROBE_RATE} samples a second).",
-        ]
-    )
+        text, record = cost_table(costs), {"manifest": manifest, "cost": costs}
+        if not is_comparison:
+            legs = [throughput_leg(devices, 2 * arguments.seconds, scratch) for devices in FLEETS]
+            soon = delay(scratch)
+            text += f"\n\n{throughput_table(legs)}\n\n"
+            text += f"From a 202 to the sample in Redis: p50 {soon['p50_ms']:.0f} ms, p99 {soon['p99_ms']:.0f} ms, "
+            text += f"at most {soon['max_ms']:.0f} ms ({PROBES} probes beside {PROBE_RATE} samples a second)."
+            record |= {"throughput": legs, "delay": soon}
     print(text)
     if not arguments.no_record:
-        record = {"manifest": manifest, "cost": costs, "throughput": legs, "delay": soon}
         print("record in", bench.write_record("store", record, text))
 
 

@@ -25,10 +25,14 @@ pub const CHUNK_READINGS_MAX: usize = 512;
 /// Samples in one chunk at most.
 pub const CHUNK_SAMPLES_MAX: usize = 256;
 /// Bytes that one chunk counts for, however full it is.
-pub const CHUNK_BYTES: usize =
-    CHUNK_SAMPLES_MAX * size_of::<JudgedSample>() + CHUNK_READINGS_MAX * size_of::<JudgedReading>();
-/// Emptied chunks that are kept for use again.
-const SPARE_CHUNKS_MAX: usize = 64;
+pub const CHUNK_BYTES: usize = CHUNK_SAMPLES_MAX * size_of::<JudgedSample>()
+    + CHUNK_READINGS_MAX * (size_of::<JudgedReading>() + size_of::<FleetCounts>());
+/// Emptied chunks that are kept for use again: what comes while the store thread waits for a core for a tenth of a second
+/// at half a million samples a second. To take new memory for a chunk costs more than to judge its samples.
+const SPARE_CHUNKS_MAX: usize = 256;
+/// While fewer chunks wait, one is sent before it is full.
+const SENT_EARLY_MAX: usize = 64;
+const _: () = assert!(SENT_EARLY_MAX < SPARE_CHUNKS_MAX);
 /// One part in 16 of the budget is reserved for chunks in flight, so that a full store still takes newer
 /// samples while it drops its oldest.
 const IN_FLIGHT_PART: usize = 16;
@@ -69,8 +73,17 @@ pub struct JudgedReading {
     pub value: f64,
     /// This replica's counts of the device's stream, after this value; zeros without a device.
     pub stream: JudgedCounts,
-    /// This replica's counts of the fleet's stream, after this value.
-    pub fleet: JudgedCounts,
+}
+
+/// This replica's counts of one stream of the fleet, after all values of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FleetCounts {
+    /// Its metric.
+    pub metric: MetricId,
+    /// Values of it in the chunk.
+    pub values: u32,
+    /// The counts.
+    pub counts: JudgedCounts,
 }
 
 /// One judged sample; its readings are in the same chunk.
@@ -98,34 +111,88 @@ pub struct JudgedSample {
 pub struct JudgedChunk {
     samples: Vec<JudgedSample>,
     readings: Vec<JudgedReading>,
+    fleet: Vec<FleetCounts>,
 }
 
 impl JudgedChunk {
-    /// True when a sample with `readings` readings still fits.
-    pub fn has_room(&self, readings: usize) -> bool {
-        self.samples.len() < CHUNK_SAMPLES_MAX
+    /// True when so many samples with so many readings in all still fit.
+    pub fn has_room(&self, samples: usize, readings: usize) -> bool {
+        self.samples.len() + samples <= CHUNK_SAMPLES_MAX
             && self.readings.len() + readings <= CHUNK_READINGS_MAX
     }
 
-    /// Adds one reading of the sample that [`JudgedChunk::push_sample`] will add.
+    /// Adds a sample, whose `sample.readings` are these.
     #[inline]
-    pub fn push_reading(&mut self, reading: JudgedReading) {
-        self.readings.push(reading);
+    pub fn push(
+        &mut self,
+        sample: JudgedSample,
+        readings: impl ExactSizeIterator<Item = JudgedReading>,
+    ) {
+        debug_assert_eq!(readings.len(), usize::from(sample.readings));
+        self.samples.push(sample);
+        self.readings.extend(readings);
     }
 
-    /// Adds a sample. Its `sample.readings` readings were pushed before.
-    #[inline]
-    pub fn push_sample(&mut self, sample: JudgedSample) {
-        self.samples.push(sample);
-        debug_assert_eq!(
-            self.readings.len(),
-            self.samples.iter().map(|s| usize::from(s.readings)).sum::<usize>()
-        );
+    /// Sets the counts of the fleet's streams of all metrics that the samples from index `first` on have. They are the
+    /// last samples of the chunk, so `counts` says them after all of its values.
+    pub fn set_fleet(&mut self, first: usize, counts: impl Fn(MetricId) -> JudgedCounts) {
+        let Self { samples, readings, fleet } = self;
+        let width = |sample: &JudgedSample| usize::from(sample.readings);
+        let added = samples[first..].iter().map(width).sum::<usize>();
+        let mut rest = &readings[readings.len() - added..];
+        let mut from = first;
+        while let Some(sample) = samples.get(from) {
+            // Most samples have the metrics of the one before.
+            let (row, others) = rest.split_at(width(sample));
+            let is_alike = |(sample, other): &(&JudgedSample, &[JudgedReading])| {
+                width(sample) == row.len()
+                    && row.iter().zip(*other).all(|(one, other)| one.metric == other.metric)
+            };
+            let next = samples[from + 1..].iter().zip(others.chunks_exact(row.len().max(1)));
+            let alike = 1 + next.take_while(is_alike).count();
+            let mut probable = 0;
+            for JudgedReading { metric, .. } in row {
+                let is_same = |known: &FleetCounts| known.metric == *metric;
+                let at = match fleet.get(probable) {
+                    Some(known) if is_same(known) => probable,
+                    _ => fleet.iter().position(is_same).unwrap_or(fleet.len()),
+                };
+                if at == fleet.len() {
+                    let counts = JudgedCounts::default();
+                    fleet.push(FleetCounts { metric: *metric, values: 0, counts });
+                }
+                fleet[at].values += alike as u32;
+                fleet[at].counts = counts(*metric);
+                probable = at + 1;
+            }
+            from += alike;
+            rest = &others[row.len() * (alike - 1)..];
+        }
+    }
+
+    /// This replica's counts of the fleet's streams that its samples have values of.
+    pub fn fleet(&self) -> &[FleetCounts] {
+        &self.fleet
+    }
+
+    /// Adds the samples of another chunk, without the fleet's counts, if there is room.
+    pub fn append(&mut self, other: &Self) -> bool {
+        let has_room = self.has_room(other.samples.len(), other.readings.len());
+        if has_room {
+            self.samples.extend_from_slice(&other.samples);
+            self.readings.extend_from_slice(&other.readings);
+        }
+        has_room
     }
 
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
+    }
+
+    /// The samples, in order.
+    pub fn samples(&self) -> &[JudgedSample] {
+        &self.samples
     }
 
     /// True when there are no samples.
@@ -137,6 +204,7 @@ impl JudgedChunk {
     pub fn clear(&mut self) {
         self.samples.clear();
         self.readings.clear();
+        self.fleet.clear();
     }
 
     /// The samples with their readings, in order.
@@ -333,7 +401,7 @@ pub fn channel(
     let budget = Arc::new(ByteBudget::new(bytes_max));
     // Bounded to the most that it can ever hold: an unbounded channel would allocate as it goes.
     let (full, chunks) = bounded(budget.chunks_max());
-    let (emptied_sender, emptied_receiver) = bounded(SPARE_CHUNKS_MAX);
+    let (emptied_sender, emptied_receiver) = bounded(SPARE_CHUNKS_MAX.min(budget.chunks_max()));
     let (updates_sender, updates_receiver) = bounded(UPDATES_WAITING_MAX);
     let (anomalies_sender, anomalies) = bounded(ANOMALIES_WAITING_MAX);
     let producer = JudgedProducer {
@@ -358,10 +426,11 @@ pub fn channel(
 }
 
 impl JudgedProducer {
-    /// The chunk that takes a sample with `readings` readings; a full one is sent first.
+    /// The chunk that takes a batch of so many samples and readings, undivided: what it says of the fleet's counts is
+    /// what they are after its last sample. One without room is sent first.
     #[inline]
-    pub fn chunk_for(&mut self, readings: usize) -> &mut JudgedChunk {
-        if !self.filling.has_room(readings) {
+    pub fn chunk_for(&mut self, samples: usize, readings: usize) -> &mut JudgedChunk {
+        if !self.filling.has_room(samples, readings) {
             self.send();
         }
         &mut self.filling
@@ -375,7 +444,7 @@ impl JudgedProducer {
     /// Sends the samples that wait, unless the store lags. Then the chunk may be filled further, and no
     /// other chunk is dropped for one that still has room. True when nothing is left to send.
     pub fn try_send(&mut self) -> bool {
-        let chunks_max = self.budget.chunks_max().min(SPARE_CHUNKS_MAX);
+        let chunks_max = self.budget.chunks_max().min(SENT_EARLY_MAX);
         if self.has_unsent() && self.full.len() < chunks_max {
             self.send();
         }
@@ -445,7 +514,22 @@ impl JudgedConsumer {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    const SAMPLE: JudgedSample = JudgedSample {
+        time_us: 0,
+        sequence: 0,
+        readings: 0,
+        timestamp_us: 0,
+        device: None,
+        of_device: JudgedCounts { total: 0, anomalies: 0 },
+        of_replica: 1,
+    };
 
     fn queue(bytes_max: usize) -> (JudgedProducer, JudgedConsumer, Arc<JudgedQueueCounters>) {
         let counters = Arc::<JudgedQueueCounters>::default();
@@ -454,24 +538,14 @@ mod tests {
     }
 
     fn fill(producer: &mut JudgedProducer, time_us: i64, readings: u16) {
-        let chunk = producer.chunk_for(usize::from(readings));
-        for at in 0..readings {
-            chunk.push_reading(JudgedReading {
-                metric: MetricId::new(at, 0),
-                value: time_us as f64,
-                stream: JudgedCounts::default(),
-                fleet: JudgedCounts::default(),
-            });
-        }
-        chunk.push_sample(JudgedSample {
-            time_us,
-            sequence: 0,
-            readings,
-            timestamp_us: 0,
-            device: None,
-            of_device: JudgedCounts::default(),
-            of_replica: 1,
-        });
+        let chunk = producer.chunk_for(1, usize::from(readings));
+        let sample = JudgedSample { time_us, readings, ..SAMPLE };
+        let reading = |at| JudgedReading {
+            metric: MetricId::new(at, 0),
+            value: time_us as f64,
+            stream: JudgedCounts::default(),
+        };
+        chunk.push(sample, (0..readings).map(reading));
     }
 
     fn send(producer: &mut JudgedProducer, time_us: i64) {
@@ -517,6 +591,37 @@ mod tests {
         assert_eq!(counters.dropped_total.get(), 0);
     }
 
+    proptest! {
+        #[test]
+        fn a_chunk_knows_the_fleets_counts_after_it(
+            batches in vec(vec(vec(0..4_u16, 0..4), 1..6), 1..6),
+        ) {
+            let mut chunk = JudgedChunk::default();
+            let mut values = BTreeMap::new();
+            for batch in batches {
+                let first = chunk.len();
+                for metrics in batch {
+                    let sample = JudgedSample { readings: metrics.len() as u16, ..SAMPLE };
+                    let metrics = metrics.into_iter().map(|metric| MetricId::new(metric, 0));
+                    let readings: Vec<_> = metrics
+                        .inspect(|metric| *values.entry(*metric).or_default() += 1)
+                        .map(|metric| JudgedReading { metric, value: 1.0, stream: JudgedCounts::default() })
+                        .collect();
+                    chunk.push(sample, readings.into_iter());
+                }
+                let anomalies = first as u64;
+                let counts = |metric| JudgedCounts { total: 1_000 + u64::from(values[&metric]), anomalies };
+                chunk.set_fleet(first, counts);
+            }
+            let known = chunk.fleet().iter().map(|of| {
+                assert_eq!(of.counts.total, 1_000 + u64::from(of.values));
+                (of.metric, of.values)
+            });
+            prop_assert_eq!(known.collect::<BTreeMap<_, u32>>(), values);
+            prop_assert_eq!(chunk.fleet().len(), chunk.fleet().iter().map(|of| of.metric).collect::<BTreeSet<_>>().len());
+        }
+    }
+
     #[test]
     fn chunks_are_used_again() {
         let (mut producer, consumer, _) = queue(1 << 20);
@@ -560,7 +665,7 @@ mod tests {
     fn a_store_that_lags_gets_fuller_chunks() {
         let (mut producer, consumer, _) = queue(1 << 30);
         assert!(producer.try_send(), "nothing to send");
-        for time_us in 0..SPARE_CHUNKS_MAX as i64 {
+        for time_us in 0..SENT_EARLY_MAX as i64 {
             fill(&mut producer, time_us, 1);
             assert!(producer.try_send());
         }

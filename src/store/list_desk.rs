@@ -6,30 +6,19 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::judged_queue::{ChangedAnomaly, JudgedChunk, JudgedReading};
+use crate::judged_queue::{ChangedAnomaly, JudgedChunk, JudgedReading, JudgedSample};
 use crate::registry::Registry;
 use crate::shared_lists::{ANOMALIES_LISTED, ListEntry, ListKind, SampleBody, SharedLists};
 use crate::store::commands::lists::{ENTRIES_ADDED_MAX, FIRST_CURSOR, WrittenEntry};
 use crate::store::keys::ReplicaId;
 use crate::store::mark_reply::ChangeSet;
 use sigmad_detectors::saved::Saved;
-use sigmad_sample::{DeviceId, MetricId};
 
 /// Samples that one flush adds to the list.
 pub const SAMPLES_PER_FLUSH_MAX: usize = 1_000;
 
 /// Commands of what Redis may have lost that are sent at a time: half a megabyte.
 const WRITES_RESTATED_MAX: usize = 8;
-
-/// A sample that is not encoded so far.
-#[derive(Clone, Copy, Debug)]
-struct RecentSample {
-    serial: u64,
-    time_us: i64,
-    timestamp_us: i64,
-    device: Option<DeviceId>,
-    readings: u16,
-}
 
 /// Entries that are written together.
 #[derive(Clone, Debug)]
@@ -55,8 +44,13 @@ pub struct ListDesk {
     pub is_refused: bool,
     /// The set of changes that the cursors belong to: another one means that Redis has lost data.
     pub change_set: Option<ChangeSet>,
-    samples: VecDeque<RecentSample>,
-    readings: VecDeque<(MetricId, f64)>,
+    /// Samples that are not encoded so far, oldest first: [`SAMPLES_PER_FLUSH_MAX`] and at most two chunks more. Any two
+    /// neighbours have more than one chunk's samples, or they would be one.
+    recent: VecDeque<Box<JudgedChunk>>,
+    /// How many these are.
+    recent_samples: usize,
+    /// Empty chunks, for those that are kept.
+    spare: Vec<Box<JudgedChunk>>,
     /// Encoded samples that Redis does not have: sent again as they are.
     encoded: Vec<WrittenEntry>,
     /// What Redis may have lost, and gets again.
@@ -79,8 +73,9 @@ impl ListDesk {
             is_due: true,
             is_refused: false,
             change_set: None,
-            samples: VecDeque::with_capacity(SAMPLES_PER_FLUSH_MAX),
-            readings: VecDeque::new(),
+            recent: VecDeque::new(),
+            recent_samples: 0,
+            spare: Vec::new(),
             encoded: Vec::new(),
             restated: Vec::new(),
             own,
@@ -91,25 +86,22 @@ impl ListDesk {
         }
     }
 
-    /// Takes the samples of a chunk.
-    pub fn take_samples(&mut self, chunk: &JudgedChunk) {
-        for (sample, readings) in chunk.iter() {
-            if self.samples.len() == SAMPLES_PER_FLUSH_MAX
-                && let Some(oldest) = self.samples.pop_front()
-            {
-                self.readings.drain(..usize::from(oldest.readings));
-                self.left_out[ListKind::Samples as usize] += 1;
-            }
-            self.samples.push_back(RecentSample {
-                serial: sample.of_replica,
-                time_us: sample.time_us,
-                timestamp_us: sample.timestamp_us,
-                device: sample.device,
-                readings: sample.readings,
-            });
-            let named = |reading: &JudgedReading| (reading.metric, reading.value);
-            self.readings.extend(readings.iter().map(named));
+    /// Takes a chunk with its samples, and gives another one for it, whose samples nobody needs any more.
+    pub fn take_samples(&mut self, chunk: Box<JudgedChunk>) -> Box<JudgedChunk> {
+        self.recent_samples += chunk.len();
+        if self.recent.back_mut().is_some_and(|last| last.append(&chunk)) {
+            return chunk;
         }
+        self.recent.push_back(chunk);
+        let is_full = |oldest: &mut Box<JudgedChunk>| {
+            self.recent_samples >= SAMPLES_PER_FLUSH_MAX + oldest.len()
+        };
+        let Some(oldest) = self.recent.pop_front_if(is_full) else {
+            return self.spare.pop().unwrap_or_default();
+        };
+        self.recent_samples -= oldest.len();
+        self.left_out[ListKind::Samples as usize] += oldest.len() as u64;
+        oldest
     }
 
     /// Takes anomalies that changed.
@@ -125,7 +117,7 @@ impl ListDesk {
 
     /// True when Redis does not have all that was taken.
     pub fn has_unwritten(&self) -> bool {
-        let is_written = self.samples.is_empty() && self.encoded.is_empty();
+        let is_written = self.recent.is_empty() && self.encoded.is_empty();
         !(is_written && self.anomalies.is_empty() && self.restated.is_empty())
     }
 
@@ -135,22 +127,26 @@ impl ListDesk {
         if !self.encoded.is_empty() {
             return;
         }
-        for sample in self.samples.drain(..) {
+        let older = self.recent_samples.saturating_sub(SAMPLES_PER_FLUSH_MAX);
+        self.left_out[ListKind::Samples as usize] += older as u64;
+        for (sample, readings) in self.recent.iter().flat_map(|chunk| chunk.iter()).skip(older) {
             self.last_us = self.last_us.max(sample.time_us + offset_us);
-            let name = |(metric, value)| Some((registry.metric_name(metric)?, value));
-            let readings = self.readings.drain(..usize::from(sample.readings));
-            let readings: Vec<_> = readings.filter_map(name).collect();
+            let name = |r: &JudgedReading| Some((registry.metric_name(r.metric)?, r.value));
+            let readings: Vec<_> = readings.iter().filter_map(name).collect();
             let device = sample.device.map(|device| registry.device_name(device));
             if readings.is_empty() || device == Some(None) {
                 self.left_out[ListKind::Samples as usize] += 1;
                 continue;
             }
-            let RecentSample { serial, timestamp_us, .. } = sample;
+            let JudgedSample { of_replica: serial, timestamp_us, .. } = *sample;
             let (device, mut body) = (device.flatten(), Vec::new());
             SampleBody { device, timestamp_us, readings }.write(&mut body);
             let entry = ListEntry { began_us: self.last_us, offset_us: 0, change: 0, body };
             self.encoded.push(WrittenEntry { replica: self.own, serial, entry });
         }
+        self.recent_samples = 0;
+        self.recent.iter_mut().for_each(|chunk| chunk.clear());
+        self.spare.extend(self.recent.drain(..));
     }
 
     /// The anomalies to write. `offset_us`: the wall clock of this replica less Redis' clock.

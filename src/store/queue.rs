@@ -312,12 +312,13 @@ mod tests {
     fn chunk(from: u64, samples: &[(u32, i64, u16)]) -> JudgedChunk {
         let mut chunk = JudgedChunk::default();
         for (serial, &(device, timestamp_us, width)) in (from..).zip(samples) {
-            for metric in 0..width {
-                let counts = JudgedCounts { total: serial, anomalies: 0 };
-                let (metric, value) = (MetricId::new(metric, 0), serial as f64);
-                chunk.push_reading(JudgedReading { metric, value, stream: counts, fleet: counts });
-            }
-            chunk.push_sample(JudgedSample {
+            let counts = JudgedCounts { total: serial, anomalies: 0 };
+            let reading = |metric| JudgedReading {
+                metric: MetricId::new(metric, 0),
+                value: serial as f64,
+                stream: counts,
+            };
+            let sample = JudgedSample {
                 time_us: serial as i64,
                 sequence: 0,
                 readings: width,
@@ -325,7 +326,9 @@ mod tests {
                 device: (device > 0).then_some(DeviceId { index: device, generation: 0 }),
                 of_device: JudgedCounts::default(),
                 of_replica: 1,
-            });
+            };
+            chunk.push(sample, (0..width).map(reading));
+            chunk.set_fleet(chunk.len() - 1, |_| counts);
         }
         chunk
     }

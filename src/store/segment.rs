@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 pub(super) use rows::{
     HistoryEntry, SegmentKey, SegmentReading, SegmentStream, SegmentSubject, TimestampGroup,
 };
-use rows::{SegmentMetric, WindowValue};
+use rows::{RowMetric, SegmentMetric, WindowValue};
 
 /// The index of the fleet among the subjects. Samples without a device have it too.
 pub(super) const FLEET: u32 = 0;
@@ -71,6 +71,8 @@ pub struct Segment {
     metrics: Vec<SegmentMetric>,
     /// The probable index of a metric, by the slot of its id.
     metric_hints: Vec<u32>,
+    /// The metrics of the last sample: most samples have those of the one before.
+    row: Vec<RowMetric>,
     pub(super) streams: Vec<SegmentStream>,
     values: Vec<WindowValue>,
     pub(super) keys: Vec<SegmentKey>,
@@ -103,6 +105,7 @@ impl Segment {
             subjects: Vec::new(),
             metrics: Vec::new(),
             metric_hints: Vec::new(),
+            row: Vec::new(),
             streams: Vec::new(),
             values: Vec::new(),
             keys: Vec::new(),
@@ -240,6 +243,7 @@ impl Segment {
             subjects,
             metrics,
             metric_hints,
+            row,
             streams,
             values,
             keys,
@@ -257,6 +261,7 @@ impl Segment {
         subjects[0] = SegmentSubject::new(None, subjects[0].name.clone());
         metrics.clear();
         metric_hints.clear();
+        row.clear();
         streams.clear();
         values.clear();
         keys.clear();

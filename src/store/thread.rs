@@ -290,18 +290,19 @@ impl StoreThread {
                 }
             };
             self.counters.taken_total.add(chunk.len() as u64);
-            if self.is_past_deadline() {
+            let emptied = if self.is_past_deadline() {
                 self.too_late += chunk.len() as u64;
+                chunk
             } else {
                 let (name, metric_name) = (
                     |device| self.registry.device_name(device),
                     |metric| self.registry.metric_name(metric),
                 );
                 let dropped = self.queue.take(&chunk, name, metric_name);
-                self.lists.take_samples(&chunk);
                 self.outcomes.count(|| self.count_dropped(DropReason::QueueFull, dropped));
-            }
-            self.consumer.recycle(chunk);
+                self.lists.take_samples(chunk)
+            };
+            self.consumer.recycle(emptied);
         }
         self.take_anomalies();
         self.update_gauges();

@@ -35,11 +35,9 @@ fn queue(history_len: Option<usize>) -> StoreQueue {
 fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
     let mut chunk = JudgedChunk::default();
     for (at, (device, timestamp_us)) in samples.enumerate() {
-        for metric in [MetricId::CPU, MetricId::RPS] {
-            let counts = JudgedCounts { total: 1, anomalies: 0 };
-            chunk.push_reading(JudgedReading { metric, value: 1.5, stream: counts, fleet: counts });
-        }
-        chunk.push_sample(JudgedSample {
+        let counts = JudgedCounts { total: 1, anomalies: 0 };
+        let reading = |metric| JudgedReading { metric, value: 1.5, stream: counts };
+        let sample = JudgedSample {
             time_us: 1_735_100_000_000_000 + at as i64,
             sequence: 0,
             readings: 2,
@@ -47,7 +45,9 @@ fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
             device: Some(DeviceId { index: device, generation: 0 }),
             of_device: JudgedCounts::default(),
             of_replica: 1,
-        });
+        };
+        chunk.push(sample, [MetricId::CPU, MetricId::RPS].into_iter().map(reading));
+        chunk.set_fleet(at, |_| counts);
     }
     chunk
 }

@@ -123,18 +123,23 @@ impl Writer {
                 self.registry.admit(NameSource::Client, device, &mut names, 1).expect("room");
             let device = admitted.map(|admitted| admitted.device);
             self.time_us += 10;
-            for (metric, value) in
-                names.map(|(_, id)| id.expect("known")).into_iter().zip([value, 0.5])
-            {
-                let mut count = |device| {
-                    let total = self.totals.entry((device, metric)).or_default();
-                    *total += 1;
-                    JudgedCounts { total: *total, anomalies: 1 }
-                };
-                let stream = if device.is_some() { count(device) } else { JudgedCounts::default() };
-                chunk.push_reading(JudgedReading { metric, value, stream, fleet: count(None) });
-            }
-            chunk.push_sample(JudgedSample {
+            let mut count = |device, metric| {
+                let total = self.totals.entry((device, metric)).or_default();
+                *total += 1;
+                JudgedCounts { total: *total, anomalies: 1 }
+            };
+            let metrics = names.map(|(_, id)| id.expect("known"));
+            let of_fleet = metrics.map(|metric| count(None, metric));
+            let readings = [0, 1].map(|at| JudgedReading {
+                metric: metrics[at],
+                value: [value, 0.5][at],
+                stream: if device.is_some() {
+                    count(device, metrics[at])
+                } else {
+                    JudgedCounts::default()
+                },
+            });
+            let sample = JudgedSample {
                 time_us: self.time_us,
                 sequence: 0,
                 readings: 2,
@@ -142,8 +147,10 @@ impl Writer {
                 device,
                 of_device: JudgedCounts { total: 1, anomalies: 1 },
                 of_replica: 1,
-            });
-            if !chunk.has_room(2) {
+            };
+            chunk.push(sample, readings.into_iter());
+            chunk.set_fleet(chunk.len() - 1, |metric| of_fleet[usize::from(metric != metrics[0])]);
+            if !chunk.has_room(1, 2) {
                 self.take_chunk(&chunk);
                 chunk.clear();
             }

@@ -132,15 +132,11 @@ impl Replica {
     /// Sends a value of the fleet's `rps`, as analytics does.
     pub fn send(&mut self, value: f64) {
         self.written += 1;
-        let chunk = self.producer.chunk_for(1);
+        let chunk = self.producer.chunk_for(1, 1);
         let counts = JudgedCounts { total: self.written, anomalies: 0 };
-        chunk.push_reading(JudgedReading {
-            metric: MetricId::RPS,
-            value,
-            stream: JudgedCounts::default(),
-            fleet: counts,
-        });
-        chunk.push_sample(JudgedSample {
+        let reading =
+            JudgedReading { metric: MetricId::RPS, value, stream: JudgedCounts::default() };
+        let sample = JudgedSample {
             time_us: (self.clock.monotonic_ns() / 1_000) as i64,
             sequence: 0,
             readings: 1,
@@ -148,7 +144,9 @@ impl Replica {
             device: None,
             of_device: JudgedCounts::default(),
             of_replica: self.written,
-        });
+        };
+        chunk.push(sample, [reading].into_iter());
+        chunk.set_fleet(chunk.len() - 1, |_| counts);
         self.producer.send();
     }
 

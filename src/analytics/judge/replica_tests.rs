@@ -81,17 +81,19 @@ impl Store {
         for (sample, readings) in chunk.iter() {
             let device = sample.device.map(|id| id.index);
             for reading in readings {
-                let mut enter = |key: StreamKey, counts| {
+                let mut enter = |key: StreamKey| {
                     let window = self.windows.entry(key).or_default();
                     let member = (sample.time_us, replica, sample.sequence, reading.value);
                     let place = window.partition_point(|other| *other < member);
                     window.insert(place, member);
                     window.drain(..window.len().saturating_sub(WINDOW + 1));
-                    self.counts.entry(key).or_default().insert(replica, counts);
                 };
-                enter((None, reading.metric.slot() as u16), reading.fleet);
+                let metric = reading.metric.slot() as u16;
+                enter((None, metric));
                 if device.is_some() {
-                    enter((device, reading.metric.slot() as u16), reading.stream);
+                    enter((device, metric));
+                    let counts = self.counts.entry((device, metric)).or_default();
+                    counts.insert(replica, reading.stream);
                 }
             }
             let fleet = self.samples.entry(None).or_default().entry(replica).or_default();
@@ -100,6 +102,10 @@ impl Store {
                 let samples = self.samples.entry(device).or_default();
                 samples.insert(replica, (sample.time_us, sample.of_device));
             }
+        }
+        for of_fleet in chunk.fleet() {
+            let counts = self.counts.entry((None, of_fleet.metric.slot() as u16)).or_default();
+            counts.insert(replica, of_fleet.counts);
         }
     }
 

@@ -5,18 +5,14 @@ use sigmad_sample::{Batch, BatchIter, DeviceId, Reading, Sample};
 use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
 use crate::analytics::judge::Analytics;
 use crate::analytics::last_sample::LastSample;
-use crate::judged_queue::{JudgedCounts, JudgedProducer, JudgedReading, JudgedSample};
+use crate::judged_queue::{JudgedChunk, JudgedCounts, JudgedProducer, JudgedReading, JudgedSample};
 use crate::shards::ShardPart;
 
 impl Analytics {
     /// Judges the samples in order, each by the windows before it.
     pub fn judge(&mut self, batch: &Batch, arrived_us: i64) {
         self.prepare(batch, arrived_us);
-        let mut samples = batch.iter();
-        self.judge_of_devices(batch, &mut samples, arrived_us);
-        if samples.len() > 0 {
-            self.judge_each(samples, arrived_us, |_, _, _, _| {});
-        }
+        self.judge_all(batch, arrived_us, |_, _, _, _| {});
         self.count(batch, arrived_us);
     }
 
@@ -37,10 +33,30 @@ impl Analytics {
         judged_producer: &mut JudgedProducer,
     ) {
         self.prepare(batch, arrived_us);
-        self.judge_each(batch.iter(), arrived_us, |analytics, sequence, sample, readings| {
-            analytics.publish(time_us, sequence, sample, readings, judged_producer);
+        let chunk = judged_producer.chunk_for(batch.len(), batch.readings());
+        let first = chunk.len();
+        self.judge_all(batch, arrived_us, |analytics, sequence, sample, readings| {
+            analytics.publish((time_us, sequence), sample, readings, chunk);
         });
+        chunk.set_fleet(first, |metric| self.fleet.counts(metric));
         self.count(batch, arrived_us);
+    }
+
+    /// Judges the samples, and calls `judged` with each, its place in the batch, and its readings that were judged: once
+    /// its device's windows have them.
+    #[inline(always)] // so that without a store there is nothing to call
+    fn judge_all(
+        &mut self,
+        batch: &Batch,
+        arrived_us: i64,
+        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+    ) {
+        let mut samples = batch.iter();
+        self.judge_of_devices(batch, &mut samples, arrived_us, &mut judged);
+        if samples.len() > 0 {
+            let first = batch.len() - samples.len();
+            self.judge_each(samples, first, arrived_us, judged);
+        }
     }
 
     /// What comes before the samples of a batch.
@@ -59,7 +75,14 @@ impl Analytics {
 
     /// Judges the first samples of a batch, as many as the fleet's windows take without a look at those of devices:
     /// first by the one, then by the others. `samples` advances past them.
-    fn judge_of_devices(&mut self, batch: &Batch, samples: &mut BatchIter<'_>, arrived_us: i64) {
+    #[inline(always)] // as judge_all
+    fn judge_of_devices(
+        &mut self,
+        batch: &Batch,
+        samples: &mut BatchIter<'_>,
+        arrived_us: i64,
+        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+    ) {
         let Self { fleet, metrics, anomalies, .. } = self;
         let taken = match self.part.has_fleet() {
             true => fleet.judge_of_devices(batch, arrived_us, metrics, anomalies),
@@ -68,7 +91,7 @@ impl Analytics {
         let is_ahead = self.devices.prefetches();
         let mut ahead = batch.iter();
         ahead.next();
-        for (sample, readings) in samples.take(taken) {
+        for (at, (sample, readings)) in samples.take(taken).enumerate() {
             if is_ahead && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
                 self.devices.prefetch(id);
             }
@@ -77,6 +100,7 @@ impl Analytics {
             {
                 self.judge_of_device(id, &sample, readings, arrived_us);
             }
+            judged(self, at as u16, &sample, readings);
         }
     }
 
@@ -96,11 +120,12 @@ impl Analytics {
         }
     }
 
-    /// Judges samples one after another by all windows that this shard has.
-    #[inline(always)] // so that without a store there is nothing to call
+    /// Judges samples one after another by all windows that this shard has; `first` is the place of the first one.
+    #[inline(always)] // as judge_all
     fn judge_each(
         &mut self,
         samples: BatchIter<'_>,
+        first: usize,
         arrived_us: i64,
         mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
     ) {
@@ -108,7 +133,7 @@ impl Analytics {
         let prefetches = has_devices && self.devices.prefetches();
         let mut ahead = samples.clone();
         ahead.next();
-        for (at, (sample, readings)) in samples.enumerate() {
+        for (at, (sample, readings)) in (first..).zip(samples) {
             if prefetches && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
                 self.devices.prefetch(id);
             }
@@ -156,22 +181,19 @@ impl Analytics {
     /// an earlier one is lost.
     fn publish(
         &self,
-        time_us: i64,
-        sequence: u16,
+        (time_us, sequence): (i64, u16),
         sample: &Sample,
         readings: &[Reading],
-        judged_producer: &mut JudgedProducer,
+        chunk: &mut JudgedChunk,
     ) {
         let device = sample.device.and_then(|id| Some((id, self.devices.get(id)?)));
-        let chunk = judged_producer.chunk_for(readings.len());
-        for (at, &Reading { metric, value }) in readings.iter().enumerate() {
-            let fleet = self.fleet.counts(metric);
+        let judged = |(at, &Reading { metric, value })| {
             let stream = device.map_or(JudgedCounts::default(), |(_, device)| {
                 self.devices.counts(device, metric, at)
             });
-            chunk.push_reading(JudgedReading { metric, value, stream, fleet });
-        }
-        chunk.push_sample(JudgedSample {
+            JudgedReading { metric, value, stream }
+        };
+        let sample = JudgedSample {
             time_us,
             sequence,
             readings: readings.len() as u16,
@@ -179,7 +201,8 @@ impl Analytics {
             device: device.map(|(id, _)| id),
             of_device: device.map_or(JudgedCounts::default(), |(_, device)| device.own),
             of_replica: self.samples + u64::from(sequence) + 1,
-        });
+        };
+        chunk.push(sample, readings.iter().enumerate().map(judged));
     }
 }
 

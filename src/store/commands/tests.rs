@@ -141,11 +141,19 @@ fn step() -> impl Strategy<Value = EncoderStep> {
     ]
 }
 
+/// Samples or values of a device, or of the fleet, and of a metric.
+type Counted = BTreeMap<(Option<u32>, Option<u16>), u64>;
+
+fn fleet_counts(counts: &Counted, metric: MetricId) -> JudgedCounts {
+    let total = counts[&(None, Some(metric.slot() as u16))];
+    JudgedCounts { total, anomalies: total / 3 }
+}
+
 /// The contents when every sample is written on its own, and windows are trimmed at the end.
 #[derive(Default)]
 struct ExpectedContents {
     contents: Contents,
-    counts: BTreeMap<(Option<u32>, Option<u16>), u64>,
+    counts: Counted,
     samples: u64,
     time_us: i64,
     sequence: u16,
@@ -180,10 +188,11 @@ impl ExpectedContents {
                 } else {
                     JudgedCounts::default()
                 },
-                fleet: count(None, Some(metric)),
             })
             .collect();
-        readings.iter().for_each(|&reading| chunk.push_reading(reading));
+        for &(metric, _) in &sample.metrics {
+            count(None, Some(metric));
+        }
         let judged = JudgedSample {
             time_us,
             sequence,
@@ -193,7 +202,8 @@ impl ExpectedContents {
             of_device,
             of_replica,
         };
-        chunk.push_sample(judged);
+        chunk.push(judged, readings.iter().copied());
+        chunk.set_fleet(chunk.len() - 1, |metric| fleet_counts(&self.counts, metric));
         self.write(judged, &readings, has_history);
     }
 
@@ -215,7 +225,7 @@ impl ExpectedContents {
             json += &format!(",{metric}:{}", reading.value);
         }
         json += "}";
-        let contents = &mut self.contents;
+        let Self { contents, counts, .. } = self;
         let field = "0000feed";
         let subject = |device: Option<&str>| match device {
             Some(name) => {
@@ -239,7 +249,10 @@ impl ExpectedContents {
             hash.insert(field.into(), counters);
             for reading in readings {
                 let metric = metric_name(reading.metric);
-                let counts = if device.is_some() { reading.stream } else { reading.fleet };
+                let counts = match device {
+                    Some(_) => reading.stream,
+                    None => fleet_counts(counts, reading.metric),
+                };
                 let counts = format!("{}:{}", counts.total, counts.anomalies);
                 hash.insert(format!("{field}:{metric}"), counts);
                 let member = format!("{time_us:016}:{field}:{sequence:03}:{}", reading.value);

@@ -9,8 +9,8 @@ use super::rows::{
     HistoryEntry, NONE, SegmentKey, SegmentMetric, SegmentReading, SegmentStream, SegmentSubject,
     TimestampGroup, WindowValue,
 };
-use super::{FLEET, SampleKeys, Segment, SegmentOptions};
-use crate::judged_queue::{JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
+use super::{FLEET, RowMetric, SampleKeys, Segment, SegmentOptions};
+use crate::judged_queue::{FleetCounts, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
 use sigmad_sample::{DeviceId, MetricId};
 
 /// The index of a metric in a segment. None for one that it does not have.
@@ -22,6 +22,12 @@ fn known_metric(metrics: &[SegmentMetric], hints: &[u32], id: MetricId) -> Optio
         Some(_) => metrics.iter().position(|metric| metric.id == id).map(|at| at as u32),
         None => None,
     }
+}
+
+/// Whether these are the metrics of the readings, in their order.
+fn is_row_of(row: &[RowMetric], readings: &[JudgedReading]) -> bool {
+    row.len() == readings.len()
+        && row.iter().zip(readings).all(|((id, _), reading)| *id == reading.metric)
 }
 
 impl Segment {
@@ -37,15 +43,55 @@ impl Segment {
         options: SegmentOptions<'_>,
     ) {
         let SegmentOptions { window_values, keeps_history, hasher } = options;
+        self.count(chunk);
+        self.begin_chunk(chunk, &metric_name, window_values);
+        let has_keys = keeps_history || self.sample_keys != SampleKeys::None;
+        let mut row = std::mem::take(&mut self.row);
         for (sample, readings) in chunk.iter() {
             let subject = match sample.device {
                 Some(device) => self.subject(device, hints, &name),
                 None => FLEET,
             };
-            self.add_to_windows(sample, readings, subject, &metric_name, window_values);
-            if keeps_history || self.sample_keys != SampleKeys::None {
-                self.add_to_key(sample, readings, subject, keeps_history, hasher);
+            if !is_row_of(&row, readings) {
+                row.clear();
+                row.extend(readings.iter().map(|&JudgedReading { metric: id, .. }| {
+                    (id, self.metric(id, &metric_name).unwrap_or(NONE))
+                }));
             }
+            self.add_to_windows(sample, (readings, &row), subject, window_values);
+            if has_keys {
+                self.add_to_key(sample, (readings, &row), subject, keeps_history, hasher);
+            }
+        }
+        self.row = row;
+    }
+
+    /// Counts the samples of a chunk. Of those of the fleet the last one says all.
+    fn count(&mut self, chunk: &JudgedChunk) {
+        let samples = chunk.samples();
+        let [first, ..] = samples else { return };
+        let [.., last] = samples else { return };
+        if self.samples == 0 {
+            self.since_us = first.time_us;
+        }
+        self.samples += samples.len() as u64;
+        let of_fleet = JudgedCounts { total: last.of_replica, anomalies: 0 };
+        self.subjects[FLEET as usize].update(last, of_fleet);
+    }
+
+    /// Takes the fleet's counts of a chunk. Of a metric with more values than a window the first ones are left out: the
+    /// others would replace them.
+    fn begin_chunk(
+        &mut self,
+        chunk: &JudgedChunk,
+        metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
+        window_values: u32,
+    ) {
+        for &FleetCounts { metric, values, counts } in chunk.fleet() {
+            let Some(metric) = self.metric(metric, &metric_name) else { continue };
+            let metric = &mut self.metrics[metric as usize];
+            metric.left_out = values.saturating_sub(window_values);
+            self.streams[metric.fleet_stream as usize].counts = counts;
         }
     }
 
@@ -74,26 +120,28 @@ impl Segment {
     fn add_to_windows(
         &mut self,
         sample: &JudgedSample,
-        readings: &[JudgedReading],
+        (readings, row): (&[JudgedReading], &[RowMetric]),
         subject: u32,
-        metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
         window_values: u32,
     ) {
-        if self.samples == 0 {
-            self.since_us = sample.time_us;
-        }
-        self.samples += 1;
         self.subjects[subject as usize].samples += 1;
-        let of_fleet = JudgedCounts { total: sample.of_replica, anomalies: 0 };
-        self.subjects[FLEET as usize].update(sample, of_fleet);
         let mut hint = NONE;
-        for reading in readings {
-            let Some(metric) = self.metric(reading.metric, &metric_name) else { continue };
-            let stream = self.metrics[metric as usize].fleet_stream;
-            self.add_to_window(stream, sample, reading.value, reading.fleet, window_values);
+        for (&JudgedReading { value, stream: counts, .. }, &(_, metric)) in readings.iter().zip(row)
+        {
+            if metric == NONE {
+                continue;
+            }
+            let SegmentMetric { left_out, fleet_stream, .. } = &mut self.metrics[metric as usize];
+            if *left_out > 0 {
+                *left_out -= 1;
+            } else {
+                let stream = *fleet_stream;
+                self.add_to_window(stream, sample, value, window_values);
+            }
             if subject != FLEET {
                 let stream = self.stream(subject, metric, hint);
-                self.add_to_window(stream, sample, reading.value, reading.stream, window_values);
+                self.streams[stream as usize].counts = counts;
+                self.add_to_window(stream, sample, value, window_values);
                 hint = self.streams[stream as usize].next;
             }
         }
@@ -117,7 +165,7 @@ impl Segment {
         self.metric_hints[id.slot()] = metric;
         self.name_bytes += name.len();
         let fleet_stream = self.open_stream(FLEET, metric);
-        self.metrics.push(SegmentMetric { id, name, fleet_stream });
+        self.metrics.push(SegmentMetric { id, name, fleet_stream, left_out: 0 });
         Some(metric)
     }
 
@@ -165,11 +213,9 @@ impl Segment {
         stream: u32,
         sample: &JudgedSample,
         value: f64,
-        counts: JudgedCounts,
         window_values: u32,
     ) {
         let stream = &mut self.streams[stream as usize];
-        stream.counts = counts;
         let mut entering =
             WindowValue { time_us: sample.time_us, value, next: NONE, sequence: sample.sequence };
         if stream.len < window_values {
@@ -193,22 +239,21 @@ impl Segment {
     fn add_to_key(
         &mut self,
         sample: &JudgedSample,
-        readings: &[JudgedReading],
+        (readings, row): (&[JudgedReading], &[RowMetric]),
         subject: u32,
         keeps_history: bool,
         hasher: &RandomState,
     ) {
         let at = self.key(subject, sample.timestamp_us, hasher);
         self.subjects[subject as usize].newest_key = at;
-        let Self { metrics, metric_hints, keys, groups, readings: kept, history, .. } = self;
+        let Self { keys, groups, readings: kept, history, .. } = self;
         let key = &mut keys[at as usize];
         groups[key.group as usize].newest = at;
-        let named = |reading: &JudgedReading| {
-            let metric = known_metric(metrics, metric_hints, reading.metric)?;
-            Some(SegmentReading { metric, value: reading.value })
+        let named = |(reading, &(_, metric)): (&JudgedReading, &RowMetric)| {
+            (metric != NONE).then_some(SegmentReading { metric, value: reading.value })
         };
-        let readings = readings.iter().filter_map(named);
-        key.width = readings.clone().count() as u16;
+        let readings = readings.iter().zip(row).filter_map(named);
+        key.width = row.iter().filter(|(_, metric)| *metric != NONE).count() as u16;
         if key.width <= key.room && !keeps_history {
             let first = key.first_reading as usize;
             for (place, reading) in kept[first..].iter_mut().zip(readings) {

@@ -35,7 +35,12 @@ pub struct SegmentMetric {
     pub name: Arc<str>,
     /// The fleet's stream of it.
     pub fleet_stream: u32,
+    /// Values of the present chunk that do not enter that stream: later ones of the chunk fill it.
+    pub left_out: u32,
 }
+
+/// A metric of a sample, and its index in the segment; [`NONE`] once its name was evicted.
+pub type RowMetric = (MetricId, u32);
 
 /// A reading, by the index of its metric in the segment.
 #[derive(Clone, Copy, Debug)]
