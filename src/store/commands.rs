@@ -58,8 +58,6 @@ struct Fixed {
     stream_idle_ms: String,
     /// By [`trimmed_to`].
     trimmed_to: String,
-    /// The first of the values that are read.
-    read_from: String,
     history_len: Option<String>,
 }
 
@@ -84,7 +82,6 @@ impl CommandEncoder {
             ttl_s: (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).to_string(),
             stream_idle_ms: stream_idle.as_millis().to_string(),
             trimmed_to: trimmed_to(window),
-            read_from: format!("-{}", keys::window_values(window)),
             history_len: history_len.map(|len| len.to_string()),
         };
         let (key, id, text, history_base_us) = Default::default();

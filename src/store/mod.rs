@@ -16,6 +16,7 @@ mod families;
 mod handover_desk;
 mod info;
 pub mod keys;
+mod known_windows;
 pub mod link;
 mod list_desk;
 pub mod mark_reply;

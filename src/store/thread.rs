@@ -27,6 +27,7 @@ use super::batch::CommandBatch;
 use super::commands::{CommandEncoder, StoreOptions};
 use super::dial::Dialer;
 use super::handover_desk::HandoverDesk;
+use super::known_windows::KnownWindows;
 use super::link::{ClientIdentity, Link, LinkError};
 use super::list_desk::ListDesk;
 use super::mark_reply::ChangeSet;
@@ -145,6 +146,7 @@ pub struct StoreThread {
     /// Subjects to read again once our next samples of them are written, with the time of the last sample
     /// that was read. Samples of ours were in flight then, and some may be older than that.
     overlapping: HashMap<Option<Box<str>>, i64>,
+    known: KnownWindows,
     redis_clock: RedisClock,
     /// True once a clock that is off was logged, until it is right again.
     is_clock_off: bool,
@@ -219,6 +221,7 @@ impl StoreThread {
             change_set: None,
             changed: Vec::new(),
             overlapping: HashMap::new(),
+            known: KnownWindows::default(),
             redis_clock: RedisClock::default(),
             is_clock_off: false,
             other_window: None,
@@ -436,6 +439,8 @@ impl StoreThread {
         if let Some(link) = self.link.take() {
             self.identity.set_lost(link.sessions());
         }
+        // What comes next may be another Redis, or have lost data.
+        self.known.clear();
         if let Some(desk) = &mut self.handover {
             // Others may have lost their connections at the same time.
             desk.absent.clear();

@@ -50,6 +50,13 @@ pub struct MetricCounts {
     pub sources: SmallVec<[CountSource; 6]>,
 }
 
+impl MetricCounts {
+    /// Values that all replicas have counted.
+    pub fn total(&self) -> u64 {
+        self.others.total.saturating_add(self.own_total)
+    }
+}
+
 impl SubjectCounts {
     /// Reads the reply to HGETALL. A time after `latest_us` counts as none: the clock that wrote it was wrong.
     pub fn read(reply: &Reply, own: ReplicaId, latest_us: i64) -> Self {
@@ -177,9 +184,7 @@ fn add(counts: &mut JudgedCounts, other: JudgedCounts) {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WindowMembers {
     /// The newest values, oldest first.
-    pub values: Vec<f64>,
-    /// Number of them that this replica has written.
-    pub own: usize,
+    pub members: Vec<Member>,
     /// Members that sigmad does not write.
     pub foreign: usize,
     /// Members left out for their time.
@@ -191,21 +196,18 @@ pub struct WindowMembers {
 impl WindowMembers {
     /// Reads the reply to ZRANGE. Members after `latest_us` are left out: they would stay the newest until
     /// Redis' clock gets there.
-    pub fn read(reply: &Reply, own: ReplicaId, latest_us: i64) -> Self {
+    pub fn read(reply: &Reply, latest_us: i64) -> Self {
         let mut read = Self::default();
         let Reply::Strings(members) = reply else {
             read.foreign = 1;
             return read;
         };
         read.is_gone = members.is_empty();
-        read.values.reserve_exact(members.len());
+        read.members.reserve_exact(members.len());
         for member in members.iter() {
             match Member::read(member) {
                 Some(member) if member.time_us > latest_us => read.future += 1,
-                Some(member) => {
-                    read.values.push(member.value);
-                    read.own += usize::from(member.replica == own);
-                }
+                Some(member) => read.members.push(member),
                 None => read.foreign += 1,
             }
         }
@@ -214,13 +216,14 @@ impl WindowMembers {
 }
 
 /// Makes [`SharedWindows`] of the data of a device (None: the fleet). `windows` are in the order of
-/// `counts.metrics`. Names are admitted to the registry.
+/// `counts.metrics`; `own` is this replica. Names are admitted to the registry.
 ///
 /// Returns None when no metric was admitted, and the number of windows for which the registry had no room.
 pub fn share(
     device: Option<&str>,
     counts: &SubjectCounts,
     windows: Vec<WindowMembers>,
+    own: ReplicaId,
     registry: &Registry,
     now_s: u32,
 ) -> (Option<SharedWindows>, usize) {
@@ -253,8 +256,8 @@ pub fn share(
                 metric: id,
                 others: metric.others,
                 own_total: metric.own_total,
-                own_values: window.own,
-                values: window.values,
+                own_values: window.members.iter().filter(|member| member.replica == own).count(),
+                values: window.members.iter().map(|member| member.value).collect(),
             });
         }
     }
@@ -372,16 +375,14 @@ mod tests {
         };
         let members = vec![member(1, 5.0), member(OWN, -0.5), bulk("junk"), member(2, 1e15)];
         let reply = Value::Array(members).into();
-        let read = WindowMembers::read(&reply, own(), 7);
-        let expected = WindowMembers {
-            values: vec![5.0, -0.5, 1e15],
-            own: 1,
-            foreign: 1,
-            ..WindowMembers::default()
-        };
-        assert_eq!(read, expected);
-        assert_eq!(WindowMembers::read(&Value::Nil.into(), own(), 7).foreign, 1);
-        let read = WindowMembers::read(&reply, own(), 6);
+        let mut read = WindowMembers::read(&reply, 7);
+        let members = std::mem::take(&mut read.members);
+        let values = members.iter().map(|member| (member.replica, member.value));
+        let replicas = [1, OWN, 2].map(ReplicaId::new);
+        assert!(values.eq(replicas.into_iter().zip([5.0, -0.5, 1e15])));
+        assert_eq!(read, WindowMembers { foreign: 1, ..WindowMembers::default() });
+        assert_eq!(WindowMembers::read(&Value::Nil.into(), 7).foreign, 1);
+        let read = WindowMembers::read(&reply, 6);
         assert_eq!(read, WindowMembers { foreign: 1, future: 3, ..WindowMembers::default() });
     }
 
@@ -438,9 +439,10 @@ mod tests {
                 last: (9, 8),
                 ..SubjectCounts::default()
             };
+            let member = |at| Member { time_us: 1, replica: own(), sequence: 0, value: at as f64 };
             let window =
-                |at| WindowMembers { values: vec![at as f64], own: 1, ..WindowMembers::default() };
-            super::share(device, &counts, (0..number).map(window).collect(), &registry, 5)
+                |at| WindowMembers { members: vec![member(at)], ..WindowMembers::default() };
+            super::share(device, &counts, (0..number).map(window).collect(), own(), &registry, 5)
         };
         let (shared, no_room) = share(Some("a"), 34);
         let shared = shared.expect("there is room");

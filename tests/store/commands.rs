@@ -198,8 +198,8 @@ impl Writer {
             .metrics
             .iter()
             .map(|metric| {
-                let reply = ask(redis, &self.commands.read_window(device, &metric.name));
-                WindowMembers::read(&reply.into(), own, LATEST_US)
+                let reply = ask(redis, &self.commands.read_window(device, &metric.name, 51));
+                WindowMembers::read(&reply.into(), LATEST_US)
             })
             .collect();
         (counted, windows)
@@ -319,7 +319,7 @@ fn a_replica_reads_what_the_others_wrote() {
     let (counted, windows) = a.read(&mut connection, Some("x"));
     assert_eq!((counted.foreign, counted.metrics.len()), (0, 2));
     assert_eq!(counted.others, JudgedCounts { total: 1, anomalies: 1 });
-    let (shared, no_room) = share(Some("x"), &counted, windows, &a.registry, 1);
+    let (shared, no_room) = share(Some("x"), &counted, windows, a.replica(), &a.registry, 1);
     let shared = shared.expect("there is room");
     assert_eq!((shared.device, no_room), (a.registry.find_device("x"), 0));
     let cpu = shared.metrics.iter().find(|metric| metric.metric == MetricId::CPU).expect("cpu");
@@ -329,7 +329,7 @@ fn a_replica_reads_what_the_others_wrote() {
     // A third replica sees the counts of both, of the device and of the fleet.
     let mut c = Writer::new(0xc, None);
     let (counted, windows) = c.read(&mut connection, None);
-    let (shared, _) = share(None, &counted, windows, &c.registry, 1);
+    let (shared, _) = share(None, &counted, windows, c.replica(), &c.registry, 1);
     let shared = shared.expect("the fleet");
     assert_eq!((shared.device, shared.metrics.len()), (None, 2));
     assert_eq!(shared.metrics[0].others, JudgedCounts { total: 7, anomalies: 2 });
@@ -354,7 +354,7 @@ fn a_key_of_the_wrong_type_loses_only_its_own_data() {
     let refusals = writer.flush(&mut connection, 1);
     assert_eq!((refusals.keys, refusals.history, refusals.windows.len()), (0, 2, 1));
     let (counted, windows) = writer.read(&mut connection, None);
-    assert_eq!((counted.foreign, windows[0].values.len()), (0, 3));
+    assert_eq!((counted.foreign, windows[0].members.len()), (0, 3));
     let fleet: String =
         redis::cmd("GET").arg("metric:edge-1:1800000000").query(&mut connection).expect("ours");
     assert!(fleet.contains("\"cpu\":2"), "{fleet}");
@@ -526,13 +526,14 @@ fn values_of_the_future_are_left_out_and_removed() {
     ahead.take((0..2).map(|_| (Some("x"), NOW_US, 9_000.0)));
     ahead.flush(&mut connection, 1);
     let (counted, windows) = right.read(&mut connection, Some("x"));
-    assert_eq!((windows[0].values.as_slice(), windows[0].future), (&[0.0, 1.0, 2.0][..], 2));
+    assert!(windows[0].members.iter().map(|member| member.value).eq([0.0, 1.0, 2.0]));
+    assert_eq!(windows[0].future, 2);
     assert_eq!((counted.last.0, counted.others.total), (right.time_us, 1));
     let heal = right.commands.heal(Some("x"), "cpu", LATEST_US);
     assert_eq!(ask(&mut connection, &heal), Value::Int(2));
     assert_eq!(ask(&mut connection, &heal), Value::Int(0));
     let (_, windows) = right.read(&mut connection, Some("x"));
-    assert_eq!((windows[0].values.len(), windows[0].future), (3, 0));
+    assert_eq!((windows[0].members.len(), windows[0].future), (3, 0));
 }
 
 #[test]

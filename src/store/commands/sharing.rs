@@ -66,11 +66,14 @@ impl CommandEncoder {
         CommandBuilder::of(&[b"HGETALL", &self.key]).cmd
     }
 
-    /// Reads the window of a stream.
-    pub fn read_window(&mut self, device: Option<&str>, metric: &str) -> Cmd {
-        self.key.clear();
-        keys::write_window_key(&mut self.key, device, metric);
-        CommandBuilder::of(&[b"ZRANGE", &self.key, self.fixed.read_from.as_bytes(), b"-1"]).cmd
+    /// Reads the newest values of a stream, so many.
+    pub fn read_window(&mut self, device: Option<&str>, metric: &str, values: u32) -> Cmd {
+        let Self { key, text, .. } = self;
+        key.clear();
+        keys::write_window_key(key, device, metric);
+        text.clear();
+        keys::write_number(text, -i64::from(values));
+        CommandBuilder::of(&[b"ZRANGE", key, text, b"-1"]).cmd
     }
 
     /// Deletes the values of a window that are newer than `latest_us`.

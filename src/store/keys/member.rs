@@ -23,6 +23,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// What is in the order of the members of a window, and different for any two.
+    pub fn order(&self) -> (i64, ReplicaId, u16) {
+        (self.time_us, self.replica, self.sequence)
+    }
+
     /// Writes `<time>:<replica>:<sequence>:<value>`, whose bytewise order is the order of arrival.
     pub fn write(&self, text: &mut Vec<u8>) {
         debug_assert!((0..=TIME_MAX).contains(&self.time_us) && self.sequence < 1_000);

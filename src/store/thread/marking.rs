@@ -50,6 +50,7 @@ impl StoreThread {
                 continue;
             } else {
                 // The first one, or Redis has lost all data with it: there is nothing to read again.
+                self.known.clear();
                 self.change_set = Some(marks.set);
                 relearning = None;
             }
@@ -59,6 +60,7 @@ impl StoreThread {
             self.unmarked.clear();
             let Some(pass) = relearning.take() else { return Ok(()) };
             self.change_set = Some(pass.set);
+            self.known.clear();
             self.mark_again(pass.from);
             marked = self.queue.in_flight().map_or(0, |segment| segment.names().len());
         }
@@ -83,6 +85,9 @@ impl StoreThread {
         self.counters.foreign_entries_total.add(marks.foreign as u64);
         self.changed.append(&mut marks.changed);
         self.cursor = if marks.has_lost { 0 } else { marks.cursor };
+        if marks.has_lost {
+            self.known.clear();
+        }
         for reply in replies {
             let Some(next) = self.read_mark(reply, None) else { return Ok(None) };
             // Otherwise another replica has marked something in between, which the next query returns.
@@ -174,10 +179,14 @@ impl StoreThread {
     /// Keeps as many values in Redis as the largest `--window` of all replicas needs.
     fn keep_largest_window(&mut self, windows: &[usize]) {
         let own = self.encoder.options().window;
+        let other = windows.iter().copied().filter(|&window| window != own).max();
         let largest = windows.iter().copied().max().unwrap_or(own).max(own);
+        if other != self.other_window {
+            // One that did not know of ours may have kept less.
+            self.known.clear();
+        }
         self.encoder.set_window(largest);
         self.queue.set_window(largest);
-        let other = windows.iter().copied().filter(|&window| window != own).max();
         if other != self.other_window
             && let Some(other) = other
         {

@@ -8,7 +8,7 @@ use crate::store::keys;
 use crate::store::link::LinkError;
 use crate::store::redis_clock::FUTURE_US_MAX;
 use crate::store::reply::Reply;
-use crate::store::windows::{SubjectCounts, WindowMembers, share};
+use crate::store::windows::{MetricCounts, SubjectCounts, WindowMembers, share};
 use sigmad_clock::Now;
 
 /// Subjects whose counts are read in one round trip: as many as make a first read of a large fleet over a slow
@@ -45,12 +45,16 @@ impl StoreThread {
     ) -> Result<(), LinkError> {
         let mut pipeline = Pipeline::new();
         let (mut ready, windows_max) = (0, self.windows_per_read());
+        let mut asked = Vec::new();
         for (subject, counts) in counted.iter() {
             if ready > 0 && pipeline.len() + counts.metrics.len() > windows_max {
                 break;
             }
             for metric in &counts.metrics {
-                pipeline.add_command(self.encoder.read_window(subject.as_deref(), &metric.name));
+                let values = self.values_to_read(subject.as_deref(), metric);
+                asked.push(values);
+                let read = self.encoder.read_window(subject.as_deref(), &metric.name, values);
+                pipeline.add_command(read);
             }
             ready += 1;
         }
@@ -70,9 +74,10 @@ impl StoreThread {
             }
         };
         pipeline.clear();
-        let mut shared = Vec::with_capacity(ready);
+        let (mut shared, mut asked) = (Vec::with_capacity(ready), asked.into_iter());
         for (subject, counts) in counted.drain(..ready) {
-            let replies = replies.by_ref().take(counts.metrics.len());
+            let asked = asked.by_ref().take(counts.metrics.len());
+            let replies = asked.zip(replies.by_ref());
             shared.extend(self.take_windows(subject, counts, replies, now, &mut pipeline));
         }
         if !shared.is_empty() {
@@ -92,8 +97,19 @@ impl StoreThread {
 
     /// Windows that one round trip reads at most.
     pub(super) fn windows_per_read(&self) -> usize {
-        let values = keys::window_values(self.encoder.options().window) as usize;
-        (VALUES_PER_READ / values).max(1)
+        (VALUES_PER_READ / self.window_values() as usize).max(1)
+    }
+
+    /// Values of a whole window.
+    fn window_values(&self) -> u32 {
+        keys::window_values(self.encoder.options().window)
+    }
+
+    /// How many of a window's values to read. That of the fleet is one for all, and gets more than its values between
+    /// two flushes; in a cluster another node may have its counts.
+    fn values_to_read(&mut self, subject: Option<&str>, metric: &MetricCounts) -> u32 {
+        let whole = self.window_values();
+        subject.map_or(whole, |device| self.known.to_read(device, metric, whole))
     }
 
     /// Redis' time past which a time was written by a clock that is wrong.
@@ -114,7 +130,12 @@ impl StoreThread {
             Ok(reply) => {
                 let counts = SubjectCounts::read(&reply, own, self.latest_us(now));
                 self.counters.foreign_entries_total.add(counts.foreign as u64);
-                for part in counts.parts(self.windows_per_read()) {
+                let parts = counts.parts(self.windows_per_read());
+                if parts.len() > 1 {
+                    // Read whole: one part after another might be found incomplete, without end.
+                    self.known.clear();
+                }
+                for part in parts {
                     counted.push((subject.clone(), part));
                 }
             }
@@ -122,22 +143,25 @@ impl StoreThread {
         }
     }
 
-    /// Makes an update of the windows in the replies of one subject. Adds commands that heal windows, and fold
-    /// the counts of replicas that are gone.
+    /// Makes an update of the windows in the replies of one subject, each with how many values were asked for. Adds
+    /// commands that heal windows, and fold the counts of replicas that are gone. A subject of which values may be
+    /// missing is read again.
     pub(super) fn take_windows(
         &mut self,
         subject: Option<Box<str>>,
         mut counts: SubjectCounts,
-        mut replies: impl Iterator<Item = Result<Reply, LinkError>>,
+        mut replies: impl Iterator<Item = (u32, Result<Reply, LinkError>)>,
         now: Now,
         repairs: &mut Pipeline,
     ) -> Option<SharedWindows> {
         let (own, latest_us) = (self.encoder.options().replica, self.latest_us(now));
+        let whole = self.window_values();
         let (mut windows, mut refused) = (Vec::with_capacity(counts.metrics.len()), None);
+        let mut is_incomplete = false;
         // A window that Redis refuses to show is not an empty one.
         counts.metrics.retain(|metric| match replies.next().expect("one for each window") {
-            Ok(reply) => {
-                let members = WindowMembers::read(&reply, own, latest_us);
+            (asked, Ok(reply)) => {
+                let members = WindowMembers::read(&reply, latest_us);
                 self.counters.foreign_entries_total.add(members.foreign as u64);
                 self.counters.future_values_total.add(members.future as u64);
                 if members.future > 0 {
@@ -145,18 +169,31 @@ impl StoreThread {
                     repairs.add_command(heal);
                 }
                 if members.is_gone {
+                    subject.as_deref().inspect(|device| self.known.forget(device, &metric.name));
                     repairs.add_command(self.encoder.forget(subject.as_deref(), metric));
                     return false;
                 }
-                windows.push(members);
+                let window = match subject.as_deref() {
+                    Some(device) => self.known.complete(device, metric, members, (asked, whole)),
+                    None => Some(members),
+                };
+                is_incomplete |= window.is_none();
+                windows.extend(window);
                 true
             }
-            Err(error) => {
+            (_, Err(error)) => {
                 refused = Some(error);
                 false
             }
         });
         self.counters.windows_read_total.add(windows.len() as u64);
+        if is_incomplete {
+            counts.metrics.iter().for_each(|metric| {
+                subject.as_deref().inspect(|device| self.known.forget(device, &metric.name));
+            });
+            self.changed.push(subject);
+            return None;
+        }
         if counts.last.0 > self.sent_us(now) {
             self.overlapping.insert(subject.clone(), counts.last.0);
         }
@@ -171,7 +208,7 @@ impl StoreThread {
         // Silence is counted by the monotonic clock, as by the workers.
         let seconds = (now.monotonic_ns / 1_000_000_000) as u32;
         let (update, no_room) =
-            share(subject.as_deref(), &counts, windows, &self.registry, seconds);
+            share(subject.as_deref(), &counts, windows, own, &self.registry, seconds);
         self.counters.windows_skipped_total.add(no_room as u64);
         if let Some(error) = refused {
             self.read_refused(subject, &error);
