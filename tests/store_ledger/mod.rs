@@ -554,9 +554,20 @@ impl Load {
     /// Starts a phase, and waits until this many of its requests were answered.
     #[track_caller]
     pub fn run(&self, phase: Phase, requests: u64) {
+        let answered = self.enter(phase);
+        self.wait(phase, answered, requests);
+    }
+
+    /// Starts a phase; returns how many of its requests were answered before.
+    fn enter(&self, phase: Phase) -> u64 {
         self.control.phase.store(phase as usize, Ordering::Relaxed);
+        self.control.answered[phase as usize].load(Ordering::Relaxed)
+    }
+
+    #[track_caller]
+    fn wait(&self, phase: Phase, before: u64, requests: u64) {
         let answered = &self.control.answered[phase as usize];
-        let target = answered.load(Ordering::Relaxed) + requests;
+        let target = before + requests;
         // The planned time, and as much again for a busy machine.
         let planned = self.plan.interval * requests.div_ceil(self.plan.clients) as u32;
         let deadline = Instant::now() + planned * 3 + REST;
@@ -570,8 +581,10 @@ impl Load {
     /// Lets each client of a stepped plan send one more request, and waits for the responses.
     #[track_caller]
     pub fn step(&self, phase: Phase) {
+        // Before they are allowed: the responses may be here before the next line.
+        let answered = self.enter(phase);
         self.control.allowed.fetch_add(1, Ordering::Relaxed);
-        self.run(phase, self.plan.clients);
+        self.wait(phase, answered, self.plan.clients);
     }
 
     /// Waits until every client has finished its request.
