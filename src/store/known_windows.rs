@@ -45,7 +45,7 @@ struct KnownWindow {
 
 impl KnownWindows {
     /// How many of the newest values of a window to read, if `whole` are all.
-    pub fn to_read(&mut self, device: &str, metric: &MetricCounts, whole: u32) -> u32 {
+    pub fn unread(&mut self, device: &str, metric: &MetricCounts, whole: u32) -> u32 {
         self.set_key(device, &metric.name);
         let Some(known) = self.recent.by_key.get(&*self.key).or(self.older.by_key.get(&*self.key))
         else {
@@ -201,7 +201,7 @@ mod tests {
             for late in std::mem::take(&mut self.late) {
                 self.write(late);
             }
-            let mut asked = known.to_read("d", &counts, WHOLE);
+            let mut asked = known.unread("d", &counts, WHOLE);
             loop {
                 let from = self.window.len().saturating_sub(asked as usize);
                 let member = |&(time_us, replica, sequence): &(i64, ReplicaId, u16)| Member {
@@ -220,7 +220,7 @@ mod tests {
                     return window.members.iter().map(|member| member.time_us).collect();
                 }
                 assert_ne!(asked, WHOLE);
-                asked = known.to_read("d", &counts, WHOLE);
+                asked = known.unread("d", &counts, WHOLE);
                 assert_eq!(asked, WHOLE, "it is not known any more");
             }
         }
@@ -265,10 +265,10 @@ mod tests {
         for device in 0..VALUES_MAX / 50 * 3 {
             let device = format!("d{device}");
             known.complete(&device, &counts, read.clone(), (51, 51)).expect("whole");
-            assert_eq!(known.to_read(&device, &counts, 51), 1);
+            assert_eq!(known.unread(&device, &counts, 51), 1);
             assert!(known.recent.values + known.older.values <= VALUES_MAX);
         }
-        assert_eq!(known.to_read("d0", &counts, 51), 51, "it is not known any more");
+        assert_eq!(known.unread("d0", &counts, 51), 51, "it is not known any more");
         known.clear();
         assert_eq!(known.recent.values + known.older.values, 0);
     }

@@ -50,6 +50,7 @@ pub struct ListDesk {
     /// How many these are.
     recent_samples: usize,
     /// Empty chunks, for those that are kept.
+    #[expect(clippy::vec_box, reason = "they come and go in their boxes")]
     spare: Vec<Box<JudgedChunk>>,
     /// Encoded samples that Redis does not have: sent again as they are.
     encoded: Vec<WrittenEntry>,

@@ -109,7 +109,7 @@ impl StoreThread {
     /// two flushes; in a cluster another node may have its counts.
     fn values_to_read(&mut self, subject: Option<&str>, metric: &MetricCounts) -> u32 {
         let whole = self.window_values();
-        subject.map_or(whole, |device| self.known.to_read(device, metric, whole))
+        subject.map_or(whole, |device| self.known.unread(device, metric, whole))
     }
 
     /// Redis' time past which a time was written by a clock that is wrong.
