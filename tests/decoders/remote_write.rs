@@ -423,6 +423,36 @@ fn types_of_2_0_make_counters() {
     assert_eq!(rates(&mut server, Format::RemoteWrite2, gauge.into_iter()), [10.0, 30.0, 5.0, 6.0]);
 }
 
+/// The numbers of `MetricType`, and what they say of a part of a family.
+#[test]
+fn types_of_2_0_say_which_parts_are_counters() {
+    for (kind, name, is_counter) in [
+        (COUNTER, "a", true),
+        (GAUGE, "b_sum", false),
+        (HISTOGRAM, "c_sum", true),
+        (HISTOGRAM, "d_count", true),
+        (HISTOGRAM, "e", false),
+        (4, "f_sum", false),
+        (5, "g_sum", true),
+        (5, "h_count", true),
+        (5, "i", false),
+        (6, "j_sum", false),
+        (7, "k_sum", false),
+        (0, "l_sum", false),
+        (8, "m_sum", false),
+    ] {
+        let bodies = [(10.0, 0), (30.0, 10)].map(|(value, second): (f64, i64)| {
+            let mut request = v2::Request::default();
+            let timestamp = TIME_MS + second * 1_000;
+            request.push(kind, &[("__name__", name)], &[Sample { value, timestamp }]);
+            request.encode_to_vec()
+        });
+        let found = rates(&mut Server::new(100), Format::RemoteWrite2, bodies.into_iter());
+        let expected = if is_counter { &[2.0][..] } else { &[10.0, 30.0] };
+        assert_eq!(found, expected, "{kind} {name}");
+    }
+}
+
 #[test]
 fn types_of_1_0_come_in_their_own_bodies() {
     let mut server = Server::new(100);
