@@ -10,7 +10,7 @@ const FOREIGN: [(&[&str], &str); 8] = [
         &["/v1/traces", "/v1/logs", "/v1development/profiles"],
         "no such path; of OTLP sigmad takes metrics, at /v1/metrics",
     ),
-    (&["/v1/metrics"], "no such path; POST OTLP to /v1/metrics"),
+    (&["/otlp/v1/metrics", "/opentelemetry/v1/metrics"], "no such path; POST OTLP to /v1/metrics"),
     (
         &["/api/v1/write", "/api/v1/push", "/api/prom/push", "/api/v1/receive"],
         "no such path; POST remote_write to /api/v1/write",
@@ -61,7 +61,7 @@ mod tests {
             let message = advice(path).expect(path);
             assert!(message.contains(told), "{path}: {message}");
         }
-        for path in ["/", "/nope", "/v1", "/metrics/", "/writes"] {
+        for path in ["/", "/nope", "/v1", "/metrics/", "/api/v1/metrics", "/writes"] {
             assert_eq!(advice(path), None, "{path}");
         }
     }
