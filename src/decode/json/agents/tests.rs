@@ -232,6 +232,30 @@ fn every_prefix_is_refused_or_read() {
 }
 
 #[test]
+fn labels_past_their_limits_are_refused_alone() {
+    let tags: String = (0..10_000).map(|i| format!(r#""t{i}":"v","#)).collect();
+    let big = "x".repeat(1 << 20);
+    let many = |body: &str| body.replace(r#""tags":{"#, &format!(r#""tags":{{{tags}"#));
+    let long = |body: &str| body.replace(r#""tags":{"#, &format!(r#""tags":{{"t":"{big}","#));
+    let collectd = |old: &str| COLLECTD.replace(old, &old.replace("\":\"", &format!("\":\"{big}")));
+    for (body, good) in [
+        (many(TELEGRAF), TELEGRAF),
+        (long(TELEGRAF), TELEGRAF),
+        (TELEGRAF.replace("usage_idle", &big), TELEGRAF),
+        (many(VECTOR), VECTOR),
+        (long(VECTOR), VECTOR),
+        (collectd(r#""plugin_instance":"sda"#), COLLECTD),
+        (collectd(r#""type":"disk"#), COLLECTD),
+    ] {
+        let mut fixture = Fixture::new();
+        fixture.decode(&format!("[{body},{good}]")).expect("an array");
+        let refusals = fixture.decoder.refusals();
+        let is_alone = !refusals.is_empty() && refusals.iter().all(|refusal| refusal.index == 0);
+        assert!(is_alone, "{good} {refusals:?}");
+    }
+}
+
+#[test]
 fn a_sample_with_numbers_of_its_own_stays_a_sample() {
     for body in [
         r#"{"name":"a","fields":{"x":1},"cpu":3}"#,
