@@ -62,6 +62,7 @@ GIVEN = [
     # What was asked for.
     r"the old target of 50 ms|be 50 ms at|\b25 minutes\b|\bin 3 minutes\b|\bin 5 minutes\b",
     r"blocks of 64 bytes|those of 1,024 bytes: one in 512|for 1,024 and|for 100,000\b|a profile of 2 s\b",
+    r"\b(?:The|the) aim of (?:0\.58|0\.97|1\.08|1\.10|1\.25)\b|\b[Pp]ipelined by 16\b",
     r"\b90 %|\b1 ns a pair\b|\b0\.95 to 1\.05\b",
 ]
 
@@ -378,11 +379,24 @@ def rates(records: Records) -> str:
     return families_of(records.of("rates"))
 
 
+def sockets(records: Records) -> str:
+    return families_of(records.of("sockets"))
+
+
+def arena(records: Records) -> str:
+    return families_of(records.of("arena"))
+
+
+def pipelined(records: Records) -> str:
+    return families_of(records.of("pipelined"))
+
+
 TABLES: dict[str, Callable[[Records], str]] = {
     made.__name__: made
     for made in (
         *(headline, budget, budget_full, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
         *(scaling, model, profiler, builds, heap, formats, pollers, rates),
+        *(sockets, arena, pipelined),
     )
 }
 
