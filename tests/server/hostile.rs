@@ -13,3 +13,9 @@ mod limits;
 mod pipelines;
 mod slow;
 mod splits;
+
+/// What of so many cases failed, and why: nothing.
+#[track_caller]
+fn assert_none_failed(failed: &[String], cases: usize) {
+    assert!(failed.is_empty(), "{} of {cases} failed:\n{}", failed.len(), failed.join("\n"));
+}

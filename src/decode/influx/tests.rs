@@ -1,85 +1,36 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use sigmad_clock::Now;
-use sigmad_sample::Batch;
 
 use super::line::FIELDS_MAX;
 use super::{LineOptions, LinePrecision};
-use crate::decode::{BodyError, Decoded, Decoder, Format};
-use crate::registry::Registry;
+use crate::decode::Format::LineProtocol;
+use crate::decode::testing::{NOW, Server, value};
 
-const NOW: Now = Now { monotonic_ns: 5_000_000_000, wall_us: 1_735_100_000_000_000 };
 const NANOSECONDS: LineOptions =
     LineOptions { precision: LinePrecision::Nanosecond, accepts_partial: true };
 
-struct Fixture {
-    registry: Arc<Registry>,
-    decoder: Decoder,
-    batch: Batch,
-}
-
-/// Device, series, time in microseconds, value.
-type Value = (Option<String>, String, i64, f64);
-
-impl Fixture {
-    fn new() -> Self {
-        let registry = Arc::new(Registry::new(1 << 14, 60));
-        Self { decoder: Decoder::new(registry.clone()), registry, batch: Batch::default() }
-    }
-
-    fn decode(&mut self, body: &[u8], options: LineOptions) -> Result<Decoded, BodyError> {
-        self.batch.clear();
-        let format = Format::LineProtocol(options);
-        self.decoder.decode(&mut body.to_vec(), format, NOW, &mut self.batch)
-    }
-
-    fn values(&self) -> Vec<Value> {
-        let mut values = Vec::new();
-        for (sample, readings) in self.batch.iter() {
-            let device = sample.device.and_then(|id| self.registry.device_name(id));
-            for reading in readings {
-                let series = self.registry.metric_name(reading.metric).expect("a known metric");
-                let device = device.as_deref().map(str::to_owned);
-                values.push((device, series.to_string(), sample.timestamp_us, reading.value));
-            }
-        }
-        values
-    }
-
-    /// Index and message of each refusal.
-    fn refusals(&self) -> Vec<(usize, &str)> {
-        self.decoder.refusals().iter().map(|r| (r.index, &*r.message)).collect()
-    }
-}
-
-fn value(device: Option<&str>, series: &str, time_us: i64, value: f64) -> Value {
-    (device.map(str::to_owned), series.to_owned(), time_us, value)
-}
-
 #[test]
 fn a_line_gives_a_value_for_each_number() {
-    let mut fixture = Fixture::new();
+    let mut server = Server::new();
     let body = b"cpu,host=edge-17,cpu=cpu0 usage_idle=60.5,cores=8i,up=t,os=\"linux\",free=7u 1735100000000000999\n";
-    let decoded = fixture.decode(body, NANOSECONDS).expect("a good body");
+    let decoded = server.decode(body, LineProtocol(NANOSECONDS)).expect("a good body");
     assert_eq!((decoded.accepted, decoded.invalid), (1, 0), "one sample");
     let time = 1_735_100_000_000_000;
     let device = Some("edge-17");
     assert_eq!(
-        fixture.values(),
+        server.values(),
         [
             value(device, r#"cpu_usage_idle{cpu="cpu0"}"#, time, 60.5),
             value(device, r#"cpu_cores{cpu="cpu0"}"#, time, 8.0),
             value(device, r#"cpu_free{cpu="cpu0"}"#, time, 7.0),
         ]
     );
-    let counts = fixture.decoder.values();
+    let counts = server.decoder.values();
     assert_eq!((counts.accepted, counts.skipped), (3, 2), "a boolean and a string");
 }
 
 #[test]
 fn the_unit_of_times_and_their_absence() {
-    let mut fixture = Fixture::new();
+    let mut server = Server::new();
     for (precision, time, micros) in [
         (LinePrecision::Second, "1735100001", 1_735_100_001_000_000),
         (LinePrecision::Minute, "1", 60_000_000),
@@ -88,21 +39,23 @@ fn the_unit_of_times_and_their_absence() {
         (LinePrecision::Nanosecond, "", NOW.wall_us),
     ] {
         let options = LineOptions { precision, ..NANOSECONDS };
-        fixture.decode(format!("m v=1 {time}").as_bytes(), options).expect("a good body");
-        assert_eq!(fixture.values(), [value(None, "m_v", micros, 1.0)], "{precision:?} {time}");
+        server
+            .decode(format!("m v=1 {time}").as_bytes(), LineProtocol(options))
+            .expect("a good body");
+        assert_eq!(server.values(), [value(None, "m_v", micros, 1.0)], "{precision:?} {time}");
     }
 }
 
 #[test]
 fn escapes_comments_and_line_ends() {
-    let mut fixture = Fixture::new();
+    let mut server = Server::new();
     let body = "# a comment\n\n  disk\\ io,host=a,path=/var\\ log\\,x\\=1 read\\ time=1 1735100000000000000\r\n\
                 a=b,tag=\u{e9} v=2\r\nx,t=a\\b v=3,s=\"two\nlines, \\\"v=4\\\" \\\\\" 7000\ny v=5";
-    let decoded = fixture.decode(body.as_bytes(), NANOSECONDS).expect("a good body");
-    assert_eq!(fixture.refusals(), []);
+    let decoded = server.decode(body.as_bytes(), LineProtocol(NANOSECONDS)).expect("a good body");
+    assert_eq!(server.refusals(), []);
     assert_eq!(decoded.invalid, 0);
     assert_eq!(
-        fixture.values(),
+        server.values(),
         [
             value(
                 Some("a"),
@@ -143,12 +96,13 @@ fn a_wrong_line_is_refused_alone_and_as_a_whole() {
         ("m s=\"a\"b", "invalid field format"),
         ("m,a=1,a=2 v=1", "two labels have the same name"),
     ] {
-        let mut fixture = Fixture::new();
+        let mut server = Server::new();
         let body = format!("x v=1\n{line}\n\nx v=2\n");
-        let decoded = fixture.decode(body.as_bytes(), NANOSECONDS).expect("two good lines");
-        assert_eq!(fixture.refusals(), [(1, message)], "{line}");
+        let decoded =
+            server.decode(body.as_bytes(), LineProtocol(NANOSECONDS)).expect("two good lines");
+        assert_eq!(server.refusals(), [(1, message)], "{line}");
         assert_eq!(decoded.invalid, 1, "{line}");
-        let values: Vec<_> = fixture.values().iter().map(|(.., value)| *value).collect();
+        let values: Vec<_> = server.values().iter().map(|(.., value)| *value).collect();
         assert_eq!(values, [1.0, 2.0], "{line}");
     }
 }
@@ -157,21 +111,25 @@ fn a_wrong_line_is_refused_alone_and_as_a_whole() {
 fn nothing_is_kept_of_a_body_that_must_be_whole() {
     let whole = LineOptions { accepts_partial: false, ..NANOSECONDS };
     for (body, index) in [("x v=1\nm v=\ny", 1), ("# c\nx v=1\nm,a s=\"\"\n", 2)] {
-        let mut fixture = Fixture::new();
-        let decoded = fixture.decode(body.as_bytes(), whole).expect("lines");
+        let mut server = Server::new();
+        let decoded = server.decode(body.as_bytes(), LineProtocol(whole)).expect("lines");
         assert_eq!((decoded.accepted, decoded.invalid), (0, 1));
-        assert_eq!(fixture.refusals()[0].0, index);
-        assert_eq!(fixture.registry.streams(), 0);
+        assert_eq!(server.refusals()[0].0, index);
+        assert_eq!(server.registry.streams(), 0);
     }
-    let mut fixture = Fixture::new();
-    assert_eq!(fixture.decode(b"x v=1\ny v=2", whole).map(|decoded| decoded.accepted), Ok(1));
-    assert_eq!(fixture.values().len(), 2, "two values of one sample");
+    let mut server = Server::new();
+    assert_eq!(
+        server.decode(b"x v=1\ny v=2", LineProtocol(whole)).map(|decoded| decoded.accepted),
+        Ok(1)
+    );
+    assert_eq!(server.values().len(), 2, "two values of one sample");
 }
 
 #[test]
 fn a_body_without_points_is_no_error() {
     for body in ["", "\n\n", "# nothing\n", " \t\r\n", "#"] {
-        let decoded = Fixture::new().decode(body.as_bytes(), NANOSECONDS).expect("no error");
+        let decoded =
+            Server::new().decode(body.as_bytes(), LineProtocol(NANOSECONDS)).expect("no error");
         assert_eq!((decoded.accepted, decoded.invalid), (0, 0), "{body:?}");
     }
 }
@@ -182,12 +140,13 @@ fn many_fields_are_a_bound_and_not_a_fault_of_their_neighbours() {
         let fields: Vec<_> = (0..count).map(|i| format!("f{i}={i}")).collect();
         format!("m {}\nx v=1", fields.join(","))
     };
-    let mut fixture = Fixture::new();
-    let decoded = fixture.decode(wide(500).as_bytes(), NANOSECONDS).expect("lines");
-    assert_eq!((fixture.values().len(), decoded.invalid), (501, 0));
-    let decoded = fixture.decode(wide(FIELDS_MAX + 1).as_bytes(), NANOSECONDS).expect("lines");
-    assert_eq!((fixture.values().len(), decoded.invalid), (1, 1));
-    assert_eq!(fixture.refusals(), [(0, "more than 1024 fields")]);
+    let mut server = Server::new();
+    let decoded = server.decode(wide(500).as_bytes(), LineProtocol(NANOSECONDS)).expect("lines");
+    assert_eq!((server.values().len(), decoded.invalid), (501, 0));
+    let decoded =
+        server.decode(wide(FIELDS_MAX + 1).as_bytes(), LineProtocol(NANOSECONDS)).expect("lines");
+    assert_eq!((server.values().len(), decoded.invalid), (1, 1));
+    assert_eq!(server.refusals(), [(0, "more than 1024 fields")]);
 }
 
 #[test]
@@ -208,16 +167,19 @@ fn hostile_bodies_are_read_to_their_end() {
         "\0".repeat(1 << 16),
         "\\".repeat(1 << 16),
     ] {
-        let mut fixture = Fixture::new();
+        let mut server = Server::new();
         let body = format!("{line}\nx v=1");
-        let decoded = fixture.decode(body.as_bytes(), NANOSECONDS).expect("lines");
+        let decoded = server.decode(body.as_bytes(), LineProtocol(NANOSECONDS)).expect("lines");
         assert_eq!((decoded.accepted, decoded.invalid), (1, 1), "{}", &line[..line.len().min(40)]);
-        assert_eq!(fixture.refusals()[0].0, 0);
+        assert_eq!(server.refusals()[0].0, 0);
     }
-    let mut fixture = Fixture::new();
+    let mut server = Server::new();
     let not_utf8 = b"m,a=\xFF v=1\nx v=1";
-    assert_eq!(fixture.decode(not_utf8, NANOSECONDS).map(|decoded| decoded.invalid), Ok(1));
-    assert_eq!(fixture.refusals(), [(0, "names and labels must be UTF-8")]);
+    assert_eq!(
+        server.decode(not_utf8, LineProtocol(NANOSECONDS)).map(|decoded| decoded.invalid),
+        Ok(1)
+    );
+    assert_eq!(server.refusals(), [(0, "names and labels must be UTF-8")]);
 }
 
 /// Parts of lines, good and bad, that a reader must not mix up.
@@ -244,14 +206,14 @@ proptest! {
                  proptest::collection::vec((0..FIELDS.len(), 0..VALUES.len()), 1..4),
                  0..TIMES.len()), 1..6), 1..6),
     ) {
-        let mut warm = Fixture::new();
+        let mut warm = Server::new();
         for lines in &bodies {
             let body: String = lines.iter().map(line).collect();
             // The second time it knows them all.
             for _ in 0..2 {
-                let mut cold = Fixture::new();
-                let expected = cold.decode(body.as_bytes(), NANOSECONDS);
-                prop_assert_eq!(warm.decode(body.as_bytes(), NANOSECONDS), expected, "{}", body);
+                let mut cold = Server::new();
+                let expected = cold.decode(body.as_bytes(), LineProtocol(NANOSECONDS));
+                prop_assert_eq!(warm.decode(body.as_bytes(), LineProtocol(NANOSECONDS)), expected, "{}", body);
                 prop_assert_eq!(warm.values(), cold.values(), "{}", body);
                 prop_assert_eq!(warm.refusals(), cold.refusals(), "{}", body);
                 prop_assert_eq!(warm.decoder.values(), cold.decoder.values(), "{}", body);

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::assert_none_failed;
 use super::cases::{
     BODY, CASES_MIN, Case, CaseEnd, body_cases, chunk_cases, chunks, coding_cases, framing_cases,
     garbage_cases, head_cases, length_cases, raw, request_line_cases, sized,
@@ -83,13 +84,7 @@ fn check_framing_on(family: Family, cases: &[Case]) {
         total = now;
     }
     println!("{} cases", cases.len());
-    assert!(
-        failed.is_empty(),
-        "{} of {} failed:\n{}",
-        failed.len(),
-        cases.len(),
-        failed.join("\n")
-    );
+    assert_none_failed(&failed, cases.len());
     assert_eq!(server.get("/analyze?device=smuggled").json()["totalCount"], 0);
 }
 

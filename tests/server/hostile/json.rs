@@ -2,6 +2,7 @@
 
 use std::panic::catch_unwind;
 
+use super::assert_none_failed;
 use super::cases::BAD;
 use crate::harness::{Engine, Model, Server, assert_close, get, post, shown};
 use serde_json::{Value, json};
@@ -254,13 +255,7 @@ fn hostile_json() {
         }
     }
     println!("{} cases", cases.len());
-    assert!(
-        failed.is_empty(),
-        "{} of {} failed:\n{}",
-        failed.len(),
-        cases.len(),
-        failed.join("\n")
-    );
+    assert_none_failed(&failed, cases.len());
 }
 
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

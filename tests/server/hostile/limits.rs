@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::assert_none_failed;
 use super::cases::{BODY, raw, with_length, with_lines, with_request_line};
 use crate::harness::{Engine, Server, post, request, shown};
 
@@ -172,13 +173,7 @@ fn limits_at_their_edges() {
     }
     println!("{} cases", cases.len());
     server.ingest(r#"{"rps":1}"#).expect(202);
-    assert!(
-        failed.is_empty(),
-        "{} of {} failed:\n{}",
-        failed.len(),
-        cases.len(),
-        failed.join("\n")
-    );
+    assert_none_failed(&failed, cases.len());
 }
 
 #[test]
