@@ -128,6 +128,8 @@ pub struct StoreThread {
     master: Option<Address>,
     /// When to ask a sentinel again.
     confirm_ns: u64,
+    /// When one has named the master last.
+    confirmed_ns: u64,
     /// When to ask Redis for its memory again.
     info_ns: u64,
     backoff: Backoff,
@@ -212,6 +214,7 @@ impl StoreThread {
             link: None,
             master: None,
             confirm_ns: 0,
+            confirmed_ns: 0,
             info_ns: 0,
             backoff: Backoff::new(seed, FIRST_RETRY, LONGEST_RETRY),
             retry_ns: 0,

@@ -25,7 +25,12 @@ impl StoreThread {
             self.counters.connections_total.add(1);
             let master = link.master().cloned();
             self.link = Some(link);
+            let now_ns = self.clock.monotonic_ns();
             if master != self.master {
+                // Others have marked changes here since it became the master, while the last one gave later numbers: they
+                // are the time in microseconds, or grow more slowly.
+                let apart_ns = now_ns - self.confirmed_ns + SENTINEL_LAG_NS;
+                self.cursor = self.cursor.saturating_sub(apart_ns / 1_000);
                 let samples = self.queue.write_again();
                 self.counters.rewritten_total.add(samples);
                 if samples > 0 {
@@ -34,6 +39,7 @@ impl StoreThread {
                 self.master = master;
                 self.lists.begin_again();
             }
+            self.confirmed_ns = now_ns;
             // Tells the time, before anything is written under it.
             self.mark()?;
         }
@@ -69,6 +75,7 @@ impl StoreThread {
         let is_confirmed = self.linked().confirm_master()?;
         self.confirm_ns = now_ns + if is_confirmed { CONFIRM_EVERY_NS } else { CONFIRM_AGAIN_NS };
         if is_confirmed {
+            self.confirmed_ns = now_ns;
             self.queue.confirm(now_ns.saturating_sub(SENTINEL_LAG_NS));
         }
         Ok(())
