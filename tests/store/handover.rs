@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::fault_proxy::{Fault, Proxy};
 use crate::harness::{Launch, Server};
 use crate::redis_server::Redis;
 use crate::store_ledger::Scrape;
@@ -299,6 +300,68 @@ fn a_device_that_nobody_had_waits_for_nothing() {
     until("nobody has it", || waits(&server, "unknown") == 1);
     expect_as_alone(&alone, &server, "edge-1", 0);
     assert_eq!(Scrape::of(&server).get("sigmad_handover_waiting_devices"), 0);
+}
+
+/// A replica that is slow deletes what it was waiting for, and nothing that others wait for now.
+#[test]
+fn states_of_a_later_takeover_stay_when_earlier_ones_have_come() {
+    const RECEIVED: &str = include_str!("../../src/store/scripts/received.lua");
+    let redis = Redis::start(&[]);
+    let (counts, states) = ("sigmad:{edge-1}:counts", "sigmad:{edge-1}:states");
+    for (header, owner, is_deleted) in [
+        (Some("2:0000feed:9:4"), "aaaa0000:5:0000feed", true),
+        (Some("2:0000feed:9:4:00017f80ff0910"), "0000cccc:6:aaaa0000", true),
+        (Some("1:0000feed:9"), "aaaa0000:5:0000feed", true),
+        (Some("2:0000feed:9:6"), "0000cccc:7:0000feed", false),
+        (Some("2:aaaa0000:9:5"), "0000cccc:6:aaaa0000", false),
+        (None, "0000cccc:7:0000feed", false),
+    ] {
+        redis.ask::<()>(&["HSET", counts, "owner", owner]);
+        redis.ask::<()>(&["DEL", states]);
+        redis.ask::<()>(&["HSET", states, "rps", "packed"]);
+        if let Some(header) = header {
+            redis.ask::<()>(&["HSET", states, "", header]);
+        }
+        let deleted: i64 = redis.ask(&["EVAL", RECEIVED, "2", counts, states, "aaaa0000", "5"]);
+        assert_eq!(deleted, i64::from(is_deleted), "{header:?}");
+        assert_eq!(redis.ask::<bool>(&["EXISTS", states]), !is_deleted, "{header:?}");
+        let is_own = owner.starts_with("aaaa0000:5:");
+        let expected = if is_own { "aaaa0000:5:" } else { owner };
+        assert_eq!(redis.ask::<String>(&["HGET", counts, "owner"]), expected);
+    }
+}
+
+/// The states are found, and the connection ends before all of them have come.
+#[test]
+fn states_whose_reading_is_cut_are_read_again() {
+    /// The windows and counts of so many streams take a part of it, and their states several times as much.
+    const CUT_AFTER: u64 = 640 * 1024;
+    const STREAMS: u64 = 960;
+    let redis = Redis::start(&[]);
+    let proxy = Proxy::start(([127, 0, 0, 1], redis.port()).into());
+    let first = replica_with(&redis, &["--window", "2"]);
+    let post = |server: &Server, values: std::ops::Range<u64>| {
+        for at in values {
+            let sample = |metrics: std::ops::Range<u64>| {
+                let readings: String =
+                    metrics.map(|m| format!(r#","m{m}":{}"#, value(at * (m + 1)))).collect();
+                format!(r#"{{"timestamp":{},"device":"edge-1"{readings}}}"#, FIRST_S + 60 * at)
+            };
+            let samples = (0..STREAMS).step_by(32).map(|from| sample(from..from + 32));
+            server.ingest(&format!("[{}]", samples.collect::<Vec<_>>().join(","))).expect(202);
+        }
+    };
+    post(&first, 0..20);
+    written(&first);
+    let url = format!("redis://{}", proxy.address);
+    let args = [FLAGS, WITH_REDIS, &[&url, "--window", "2"]].concat();
+    let second = Launch { args: &args, ..Launch::default() }.start();
+    until("/readyz is 200", || second.get("/readyz").status == 200);
+    proxy.set(Fault::CutReplies { after: CUT_AFTER });
+    post(&second, 20..21);
+    received(&second, 1);
+    println!("{:?}", proxy.counters());
+    assert_eq!(proxy.counters().cuts, 1);
 }
 
 #[test]

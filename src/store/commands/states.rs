@@ -13,7 +13,7 @@ const STATES: &str = include_str!("../scripts/states.lua");
 /// Takes a device over: its states are this replica's from now on.
 const TAKE_OVER: &str = include_str!("../scripts/take_over.lua");
 
-/// Deletes the states of a device, which the replica that has taken it over has now.
+/// Deletes the states of a device that the replica which has taken it over has now.
 const RECEIVED: &str = include_str!("../scripts/received.lua");
 
 /// Returns those of some replicas that have not said for a time that they live.

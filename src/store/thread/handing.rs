@@ -185,8 +185,13 @@ impl StoreThread {
                 }
                 self.desk().wanted.push(wanted);
             }
-            for devices in looked?.chunks(DEVICES_PER_READ) {
-                self.read_states(devices)?;
+            let mut found = looked?;
+            while !found.is_empty() {
+                if let Err(error) = self.read_states(&mut found) {
+                    // Those that have no answer are looked for again.
+                    self.desk().wanted.extend(found.into_iter().map(|found| found.wanted));
+                    return Err(error);
+                }
             }
             self.gather(CHUNKS_BETWEEN_BATCHES);
         }
@@ -390,15 +395,18 @@ impl StoreThread {
         self.counters.states.lose(loss, 1);
     }
 
-    /// Reads states, gives them to analytics, and deletes them: they are here now.
-    fn read_states(&mut self, devices: &[FoundDevice]) -> Result<(), LinkError> {
+    /// Reads states of the first devices, gives them to analytics, and deletes them: they are here now. Takes out those that
+    /// have an answer.
+    fn read_states(&mut self, found: &mut Vec<FoundDevice>) -> Result<(), LinkError> {
+        let count = found.len().min(DEVICES_PER_READ);
         let mut pipeline = Pipeline::new();
-        for found in devices {
-            pipeline.add_command(self.encoder.read_states(&found.wanted.name));
+        for FoundDevice { wanted, .. } in &found[..count] {
+            pipeline.add_command(self.encoder.read_states(&wanted.name));
         }
         let replies = self.send_optional(&pipeline)?;
         pipeline.clear();
-        for (FoundDevice { wanted, cadence, is_older }, reply) in devices.iter().zip(replies) {
+        for (FoundDevice { wanted, cadence, is_older }, reply) in found.drain(..count).zip(replies)
+        {
             let streams = match reply {
                 Ok(reply) => self.unpack(&wanted.name, &reply),
                 Err(error) => {
@@ -407,8 +415,7 @@ impl StoreThread {
                     Vec::new()
                 }
             };
-            let (device, cadence, is_older) = (wanted.device, *cadence, *is_older);
-            self.answer(FoundStates { device, streams, cadence, is_older });
+            self.answer(FoundStates { device: wanted.device, streams, cadence, is_older });
             let takeover = wanted.takeover.map_or(0, |takeover| takeover.number);
             pipeline.add_command(self.encoder.received_states(&wanted.name, takeover));
         }
