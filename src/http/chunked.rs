@@ -277,8 +277,12 @@ mod tests {
 
     #[test]
     fn extensions_and_trailers_are_bounded() {
-        let mut input = b"1;".to_vec();
-        input.resize(OVERHEAD_BYTES_MAX + 3, b'a');
-        assert_eq!(whole(&input), Err(RequestError::Chunk));
+        let at_most = "a".repeat(OVERHEAD_BYTES_MAX);
+        for (before, after) in [("1;", "\r\nx\r\n0\r\n\r\n"), ("1\r\nx\r\n0\r\n", ":\r\n\r\n")] {
+            let input = format!("{before}{at_most}{after}");
+            assert_eq!(whole(input.as_bytes()), Ok((input.len(), b"x".to_vec(), true)));
+            let input = format!("{before}a{at_most}{after}");
+            assert_eq!(whole(input.as_bytes()), Err(RequestError::Chunk));
+        }
     }
 }

@@ -246,4 +246,18 @@ mod tests {
             assert_eq!(cache.find(text.as_bytes()), None, "{text}");
         }
     }
+
+    #[test]
+    fn a_head_of_as_many_fields_or_bytes_as_fit_is_cached() {
+        let host = "GET / HTTP/1.1\r\nHost: x\r\n";
+        let many = format!("{host}{}\r\n", "A: b\r\n".repeat(FIELDS_MAX - 1));
+        let value = "a".repeat(BYTES_MAX - host.len() - "A: \r\n\r\n".len());
+        let long = format!("{host}A: {value}\r\n\r\n");
+        assert_eq!(long.len(), BYTES_MAX);
+        for text in [many, long] {
+            let mut cache = HeadCache::default();
+            read(&mut cache, text.as_bytes());
+            assert_eq!(cache.find(text.as_bytes()), Some(text.len()), "{text}");
+        }
+    }
 }

@@ -280,6 +280,21 @@ mod tests {
     }
 
     #[test]
+    fn an_end_of_line_that_is_no_crlf_is_named() {
+        for (line, error) in [
+            ("GET\n", RequestError::LineEnd),
+            ("GET / HTTP/1.1\n", RequestError::LineEnd),
+            ("GET / HTTP/1.1\rx", RequestError::LineEnd),
+            ("GET / HTTP/1.1x", RequestError::RequestLine),
+            ("GET / HTTP/1\n", RequestError::RequestLine),
+            ("GET / XTTP/1.1\r\n", RequestError::RequestLine),
+            ("GET /\n", RequestError::RequestLine),
+        ] {
+            assert_eq!(parse(line.as_bytes()).expect_err(line), error, "{line:?}");
+        }
+    }
+
+    #[test]
     fn authorities_follow_their_grammar() {
         for valid in [
             "a",

@@ -498,6 +498,86 @@ mod tests {
         assert!(queue.take_unconfirmed() > 0 && queue.bytes() == 0);
     }
 
+    /// The bytes of a segment with one sample.
+    fn bytes_of_one() -> usize {
+        let (mut queue, _) = queue(1 << 20, false);
+        assert_eq!((queue.is_empty(), queue.since_us()), (true, None));
+        queue.take(&chunk(7, &[(1, 7, 1)]), name, metric_name);
+        assert_eq!((queue.is_empty(), queue.since_us()), (false, Some(7)));
+        queue.bytes()
+    }
+
+    #[test]
+    fn a_queue_may_reach_each_of_its_bounds() {
+        let one = bytes_of_one();
+        // A segment that reaches its part of the bound is not full.
+        let (mut queue, budget) = queue(one * SEGMENTS_IN_BOUND, false);
+        queue.take(&chunk(0, &[(1, 0, 1)]), name, metric_name);
+        assert!(!queue.has_full_segment() && queue.bytes() == one);
+        // Written segments that reach their part are kept; one more releases the oldest.
+        let written_max = budget.bytes_max() / WRITTEN_PART / one;
+        queue.begin();
+        queue.done_unconfirmed(Refusals::default(), 0);
+        for serial in 1..=written_max as u64 {
+            assert_eq!(queue.take_unconfirmed(), 0, "before {serial}");
+            queue.take(&chunk(serial, &[(1, serial as i64, 1)]), name, metric_name);
+            queue.begin();
+            queue.done_unconfirmed(Refusals::default(), serial);
+        }
+        assert_eq!((queue.take_unconfirmed(), queue.bytes()), (1, written_max * one));
+        // A queue that reaches the bound of the store drops nothing.
+        let bound = (one..10 * one).find(|&max| ByteBudget::new(max).store_bytes_max() == one);
+        let (mut queue, _) = super::tests::queue(bound.expect("a bound of one"), false);
+        assert_eq!(queue.take(&chunk(0, &[(1, 0, 1)]), name, metric_name), 0);
+        assert_eq!((queue.bytes(), queue.samples()), (one, 1));
+    }
+
+    #[test]
+    fn what_is_released_or_dropped_unconfirmed_counts_as_such() {
+        let (mut queue, budget) = queue(1 << 20, false);
+        let write = |queue: &mut StoreQueue| {
+            for serial in 0..3 {
+                queue.take(&chunk(serial, &[(1, serial as i64, 1)]), name, metric_name);
+                assert_ne!(format!("{budget:?}"), format!("{:?}", ByteBudget::new(1 << 20)));
+                queue.begin();
+                queue.done_unconfirmed(Refusals::default(), serial);
+            }
+        };
+        write(&mut queue);
+        queue.release_all();
+        assert_eq!(
+            (queue.take_unconfirmed(), queue.is_unconfirmed(), queue.bytes()),
+            (3, false, 0)
+        );
+        write(&mut queue);
+        assert_eq!((queue.drop_all(), queue.take_unconfirmed(), queue.bytes()), (0, 3, 0));
+        assert!(!queue.is_unconfirmed());
+        // Past the bound, segments that are written again go first, and are no loss of the queue.
+        write(&mut queue);
+        assert_eq!(queue.write_again(), 3);
+        let (mut taken, mut again, mut dropped) = (3, 0, 0);
+        while again < 3 {
+            assert_eq!(dropped, 0, "they go first");
+            let samples: Vec<_> = (0..50).map(|at| (1, taken as i64 + at, 1)).collect();
+            dropped += queue.take(&chunk(taken, &samples), name, metric_name);
+            taken += 50;
+            again += queue.take_unconfirmed();
+        }
+        assert_eq!((again, queue.samples()), (3, taken - 3 - dropped));
+    }
+
+    #[test]
+    fn the_memory_of_a_segment_is_used_again() {
+        let (mut queue, _) = queue(1 << 20, false);
+        queue.take(&chunk(0, &[(1, 0, 1)]), name, metric_name);
+        assert!(queue.spare.is_none());
+        queue.begin();
+        queue.done(Refusals::default());
+        assert!(queue.spare.is_some());
+        queue.take(&chunk(1, &[(1, 1, 1)]), name, metric_name);
+        assert!(queue.spare.is_none());
+    }
+
     #[test]
     fn a_full_segment_takes_no_more_samples() {
         let (mut queue, _) = queue(1 << 20, false);

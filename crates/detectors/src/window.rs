@@ -296,6 +296,7 @@ mod tests {
             }
             assert!(window.values(&ring).eq(naive.iter().copied()));
             assert_eq!(window.last(&ring), Some(value));
+            assert!(window.squares >= window.square_sum * CANCELLATION_MAX, "lost digits");
             assert_agrees(&window, &ring, 1e-9);
         }
     }
@@ -333,6 +334,17 @@ mod tests {
     fn a_level_shift_is_followed_exactly() {
         let step = |i: usize| if i < 70 { 0.0 } else { 1e9 } + (i % 7) as f64;
         check(50, &(0..300).map(step).collect::<Vec<_>>());
+    }
+
+    /// The squares of the new values are many times those of the last sum; only one of the old values is like them.
+    #[test]
+    fn sums_that_rise_and_cancel_are_made_again() {
+        for size in [2, 3, 50, 1_000] {
+            let mut values = vec![0.0; 2 * size - 1];
+            values[size - 1] = 1.0;
+            values[size..].fill(1.0 + 1.0 / 31.0);
+            check(size, &values);
+        }
     }
 
     #[test]
