@@ -51,6 +51,9 @@ const LONGER_MAX: f32 = 4.0;
 pub(crate) const PAUSE_S: f32 = 3_600.0;
 /// The longest pause that is expected: a long weekend.
 const PAUSE_MAX_S: f32 = 4.0 * 86_400.0;
+/// A device with a longer mean gap learns for a day: three of its gaps may be a night.
+const SLOW_S: f32 = 900.0;
+const DAY_S: f32 = 86_400.0;
 /// One day in so many without a pause near an hour takes this hour back.
 const TAKE_BACK_MASK: u32 = 31;
 
@@ -148,10 +151,12 @@ impl Cadence {
             self.returned(gap, hour(before_s));
             return was & (SILENT | GONE) == SILENT;
         }
-        if gap >= PAUSE_S {
-            self.paused(gap, hour(before_s));
+        if gap >= PAUSE_S && gap > GAPS_MIN * decode(self.mean) {
+            // A pause is no gap: the day after it is watched as the one before.
+            self.set_pause(hour(before_s), true);
+        } else {
+            self.take(gap);
         }
-        self.take(gap);
         if now_s >> SLOT_BITS != before_s >> SLOT_BITS {
             self.slot_ended(now_s, hour(before_s));
         }
@@ -204,18 +209,12 @@ impl Cadence {
     fn returned(&mut self, gap: f32, hour_before: u32) {
         let plausible = self.plausible_s();
         self.flags &= !(SILENT | GONE);
-        if gap >= PAUSE_S {
-            self.paused(gap, hour_before);
+        if gap >= PAUSE_S && gap > GAPS_MIN * decode(self.mean) {
+            self.set_pause(hour_before, true);
         }
         let counted = gap.min(LONGER_MAX * plausible);
         if counted > decode_up(self.longest) {
             self.longest = encode_up(counted);
-        }
-    }
-
-    fn paused(&mut self, gap: f32, hour_before: u32) {
-        if gap > GAPS_MIN * decode(self.mean) {
-            self.set_pause(hour_before % 24, true);
         }
     }
 
@@ -253,7 +252,8 @@ impl Cadence {
     /// Seconds after its last sample from which a device is silent, which was last heard in that hour of the day. None
     /// while its cadence is not known.
     pub fn silent_after_s(&self, hour: u32) -> Option<u32> {
-        if self.count < LEARNED {
+        let is_slow = decode(self.mean) >= SLOW_S;
+        if self.count < LEARNED || is_slow && self.heard_s() < DAY_S {
             return None;
         }
         let plausible = self.plausible_s();
@@ -264,6 +264,16 @@ impl Cadence {
     /// The mean gap in seconds.
     pub fn interval_s(&self) -> f32 {
         decode(self.mean)
+    }
+
+    /// For how long it was heard: a slow one for one gap a slot.
+    fn heard_s(&self) -> f32 {
+        self.slots_ln().exp() * decode(self.mean).max((1 << SLOT_BITS) as f32)
+    }
+
+    /// Whether it may rest when like devices do: it has not been heard for a day, or is new and has rested before.
+    pub(crate) fn may_rest_with_others(&self) -> bool {
+        self.heard_s() < DAY_S || self.is_new() && self.pauses != [0; 3]
     }
 
     /// Forgets everything but the place in the wheel.

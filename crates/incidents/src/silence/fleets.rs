@@ -172,8 +172,9 @@ impl Watched {
         silences.begin(0, false);
         let mut device = Device::new(fleet, seed);
         let first_s = device.next();
-        let end_s = first_s + weeks * 7 * DAY_S as u32;
-        Self { silences, device, first_s, next_s: first_s, end_s, samples: 0 }
+        // At noon, when all that rest at night are heard.
+        let end_s = ((f64::from(first_s) / DAY_S).floor() + f64::from(weeks) * 7.0 + 0.5) * DAY_S;
+        Self { silences, device, first_s, next_s: first_s, end_s: end_s as u32, samples: 0 }
     }
 
     /// Sends what comes before that second.

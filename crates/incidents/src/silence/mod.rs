@@ -4,7 +4,7 @@
 //! ([`Reception`](super::reception)): seconds in which nothing was received from anyone count for no device.
 
 pub mod cadence;
-mod returns;
+pub mod returns;
 mod wheel;
 
 use cadence::{Cadence, LearnedCadence, PAUSE_S};
@@ -17,6 +17,9 @@ const CHUNK: usize = 1_024;
 const LEARNS_AGAIN_S: u32 = 64;
 /// So is a silent one: it may be heard again meanwhile, and is not silent anew in less time.
 const SILENT_AGAIN_S: u32 = 10;
+
+/// How long a device may rest with like ones: they are back a day later.
+const REST_S: u32 = 86_400;
 
 /// Bytes of one device.
 pub const DEVICE_BYTES: usize = size_of::<Cadence>();
@@ -111,6 +114,16 @@ impl Silences {
         }
     }
 
+    /// What like devices have shown.
+    pub fn returns(&self) -> &Returns {
+        &self.returns
+    }
+
+    /// Adds what like devices had shown before a restart.
+    pub fn restore_returns(&mut self, saved: &Returns) {
+        self.returns.restore(saved);
+    }
+
     /// Takes what another process has learned of a device that is heard here now.
     pub fn learn(&mut self, device: u32, learned: LearnedCadence) {
         if self.is_known(device) {
@@ -154,6 +167,7 @@ impl Silences {
         let (gap_s, mean_s) = (now_s - before_s, self.get_mut(device).interval_s());
         if (gap_s as f32) < PAUSE_S {
             self.returns.add(mean_s, gap_s, now_s);
+            self.returns.take_rest_back(mean_s, before_s);
         }
     }
 
@@ -171,7 +185,7 @@ impl Silences {
             while device != NONE {
                 let cadence = &mut self.cadences[device as usize / CHUNK][device as usize % CHUNK];
                 let next = cadence.next;
-                let returns = &self.returns;
+                let returns = &mut self.returns;
                 let due = look(cadence, returns, time, idle_s, |finding| found(device, finding));
                 cadence.set_linked(false);
                 self.wheel.unlinked();
@@ -196,7 +210,7 @@ fn silent_after_s(cadence: &Cadence, returns: &Returns, time: SilenceTime) -> Op
 /// Looks at one device, and returns when to look again.
 fn look(
     cadence: &mut Cadence,
-    returns: &Returns,
+    returns: &mut Returns,
     time: SilenceTime,
     idle_s: u32,
     mut found: impl FnMut(Finding),
@@ -225,6 +239,15 @@ fn look(
     let due_s = last_s.saturating_add(after_s).saturating_add(1);
     if now_s < due_s {
         return Some(due_s.min(gone_s));
+    }
+    let mean_s = cadence.interval_s();
+    let may_rest = cadence.may_rest_with_others();
+    let rests = may_rest && returns.rest_near(mean_s, last_s);
+    if may_rest {
+        returns.add_rest(mean_s, last_s);
+    }
+    if rests && now_s < last_s.saturating_add(REST_S) {
+        return Some(last_s.saturating_add(REST_S).min(gone_s));
     }
     cadence.set_silent();
     found(Finding::Silent(cadence.interval_s()));
@@ -344,6 +367,41 @@ mod tests {
         assert!(outcome.first_week <= 15, "one of three devices, not each: {outcome:?}");
         let outcome = fleets::simulate(fleets::Fleet::Regular, 40, 1, 1);
         assert!(outcome.first_week == 0 && outcome.gaps_to_notice < 3.0, "{outcome:?}");
+    }
+
+    #[test]
+    fn a_fleet_that_rests_at_night_is_some_silences_and_not_one_a_device() {
+        for fleet in [fleets::Fleet::OfficeHours, fleets::Fleet::Shops] {
+            let outcome = fleets::simulate(fleet, 40, 1, 1);
+            // Their end at noon is noticed.
+            assert!(outcome.first_week <= 14 && outcome.missed <= 2, "{fleet:?}: {outcome:?}");
+        }
+    }
+
+    /// New devices, heard each ten seconds, of which one stops each `apart_s`. How many are found silent within an hour, and
+    /// by a day later.
+    fn stop_one_by_one(devices: u32, apart_s: u32) -> [usize; 2] {
+        let (mut silences, mut found) = (Silences::default(), Vec::new());
+        (0..devices).for_each(|device| silences.begin(device, false));
+        let stop_s = 3_000;
+        for now_s in 1..stop_s + 100_000 {
+            let time = SilenceTime { now_s, offset_s: 0 };
+            for device in 0..devices {
+                if now_s % 10 == device % 10 && now_s < stop_s + device * apart_s {
+                    silences.heard(device, time);
+                }
+            }
+            silences.advance(time, u32::MAX, |_, _| found.push(now_s));
+        }
+        let soon = found.iter().filter(|at_s| **at_s < stop_s + devices * apart_s + 60).count();
+        [soon, found.len()]
+    }
+
+    #[test]
+    fn new_devices_that_stop_at_once_are_silent_and_those_that_stop_one_by_one_may_rest() {
+        assert_eq!(stop_one_by_one(20, 0), [20, 20]);
+        assert_eq!(stop_one_by_one(20, 20), [20, 20], "within seven minutes");
+        assert_eq!(stop_one_by_one(9, 400), [4, 9], "for a day");
     }
 
     /// 104,000 device-weeks: minutes of CPU time in the optimised profile.
