@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sigmad_incidents::event::Event;
 use sigmad_incidents::reception::{self, Reception, SilenceClock};
 use sigmad_incidents::silence::cadence::{Cadence, LearnedCadence};
+use sigmad_incidents::silence::returns::Returns;
 use sigmad_incidents::silence::{Finding, SilenceTime, Silences};
 use sigmad_sample::DeviceId;
 
@@ -121,6 +122,16 @@ impl SilenceWatch {
         let SilenceTime { now_s, offset_s } = self.clock.time();
         let reception = self.reception.as_ref().map(Reception::saved);
         SavedSilences { now_s, offset_s, reception }
+    }
+
+    /// What like devices have shown, for a snapshot.
+    pub fn returns(&self) -> &Returns {
+        self.silences.returns()
+    }
+
+    /// Takes from a snapshot what like devices had shown.
+    pub fn restore_returns(&mut self, saved: &Returns) {
+        self.silences.restore_returns(saved);
     }
 
     /// How often a device is heard, for a snapshot. None of one that has not been heard.

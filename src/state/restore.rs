@@ -149,6 +149,13 @@ impl Restorer {
     fn record(&mut self, of: SnapshotShard, kind: RecordKind, content: &[u8]) -> Option<()> {
         let shard = self.shard_of(of);
         match kind {
+            // The devices of a shard are of all of them now.
+            RecordKind::Returns if of.shards != self.layout.threads() => {
+                for way in &mut self.ways {
+                    way.push(kind, |to| to.extend_from_slice(content));
+                }
+            }
+            RecordKind::Returns => self.ways[shard].push(kind, |to| to.extend_from_slice(content)),
             // Each shard needs the clock before the first of its devices.
             RecordKind::Form | RecordKind::Silences => {
                 for way in &mut self.ways {

@@ -13,6 +13,7 @@ use crate::analytics::latest::LatestSamples;
 use crate::analytics::report::{
     AnomaliesQuery, AnomalyReport, DevicesQuery, DevicesSort, Scope, TotalsReport,
 };
+use crate::analytics::saved::form::{Record, RecordKind, Records, push};
 use crate::analytics::saved::link::RestoreMessage;
 use crate::analytics::saved::restore::{NotRestored, Restoring};
 use crate::analytics::{
@@ -409,6 +410,54 @@ fn what_is_wrong_and_what_was_learned_is_restored() {
         assert_eq!(events, uninterrupted.take_events());
         assert!(events.iter().any(|event| event.starts_with("Return")), "{events:?}");
         assert!(events.iter().any(|event| event.starts_with("Recovery")), "{events:?}");
+    }
+}
+
+/// Three devices were away for a while. What that tells of a fourth outlives a restart; a snapshot without it is read as before.
+#[test]
+fn what_like_devices_have_shown_is_restored() {
+    let settings = AnalyticsSettings { onsets: Some(onsets()), ..settings(10) };
+    const LEARNED: u32 = 1_600;
+    let send = |world: &mut World, away: Option<u8>| {
+        let devices = (0..5u8).filter(|device| away != Some(*device));
+        let sent = devices.map(|device| Sent { device: Some(device), readings: vec![(0, 1.0)] });
+        world.send(&sent.collect::<Vec<_>>());
+    };
+    // Some 50 s, each time longer.
+    let is_away = |at: u32| at % 200 < 60 + at / 200 * 4;
+    for (before, after) in [(1, 1), (1, 2), (3, 1)] {
+        let mut saved = World::new(before, &settings, 100);
+        for at in 0..LEARNED + 600 {
+            let device = at.checked_sub(LEARNED).map(|since| (since / 200) as u8 + 1);
+            send(&mut saved, device.filter(|_| is_away(at)));
+        }
+        let told = saved.take_events();
+        let silences = told.iter().filter(|event| event.starts_with("Silence")).count();
+        assert!(silences >= 1, "{told:?}");
+        saved.begin_snapshots();
+        let mut blocks = vec![Vec::new(); saved.shards.len()];
+        saved.step_snapshots(20, &mut blocks);
+        let mut without = blocks.clone();
+        for block in without.iter_mut().flatten() {
+            let mut kept = Vec::new();
+            for record in Records(block) {
+                let Record::Known(kind, content) = record else { panic!("{record:?}") };
+                if kind != RecordKind::Returns {
+                    push(&mut kept, kind, |to| to.extend_from_slice(content));
+                }
+            }
+            *block = kept;
+        }
+        let silences = [blocks, without].map(|blocks| {
+            let mut restored = World::new(after, &settings, 100);
+            restored.batches = saved.batches;
+            assert_eq!(restored.restore(&blocks).0, NotRestored::default());
+            restored.begin_again(&KnownSilences::default());
+            (0..200).for_each(|at| send(&mut restored, Some(4).filter(|_| is_away(at))));
+            let events = restored.take_events();
+            events.iter().filter(|event| event.starts_with("Silence")).count()
+        });
+        assert_eq!(silences, [0, 1], "{before} {after}");
     }
 }
 

@@ -14,6 +14,7 @@ use crate::analytics::silence::KnownSilences;
 use sigmad_detectors::saved::Saved;
 use sigmad_incidents::event::Event;
 use sigmad_incidents::silence::cadence::Cadence;
+use sigmad_incidents::silence::returns::Returns;
 use sigmad_incidents::watches::Restored;
 use sigmad_sample::{Batch, DeviceId, MetricId};
 
@@ -43,6 +44,7 @@ impl Analytics {
         }
         if let Some(silence) = &self.silence {
             export.take_value(RecordKind::Silences, &silence.saved());
+            export.take_value(RecordKind::Returns, silence.returns());
         }
         self.export = Some(Box::new(export));
     }
@@ -140,6 +142,12 @@ impl Analytics {
     pub(crate) fn restore_silences(&mut self, saved: SavedSilences) {
         if let Some(silence) = &mut self.silence {
             silence.restore(saved);
+        }
+    }
+
+    pub(crate) fn restore_returns(&mut self, saved: &Returns) {
+        if let Some(silence) = &mut self.silence {
+            silence.restore_returns(saved);
         }
     }
 

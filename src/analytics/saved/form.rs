@@ -48,10 +48,12 @@ pub enum RecordKind {
     Packed = 14,
     /// The last values of a counter, of all shards, in the last snapshot of a process. No shard sees it.
     Counter = 15,
+    /// [`Returns`](sigmad_incidents::silence::returns::Returns): what like devices have shown. After the clock of silences.
+    Returns = 16,
 }
 
 impl RecordKind {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Form,
         Self::Totals,
         Self::Fleet,
@@ -67,6 +69,7 @@ impl RecordKind {
         Self::Watch,
         Self::Packed,
         Self::Counter,
+        Self::Returns,
     ];
 }
 

@@ -54,6 +54,7 @@ impl Restoring {
             RecordKind::Sample => latest.restore(&value(content)?),
             RecordKind::Device => analytics.restore_device(&value(content)?).then_some(())?,
             RecordKind::Silences => analytics.restore_silences(value(content)?),
+            RecordKind::Returns => analytics.restore_returns(&value(content)?),
             RecordKind::Cadence => analytics.restore_cadence(content)?,
             RecordKind::FleetWatch => {
                 let restored = analytics.restore_fleet_watch(content)?;
