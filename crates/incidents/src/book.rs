@@ -369,8 +369,7 @@ impl Book {
                 *known = Member { started_at_us: known.started_at_us, ..member.clone() };
             }
         }
-        let alone = Severity::of_members(std::slice::from_ref(member));
-        cluster.incident.severity = cluster.incident.severity.max(alone);
+        cluster.incident.severity = cluster.incident.severity.max(Severity::of_member(member));
         cluster.incident.score = cluster.incident.score.max(member.score);
         if is_worse {
             cluster.incident.members.sort_by(Member::in_order);

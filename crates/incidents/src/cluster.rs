@@ -23,7 +23,7 @@ impl Cluster {
             id,
             kind: member.kind,
             state: State::Open,
-            severity: Severity::of_members(std::slice::from_ref(&member)),
+            severity: Severity::of_member(&member),
             score: member.score,
             started_at_us: member.started_at_us,
             opened_at_us: now_us,
@@ -90,8 +90,7 @@ impl Cluster {
         self.last_start_us = self.last_start_us.max(member.started_at_us);
         incident.score = incident.score.max(member.score);
         // Also of one that is not kept.
-        let alone = Severity::of_members(std::slice::from_ref(&member));
-        incident.severity = incident.severity.max(alone);
+        incident.severity = incident.severity.max(Severity::of_member(&member));
         let place = incident.members.partition_point(|one| one.in_order(&member).is_le());
         incident.members.insert(place, member);
         incident.members.truncate(MEMBERS_KEPT_MAX);
@@ -109,6 +108,9 @@ impl Cluster {
         if self.incident.ack.is_none() {
             self.incident.ack.clone_from(&other.incident.ack);
         }
+        // Also of members that the other one did not keep.
+        self.incident.severity = self.incident.severity.max(other.incident.severity);
+        self.incident.score = self.incident.score.max(other.incident.score);
         other.incident.members.iter().for_each(|member| self.keep(member.clone()));
     }
 
@@ -118,7 +120,7 @@ impl Cluster {
         // The first onset: where a score, or further series of a device, made up for a delay, fewer causes were found.
         incident.suspect = 0;
         incident.kind = incident.suspect().kind;
-        incident.severity = incident.severity.max(Severity::of_members(&incident.members));
+        incident.severity = incident.severity.max(Severity::of_devices(incident.device_count));
         incident.site = self.tokens.site(fleet).map(Into::into);
         incident.title = explain::title(incident, fleet);
         incident.because = explain::because(incident, self.link.as_ref(), fleet);

@@ -121,14 +121,13 @@ impl State {
     }
 }
 
-/// How bad it is: how rarely a stream that is well would look like this, and how many devices are silent.
+/// How bad it is: how rarely a stream that is well would look like this, and how many devices are concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
     /// A score from 1: at most one false alarm in ten days of a stream.
     #[default]
     Warning,
-    /// A score from 2: at most one false alarm in a hundred days of a stream. Or [`Severity::SILENT_DEVICES`] silent devices,
-    /// or no reception.
+    /// A score from 2: at most one false alarm in a hundred days of a stream. Or [`Severity::DEVICES`] devices, or no reception.
     Critical,
 }
 
@@ -137,24 +136,28 @@ impl Severity {
     pub const ALL: [Self; 2] = [Self::Warning, Self::Critical];
     /// The score from which an incident is critical.
     pub const CRITICAL_SCORE: f64 = 2.0;
-    /// Fewer silent devices are a warning: a device may have been switched off. It is what makes a group of devices
-    /// ([`GROUP_DEVICES_MIN`](crate::grouping::GROUP_DEVICES_MIN)).
-    pub const SILENT_DEVICES: usize = 3;
+    /// An incident of so many devices is critical, whatever is wrong with each. It is what makes a group of devices
+    /// ([`GROUP_DEVICES_MIN`](crate::grouping::GROUP_DEVICES_MIN)). That so many began together by chance, each with one false alarm in ten days,
+    /// is far rarer than one in a hundred days.
+    pub const DEVICES: usize = 3;
 
     /// The severity of a score.
     pub fn of(score: f64) -> Self {
         if score >= Self::CRITICAL_SCORE { Self::Critical } else { Self::Warning }
     }
 
-    /// The severity of an incident with these members.
-    pub fn of_members(members: &[Member]) -> Self {
-        let silent = members.iter().filter(|member| member.kind == Kind::Silence).count();
-        let of_member = |member: &Member| match member.kind {
+    /// The severity of an incident with that member alone. A silent device is a warning: it may have been switched off.
+    pub fn of_member(member: &Member) -> Self {
+        match member.kind {
             Kind::Deviation => Self::of(member.score),
-            Kind::Silence if silent < Self::SILENT_DEVICES => Self::Warning,
-            Kind::Silence | Kind::Reception => Self::Critical,
-        };
-        members.iter().map(of_member).max().unwrap_or_default()
+            Kind::Silence => Self::Warning,
+            Kind::Reception => Self::Critical,
+        }
+    }
+
+    /// The least severity of an incident of so many devices.
+    pub fn of_devices(devices: usize) -> Self {
+        if devices >= Self::DEVICES { Self::Critical } else { Self::Warning }
     }
 
     /// Its name in JSON and in the metric label `severity`.
@@ -297,5 +300,6 @@ mod tests {
             [1.0, 1.99, 2.0, 9.0].map(Severity::of),
             [Severity::Warning, Severity::Warning, Severity::Critical, Severity::Critical]
         );
+        assert_eq!([0, 2, 3].map(Severity::of_devices), [1.0, 1.0, 2.0].map(Severity::of));
     }
 }

@@ -90,7 +90,7 @@ fn series_of_one_device_are_one_incident() {
 }
 
 #[test]
-fn one_or_two_silent_devices_are_a_warning() {
+fn one_or_two_devices_are_a_warning_and_three_are_critical() {
     let mut book = book_of(&[silence("site-3-edge-01", 100, 130)]);
     let severity = |book: &Book| all(book)[0].severity;
     assert_eq!(severity(&book), Severity::Warning);
@@ -107,6 +107,11 @@ fn one_or_two_silent_devices_are_a_warning() {
         book.apply(&Event::Return { device: format!("site-3-edge-0{n}").into(), at_us: 200 * S });
     }
     assert_eq!(all_of(&book), [Severity::Critical]);
+    let deviates = |n: i64| deviation(&format!("site-3-edge-0{n}"), "rps", 130 + n, 1.1);
+    let book = book_of(&(1..=2).map(deviates).collect::<Vec<_>>());
+    assert!(all_of(&book).iter().all(|severity| *severity == Severity::Warning));
+    let book = book_of(&(1..=4).map(deviates).collect::<Vec<_>>());
+    assert_eq!(all_of(&book), [Severity::Critical], "devices that deviate");
 }
 
 #[test]
@@ -295,7 +300,7 @@ fn storm(sites: usize, spread_s: i64, seed: u64) -> Book {
     book.set_fleet(fleet);
     for (turn, at) in order.into_iter().enumerate() {
         let at_s = 1_000 + turn as i64 * spread_s / 300;
-        book.apply(&deviation(&name(at), "rps", at_s, 4.0));
+        book.apply(&deviation(&name(at), "rps", at_s, 1.2));
     }
     book
 }
@@ -309,7 +314,7 @@ fn a_storm_of_300_devices_is_one_incident() {
                 all(&book).into_iter().filter(|one| one.merged_into.is_none()).collect();
             let said: Vec<_> = open.iter().map(|one| (one.device_count, &one.because)).collect();
             assert_eq!(open.len(), 1, "{sites} sites, {spread_s} s, seed {seed}: {said:?}");
-            assert_eq!(open[0].device_count, 300);
+            assert_eq!((open[0].device_count, open[0].severity), (300, Severity::Critical));
         }
     }
     // The next day one device is an incident of its own.
