@@ -186,7 +186,7 @@ function unwatched() {
   const { judged, learning, unjudged } = watched;
   const total = count(judged + learning + unjudged);
   if (learning) return [`learning what is usual of ${count(learning)} of ${total} series for ${duration(nowByServer() - serverStart)}`];
-  return judged ? [] : ["no series is judged for incidents"];
+  return judged ? [] : ["no series is judged for incidents so far"];
 }
 
 /** Since when, and how long that is. */
@@ -266,13 +266,14 @@ function showIncident(found) {
   const lasts = sparkRange(found);
   showGrafana(byId("incident-grafana"), found.suspect.device, found.suspect.series, lasts.from, lasts.to, found.id);
   write(byId("members-span"), `timeline from ${moment(lasts.from, now)} to ${moment(lasts.to, now)}`);
-  const drawn = members.filter(hasSeries).slice(0, MEMBER_SPARKS).map((member) => [memberKey(member), memberRange(member, lasts)]);
-  fetchSparks(drawn, () => incidentShown && showIncident(incidentShown));
+  const drawn = new Map(members.filter(hasSeries).slice(0, MEMBER_SPARKS).map((member) => [memberKey(member), memberRange(member, lasts)]));
+  fetchSparks([...drawn], () => incidentShown && showIncident(incidentShown));
   rows(byId("members"), members, ({ device: name, series }) => JSON.stringify([name, series]), make, (row, member) => {
     const [began, name, timeline, value, expected, score, ended] = row.cells;
     const lasted = memberRange(member, lasts);
     const svg = timeline.firstElementChild;
-    if (!svg.childElementCount) drawTime(svg, lasted);
+    // The others have the time axis of now too.
+    if (!svg.childElementCount || !drawn.has(memberKey(member))) drawTime(svg, lasted);
     showSpark(svg, memberKey(member), lasted);
     write(began, member.startedAt === first ? moment(first, now) : `+${briefDuration(member.startedAt - first)}`);
     began.title = new Date(member.startedAt * 1000).toISOString();
