@@ -7,6 +7,8 @@
 //! bytes as the store has left of its budget ([`ByteBudget`]). Past that it drops and counts the oldest
 //! chunk, so that a store that hangs never delays a verdict.
 
+mod chunk;
+
 use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,18 +20,16 @@ use crate::handover::FoundStates;
 use crate::sample_queue::Sleeper;
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
-use sigmad_sample::{DeviceId, MetricId};
+use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
-/// Readings in one chunk at most: those of a few hundred samples.
-pub const CHUNK_READINGS_MAX: usize = 512;
-/// Samples in one chunk at most.
-pub const CHUNK_SAMPLES_MAX: usize = 256;
-/// Bytes that one chunk counts for, however full it is.
-pub const CHUNK_BYTES: usize = CHUNK_SAMPLES_MAX * size_of::<JudgedSample>()
-    + CHUNK_READINGS_MAX * (size_of::<JudgedReading>() + size_of::<FleetCounts>());
+pub use self::chunk::{
+    CHUNK_BYTES, CHUNK_READINGS_MAX, CHUNK_SAMPLES_MAX, ChunkHints, CurrentCounts, FleetCounts,
+    JudgedBatch, JudgedChunk, JudgedRow, JudgedSample, MetricCounts, WholeSample,
+};
+
 /// Emptied chunks that are kept for use again: what comes while the store thread waits for a core for a tenth of a second
 /// at half a million samples a second. To take new memory for a chunk costs more than to judge its samples.
-const SPARE_CHUNKS_MAX: usize = 256;
+const SPARE_CHUNKS_MAX: usize = 128;
 /// While fewer chunks wait, one is sent before it is full.
 const SENT_EARLY_MAX: usize = 64;
 const _: () = assert!(SENT_EARLY_MAX < SPARE_CHUNKS_MAX);
@@ -61,160 +61,6 @@ impl Add for JudgedCounts {
             total: self.total.saturating_add(other.total),
             anomalies: self.anomalies.saturating_add(other.anomalies),
         }
-    }
-}
-
-/// One value that was added to its windows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct JudgedReading {
-    /// Which metric.
-    pub metric: MetricId,
-    /// The value.
-    pub value: f64,
-    /// This replica's counts of the device's stream, after this value; zeros without a device.
-    pub stream: JudgedCounts,
-}
-
-/// This replica's counts of one stream of the fleet, after all values of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FleetCounts {
-    /// Its metric.
-    pub metric: MetricId,
-    /// Values of it in the chunk.
-    pub values: u32,
-    /// The counts.
-    pub counts: JudgedCounts,
-}
-
-/// One judged sample; its readings are in the same chunk.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct JudgedSample {
-    /// When it arrived, microseconds since the start of the process, by the monotonic clock. Together with
-    /// `sequence` it increases from each sample of this replica to the next. The store turns it into Redis' time.
-    pub time_us: i64,
-    /// Orders samples of the same `time_us`: below 1,000.
-    pub sequence: u16,
-    /// Number of readings.
-    pub readings: u16,
-    /// The client's timestamp, microseconds since 1970.
-    pub timestamp_us: i64,
-    /// None for a sample that counts only for the fleet.
-    pub device: Option<DeviceId>,
-    /// This replica's samples and anomalies of the device, including this one; zeros without a device.
-    pub of_device: JudgedCounts,
-    /// All samples of this replica, including this one.
-    pub of_replica: u64,
-}
-
-/// Judged samples that are sent together, in order.
-#[derive(Clone, Debug, Default)]
-pub struct JudgedChunk {
-    samples: Vec<JudgedSample>,
-    readings: Vec<JudgedReading>,
-    fleet: Vec<FleetCounts>,
-}
-
-impl JudgedChunk {
-    /// True when so many samples with so many readings in all still fit.
-    pub fn has_room(&self, samples: usize, readings: usize) -> bool {
-        self.samples.len() + samples <= CHUNK_SAMPLES_MAX
-            && self.readings.len() + readings <= CHUNK_READINGS_MAX
-    }
-
-    /// Adds a sample, whose `sample.readings` are these.
-    #[inline]
-    pub fn push(
-        &mut self,
-        sample: JudgedSample,
-        readings: impl ExactSizeIterator<Item = JudgedReading>,
-    ) {
-        debug_assert_eq!(readings.len(), usize::from(sample.readings));
-        self.samples.push(sample);
-        self.readings.extend(readings);
-    }
-
-    /// Sets the counts of the fleet's streams of all metrics that the samples from index `first` on have. They are the
-    /// last samples of the chunk, so `counts` says them after all of its values.
-    pub fn set_fleet(&mut self, first: usize, counts: impl Fn(MetricId) -> JudgedCounts) {
-        let Self { samples, readings, fleet } = self;
-        let width = |sample: &JudgedSample| usize::from(sample.readings);
-        let added = samples[first..].iter().map(width).sum::<usize>();
-        let mut rest = &readings[readings.len() - added..];
-        let mut from = first;
-        while let Some(sample) = samples.get(from) {
-            // Most samples have the metrics of the one before.
-            let (row, others) = rest.split_at(width(sample));
-            let is_alike = |(sample, other): &(&JudgedSample, &[JudgedReading])| {
-                width(sample) == row.len()
-                    && row.iter().zip(*other).all(|(one, other)| one.metric == other.metric)
-            };
-            let next = samples[from + 1..].iter().zip(others.chunks_exact(row.len().max(1)));
-            let alike = 1 + next.take_while(is_alike).count();
-            let mut probable = 0;
-            for JudgedReading { metric, .. } in row {
-                let is_same = |known: &FleetCounts| known.metric == *metric;
-                let at = match fleet.get(probable) {
-                    Some(known) if is_same(known) => probable,
-                    _ => fleet.iter().position(is_same).unwrap_or(fleet.len()),
-                };
-                if at == fleet.len() {
-                    let counts = JudgedCounts::default();
-                    fleet.push(FleetCounts { metric: *metric, values: 0, counts });
-                }
-                fleet[at].values += alike as u32;
-                fleet[at].counts = counts(*metric);
-                probable = at + 1;
-            }
-            from += alike;
-            rest = &others[row.len() * (alike - 1)..];
-        }
-    }
-
-    /// This replica's counts of the fleet's streams that its samples have values of.
-    pub fn fleet(&self) -> &[FleetCounts] {
-        &self.fleet
-    }
-
-    /// Adds the samples of another chunk, without the fleet's counts, if there is room.
-    pub fn append(&mut self, other: &Self) -> bool {
-        let has_room = self.has_room(other.samples.len(), other.readings.len());
-        if has_room {
-            self.samples.extend_from_slice(&other.samples);
-            self.readings.extend_from_slice(&other.readings);
-        }
-        has_room
-    }
-
-    /// Number of samples.
-    pub fn len(&self) -> usize {
-        self.samples.len()
-    }
-
-    /// The samples, in order.
-    pub fn samples(&self) -> &[JudgedSample] {
-        &self.samples
-    }
-
-    /// True when there are no samples.
-    pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
-    }
-
-    /// Removes the samples and keeps the memory.
-    pub fn clear(&mut self) {
-        self.samples.clear();
-        self.readings.clear();
-        self.fleet.clear();
-    }
-
-    /// The samples with their readings, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&JudgedSample, &[JudgedReading])> {
-        let mut rest = &*self.readings;
-        self.samples.iter().map(move |sample| {
-            let (readings, after) = rest.split_at(usize::from(sample.readings));
-            rest = after;
-            (sample, readings)
-        })
     }
 }
 
@@ -372,6 +218,8 @@ pub struct JudgedProducer {
     emptied: Receiver<Box<JudgedChunk>>,
     budget: Arc<ByteBudget>,
     filling: Box<JudgedChunk>,
+    /// Four bytes for each device and each metric.
+    hints: ChunkHints,
     anomalies: Sender<Vec<ChangedAnomaly>>,
     /// What the store sends.
     pub updates: Receiver<ReplicaUpdate>,
@@ -410,6 +258,7 @@ pub fn channel(
         emptied: emptied_receiver,
         budget: budget.clone(),
         filling: Box::default(),
+        hints: ChunkHints::default(),
         anomalies: anomalies_sender,
         updates: updates_receiver,
         counters,
@@ -426,14 +275,23 @@ pub fn channel(
 }
 
 impl JudgedProducer {
-    /// The chunk that takes a batch of so many samples and readings, undivided: what it says of the fleet's counts is
-    /// what they are after its last sample. One without room is sent first.
+    /// True when the chunk that is filled takes a batch of so many samples and readings, undivided: what it says of
+    /// counts is what they are after its last sample.
     #[inline]
-    pub fn chunk_for(&mut self, samples: usize, readings: usize) -> &mut JudgedChunk {
-        if !self.filling.has_room(samples, readings) {
-            self.send();
-        }
-        &mut self.filling
+    pub fn has_room(&self, samples: usize, readings: usize) -> bool {
+        self.filling.is_empty() || self.filling.has_room(samples, readings)
+    }
+
+    /// Begins a batch, as [`JudgedChunk::begin_batch`].
+    #[inline]
+    pub fn begin_batch(&mut self, time_us: i64, of_replica: u64) {
+        self.filling.begin_batch(time_us, of_replica);
+    }
+
+    /// Adds samples to the batch, with the readings of all of them.
+    #[inline]
+    pub fn add(&mut self, samples: &[Sample], readings: &[Reading]) {
+        self.filling.add(samples, readings, &mut self.hints);
     }
 
     /// True when samples wait to be sent.
@@ -441,12 +299,13 @@ impl JudgedProducer {
         !self.filling.is_empty()
     }
 
-    /// Sends the samples that wait, unless the store lags. Then the chunk may be filled further, and no
-    /// other chunk is dropped for one that still has room. True when nothing is left to send.
-    pub fn try_send(&mut self) -> bool {
-        let chunks_max = self.budget.chunks_max().min(SENT_EARLY_MAX);
-        if self.has_unsent() && self.full.len() < chunks_max {
-            self.send();
+    /// Sends the samples that wait, unless chunks wait for the store: more than a few, or any where more samples come
+    /// soon (`is_fast`). Then the chunk may be filled further, and no other chunk is dropped for one that still has room.
+    /// True when nothing is left to send.
+    pub fn try_send(&mut self, counts: &impl CurrentCounts, is_fast: bool) -> bool {
+        let waiting_max = if is_fast { 1 } else { SENT_EARLY_MAX };
+        if self.has_unsent() && self.full.len() < self.budget.chunks_max().min(waiting_max) {
+            self.send(counts);
         }
         !self.has_unsent()
     }
@@ -467,11 +326,12 @@ impl JudgedProducer {
         self.counters.anomalies_left_out_total.set(anomalies);
     }
 
-    /// Sends the samples that wait; drops the oldest chunks if the queue is full.
-    pub fn send(&mut self) {
+    /// Sends the samples that wait, with the present counts; drops the oldest chunks if the queue is full.
+    pub fn send(&mut self, counts: &impl CurrentCounts) {
         if self.filling.is_empty() {
             return;
         }
+        self.filling.set_counts(counts, &mut self.hints);
         let mut dropped = None;
         while self.full.len() >= self.budget.chunks_max() {
             // Err: the store has just made room.
@@ -514,22 +374,22 @@ impl JudgedConsumer {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use proptest::collection::vec;
-    use proptest::prelude::*;
+    use sigmad_sample::MetricId;
 
     use super::*;
 
-    const SAMPLE: JudgedSample = JudgedSample {
-        time_us: 0,
-        sequence: 0,
-        readings: 0,
-        timestamp_us: 0,
-        device: None,
-        of_device: JudgedCounts { total: 0, anomalies: 0 },
-        of_replica: 1,
-    };
+    /// Counts that nobody looks at.
+    struct NoCounts;
+
+    impl CurrentCounts for NoCounts {
+        fn of_device(&self, _: DeviceId, _: &mut [MetricCounts]) -> Option<JudgedCounts> {
+            None
+        }
+
+        fn of_fleet(&self, _: MetricId) -> JudgedCounts {
+            JudgedCounts::default()
+        }
+    }
 
     fn queue(bytes_max: usize) -> (JudgedProducer, JudgedConsumer, Arc<JudgedQueueCounters>) {
         let counters = Arc::<JudgedQueueCounters>::default();
@@ -538,25 +398,24 @@ mod tests {
     }
 
     fn fill(producer: &mut JudgedProducer, time_us: i64, readings: u16) {
-        let chunk = producer.chunk_for(1, usize::from(readings));
-        let sample = JudgedSample { time_us, readings, ..SAMPLE };
-        let reading = |at| JudgedReading {
-            metric: MetricId::new(at, 0),
-            value: time_us as f64,
-            stream: JudgedCounts::default(),
-        };
-        chunk.push(sample, (0..readings).map(reading));
+        if !producer.has_room(1, usize::from(readings)) {
+            producer.send(&NoCounts);
+        }
+        producer.begin_batch(time_us, 0);
+        let sample = Sample { timestamp_us: 0, device: None, readings: u32::from(readings) };
+        let reading = |at| Reading { metric: MetricId::new(at, 0), value: time_us as f64 };
+        producer.add(&[sample], &(0..readings).map(reading).collect::<Vec<_>>());
     }
 
     fn send(producer: &mut JudgedProducer, time_us: i64) {
         fill(producer, time_us, 1);
-        producer.send();
+        producer.send(&NoCounts);
     }
 
     fn times(consumer: &JudgedConsumer) -> Vec<i64> {
         let mut times = Vec::new();
         for chunk in consumer.chunks.try_iter() {
-            times.extend(chunk.iter().map(|(sample, _)| sample.time_us));
+            times.extend(chunk.iter().map(|sample| sample.time_us));
             consumer.recycle(chunk);
         }
         times
@@ -573,13 +432,12 @@ mod tests {
         for sample in 0..wide as i64 {
             fill(&mut producer, sample, (sample % 2) as u16 * 15 + 16);
         }
-        producer.send();
+        producer.send(&NoCounts);
         assert!(!producer.has_unsent());
         let mut samples = 0;
         for chunk in consumer.chunks.try_iter() {
-            for (sample, readings) in chunk.iter() {
-                assert_eq!(readings.len(), usize::from(sample.readings));
-                for (at, reading) in readings.iter().enumerate() {
+            for sample in chunk.iter() {
+                for (at, reading) in sample.readings().enumerate() {
                     assert_eq!(reading.metric, MetricId::new(at as u16, 0));
                     assert_eq!(reading.value, sample.time_us as f64);
                 }
@@ -589,37 +447,6 @@ mod tests {
         assert_eq!(samples, CHUNK_SAMPLES_MAX + 1 + wide);
         assert_eq!(counters.samples_total.get(), samples as u64);
         assert_eq!(counters.dropped_total.get(), 0);
-    }
-
-    proptest! {
-        #[test]
-        fn a_chunk_knows_the_fleets_counts_after_it(
-            batches in vec(vec(vec(0..4_u16, 0..4), 1..6), 1..6),
-        ) {
-            let mut chunk = JudgedChunk::default();
-            let mut values = BTreeMap::new();
-            for batch in batches {
-                let first = chunk.len();
-                for metrics in batch {
-                    let sample = JudgedSample { readings: metrics.len() as u16, ..SAMPLE };
-                    let metrics = metrics.into_iter().map(|metric| MetricId::new(metric, 0));
-                    let readings: Vec<_> = metrics
-                        .inspect(|metric| *values.entry(*metric).or_default() += 1)
-                        .map(|metric| JudgedReading { metric, value: 1.0, stream: JudgedCounts::default() })
-                        .collect();
-                    chunk.push(sample, readings.into_iter());
-                }
-                let anomalies = first as u64;
-                let counts = |metric| JudgedCounts { total: 1_000 + u64::from(values[&metric]), anomalies };
-                chunk.set_fleet(first, counts);
-            }
-            let known = chunk.fleet().iter().map(|of| {
-                assert_eq!(of.counts.total, 1_000 + u64::from(of.values));
-                (of.metric, of.values)
-            });
-            prop_assert_eq!(known.collect::<BTreeMap<_, u32>>(), values);
-            prop_assert_eq!(chunk.fleet().len(), chunk.fleet().iter().map(|of| of.metric).collect::<BTreeSet<_>>().len());
-        }
     }
 
     #[test]
@@ -664,17 +491,22 @@ mod tests {
     #[test]
     fn a_store_that_lags_gets_fuller_chunks() {
         let (mut producer, consumer, _) = queue(1 << 30);
-        assert!(producer.try_send(), "nothing to send");
+        assert!(producer.try_send(&NoCounts, false), "nothing to send");
         for time_us in 0..SENT_EARLY_MAX as i64 {
             fill(&mut producer, time_us, 1);
-            assert!(producer.try_send());
+            assert!(producer.try_send(&NoCounts, false));
         }
         fill(&mut producer, -1, 1);
-        assert!(!producer.try_send());
+        assert!(!producer.try_send(&NoCounts, false));
         fill(&mut producer, -2, 1);
         drop(consumer.chunks.try_recv());
-        assert!(producer.try_send());
+        assert!(producer.try_send(&NoCounts, false));
         assert_eq!(consumer.chunks.try_iter().last().map_or(0, |chunk| chunk.len()), 2);
+        // Where more comes soon, it need not lag for that.
+        fill(&mut producer, -3, 1);
+        assert!(producer.try_send(&NoCounts, true));
+        fill(&mut producer, -4, 1);
+        assert!(!producer.try_send(&NoCounts, true));
     }
 
     #[test]
@@ -682,10 +514,10 @@ mod tests {
         let (mut producer, consumer, counters) = queue(1);
         for time_us in 0..2 {
             fill(&mut producer, time_us, 1);
-            assert!(producer.try_send());
+            assert!(producer.try_send(&NoCounts, false));
         }
         fill(&mut producer, 2, 1);
-        assert!(!producer.try_send(), "two chunks wait");
+        assert!(!producer.try_send(&NoCounts, false), "two chunks wait");
         assert_eq!((consumer.chunks.len(), counters.dropped_total.get()), (2, 0));
     }
 

@@ -269,11 +269,14 @@ impl AnalyticsThread {
             // The store sees that no more samples come. They are written first, then the states.
             if let Some(mut store) = self.store.take() {
                 store.list_last_anomalies(&mut self.analytics);
-                store.judged_producer.send();
+                store.judged_producer.send(&self.analytics);
             }
             return self.state_all();
         }
-        let all_sent = self.store.as_mut().is_none_or(|store| store.judged_producer.try_send());
+        let Self { store, analytics, pace, .. } = self;
+        let all_sent = store
+            .as_mut()
+            .is_none_or(|store| store.judged_producer.try_send(analytics, pace.is_fast()));
         let all_listed = self.store.is_none() || !self.analytics.has_unlisted_anomalies();
         let all_sent =
             all_sent && all_listed && exported == Exported::Idle && !self.is_handing_over();

@@ -223,7 +223,7 @@ impl CommandEncoder {
     ) {
         let Self { key, text, fixed, .. } = self;
         key.clear();
-        keys::write_sample_key(key, key_device, sample.timestamp_us);
+        keys::write_sample_key(key, key_device, segment.timestamp_us(sample));
         write_sample(text, segment, sample, segment.readings_of(sample));
         batch
             .push(purpose, CommandBuilder::of(&[b"SET", key, text, b"EX", fixed.ttl_s.as_bytes()]));
@@ -269,7 +269,7 @@ fn write_sample(
     text.clear();
     let device = segment.subjects[key.subject as usize].device();
     let readings = readings.iter().map(|r| (segment.metric_name(r.metric), r.value));
-    keys::write_sample(text, key.timestamp_us, device, readings);
+    keys::write_sample(text, segment.timestamp_us(key), device, readings);
 }
 
 #[cfg(test)]

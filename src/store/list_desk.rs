@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::judged_queue::{ChangedAnomaly, JudgedChunk, JudgedReading, JudgedSample};
+use crate::judged_queue::{ChangedAnomaly, JudgedChunk, WholeSample};
 use crate::registry::Registry;
 use crate::shared_lists::{ANOMALIES_LISTED, ListEntry, ListKind, SampleBody, SharedLists};
 use crate::store::commands::lists::{ENTRIES_ADDED_MAX, FIRST_CURSOR, WrittenEntry};
 use crate::store::keys::ReplicaId;
 use crate::store::mark_reply::ChangeSet;
 use sigmad_detectors::saved::Saved;
+use sigmad_sample::Reading;
 
 /// Samples that one flush adds to the list.
 pub const SAMPLES_PER_FLUSH_MAX: usize = 1_000;
@@ -130,16 +131,16 @@ impl ListDesk {
         }
         let older = self.recent_samples.saturating_sub(SAMPLES_PER_FLUSH_MAX);
         self.left_out[ListKind::Samples as usize] += older as u64;
-        for (sample, readings) in self.recent.iter().flat_map(|chunk| chunk.iter()).skip(older) {
+        for sample in self.recent.iter().flat_map(|chunk| chunk.iter()).skip(older) {
             self.last_us = self.last_us.max(sample.time_us + offset_us);
-            let name = |r: &JudgedReading| Some((registry.metric_name(r.metric)?, r.value));
-            let readings: Vec<_> = readings.iter().filter_map(name).collect();
+            let name = |r: Reading| Some((registry.metric_name(r.metric)?, r.value));
+            let readings: Vec<_> = sample.readings().filter_map(name).collect();
             let device = sample.device.map(|device| registry.device_name(device));
             if readings.is_empty() || device == Some(None) {
                 self.left_out[ListKind::Samples as usize] += 1;
                 continue;
             }
-            let JudgedSample { of_replica: serial, timestamp_us, .. } = *sample;
+            let WholeSample { serial, timestamp_us, .. } = sample;
             let (device, mut body) = (device.flatten(), Vec::new());
             SampleBody { device, timestamp_us, readings }.write(&mut body);
             let entry = ListEntry { began_us: self.last_us, offset_us: 0, change: 0, body };

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::keys;
+use super::segment::{ChunkRows, SampleKeys, SegmentOptions};
 pub use super::segment::{Refusals, Segment, SegmentOutcome};
-use super::segment::{SampleKeys, SegmentOptions};
 use crate::judged_queue::{ByteBudget, JudgedChunk};
 use sigmad_sample::{DeviceId, MetricId};
 
@@ -40,10 +40,9 @@ pub struct StoreQueue {
     written: VecDeque<WrittenSegment>,
     /// Samples that were released before their master was confirmed.
     unconfirmed: u64,
-    /// The probable index of a device's subject in the newest segment, by the index of the device's id.
-    /// Each use checks the subject found there, so it is never cleared. Four bytes for each device, not
-    /// counted in [`StoreQueue::bytes`].
-    subject_hints: Vec<u32>,
+    /// What segments add samples by: the rows of a chunk, and four bytes for each device. Not counted in
+    /// [`StoreQueue::bytes`].
+    rows: ChunkRows,
     /// One empty segment, kept for its memory.
     spare: Option<Segment>,
 }
@@ -69,7 +68,7 @@ impl StoreQueue {
             samples: 0,
             written: VecDeque::new(),
             unconfirmed: 0,
-            subject_hints: Vec::new(),
+            rows: ChunkRows::default(),
             spare: None,
         }
     }
@@ -101,7 +100,7 @@ impl StoreQueue {
         let Self { window_values, keeps_history, ref hasher, .. } = *self;
         let options = SegmentOptions { window_values, keeps_history, hasher };
         let segment = self.segments.back_mut().expect("one is open");
-        segment.add(chunk, &mut self.subject_hints, name, metric_name, options);
+        segment.add(chunk, &mut self.rows, name, metric_name, options);
         self.samples += chunk.len() as u64;
         let dropped = self.drop_past_bound();
         self.update_budget();
@@ -300,8 +299,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::judged_queue::{JudgedCounts, JudgedReading, JudgedSample};
+    use crate::judged_queue::{ChunkHints, CurrentCounts, JudgedCounts, MetricCounts};
     use crate::store::segment::FLEET;
+    use sigmad_sample::{Reading, Sample};
 
     fn queue(bytes_max: usize, keeps_history: bool) -> (StoreQueue, Arc<ByteBudget>) {
         let held = Arc::new(ByteBudget::new(bytes_max));
@@ -310,27 +310,31 @@ mod tests {
 
     /// A chunk of samples whose times are serial numbers.
     fn chunk(from: u64, samples: &[(u32, i64, u16)]) -> JudgedChunk {
-        let mut chunk = JudgedChunk::default();
+        let (mut chunk, mut hints) = (JudgedChunk::default(), ChunkHints::default());
         for (serial, &(device, timestamp_us, width)) in (from..).zip(samples) {
-            let counts = JudgedCounts { total: serial, anomalies: 0 };
-            let reading = |metric| JudgedReading {
-                metric: MetricId::new(metric, 0),
-                value: serial as f64,
-                stream: counts,
-            };
-            let sample = JudgedSample {
-                time_us: serial as i64,
-                sequence: 0,
-                readings: width,
-                timestamp_us,
-                device: (device > 0).then_some(DeviceId { index: device, generation: 0 }),
-                of_device: JudgedCounts::default(),
-                of_replica: 1,
-            };
-            chunk.push(sample, (0..width).map(reading));
-            chunk.set_fleet(chunk.len() - 1, |_| counts);
+            chunk.begin_batch(serial as i64, serial);
+            let device = (device > 0).then_some(DeviceId { index: device, generation: 0 });
+            let reading =
+                |metric| Reading { metric: MetricId::new(metric, 0), value: serial as f64 };
+            let readings: Vec<_> = (0..width).map(reading).collect();
+            let sample = Sample { timestamp_us, device, readings: u32::from(width) };
+            chunk.add(&[sample], &readings, &mut hints);
         }
+        chunk.set_counts(&Same, &mut hints);
         chunk
+    }
+
+    /// Everything has the same counts.
+    struct Same;
+
+    impl CurrentCounts for Same {
+        fn of_device(&self, _: DeviceId, _: &mut [MetricCounts]) -> Option<JudgedCounts> {
+            Some(JudgedCounts::default())
+        }
+
+        fn of_fleet(&self, _: MetricId) -> JudgedCounts {
+            JudgedCounts::default()
+        }
     }
 
     fn name(device: DeviceId) -> Option<Arc<str>> {

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+pub(super) use adding::ChunkRows;
 pub(super) use rows::{
     HistoryEntry, SegmentKey, SegmentReading, SegmentStream, SegmentSubject, TimestampGroup,
 };
-use rows::{RowMetric, SegmentMetric, WindowValue};
+use rows::{SegmentMetric, WindowValue};
 
 /// The index of the fleet among the subjects. Samples without a device have it too.
 pub(super) const FLEET: u32 = 0;
@@ -71,8 +72,6 @@ pub struct Segment {
     metrics: Vec<SegmentMetric>,
     /// The probable index of a metric, by the slot of its id.
     metric_hints: Vec<u32>,
-    /// The metrics of the last sample: most samples have those of the one before.
-    row: Vec<RowMetric>,
     pub(super) streams: Vec<SegmentStream>,
     values: Vec<WindowValue>,
     pub(super) keys: Vec<SegmentKey>,
@@ -105,7 +104,6 @@ impl Segment {
             subjects: Vec::new(),
             metrics: Vec::new(),
             metric_hints: Vec::new(),
-            row: Vec::new(),
             streams: Vec::new(),
             values: Vec::new(),
             keys: Vec::new(),
@@ -187,6 +185,11 @@ impl Segment {
         })
     }
 
+    /// The timestamp of a key's samples.
+    pub(super) fn timestamp_us(&self, key: &SegmentKey) -> i64 {
+        self.groups[key.group as usize].timestamp_us
+    }
+
     /// The readings of a key's last sample.
     pub(super) fn readings_of(&self, key: &SegmentKey) -> &[SegmentReading] {
         &self.readings[key.first_reading as usize..][..usize::from(key.width)]
@@ -243,7 +246,6 @@ impl Segment {
             subjects,
             metrics,
             metric_hints,
-            row,
             streams,
             values,
             keys,
@@ -261,7 +263,6 @@ impl Segment {
         subjects[0] = SegmentSubject::new(None, subjects[0].name.clone());
         metrics.clear();
         metric_hints.clear();
-        row.clear();
         streams.clear();
         values.clear();
         keys.clear();

@@ -81,7 +81,7 @@ fn a_sample_for_the_store_allocates_nothing_while_blocks_come_back() {
             analytics.judge_and_publish(batch, 0, round as i64, &mut judged_producer);
             // Partly filled ones too, and several on their way at once.
             if round % 7 == 0 {
-                judged_producer.send();
+                judged_producer.send(&analytics);
                 for chunk in judged_consumer.chunks.try_iter() {
                     handed_on += chunk.len();
                     judged_consumer.recycle(chunk);

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sigmad::judged_queue::{
-    ByteBudget, CHUNK_SAMPLES_MAX, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample,
+    ByteBudget, CHUNK_SAMPLES_MAX, ChunkHints, CurrentCounts, JudgedChunk, JudgedCounts,
+    MetricCounts,
 };
 use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
 use sigmad::store::queue::{Refusals, StoreQueue};
-use sigmad_sample::{DeviceId, MetricId};
+use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
 use crate::counting;
 
@@ -31,24 +32,29 @@ fn queue(history_len: Option<usize>) -> StoreQueue {
     )
 }
 
+/// Everything has the same counts.
+struct Same;
+
+impl CurrentCounts for Same {
+    fn of_device(&self, _: DeviceId, _: &mut [MetricCounts]) -> Option<JudgedCounts> {
+        Some(JudgedCounts::default())
+    }
+
+    fn of_fleet(&self, _: MetricId) -> JudgedCounts {
+        JudgedCounts::default()
+    }
+}
+
 /// Samples of two metrics: the device and the timestamp of each.
 fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
-    let mut chunk = JudgedChunk::default();
-    for (at, (device, timestamp_us)) in samples.enumerate() {
-        let counts = JudgedCounts { total: 1, anomalies: 0 };
-        let reading = |metric| JudgedReading { metric, value: 1.5, stream: counts };
-        let sample = JudgedSample {
-            time_us: 1_735_100_000_000_000 + at as i64,
-            sequence: 0,
-            readings: 2,
-            timestamp_us,
-            device: Some(DeviceId { index: device, generation: 0 }),
-            of_device: JudgedCounts::default(),
-            of_replica: 1,
-        };
-        chunk.push(sample, [MetricId::CPU, MetricId::RPS].into_iter().map(reading));
-        chunk.set_fleet(at, |_| counts);
+    let (mut chunk, mut hints) = (JudgedChunk::default(), ChunkHints::default());
+    let readings = [MetricId::CPU, MetricId::RPS].map(|metric| Reading { metric, value: 1.5 });
+    for (at, (index, timestamp_us)) in samples.enumerate() {
+        let device = Some(DeviceId { index, generation: 0 });
+        chunk.begin_batch(1_735_100_000_000_000 + at as i64, at as u64);
+        chunk.add(&[Sample { timestamp_us, device, readings: 2 }], &readings, &mut hints);
     }
+    chunk.set_counts(&Same, &mut hints);
     chunk
 }
 
@@ -75,8 +81,9 @@ fn the_queue_reports_the_bytes_it_allocates() {
                 );
                 take(&mut queue, &chunk, &name);
             }
-            // Documented to come on top: four bytes for each device.
-            let hints = 4 * (devices as usize).next_power_of_two();
+            // Documented to come on top: four bytes for each device, and the rows of a chunk.
+            let rows = 64 * (samples.min(CHUNK) as usize).next_power_of_two();
+            let hints = 4 * (devices as usize).next_power_of_two() + rows;
             let (taken, held) = (counting::bytes().wrapping_sub(before), queue.bytes());
             println!("{devices} devices, {timestamps} timestamps: {taken} taken, {held} held");
             assert!(taken <= held + hints + 8_192, "{taken} bytes taken, {held} held");

@@ -3,7 +3,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real processes")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, Value};
-use sigmad::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
+use sigmad::judged_queue::{
+    ByteBudget, ChunkHints, CurrentCounts, JudgedChunk, JudgedCounts, MetricCounts,
+};
 use sigmad::registry::{NameSource, Registry};
 use sigmad::store::batch::CommandBatch;
 use sigmad::store::commands::{BatchCursor, CommandEncoder, MARKED_MAX, SampleKeys, StoreOptions};
@@ -19,7 +21,7 @@ use sigmad::store::keys::ReplicaId;
 use sigmad::store::mark_reply::MarkReply;
 use sigmad::store::queue::{Refusals, Segment, StoreQueue};
 use sigmad::store::windows::{GONE_AFTER_US, SubjectCounts, WindowMembers, share};
-use sigmad_sample::{DeviceId, MetricId};
+use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
 const WAIT: Duration = Duration::from_secs(60);
 const WINDOW: usize = 5;
@@ -90,7 +92,24 @@ struct Writer {
     queue: StoreQueue,
     registry: Arc<Registry>,
     time_us: i64,
-    totals: HashMap<(Option<DeviceId>, MetricId), u64>,
+    totals: Totals,
+}
+
+/// Values by device and metric.
+#[derive(Default)]
+struct Totals(HashMap<(Option<DeviceId>, MetricId), u64>);
+
+impl CurrentCounts for Totals {
+    fn of_device(&self, id: DeviceId, streams: &mut [MetricCounts]) -> Option<JudgedCounts> {
+        for MetricCounts { metric, counts } in streams {
+            *counts = JudgedCounts { total: self.0[&(Some(id), *metric)], anomalies: 1 };
+        }
+        Some(JudgedCounts { total: 1, anomalies: 1 })
+    }
+
+    fn of_fleet(&self, metric: MetricId) -> JudgedCounts {
+        JudgedCounts { total: self.0[&(None, metric)], anomalies: 1 }
+    }
 }
 
 impl Writer {
@@ -106,7 +125,7 @@ impl Writer {
             commands: CommandEncoder::new(options),
             registry,
             time_us: NOW_US + i64::from(replica),
-            totals: HashMap::new(),
+            totals: Totals::default(),
         }
     }
 
@@ -116,45 +135,29 @@ impl Writer {
 
     /// Takes samples of two metrics, ten microseconds apart.
     fn take<'a>(&mut self, samples: impl IntoIterator<Item = (Option<&'a str>, i64, f64)>) {
-        let mut chunk = JudgedChunk::default();
+        let (mut chunk, mut hints) = (JudgedChunk::default(), ChunkHints::default());
         for (device, timestamp_us, value) in samples {
+            if !chunk.has_room(1, 2) {
+                chunk.set_counts(&self.totals, &mut hints);
+                self.take_chunk(&chunk);
+                chunk.clear();
+            }
             let mut names = [("cpu", None), ("r}ps:", None)];
             let admitted =
                 self.registry.admit(NameSource::Client, device, &mut names, 1).expect("room");
             let device = admitted.map(|admitted| admitted.device);
             self.time_us += 10;
-            let mut count = |device, metric| {
-                let total = self.totals.entry((device, metric)).or_default();
-                *total += 1;
-                JudgedCounts { total: *total, anomalies: 1 }
-            };
-            let metrics = names.map(|(_, id)| id.expect("known"));
-            let of_fleet = metrics.map(|metric| count(None, metric));
-            let readings = [0, 1].map(|at| JudgedReading {
-                metric: metrics[at],
-                value: [value, 0.5][at],
-                stream: if device.is_some() {
-                    count(device, metrics[at])
-                } else {
-                    JudgedCounts::default()
-                },
-            });
-            let sample = JudgedSample {
-                time_us: self.time_us,
-                sequence: 0,
-                readings: 2,
-                timestamp_us,
-                device,
-                of_device: JudgedCounts { total: 1, anomalies: 1 },
-                of_replica: 1,
-            };
-            chunk.push(sample, readings.into_iter());
-            chunk.set_fleet(chunk.len() - 1, |metric| of_fleet[usize::from(metric != metrics[0])]);
-            if !chunk.has_room(1, 2) {
-                self.take_chunk(&chunk);
-                chunk.clear();
+            let mut readings = [value, 0.5].map(|value| Reading { metric: MetricId::CPU, value });
+            for (reading, (_, metric)) in readings.iter_mut().zip(names) {
+                reading.metric = metric.expect("known");
+                for device in HashSet::from([None, device]) {
+                    *self.totals.0.entry((device, reading.metric)).or_default() += 1;
+                }
             }
+            chunk.begin_batch(self.time_us, 0);
+            chunk.add(&[Sample { timestamp_us, device, readings: 2 }], &readings, &mut hints);
         }
+        chunk.set_counts(&self.totals, &mut hints);
         self.take_chunk(&chunk);
     }
 

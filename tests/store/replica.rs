@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::redis_server::Redis;
 use sigmad::judged_queue::{
-    self, JudgedCounts, JudgedProducer, JudgedReading, JudgedSample, ReplicaUpdate,
+    self, CurrentCounts, JudgedCounts, JudgedProducer, MetricCounts, ReplicaUpdate,
 };
 use sigmad::registry::{NameSource, Registry};
 use sigmad::shared_lists::SharedLists;
@@ -23,7 +23,7 @@ use sigmad::store::dial::TcpDialer;
 use sigmad::store::keys::ReplicaId;
 use sigmad::store::thread::{StoreThread, StoreThreadParts};
 use sigmad_clock::{Clock, TimeSource};
-use sigmad_sample::MetricId;
+use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
 /// The clocks of a machine whose wall clock is off.
 #[derive(Debug)]
@@ -44,6 +44,19 @@ impl TimeSource for WrongClock {
 
     fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration);
+    }
+}
+
+/// The values of the fleet that were written.
+struct Written(u64);
+
+impl CurrentCounts for Written {
+    fn of_device(&self, _: DeviceId, _: &mut [MetricCounts]) -> Option<JudgedCounts> {
+        None
+    }
+
+    fn of_fleet(&self, _: MetricId) -> JudgedCounts {
+        JudgedCounts { total: self.0, anomalies: 0 }
     }
 }
 
@@ -132,22 +145,11 @@ impl Replica {
     /// Sends a value of the fleet's `rps`, as analytics does.
     pub fn send(&mut self, value: f64) {
         self.written += 1;
-        let chunk = self.producer.chunk_for(1, 1);
-        let counts = JudgedCounts { total: self.written, anomalies: 0 };
-        let reading =
-            JudgedReading { metric: MetricId::RPS, value, stream: JudgedCounts::default() };
-        let sample = JudgedSample {
-            time_us: (self.clock.monotonic_ns() / 1_000) as i64,
-            sequence: 0,
-            readings: 1,
-            timestamp_us: 0,
-            device: None,
-            of_device: JudgedCounts::default(),
-            of_replica: self.written,
-        };
-        chunk.push(sample, [reading].into_iter());
-        chunk.set_fleet(chunk.len() - 1, |_| counts);
-        self.producer.send();
+        let time_us = (self.clock.monotonic_ns() / 1_000) as i64;
+        self.producer.begin_batch(time_us, self.written - 1);
+        let sample = Sample { timestamp_us: 0, device: None, readings: 1 };
+        self.producer.add(&[sample], &[Reading { metric: MetricId::RPS, value }]);
+        self.producer.send(&Written(self.written));
     }
 
     /// Takes the updates, without which the store would wait.

@@ -78,9 +78,9 @@ struct Store {
 
 impl Store {
     fn write(&mut self, replica: usize, chunk: &JudgedChunk) {
-        for (sample, readings) in chunk.iter() {
+        for sample in chunk.iter() {
             let device = sample.device.map(|id| id.index);
-            for reading in readings {
+            for reading in sample.readings() {
                 let mut enter = |key: StreamKey| {
                     let window = self.windows.entry(key).or_default();
                     let member = (sample.time_us, replica, sample.sequence, reading.value);
@@ -92,16 +92,22 @@ impl Store {
                 enter((None, metric));
                 if device.is_some() {
                     enter((device, metric));
-                    let counts = self.counts.entry((device, metric)).or_default();
-                    counts.insert(replica, reading.stream);
                 }
             }
-            let fleet = self.samples.entry(None).or_default().entry(replica).or_default();
-            *fleet = (sample.time_us, JudgedCounts { total: fleet.1.total + 1, anomalies: 0 });
-            if device.is_some() {
+            let total = JudgedCounts { total: sample.serial, anomalies: 0 };
+            for device in BTreeSet::from([None, device]) {
                 let samples = self.samples.entry(device).or_default();
-                samples.insert(replica, (sample.time_us, sample.of_device));
+                samples.insert(replica, (sample.time_us, total));
             }
+        }
+        for row in chunk.rows() {
+            let Some(device) = row.device.map(|id| Some(id.index)) else { continue };
+            for stream in chunk.streams_of(row) {
+                let counts = self.counts.entry((device, stream.metric.slot() as u16)).or_default();
+                counts.insert(replica, stream.counts);
+            }
+            let samples = self.samples.entry(device).or_default();
+            samples.entry(replica).and_modify(|(_, counts)| *counts = row.counts);
         }
         for of_fleet in chunk.fleet() {
             let counts = self.counts.entry((None, of_fleet.metric.slot() as u16)).or_default();
@@ -191,7 +197,7 @@ impl TestReplica {
             self.time_us,
             &mut self.judged_producer,
         );
-        self.judged_producer.send();
+        self.judged_producer.send(&self.analytics);
         self.unsent.extend(self.judged_consumer.chunks.try_iter());
         self.time_us
     }
@@ -215,10 +221,10 @@ impl TestReplica {
 
     fn unsent_values(&self, (device, metric): StreamKey) -> Vec<f64> {
         let samples = self.unsent.iter().flat_map(|chunk| chunk.iter());
-        let of_key = samples
-            .filter(|(sample, _)| device.is_none() || sample.device.map(|id| id.index) == device);
+        let of_key =
+            samples.filter(|sample| device.is_none() || sample.device.map(|id| id.index) == device);
         of_key
-            .flat_map(|(_, readings)| readings)
+            .flat_map(|sample| sample.readings().collect::<Vec<_>>())
             .filter(|reading| reading.metric.slot() == usize::from(metric))
             .map(|reading| reading.value)
             .collect()

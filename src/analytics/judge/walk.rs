@@ -1,18 +1,18 @@
 //! The walk through the samples of a batch: each is judged by the windows before it.
 
-use sigmad_sample::{Batch, BatchIter, DeviceId, Reading, Sample};
+use sigmad_sample::{Batch, BatchIter, DeviceId, MetricId, Reading, Sample};
 
 use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
 use crate::analytics::judge::Analytics;
 use crate::analytics::last_sample::LastSample;
-use crate::judged_queue::{JudgedChunk, JudgedCounts, JudgedProducer, JudgedReading, JudgedSample};
+use crate::judged_queue::{CurrentCounts, JudgedCounts, JudgedProducer, MetricCounts};
 use crate::shards::ShardPart;
 
 impl Analytics {
     /// Judges the samples in order, each by the windows before it.
     pub fn judge(&mut self, batch: &Batch, arrived_us: i64) {
         self.prepare(batch, arrived_us);
-        self.judge_all(batch, arrived_us, |_, _, _, _| {});
+        self.judge_all(batch, arrived_us, |_, _| {});
         self.count(batch, arrived_us);
     }
 
@@ -23,7 +23,7 @@ impl Analytics {
         self.part = whole;
     }
 
-    /// Judges the samples, and publishes each to the store with `time_us`, which must be larger than that of any
+    /// Judges the samples, and publishes them to the store with `time_us`, which must be larger than that of any
     /// batch before.
     pub fn judge_and_publish(
         &mut self,
@@ -33,29 +33,28 @@ impl Analytics {
         judged_producer: &mut JudgedProducer,
     ) {
         self.prepare(batch, arrived_us);
-        let chunk = judged_producer.chunk_for(batch.len(), batch.readings());
-        let first = chunk.len();
-        self.judge_all(batch, arrived_us, |analytics, sequence, sample, readings| {
-            analytics.publish((time_us, sequence), sample, readings, chunk);
+        if !judged_producer.has_room(batch.len(), batch.readings()) {
+            judged_producer.send(self);
+        }
+        judged_producer.begin_batch(time_us, self.samples);
+        self.judge_all(batch, arrived_us, |samples, readings| {
+            judged_producer.add(samples, readings);
         });
-        chunk.set_fleet(first, |metric| self.fleet.counts(metric));
         self.count(batch, arrived_us);
     }
 
-    /// Judges the samples, and calls `judged` with each, its place in the batch, and its readings that were judged: once
-    /// its device's windows have them.
+    /// Judges the samples, and calls `judged` with them in order, and with their readings that were judged.
     #[inline(always)] // so that without a store there is nothing to call
     fn judge_all(
         &mut self,
         batch: &Batch,
         arrived_us: i64,
-        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+        mut judged: impl FnMut(&[Sample], &[Reading]),
     ) {
         let mut samples = batch.iter();
         self.judge_of_devices(batch, &mut samples, arrived_us, &mut judged);
         if samples.len() > 0 {
-            let first = batch.len() - samples.len();
-            self.judge_each(samples, first, arrived_us, judged);
+            self.judge_each(samples, arrived_us, judged);
         }
     }
 
@@ -81,7 +80,7 @@ impl Analytics {
         batch: &Batch,
         samples: &mut BatchIter<'_>,
         arrived_us: i64,
-        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+        mut judged: impl FnMut(&[Sample], &[Reading]),
     ) {
         let Self { fleet, metrics, anomalies, .. } = self;
         let taken = match self.part.has_fleet() {
@@ -91,7 +90,9 @@ impl Analytics {
         let is_ahead = self.devices.prefetches();
         let mut ahead = batch.iter();
         ahead.next();
-        for (at, (sample, readings)) in samples.take(taken).enumerate() {
+        let mut taken_readings = 0;
+        for (sample, readings) in samples.take(taken) {
+            taken_readings += readings.len();
             if is_ahead && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
                 self.devices.prefetch(id);
             }
@@ -100,8 +101,9 @@ impl Analytics {
             {
                 self.judge_of_device(id, &sample, readings, arrived_us);
             }
-            judged(self, at as u16, &sample, readings);
         }
+        let (all, readings) = batch.columns();
+        judged(&all[..taken], &readings[..taken_readings]);
     }
 
     #[inline(always)]
@@ -120,20 +122,19 @@ impl Analytics {
         }
     }
 
-    /// Judges samples one after another by all windows that this shard has; `first` is the place of the first one.
+    /// Judges samples one after another by all windows that this shard has.
     #[inline(always)] // as judge_all
     fn judge_each(
         &mut self,
         samples: BatchIter<'_>,
-        first: usize,
         arrived_us: i64,
-        mut judged: impl FnMut(&Self, u16, &Sample, &[Reading]),
+        mut judged: impl FnMut(&[Sample], &[Reading]),
     ) {
         let (has_fleet, has_devices) = (self.part.has_fleet(), self.part.has_devices());
         let prefetches = has_devices && self.devices.prefetches();
         let mut ahead = samples.clone();
         ahead.next();
-        for (at, (sample, readings)) in (first..).zip(samples) {
+        for (mut sample, readings) in samples {
             if prefetches && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
                 self.devices.prefetch(id);
             }
@@ -145,12 +146,13 @@ impl Analytics {
                 if judged < readings.len() {
                     kept = self.current(readings);
                     readings = &kept;
+                    sample.readings = kept.len() as u32;
                 }
             }
             if has_devices && let Some(id) = sample.device {
                 self.judge_of_device(id, &sample, readings, arrived_us);
             }
-            judged(self, at as u16, &sample, readings);
+            judged(std::slice::from_ref(&sample), readings);
         }
     }
 
@@ -176,33 +178,19 @@ impl Analytics {
         self.unnamed_values += (readings.len() - kept.len()) as u64;
         kept
     }
+}
 
-    /// Publishes a sample with the counts as they are after it, so that a later sample corrects the counts where
-    /// an earlier one is lost.
-    fn publish(
-        &self,
-        (time_us, sequence): (i64, u16),
-        sample: &Sample,
-        readings: &[Reading],
-        chunk: &mut JudgedChunk,
-    ) {
-        let device = sample.device.and_then(|id| Some((id, self.devices.get(id)?)));
-        let judged = |(at, &Reading { metric, value })| {
-            let stream = device.map_or(JudgedCounts::default(), |(_, device)| {
-                self.devices.counts(device, metric, at)
-            });
-            JudgedReading { metric, value, stream }
-        };
-        let sample = JudgedSample {
-            time_us,
-            sequence,
-            readings: readings.len() as u16,
-            timestamp_us: sample.timestamp_us,
-            device: device.map(|(id, _)| id),
-            of_device: device.map_or(JudgedCounts::default(), |(_, device)| device.own),
-            of_replica: self.samples + u64::from(sequence) + 1,
-        };
-        chunk.push(sample, readings.iter().enumerate().map(judged));
+impl CurrentCounts for Analytics {
+    fn of_device(&self, id: DeviceId, streams: &mut [MetricCounts]) -> Option<JudgedCounts> {
+        let device = self.devices.get(id)?;
+        for (at, MetricCounts { metric, counts }) in streams.iter_mut().enumerate() {
+            *counts = self.devices.counts(device, *metric, at);
+        }
+        Some(device.own)
+    }
+
+    fn of_fleet(&self, metric: MetricId) -> JudgedCounts {
+        self.fleet.counts(metric)
     }
 }
 

@@ -23,18 +23,29 @@ pub(super) struct ChunkPace {
     /// When the thread last found chunks as it went to sleep, and how many it had judged by then.
     last_ns: u64,
     chunks: u64,
+    is_fast: bool,
 }
 
 impl Default for ChunkPace {
     /// Nothing comes.
     fn default() -> Self {
-        Self { gap_ns: GAP_NS_MAX, last_ns: 0, chunks: 0 }
+        Self { gap_ns: GAP_NS_MAX, last_ns: 0, chunks: 0, is_fast: false }
     }
 }
 
 impl ChunkPace {
+    /// Whether more chunks are expected soon: the last answer of [`ChunkPace::dozes`].
+    pub fn is_fast(&self) -> bool {
+        self.is_fast
+    }
+
     /// True when a doze costs less than a park. The thread has judged `chunks` since its start, and all that it knows of.
     pub fn dozes(&mut self, now_ns: u64, chunks: u64) -> bool {
+        self.is_fast = self.expects_more(now_ns, chunks);
+        self.is_fast
+    }
+
+    fn expects_more(&mut self, now_ns: u64, chunks: u64) -> bool {
         let elapsed_ns = now_ns.saturating_sub(self.last_ns);
         let came = chunks - self.chunks;
         if came == 0 {

@@ -352,22 +352,24 @@ fn the_store_gets_every_sample_in_order_with_its_counts() {
     let (mut order, mut of_devices, mut fleet) = ((i64::MIN, 0), [0, 0], 0);
     let mut last = None;
     for chunk in judged_consumer.chunks.iter() {
-        for (sample, readings) in chunk.iter() {
+        for sample in chunk.iter() {
             assert!((sample.time_us, sample.sequence) > order && sample.sequence < 1_000);
             order = (sample.time_us, sample.sequence);
-            last = Some(*sample);
-            let Some(id) = sample.device else {
-                assert_eq!(readings[0].stream, JudgedCounts::default());
-                continue;
-            };
+            last = Some((sample.timestamp_us, sample.device));
+            let Some(id) = sample.device else { continue };
             let count = &mut of_devices[id.index as usize];
-            assert_eq!(readings.len(), 1);
-            assert_eq!((readings[0].metric, readings[0].value), (MetricId::RPS, *count as f64));
+            let reading = Reading { metric: MetricId::RPS, value: *count as f64 };
+            assert!(sample.readings().eq([reading]));
             assert_eq!(sample.timestamp_us, *count as i64);
             *count += 1;
             fleet += 1;
-            assert_eq!(readings[0].stream.total, *count as u64);
-            assert_eq!(sample.of_device, readings[0].stream);
+        }
+        for row in chunk.rows() {
+            let counts = row.device.map_or(JudgedCounts::default(), |id| JudgedCounts {
+                total: of_devices[id.index as usize] as u64,
+                anomalies: row.counts.anomalies,
+            });
+            assert_eq!((row.counts, chunk.streams_of(row)[0].counts), (counts, counts));
         }
         for of_rps in chunk.fleet().iter().filter(|known| known.metric == MetricId::RPS) {
             assert_eq!(of_rps.counts.total, fleet);
@@ -375,8 +377,7 @@ fn the_store_gets_every_sample_in_order_with_its_counts() {
         judged_consumer.recycle(chunk);
     }
     assert_eq!(of_devices, sent);
-    let last = last.expect("not empty");
-    assert_eq!((last.timestamp_us, last.device, last.of_device.total), (-7, None, 0));
+    assert_eq!(last, Some((-7, None)));
     assert_eq!(thread.join().expect("no panic").samples, counters.samples_total.get());
 }
 

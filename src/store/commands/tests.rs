@@ -4,12 +4,14 @@ use proptest::prelude::*;
 use redis::{Arg, Cmd};
 
 use super::*;
-use crate::judged_queue::{ByteBudget, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
+use crate::judged_queue::{
+    ByteBudget, ChunkHints, CurrentCounts, JudgedChunk, JudgedCounts, MetricCounts,
+};
 use crate::store::batch::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
 use crate::store::queue::{Refusals, SegmentOutcome, StoreQueue};
 use std::sync::Arc;
 
-use sigmad_sample::{DeviceId, MetricId};
+use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
 const WINDOW: usize = 3;
 
@@ -142,10 +144,13 @@ fn step() -> impl Strategy<Value = EncoderStep> {
 }
 
 /// Samples or values of a device, or of the fleet, and of a metric.
-type Counted = BTreeMap<(Option<u32>, Option<u16>), u64>;
+type Counted = BTreeMap<(Option<(u32, u32)>, Option<u16>), u64>;
 
-fn fleet_counts(counts: &Counted, metric: MetricId) -> JudgedCounts {
-    let total = counts[&(None, Some(metric.slot() as u16))];
+fn key(id: DeviceId) -> (u32, u32) {
+    (id.index, id.generation)
+}
+
+fn counts(total: u64) -> JudgedCounts {
     JudgedCounts { total, anomalies: total / 3 }
 }
 
@@ -160,56 +165,37 @@ struct ExpectedContents {
 }
 
 impl ExpectedContents {
-    /// Judges a sample, and writes it in its final form.
-    fn judge(&mut self, sample: &SentSample, chunk: &mut JudgedChunk, has_history: bool) {
-        if sample.is_same_time && self.sequence < 999 && self.time_us > 0 {
-            self.sequence += 1;
-        } else {
-            (self.time_us, self.sequence) = (self.time_us.max(1_800_000_000_000_000) + 1, 0);
+    /// Judges samples, and writes each in its final form.
+    fn judge(&mut self, samples: &[SentSample], has_history: bool) -> JudgedChunk {
+        let (mut chunk, mut hints) = (JudgedChunk::default(), ChunkHints::default());
+        for sample in samples {
+            if sample.is_same_time && self.sequence < 999 && !chunk.is_empty() {
+                self.sequence += 1;
+            } else {
+                (self.time_us, self.sequence) = (self.time_us.max(1_800_000_000_000_000) + 1, 0);
+                chunk.begin_batch(self.time_us, self.samples);
+            }
+            let id = sample.device.map(key);
+            let mut count = |device, metric| *self.counts.entry((device, metric)).or_default() += 1;
+            self.samples += 1;
+            count(id, None);
+            for &(metric, _) in &sample.metrics {
+                BTreeSet::from([None, id]).into_iter().for_each(|id| count(id, Some(metric)));
+            }
+            let reading = |&(metric, value)| Reading { metric: MetricId::new(metric, 0), value };
+            let readings: Vec<_> = sample.metrics.iter().map(reading).collect();
+            let SentSample { device, timestamp_us, .. } = *sample;
+            let judged = Sample { timestamp_us, device, readings: readings.len() as u32 };
+            chunk.add(&[judged], &readings, &mut hints);
+            self.write(&judged, &readings, has_history);
         }
-        let (time_us, sequence) = (self.time_us, self.sequence);
-        let mut count = |device: Option<u32>, metric| {
-            let total = self.counts.entry((device, metric)).or_default();
-            *total += 1;
-            JudgedCounts { total: *total, anomalies: *total / 3 }
-        };
-        let id = sample.device.map(|device| device.index);
-        let of_device = if id.is_some() { count(id, None) } else { JudgedCounts::default() };
-        self.samples += 1;
-        let of_replica = self.samples;
-        let readings: Vec<_> = sample
-            .metrics
-            .iter()
-            .map(|&(metric, value)| JudgedReading {
-                metric: MetricId::new(metric, 0),
-                value,
-                stream: if id.is_some() {
-                    count(id, Some(metric))
-                } else {
-                    JudgedCounts::default()
-                },
-            })
-            .collect();
-        for &(metric, _) in &sample.metrics {
-            count(None, Some(metric));
-        }
-        let judged = JudgedSample {
-            time_us,
-            sequence,
-            readings: readings.len() as u16,
-            timestamp_us: sample.timestamp_us,
-            device: sample.device,
-            of_device,
-            of_replica,
-        };
-        chunk.push(judged, readings.iter().copied());
-        chunk.set_fleet(chunk.len() - 1, |metric| fleet_counts(&self.counts, metric));
-        self.write(judged, &readings, has_history);
+        chunk.set_counts(self, &mut hints);
+        chunk
     }
 
     /// Writes a judged sample to all its keys.
-    fn write(&mut self, sample: JudgedSample, readings: &[JudgedReading], has_history: bool) {
-        let JudgedSample { time_us, sequence, of_device, of_replica, .. } = sample;
+    fn write(&mut self, sample: &Sample, readings: &[Reading], has_history: bool) {
+        let Self { time_us, sequence, samples, .. } = *self;
         let name = sample.device.and_then(device_name);
         let device = name.as_deref();
         let timestamp = match sample.timestamp_us / 1_000 {
@@ -225,7 +211,7 @@ impl ExpectedContents {
             json += &format!(",{metric}:{}", reading.value);
         }
         json += "}";
-        let Self { contents, counts, .. } = self;
+        let Self { contents, counts: all_counts, .. } = self;
         let field = "0000feed";
         let subject = |device: Option<&str>| match device {
             Some(name) => {
@@ -239,8 +225,11 @@ impl ExpectedContents {
             contents.strings.insert(format!("metric:{device}:{timestamp}"), json.clone());
         }
         for device in BTreeSet::from([None, device]) {
-            let of_fleet = JudgedCounts { total: of_replica, anomalies: 0 };
-            let of_device = if device.is_some() { of_device } else { of_fleet };
+            let id = sample.device.map(key).filter(|_| device.is_some());
+            let of_device = match device {
+                Some(_) => counts(all_counts[&(id, None)]),
+                None => JudgedCounts { total: samples, anomalies: 0 },
+            };
             let hash = contents.hashes.entry(format!("{}:counts", subject(device))).or_default();
             let counters = format!(
                 "{time_us}:{}:{}:{}",
@@ -249,10 +238,7 @@ impl ExpectedContents {
             hash.insert(field.into(), counters);
             for reading in readings {
                 let metric = metric_name(reading.metric);
-                let counts = match device {
-                    Some(_) => reading.stream,
-                    None => fleet_counts(counts, reading.metric),
-                };
+                let counts = counts(all_counts[&(id, Some(reading.metric.slot() as u16))]);
                 let counts = format!("{}:{}", counts.total, counts.anomalies);
                 hash.insert(format!("{field}:{metric}"), counts);
                 let member = format!("{time_us:016}:{field}:{sequence:03}:{}", reading.value);
@@ -274,6 +260,20 @@ impl ExpectedContents {
             }
         }
         self.contents
+    }
+}
+
+impl CurrentCounts for ExpectedContents {
+    fn of_device(&self, id: DeviceId, streams: &mut [MetricCounts]) -> Option<JudgedCounts> {
+        for stream in streams {
+            let metric = stream.metric.slot() as u16;
+            stream.counts = counts(self.counts[&(Some(key(id)), Some(metric))]);
+        }
+        Some(counts(self.counts[&(Some(key(id)), None)]))
+    }
+
+    fn of_fleet(&self, metric: MetricId) -> JudgedCounts {
+        counts(self.counts[&(None, Some(metric.slot() as u16))])
     }
 }
 
@@ -338,10 +338,7 @@ proptest! {
         for step in steps.into_iter().chain([EncoderStep::Done, EncoderStep::Begin, EncoderStep::Done]) {
             match step {
                 EncoderStep::Take(samples) => {
-                    let mut chunk = JudgedChunk::default();
-                    for sample in &samples {
-                        expected_contents.judge(sample, &mut chunk, has_history);
-                    }
+                    let chunk = expected_contents.judge(&samples, has_history);
                     prop_assert_eq!(queue.take(&chunk, device_name, |metric| Some(metric_name(metric))), 0);
                     waiting.extend(samples);
                 }
@@ -382,11 +379,7 @@ fn a_sample_has_two_keys_or_one_or_none() {
         let mut queue =
             StoreQueue::new(budget, options.window, false).with_sample_keys(sample_keys);
         let mut commands = CommandEncoder::new(options);
-        let mut chunk = JudgedChunk::default();
-        let mut expected_contents = ExpectedContents::default();
-        for sample in &samples {
-            expected_contents.judge(sample, &mut chunk, false);
-        }
+        let chunk = ExpectedContents::default().judge(&samples, false);
         assert_eq!(queue.take(&chunk, device_name, |metric| Some(metric_name(metric))), 0);
         let mut contents = Contents::default();
         flush(&mut commands, queue.begin().expect("a segment"), &mut contents, 0);
@@ -412,16 +405,13 @@ fn batches_are_bounded() {
     let mut commands = CommandEncoder::new(options);
     let mut expected_contents = ExpectedContents::default();
     for at in 0..200 {
-        let mut chunk = JudgedChunk::default();
-        for index in 0..200 {
-            let sample = SentSample {
-                device: Some(DeviceId { index: index % 3, generation: 0 }),
-                timestamp_us: i64::from(at * 200 + index) * 1_000_000,
-                metrics: vec![(0, 0.5), (1, 1.5)],
-                is_same_time: true,
-            };
-            expected_contents.judge(&sample, &mut chunk, false);
-        }
+        let sample = |index: u32| SentSample {
+            device: Some(DeviceId { index: index % 3, generation: 0 }),
+            timestamp_us: i64::from(at * 200 + index) * 1_000_000,
+            metrics: vec![(0, 0.5), (1, 1.5)],
+            is_same_time: true,
+        };
+        let chunk = expected_contents.judge(&(0..200).map(sample).collect::<Vec<_>>(), false);
         queue.take(&chunk, device_name, |metric| Some(metric_name(metric)));
     }
     let segment = queue.begin().expect("samples");

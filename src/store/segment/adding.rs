@@ -1,4 +1,7 @@
 //! Adds judged samples to a segment.
+//!
+//! What a chunk says of the samples of one device is looked up once. A sample then costs a few comparisons, if it has the
+//! key of the one before of its device and later ones fill its windows.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -9,9 +12,58 @@ use super::rows::{
     HistoryEntry, NONE, SegmentKey, SegmentMetric, SegmentReading, SegmentStream, SegmentSubject,
     TimestampGroup, WindowValue,
 };
-use super::{FLEET, RowMetric, SampleKeys, Segment, SegmentOptions};
-use crate::judged_queue::{FleetCounts, JudgedChunk, JudgedCounts, JudgedReading, JudgedSample};
+use super::{FLEET, SampleKeys, Segment, SegmentOptions};
+use crate::judged_queue::{FleetCounts, JudgedChunk, JudgedCounts, JudgedSample, MetricCounts};
 use sigmad_sample::{DeviceId, MetricId};
+
+/// What the segments of a queue share: each adds its samples by it.
+#[derive(Debug, Default)]
+pub struct ChunkRows {
+    /// The probable index of a device's subject, by the index of the device's id. Each use checks the subject found
+    /// there, so it is never cleared.
+    hints: Vec<u32>,
+    /// The rows of the present chunk.
+    rows: Vec<SegmentRow>,
+    streams: Vec<RowStream>,
+}
+
+/// A row of the present chunk: samples of one subject with the same metrics.
+#[derive(Debug)]
+struct SegmentRow {
+    subject: u32,
+    /// The first of its streams.
+    first: u32,
+    width: u16,
+    /// Metrics that have a name.
+    named: u16,
+    /// No other row of the chunk is of its subject.
+    is_alone: bool,
+    /// Samples whose values do not enter the windows of the device: later ones of the row fill them.
+    left_out: u32,
+    /// The key of its last sample. Before the first one the subject's newest.
+    key: u32,
+    /// The arrival and the timestamp of its last sample.
+    time_us: i64,
+    timestamp_us: i64,
+    /// Where the values of its last sample are; [`NONE`] before the first one.
+    last: u32,
+}
+
+/// A metric of a row.
+#[derive(Debug)]
+struct RowStream {
+    /// Its index in the segment; [`NONE`] once its name was evicted.
+    metric: u32,
+    /// The device's stream of it.
+    stream: u32,
+}
+
+impl SegmentRow {
+    #[inline]
+    fn of<'a, T>(&self, all: &'a [T]) -> std::slice::Iter<'a, T> {
+        all[self.first as usize..][..usize::from(self.width)].iter()
+    }
+}
 
 /// The index of a metric in a segment. None for one that it does not have.
 fn known_metric(metrics: &[SegmentMetric], hints: &[u32], id: MetricId) -> Option<u32> {
@@ -24,75 +76,257 @@ fn known_metric(metrics: &[SegmentMetric], hints: &[u32], id: MetricId) -> Optio
     }
 }
 
-/// Whether these are the metrics of the readings, in their order.
-fn is_row_of(row: &[RowMetric], readings: &[JudgedReading]) -> bool {
-    row.len() == readings.len()
-        && row.iter().zip(readings).all(|((id, _), reading)| *id == reading.metric)
-}
-
 impl Segment {
     /// Adds the samples of a chunk. `name` returns the name of a device, or None once it was evicted: then
     /// its samples count for the fleet alone. `metric_name` does the same for metrics, whose values are then
-    /// left out. `hints` has the probable index of a device's subject.
+    /// left out.
     pub(in crate::store) fn add(
         &mut self,
         chunk: &JudgedChunk,
-        hints: &mut Vec<u32>,
+        rows: &mut ChunkRows,
         name: impl Fn(DeviceId) -> Option<Arc<str>>,
         metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
         options: SegmentOptions<'_>,
     ) {
-        let SegmentOptions { window_values, keeps_history, hasher } = options;
         self.count(chunk);
-        self.begin_chunk(chunk, &metric_name, window_values);
-        let has_keys = keeps_history || self.sample_keys != SampleKeys::None;
-        let mut row = std::mem::take(&mut self.row);
-        for (sample, readings) in chunk.iter() {
-            let subject = match sample.device {
-                Some(device) => self.subject(device, hints, &name),
-                None => FLEET,
-            };
-            if !is_row_of(&row, readings) {
-                row.clear();
-                row.extend(readings.iter().map(|&JudgedReading { metric: id, .. }| {
-                    (id, self.metric(id, &metric_name).unwrap_or(NONE))
-                }));
-            }
-            self.add_to_windows(sample, (readings, &row), subject, window_values);
-            if has_keys {
-                self.add_to_key(sample, (readings, &row), subject, keeps_history, hasher);
-            }
-        }
-        self.row = row;
+        self.take_fleet_counts(chunk, &metric_name);
+        self.open_rows(chunk, rows, name, metric_name, options.window_values);
+        self.add_to_fleet(chunk, rows, options.window_values);
+        self.add_samples(chunk, rows, options);
     }
 
     /// Counts the samples of a chunk. Of those of the fleet the last one says all.
     fn count(&mut self, chunk: &JudgedChunk) {
-        let samples = chunk.samples();
-        let [first, ..] = samples else { return };
-        let [.., last] = samples else { return };
+        let mut batches = chunk.batches();
+        let Some((last, [.., last_sample])) = batches.next_back() else { return };
+        let (first, samples) =
+            (batches.next().map_or(last, |(first, _)| first), chunk.len() as u64);
         if self.samples == 0 {
             self.since_us = first.time_us;
         }
-        self.samples += samples.len() as u64;
-        let of_fleet = JudgedCounts { total: last.of_replica, anomalies: 0 };
-        self.subjects[FLEET as usize].update(last, of_fleet);
+        self.samples += samples;
+        let fleet = &mut self.subjects[FLEET as usize];
+        fleet.counts = JudgedCounts { total: chunk.of_replica(), anomalies: 0 };
+        fleet.update(last.time_us, last_sample.timestamp_us);
     }
 
-    /// Takes the fleet's counts of a chunk. Of a metric with more values than a window the first ones are left out: the
-    /// others would replace them.
-    fn begin_chunk(
+    fn take_fleet_counts(
         &mut self,
         chunk: &JudgedChunk,
         metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
-        window_values: u32,
     ) {
         for &FleetCounts { metric, values, counts } in chunk.fleet() {
             let Some(metric) = self.metric(metric, &metric_name) else { continue };
             let metric = &mut self.metrics[metric as usize];
-            metric.left_out = values.saturating_sub(window_values);
+            // A chunk may have a metric twice.
+            metric.due += values;
             self.streams[metric.fleet_stream as usize].counts = counts;
         }
+    }
+
+    /// Finds the subject and the streams of each row of a chunk, and takes their counts.
+    fn open_rows(
+        &mut self,
+        chunk: &JudgedChunk,
+        ChunkRows { hints, rows, streams }: &mut ChunkRows,
+        name: impl Fn(DeviceId) -> Option<Arc<str>>,
+        metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
+        window_values: u32,
+    ) {
+        rows.clear();
+        streams.clear();
+        for row in chunk.rows() {
+            let subject = row.device.map_or(FLEET, |device| self.subject(device, hints, &name));
+            let (at, first) = (rows.len() as u32, streams.len() as u32);
+            let (mut hint, mut named) = (NONE, 0);
+            for &MetricCounts { metric, counts } in chunk.streams_of(row) {
+                let metric = self.metric(metric, &metric_name).unwrap_or(NONE);
+                let mut stream = NONE;
+                if metric != NONE && subject != FLEET {
+                    stream = self.stream(subject, metric, hint);
+                    let found = &mut self.streams[stream as usize];
+                    (found.counts, hint) = (counts, found.next);
+                }
+                named += u16::from(metric != NONE);
+                streams.push(RowStream { metric, stream });
+            }
+            let of_subject = &mut self.subjects[subject as usize];
+            of_subject.samples += row.samples;
+            if subject != FLEET {
+                of_subject.counts = row.counts;
+            }
+            let before = std::mem::replace(&mut of_subject.row, at);
+            let key = of_subject.newest_key;
+            let other = rows.get_mut(before as usize).filter(|row| row.subject == subject);
+            let is_alone = other.map(|other| other.is_alone = false).is_none();
+            rows.push(SegmentRow {
+                subject,
+                first,
+                width: row.width,
+                named,
+                is_alone,
+                left_out: row.samples.saturating_sub(window_values),
+                key,
+                time_us: 0,
+                timestamp_us: 0,
+                last: NONE,
+            });
+        }
+    }
+
+    /// Adds the values of a chunk to the windows of the fleet: of each metric the newest, as many as a window reads back.
+    fn add_to_fleet(
+        &mut self,
+        chunk: &JudgedChunk,
+        ChunkRows { rows, streams, .. }: &ChunkRows,
+        window_values: u32,
+    ) {
+        let mut due = 0;
+        for FleetCounts { metric, .. } in chunk.fleet() {
+            let Some(at) = known_metric(&self.metrics, &self.metric_hints, *metric) else {
+                continue;
+            };
+            let metric = &mut self.metrics[at as usize];
+            metric.due = metric.due.min(window_values);
+            due += metric.due;
+        }
+        // Back to the first sample with a value that is due.
+        let (mut skipped, mut values) = (chunk.len(), chunk.values().len());
+        let mut samples = chunk.batches().rev().flat_map(|(_, samples)| samples.iter().rev());
+        while due > 0
+            && let Some(sample) = samples.next()
+        {
+            let row = &rows[sample.row as usize];
+            (skipped, values) = (skipped - 1, values - usize::from(row.width));
+            for &RowStream { metric, .. } in row.of(streams) {
+                let Some(metric) = self.metrics.get_mut(metric as usize) else { continue };
+                let is_due = u32::from(metric.due > 0);
+                (metric.due, due) = (metric.due - is_due, due - is_due);
+                metric.left_out += 1 - is_due;
+            }
+        }
+        for (batch, samples) in chunk.batches() {
+            let skip = skipped.min(samples.len());
+            skipped -= skip;
+            for (sequence, sample) in (0..).zip(samples).skip(skip) {
+                let row = &rows[sample.row as usize];
+                let of_sample = &chunk.values()[values..][..usize::from(row.width)];
+                values += of_sample.len();
+                for (&RowStream { metric, .. }, &value) in row.of(streams).zip(of_sample) {
+                    let Some(metric) = self.metrics.get_mut(metric as usize) else { continue };
+                    if metric.left_out > 0 {
+                        metric.left_out -= 1;
+                    } else {
+                        let stream = metric.fleet_stream;
+                        self.add_to_window(stream, (batch.time_us, sequence), value, window_values);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the samples of a chunk to the windows of their devices and to their keys.
+    fn add_samples(
+        &mut self,
+        chunk: &JudgedChunk,
+        ChunkRows { rows, streams, .. }: &mut ChunkRows,
+        options: SegmentOptions<'_>,
+    ) {
+        let SegmentOptions { window_values, keeps_history, hasher } = options;
+        let has_keys = keeps_history || self.sample_keys != SampleKeys::None;
+        let (mut at, mut group) = (0, NONE);
+        for (batch, samples) in chunk.batches() {
+            let time_us = batch.time_us;
+            for (sequence, &JudgedSample { timestamp_us, row }) in (0..).zip(samples) {
+                let row = &mut rows[row as usize];
+                if row.left_out > 0 {
+                    row.left_out -= 1;
+                } else if row.subject != FLEET {
+                    for (&RowStream { stream, .. }, &value) in
+                        row.of(streams).zip(&chunk.values()[at..])
+                    {
+                        if stream != NONE {
+                            self.add_to_window(stream, (time_us, sequence), value, window_values);
+                        }
+                    }
+                }
+                if has_keys {
+                    // Most samples have the timestamp of the one before.
+                    if !self.is_group_of(group, timestamp_us) {
+                        group = self.group(timestamp_us, hasher);
+                    }
+                    if self.keys.get(row.key as usize).is_none_or(|key| key.group != group) {
+                        self.end_key(row, streams, chunk, keeps_history);
+                        row.key = self.key_after(row.key, (row.subject, group), hasher);
+                    }
+                    self.groups[group as usize].newest = row.key;
+                }
+                (row.time_us, row.timestamp_us, row.last) = (time_us, timestamp_us, at as u32);
+                at += usize::from(row.width);
+                if !row.is_alone || keeps_history {
+                    // The next sample of the subject, or with its key, may be of another row.
+                    self.end_row(row, streams, chunk, keeps_history);
+                }
+                if keeps_history {
+                    self.keep(row, sequence);
+                }
+            }
+        }
+        if !keeps_history {
+            for row in rows.iter().filter(|row| row.is_alone) {
+                self.end_row(row, streams, chunk, keeps_history);
+            }
+        }
+    }
+
+    /// Writes down what the last sample of a row says.
+    fn end_row(
+        &mut self,
+        row: &SegmentRow,
+        streams: &[RowStream],
+        chunk: &JudgedChunk,
+        keeps_history: bool,
+    ) {
+        if row.subject != FLEET {
+            self.subjects[row.subject as usize].update(row.time_us, row.timestamp_us);
+        }
+        self.end_key(row, streams, chunk, keeps_history);
+    }
+
+    /// Sets the readings of a row's key, if it has one so far, to those of its last sample. Those that a history has stay.
+    fn end_key(
+        &mut self,
+        row: &SegmentRow,
+        streams: &[RowStream],
+        chunk: &JudgedChunk,
+        keeps_history: bool,
+    ) {
+        let Some(values) = chunk.values().get(row.last as usize..) else { return };
+        let Self { keys, readings: kept, subjects, .. } = self;
+        let Some(key) = keys.get_mut(row.key as usize) else { return };
+        subjects[row.subject as usize].newest_key = row.key;
+        let readings = row.of(streams).zip(values).filter_map(|(stream, &value)| {
+            let metric = stream.metric;
+            (metric != NONE).then_some(SegmentReading { metric, value })
+        });
+        key.width = row.named;
+        if key.width <= key.room && !keeps_history {
+            let places = &mut kept[key.first_reading as usize..][..usize::from(key.width)];
+            for (place, reading) in places.iter_mut().zip(readings) {
+                *place = reading;
+            }
+        } else {
+            key.room = key.width;
+            key.first_reading = kept.len() as u32;
+            kept.extend(readings);
+        }
+    }
+
+    /// Keeps the last sample of a row for the history.
+    fn keep(&mut self, row: &SegmentRow, sequence: u16) {
+        let SegmentKey { first_reading, width, .. } = self.keys[row.key as usize];
+        let (time_us, key) = (row.time_us, row.key);
+        self.history.push(HistoryEntry { time_us, key, first_reading, width, sequence });
     }
 
     fn subject(
@@ -117,39 +351,6 @@ impl Segment {
         subject
     }
 
-    fn add_to_windows(
-        &mut self,
-        sample: &JudgedSample,
-        (readings, row): (&[JudgedReading], &[RowMetric]),
-        subject: u32,
-        window_values: u32,
-    ) {
-        self.subjects[subject as usize].samples += 1;
-        let mut hint = NONE;
-        for (&JudgedReading { value, stream: counts, .. }, &(_, metric)) in readings.iter().zip(row)
-        {
-            if metric == NONE {
-                continue;
-            }
-            let SegmentMetric { left_out, fleet_stream, .. } = &mut self.metrics[metric as usize];
-            if *left_out > 0 {
-                *left_out -= 1;
-            } else {
-                let stream = *fleet_stream;
-                self.add_to_window(stream, sample, value, window_values);
-            }
-            if subject != FLEET {
-                let stream = self.stream(subject, metric, hint);
-                self.streams[stream as usize].counts = counts;
-                self.add_to_window(stream, sample, value, window_values);
-                hint = self.streams[stream as usize].next;
-            }
-        }
-        if subject != FLEET {
-            self.subjects[subject as usize].update(sample, sample.of_device);
-        }
-    }
-
     /// The index of a metric, which gets a stream of the fleet when it is new.
     fn metric(&mut self, id: MetricId, name: impl Fn(MetricId) -> Option<Arc<str>>) -> Option<u32> {
         known_metric(&self.metrics, &self.metric_hints, id)
@@ -165,7 +366,7 @@ impl Segment {
         self.metric_hints[id.slot()] = metric;
         self.name_bytes += name.len();
         let fleet_stream = self.open_stream(FLEET, metric);
-        self.metrics.push(SegmentMetric { id, name, fleet_stream, left_out: 0 });
+        self.metrics.push(SegmentMetric { id, name, fleet_stream, due: 0, left_out: 0 });
         Some(metric)
     }
 
@@ -211,13 +412,12 @@ impl Segment {
     fn add_to_window(
         &mut self,
         stream: u32,
-        sample: &JudgedSample,
+        (time_us, sequence): (i64, u16),
         value: f64,
         window_values: u32,
     ) {
         let stream = &mut self.streams[stream as usize];
-        let mut entering =
-            WindowValue { time_us: sample.time_us, value, next: NONE, sequence: sample.sequence };
+        let mut entering = WindowValue { time_us, value, next: NONE, sequence };
         if stream.len < window_values {
             let at = self.values.len() as u32;
             entering.next = match self.values.get_mut(stream.newest as usize) {
@@ -236,83 +436,51 @@ impl Segment {
         }
     }
 
-    fn add_to_key(
-        &mut self,
-        sample: &JudgedSample,
-        (readings, row): (&[JudgedReading], &[RowMetric]),
-        subject: u32,
-        keeps_history: bool,
-        hasher: &RandomState,
-    ) {
-        let at = self.key(subject, sample.timestamp_us, hasher);
-        self.subjects[subject as usize].newest_key = at;
-        let Self { keys, groups, readings: kept, history, .. } = self;
-        let key = &mut keys[at as usize];
-        groups[key.group as usize].newest = at;
-        let named = |(reading, &(_, metric)): (&JudgedReading, &RowMetric)| {
-            (metric != NONE).then_some(SegmentReading { metric, value: reading.value })
-        };
-        let readings = readings.iter().zip(row).filter_map(named);
-        key.width = row.iter().filter(|(_, metric)| *metric != NONE).count() as u16;
-        if key.width <= key.room && !keeps_history {
-            let first = key.first_reading as usize;
-            for (place, reading) in kept[first..].iter_mut().zip(readings) {
-                *place = reading;
-            }
-        } else {
-            key.room = key.width;
-            key.first_reading = kept.len() as u32;
-            kept.extend(readings);
+    /// The key of a subject and a group that comes after one of the same subject.
+    #[inline]
+    fn key_after(&mut self, before: u32, of: (u32, u32), hasher: &RandomState) -> u32 {
+        // Most often the one that came after it the last time.
+        let is_same = |key: &SegmentKey| (key.subject, key.group) == of;
+        let probable = self.keys.get(before as usize).map_or(NONE, |key| key.next);
+        if self.keys.get(probable as usize).is_some_and(is_same) {
+            return probable;
         }
-        if keeps_history {
-            history.push(HistoryEntry {
-                time_us: sample.time_us,
-                key: at,
-                first_reading: key.first_reading,
-                width: key.width,
-                sequence: sample.sequence,
-            });
+        let at = self.key(of, hasher);
+        if let Some(before) = self.keys.get_mut(before as usize) {
+            before.next = at;
         }
+        at
     }
 
-    fn key(&mut self, subject: u32, timestamp_us: i64, hasher: &RandomState) -> u32 {
-        let newest = self.subjects[subject as usize].newest_key;
-        if self.keys.get(newest as usize).is_some_and(|key| key.timestamp_us == timestamp_us) {
-            return newest;
-        }
-        let hash = hasher.hash_one((subject, timestamp_us));
+    #[inline(never)]
+    fn key(&mut self, (subject, group): (u32, u32), hasher: &RandomState) -> u32 {
+        let hash = hasher.hash_one((subject, group));
+        let keys = &mut self.keys;
         let same = |&at: &u32| {
-            let key = &self.keys[at as usize];
-            key.timestamp_us == timestamp_us && key.subject == subject
+            let key = &keys[at as usize];
+            (key.subject, key.group) == (subject, group)
         };
         if let Some(&at) = self.keys_by_name.find(hash, same) {
             return at;
         }
-        let at = self.keys.len() as u32;
-        let group = self.group(timestamp_us, hasher);
-        self.keys.push(SegmentKey {
-            timestamp_us,
-            subject,
-            group,
-            first_reading: 0,
-            width: 0,
-            room: 0,
-        });
-        let keys = &self.keys;
+        let at = keys.len() as u32;
+        keys.push(SegmentKey { subject, group, next: NONE, first_reading: 0, width: 0, room: 0 });
         self.keys_by_name.insert_unique(hash, at, |&at| {
             let key = &keys[at as usize];
-            hasher.hash_one((key.subject, key.timestamp_us))
+            hasher.hash_one((key.subject, key.group))
         });
         at
     }
 
+    #[inline]
+    fn is_group_of(&self, group: u32, timestamp_us: i64) -> bool {
+        self.groups.get(group as usize).is_some_and(|group| group.timestamp_us == timestamp_us)
+    }
+
+    #[inline(never)]
     fn group(&mut self, timestamp_us: i64, hasher: &RandomState) -> u32 {
-        // Most devices send the same second as the one before.
-        if self.keys.last().is_some_and(|key| key.timestamp_us == timestamp_us) {
-            return self.keys[self.keys.len() - 1].group;
-        }
         let hash = hasher.hash_one(timestamp_us);
-        let same = |&at: &u32| self.groups[at as usize].timestamp_us == timestamp_us;
+        let same = |&at: &u32| self.is_group_of(at, timestamp_us);
         if let Some(&at) = self.groups_by_timestamp.find(hash, same) {
             return at;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::judged_queue::{JudgedCounts, JudgedSample};
+use crate::judged_queue::JudgedCounts;
 use sigmad_sample::{DeviceId, MetricId};
 
 /// No index.
@@ -18,6 +18,8 @@ pub struct SegmentSubject {
     pub first_stream: u32,
     pub last_stream: u32,
     pub newest_key: u32,
+    /// The probable index of its last row in the present chunk.
+    pub row: u32,
     /// Its samples in the segment; of the fleet those without a device.
     pub samples: u32,
     /// Samples and anomalies. Of the fleet only samples: its anomalies are those of its streams.
@@ -35,12 +37,11 @@ pub struct SegmentMetric {
     pub name: Arc<str>,
     /// The fleet's stream of it.
     pub fleet_stream: u32,
-    /// Values of the present chunk that do not enter that stream: later ones of the chunk fill it.
+    /// Values of the present chunk that enter that stream, and are not found so far.
+    pub due: u32,
+    /// Values of the present chunk that do not, and are passed: later ones fill the window.
     pub left_out: u32,
 }
-
-/// A metric of a sample, and its index in the segment; [`NONE`] once its name was evicted.
-pub type RowMetric = (MetricId, u32);
 
 /// A reading, by the index of its metric in the segment.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +77,11 @@ pub struct WindowValue {
 /// The samples of one subject and one timestamp. The last of them is written.
 #[derive(Debug)]
 pub struct SegmentKey {
-    pub timestamp_us: i64,
     pub subject: u32,
+    /// The group of its timestamp.
     pub group: u32,
+    /// The key that came after it the last time.
+    pub next: u32,
     pub first_reading: u32,
     pub width: u16,
     /// Readings that fit in its place.
@@ -111,6 +114,7 @@ impl SegmentSubject {
             first_stream: NONE,
             last_stream: NONE,
             newest_key: NONE,
+            row: NONE,
             samples: 0,
             counts: JudgedCounts::default(),
             time_us: 0,
@@ -123,11 +127,9 @@ impl SegmentSubject {
         self.device.map(|_| &*self.name)
     }
 
-    /// Sets the counts and times to those of the last sample.
-    pub fn update(&mut self, sample: &JudgedSample, counts: JudgedCounts) {
-        self.counts = counts;
-        self.time_us = sample.time_us;
-        self.timestamp_us = sample.timestamp_us;
+    /// Sets the times to those of the last sample.
+    pub fn update(&mut self, time_us: i64, timestamp_us: i64) {
+        (self.time_us, self.timestamp_us) = (time_us, timestamp_us);
     }
 }
 
