@@ -3,17 +3,17 @@
 //! A worker asks for operations and takes what has completed: an accepted socket, received bytes, a
 //! count of sent bytes, a closed peer, a wake-up. How the kernel reports it stays behind [`Poller`]:
 //! [`epoll`] makes a system call when the worker takes the result, because readiness says that it
-//! will not block; [`uring`] has had the kernel do it before. [`listening`] accepts for both, and [`tls`] is a layer
-//! over either.
+//! will not block; [`uring`] has had the kernel do it before. [`listening`] accepts for both, [`wait_timer`] ends their waits, and [`tls`] is a
+//! layer over either.
 
 pub mod epoll;
 mod listening;
 pub mod tls;
 pub mod uring;
+mod wait_timer;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::client_address::ClientAddress;
 
@@ -92,11 +92,12 @@ pub trait Poller {
     /// Ends the wait from another thread.
     fn waker(&self) -> Arc<dyn Wake>;
 
-    /// Blocks until an operation has completed, another thread wakes the poller, or `timeout` has passed.
+    /// Blocks until an operation has completed, another thread wakes the poller, or it is `until_ms`; for `u64::MAX` there
+    /// is no such moment. It is `now_ms`: with an `until_ms` that is not later nothing blocks. A wait may end early.
     ///
     /// # Errors
     /// When the kernel refuses to wait.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+    fn wait(&mut self, now_ms: u64, until_ms: u64) -> io::Result<()>;
 
     /// The progress since the last wait: at most one for each connection.
     fn progress(&mut self) -> impl Iterator<Item = Progress>;

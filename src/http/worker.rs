@@ -14,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use slab::Slab;
@@ -147,8 +147,7 @@ impl<S: Service, P: Poller> Worker<S, P> {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let timeout = self.wait_limit();
-        self.poller.wait(timeout)?;
+        self.poller.wait(self.now.monotonic_ms(), self.wait_until_ms())?;
         self.now = self.clock.now();
         self.date.update(self.now.wall_s());
         self.buffers.begin_round();
@@ -176,16 +175,13 @@ impl<S: Service, P: Poller> Worker<S, P> {
         Ok(())
     }
 
-    fn wait_limit(&self) -> Option<Duration> {
-        let may_accept = self.poller.may_accept();
-        if !self.next_turns.is_empty() || (may_accept && self.accept_after_ms == 0) {
-            return Some(Duration::ZERO);
+    fn wait_until_ms(&self) -> u64 {
+        if !self.next_turns.is_empty() {
+            return self.now.monotonic_ms();
         }
-        let accept_ms = if may_accept { self.accept_after_ms } else { NEVER };
-        let next_ms = self.deadlines.next_scan_ms().min(accept_ms);
-        // One more, so that the deadline has passed after the wait.
-        (next_ms != NEVER)
-            .then(|| Duration::from_millis(next_ms.saturating_sub(self.now.monotonic_ms()) + 1))
+        // Zero unless accept has failed, and so at once.
+        let accept_ms = if self.poller.may_accept() { self.accept_after_ms } else { NEVER };
+        self.deadlines.next_scan_ms().min(accept_ms)
     }
 
     fn take_commands(&mut self) {

@@ -3,7 +3,6 @@
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use proptest::prelude::*;
 use rustls::pki_types::pem::PemObject;
@@ -68,7 +67,7 @@ impl Poller for PiecesPoller {
         Arc::new(NoWake)
     }
 
-    fn wait(&mut self, _timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, _now_ms: u64, _until_ms: u64) -> io::Result<()> {
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::Socket;
 
 use super::listening::{Listeners, WAKER};
+use super::wait_timer::WaitTimer;
 use super::{Accepted, PolledSocket, Poller, Progress, RECEIVE_BYTES_MAX, Received, Wake};
 use crate::http::client_address::ClientAddress;
 use crate::http::listen::Listener;
@@ -27,6 +28,7 @@ pub struct EpollPoller {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
+    timer: WaitTimer,
     listeners: Listeners,
     buffer: Box<[u8]>,
 }
@@ -35,15 +37,17 @@ impl EpollPoller {
     /// Polls non-blocking listeners.
     ///
     /// # Errors
-    /// When the kernel gives no epoll instance or no eventfd.
+    /// When the kernel gives no epoll instance, eventfd or timer.
     pub fn new(listeners: impl IntoIterator<Item = impl Into<Listener>>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let timer = WaitTimer::new(&poll, WAKER)?;
         let listeners = Listeners::new(listeners, &poll)?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
+            timer,
             listeners,
             buffer: vec![0; RECEIVE_BYTES_MAX].into_boxed_slice(),
         })
@@ -114,7 +118,13 @@ impl Poller for EpollPoller {
         self.waker.clone()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, now_ms: u64, until_ms: u64) -> io::Result<()> {
+        let timeout = if until_ms <= now_ms {
+            Some(Duration::ZERO)
+        } else {
+            self.timer.arm(now_ms, until_ms)?;
+            None
+        };
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {

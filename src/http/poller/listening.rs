@@ -17,7 +17,7 @@ use super::Wake;
 use crate::http::client_address::ClientAddress;
 use crate::http::listen::Listener;
 
-/// The token of the waker.
+/// The token of what only ends a wait: the waker, and the timer.
 pub(super) const WAKER: Token = Token(usize::MAX);
 /// The token of the first listener; those of the others are below it.
 const FIRST_LISTENER: usize = usize::MAX - 1;

@@ -5,7 +5,6 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection};
 
@@ -233,8 +232,8 @@ impl<P: Poller> Poller for TlsPoller<P> {
         self.inner.waker()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.inner.wait(timeout)
+    fn wait(&mut self, now_ms: u64, until_ms: u64) -> io::Result<()> {
+        self.inner.wait(now_ms, until_ms)
     }
 
     fn progress(&mut self) -> impl Iterator<Item = Progress> {

@@ -30,6 +30,7 @@ use self::ring::{Operation, Ring};
 pub use self::slot::UringSocket;
 use self::slot::{Arrived, Place, SEND_KEPT_BYTES, Slot};
 use super::listening::{Listeners, WAKER};
+use super::wait_timer::WaitTimer;
 use super::{Accepted, Poller, Progress, Received, Wake};
 use crate::http::listen::Listener;
 
@@ -67,6 +68,7 @@ pub struct UringPoller {
     polls: bool,
     events: Events,
     waker: Arc<Waker>,
+    timer: WaitTimer,
     listeners: Listeners,
 }
 
@@ -80,6 +82,7 @@ impl UringPoller {
         let buffers = Buffers::new(&ring)?;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let timer = WaitTimer::new(&poll, WAKER)?;
         let listeners = Listeners::new(listeners, &poll)?;
         Ok(Self {
             ring,
@@ -95,6 +98,7 @@ impl UringPoller {
             polls: false,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
+            timer,
             listeners,
         })
     }
@@ -223,7 +227,7 @@ impl UringPoller {
                 _ => {}
             }
             for event in &self.events {
-                // The waker's token is none of both: the wait has ended, which is all that it is for.
+                // The token of waker and timer is none of both: the wait has ended, which is all that they are for.
                 let is_of_listener = self.listeners.note(event.token());
                 let has_gone = event.is_error() || event.is_write_closed();
                 if !is_of_listener && has_gone && event.token() != WAKER {
@@ -307,10 +311,13 @@ impl Poller for UringPoller {
         self.waker.clone()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, now_ms: u64, until_ms: u64) -> io::Result<()> {
         self.prepare()?;
-        let is_ready = !self.progress.is_empty() || timeout == Some(Duration::ZERO);
-        self.ring.enter(u32::from(!is_ready), timeout)?;
+        let blocks = self.progress.is_empty() && until_ms > now_ms;
+        if blocks {
+            self.timer.arm(now_ms, until_ms)?;
+        }
+        self.ring.enter(u32::from(blocks), None)?;
         self.reap()
     }
 
