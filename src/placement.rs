@@ -73,6 +73,8 @@ pub struct Placement {
     pub shards: ShardLayout,
     /// One for each analytics thread: its core.
     pub analytics_cores: Vec<Option<usize>>,
+    /// All threads have one core.
+    pub is_one_core: bool,
     /// Why this number of workers.
     pub workers_reason: WorkersReason,
     /// Why threads are pinned, or not.
@@ -165,6 +167,7 @@ pub fn decide(machine: &Machine, asked: Asked) -> Placement {
         worker_cores: (0..workers).map(core_of).collect(),
         shards,
         analytics_cores: (workers..threads).map(core_of).collect(),
+        is_one_core: machine.cores.len() == 1,
         workers_reason,
         pin_reason,
     }
@@ -329,7 +332,9 @@ mod tests {
 
     #[test]
     fn pinned_threads_share_no_core_where_there_are_enough() {
+        assert!(decided(&of_cores(vec![7], None), 0, Pin::Auto).is_one_core);
         let machine = of_cores(vec![3, 5, 8, 13], None);
+        assert!(!decided(&machine, 0, Pin::Auto).is_one_core);
         let placement = decided(&machine, 0, Pin::Auto);
         assert_eq!(placement.worker_cores, [Some(3), Some(5), Some(8)]);
         assert_eq!(placement.analytics_cores, [Some(13)]);

@@ -10,6 +10,7 @@
 
 mod handing;
 mod pace;
+mod preemption;
 mod snapshots;
 mod stating;
 mod store_updates;
@@ -37,6 +38,7 @@ use sigmad_counters::{Counter, Histogram};
 use sigmad_sample::{Batch, Reading};
 
 use self::pace::{ChunkPace, DOZE};
+use self::preemption::Preemption;
 use self::snapshots::{Exported, Snapshots};
 use self::stating::Stating;
 use self::store_updates::StoreUpdates;
@@ -194,9 +196,10 @@ impl AnalyticsThread {
     }
 
     /// Runs on the calling thread until every worker has gone, all samples are judged and all questions are
-    /// answered.
-    pub fn run(mut self) -> PartTotals {
+    /// answered. With `shares_core` no worker has another core.
+    pub fn run(mut self, shares_core: bool) -> PartTotals {
         self.sleeper.register();
+        let mut preemption = Preemption::new(shares_core);
         if let Some(snapshots) = &self.snapshots {
             let events = self.events.as_ref();
             // Those of the journal once more: the incidents know which of them they were told.
@@ -224,7 +227,7 @@ impl AnalyticsThread {
         loop {
             match self.turn() {
                 Turn::Worked => {}
-                Turn::Idle { all_sent } => self.sleep(all_sent),
+                Turn::Idle { all_sent } => self.sleep(all_sent, &mut preemption),
                 Turn::Ended => {
                     let Self { analytics, latest, judged_chunks, snapshots, clock, .. } = &mut self;
                     if let Some(snapshots) = snapshots {
@@ -377,7 +380,7 @@ impl AnalyticsThread {
         }
     }
 
-    fn sleep(&mut self, all_sent: bool) {
+    fn sleep(&mut self, all_sent: bool, preemption: &mut Preemption) {
         let now = self.clock.now();
         self.analytics.tick(now.wall_us);
         pass_events(&mut self.analytics, self.events.as_ref());
@@ -390,8 +393,9 @@ impl AnalyticsThread {
                     .is_some_and(|store| !store.judged_producer.updates.is_empty())
         };
         // A chunk that the store has not taken waits here, and nothing would end a park for it.
-        let dozes = self.pace.dozes(now.monotonic_ns, self.judged_chunks);
-        if !all_sent || dozes {
+        let dozes = self.pace.dozes(now.monotonic_ns, self.judged_chunks) || !all_sent;
+        preemption.set_batch(!dozes);
+        if dozes {
             self.sleeper.doze(DOZE, has_work);
         } else {
             self.counters.parks_total.add(1);

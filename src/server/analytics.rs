@@ -133,7 +133,8 @@ impl AnalyticsThreads {
         let started = threads.into_iter().zip(&placement.analytics_cores).enumerate();
         started
             .map(|(shard, (thread, core))| {
-                spawn(shared.layout.name(shard), *core, move || thread.run())
+                let shares_core = placement.is_one_core;
+                spawn(shared.layout.name(shard), *core, move || thread.run(shares_core))
             })
             .collect::<io::Result<_>>()
             .map(Self)

@@ -88,7 +88,7 @@ fn running_with(
         at_rest(producers, layout, judged_producer);
     let thread = thread::spawn(move || {
         let threads: Vec<_> =
-            threads.into_iter().map(|thread| thread::spawn(move || thread.run())).collect();
+            threads.into_iter().map(|thread| thread::spawn(move || thread.run(false))).collect();
         let parts = threads.into_iter().map(|thread| thread.join().expect("no panic"));
         TotalsReport::merge(parts.collect())
     });
