@@ -48,6 +48,11 @@ impl ResponseOptions {
         Self { fields: limits.cors.map_or(&[], fields), ..Self::closing(is_head) }
     }
 
+    fn is_same(&self, other: &Self) -> bool {
+        let flags = |one: &Self| (one.is_http10, one.is_head, one.closes);
+        flags(self) == flags(other) && std::ptr::eq(self.fields, other.fields)
+    }
+
     /// Those of the last response of a connection.
     pub const fn closing(is_head: bool) -> Self {
         Self { is_http10: false, is_head, closes: true, fields: &[] }
@@ -113,8 +118,60 @@ fn two_digits(into: &mut [u8], number: u8) {
     into[1] = b'0' + number % 10;
 }
 
+/// What a head without fields of its response says.
+#[derive(Clone, Copy, Debug)]
+struct PlainHead {
+    wall_s: i64,
+    status: u16,
+    content_type: &'static str,
+    body_bytes: usize,
+    options: ResponseOptions,
+}
+
+impl PlainHead {
+    /// False also for some that would be equal: texts are compared by their place.
+    fn is_same(&self, other: &Self) -> bool {
+        self.wall_s == other.wall_s
+            && self.status == other.status
+            && self.body_bytes == other.body_bytes
+            && std::ptr::eq(self.content_type, other.content_type)
+            && self.options.is_same(&other.options)
+    }
+}
+
+/// The head of the last response without fields of its own. Most responses of a second have the same, and to make it
+/// costs more than to judge a sample.
+#[derive(Debug, Default)]
+pub(super) struct LastHead {
+    says: Option<PlainHead>,
+    bytes: Vec<u8>,
+}
+
+impl LastHead {
+    /// Writes the head of a response without fields of its own.
+    #[inline]
+    pub fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        options: ResponseOptions,
+        date: &DateLine,
+        status: u16,
+        content_type: &'static str,
+        body_bytes: usize,
+    ) {
+        let wall_s = date.wall_s;
+        let says = PlainHead { wall_s, status, content_type, body_bytes, options };
+        if !self.says.is_some_and(|last| last.is_same(&says)) {
+            self.bytes.clear();
+            let length = BodyLength::Known(body_bytes);
+            head(&mut self.bytes, options, date, status, content_type, &[], length);
+            self.says = Some(says);
+        }
+        out.extend_from_slice(&self.bytes);
+    }
+}
+
 /// Writes a response whose body is known.
-#[inline]
 pub(super) fn response(
     out: &mut Vec<u8>,
     options: ResponseOptions,
@@ -131,7 +188,6 @@ pub(super) fn response(
 }
 
 /// Writes the head of a response.
-#[inline]
 pub(super) fn head(
     out: &mut Vec<u8>,
     options: ResponseOptions,
@@ -293,6 +349,39 @@ mod tests {
             one(ResponseOptions { is_http10: true, ..PLAIN })
                 .contains("\r\nconnection: keep-alive\r\n")
         );
+    }
+
+    #[test]
+    fn the_last_head_is_written_again_only_where_it_says_the_same() {
+        const VARY: FixedFields = &[("vary", "origin")];
+        let mut date = DateLine::default();
+        let mut last = LastHead::default();
+        for wall_s in [0, 1] {
+            date.update(wall_s);
+            for options in [
+                PLAIN,
+                ResponseOptions { is_http10: true, ..PLAIN },
+                ResponseOptions { is_head: true, ..PLAIN },
+                ResponseOptions { closes: true, ..PLAIN },
+                ResponseOptions { fields: VARY, ..PLAIN },
+            ] {
+                for (status, kind, bytes) in [
+                    (202, "a/b", 2),
+                    (202, "a/b", 3),
+                    (400, "a/b", 3),
+                    (400, "c/d", 3),
+                    (204, "c/d", 0),
+                ] {
+                    let length = BodyLength::Known(bytes);
+                    let made = text(|out| head(out, options, &date, status, kind, &[], length));
+                    for _ in 0..2 {
+                        let written =
+                            text(|out| last.write(out, options, &date, status, kind, bytes));
+                        assert_eq!(written, made);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

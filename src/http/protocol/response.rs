@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::http::encode::{self, DateLine, ResponseOptions};
+use crate::http::encode::{self, BodyLength, DateLine, LastHead, ResponseOptions};
 use crate::http::message::{CompletionSink, HeaderField, Responder, ResponseWriter};
 
 /// Low bits of a responder's id: the key of its connection. The others number the responders.
@@ -26,6 +26,7 @@ pub(super) enum ResponseState {
 pub(super) struct NativeResponseWriter<'a> {
     pub out: &'a mut Vec<u8>,
     pub date: &'a DateLine,
+    pub last_head: &'a mut LastHead,
     pub options: ResponseOptions,
     pub sink: &'a Arc<dyn CompletionSink>,
     /// Responders that the worker has given out.
@@ -43,7 +44,16 @@ impl ResponseWriter for NativeResponseWriter<'_> {
         body: &[u8],
     ) {
         debug_assert!(matches!(self.state, ResponseState::Pending), "one response a request");
-        encode::response(self.out, self.options, self.date, status, content_type, fields, body);
+        let Self { out, date, last_head, options, .. } = self;
+        if fields.is_empty() {
+            last_head.write(out, *options, date, status, content_type, body.len());
+        } else {
+            let length = BodyLength::Known(body.len());
+            encode::head(out, *options, date, status, content_type, fields, length);
+        }
+        if !options.is_head {
+            out.extend_from_slice(body);
+        }
         self.state = ResponseState::Sent;
     }
 

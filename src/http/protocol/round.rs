@@ -7,7 +7,7 @@ use super::unpacking_place::UnpackingPlace;
 use crate::http::Limits;
 use crate::http::coding::{BodyDecoder, CodingError};
 use crate::http::counters::HttpCounters;
-use crate::http::encode::DateLine;
+use crate::http::encode::{DateLine, LastHead};
 use crate::http::head_cache::HeadCache;
 use crate::http::message::CompletionSink;
 use crate::http::stages::StageTimes;
@@ -76,6 +76,7 @@ pub struct Buffers {
     /// Responders that the worker has given out.
     pub(super) deferred_total: u64,
     pub(super) head_cache: HeadCache,
+    pub(super) last_head: LastHead,
 }
 
 impl Buffers {

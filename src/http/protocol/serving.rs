@@ -191,6 +191,7 @@ impl Protocol {
         let mut response = NativeResponseWriter {
             out: round.out,
             date: round.date,
+            last_head: &mut round.buffers.last_head,
             options,
             sink: round.sink,
             deferred_total: &mut round.buffers.deferred_total,
@@ -269,13 +270,14 @@ impl Protocol {
                 return Ok(false);
             }
         }
-        let Buffers { decoded, deferred_total, round_bytes, .. } = &mut *round.buffers;
+        let Buffers { decoded, deferred_total, round_bytes, last_head, .. } = &mut *round.buffers;
         let body = if coding.is_some() { &mut decoded[..] } else { body };
         *round_bytes += body.len();
         let request = head.request(body, self.client, round.now, stages);
         let mut response = NativeResponseWriter {
             out: round.out,
             date: round.date,
+            last_head,
             options,
             sink: round.sink,
             deferred_total,
