@@ -45,6 +45,9 @@ impl ByteSpan {
 }
 const _: () = assert!(BYTES_MAX <= u16::MAX as usize);
 
+/// A head, its bytes, and what follows them.
+pub type SplitHead<'h, 'b> = (Head<'h, 'b>, &'b [u8], &'b mut [u8]);
+
 /// One valid head; none at first.
 #[derive(Debug)]
 pub struct HeadCache {
@@ -82,46 +85,40 @@ impl Default for HeadCache {
 }
 
 impl HeadCache {
-    /// The length of the cached head, if `data` starts with it.
+    /// The cached head with its bytes, and what follows them.
+    ///
+    /// # Errors
+    /// Returns `data` when it does not start with that head.
     #[inline]
-    pub fn find(&self, data: &[u8]) -> Option<usize> {
-        let is_known = !self.bytes.is_empty() && data.starts_with(&self.bytes);
-        is_known.then_some(self.bytes.len())
-    }
-
-    /// The cached head, with the bytes that [`HeadCache::find`] has compared.
-    #[inline]
-    pub fn get<'h, 'b>(
+    pub fn split<'h, 'b>(
         &self,
-        bytes: &'b [u8],
+        data: &'b mut [u8],
         fields: &'h mut [Header<'b>; FIELDS_MAX],
-    ) -> Option<Head<'h, 'b>> {
-        if bytes != self.bytes {
-            return None;
+    ) -> Result<SplitHead<'h, 'b>, &'b mut [u8]> {
+        if self.bytes.is_empty() || !data.starts_with(&self.bytes) {
+            return Err(data);
         }
+        let (bytes, rest) = data.split_at_mut(self.bytes.len());
+        let bytes = &*bytes;
         // SAFETY: they equal the cached bytes, and `replace` takes only ASCII. To check that again costs as much as
         // six such comparisons.
         let text = unsafe { str::from_utf8_unchecked(bytes) };
         let fields = &mut fields[..self.field_count];
         for (field, (name, value)) in fields.iter_mut().zip(&self.fields) {
-            let (name, value) = (text.get(name.range())?, bytes.get(value.range())?);
-            *field = Header { name, value };
+            *field = Header { name: &text[name.range()], value: &bytes[value.range()] };
         }
-        let content_encoding = match self.content_encoding {
-            Some(span) => Some(bytes.get(span.range())?),
-            None => None,
-        };
-        Some(Head {
+        let head = Head {
             method: self.method,
-            path: text.get(self.path.range())?,
-            query: text.get(self.query.range())?,
+            path: &text[self.path.range()],
+            query: &text[self.query.range()],
             headers: Headers(fields),
             framing: self.framing,
             keep_alive: self.keep_alive,
             is_http10: self.is_http10,
             expects_continue: self.expects_continue,
-            content_encoding,
-        })
+            content_encoding: self.content_encoding.map(|span| &bytes[span.range()]),
+        };
+        Ok((head, bytes, rest))
     }
 
     /// Takes note of a miss: caches the head if it is the turn of one.
@@ -190,6 +187,10 @@ mod tests {
         "OPTIONS /a HTTP/1.1\r\nHost: c\r\nA: \r\nB:b\r\n\r\n",
     ];
 
+    fn finds(cache: &HeadCache, data: &[u8]) -> bool {
+        cache.split(&mut data.to_vec(), &mut EMPTY_FIELDS.clone()).is_ok()
+    }
+
     /// Parses a head and offers it to the cache.
     fn read(cache: &mut HeadCache, data: &[u8]) -> String {
         let length =
@@ -204,19 +205,19 @@ mod tests {
     fn a_cached_head_equals_the_parsed_one() {
         for text in HEADS {
             let mut cache = HeadCache::default();
-            assert_eq!(cache.find(text.as_bytes()), None);
+            assert!(!finds(&cache, text.as_bytes()));
             let expected = read(&mut cache, text.as_bytes());
             // The same bytes at another address, followed by a body.
-            let again = format!("{text}{{}}").into_bytes();
-            assert_eq!(cache.find(&again), Some(text.len()), "{text}");
+            let mut again = format!("{text}{{}}").into_bytes();
             let mut fields: [Header<'_>; _] = EMPTY_FIELDS;
-            let head = cache.get(&again[..text.len()], &mut fields).expect("cached");
+            let (head, bytes, rest) = cache.split(&mut again, &mut fields).expect("cached");
             assert_eq!(format!("{head:?}"), expected);
+            assert_eq!((bytes, &*rest), (text.as_bytes(), &b"{}"[..]));
             for end in 0..text.len() {
-                assert_eq!(cache.find(&again[..end]), None, "{end} of {text}");
+                assert!(!finds(&cache, &text.as_bytes()[..end]), "{end} of {text}");
                 let mut other = text.as_bytes().to_vec();
                 other[end] ^= 1;
-                assert_eq!(cache.find(&other), None, "{end} of {text}");
+                assert!(!finds(&cache, &other), "{end} of {text}");
             }
         }
     }
@@ -227,10 +228,10 @@ mod tests {
         read(&mut cache, HEADS[0].as_bytes());
         for _ in 1..MISSES_PER_REPLACEMENT {
             read(&mut cache, HEADS[3].as_bytes());
-            assert_eq!(cache.find(HEADS[0].as_bytes()), Some(HEADS[0].len()));
+            assert!(finds(&cache, HEADS[0].as_bytes()));
         }
         read(&mut cache, HEADS[3].as_bytes());
-        assert_eq!(cache.find(HEADS[3].as_bytes()), Some(HEADS[3].len()));
+        assert!(finds(&cache, HEADS[3].as_bytes()));
     }
 
     #[test]
@@ -243,7 +244,7 @@ mod tests {
         for text in [many, long, unwritten, latin, secret] {
             let mut cache = HeadCache::default();
             read(&mut cache, text.as_bytes());
-            assert_eq!(cache.find(text.as_bytes()), None, "{text}");
+            assert!(!finds(&cache, text.as_bytes()), "{text}");
         }
     }
 
@@ -257,7 +258,7 @@ mod tests {
         for text in [many, long] {
             let mut cache = HeadCache::default();
             read(&mut cache, text.as_bytes());
-            assert_eq!(cache.find(text.as_bytes()), Some(text.len()), "{text}");
+            assert!(finds(&cache, text.as_bytes()), "{text}");
         }
     }
 }

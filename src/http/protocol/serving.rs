@@ -86,12 +86,23 @@ impl Protocol {
             self.search = HeadSearch::default();
             return Ok(ServeStep::Skipped(2));
         }
-        let cached_length = round.buffers.head_cache.find(data);
-        let found = match cached_length {
-            Some(length) => Some(length),
-            None => head::find_end(data, &mut self.search, round.limits.head_bytes_max)?,
-        };
-        let Some(head_length) = found else {
+        let mut fields: [httparse::Header<'_>; _] = head_cache::EMPTY_FIELDS;
+        match round.buffers.head_cache.split(data, &mut fields) {
+            Ok((head, head_bytes, rest)) => {
+                self.search = HeadSearch::default();
+                self.serve_head(&head, head_bytes, rest, round)
+            }
+            Err(data) => self.serve_uncached(data, round),
+        }
+    }
+
+    fn serve_uncached<S: Service>(
+        &mut self,
+        data: &mut [u8],
+        round: &mut Round<'_, S>,
+    ) -> Result<ServeStep, RequestError> {
+        let limit = round.limits.head_bytes_max;
+        let Some(head_length) = head::find_end(data, &mut self.search, limit)? else {
             if data == b"\r" {
                 // Perhaps an empty line, which begins no request.
                 self.phase = ConnectionPhase::Idle;
@@ -103,20 +114,9 @@ impl Protocol {
         };
         self.search = HeadSearch::default();
         let (head_bytes, rest) = data.split_at_mut(head_length);
-        let mut fields: [httparse::Header<'_>; _] = head_cache::EMPTY_FIELDS;
-        // Filled only for a head that is not cached.
-        let mut slots;
-        let cached =
-            cached_length.and_then(|_| round.buffers.head_cache.get(head_bytes, &mut fields));
-        let head = match cached {
-            Some(head) => head,
-            None => {
-                slots = EMPTY_SLOTS;
-                let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
-                round.buffers.head_cache.insert(head_bytes, &head);
-                head
-            }
-        };
+        let mut slots = EMPTY_SLOTS;
+        let head = head::parse(head_bytes, &mut slots, round.limits.body_bytes_max)?;
+        round.buffers.head_cache.insert(head_bytes, &head);
         self.serve_head(&head, head_bytes, rest, round)
     }
 
