@@ -184,7 +184,7 @@ fn a_plain_request_is_told_to_use_https() {
 #[test]
 fn a_handshake_has_a_deadline_and_a_silent_client_too() {
     let folder = Folder::new("half");
-    let server = folder.server(&["--read-timeout", "300ms", "--idle-timeout", "1h"]);
+    let server = folder.server(&["--read-timeout", "2s", "--idle-timeout", "1h"]);
     let client = folder.client();
     let mut hello = Vec::new();
     session(&client).write_tls(&mut hello).expect("a ClientHello");
