@@ -185,7 +185,10 @@ impl<S: Service, P: Poller> Worker<S, P> {
     }
 
     fn take_commands(&mut self) {
-        while let Ok(command) = self.commands.try_recv() {
+        // Asked first, because try_recv() needs a fence to say no. A command is sent before the wake-up that brings us here.
+        while !self.commands.is_empty()
+            && let Ok(command) = self.commands.try_recv()
+        {
             match command {
                 WorkerCommand::Complete { responder_id, completion } => {
                     self.complete(responder_id, completion);
