@@ -101,6 +101,8 @@ pub struct StatesCounters {
     pub written_total: Counter,
     /// Read from Redis.
     pub read_total: Counter,
+    /// Devices whose states have come with values that are newer than those that waited for them.
+    pub crossed_total: Counter,
     /// Lost, by [`StateLoss`].
     pub lost_total: [Counter; StateLoss::ALL.len()],
 }
@@ -172,6 +174,11 @@ impl MetricSource for StatesCounters {
                 "sigmad_store_states_read_total",
                 "Streams whose detector states were read from Redis.",
                 &self.read_total,
+            ),
+            (
+                "sigmad_store_states_crossed_total",
+                "Devices that had gone back before their detector states came: some of their values were judged out of order.",
+                &self.crossed_total,
             ),
         ] {
             families.counter(name, help).add_counter(&[], counter);

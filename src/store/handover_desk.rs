@@ -24,6 +24,8 @@ pub struct Wanted {
     pub takeover: Option<Takeover>,
     /// False for a device that is only taken over: its states are here.
     pub is_looked_for: bool,
+    /// Redis' time, at the latest: its first value has arrived before.
+    pub asked_us: i64,
     /// When to look next, and how long to wait after that.
     pub next_ns: u64,
     pub pause: Duration,

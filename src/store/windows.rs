@@ -4,6 +4,7 @@
 //! window. [`share`] makes [`SharedWindows`] of both and admits their names to the registry. Data that sigmad
 //! does not write is left out and counts, and so are times that Redis' clock has not reached. Pure: no I/O.
 
+use redis::Value;
 use smallvec::SmallVec;
 
 use super::keys::{self, CountSource, Member, ReplicaCounters, ReplicaId};
@@ -174,6 +175,12 @@ impl SubjectCounts {
     }
 }
 
+/// When a replica has received the last sample of a device, by Redis' clock; 0 if its counts don't say.
+pub fn heard_last_us(counts: Reply) -> i64 {
+    let Value::BulkString(text) = counts.into_value() else { return 0 };
+    ReplicaCounters::read(&text).map_or(0, |counters| counters.time_us)
+}
+
 fn add(counts: &mut JudgedCounts, other: JudgedCounts) {
     // Saturating: other clients may have written any number.
     counts.total = counts.total.saturating_add(other.total);
@@ -289,8 +296,6 @@ fn admit(
 
 #[cfg(test)]
 mod tests {
-    use redis::Value;
-
     use super::*;
 
     const OWN: u32 = 0xaaaa_0000;

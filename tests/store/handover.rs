@@ -302,6 +302,37 @@ fn a_device_that_nobody_had_waits_for_nothing() {
     assert_eq!(Scrape::of(&server).get("sigmad_handover_waiting_devices"), 0);
 }
 
+/// A device that is back before its replica has learned of the takeover is judged there at once, and its earlier values later.
+#[test]
+fn a_device_that_moves_faster_than_takeovers_are_learned_is_counted() {
+    let crossed = |server: &Server| Scrape::of(server).get("sigmad_store_states_crossed_total");
+    let redis = Redis::start(&[]);
+    let begun = Instant::now();
+    // It learns of takeovers so seldom.
+    let url = redis.url();
+    let args = [FLAGS, WITH_REDIS, &[&url, "--flush-interval", "5s"]].concat();
+    let first = Launch { args: &args, ..Launch::default() }.start();
+    until("/readyz is 200", || first.get("/readyz").status == 200);
+    let first_id = ids(&redis).pop().expect("it says that it lives");
+    let (second, second_id) = replica_and_id(&redis);
+    // With a machine that is slow enough, it learns of one in between: then another device tries.
+    for turn in 1.. {
+        let device = format!("edge-{turn}");
+        post(&first, &device, 0..300);
+        written(&first);
+        taken_over(&redis, &device, &first_id);
+        post(&second, &device, 300..310);
+        taken_over(&redis, &device, &second_id);
+        post(&first, &device, 310..320);
+        received(&second, turn);
+        if crossed(&second) > 0 {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it always learns of it in between");
+    }
+    assert_eq!(crossed(&first), 0);
+}
+
 /// A replica that is slow deletes what it was waiting for, and nothing that others wait for now.
 #[test]
 fn states_of_a_later_takeover_stay_when_earlier_ones_have_come() {

@@ -84,6 +84,15 @@ impl CommandEncoder {
         self.of_states("HGET", device, Some(b""))
     }
 
+    /// Reads the counts that a replica has of a device.
+    pub fn read_counts_of(&mut self, device: &str, replica: ReplicaId) -> Cmd {
+        self.key.clear();
+        keys::write_counts_key(&mut self.key, Some(device));
+        self.text.clear();
+        keys::write_field(&mut self.text, replica, None);
+        CommandBuilder::of(&[b"HGET", &self.key, &self.text]).cmd
+    }
+
     /// Reads the states of a device.
     pub fn read_states(&mut self, device: &str) -> Cmd {
         self.of_states("HGETALL", device, None)

@@ -11,7 +11,7 @@ use crossbeam_channel::TryRecvError;
 use redis::{Cmd, Pipeline, Value};
 use tracing::warn;
 
-use super::{CHUNKS_BETWEEN_BATCHES, StoreThread};
+use super::{CHUNKS_BETWEEN_BATCHES, StoreThread, monotonic_us};
 use crate::handover::{
     FoundStates, HandoverMessage, STREAMS_PER_PART, StateLoss, StatedPart, StreamStates,
 };
@@ -23,7 +23,7 @@ use crate::store::keys::{self, ReplicaId};
 use crate::store::link::LinkError;
 use crate::store::reply::Reply;
 use crate::store::states::{StatesAt, StatesHeader, Takeover, UnpackError};
-use crate::store::windows::SubjectCounts;
+use crate::store::windows::{SubjectCounts, heard_last_us};
 use sigmad_incidents::silence::cadence::LearnedCadence;
 use sigmad_sample::{DeviceId, READINGS_MAX};
 
@@ -83,7 +83,9 @@ impl StoreThread {
 
     /// Takes messages until there are parts for one write.
     pub(super) fn take_messages(&mut self) {
-        let now_ns = self.clock.monotonic_ns();
+        let now = self.clock.now();
+        let now_ns = now.monotonic_ns;
+        let asked_us = monotonic_us(now) + self.redis_offset_us(now) + self.redis_clock.error_us();
         let Self { handover: Some(desk), registry, .. } = self else { return };
         for _ in 0..MESSAGES_PER_TAKE {
             if desk.stating.len() >= PARTS_PER_WRITE {
@@ -99,6 +101,7 @@ impl StoreThread {
                         name,
                         takeover: None,
                         is_looked_for: matches!(message, HandoverMessage::Wanted(_)),
+                        asked_us,
                         next_ns: now_ns,
                         pause: FIRST_LOOK,
                         until_ns: now_ns + desk.consumer.wait.as_nanos() as u64,
@@ -263,12 +266,11 @@ impl StoreThread {
         gone.append(&mut self.read_gone(next()));
         let mut found = Vec::new();
         for wanted in std::mem::take(due) {
-            let (header, mut counts) = (next(), SubjectCounts::default());
-            if wanted.before().is_none() {
-                match next() {
-                    Ok(reply) => counts = SubjectCounts::read(&reply, own, latest_us),
-                    Err(error) => self.log_refusal(&error),
-                }
+            let (header, mut counts, mut heard_us) = (next(), SubjectCounts::default(), 0);
+            match (wanted.before(), next()) {
+                (_, Err(error)) => self.log_refusal(&error),
+                (None, Ok(reply)) => counts = SubjectCounts::read(&reply, own, latest_us),
+                (Some(_), Ok(reply)) => heard_us = heard_last_us(reply),
             }
             // None: it can't be read.
             let header = self.read_header(header);
@@ -277,6 +279,8 @@ impl StoreThread {
             let is_gone = wanted.before().is_some_and(|before| gone.contains(&before));
             match (at, header.flatten()) {
                 (StatesAt::Current, header) => {
+                    let is_crossed = heard_us > wanted.asked_us;
+                    self.counters.states.crossed_total.add(u64::from(is_crossed));
                     let cadence = header.and_then(|header| header.cadence);
                     found.push(FoundDevice { wanted, cadence, is_older: false });
                 }
@@ -294,8 +298,8 @@ impl StoreThread {
         Ok(found)
     }
 
-    /// Asks who of those that had the devices has died; then for the header of each device, and for its counts where nobody has
-    /// taken it over before.
+    /// Asks who of those that had the devices has died; then for the header of each device, and for the counts of the one that had
+    /// it, or for all where nobody has taken it over before.
     fn ask_states(
         &mut self,
         due: &[Wanted],
@@ -310,9 +314,10 @@ impl StoreThread {
         pipeline.add_command(self.encoder.ask_gone(life_us, before.iter().copied()));
         for wanted in due {
             pipeline.add_command(self.encoder.read_states_header(&wanted.name));
-            if wanted.before().is_none() {
-                pipeline.add_command(self.encoder.read_counts(Some(&wanted.name)));
-            }
+            pipeline.add_command(match wanted.before() {
+                None => self.encoder.read_counts(Some(&wanted.name)),
+                Some(before) => self.encoder.read_counts_of(&wanted.name, before),
+            });
         }
         self.send_optional(&pipeline)
     }
