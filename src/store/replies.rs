@@ -155,7 +155,10 @@ fn refused(reason: &str) -> io::Error {
 /// What answers is not Redis.
 fn foreign(bytes: &[u8]) -> io::Error {
     let message = match bytes {
-        [b'H', b'T', b'T', b'P', ..] => "an HTTP server answers at this address, and no Redis",
+        // Some answer a request without a version with the page alone, as to a client of HTTP/0.9.
+        [b'H', b'T', b'T', b'P', ..] | [b'<', ..] => {
+            "an HTTP server answers at this address, and no Redis"
+        }
         [0x15 | 0x16, 0x03, ..] => "the other side speaks TLS: use rediss:// instead of redis://",
         _ => "what answers at this address is no Redis",
     };
@@ -227,6 +230,7 @@ mod tests {
     fn what_is_no_redis_is_named() {
         for (bytes, named) in [
             (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "HTTP server"),
+            (b"<!DOCTYPE HTML>\r\n", "HTTP server"),
             (b"\x15\x03\x03\x00\x02\x02\x46", "rediss://"),
             (b"SSH-2.0-OpenSSH_9.6\r\n", "no Redis"),
         ] {
