@@ -609,6 +609,33 @@ mod tests {
         assert_eq!(post(r#"{"device":"a","z":1}"#, 63), new[2..]);
     }
 
+    /// Whichever of its metrics a device has sent before, and whoever else has sent them.
+    #[test]
+    fn each_metric_that_is_new_to_a_device_is_a_stream() {
+        let mut fixture = Fixture::new(1_000);
+        let mut post = |device: &str, metrics: &[usize]| {
+            for some in metrics.chunks(32) {
+                let metrics: Vec<_> = some.iter().map(|each| format!(r#""m{each}":1"#)).collect();
+                let sample = format!(r#"{{"device":"{device}",{}}}"#, metrics.join(","));
+                assert_eq!(fixture.decode(sample), ONE);
+            }
+            fixture.registry.streams()
+        };
+        // Those with a bit, beside `cpu` and `rps`.
+        let all: Vec<usize> = (0..62).collect();
+        assert_eq!(post("a", &all), 62);
+        assert_eq!((post("b", &all[..1]), post("b", &all[1..2])), (63, 64));
+        assert_eq!(post("b", &all[..2]), 64);
+        assert_eq!(post("c", &all[1..]), 125);
+        let mut post_more = |device: &str, metric: &str| {
+            let sample = format!(r#"{{"device":"{device}","{metric}":1}}"#);
+            assert_eq!(fixture.decode(sample), ONE);
+            fixture.registry.streams()
+        };
+        assert_eq!((post_more("c", "cpu"), post_more("c", "rps")), (126, 127));
+        assert_eq!(post_more("c", "m0"), 128, "it is the only one that was not known");
+    }
+
     #[test]
     fn metrics_without_a_bit_are_known_until_their_device_is_gone() {
         let mut fixture = Fixture::new(1_000);

@@ -276,3 +276,15 @@ fn an_agents_object_behind_a_sample_is_no_sample() {
     let decoded = fixture.decode(&body).expect("a batch");
     assert_eq!((decoded.accepted, decoded.invalid, decoded.are_points), (1, 1, false));
 }
+
+/// The first object says whose body it is.
+#[test]
+fn an_agents_object_behind_a_sample_is_no_body_of_that_agent() {
+    let mut fixture = Fixture::new();
+    let sample = r#"{"device":"a","cpu":1}"#;
+    for body in [format!("[{sample},{TELEGRAF}]"), format!("{sample}\n{TELEGRAF}")] {
+        let decoded = fixture.decode(&body).expect("a good body");
+        assert_eq!((decoded.accepted, decoded.invalid), (1, 1), "{body}");
+        assert_eq!(fixture.values(), ["1735100000 a cpu 1"], "{body}");
+    }
+}
