@@ -8,9 +8,10 @@
 `cargo mutants` names the mutants. One build has them all, each behind a switch (scripts/switching.py); a mutant costs
 only the tests that reach it, the quickest first. What was found is kept in target/mutants/, and in the newest record,
 and what was noticed is not tried again until its function changes. What was never tried comes first. Writes a record
-and a table by room: noticed, by the time limit, passed the quick tests, missed by all, not reached by any, what has no
-switch (constants, fields of a struct, functions that return `impl`), and what does not compile. A mutant that escapes
-fails the run: which ones need no test is in .cargo/mutants.toml, each with its reason.
+of all groups, whichever were tried, and a table by room: noticed, by the time limit, passed the quick tests, missed by
+all, not reached by any, what has no switch (constants, fields of a struct, functions that return `impl`), and what does
+not compile. A mutant that escapes fails the run: which ones need no test is in .cargo/mutants.toml, each with its
+reason.
 """
 
 from __future__ import annotations
@@ -150,12 +151,13 @@ def put(path: Path, content: bytes) -> None:
 class Build:
     """The packages with their mutants behind switches, and the tests that must notice."""
 
-    def __init__(self, groups: list[Group], mutants: list[Mutant]):
+    def __init__(self, groups: list[Group], mutants: list[Mutant], outcomes: dict[str, str]):
         self.mutants = mutants
         self.packages = sorted({group.package for group in groups})
         # Those that the compiler refused before, so that it need not be asked again: the reason of each.
         self.refused_at = OUT / "refused.json"
-        self.known_refused = json.loads(self.refused_at.read_text()) if self.refused_at.exists() else {}
+        self.known_refused = {key: outcome for key, outcome in outcomes.items() if outcome == NOT_VIABLE}
+        self.known_refused |= json.loads(self.refused_at.read_text()) if self.refused_at.exists() else {}
         self.refused = {m.number: self.known_refused[m.key] for m in mutants if m.key in self.known_refused}
         files = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
@@ -356,13 +358,12 @@ def known_outcomes(kept_at: Path) -> dict[str, str]:
     return known | (json.loads(kept_at.read_text()) if kept_at.exists() else {})
 
 
-def mutate(groups: list[Group]) -> tuple[list[Mutant], dict[str, str]]:
-    """The mutants, and the outcomes by their keys."""
+def mutate(groups: list[Group]) -> dict[str, str]:
+    """The outcomes by the keys of the mutants, those of earlier runs too."""
     mutants, kept_at = list_mutants(groups), OUT / "outcomes.json"
-    began = time.monotonic()
-    build = Build(groups, mutants)
+    began, outcomes = time.monotonic(), known_outcomes(kept_at)
+    build = Build(groups, mutants, outcomes)
     tests = learn(build)
-    outcomes = known_outcomes(kept_at)
     print(f"{len(mutants)} mutants, ready after {time.monotonic() - began:.0f} s", flush=True)
     reached = set().union(*(test.reached for test in tests))
 
@@ -393,11 +394,12 @@ def mutate(groups: list[Group]) -> tuple[list[Mutant], dict[str, str]]:
     if not os.environ.get("QUICK"):
         for mutant in passed:
             note(mutant, judge(mutant, slow))
-    return mutants, outcomes
+    return outcomes
 
 
-def report(groups: list[Group], mutants: list[Mutant], outcomes: dict[str, str]) -> collections.Counter:
-    """Writes the record: a table by room, and each mutant that escaped."""
+def report(groups: list[Group], outcomes: dict[str, str]) -> dict[str, collections.Counter]:
+    """Writes the record of all groups: a table by room, and each mutant that escaped. Returns the counts by room."""
+    mutants = list_mutants(groups)
     by_room: dict[str, collections.Counter] = {group.what: collections.Counter() for group in groups}
     for mutant in mutants:
         by_room[group_of(mutant, groups).what][outcomes.get(mutant.key, "")] += 1
@@ -416,7 +418,7 @@ def report(groups: list[Group], mutants: list[Mutant], outcomes: dict[str, str])
     data = {"manifest": bench.manifest(), "of": len(mutants), "outcomes": here}
     print("record in", bench.write_record("mutants", data, "\n".join(lines) + "\n"))
     print("\n".join(lines[: 3 + len(by_room)]))
-    return total
+    return by_room
 
 
 def main() -> None:
@@ -425,8 +427,9 @@ def main() -> None:
         sys.exit(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     OUT.mkdir(parents=True, exist_ok=True)
     groups = [group for name, group in GROUPS.items() if name in wanted]
-    total = report(groups, *mutate(groups))
-    if escaped := total["missed"] + total["not reached"] + total[PASSED_QUICK]:
+    by_room = report(list(GROUPS.values()), mutate(groups))
+    tried = sum((by_room[group.what] for group in groups), collections.Counter())
+    if escaped := tried["missed"] + tried["not reached"] + tried[PASSED_QUICK]:
         sys.exit(f"== mutants: {escaped} escaped the tests")
 
 
