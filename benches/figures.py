@@ -35,6 +35,7 @@ from pathlib import Path
 
 import bench
 import families
+import waits
 
 PERF = bench.ROOT / "PERF.md"
 FLAMEGRAPHS = bench.ROOT / "flamegraphs"
@@ -391,12 +392,16 @@ def pipelined(records: Records) -> str:
     return families_of(records.of("pipelined"))
 
 
+def waits_by_load(records: Records) -> str:
+    return waits.table(records.of("waits")["waits"])
+
+
 TABLES: dict[str, Callable[[Records], str]] = {
     made.__name__: made
     for made in (
         *(headline, budget, budget_full, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
         *(scaling, model, profiler, builds, heap, formats, pollers, rates),
-        *(sockets, arena, pipelined),
+        *(sockets, arena, pipelined, waits_by_load),
     )
 }
 

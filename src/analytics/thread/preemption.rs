@@ -1,9 +1,9 @@
 //! Whether the end of this thread's sleep interrupts a worker, where both have one core.
 //!
 //! The scheduler lets a thread that has slept run at once. At a low rate that is in the middle of the round of the worker
-//! that has sent a chunk: the core changes to this thread, back to the worker for its response, and then to nobody. With
-//! `SCHED_BATCH` (sched(7)) this thread begins when the worker waits for its next request, which costs one change of the
-//! core less, and the response does not wait for verdicts. Under load a worker seldom waits, so then it interrupts.
+//! that has sent a chunk: the core is switched to this thread, and back to the worker for its response. With `SCHED_BATCH`
+//! (sched(7)) this thread begins when the worker waits for its next request: one context switch less, and the response
+//! does not wait for verdicts. Under load a worker seldom waits, so then it interrupts.
 
 /// How the scheduler treats the calling thread, which must be the same for all calls.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Preemption {
         let parameters = libc::sched_param { sched_priority: 0 };
         // SAFETY: the parameters outlive the call; zero is the calling thread.
         let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
-        // A sandbox may forbid it. Then it stays as it is, which costs a change of the core more.
+        // A sandbox may forbid it. Then it stays as it is, which costs a context switch more.
         self.may_change = result == 0;
         self.is_batch = is_batch;
     }
