@@ -17,8 +17,9 @@ use std::sync::Arc;
 
 use super::client_address::ClientAddress;
 
-/// Bytes of one receive: room for a whole head and a batch of a thousand samples.
-pub const RECEIVE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one receive: room for two thousand samples, so that a body that is here is read where it has arrived. A worker
+/// has one buffer of this size; a page of it takes memory when it is written.
+pub const RECEIVE_BYTES_MAX: usize = 256 * 1024;
 const _: () = assert!(RECEIVE_BYTES_MAX >= 2 * 16 * 1024, "a whole head and the start of a body");
 
 /// What has happened on one connection since the last wait.

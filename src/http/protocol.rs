@@ -144,7 +144,7 @@ impl Protocol {
         }
         let served = self.serve(data, round);
         if served < data.len() && self.phase != ConnectionPhase::Closing {
-            self.input = round.buffers.take_input();
+            self.input = round.buffers.take_input(self.wanted);
             reserve_within(&mut self.input, data.len() - served, self.wanted);
             self.input.extend_from_slice(&data[served..]);
         }

@@ -69,6 +69,8 @@ pub struct Buffers {
     /// A body without its content coding.
     pub(super) decoded: Vec<u8>,
     spare_inputs: Vec<Vec<u8>>,
+    /// The one that is kept for a larger request.
+    large_input: Option<Vec<u8>>,
     /// The place for a body that takes several rounds to decode.
     pub(super) place: UnpackingPlace,
     /// Bytes of the bodies that services have received in this round, and of the work of decoding them.
@@ -103,20 +105,25 @@ impl Buffers {
         advanced
     }
 
-    /// An empty input buffer.
-    pub(super) fn take_input(&mut self) -> Vec<u8> {
-        self.spare_inputs.pop().unwrap_or_default()
+    /// An empty input buffer for a request of so many bytes, as far as that is known.
+    pub(super) fn take_input(&mut self, bytes: usize) -> Vec<u8> {
+        let kept = if bytes <= INPUTS_KEPT_BYTES {
+            self.spare_inputs.pop()
+        } else {
+            // Growing a smaller one would copy it.
+            self.large_input.take_if(|large| large.capacity() >= bytes)
+        };
+        kept.unwrap_or_default()
     }
 
     pub(super) fn return_input(&mut self, mut input: Vec<u8>) {
-        let is_large = |one: &Vec<u8>| one.capacity() > INPUTS_KEPT_BYTES;
-        let is_kept = match is_large(&input) {
-            true => input.capacity() <= INPUT_KEPT_BYTES && !self.spare_inputs.iter().any(is_large),
-            false => self.spare_inputs.len() < SPARE_INPUTS_MAX,
-        };
-        if is_kept {
-            input.clear();
-            self.spare_inputs.push(input);
+        input.clear();
+        if input.capacity() <= INPUTS_KEPT_BYTES {
+            if self.spare_inputs.len() < SPARE_INPUTS_MAX {
+                self.spare_inputs.push(input);
+            }
+        } else if input.capacity() <= INPUT_KEPT_BYTES {
+            self.large_input = Some(input);
         }
     }
 

@@ -9,11 +9,12 @@ use crate::http::encode::{self, ResponseOptions};
 use crate::http::head::{self, BodyFraming, EMPTY_SLOTS, Head, HeadSearch, RequestError};
 use crate::http::head_cache;
 use crate::http::message::Service;
-use crate::http::poller::RECEIVE_BYTES_MAX;
 use crate::http::stages::{Stage, StageTimer};
 
 /// Requests of one connection served in one round, so that pipelining does not delay the others.
 const CALLS_PER_ROUND_MAX: usize = 64;
+/// Longer bodies are heavy: a round serves so many of them that the other connections wait for 10 ms at most.
+const LIGHT_BYTES_MAX: usize = 64 * 1024;
 
 /// What became of the front of the input.
 enum ServeStep {
@@ -29,7 +30,7 @@ enum ServeStep {
 
 /// True for a body that can be much more work than a usual one.
 fn is_heavy(head: &Head<'_, '_>, length: usize) -> bool {
-    length > RECEIVE_BYTES_MAX || head.content_encoding.is_some()
+    length > LIGHT_BYTES_MAX || head.content_encoding.is_some()
 }
 
 impl Protocol {
