@@ -9,6 +9,7 @@
 mod agents;
 mod fields;
 mod foreign;
+mod layout;
 mod number;
 mod plain;
 mod sample;

@@ -85,8 +85,18 @@ pub(super) fn string_at(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
     (text.get(end) == Some(&b'"')).then(|| (&text[start..end], end + 1))
 }
 
+/// A timestamp of digits alone, as most are.
+#[inline(always)]
+pub(super) fn whole_timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
+    let (number, end) = whole_number_at(text, at)?;
+    Some((timestamp::from_integer(number).ok()?, end))
+}
+
 #[inline(always)]
 pub(super) fn timestamp_at(text: &[u8], at: usize) -> Option<(timestamp::Stamp, usize)> {
+    if let Some(whole) = whole_timestamp_at(text, at) {
+        return Some(whole);
+    }
     if text.get(at) == Some(&b'"') {
         let (string, end) = string_at(text, at)?;
         let stamp = timestamp::from_text(str::from_utf8(string).ok()?)?;
@@ -167,9 +177,8 @@ fn short_number(word: u64) -> Option<(i64, usize, usize)> {
     if others == 0 || decimals == 0 || !ends_number(word >> end) {
         return None;
     }
-    let before_point = (1 << whole) - 1;
-    let digits = word & before_point | (word >> 8) & !before_point;
-    Some((first_digits(digits, end - 8), decimals as usize, end as usize / 8))
+    let digits = first_digits(without_byte(word, whole), end - 8);
+    Some((digits, decimals as usize, end as usize / 8))
 }
 
 /// Whether a number without an exponent may end before this byte.
@@ -182,6 +191,74 @@ fn ends_number(next: u64) -> bool {
 #[inline(always)]
 fn first_digits(word: u64, bits: u32) -> i64 {
     to_number(word << (64 - bits)) as i64
+}
+
+/// The number at `at` and its end, if it has at most [`SHORT_BYTES`] digits and nothing else.
+#[inline(always)]
+fn whole_number_at(text: &[u8], at: usize) -> Option<(u64, usize)> {
+    let word = wide_word_at(text, at);
+    let (first, second) = (not_digits(word as u64), not_digits((word >> 64) as u64));
+    // Without another byte the count of zeros is that of all bits.
+    let digits = match first {
+        0 => 8 + second.trailing_zeros() as usize / 8,
+        _ => first.trailing_zeros() as usize / 8,
+    };
+    let next = byte_at(text, at + digits);
+    let goes_on = next.is_ascii_digit() || next == b'.' || !ends_number(next.into());
+    if digits == 0 || word as u8 == b'0' && digits > 1 || goes_on {
+        return None;
+    }
+    Some((digits_of(word, digits), at + digits))
+}
+
+/// The number of so many digits at `at`: 1 to [`SHORT_BYTES`], which are there. None if it begins with a zero that it must not.
+#[inline(always)]
+pub(super) fn digits_at(text: &[u8], at: usize, digits: usize) -> Option<u64> {
+    let word = wide_word_at(text, at);
+    (digits == 1 || word as u8 != b'0').then(|| digits_of(word, digits))
+}
+
+/// The value of the first digits of a word.
+#[inline(always)]
+fn digits_of(word: u128, digits: usize) -> u64 {
+    // The digits stand at the end, behind zeros.
+    let word = word << (8 * (SHORT_BYTES - digits));
+    to_number(word as u64) * 100_000_000 + to_number((word >> 64) as u64)
+}
+
+/// The number at `at` with so many digits before and after the point, eight bytes at most, which are there. None if it begins
+/// with a zero that it must not.
+#[inline(always)]
+pub(super) fn short_decimal_at(
+    text: &[u8],
+    at: usize,
+    whole: usize,
+    decimals: usize,
+) -> Option<f64> {
+    let word = word_at(text, at);
+    if whole > 1 && word as u8 == b'0' {
+        return None;
+    }
+    let digits = match decimals {
+        0 => word,
+        _ => without_byte(word, 8 * whole as u32),
+    };
+    let digits = first_digits(digits, 8 * (whole + decimals) as u32);
+    Some(Number::Decimal { negative: false, digits, decimals }.value())
+}
+
+/// The digits before and after the point of the number at `at`, and its end, if [`short_decimal_at`] can read it.
+pub(super) fn short_decimal_lengths(text: &[u8], at: usize) -> Option<(usize, usize, usize)> {
+    let (_, decimals, bytes) = short_number(word_at(text, at))?;
+    let whole = if decimals == 0 { bytes } else { bytes - 1 - decimals };
+    Some((whole, decimals, at + bytes))
+}
+
+/// A word without the byte from this bit on.
+#[inline(always)]
+fn without_byte(word: u64, bit: u32) -> u64 {
+    let before = (1 << bit) - 1;
+    word & before | (word >> 8) & !before
 }
 
 /// [`number_at`] for numbers of any length: digits are read one by one.

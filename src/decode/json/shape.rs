@@ -6,7 +6,10 @@
 use smallvec::SmallVec;
 
 use super::fields::{MOMENT_MIN, is_moment};
-use super::plain::{number_at, string_at, timestamp_at, wide_word_at};
+use super::layout::{Layout, PlacedValue};
+use super::plain::{
+    number_at, short_decimal_lengths, string_at, timestamp_at, whole_timestamp_at, wide_word_at,
+};
 use crate::decode::draft::DraftSample;
 use crate::decode::names::MetricCache;
 use crate::registry::mask_of;
@@ -92,6 +95,7 @@ pub(super) struct Shape {
     metrics_mask: u64,
     /// The text of the last timestamp, and what it says.
     time: Option<(Piece, Stamp)>,
+    layout: Layout,
     is_complete: bool,
     is_repeated: bool,
     /// Samples that are scanned without notes.
@@ -111,6 +115,7 @@ impl Shape {
         }
         (self.is_complete, self.metrics_mask, self.time) = (false, 0, None);
         self.fields.clear();
+        self.layout.clear();
         Some(self)
     }
 
@@ -160,6 +165,33 @@ impl Shape {
         draft: &mut DraftSample<'a>,
         batch: &mut Batch,
     ) -> Option<usize> {
+        let placed = match self.layout.is_at(text, start) {
+            true => self.layout.read(text, start, draft, batch),
+            false => None,
+        };
+        let end = match placed {
+            Some(end) => end,
+            None => self.read_fields(text, start, draft, batch)?,
+        };
+        draft.metrics_mask = self.metrics_mask;
+        self.is_repeated = true;
+        Some(end)
+    }
+
+    /// The same for a sample of another layout than that before.
+    #[inline(never)] // so that either way has its registers
+    fn read_fields<'a>(
+        &mut self,
+        text: &'a [u8],
+        start: usize,
+        draft: &mut DraftSample<'a>,
+        batch: &mut Batch,
+    ) -> Option<usize> {
+        if draft.readings > 0 {
+            // Of a layout that the sample had but for a zero in front.
+            batch.discard();
+            draft.readings = 0;
+        }
         let Self { fields, time, .. } = self;
         let mut at = start;
         for field in fields.iter() {
@@ -197,9 +229,58 @@ impl Shape {
             }
         }
         at = self.after.end(text, at)?;
-        draft.metrics_mask = self.metrics_mask;
-        self.is_repeated = true;
+        let has_room_for_next = text.len() - at > at - start;
+        if has_room_for_next && self.layout.is_to_be_noted() {
+            self.note_layout(&text[start..at]);
+        }
         Some(at)
+    }
+
+    /// Whether samples with the lengths of the one before are read at once.
+    #[cfg(test)]
+    pub(super) fn has_layout(&self) -> bool {
+        self.layout.is_noted()
+    }
+
+    /// Notes the layout of a sample that was read, if it has one.
+    #[inline(never)]
+    fn note_layout(&mut self, text: &[u8]) {
+        if !self.layout.begin(text) || self.note_places(text).is_none() {
+            self.layout.clear();
+        }
+    }
+
+    fn note_places(&mut self, text: &[u8]) -> Option<()> {
+        let Self { fields, layout, .. } = self;
+        let mut at = 0;
+        for field in fields {
+            at += field.before.len;
+            let (value, end) = match field.value {
+                ShapeValue::Number(metric, _) => {
+                    let (whole, decimals, end) = short_decimal_lengths(text, at)?;
+                    (PlacedValue::Number { metric, whole, decimals }, end)
+                }
+                ShapeValue::Timestamp => match whole_timestamp_at(text, at) {
+                    Some((_, end)) => (PlacedValue::Digits(end - at), end),
+                    None => {
+                        let (stamp, end) = timestamp_at(text, at)?;
+                        (PlacedValue::Written(stamp), end)
+                    }
+                },
+                ShapeValue::Device => {
+                    let (device, end) = string_at(text, at)?;
+                    (PlacedValue::Device(device.len()), end)
+                }
+                // As all bytes that are no value.
+                ShapeValue::Ignored => {
+                    (_, at) = string_at(text, at)?;
+                    continue;
+                }
+            };
+            layout.note(at, value);
+            at = end;
+        }
+        Some(())
     }
 }
 
