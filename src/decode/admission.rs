@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::draft::DraftSample;
 use super::fault::{BodyError, SampleFault, SampleRefusal};
 use super::names::{DeviceCache, MetricCache, StreamCache};
-use crate::registry::{Full, NameSource, Registry};
+use crate::registry::{Admitted, Full, NameSource, Registry};
 use sigmad_clock::Now;
 use sigmad_sample::{
     Batch, DeviceId, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX,
@@ -186,6 +186,24 @@ impl BodyAdmission<'_> {
         self.decoded.accepted += 1;
     }
 
+    /// The device of that name, if this worker knows it with these metrics.
+    #[inline]
+    pub(super) fn known_device(&self, name: &[u8], mask: u64) -> Option<DeviceId> {
+        let Admission { registry, devices, .. } = &*self.admission;
+        let known = devices.get(registry.hash_name(name), name)?;
+        let is_known = mask & !known.metrics_mask == 0 && registry.touch(known.device, self.now_s);
+        is_known.then_some(known.device)
+    }
+
+    /// Takes note that a device has streams of these metrics.
+    pub(super) fn learn_device(&mut self, name: &[u8], device: DeviceId, mask: u64) {
+        let Admission { registry, devices, .. } = &mut *self.admission;
+        let hash = registry.hash_name(name);
+        let before = devices.get(hash, name).filter(|known| known.device == device);
+        let metrics_mask = mask | before.map_or(0, |known| known.metrics_mask);
+        devices.insert(hash, name, Admitted { device, metrics_mask });
+    }
+
     /// Refuses the point `index`; the draft stays.
     pub(super) fn refuse_point(&mut self, index: usize, fault: SampleFault<'_>) {
         self.list_at(index, fault);
@@ -240,7 +258,8 @@ impl BodyAdmission<'_> {
 
     #[inline]
     fn samples_read(&self) -> usize {
-        self.decoded.accepted + self.decoded.rejected()
+        // Not by `accepted`: it was written a few instructions ago, and as a part of two words it would be waited for.
+        self.batch.len() - self.samples_before + self.decoded.rejected()
     }
 
     /// Completes the draft of the batch with `draft`.
@@ -248,15 +267,9 @@ impl BodyAdmission<'_> {
     pub(super) fn accept(&mut self, draft: &DraftSample<'_>) {
         let mut device = None;
         if let Some(name) = draft.device {
-            let hash = self.admission.registry.hash_name(name);
-            match self.admission.devices.get(hash, name) {
-                Some(known)
-                    if draft.metrics_mask & !known.metrics_mask == 0
-                        && self.admission.registry.touch(known.device, self.now_s) =>
-                {
-                    device = Some(known.device);
-                }
-                _ => return self.register(draft),
+            device = self.known_device(name, draft.metrics_mask);
+            if device.is_none() {
+                return self.register(draft);
             }
         }
         if !draft.unmasked.is_empty() && !self.are_known(draft, device) {

@@ -12,6 +12,7 @@ mod decimal;
 mod draft;
 mod exposition;
 mod fault;
+mod gauge_rows;
 mod globs;
 mod histogram_points;
 mod histogram_table;

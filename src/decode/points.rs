@@ -73,7 +73,7 @@ pub struct PointReader<'p> {
     pub(super) arrival: Arrival,
     /// The point that is read, for its refusal.
     index: usize,
-    open: OpenSample,
+    pub(super) open: OpenSample,
 }
 
 impl<'p> PointReader<'p> {
@@ -355,7 +355,7 @@ impl PointReader<'_> {
 
     /// Completes the open sample.
     #[inline]
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         let OpenSample { time_us, device, .. } = self.open;
         let readings = std::mem::replace(&mut self.open, OpenSample::none()).readings();
         if readings > 0 {

@@ -12,6 +12,7 @@ use arrow_ipc::reader::StreamDecoder;
 use self::columns::Roles;
 use super::admission::Decoded;
 use super::fault::{BodyError, PointFault};
+use super::gauge_rows::{GaugeColumn, GaugeRows};
 use super::points::PointReader;
 use super::series_cache::{Scope, SeriesKey};
 
@@ -30,6 +31,8 @@ const NOT_A_STREAM: BodyError =
 pub(super) struct ArrowReader {
     /// The name of a column and the device of a row, while the cache of series has no room for the device.
     key: Vec<u8>,
+    /// What is known of columns.
+    gauges: GaugeRows,
 }
 
 impl ArrowReader {
@@ -88,6 +91,12 @@ impl ArrowReader {
                 Some((name, numbers.plain(), numbers))
             })
             .collect();
+        let plain: Option<Vec<_>> = columns
+            .iter()
+            .map(|(name, plain, _)| Some(GaugeColumn::new(name, (*plain)?)))
+            .collect();
+        let Self { key: spelled, gauges } = self;
+        let mut gauges = plain.map(|plain| gauges.begin(points, plain));
         for row in 0..batch.num_rows() {
             points.set_index(first_row + row);
             let Ok(time) = time.as_ref().map_or(Ok(None), |times| times.get(row)) else {
@@ -96,6 +105,12 @@ impl ArrowReader {
             };
             let device = device.as_ref().and_then(|texts| texts.get(row)).unwrap_or_default();
             let device = device.as_bytes();
+            if let Some(gauges) = &gauges
+                && gauges.take(points, device, time, row)?
+            {
+                continue;
+            }
+            let before = points.taken();
             let common = points.common(SeriesKey { scope: DEVICE, bytes: device });
             let scope = common.map(|common| Scope::within(common, 0));
             for (name, plain, numbers) in &columns {
@@ -103,7 +118,7 @@ impl ArrowReader {
                 let Some(value) = value else { continue };
                 let key = match scope {
                     Some(scope) => SeriesKey { scope, bytes: name },
-                    None => SeriesKey { scope: SPELLED, bytes: self.spell(name, device) },
+                    None => SeriesKey { scope: SPELLED, bytes: spell(spelled, name, device) },
                 };
                 points.keyed_value(key, time, value, |description| {
                     description.name(name);
@@ -113,17 +128,24 @@ impl ArrowReader {
                     Ok(())
                 })?;
             }
+            if let Some(gauges) = &mut gauges {
+                gauges.learn(points, (device, before), |points, name| {
+                    let key = SeriesKey { scope: scope?, bytes: name };
+                    points.known(key)
+                });
+            }
         }
         Ok(())
     }
+}
 
-    fn spell(&mut self, name: &[u8], device: &[u8]) -> &[u8] {
-        self.key.clear();
-        self.key.extend_from_slice(&name.len().to_ne_bytes());
-        self.key.extend_from_slice(name);
-        self.key.extend_from_slice(device);
-        &self.key
-    }
+/// A key for the name of a column and a device.
+fn spell<'k>(key: &'k mut Vec<u8>, name: &[u8], device: &[u8]) -> &'k [u8] {
+    key.clear();
+    key.extend_from_slice(&name.len().to_ne_bytes());
+    key.extend_from_slice(name);
+    key.extend_from_slice(device);
+    key
 }
 
 #[cfg(test)]

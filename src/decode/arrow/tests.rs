@@ -11,6 +11,8 @@ use arrow_array::{
     TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow_ipc::writer::StreamWriter;
+use proptest::prelude::*;
+use proptest::sample::select;
 use sigmad_sample::QUEUE_SAMPLES_MAX;
 
 use super::super::testing::{NOW, Server, Value, value};
@@ -275,4 +277,58 @@ fn rows_are_bounded_over_all_batches() {
     assert_eq!(Server::new().read(&most, Format::Arrow), []);
     let more = stream(&[&[("v", nulls(2))], &[("v", nulls(QUEUE_SAMPLES_MAX - 1))]]);
     assert_eq!(fault(&more), BodyError::TooManySamples);
+}
+
+const COLUMNS: [&[&str]; 4] =
+    [&["cpu", "rps"], &["rps", "load"], &["cpu", "requests_total"], &["cpu"]];
+
+proptest! {
+    /// Tables without nulls are read row by row. One with a null is read value by value, and says the same.
+    #[test]
+    fn whole_rows_say_what_their_values_say(
+        tables in prop::collection::vec(
+            (
+                select(&COLUMNS[..]),
+                prop::collection::vec(
+                    (
+                        select(&["a", "b", "c", "", "\u{1}"][..]),
+                        0..3_i64,
+                        prop::collection::vec(
+                            prop_oneof![
+                                9 => 0.0..1e3f64,
+                                1 => select(&[f64::NAN, -0.0, 1e16, f64::INFINITY, -1e15][..]),
+                            ],
+                            2,
+                        ),
+                    ),
+                    1..12,
+                ),
+            ),
+            1..8,
+        ),
+    ) {
+        let (mut whole, mut by_value) = (Server::new(), Server::new());
+        for (names, rows) in &tables {
+            let table = |has_null: bool| {
+                let more = usize::from(has_null);
+                let device = rows.iter().map(|(device, ..)| *device).chain([""].into_iter().take(more));
+                let time = rows.iter().map(|(_, time, _)| *time).chain([0].into_iter().take(more));
+                let mut columns = vec![
+                    ("device", texts(&device.collect::<Vec<_>>())),
+                    ("timestamp", numbers::<Int64Type>(time.map(|time| Some(1_735_100_000 + time)))),
+                ];
+                for (at, name) in names.iter().enumerate() {
+                    let values = rows.iter().map(|(.., values)| Some(values[at]));
+                    let values = values.chain([None].into_iter().take(more));
+                    columns.push((name, numbers::<Float64Type>(values)));
+                }
+                stream(&[&columns])
+            };
+            let said = whole.read(&table(false), Format::Arrow);
+            prop_assert_eq!(said, by_value.read(&table(true), Format::Arrow));
+            prop_assert_eq!(whole.decoder.values(), by_value.decoder.values());
+            prop_assert_eq!(whole.batch.len(), by_value.batch.len());
+            prop_assert_eq!(whole.refusals(), by_value.refusals());
+        }
+    }
 }
