@@ -15,7 +15,7 @@ use crate::analytics::anomalies::OpenAnomaly;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
 use sigmad_detectors::zscore::ZScore;
-use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex};
+use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex, prefetch};
 use sigmad_incidents::fold::Fold;
 use sigmad_incidents::watch::{Deviation, Finding, Watch};
 use sigmad_incidents::watches::Watches;
@@ -139,13 +139,21 @@ impl StreamRecord {
         if !self.is_usual() {
             return 0;
         }
-        let (mut window, mut last, mut taken) = (self.window.clone(), self.verdict, 0);
+        let (mut window, mut last, mut taken) = (self.window.clone(), None, 0);
         for value in values {
-            let Some(verdict) = zscore.judge_usual(&window.moments(), value) else { break };
+            let before = window.moments();
+            if !zscore.is_surely_usual(&before, value)
+                && zscore.judge_usual(&before, value).is_none()
+            {
+                break;
+            }
             window.push(ring, value);
-            (last, taken) = (verdict, taken + 1);
+            (last, taken) = (Some((before, value)), taken + 1);
         }
-        (self.window, self.verdict) = (window, last);
+        self.window = window;
+        // Of the others nobody sees a verdict.
+        let verdict = last.and_then(|(before, value)| zscore.judge_usual(&before, value));
+        self.verdict = verdict.unwrap_or(self.verdict);
         self.own.total += taken as u64;
         taken
     }
@@ -358,6 +366,27 @@ impl Arena {
             fold: folds.get_mut(within),
             interval_us: self.interval_us,
             states: &mut self.states,
+        }
+    }
+
+    /// Prefetches a stream without its ring.
+    #[inline]
+    pub fn prefetch(&self, place: StreamIndex) {
+        let (chunk, within) = self.split(place);
+        let ArenaChunk { streams, folds, .. } = &self.chunks[chunk];
+        prefetch(&streams[within]);
+        if let Some(fold) = folds.get(within) {
+            prefetch(fold);
+        }
+    }
+
+    /// Prefetches the place of the next value of a stream that was prefetched, and its detector states.
+    #[inline]
+    pub fn prefetch_ring(&self, place: StreamIndex) {
+        let (stream, ring) = self.get(place);
+        prefetch(&ring[stream.window.next_place()]);
+        if let Some(state) = stream.state {
+            self.states.prefetch(state);
         }
     }
 

@@ -103,6 +103,12 @@ impl Window {
         }
     }
 
+    /// The place of the next value in the ring.
+    #[inline]
+    pub fn next_place(&self) -> usize {
+        self.next as usize
+    }
+
     /// Whether its counts are those of a ring of `len` values.
     pub fn fits(&self, len: usize) -> bool {
         let (count, next) = (self.count(), self.next as usize);

@@ -7,6 +7,12 @@ use sigmad_sample::{Verdict, Z_MAX};
 /// more than 1e-7.
 const SPREAD_MIN: f64 = 1e-9;
 
+/// What rounding could add to a square that [`ZScore::is_surely_usual`] compares, and more: values so close to a bound
+/// are judged with the root.
+const SQUARE_MARGIN: f64 = 1e-9;
+/// Squares this small have lost no digits yet: doubles end at 1e-308.
+const SQUARE_MIN: f64 = 1e-280;
+
 /// The detector and its settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ZScore {
@@ -31,6 +37,19 @@ impl ZScore {
         }
         let is_equal = std_dev == 0.0 && distance == 0.0 && before.mean_rest == 0.0;
         is_equal.then(Verdict::default)
+    }
+
+    /// Whether [`ZScore::judge_usual`] has a verdict, where squares say so. False says nothing.
+    ///
+    /// It is for values whose verdict nobody asks for: a root and a division take longer than all else that a window needs.
+    #[inline(always)] // as judge_usual
+    pub fn is_surely_usual(&self, before: &Moments, value: f64) -> bool {
+        let distance = value - before.mean;
+        let limit = self.threshold.min(Z_MAX);
+        let spread_min = SPREAD_MIN * before.mean;
+        let inside = limit * limit * (1.0 - SQUARE_MARGIN) * before.variance;
+        let is_inside = distance * distance + SQUARE_MIN < inside;
+        is_inside & (spread_min * spread_min * (1.0 + SQUARE_MARGIN) < before.variance)
     }
 
     /// Judges a value by the window that it is about to enter.
@@ -157,6 +176,9 @@ mod tests {
             let before = Moments { mean_rest, ..moments(count, mean, std_dev) };
             let value = mean + distance;
             let verdict = detector.judge(&before, value);
+            if detector.is_surely_usual(&before, value) {
+                prop_assert!(detector.judge_usual(&before, value).is_some(), "{:?}", verdict);
+            }
             if let Some(usual) = detector.judge_usual(&before, value) {
                 prop_assert_eq!(usual, verdict);
                 prop_assert_eq!(usual.z_score.to_bits(), verdict.z_score.to_bits());
@@ -165,6 +187,25 @@ mod tests {
                 let is_wide = before.std_dev() > SPREAD_MIN * mean.abs();
                 prop_assert!(!(is_wide && is_inside), "{:?}", verdict);
             }
+        }
+
+        /// Around both bounds, where squares and roots round apart, and where squares end.
+        #[test]
+        fn what_is_surely_usual_has_a_verdict(
+            mean in prop_oneof![Just(0.0), -1e15..1e15f64, -1e3..1e3f64, -1e-150..1e-150f64],
+            deviation in prop_oneof![-330..10i32].prop_map(|exponent| 10f64.powi(exponent)),
+            around in prop_oneof![Just(2.0), Just(1e-9), Just(1e-160), Just(Z_MAX), Just(0.5)],
+            ulps in -4..4i64,
+            threshold in prop_oneof![Just(2.0), Just(1e-160), Just(2.0 * Z_MAX), Just(0.0)],
+            is_narrow in any::<bool>(),
+        ) {
+            let detector = ZScore { threshold, ..DETECTOR };
+            let step = |value: f64| f64::from_bits((value.to_bits() as i64 + ulps).max(0) as u64);
+            let std_dev = if is_narrow { step(SPREAD_MIN * mean.abs()) } else { deviation };
+            let before = moments(50, mean, std_dev);
+            let value = mean + step(around * std_dev);
+            let is_sure = detector.is_surely_usual(&before, value);
+            prop_assert!(!is_sure || detector.judge_usual(&before, value).is_some());
         }
 
         #[test]

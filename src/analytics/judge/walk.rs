@@ -54,7 +54,7 @@ impl Analytics {
         let mut samples = batch.iter();
         self.judge_of_devices(batch, &mut samples, arrived_us, &mut judged);
         if samples.len() > 0 {
-            self.judge_each(samples, arrived_us, judged);
+            self.judge_each(batch, samples, arrived_us, judged);
         }
     }
 
@@ -87,14 +87,13 @@ impl Analytics {
             true => fleet.judge_of_devices(batch, arrived_us, metrics, anomalies),
             false => batch.len(),
         };
-        let is_ahead = self.devices.prefetches();
-        let mut ahead = batch.iter();
-        ahead.next();
+        let (all, all_readings) = batch.columns();
+        let prefetches = self.devices.prefetches();
         let mut taken_readings = 0;
-        for (sample, readings) in samples.take(taken) {
+        for (at, (sample, readings)) in samples.take(taken).enumerate() {
             taken_readings += readings.len();
-            if is_ahead && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
-                self.devices.prefetch(id);
+            if prefetches {
+                self.devices.prefetch(all, at);
             }
             if let Some(id) = sample.device
                 && self.part.has_devices()
@@ -102,8 +101,7 @@ impl Analytics {
                 self.judge_of_device(id, &sample, readings, arrived_us);
             }
         }
-        let (all, readings) = batch.columns();
-        judged(&all[..taken], &readings[..taken_readings]);
+        judged(&all[..taken], &all_readings[..taken_readings]);
     }
 
     #[inline(always)]
@@ -126,17 +124,18 @@ impl Analytics {
     #[inline(always)] // as judge_all
     fn judge_each(
         &mut self,
+        batch: &Batch,
         samples: BatchIter<'_>,
         arrived_us: i64,
         mut judged: impl FnMut(&[Sample], &[Reading]),
     ) {
         let (has_fleet, has_devices) = (self.part.has_fleet(), self.part.has_devices());
+        let (all, _) = batch.columns();
         let prefetches = has_devices && self.devices.prefetches();
-        let mut ahead = samples.clone();
-        ahead.next();
-        for (mut sample, readings) in samples {
-            if prefetches && let Some((Sample { device: Some(id), .. }, _)) = ahead.next() {
-                self.devices.prefetch(id);
+        let first = batch.len() - samples.len();
+        for (at, (mut sample, readings)) in (first..).zip(samples) {
+            if prefetches {
+                self.devices.prefetch(all, at);
             }
             let kept;
             let mut readings = readings;
