@@ -4,6 +4,8 @@
 
 mod saved;
 
+use std::ops::Range;
+
 use crate::shards::ShardPart;
 use sigmad_sample::{Batch, DeviceId, MetricId, Reading, Sample};
 
@@ -13,9 +15,9 @@ pub const SAMPLES_KEPT: usize = 16_384;
 pub const READINGS_KEPT: usize = 65_536;
 const _: () = assert!(SAMPLES_KEPT.is_power_of_two() && READINGS_KEPT.is_power_of_two());
 
-/// Bytes of both rings.
-pub const RING_BYTES: usize =
-    SAMPLES_KEPT * size_of::<Entry>() + READINGS_KEPT * size_of::<Reading>();
+/// Bytes of all rings.
+pub const RING_BYTES: usize = SAMPLES_KEPT * (size_of::<Sample>() + size_of::<Arrival>())
+    + READINGS_KEPT * size_of::<Reading>();
 
 /// A sample that is kept.
 #[derive(Clone, Copy, Debug)]
@@ -35,33 +37,82 @@ impl<'a> KeptSample<'a> {
     }
 }
 
+/// Samples that arrived at one time. They end where those of the next arrival begin.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    sample: Sample,
+struct Arrival {
     arrived_us: i64,
-    /// The number of readings before it since the start; modulo the ring this is its position.
+    /// Samples before it since the start.
+    first_sample: u64,
+    /// Readings before it since the start.
     first_reading: u64,
+}
+
+/// The last values of a sequence.
+#[derive(Clone, Debug)]
+struct Ring<T> {
+    values: Box<[T]>,
+    /// Values since the start; modulo the length this is the place of the next one.
+    total: u64,
+}
+
+impl<T: Copy> Ring<T> {
+    fn new(length: usize, value: T) -> Self {
+        assert!(length.is_power_of_two());
+        Self { values: vec![value; length].into(), total: 0 }
+    }
+
+    fn place(&self, number: u64) -> usize {
+        number as usize & (self.values.len() - 1)
+    }
+
+    /// The value with this number, which is one of the last.
+    fn get(&self, number: u64) -> T {
+        self.values[self.place(number)]
+    }
+
+    /// Adds a value, which replaces the oldest.
+    fn push(&mut self, value: T) {
+        let place = self.place(self.total);
+        self.values[place] = value;
+        self.total += 1;
+    }
+
+    /// Adds values, which replace the oldest.
+    fn extend(&mut self, mut values: &[T]) {
+        while !values.is_empty() {
+            let place = self.place(self.total);
+            let room = &mut self.values[place..];
+            let (fit, rest) = values.split_at(values.len().min(room.len()));
+            room[..fit.len()].copy_from_slice(fit);
+            self.total += fit.len() as u64;
+            values = rest;
+        }
+    }
+
+    /// The numbers of the values that are here.
+    fn numbers(&self) -> Range<u64> {
+        self.total.saturating_sub(self.values.len() as u64)..self.total
+    }
 }
 
 /// The rings.
 #[derive(Clone, Debug)]
 pub struct LatestSamples {
-    samples: Box<[Entry]>,
-    readings: Box<[Reading]>,
-    samples_total: u64,
-    readings_total: u64,
+    samples: Ring<Sample>,
+    readings: Ring<Reading>,
+    /// As many as samples, so that each that is kept has its own.
+    arrivals: Ring<Arrival>,
 }
 
 impl Default for LatestSamples {
     fn default() -> Self {
         let sample = Sample { timestamp_us: 0, device: None, readings: 0 };
-        let entry = Entry { sample, arrived_us: 0, first_reading: 0 };
+        let arrival = Arrival { arrived_us: 0, first_sample: 0, first_reading: 0 };
         let reading = Reading { metric: MetricId::CPU, value: 0.0 };
         Self {
-            samples: vec![entry; SAMPLES_KEPT].into(),
-            readings: vec![reading; READINGS_KEPT].into(),
-            samples_total: 0,
-            readings_total: 0,
+            samples: Ring::new(SAMPLES_KEPT, sample),
+            readings: Ring::new(READINGS_KEPT, reading),
+            arrivals: Ring::new(SAMPLES_KEPT, arrival),
         }
     }
 }
@@ -70,12 +121,7 @@ impl LatestSamples {
     /// Adds the samples, which replace the oldest.
     pub fn keep(&mut self, batch: &Batch, arrived_us: i64) {
         let (samples, readings) = batch.columns();
-        let mut first_reading = self.readings_total;
-        for &sample in samples {
-            self.keep_sample(Entry { sample, arrived_us, first_reading });
-            first_reading += u64::from(sample.readings);
-        }
-        self.keep_readings(readings);
+        self.keep_all(samples, readings, arrived_us);
     }
 
     /// Adds the samples that are kept by the shard with this part: all, but the fleet's keeps those without a device.
@@ -85,31 +131,20 @@ impl LatestSamples {
             ShardPart::Whole | ShardPart::Devices => self.keep(batch, arrived_us),
             ShardPart::Fleet => {
                 let without = batch.iter().filter(|(sample, _)| sample.device.is_none());
-                without.for_each(|(sample, readings)| self.keep_one(sample, readings, arrived_us));
+                without.for_each(|(sample, of)| self.keep_all(&[sample], of, arrived_us));
             }
         }
     }
 
-    fn keep_one(&mut self, sample: Sample, readings: &[Reading], arrived_us: i64) {
-        let first_reading = self.readings_total;
-        self.keep_sample(Entry { sample, arrived_us, first_reading });
-        self.keep_readings(readings);
-    }
-
-    #[inline]
-    fn keep_sample(&mut self, entry: Entry) {
-        self.samples[self.samples_total as usize % SAMPLES_KEPT] = entry;
-        self.samples_total += 1;
-    }
-
-    /// Adds the readings of samples that were kept.
-    fn keep_readings(&mut self, mut readings: &[Reading]) {
-        while !readings.is_empty() {
-            let place = &mut self.readings[self.readings_total as usize % READINGS_KEPT..];
-            let (fit, rest) = readings.split_at(readings.len().min(place.len()));
-            place[..fit.len()].copy_from_slice(fit);
-            self.readings_total += fit.len() as u64;
-            readings = rest;
+    fn keep_all(&mut self, samples: &[Sample], readings: &[Reading], arrived_us: i64) {
+        if !samples.is_empty() {
+            let (first_sample, first_reading) = (self.samples.total, self.readings.total);
+            self.arrivals.push(Arrival { arrived_us, first_sample, first_reading });
+            match samples {
+                [sample] => self.samples.push(*sample),
+                samples => self.samples.extend(samples),
+            }
+            self.readings.extend(readings);
         }
     }
 
@@ -120,22 +155,53 @@ impl LatestSamples {
         since_us: i64,
         samples: u64,
     ) -> impl Iterator<Item = KeptSample<'_>> {
-        let readings_from = self.readings_total.saturating_sub(READINGS_KEPT as u64);
-        (0..self.samples_total.min(SAMPLES_KEPT as u64).min(samples))
-            .map(|back| &self.samples[(self.samples_total - 1 - back) as usize % SAMPLES_KEPT])
-            .take_while(move |entry| entry.first_reading >= readings_from)
-            .filter(move |entry| entry.arrived_us >= since_us)
-            .filter(move |entry| device.is_none() || entry.sample.device == device)
-            .map(|entry| self.kept(entry))
+        let readings_from = self.readings.numbers().start;
+        let (mut first_reading, mut arrival) = (self.readings.total, self.arrivals.total);
+        let numbers = self.samples.numbers().rev().take(samples.try_into().unwrap_or(usize::MAX));
+        let entries = numbers.map(move |number| {
+            while arrival == self.arrivals.total || self.arrivals.get(arrival).first_sample > number
+            {
+                arrival -= 1;
+            }
+            let sample = self.samples.get(number);
+            first_reading -= u64::from(sample.readings);
+            (sample, self.arrivals.get(arrival).arrived_us, first_reading)
+        });
+        entries
+            .take_while(move |(_, _, first_reading)| *first_reading >= readings_from)
+            .filter(move |(_, arrived_us, _)| *arrived_us >= since_us)
+            .filter(move |(sample, ..)| device.is_none() || sample.device == device)
+            .map(|(sample, arrived_us, first)| self.kept(sample, arrived_us, first))
     }
 
-    fn kept(&self, entry: &Entry) -> KeptSample<'_> {
-        let start = entry.first_reading as usize % READINGS_KEPT;
-        let count = entry.sample.readings as usize;
-        let (head, tail) = self.readings.split_at(start);
+    /// The sample with this number, which is kept, when it arrived, and the readings before it.
+    fn entry(&self, number: u64) -> (Sample, i64, u64) {
+        let Range { start: mut low, end: mut high } = self.arrivals.numbers();
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.arrivals.get(middle).first_sample > number {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        // From the end of its arrival: older samples of that may be gone.
+        let (end, end_reading) = if low < self.arrivals.total {
+            let Arrival { first_sample, first_reading, .. } = self.arrivals.get(low);
+            (first_sample, first_reading)
+        } else {
+            (self.samples.total, self.readings.total)
+        };
+        let since = (number..end).map(|number| u64::from(self.samples.get(number).readings));
+        let first_reading = end_reading - since.sum::<u64>();
+        (self.samples.get(number), self.arrivals.get(low - 1).arrived_us, first_reading)
+    }
+
+    fn kept(&self, sample: Sample, arrived_us: i64, first_reading: u64) -> KeptSample<'_> {
+        let count = sample.readings as usize;
+        let (head, tail) = self.readings.values.split_at(self.readings.place(first_reading));
         let first = &tail[..count.min(tail.len())];
         let readings = (first, &head[..count - first.len()]);
-        KeptSample { sample: entry.sample, arrived_us: entry.arrived_us, readings }
+        KeptSample { sample, arrived_us, readings }
     }
 }
 
@@ -182,6 +248,25 @@ mod tests {
             }
             let kept = SAMPLES_KEPT.min(READINGS_KEPT / width);
             check(&latest, (pushed - kept..pushed).rev(), width);
+        }
+    }
+
+    #[test]
+    fn those_for_a_snapshot_are_those_that_are_kept() {
+        for (samples, width) in [(1, 1), (7, 3), (128, 2), (5_000, 4), (300, 32)] {
+            let mut latest = LatestSamples::default();
+            for from in (0..40_000).step_by(samples) {
+                latest.keep(&batch(from, samples, width), from as i64);
+            }
+            let (mut number, mut saved) = (0, Vec::new());
+            while let Some((next, sample)) = latest.saved_from(number) {
+                saved.push((sample.timestamp_us, sample.arrived_us, sample.readings));
+                number = next;
+            }
+            let kept = latest.newest_first(None, i64::MIN, u64::MAX);
+            let kept = kept
+                .map(|kept| (kept.sample.timestamp_us, kept.arrived_us, kept.readings().collect()));
+            assert!(saved.into_iter().rev().eq(kept), "{samples} of {width}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The latest samples for snapshots, and from them.
 
-use super::{LatestSamples, READINGS_KEPT, SAMPLES_KEPT};
+use super::LatestSamples;
 use crate::analytics::saved::form::SavedSample;
 use sigmad_sample::Sample;
 
@@ -8,16 +8,16 @@ impl LatestSamples {
     /// The first of those that [`LatestSamples::newest_first`] has, oldest first, from the sample with this number on; and
     /// the number after it.
     pub fn saved_from(&self, number: u64) -> Option<(u64, SavedSample)> {
-        let readings_from = self.readings_total.saturating_sub(READINGS_KEPT as u64);
-        let oldest = self.samples_total - self.samples_total.min(SAMPLES_KEPT as u64);
-        (number.max(oldest)..self.samples_total).find_map(|number| {
-            let entry = &self.samples[number as usize % SAMPLES_KEPT];
-            (entry.first_reading >= readings_from).then(|| {
-                let kept = self.kept(entry);
+        let readings_from = self.readings.numbers().start;
+        let numbers = self.samples.numbers();
+        (number.max(numbers.start)..numbers.end).find_map(|number| {
+            let (sample, arrived_us, first_reading) = self.entry(number);
+            (first_reading >= readings_from).then(|| {
+                let kept = self.kept(sample, arrived_us, first_reading);
                 let saved = SavedSample {
-                    timestamp_us: kept.sample.timestamp_us,
-                    arrived_us: kept.arrived_us,
-                    device: kept.sample.device,
+                    timestamp_us: sample.timestamp_us,
+                    arrived_us,
+                    device: sample.device,
                     readings: kept.readings().collect(),
                 };
                 (number + 1, saved)
@@ -33,6 +33,6 @@ impl LatestSamples {
             device: *device,
             readings: readings.len() as u32,
         };
-        self.keep_one(sample, readings, *arrived_us);
+        self.keep_all(&[sample], readings, *arrived_us);
     }
 }
