@@ -4,7 +4,7 @@
 //! One thread, no sockets, no waiting, and every input the same in each run: what is left is the work.
 //! `instructions.py` runs it under callgrind, which counts in [`measured`] alone.
 //!
-//! Usage: `requests single|pipelined|batch [SHARDS [plain|journal [ROUNDS]]]`; prints requests and samples that were
+//! Usage: `requests single|pipelined|batch|thousand [SHARDS [plain|journal [ROUNDS]]]`; prints requests and samples that were
 //! measured. With several shards the one thread does the work of each in turn: what dividing costs, without what threads cost
 //! each other. With `journal` each shard passes its chunks on as with a state directory, and takes the buffers back.
 //! `requests values FORMAT STREAMS` does what values.rs says, and prints bodies and values.
@@ -140,6 +140,7 @@ impl Bench {
         let wall_us = 1_735_100_000_000_000 + self.round as i64 * 1_000;
         let now = Now { monotonic_ns: self.round * 1_000_000, wall_us };
         self.date.update(now.wall_s());
+        self.buffers.begin_round();
         let limits = Limits {
             head_bytes_max: 16 << 10,
             body_bytes_max: 8 << 20,
@@ -200,7 +201,7 @@ fn main() {
     let counted = if case == "values" { run_values() } else { run_requests(&case) };
     let Some((requests, samples)) = counted else {
         eprintln!(
-            "usage: requests single|pipelined|batch [SHARDS [plain|journal [ROUNDS]]] | values FORMAT STREAMS"
+            "usage: requests single|pipelined|batch|thousand [SHARDS [plain|journal [ROUNDS]]] | values FORMAT STREAMS"
         );
         std::process::exit(2);
     };
@@ -210,6 +211,34 @@ fn main() {
 fn run_values() -> Option<(usize, usize)> {
     let streams = std::env::args().nth(3)?.parse().ok()?;
     values::run(&std::env::args().nth(2)?, streams)
+}
+
+/// A body as `sigmad load --batch 1000 --profile devices` sends it: no two samples have the same time or values, and each
+/// device has its own level.
+fn thousand() -> String {
+    const DEVICES: u64 = 100;
+    let mut state = 1_u64;
+    // Sums of four uniform numbers: some values are outside of two deviations, as those of the load are.
+    let mut noise = |spread: u64| {
+        let mut sum = 0;
+        for _ in 0..4 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            sum += (state >> 33) % spread;
+        }
+        sum
+    };
+    let mut sample = |n: u64| {
+        let (device, timestamp) = (n % DEVICES, 1_735_100_000_000_123 + 1_017 * n);
+        let (cpu, rps) = (1_500 + 70 * device + noise(100), 1_000 + 80 * device + noise(50));
+        let (whole, hundredths) = (cpu / 100, cpu % 100);
+        format!(
+            r#"{{"timestamp":{timestamp},"device":"edge-{device:02}","cpu":{whole}.{hundredths:02},"rps":{rps}}}"#
+        )
+    };
+    let samples: Vec<_> = (0..1_000).map(&mut sample).collect();
+    format!("[{}]", samples.join(","))
 }
 
 /// Requests and samples that were measured; None without such a case.
@@ -223,6 +252,7 @@ fn run_requests(case: &str) -> Option<(usize, usize)> {
             let bodies: Vec<_> = (0..100).map(body).collect();
             (request(&format!("[{}]", bodies.join(","))), 1, 100)
         }
+        "thousand" => (request(&thousand()), 1, 1_000),
         _ => return None,
     };
     let shards =
