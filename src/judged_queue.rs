@@ -288,7 +288,7 @@ impl JudgedProducer {
         self.filling.begin_batch(time_us, of_replica);
     }
 
-    /// Adds samples to the batch, with the readings of all of them.
+    /// Adds samples to the batch, as [`JudgedChunk::add`].
     #[inline]
     pub fn add(&mut self, samples: &[Sample], readings: &[Reading]) {
         self.filling.add(samples, readings, &mut self.hints);

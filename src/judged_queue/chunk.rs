@@ -154,7 +154,7 @@ impl JudgedChunk {
         self.batches.push(JudgedBatch { time_us, of_replica, first });
     }
 
-    /// Adds samples to the batch that was begun last, with the readings of all of them.
+    /// Adds samples to the batch that was begun last. The first readings are theirs, one after another.
     #[inline]
     pub fn add(&mut self, samples: &[Sample], readings: &[Reading], hints: &mut ChunkHints) {
         let mut rest = readings;
@@ -169,7 +169,8 @@ impl JudgedChunk {
             self.rows[*hint as usize].samples += 1;
             self.samples.push(JudgedSample { timestamp_us, row: *hint });
         }
-        self.values.extend(readings.iter().map(|reading| reading.value));
+        let added = &readings[..readings.len() - rest.len()];
+        self.values.extend(added.iter().map(|reading| reading.value));
     }
 
     /// Whether the row of that index has the samples of the device with these metrics.

@@ -18,6 +18,10 @@ use sigmad_sample::Reading;
 /// Samples that one flush adds to the list.
 pub const SAMPLES_PER_FLUSH_MAX: usize = 1_000;
 
+/// Chunks with so many samples are copied into one. A larger one is kept as it is: then at most sixteen are kept for it.
+const COPIED_SAMPLES_MAX: usize = 64;
+const _: () = assert!(SAMPLES_PER_FLUSH_MAX < 16 * COPIED_SAMPLES_MAX);
+
 /// Commands of what Redis may have lost that are sent at a time: half a megabyte.
 const WRITES_RESTATED_MAX: usize = 8;
 
@@ -45,8 +49,7 @@ pub struct ListDesk {
     pub is_refused: bool,
     /// The set of changes that the cursors belong to: another one means that Redis has lost data.
     pub change_set: Option<ChangeSet>,
-    /// Samples that are not encoded so far, oldest first: [`SAMPLES_PER_FLUSH_MAX`] and at most two chunks more. Any two
-    /// neighbours have more than one chunk's samples, or they would be one.
+    /// Samples that are not encoded so far, oldest first: [`SAMPLES_PER_FLUSH_MAX`] and at most two chunks more.
     recent: VecDeque<Box<JudgedChunk>>,
     /// How many these are.
     recent_samples: usize,
@@ -91,7 +94,8 @@ impl ListDesk {
     /// Takes a chunk with its samples, and gives another one for it, whose samples nobody needs any more.
     pub fn take_samples(&mut self, chunk: Box<JudgedChunk>) -> Box<JudgedChunk> {
         self.recent_samples += chunk.len();
-        if self.recent.back_mut().is_some_and(|last| last.append(&chunk)) {
+        let is_small = chunk.len() <= COPIED_SAMPLES_MAX;
+        if is_small && self.recent.back_mut().is_some_and(|last| last.append(&chunk)) {
             return chunk;
         }
         self.recent.push_back(chunk);

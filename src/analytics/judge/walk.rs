@@ -43,7 +43,8 @@ impl Analytics {
         self.count(batch, arrived_us);
     }
 
-    /// Judges the samples, and calls `judged` with them in order, and with their readings that were judged.
+    /// Judges the samples, and calls `judged` with them in order, and with their readings that were judged; others may come
+    /// after those.
     #[inline(always)] // so that without a store there is nothing to call
     fn judge_all(
         &mut self,
@@ -89,9 +90,7 @@ impl Analytics {
         };
         let (all, all_readings) = batch.columns();
         let prefetches = self.devices.prefetches();
-        let mut taken_readings = 0;
         for (at, (sample, readings)) in samples.take(taken).enumerate() {
-            taken_readings += readings.len();
             if prefetches {
                 self.devices.prefetch(all, at);
             }
@@ -101,7 +100,8 @@ impl Analytics {
                 self.judge_of_device(id, &sample, readings, arrived_us);
             }
         }
-        judged(&all[..taken], &all_readings[..taken_readings]);
+        // Without a store nothing is left of this.
+        judged(all.get(..taken).unwrap_or_default(), all_readings);
     }
 
     #[inline(always)]
