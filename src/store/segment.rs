@@ -178,10 +178,11 @@ impl Segment {
 
     /// The kept values of a stream, oldest first.
     pub(super) fn values_of(&self, stream: &SegmentStream) -> impl Iterator<Item = &WindowValue> {
-        let mut at = stream.newest as usize;
+        let mut at = stream.oldest;
         (0..stream.len).map(move |_| {
-            at = self.values[at].next as usize;
-            &self.values[at]
+            let value = &self.values[at as usize];
+            at = value.next;
+            value
         })
     }
 

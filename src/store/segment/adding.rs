@@ -395,6 +395,7 @@ impl Segment {
             subject,
             next: NONE,
             metric,
+            oldest: NONE,
             newest: NONE,
             len: 0,
             counts,
@@ -417,23 +418,23 @@ impl Segment {
         window_values: u32,
     ) {
         let stream = &mut self.streams[stream as usize];
-        let mut entering = WindowValue { time_us, value, next: NONE, sequence };
-        if stream.len < window_values {
+        let at = if stream.len < window_values {
             let at = self.values.len() as u32;
-            entering.next = match self.values.get_mut(stream.newest as usize) {
-                Some(newest) => std::mem::replace(&mut newest.next, at),
-                None => at,
-            };
-            self.values.push(entering);
-            stream.newest = at;
+            match self.values.get_mut(stream.newest as usize) {
+                Some(newest) => newest.next = at,
+                None => stream.oldest = at,
+            }
+            self.values.push(WindowValue { time_us, value, next: stream.oldest, sequence });
             stream.len += 1;
+            at
         } else {
-            let at = self.values[stream.newest as usize].next;
+            let at = stream.oldest;
             let oldest = &mut self.values[at as usize];
-            entering.next = oldest.next;
-            *oldest = entering;
-            stream.newest = at;
-        }
+            stream.oldest = oldest.next;
+            *oldest = WindowValue { time_us, value, next: oldest.next, sequence };
+            at
+        };
+        stream.newest = at;
     }
 
     /// The key of a subject and a group that comes after one of the same subject.

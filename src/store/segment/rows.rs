@@ -58,6 +58,7 @@ pub struct SegmentStream {
     pub next: u32,
     /// The index of its metric in the segment.
     pub metric: u32,
+    pub oldest: u32,
     pub newest: u32,
     pub len: u32,
     /// Including the newest value.
