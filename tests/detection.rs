@@ -213,9 +213,7 @@ fn a_running_server_judges_as_this_process_does() {
         let local = scores_of(judge, series);
         assert_eq!(remote.len(), local.len());
         for (row, (remote, local)) in remote.into_iter().zip(local).enumerate() {
-            // JSON is read to the last digit but one.
-            let is_same = (remote - local).abs() <= 1e-12 * local.max(1.0);
-            assert!(is_same, "{detectors}, row {row}: {remote} {local}");
+            assert_eq!(remote, local, "{detectors}, row {row}: not the same to the last digit");
         }
     }
 }

@@ -61,3 +61,20 @@ pub fn scores_of(detector: DetectorKind, series: &Series) -> Vec<f64> {
     })
     .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zscore_exceeds_its_threshold_and_others_reach_it() {
+        for set in [None, Some(3.5)] {
+            let zscore = Judge::Detector(DetectorKind::Zscore);
+            let at = set.unwrap_or(Z_THRESHOLD);
+            assert!(zscore.threshold(set) > at, "as the server, which says > and not ≥");
+            assert!(zscore.threshold(set) <= at * (1.0 + f64::EPSILON));
+        }
+        assert_eq!(Judge::Detector(DetectorKind::Pager).threshold(None), 1.0);
+        assert_eq!(Judge::Baseline(Baseline::Sigma).threshold(None), 3.0);
+    }
+}
