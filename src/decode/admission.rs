@@ -187,7 +187,7 @@ impl BodyAdmission<'_> {
     }
 
     /// The device of that name, if this worker knows it with these metrics.
-    #[inline]
+    #[inline(always)] // in the loops over samples and rows
     pub(super) fn known_device(&self, name: &[u8], mask: u64) -> Option<DeviceId> {
         let Admission { registry, devices, .. } = &*self.admission;
         let known = devices.get(registry.hash_name(name), name)?;

@@ -17,8 +17,8 @@ const LAYOUT_BYTES_MAX: usize = 1_024;
 const CREDIT_FIRST: u8 = 3;
 const CREDIT_MAX: u8 = 16;
 const CREDIT_OF_OTHER: u8 = 3;
-/// Samples without a layout after one that no sample has repeated: twice as many after each in a row, because the notes of
-/// a layout cost as much as reading two samples.
+/// Samples without a layout after one that was not repeated until its credit was full: twice as many after each in a row,
+/// because the notes of a layout cost as much as reading two samples.
 const RESTING_FIRST: u8 = 15;
 
 /// A part of a sample: a byte may differ from the one expected by so much in its bits.
@@ -54,6 +54,7 @@ pub(super) struct Layout {
     length: usize,
     /// How many samples of other layouts it survives, and more.
     credit: u8,
+    /// Its credit was full.
     is_repeated: bool,
     /// Samples to come without a layout, and how many after the next that is not repeated.
     resting: u8,
@@ -78,7 +79,9 @@ impl Layout {
         if self.credit > 0 {
             return false;
         }
-        if !self.checks.is_empty() && !self.is_repeated {
+        if self.is_repeated {
+            self.rest = RESTING_FIRST;
+        } else if !self.checks.is_empty() {
             self.resting = self.rest.max(RESTING_FIRST);
             self.rest = self.resting.saturating_mul(2);
         }
@@ -167,7 +170,7 @@ impl Layout {
             }
         }
         self.credit = (self.credit + 1).min(CREDIT_MAX);
-        (self.is_repeated, self.rest) = (true, RESTING_FIRST);
+        self.is_repeated |= self.credit == CREDIT_MAX;
         Some(start + self.length)
     }
 
