@@ -38,7 +38,7 @@ use sigmad_counters::{Counter, Histogram};
 use sigmad_sample::{Batch, Reading};
 
 use self::pace::{ChunkPace, DOZE};
-use self::preemption::Preemption;
+use self::preemption::{Preemption, SHORT_ROUND_SAMPLES};
 use self::snapshots::{Exported, Snapshots};
 use self::stating::Stating;
 use self::store_updates::StoreUpdates;
@@ -130,6 +130,8 @@ pub struct AnalyticsThread {
     snapshots: Option<Snapshots>,
     /// Chunks judged since the start.
     judged_chunks: u64,
+    /// Samples of the last one.
+    last_samples: usize,
     pace: ChunkPace,
     journal: Option<JournalProducer>,
     known_silences: KnownSilences,
@@ -185,6 +187,7 @@ impl AnalyticsThread {
             events: parts.events,
             snapshots: parts.state.map(Snapshots::new),
             judged_chunks: 0,
+            last_samples: 0,
             pace: ChunkPace::default(),
             journal: parts.journal,
             known_silences: parts.known_silences,
@@ -314,7 +317,7 @@ impl AnalyticsThread {
     /// Judges a bounded number of chunks from each sample queue.
     fn judge(&mut self) -> bool {
         let Self { analytics, latest, sources, store, events, journal, .. } = self;
-        let Self { judged_chunks, clock, counters, .. } = self;
+        let Self { judged_chunks, last_samples, clock, counters, .. } = self;
         let mut any = false;
         sources.retain_mut(|source| {
             for _ in 0..CHUNKS_PER_TURN {
@@ -329,6 +332,7 @@ impl AnalyticsThread {
                             journal.push(*judged_chunks, arrived_us, &chunk.batch, right);
                         }
                         *judged_chunks += 1;
+                        *last_samples = chunk.batch.len();
                         source.consumer.recycle(chunk);
                         source.pending = source.pending.saturating_sub(1);
                         source.before_updates = source.before_updates.saturating_sub(1);
@@ -394,7 +398,7 @@ impl AnalyticsThread {
         };
         // A chunk that the store has not taken waits here, and nothing would end a park for it.
         let dozes = self.pace.dozes(now.monotonic_ns, self.judged_chunks) || !all_sent;
-        preemption.set_batch(!dozes);
+        preemption.set_batch(!dozes && self.last_samples <= SHORT_ROUND_SAMPLES);
         if dozes {
             self.sleeper.doze(DOZE, has_work);
         } else {

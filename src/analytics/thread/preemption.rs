@@ -3,7 +3,12 @@
 //! The scheduler lets a thread that has slept run at once. At a low rate that is in the middle of the round of the worker
 //! that has sent a chunk: the core is switched to this thread, and back to the worker for its response. With `SCHED_BATCH`
 //! (sched(7)) this thread begins when the worker waits for its next request: one context switch less, and the response
-//! does not wait for verdicts. Under load a worker seldom waits, so then it interrupts.
+//! does not wait for verdicts. Under load a worker seldom waits, so then it interrupts: where it dozes, and where chunks are
+//! of rounds of many requests.
+
+/// With more samples in a chunk its worker has many requests, and may go on until the scheduler stops it. A verdict would
+/// wait for that, some milliseconds.
+pub(super) const SHORT_ROUND_SAMPLES: usize = 8;
 
 /// How the scheduler treats the calling thread, which must be the same for all calls.
 #[derive(Debug)]
