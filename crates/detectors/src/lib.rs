@@ -14,6 +14,7 @@ mod cooldown;
 mod daily_profile;
 mod detector;
 mod hold;
+mod independence;
 mod leader_clusters;
 mod normalized_error;
 mod normalizer;

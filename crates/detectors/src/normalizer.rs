@@ -61,6 +61,12 @@ impl Normalizer {
         self.count
     }
 
+    /// The mean, which includes the last value.
+    #[inline]
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+
     /// One over the deviation, in units; 0 without spread.
     #[inline]
     pub fn inverse(&self) -> f32 {

@@ -1,4 +1,6 @@
 //! The rate of events of a stream, in events a day.
+//!
+//! [`SpacedRate`] counts what follows an event closely as the same event.
 
 use crate::saved::saved;
 
@@ -36,7 +38,47 @@ impl Rate {
     /// Events a day.
     #[inline]
     pub fn per_day(&self) -> f32 {
-        self.events / (self.days + QUIET_DAYS)
+        self.per_day_beyond(0.0, 1.0)
+    }
+
+    /// Events a day without the first few, with so many times the days without events at the start.
+    #[inline]
+    pub fn per_day_beyond(&self, events: f32, quiet: f32) -> f32 {
+        (self.events - events).max(0.0) / (self.days + quiet * QUIET_DAYS)
+    }
+}
+
+/// A rate of events that are some time apart.
+#[derive(Clone, Debug, Default)]
+pub struct SpacedRate {
+    rate: Rate,
+    /// The time since the last event or what followed it, in the caller's unit.
+    ago: f32,
+}
+
+saved!(SpacedRate { rate, ago });
+
+impl SpacedRate {
+    /// Advances the time: in days, and in the unit of the gap.
+    #[inline]
+    pub fn advance(&mut self, days: f32, elapsed: f32) {
+        self.rate.advance(days);
+        self.ago += elapsed;
+    }
+
+    /// Counts an event, unless the last one was no longer than `gap` ago.
+    #[inline]
+    pub fn count(&mut self, gap: f32) {
+        if self.ago > gap {
+            self.rate.count();
+        }
+        self.ago = 0.0;
+    }
+
+    /// The rate.
+    #[inline]
+    pub fn rate(&self) -> &Rate {
+        &self.rate
     }
 }
 
@@ -58,5 +100,28 @@ mod tests {
             rate.advance(0.01);
         }
         assert!(rate.per_day() < 0.5);
+    }
+
+    #[test]
+    fn the_first_events_are_no_rate() {
+        let mut rate = Rate::default();
+        rate.advance(5.0);
+        for (count, expected) in [(1, 0.0), (2, 0.0), (3, 0.05), (4, 0.1)] {
+            rate.count();
+            let beyond = rate.per_day_beyond(2.0, 3.0);
+            assert!((beyond - expected).abs() < 1e-6, "{count}: {beyond}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_event_closely_is_the_same_event() {
+        let mut rate = SpacedRate::default();
+        let mut events = Vec::new();
+        for elapsed in [1.0, 0.5, 0.5, 0.8, 0.9] {
+            rate.advance(0.0, elapsed);
+            rate.count(0.8);
+            events.push((rate.rate().per_day() * QUIET_DAYS).round());
+        }
+        assert_eq!(events, [1.0, 1.0, 1.0, 1.0, 2.0]);
     }
 }
