@@ -226,7 +226,10 @@ mod tests {
             assert_eq!(present(&token, &format!("Bearer {secret}")), Ok(()));
             assert_eq!(present(&token, &format!("bearer  {secret} ")), Ok(()));
             let shorter = &secret[1..];
-            for wrong in [shorter, &format!("{secret}x"), &format!("{secret}\0"), "s3cret2", "x"] {
+            let other_end = format!("{}#", &secret[..secret.len() - 1]);
+            for wrong in
+                [shorter, &other_end, &format!("{secret}x"), &format!("{secret}\0"), "s3cret2", "x"]
+            {
                 assert_eq!(present(&token, &format!("Bearer {wrong}")), Err(Denied::Wrong));
             }
             for absent in ["", "Bearer", "Basic czNjcmV0", secret] {

@@ -61,16 +61,20 @@ impl Default for WrongTokens {
 impl WrongTokens {
     /// Counts a wrong token of `client`. The result is how to answer it.
     pub fn count(&mut self, client: ClientAddress, now: Now) -> Denied {
-        // From 1 on: a count of minute 0 is one that was never used.
-        let minute = now.monotonic_ns / NS_PER_MINUTE + 1;
+        let minute = now.monotonic_ns / NS_PER_MINUTE;
         let slot = self.hasher.hash_one(network(client)) as usize % SLOTS;
         let count = self.counts[slot].add(minute);
         let is_news = count == 1 || count == WRONG_PER_MINUTE_MAX + 1;
         let is_throttled = count > WRONG_PER_MINUTE_MAX;
-        if is_news && self.lines.add(minute) <= LINES_PER_MINUTE_MAX {
+        if is_news && self.may_log(minute) {
             warn!(%client, is_throttled, "wrong token");
         }
         if is_throttled { Denied::Throttled } else { Denied::Wrong }
+    }
+
+    /// Whether there may be another line in this minute.
+    fn may_log(&mut self, minute: u64) -> bool {
+        self.lines.add(minute) <= LINES_PER_MINUTE_MAX
     }
 }
 
@@ -113,6 +117,22 @@ mod tests {
         }
         assert_eq!(wrong.counts.len(), SLOTS);
         assert!(wrong.lines.count > LINES_PER_MINUTE_MAX, "further lines are left out");
+    }
+
+    #[test]
+    fn each_minute_has_its_lines_and_each_network_its_count() {
+        let mut wrong = WrongTokens::default();
+        for minute in 0..2 {
+            assert!((0..LINES_PER_MINUTE_MAX).all(|_| wrong.may_log(minute)));
+            assert!(!wrong.may_log(minute));
+        }
+        let of = |network: u16| network_of([0x2001, 0xdb8, 0, network, 0, 0, 0, 1]);
+        let network_of_v4 = |last| network(IpAddr::from([192, 0, 2, last]).into());
+        assert!(of(1) != of(2) && network_of_v4(1) != network_of_v4(2));
+    }
+
+    fn network_of(address: [u16; 8]) -> u64 {
+        network(IpAddr::from(address).into())
     }
 
     #[test]
