@@ -32,8 +32,6 @@ pub const DEVICES_PER_CHUNK: usize = 1_024;
 /// Streams of devices that one step of [`DeviceWindows::free_stale`] checks: some 20 µs.
 const CHECKED_PER_STEP: usize = 4_096;
 
-/// So many streams fit the second cache of a core, with their rings: fetching them ahead saves nothing.
-const STREAMS_CACHED: usize = 1_024;
 /// How many samples ahead the entry of a device, its streams, and the places in their rings are prefetched. Four samples take
 /// as long as memory does, so each step finds what the one before it has fetched.
 const PREFETCHED_AHEAD: [usize; 3] = [12, 8, 4];
@@ -105,7 +103,8 @@ impl DeviceWindows {
 
     /// Whether prefetching is worth its instructions.
     pub fn prefetches(&self) -> bool {
-        self.arena.states().keeps_states() || self.arena.in_use() > STREAMS_CACHED
+        // With windows alone it saved nothing: benches/batches.py, 10,000 and a million streams.
+        self.arena.states().keeps_states()
     }
 
     /// Prefetches what judging the sample at `at` and those after it needs. Called for each place in turn, from 0 on.
