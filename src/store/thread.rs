@@ -132,6 +132,8 @@ pub struct StoreThread {
     confirmed_ns: u64,
     /// When to ask Redis for its memory again.
     info_ns: u64,
+    /// The processes of Redis that the lists were read from.
+    redis_run_ids: BTreeSet<Box<str>>,
     backoff: Backoff,
     /// The next attempt is not before this time.
     retry_ns: u64,
@@ -216,6 +218,7 @@ impl StoreThread {
             confirm_ns: 0,
             confirmed_ns: 0,
             info_ns: 0,
+            redis_run_ids: BTreeSet::new(),
             backoff: Backoff::new(seed, FIRST_RETRY, LONGEST_RETRY),
             retry_ns: 0,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
@@ -321,7 +324,7 @@ impl StoreThread {
         self.connect()?;
         self.log_in_again()?;
         self.confirm_master()?;
-        self.ask_memory()?;
+        self.ask_info()?;
         self.lists.is_refused = false;
         self.write_lists()?;
         loop {

@@ -80,6 +80,8 @@ pub struct Node {
     pub faults: NodeFaults,
     /// When it last crashed: what it sent to its replicas and had not arrived is lost.
     pub died_ns: u64,
+    /// Starts so far.
+    pub starts: u64,
     /// Its wall clock less the true time.
     pub skew_us: i64,
     clients: i64,
@@ -95,6 +97,7 @@ impl Node {
             disk: None,
             faults: NodeFaults::default(),
             died_ns: 0,
+            starts: 0,
             skew_us,
             clients: 0,
             partial: Vec::new(),
@@ -191,7 +194,9 @@ impl World {
             ("ROLE", _) => return role(self.nodes[node].role),
             ("WAIT", _) => return Value::Int(self.replicas_of(node).len() as i64),
             ("INFO", _) => {
-                return bulk("# Stats\r\nevicted_keys:0\r\nused_memory:1\r\nmaxmemory:0\r\n");
+                let run_id = format!("{node:x}{:039x}", self.nodes[node].starts);
+                let figures = "evicted_keys:0\r\nused_memory:1\r\nmaxmemory:0";
+                return bulk(format!("# Server\r\nrun_id:{run_id}\r\n{figures}\r\n"));
             }
             _ => {}
         }

@@ -602,6 +602,7 @@ impl World {
         if !self.nodes[node].faults.is_down {
             return;
         }
+        self.nodes[node].starts += 1;
         if let Role::Replica(master) = self.nodes[node].role {
             self.nodes[node].data = self.nodes[master].data.clone();
         } else if self.nodes[node].faults.is_dead {

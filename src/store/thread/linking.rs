@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 
 use super::StoreThread;
-use crate::store::info::RedisMemory;
+use crate::store::info::RedisInfo;
 use crate::store::link::{Link, LinkError};
 
 /// Interval at which a sentinel is asked whether the master is still the same.
@@ -15,7 +15,7 @@ const CONFIRM_AGAIN_NS: u64 = 5_000_000_000;
 /// A sentinel names another master this long after it was promoted, at most: it sees the promotion in INFO, which it
 /// reads once a second, and the others hear of it every two seconds.
 const SENTINEL_LAG_NS: u64 = 5_000_000_000;
-/// Interval at which Redis is asked for its memory: shorter than a scrape is.
+/// Interval at which Redis is asked for its memory: shorter than a scrape is. A new connection asks at once.
 const INFO_EVERY_NS: u64 = 5_000_000_000;
 
 impl StoreThread {
@@ -40,6 +40,7 @@ impl StoreThread {
                 self.lists.begin_again();
             }
             self.confirmed_ns = now_ns;
+            self.info_ns = now_ns;
             // Tells the time, before anything is written under it.
             self.mark()?;
         }
@@ -81,22 +82,28 @@ impl StoreThread {
         Ok(())
     }
 
-    /// Asks Redis for its memory from time to time. A user without the right to ask has no figures.
-    pub(super) fn ask_memory(&mut self) -> Result<(), LinkError> {
+    /// Asks Redis from time to time for its memory, and whether it is the process that it was. A user without the right to
+    /// ask learns neither.
+    pub(super) fn ask_info(&mut self) -> Result<(), LinkError> {
         let now_ns = self.clock.monotonic_ns();
         if now_ns < self.info_ns {
             return Ok(());
         }
         self.info_ns = now_ns + INFO_EVERY_NS;
-        let mut memory = RedisMemory::default();
+        let mut info = RedisInfo::default();
         for reply in self.linked().ask_nodes(&redis::cmd("INFO"))? {
-            if !reply.is_ok_and(|reply| memory.add(&reply.into_value())) {
+            if !reply.is_ok_and(|reply| info.add(&reply.into_value())) {
                 return Ok(());
             }
         }
-        self.counters.redis_evicted_total.set(memory.evicted_keys);
-        self.counters.redis_used_bytes.set(memory.used_bytes);
-        self.counters.redis_bytes_max.set(memory.bytes_max);
+        self.counters.redis_evicted_total.set(info.evicted_keys);
+        self.counters.redis_used_bytes.set(info.used_bytes);
+        self.counters.redis_bytes_max.set(info.bytes_max);
+        if !self.redis_run_ids.is_empty() && !info.run_ids.is_subset(&self.redis_run_ids) {
+            // It may have started with a snapshot from before what the lists have here.
+            self.lists.begin_again();
+        }
+        self.redis_run_ids = info.run_ids;
         Ok(())
     }
 
