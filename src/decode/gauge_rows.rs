@@ -14,11 +14,20 @@ use sigmad_sample::{MetricId, READINGS_MAX, Reading, VALUE_MAX};
 
 /// Gauges of tables that are remembered from body to body: those of the widest one.
 const GAUGES_MAX: usize = READINGS_MAX;
+/// A row in vain costs as much as several others gain. After so many tables in a row in which more than a tenth was in vain,
+/// as of fleets with more devices than a worker remembers, as many as [`TABLES_PAUSED`] are taken value by value.
+const POOR_TABLES_MAX: u16 = 16;
+const TABLES_PAUSED: u16 = 256;
 
 /// The columns that were gauges in earlier bodies.
 #[derive(Debug, Default)]
 pub(super) struct GaugeRows {
     known: Vec<(Box<[u8]>, MetricId)>,
+    /// Rows of the last table that were asked for here, and those of them that were taken.
+    asked: usize,
+    taken: usize,
+    poor_tables: u16,
+    pause: u16,
 }
 
 /// A column of numbers of which none is null.
@@ -46,18 +55,28 @@ pub(super) struct GaugeTable<'g, 'b> {
 }
 
 impl GaugeRows {
-    /// Begins a table.
+    /// Begins a table. None while few rows are known here.
     pub(super) fn begin<'g, 'b>(
         &'g mut self,
         points: &PointReader<'_>,
         mut columns: Vec<GaugeColumn<'b>>,
-    ) -> GaugeTable<'g, 'b> {
+    ) -> Option<GaugeTable<'g, 'b>> {
+        let is_poor = self.asked - self.taken > self.asked / 10;
+        (self.asked, self.taken) = (0, 0);
+        self.poor_tables = if is_poor { self.poor_tables + 1 } else { 0 };
+        if self.poor_tables > POOR_TABLES_MAX {
+            (self.poor_tables, self.pause) = (0, TABLES_PAUSED);
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return None;
+        }
         for column in &mut columns {
             let known = self.known.iter().find(|(name, _)| **name == *column.name);
             column.metric = known.map(|(_, metric)| *metric).filter(|id| points.touch_metric(*id));
         }
         let mask = mask_of_all(&columns);
-        GaugeTable { known: self, columns, mask }
+        Some(GaugeTable { known: self, columns, mask })
     }
 
     fn remember(&mut self, name: &[u8], metric: MetricId) {
@@ -84,7 +103,7 @@ impl GaugeTable<'_, '_> {
     /// Takes a row of a device as one sample, if all of it is known. False: then nothing has happened.
     #[inline]
     pub(super) fn take(
-        &self,
+        &mut self,
         points: &mut PointReader<'_>,
         device: &[u8],
         time: Stamp,
@@ -92,7 +111,10 @@ impl GaugeTable<'_, '_> {
     ) -> Result<bool, BodyError> {
         let Some(mask) = self.mask else { return Ok(false) };
         let readings = self.columns.iter().filter_map(|of| Some((of.metric?, of.values[row])));
-        points.take_gauges(device, mask, time, readings)
+        let is_taken = points.take_gauges(device, mask, time, readings)?;
+        self.known.asked += 1;
+        self.known.taken += usize::from(is_taken);
+        Ok(is_taken)
     }
 
     /// Learns from a row that was taken value by value: its device, and what was taken before it. `known` says what is known

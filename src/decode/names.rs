@@ -16,13 +16,15 @@ const DEVICES_CACHED: usize = 32 * 1024;
 const ENTRY_BYTES: usize = 64;
 /// Longer names are looked up in the registry each time.
 const NAME_BYTES_CACHED: usize = ENTRY_BYTES - NAME_AT;
-const _: () = assert!(DEVICES_CACHED.is_power_of_two());
+/// Places that a name may be in. With one, a quarter of 10,000 devices would share theirs; with four, 4 in 100 do.
+const WAYS: usize = 4;
+const SETS: usize = DEVICES_CACHED / WAYS;
+const _: () = assert!(SETS.is_power_of_two());
 
 /// Offsets of the fields of an entry.
 const MASK_AT: usize = 0;
 const INDEX_AT: usize = 8;
 const GENERATION_AT: usize = 12;
-/// The length is 0 in an empty entry: no device has an empty name.
 const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 17;
 
@@ -32,43 +34,60 @@ const STREAMS_CACHED: usize = 16 * 1024;
 
 /// Bytes of the caches of devices and streams when every entry is in use; a table has up to two places for each, and a
 /// byte beside each place.
-pub(super) const CACHE_BYTES: usize =
-    DEVICES_CACHED * ENTRY_BYTES + 2 * STREAMS_CACHED * (size_of::<(DeviceId, MetricId)>() + 1);
+pub(super) const CACHE_BYTES: usize = DEVICES_CACHED * (ENTRY_BYTES + size_of::<u16>())
+    + 2 * STREAMS_CACHED * (size_of::<(DeviceId, MetricId)>() + 1);
 
-/// Recent devices, direct-mapped: a name has one entry and replaces the device that was in it.
+/// Recent devices: a name has a set of [`WAYS`] entries, and takes one of them in turn when all are in use.
 pub(super) struct DeviceCache {
+    /// Of each entry some bits of its hash, so that a name touches the line of one entry; 0 for an empty one.
+    tags: Vec<[u16; WAYS]>,
     /// Bytes and not entries: the system provides zeroed bytes without touching them.
     memory: Vec<u8>,
     /// Offset of the first entry, so that no entry crosses a cache line.
     first: usize,
+    /// Which entry of a full set is replaced next.
+    turn: usize,
 }
 
 impl DeviceCache {
     pub(super) fn new() -> Self {
         let memory = vec![0_u8; DEVICES_CACHED * ENTRY_BYTES + ENTRY_BYTES];
         let first = memory.as_ptr().align_offset(ENTRY_BYTES).min(ENTRY_BYTES);
-        Self { memory, first }
+        Self { tags: vec![[0; WAYS]; SETS], memory, first, turn: 0 }
     }
 
     pub(super) fn clear(&mut self) {
         *self = Self::new();
     }
 
-    fn offset(&self, hash: u64) -> usize {
+    /// The set of a name, and its tag.
+    #[inline]
+    fn place(hash: u64) -> (usize, u16) {
         /// Of Fibonacci hashing: names that differ in their last digits alone have hashes that agree in many bits.
         const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
         let place = hash.wrapping_mul(SPREAD) >> 32;
-        self.first + place as usize % DEVICES_CACHED * ENTRY_BYTES
+        (place as usize % SETS, (place >> 16) as u16 | 1)
+    }
+
+    fn offset(&self, set: usize, way: usize) -> usize {
+        self.first + (set * WAYS + way) * ENTRY_BYTES
+    }
+
+    /// The offset of the entry with a name.
+    #[inline]
+    fn find(&self, (set, tag): (usize, u16), name: &[u8]) -> Option<usize> {
+        let ways = self.tags[set].iter().enumerate().filter(|(_, of)| **of == tag);
+        ways.map(|(way, _)| self.offset(set, way)).find(|offset| {
+            let name_at = offset + NAME_AT;
+            let length = usize::from(self.memory[offset + LENGTH_AT]);
+            is_same(&self.memory[name_at..name_at + length], name)
+        })
     }
 
     #[inline]
     pub(super) fn get(&self, hash: u64, name: &[u8]) -> Option<Admitted> {
-        let offset = self.offset(hash);
+        let offset = self.find(Self::place(hash), name)?;
         let entry: &[u8; ENTRY_BYTES] = self.memory[offset..].first_chunk()?;
-        let length = usize::from(entry[LENGTH_AT]);
-        if !is_same(entry.get(NAME_AT..NAME_AT + length)?, name) {
-            return None;
-        }
         let (mask, rest) = entry.split_first_chunk::<{ INDEX_AT - MASK_AT }>()?;
         let (index, rest) = rest.split_first_chunk::<{ GENERATION_AT - INDEX_AT }>()?;
         let generation = rest.first_chunk::<{ LENGTH_AT - GENERATION_AT }>()?;
@@ -85,7 +104,16 @@ impl DeviceCache {
         if name.len() > NAME_BYTES_CACHED {
             return;
         }
-        let offset = self.offset(hash);
+        let (set, tag) = Self::place(hash);
+        let offset = self.find((set, tag), name).unwrap_or_else(|| {
+            let empty = self.tags[set].iter().position(|of| *of == 0);
+            let way = empty.unwrap_or_else(|| {
+                self.turn = (self.turn + 1) % WAYS;
+                self.turn
+            });
+            self.tags[set][way] = tag;
+            self.offset(set, way)
+        });
         let entry = &mut self.memory[offset..offset + ENTRY_BYTES];
         entry[MASK_AT..INDEX_AT].copy_from_slice(&admitted.metrics_mask.to_ne_bytes());
         entry[INDEX_AT..GENERATION_AT].copy_from_slice(&admitted.device.index.to_ne_bytes());
@@ -208,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_found_unless_it_is_too_long() {
+    fn a_name_is_found_unless_it_is_too_long_or_has_lost_its_turn() {
         let mut cache = DeviceCache::new();
         let admitted =
             Admitted { device: DeviceId { index: 7, generation: 3 }, metrics_mask: u64::MAX };
@@ -219,6 +247,21 @@ mod tests {
             assert_eq!(cache.get(u64::MAX, &name[1..]), None);
             assert_eq!(cache.get(0, &name), None);
         }
+        for (kept, name) in [b"a", b"b", b"c"].into_iter().enumerate() {
+            let of_name = Admitted { metrics_mask: kept as u64, ..admitted };
+            cache.insert(1, name, of_name);
+            cache.insert(1, name, of_name);
+        }
+        for name in [b"a", b"b", b"c", b"d", b"e"] {
+            assert_eq!(cache.get(1, name).is_some(), name < b"d");
+        }
+        let others: Vec<_> = (0..2 * WAYS).map(|other| format!("{other}")).collect();
+        for name in &others {
+            cache.insert(1, name.as_bytes(), admitted);
+            assert_eq!(cache.get(1, name.as_bytes()), Some(admitted));
+        }
+        let found = others.iter().filter(|name| cache.get(1, name.as_bytes()).is_some());
+        assert_eq!(found.count(), WAYS);
         let long = [b'x'; NAME_BYTES_CACHED + 1];
         cache.insert(1, &long, admitted);
         assert_eq!(cache.get(1, &long), None);

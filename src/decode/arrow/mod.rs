@@ -96,7 +96,7 @@ impl ArrowReader {
             .map(|(name, plain, _)| Some(GaugeColumn::new(name, (*plain)?)))
             .collect();
         let Self { key: spelled, gauges } = self;
-        let mut gauges = plain.map(|plain| gauges.begin(points, plain));
+        let mut gauges = plain.and_then(|plain| gauges.begin(points, plain));
         for row in 0..batch.num_rows() {
             points.set_index(first_row + row);
             let Ok(time) = time.as_ref().map_or(Ok(None), |times| times.get(row)) else {
@@ -105,7 +105,7 @@ impl ArrowReader {
             };
             let device = device.as_ref().and_then(|texts| texts.get(row)).unwrap_or_default();
             let device = device.as_bytes();
-            if let Some(gauges) = &gauges
+            if let Some(gauges) = &mut gauges
                 && gauges.take(points, device, time, row)?
             {
                 continue;
