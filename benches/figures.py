@@ -376,8 +376,8 @@ def pollers(records: Records) -> str:
     return families_of(records.of("pollers"))
 
 
-def rates(records: Records) -> str:
-    return families_of(records.of("rates"))
+def small(records: Records) -> str:
+    return families_of(records.of("small"))
 
 
 def sockets(records: Records) -> str:
@@ -400,7 +400,7 @@ TABLES: dict[str, Callable[[Records], str]] = {
     made.__name__: made
     for made in (
         *(headline, budget, budget_full, latency, curve_single, curve_batch, overload, ladder, flamegraphs),
-        *(scaling, model, profiler, builds, heap, formats, pollers, rates),
+        *(scaling, model, profiler, builds, heap, formats, pollers, small),
         *(sockets, arena, pipelined, waits_by_load),
     )
 }
