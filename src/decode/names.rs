@@ -19,6 +19,9 @@ const NAME_BYTES_CACHED: usize = ENTRY_BYTES - NAME_AT;
 /// Places that a name may be in. With one, a quarter of 10,000 devices would share theirs; with four, 4 in 100 do.
 const WAYS: usize = 4;
 const SETS: usize = DEVICES_CACHED / WAYS;
+const TAG_BITS: usize = u64::BITS as usize / WAYS;
+/// The lowest bit of each tag.
+const ONE_EACH: u64 = u64::MAX / u16::MAX as u64;
 const _: () = assert!(SETS.is_power_of_two());
 
 /// Offsets of the fields of an entry.
@@ -39,8 +42,8 @@ pub(super) const CACHE_BYTES: usize = DEVICES_CACHED * (ENTRY_BYTES + size_of::<
 
 /// Recent devices: a name has a set of [`WAYS`] entries, and takes one of them in turn when all are in use.
 pub(super) struct DeviceCache {
-    /// Of each entry some bits of its hash, so that a name touches the line of one entry; 0 for an empty one.
-    tags: Vec<[u16; WAYS]>,
+    /// Of each entry of a set some bits of its hash, so that a name touches the line of one entry; 0 for an empty one.
+    tags: Vec<u64>,
     /// Bytes and not entries: the system provides zeroed bytes without touching them.
     memory: Vec<u8>,
     /// Offset of the first entry, so that no entry crosses a cache line.
@@ -53,7 +56,7 @@ impl DeviceCache {
     pub(super) fn new() -> Self {
         let memory = vec![0_u8; DEVICES_CACHED * ENTRY_BYTES + ENTRY_BYTES];
         let first = memory.as_ptr().align_offset(ENTRY_BYTES).min(ENTRY_BYTES);
-        Self { tags: vec![[0; WAYS]; SETS], memory, first, turn: 0 }
+        Self { tags: vec![0; SETS], memory, first, turn: 0 }
     }
 
     pub(super) fn clear(&mut self) {
@@ -76,12 +79,16 @@ impl DeviceCache {
     /// The offset of the entry with a name.
     #[inline]
     fn find(&self, (set, tag): (usize, u16), name: &[u8]) -> Option<usize> {
-        let ways = self.tags[set].iter().enumerate().filter(|(_, of)| **of == tag);
-        ways.map(|(way, _)| self.offset(set, way)).find(|offset| {
-            let name_at = offset + NAME_AT;
+        let mut left = ways_with(self.tags[set], tag);
+        while left != 0 {
+            let offset = self.offset(set, first_way(left));
             let length = usize::from(self.memory[offset + LENGTH_AT]);
-            is_same(&self.memory[name_at..name_at + length], name)
-        })
+            if is_same(&self.memory[offset + NAME_AT..][..length], name) {
+                return Some(offset);
+            }
+            left &= left - 1;
+        }
+        None
     }
 
     #[inline]
@@ -106,12 +113,16 @@ impl DeviceCache {
         }
         let (set, tag) = Self::place(hash);
         let offset = self.find((set, tag), name).unwrap_or_else(|| {
-            let empty = self.tags[set].iter().position(|of| *of == 0);
-            let way = empty.unwrap_or_else(|| {
-                self.turn = (self.turn + 1) % WAYS;
-                self.turn
-            });
-            self.tags[set][way] = tag;
+            let tags = &mut self.tags[set];
+            let way = match ways_with(*tags, 0) {
+                0 => {
+                    self.turn = (self.turn + 1) % WAYS;
+                    self.turn
+                }
+                empty => first_way(empty),
+            };
+            let place = way * TAG_BITS;
+            *tags = *tags & !(u64::from(u16::MAX) << place) | u64::from(tag) << place;
             self.offset(set, way)
         });
         let entry = &mut self.memory[offset..offset + ENTRY_BYTES];
@@ -121,6 +132,17 @@ impl DeviceCache {
         entry[LENGTH_AT] = name.len() as u8;
         entry[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
     }
+}
+
+/// The highest bit of each tag that is `tag`. Those after the first may be others, by one: their names tell.
+#[inline]
+fn ways_with(tags: u64, tag: u16) -> u64 {
+    let differing = tags ^ (ONE_EACH * u64::from(tag));
+    differing.wrapping_sub(ONE_EACH) & !differing & (ONE_EACH << (TAG_BITS - 1))
+}
+
+fn first_way(ways: u64) -> usize {
+    ways.trailing_zeros() as usize / TAG_BITS
 }
 
 /// Known streams of metrics whose slots are past the mask of a device.
@@ -244,7 +266,7 @@ mod tests {
             let name = vec![b'x'; length];
             cache.insert(u64::MAX, &name, admitted);
             assert_eq!(cache.get(u64::MAX, &name), Some(admitted));
-            assert_eq!(cache.get(u64::MAX, &name[1..]), None);
+            assert_eq!(cache.get(u64::MAX, &vec![b'y'; length]), None);
             assert_eq!(cache.get(0, &name), None);
         }
         for (kept, name) in [b"a", b"b", b"c"].into_iter().enumerate() {
