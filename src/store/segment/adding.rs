@@ -239,6 +239,8 @@ impl Segment {
             let time_us = batch.time_us;
             for (sequence, &JudgedSample { timestamp_us, row }) in (0..).zip(samples) {
                 let row = &mut rows[row as usize];
+                // The next sample of the subject, or with its key, may be of another row.
+                let ends_each = !row.is_alone || keeps_history;
                 if row.left_out > 0 {
                     row.left_out -= 1;
                 } else if row.subject != FLEET {
@@ -256,15 +258,16 @@ impl Segment {
                         group = self.group(timestamp_us, hasher);
                     }
                     if self.keys.get(row.key as usize).is_none_or(|key| key.group != group) {
-                        self.end_key(row, streams, chunk, keeps_history);
+                        if !ends_each {
+                            self.end_key(row, streams, chunk, keeps_history);
+                        }
                         row.key = self.key_after(row.key, (row.subject, group), hasher);
                     }
                     self.groups[group as usize].newest = row.key;
                 }
                 (row.time_us, row.timestamp_us, row.last) = (time_us, timestamp_us, at as u32);
                 at += usize::from(row.width);
-                if !row.is_alone || keeps_history {
-                    // The next sample of the subject, or with its key, may be of another row.
+                if ends_each {
                     self.end_row(row, streams, chunk, keeps_history);
                 }
                 if keeps_history {
