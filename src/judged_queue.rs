@@ -378,18 +378,8 @@ mod tests {
 
     use super::*;
 
-    /// Counts that nobody looks at.
-    struct NoCounts;
-
-    impl CurrentCounts for NoCounts {
-        fn of_device(&self, _: DeviceId, _: &mut [MetricCounts]) -> Option<JudgedCounts> {
-            None
-        }
-
-        fn of_fleet(&self, _: MetricId) -> JudgedCounts {
-            JudgedCounts::default()
-        }
-    }
+    /// Nobody looks at them.
+    const COUNTS: JudgedCounts = JudgedCounts { total: 0, anomalies: 0 };
 
     fn queue(bytes_max: usize) -> (JudgedProducer, JudgedConsumer, Arc<JudgedQueueCounters>) {
         let counters = Arc::<JudgedQueueCounters>::default();
@@ -399,7 +389,7 @@ mod tests {
 
     fn fill(producer: &mut JudgedProducer, time_us: i64, readings: u16) {
         if !producer.has_room(1, usize::from(readings)) {
-            producer.send(&NoCounts);
+            producer.send(&COUNTS);
         }
         producer.begin_batch(time_us, 0);
         let sample = Sample { timestamp_us: 0, device: None, readings: u32::from(readings) };
@@ -409,7 +399,7 @@ mod tests {
 
     fn send(producer: &mut JudgedProducer, time_us: i64) {
         fill(producer, time_us, 1);
-        producer.send(&NoCounts);
+        producer.send(&COUNTS);
     }
 
     fn times(consumer: &JudgedConsumer) -> Vec<i64> {
@@ -432,7 +422,7 @@ mod tests {
         for sample in 0..wide as i64 {
             fill(&mut producer, sample, (sample % 2) as u16 * 15 + 16);
         }
-        producer.send(&NoCounts);
+        producer.send(&COUNTS);
         assert!(!producer.has_unsent());
         let mut samples = 0;
         for chunk in consumer.chunks.try_iter() {
@@ -491,22 +481,22 @@ mod tests {
     #[test]
     fn a_store_that_lags_gets_fuller_chunks() {
         let (mut producer, consumer, _) = queue(1 << 30);
-        assert!(producer.try_send(&NoCounts, false), "nothing to send");
+        assert!(producer.try_send(&COUNTS, false), "nothing to send");
         for time_us in 0..SENT_EARLY_MAX as i64 {
             fill(&mut producer, time_us, 1);
-            assert!(producer.try_send(&NoCounts, false));
+            assert!(producer.try_send(&COUNTS, false));
         }
         fill(&mut producer, -1, 1);
-        assert!(!producer.try_send(&NoCounts, false));
+        assert!(!producer.try_send(&COUNTS, false));
         fill(&mut producer, -2, 1);
         drop(consumer.chunks.try_recv());
-        assert!(producer.try_send(&NoCounts, false));
+        assert!(producer.try_send(&COUNTS, false));
         assert_eq!(consumer.chunks.try_iter().last().map_or(0, |chunk| chunk.len()), 2);
         // Where more comes soon, it need not lag for that.
         fill(&mut producer, -3, 1);
-        assert!(producer.try_send(&NoCounts, true));
+        assert!(producer.try_send(&COUNTS, true));
         fill(&mut producer, -4, 1);
-        assert!(!producer.try_send(&NoCounts, true));
+        assert!(!producer.try_send(&COUNTS, true));
     }
 
     #[test]
@@ -514,10 +504,10 @@ mod tests {
         let (mut producer, consumer, counters) = queue(1);
         for time_us in 0..2 {
             fill(&mut producer, time_us, 1);
-            assert!(producer.try_send(&NoCounts, false));
+            assert!(producer.try_send(&COUNTS, false));
         }
         fill(&mut producer, 2, 1);
-        assert!(!producer.try_send(&NoCounts, false), "two chunks wait");
+        assert!(!producer.try_send(&COUNTS, false), "two chunks wait");
         assert_eq!((consumer.chunks.len(), counters.dropped_total.get()), (2, 0));
     }
 

@@ -27,6 +27,18 @@ pub trait CurrentCounts {
     fn of_fleet(&self, metric: MetricId) -> JudgedCounts;
 }
 
+/// Every device and stream has these.
+impl CurrentCounts for JudgedCounts {
+    fn of_device(&self, _: DeviceId, streams: &mut [MetricCounts]) -> Option<JudgedCounts> {
+        streams.iter_mut().for_each(|stream| stream.counts = *self);
+        Some(*self)
+    }
+
+    fn of_fleet(&self, _: MetricId) -> JudgedCounts {
+        *self
+    }
+}
+
 /// A metric, and the counts of a stream of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricCounts {

@@ -3,7 +3,7 @@
 //! Of the samples between two flushes the newest are listed, as many as one answer of `/latest` can have; the others are
 //! counted. Anomalies wait until they are written, each as it was last.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::judged_queue::{ChangedAnomaly, JudgedChunk, WholeSample};
@@ -49,6 +49,8 @@ pub struct ListDesk {
     pub is_refused: bool,
     /// The set of changes that the cursors belong to: another one means that Redis has lost data.
     pub change_set: Option<ChangeSet>,
+    /// The processes of Redis that the cursors belong to: another one may have lost data.
+    pub run_ids: BTreeSet<Box<str>>,
     /// Samples that are not encoded so far, oldest first: [`SAMPLES_PER_FLUSH_MAX`] and at most two chunks more.
     recent: VecDeque<Box<JudgedChunk>>,
     /// How many these are.
@@ -78,6 +80,7 @@ impl ListDesk {
             is_due: true,
             is_refused: false,
             change_set: None,
+            run_ids: BTreeSet::new(),
             recent: VecDeque::new(),
             recent_samples: 0,
             spare: Vec::new(),

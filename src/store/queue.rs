@@ -299,7 +299,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::judged_queue::{ChunkHints, CurrentCounts, JudgedCounts, MetricCounts};
+    use crate::judged_queue::{ChunkHints, JudgedCounts};
     use crate::store::segment::FLEET;
     use sigmad_sample::{Reading, Sample};
 
@@ -320,21 +320,8 @@ mod tests {
             let sample = Sample { timestamp_us, device, readings: u32::from(width) };
             chunk.add(&[sample], &readings, &mut hints);
         }
-        chunk.set_counts(&Same, &mut hints);
+        chunk.set_counts(&JudgedCounts::default(), &mut hints);
         chunk
-    }
-
-    /// Everything has the same counts.
-    struct Same;
-
-    impl CurrentCounts for Same {
-        fn of_device(&self, _: DeviceId, _: &mut [MetricCounts]) -> Option<JudgedCounts> {
-            Some(JudgedCounts::default())
-        }
-
-        fn of_fleet(&self, _: MetricId) -> JudgedCounts {
-            JudgedCounts::default()
-        }
     }
 
     fn name(device: DeviceId) -> Option<Arc<str>> {

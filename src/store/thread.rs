@@ -132,8 +132,6 @@ pub struct StoreThread {
     confirmed_ns: u64,
     /// When to ask Redis for its memory again.
     info_ns: u64,
-    /// The processes of Redis that the lists were read from.
-    redis_run_ids: BTreeSet<Box<str>>,
     backoff: Backoff,
     /// The next attempt is not before this time.
     retry_ns: u64,
@@ -218,7 +216,6 @@ impl StoreThread {
             confirm_ns: 0,
             confirmed_ns: 0,
             info_ns: 0,
-            redis_run_ids: BTreeSet::new(),
             backoff: Backoff::new(seed, FIRST_RETRY, LONGEST_RETRY),
             retry_ns: 0,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),

@@ -4,10 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sigmad::judged_queue::{
-    ByteBudget, CHUNK_SAMPLES_MAX, ChunkHints, CurrentCounts, JudgedChunk, JudgedCounts,
-    MetricCounts,
-};
+use sigmad::judged_queue::{ByteBudget, CHUNK_SAMPLES_MAX, ChunkHints, JudgedChunk, JudgedCounts};
 use sigmad::store::commands::{SampleKeys, StoreOptions};
 use sigmad::store::keys::ReplicaId;
 use sigmad::store::queue::{Refusals, StoreQueue};
@@ -32,19 +29,6 @@ fn queue(history_len: Option<usize>) -> StoreQueue {
     )
 }
 
-/// Everything has the same counts.
-struct Same;
-
-impl CurrentCounts for Same {
-    fn of_device(&self, _: DeviceId, _: &mut [MetricCounts]) -> Option<JudgedCounts> {
-        Some(JudgedCounts::default())
-    }
-
-    fn of_fleet(&self, _: MetricId) -> JudgedCounts {
-        JudgedCounts::default()
-    }
-}
-
 /// Samples of two metrics: the device and the timestamp of each.
 fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
     let (mut chunk, mut hints) = (JudgedChunk::default(), ChunkHints::default());
@@ -54,7 +38,7 @@ fn chunk(samples: impl Iterator<Item = (u32, i64)>) -> JudgedChunk {
         chunk.begin_batch(1_735_100_000_000_000 + at as i64, at as u64);
         chunk.add(&[Sample { timestamp_us, device, readings: 2 }], &readings, &mut hints);
     }
-    chunk.set_counts(&Same, &mut hints);
+    chunk.set_counts(&JudgedCounts::default(), &mut hints);
     chunk
 }
 

@@ -99,11 +99,11 @@ impl StoreThread {
         self.counters.redis_evicted_total.set(info.evicted_keys);
         self.counters.redis_used_bytes.set(info.used_bytes);
         self.counters.redis_bytes_max.set(info.bytes_max);
-        if !self.redis_run_ids.is_empty() && !info.run_ids.is_subset(&self.redis_run_ids) {
+        let before = std::mem::replace(&mut self.lists.run_ids, info.run_ids);
+        if !before.is_empty() && !self.lists.run_ids.is_subset(&before) {
             // It may have started with a snapshot from before what the lists have here.
             self.lists.begin_again();
         }
-        self.redis_run_ids = info.run_ids;
         Ok(())
     }
 
