@@ -360,14 +360,15 @@ proptest! {
 
 #[test]
 fn a_key_has_the_last_sample_whatever_became_of_its_device() {
-    let evicted = Some(DeviceId { index: 3, generation: 1 });
-    assert_eq!(device_name(evicted.expect("a device")), None);
+    let evicted = DeviceId { index: 3, generation: 1 };
+    assert_eq!(device_name(evicted), None);
     // The third sample is of the row of the first, and of another time.
-    let samples = [(None, 2, 7), (evicted, 0, 7), (None, 2, 8)].map(|(device, metric, second)| {
-        let metrics = vec![(metric, second as f64)];
-        let timestamp_us = second * 1_000_000;
-        SentSample { device, timestamp_us, metrics, is_same_time: false }
-    });
+    let samples =
+        [(None, 2, 7), (Some(evicted), 0, 7), (None, 2, 8)].map(|(device, metric, second)| {
+            let metrics = vec![(metric, second as f64)];
+            let timestamp_us = second * 1_000_000;
+            SentSample { device, timestamp_us, metrics, is_same_time: false }
+        });
     let mut queue = StoreQueue::new(Arc::new(ByteBudget::new(64 << 20)), 50, false);
     let mut expected = ExpectedContents::default();
     let chunk = expected.judge(&samples, false);
