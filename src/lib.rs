@@ -81,6 +81,7 @@ pub mod lists;
 pub mod logs;
 mod memory;
 mod placement;
+mod questions;
 mod readiness;
 pub mod registry;
 pub mod reloadable;

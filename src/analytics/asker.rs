@@ -3,23 +3,18 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::analytics::report::{
     AnomaliesQuery, AnomaliesReport, DEVICES_REPORTED_MAX, DeviceReport, DevicesQuery, PartTotals,
     Question, RankedDevice, RecentQuery, SAMPLES_REPORTED_MAX, SampleReport, Scope, SeriesQuery,
     TotalsReport, WindowsReport,
 };
+use crate::questions::{self, QUESTIONS_MAX};
 use crate::sample_queue::Sleeper;
 use crate::shards::ShardLayout;
 use sigmad_sample::{DeviceId, MetricId};
-
-/// Questions that wait for one thread; with more, readers block.
-pub const QUESTIONS_MAX: usize = 1_024;
-/// A report that takes longer may be one that never comes: the thread is looked for. Reports take milliseconds.
-const THREAD_LOOK: Duration = Duration::from_secs(1);
 
 /// Asks the analytics threads. It waits for their reports, so workers must not use it.
 #[derive(Clone, Debug)]
@@ -133,22 +128,7 @@ impl QuestionsOf {
     }
 
     fn wait<T>(&self, report: &Receiver<T>) -> Option<T> {
-        loop {
-            match report.recv_timeout(THREAD_LOOK) {
-                Ok(report) => return Some(report),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                // A question that came as the thread ended stays in the channel for ever.
-                Err(RecvTimeoutError::Timeout) if self.has_ended() => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-
-    /// True once no thread takes questions. Asks one that nobody waits for.
-    fn has_ended(&self) -> bool {
-        let (reply, _) = bounded(1);
-        let sent = self.questions.try_send(Question::Totals(reply));
-        matches!(sent, Err(TrySendError::Disconnected(_)))
+        questions::wait(report, &self.questions, || Question::Totals(bounded(1).0))
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
 use super::histograms::{Assembled, Assembly, Bucket, Part, write_change};
 use super::rates::{Arrival, BodyId, MICROS, NEVER, Point, SeriesIds};
@@ -83,10 +83,12 @@ pub(super) enum Change {
     Partly,
 }
 
+type States = HashMap<SeriesIds, State, foldhash::fast::RandomState>;
+
 /// The states of all histograms.
 #[derive(Debug)]
 pub(super) struct HistogramTable {
-    shards: Box<[Mutex<HashMap<SeriesIds, State, foldhash::fast::RandomState>>]>,
+    shards: Box<[Mutex<States>]>,
     /// Hashes of the series whose buckets have come as series of their own.
     classic: Mutex<HashSet<u64, foldhash::fast::RandomState>>,
     buckets_max: usize,
@@ -128,15 +130,10 @@ impl HistogramTable {
         registry: &Registry,
         scratch: &mut HistogramScratch,
     ) -> Change {
-        let mut shard = self.shard(ids).lock();
-        if !shard.contains_key(&ids) {
-            drop(shard);
-            if !self.make_room(scratch.buckets.len(), registry) {
-                return Change::Full;
-            }
-            shard = self.shard(ids).lock();
-        }
-        let state = shard.entry(ids).or_insert_with(|| State::new(arrival));
+        let Some(mut state) = self.state(ids, scratch.buckets.len(), arrival, registry) else {
+            return Change::Full;
+        };
+        let state = &mut *state;
         let change = state.take(point, sum, arrival, scratch);
         self.count(state);
         change
@@ -151,15 +148,8 @@ impl HistogramTable {
         registry: &Registry,
         scratch: &mut HistogramScratch,
     ) -> Change {
-        let mut shard = self.shard(ids).lock();
-        if !shard.contains_key(&ids) {
-            drop(shard);
-            if !self.make_room(1, registry) {
-                return Change::Full;
-            }
-            shard = self.shard(ids).lock();
-        }
-        let state = shard.entry(ids).or_insert_with(|| State::new(arrival));
+        let Some(mut state) = self.state(ids, 1, arrival, registry) else { return Change::Full };
+        let state = &mut *state;
         let mut change = Change::Partly;
         if state.assembly.ends_before(point.time_us) {
             state.assembly.keep_fresh();
@@ -177,6 +167,27 @@ impl HistogramTable {
         }
         self.count(state);
         change
+    }
+
+    /// The state of a histogram. None: it is new, and there is no room for so many buckets.
+    fn state(
+        &self,
+        ids: SeriesIds,
+        buckets: usize,
+        arrival: Arrival,
+        registry: &Registry,
+    ) -> Option<MappedMutexGuard<'_, State>> {
+        let mut shard = self.shard(ids).lock();
+        if !shard.contains_key(&ids) {
+            drop(shard);
+            if !self.make_room(buckets, registry) {
+                return None;
+            }
+            shard = self.shard(ids).lock();
+        }
+        Some(MutexGuard::map(shard, |shard| {
+            shard.entry(ids).or_insert_with(|| State::new(arrival))
+        }))
     }
 
     /// Whether there is room for more buckets, once histograms whose names were evicted are gone.
@@ -207,10 +218,7 @@ impl HistogramTable {
         }
     }
 
-    fn shard(
-        &self,
-        ids: SeriesIds,
-    ) -> &Mutex<HashMap<SeriesIds, State, foldhash::fast::RandomState>> {
+    fn shard(&self, ids: SeriesIds) -> &Mutex<States> {
         let spread = ids.device.map_or(ids.metric.slot(), |device| device.index as usize);
         &self.shards[spread % SHARDS]
     }

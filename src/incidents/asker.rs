@@ -1,19 +1,14 @@
 //! Asks the thread `incidents`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::questions;
 use sigmad_incidents::book::AckError;
 use sigmad_incidents::incident::{Ack, Incident, IncidentId, Member};
 use sigmad_incidents::list::{ListPage, ListQuery};
 use sigmad_incidents::rules::SilenceRule;
-
-/// Questions that wait; with more, those who ask block.
-pub const QUESTIONS_MAX: usize = 1_024;
-/// An answer that takes longer may be one that never comes: the thread is looked for.
-const THREAD_LOOK: Duration = Duration::from_secs(1);
 
 /// A silence that an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +72,8 @@ pub struct IncidentsAsker(Sender<Question>);
 
 /// An asker, and what the thread takes from it.
 pub(super) fn questions() -> (IncidentsAsker, Receiver<Question>) {
-    let (questions, asked) = bounded(QUESTIONS_MAX);
-    (IncidentsAsker(questions), asked)
+    let (to_thread, asked) = bounded(questions::QUESTIONS_MAX);
+    (IncidentsAsker(to_thread), asked)
 }
 
 // Each returns None once the thread has ended.
@@ -143,21 +138,6 @@ impl IncidentsAsker {
     fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
         let (reply, report) = bounded(1);
         self.0.send(question(reply)).ok()?;
-        loop {
-            match report.recv_timeout(THREAD_LOOK) {
-                Ok(report) => return Some(report),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                // A question that came as the thread ended may stay in the channel for ever.
-                Err(RecvTimeoutError::Timeout) if self.has_ended() => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-
-    /// True once no thread takes questions. Asks one that nobody waits for.
-    fn has_ended(&self) -> bool {
-        let (reply, _) = bounded(1);
-        let sent = self.0.try_send(Question::Silences(reply));
-        matches!(sent, Err(TrySendError::Disconnected(_)))
+        questions::wait(&report, &self.0, || Question::Silences(bounded(1).0))
     }
 }

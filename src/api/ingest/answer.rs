@@ -2,6 +2,8 @@
 
 use smallvec::SmallVec;
 
+use crate::api::TEXT;
+use crate::api::errors::ApiError;
 use crate::http::message::{HeaderField, Response};
 
 /// One is in place: a full queue answers 503 with `Retry-After`, and must not allocate for it.
@@ -22,6 +24,15 @@ impl Answer {
     /// One of JSON, without further fields.
     pub fn json(status: u16) -> Self {
         Self { status, content_type: crate::api::JSON, fields: Fields::new() }
+    }
+
+    /// One of plain text, to a request of which nothing is kept.
+    pub fn refusal(error: &ApiError<'_>, message: &str, body: &mut Vec<u8>) -> Self {
+        body.clear();
+        body.extend_from_slice(message.as_bytes());
+        body.push(b'\n');
+        let fields = error.field().into_iter().collect();
+        Self { status: error.status(), content_type: TEXT, fields }
     }
 
     /// The answer with this body.

@@ -77,7 +77,6 @@ fn fields(written: Written) -> Fields {
 
 /// Answers a request of which nothing is kept.
 pub fn refuse(error: &ApiError<'_>, body: &mut Vec<u8>) -> Answer {
-    body.clear();
     let message = match error {
         ApiError::Body(BodyError::Malformed { offset }) => {
             format!("the body is not the message that the Content-Type says, near byte {offset}")
@@ -85,13 +84,7 @@ pub fn refuse(error: &ApiError<'_>, body: &mut Vec<u8>) -> Answer {
         }
         error => error.message(),
     };
-    body.extend_from_slice(message.as_bytes());
-    body.push(b'\n');
-    Answer {
-        status: error.status(),
-        content_type: TEXT,
-        fields: error.field().into_iter().collect(),
-    }
+    Answer::refusal(error, &message, body)
 }
 
 #[cfg(test)]

@@ -135,20 +135,13 @@ pub fn answer_import(body: &mut Vec<u8>) -> Answer {
 
 /// Answers a request of which nothing is kept.
 pub fn refuse(error: &ApiError<'_>, body: &mut Vec<u8>) -> Answer {
-    body.clear();
     let message = match error {
         ApiError::Body(BodyError::Malformed { offset }) => {
             format!("the body is not in the text exposition, in the line at byte {offset}").into()
         }
         error => error.message(),
     };
-    body.extend_from_slice(message.as_bytes());
-    body.push(b'\n');
-    Answer {
-        status: error.status(),
-        content_type: TEXT,
-        fields: error.field().into_iter().collect(),
-    }
+    Answer::refusal(error, &message, body)
 }
 
 #[cfg(test)]
