@@ -19,7 +19,7 @@ use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex, prefetch};
 use sigmad_incidents::fold::Fold;
 use sigmad_incidents::watch::{Deviation, Finding, Watch};
 use sigmad_incidents::watches::Watches;
-use sigmad_sample::Verdict;
+use sigmad_sample::{MetricId, Verdict};
 
 /// Bytes of the rings in a chunk: some 50 µs of page faults, spread over their use.
 const CHUNK_RING_BYTES: usize = 1 << 20;
@@ -34,31 +34,15 @@ impl StreamIndex {
     pub fn number(self) -> usize {
         self.0 as usize
     }
-
-    /// The index with a flag, in four bytes: there are less than 2³¹ streams.
-    #[inline]
-    pub fn with_flag(self, flag: bool) -> FlaggedIndex {
-        debug_assert!(self.0 < 1 << 31);
-        FlaggedIndex(self.0 << 1 | u32::from(flag))
-    }
 }
 
-/// The index of a stream, and a flag.
+/// The stream of one metric, of a device or of the fleet.
 #[derive(Clone, Copy, Debug)]
-pub struct FlaggedIndex(u32);
-
-impl FlaggedIndex {
-    /// The index.
-    #[inline]
-    pub fn index(self) -> StreamIndex {
-        StreamIndex(self.0 >> 1)
-    }
-
-    /// The flag.
-    #[inline]
-    pub fn flag(self) -> bool {
-        self.0 & 1 == 1
-    }
+pub struct MetricStream {
+    /// Its metric.
+    pub metric: MetricId,
+    /// The stream.
+    pub place: StreamIndex,
 }
 
 /// Which replicas' values a stream's ring holds.

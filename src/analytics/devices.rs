@@ -14,10 +14,10 @@ mod saved;
 
 use std::ops::Range;
 
-pub use self::entry::{DeviceEntry, DeviceStream};
+pub use self::entry::DeviceEntry;
 
 use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
-use crate::analytics::arena::Arena;
+use crate::analytics::arena::{Arena, MetricStream};
 use crate::analytics::handover::Handover;
 use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
@@ -127,15 +127,15 @@ impl DeviceWindows {
         };
         of(entry).for_each(prefetch);
         let streams_of = |places| of(places).flat_map(|entry: &DeviceEntry| &entry.streams);
-        streams_of(streams).for_each(|stream| self.arena.prefetch(stream.place()));
-        streams_of(ring).for_each(|stream| self.arena.prefetch_ring(stream.place()));
+        streams_of(streams).for_each(|stream| self.arena.prefetch(stream.place));
+        streams_of(ring).for_each(|stream| self.arena.prefetch_ring(stream.place));
     }
 
     /// This replica's counts of a device's stream; `hint` as for [`DeviceEntry::find`].
     #[inline]
     pub fn counts(&self, device: &DeviceEntry, metric: MetricId, hint: usize) -> JudgedCounts {
         let at = device.find(metric, hint);
-        at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place()).0.own)
+        at.map_or(JudgedCounts::default(), |at| self.arena.get(device.streams[at].place).0.own)
     }
 
     /// Judges a sample of a device, unless the device has been evicted. True when it is the first of its second.
@@ -213,10 +213,9 @@ impl DeviceWindows {
             if !opens && device.find(stream.metric, at).is_none() {
                 continue;
             }
-            let Some(entry) = device.stream(stream.metric, at, arena, metrics) else { continue };
-            if let Some(verdict) = merge.stream(arena, entry.place(), stream, all_sent) {
-                entry.set_verdict(&verdict);
-            }
+            let of_device = device.stream(stream.metric, at, arena, metrics);
+            let Some(MetricStream { place, .. }) = of_device else { continue };
+            merge.stream(arena, place, stream, all_sent);
         }
         if let (Some(takeover), Some(handover)) = (shared.other_takeover, &mut self.handover) {
             let now_s = LastSample::seconds(shared.last_seen_us);
@@ -258,7 +257,7 @@ impl DeviceWindows {
         self.occupied += usize::from(device.name.is_none());
         let gone = DeviceId { index: id.index, generation: device.generation };
         for stream in &device.streams {
-            let open = self.arena.give_back(stream.place());
+            let open = self.arena.give_back(stream.place);
             self.left_open.extend(open.map(|open| (open, (Some(gone), stream.metric))));
         }
         let generation = id.generation;
@@ -291,7 +290,7 @@ impl DeviceWindows {
             device.streams.retain(|stream| {
                 let stays = metrics.is_current(stream.metric);
                 if !stays {
-                    let open = arena.give_back(stream.place());
+                    let open = arena.give_back(stream.place);
                     left_open.extend(open.map(|open| (open, (Some(id), stream.metric))));
                 }
                 stays

@@ -5,7 +5,7 @@
 mod saved;
 
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog, OpenAnomaly, Subject};
-use crate::analytics::arena::{Arena, RingSource, StreamIndex, StreamToJudge};
+use crate::analytics::arena::{Arena, MetricStream, RingSource, StreamIndex, StreamToJudge};
 use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
@@ -16,19 +16,10 @@ use sigmad_sample::{Batch, MetricId, Reading, Sample};
 /// Streams in one report, and metrics with series of their own in the scrape: copying more would delay samples.
 pub const METRICS_REPORTED_MAX: usize = 1_024;
 
-/// The stream of one metric, over all devices.
-#[derive(Clone, Copy, Debug)]
-pub struct FleetStream {
-    /// Its metric.
-    pub metric: MetricId,
-    /// The stream.
-    pub place: StreamIndex,
-}
-
 /// The fleet's windows. An id of an earlier name is not that of the stream in its slot.
 #[derive(Debug)]
 pub struct FleetWindows {
-    slots: Vec<Option<FleetStream>>,
+    slots: Vec<Option<MetricStream>>,
     len: usize,
     /// The streams' memory.
     pub arena: Arena,
@@ -69,12 +60,12 @@ impl FleetWindows {
 
     /// The stream of that metric. None if its name is new, or gone.
     #[inline]
-    pub fn get(&self, metric: MetricId) -> Option<FleetStream> {
+    pub fn get(&self, metric: MetricId) -> Option<MetricStream> {
         (*self.slots.get(metric.slot())?).filter(|stream| stream.metric == metric)
     }
 
     /// In the order of their slots.
-    pub fn iter(&self) -> impl Iterator<Item = FleetStream> {
+    pub fn iter(&self) -> impl Iterator<Item = MetricStream> {
         self.slots.iter().flatten().copied()
     }
 
@@ -94,13 +85,13 @@ impl FleetWindows {
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, None);
         }
-        let gone = self.slots[slot].replace(FleetStream { metric, place });
+        let gone = self.slots[slot].replace(MetricStream { metric, place });
         self.len += usize::from(gone.is_none());
         gone.into_iter().for_each(|gone| self.close(gone));
         Some(place)
     }
 
-    fn close(&mut self, stream: FleetStream) {
+    fn close(&mut self, stream: MetricStream) {
         let open = self.arena.give_back(stream.place);
         self.left_open.extend(open.map(|open| (open, (None, stream.metric))));
     }
@@ -188,7 +179,7 @@ impl FleetWindows {
         anomalies: &mut AnomalyLog,
     ) {
         let metric = readings[at].metric;
-        let Some(FleetStream { place, .. }) = self.get(metric) else { return };
+        let Some(MetricStream { place, .. }) = self.get(metric) else { return };
         let width = readings.len() / samples.len();
         let mut judged = 0;
         loop {
@@ -268,8 +259,8 @@ impl FleetWindows {
 
     /// The streams that a report has room for, in the order of their ids: all of them, or `cpu`, `rps` and
     /// those with the most values.
-    pub fn reported(&self) -> Vec<FleetStream> {
-        most_used(self.iter().collect(), |stream| (stream.metric, stream.place), &self.arena)
+    pub fn reported(&self) -> Vec<MetricStream> {
+        most_used(self.iter().collect(), &self.arena)
     }
 }
 
@@ -304,20 +295,15 @@ impl Run {
 
 /// The [`METRICS_REPORTED_MAX`] streams with the most values, `cpu` and `rps` before all others, in the order of
 /// their ids.
-pub fn most_used<T>(
-    mut streams: Vec<T>,
-    of: impl Fn(&T) -> (MetricId, StreamIndex),
-    arena: &Arena,
-) -> Vec<T> {
+pub fn most_used(mut streams: Vec<MetricStream>, arena: &Arena) -> Vec<MetricStream> {
     if streams.len() > METRICS_REPORTED_MAX {
-        let rank = |stream: &T| {
-            let (metric, place) = of(stream);
-            let (record, _) = arena.get(place);
-            (metric > MetricId::RPS, std::cmp::Reverse((record.own + record.others).total))
+        let rank = |stream: &MetricStream| {
+            let (record, _) = arena.get(stream.place);
+            (stream.metric > MetricId::RPS, std::cmp::Reverse((record.own + record.others).total))
         };
         streams.select_nth_unstable_by_key(METRICS_REPORTED_MAX, rank);
         streams.truncate(METRICS_REPORTED_MAX);
     }
-    streams.sort_unstable_by_key(|stream| of(stream).0);
+    streams.sort_unstable_by_key(|stream| stream.metric);
     streams
 }

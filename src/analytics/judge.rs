@@ -179,10 +179,9 @@ impl Analytics {
             return WindowsReport::default();
         };
         let arena = &self.devices.arena;
-        let streams = device.streams.to_vec();
-        let streams = most_used(streams, |stream| (stream.metric, stream.place()), arena);
+        let streams = most_used(device.streams.to_vec(), arena);
         let other_metrics = device.streams.len() - streams.len();
-        let reports = streams.iter().map(|s| self.metric_report(arena, s.metric, s.place(), scope));
+        let reports = streams.iter().map(|s| self.metric_report(arena, s.metric, s.place, scope));
         WindowsReport {
             metrics: reports.flatten().collect(),
             other_metrics,

@@ -15,7 +15,6 @@
 use crate::analytics::arena::{Arena, RingSource, StreamIndex};
 use crate::judged_queue::SharedMetric;
 use sigmad_detectors::window::Moments;
-use sigmad_sample::Verdict;
 
 /// Merges one stream at a time; keeps its memory between them.
 #[derive(Debug, Default)]
@@ -25,16 +24,16 @@ pub struct ReplicaMerge {
 }
 
 impl ReplicaMerge {
-    /// Merges the store's values of the stream at `place`, and returns the verdict on the last value. `all_sent`
-    /// says that no value of this replica is on its way to the store. None when the stream holds this replica's
-    /// values only and the store has no others: ring and verdict stay.
+    /// Merges the store's values of the stream at `place`, and judges the last one. `all_sent`
+    /// says that no value of this replica is on its way to the store. When the stream holds this replica's values
+    /// only and the store has no others, ring and verdict stay.
     pub fn stream(
         &mut self,
         arena: &mut Arena,
         place: StreamIndex,
         shared: &SharedMetric,
         all_sent: bool,
-    ) -> Option<Verdict> {
+    ) {
         let Self { own, merged } = self;
         let window = arena.window();
         let (stream, _) = arena.get_mut(place);
@@ -46,7 +45,7 @@ impl ReplicaMerge {
         let is_own = own_total > 0 && shared.own_values >= shared.values.len();
         let is_known = is_own && ring_source == RingSource::Own && !has_forgotten;
         if shared.values.is_empty() || is_known {
-            return None;
+            return;
         }
 
         own.clear();
@@ -86,7 +85,6 @@ impl ReplicaMerge {
             }
         };
         arena.get_mut(place).0.verdict = verdict;
-        Some(verdict)
     }
 }
 

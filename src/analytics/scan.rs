@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use crate::analytics::devices::{DEVICES_PER_CHUNK, DeviceEntry, DeviceStream, DeviceWindows};
+use crate::analytics::arena::{MetricStream, StreamRecord};
+use crate::analytics::devices::{DEVICES_PER_CHUNK, DeviceEntry, DeviceWindows};
 use crate::analytics::last_sample::LastSample;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::report::{
     DEVICES_REPORTED_MAX, DeviceRank, DeviceReport, DevicesQuery, DevicesSort, RankedDevice, Scope,
 };
+use crate::judged_queue::JudgedCounts;
+use sigmad_detectors::window::Window;
 use sigmad_sample::{DeviceId, MetricId, Verdict};
-
-/// Chunks of devices in one step: some 20 µs, several times that where names are searched.
-const CHUNKS_PER_STEP: usize = 2;
 
 /// One scan that is under way.
 #[derive(Debug)]
@@ -37,21 +37,20 @@ impl DeviceScan {
         Self { query, limit, reply, next: 0, best: BinaryHeap::with_capacity(limit) }
     }
 
-    /// Takes one step. True when all devices have been compared.
+    /// Takes one step: a chunk of devices, some 10 µs, and several times that where names or scores are searched. True when
+    /// all devices have been compared.
     pub fn advance(&mut self, devices: &DeviceWindows, metrics: &KnownMetrics) -> bool {
-        for _ in 0..CHUNKS_PER_STEP {
-            for (index, device) in (self.next as u32..).zip(devices.chunk_from(self.next)) {
-                let DevicesQuery { search, after, scope, .. } = &self.query;
-                if let Some(name) = &device.name
-                    && after.as_deref().is_none_or(|after| &**name > after)
-                    && search.as_deref().is_none_or(|part| has_part(name, part))
-                    && (*scope == Scope::Cluster || device.own.total > 0)
-                {
-                    self.consider(index, device, name, devices, metrics);
-                }
+        for (index, device) in (self.next as u32..).zip(devices.chunk_from(self.next)) {
+            let DevicesQuery { search, after, scope, .. } = &self.query;
+            if let Some(name) = &device.name
+                && after.as_deref().is_none_or(|after| &**name > after)
+                && search.as_deref().is_none_or(|part| has_part(name, part))
+                && (*scope == Scope::Cluster || device.own.total > 0)
+            {
+                self.consider(index, device, name, devices, metrics);
             }
-            self.next += DEVICES_PER_CHUNK;
         }
+        self.next += DEVICES_PER_CHUNK;
         self.next >= devices.entries()
     }
 
@@ -116,21 +115,23 @@ pub fn has_part(name: &str, part: &str) -> bool {
 }
 
 fn key(query: &DevicesQuery, device: &DeviceEntry, devices: &DeviceWindows) -> u64 {
-    let counts = match query.scope {
+    let scope = query.scope;
+    match query.sort {
+        // The bits of floats of 0 and up have the order of the floats.
+        DevicesSort::Score => {
+            highest(scope, device, devices).map_or(0, |stream| stream.verdict.score.to_bits())
+        }
+        DevicesSort::LastSeen => last_seen_us(device, scope).max(0) as u64,
+        DevicesSort::Device => 0,
+        DevicesSort::Anomalies => counts(scope, device).anomalies,
+    }
+}
+
+/// Samples of a device and anomalies in them, of all replicas or of this one.
+fn counts(scope: Scope, device: &DeviceEntry) -> JudgedCounts {
+    match scope {
         Scope::Cluster => device.own + device.others,
         Scope::Local => device.own,
-    };
-    match (query.sort, query.scope) {
-        // The bits of floats of 0 and up have the order of the floats.
-        (DevicesSort::Score, Scope::Cluster) => {
-            device.highest_score().map_or(0, |stream| stream.score.to_bits())
-        }
-        (DevicesSort::Score, Scope::Local) => {
-            highest_own(device, devices).map_or(0, |own| own.verdict.score.to_bits())
-        }
-        (DevicesSort::LastSeen, scope) => last_seen_us(device, scope).max(0) as u64,
-        (DevicesSort::Device, _) => 0,
-        (DevicesSort::Anomalies, _) => counts.anomalies,
     }
 }
 
@@ -143,24 +144,37 @@ fn last_seen_us(device: &DeviceEntry, scope: Scope) -> i64 {
     i64::from(device.own_seen_s) * 1_000_000
 }
 
-/// A stream of a device by the values of this replica alone.
-struct OwnStream {
+/// A stream of a device by the values of a scope.
+struct ScopedStream<'a> {
     metric: MetricId,
     verdict: Verdict,
-    last: f64,
+    window: &'a Window,
+    ring: &'a [f64],
 }
 
-fn own_streams(device: &DeviceEntry, devices: &DeviceWindows) -> impl Iterator<Item = OwnStream> {
-    device.streams.iter().filter_map(|stream| {
-        let (own, ring) = devices.arena.own(stream.place())?;
-        let last = own.window.last(ring)?;
-        Some(OwnStream { metric: stream.metric, verdict: own.verdict, last })
+/// Those that have values.
+fn streams<'a>(
+    scope: Scope,
+    device: &'a DeviceEntry,
+    devices: &'a DeviceWindows,
+) -> impl Iterator<Item = ScopedStream<'a>> {
+    device.streams.iter().filter_map(move |&MetricStream { metric, place }| {
+        let (stream, ring) = match scope {
+            Scope::Cluster => devices.arena.get(place),
+            Scope::Local => devices.arena.own(place)?,
+        };
+        let StreamRecord { window, verdict, .. } = stream;
+        (window.count() > 0).then_some(ScopedStream { metric, verdict: *verdict, window, ring })
     })
 }
 
 /// The stream with the highest score, the first of equals.
-fn highest_own(device: &DeviceEntry, devices: &DeviceWindows) -> Option<OwnStream> {
-    own_streams(device, devices)
+fn highest<'a>(
+    scope: Scope,
+    device: &'a DeviceEntry,
+    devices: &'a DeviceWindows,
+) -> Option<ScopedStream<'a>> {
+    streams(scope, device, devices)
         .reduce(|best, next| if next.verdict.score > best.verdict.score { next } else { best })
 }
 
@@ -170,26 +184,14 @@ fn report(
     metrics: &KnownMetrics,
     device: &DeviceEntry,
 ) -> Option<DeviceReport> {
-    let (metric, score, last, is_anomaly, counts) = match scope {
-        Scope::Cluster => {
-            let highest = device.highest_score()?;
-            let (stream, ring) = devices.arena.get(highest.place());
-            let is_anomaly = device.streams.iter().any(DeviceStream::is_anomaly);
-            let counts = device.own + device.others;
-            (highest.metric, highest.score, stream.window.last(ring)?, is_anomaly, counts)
-        }
-        Scope::Local => {
-            let highest = highest_own(device, devices)?;
-            let is_anomaly = own_streams(device, devices).any(|own| own.verdict.is_anomaly);
-            (highest.metric, highest.verdict.score, highest.last, is_anomaly, device.own)
-        }
-    };
+    let ScopedStream { metric, verdict, window, ring } = highest(scope, device, devices)?;
+    let counts = counts(scope, device);
     Some(DeviceReport {
         device: device.name.clone()?,
-        score,
-        is_anomaly,
+        score: verdict.score,
+        is_anomaly: streams(scope, device, devices).any(|stream| stream.verdict.is_anomaly),
         metric: metrics.name(metric)?,
-        last,
+        last: window.last(ring)?,
         last_seen_us: last_seen_us(device, scope),
         total_count: counts.total,
         anomaly_count: counts.anomalies,

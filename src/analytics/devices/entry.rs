@@ -5,93 +5,56 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog};
-use crate::analytics::arena::{
-    Arena, FlaggedIndex, RingSource, StreamIndex, StreamRecord, StreamToJudge,
-};
+use crate::analytics::arena::{Arena, MetricStream, RingSource, StreamRecord, StreamToJudge};
 use crate::analytics::last_sample::LastSample;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::onsets::Onsets;
 use crate::judged_queue::JudgedCounts;
-use sigmad_sample::{DeviceId, MetricId, Reading, Verdict};
+use sigmad_sample::{DeviceId, MetricId, Reading};
 
-/// One stream of a device, with what `/devices` sorts by, so that sorting reads no stream.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceStream {
-    /// The score of the last verdict.
-    pub score: f64,
-    /// Its metric.
-    pub metric: MetricId,
-    /// The stream, and whether the last verdict was an anomaly.
-    flagged: FlaggedIndex,
+/// Judges a value of a stream of the device with that name and those counts.
+#[inline(always)] // in the loop over the readings of a sample
+fn judge_value(
+    stream: MetricStream,
+    of: OfDevice<'_>,
+    times_us: (i64, i64),
+    value: f64,
+    (arena, onsets): (&mut Arena, &mut Onsets),
+    metrics: &mut KnownMetrics,
+    anomalies: &mut AnomalyLog,
+) {
+    let (MetricStream { metric, place }, name, arrived_us) = (stream, of.1, times_us.1);
+    let mut to_judge = arena.get_to_judge(place);
+    let is_due = to_judge.fold(arrived_us, value);
+    if !to_judge.take_usual(value) {
+        judge_fully(stream, of, times_us, value, arena, metrics, anomalies);
+    }
+    if is_due {
+        onsets.judge(arena, (name, metric, place), metrics, arrived_us, value);
+    }
 }
 
-impl DeviceStream {
-    /// The stream.
-    #[inline]
-    pub fn place(&self) -> StreamIndex {
-        self.flagged.index()
+/// Judges a value with all that can come of it.
+#[inline(never)]
+fn judge_fully(
+    MetricStream { metric, place }: MetricStream,
+    of: OfDevice<'_>,
+    (timestamp_us, arrived_us): (i64, i64),
+    value: f64,
+    arena: &mut Arena,
+    metrics: &mut KnownMetrics,
+    anomalies: &mut AnomalyLog,
+) {
+    let StreamToJudge { record: stream, ring, states, .. } = arena.get_to_judge(place);
+    let before = stream.window.moments();
+    let verdict = states.judge(stream.state, &before, timestamp_us, value);
+    stream.enter(ring, value, verdict);
+    if verdict.is_anomaly || stream.open.is_some() {
+        let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
+        note_verdict(of, (metric, stream), flag, metrics, anomalies);
     }
-
-    /// Whether the last verdict was an anomaly.
-    pub fn is_anomaly(&self) -> bool {
-        self.flagged.flag()
-    }
-
-    /// Takes the last verdict.
-    #[inline]
-    pub fn set_verdict(&mut self, verdict: &Verdict) {
-        self.score = verdict.score;
-        self.flagged = self.place().with_flag(verdict.is_anomaly);
-    }
-
-    /// Judges a value, of the device with that name and those counts.
-    #[inline(always)] // in the loop over the readings of a sample
-    fn judge(
-        &mut self,
-        of: OfDevice<'_>,
-        times_us: (i64, i64),
-        value: f64,
-        (arena, onsets): (&mut Arena, &mut Onsets),
-        metrics: &mut KnownMetrics,
-        anomalies: &mut AnomalyLog,
-    ) {
-        let (place, metric, name, arrived_us) = (self.place(), self.metric, of.1, times_us.1);
-        let mut stream = arena.get_to_judge(place);
-        let is_due = stream.fold(arrived_us, value);
-        if stream.take_usual(value) {
-            self.set_verdict(&stream.record.verdict);
-        } else {
-            self.judge_fully(of, times_us, value, arena, metrics, anomalies);
-        }
-        if is_due {
-            onsets.judge(arena, (name, metric, place), metrics, arrived_us, value);
-        }
-    }
-
-    /// Judges a value with all that can come of it.
-    #[inline(never)]
-    fn judge_fully(
-        &mut self,
-        of: OfDevice<'_>,
-        (timestamp_us, arrived_us): (i64, i64),
-        value: f64,
-        arena: &mut Arena,
-        metrics: &mut KnownMetrics,
-        anomalies: &mut AnomalyLog,
-    ) {
-        let place = self.place();
-        let StreamToJudge { record: stream, ring, states, .. } = arena.get_to_judge(place);
-        let before = stream.window.moments();
-        let verdict = states.judge(stream.state, &before, timestamp_us, value);
-        stream.enter(ring, value, verdict);
-        self.set_verdict(&verdict);
-        if verdict.is_anomaly || stream.open.is_some() {
-            let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
-            note_verdict(of, (self.metric, stream), flag, metrics, anomalies);
-        }
-        if stream.ring_source != RingSource::Own {
-            arena.enter_own(place, value, verdict);
-        }
+    if stream.ring_source != RingSource::Own {
+        arena.enter_own(place, value, verdict);
     }
 }
 
@@ -107,7 +70,7 @@ pub struct DeviceEntry {
     /// The generation of the device's id.
     pub generation: u32,
     /// In the order in which they were first sent.
-    pub streams: SmallVec<[DeviceStream; 2]>,
+    pub streams: SmallVec<[MetricStream; 2]>,
     /// Samples that this replica judged since the start, and anomalies in them.
     pub own: JudgedCounts,
     /// The same of other replicas, as last reported.
@@ -130,21 +93,11 @@ impl DeviceEntry {
         hint: usize,
         arena: &mut Arena,
         metrics: &mut KnownMetrics,
-    ) -> Option<&mut DeviceStream> {
-        let at = self.find_or_open(metric, hint, arena, metrics)?;
-        Some(&mut self.streams[at])
-    }
-
-    /// The position of that stream.
-    #[inline]
-    fn find_or_open(
-        &mut self,
-        metric: MetricId,
-        hint: usize,
-        arena: &mut Arena,
-        metrics: &mut KnownMetrics,
-    ) -> Option<usize> {
-        self.find(metric, hint).or_else(|| self.open(metric, arena, metrics))
+    ) -> Option<MetricStream> {
+        match self.find(metric, hint) {
+            Some(at) => Some(self.streams[at]),
+            None => self.open(metric, arena, metrics),
+        }
     }
 
     /// The position of its stream of that metric; `hint` as for [`DeviceEntry::stream`].
@@ -162,11 +115,11 @@ impl DeviceEntry {
         metric: MetricId,
         arena: &mut Arena,
         metrics: &mut KnownMetrics,
-    ) -> Option<usize> {
+    ) -> Option<MetricStream> {
         metrics.admit(metric)?;
-        let flagged = arena.open().with_flag(false);
-        self.streams.push(DeviceStream { score: 0.0, metric, flagged });
-        Some(self.streams.len() - 1)
+        let stream = MetricStream { metric, place: arena.open() };
+        self.streams.push(stream);
+        Some(stream)
     }
 
     /// What its verdicts are noted for.
@@ -194,12 +147,12 @@ impl DeviceEntry {
         let times_us = (timestamp_us, arrived_us);
         let mut judged = 0;
         // Most samples of a device name the same metrics in the same order.
-        for (entry, &Reading { metric, value }) in streams.iter_mut().zip(readings) {
-            if entry.metric != metric {
+        for (&stream, &Reading { metric, value }) in streams.iter().zip(readings) {
+            if stream.metric != metric {
                 break;
             }
             let of = (id, name.as_ref(), &mut *own);
-            entry.judge(of, times_us, value, (arena, onsets), metrics, anomalies);
+            judge_value(stream, of, times_us, value, (arena, onsets), metrics, anomalies);
             judged += 1;
         }
         if judged < readings.len() {
@@ -227,10 +180,9 @@ impl DeviceEntry {
         anomalies: &mut AnomalyLog,
     ) {
         for (at, &Reading { metric, value }) in readings.iter().enumerate().skip(from) {
-            let Some(at) = self.find_or_open(metric, at, arena, metrics) else { continue };
-            let Self { name, own, streams, .. } = self;
-            let of = (id, name.as_ref(), own);
-            streams[at].judge(of, times_us, value, (arena, onsets), metrics, anomalies);
+            let Some(stream) = self.stream(metric, at, arena, metrics) else { continue };
+            let of = self.of(id);
+            judge_value(stream, of, times_us, value, (arena, onsets), metrics, anomalies);
         }
     }
 
@@ -241,11 +193,6 @@ impl DeviceEntry {
         self.last.update(arrived_us, timestamp_us);
         let before_s = std::mem::replace(&mut self.own_seen_s, LastSample::seconds(arrived_us));
         self.own_seen_s != before_s || self.own.total == 1
-    }
-
-    /// The stream with the highest score, the first of equals. None without a stream.
-    pub fn highest_score(&self) -> Option<&DeviceStream> {
-        self.streams.iter().reduce(|best, next| if next.score > best.score { next } else { best })
     }
 }
 

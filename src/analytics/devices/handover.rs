@@ -3,7 +3,7 @@
 use super::DeviceWindows;
 use super::entry::note_verdict;
 use crate::analytics::anomalies::{AnomalousValue, AnomalyLog};
-use crate::analytics::arena::{RingSource, StreamToJudge};
+use crate::analytics::arena::{MetricStream, RingSource, StreamToJudge};
 use crate::analytics::handover::WaitingValue;
 use crate::analytics::metrics::KnownMetrics;
 use crate::handover::{FoundStates, STREAMS_PER_PART, StatedPart, StreamStates, WaitOutcome};
@@ -35,14 +35,12 @@ impl DeviceWindows {
         let timestamp_us = sample.timestamp_us;
         for (at, &Reading { metric, value }) in readings.iter().enumerate() {
             let Some((device, arena, _)) = self.get_mut(id, metrics) else { return false };
-            let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
-            let StreamToJudge { record: stream, ring, states, .. } =
-                arena.get_to_judge(entry.place());
+            let of_device = device.stream(metric, at, arena, metrics);
+            let Some(MetricStream { place, .. }) = of_device else { continue };
+            let StreamToJudge { record: stream, ring, states, .. } = arena.get_to_judge(place);
             let before = stream.window.moments();
             let verdict = states.judge_early(&before, value);
             stream.enter(ring, value, verdict);
-            entry.set_verdict(&verdict);
-            let place = entry.place();
             if is_final {
                 let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
                 note_verdict(device.of(id), (metric, stream), flag, metrics, anomalies);
@@ -81,8 +79,8 @@ impl DeviceWindows {
         let mut anew = 0;
         for (at, StreamStates { metric, bytes }) in found.streams.into_iter().enumerate() {
             let Some((device, arena, onsets)) = self.get_mut(id, metrics) else { return };
-            let Some(entry) = device.stream(metric, at, arena, metrics) else { continue };
-            let place = entry.place();
+            let of_device = device.stream(metric, at, arena, metrics);
+            let Some(MetricStream { place, .. }) = of_device else { continue };
             anew += arena.read_states(place, &bytes).unwrap_or(1);
             onsets.receive(arena, (device.name.as_ref(), metric, place), metrics, now_us);
         }
@@ -119,7 +117,7 @@ impl DeviceWindows {
             let Some((device, arena, onsets)) = self.get_mut(id, metrics) else { return };
             // None: its metric was evicted meanwhile.
             let Some(at) = device.find(metric, at) else { continue };
-            let place = device.streams[at].place();
+            let place = device.streams[at].place;
             let StreamToJudge { record: stream, fold, interval_us, states, .. } =
                 arena.get_to_judge(place);
             let is_due = fold.is_some_and(|fold| !fold.add(interval_us, arrived_us, value));
@@ -139,7 +137,6 @@ impl DeviceWindows {
             let ring_source = stream.ring_source;
             let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
             note_verdict(device.of(id), (metric, stream), flag, metrics, anomalies);
-            device.streams[at].set_verdict(&last);
             if let RingSource::Both(copy) = ring_source {
                 let own = arena.get_mut(copy).0;
                 own.verdict = own.verdict.by(last.score, last.is_anomaly);
@@ -152,7 +149,7 @@ impl DeviceWindows {
     pub fn state_device(&mut self, id: DeviceId, takeover: u32) -> Vec<StatedPart> {
         let Some(device) = self.get(id) else { return Vec::new() };
         let (own_total, head) = (device.own.total, self.arena.states_head());
-        let places: Vec<_> = device.streams.iter().map(|s| (s.metric, s.place())).collect();
+        let places: Vec<_> = device.streams.iter().map(|s| (s.metric, s.place)).collect();
         let mut parts: Vec<StatedPart> =
             Vec::with_capacity(places.len().div_ceil(STREAMS_PER_PART));
         for of_part in places.chunks(STREAMS_PER_PART) {

@@ -2,6 +2,7 @@
 
 use super::{DEVICES_PER_CHUNK, DeviceEntry, DeviceWindows};
 use crate::analytics::anomalies::OpenAnomaly;
+use crate::analytics::arena::MetricStream;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::saved::form::{SavedDevice, SavedForm};
 use sigmad_sample::{DeviceId, MetricId};
@@ -33,20 +34,15 @@ impl DeviceWindows {
         form: &SavedForm,
         from: &[u8],
     ) -> Option<usize> {
-        self.get(id)?;
-        let index = id.index as usize;
-        let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
-        let at = device.find(metric, 0)?;
-        let place = device.streams[at].place();
-        let anew = self.arena.read(place, form, from)?;
-        device.streams[at].set_verdict(&self.arena.get(place).0.verdict);
-        Some(anew)
+        let device = self.get(id)?;
+        let place = device.streams[device.find(metric, 0)?].place;
+        self.arena.read(place, form, from)
     }
 
     /// Notes the open anomaly of a stream. False if there is no such stream.
     pub fn restore_open(&mut self, id: DeviceId, metric: MetricId, open: OpenAnomaly) -> bool {
         let stream = self.get(id).and_then(|device| Some(&device.streams[device.find(metric, 0)?]));
-        let Some(place) = stream.map(super::DeviceStream::place) else { return false };
+        let Some(&MetricStream { place, .. }) = stream else { return false };
         self.arena.get_mut(place).0.open = Some(open);
         true
     }

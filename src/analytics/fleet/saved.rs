@@ -1,19 +1,20 @@
 //! The fleet's streams for snapshots, and from them.
 
-use super::{FleetStream, FleetWindows};
+use super::FleetWindows;
 use crate::analytics::anomalies::OpenAnomaly;
+use crate::analytics::arena::MetricStream;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::saved::form::SavedForm;
 use sigmad_sample::MetricId;
 
 impl FleetWindows {
     /// The stream in the slot of a metric, whichever name has it.
-    pub fn in_slot(&self, metric: MetricId) -> Option<FleetStream> {
+    pub fn in_slot(&self, metric: MetricId) -> Option<MetricStream> {
         *self.slots.get(metric.slot())?
     }
 
     /// The first stream in the slots from `at` on, with its slot.
-    pub fn stream_from(&self, at: usize) -> Option<(usize, FleetStream)> {
+    pub fn stream_from(&self, at: usize) -> Option<(usize, MetricStream)> {
         let mut slots = self.slots.iter().enumerate().skip(at);
         slots.find_map(|(slot, stream)| Some((slot, (*stream)?)))
     }

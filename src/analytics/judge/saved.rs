@@ -171,7 +171,7 @@ impl Analytics {
         let id = DeviceId::read(&mut from)?;
         let metric = MetricId::read(&mut from)?;
         let device = self.devices.get(id)?;
-        let (name, place) = (device.name.clone(), device.streams[device.find(metric, 0)?].place());
+        let (name, place) = (device.name.clone(), device.streams[device.find(metric, 0)?].place);
         let DeviceWindows { onsets, arena, .. } = &mut self.devices;
         let restored = arena.read_watch(place, from)?;
         onsets.restore(arena, (name.as_ref(), metric, place), &self.metrics);

@@ -93,7 +93,7 @@ impl Analytics {
                 }
                 _ => selection.is_exact(&self.metric_name(stream.metric)?),
             };
-            Some(MatchedSeries::at(&self.devices.arena, stream.metric, stream.place(), is_exact?))
+            Some(MatchedSeries::at(&self.devices.arena, stream.metric, stream.place, is_exact?))
         });
         found.collect()
     }

@@ -7,9 +7,9 @@
 
 use std::collections::VecDeque;
 
-use crate::analytics::arena::{Arena, StreamIndex};
+use crate::analytics::arena::{Arena, MetricStream, StreamIndex};
 use crate::analytics::devices::{DeviceEntry, DeviceWindows};
-use crate::analytics::fleet::{FleetStream, FleetWindows};
+use crate::analytics::fleet::FleetWindows;
 use crate::analytics::latest::LatestSamples;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::saved::form::{RecordKind, SavedAnomaly, SavedDevice, SavedMetric, push};
@@ -226,9 +226,9 @@ impl Export {
                 continue;
             }
             if is_taken {
-                self.take_stream(&devices.arena, of, stream.metric, stream.place());
+                self.take_stream(&devices.arena, of, stream.metric, stream.place);
             } else {
-                self.pending_streams.take(stream.place().number());
+                self.pending_streams.take(stream.place.number());
             }
         }
     }
@@ -315,7 +315,7 @@ impl Export {
         }
     }
 
-    fn take_fleet(&mut self, fleet: &FleetWindows, stream: FleetStream, metrics: &KnownMetrics) {
+    fn take_fleet(&mut self, fleet: &FleetWindows, stream: MetricStream, metrics: &KnownMetrics) {
         if self.pending_fleet.take(stream.place.number()) && metrics.is_current(stream.metric) {
             self.take_metric(stream.metric.slot(), metrics);
             self.record(RecordKind::FleetStream, |to| {
@@ -375,7 +375,7 @@ impl Export {
             if self.taken_bytes >= STEP_BYTES {
                 return false;
             }
-            self.take_stream(arena, id, stream.metric, stream.place());
+            self.take_stream(arena, id, stream.metric, stream.place);
         }
         true
     }
