@@ -14,7 +14,7 @@ mod states;
 use crate::analytics::anomalies::OpenAnomaly;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
-use sigmad_detectors::zscore::ZScore;
+use sigmad_detectors::zscore::{LastVerdict, ZScore};
 use sigmad_detectors::{DetectorSettings, DetectorStates, StateIndex, prefetch};
 use sigmad_incidents::fold::Fold;
 use sigmad_incidents::watch::{Deviation, Finding, Watch};
@@ -64,7 +64,7 @@ pub struct StreamRecord {
     /// The sums over the ring.
     pub window: Window,
     /// The verdict on the last value.
-    pub verdict: Verdict,
+    pub verdict: LastVerdict,
     /// Values and anomalies that this replica judged since the start.
     pub own: JudgedCounts,
     /// Values and anomalies that other replicas judged, as last reported.
@@ -83,15 +83,18 @@ impl StreamRecord {
     /// Adds a value that was judged by the window before it.
     #[inline(always)] // two calls per reading, which would pass their arguments through memory
     pub fn enter(&mut self, ring: &mut [f64], value: f64, verdict: Verdict) {
+        self.own.anomalies += u64::from(verdict.is_anomaly);
+        self.enter_judged(ring, value, LastVerdict::Judged(verdict));
+    }
+
+    #[inline(always)] // as enter
+    fn enter_judged(&mut self, ring: &mut [f64], value: f64, verdict: LastVerdict) {
         self.verdict = verdict;
         self.own.total += 1;
-        self.own.anomalies += u64::from(verdict.is_anomaly);
         // Last, so that what it calls is the end of all.
         self.window.push(ring, value);
     }
-}
 
-impl StreamRecord {
     /// Whether `zscore` alone judges, and the last value was no anomaly.
     #[inline(always)]
     fn is_usual(&self) -> bool {
@@ -105,10 +108,8 @@ impl StreamRecord {
         if !self.is_usual() {
             return false;
         }
-        let Some(verdict) = zscore.judge_usual(&self.window.moments(), value) else {
-            return false;
-        };
-        self.enter(ring, value, verdict);
+        let Some(usual) = zscore.judge_usual(&self.window.moments(), value) else { return false };
+        self.enter_judged(ring, value, LastVerdict::Usual(usual));
         true
     }
 
@@ -125,19 +126,12 @@ impl StreamRecord {
         }
         let (mut window, mut last, mut taken) = (self.window.clone(), None, 0);
         for value in values {
-            let before = window.moments();
-            if !zscore.is_surely_usual(&before, value)
-                && zscore.judge_usual(&before, value).is_none()
-            {
-                break;
-            }
+            let Some(usual) = zscore.judge_usual(&window.moments(), value) else { break };
             window.push(ring, value);
-            (last, taken) = (Some((before, value)), taken + 1);
+            (last, taken) = (Some(usual), taken + 1);
         }
         self.window = window;
-        // Of the others nobody sees a verdict.
-        let verdict = last.and_then(|(before, value)| zscore.judge_usual(&before, value));
-        self.verdict = verdict.unwrap_or(self.verdict);
+        self.verdict = last.map_or(self.verdict, LastVerdict::Usual);
         self.own.total += taken as u64;
         taken
     }
@@ -475,7 +469,7 @@ mod tests {
         let (shared, foreign) = (arena.open(), arena.open());
         let (stream, ring) = arena.get_mut(shared);
         stream.window.push(ring, 1.0);
-        stream.verdict.score = 3.0;
+        stream.verdict = Verdict { score: 3.0, ..Verdict::default() }.into();
         arena.share(shared, &[1.0]);
         arena.share(foreign, &[]);
         assert!(arena.own(foreign).is_none());
@@ -486,7 +480,7 @@ mod tests {
         }
         let own = |arena: &Arena, place| {
             let (stream, ring) = arena.own(place).expect("there are values");
-            (stream.window.values(ring).collect::<Vec<_>>(), stream.verdict.score)
+            (stream.window.values(ring).collect::<Vec<_>>(), stream.verdict.verdict().score)
         };
         assert_eq!(own(&arena, shared), (vec![1.0], 3.0));
         let verdict = Verdict { score: 7.0, ..Verdict::default() };

@@ -210,7 +210,7 @@ impl Analytics {
             // Opened for its detector states.
             return None;
         }
-        let moments = stream.window.moments();
+        let (moments, verdict) = (stream.window.moments(), stream.verdict.verdict());
         let mut values = Vec::with_capacity(stream.window.count());
         values.extend(stream.window.values(ring));
         Some(MetricReport {
@@ -218,8 +218,8 @@ impl Analytics {
             values,
             mean: moments.mean,
             std_dev: moments.std_dev(),
-            verdict: stream.verdict,
-            findings: arena.states().findings(all.state, &stream.verdict),
+            verdict,
+            findings: arena.states().findings(all.state, &verdict),
             total_count: counts.total,
             anomaly_count: counts.anomalies,
             folded_values: arena.learned(place),

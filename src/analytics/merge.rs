@@ -79,9 +79,9 @@ impl ReplicaMerge {
             Some((own, _)) if is_all_own => own.verdict,
             // Also for a value that is still to be sent: other replicas' values before it may be new here.
             _ => {
-                let previous = arena.get(place).0.verdict;
+                let previous = arena.get(place).0.verdict.verdict();
                 let detectors = arena.states().settings();
-                detectors.judge_again(&Moments::of(newest(before, window)), last, previous)
+                detectors.judge_again(&Moments::of(newest(before, window)), last, previous).into()
             }
         };
         arena.get_mut(place).0.verdict = verdict;

@@ -164,7 +164,8 @@ fn streams<'a>(
             Scope::Local => devices.arena.own(place)?,
         };
         let StreamRecord { window, verdict, .. } = stream;
-        (window.count() > 0).then_some(ScopedStream { metric, verdict: *verdict, window, ring })
+        let verdict = verdict.verdict();
+        (window.count() > 0).then_some(ScopedStream { metric, verdict, window, ring })
     })
 }
 

@@ -31,7 +31,7 @@ impl Arena {
         };
         let (stream, ring) = self.get_mut(copy);
         stream.window.push(ring, value);
-        stream.verdict = verdict;
+        stream.verdict = verdict.into();
     }
 
     /// Prepares a ring for other replicas' values: if it holds this replica's only, copies them (`own`) to a

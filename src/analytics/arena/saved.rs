@@ -18,7 +18,7 @@ impl Arena {
     pub fn write(&self, place: StreamIndex, to: &mut Vec<u8>) {
         let (all, _) = self.get(place);
         let (window, verdict, ring) = match self.own(place) {
-            Some((own, ring)) => (own.window.clone(), own.verdict, ring),
+            Some((own, ring)) => (own.window.clone(), own.verdict.verdict(), ring),
             None => (Window::default(), Verdict::default(), &[][..]),
         };
         window.write(to);
@@ -54,7 +54,7 @@ impl Arena {
             window = Window::default();
             window.refill(ring, kept);
         }
-        (stream.window, stream.verdict, stream.own) = (window, verdict, own);
+        (stream.window, stream.verdict, stream.own) = (window, verdict.into(), own);
         Some(anew)
     }
 

@@ -131,15 +131,15 @@ impl DeviceWindows {
             }
             let (stream, _) = arena.get_mut(place);
             // Of the last value: what `zscore` says of it stays, which may have been judged again.
-            let last = stream.verdict.by(verdict.score, verdict.is_anomaly);
-            stream.verdict = last;
+            let last = stream.verdict.verdict().by(verdict.score, verdict.is_anomaly);
+            stream.verdict = last.into();
             stream.own.anomalies += u64::from(verdict.is_anomaly);
             let ring_source = stream.ring_source;
             let flag = AnomalousValue { value, before, verdict, timestamp_us, arrived_us };
             note_verdict(device.of(id), (metric, stream), flag, metrics, anomalies);
             if let RingSource::Both(copy) = ring_source {
                 let own = arena.get_mut(copy).0;
-                own.verdict = own.verdict.by(last.score, last.is_anomaly);
+                own.verdict = own.verdict.verdict().by(last.score, last.is_anomaly).into();
             }
         }
     }

@@ -22,7 +22,7 @@ struct MatchedSeries {
 
 impl MatchedSeries {
     fn at(arena: &Arena, metric: MetricId, place: StreamIndex, is_exact: bool) -> Self {
-        let score = arena.get(place).0.verdict.score;
+        let score = arena.get(place).0.verdict.verdict().score;
         Self { metric, place, score, is_exact }
     }
 
