@@ -12,8 +12,6 @@ mod entry;
 mod handover;
 mod saved;
 
-use std::ops::Range;
-
 pub use self::entry::DeviceEntry;
 
 use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
@@ -32,9 +30,11 @@ pub const DEVICES_PER_CHUNK: usize = 1_024;
 /// Streams of devices that one step of [`DeviceWindows::free_stale`] checks: some 20 µs.
 const CHECKED_PER_STEP: usize = 4_096;
 
-/// How many samples ahead the entry of a device, its streams, and the places in their rings are prefetched. Four samples take
-/// as long as memory does, so each step finds what the one before it has fetched.
-const PREFETCHED_AHEAD: [usize; 3] = [12, 8, 4];
+/// Samples whose memory is prefetched before the first of them is judged: of two streams each they are as many cache lines as a
+/// core waits for at once.
+pub const PREFETCHED_SAMPLES: usize = 8;
+/// So many streams with windows of 50 stay in the caches of a core, where to prefetch them costs what it saves.
+const STREAMS_CACHED: usize = 1 << 10;
 
 /// Bytes of one device here, without its streams.
 pub const DEVICE_BYTES: usize = size_of::<DeviceEntry>();
@@ -103,32 +103,18 @@ impl DeviceWindows {
 
     /// Whether prefetching is worth its instructions.
     pub fn prefetches(&self) -> bool {
-        // With windows alone it saved nothing: benches/batches.py, 10,000 and a million streams.
-        self.arena.states().keeps_states()
+        self.arena.states().keeps_states() || self.arena.in_use() > STREAMS_CACHED
     }
 
-    /// Prefetches what judging the sample at `at` and those after it needs. Called for each place in turn, from 0 on.
-    #[inline]
-    pub fn prefetch(&self, samples: &[Sample], at: usize) {
-        // Each step reads what the one before it has fetched.
-        let [entry, streams, ring] = PREFETCHED_AHEAD;
-        if at == 0 {
-            self.prefetch_steps(samples, [0..entry, 0..streams, 0..ring]);
-        }
-        let at = |ahead: usize| at + ahead..at + ahead + 1;
-        self.prefetch_steps(samples, [at(entry), at(streams), at(ring)]);
-    }
-
-    #[inline(always)] // in the loops over the samples of a batch
-    fn prefetch_steps(&self, samples: &[Sample], [entry, streams, ring]: [Range<usize>; 3]) {
-        let of = |places: Range<usize>| {
-            let places = places.filter_map(|at| samples.get(at)?.device);
-            places.filter_map(|id| self.at(id.index))
-        };
-        of(entry).for_each(prefetch);
-        let streams_of = |places| of(places).flat_map(|entry: &DeviceEntry| &entry.streams);
-        streams_of(streams).for_each(|stream| self.arena.prefetch(stream.place));
-        streams_of(ring).for_each(|stream| self.arena.prefetch_ring(stream.place));
+    /// Prefetches what judging these samples needs: the entries of their devices, then their streams, then the places in their
+    /// rings. So memory is waited for three times, and not three times for each sample.
+    pub fn prefetch(&self, samples: &[Sample]) {
+        let entries = || samples.iter().filter_map(|s| Some((self.at(s.device?.index)?, s.readings)));
+        entries().for_each(|(entry, _)| prefetch(entry));
+        let streams =
+            || entries().flat_map(|(entry, readings)| entry.streams.iter().take(readings as usize));
+        streams().for_each(|stream| self.arena.prefetch(stream.place));
+        streams().for_each(|stream| self.arena.prefetch_ring(stream.place));
     }
 
     /// This replica's counts of a device's stream; `hint` as for [`DeviceEntry::find`].

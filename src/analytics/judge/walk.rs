@@ -3,6 +3,7 @@
 use sigmad_sample::{Batch, BatchIter, DeviceId, MetricId, Reading, Sample};
 
 use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
+use crate::analytics::devices::PREFETCHED_SAMPLES;
 use crate::analytics::judge::Analytics;
 use crate::analytics::last_sample::LastSample;
 use crate::judged_queue::{CurrentCounts, JudgedCounts, JudgedProducer, MetricCounts};
@@ -91,8 +92,8 @@ impl Analytics {
         let (all, all_readings) = batch.columns();
         let prefetches = self.devices.prefetches();
         for (at, (sample, readings)) in samples.take(taken).enumerate() {
-            if prefetches {
-                self.devices.prefetch(all, at);
+            if prefetches && at % PREFETCHED_SAMPLES == 0 {
+                self.devices.prefetch(&all[at..all.len().min(at + PREFETCHED_SAMPLES)]);
             }
             if let Some(id) = sample.device
                 && self.part.has_devices()
@@ -134,8 +135,8 @@ impl Analytics {
         let prefetches = has_devices && self.devices.prefetches();
         let first = batch.len() - samples.len();
         for (at, (mut sample, readings)) in (first..).zip(samples) {
-            if prefetches {
-                self.devices.prefetch(all, at);
+            if prefetches && at % PREFETCHED_SAMPLES == 0 {
+                self.devices.prefetch(&all[at..all.len().min(at + PREFETCHED_SAMPLES)]);
             }
             let kept;
             let mut readings = readings;
