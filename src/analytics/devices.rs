@@ -21,6 +21,7 @@ use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::onsets::Onsets;
+use crate::huge_pages;
 use crate::judged_queue::{JudgedCounts, SharedWindows};
 use sigmad_detectors::prefetch;
 use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
@@ -109,7 +110,8 @@ impl DeviceWindows {
     /// Prefetches what judging these samples needs: the entries of their devices, then their streams, then the places in their
     /// rings. So memory is waited for three times, and not three times for each sample.
     pub fn prefetch(&self, samples: &[Sample]) {
-        let entries = || samples.iter().filter_map(|s| Some((self.at(s.device?.index)?, s.readings)));
+        let entries =
+            || samples.iter().filter_map(|s| Some((self.at(s.device?.index)?, s.readings)));
         entries().for_each(|(entry, _)| prefetch(entry));
         let streams =
             || entries().flat_map(|(entry, readings)| entry.streams.iter().take(readings as usize));
@@ -231,8 +233,11 @@ impl DeviceWindows {
     fn occupy(&mut self, id: DeviceId, metrics: &KnownMetrics) -> Option<()> {
         let index = id.index as usize;
         while self.devices.len() <= index / DEVICES_PER_CHUNK {
-            let chunk = std::iter::repeat_with(DeviceEntry::default).take(DEVICES_PER_CHUNK);
-            let chunk: Box<[_]> = chunk.collect();
+            let mut chunk = Vec::with_capacity(DEVICES_PER_CHUNK);
+            if !self.devices.is_empty() {
+                huge_pages::advise(chunk.spare_capacity_mut());
+            }
+            chunk.resize_with(DEVICES_PER_CHUNK, DeviceEntry::default);
             self.devices.push(chunk.try_into().expect("it has as many"));
         }
         let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
