@@ -76,7 +76,7 @@ pub struct FoundStates {
     pub is_older: bool,
 }
 
-/// The end of analytics.
+/// The end of one shard.
 #[derive(Debug)]
 pub struct HandoverProducer {
     messages: Sender<HandoverMessage>,
@@ -84,28 +84,33 @@ pub struct HandoverProducer {
     pub wait: Duration,
     /// When the store ends, on the monotonic clock; 0 before the drain.
     deadline_ns: Arc<AtomicU64>,
-    /// Written by analytics.
+    /// Written by the thread of the shard.
     pub counters: Arc<HandoverCounters>,
 }
 
 /// The end of the store. What it finds goes the way of all updates.
 #[derive(Debug)]
 pub struct HandoverConsumer {
-    /// Messages to take; disconnected once analytics has ended.
+    /// Messages to take, those of a device in their order; disconnected once all shards have ended.
     pub messages: Receiver<HandoverMessage>,
     /// How long values wait for the states of their device.
     pub wait: Duration,
 }
 
-/// Makes the way. Values wait for states at most `wait`.
+/// Makes the way, with a producer for each of the counters. Values wait for states at most `wait`.
 pub fn channel(
     wait: Duration,
-    deadline_ns: Arc<AtomicU64>,
-    counters: Arc<HandoverCounters>,
-) -> (HandoverProducer, HandoverConsumer) {
-    let (sender, messages) = bounded(MESSAGES_MAX);
-    let producer = HandoverProducer { messages: sender, wait, deadline_ns, counters };
-    (producer, HandoverConsumer { messages, wait })
+    deadline_ns: &Arc<AtomicU64>,
+    counters: &[Arc<HandoverCounters>],
+) -> (Vec<HandoverProducer>, HandoverConsumer) {
+    let (messages, taken) = bounded(MESSAGES_MAX);
+    let producer = |counters: &Arc<HandoverCounters>| HandoverProducer {
+        messages: messages.clone(),
+        wait,
+        deadline_ns: deadline_ns.clone(),
+        counters: counters.clone(),
+    };
+    (counters.iter().map(producer).collect(), HandoverConsumer { messages: taken, wait })
 }
 
 /// What became of a message.

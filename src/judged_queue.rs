@@ -1,44 +1,46 @@
-//! The judged-sample queue, between the analytics thread and the store: judged samples one way, updates
+//! The judged-sample queue, between the analytics threads and the store: judged samples one way, updates
 //! from other replicas the other way.
 //!
-//! Holds the data and the queue, but no logic of either thread. Exists only with Redis.
+//! Holds the data and the queue, but no logic of either side. Exists only with Redis.
 //!
-//! Judged samples travel in chunks that are filled, sent, emptied and used again. The queue holds as many
-//! bytes as the store has left of its budget ([`ByteBudget`]). Past that it drops and counts the oldest
-//! chunk, so that a store that hangs never delays a verdict.
+//! Judged samples travel in chunks that are filled, sent, emptied and used again. The chunks of all shards are in one queue,
+//! in the order in which they were sent. It holds as many bytes as the store has left of its budget ([`ByteBudget`]).
+//! Past that the shard that sends drops the oldest chunk, whosever it is, and counts it, so that a store that hangs
+//! never delays a verdict.
 
+mod budget;
 mod chunk;
+mod update;
 
 use std::ops::Add;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
-use crate::handover::FoundStates;
 use crate::sample_queue::Sleeper;
+use crate::shards::{ShardLayout, ShardPart};
 use sigmad_clock::Clock;
 use sigmad_counters::{Counter, Families, MetricSource, SampleOutcomes};
-use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
+use sigmad_sample::{Reading, Sample};
 
+pub use self::budget::ByteBudget;
 pub use self::chunk::{
     CHUNK_BYTES, CHUNK_READINGS_MAX, CHUNK_SAMPLES_MAX, ChunkHints, CurrentCounts, FleetCounts,
     JudgedBatch, JudgedChunk, JudgedRow, JudgedSample, MetricCounts, WholeSample,
 };
+pub use self::update::{OtherTakeover, ReplicaUpdate, SharedMetric, SharedWindows};
 
 /// Emptied chunks that are kept for use again: what comes while the store thread waits for a core for a tenth of a second
 /// at half a million samples a second. To take new memory for a chunk costs more than to judge its samples.
 const SPARE_CHUNKS_MAX: usize = 128;
-/// While fewer chunks wait, one is sent before it is full.
+/// While fewer chunks of all shards wait, one is sent before it is full.
 const SENT_EARLY_MAX: usize = 64;
 const _: () = assert!(SENT_EARLY_MAX < SPARE_CHUNKS_MAX);
-/// One part in 16 of the budget is reserved for chunks in flight, so that a full store still takes newer
-/// samples while it drops its oldest.
-const IN_FLIGHT_PART: usize = 16;
-/// Updates that wait for analytics at most; past it the store waits.
+/// Updates that wait for a shard at most; past it the store waits.
 const UPDATES_WAITING_MAX: usize = 64;
-/// Messages of changed anomalies that wait for the store: one, and the last one of all.
+/// Messages of a shard's changed anomalies that wait for the store: one, and the last one of all.
 const ANOMALIES_WAITING_MAX: usize = 2;
 /// Between two attempts to send an update past that: analytics applies one in some milliseconds.
 const UPDATES_FULL_PAUSE: Duration = Duration::from_millis(1);
@@ -64,51 +66,6 @@ impl Add for JudgedCounts {
     }
 }
 
-/// The windows of all replicas for one device, or for the fleet, as the store read them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SharedWindows {
-    /// None for the fleet.
-    pub device: Option<DeviceId>,
-    /// Samples and anomalies that the other replicas counted.
-    pub others: JudgedCounts,
-    /// Samples that this replica had counted when it last wrote. The last sample of all is among them, or is of
-    /// another replica: Redis has their order.
-    pub own_total: u64,
-    /// When any replica last received a sample, microseconds since 1970, by the clock of this replica; 0 when
-    /// that is not known.
-    pub last_seen_us: i64,
-    /// The timestamp of that sample.
-    pub last_timestamp_us: i64,
-    /// That by another replica which has the detector states of the device. None if this one has them, or nobody.
-    pub other_takeover: Option<OtherTakeover>,
-    /// Its metrics.
-    pub metrics: Vec<SharedMetric>,
-}
-
-/// A takeover of a device by another replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OtherTakeover {
-    /// Its number.
-    pub number: u32,
-    /// The other replica waits for the states that this one had.
-    pub is_from_here: bool,
-}
-
-/// One stream as all replicas see it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SharedMetric {
-    /// Which metric.
-    pub metric: MetricId,
-    /// What the other replicas counted.
-    pub others: JudgedCounts,
-    /// Values that this replica had counted when it last wrote; later ones are not in `values`.
-    pub own_total: u64,
-    /// Number of `values` that this replica wrote.
-    pub own_values: usize,
-    /// The newest values, oldest first: one more than a window, so that the last one can be judged.
-    pub values: Vec<f64>,
-}
-
 /// A change of an anomaly of this replica, for the list of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedAnomaly {
@@ -122,62 +79,21 @@ pub struct ChangedAnomaly {
     pub body: Vec<u8>,
 }
 
-/// What the store sends to analytics.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ReplicaUpdate {
-    /// Windows that other replicas have changed. If samples of ours were in flight when they were read, they
-    /// are sent again once those are written: only then is the order of all samples known.
-    Windows(Vec<SharedWindows>),
-    /// All that any replica had written by that time has been sent; microseconds since 1970.
-    SyncedAt(i64),
-    /// Redis has this replica's takeover of that number of a device.
-    TakenOver(DeviceId, u32),
-    /// The detector states of a device that was wanted.
-    States(FoundStates),
+/// Changes of anomalies of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListedChanges {
+    /// The anomalies, each as it is now.
+    pub changed: Vec<ChangedAnomaly>,
+    /// All changes of the shard up to this one have been sent.
+    pub until_change: u64,
 }
 
-/// The bytes that the store and the queue may hold together, and how many the store holds now.
-#[derive(Debug)]
-pub struct ByteBudget {
-    bytes_max: usize,
-    /// Written by the store, read by the queue. Relaxed: it orders nothing else.
-    store_bytes: AtomicUsize,
-}
-
-impl ByteBudget {
-    /// A budget of `bytes_max`, of which nothing is used.
-    pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, store_bytes: AtomicUsize::new(0) }
-    }
-
-    /// Sets the bytes that the store holds now.
-    pub fn set_store_bytes(&self, bytes: usize) {
-        self.store_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// The budget.
-    pub fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    /// The part of the budget that the store may use.
-    pub fn store_bytes_max(&self) -> usize {
-        self.bytes_max - self.bytes_max / IN_FLIGHT_PART
-    }
-
-    /// Chunks that may wait in the queue: at least two, one that arrives and one that leaves.
-    fn chunks_max(&self) -> usize {
-        let store_bytes = self.store_bytes.load(Ordering::Relaxed);
-        (self.bytes_max.saturating_sub(store_bytes) / CHUNK_BYTES).max(2)
-    }
-}
-
-/// Counters of the queue, written by the analytics thread.
+/// Counters of the queue, written by the thread of one shard.
 #[derive(Debug, Default)]
 pub struct JudgedQueueCounters {
     /// Samples sent to the store.
     pub samples_total: Counter,
-    /// Samples dropped because the queue was full.
+    /// Samples that it dropped because the queue was full, of whatever shard.
     pub dropped_total: Counter,
     /// Anomalies that made room here before the store took their last change.
     pub anomalies_left_out_total: Counter,
@@ -209,69 +125,137 @@ pub const STORE_DROPPED: &str = "sigmad_store_dropped_total";
 /// Its help.
 pub const STORE_DROPPED_HELP: &str = "Samples dropped, by reason: queue_full during an outage of Redis, refused by Redis for good, shutdown before Redis had them.";
 
-/// The analytics thread's end.
+/// The end of one shard.
 #[derive(Debug)]
 pub struct JudgedProducer {
+    shard: usize,
     full: Sender<Box<JudgedChunk>>,
     /// A second receiver of the same channel: takes back the oldest chunk to make room.
     oldest: Receiver<Box<JudgedChunk>>,
     emptied: Receiver<Box<JudgedChunk>>,
     budget: Arc<ByteBudget>,
+    waiting: ChunksWaiting,
     filling: Box<JudgedChunk>,
     /// Four bytes for each device and each metric.
     hints: ChunkHints,
-    anomalies: Sender<Vec<ChangedAnomaly>>,
+    /// Of the fleet's shard, which is not the only one.
+    apart: Option<Box<SamplesApart>>,
+    anomalies: Sender<ListedChanges>,
     /// What the store sends.
     pub updates: Receiver<ReplicaUpdate>,
+    synced_at_us: Arc<AtomicI64>,
     counters: Arc<JudgedQueueCounters>,
 }
+
+/// Samples without a device, which the fleet's shard sends beside the values of all.
+#[derive(Debug, Default)]
+struct SamplesApart {
+    chunk: Box<JudgedChunk>,
+    hints: ChunkHints,
+    /// The batch that the next sample begins.
+    batch: Option<(i64, u64)>,
+}
+
+/// How many chunks of each shard wait for the store. Relaxed: they order nothing else.
+type ChunksWaiting = Arc<[AtomicUsize]>;
 
 /// The store's end.
 #[derive(Debug)]
 pub struct JudgedConsumer {
-    /// Chunks to take; disconnected once the producer is dropped and all were taken.
-    pub chunks: Receiver<Box<JudgedChunk>>,
+    layout: ShardLayout,
+    chunks: Receiver<Box<JudgedChunk>>,
     emptied: Sender<Box<JudgedChunk>>,
+    waiting: ChunksWaiting,
     /// Shared with the queue of the store.
     pub budget: Arc<ByteBudget>,
+    shards: Vec<ToShard>,
+    synced_at_us: Arc<AtomicI64>,
+}
+
+/// What the store has of one shard beside its chunks.
+#[derive(Debug)]
+struct ToShard {
     /// Anomalies that changed.
-    pub anomalies: Receiver<Vec<ChangedAnomaly>>,
+    anomalies: Receiver<ListedChanges>,
     updates: Sender<ReplicaUpdate>,
     sleeper: Arc<Sleeper>,
 }
 
-/// Makes the queue. The analytics thread sleeps in `sleeper`.
+/// The queue from the only shard, whose thread sleeps in `sleeper`.
 pub fn channel(
     bytes_max: usize,
     sleeper: Arc<Sleeper>,
     counters: Arc<JudgedQueueCounters>,
 ) -> (JudgedProducer, JudgedConsumer) {
-    let budget = Arc::new(ByteBudget::new(bytes_max));
+    let (mut producers, consumer) = sharded(bytes_max, ShardLayout::ONE, &[sleeper], &[counters]);
+    (producers.pop().expect("one shard"), consumer)
+}
+
+/// Makes the queue, with a producer for each shard. Its thread sleeps in the sleeper at its place, and writes the counters
+/// there.
+pub fn sharded(
+    bytes_max: usize,
+    layout: ShardLayout,
+    sleepers: &[Arc<Sleeper>],
+    counters: &[Arc<JudgedQueueCounters>],
+) -> (Vec<JudgedProducer>, JudgedConsumer) {
+    assert_eq!((sleepers.len(), counters.len()), (layout.threads(), layout.threads()));
+    let budget = Arc::new(ByteBudget::of_shards(bytes_max, layout));
     // Bounded to the most that it can ever hold: an unbounded channel would allocate as it goes.
     let (full, chunks) = bounded(budget.chunks_max());
-    let (emptied_sender, emptied_receiver) = bounded(SPARE_CHUNKS_MAX.min(budget.chunks_max()));
-    let (updates_sender, updates_receiver) = bounded(UPDATES_WAITING_MAX);
-    let (anomalies_sender, anomalies) = bounded(ANOMALIES_WAITING_MAX);
-    let producer = JudgedProducer {
-        full,
-        oldest: chunks.clone(),
-        emptied: emptied_receiver,
-        budget: budget.clone(),
-        filling: Box::default(),
-        hints: ChunkHints::default(),
-        anomalies: anomalies_sender,
-        updates: updates_receiver,
-        counters,
-    };
-    let consumer = JudgedConsumer {
-        chunks,
-        emptied: emptied_sender,
-        budget,
-        anomalies,
-        updates: updates_sender,
-        sleeper,
-    };
-    (producer, consumer)
+    let (emptied_sender, emptied) = bounded(SPARE_CHUNKS_MAX.min(budget.chunks_max()));
+    let waiting: ChunksWaiting = sleepers.iter().map(|_| AtomicUsize::new(0)).collect();
+    let synced_at_us = Arc::<AtomicI64>::default();
+    let ends = sleepers.iter().zip(counters).enumerate().map(|(shard, (sleeper, counters))| {
+        let (updates_sender, updates) = bounded(UPDATES_WAITING_MAX);
+        let (anomalies_sender, anomalies) = bounded(ANOMALIES_WAITING_MAX);
+        let part = layout.part(shard);
+        let producer = JudgedProducer {
+            shard,
+            full: full.clone(),
+            oldest: chunks.clone(),
+            emptied: emptied.clone(),
+            budget: budget.clone(),
+            waiting: waiting.clone(),
+            filling: Box::new(JudgedChunk::of(shard, part)),
+            hints: ChunkHints::default(),
+            apart: (part == ShardPart::Fleet).then(|| Box::new(SamplesApart::new(shard))),
+            anomalies: anomalies_sender,
+            updates,
+            synced_at_us: synced_at_us.clone(),
+            counters: counters.clone(),
+        };
+        let sleeper = sleeper.clone();
+        (producer, ToShard { anomalies, updates: updates_sender, sleeper })
+    });
+    let (producers, shards) = ends.unzip();
+    let emptied = emptied_sender;
+    let consumer =
+        JudgedConsumer { layout, chunks, emptied, waiting, budget, shards, synced_at_us };
+    (producers, consumer)
+}
+
+impl SamplesApart {
+    fn new(shard: usize) -> Self {
+        let chunk = Box::new(JudgedChunk::of(shard, ShardPart::Devices));
+        Self { chunk, ..Self::default() }
+    }
+
+    /// Adds those of the samples that have no device. The first readings are theirs, one after another.
+    fn add(&mut self, samples: &[Sample], readings: &[Reading]) {
+        let mut rest = readings;
+        for sample in samples {
+            let (of_sample, after) = rest.split_at(sample.readings as usize);
+            rest = after;
+            if sample.device.is_some() {
+                continue;
+            }
+            if let Some((time_us, before)) = self.batch.take() {
+                self.chunk.begin_batch(time_us, before);
+            }
+            self.chunk.add(std::slice::from_ref(sample), of_sample, &mut self.hints);
+        }
+    }
 }
 
 impl JudgedProducer {
@@ -282,16 +266,29 @@ impl JudgedProducer {
         self.filling.is_empty() || self.filling.has_room(samples, readings)
     }
 
-    /// Begins a batch, as [`JudgedChunk::begin_batch`].
+    /// Begins a batch, as [`JudgedChunk::begin_batch`]. `of_shard` and `of_fleet`: the samples before it that this shard
+    /// has counted, and those that have entered the fleet's windows.
     #[inline]
-    pub fn begin_batch(&mut self, time_us: i64, of_replica: u64) {
-        self.filling.begin_batch(time_us, of_replica);
+    pub fn begin_batch(&mut self, time_us: i64, of_shard: u64, of_fleet: u64) {
+        match &mut self.apart {
+            None => self.filling.begin_batch(time_us, of_shard),
+            Some(apart) => {
+                self.filling.begin_batch(time_us, of_fleet);
+                apart.batch = Some((time_us, of_shard));
+            }
+        }
     }
 
     /// Adds samples to the batch, as [`JudgedChunk::add`].
     #[inline]
     pub fn add(&mut self, samples: &[Sample], readings: &[Reading]) {
-        self.filling.add(samples, readings, &mut self.hints);
+        match &mut self.apart {
+            None => self.filling.add(samples, readings, &mut self.hints),
+            Some(apart) => {
+                self.filling.add_to_fleet(samples, readings, &mut self.hints);
+                apart.add(samples, readings);
+            }
+        }
     }
 
     /// True when samples wait to be sent.
@@ -299,12 +296,16 @@ impl JudgedProducer {
         !self.filling.is_empty()
     }
 
-    /// Sends the samples that wait, unless chunks wait for the store: more than a few, or any where more samples come
-    /// soon (`is_fast`). Then the chunk may be filled further, and no other chunk is dropped for one that still has room.
-    /// True when nothing is left to send.
+    /// Sends the samples that wait, unless chunks wait for the store: more than a few of this shard, or any where more
+    /// samples come soon (`is_fast`). Then the chunk may be filled further, and no other chunk is dropped for one that
+    /// still has room. True when nothing is left to send.
     pub fn try_send(&mut self, counts: &impl CurrentCounts, is_fast: bool) -> bool {
-        let waiting_max = if is_fast { 1 } else { SENT_EARLY_MAX };
-        if self.has_unsent() && self.full.len() < self.budget.chunks_max().min(waiting_max) {
+        let early_max = (SENT_EARLY_MAX / self.waiting.len()).max(1);
+        let waiting_max = if is_fast { 1 } else { early_max };
+        if self.has_unsent()
+            && self.waiting[self.shard].load(Ordering::Relaxed) < waiting_max
+            && self.full.len() < self.budget.chunks_max()
+        {
             self.send(counts);
         }
         !self.has_unsent()
@@ -316,14 +317,21 @@ impl JudgedProducer {
     }
 
     /// Sends changes of anomalies, once it takes them, or as the last thing of all.
-    pub fn send_anomalies(&self, changed: Vec<ChangedAnomaly>) {
+    pub fn send_anomalies(&self, changes: ListedChanges) {
         // Err: the store has ended.
-        let _ = self.anomalies.try_send(changed);
+        let _ = self.anomalies.try_send(changes);
     }
 
     /// Notes anomalies that made room in the ring before their last change was sent.
     pub fn set_unlisted(&self, anomalies: u64) {
         self.counters.anomalies_left_out_total.set(anomalies);
+    }
+
+    /// All that any replica had written by that time is among the updates; microseconds since 1970. None if there is no
+    /// such time so far.
+    pub fn synced_at_us(&self) -> Option<i64> {
+        // Acquire: with the Release of the store, whoever sees the time sees the updates that were sent before.
+        Some(self.synced_at_us.load(Ordering::Acquire)).filter(|&at_us| at_us != 0)
     }
 
     /// Sends the samples that wait, with the present counts; drops the oldest chunks if the queue is full.
@@ -332,23 +340,78 @@ impl JudgedProducer {
             return;
         }
         self.filling.set_counts(counts, &mut self.hints);
+        let empty = self.empty_chunk(self.filling.part);
+        let filled = std::mem::replace(&mut self.filling, empty);
+        self.push(filled);
+        if self.apart.as_ref().is_some_and(|apart| !apart.chunk.is_empty()) {
+            let empty = self.empty_chunk(ShardPart::Devices);
+            let filled =
+                self.apart.as_mut().map(|apart| std::mem::replace(&mut apart.chunk, empty));
+            filled.into_iter().for_each(|filled| self.push(filled));
+        }
+    }
+
+    /// A chunk to fill: one that makes room for the next, or one that the store has emptied.
+    fn empty_chunk(&self, part: ShardPart) -> Box<JudgedChunk> {
         let mut dropped = None;
-        while self.full.len() >= self.budget.chunks_max() {
-            // Err: the store has just made room.
-            let Ok(mut oldest) = self.oldest.try_recv() else { break };
-            self.counters.dropped_total.add(oldest.len() as u64);
-            oldest.clear();
+        while self.full.len() >= self.budget.chunks_max()
+            && let Some(oldest) = self.drop_oldest()
+        {
             dropped = Some(oldest);
         }
         let empty = dropped.or_else(|| self.emptied.try_recv().ok());
-        let chunk = std::mem::replace(&mut self.filling, empty.unwrap_or_default());
-        self.counters.samples_total.add(chunk.len() as u64);
-        self.full.try_send(chunk).expect("there is room, and this end holds a receiver too");
+        let mut empty = empty.unwrap_or_default();
+        (empty.shard, empty.part) = (self.shard, part);
+        empty
+    }
+
+    /// Drops and counts the oldest chunk. None if the store has just taken it.
+    fn drop_oldest(&self) -> Option<Box<JudgedChunk>> {
+        let mut oldest = self.oldest.try_recv().ok()?;
+        self.waiting[oldest.shard].fetch_sub(1, Ordering::Relaxed);
+        self.counters.dropped_total.add(oldest.counted() as u64);
+        oldest.clear();
+        Some(oldest)
+    }
+
+    fn push(&self, mut chunk: Box<JudgedChunk>) {
+        self.counters.samples_total.add(chunk.counted() as u64);
+        self.waiting[self.shard].fetch_add(1, Ordering::Relaxed);
+        // Full: another shard has taken the room. This end holds a receiver too.
+        while let Err(TrySendError::Full(unsent)) = self.full.try_send(chunk) {
+            self.drop_oldest();
+            chunk = unsent;
+        }
     }
 }
 
 impl JudgedConsumer {
-    /// Returns a chunk to the producer once its samples were taken.
+    /// How the shards that send are laid out.
+    pub fn layout(&self) -> ShardLayout {
+        self.layout
+    }
+
+    /// How many chunks wait.
+    pub fn waiting(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Takes the oldest chunk.
+    ///
+    /// # Errors
+    /// None waits, or all producers are dropped and all was taken.
+    pub fn take(&self) -> Result<Box<JudgedChunk>, TryRecvError> {
+        let chunk = self.chunks.try_recv()?;
+        self.waiting[chunk.shard].fetch_sub(1, Ordering::Relaxed);
+        Ok(chunk)
+    }
+
+    /// Takes the chunks that wait.
+    pub fn take_all(&self) -> impl Iterator<Item = Box<JudgedChunk>> {
+        std::iter::from_fn(|| self.take().ok())
+    }
+
+    /// Returns a chunk to the producers once its samples were taken.
     pub fn recycle(&self, mut chunk: Box<JudgedChunk>) {
         chunk.clear();
         match self.emptied.try_send(chunk) {
@@ -357,8 +420,29 @@ impl JudgedConsumer {
         }
     }
 
-    /// Sends an update to analytics, and waits while too many wait there. False once analytics has ended.
-    pub fn send(&self, mut update: ReplicaUpdate, clock: &Clock) -> bool {
+    /// Takes the changes of anomalies that wait, each with its shard.
+    pub fn take_anomalies(&self) -> impl Iterator<Item = (usize, ListedChanges)> {
+        let shards = self.shards.iter().enumerate();
+        shards.flat_map(|(shard, of)| of.anomalies.try_iter().map(move |changes| (shard, changes)))
+    }
+
+    /// Sends an update to the shards that it is for, and waits while too many wait there. False once one of them has ended.
+    pub fn send(&self, update: ReplicaUpdate, clock: &Clock) -> bool {
+        let parts = update.of_shards(self.layout).into_iter();
+        parts.fold(true, |are_there, (shard, part)| {
+            self.shards[shard].send(part, clock) && are_there
+        })
+    }
+
+    /// All that any replica had written by that time has been sent; microseconds since 1970. Wakes nobody: whoever is
+    /// asked looks.
+    pub fn set_synced_at(&self, at_us: i64) {
+        self.synced_at_us.store(at_us, Ordering::Release);
+    }
+}
+
+impl ToShard {
+    fn send(&self, mut update: ReplicaUpdate, clock: &Clock) -> bool {
         loop {
             let result = self.updates.try_send(update);
             self.sleeper.wake();
@@ -374,7 +458,7 @@ impl JudgedConsumer {
 
 #[cfg(test)]
 mod tests {
-    use sigmad_sample::MetricId;
+    use sigmad_sample::{DeviceId, MetricId};
 
     use super::*;
 
@@ -391,7 +475,7 @@ mod tests {
         if !producer.has_room(1, usize::from(readings)) {
             producer.send(&COUNTS);
         }
-        producer.begin_batch(time_us, 0);
+        producer.begin_batch(time_us, 0, 0);
         let sample = Sample { timestamp_us: 0, device: None, readings: u32::from(readings) };
         let reading = |at| Reading { metric: MetricId::new(at, 0), value: time_us as f64 };
         producer.add(&[sample], &(0..readings).map(reading).collect::<Vec<_>>());
@@ -404,7 +488,7 @@ mod tests {
 
     fn times(consumer: &JudgedConsumer) -> Vec<i64> {
         let mut times = Vec::new();
-        for chunk in consumer.chunks.try_iter() {
+        for chunk in consumer.take_all() {
             times.extend(chunk.iter().map(|sample| sample.time_us));
             consumer.recycle(chunk);
         }
@@ -417,7 +501,7 @@ mod tests {
         for sample in 0..CHUNK_SAMPLES_MAX as i64 + 1 {
             fill(&mut producer, sample, 1);
         }
-        assert_eq!((consumer.chunks.len(), producer.has_unsent()), (1, true));
+        assert_eq!((consumer.waiting(), producer.has_unsent()), (1, true));
         let wide = CHUNK_READINGS_MAX / 16 + 1;
         for sample in 0..wide as i64 {
             fill(&mut producer, sample, (sample % 2) as u16 * 15 + 16);
@@ -425,7 +509,7 @@ mod tests {
         producer.send(&COUNTS);
         assert!(!producer.has_unsent());
         let mut samples = 0;
-        for chunk in consumer.chunks.try_iter() {
+        for chunk in consumer.take_all() {
             for sample in chunk.iter() {
                 for (at, reading) in sample.readings().enumerate() {
                     assert_eq!(reading.metric, MetricId::new(at as u16, 0));
@@ -445,7 +529,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for time_us in 0..100 {
             send(&mut producer, time_us);
-            let chunk = consumer.chunks.try_recv().expect("sent");
+            let chunk = consumer.take().expect("sent");
             seen.insert(&raw const *chunk);
             consumer.recycle(chunk);
         }
@@ -489,9 +573,9 @@ mod tests {
         fill(&mut producer, -1, 1);
         assert!(!producer.try_send(&COUNTS, false));
         fill(&mut producer, -2, 1);
-        drop(consumer.chunks.try_recv());
+        drop(consumer.take());
         assert!(producer.try_send(&COUNTS, false));
-        assert_eq!(consumer.chunks.try_iter().last().map_or(0, |chunk| chunk.len()), 2);
+        assert_eq!(consumer.take_all().last().map_or(0, |chunk| chunk.len()), 2);
         // Where more comes soon, it need not lag for that.
         fill(&mut producer, -3, 1);
         assert!(producer.try_send(&COUNTS, true));
@@ -508,19 +592,120 @@ mod tests {
         }
         fill(&mut producer, 2, 1);
         assert!(!producer.try_send(&COUNTS, false), "two chunks wait");
-        assert_eq!((consumer.chunks.len(), counters.dropped_total.get()), (2, 0));
+        assert_eq!((consumer.waiting(), counters.dropped_total.get()), (2, 0));
+    }
+
+    /// The producers of two shards of devices and of the fleet's.
+    fn of_two_shards(
+        bytes_max: usize,
+    ) -> (Vec<JudgedProducer>, JudgedConsumer, Vec<Arc<JudgedQueueCounters>>) {
+        let sleepers = [(); 3].map(|()| Arc::default());
+        let counters: Vec<_> = sleepers.iter().map(|_| Arc::default()).collect();
+        let layout = ShardLayout::new(2);
+        let (producers, consumer) = sharded(bytes_max, layout, &sleepers, &counters);
+        (producers, consumer, counters)
+    }
+
+    /// One sample of a device, or without one.
+    fn judge(producer: &mut JudgedProducer, time_us: i64, device: Option<u32>) {
+        producer.begin_batch(time_us, time_us as u64, time_us as u64);
+        let device = device.map(|index| DeviceId { index, generation: 0 });
+        let reading = Reading { metric: MetricId::new(0, 0), value: time_us as f64 };
+        producer.add(&[Sample { timestamp_us: 0, device, readings: 1 }], &[reading]);
+    }
+
+    #[test]
+    fn each_sample_is_counted_by_one_chunk_and_the_fleet_has_all_values() {
+        let (mut producers, consumer, counters) = of_two_shards(64 << 20);
+        let mut fleet = producers.pop().expect("it is last");
+        for time_us in 0..9 {
+            let device = (time_us % 3 > 0).then_some(time_us as u32 % 3);
+            device
+                .into_iter()
+                .for_each(|at| judge(&mut producers[at as usize % 2], time_us, device));
+            judge(&mut fleet, time_us, device);
+        }
+        producers.iter_mut().chain([&mut fleet]).for_each(|producer| producer.send(&COUNTS));
+        let chunks: Vec<_> = consumer.take_all().collect();
+        let parts: Vec<_> = chunks.iter().map(|chunk| (chunk.shard, chunk.part)).collect();
+        let (devices, of_fleet) = (ShardPart::Devices, ShardPart::Fleet);
+        assert_eq!(parts, [(0, devices), (1, devices), (2, of_fleet), (2, devices)]);
+        let counted: Vec<_> = chunks.iter().map(|chunk| chunk.counted()).collect();
+        assert_eq!((counted, chunks[2].len(), chunks[2].rows().len()), (vec![3, 3, 0, 3], 9, 1));
+        assert_eq!((chunks[2].fleet()[0].values, chunks[0].fleet().len()), (9, 0));
+        assert!(chunks[3].iter().all(|sample| sample.device.is_none()));
+        let samples: Vec<_> = counters.iter().map(|of| of.samples_total.get()).collect();
+        assert_eq!(samples, [3, 3, 3]);
+    }
+
+    #[test]
+    fn the_oldest_chunk_of_all_shards_is_dropped_and_a_shard_never_waits_for_another() {
+        let (mut producers, consumer, counters) = of_two_shards(8 * CHUNK_BYTES);
+        for time_us in 0..8 {
+            judge(&mut producers[0], time_us, Some(0));
+            producers[0].send(&COUNTS);
+        }
+        // One of its own waits: no matter how many others do.
+        judge(&mut producers[0], 8, Some(0));
+        assert!(!producers[0].try_send(&COUNTS, true));
+        judge(&mut producers[1], 9, Some(1));
+        producers[1].send(&COUNTS);
+        assert_eq!([0, 1].map(|shard| counters[shard].dropped_total.get()), [0, 1]);
+        drop(consumer.take());
+        judge(&mut producers[2], 10, Some(1));
+        assert!(producers[2].try_send(&COUNTS, true));
+        let times: Vec<_> = consumer
+            .take_all()
+            .flat_map(|chunk| chunk.batches().map(|(of, _)| of.time_us).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(times, [2, 3, 4, 5, 6, 7, 9, 10]);
+        assert!(producers[0].try_send(&COUNTS, true), "all were taken");
+        producers.truncate(1);
+        assert_eq!(consumer.take().map(|chunk| chunk.counted()), Ok(1));
+        assert_eq!(consumer.take(), Err(TryRecvError::Empty));
+        producers.clear();
+        assert_eq!(consumer.take(), Err(TryRecvError::Disconnected), "once all have ended");
+    }
+
+    #[test]
+    fn an_update_goes_to_the_shards_that_it_is_of() {
+        let (producers, consumer, _) = of_two_shards(1 << 20);
+        let clock = Clock::new(sigmad_clock::start());
+        let of = |device: Option<u32>| SharedWindows {
+            device: device.map(|index| DeviceId { index, generation: 0 }),
+            others: JudgedCounts::default(),
+            own_total: 0,
+            last_seen_us: 0,
+            last_timestamp_us: 0,
+            other_takeover: None,
+            metrics: Vec::new(),
+        };
+        let windows = vec![of(Some(1)), of(None), of(Some(2)), of(Some(3))];
+        assert!(consumer.send(ReplicaUpdate::Windows(windows), &clock));
+        let received = |shard: usize| producers[shard].updates.try_iter().collect::<Vec<_>>();
+        assert_eq!(received(0), [ReplicaUpdate::Windows(vec![of(Some(2))])]);
+        assert_eq!(received(1), [ReplicaUpdate::Windows(vec![of(Some(1)), of(Some(3))])]);
+        assert_eq!(received(2), [ReplicaUpdate::Windows(vec![of(None)])]);
+        let taken_over = ReplicaUpdate::TakenOver(DeviceId { index: 5, generation: 0 }, 1);
+        consumer.send(taken_over.clone(), &clock);
+        assert_eq!((received(1), received(0), received(2)), (vec![taken_over], vec![], vec![]));
     }
 
     #[test]
     fn each_end_sees_that_the_other_was_dropped() {
         let (mut producer, consumer, _) = queue(1 << 20);
         let clock = Clock::new(sigmad_clock::start());
-        assert!(consumer.send(ReplicaUpdate::SyncedAt(5), &clock));
-        assert_eq!(producer.updates.try_recv(), Ok(ReplicaUpdate::SyncedAt(5)));
+        let update = ReplicaUpdate::TakenOver(DeviceId { index: 1, generation: 0 }, 5);
+        assert!(consumer.send(update.clone(), &clock));
+        assert_eq!(producer.updates.try_recv(), Ok(update.clone()));
+        assert_eq!(producer.synced_at_us(), None);
+        consumer.set_synced_at(7);
+        assert_eq!(producer.synced_at_us(), Some(7));
         send(&mut producer, 1);
         drop(producer);
-        assert!(!consumer.send(ReplicaUpdate::SyncedAt(6), &clock));
-        assert_eq!(consumer.chunks.iter().count(), 1, "what was sent is received before the end");
+        assert!(!consumer.send(update, &clock));
+        assert_eq!(consumer.take_all().count(), 1, "what was sent is received before the end");
+        assert_eq!(consumer.take(), Err(TryRecvError::Disconnected));
 
         let (mut producer, consumer, _) = queue(1 << 20);
         drop(consumer);

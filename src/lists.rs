@@ -14,7 +14,9 @@ use crate::analytics::report::{AnomaliesQuery, AnomalyReport, RecentQuery, Sampl
 use crate::analytics::{Asker, read_listed};
 use crate::cluster_scope::ClusterScope;
 use crate::registry::Registry;
-use crate::shared_lists::{ListEntry, ListKind, ListPlace, SampleBody, SharedLists, device_of};
+use crate::shared_lists::{
+    ListEntry, ListKind, ListPlace, OwnProgress, SampleBody, SharedLists, device_of,
+};
 
 /// What is asked of a list.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +103,7 @@ impl Lists {
         let (shared, scope) = self.shared(asked.is_local);
         let replica = self.replica();
         let Some(shared) = shared else {
-            let reports = self.own_anomalies(&asked, 0)?;
+            let reports = self.own_anomalies(&asked, None)?;
             let listed = |report| ListedAnomaly { replica, report };
             return Some(List { scope, rows: reports.into_iter().map(listed).collect() });
         };
@@ -116,7 +118,7 @@ impl Lists {
             .filter(|place| place.replica == shared.own())
             .map(|place| (place.serial, *place))
             .collect();
-        for mut report in self.own_anomalies(&asked, page.own.change)? {
+        for mut report in self.own_anomalies(&asked, page.own.as_ref())? {
             correct(&mut report, page.offset_us);
             let new = ListPlace {
                 began_us: report.began_us,
@@ -135,26 +137,30 @@ impl Lists {
         Some(List { scope, rows: rows.into_iter().map(listed).collect() })
     }
 
-    /// Those of this replica after a change.
+    /// Those of this replica: all, or what the list of the cluster may lack.
     fn own_anomalies(
         &self,
         asked: &LatestQuery<'_>,
-        after_change: u64,
+        listed: Option<&OwnProgress>,
     ) -> Option<Vec<AnomalyReport>> {
         let device = match self.device(asked) {
             Some(None) => return Some(Vec::new()),
             device => device.flatten(),
         };
         let LatestQuery { limit, since_us, .. } = *asked;
-        let query = AnomaliesQuery { device, limit, since_us, after_change };
-        self.asker.anomalies(query).map(|report| report.anomalies)
+        let query = AnomaliesQuery { device, limit, since_us, ..AnomaliesQuery::default() };
+        let report = match listed {
+            None => self.asker.anomalies(query),
+            Some(listed) => self.asker.unlisted_anomalies(query, |shard| listed.of(shard)),
+        };
+        report.map(|report| report.anomalies)
     }
 
     /// `/latest`
     pub fn latest(&self, asked: LatestQuery<'_>, now: Now) -> Option<List<SampleReport>> {
         let (shared, scope) = self.shared(asked.is_local);
         let Some(shared) = shared else {
-            return Some(List { scope, rows: self.own_samples(&asked, 0)? });
+            return Some(List { scope, rows: self.own_samples(&asked, None)? });
         };
         let since_us = asked.since_us.max(now.wall_us - self.ttl_us);
         let page = shared.newest(ListKind::Samples, asked.limit, |place, entry| {
@@ -166,20 +172,28 @@ impl Lists {
             }
             listed_sample(place, entry)
         });
-        let mut own = self.own_samples(&asked, page.own.serial)?;
+        let mut own = self.own_samples(&asked, page.own.as_ref())?;
         own.iter_mut().for_each(|sample| sample.arrived_us -= page.offset_us);
         let written = page.rows.into_iter().map(|(_, sample)| sample);
         Some(List { scope, rows: merged(own, written.collect(), asked.limit) })
     }
 
-    /// Those of this replica after one of them.
-    fn own_samples(&self, asked: &LatestQuery<'_>, after_sample: u64) -> Option<Vec<SampleReport>> {
+    /// Those of this replica: all, or what the list of the cluster may lack.
+    fn own_samples(
+        &self,
+        asked: &LatestQuery<'_>,
+        listed: Option<&OwnProgress>,
+    ) -> Option<Vec<SampleReport>> {
         let device = match self.device(asked) {
             Some(None) => return Some(Vec::new()),
             device => device.flatten(),
         };
         let LatestQuery { limit, since_us, .. } = *asked;
-        self.asker.latest(RecentQuery { device, limit, since_us, after_sample })
+        let query = RecentQuery { device, limit, since_us, ..RecentQuery::default() };
+        match listed {
+            None => self.asker.latest(query),
+            Some(listed) => self.asker.unlisted_samples(query, |shard| listed.of(shard)),
+        }
     }
 }
 
@@ -338,7 +352,7 @@ mod tests {
             list.rows.iter().map(row).collect::<Vec<_>>()
         };
         assert_eq!(found(&lists, query(None, false)), [(OWN, 3), (OWN, 2), (OWN, 1)]);
-        let report = lists.own_anomalies(&query(None, true), 0).expect("it runs").remove(0);
+        let report = lists.own_anomalies(&query(None, true), None).expect("it runs").remove(0);
         let entry = |number, replica, serial, began_us| {
             let body = crate::analytics::write_listed(&report);
             let entry = ListEntry { began_us, offset_us: 0, change: 1, body };

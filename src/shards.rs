@@ -31,6 +31,23 @@
 //! and the asker joins the parts. Each thread answers after it has judged what was in its queues when it took the
 //! question. So a read sees each sample whose 202 was sent before it. The parts of one answer are not taken at one
 //! moment: of two samples on their way, an answer may have the later one alone.
+//!
+//! # With Redis
+//!
+//! All shards send what they have judged to one store thread, in one queue ([`crate::judged_queue`]):
+//!
+//! - A shard of devices sends its samples with the counts of its devices. The fleet's shard sends the values of all, which
+//!   enter the fleet's windows and nothing else, and apart from them the samples without a device. So each sample has one
+//!   outcome.
+//! - A stream is of one shard, whose times increase: that is the order of its values in Redis. Of two devices it is the order
+//!   in which the store has taken them; a sample may be some milliseconds out of place in the history, and the last
+//!   sample of a timestamp may be another one.
+//! - Past the bound the chunk that waits longest is dropped, whosever it is. The store drops its oldest segment, which has
+//!   the samples of all shards of some time.
+//! - What other replicas have changed goes to the shard that has the windows, and so do detector states. The time up to
+//!   which all is known is one for all shards: it is set once each has been sent what is before it.
+//! - Of the lists of the cluster the store notes how far it is with each shard. A read asks each for what came later.
+//! - The store ends when all shards have.
 
 use sigmad_sample::DeviceId;
 
@@ -38,9 +55,10 @@ use sigmad_sample::DeviceId;
 pub const SHARDS_MAX: usize = 64;
 
 /// Which windows a shard has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShardPart {
     /// All: there is one shard.
+    #[default]
     Whole,
     /// Those of some devices.
     Devices,
@@ -94,6 +112,12 @@ impl ShardLayout {
     #[inline]
     pub fn of_device(self, id: DeviceId) -> usize {
         id.index as usize % self.of_devices
+    }
+
+    /// The shard that has the windows of a device, or of the fleet.
+    #[inline]
+    pub fn of_subject(self, device: Option<DeviceId>) -> usize {
+        device.map_or(self.of_fleet(), |id| self.of_device(id))
     }
 
     /// The shard that has the fleet's windows.

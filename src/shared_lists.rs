@@ -129,20 +129,37 @@ pub struct NumberedEntry {
     pub entry: ListEntry,
 }
 
-/// What the list has of this replica itself. What came later is only here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OwnProgress {
-    /// The serial of its last entry.
-    pub serial: u64,
-    /// Its last change.
-    pub change: u64,
+/// What the list has of each shard of this replica itself, but for what found no room: samples, counted from the start, or
+/// the number of the last change of an anomaly. What came later is only here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnProgress(Vec<u64>);
+
+impl OwnProgress {
+    /// That of one shard.
+    pub fn of(&self, shard: usize) -> u64 {
+        self.0.get(shard).copied().unwrap_or(0)
+    }
+
+    /// That of all shards together.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Notes how far a shard is.
+    pub fn set(&mut self, shard: usize, until: u64) {
+        if self.0.len() <= shard {
+            self.0.resize(shard + 1, 0);
+        }
+        self.0[shard] = until;
+    }
 }
 
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeMap<ListPlace, (u64, ListEntry)>,
     by_number: BTreeMap<u64, ListPlace>,
-    own: OwnProgress,
+    /// None before it has any entry of this replica.
+    own: Option<OwnProgress>,
 }
 
 impl List {
@@ -150,8 +167,7 @@ impl List {
         let NumberedEntry { number, replica, serial, entry } = numbered;
         let place = ListPlace { began_us: entry.began_us, replica, serial };
         if replica == own {
-            self.own.serial = self.own.serial.max(serial);
-            self.own.change = self.own.change.max(entry.change);
+            self.own.get_or_insert_default();
         }
         // A later number means a later state, whatever the order of replies.
         if self.entries.get(&place).is_some_and(|(known, _)| *known >= number) {
@@ -194,8 +210,8 @@ pub struct SharedLists {
 pub struct ListPage<T> {
     /// Newest first.
     pub rows: Vec<(ListPlace, T)>,
-    /// What the list has of this replica.
-    pub own: OwnProgress,
+    /// What the list has of this replica. None before it has anything.
+    pub own: Option<OwnProgress>,
     /// The wall clock of this replica less Redis' clock.
     pub offset_us: i64,
 }
@@ -217,6 +233,16 @@ impl SharedLists {
         let mut state = self.state.lock();
         let list = &mut state.lists[kind as usize];
         read.into_iter().for_each(|entry| list.add(entry, self.own, kind.kept()));
+    }
+
+    /// Adds what this replica has written; from now on the list has so much of it.
+    pub fn add_own(&self, kind: ListKind, written: Vec<NumberedEntry>, progress: &OwnProgress) {
+        let mut state = self.state.lock();
+        let list = &mut state.lists[kind as usize];
+        written.into_iter().for_each(|entry| list.add(entry, self.own, kind.kept()));
+        if let Some(own) = &mut list.own {
+            own.clone_from(progress);
+        }
     }
 
     /// What `wanted` makes of the entries of other replicas that were written after the write of number `cursor`, in the
@@ -282,7 +308,7 @@ impl SharedLists {
             .filter_map(|(place, (_, entry))| Some((*place, wanted(place, entry)?)))
             .take(limit)
             .collect();
-        ListPage { rows, own: list.own, offset_us: state.offset_us }
+        ListPage { rows, own: list.own.clone(), offset_us: state.offset_us }
     }
 }
 
@@ -352,8 +378,23 @@ mod tests {
         assert_eq!((left[0], left[left.len() - 2]), ((1, kept + 9), (1, 10)));
         assert_eq!(left[left.len() - 1], (2, 3));
         let page = lists.newest(ListKind::Anomalies, 1, |_, entry| Some(entry.change));
-        assert_eq!(page.own, OwnProgress { serial: 3, change: kept + 11 });
         assert_eq!((page.rows.len(), page.rows[0].1), (1, kept + 9));
+    }
+
+    #[test]
+    fn what_was_written_here_is_listed_at_the_moment_it_is_said_to_be() {
+        let lists = SharedLists::new(2, 9);
+        assert_eq!(lists.newest(ListKind::Samples, 9, |_, _| Some(())).own, None);
+        let mut progress = OwnProgress::default();
+        progress.set(2, 7);
+        progress.set(0, 1);
+        lists.add_own(ListKind::Samples, vec![numbered(5, 2, 3)], &progress);
+        // Read from Redis it says nothing: it may be of another process of this replica.
+        lists.add(ListKind::Samples, vec![numbered(6, 2, 90)]);
+        let page = lists.newest(ListKind::Samples, 9, |_, _| Some(()));
+        let own = page.own.expect("it has some");
+        assert_eq!((page.rows.len(), own.sum()), (2, 8));
+        assert_eq!([0, 1, 2, 3].map(|shard| own.of(shard)), [1, 0, 7, 0]);
     }
 
     #[test]

@@ -121,7 +121,8 @@ fn answer(question: Question) {
                 changed_us: 1,
                 change: 0,
             };
-            let serials = (query.after_change + 1..=query.limit as u64).rev();
+            let serials =
+                (query.listed_change.unwrap_or(query.after_change) + 1..=query.limit as u64).rev();
             let reports =
                 serials.map(|serial| AnomalyReport { serial, change: serial, ..report.clone() });
             let last = query.limit as u64;

@@ -105,8 +105,12 @@ pub struct AnomalyLog {
     /// Those that began before a restart and are no more in the ring.
     begun_before: u64,
     numbers: AnomalyNumbers,
-    /// All changes up to this one are in the list of the cluster.
+    /// The last change of this shard.
+    last_change: u64,
+    /// All changes up to this one were sent for the list of the cluster.
     listed_change: u64,
+    /// The same before the first sample: they are in the list, from before a restart.
+    listed_before: u64,
     /// Those that made room before their last change was.
     unlisted: u64,
 }
@@ -128,6 +132,7 @@ impl AnomalyLog {
         flag: AnomalousValue,
     ) -> OpenAnomaly {
         let change = self.numbers.next_change();
+        self.last_change = change;
         let ring = &mut self.ring;
         if let Some((open, anomaly)) =
             open.and_then(|open| Some((open, open_in(ring, open, subject)?)))
@@ -170,10 +175,11 @@ impl AnomalyLog {
     /// Ends an anomaly at the stream's next normal value.
     #[cold]
     pub fn end(&mut self, open: OpenAnomaly, subject: Subject, timestamp_us: i64, arrived_us: i64) {
-        let Self { ring, numbers, .. } = self;
+        let Self { ring, numbers, last_change, .. } = self;
         if let Some(anomaly) = open_in(ring, open, subject) {
+            *last_change = numbers.next_change();
             anomaly.end_us = Some(timestamp_us);
-            (anomaly.changed_us, anomaly.change) = (arrived_us, numbers.next_change());
+            (anomaly.changed_us, anomaly.change) = (arrived_us, *last_change);
         }
     }
 
@@ -192,11 +198,13 @@ impl AnomalyLog {
         // Before the search: what this shard numbers later is not in the report.
         let (serial, change) = self.numbers.last();
         let kept = self.ring.len() as u64;
+        let listed = query.listed_change.map_or(0, |change| change.max(self.listed_before));
+        let after_change = query.after_change.max(listed);
         let found = (1..=kept)
             .map(|back| &self.ring[(self.total - back) as usize % ANOMALIES_KEPT])
             .filter(|anomaly| {
                 anomaly.changed_us >= query.since_us
-                    && anomaly.change > query.after_change
+                    && anomaly.change > after_change
                     && (query.device.is_none() || query.device == anomaly.subject.0)
             })
             .take(query.limit)
@@ -258,7 +266,7 @@ mod tests {
     }
 
     fn everything() -> AnomaliesQuery {
-        AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 }
+        AnomaliesQuery { limit: usize::MAX, ..AnomaliesQuery::default() }
     }
 
     fn ask(anomalies: &AnomalyLog, query: AnomaliesQuery) -> Vec<AnomalyReport> {
@@ -275,8 +283,7 @@ mod tests {
             anomalies.flag(None, (device, MetricId::CPU), names, flag(i as f64, i));
         }
         let ask = |device, limit, since_us| {
-            let found =
-                ask(&anomalies, AnomaliesQuery { device, limit, since_us, after_change: 0 });
+            let found = ask(&anomalies, AnomaliesQuery { device, limit, since_us, ..everything() });
             assert!(found.iter().all(|a| a.serial as f64 == a.value && a.std_dev == 2.0));
             found.iter().map(|a| a.arrived_us).collect::<Vec<_>>()
         };

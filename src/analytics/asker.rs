@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -59,8 +60,8 @@ impl Asker {
 
     /// Devices, sorted.
     pub fn devices(&self, query: &DevicesQuery) -> Option<Vec<DeviceReport>> {
-        let shards = &self.shards[..self.layout.of_devices()];
-        let parts = ask_each(shards, |to| Question::Devices(query.clone(), to))?;
+        let shards = 0..self.layout.of_devices();
+        let parts = self.ask_each(shards, |_, to| Question::Devices(query.clone(), to))?;
         let mut found: Vec<RankedDevice> = parts.into_iter().flatten().collect();
         found.sort_unstable_by(|one, other| other.rank.cmp(&one.rank));
         found.truncate(query.limit.min(DEVICES_REPORTED_MAX));
@@ -69,19 +70,58 @@ impl Asker {
 
     /// The latest anomalies.
     pub fn anomalies(&self, query: AnomaliesQuery) -> Option<AnomaliesReport> {
-        let parts = ask_each(self.of_list(query.device), |to| Question::Anomalies(query, to))?;
+        self.anomalies_after(query, |_| None)
+    }
+
+    /// Those that the list of the cluster may lack. Of each shard it has all changes up to one.
+    pub fn unlisted_anomalies(
+        &self,
+        query: AnomaliesQuery,
+        listed: impl Fn(usize) -> u64,
+    ) -> Option<AnomaliesReport> {
+        self.anomalies_after(query, |shard| Some(listed(shard)))
+    }
+
+    fn anomalies_after(
+        &self,
+        query: AnomaliesQuery,
+        listed: impl Fn(usize) -> Option<u64>,
+    ) -> Option<AnomaliesReport> {
+        let shards = self.of_list(query.device);
+        let of_shard = |shard| AnomaliesQuery { listed_change: listed(shard), ..query };
+        let parts = self.ask_each(shards, |shard, to| Question::Anomalies(of_shard(shard), to))?;
         Some(AnomaliesReport::merge(parts, query.limit))
     }
 
     /// The latest samples, newest first.
     pub fn latest(&self, query: RecentQuery) -> Option<Vec<SampleReport>> {
-        let parts = ask_each(self.of_list(query.device), |to| Question::Latest(query, to))?;
+        self.latest_after(query, |_| None)
+    }
+
+    /// Those that the list of the cluster may lack. Of each shard it has so many, counted from the start.
+    pub fn unlisted_samples(
+        &self,
+        query: RecentQuery,
+        listed: impl Fn(usize) -> u64,
+    ) -> Option<Vec<SampleReport>> {
+        self.latest_after(query, |shard| Some(listed(shard)))
+    }
+
+    fn latest_after(
+        &self,
+        query: RecentQuery,
+        listed: impl Fn(usize) -> Option<u64>,
+    ) -> Option<Vec<SampleReport>> {
+        let shards = self.of_list(query.device);
+        let of_shard = |shard| RecentQuery { listed_samples: listed(shard), ..query };
+        let parts = self.ask_each(shards, |shard, to| Question::Latest(of_shard(shard), to))?;
         Some(merge_latest(parts, query.limit.min(SAMPLES_REPORTED_MAX)))
     }
 
     /// The counts since the start.
     pub fn totals(&self) -> Option<TotalsReport> {
-        ask_each(&self.shards, Question::Totals).map(TotalsReport::merge)
+        let shards = 0..self.layout.threads();
+        self.ask_each(shards, |_, to| Question::Totals(to)).map(TotalsReport::merge)
     }
 
     /// Lets a shard begin a snapshot, unless it takes one.
@@ -95,23 +135,25 @@ impl Asker {
 
     /// The shard that has the windows of a device, or of the fleet.
     pub fn of(&self, device: Option<DeviceId>) -> &QuestionsOf {
-        let layout = self.layout;
-        &self.shards[device.map_or(layout.of_fleet(), |id| layout.of_device(id))]
+        &self.shards[self.layout.of_subject(device)]
     }
 
     /// The shards that know something of a device, or of all.
-    fn of_list(&self, device: Option<DeviceId>) -> &[QuestionsOf] {
-        match device {
-            None => &self.shards,
-            Some(_) => std::slice::from_ref(self.of(device)),
-        }
+    fn of_list(&self, device: Option<DeviceId>) -> Range<usize> {
+        let one = device.map(|id| self.layout.of_device(id));
+        one.map_or(0..self.layout.threads(), |shard| shard..shard + 1)
     }
-}
 
-/// Asks each shard, and then waits for all of them.
-fn ask_each<T>(shards: &[QuestionsOf], question: impl Fn(Sender<T>) -> Question) -> Option<Vec<T>> {
-    let asked: Option<Vec<_>> = shards.iter().map(|shard| shard.send(&question)).collect();
-    shards.iter().zip(asked?).map(|(shard, report)| shard.wait(&report)).collect()
+    /// Asks each of these shards, and then waits for all of them.
+    fn ask_each<T>(
+        &self,
+        shards: Range<usize>,
+        question: impl Fn(usize, Sender<T>) -> Question,
+    ) -> Option<Vec<T>> {
+        let ask = |shard: usize| self.shards[shard].send(|to| question(shard, to));
+        let asked: Option<Vec<_>> = shards.clone().map(ask).collect();
+        shards.zip(asked?).map(|(shard, report)| self.shards[shard].wait(&report)).collect()
+    }
 }
 
 impl QuestionsOf {

@@ -64,6 +64,8 @@ pub struct Analytics {
     anomalies: AnomalyLog,
     /// Samples judged, each counted by one shard: that of its device, or the fleet's.
     samples: u64,
+    /// Of those, the ones that were restored as of the replica that it was before.
+    listed_before: u64,
     /// Values whose names were evicted on the way here, counted by the fleet's shard.
     unnamed_values: u64,
     onsets: Option<OnsetSettings>,
@@ -106,6 +108,7 @@ impl Analytics {
             devices: DeviceWindows::new(arena(|onsets| onsets.streams_max)),
             anomalies: AnomalyLog::new(numbers),
             samples: 0,
+            listed_before: 0,
             unnamed_values: 0,
             silence: onsets.as_ref().map(|onsets| onsets.silence_watch(part.has_fleet())),
             onsets,
@@ -142,7 +145,12 @@ impl Analytics {
         match shared.device {
             None => {
                 // What Redis has of this replica before its restart, and its disk has not.
-                self.samples = self.samples.max(shared.own_total);
+                self.samples = match self.part {
+                    ShardPart::Fleet => {
+                        self.samples + shared.own_total.saturating_sub(fleet.samples)
+                    }
+                    ShardPart::Whole | ShardPart::Devices => self.samples.max(shared.own_total),
+                };
                 fleet.apply(shared, metrics, merge);
             }
             Some(id) => devices.apply(id, shared, metrics, merge),

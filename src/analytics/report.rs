@@ -155,7 +155,7 @@ pub enum DevicesSort {
 }
 
 /// The query of `/anomalies`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct AnomaliesQuery {
     /// Only this device.
     pub device: Option<DeviceId>,
@@ -165,10 +165,12 @@ pub struct AnomaliesQuery {
     pub since_us: i64,
     /// Only anomalies that changed after the change of this number.
     pub after_change: u64,
+    /// Only what the list of the cluster may lack: of the shard that is asked it has all changes up to this one.
+    pub listed_change: Option<u64>,
 }
 
 /// The query of `/latest`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RecentQuery {
     /// Only this device.
     pub device: Option<DeviceId>,
@@ -176,8 +178,9 @@ pub struct RecentQuery {
     pub limit: usize,
     /// Only samples that arrived at or after this time, microseconds since 1970.
     pub since_us: i64,
-    /// Only samples after this one, counted from the start.
-    pub after_sample: u64,
+    /// Only what the list of the cluster may lack: of the shard that is asked it has so many samples, counted from the
+    /// start.
+    pub listed_samples: Option<u64>,
 }
 
 /// Which replicas' values a report covers. Without Redis both are the same.

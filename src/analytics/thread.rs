@@ -308,6 +308,8 @@ impl AnalyticsThread {
             source.pending = source.consumer.waiting();
         }
         if let Some(store) = &mut self.store {
+            // First: the updates that it promises are among those counted.
+            store.synced_at_us = store.judged_producer.synced_at_us();
             store.pending =
                 store.judged_producer.updates.len() + usize::from(store.windows.len() > 0);
         }
@@ -460,8 +462,8 @@ fn latest_samples(
     ttl_us: i64,
 ) -> Vec<SampleReport> {
     let since_us = query.since_us.max(now.wall_us - ttl_us);
-    let after = query.after_sample;
-    let samples = if after == 0 { u64::MAX } else { analytics.samples().saturating_sub(after) };
+    let listed = query.listed_samples.map(|samples| samples.max(analytics.samples_listed_before()));
+    let samples = listed.map_or(u64::MAX, |listed| analytics.samples().saturating_sub(listed));
     latest
         .newest_first(query.device, since_us, samples)
         .filter_map(|kept| {

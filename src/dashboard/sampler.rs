@@ -453,7 +453,7 @@ impl Sampler {
         let windows = self.windows(Some(id), series)?;
         let since_us = cursor.arrived_us.saturating_add(1);
         let limit = SAMPLES_PER_EVENT_MAX;
-        let query = RecentQuery { device: Some(id), limit, since_us, after_sample: 0 };
+        let query = RecentQuery { device: Some(id), limit, since_us, listed_samples: None };
         let mut samples = self.asker.latest(query)?;
         let query = changed(Some(id), ANOMALIES_KEPT_MAX, cursor.change);
         let reports = self.asker.anomalies(query)?.anomalies.into_iter();
@@ -485,7 +485,7 @@ impl Sampler {
 }
 
 fn changed(device: Option<DeviceId>, limit: usize, after_change: u64) -> AnomaliesQuery {
-    AnomaliesQuery { device, limit, since_us: i64::MIN, after_change }
+    AnomaliesQuery { device, limit, since_us: i64::MIN, after_change, listed_change: None }
 }
 
 #[cfg(test)]

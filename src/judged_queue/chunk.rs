@@ -1,11 +1,16 @@
 //! A chunk of judged samples: columns, and this replica's counts as they are after its last sample.
 //!
+//! A chunk says whose windows its values enter. With one shard they enter all. With several, that of a shard of devices has
+//! samples that count, and leaves the fleet's windows out; that of the fleet's shard has nothing but values of the fleet's
+//! windows. Samples without a device exist for the fleet's shard alone, which sends them as a shard of devices does.
+//!
 //! The samples of one device with the same metrics are a [`JudgedRow`]. What the store needs to know of a device it
 //! looks up for each row, not for each sample, and the counts travel once a row as well.
 
 use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
 use super::JudgedCounts;
+use crate::shards::ShardPart;
 
 /// Readings in one chunk at most, unless it has one batch: two for each sample.
 pub const CHUNK_READINGS_MAX: usize = 2 * CHUNK_SAMPLES_MAX;
@@ -84,20 +89,24 @@ pub struct JudgedSample {
 }
 
 /// Samples that arrived together. Its first sample has the sequence 0, the next one 1, and so on, always below 1,000:
-/// times with sequences increase from each sample of this replica to the next.
+/// times with sequences increase from each sample of a shard to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JudgedBatch {
     /// When they arrived, microseconds since the start of the process, by the monotonic clock. The store turns it into
     /// Redis' time.
     pub time_us: i64,
-    /// All samples of this replica before them.
-    pub of_replica: u64,
+    /// All samples that its shard had counted before them.
+    pub before: u64,
     first: u32,
 }
 
 /// Judged samples that are sent together, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct JudgedChunk {
+    /// The shard that has sent it.
+    pub shard: usize,
+    /// Whose windows its values enter. Of the fleet's alone: its samples are counted in other chunks.
+    pub part: ShardPart,
     batches: Vec<JudgedBatch>,
     samples: Vec<JudgedSample>,
     values: Vec<f64>,
@@ -133,7 +142,7 @@ pub struct WholeSample<'a> {
     pub time_us: i64,
     /// Its place in its batch.
     pub sequence: u16,
-    /// All samples of this replica up to it.
+    /// All samples that its shard had counted up to it.
     pub serial: u64,
     /// The client's timestamp.
     pub timestamp_us: i64,
@@ -152,6 +161,11 @@ impl WholeSample<'_> {
 }
 
 impl JudgedChunk {
+    /// Without samples.
+    pub fn of(shard: usize, part: ShardPart) -> Self {
+        Self { shard, part, ..Self::default() }
+    }
+
     /// True when so many samples with so many readings in all still fit.
     #[inline]
     pub fn has_room(&self, samples: usize, readings: usize) -> bool {
@@ -159,11 +173,11 @@ impl JudgedChunk {
             && self.values.len() + readings <= CHUNK_READINGS_MAX
     }
 
-    /// Begins a batch: the next samples arrived at that time, and this replica had so many before them.
+    /// Begins a batch: the next samples arrived at that time, and the shard had so many before them.
     #[inline]
-    pub fn begin_batch(&mut self, time_us: i64, of_replica: u64) {
+    pub fn begin_batch(&mut self, time_us: i64, before: u64) {
         let first = self.samples.len() as u32;
-        self.batches.push(JudgedBatch { time_us, of_replica, first });
+        self.batches.push(JudgedBatch { time_us, before, first });
     }
 
     /// Adds samples to the batch that was begun last. The first readings are theirs, one after another.
@@ -183,6 +197,28 @@ impl JudgedChunk {
         }
         let added = &readings[..readings.len() - rest.len()];
         self.values.extend(added.iter().map(|reading| reading.value));
+    }
+
+    /// As [`JudgedChunk::add`], for the fleet's windows alone: whose the values are makes no difference.
+    pub fn add_to_fleet(
+        &mut self,
+        samples: &[Sample],
+        readings: &[Reading],
+        hints: &mut ChunkHints,
+    ) {
+        let mut rest = readings;
+        for sample in samples {
+            let (of_sample, after) = rest.split_at(sample.readings as usize);
+            rest = after;
+            let hint = hint(&mut hints.rows, sample.device.map_or(0, |id| id.index as usize + 1));
+            // Most devices have the metrics of another one.
+            let last = (self.rows.len() as u32).wrapping_sub(1);
+            let known = [*hint, last].into_iter().find(|&row| self.is_row_of(row, None, of_sample));
+            *hint = known.unwrap_or_else(|| self.open_row(None, of_sample));
+            self.rows[*hint as usize].samples += 1;
+            self.samples.push(JudgedSample { timestamp_us: sample.timestamp_us, row: *hint });
+            self.values.extend(of_sample.iter().map(|reading| reading.value));
+        }
     }
 
     /// Whether the row of that index has the samples of the device with these metrics.
@@ -208,7 +244,7 @@ impl JudgedChunk {
     /// Sets this replica's counts. A device that is not here any more has lost its windows: its samples count for the
     /// fleet alone.
     pub fn set_counts(&mut self, counts: &impl CurrentCounts, hints: &mut ChunkHints) {
-        let Self { rows, streams, fleet, .. } = self;
+        let Self { part, rows, streams, fleet, .. } = self;
         fleet.clear();
         for row in rows {
             let streams = &mut streams[row.first as usize..][..usize::from(row.width)];
@@ -217,6 +253,9 @@ impl JudgedChunk {
                     Some(of_device) => row.counts = of_device,
                     None => row.device = None,
                 }
+            }
+            if !part.has_fleet() {
+                continue;
             }
             for &mut MetricCounts { metric, .. } in streams {
                 let hint = hint(&mut hints.metrics, metric.slot());
@@ -259,12 +298,11 @@ impl JudgedChunk {
         })
     }
 
-    /// All samples of this replica up to the last one.
-    pub fn of_replica(&self) -> u64 {
-        let before = |(batch, samples): (&JudgedBatch, &[JudgedSample])| {
-            batch.of_replica + samples.len() as u64
-        };
-        self.batches().next_back().map_or(0, before)
+    /// All samples that its shard had counted up to the last one.
+    pub fn of_shard(&self) -> u64 {
+        let up_to =
+            |(batch, samples): (&JudgedBatch, &[JudgedSample])| batch.before + samples.len() as u64;
+        self.batches().next_back().map_or(0, up_to)
     }
 
     /// The values of all samples, one after another.
@@ -286,7 +324,7 @@ impl JudgedChunk {
             WholeSample {
                 time_us: batch.time_us,
                 sequence,
-                serial: batch.of_replica + u64::from(sequence) + 1,
+                serial: batch.before + u64::from(sequence) + 1,
                 timestamp_us: sample.timestamp_us,
                 device: row.device,
                 streams: self.streams_of(row),
@@ -320,6 +358,11 @@ impl JudgedChunk {
         self.samples.len()
     }
 
+    /// Number of samples that have an outcome of their own.
+    pub fn counted(&self) -> usize {
+        if self.part.has_devices() { self.samples.len() } else { 0 }
+    }
+
     /// True when there are no samples.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
@@ -327,7 +370,7 @@ impl JudgedChunk {
 
     /// Removes the samples and keeps the memory.
     pub fn clear(&mut self) {
-        let Self { batches, samples, values, rows, streams, fleet } = self;
+        let Self { shard: _, part: _, batches, samples, values, rows, streams, fleet } = self;
         batches.clear();
         samples.clear();
         values.clear();
@@ -415,7 +458,7 @@ mod tests {
                 assert_eq!(known, of_fleet);
                 assert!(chunk.fleet().iter().all(|of| of.counts == ledger.of_fleet(of.metric)));
                 assert_eq!(chunk.fleet().len(), known.len());
-                assert_eq!(chunk.of_replica(), if sent.is_empty() { 0 } else { serial });
+                assert_eq!(chunk.of_shard(), if sent.is_empty() { 0 } else { serial });
                 for row in chunk.rows() {
                     let mut streams = chunk.streams_of(row).to_vec();
                     let of_device = row.device.and_then(|id| ledger.of_device(id, &mut streams));

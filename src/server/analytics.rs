@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use super::counters::ServerCounters;
 use super::shared::Shared;
+use super::store::ToStore;
 use super::threads::{join, spawn};
 use super::workers::AnalyticsQueues;
 use crate::analytics::report::{PartTotals, TotalsReport};
@@ -15,10 +16,8 @@ use crate::analytics::{
     Analytics, AnalyticsSettings, AnomalyNumbers, KnownSilences, OnsetSettings, SilenceIgnore,
 };
 use crate::config::{ServerSettings, Switch};
-use crate::handover::HandoverProducer;
 use crate::incidents::events::EventSender;
 use crate::journal::JournalProducer;
-use crate::judged_queue::JudgedProducer;
 use crate::memory::MemoryPlan;
 use crate::placement::Placement;
 use crate::shards::ShardLayout;
@@ -63,8 +62,8 @@ fn ignored(settings: &ServerSettings) -> Option<SilenceIgnore> {
 
 /// The ways between analytics and other threads, and what it begins with.
 pub(super) struct ToThreads {
-    /// To the store, of the only shard: judged samples, and detector states.
-    pub to_store: Option<(JudgedProducer, HandoverProducer)>,
+    /// To the store, one for each shard; none without it.
+    pub to_store: Vec<ToStore>,
     /// To the incidents, one for each shard, or none.
     pub events: Vec<EventSender>,
     /// To the state directory, one for each shard; none without it.
@@ -89,7 +88,7 @@ pub(super) fn threads(
     let ToThreads { to_store, events, links, pasts, journals, known_silences } = to_threads;
     let (mut links, mut journals) = (links.into_iter(), journals.into_iter());
     let mut pasts = pasts.into_iter();
-    let (mut judged_producer, mut handover) = to_store.unzip();
+    let mut to_store = to_store.into_iter();
     let numbers = AnomalyNumbers::default();
     let onsets = onsets(settings, plan, shared.layout);
     let detection = AnalyticsSettings { onsets, ..detection(settings) };
@@ -98,6 +97,8 @@ pub(super) fn threads(
     shards
         .enumerate()
         .map(|(shard, ((queues, sleeper), counters))| {
+            let (judged_producer, handover) =
+                to_store.next().map(|ToStore { judged, states }| (judged, states)).unzip();
             let (part, names) = (shared.layout.part(shard), shared.registry.clone().into());
             let analytics = Analytics::of_part(part, detection.clone(), names, numbers.clone());
             AnalyticsThread::new(AnalyticsParts {
@@ -105,8 +106,8 @@ pub(super) fn threads(
                 ttl_us: settings.ttl.as_micros() as i64,
                 sample_consumers: queues.samples,
                 questions: queues.questions,
-                judged_producer: judged_producer.take(),
-                handover: handover.take(),
+                judged_producer,
+                handover: handover.flatten(),
                 events: events.next(),
                 state: links.next(),
                 journal: journals.next(),

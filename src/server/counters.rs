@@ -96,8 +96,10 @@ impl ServerCounters {
     /// For the scrape. What has left a queue comes before what has entered it: see [`Sources`].
     pub fn sources(&self, build: Build, registry: Arc<Registry>) -> Sources {
         let mut sources: Vec<Arc<dyn MetricSource>> = match &self.redis {
-            Some(RedisCounters { queue, store, handover }) => {
-                vec![queue.clone(), store.clone(), handover.clone()]
+            Some(RedisCounters { queues, store, handovers }) => {
+                let queues = queues.iter().map(|queue| queue.clone() as Arc<dyn MetricSource>);
+                let handovers = handovers.iter().map(|of| of.clone() as Arc<dyn MetricSource>);
+                queues.chain([store.clone() as Arc<dyn MetricSource>]).chain(handovers).collect()
             }
             None => (self.analytics.iter())
                 .map(|shard| Arc::new(StoredInMemory(shard.clone())) as Arc<dyn MetricSource>)

@@ -59,6 +59,7 @@ impl ServerParts {
         let mut damaged = None;
         let number = |new| state::replica(disk.as_ref(), new, &mut damaged);
         let (redis, to_store) = RedisParts::new(settings, plan, shared, number).unzip();
+        let to_store = to_store.unwrap_or_default();
         let redis_counters = redis.as_ref().map(|redis| redis.counters.clone());
         let has_state = settings.state_dir.is_some();
         let (workers, shards) = (placement.workers(), placement.shards);

@@ -246,7 +246,7 @@ mod tests {
             (DEVICES as u64, DEVICES, 2 * DEVICES)
         );
         let analytics = &demo.analytics[0];
-        let query = AnomaliesQuery { device: None, limit: 9, since_us: 0, after_change: 0 };
+        let query = AnomaliesQuery { limit: 9, ..AnomaliesQuery::default() };
         assert_eq!(
             analytics.anomalies(&query),
             AnomaliesReport { anomalies: Vec::new(), begun: 0, serial: 0, change: 0 }

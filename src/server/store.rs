@@ -19,6 +19,7 @@ use crate::handover::{self, HandoverCounters, HandoverProducer};
 use crate::judged_queue::{self, JudgedProducer, JudgedQueueCounters};
 use crate::memory::MemoryPlan;
 use crate::readiness::StoreState;
+use crate::shards::ShardLayout;
 use crate::shared_lists::SharedLists;
 use crate::store::commands::{SampleKeys, StoreOptions};
 use crate::store::dial::TcpDialer;
@@ -39,9 +40,19 @@ const JOIN_INTERVAL: Duration = Duration::from_millis(5);
 /// The counters on both sides of the judged-sample queue.
 #[derive(Clone)]
 pub(super) struct RedisCounters {
-    pub queue: Arc<JudgedQueueCounters>,
+    /// One for each shard.
+    pub queues: Vec<Arc<JudgedQueueCounters>>,
     pub store: Arc<StoreCounters>,
-    pub handover: Arc<HandoverCounters>,
+    /// One for each shard of devices.
+    pub handovers: Vec<Arc<HandoverCounters>>,
+}
+
+/// The way of one shard to the store.
+pub(super) struct ToStore {
+    /// Judged samples.
+    pub judged: JudgedProducer,
+    /// Detector states; None for the fleet's, which stay with each replica.
+    pub states: Option<HandoverProducer>,
 }
 
 /// The store thread before it runs.
@@ -67,25 +78,22 @@ pub(super) struct RunningStore {
 }
 
 impl RedisParts {
-    /// The thread, and the ends of its queues that analytics has. `replica` may know by which number this replica goes on.
+    /// The thread, and the ends of its queues that each shard has. `replica` may know by which number this replica goes on.
     pub fn new(
         settings: &ServerSettings,
         plan: &MemoryPlan,
         shared: &Shared,
         replica: impl FnOnce(u32) -> u32,
-    ) -> Option<(Self, (JudgedProducer, HandoverProducer))> {
+    ) -> Option<(Self, Vec<ToStore>)> {
         let target = settings.redis_target().expect("the settings were checked")?;
         // The system seeds it for each process.
         let random = RandomState::new().build_hasher().finish();
-        let counters = RedisCounters {
-            queue: Arc::default(),
-            store: Arc::default(),
-            handover: Arc::default(),
-        };
-        let (producer, consumer) = judged_queue::channel(
+        let counters = RedisCounters::new(shared.layout);
+        let (judged_producers, consumer) = judged_queue::sharded(
             plan.redis_queue_bytes,
-            shared.sleepers[0].clone(),
-            counters.queue.clone(),
+            shared.layout,
+            &shared.sleepers,
+            &counters.queues,
         );
         let keeps_history = settings.redis_history == RedisHistory::Stream;
         let replica = ReplicaId::new(replica(random as u32));
@@ -107,11 +115,8 @@ impl RedisParts {
         let deadline_ns = Arc::<AtomicU64>::default();
         let logs_in_again = Arc::<AtomicBool>::default();
         let outcomes = Arc::<OutcomeGate>::default();
-        let (states_producer, states_consumer) = handover::channel(
-            settings.handover_wait,
-            deadline_ns.clone(),
-            counters.handover.clone(),
-        );
+        let (states_producers, states_consumer) =
+            handover::channel(settings.handover_wait, &deadline_ns, &counters.handovers);
         let mut clock = Clock::new(shared.start);
         let lists = Arc::new(SharedLists::new(replica.number(), clock.now().wall_us));
         let thread = StoreThread::new(StoreThreadParts {
@@ -136,7 +141,9 @@ impl RedisParts {
             outcomes: outcomes.clone(),
         });
         let parts = Self { replica, thread, counters, lists, deadline_ns, logs_in_again, outcomes };
-        Some((parts, (producer, states_producer)))
+        let mut states = states_producers.into_iter();
+        let to_store = |judged| ToStore { judged, states: states.next() };
+        Some((parts, judged_producers.into_iter().map(to_store).collect()))
     }
 
     /// Each login to Redis reads the file of the password. After SIGHUP the present connections log in with it too,
@@ -161,10 +168,22 @@ impl RedisParts {
 }
 
 impl RedisCounters {
+    pub fn new(layout: ShardLayout) -> Self {
+        Self {
+            queues: (0..layout.threads()).map(|_| Arc::default()).collect(),
+            store: Arc::default(),
+            handovers: (0..layout.of_devices()).map(|_| Arc::default()).collect(),
+        }
+    }
+
+    fn of_queues(&self, counter: fn(&JudgedQueueCounters) -> &Counter) -> u64 {
+        self.queues.iter().map(|queue| counter(queue).get()).sum()
+    }
+
     /// Samples dropped, for whatever reason.
     pub fn dropped(&self) -> u64 {
         let by_store = self.store.dropped_total.iter().map(Counter::get).sum::<u64>();
-        self.queue.dropped_total.get() + by_store
+        self.of_queues(|queue| &queue.dropped_total) + by_store
     }
 
     /// Samples that have their outcome.
@@ -176,7 +195,7 @@ impl RedisCounters {
     pub fn unfinished(&self) -> u64 {
         // In this order: what is sent in between is not counted below zero.
         let finished = self.finished();
-        self.queue.samples_total.get() - finished
+        self.of_queues(|queue| &queue.samples_total) - finished
     }
 }
 

@@ -124,8 +124,7 @@ impl World {
         }
         let fleet = &self.shards[self.layout.of_fleet()].0;
         shown.insert("fleet".into(), format!("{:?}", fleet.windows(None, Scope::Cluster)));
-        let query =
-            AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 };
+        let query = AnomaliesQuery { limit: usize::MAX, ..AnomaliesQuery::default() };
         let mut anomalies = Vec::new();
         let mut begun = 0;
         for (shard, _) in &self.shards {

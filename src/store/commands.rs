@@ -159,6 +159,10 @@ impl CommandEncoder {
     }
 
     fn counts(&mut self, segment: &Segment, subject: &SegmentSubject, batch: &mut CommandBatch) {
+        if subject.device().is_none() && !segment.has_fleet {
+            // Samples of devices alone: those of the fleet's shard are in another segment.
+            return;
+        }
         let Self { options, key, text, fixed, .. } = self;
         key.clear();
         keys::write_counts_key(key, subject.device());

@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::judged_queue::{ChangedAnomaly, JudgedChunk, WholeSample};
+use crate::judged_queue::{ChangedAnomaly, JudgedChunk, ListedChanges, WholeSample};
 use crate::registry::Registry;
-use crate::shared_lists::{ANOMALIES_LISTED, ListEntry, ListKind, SampleBody, SharedLists};
+use crate::shared_lists::{
+    ANOMALIES_LISTED, ListEntry, ListKind, NumberedEntry, OwnProgress, SampleBody, SharedLists,
+};
 use crate::store::commands::lists::{ENTRIES_ADDED_MAX, FIRST_CURSOR, WrittenEntry};
 use crate::store::keys::ReplicaId;
 use crate::store::mark_reply::ChangeSet;
@@ -64,9 +66,15 @@ pub struct ListDesk {
     restated: Vec<ListWrite>,
     own: ReplicaId,
     anomalies: BTreeMap<u64, ChangedAnomaly>,
+    /// How many samples were taken, by shard.
+    taken: OwnProgress,
+    /// Those up to which they are encoded, and the changes up to which anomalies were taken, by shard.
+    progress: [OwnProgress; ListKind::ALL.len()],
     /// When each of the last anomalies began, by Redis' clock as it was known first: their places stay.
     began: BTreeMap<u64, i64>,
     last_us: i64,
+    /// The serial of the last sample.
+    last_serial: u64,
     /// Entries that found no room since [`ListDesk::take_left_out`].
     left_out: [u64; ListKind::ALL.len()],
 }
@@ -88,14 +96,22 @@ impl ListDesk {
             restated: Vec::new(),
             own,
             anomalies: BTreeMap::new(),
+            taken: OwnProgress::default(),
+            progress: Default::default(),
             began: BTreeMap::new(),
             last_us: 0,
+            last_serial: 0,
             left_out: [0; ListKind::ALL.len()],
         }
     }
 
     /// Takes a chunk with its samples, and gives another one for it, whose samples nobody needs any more.
     pub fn take_samples(&mut self, chunk: Box<JudgedChunk>) -> Box<JudgedChunk> {
+        if chunk.counted() == 0 {
+            // Others have its samples.
+            return chunk;
+        }
+        self.taken.set(chunk.shard, chunk.of_shard());
         self.recent_samples += chunk.len();
         let is_small = chunk.len() <= COPIED_SAMPLES_MAX;
         if is_small && self.recent.back_mut().is_some_and(|last| last.append(&chunk)) {
@@ -113,9 +129,10 @@ impl ListDesk {
         oldest
     }
 
-    /// Takes anomalies that changed.
-    pub fn take_anomalies(&mut self, changed: Vec<ChangedAnomaly>) {
-        for anomaly in changed {
+    /// Takes anomalies of a shard that changed.
+    pub fn take_anomalies(&mut self, shard: usize, changes: ListedChanges) {
+        self.progress[ListKind::Anomalies as usize].set(shard, changes.until_change);
+        for anomaly in changes.changed {
             self.anomalies.insert(anomaly.serial, anomaly);
             if self.anomalies.len() > ANOMALIES_LISTED {
                 self.anomalies.pop_first();
@@ -130,15 +147,20 @@ impl ListDesk {
         !(is_written && self.anomalies.is_empty() && self.restated.is_empty())
     }
 
-    /// Encodes the samples that were taken, unless earlier ones wait. Those whose device was evicted on the way are left
-    /// out. `offset_us` is what is added to the monotonic time to get Redis'.
+    /// Encodes the samples that were taken, unless earlier ones wait: in the order of their arrival, whichever shard has sent
+    /// them. Those whose device was evicted on the way are left out. `offset_us` is what is added to the monotonic time to
+    /// get Redis'.
     fn encode_samples(&mut self, offset_us: i64, registry: &Registry) {
         if !self.encoded.is_empty() {
             return;
         }
         let older = self.recent_samples.saturating_sub(SAMPLES_PER_FLUSH_MAX);
         self.left_out[ListKind::Samples as usize] += older as u64;
-        for sample in self.recent.iter().flat_map(|chunk| chunk.iter()).skip(older) {
+        self.progress[ListKind::Samples as usize].clone_from(&self.taken);
+        let mut recent: Vec<_> = self.recent.iter().flat_map(|chunk| chunk.iter()).collect();
+        // Those of one shard are in that order.
+        recent.sort_by_key(|sample| sample.time_us);
+        for sample in recent.into_iter().skip(older) {
             self.last_us = self.last_us.max(sample.time_us + offset_us);
             let name = |r: Reading| Some((registry.metric_name(r.metric)?, r.value));
             let readings: Vec<_> = sample.readings().filter_map(name).collect();
@@ -147,7 +169,9 @@ impl ListDesk {
                 self.left_out[ListKind::Samples as usize] += 1;
                 continue;
             }
-            let WholeSample { serial, timestamp_us, .. } = sample;
+            // Also after a restart as the same replica a serial is a new one.
+            self.last_serial = (self.last_us.max(0) as u64).max(self.last_serial + 1);
+            let (WholeSample { timestamp_us, .. }, serial) = (sample, self.last_serial);
             let (device, mut body) = (device.flatten(), Vec::new());
             SampleBody { device, timestamp_us, readings }.write(&mut body);
             let entry = ListEntry { began_us: self.last_us, offset_us: 0, change: 0, body };
@@ -191,8 +215,15 @@ impl ListDesk {
             .collect()
     }
 
-    /// Redis has all that was asked for last, or refuses it.
-    pub fn written(&mut self) {
+    /// Redis has all that was asked for last, or refuses it. `written`: what it has now, of each list.
+    pub fn written(&mut self, written: [Vec<NumberedEntry>; ListKind::ALL.len()]) {
+        for (kind, entries) in ListKind::ALL.into_iter().zip(written) {
+            if self.is_refused {
+                self.lists.add(kind, entries);
+            } else {
+                self.lists.add_own(kind, entries, &self.progress[kind as usize]);
+            }
+        }
         self.encoded.clear();
         self.anomalies.clear();
     }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::keys;
+pub use super::segment::{ArrivalSpan, Refusals, Segment, SegmentOutcome};
 use super::segment::{ChunkRows, SampleKeys, SegmentOptions};
-pub use super::segment::{Refusals, Segment, SegmentOutcome};
 use crate::judged_queue::{ByteBudget, JudgedChunk};
 use sigmad_sample::{DeviceId, MetricId};
 
@@ -101,7 +101,7 @@ impl StoreQueue {
         let options = SegmentOptions { window_values, keeps_history, hasher };
         let segment = self.segments.back_mut().expect("one is open");
         segment.add(chunk, &mut self.rows, name, metric_name, options);
-        self.samples += chunk.len() as u64;
+        self.samples += chunk.counted() as u64;
         let dropped = self.drop_past_bound();
         self.update_budget();
         dropped
@@ -115,13 +115,13 @@ impl StoreQueue {
     }
 
     /// Sets what is added to the times of the segment in flight, unless it is set. `base_us` is called with the
-    /// times of its first and last sample.
-    pub fn set_base(&mut self, base_us: impl FnOnce(i64, i64) -> i64) {
+    /// times of the first and the last sample of each shard.
+    pub fn set_base(&mut self, base_us: impl FnOnce(&[Option<ArrivalSpan>]) -> i64) {
         if self.is_flushing
             && let Some(segment) = self.segments.front_mut()
             && segment.base_us.is_none()
         {
-            segment.base_us = Some(base_us(segment.since_us(), segment.until_us()));
+            segment.base_us = Some(base_us(segment.spans()));
         }
     }
 
@@ -247,9 +247,10 @@ impl StoreQueue {
         waiting.any(|segment| segment.is_counted || self.is_full(segment))
     }
 
-    /// When the oldest sample in the queue arrived, microseconds since the start of the process.
-    pub fn since_us(&self) -> Option<i64> {
-        self.segments.front().map(Segment::since_us)
+    /// When the oldest sample of a shard in the queue arrived, microseconds since the start of the process.
+    pub fn since_us(&self, shard: usize) -> Option<i64> {
+        let mut spans = self.segments.iter().filter_map(|of| *of.spans().get(shard)?);
+        spans.next().map(|oldest| oldest.since_us)
     }
 
     /// Number of samples without an outcome, in flight or waiting.
@@ -492,9 +493,9 @@ mod tests {
     /// The bytes of a segment with one sample.
     fn bytes_of_one() -> usize {
         let (mut queue, _) = queue(1 << 20, false);
-        assert_eq!((queue.is_empty(), queue.since_us()), (true, None));
+        assert_eq!((queue.is_empty(), queue.since_us(0)), (true, None));
         queue.take(&chunk(7, &[(1, 7, 1)]), name, metric_name);
-        assert_eq!((queue.is_empty(), queue.since_us()), (false, Some(7)));
+        assert_eq!((queue.is_empty(), queue.since_us(0)), (false, Some(7)));
         queue.bytes()
     }
 
@@ -589,15 +590,15 @@ mod tests {
     #[test]
     fn the_base_of_a_segment_in_flight_is_set_once() {
         let (mut queue, _) = queue(1 << 20, true);
-        queue.set_base(|_, _| panic!("nothing is in flight"));
+        queue.set_base(|_| panic!("nothing is in flight"));
         queue.take(&chunk(5, &[(1, 0, 1), (2, 0, 1), (1, 0, 1)]), name, metric_name);
-        queue.set_base(|_, _| panic!("nothing is in flight"));
+        queue.set_base(|_| panic!("nothing is in flight"));
         assert!(queue.begin().is_some());
-        queue.set_base(|since_us, until_us| {
-            assert_eq!((since_us, until_us), (5, 7));
+        queue.set_base(|spans| {
+            assert_eq!(spans, [Some(ArrivalSpan { since_us: 5, until_us: 7 })]);
             1_000
         });
-        queue.set_base(|_, _| panic!("it is set"));
+        queue.set_base(|_| panic!("it is set"));
         assert_eq!(queue.in_flight().map(|segment| segment.redis_us(6)), Some(1_006));
     }
 }

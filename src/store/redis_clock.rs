@@ -4,6 +4,8 @@
 //! a round trip apart from it. [`RedisClock`] intersects these proofs, so the shortest round trip decides. The
 //! replica's wall clock takes no part: it may be wrong, and it may step. Pure: no I/O, no clock.
 
+use super::queue::ArrivalSpan;
+
 /// A time in Redis that is further ahead of Redis' clock was written by a clock that is wrong. The estimate of a
 /// replica is off by half a round trip at most, and a reply that takes longer than two seconds is a timeout.
 pub const FUTURE_US_MAX: i64 = 2_000_000;
@@ -12,11 +14,11 @@ const DRIFT_PART: i64 = 5_000;
 
 /// Measures Redis' clock against the monotonic clock, and gives the times under which values are written. All
 /// times are in microseconds: `_us` since the start of the process, `redis_us` since 1970 by Redis' clock.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RedisClock {
     measured: Option<Measured>,
-    /// The newest time under which a value was written.
-    written_redis_us: i64,
+    /// The newest time under which a value was written, of each shard.
+    written_redis_us: Vec<i64>,
 }
 
 /// Redis' time less the monotonic time lies between two bounds.
@@ -59,16 +61,21 @@ impl RedisClock {
         self.measured.map_or(0, |Measured { least_us, most_us, .. }| (most_us - least_us) / 2 + 1)
     }
 
-    /// What is added to the times of values that arrived from `since_us` to `until_us`, so that they are in Redis'
-    /// time and later than all that were written before. `offset_us` replaces the measurement.
+    /// What is added to the times of values, so that they are in Redis' time and later than all that were written before
+    /// of the same shard. A stream has the values of one shard. `spans`: when those of each shard arrived. `offset_us`
+    /// replaces the measurement.
     ///
     /// An estimate that becomes smaller is followed as fast as that allows; a step of Redis' own clock at once, for
     /// times in the future are not read.
-    pub fn base_us(&mut self, since_us: i64, until_us: i64, offset_us: i64) -> i64 {
-        let later_us = self.written_redis_us + 1 - since_us;
+    pub fn base_us(&mut self, spans: &[Option<ArrivalSpan>], offset_us: i64) -> i64 {
+        let written = &mut self.written_redis_us;
+        written.resize(written.len().max(spans.len()), 0);
+        let of_shards = || spans.iter().enumerate().filter_map(|(at, span)| Some((at, (*span)?)));
+        let later_us = of_shards().map(|(shard, span)| written[shard] + 1 - span.since_us);
+        let later_us = later_us.max().unwrap_or(offset_us);
         let has_stepped = later_us - offset_us > FUTURE_US_MAX;
         let base_us = if has_stepped { offset_us } else { offset_us.max(later_us) };
-        self.written_redis_us = base_us + until_us;
+        of_shards().for_each(|(shard, span)| written[shard] = base_us + span.until_us);
         base_us
     }
 }
@@ -84,7 +91,7 @@ mod tests {
 
     fn base(clock: &mut RedisClock, since_us: i64, until_us: i64) -> i64 {
         let offset_us = clock.offset_us().expect("measured");
-        clock.base_us(since_us, until_us, offset_us)
+        clock.base_us(&[Some(ArrivalSpan { since_us, until_us })], offset_us)
     }
 
     #[test]

@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 pub(super) use adding::ChunkRows;
+pub use rows::ArrivalSpan;
 pub(super) use rows::{
     HistoryEntry, SegmentKey, SegmentReading, SegmentStream, SegmentSubject, TimestampGroup,
 };
@@ -63,7 +64,12 @@ pub struct Segment {
     samples: u64,
     /// True once its samples have their outcome: it is written again, to another master.
     pub(super) is_counted: bool,
+    /// When its oldest sample arrived.
     since_us: i64,
+    /// When the samples of each shard arrived that have entered windows; None for one that has none here.
+    spans: Vec<Option<ArrivalSpan>>,
+    /// It has counts of the fleet.
+    pub(super) has_fleet: bool,
     /// What is added to the times of its samples when they are written. Set once, so that the segment is sent
     /// again with the same bytes.
     pub(super) base_us: Option<i64>,
@@ -98,7 +104,9 @@ impl Segment {
             sample_keys: SampleKeys::default(),
             samples: 0,
             is_counted: false,
-            since_us: 0,
+            since_us: i64::MAX,
+            spans: Vec::new(),
+            has_fleet: false,
             base_us: None,
             name_bytes: 0,
             subjects: Vec::new(),
@@ -127,9 +135,9 @@ impl Segment {
         self.since_us
     }
 
-    /// When its newest sample arrived.
-    pub fn until_us(&self) -> i64 {
-        self.subjects[FLEET as usize].time_us
+    /// When the samples of each shard arrived that have entered windows: those of one stream are of one shard.
+    pub fn spans(&self) -> &[Option<ArrivalSpan>] {
+        &self.spans
     }
 
     /// Redis' time of a sample; that of the process as long as Redis' is not known.
@@ -241,7 +249,9 @@ impl Segment {
             sample_keys: _,
             samples,
             is_counted,
-            since_us: _,
+            since_us,
+            spans,
+            has_fleet,
             base_us,
             name_bytes,
             subjects,
@@ -258,6 +268,9 @@ impl Segment {
         } = self;
         *samples = 0;
         *is_counted = false;
+        *since_us = i64::MAX;
+        spans.clear();
+        *has_fleet = false;
         *base_us = None;
         *name_bytes = 0;
         subjects.truncate(1);

@@ -37,7 +37,7 @@ use super::reply::Reply;
 use super::url::{Address, Target};
 use super::{DropReason, ErrorKind, OutcomeGate, StoreCounters};
 use crate::handover::HandoverConsumer;
-use crate::judged_queue::{JudgedConsumer, ReplicaUpdate};
+use crate::judged_queue::JudgedConsumer;
 use crate::registry::Registry;
 use crate::shared_lists::SharedLists;
 use sigmad_backoff::Backoff;
@@ -287,17 +287,17 @@ impl StoreThread {
     /// counted: that takes no time, however many there are. False once analytics has ended and all chunks are taken.
     fn gather(&mut self, chunks_max: usize) -> bool {
         let mut is_open = true;
-        for _ in 0..=self.consumer.chunks.len().min(chunks_max) {
-            let chunk = match self.consumer.chunks.try_recv() {
+        for _ in 0..=self.consumer.waiting().min(chunks_max) {
+            let chunk = match self.consumer.take() {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     is_open = error == TryRecvError::Empty;
                     break;
                 }
             };
-            self.counters.taken_total.add(chunk.len() as u64);
+            self.counters.taken_total.add(chunk.counted() as u64);
             let emptied = if self.is_past_deadline() {
-                self.too_late += chunk.len() as u64;
+                self.too_late += chunk.counted() as u64;
                 chunk
             } else {
                 let (name, metric_name) = (
@@ -340,8 +340,7 @@ impl StoreThread {
         self.read_changed(asked)?;
         self.read_lists()?;
         if !self.is_sharing_refused {
-            // False: analytics has ended, and no thread reads windows any more.
-            let _ = self.consumer.send(ReplicaUpdate::SyncedAt(asked.wall_us), &self.clock);
+            self.consumer.set_synced_at(asked.wall_us);
             if was_refused {
                 info!("windows are shared again");
             }
@@ -349,12 +348,14 @@ impl StoreThread {
         self.hand_over()
     }
 
-    /// All samples that arrived here by that time, which is Redis', are written.
+    /// All samples that arrived here by that time, which is Redis', are written, of whatever shard.
     fn sent_us(&self, now: Now) -> i64 {
-        let sent_us = match self.queue.since_us() {
+        let of_shard = |shard| match self.queue.since_us(shard) {
             Some(since_us) => since_us - 1,
             None => monotonic_us(now) - ARRIVAL_TO_QUEUE_US,
         };
+        let shards = 0..self.consumer.layout().threads();
+        let sent_us = shards.map(of_shard).min().expect("there is one shard at least");
         sent_us + self.redis_offset_us(now) - self.redis_clock.error_us()
     }
 

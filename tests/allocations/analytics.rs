@@ -82,7 +82,7 @@ fn a_sample_for_the_store_allocates_nothing_while_blocks_come_back() {
             // Partly filled ones too, and several on their way at once.
             if round % 7 == 0 {
                 judged_producer.send(&analytics);
-                for chunk in judged_consumer.chunks.try_iter() {
+                for chunk in judged_consumer.take_all() {
                     handed_on += chunk.len();
                     judged_consumer.recycle(chunk);
                 }

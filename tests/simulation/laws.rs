@@ -208,10 +208,11 @@ impl Ledger {
 
     pub fn check_exit(&self, process: &Process) -> Result<(), Violation> {
         let (accepted, outcomes) = (process.accepted, process.outcomes());
-        if process.judged != Some(accepted) {
+        if process.judged() != Some(accepted) {
             return violated(format!(
                 "process {}: {accepted} accepted, {:?} judged",
-                process.index, process.judged
+                process.index,
+                process.judged()
             ));
         }
         if process.is_store_lost {
@@ -283,7 +284,7 @@ impl Ledger {
         for kind in ListKind::ALL {
             let listed = |process: &Process| {
                 let page = process.lists.newest(kind, usize::MAX, |_, entry| Some(entry.change));
-                (page.rows, page.own.serial)
+                (page.rows, page.own.map_or(0, |own| own.sum()))
             };
             let mut first = None;
             for process in processes {

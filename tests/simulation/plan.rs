@@ -133,6 +133,17 @@ const STATES_EVERY: u64 = 3;
 /// The kinds that a seed enables.
 const KINDS: usize = 14;
 
+/// Shards of devices in the processes of a seed: one third of the seeds has several. No seed that was kept before there
+/// were several has such a remainder.
+fn shards(seed: u64) -> usize {
+    match seed % 13 {
+        0 | 7 => 2,
+        9 => 3,
+        1 => 4,
+        _ => 1,
+    }
+}
+
 #[derive(Debug)]
 pub struct Plan {
     pub slots: usize,
@@ -161,6 +172,7 @@ impl Plan {
         let mut plan = Self::first(&mut random);
         // By the number of the seed, so that what others draw stays.
         plan.settings.has_states = seed.is_multiple_of(STATES_EVERY);
+        plan.settings.shards = shards(seed);
         if seed >= WIDE_FROM {
             plan.widen(&mut random);
         }
@@ -206,6 +218,7 @@ impl Plan {
             queue_bytes: if random.chance(15) { 256 << 10 } else { 16 << 20 },
             sample_keys: SampleKeys::Two,
             has_states: false,
+            shards: 1,
         };
         let is_skewed = random.chance(30);
         let skew = |random: &mut Random| {

@@ -1,4 +1,4 @@
-//! One sigmad process: its real registry, sample queue, analytics thread and store thread, under simulated clocks.
+//! One sigmad process: its real registry, sample queue, analytics threads and store thread, under simulated clocks.
 //!
 //! What main and the workers do between them is here, in the order of `src/server/running.rs`.
 
@@ -9,7 +9,9 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use sigmad::analytics::report::{Question, Scope, WindowsReport};
 use sigmad::analytics::thread::{AnalyticsParts, AnalyticsThread, Turn};
-use sigmad::analytics::{Analytics, AnalyticsSettings, Asker, KnownSilences, questions};
+use sigmad::analytics::{
+    Analytics, AnalyticsSettings, AnomalyNumbers, Asker, KnownSilences, questions,
+};
 use sigmad::handover::{self, HandoverCounters};
 use sigmad::judged_queue::{self, JudgedQueueCounters};
 use sigmad::registry::{NameSource, Registry};
@@ -54,6 +56,8 @@ pub struct ProcessSettings {
     pub sample_keys: SampleKeys,
     /// Detectors keep states, which follow their device.
     pub has_states: bool,
+    /// `--analytics`.
+    pub shards: usize,
 }
 
 /// Device, timestamp and readings of a sample.
@@ -101,22 +105,25 @@ pub struct Process {
     asker: Asker,
     /// The cluster's lists, as it shows them.
     pub lists: Arc<SharedLists>,
-    analytics: Option<AnalyticsThread>,
+    layout: ShardLayout,
+    /// By shard; None once it has ended.
+    analytics: Vec<Option<AnalyticsThread>>,
     store: Option<StoreRoutine>,
     pub reads: Vec<PendingRead>,
     clock: Clock,
     deadline: Arc<AtomicU64>,
     source: Arc<SimulatedClock>,
     pub store_counters: Arc<StoreCounters>,
-    handover_counters: Arc<HandoverCounters>,
-    queue_counters: Arc<JudgedQueueCounters>,
-    is_turn_due: bool,
+    handover_counters: Vec<Arc<HandoverCounters>>,
+    queue_counters: Vec<Arc<JudgedQueueCounters>>,
+    /// By shard.
+    is_turn_due: Vec<bool>,
     /// Samples with a 202.
     pub accepted: u64,
     /// Its store did not end in time.
     pub is_store_lost: bool,
-    /// Samples judged, once analytics has ended.
-    pub judged: Option<u64>,
+    /// Samples judged, by the shards that have ended.
+    judged: u64,
     /// When it was told to end.
     pub term_ns: u64,
     /// What it had counted as stored, by time; each entry is a change.
@@ -149,38 +156,47 @@ impl Process {
     ) -> Self {
         let source = Arc::new(SimulatedClock::new(skew_us, drift_ppm));
         let clock = Clock::simulated(source.clone());
-        let sleeper = Arc::<Sleeper>::default();
+        let layout = ShardLayout::new(settings.shards);
+        let sleepers: Vec<Arc<Sleeper>> = (0..layout.threads()).map(|_| Arc::default()).collect();
         let registry = Arc::new(Registry::new(STREAMS_MAX, STREAM_IDLE.as_secs() as u32));
-        let (producer, consumer) = sample_queue::channel(sleeper.clone(), Arc::default());
-        let (asker, mut asked) = questions(ShardLayout::ONE, std::slice::from_ref(&sleeper));
-        let queue_counters = Arc::<JudgedQueueCounters>::default();
-        let (judged_producer, judged_consumer) =
-            judged_queue::channel(settings.queue_bytes, sleeper.clone(), queue_counters.clone());
+        let (producer, consumers) = sample_queue::sharded(layout, &sleepers, Arc::default());
+        let (asker, asked) = questions(layout, &sleepers);
+        let queue_counters: Vec<_> = sleepers.iter().map(|_| Arc::default()).collect();
+        let (judged_producers, judged_consumer) =
+            judged_queue::sharded(settings.queue_bytes, layout, &sleepers, &queue_counters);
         let mut detection =
             AnalyticsSettings { window: settings.window, ..AnalyticsSettings::default() };
         if settings.has_states {
             detection.detectors.kinds.push(DetectorKind::Pager);
         }
         let deadline = Arc::new(AtomicU64::new(0));
-        let handover_counters = Arc::<HandoverCounters>::default();
-        let (states_producer, states_consumer) =
-            handover::channel(HANDOVER_WAIT, deadline.clone(), handover_counters.clone());
-        let analytics = AnalyticsThread::new(AnalyticsParts {
-            analytics: Analytics::new(detection, registry.clone().into()),
-            ttl_us: 300_000_000,
-            sample_consumers: vec![consumer],
-            questions: asked.pop().expect("one shard"),
-            state: None,
-            journal: None,
-            known_silences: KnownSilences::default(),
-            past: None,
-            judged_producer: Some(judged_producer),
-            handover: Some(states_producer),
-            events: None,
-            sleeper,
-            clock: clock.clone(),
-            counters: Arc::default(),
-        });
+        let handover_counters: Vec<_> = (0..layout.of_devices()).map(|_| Arc::default()).collect();
+        let (states_producers, states_consumer) =
+            handover::channel(HANDOVER_WAIT, &deadline, &handover_counters);
+        let (numbers, mut states) = (AnomalyNumbers::default(), states_producers.into_iter());
+        let ends = consumers.into_iter().zip(asked).zip(judged_producers).zip(sleepers);
+        let analytics = ends
+            .enumerate()
+            .map(|(shard, (((consumer, questions), judged_producer), sleeper))| {
+                let (part, names) = (layout.part(shard), registry.clone().into());
+                Some(AnalyticsThread::new(AnalyticsParts {
+                    analytics: Analytics::of_part(part, detection.clone(), names, numbers.clone()),
+                    ttl_us: 300_000_000,
+                    sample_consumers: vec![consumer],
+                    questions,
+                    state: None,
+                    journal: None,
+                    known_silences: KnownSilences::default(),
+                    past: None,
+                    judged_producer: Some(judged_producer),
+                    handover: states.next(),
+                    events: None,
+                    sleeper,
+                    clock: clock.clone(),
+                    counters: Arc::default(),
+                }))
+            })
+            .collect();
         let id = ReplicaId::new(random as u32);
         let store_counters = Arc::<StoreCounters>::default();
         let mut started = clock.clone();
@@ -222,7 +238,8 @@ impl Process {
             producer: Some(producer),
             asker,
             lists,
-            analytics: Some(analytics),
+            layout,
+            analytics,
             store: Some(StoreRoutine::new(index, move || thread.run())),
             reads: Vec::new(),
             clock,
@@ -231,10 +248,10 @@ impl Process {
             store_counters,
             handover_counters,
             queue_counters,
-            is_turn_due: false,
+            is_turn_due: vec![false; layout.threads()],
             accepted: 0,
             is_store_lost: false,
-            judged: None,
+            judged: 0,
             term_ns: 0,
             stored_by_time: Vec::new(),
             safe_stored: u64::MAX,
@@ -255,35 +272,46 @@ impl Process {
         }
     }
 
-    /// The analytics thread will take its turn soon.
+    /// The analytics threads will take their turns soon, each when it gets a core.
     pub fn wake_analytics(&mut self) {
-        if !std::mem::replace(&mut self.is_turn_due, true) {
+        (0..self.layout.threads()).for_each(|shard| self.wake_shard(shard));
+    }
+
+    fn wake_shard(&mut self, shard: usize) {
+        if !std::mem::replace(&mut self.is_turn_due[shard], true) {
             let index = self.index;
             with(|world| {
                 let after_ns = world.random.within(1_000..MS);
-                world.push(now_ns() + after_ns, Event::Turn(index));
+                world.push(now_ns() + after_ns, Event::Turn(index, shard));
             });
         }
     }
 
-    /// The analytics thread works until it has nothing to do.
-    pub fn turn(&mut self) {
-        self.is_turn_due = false;
-        let Some(analytics) = &mut self.analytics else { return };
+    /// An analytics thread works until it has nothing to do.
+    pub fn turn(&mut self, shard: usize) {
+        self.is_turn_due[shard] = false;
+        let Some(analytics) = &mut self.analytics[shard] else { return };
         for _ in 0..TURNS_MAX {
             match analytics.turn() {
                 Turn::Worked => {}
                 Turn::Idle { all_sent: true } => return,
                 Turn::Idle { all_sent: false } => break,
                 Turn::Ended => {
-                    self.judged = Some(analytics.totals().samples);
-                    self.analytics = None;
-                    self.join();
+                    self.judged += analytics.totals().samples;
+                    self.analytics[shard] = None;
+                    if self.judged().is_some() {
+                        self.join();
+                    }
                     return;
                 }
             }
         }
-        self.wake_analytics();
+        self.wake_shard(shard);
+    }
+
+    /// Samples judged, once all shards have ended.
+    pub fn judged(&self) -> Option<u64> {
+        self.analytics.iter().all(Option::is_none).then_some(self.judged)
     }
 
     /// Takes samples if there is room for all of them: then their 202 is sent.
@@ -392,7 +420,7 @@ impl Process {
         }
         self.phase = Phase::Killed;
         self.producer = None;
-        self.analytics = None;
+        self.analytics.fill_with(|| None);
         self.store = None;
         self.reads.clear();
     }
@@ -418,14 +446,14 @@ impl Process {
 
     /// Devices whose values wait for detector states.
     pub fn waiting(&self) -> u64 {
-        self.handover_counters.waiting.get()
+        self.handover_counters.iter().map(|shard| shard.waiting.get()).sum()
     }
 
     /// Samples dropped and counted, whatever the reason.
     pub fn dropped(&self) -> u64 {
         let store: u64 =
             self.store_counters.dropped_total.iter().map(|counter| counter.get()).sum();
-        store + self.queue_counters.dropped_total.get()
+        store + self.queue_counters.iter().map(|shard| shard.dropped_total.get()).sum::<u64>()
     }
 
     /// Samples with an outcome.

@@ -167,8 +167,8 @@ impl Simulation {
                 let (_, deed) = self.plan.deeds[index];
                 self.deed(deed);
             }
-            Event::Turn(process) => {
-                self.processes[process].turn();
+            Event::Turn(process, shard) => {
+                self.processes[process].turn(shard);
                 self.take_reports(process)?;
                 self.look_at_end(process)?;
             }

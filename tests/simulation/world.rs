@@ -42,8 +42,8 @@ pub enum Event {
     Replicate { node: usize, from: usize, sent_ns: u64, effects: Vec<Command> },
     /// One step of the plan, by its index.
     Plan(usize),
-    /// The analytics thread of a process takes its turns.
-    Turn(usize),
+    /// An analytics thread of a process takes its turns: that of a shard.
+    Turn(usize, usize),
     /// A client posts samples.
     Post,
     /// A client reads a window.
@@ -679,7 +679,7 @@ fn kind(event: &Event) -> u64 {
         Event::Down(conn, _) => 1_000_000 + *conn as u64,
         Event::Replicate { .. } => 1,
         Event::Plan(_) => 2,
-        Event::Turn(_) => 3,
+        Event::Turn(..) => 3,
         Event::Post => 4,
         Event::Read => 5,
         Event::WorkersEnd(_) => 6,

@@ -146,7 +146,7 @@ impl Replica {
     pub fn send(&mut self, value: f64) {
         self.written += 1;
         let time_us = (self.clock.monotonic_ns() / 1_000) as i64;
-        self.producer.begin_batch(time_us, self.written - 1);
+        self.producer.begin_batch(time_us, self.written - 1, self.written - 1);
         let sample = Sample { timestamp_us: 0, device: None, readings: 1 };
         self.producer.add(&[sample], &[Reading { metric: MetricId::RPS, value }]);
         self.producer.send(&Written(self.written));

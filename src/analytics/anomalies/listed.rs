@@ -5,15 +5,11 @@ use sigmad_detectors::{DetectorKind, DetectorSettings};
 
 use super::AnomalyLog;
 use crate::analytics::report::AnomalyReport;
-use crate::judged_queue::ChangedAnomaly;
+use crate::judged_queue::{ChangedAnomaly, ListedChanges};
 
 impl AnomalyLog {
     /// The next changes for the list, `limit` at most, in their order. They count as listed.
-    pub fn take_changes(
-        &mut self,
-        limit: usize,
-        detectors: &DetectorSettings,
-    ) -> Vec<ChangedAnomaly> {
+    pub fn take_changes(&mut self, limit: usize, detectors: &DetectorSettings) -> ListedChanges {
         let is_new = |change: u64| change > self.listed_change;
         let mut changed: Vec<_> = self.ring.iter().filter(|one| is_new(one.change)).collect();
         changed.sort_unstable_by_key(|one| one.change);
@@ -22,14 +18,14 @@ impl AnomalyLog {
         let listed = changed.iter().map(|one| listed(&one.report(detectors))).collect();
         let last = changed.last().map_or(self.listed_change, |one| one.change);
         // The last change may be of one that has made room already.
-        self.listed_change = if is_rest { self.numbers.last().1 } else { last };
-        listed
+        self.listed_change = if is_rest { self.last_change } else { last };
+        ListedChanges { changed: listed, until_change: self.listed_change }
     }
 
     /// True when something changed that is not listed.
     #[inline]
     pub fn has_changes(&self) -> bool {
-        self.numbers.last().1 > self.listed_change
+        self.last_change > self.listed_change
     }
 
     /// Anomalies that made room in the ring before their last change was listed.
@@ -126,14 +122,15 @@ mod tests {
     #[test]
     fn changes_come_once_and_are_read_as_they_were_written() {
         let (mut log, settings) = (AnomalyLog::default(), DetectorSettings::default());
-        assert!(!log.has_changes() && log.take_changes(9, &settings).is_empty());
+        assert!(!log.has_changes() && log.take_changes(9, &settings).changed.is_empty());
         (0..3).for_each(|at| flag(&mut log, (None, MetricId::CPU), at));
-        let first = log.take_changes(2, &settings);
+        let ListedChanges { changed: first, until_change } = log.take_changes(2, &settings);
+        assert_eq!(until_change, 2);
         assert_eq!(first.iter().map(|one| one.change).collect::<Vec<_>>(), [1, 2]);
         assert!(log.has_changes());
-        let last = log.take_changes(2, &settings).pop().expect("one");
+        let last = log.take_changes(2, &settings).changed.pop().expect("one");
         assert!(!log.has_changes());
-        let everything = AnomaliesQuery { device: None, limit: 9, since_us: 0, after_change: 0 };
+        let everything = AnomaliesQuery { limit: 9, ..AnomaliesQuery::default() };
         let report = log.latest(&everything, &settings).anomalies.remove(0);
         let of = (last.serial, last.change, last.began_us);
         assert_eq!((of, read_listed(&last.body, of)), ((3, 3, 3), Some(report)));

@@ -54,7 +54,8 @@ impl AnomalyLog {
         if serial > 0 {
             self.numbers.go_on_after(serial + NUMBERS_LOST_MAX, change + NUMBERS_LOST_MAX);
         }
-        self.listed_change = self.numbers.last().1;
+        self.last_change = self.numbers.last().1;
+        (self.listed_change, self.listed_before) = (self.last_change, self.last_change);
     }
 
     /// Adds one that was saved; they come oldest first. Its place, if it is open.

@@ -46,7 +46,7 @@ fn state(analytics: &Analytics) -> String {
     let devices = (0..4).map(|index| Some(DeviceId { index, generation: 0 }));
     let windows: Vec<_> =
         devices.chain([None]).map(|device| analytics.windows(device, Scope::Cluster)).collect();
-    let all = AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 };
+    let all = AnomaliesQuery { limit: usize::MAX, ..AnomaliesQuery::default() };
     format!("{windows:?} {:?} {:?}", analytics.anomalies(&all), analytics.totals())
 }
 

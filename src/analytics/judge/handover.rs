@@ -37,6 +37,7 @@ impl Analytics {
 
     /// Goes on as the replica that it was before a restart.
     pub fn go_on_as_replica(&mut self) {
+        self.listed_before = self.samples;
         self.anomalies.go_on_as_replica();
     }
 

@@ -114,7 +114,7 @@ impl Replica {
         findings.iter_mut().for_each(|of| of.retain(|f| f.detector != DetectorKind::Zscore));
         let scores = findings.iter().map(|of| format!("{of:?}"));
         let query =
-            AnomaliesQuery { device: None, limit: 1_000, since_us: i64::MIN, after_change: 0 };
+            AnomaliesQuery { limit: 1_000, since_us: i64::MIN, ..AnomaliesQuery::default() };
         let since_us = i64::from(since) * 60 * SECOND_US;
         let anomalies = self.analytics.anomalies(&query).anomalies;
         let anomalies = anomalies.iter().filter(|anomaly| anomaly.start_us >= since_us);

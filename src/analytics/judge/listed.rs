@@ -1,12 +1,12 @@
 //! What this replica adds to the lists of the cluster.
 
 use super::Analytics;
-use crate::judged_queue::ChangedAnomaly;
+use crate::judged_queue::ListedChanges;
 
 impl Analytics {
     /// The next changes of anomalies for the list of the cluster, `limit` at most. None when there are none.
     #[inline]
-    pub fn take_changed_anomalies(&mut self, limit: usize) -> Option<Vec<ChangedAnomaly>> {
+    pub fn take_changed_anomalies(&mut self, limit: usize) -> Option<ListedChanges> {
         if !self.has_unlisted_anomalies() {
             return None;
         }
@@ -22,6 +22,11 @@ impl Analytics {
     /// Anomalies that made room before their last change was taken.
     pub fn unlisted_anomalies(&self) -> u64 {
         self.anomalies.unlisted()
+    }
+
+    /// Samples that the list of the cluster has, from before a restart.
+    pub fn samples_listed_before(&self) -> u64 {
+        self.listed_before
     }
 
     /// Samples judged.

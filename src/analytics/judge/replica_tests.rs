@@ -198,7 +198,7 @@ impl TestReplica {
             &mut self.judged_producer,
         );
         self.judged_producer.send(&self.analytics);
-        self.unsent.extend(self.judged_consumer.chunks.try_iter());
+        self.unsent.extend(self.judged_consumer.take_all());
         self.time_us
     }
 

@@ -57,8 +57,7 @@ fn windows(shard: &Analytics, device: Option<u32>) -> String {
 }
 
 fn anomalies<'a>(shards: impl Iterator<Item = &'a Analytics>) -> Vec<String> {
-    let everything =
-        AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 };
+    let everything = AnomaliesQuery { limit: usize::MAX, ..AnomaliesQuery::default() };
     let found = shards.flat_map(|shard| shard.anomalies(&everything).anomalies);
     // Their numbers depend on which shard is first.
     let unnumbered = found.map(|anomaly| AnomalyReport { serial: 0, change: 0, ..anomaly });

@@ -29,7 +29,7 @@ fn id(index: u32, generation: u32) -> DeviceId {
 }
 
 fn everything() -> AnomaliesQuery {
-    AnomaliesQuery { device: None, limit: usize::MAX, since_us: 0, after_change: 0 }
+    AnomaliesQuery { limit: usize::MAX, ..AnomaliesQuery::default() }
 }
 
 fn one(device: Option<DeviceId>, readings: &[(u16, f64)]) -> Batch {

@@ -37,7 +37,7 @@ impl Analytics {
         if !judged_producer.has_room(batch.len(), batch.readings()) {
             judged_producer.send(self);
         }
-        judged_producer.begin_batch(time_us, self.samples);
+        judged_producer.begin_batch(time_us, self.samples, self.fleet.samples);
         self.judge_all(batch, arrived_us, |samples, readings| {
             judged_producer.add(samples, readings);
         });

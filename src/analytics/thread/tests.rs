@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use crossbeam_channel::TryRecvError;
+
 use super::*;
 use crate::analytics::names::NameLookup;
 use crate::analytics::report::{AnomaliesQuery, DevicesQuery, DevicesSort, Scope, TotalsReport};
 use crate::analytics::{AnalyticsSettings, AnomalyNumbers, Asker, KnownSilences, questions};
 use crate::judged_queue::{
-    self, JudgedConsumer, JudgedCounts, ReplicaUpdate, SharedMetric, SharedWindows,
+    self, JudgedChunk, JudgedConsumer, JudgedCounts, ReplicaUpdate, SharedMetric, SharedWindows,
 };
 use crate::sample_queue::{self, SampleProducer};
 use crate::shards::ShardLayout;
@@ -189,13 +191,13 @@ fn a_sample_without_a_device_is_counted_and_shown_once() {
         }
         producers[0].push(&batch, now);
         producers[0].send(now);
-        let query = RecentQuery { device: None, limit: 100, since_us: 0, after_sample: 0 };
+        let query = RecentQuery { limit: 100, ..RecentQuery::default() };
         let mut times: Vec<_> =
             asker.latest(query).expect("up").iter().map(|sample| sample.timestamp_us).collect();
         times.sort_unstable();
         assert_eq!(times, (0..30).collect::<Vec<_>>());
         let everything =
-            AnomaliesQuery { device: None, limit: 9, since_us: i64::MIN, after_change: 0 };
+            AnomaliesQuery { limit: 9, since_us: i64::MIN, ..AnomaliesQuery::default() };
         let report = asker.anomalies(everything).expect("up");
         let found: Vec<_> = report.anomalies.iter().map(|a| (a.serial, a.value)).collect();
         assert_eq!((found, report.begun, report.serial), (vec![(1, 1e6)], 1, 1));
@@ -223,12 +225,8 @@ fn a_flood_of_questions_and_one_of_samples_both_get_through() {
                 scope.spawn(move || {
                     for round in 0..90 {
                         let limit = 10;
-                        let query = RecentQuery {
-                            device: None,
-                            limit,
-                            since_us: i64::MIN,
-                            after_sample: 0,
-                        };
+                        let since_us = i64::MIN;
+                        let query = RecentQuery { limit, since_us, ..RecentQuery::default() };
                         let sort = DevicesSort::LastSeen;
                         let devices = DevicesQuery {
                             limit,
@@ -241,10 +239,8 @@ fn a_flood_of_questions_and_one_of_samples_both_get_through() {
                             0 => _ = asker.latest(query).expect("up"),
                             1 => _ = asker.devices(&devices).expect("up"),
                             _ => {
-                                let RecentQuery { device, limit, since_us, .. } = query;
-                                let after_change = 0;
                                 let query =
-                                    AnomaliesQuery { device, limit, since_us, after_change };
+                                    AnomaliesQuery { limit, since_us, ..AnomaliesQuery::default() };
                                 _ = asker.anomalies(query).expect("up")
                             }
                         }
@@ -298,7 +294,7 @@ fn the_latest_samples_carry_names_until_they_are_too_old() {
         producers[0].push(&samples(9, sent), at);
         producers[0].send(at);
     }
-    let query = RecentQuery { device: Some(device(9)), limit: 10, since_us: 0, after_sample: 0 };
+    let query = RecentQuery { device: Some(device(9)), limit: 10, ..RecentQuery::default() };
     let ask = |query| asker.latest(query).expect("running");
     let latest = ask(query);
     let expected = |value: f64| SampleReport {
@@ -329,6 +325,19 @@ fn the_time_to_the_verdict_is_taken_of_timed_blocks() {
     thread.join().expect("no panic");
 }
 
+/// All chunks that come, until no shard sends any more.
+fn chunks_until_the_end(consumer: &JudgedConsumer) -> impl Iterator<Item = Box<JudgedChunk>> {
+    std::iter::from_fn(|| {
+        loop {
+            match consumer.take() {
+                Ok(chunk) => return Some(chunk),
+                Err(TryRecvError::Empty) => thread::yield_now(),
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
+    })
+}
+
 #[test]
 fn the_store_gets_every_sample_in_order_with_its_counts() {
     let (running, judged_consumer) = running_beside_a_store(2);
@@ -351,7 +360,7 @@ fn the_store_gets_every_sample_in_order_with_its_counts() {
     producers.clear();
     let (mut order, mut of_devices, mut fleet) = ((i64::MIN, 0), [0, 0], 0);
     let mut last = None;
-    for chunk in judged_consumer.chunks.iter() {
+    for chunk in chunks_until_the_end(&judged_consumer) {
         for sample in chunk.iter() {
             assert!((sample.time_us, sample.sequence) > order && sample.sequence < 1_000);
             order = (sample.time_us, sample.sequence);
@@ -399,15 +408,16 @@ fn nothing_is_left_behind_while_the_store_lags() {
     // Each in a chunk of its own, until the store is too far behind for that.
     for chunks in 1..=64 {
         send_one();
-        waits(&|| judged_consumer.chunks.len() == chunks);
+        waits(&|| judged_consumer.waiting() == chunks);
     }
     send_one();
     let (parks, wakes) = (counters.parks_total.get(), counters.wakes_total.get());
     waits(&|| counters.wakes_total.get() > wakes + 10);
-    assert_eq!((judged_consumer.chunks.len(), counters.parks_total.get()), (64, parks));
+    assert_eq!((judged_consumer.waiting(), counters.parks_total.get()), (64, parks));
     let mut taken = 0;
     while taken < 65 {
-        let chunk = judged_consumer.chunks.recv().expect("running");
+        waits(&|| judged_consumer.waiting() > 0);
+        let chunk = judged_consumer.take().expect("it waits");
         taken += chunk.len();
         judged_consumer.recycle(chunk);
     }
@@ -477,7 +487,7 @@ fn an_answer_sees_what_the_store_told_before_its_question() {
     }
     let clock = Clock::new(sigmad_clock::start());
     assert!(judged_consumer.send(ReplicaUpdate::Windows(windows.collect()), &clock));
-    assert!(judged_consumer.send(ReplicaUpdate::SyncedAt(77), &clock));
+    judged_consumer.set_synced_at(77);
     // Far more than one turn lets in, and the answer sees it all.
     send(&mut producers[0], &samples(DEVICES, 0..100));
     let report = ask(DEVICES - 1);
@@ -487,5 +497,5 @@ fn an_answer_sees_what_the_store_told_before_its_question() {
     producers.clear();
     let totals = thread.join().expect("no panic");
     assert_eq!((totals.samples, totals.devices), (100, DEVICES as usize + 1));
-    assert!(!judged_consumer.send(ReplicaUpdate::SyncedAt(78), &clock));
+    assert!(!judged_consumer.send(ReplicaUpdate::Windows(vec![of_others(0)]), &clock));
 }

@@ -41,7 +41,6 @@ impl AnalyticsThread {
                 store.counted -= 1;
                 match store.judged_producer.updates.try_recv() {
                     Ok(ReplicaUpdate::Windows(windows)) => store.windows = windows.into_iter(),
-                    Ok(ReplicaUpdate::SyncedAt(at_us)) => store.synced_at_us = Some(at_us),
                     Ok(ReplicaUpdate::TakenOver(device, takeover)) => {
                         self.analytics.taken_over(device, takeover);
                     }

@@ -10,7 +10,7 @@ use crate::telemetry::{Telemetry, text};
 use crate::test_reports;
 
 fn redis_counters() -> RedisCounters {
-    RedisCounters { queue: Arc::default(), store: Arc::default(), handover: Arc::default() }
+    RedisCounters::new(ShardLayout::ONE)
 }
 
 fn telemetry(counters: &ServerCounters) -> Telemetry {
@@ -132,8 +132,10 @@ fn outcomes_and_pending_samples_add_up_to_the_received() {
     ];
     assert_lines(&lines(&telemetry(&counters)), &expected);
 
-    let RedisCounters { queue, store, handover } = redis_counters();
-    queue.dropped_total.add(1);
+    // One shard has made room for its chunk.
+    let redis = RedisCounters::new(ShardLayout::new(2));
+    let store = &redis.store;
+    redis.queues[1].dropped_total.add(1);
     store.taken_total.add(6);
     store.stored_total.add(2);
     store.coalesced_total.add(1);
@@ -148,7 +150,7 @@ fn outcomes_and_pending_samples_add_up_to_the_received() {
         r#"sigmad_store_dropped_total{reason="queue_full"} 2"#,
         "sigmad_pending_samples 5",
     ];
-    counters.redis = Some(RedisCounters { queue, store, handover });
+    counters.redis = Some(redis);
     assert_lines(&lines(&telemetry(&counters)), &expected);
 }
 

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
 
+mod sharded;
+
 const WINDOW: usize = 3;
 
 fn options(has_history: bool) -> StoreOptions {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::rows::{
-    HistoryEntry, NONE, SegmentKey, SegmentMetric, SegmentReading, SegmentStream, SegmentSubject,
-    TimestampGroup, WindowValue,
+    ArrivalSpan, HistoryEntry, NONE, SegmentKey, SegmentMetric, SegmentReading, SegmentStream,
+    SegmentSubject, TimestampGroup, WindowValue,
 };
 use super::{FLEET, SampleKeys, Segment, SegmentOptions};
 use crate::judged_queue::{FleetCounts, JudgedChunk, JudgedCounts, JudgedSample, MetricCounts};
@@ -25,6 +25,8 @@ pub struct ChunkRows {
     /// The rows of the present chunk.
     rows: Vec<SegmentRow>,
     streams: Vec<RowStream>,
+    /// The time and the sequence of the last sample of the history.
+    last_kept: (i64, u16),
 }
 
 /// A row of the present chunk: samples of one subject with the same metrics.
@@ -58,6 +60,11 @@ struct RowStream {
     stream: u32,
 }
 
+/// The first place after a time and a sequence: a microsecond has a thousand.
+fn after((time_us, sequence): (i64, u16)) -> (i64, u16) {
+    if sequence < 999 { (time_us, sequence + 1) } else { (time_us + 1, 0) }
+}
+
 impl SegmentRow {
     #[inline]
     fn of<'a, T>(&self, all: &'a [T]) -> std::slice::Iter<'a, T> {
@@ -89,25 +96,39 @@ impl Segment {
         options: SegmentOptions<'_>,
     ) {
         self.count(chunk);
-        self.take_fleet_counts(chunk, &metric_name);
+        if chunk.part.has_fleet() {
+            self.take_fleet_counts(chunk, &metric_name);
+        }
         self.open_rows(chunk, rows, name, metric_name, options.window_values);
-        self.add_to_fleet(chunk, rows, options.window_values);
-        self.add_samples(chunk, rows, options);
+        if chunk.part.has_fleet() {
+            self.add_to_fleet(chunk, rows, options.window_values);
+        }
+        if chunk.part.has_devices() {
+            self.add_samples(chunk, rows, options);
+        }
     }
 
     /// Counts the samples of a chunk. Of those of the fleet the last one says all.
     fn count(&mut self, chunk: &JudgedChunk) {
         let mut batches = chunk.batches();
         let Some((last, [.., last_sample])) = batches.next_back() else { return };
-        let (first, samples) =
-            (batches.next().map_or(last, |(first, _)| first), chunk.len() as u64);
-        if self.samples == 0 {
-            self.since_us = first.time_us;
+        let first = batches.next().map_or(last, |(first, _)| first);
+        self.since_us = self.since_us.min(first.time_us);
+        if chunk.part.has_fleet() || chunk.rows().iter().any(|row| row.device.is_some()) {
+            if self.spans.len() <= chunk.shard {
+                self.spans.resize(chunk.shard + 1, None);
+            }
+            let span = &mut self.spans[chunk.shard];
+            let since_us = span.map_or(first.time_us, |span| span.since_us);
+            *span = Some(ArrivalSpan { since_us, until_us: last.time_us });
         }
-        self.samples += samples;
-        let fleet = &mut self.subjects[FLEET as usize];
-        fleet.counts = JudgedCounts { total: chunk.of_replica(), anomalies: 0 };
-        fleet.update(last.time_us, last_sample.timestamp_us);
+        self.samples += chunk.counted() as u64;
+        if chunk.part.has_fleet() {
+            self.has_fleet = true;
+            let fleet = &mut self.subjects[FLEET as usize];
+            fleet.counts = JudgedCounts { total: chunk.of_shard(), anomalies: 0 };
+            fleet.update(last.time_us, last_sample.timestamp_us);
+        }
     }
 
     fn take_fleet_counts(
@@ -116,8 +137,11 @@ impl Segment {
         metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
     ) {
         for &FleetCounts { metric, values, counts } in chunk.fleet() {
-            let Some(metric) = self.metric(metric, &metric_name) else { continue };
-            let metric = &mut self.metrics[metric as usize];
+            let Some(at) = self.metric(metric, &metric_name) else { continue };
+            if self.metrics[at as usize].fleet_stream == NONE {
+                self.metrics[at as usize].fleet_stream = self.open_stream(FLEET, at);
+            }
+            let metric = &mut self.metrics[at as usize];
             // A chunk may have a metric twice.
             metric.due += values;
             self.streams[metric.fleet_stream as usize].counts = counts;
@@ -128,7 +152,7 @@ impl Segment {
     fn open_rows(
         &mut self,
         chunk: &JudgedChunk,
-        ChunkRows { hints, rows, streams }: &mut ChunkRows,
+        ChunkRows { hints, rows, streams, .. }: &mut ChunkRows,
         name: impl Fn(DeviceId) -> Option<Arc<str>>,
         metric_name: impl Fn(MetricId) -> Option<Arc<str>>,
         window_values: u32,
@@ -151,7 +175,9 @@ impl Segment {
                 streams.push(RowStream { metric, stream });
             }
             let of_subject = &mut self.subjects[subject as usize];
-            of_subject.samples += row.samples;
+            if chunk.part.has_devices() {
+                of_subject.samples += row.samples;
+            }
             if subject != FLEET {
                 of_subject.counts = row.counts;
             }
@@ -229,7 +255,7 @@ impl Segment {
     fn add_samples(
         &mut self,
         chunk: &JudgedChunk,
-        ChunkRows { rows, streams, .. }: &mut ChunkRows,
+        ChunkRows { rows, streams, last_kept, .. }: &mut ChunkRows,
         options: SegmentOptions<'_>,
     ) {
         let SegmentOptions { window_values, keeps_history, hasher } = options;
@@ -271,7 +297,9 @@ impl Segment {
                     self.end_row(row, streams, chunk, keeps_history);
                 }
                 if keeps_history {
-                    self.keep(row, sequence);
+                    // Redis takes no entry before the last one, and samples of several shards come in any order.
+                    *last_kept = (time_us, sequence).max(after(*last_kept));
+                    self.keep(row, *last_kept);
                 }
             }
         }
@@ -326,9 +354,9 @@ impl Segment {
     }
 
     /// Keeps the last sample of a row for the history.
-    fn keep(&mut self, row: &SegmentRow, sequence: u16) {
+    fn keep(&mut self, row: &SegmentRow, (time_us, sequence): (i64, u16)) {
         let SegmentKey { first_reading, width, .. } = self.keys[row.key as usize];
-        let (time_us, key) = (row.time_us, row.key);
+        let key = row.key;
         self.history.push(HistoryEntry { time_us, key, first_reading, width, sequence });
     }
 
@@ -354,7 +382,7 @@ impl Segment {
         subject
     }
 
-    /// The index of a metric, which gets a stream of the fleet when it is new.
+    /// The index of a metric.
     fn metric(&mut self, id: MetricId, name: impl Fn(MetricId) -> Option<Arc<str>>) -> Option<u32> {
         known_metric(&self.metrics, &self.metric_hints, id)
             .or_else(|| self.open_metric(id, name(id)?))
@@ -368,8 +396,7 @@ impl Segment {
         }
         self.metric_hints[id.slot()] = metric;
         self.name_bytes += name.len();
-        let fleet_stream = self.open_stream(FLEET, metric);
-        self.metrics.push(SegmentMetric { id, name, fleet_stream, due: 0, left_out: 0 });
+        self.metrics.push(SegmentMetric { id, name, fleet_stream: NONE, due: 0, left_out: 0 });
         Some(metric)
     }
 

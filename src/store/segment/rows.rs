@@ -8,6 +8,15 @@ use sigmad_sample::{DeviceId, MetricId};
 /// No index.
 pub const NONE: u32 = u32::MAX;
 
+/// From when to when samples arrived, microseconds since the start of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArrivalSpan {
+    /// The first.
+    pub since_us: i64,
+    /// The last.
+    pub until_us: i64,
+}
+
 /// What streams belong to: the fleet, or a device.
 #[derive(Debug)]
 pub struct SegmentSubject {
@@ -35,7 +44,7 @@ pub struct SegmentSubject {
 pub struct SegmentMetric {
     pub id: MetricId,
     pub name: Arc<str>,
-    /// The fleet's stream of it.
+    /// The fleet's stream of it; [`NONE`] while no chunk has values for it.
     pub fleet_stream: u32,
     /// Values of the present chunk that enter that stream, and are not found so far.
     pub due: u32,

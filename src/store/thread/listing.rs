@@ -16,8 +16,8 @@ use crate::store::reply::Reply;
 impl StoreThread {
     /// Takes what analytics says of changed anomalies.
     pub(super) fn take_anomalies(&mut self) {
-        while let Ok(changed) = self.consumer.anomalies.try_recv() {
-            self.lists.take_anomalies(changed);
+        for (shard, changes) in self.consumer.take_anomalies() {
+            self.lists.take_anomalies(shard, changes);
         }
         for kind in ListKind::ALL {
             let left_out = self.lists.take_left_out(kind);
@@ -43,15 +43,18 @@ impl StoreThread {
         }
         while !self.lists.to_restate().is_empty() {
             let writes = self.lists.to_restate().to_vec();
-            self.send_entries(&writes)?;
+            let written = self.send_entries(&writes)?;
+            for (kind, entries) in ListKind::ALL.into_iter().zip(written) {
+                self.lists.lists.add(kind, entries);
+            }
             self.lists.restated(writes.len());
             self.gather(CHUNKS_BETWEEN_BATCHES);
         }
         let now = self.clock.now();
         let (redis_us, wall_us) = (self.redis_offset_us(now), self.clock_offset_us(now));
         let writes = self.lists.unwritten(redis_us, wall_us, &self.registry);
-        self.send_entries(&writes)?;
-        self.lists.written();
+        let written = self.send_entries(&writes)?;
+        self.lists.written(written);
         if self.queue.is_empty() {
             // No sample marks anything: the others learn of the entries by the fleet.
             self.add_unmarked([Box::from("")]);
@@ -59,8 +62,12 @@ impl StoreThread {
         Ok(())
     }
 
-    /// Writes entries. Those of this replica are in its copy of the list from then on.
-    fn send_entries(&mut self, writes: &[ListWrite]) -> Result<(), LinkError> {
+    /// Writes entries. Returns those of this replica that Redis has from then on, of each list.
+    fn send_entries(
+        &mut self,
+        writes: &[ListWrite],
+    ) -> Result<[Vec<NumberedEntry>; ListKind::ALL.len()], LinkError> {
+        let mut written: [Vec<NumberedEntry>; ListKind::ALL.len()] = Default::default();
         let mut pipeline = Pipeline::new();
         for ListWrite { kind, is_own, entries } in writes {
             pipeline.add_command(self.encoder.add_to_list(*kind, entries, !is_own));
@@ -84,10 +91,10 @@ impl StoreThread {
                     serial: one.serial,
                     entry: one.entry.clone(),
                 };
-                self.lists.lists.add(*kind, (first..).zip(entries).map(numbered).collect());
+                written[*kind as usize].extend((first..).zip(entries).map(numbered));
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Reads what is new in the lists, if anything may be.

@@ -20,7 +20,7 @@ impl StoreThread {
             let now = self.clock.now();
             let offset_us = self.redis_offset_us(now);
             let clock = &mut self.redis_clock;
-            self.queue.set_base(|since_us, until_us| clock.base_us(since_us, until_us, offset_us));
+            self.queue.set_base(|spans| clock.base_us(spans, offset_us));
         }
         let refusals = self.write_batches()?;
         self.mark()?;
