@@ -134,14 +134,11 @@ pub struct Asked {
     pub shards: Shards,
     /// Whether threads are pinned.
     pub pin: Pin,
-    /// Replicas share their windows: the store takes judged samples in one order, from one shard.
-    pub is_shared: bool,
 }
 
 /// Places the threads on a machine.
 pub fn decide(machine: &Machine, asked: Asked) -> Placement {
     let shards = match asked.shards {
-        Shards::Auto if asked.is_shared => 1,
         Shards::Auto => shards_for(machine, asked.workers).min(SHARDS_MAX),
         Shards::Count(shards) => shards,
     };
@@ -232,7 +229,7 @@ mod tests {
 
     fn decided(machine: &Machine, workers: usize, pin: Pin) -> Placement {
         let shards = Shards::Count(1);
-        decide(machine, Asked { workers, shards, pin, is_shared: false })
+        decide(machine, Asked { workers, shards, pin })
     }
 
     fn unpinned(workers: usize) -> Vec<Option<usize>> {
@@ -269,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_follow_cores_or_workers_but_not_with_redis() {
+    fn shards_follow_cores_or_workers() {
         let cases = [
             // cores, --workers, --analytics; workers, shards, threads of analytics
             (1, 0, 0, 1, 1, 1),
@@ -287,7 +284,7 @@ mod tests {
         ];
         for (cores, workers, shards, found, found_shards, threads) in cases {
             let shards = if shards == 0 { Shards::Auto } else { Shards::Count(shards) };
-            let asked = Asked { workers, shards, pin: Pin::Auto, is_shared: false };
+            let asked = Asked { workers, shards, pin: Pin::Auto };
             let placement = decide(&machine(cores, None), asked);
             let layout = placement.shards;
             assert_eq!(
@@ -297,9 +294,6 @@ mod tests {
             );
             assert_eq!(placement.analytics_cores.len(), threads);
         }
-        let asked = Asked { workers: 0, shards: Shards::Auto, pin: Pin::Off, is_shared: true };
-        let placement = decide(&machine(16, None), asked);
-        assert_eq!((placement.workers(), placement.shards), (15, ShardLayout::ONE));
     }
 
     #[test]

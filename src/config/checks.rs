@@ -2,7 +2,7 @@
 
 use rustls::ServerConfig;
 
-use super::choices::{Ack, Engine, PollerKind, Shards};
+use super::choices::{Ack, Engine, PollerKind};
 use super::error::SettingsError;
 use super::settings::ServerSettings;
 use crate::decode::SeriesRules;
@@ -48,11 +48,6 @@ impl ServerSettings {
         }
         if self.tls_cert.is_some() && !has_tcp {
             return Err(SettingsError::TlsWithUnix);
-        }
-        if self.redis_url.is_some()
-            && let Shards::Count(shards @ 2..) = self.analytics
-        {
-            return Err(SettingsError::ShardsWithRedis(shards));
         }
         if self.ack == Ack::Disk && self.state_dir.is_none() {
             return Err(SettingsError::AckWithoutState);

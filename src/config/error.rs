@@ -27,8 +27,6 @@ pub enum SettingsError {
     SeveralAddresses,
     /// `--listen unix:` with `--engine may`.
     UnixWithMay,
-    /// `--analytics` of more than one with `--redis-url`: the store takes judged samples from one shard.
-    ShardsWithRedis(usize),
     /// `--ack disk` without `--state-dir`.
     AckWithoutState,
     /// `--detector` has this name more than once.
@@ -74,9 +72,6 @@ impl fmt::Display for SettingsError {
                 "--min-samples {min_samples} is above --window {window}: \
                  no value could ever be an anomaly"
             ),
-            Self::ShardsWithRedis(shards) => {
-                write!(f, "--analytics {shards} can't be used with --redis-url: it takes 1")
-            }
             Self::AckWithoutState => f.write_str(
                 "--ack disk needs --state-dir: the directory whose disk acknowledges",
             ),

@@ -94,8 +94,7 @@ pub struct ServerSettings {
     /// threads that judge devices: auto, or 1 to 64
     ///
     /// Shards of analytics, 1 to 64: threads that have the windows of a part of the devices each. With more than one, the
-    /// fleet's windows have one more thread. `auto`: one; from eight cores on one for every four; with `--redis-url`
-    /// always one, and more can't be asked for.
+    /// fleet's windows have one more thread. `auto`: one; from eight cores on one for every four.
     #[arg(help_heading = "HTTP", long, value_name = "N", default_value = "auto", value_parser = shards)]
     pub analytics: Shards,
 

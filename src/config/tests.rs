@@ -193,11 +193,9 @@ fn contradictory_values_are_rejected() {
     assert!(message.contains("--poller io_uring is of --engine native"), "{message}");
     let message = rejection(&["--engine=may", "--listen=:1", "--listen=:2"]);
     assert!(message.contains("--engine may takes only one --listen"), "{message}");
-    let message = rejection(&["--analytics=2", "--redis-url=redis://localhost"]);
-    assert!(message.contains("--analytics 2 can't be used with --redis-url"), "{message}");
     assert_eq!(
-        settings(&["--analytics=1", "--redis-url=redis://localhost"]).analytics,
-        Shards::Count(1)
+        settings(&["--analytics=2", "--redis-url=redis://localhost"]).analytics,
+        Shards::Count(2)
     );
     let message = rejection(&["--detector=pager,zscore,pager"]);
     assert!(message.contains("--detector has pager twice"), "{message}");

@@ -67,12 +67,7 @@ pub fn run(
 ) -> Result<(), ServerError> {
     let (main, main_events) = unbounded();
     let machine = Machine::of_this_process();
-    let asked = Asked {
-        workers: settings.workers,
-        shards: settings.analytics,
-        pin: settings.pin,
-        is_shared: settings.redis_url.is_some(),
-    };
+    let asked = Asked { workers: settings.workers, shards: settings.analytics, pin: settings.pin };
     let placement = placement::decide(&machine, asked);
     let plan = memory::plan(settings, &machine, &placement);
     let limits = limits::connection_limits(settings, placement.workers(), &plan)?;

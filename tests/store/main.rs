@@ -27,6 +27,7 @@ mod incidents;
 mod lists;
 mod replica;
 mod restarts;
+mod shards;
 mod sharing;
 mod simulation_model;
 mod topologies;
