@@ -12,10 +12,10 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-pub(super) use adding::ChunkRows;
 pub use rows::ArrivalSpan;
 pub(super) use rows::{
-    HistoryEntry, SegmentKey, SegmentReading, SegmentStream, SegmentSubject, TimestampGroup,
+    ChunkRows, HistoryEntry, SegmentKey, SegmentReading, SegmentStream, SegmentSubject,
+    TimestampGroup,
 };
 use rows::{SegmentMetric, WindowValue};
 

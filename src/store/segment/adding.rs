@@ -9,67 +9,16 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::rows::{
-    ArrivalSpan, HistoryEntry, NONE, SegmentKey, SegmentMetric, SegmentReading, SegmentStream,
-    SegmentSubject, TimestampGroup, WindowValue,
+    ArrivalSpan, ChunkRows, HistoryEntry, NONE, RowStream, SegmentKey, SegmentMetric,
+    SegmentReading, SegmentRow, SegmentStream, SegmentSubject, TimestampGroup, WindowValue,
 };
 use super::{FLEET, SampleKeys, Segment, SegmentOptions};
 use crate::judged_queue::{FleetCounts, JudgedChunk, JudgedCounts, JudgedSample, MetricCounts};
 use sigmad_sample::{DeviceId, MetricId};
 
-/// What the segments of a queue share: each adds its samples by it.
-#[derive(Debug, Default)]
-pub struct ChunkRows {
-    /// The probable index of a device's subject, by the index of the device's id. Each use checks the subject found
-    /// there, so it is never cleared.
-    hints: Vec<u32>,
-    /// The rows of the present chunk.
-    rows: Vec<SegmentRow>,
-    streams: Vec<RowStream>,
-    /// The time and the sequence of the last sample of the history.
-    last_kept: (i64, u16),
-}
-
-/// A row of the present chunk: samples of one subject with the same metrics.
-#[derive(Debug)]
-struct SegmentRow {
-    subject: u32,
-    /// The first of its streams.
-    first: u32,
-    width: u16,
-    /// Metrics that have a name.
-    named: u16,
-    /// No other row of the chunk is of its subject.
-    is_alone: bool,
-    /// Samples whose values do not enter the windows of the device: later ones of the row fill them.
-    left_out: u32,
-    /// The key of its last sample. Before the first one the subject's newest.
-    key: u32,
-    /// The arrival and the timestamp of its last sample.
-    time_us: i64,
-    timestamp_us: i64,
-    /// Where the values of its last sample are; [`NONE`] before the first one.
-    last: u32,
-}
-
-/// A metric of a row.
-#[derive(Debug)]
-struct RowStream {
-    /// Its index in the segment; [`NONE`] once its name was evicted.
-    metric: u32,
-    /// The device's stream of it.
-    stream: u32,
-}
-
 /// The first place after a time and a sequence: a microsecond has a thousand.
 fn after((time_us, sequence): (i64, u16)) -> (i64, u16) {
     if sequence < 999 { (time_us, sequence + 1) } else { (time_us + 1, 0) }
-}
-
-impl SegmentRow {
-    #[inline]
-    fn of<'a, T>(&self, all: &'a [T]) -> std::slice::Iter<'a, T> {
-        all[self.first as usize..][..usize::from(self.width)].iter()
-    }
 }
 
 /// The index of a metric in a segment. None for one that it does not have.

@@ -149,3 +149,55 @@ impl SegmentStream {
         self.len as usize
     }
 }
+
+/// What the segments of a queue share: each adds its samples by it.
+#[derive(Debug, Default)]
+pub struct ChunkRows {
+    /// The probable index of a device's subject, by the index of the device's id. Each use checks the subject found
+    /// there, so it is never cleared.
+    pub hints: Vec<u32>,
+    /// The rows of the present chunk.
+    pub rows: Vec<SegmentRow>,
+    pub streams: Vec<RowStream>,
+    /// The time and the sequence of the last sample of the history.
+    pub last_kept: (i64, u16),
+}
+
+/// A row of the present chunk: samples of one subject with the same metrics.
+#[derive(Debug)]
+pub struct SegmentRow {
+    pub subject: u32,
+    /// The first of its streams.
+    pub first: u32,
+    pub width: u16,
+    /// Metrics that have a name.
+    pub named: u16,
+    /// No other row of the chunk is of its subject.
+    pub is_alone: bool,
+    /// Samples whose values do not enter the windows of the device: later ones of the row fill them.
+    pub left_out: u32,
+    /// The key of its last sample. Before the first one the subject's newest.
+    pub key: u32,
+    /// The arrival and the timestamp of its last sample.
+    pub time_us: i64,
+    pub timestamp_us: i64,
+    /// Where the values of its last sample are; [`NONE`] before the first one.
+    pub last: u32,
+}
+
+/// A metric of a row.
+#[derive(Debug)]
+pub struct RowStream {
+    /// Its index in the segment; [`NONE`] once its name was evicted.
+    pub metric: u32,
+    /// The device's stream of it.
+    pub stream: u32,
+}
+
+impl SegmentRow {
+    /// What it has of a table.
+    #[inline]
+    pub fn of<'a, T>(&self, all: &'a [T]) -> std::slice::Iter<'a, T> {
+        all[self.first as usize..][..usize::from(self.width)].iter()
+    }
+}
