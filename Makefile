@@ -186,7 +186,7 @@ fuzz: ## part of verify-long: every fuzz target for 60 seconds, or FUZZ_SECONDS
 	FUZZ_TARGET_DIR=$(abspath $(TARGET))/fuzz scripts/fuzz.sh $(or $(FUZZ_SECONDS),60)
 
 bench: setup release ## criterion benches, then the whole server; see benches/README.md
-	cargo build --release --locked --example floor
+	cargo build --release --locked --package sigmad-gates --bin floor
 	cargo bench --locked --bench '*'
 	$(WITH_BINARY) benches/headline.py --server sigmad --server may --server floor
 	@for bench in curve store idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done

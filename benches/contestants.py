@@ -164,7 +164,7 @@ def everyone() -> dict[str, Contestant]:
     serve = ("serve", "--listen", "{listen}", "--workers", "1")
     listed = [
         Contestant("sigmad", "sigmad", (sigmad, *serve), "own epoll engine"),
-        Floor("floor", "floor", (str(bench.target_dir() / "examples" / "floor"),), "epoll, constant answer"),
+        Floor("floor", "floor", (str(bench.target_dir() / "floor"),), "epoll, constant answer"),
         Contestant("may", "sigmad `--engine may`", (sigmad, *serve, "--engine", "may"), "may_minihttp"),
         Contestant("baseline", "Rust baseline", (str(ladder_dir() / "baseline"), "--listen", "{listen}"), "axum"),
         Contestant("axum", "axum", (ladder, "--rung", "axum", "--listen", "{listen}"), "axum"),

@@ -68,27 +68,33 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
 
 
 def build(is_quick: bool) -> None:
-    """All that is compared. Nothing here is measured."""
+    """All that is compared. Nothing here is measured. sigmad is built last, as `make binary` does for the image."""
     release = ["cargo", "build", "--release", "--locked"]
     at_home = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
     ladder = ["--manifest-path", str(contestants.LADDER / "Cargo.toml")]
     ladder += ["--target-dir", str(contestants.ladder_dir().parent)]
     steps = [
-        ([*release, "--bins", "--examples"], at_home),
+        ([*release, "--package", "sigmad-gates", "--bin", "floor"], at_home),
         ([*release, *ladder, "--workspace", "--bins"], at_home),
         (["go", "build", "-C", str(contestants.GO), "-trimpath", "-o", contestants.go_binary(), "."], at_home),
     ]
     if not is_quick:
-        build_every_stage(release, at_home)
+        build_every_stage(at_home)
         flags = at_home.get("RUSTFLAGS", "") + " -C force-frame-pointers=yes"
         pointed = at_home | {"RUSTFLAGS": flags.strip(), "CFLAGS": "-fno-omit-frame-pointer"}
-        steps.append(([*release, "--bin", "sigmad", "--target-dir", str(FRAME_POINTERS)], pointed))
+        steps.append((shipped(FRAME_POINTERS), pointed))
+    steps.append((shipped(bench.target_dir().parent), at_home))
     for command, environment in steps:
         print("$", " ".join(command), flush=True)
         subprocess.run(command, env=environment, cwd=bench.ROOT, check=True)
 
 
-def build_every_stage(release: list[str], environment: dict[str, str]) -> None:
+def shipped(folder: Path) -> list[str]:
+    command = ["cargo", "rustc", "--release", "--locked", "--package", "sigmad", "--bin", "sigmad"]
+    return [*command, "--target-dir", str(folder), "--", "-Ctarget-feature=+crt-static"]
+
+
+def build_every_stage(environment: dict[str, str]) -> None:
     """In a copy of the sources; first, for it uses the folder and the dependencies of the usual build."""
     sources = EVERY_STAGE / "sources"
     shutil.rmtree(sources, ignore_errors=True)
@@ -101,7 +107,7 @@ def build_every_stage(release: list[str], environment: dict[str, str]) -> None:
     if before not in text:
         sys.exit(f"{name} does not say {before}")
     (sources / name).write_text(text.replace(before, after))
-    command = [*release, "--bin", "sigmad", "--target-dir", str(bench.target_dir().parent)]
+    command = shipped(bench.target_dir().parent)
     print("$", " ".join(command), "# of", sources, flush=True)
     subprocess.run(command, env=environment, cwd=sources, check=True)
     shutil.copy(bench.target_dir() / "sigmad", EVERY_STAGE / "sigmad")
