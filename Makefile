@@ -191,11 +191,11 @@ bench: setup release ## criterion benches, then the whole server; see benches/RE
 	$(WITH_BINARY) benches/headline.py --server sigmad --server may --server floor
 	@for bench in curve store idle pages judging; do echo "== $$bench"; $(WITH_BINARY) benches/$$bench.py; done
 
-perf: ## measure every figure of PERF.md: builds, then 25 minutes; PARTS="ladder curve" selects parts
+perf: ## measure every figure of PERF.md: builds, then 40 minutes; PARTS="ladder curve" selects parts
 	@scripts/setup.sh perf
 	benches/perf.py $(addprefix --part ,$(PARTS))
 
-perf-quick: ## the same in 3 minutes after the builds: one short round each
+perf-quick: ## the same in 6 minutes after the builds: one short round each
 	@scripts/setup.sh perf
 	benches/perf.py --quick $(addprefix --part ,$(PARTS))
 

@@ -23,6 +23,10 @@ import bench
 
 SEED = b'{"timestamp":1735100000,"cpu":60.5,"rps":2000}'
 LADDER = bench.ROOT / "benches" / "ladder"
+# Of a sample of `sigmad load`: cpu and rps.
+VALUES = 2
+# Enough that no value is always that of the window's mean.
+FLEET_BODIES = 7
 GO = bench.ROOT / "benches" / "baseline" / "go"
 
 

@@ -238,12 +238,13 @@ def table(servers: dict) -> str:
                 f"{figures['floor_ratio']['median']:.2f}" if "floor_ratio" in figures else "–",
                 *(f"{latency[key]['median']:,.0f}" for key in ("p50_us", "p99_us", "p999_us")),
                 f"{batch['samples_per_core_s'] / 1e6:.2f}",
+                f"{contestants.VALUES * batch['samples_per_core_s'] / 1e6:.2f}",
                 f"{figures['binary_bytes'] / 2**20:.1f}",
                 f"{figures['rss_bytes'] / 2**20:.1f}",
             ]
         )
     header = ["server", "user ns", "system ns", "total ns", "rounds", "× floor", "p50 µs", "p99 µs", "p99.9 µs"]
-    return bench.table([*header, "million samples/s/core", "binary MiB", "RSS MiB"], rows)
+    return bench.table([*header, "million samples/s/core", "million values/s/core", "binary MiB", "RSS MiB"], rows)
 
 
 if __name__ == "__main__":
