@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -220,6 +221,17 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def connected(target: int | str) -> socket.socket:
+    """A connection to a port, or to `unix:` and the name of a socket."""
+    if isinstance(target, int):
+        return socket.create_connection(("127.0.0.1", target), timeout=60)
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(60)
+    # The kernel's form of an abstract name.
+    client.connect(re.sub("^@", "\0", target.removeprefix("unix:")))
+    return client
+
+
 def exchange(port: int, request: bytes) -> bytes:
     """One request on a connection of its own: the raw answer, by its Content-Length."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
@@ -306,6 +318,9 @@ def offer(target: int | str, *flags: str, core: int | None = LOAD_CORE, pid: int
 
 
 def output_of(*command: str) -> str:
+    """Nothing where there is no such program: a lent machine has neither git nor rustc."""
+    if not shutil.which(command[0]):
+        return ""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     return done.stdout.strip()
 

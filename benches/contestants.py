@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -22,11 +23,11 @@ from pathlib import Path
 import bench
 
 SEED = b'{"timestamp":1735100000,"cpu":60.5,"rps":2000}'
-LADDER = bench.ROOT / "benches" / "ladder"
 # Of a sample of `sigmad load`: cpu and rps.
 VALUES = 2
 # Enough that no value is always that of the window's mean.
 FLEET_BODIES = 7
+LADDER = bench.ROOT / "benches" / "ladder"
 GO = bench.ROOT / "benches" / "baseline" / "go"
 
 
@@ -54,16 +55,24 @@ class Contestant:
     built_on: str
     # As taskset takes them.
     cores: str = str(bench.SERVER_CORE)
+    # Where the load goes instead of the TCP port, with {port}.
+    socket: str | None = None
+    # Whether valgrind can run it.
+    has_instructions: bool = True
 
     @property
     def binary(self) -> str:
         return self.command[0]
 
+    def target(self, port: int) -> int | str:
+        """What `bench.load` is given: the port, or a Unix socket. Checks take the port of both."""
+        return port if self.socket is None else self.socket.format(port=port)
+
     @contextlib.contextmanager
     def running(self, before: tuple[str, ...] = (), **options) -> Iterator[tuple[subprocess.Popen, int]]:
         """Started on its core, perhaps under another program, and answering: the process and the port."""
         port = bench.free_port()
-        command = [*before, *(word.format(listen=f"127.0.0.1:{port}") for word in self.command)]
+        command = [*before, *(word.format(listen=f"127.0.0.1:{port}", port=port) for word in self.command)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGMAD")}
         # Go and tokio take as many threads as there are cores; they see one.
         line = bench.pinned(self.cores, command)
@@ -107,9 +116,34 @@ class Floor(Contestant):
         raise NotImplementedError
 
 
+class OverUring(Contestant):
+    """sigmad with `--poller io_uring`. Where that is forbidden the program takes epoll, and the bench ends."""
+
+    @contextlib.contextmanager
+    def running(self, before: tuple[str, ...] = (), **options):
+        with super().running(before, **options) as (child, port):
+            # A worker has its ring before it answers.
+            self.counted(port)
+            if not any("io_uring" in os.readlink(file) for file in Path(f"/proc/{child.pid}/fd").iterdir()):
+                sys.exit("io_uring can't be used here")
+            yield child, port
+
+
 def post(body: bytes, path: str = "/ingest") -> bytes:
     head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
     return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def fleet(batch: int) -> list[bytes]:
+    """Bodies with a sample of each of as many devices, whose values vary a little."""
+    chance = random.Random(1)
+
+    def sample(number: int) -> dict:
+        cpu, rps = 40 + chance.randrange(2_000) / 100, 2_000 + chance.randrange(100)
+        return {"timestamp": 1735100000, "device": f"edge-{number:03}", "cpu": cpu, "rps": rps}
+
+    samples = [[sample(number) for number in range(batch)] for _ in range(FLEET_BODIES)]
+    return [json.dumps(one, separators=(",", ":")).encode() for one in samples]
 
 
 def accepted(batch: int) -> bytes:
@@ -176,6 +210,36 @@ def everyone() -> dict[str, Contestant]:
         Contestant("go", "Go", (go_binary(), "--listen", "{listen}"), "net/http"),
     ]
     return {contestant.name: contestant for contestant in listed}
+
+
+def switched() -> dict[str, Contestant]:
+    """sigmad with one more flag each, by name."""
+    sigmad = everyone()["sigmad"]
+    # Abstract, so that no file is left.
+    unix = "unix:@sigmad-bench-{port}"
+    return {
+        "unix": Contestant(
+            "unix",
+            "sigmad `--listen unix:`",
+            (*sigmad.command, "--listen", unix),
+            sigmad.built_on,
+            socket=unix,
+        ),
+        "io_uring": OverUring(
+            "io_uring",
+            "sigmad `--poller io_uring`",
+            (*sigmad.command, "--poller", "io_uring"),
+            "own io_uring engine",
+            # While a thread waits in io_uring_enter, valgrind lets no other one run.
+            has_instructions=False,
+        ),
+        "shards": Contestant(
+            "shards",
+            "sigmad `--analytics 2`",
+            (*sigmad.command, "--analytics", "2"),
+            sigmad.built_on,
+        ),
+    }
 
 
 def rungs() -> list[dict]:

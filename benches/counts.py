@@ -2,15 +2,16 @@
 instructions and allocations by callgrind, system calls by strace.
 
 Requests are sent by the client below, 64 connections at a time: all ask, then all are answered, so
-that the server meets them together, as it does under load.
+that the server meets them together, as it does under load. Misses are of caches that callgrind simulates: those of
+one core, on which it runs all threads in turn.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ CONNECTIONS = 64
 # What a connection costs once must not count.
 WARM_UP_REQUESTS = 20 * CONNECTIONS
 REQUESTS = 50 * CONNECTIONS
+# Of batches, which have many samples: fewer by this.
+BATCH_PART = 10
 # Threads attach one by one.
 ATTACH_TIMEOUT_S = 10.0
 
@@ -32,25 +35,35 @@ ATTACH_TIMEOUT_S = 10.0
 ALLOCATORS = re.compile(r"(mi_)?(malloc|calloc|realloc|zalloc)(_aligned)?$|posix_memalign$|aligned_alloc$")
 INSIDE = re.compile(r"_?mi_|malloc|calloc|realloc|posix_memalign|aligned_alloc|_int_|_mid_memalign|memalign")
 SLEEPS = "sleep, ran out"
+# Size, ways and line: fixed, so that machines with other caches count alike. A data cache of Zen 5, and its share of
+# the last level.
+CACHES = ("--cache-sim=yes", "--I1=32768,8,64", "--D1=49152,12,64", "--LL=33554432,16,64")
+# callgrind's names of the events.
+MISSES = {"d1_misses": ("D1mr", "D1mw"), "last_level_misses": ("ILmr", "DLmr", "DLmw")}
 
 
 class Client:
     """64 connections that ask together."""
 
-    def __init__(self, port: int, path: str = "/ingest") -> None:
-        self.request = contestants.post(contestants.SEED, path)
-        self.sockets = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(CONNECTIONS)]
+    def __init__(self, target: int | str, path: str, batch: int) -> None:
+        bodies = [contestants.SEED] if batch == 1 else contestants.fleet(batch)
+        self.requests = itertools.cycle([contestants.post(body, path) for body in bodies])
+        self.part = 1 if batch == 1 else BATCH_PART
+        self.sockets = [bench.connected(target) for _ in range(CONNECTIONS)]
 
-    def ask(self, requests: int) -> None:
-        for _ in range(requests // CONNECTIONS):
+    def ask(self, requests: int) -> int:
+        """Asks so many times, or a part of them if they are batches: says how often."""
+        rounds = requests // CONNECTIONS // self.part
+        for request in itertools.islice(self.requests, rounds):
             for connection in self.sockets:
-                connection.sendall(self.request)
+                connection.sendall(request)
             for connection in self.sockets:
                 answer = b""
                 while not answer.rstrip().endswith(b"}"):
                     answer += bench.receive(connection)
                 if not answer.startswith(b"HTTP/1.1 202 "):
                     sys.exit(f"answered {answer!r}")
+        return rounds * CONNECTIONS
 
     def close(self) -> None:
         for connection in self.sockets:
@@ -58,8 +71,8 @@ class Client:
 
 
 @contextlib.contextmanager
-def client(port: int, path: str = "/ingest"):
-    opened = Client(port, path)
+def client(target: int | str, path: str, batch: int):
+    opened = Client(target, path, batch)
     try:
         yield opened
     finally:
@@ -69,29 +82,35 @@ def client(port: int, path: str = "/ingest"):
 # --- instructions and allocations ---
 
 
-def callgrind(contestant, path: str = "/ingest") -> dict:
-    """Instructions and allocations of a request to that path; a server that callgrind cannot run has neither."""
+def callgrind(contestant, path: str = "/ingest", batch: int = 1, caches: tuple[str, ...] = ()) -> dict:
+    """Instructions and allocations of a request to that path, and misses of the caches."""
     with tempfile.TemporaryDirectory(prefix="sigmad-callgrind-") as folder:
         out = Path(folder) / "out"
-        under = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--error-exitcode=0", "-q")
-        with contestant.running(before=under) as (child, port), client(port, path) as asking:
+        under = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--error-exitcode=0", "-q", *caches)
+        with (
+            contestant.running(before=under) as (child, port),
+            client(contestant.target(port), path, batch) as asking,
+        ):
             asking.ask(WARM_UP_REQUESTS)
             control("--zero", child.pid)
-            asking.ask(REQUESTS)
+            requests = asking.ask(REQUESTS)
             control("--dump", child.pid)
             dumps = sorted(Path(folder).glob("out.*"))
             if not dumps:
                 sys.exit(f"{contestant.name}: callgrind left nothing")
-            return read_callgrind(dumps[0].read_text(errors="replace"))
+            return read_callgrind(dumps[0].read_text(errors="replace"), requests)
 
 
 def control(what: str, pid: int) -> None:
     subprocess.run(["callgrind_control", what, str(pid)], check=True, capture_output=True, timeout=60)
 
 
-def read_callgrind(text: str) -> dict:
-    """Per request, from a dump: its total, and the calls into the allocator from outside of it."""
-    total = int(re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE).group(1))
+def read_callgrind(text: str, requests: int) -> dict:
+    """Per request, from a dump: its totals, and the calls into the allocator from outside of it."""
+    events = re.search(r"^events: (.+)", text, re.MULTILINE).group(1).split()
+    totals = re.search(r"^(?:totals|summary): (.+)", text, re.MULTILINE).group(1).split()
+    each = {event: int(total) / requests for event, total in zip(events, totals, strict=True)}
+    misses = {name: sum(each[event] for event in of) for name, of in MISSES.items() if of[0] in each}
     names: dict[str, str] = {}
 
     def name(value: str) -> str:
@@ -111,9 +130,10 @@ def read_callgrind(text: str) -> dict:
         elif line.startswith("calls=") and ALLOCATORS.match(plain(called)) and not INSIDE.match(plain(caller)):
             calls[plain(called)] += int(line[6:].split()[0])
     return {
-        "instructions": total / REQUESTS,
-        "allocations": sum(calls.values()) / REQUESTS,
-        "allocators": {name: count / REQUESTS for name, count in sorted(calls.items())},
+        "instructions": each["Ir"],
+        **misses,
+        "allocations": sum(calls.values()) / requests,
+        "allocators": {name: count / requests for name, count in sorted(calls.items())},
     }
 
 
@@ -125,20 +145,20 @@ def plain(function: str) -> str:
 # --- system calls ---
 
 
-def syscalls(contestant) -> dict:
+def syscalls(contestant, batch: int = 1) -> dict:
     """System calls of a request, by name; sleeps that ran out go by the clock and stand apart."""
     with tempfile.TemporaryDirectory(prefix="sigmad-strace-") as folder, contestant.running() as (child, port):
         calls = Path(folder) / "calls"
-        with client(port) as asking:
+        with client(contestant.target(port), "/ingest", batch) as asking:
             asking.ask(WARM_UP_REQUESTS)
             tracer = subprocess.Popen(
                 ["strace", "-f", "-qq", "-o", str(calls), "-p", str(child.pid)], stderr=subprocess.DEVNULL
             )
             attached(child.pid)
-            asking.ask(REQUESTS)
+            requests = asking.ask(REQUESTS)
             tracer.send_signal(signal.SIGINT)
             tracer.wait(timeout=30)
-        return read_strace(calls.read_text(errors="replace"))
+        return read_strace(calls.read_text(errors="replace"), requests)
 
 
 def attached(pid: int) -> None:
@@ -153,7 +173,7 @@ def attached(pid: int) -> None:
         time.sleep(0.02)
 
 
-def read_strace(text: str) -> dict:
+def read_strace(text: str, requests: int) -> dict:
     """Per request, from the lines of strace -f: THREAD call(...) = result, or <... call resumed>."""
     calls: Counter[str] = Counter()
     for line in text.splitlines():
@@ -164,10 +184,11 @@ def read_strace(text: str) -> dict:
         if name == "clock_nanosleep" or (name == "futex" and "ETIMEDOUT" in line):
             name = SLEEPS
         calls[name] += 1
-    each = {name: count / REQUESTS for name, count in calls.most_common()}
+    each = {name: count / requests for name, count in calls.most_common()}
     return {"syscalls": sum(count for name, count in each.items() if name != SLEEPS), "by_name": each}
 
 
-def count(contestant) -> dict:
-    """Everything that can be counted of one server."""
-    return callgrind(contestant) | syscalls(contestant)
+def count(contestant, batch: int = 1) -> dict:
+    """Everything that can be counted of one server; without instructions and allocations if valgrind can't run it."""
+    instructions = callgrind(contestant, batch=batch) if contestant.has_instructions else {}
+    return instructions | syscalls(contestant, batch)

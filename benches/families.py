@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What does a request cost over TCP and over a Unix socket, with few connections, with many, and at a low rate?
 
-One sigmad listens on both; beside it are may_minihttp, the epoll floor and, if need be, other builds. All have core 0,
-`sigmad load` has core 1. Bursts take turns, in one order in every second round, in the other in the rest. Of each load:
-CPU time of a request with one sample, and its quotients in the same round.
+One sigmad listens on both; beside it are may_minihttp, the epoll floor, sigmad over io_uring and, if need be, other
+builds. All have core 0, `sigmad load` has core 1. Bursts take turns, in one order in every second round, in the other
+in the rest. Of each load: CPU time of a request with one sample, and its quotients in the same round.
 
     benches/families.py
     benches/families.py --load 4 --load 1000/s --server tcp --server floor --build "other=/tmp/sigmad --window 100"
@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import shlex
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import bench
 import contestants
@@ -26,7 +25,7 @@ import contestants
 # Closed loops of so many connections, perhaps with so many open requests each (64x16), or so many requests a second.
 LOADS = ("1", "4", "16", "64", "512", "4096", "100/s", "1000/s", "10000/s")
 RATE_CONNECTIONS = 16
-SERVERS = ("tcp", "unix", "may", "floor")
+SERVERS = ("tcp", "unix", "may", "floor", "io_uring")
 WARM_UP_S = 0.1
 # What takes a burst at a low rate, so that its requests are enough to divide by.
 PACED_REQUESTS_MIN = 200
@@ -70,26 +69,25 @@ def foreign(command: str, stack: contextlib.ExitStack) -> tuple[str, int]:
 def targets(names: list[str], builds: dict[str, list[str]], foreigners: dict[str, str]):
     """Where each server answers, and its process."""
     everyone = contestants.everyone()
-    sigmad = everyone["sigmad"]
+    sigmad, switched = everyone["sigmad"], contestants.switched()
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sigmad-bench-"))
-        path = f"unix:{Path(folder) / 'socket'}"
 
-        def started(*command: str) -> tuple[int, int]:
-            one = contestants.Contestant("sigmad", "sigmad", command, sigmad.built_on)
+        def started(one: contestants.Contestant) -> tuple[int, int]:
             child, port = stack.enter_context(one.running())
             one.check(port)
             return port, child.pid
 
         found: dict[str, tuple[int | str, int]] = {}
-        found["tcp"] = started(*sigmad.command, "--listen", path)
-        found["unix"] = (path, found["tcp"][1])
+        port, pid = found["tcp"] = started(switched["unix"])
+        found["unix"] = (switched["unix"].target(port), pid)
         if "may" in names:
-            found["may"] = started(*everyone["may"].command)
-        child, port = stack.enter_context(everyone["floor"].running())
-        found["floor"] = (port, child.pid)
+            found["may"] = started(everyone["may"])
+        found["floor"] = started(everyone["floor"])
+        if "io_uring" in names:
+            found["io_uring"] = started(switched["io_uring"])
         for name, (binary, *flags) in builds.items():
-            found[name] = started(binary, *sigmad.command[1:], *flags)
+            command = (binary, *sigmad.command[1:], *flags)
+            found[name] = started(dataclasses.replace(sigmad, name=name, command=command))
         for name, command in foreigners.items():
             found[name] = foreign(command, stack)
         yield {name: found[name] for name in [*names, *builds, *foreigners]}

@@ -4,7 +4,7 @@
 Profiles every rung under the same load (64 connections, one sample a request; the server has core 0)
 with perf: cpu-clock at 999 Hz, stacks by DWARF, the kernel's frames included. The widths are scaled
 so that a picture is as wide as its request costs, in ns of CPU time. Draws for each rung the one
-before it, itself, and the difference.
+before it, itself, and the difference. A flag of the shipped program has the program without it before, and no Redis.
 
     benches/flamegraphs.py && ls benches/record/*/flamegraphs
 """
@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import bench
+import contestants
 import headline
 import rungs
 
@@ -43,11 +44,12 @@ BEGINNINGS = re.compile(r"clone3|__clone|start_thread|_start$|__libc_start|main$
 STARTED = "\0"
 
 
-def profile(contestant, seconds: float, connections: int, flags: tuple[str, ...] = ()) -> tuple[Counter[str], dict]:
+def profile(contestant, seconds: float, connections: int, batch: int = 1) -> tuple[Counter[str], dict]:
     """Folded stacks of one server, in tenths of a ns of a request, and what is known of them."""
     with tempfile.TemporaryDirectory(prefix="sigmad-perf-") as folder, contestant.running() as (child, port):
-        load_flags = ["--connections", str(connections), *flags]
-        bench.load(port, *load_flags, seconds=WARM_UP_S)
+        load_flags = ["--connections", str(connections), *contestants.batch_flags(batch)]
+        target = contestant.target(port)
+        bench.load(target, *load_flags, seconds=WARM_UP_S)
         data = Path(folder) / "perf.data"
         command = [
             "perf",
@@ -65,7 +67,7 @@ def profile(contestant, seconds: float, connections: int, flags: tuple[str, ...]
         command += ["--call-graph", f"dwarf,{STACK_BYTES}", "-p", str(child.pid), "--", "sleep", str(seconds)]
         watch = bench.Watch(child.pid)
         recorder = subprocess.Popen(bench.pinned(bench.LOAD_CORE, command), stderr=subprocess.PIPE, text=True)
-        summary = bench.load(port, *load_flags, pid=child.pid, seconds=seconds + MARGIN_S)
+        summary = bench.load(target, *load_flags, pid=child.pid, seconds=seconds + MARGIN_S)
         _, errors = recorder.communicate(timeout=60)
         watch.end()
         if recorder.returncode:
@@ -205,6 +207,40 @@ def heaviest(stacks: Counter[str], count: int = 12) -> list[dict]:
     return [{"function": name, "ns": weight / TENTHS} for name, weight in own.most_common(count)]
 
 
+def told(name: str, known: dict) -> None:
+    print(
+        f"{name}: {known['samples']} samples, {known['captured']:.0%} of the CPU time, "
+        f"{known['kernel_share']:.0%} kernel, {known['hanging_share']:.1%} without a beginning",
+        flush=True,
+    )
+
+
+def switched(folder: Path, chosen: list[rungs.Switch], seconds: float) -> dict[str, dict]:
+    """The pictures of each flag, and what is known of both sides."""
+    plain, flagged = contestants.everyone()["sigmad"], contestants.switched()
+    before = {}
+    for switch in chosen:
+        if switch.batch not in before:
+            before[switch.batch] = profile(plain, seconds, switch.connections, switch.batch)
+    found = {}
+    for switch in chosen:
+        stacks, known = profile(flagged[switch.name], seconds, switch.connections, switch.batch)
+        told(switch.slug, known)
+        before_stacks, before_known = before[switch.batch]
+        load = "one sample" if switch.batch == 1 else f"{switch.batch} samples"
+        names = (f"sigmad, {load} a request", f"{switch.title}, {load} a request")
+        pictures(folder, switch.slug, before_stacks, stacks, names)
+        found[switch.name] = {
+            "slug": switch.slug,
+            "title": switch.title,
+            "batch": switch.batch,
+            "before": before_known,
+            "after": known,
+            "moved": moved(before_stacks, stacks),
+        }
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=4)
@@ -225,15 +261,15 @@ def main() -> None:
                     "title": step.title,
                     "heaviest": heaviest(stacks[step.name]),
                 }
-                print(
-                    f"{step.slug}: {known['samples']} samples, {known['captured']:.0%} of the CPU time, "
-                    f"{known['kernel_share']:.0%} kernel, {known['hanging_share']:.1%} without a beginning",
-                    flush=True,
-                )
+                told(step.slug, known)
         for before, after in itertools.pairwise(steps):
             pictures(folder, after.slug, stacks[before.name], stacks[after.name], (before.title, after.title))
             found[after.name]["moved"] = moved(stacks[before.name], stacks[after.name])
         record["rungs"] = found
+        record["switches"] = switched(folder, rungs.switches(arguments.rung), arguments.seconds)
+        sides = [
+            (f"{name}, {side}", one[side]) for name, one in record["switches"].items() for side in ("before", "after")
+        ]
         record["text"] = bench.table(
             ["rung", "ns/request", "samples", "captured", "kernel", "without a beginning"],
             [
@@ -245,7 +281,7 @@ def main() -> None:
                     f"{known['kernel_share']:.1%}",
                     f"{known['hanging_share']:.1%}",
                 ]
-                for name, known in found.items()
+                for name, known in [*found.items(), *sides]
             ],
         )
 

@@ -5,9 +5,11 @@ Each part is a bench of its own, with a record of its own in benches/record/<dat
 and plots lie beside them. PERF.md stays as it is until `benches/figures.py --publish FOLDER` makes that folder the one
 it speaks of.
 
-    benches/perf.py                    all of it: the builds, then 25 minutes of a machine that does nothing else
-    benches/perf.py --quick            the builds, then 3 minutes: one short round of everything, for a first look
+    benches/perf.py                    all of it: the builds, then 40 minutes of a machine that does nothing else
+    benches/perf.py --quick            the builds, then 6 minutes: one short round of everything, for a first look
     benches/perf.py --part ladder      one part; --list names them
+
+Comparisons with older builds and with programs of others run alone: families.py, waits.py, batches.py.
 """
 
 from __future__ import annotations
@@ -38,11 +40,15 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "budget": ("budget.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "1"]),
     "curve": ("curve.py", ["--rounds", "3", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.4"]),
-    "families": (
+    "sockets": (
         "families.py",
-        ["--rounds", "12", "--seconds", "0.5"],
-        ["--rounds", "2", "--seconds", "0.3", "--load", "64", "--load", "1000/s"],
+        [
+            *("--rounds", "12", "--seconds", "0.5", "--record", "sockets"),
+            *(word for load in ("1", "4", "16", "64", "512", "4096", "64x16") for word in ("--load", load)),
+        ],
+        ["--rounds", "1", "--seconds", "0.3", "--record", "sockets", "--load", "16", "--load", "64"],
     ),
+    "frameworks": ("frameworks.py", [], []),
     "ladder": (
         "rungs.py",
         ["--rounds", "3", "--seconds", "1", "--paced-seconds", "1.5"],
@@ -51,9 +57,16 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
     "flamegraphs": (
         "flamegraphs.py",
         ["--seconds", "3"],
-        ["--seconds", "1", "--rung", "baseline", "--rung", "epoll", "--rung", "sigmad"],
+        [
+            *("--seconds", "1", "--rung", "baseline", "--rung", "epoll", "--rung", "sigmad"),
+            *("--rung", "unix", "--rung", "shards"),
+        ],
     ),
-    "scaling": ("scaling.py", ["--rounds", "5", "--seconds", "1.5"], ["--rounds", "1", "--seconds", "0.5"]),
+    "scaling": (
+        "scaling.py",
+        ["--rounds", "5", "--seconds", "1.5"],
+        ["--rounds", "1", "--seconds", "0.5", "--no-counts"],
+    ),
     "instruments": ("instruments.py", ["--rounds", "3"], ["--rounds", "1", "--hz", "100", "--no-heap"]),
     "builds": (
         "headline.py",
@@ -63,6 +76,12 @@ PARTS: dict[str, tuple[str, list[str], list[str]]] = {
             *("--build", f"every-stage={EVERY_STAGE}/sigmad"),
         ],
         [],
+    ),
+    "formats": ("formats.py", ["--rounds", "14"], ["--rounds", "2", "--bodies", "10", "--format", "json"]),
+    "snapshots": (
+        "snapshots.py",
+        ["--rounds", "15", "--seconds", "1.2"],
+        ["--rounds", "3", "--seconds", "0.5", "--only", "journal", "--only", "ack"],
     ),
 }
 

@@ -8,6 +8,9 @@ with one sample and of a sample in batches of 100, the latter without Redis too;
 1,000 requests a second; and once, for they do not depend on time, instructions, allocations and
 system calls of a request.
 
+Above them are flags of the shipped program, each beside the program without it, and without a Redis: more
+than one shard is of batches, a Unix socket and io_uring are of single samples.
+
     benches/rungs.py
 """
 
@@ -24,7 +27,7 @@ import bench
 import contestants
 import counts
 import headline
-from figures import rung_cells
+from tables import rung_cells, switch_table
 
 # The lowest rung answers 503 when Redis keeps it waiting for too long, as happens where both share cores
 # with the load; the record has how many.
@@ -49,11 +52,65 @@ class Step:
         return contestants.rung(self.about, *flags)
 
 
+@dataclass(frozen=True)
+class Switch:
+    """A rung that is a flag of the shipped program; one of `contestants.switched` has its name."""
+
+    number: int
+    name: str
+    title: str
+    hypothesis: str
+    change: str
+    # Samples of a request.
+    batch: int = 1
+
+    @property
+    def slug(self) -> str:
+        return f"{self.number:02}-{self.name}"
+
+    @property
+    def connections(self) -> int:
+        return headline.CONNECTIONS if self.batch == 1 else headline.BATCH_CONNECTIONS
+
+
+SWITCHES = (
+    Switch(
+        16,
+        "unix",
+        "A Unix socket instead of TCP",
+        "A sender on the same host needs no TCP. Its segments, acknowledgements and checksums are most of what "
+        "the kernel does for a small request.",
+        "`--listen unix:PATH`; the sender connects to the file.",
+    ),
+    Switch(
+        17,
+        "io_uring",
+        "io_uring instead of epoll",
+        "One system call a round submits all responses, and waits for requests that were received meanwhile. The "
+        "kernel does the same work for each of them, so little is saved.",
+        "`--poller io_uring`.",
+    ),
+    Switch(
+        18,
+        "shards",
+        "Two shards of analytics and the fleet's thread",
+        "A sample is judged by two threads, its device's and the fleet's, and takes two queues. On one core that "
+        "costs more; with several cores one thread is no longer the limit.",
+        "`--analytics 2`.",
+        batch=headline.BATCH,
+    ),
+)
+
+
 def steps(wanted: list[str] | None = None) -> list[Step]:
     listed = [rung for rung in contestants.rungs() if rung["number"] is not None]
     listed = [rung for rung in listed if not wanted or rung["name"] in wanted]
     listed.sort(key=lambda rung: rung["number"])
     return [Step(rung["number"], rung["name"], rung["title"], rung) for rung in listed]
+
+
+def switches(wanted: list[str] | None = None) -> list[Switch]:
+    return [switch for switch in SWITCHES if not wanted or switch.name in wanted]
 
 
 @contextlib.contextmanager
@@ -125,6 +182,44 @@ def figures(step: Step, below: Step | None, rounds: dict[str, list[dict]], count
     return found
 
 
+def switch_leg(contestant: contestants.Contestant, switch: Switch, seconds: float) -> dict:
+    with contestant.running() as (child, port):
+        contestant.check(port)
+        return headline.closed(child, contestant.target(port), seconds, switch.connections, switch.batch)
+
+
+def switched(chosen: list[Switch], arguments) -> dict[str, dict]:
+    """Each flag beside the program without it, in turns."""
+    plain, flagged = contestants.everyone()["sigmad"], contestants.switched()
+    found = {}
+    for switch in chosen:
+        pair = {"before": plain, "after": flagged[switch.name]}
+        rounds: list[dict[str, dict]] = []
+        for number in range(arguments.rounds):
+            order = pair if number % 2 == 0 else reversed(pair)
+            rounds.append({name: switch_leg(pair[name], switch, arguments.seconds) for name in order})
+        ratios = [one["after"]["sample_ns"] / one["before"]["sample_ns"] for one in rounds]
+        found[switch.name] = {
+            **{key: getattr(switch, key) for key in ("number", "title", "hypothesis", "change", "batch")},
+            **{name: {"sample_ns": bench.spread([one[name]["sample_ns"] for one in rounds])} for name in pair},
+            "ratio": bench.spread(ratios),
+            "rounds": rounds,
+        }
+        print(f"{switch.slug:20} {statistics.median(ratios):.3f} x", flush=True)
+    if not arguments.no_counts:
+        before = {batch: counted_sample(plain, batch) for batch in {switch.batch for switch in chosen}}
+        for switch in chosen:
+            found[switch.name]["before"]["counts"] = before[switch.batch]
+            found[switch.name]["after"]["counts"] = counted_sample(flagged[switch.name], switch.batch)
+    return found
+
+
+def counted_sample(contestant: contestants.Contestant, batch: int) -> dict:
+    counted = counts.count(contestant, batch)
+    print(f"{contestant.name:20} {counted['syscalls']:.2f} system calls", flush=True)
+    return {key: counted[key] / batch for key in ("instructions", "allocations", "syscalls") if key in counted}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -133,7 +228,7 @@ def main() -> None:
     parser.add_argument("--rung", action="append", help="only these; all unless given")
     parser.add_argument("--no-counts", action="store_true", help="no callgrind, no strace")
     arguments = parser.parse_args()
-    climbed = steps(arguments.rung)
+    climbed, chosen = steps(arguments.rung), switches(arguments.rung)
     with bench.record("ladder", arguments.rounds) as record, surroundings() as redis_port:
         rounds: dict[str, list[dict]] = {step.name: [] for step in climbed}
         for number in range(arguments.rounds):
@@ -154,7 +249,8 @@ def main() -> None:
         for below, step in zip([None, *climbed], climbed, strict=False):
             found[step.name] = figures(step, below, rounds, counted.get(step.name))
         record["rungs"], record["rounds"] = found, rounds
-        record["text"] = table(found)
+        record["switches"] = switched(chosen, arguments)
+        record["text"] = "\n\n".join([table(found), switch_table(record["switches"])])
         print(record["text"])
 
 
