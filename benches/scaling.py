@@ -1,63 +1,141 @@
 #!/usr/bin/env python3
-"""What does a second worker bring, and what would limit sixteen?
+"""What do another worker and another shard of analytics bring, and what would limit sixteen cores?
 
-Two figures, which cannot be read off the throughput of a machine with two cores, for there the load
-generator needs one of them:
+- Workers: CPU time of a request with one sample by 1, 2, … workers, each on a core of its own, beside as many threads
+  of the generator. With two cores the generator shares those of two workers. The rise is what workers cost each other.
+- Shards: CPU time of a sample in each kind of thread by shards of analytics, in batches of 100, all threads on core 0.
+- Counts: instructions of a sample, and misses of simulated caches, by workers and by shards. callgrind runs all threads
+  in turn, as one core would. Without valgrind they are left out.
+- Divisions, with four cores and more: samples a second by how the cores are divided between workers and shards. A
+  quarter of them is the generator's. What is refused (503) is not counted.
 
-- what a request with one sample costs with 1, 2, … workers on as many cores, up to all of them, which
-  the generator then shares: the rise is what workers, and here the generator, cost each other;
-- what each thread costs by itself, worker and analytics, of a request with one sample and with 100: the
-  analytics thread is one, so it bounds the whole.
-
-From both follow the parameters of the Universal Scalability Law (Gunther): C(N) = N / (1 + σ(N−1) + κN(N−1)),
-fitted where there are more than two points; with two, only σ + 2κ is known, and both extremes are given.
+The law of the workers is the Universal Scalability Law (Gunther): C(N) = N / (1 + σ(N−1) + κN(N−1)), fitted where there
+are more than two points; with two, only σ + 2κ is known, and both extremes are given. The model of sixteen cores
+follows from it and from the threads' CPU time.
 
     benches/scaling.py
+
+It takes 5 minutes on sixteen cores, without valgrind, and 3 on two. It needs the program, Python and taskset.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
-import subprocess
 
 import bench
 import contestants
+import counts
+import headline
 
 WARM_UP_S = 0.5
-# By workers. Batches are asked of one alone: closed loops of several workers overtake the analytics thread
-# where all share two cores, and a 503 is not measured here.
-CONNECTIONS = {"single": 64, "batch": 16}
-BATCHES = {"single": 1, "batch": 100}
+# Connections of each worker, and samples of a request.
+CONNECTIONS = {"single": headline.CONNECTIONS, "batch": headline.BATCH_CONNECTIONS}
+BATCHES = {"single": 1, "batch": headline.BATCH}
+WORKERS = (1, 2, 4, 8, 16, 32)
+SHARDS = (1, 2, 4)
+# Of the divisions: enough that each worker always has a request.
+DIVIDED_BATCHES = (100, 1_000)
+DIVIDED_CONNECTIONS = 8
+DIVIDED_SHARDS = (1, 2, 3, 4, 5, 6)
+DIVIDED_CORES_MIN = 4
+GENERATOR_PART = 4
+# Workers and shards of the counts.
+COUNTED = {"single": [(1, 1), (2, 1), (4, 1)], "batch": [(1, shards) for shards in SHARDS]}
+# Threads by name, without their number.
+KINDS = ("worker", "analytics", "fleet")
 # What a box that one might buy has.
 MODELLED_CORES = 16
 
 
-def leg(workers: int, load: str, seconds: float) -> dict:
-    """That many workers on that many cores. Beside one, the generator has a core of its own if there is one."""
-    cores = os.cpu_count()
-    server = f"0-{workers - 1}"
-    generator = cores - 1 if workers < cores else None
-    batch = BATCHES[load]
-    flags = ["--connections", str(CONNECTIONS[load] * workers), *contestants.batch_flags(batch)]
-    port = bench.free_port()
-    command = ["taskset", "-c", server, bench.sigmad_binary(), "serve", "--listen", f"127.0.0.1:{port}"]
-    command += ["--workers", str(workers), "--pin", "off"]
-    with bench.running(command, stderr=subprocess.DEVNULL) as child:
-        bench.wait_for_port(port)
-        bench.load(port, *flags, core=generator, seconds=WARM_UP_S)
+def threads_of(shards: int) -> int:
+    """With several shards the fleet has a thread of its own."""
+    return 1 if shards == 1 else shards + 1
+
+
+def server(workers: int, shards: int, cores: int, *flags: str) -> contestants.Contestant:
+    """sigmad with so many threads on the first cores."""
+    command = (bench.sigmad_binary(), "serve", "--listen", "{listen}", "--workers", str(workers))
+    command += ("--analytics", str(shards), *flags)
+    return contestants.Contestant("sigmad", "sigmad", command, "own epoll engine", cores=f"0-{cores - 1}")
+
+
+def leg(
+    one: contestants.Contestant,
+    cores: int,
+    workers: int,
+    connections: int,
+    batch: int,
+    seconds: float,
+    has_refusals: bool = False,
+) -> dict:
+    """What a server on the first cores answers and needs, with the generator on the others, if there are any."""
+    free = os.cpu_count() - cores
+    generator = f"{cores}-{os.cpu_count() - 1}" if free else None
+    flags = ["--connections", str(connections * workers), "--threads", str(max(1, min(workers, free)))]
+    flags += contestants.batch_flags(batch)
+    # A division may be one that has to refuse.
+    ask = bench.offer if has_refusals else bench.load
+    with one.running() as (child, port):
+        one.check(port)
+        ask(port, *flags, core=generator, seconds=WARM_UP_S)
         before = bench.thread_ns(child.pid)
-        summary = bench.load(port, *flags, core=generator, pid=child.pid, seconds=seconds)
+        summary = ask(port, *flags, core=generator, pid=child.pid, seconds=seconds)
         after = bench.thread_ns(child.pid)
-    requests = summary["requests"]["good"]
+    requests = summary["requests"]
     return {
         "total_ns": summary["server_cpu"]["ns_per_request"],
-        "per_s": summary["requests"]["good_per_s"],
+        "per_s": requests["good_per_s"],
+        "refused": requests["sent"] - requests["good"],
         "server_cores": summary["server_cpu"]["cores"],
         "generator_cores": summary["generator_cpu"]["cores"],
-        "threads_ns": {kind: (ns - before.get(kind, 0)) / requests for kind, ns in after.items()},
+        "threads_ns": {kind: (after.get(kind, 0) - before.get(kind, 0)) / requests["good"] for kind in KINDS},
     }
+
+
+def by_workers(workers: int, seconds: float) -> dict:
+    one = server(workers, 1, workers, "--pin", "off")
+    return leg(one, workers, workers, CONNECTIONS["single"], BATCHES["single"], seconds)
+
+
+def by_shards(shards: int, seconds: float) -> dict:
+    return leg(server(1, shards, 1), 1, 1, CONNECTIONS["batch"], BATCHES["batch"], seconds)
+
+
+def divisions() -> list[tuple[int, int, int, int]]:
+    """Batch, workers, shards and cores of the server."""
+    cores = os.cpu_count()
+    if cores < DIVIDED_CORES_MIN:
+        return []
+    ours = cores - cores // GENERATOR_PART
+    return [
+        (batch, ours - threads_of(shards), shards, ours)
+        for batch in DIVIDED_BATCHES
+        for shards in DIVIDED_SHARDS
+        if threads_of(shards) < ours
+    ]
+
+
+def divided(batch: int, workers: int, shards: int, cores: int, seconds: float) -> dict:
+    one = server(workers, shards, cores)
+    return leg(one, cores, workers, DIVIDED_CONNECTIONS, batch, seconds, has_refusals=True)
+
+
+def counted() -> list[dict]:
+    """Of a sample, by callgrind."""
+    if not shutil.which("valgrind"):
+        print("no valgrind: nothing is counted")
+        return []
+    found = []
+    for load, pairs in COUNTED.items():
+        for workers, shards in pairs:
+            each = counts.callgrind(server(workers, shards, 1), batch=BATCHES[load], caches=counts.CACHES)
+            figures = {key: each[key] / BATCHES[load] for key in ("instructions", *counts.MISSES)}
+            found.append({"load": load, "workers": workers, "shards": shards, **figures})
+            print(f"{load}, {workers} worker(s), {shards} shard(s): {figures['instructions']:.0f} instructions")
+    return found
 
 
 def usl(costs: dict[int, float]) -> dict:
@@ -88,7 +166,7 @@ def capacity(n: int, sigma: float, kappa: float) -> float:
 
 
 def modelled(found: dict, law: dict) -> dict:
-    """What MODELLED_CORES would give: a model, from this machine's figures, and no measurement.
+    """What MODELLED_CORES would give with one shard: a model, from this machine's figures, and no measurement.
 
     One core is the analytics thread's, the others' workers do what one does here, less what they cost
     each other; the analytics thread bounds them all.
@@ -111,48 +189,118 @@ def modelled(found: dict, law: dict) -> dict:
     return answer
 
 
+def modelled_shards(threads: dict[int, dict], law: dict) -> list[dict]:
+    """The same for batches by shards, in samples a second: the slowest of workers, shards and fleet bounds the rest."""
+    rows = []
+    for shards, each in threads.items():
+        workers = MODELLED_CORES - threads_of(shards)
+        for name, values in law.items():
+            if name == "points":
+                continue
+            bounds = {
+                "workers": 1e9 / each["worker"] * capacity(workers, **values),
+                "shards": shards * 1e9 / each["analytics"],
+            }
+            if each["fleet"]:
+                bounds["fleet"] = 1e9 / each["fleet"]
+            limit = min(bounds, key=bounds.get)
+            rows.append(
+                {"shards": shards, "workers": workers, "law": name, "bounds_per_s": bounds}
+                | {"limit": limit, "samples_per_s": bounds[limit]}
+            )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--no-counts", action="store_true", help="no callgrind")
+    parser.add_argument("--record", default="scaling", help="its name")
     arguments = parser.parse_args()
-    counts = [workers for workers in (1, 2, 4, 8, 12, 16, 24, 32) if workers <= os.cpu_count()]
-    with bench.record("scaling", arguments.rounds) as record:
-        legs: dict[str, dict[int, list[dict]]] = {"single": {n: [] for n in counts}, "batch": {1: []}}
+    # As many cores for the generator as for the workers; with two cores they share both.
+    numbers = [workers for workers in WORKERS if workers <= max(2, os.cpu_count() // 2)]
+    with bench.record(arguments.record, arguments.rounds) as record:
+        single: dict[int, list[dict]] = {workers: [] for workers in numbers}
+        batch: dict[int, list[dict]] = {shards: [] for shards in SHARDS}
+        legs: dict[tuple[int, int, int, int], list[dict]] = {division: [] for division in divisions()}
         for number in range(arguments.rounds):
-            for load in BATCHES:
-                for workers in counts if load == "single" else counts[:1]:
-                    one = leg(workers, load, arguments.seconds)
-                    legs[load][workers].append(one)
-                    print(
-                        f"round {number + 1} {load} {workers} worker(s): {one['total_ns']:.0f} ns/request", flush=True
-                    )
-        found = {}
-        for load, by_workers in legs.items():
-            costs = {n: bench.spread([one["total_ns"] for one in ones]) for n, ones in by_workers.items()}
-            alone = by_workers[1]
-            # Within a round: slow spells of the machine strike both.
-            ratios = {
-                n: bench.spread([one["total_ns"] / other["total_ns"] for one, other in zip(ones, alone, strict=True)])
-                for n, ones in by_workers.items()
-            }
-            found[load] = {
-                "total_ns": costs,
-                "ratio": ratios,
-                "per_s": {n: statistics.median(one["per_s"] for one in ones) for n, ones in by_workers.items()},
-                "worker_ns": statistics.median(one["threads_ns"]["worker"] for one in alone),
-                "analytics_ns": statistics.median(one["threads_ns"]["analytics"] for one in alone),
-            }
+            for workers, ones in single.items():
+                ones.append(by_workers(workers, arguments.seconds))
+                print(f"round {number + 1}, {workers} worker(s): {ones[-1]['total_ns']:.0f} ns/request", flush=True)
+            for shards, ones in batch.items():
+                ones.append(by_shards(shards, arguments.seconds))
+                print(f"round {number + 1}, {shards} shard(s): {ones[-1]['total_ns']:.0f} ns/request", flush=True)
+            for division, ones in legs.items():
+                ones.append(divided(*division, arguments.seconds))
+                rate = ones[-1]["per_s"] * division[0]
+                print(
+                    f"round {number + 1}, batch, workers, shards, cores {division}: {rate:,.0f} samples/s", flush=True
+                )
+        found = {"single": figures(single), "batch": figures({1: batch[1]})}
+        threads = {shards: threads_figures(ones) for shards, ones in batch.items()}
         # What workers cost each other is a matter of requests, and of cache lines of the counters and queues.
         law = usl({n: ratio["median"] for n, ratio in found["single"]["ratio"].items()})
         record["loads"], record["usl"] = found, law
         record["model"] = {"cores": MODELLED_CORES, **modelled(found, law)}
-        record["rounds"] = legs
-        record["text"] = table(found, record["model"])
+        record["shards"] = {"threads": threads, "model": modelled_shards(threads, law)}
+        record["divisions"] = [division_figures(division, ones) for division, ones in legs.items()]
+        record["counts"] = [] if arguments.no_counts else counted()
+        record["rounds"] = {"single": single, "batch": batch}
+        record["text"] = "\n\n".join(texts(record))
         print(record["text"])
 
 
-def table(found: dict, model: dict) -> str:
+def figures(legs: dict[int, list[dict]]) -> dict:
+    """Of a load, by workers."""
+    alone = legs[1]
+    return {
+        "total_ns": {n: bench.spread([one["total_ns"] for one in ones]) for n, ones in legs.items()},
+        # Within a round: slow spells of the machine strike both.
+        "ratio": {
+            n: bench.spread([one["total_ns"] / other["total_ns"] for one, other in zip(ones, alone, strict=True)])
+            for n, ones in legs.items()
+        },
+        "per_s": {n: statistics.median(one["per_s"] for one in ones) for n, ones in legs.items()},
+        "worker_ns": statistics.median(one["threads_ns"]["worker"] for one in alone),
+        "analytics_ns": statistics.median(one["threads_ns"]["analytics"] for one in alone),
+    }
+
+
+def threads_figures(legs: list[dict]) -> dict:
+    """CPU time of a sample in each kind of thread: medians."""
+    return {kind: statistics.median(one["threads_ns"][kind] for one in legs) / BATCHES["batch"] for kind in KINDS}
+
+
+def division_figures(division: tuple[int, int, int, int], legs: list[dict]) -> dict:
+    batch, workers, shards, cores = division
+    return {
+        **{"batch": batch, "workers": workers, "shards": shards, "cores": cores},
+        "samples_per_s": bench.spread([one["per_s"] * batch for one in legs]),
+        "threads_ns": {kind: statistics.median(one["threads_ns"][kind] for one in legs) / batch for kind in KINDS},
+        "refused": statistics.median(one["refused"] for one in legs),
+        "generator_cores": statistics.median(one["generator_cores"] for one in legs),
+    }
+
+
+def texts(record: dict) -> list[str]:
+    """For the reader of the record: its tables."""
+    found, model = record["loads"], record["model"]
+    parts = [workers_table(found)]
+    for load in found:
+        speeds = ", ".join(f"{key} {speed:,.0f}/s" for key, speed in model[load]["per_s"].items())
+        bound = f"{model[load]['analytics_bound_per_s']:,.0f}/s"
+        parts.append(f"{load}, model of {model['cores']} cores: {speeds}; analytics at most {bound}")
+    parts += ["By shards, all threads on one core, of a sample:", shards_table(record["shards"]["threads"])]
+    parts += [f"By shards, model of {model['cores']} cores:", shards_model_table(record["shards"]["model"])]
+    if record["counts"]:
+        parts += ["Counts of a sample, by callgrind:", counts_table(record["counts"])]
+    if record["divisions"]:
+        parts += ["Divisions of the server's cores:", divisions_table(record["divisions"])]
+    return parts
+
+
+def workers_table(found: dict) -> str:
     rows = []
     for load, one in found.items():
         for workers, cost in one["total_ns"].items():
@@ -168,14 +316,67 @@ def table(found: dict, model: dict) -> str:
                     f"{one['analytics_ns']:,.0f}" if workers == 1 else "",
                 ]
             )
-    text = bench.table(
-        ["load", "workers", "ns/request", "× one worker", "requests/s", "worker ns", "analytics ns"], rows
-    )
-    for load in found:
-        speeds = ", ".join(f"{key} {speed:,.0f}/s" for key, speed in model[load]["per_s"].items())
-        bound = f"{model[load]['analytics_bound_per_s']:,.0f}/s"
-        text += f"\n\n{load}, model of {model['cores']} cores: {speeds}; analytics at most {bound}"
-    return text
+    header = ["load", "workers", "ns/request", "× one worker", "requests/s", "worker ns", "analytics ns"]
+    return bench.table(header, rows)
+
+
+def shards_table(threads: dict) -> str:
+    rows = []
+    for shards, each in threads.items():
+        total = sum(each.values())
+        rows.append([str(shards), *(f"{each[kind]:.1f}" if each[kind] else "–" for kind in KINDS), f"{total:.1f}"])
+    return bench.table(["shards", "worker ns", "shards ns", "fleet ns", "all ns"], rows)
+
+
+def shards_model_table(model: list[dict]) -> str:
+    rows = []
+    for one in model:
+        bounds = [one["bounds_per_s"].get(kind) for kind in ("workers", "shards", "fleet")]
+        rows.append(
+            [
+                str(one["shards"]),
+                str(one["workers"]),
+                one["law"].replace("_", " "),
+                *(f"{bound / 1e6:.1f}" if bound else "–" for bound in bounds),
+                f"{one['samples_per_s'] / 1e6:.1f}",
+                f"{contestants.VALUES * one['samples_per_s'] / 1e6:.1f}",
+                one["limit"],
+            ]
+        )
+    header = ["shards", "workers", "if all is", "workers, M samples/s", "shards, M samples/s", "fleet, M samples/s"]
+    return bench.table([*header, "M samples/s", "M values/s", "limit"], rows)
+
+
+def counts_table(counted: list[dict]) -> str:
+    rows = [
+        [
+            {"single": "one sample", "batch": f"{BATCHES['batch']} samples"}[one["load"]],
+            str(one["workers"]),
+            str(one["shards"]),
+            f"{one['instructions']:,.0f}",
+            *(f"{one[key]:.2f}" for key in counts.MISSES),
+        ]
+        for one in counted
+    ]
+    header = ["request of", "workers", "shards", "instructions", "misses of the data cache", "of the last level"]
+    return bench.table(header, rows)
+
+
+def divisions_table(divisions: list[dict]) -> str:
+    rows = []
+    for one in divisions:
+        rate = one["samples_per_s"]
+        rows.append(
+            [
+                *(str(one[key]) for key in ("batch", "workers", "shards")),
+                f"{rate['median']:,.0f} ({rate['min']:,.0f}–{rate['max']:,.0f})",
+                *(f"{one['threads_ns'][kind]:.1f}" for kind in KINDS),
+                f"{one['refused']:,.0f}",
+                f"{one['generator_cores']:.1f}",
+            ]
+        )
+    header = ["batch", "workers", "shards", "samples/s", "worker ns", "shards ns", "fleet ns", "refused"]
+    return bench.table([*header, "generator cores"], rows)
 
 
 if __name__ == "__main__":
