@@ -38,7 +38,9 @@ BYTES_MAX = 150_000
 # Stacks are counted in tenths of a ns, for folded files hold whole numbers.
 TENTHS = 10
 # What DWARF could not follow to a thread's start hangs in the air.
-ROOTS = ("clone3", "_start", "__clone", "runtime.goexit", "ret_from_fork_asm")
+ROOTS = ("clone3", "__clone3", "_start", "__clone", "runtime.goexit", "ret_from_fork_asm")
+# In a static program the first of them have no name.
+UNKNOWN = "[unknown]"
 BEGINNINGS = re.compile(r"clone3|__clone|start_thread|_start$|__libc_start|main$|std::|core::ops::function")
 # Marks a stack that was followed to its thread's start, until they are counted.
 STARTED = "\0"
@@ -116,8 +118,10 @@ def short(stack: str) -> str:
     every thread of Rust begins with, which says nothing and differs between ways to start one."""
     thread, *frames = stack.split(";")
     frames = [short_name(frame) for frame in frames]
-    if frames and frames[0] in ROOTS:
-        own = next((at for at, frame in enumerate(frames) if not BEGINNINGS.match(frame)), len(frames) - 1)
+    is_nameless = len(frames) > 1 and frames[0] == UNKNOWN and BEGINNINGS.match(frames[1])
+    if frames and (frames[0] in ROOTS or is_nameless):
+        # The first frame is one of a beginning, named or not.
+        own = next((at for at, frame in enumerate(frames) if at and not BEGINNINGS.match(frame)), len(frames) - 1)
         frames = frames[own:]
         thread = STARTED + thread
     return ";".join([thread, *frames])
