@@ -188,9 +188,12 @@ impl BodyAdmission<'_> {
 
     /// The device of that name, if this worker knows it with these metrics.
     #[inline(always)] // in the loops over samples and rows
-    pub(super) fn known_device(&self, name: &[u8], mask: u64) -> Option<DeviceId> {
-        let Admission { registry, devices, .. } = &*self.admission;
-        let known = devices.get(registry.hash_name(name), name)?;
+    pub(super) fn known_device(&mut self, name: &[u8], mask: u64) -> Option<DeviceId> {
+        let Admission { registry, devices, .. } = &mut *self.admission;
+        let known = match devices.expected(name) {
+            Some(known) => known,
+            None => devices.get(registry.hash_name(name), name)?,
+        };
         let is_known = mask & !known.metrics_mask == 0 && registry.touch(known.device, self.now_s);
         is_known.then_some(known.device)
     }

@@ -12,24 +12,15 @@ use sigmad_sample::{DeviceId, METRICS_MAX, MetricId};
 
 /// Cached devices: 2 MiB, of which only the entries in use are touched.
 const DEVICES_CACHED: usize = 32 * 1024;
-/// One cache line.
-const ENTRY_BYTES: usize = 64;
-/// Longer names are looked up in the registry each time.
-const NAME_BYTES_CACHED: usize = ENTRY_BYTES - NAME_AT;
+/// Longer names are looked up in the registry each time: an entry is one cache line.
+const NAME_BYTES_CACHED: usize = 45;
 /// Places that a name may be in. With one, a quarter of 10,000 devices would share theirs; with four, 4 in 100 do.
 const WAYS: usize = 4;
 const SETS: usize = DEVICES_CACHED / WAYS;
 const TAG_BITS: usize = u64::BITS as usize / WAYS;
 /// The lowest bit of each tag.
 const ONE_EACH: u64 = u64::MAX / u16::MAX as u64;
-const _: () = assert!(SETS.is_power_of_two());
-
-/// Offsets of the fields of an entry.
-const MASK_AT: usize = 0;
-const INDEX_AT: usize = 8;
-const GENERATION_AT: usize = 12;
-const LENGTH_AT: usize = 16;
-const NAME_AT: usize = 17;
+const _: () = assert!(SETS.is_power_of_two() && DEVICES_CACHED <= 1 << u16::BITS);
 
 /// Cached streams of metrics without a bit in the mask of their device: those of a hundred devices with a hundred and
 /// sixty each. Past it the cache is emptied.
@@ -37,26 +28,56 @@ const STREAMS_CACHED: usize = 16 * 1024;
 
 /// Bytes of the caches of devices and streams when every entry is in use; a table has up to two places for each, and a
 /// byte beside each place.
-pub(super) const CACHE_BYTES: usize = DEVICES_CACHED * (ENTRY_BYTES + size_of::<u16>())
+pub(super) const CACHE_BYTES: usize = DEVICES_CACHED
+    * (size_of::<CachedDevice>() + size_of::<u16>())
     + 2 * STREAMS_CACHED * (size_of::<(DeviceId, MetricId)>() + 1);
 
+/// What is known of one device.
+#[repr(C, align(64))] // so that no entry crosses a cache line
+struct CachedDevice {
+    metrics_mask: u64,
+    device: DeviceId,
+    /// The entry of the device that was asked for after this one.
+    next: u16,
+    /// 0 for an empty entry.
+    name_length: u8,
+    name: [u8; NAME_BYTES_CACHED],
+}
+const _: () = assert!(size_of::<CachedDevice>() == 64);
+
+impl CachedDevice {
+    #[inline(always)]
+    fn has(&self, name: &[u8]) -> bool {
+        is_same(&self.name[..usize::from(self.name_length)], name)
+    }
+
+    #[inline(always)]
+    fn admitted(&self) -> Admitted {
+        Admitted { device: self.device, metrics_mask: self.metrics_mask }
+    }
+}
+
 /// Recent devices: a name has a set of [`WAYS`] entries, and takes one of them in turn when all are in use.
+///
+/// Senders repeat their devices in the same order, so the one that followed the last time is compared first, and a hash is
+/// needed only where the order changes.
 pub(super) struct DeviceCache {
     /// Of each entry of a set some bits of its hash, so that a name touches the line of one entry; 0 for an empty one.
-    tags: Vec<u64>,
-    /// Bytes and not entries: the system provides zeroed bytes without touching them.
-    memory: Vec<u8>,
-    /// Offset of the first entry, so that no entry crosses a cache line.
-    first: usize,
+    tags: Box<[u64; SETS]>,
+    entries: Box<[CachedDevice; DEVICES_CACHED]>,
+    /// The entry that was found last.
+    last: u16,
     /// Which entry of a full set is replaced next.
     turn: usize,
 }
 
 impl DeviceCache {
     pub(super) fn new() -> Self {
-        let memory = vec![0_u8; DEVICES_CACHED * ENTRY_BYTES + ENTRY_BYTES];
-        let first = memory.as_ptr().align_offset(ENTRY_BYTES).min(ENTRY_BYTES);
-        Self { tags: vec![0; SETS], memory, first, turn: 0 }
+        // Zeroed by the system, so that an entry takes memory when its device comes, not before.
+        let (tags, entries) = (Box::new_zeroed(), Box::new_zeroed());
+        // SAFETY: all bits zero are a valid u64 and a valid `CachedDevice`, which has numbers alone.
+        let (tags, entries) = unsafe { (tags.assume_init(), entries.assume_init()) };
+        Self { tags, entries, last: 0, turn: 0 }
     }
 
     pub(super) fn clear(&mut self) {
@@ -72,39 +93,44 @@ impl DeviceCache {
         (place as usize % SETS, (place >> 16) as u16 | 1)
     }
 
-    fn offset(&self, set: usize, way: usize) -> usize {
-        self.first + (set * WAYS + way) * ENTRY_BYTES
-    }
-
-    /// The offset of the entry with a name.
+    /// The index of the entry with a name.
     #[inline]
-    fn find(&self, (set, tag): (usize, u16), name: &[u8]) -> Option<usize> {
+    fn find(&self, (set, tag): (usize, u16), name: &[u8]) -> Option<u16> {
         let mut left = ways_with(self.tags[set], tag);
         while left != 0 {
-            let offset = self.offset(set, first_way(left));
-            let length = usize::from(self.memory[offset + LENGTH_AT]);
-            if is_same(&self.memory[offset + NAME_AT..][..length], name) {
-                return Some(offset);
+            let at = set * WAYS + first_way(left);
+            if self.entries[at].has(name) {
+                return Some(at as u16);
             }
             left &= left - 1;
         }
         None
     }
 
+    /// The device that is expected next, if it has that name, which is not empty.
+    #[inline(always)]
+    pub(super) fn expected(&mut self, name: &[u8]) -> Option<Admitted> {
+        let next = self.entries[usize::from(self.last)].next;
+        let entry = &self.entries[usize::from(next)];
+        if !entry.has(name) {
+            return None;
+        }
+        self.last = next;
+        Some(entry.admitted())
+    }
+
     #[inline]
-    pub(super) fn get(&self, hash: u64, name: &[u8]) -> Option<Admitted> {
-        let offset = self.find(Self::place(hash), name)?;
-        let entry: &[u8; ENTRY_BYTES] = self.memory[offset..].first_chunk()?;
-        let (mask, rest) = entry.split_first_chunk::<{ INDEX_AT - MASK_AT }>()?;
-        let (index, rest) = rest.split_first_chunk::<{ GENERATION_AT - INDEX_AT }>()?;
-        let generation = rest.first_chunk::<{ LENGTH_AT - GENERATION_AT }>()?;
-        Some(Admitted {
-            device: DeviceId {
-                index: u32::from_ne_bytes(*index),
-                generation: u32::from_ne_bytes(*generation),
-            },
-            metrics_mask: u64::from_ne_bytes(*mask),
-        })
+    pub(super) fn get(&mut self, hash: u64, name: &[u8]) -> Option<Admitted> {
+        let at = self.find(Self::place(hash), name)?;
+        self.follow(at);
+        Some(self.entries[usize::from(at)].admitted())
+    }
+
+    /// Takes note that this entry comes after the last one.
+    #[inline]
+    fn follow(&mut self, at: u16) {
+        self.entries[usize::from(self.last)].next = at;
+        self.last = at;
     }
 
     pub(super) fn insert(&mut self, hash: u64, name: &[u8], admitted: Admitted) {
@@ -112,25 +138,32 @@ impl DeviceCache {
             return;
         }
         let (set, tag) = Self::place(hash);
-        let offset = self.find((set, tag), name).unwrap_or_else(|| {
-            let tags = &mut self.tags[set];
-            let way = match ways_with(*tags, 0) {
-                0 => {
-                    self.turn = (self.turn + 1) % WAYS;
-                    self.turn
-                }
-                empty => first_way(empty),
-            };
-            let place = way * TAG_BITS;
-            *tags = *tags & !(u64::from(u16::MAX) << place) | u64::from(tag) << place;
-            self.offset(set, way)
-        });
-        let entry = &mut self.memory[offset..offset + ENTRY_BYTES];
-        entry[MASK_AT..INDEX_AT].copy_from_slice(&admitted.metrics_mask.to_ne_bytes());
-        entry[INDEX_AT..GENERATION_AT].copy_from_slice(&admitted.device.index.to_ne_bytes());
-        entry[GENERATION_AT..LENGTH_AT].copy_from_slice(&admitted.device.generation.to_ne_bytes());
-        entry[LENGTH_AT] = name.len() as u8;
-        entry[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
+        let at = match self.find((set, tag), name) {
+            Some(at) => at,
+            None => self.take_entry(set, tag),
+        };
+        let Admitted { device, metrics_mask } = admitted;
+        let entry = &mut self.entries[usize::from(at)];
+        (entry.device, entry.metrics_mask) = (device, metrics_mask);
+        entry.name_length = name.len() as u8;
+        entry.name[..name.len()].copy_from_slice(name);
+    }
+
+    /// An entry of the set for another name: an empty one, or that which has its turn.
+    fn take_entry(&mut self, set: usize, tag: u16) -> u16 {
+        let tags = &mut self.tags[set];
+        let way = match ways_with(*tags, 0) {
+            0 => {
+                self.turn = (self.turn + 1) % WAYS;
+                self.turn
+            }
+            empty => first_way(empty),
+        };
+        let place = way * TAG_BITS;
+        *tags = *tags & !(u64::from(u16::MAX) << place) | u64::from(tag) << place;
+        let at = (set * WAYS + way) as u16;
+        self.follow(at);
+        at
     }
 }
 
@@ -255,6 +288,32 @@ mod tests {
         assert!(!cache.has(device(0), MetricId::new(70, 1)));
         cache.insert(device(u32::MAX), metric);
         assert!(cache.has(device(u32::MAX), metric) && !cache.has(device(0), metric));
+    }
+
+    #[test]
+    fn the_device_that_came_next_is_expected_again() {
+        let mut cache = DeviceCache::new();
+        let admitted = |index| Admitted {
+            device: DeviceId { index, generation: 1 },
+            metrics_mask: u64::from(index),
+        };
+        assert_eq!(cache.expected(b"a"), None, "an empty entry has no name");
+        for (index, name) in [b"a", b"b", b"c"].into_iter().enumerate() {
+            cache.insert(index as u64, name, admitted(index as u32));
+        }
+        assert_eq!(cache.get(0, b"a"), Some(admitted(0)));
+        for _ in 0..2 {
+            assert_eq!(cache.expected(b"c"), None, "it comes later");
+            assert_eq!(cache.expected(b"b"), Some(admitted(1)));
+            assert_eq!(cache.expected(b"c"), Some(admitted(2)));
+            assert_eq!(cache.expected(b"a"), Some(admitted(0)));
+        }
+        // Another order.
+        assert_eq!(cache.get(2, b"c"), Some(admitted(2)));
+        assert_eq!(cache.get(2, b"c"), Some(admitted(2)));
+        assert_eq!(cache.expected(b"c"), Some(admitted(2)), "it came after itself");
+        assert_eq!(cache.get(0, b"a"), Some(admitted(0)));
+        assert_eq!(cache.expected(b"c"), Some(admitted(2)));
     }
 
     #[test]
