@@ -14,8 +14,9 @@ use super::fault::{BodyError, SampleFault, SampleRefusal};
 use super::names::{DeviceCache, MetricCache, StreamCache};
 use crate::registry::{Admitted, Full, NameSource, Registry};
 use sigmad_clock::Now;
+use sigmad_sample::timestamp::Stamp;
 use sigmad_sample::{
-    Batch, DeviceId, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX,
+    Batch, DeviceId, MetricId, QUEUE_READINGS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX, Reading,
 };
 
 /// Refused samples and values that an answer lists; the rest are only counted.
@@ -141,6 +142,11 @@ impl BodyAdmission<'_> {
         Err(error)
     }
 
+    /// Known metrics.
+    pub(super) fn metrics(&self) -> &MetricCache {
+        &self.admission.metrics
+    }
+
     /// Known metrics, and the batch in which a format drafts the readings of a sample.
     #[inline(always)]
     pub(super) fn draft_parts(&mut self) -> (&MetricCache, &mut Batch) {
@@ -180,10 +186,23 @@ impl BodyAdmission<'_> {
     }
 
     /// Makes a sample of the draft, whose names are known.
-    #[inline]
+    #[inline(always)] // in the loops over samples and rows
     pub(super) fn complete(&mut self, timestamp_us: i64, device: Option<DeviceId>) {
         self.batch.complete(timestamp_us, device);
         self.decoded.accepted += 1;
+    }
+
+    /// Makes a sample of these readings, whose names are known. There is no draft.
+    #[inline(always)] // in the loops over samples and rows
+    pub(super) fn take(
+        &mut self,
+        time: Stamp,
+        device: Option<DeviceId>,
+        readings: impl Iterator<Item = Reading>,
+    ) {
+        debug_assert!(self.batch.drafted().is_empty());
+        self.batch.draft_all(readings);
+        self.complete(time.unwrap_or(self.now_us), device);
     }
 
     /// The device of that name, if this worker knows it with these metrics.
@@ -194,8 +213,25 @@ impl BodyAdmission<'_> {
             Some(known) => known,
             None => devices.get(registry.hash_name(name), name)?,
         };
-        let is_known = mask & !known.metrics_mask == 0 && registry.touch(known.device, self.now_s);
-        is_known.then_some(known.device)
+        self.current(known, mask)
+    }
+
+    /// The same for a name as JSON writes it: None also where that has escapes, or is not valid.
+    #[inline(always)] // as `known_device`
+    pub(super) fn known_plain_device(&mut self, text: &[u8], mask: u64) -> Option<DeviceId> {
+        let Admission { registry, devices, .. } = &mut *self.admission;
+        let known = match devices.expected(text) {
+            Some(known) => known,
+            None => devices.get(registry.hash_name(text), text)?,
+        };
+        if devices.needs_escapes() { None } else { self.current(known, mask) }
+    }
+
+    /// A known device, if it still is one, and has streams of these metrics.
+    #[inline(always)] // as `known_device`
+    fn current(&self, Admitted { device, metrics_mask }: Admitted, mask: u64) -> Option<DeviceId> {
+        let is_known = mask & !metrics_mask == 0;
+        (is_known && self.admission.registry.touch(device, self.now_s)).then_some(device)
     }
 
     /// Takes note that a device has streams of these metrics.
@@ -278,8 +314,7 @@ impl BodyAdmission<'_> {
         if !draft.unmasked.is_empty() && !self.are_known(draft, device) {
             return self.register(draft);
         }
-        self.batch.complete(draft.timestamp_us.unwrap_or(self.now_us), device);
-        self.decoded.accepted += 1;
+        self.complete(draft.timestamp_us.unwrap_or(self.now_us), device);
     }
 
     /// Whether the metrics without a bit are known, and the device has streams of them.
@@ -330,8 +365,7 @@ impl BodyAdmission<'_> {
         self.refuse_values(&metrics);
         self.batch.drop_unnamed();
         let device = admitted.map(|admitted| admitted.device);
-        self.batch.complete(draft.timestamp_us.unwrap_or(self.now_us), device);
-        self.decoded.accepted += 1;
+        self.complete(draft.timestamp_us.unwrap_or(self.now_us), device);
     }
 
     /// Refuses a sample for which the registry has no room.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use memchr::memchr2;
 
 use super::series_cache::is_same;
 use crate::registry::{Admitted, Registry};
@@ -13,7 +14,7 @@ use sigmad_sample::{DeviceId, METRICS_MAX, MetricId};
 /// Cached devices: 2 MiB, of which only the entries in use are touched.
 const DEVICES_CACHED: usize = 32 * 1024;
 /// Longer names are looked up in the registry each time: an entry is one cache line.
-const NAME_BYTES_CACHED: usize = 45;
+const NAME_BYTES_CACHED: usize = 44;
 /// Places that a name may be in. With one, a quarter of 10,000 devices would share theirs; with four, 4 in 100 do.
 const WAYS: usize = 4;
 const SETS: usize = DEVICES_CACHED / WAYS;
@@ -39,6 +40,8 @@ struct CachedDevice {
     device: DeviceId,
     /// The entry of the device that was asked for after this one.
     next: u16,
+    /// JSON writes the name with escapes.
+    needs_escapes: bool,
     /// 0 for an empty entry.
     name_length: u8,
     name: [u8; NAME_BYTES_CACHED],
@@ -75,7 +78,7 @@ impl DeviceCache {
     pub(super) fn new() -> Self {
         // Zeroed by the system, so that an entry takes memory when its device comes, not before.
         let (tags, entries) = (Box::new_zeroed(), Box::new_zeroed());
-        // SAFETY: all bits zero are a valid u64 and a valid `CachedDevice`, which has numbers alone.
+        // SAFETY: all bits zero are a valid u64 and a valid `CachedDevice`, which has numbers and a bool.
         let (tags, entries) = unsafe { (tags.assume_init(), entries.assume_init()) };
         Self { tags, entries, last: 0, turn: 0 }
     }
@@ -126,6 +129,12 @@ impl DeviceCache {
         Some(self.entries[usize::from(at)].admitted())
     }
 
+    /// Whether JSON writes the name that was found last with escapes.
+    #[inline(always)]
+    pub(super) fn needs_escapes(&self) -> bool {
+        self.entries[usize::from(self.last)].needs_escapes
+    }
+
     /// Takes note that this entry comes after the last one.
     #[inline]
     fn follow(&mut self, at: u16) {
@@ -145,6 +154,7 @@ impl DeviceCache {
         let Admitted { device, metrics_mask } = admitted;
         let entry = &mut self.entries[usize::from(at)];
         (entry.device, entry.metrics_mask) = (device, metrics_mask);
+        entry.needs_escapes = memchr2(b'"', b'\\', name).is_some();
         entry.name_length = name.len() as u8;
         entry.name[..name.len()].copy_from_slice(name);
     }
@@ -314,6 +324,17 @@ mod tests {
         assert_eq!(cache.expected(b"c"), Some(admitted(2)), "it came after itself");
         assert_eq!(cache.get(0, b"a"), Some(admitted(0)));
         assert_eq!(cache.expected(b"c"), Some(admitted(2)));
+    }
+
+    #[test]
+    fn names_that_json_escapes_are_told() {
+        let mut cache = DeviceCache::new();
+        let admitted = Admitted { device: DeviceId::default(), metrics_mask: 1 };
+        for (hash, name, expected) in [(1, "a-b", false), (2, "a\"b", true), (3, "a\\", true)] {
+            cache.insert(hash, name.as_bytes(), admitted);
+            assert_eq!(cache.get(hash, name.as_bytes()), Some(admitted));
+            assert_eq!(cache.needs_escapes(), expected, "{name}");
+        }
     }
 
     #[test]

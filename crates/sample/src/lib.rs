@@ -160,6 +160,12 @@ impl Batch {
         self.readings.push(reading);
     }
 
+    /// Adds readings to the draft.
+    #[inline]
+    pub fn draft_all(&mut self, readings: impl Iterator<Item = Reading>) {
+        self.readings.extend(readings);
+    }
+
     /// The readings of the draft.
     #[inline]
     pub fn drafted(&mut self) -> &mut [Reading] {

@@ -30,6 +30,16 @@ pub fn from_integer(number: u64) -> Result<Stamp, OutOfRange> {
     })
 }
 
+/// The microseconds that one is in a number of so many digits of which the first is not zero. None for nanoseconds.
+pub fn unit_us(digits: usize) -> Option<i64> {
+    match digits {
+        1..=11 => Some(1_000_000),
+        12..=14 => Some(1_000),
+        15..=17 => Some(1),
+        _ => None,
+    }
+}
+
 /// Any other number.
 pub fn from_float(number: f64) -> Result<Stamp, OutOfRange> {
     // NaN is not JSON, and no decoder gives it.
@@ -78,6 +88,15 @@ mod tests {
             assert_eq!(from_integer(number), Ok(Some(expected)), "{number}");
         }
         assert_eq!(from_integer(0), Ok(None));
+        for digits in 1..=18 {
+            let least = 10_u64.pow(digits - 1);
+            for number in [least, 10 * least - 1] {
+                let expected = unit_us(digits as usize).map(|unit_us| number as i64 * unit_us);
+                let found = from_integer(number).ok().flatten();
+                assert!(expected.is_none_or(|expected| found == Some(expected)), "{number}");
+            }
+            assert_eq!(unit_us(digits as usize).is_some(), digits < 18);
+        }
         assert_eq!(from_integer(i64::MAX as u64 + 1), Err(OutOfRange));
         assert_eq!(from_float(1_735_100_000.123_456), Ok(Some(micros)));
         assert_eq!(from_float(1_735_100_000_123.456), Ok(Some(micros)));

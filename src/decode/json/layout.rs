@@ -4,10 +4,12 @@
 //! there was a digit. Then each value is read from its place. All other samples of the same [`shape`](super::shape) are
 //! read field by field.
 
-use super::plain::{digits_at, short_decimal_at, string_at};
-use crate::decode::draft::DraftSample;
+use std::ops::Range;
+
+use super::plain::{DecimalForm, LongForm, SHORT_BYTES, WORD_BYTES};
+use crate::decode::admission::BodyAdmission;
 use sigmad_sample::timestamp::{self, Stamp};
-use sigmad_sample::{Batch, MetricId, Reading};
+use sigmad_sample::{MetricId, Reading};
 
 /// Bytes that are compared at once: two words of the narrowest vectors.
 const CHECK_BYTES: usize = 32;
@@ -21,21 +23,21 @@ const CREDIT_OF_OTHER: u8 = 3;
 /// because the notes of a layout cost as much as reading two samples.
 const RESTING_FIRST: u8 = 15;
 
-/// A part of a sample: a byte may differ from the one expected by so much in its bits.
+/// A part of a sample: each byte is at most so far above the least.
 #[derive(Clone, Copy, Debug)]
 struct Check {
-    expected: [u8; CHECK_BYTES],
-    most: [u8; CHECK_BYTES],
+    least: [u8; CHECK_BYTES],
+    range: [u8; CHECK_BYTES],
 }
 
 impl Check {
-    const ANYTHING: Self = Self { expected: [0; CHECK_BYTES], most: [u8::MAX; CHECK_BYTES] };
+    const ANYTHING: Self = Self { least: [0; CHECK_BYTES], range: [u8::MAX; CHECK_BYTES] };
 }
 
 /// A value, and what the layout says of its length.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PlacedValue {
-    /// A reading: digits before and after the point, at most eight bytes with it.
+    /// A reading: digits before and after the point, at most [`WORD_BYTES`] with it.
     Number { metric: MetricId, whole: usize, decimals: usize },
     /// A timestamp of so many digits.
     Digits(usize),
@@ -45,12 +47,33 @@ pub(super) enum PlacedValue {
     Device(usize),
 }
 
+/// A reading, and where it ends.
+#[derive(Clone, Copy, Debug)]
+struct PlacedReading {
+    metric: MetricId,
+    end: usize,
+    form: DecimalForm,
+}
+
+/// The time of a sample.
+#[derive(Clone, Copy, Debug)]
+enum PlacedTime {
+    Fixed(Stamp),
+    /// A number that ends there, and the microseconds that one is.
+    Digits {
+        end: usize,
+        form: LongForm,
+        unit_us: i64,
+    },
+}
+
 /// The layout of one sample.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Layout {
     checks: Vec<Check>,
-    /// The values, and where they begin.
-    places: Vec<(usize, PlacedValue)>,
+    readings: Vec<PlacedReading>,
+    time: PlacedTime,
+    device: Option<Range<usize>>,
     length: usize,
     /// How many samples of other layouts it survives, and more.
     credit: u8,
@@ -61,11 +84,28 @@ pub(super) struct Layout {
     rest: u8,
 }
 
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            checks: Vec::new(),
+            readings: Vec::new(),
+            time: PlacedTime::Fixed(None),
+            device: None,
+            length: 0,
+            credit: 0,
+            is_repeated: false,
+            resting: 0,
+            rest: 0,
+        }
+    }
+}
+
 impl Layout {
     /// Forgets the layout: the shape is another one.
     pub(super) fn clear(&mut self) {
         self.checks.clear();
-        self.places.clear();
+        self.readings.clear();
+        (self.time, self.device) = (PlacedTime::Fixed(None), None);
         (self.length, self.credit, self.is_repeated) = (0, 0, false);
     }
 
@@ -95,7 +135,7 @@ impl Layout {
         !self.checks.is_empty()
     }
 
-    /// Begins the notes of a sample.
+    /// Begins the notes of a sample. False for one that is too long.
     pub(super) fn begin(&mut self, text: &[u8]) -> bool {
         self.clear();
         if text.len() > LAYOUT_BYTES_MAX {
@@ -103,96 +143,107 @@ impl Layout {
         }
         for part in text.chunks(CHECK_BYTES) {
             let mut check = Check::ANYTHING;
-            check.expected[..part.len()].copy_from_slice(part);
-            check.most[..part.len()].fill(0);
+            check.least[..part.len()].copy_from_slice(part);
+            check.range[..part.len()].fill(0);
             self.checks.push(check);
         }
         (self.length, self.credit) = (text.len(), CREDIT_FIRST);
         true
     }
 
-    /// Notes a value.
-    pub(super) fn note(&mut self, at: usize, value: PlacedValue) {
-        self.places.push((at, value));
+    /// Notes a value. None for one that has no place in a layout.
+    pub(super) fn note(&mut self, at: usize, value: PlacedValue) -> Option<()> {
         match value {
-            PlacedValue::Number { whole, decimals, .. } => {
-                self.note_digits(at, whole);
-                self.note_digits(at + whole + 1, decimals);
+            PlacedValue::Number { metric, whole, decimals } => {
+                self.note_whole(at, whole);
+                let decimals_at = at + whole + 1;
+                (decimals_at..decimals_at + decimals).for_each(|at| self.note_digit(at, b'0'));
+                let end = if decimals == 0 { at + whole } else { decimals_at + decimals };
+                let form = DecimalForm::new(whole, decimals);
+                (end >= WORD_BYTES).then(|| {
+                    self.readings.push(PlacedReading { metric, end, form });
+                })
             }
-            PlacedValue::Digits(digits) => self.note_digits(at, digits),
+            PlacedValue::Digits(digits) => {
+                self.note_whole(at, digits);
+                let (end, form) = (at + digits, LongForm::new(digits));
+                let unit_us = timestamp::unit_us(digits)?;
+                self.time = PlacedTime::Digits { end, form, unit_us };
+                (end >= SHORT_BYTES).then_some(())
+            }
             PlacedValue::Device(length) => {
-                for at in at + 1..=at + length {
-                    self.checks[at / CHECK_BYTES].most[at % CHECK_BYTES] = u8::MAX;
+                let name = at + 1..at + 1 + length;
+                for at in name.clone() {
+                    self.checks[at / CHECK_BYTES].range[at % CHECK_BYTES] = u8::MAX;
                 }
+                self.device = Some(name);
+                Some(())
             }
-            PlacedValue::Written(_) => {}
+            PlacedValue::Written(stamp) => {
+                self.time = PlacedTime::Fixed(stamp);
+                Some(())
+            }
         }
     }
 
-    fn note_digits(&mut self, at: usize, digits: usize) {
-        for at in at..at + digits {
-            let check = &mut self.checks[at / CHECK_BYTES];
-            // Of a digit these bits are its value.
-            (check.expected[at % CHECK_BYTES], check.most[at % CHECK_BYTES]) = (b'0', 9);
-        }
+    /// Notes the digits of a number without decimals: the first of several is no zero.
+    fn note_whole(&mut self, at: usize, digits: usize) {
+        self.note_digit(at, if digits > 1 { b'1' } else { b'0' });
+        (at + 1..at + digits).for_each(|at| self.note_digit(at, b'0'));
     }
 
-    /// Reads a sample whose bytes are those of the layout, and returns its end. None for one that is not of it nevertheless; the
-    /// caller then discards the draft.
-    #[inline(always)] // as Shape::read
-    pub(super) fn read<'a>(
+    fn note_digit(&mut self, at: usize, least: u8) {
+        let check = &mut self.checks[at / CHECK_BYTES];
+        (check.least[at % CHECK_BYTES], check.range[at % CHECK_BYTES]) = (least, b'9' - least);
+    }
+
+    /// Accepts the sample at `start` if it has this layout and a known device, and returns its end. `mask` has the bits of its
+    /// metrics. None for any other: then nothing has happened.
+    #[inline(always)] // as Shape::accept
+    pub(super) fn accept(
         &mut self,
-        text: &'a [u8],
+        text: &[u8],
         start: usize,
-        draft: &mut DraftSample<'a>,
-        batch: &mut Batch,
+        mask: u64,
+        admission: &mut BodyAdmission<'_>,
     ) -> Option<usize> {
-        for &(at, value) in &self.places {
-            let at = start + at;
-            match value {
-                PlacedValue::Number { metric, whole, decimals } => {
-                    let value = short_decimal_at(text, at, whole, decimals)?;
-                    batch.draft(Reading { metric, value });
-                    draft.readings += 1;
-                }
-                PlacedValue::Digits(digits) => {
-                    draft.timestamp_us =
-                        timestamp::from_integer(digits_at(text, at, digits)?).ok()?;
-                }
-                PlacedValue::Written(stamp) => draft.timestamp_us = stamp,
-                PlacedValue::Device(length) => {
-                    let (device, end) = string_at(text, at)?;
-                    if end != at + length + 2 {
-                        return None;
-                    }
-                    draft.device = Some(device);
-                }
-            }
+        let sample = self.sample_at(text, start)?;
+        let device = match &self.device {
+            Some(name) => Some(admission.known_plain_device(sample.get(name.clone())?, mask)?),
+            None => None,
+        };
+        let time_us = match self.time {
+            PlacedTime::Fixed(stamp) => stamp,
+            PlacedTime::Digits { end, form, unit_us } => Some(form.value(sample, end) * unit_us),
+        };
+        let reading = |&PlacedReading { metric, end, form }: &PlacedReading| Reading {
+            metric,
+            value: form.value(sample, end),
+        };
+        admission.take(time_us, device, self.readings.iter().map(reading));
+        if self.credit < CREDIT_MAX {
+            self.credit += 1;
+            self.is_repeated |= self.credit == CREDIT_MAX;
         }
-        self.credit = (self.credit + 1).min(CREDIT_MAX);
-        self.is_repeated |= self.credit == CREDIT_MAX;
-        Some(start + self.length)
+        Some(start + sample.len())
     }
 
-    /// Whether the bytes there are those expected. False near the end of the text, and without a layout.
-    #[inline(always)] // as Shape::read
-    pub(super) fn is_at(&self, text: &[u8], start: usize) -> bool {
-        if self.checks.is_empty() {
-            return false;
-        }
-        let Some(rest) = text.get(start..) else { return false };
+    /// The sample there if its bytes are those expected. None near the end of the text, and without a layout.
+    #[inline(always)] // as Shape::accept
+    fn sample_at<'t>(&self, text: &'t [u8], start: usize) -> Option<&'t [u8]> {
+        let rest = text.get(start..)?;
         let (parts, _) = rest.as_chunks::<CHECK_BYTES>();
-        if parts.len() < self.checks.len() {
-            return false;
+        if self.checks.is_empty() || parts.len() < self.checks.len() {
+            return None;
         }
         let mut wrong = [0; CHECK_BYTES];
         for (check, part) in self.checks.iter().zip(parts) {
             for at in 0..CHECK_BYTES {
-                let differs = part[at] ^ check.expected[at];
-                wrong[at] |= differs.saturating_sub(check.most[at]);
+                let above = part[at].wrapping_sub(check.least[at]);
+                wrong[at] |= above.saturating_sub(check.range[at]);
             }
         }
-        wrong == [0; CHECK_BYTES]
+        if wrong == [0; CHECK_BYTES] { rest.get(..self.length) } else { None }
     }
 }
 
@@ -314,5 +365,27 @@ mod tests {
             }
         }
         assert!(decoder.json.shape.has_layout());
+    }
+
+    /// Its bytes may be the name of another one, which is written with more of them.
+    #[test]
+    fn a_name_with_escapes_is_no_other_device() {
+        let sample = |device: &str| {
+            format!(
+                r#"{{"timestamp":1735100000123456,"device":"{device}","cpu":60.51,"rps":2000}}"#
+            )
+        };
+        let registry = Arc::new(Registry::new(1_000, 60));
+        let mut decoder = Decoder::new(registry.clone());
+        let alike = sample("edge-7");
+        let (longer, shorter) = (sample(r"a\\\\b-7"), sample(r"a\\b-7"));
+        read(&mut decoder, &format!("[{longer}]")).expect("it is JSON");
+        read(&mut decoder, &format!("[{alike},{alike},{alike},{alike}]")).expect("it is JSON");
+        assert!(decoder.json.shape.has_layout());
+        let body = format!("[{shorter},{alike},{alike}]");
+        let (_, _, batch) = read(&mut decoder, &body).expect("it is JSON");
+        let device = batch.iter().next().and_then(|(sample, _)| sample.device);
+        assert!(device.is_some() && device == registry.find_device(r"a\b-7"));
+        assert_ne!(device, registry.find_device(r"a\\b-7"));
     }
 }

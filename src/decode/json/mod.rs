@@ -265,13 +265,27 @@ impl JsonReader<'_> {
     }
 
     /// Accepts the sample at `at` if it has the shape of the one before, or [`scan`] can read it; returns its end.
-    #[inline]
+    #[inline(always)] // in the loop over samples
     fn scan(&mut self, text: &[u8], at: usize, position: SamplePosition) -> Option<usize> {
-        let (metrics, batch) = self.admission.draft_parts();
-        let shape = &mut self.parser.shape;
-        if *self.has_shape.get_or_insert_with(|| shape.is_current(metrics)) {
+        let Self { parser, admission, has_shape, .. } = self;
+        let shape = &mut parser.shape;
+        let has_shape = has_shape.get_or_insert_with(|| shape.is_current(admission.metrics()));
+        if *has_shape
+            && position == SamplePosition::Element
+            && let Some(end) = shape.accept(text, at, admission)
+        {
+            return Some(end);
+        }
+        self.scan_fields(text, at, position)
+    }
+
+    /// The same for a sample of another layout than the one before.
+    #[inline(never)] // so that either way has its registers
+    fn scan_fields(&mut self, text: &[u8], at: usize, position: SamplePosition) -> Option<usize> {
+        if self.has_shape == Some(true) {
+            let (_, batch) = self.admission.draft_parts();
             let mut draft = DraftSample::new();
-            if let Some(end) = shape.read(text, at, &mut draft, batch)
+            if let Some(end) = self.parser.shape.read(text, at, &mut draft, batch)
                 && is_whole(text, end, position)
             {
                 self.admission.accept(&draft);

@@ -12,7 +12,9 @@ const LOWS: u64 = !HIGHS;
 
 /// Longest number read here. 15 digits and a point are below 2^53, so exact as f64; 16 digits without a
 /// point are rounded once, as the text itself would be. Microseconds have 16 digits.
-const SHORT_BYTES: usize = 16;
+pub(super) const SHORT_BYTES: usize = 16;
+/// Bytes of a word.
+pub(super) const WORD_BYTES: usize = 8;
 /// Exact as f64: dividing an exact number by one of them rounds once (Clinger's fast path).
 const POWERS: [f64; SHORT_BYTES] =
     [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
@@ -211,13 +213,6 @@ fn whole_number_at(text: &[u8], at: usize) -> Option<(u64, usize)> {
     Some((digits_of(word, digits), at + digits))
 }
 
-/// The number of so many digits at `at`: 1 to [`SHORT_BYTES`], which are there. None if it begins with a zero that it must not.
-#[inline(always)]
-pub(super) fn digits_at(text: &[u8], at: usize, digits: usize) -> Option<u64> {
-    let word = wide_word_at(text, at);
-    (digits == 1 || word as u8 != b'0').then(|| digits_of(word, digits))
-}
-
 /// The value of the first digits of a word.
 #[inline(always)]
 fn digits_of(word: u128, digits: usize) -> u64 {
@@ -226,28 +221,73 @@ fn digits_of(word: u128, digits: usize) -> u64 {
     to_number(word as u64) * 100_000_000 + to_number((word >> 64) as u64)
 }
 
-/// The number at `at` with so many digits before and after the point, eight bytes at most, which are there. None if it begins
-/// with a zero that it must not.
-#[inline(always)]
-pub(super) fn short_decimal_at(
-    text: &[u8],
-    at: usize,
-    whole: usize,
-    decimals: usize,
-) -> Option<f64> {
-    let word = word_at(text, at);
-    if whole > 1 && word as u8 == b'0' {
-        return None;
-    }
-    let digits = match decimals {
-        0 => word,
-        _ => without_byte(word, 8 * whole as u32),
-    };
-    let digits = first_digits(digits, 8 * (whole + decimals) as u32);
-    Some(Number::Decimal { negative: false, digits, decimals }.value())
+/// How to read a number whose lengths are known from the word that ends with it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DecimalForm {
+    /// The bits of the digits before a point, and of those after it, or of all.
+    before_point: u64,
+    others: u64,
+    /// What the digits are divided by.
+    power: f64,
 }
 
-/// The digits before and after the point of the number at `at`, and its end, if [`short_decimal_at`] can read it.
+impl DecimalForm {
+    /// For so many digits before and after the point, [`WORD_BYTES`] with it at most.
+    pub(super) fn new(whole: usize, decimals: usize) -> Self {
+        let (before_point, others) = match decimals {
+            0 => (0, last_digits(whole, 0)),
+            _ => (last_digits(whole, decimals + 1), last_digits(decimals, 0)),
+        };
+        Self { before_point, others, power: POWERS[decimals] }
+    }
+
+    /// The number that ends at `end`, which is a number of this form.
+    #[inline(always)]
+    pub(super) fn value(self, text: &[u8], end: usize) -> f64 {
+        let word = word_before(text, end);
+        let digits = word & self.others | (word & self.before_point) << 8;
+        // Exact but for the division, as in `Number::value`.
+        value_of(digits) as f64 / self.power
+    }
+}
+
+/// The same for digits alone, [`SHORT_BYTES`] at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LongForm {
+    /// The bits of the digits in the word before the last one, and in that.
+    first: u64,
+    last: u64,
+}
+
+impl LongForm {
+    pub(super) fn new(digits: usize) -> Self {
+        let in_last = digits.min(WORD_BYTES);
+        Self { first: last_digits(digits - in_last, 0), last: last_digits(in_last, 0) }
+    }
+
+    /// The number that ends at `end`, which is a number of this form.
+    #[inline(always)]
+    pub(super) fn value(self, text: &[u8], end: usize) -> i64 {
+        let first = word_before(text, end - WORD_BYTES) & self.first;
+        let last = word_before(text, end) & self.last;
+        (value_of(first) * 100_000_000 + value_of(last)) as i64
+    }
+}
+
+/// The word that ends at `end`; 0 where there is none.
+#[inline(always)]
+fn word_before(text: &[u8], end: usize) -> u64 {
+    let bytes = text.get(..end).and_then(|before| before.last_chunk());
+    bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The bits that tell a digit from others, of so many digits with so many bytes after them, in a word that ends there.
+fn last_digits(digits: usize, after: usize) -> u64 {
+    let kept = |shift: usize, bits: u64| bits.checked_shl(8 * shift as u32).unwrap_or(0);
+    kept(WORD_BYTES - digits, ONES * 0x0F) >> (8 * after)
+}
+
+/// The digits before and after the point of the number at `at`, and its end, if a [`DecimalForm`] has it.
 pub(super) fn short_decimal_lengths(text: &[u8], at: usize) -> Option<(usize, usize, usize)> {
     let (_, decimals, bytes) = short_number(word_at(text, at))?;
     let whole = if decimals == 0 { bytes } else { bytes - 1 - decimals };
@@ -344,7 +384,12 @@ fn not_digits(word: u64) -> u64 {
 /// The value of eight digits.
 #[inline(always)]
 fn to_number(word: u64) -> u64 {
-    let digits = word & (ONES * 0x0F);
+    value_of(word & (ONES * 0x0F))
+}
+
+/// The number whose eight digits have these values.
+#[inline(always)]
+fn value_of(digits: u64) -> u64 {
     // Pairs, then fours, then all eight: each step multiplies and adds in all lanes at once.
     let pairs = digits * 10 + (digits >> 8);
     let lane = 0x0000_00FF_0000_00FF;

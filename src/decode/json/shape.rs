@@ -10,6 +10,7 @@ use super::layout::{Layout, PlacedValue};
 use super::plain::{
     number_at, short_decimal_lengths, string_at, timestamp_at, whole_timestamp_at, wide_word_at,
 };
+use crate::decode::admission::BodyAdmission;
 use crate::decode::draft::DraftSample;
 use crate::decode::names::MetricCache;
 use crate::registry::mask_of;
@@ -155,6 +156,20 @@ impl Shape {
             })
     }
 
+    /// Accepts a sample of this shape and of the layout before, and of a known device, whose names are known; returns its end.
+    /// None for any other: then nothing has happened.
+    #[inline(always)] // in the loop over samples
+    pub(super) fn accept(
+        &mut self,
+        text: &[u8],
+        start: usize,
+        admission: &mut BodyAdmission<'_>,
+    ) -> Option<usize> {
+        let end = self.layout.accept(text, start, self.metrics_mask, admission)?;
+        self.is_repeated = true;
+        Some(end)
+    }
+
     /// Reads a sample of this shape, whose names are known, and returns its end. None for any other; the caller then
     /// discards the draft.
     #[inline]
@@ -165,33 +180,6 @@ impl Shape {
         draft: &mut DraftSample<'a>,
         batch: &mut Batch,
     ) -> Option<usize> {
-        let placed = match self.layout.is_at(text, start) {
-            true => self.layout.read(text, start, draft, batch),
-            false => None,
-        };
-        let end = match placed {
-            Some(end) => end,
-            None => self.read_fields(text, start, draft, batch)?,
-        };
-        draft.metrics_mask = self.metrics_mask;
-        self.is_repeated = true;
-        Some(end)
-    }
-
-    /// The same for a sample of another layout than that before.
-    #[inline(never)] // so that either way has its registers
-    fn read_fields<'a>(
-        &mut self,
-        text: &'a [u8],
-        start: usize,
-        draft: &mut DraftSample<'a>,
-        batch: &mut Batch,
-    ) -> Option<usize> {
-        if draft.readings > 0 {
-            // Of a layout that the sample had but for a zero in front.
-            batch.discard();
-            draft.readings = 0;
-        }
         let Self { fields, time, .. } = self;
         let mut at = start;
         for field in fields.iter() {
@@ -229,6 +217,8 @@ impl Shape {
             }
         }
         at = self.after.end(text, at)?;
+        draft.metrics_mask = self.metrics_mask;
+        self.is_repeated = true;
         let has_room_for_next = text.len() - at > at - start;
         if has_room_for_next && self.layout.is_to_be_noted() {
             self.note_layout(&text[start..at]);
@@ -261,8 +251,9 @@ impl Shape {
                     (PlacedValue::Number { metric, whole, decimals }, end)
                 }
                 ShapeValue::Timestamp => match whole_timestamp_at(text, at) {
-                    Some((_, end)) => (PlacedValue::Digits(end - at), end),
-                    None => {
+                    // A zero is the time of arrival.
+                    Some((Some(_), end)) => (PlacedValue::Digits(end - at), end),
+                    _ => {
                         let (stamp, end) = timestamp_at(text, at)?;
                         (PlacedValue::Written(stamp), end)
                     }
@@ -277,7 +268,7 @@ impl Shape {
                     continue;
                 }
             };
-            layout.note(at, value);
+            layout.note(at, value)?;
             at = end;
         }
         Some(())
