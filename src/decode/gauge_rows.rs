@@ -35,13 +35,19 @@ pub(super) struct GaugeRows {
 pub(super) struct GaugeColumn<'b> {
     name: &'b [u8],
     values: &'b [f64],
-    /// Its metric, once it is known to be a gauge.
-    metric: Option<MetricId>,
+    /// Its metric, once it is known to be a gauge; else [`MetricId::NONE`].
+    metric: MetricId,
 }
 
 impl<'b> GaugeColumn<'b> {
     pub(super) fn new(name: &'b [u8], values: &'b [f64]) -> Self {
-        Self { name, values, metric: None }
+        Self { name, values, metric: MetricId::NONE }
+    }
+
+    /// Whether all values may be judged. NaN is not within the bounds.
+    fn is_bounded(&self) -> bool {
+        // Without an end before the last one, so that several are compared at once.
+        self.values.iter().fold(true, |all, value| all & (value.abs() <= VALUE_MAX))
     }
 }
 
@@ -52,6 +58,8 @@ pub(super) struct GaugeTable<'g, 'b> {
     columns: Vec<GaugeColumn<'b>>,
     /// The bits of all metrics, once each is known to be a gauge and has a bit of its own.
     mask: Option<u64>,
+    /// No value is out of bounds.
+    is_bounded: bool,
 }
 
 impl GaugeRows {
@@ -73,10 +81,12 @@ impl GaugeRows {
         }
         for column in &mut columns {
             let known = self.known.iter().find(|(name, _)| **name == *column.name);
-            column.metric = known.map(|(_, metric)| *metric).filter(|id| points.touch_metric(*id));
+            let known = known.map(|(_, metric)| *metric).filter(|id| points.touch_metric(*id));
+            column.metric = known.unwrap_or(MetricId::NONE);
         }
         let mask = mask_of_all(&columns);
-        Some(GaugeTable { known: self, columns, mask })
+        let is_bounded = columns.iter().all(GaugeColumn::is_bounded);
+        Some(GaugeTable { known: self, columns, mask, is_bounded })
     }
 
     fn remember(&mut self, name: &[u8], metric: MetricId) {
@@ -94,7 +104,7 @@ fn mask_of_all(columns: &[GaugeColumn<'_>]) -> Option<u64> {
         return None;
     }
     columns.iter().try_fold(0, |mask, column| {
-        let bit = mask_of(column.metric?);
+        let bit = mask_of(column.metric);
         (bit != 0 && mask & bit == 0).then_some(mask | bit)
     })
 }
@@ -110,8 +120,13 @@ impl GaugeTable<'_, '_> {
         row: usize,
     ) -> Result<bool, BodyError> {
         let Some(mask) = self.mask else { return Ok(false) };
-        let readings = self.columns.iter().filter_map(|of| Some((of.metric?, of.values[row])));
-        let is_taken = points.take_gauges(device, mask, time, readings)?;
+        // Adding zero turns -0 into 0.
+        let reading =
+            |of: &GaugeColumn<'_>| Reading { metric: of.metric, value: of.values[row] + 0.0 };
+        let readings = self.columns.iter().map(reading);
+        let is_bounded =
+            self.is_bounded || self.columns.iter().all(|of| of.values[row].abs() <= VALUE_MAX);
+        let is_taken = is_bounded && points.take_gauges(device, mask, time, readings)?;
         self.known.asked += 1;
         self.known.taken += usize::from(is_taken);
         Ok(is_taken)
@@ -132,10 +147,10 @@ impl GaugeTable<'_, '_> {
             return;
         }
         for column in &mut self.columns {
-            if column.metric.is_none()
+            if column.metric == MetricId::NONE
                 && let Some(Known::Gauge(ids)) = known(points, column.name)
             {
-                column.metric = Some(ids.metric);
+                column.metric = ids.metric;
                 self.known.remember(column.name, ids.metric);
             }
         }
@@ -155,32 +170,26 @@ impl PointReader<'_> {
     }
 
     /// Takes values of gauges as one sample, where the device is known with these metrics, which have one bit each. False
-    /// otherwise, and where a value is not within the bounds: then nothing has happened.
+    /// otherwise: then nothing has happened.
     #[inline]
     fn take_gauges(
         &mut self,
         device: &[u8],
         mask: u64,
         time: Stamp,
-        readings: impl Iterator<Item = (MetricId, f64)> + Clone,
+        readings: impl ExactSizeIterator<Item = Reading>,
     ) -> Result<bool, BodyError> {
         let Some(device) = self.admission.known_device(device, mask) else { return Ok(false) };
-        let time_us = time.unwrap_or(self.admission.now_us());
-        let OpenSample { time_us: open_us, device: of, .. } = self.open;
-        let may_join = self.open.readings() > 0 && (open_us, of) == (time_us, Some(device));
-        // NaN is not within the bounds.
-        if may_join || !readings.clone().all(|(_, value)| value.abs() <= VALUE_MAX) {
-            return Ok(false);
+        if self.open.readings() > 0 {
+            let OpenSample { time_us, device: of, .. } = self.open;
+            if (time_us, of) == (time.unwrap_or(self.admission.now_us()), Some(device)) {
+                return Ok(false);
+            }
+            self.close();
         }
-        self.close();
         self.admission.check_capacity()?;
-        let (_, batch) = self.admission.draft_parts();
-        for (metric, value) in readings {
-            // Adding zero turns -0 into 0.
-            batch.draft(Reading { metric, value: value + 0.0 });
-            self.points.counts.accepted += 1;
-        }
-        self.admission.complete(time_us, Some(device));
+        self.points.counts.accepted += readings.len();
+        self.admission.take(time, Some(device), readings);
         Ok(true)
     }
 

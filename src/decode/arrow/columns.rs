@@ -172,8 +172,8 @@ fn slice<T: ArrowPrimitiveType>(column: &ArrayRef) -> &[T::Native] {
 /// The times of one column.
 #[derive(Debug)]
 pub(super) enum Times<'b> {
-    /// Numbers, and the microseconds that one is: `numerator / denominator`.
-    Moments { nulls: Option<&'b NullBuffer>, values: &'b [i64], unit: (i64, i64) },
+    /// Numbers of a unit.
+    Moments { nulls: Option<&'b NullBuffer>, values: &'b [i64], unit: TimeUnit },
     /// Days since 1970.
     Days { nulls: Option<&'b NullBuffer>, values: &'b [i32] },
     /// Seconds to nanoseconds, by their size.
@@ -187,19 +187,19 @@ impl<'b> Times<'b> {
         let nulls = column.nulls();
         let moments = |values, unit| Some(Self::Moments { nulls, values, unit });
         match column.data_type() {
-            DataType::Timestamp(TimeUnit::Second, _) => {
-                moments(slice::<TimestampSecondType>(column), (1_000_000, 1))
+            DataType::Timestamp(unit @ TimeUnit::Second, _) => {
+                moments(slice::<TimestampSecondType>(column), *unit)
             }
-            DataType::Timestamp(TimeUnit::Millisecond, _) => {
-                moments(slice::<TimestampMillisecondType>(column), (1_000, 1))
+            DataType::Timestamp(unit @ TimeUnit::Millisecond, _) => {
+                moments(slice::<TimestampMillisecondType>(column), *unit)
             }
-            DataType::Timestamp(TimeUnit::Microsecond, _) => {
-                moments(slice::<TimestampMicrosecondType>(column), (1, 1))
+            DataType::Timestamp(unit @ TimeUnit::Microsecond, _) => {
+                moments(slice::<TimestampMicrosecondType>(column), *unit)
             }
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-                moments(slice::<TimestampNanosecondType>(column), (1, 1_000))
+            DataType::Timestamp(unit @ TimeUnit::Nanosecond, _) => {
+                moments(slice::<TimestampNanosecondType>(column), *unit)
             }
-            DataType::Date64 => moments(slice::<Date64Type>(column), (1_000, 1)),
+            DataType::Date64 => moments(slice::<Date64Type>(column), TimeUnit::Millisecond),
             DataType::Date32 => Some(Self::Days { nulls, values: slice::<Date32Type>(column) }),
             _ => Numbers::of(column)
                 .map(Self::Numbers)
@@ -218,9 +218,7 @@ impl<'b> Times<'b> {
             Self::Moments { nulls, .. } | Self::Days { nulls, .. } if is_null(nulls) => {
                 return Ok(None);
             }
-            Self::Moments { values, unit: (factor, divisor), .. } => {
-                values[row].checked_mul(*factor).ok_or(OutOfRange)?.div_euclid(*divisor)
-            }
+            Self::Moments { values, unit, .. } => micros(values[row], *unit).ok_or(OutOfRange)?,
             Self::Days { values, .. } => i64::from(values[row]) * DAY_US,
             Self::Numbers(numbers) => {
                 return numbers.get(row).map_or(Ok(None), timestamp::from_float);
@@ -231,6 +229,17 @@ impl<'b> Times<'b> {
             }
         };
         if (0..=MOMENT_MAX_US).contains(&time_us) { Ok(Some(time_us)) } else { Err(OutOfRange) }
+    }
+}
+
+/// So many of a unit in microseconds; None past what an i64 can say.
+#[inline]
+fn micros(count: i64, unit: TimeUnit) -> Option<i64> {
+    match unit {
+        TimeUnit::Second => count.checked_mul(1_000_000),
+        TimeUnit::Millisecond => count.checked_mul(1_000),
+        TimeUnit::Microsecond => Some(count),
+        TimeUnit::Nanosecond => Some(count.div_euclid(1_000)),
     }
 }
 
