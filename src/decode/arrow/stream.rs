@@ -32,21 +32,20 @@ const NESTED: BodyError = BodyError::Unsupported(
 pub(super) fn check(stream: &[u8]) -> Result<(), BodyError> {
     let mut at = 0;
     let mut rows = 0;
-    while let Some(message) = Frame::read(stream, at)? {
+    while let Some(frame) = Frame::read(stream, at)? {
         let malformed = BodyError::Malformed { offset: at };
-        let read = arrow_ipc::root_as_message(message.metadata).map_err(|_| malformed)?;
-        rows += check_message(&read, message.body_bytes, malformed)?;
+        rows += check_message(&frame.message, frame.body_bytes, malformed)?;
         if rows > QUEUE_SAMPLES_MAX {
             return Err(BodyError::TooManySamples);
         }
-        at = message.end;
+        at = frame.end;
     }
     Ok(())
 }
 
 /// One message in a stream.
 struct Frame<'s> {
-    metadata: &'s [u8],
+    message: Message<'s>,
     body_bytes: usize,
     /// Where the next one begins.
     end: usize,
@@ -81,7 +80,7 @@ impl<'s> Frame<'s> {
         if body_bytes > rest {
             return Err(malformed);
         }
-        Ok(Some(Self { metadata, body_bytes, end: at + length + body_bytes }))
+        Ok(Some(Self { message, body_bytes, end: at + length + body_bytes }))
     }
 }
 
