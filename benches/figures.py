@@ -182,11 +182,24 @@ def publish(folder: Path) -> None:
         shutil.copy(picture, FLAMEGRAPHS / picture.name)
     (FLAMEGRAPHS / "README.md").write_text(index(folder))
     subprocess.run([sys.executable, str(Path(__file__).with_name("draw.py")), str(folder)], check=True)
-    page = PERF.read_text()
-    name, before = str(folder.relative_to(bench.ROOT)), str(folder_of(page).relative_to(bench.ROOT))
-    page = FOLDER.sub(f"<!-- records: {name} -->", page).replace(before, name)
-    page = OTHER.sub(lambda other: "" if (folder / f"{other[1]}.json").exists() else other[0], page)
+    page = moved(PERF.read_text(), folder)
     PERF.write_text(refreshed(page, Records(folder, page)))
+
+
+def moved(page: str, folder: Path) -> str:
+    """The page with that folder as its own. Records that the folder does not have stay where they are."""
+    records = Records(folder_of(page), page)
+    refreshed(page, records)
+    name, before = str(folder.relative_to(bench.ROOT)), str(records.folder.relative_to(bench.ROOT))
+
+    def link(found: re.Match) -> str:
+        return f"]({name}{found[1]})" if (folder / found[1].removeprefix("/")).exists() else found[0]
+
+    page = re.sub(rf"\]\({re.escape(before)}([^)]*)\)", link, page)
+    page = OTHER.sub(lambda other: "" if (folder / f"{other[1]}.json").exists() else other[0], page)
+    missing = sorted(record for record in records.asked if not (folder / f"{record}.json").exists())
+    lines = [f"<!-- records: {name} -->", *(f"<!-- record {record}: {before} -->" for record in missing)]
+    return FOLDER.sub("\n".join(lines), page)
 
 
 def main() -> None:

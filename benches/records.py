@@ -34,9 +34,13 @@ class Records:
 
     def __init__(self, folder: Path, page: str = "") -> None:
         self.folder = folder
+        # Those of the folder that were asked for.
+        self.asked: set[str] = set()
         self.others = {name: bench.ROOT / other for name, other in OTHER.findall(page)}
 
     def of(self, name: str) -> dict:
+        if name not in self.others:
+            self.asked.add(name)
         path = self.others.get(name, self.folder) / f"{name}.json"
         if not path.exists():
             raise Wrong(f"there is no record {path}")
