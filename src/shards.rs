@@ -41,7 +41,8 @@
 //!   outcome.
 //! - A stream is of one shard, whose times increase: that is the order of its values in Redis. Of two devices it is the order
 //!   in which the store has taken them; a sample may be some milliseconds out of place in the history, and the last
-//!   sample of a timestamp may be another one.
+//!   sample of a timestamp may be another one. A value has the time that each shard gives it, so it may differ
+//!   between the window of its device and the fleet's, by as much as the chunks of two workers are apart.
 //! - Past the bound the chunk that waits longest is dropped, whosever it is. The store drops its oldest segment, which has
 //!   the samples of all shards of some time.
 //! - What other replicas have changed goes to the shard that has the windows, and so do detector states. The time up to
