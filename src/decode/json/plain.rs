@@ -244,74 +244,10 @@ impl DecimalForm {
     /// The number that ends at `end`, which is a number of this form.
     #[inline(always)]
     pub(super) fn value(self, text: &[u8], end: usize) -> f64 {
-        self.value_of_word(word_before(text, end))
-    }
-
-    /// The number that a word ends with.
-    #[inline(always)]
-    fn value_of_word(self, word: u64) -> f64 {
+        let word = word_before(text, end);
         let digits = word & self.others | (word & self.before_point) << 8;
         // Exact but for the division, as in `Number::value`.
         value_of(digits) as f64 / self.power
-    }
-}
-
-/// A number that is expected to have the lengths of the one before, to be compared with the word that begins with it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ExpectedNumber {
-    /// The number with zeros for its digits, and the byte after it.
-    zeros: u64,
-    /// What takes a byte that differs too much to its highest bit, and these bits.
-    carries: u64,
-    highs: u64,
-    /// The least first digit: no zero before others.
-    first_least: u8,
-    pub(super) bytes: usize,
-    form: DecimalForm,
-}
-
-impl ExpectedNumber {
-    /// No number is that: no byte may differ, and the first one must.
-    pub(super) const NONE: Self = Self {
-        zeros: 0,
-        carries: LOWS,
-        highs: HIGHS,
-        first_least: 1,
-        bytes: WORD_BYTES,
-        form: DecimalForm { before_point: 0, others: 0, power: 1.0 },
-    };
-
-    /// The lengths of the number that a word begins with. None for one that [`short_number`] does not read.
-    pub(super) fn like(word: u64) -> Option<Self> {
-        let (_, decimals, bytes) = short_number(word)?;
-        let whole = if decimals == 0 { bytes } else { bytes - 1 - decimals };
-        let mut expected = word.to_le_bytes();
-        let mut carries = [0x7F; WORD_BYTES];
-        for at in (0..bytes).filter(|at| *at != whole) {
-            (expected[at], carries[at]) = (b'0', 0x80 - 10);
-        }
-        // The byte after it is looked at, too.
-        let looked_at = u64::MAX >> (8 * (WORD_BYTES - bytes - 1));
-        Some(Self {
-            zeros: u64::from_le_bytes(expected) & looked_at,
-            carries: u64::from_le_bytes(carries) & looked_at,
-            highs: HIGHS & looked_at,
-            first_least: u8::from(whole > 1),
-            bytes,
-            form: DecimalForm::new(whole, decimals),
-        })
-    }
-
-    /// The number that a word begins with, if it is one of these lengths.
-    #[inline(always)]
-    pub(super) fn value(&self, word: u64) -> Option<f64> {
-        let differing = word ^ self.zeros;
-        // As in `not_digits`, for the point and what follows the number as well.
-        let wrong = (((differing & LOWS) + self.carries) | differing) & self.highs;
-        if wrong != 0 || (differing as u8) < self.first_least {
-            return None;
-        }
-        Some(self.form.value_of_word(differing << (8 * (WORD_BYTES - self.bytes))))
     }
 }
 
@@ -513,31 +449,6 @@ mod tests {
             ["", "-", "00", "01", "-01", "1.", ".5", "1e", "1e+", "+1", "0x1", "1.e3", "--1"]
         {
             assert_eq!(number(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_number_of_the_same_lengths_is_as_expected() {
-        const TEXTS: [&str; 24] = [
-            "0,", "7,", "7}", "00,", "12,", "02,", "20,", "1a,", "1.,", "1.5,", "1.5]", "0.5,",
-            "00.5,", "1:5,", "15,5", "60.51,", "60.5,", "6.051,", "60.51e", "1234567,", "1234567.",
-            "123.456,", "123.45a,", "-1.5,",
-        ];
-        let word = |text: &str| word_at(text.as_bytes(), 0);
-        for text in TEXTS {
-            let Some(expected) = ExpectedNumber::like(word(text)) else { continue };
-            for other in TEXTS {
-                let same = short_number(word(other)).filter(|(_, decimals, bytes)| {
-                    let (_, of, as_long) = short_number(word(text)).expect("it was read");
-                    let ends = |text: &str| text.as_bytes()[as_long];
-                    (*decimals, *bytes) == (of, as_long) && ends(other) == ends(text)
-                });
-                let value = same.map(|(_, _, bytes)| other[..bytes].parse().expect("a number"));
-                assert_eq!(expected.value(word(other)), value, "{other} after {text}");
-            }
-        }
-        for word in [0, 1, 0xFF, u64::MAX, word("12,")] {
-            assert_eq!(ExpectedNumber::NONE.value(word), None);
         }
     }
 

@@ -8,8 +8,7 @@ use smallvec::SmallVec;
 use super::fields::{MOMENT_MIN, is_moment};
 use super::layout::{Layout, PlacedValue};
 use super::plain::{
-    ExpectedNumber, number_at, short_decimal_lengths, string_at, timestamp_at, whole_timestamp_at,
-    wide_word_at, word_at,
+    number_at, short_decimal_lengths, string_at, timestamp_at, whole_timestamp_at, wide_word_at,
 };
 use crate::decode::admission::BodyAdmission;
 use crate::decode::draft::DraftSample;
@@ -86,24 +85,6 @@ impl Piece {
 struct ShapeField {
     before: Piece,
     value: ShapeValue,
-    /// Of a reading: what the last one looked like.
-    expected: ExpectedNumber,
-}
-
-impl ShapeField {
-    /// Reads a number of no less than `least` that does not look as expected, and its end.
-    #[inline(never)] // so that the others have their registers
-    fn other_number(&mut self, text: &[u8], at: usize, least: f64) -> Option<(f64, usize)> {
-        let (number, end) = number_at::<false>(text, at)?;
-        let value = number.value();
-        let is_moment = value >= MOMENT_MIN && self.before.names_moment(value);
-        if !(least..=VALUE_MAX).contains(&value) || is_moment {
-            return None;
-        }
-        self.expected = ExpectedNumber::like(word_at(text, at)).unwrap_or(ExpectedNumber::NONE);
-        // Adding zero turns -0 into 0.
-        Some((value + 0.0, end))
-    }
 }
 
 /// The shape of one sample.
@@ -153,7 +134,7 @@ impl Shape {
             && self.fields.iter().any(|field| field.value == ShapeValue::Device);
         let has_room = self.fields.len() < FIELDS_MAX && !is_second;
         if has_room {
-            self.fields.push(ShapeField { before, value, expected: ExpectedNumber::NONE });
+            self.fields.push(ShapeField { before, value });
         }
         has_room
     }
@@ -201,24 +182,19 @@ impl Shape {
     ) -> Option<usize> {
         let Self { fields, time, .. } = self;
         let mut at = start;
-        for field in fields.iter_mut() {
+        for field in fields.iter() {
             at = field.before.end(text, at)?;
             match field.value {
                 ShapeValue::Number(metric, least) => {
-                    // It is short, and so neither out of bounds nor a moment.
-                    let value = match field.expected.value(word_at(text, at)) {
-                        Some(value) => {
-                            at += field.expected.bytes;
-                            value
-                        }
-                        None => {
-                            let (value, end) = field.other_number(text, at, least)?;
-                            at = end;
-                            value
-                        }
-                    };
-                    batch.draft(Reading { metric, value });
+                    let (number, end) = number_at::<false>(text, at)?;
+                    let value = number.value();
+                    let is_moment = value >= MOMENT_MIN && field.before.names_moment(value);
+                    if !(least..=VALUE_MAX).contains(&value) || is_moment {
+                        return None;
+                    }
+                    batch.draft(Reading { metric, value: value + 0.0 });
                     draft.readings += 1;
+                    at = end;
                 }
                 ShapeValue::Timestamp => {
                     let same = time
