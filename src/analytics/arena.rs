@@ -376,12 +376,17 @@ impl Arena {
         }
     }
 
-    /// Prefetches the place of the next value of a stream that was prefetched, and its detector states.
+    /// Prefetches the place of the next value of a stream that was prefetched.
     #[inline]
     pub fn prefetch_ring(&self, place: StreamIndex) {
         let (stream, ring) = self.get(place);
         prefetch(&ring[stream.window.next_place()]);
-        if let Some(state) = stream.state {
+    }
+
+    /// Prefetches the detector states of a stream that was prefetched.
+    #[inline]
+    pub fn prefetch_state(&self, place: StreamIndex) {
+        if let Some(state) = self.get(place).0.state {
             self.states.prefetch(state);
         }
     }

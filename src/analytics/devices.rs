@@ -31,9 +31,11 @@ pub const DEVICES_PER_CHUNK: usize = 1_024;
 /// Streams of devices that one step of [`DeviceWindows::free_stale`] checks: some 20 µs.
 const CHECKED_PER_STEP: usize = 4_096;
 
-/// Samples whose memory is prefetched before the first of them is judged: of two streams each they are as many cache lines as a
-/// core waits for at once.
-pub const PREFETCHED_SAMPLES: usize = 8;
+/// Samples whose windows are prefetched together: of two streams each they are as many cache lines as a core waits for at once.
+const WINDOWS_TOGETHER: usize = 8;
+/// How many samples ahead windows, and the detector states of a sample, are prefetched. States are many cache lines: four samples
+/// take as long to judge as those of one take to come.
+const STATES_AHEAD: usize = 4;
 /// So many streams with windows of 50 stay in the caches of a core, where to prefetch them costs what it saves.
 const STREAMS_CACHED: usize = 1 << 10;
 
@@ -107,16 +109,37 @@ impl DeviceWindows {
         self.arena.states().keeps_states() || self.arena.in_use() > STREAMS_CACHED
     }
 
-    /// Prefetches what judging these samples needs: the entries of their devices, then their streams, then the places in their
-    /// rings. So memory is waited for three times, and not three times for each sample.
-    pub fn prefetch(&self, samples: &[Sample]) {
-        let entries =
-            || samples.iter().filter_map(|s| Some((self.at(s.device?.index)?, s.readings)));
-        entries().for_each(|(entry, _)| prefetch(entry));
-        let streams =
-            || entries().flat_map(|(entry, readings)| entry.streams.iter().take(readings as usize));
-        streams().for_each(|stream| self.arena.prefetch(stream.place));
-        streams().for_each(|stream| self.arena.prefetch_ring(stream.place));
+    /// Prefetches what judging the sample at `at` and those after it needs. Called for each place in turn, from 0 on.
+    #[inline]
+    pub fn prefetch(&self, samples: &[Sample], at: usize) {
+        let from = |ahead: usize| samples.get(at + ahead..).unwrap_or_default();
+        if at == 0 {
+            self.prefetch_windows(&samples[..samples.len().min(STATES_AHEAD)]);
+        }
+        if at.is_multiple_of(WINDOWS_TOGETHER) {
+            let ahead = from(STATES_AHEAD);
+            self.prefetch_windows(&ahead[..ahead.len().min(WINDOWS_TOGETHER)]);
+        }
+        if self.arena.states().keeps_states() {
+            let ahead = from(if at == 0 { 0 } else { STATES_AHEAD });
+            let together = if at == 0 { 1 + STATES_AHEAD } else { 1 };
+            let streams = self.streams_of(&ahead[..ahead.len().min(together)]);
+            streams.for_each(|stream| self.arena.prefetch_state(stream.place));
+        }
+    }
+
+    /// Prefetches the entries of the devices of samples, then their streams, then the places in their rings. So memory is waited
+    /// for three times, and not three times for each sample.
+    fn prefetch_windows(&self, samples: &[Sample]) {
+        samples.iter().filter_map(|s| self.at(s.device?.index)).for_each(prefetch);
+        self.streams_of(samples).for_each(|stream| self.arena.prefetch(stream.place));
+        self.streams_of(samples).for_each(|stream| self.arena.prefetch_ring(stream.place));
+    }
+
+    /// The first streams of each sample's device, as many as the sample has readings: mostly those that they are of.
+    fn streams_of<'a>(&'a self, samples: &'a [Sample]) -> impl Iterator<Item = &'a MetricStream> {
+        let entries = samples.iter().filter_map(|s| Some((self.at(s.device?.index)?, s.readings)));
+        entries.flat_map(|(entry, readings)| entry.streams.iter().take(readings as usize))
     }
 
     /// This replica's counts of a device's stream; `hint` as for [`DeviceEntry::find`].

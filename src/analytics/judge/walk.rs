@@ -3,7 +3,6 @@
 use sigmad_sample::{Batch, BatchIter, DeviceId, MetricId, Reading, Sample};
 
 use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
-use crate::analytics::devices::PREFETCHED_SAMPLES;
 use crate::analytics::judge::Analytics;
 use crate::analytics::last_sample::LastSample;
 use crate::judged_queue::{CurrentCounts, JudgedCounts, JudgedProducer, MetricCounts};
@@ -92,8 +91,8 @@ impl Analytics {
         let (all, all_readings) = batch.columns();
         let prefetches = self.devices.prefetches();
         for (at, (sample, readings)) in samples.take(taken).enumerate() {
-            if prefetches && at % PREFETCHED_SAMPLES == 0 {
-                self.devices.prefetch(&all[at..all.len().min(at + PREFETCHED_SAMPLES)]);
+            if prefetches {
+                self.devices.prefetch(all, at);
             }
             if let Some(id) = sample.device
                 && self.part.has_devices()
@@ -135,8 +134,8 @@ impl Analytics {
         let prefetches = has_devices && self.devices.prefetches();
         let first = batch.len() - samples.len();
         for (at, (mut sample, readings)) in (first..).zip(samples) {
-            if prefetches && at % PREFETCHED_SAMPLES == 0 {
-                self.devices.prefetch(&all[at..all.len().min(at + PREFETCHED_SAMPLES)]);
+            if prefetches {
+                self.devices.prefetch(all, at);
             }
             let kept;
             let mut readings = readings;
