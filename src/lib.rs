@@ -74,7 +74,6 @@ mod dashboard;
 pub mod decode;
 pub mod handover;
 pub mod http;
-pub mod huge_pages;
 pub mod incidents;
 pub mod journal;
 pub mod judged_queue;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mimalloc::MiMalloc;
 use sigmad::config::{self, Invocation, ServerSettings};
-use sigmad::{huge_pages, logs, server};
+use sigmad::{logs, server};
 use sigmad_flags::TokenFlag;
 use sigmad_profile::heap::Sampled;
 use tracing::{error, info, warn};
@@ -27,11 +27,12 @@ const PURGE_DELAY: libc::c_int = 15;
 /// Makes the allocator return what is freed. Called before the first thread starts.
 ///
 /// mimalloc returns memory some time after it was freed, and only when it is called again then: what a burst of
-/// large bodies took stayed with an idle process. Huge pages made 12 MB at rest 30 MB, so few parts have them.
+/// large bodies took stayed with an idle process. Huge pages made 12 MB at rest 30 MB.
 fn return_freed_memory() {
     // SAFETY: it stores a number, which mimalloc reads when it frees a page.
     unsafe { mi_option_set(PURGE_DELAY, 0) };
-    huge_pages::allow_where_advised();
+    // SAFETY: no argument is a pointer. A kernel that does not know the option changes nothing.
+    let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 fn main() -> ExitCode {

@@ -12,7 +12,6 @@ mod saved;
 mod states;
 
 use crate::analytics::anomalies::OpenAnomaly;
-use crate::huge_pages;
 use crate::judged_queue::JudgedCounts;
 use sigmad_detectors::window::{WINDOW_MAX, Window};
 use sigmad_detectors::zscore::{LastVerdict, ZScore};
@@ -144,25 +143,6 @@ struct ArenaChunk {
     rings: Box<[f64]>,
     /// Empty without incidents.
     folds: Box<[Fold]>,
-}
-
-impl ArenaChunk {
-    /// Empty streams. A server of few streams has the first chunk alone, and no huge pages.
-    fn new(streams: usize, window: usize, has_folds: bool, is_first: bool) -> Self {
-        // Zeroed by the system, page by page as it is used.
-        let rings = vec![0.0; streams * window];
-        let mut chunk_streams: Vec<StreamRecord> = Vec::with_capacity(streams);
-        let folds_count = if has_folds { streams } else { 0 };
-        let mut folds: Vec<Fold> = Vec::with_capacity(folds_count);
-        if !is_first {
-            huge_pages::advise(&rings);
-            huge_pages::advise(chunk_streams.spare_capacity_mut());
-            huge_pages::advise(folds.spare_capacity_mut());
-        }
-        chunk_streams.resize(streams, StreamRecord::default());
-        folds.resize(folds_count, Fold::default());
-        Self { streams: chunk_streams.into(), rings: rings.into(), folds: folds.into() }
-    }
 }
 
 /// All streams.
@@ -306,14 +286,16 @@ impl Arena {
         }
         let place = StreamIndex(self.taken);
         if self.split(place).0 == self.chunks.len() {
-            let has_folds = self.watches.is_some();
-            let is_first = self.chunks.is_empty();
-            self.chunks.push(ArenaChunk::new(
-                1 << self.chunk_bits,
-                self.window,
-                has_folds,
-                is_first,
-            ));
+            let streams = 1 << self.chunk_bits;
+            self.chunks.push(ArenaChunk {
+                streams: vec![StreamRecord::default(); streams].into(),
+                // Zeroed by the system, page by page as it is used.
+                rings: vec![0.0; streams * self.window].into(),
+                folds: match self.watches {
+                    Some(_) => vec![Fold::default(); streams].into(),
+                    None => Box::default(),
+                },
+            });
         }
         self.taken += 1;
         place
@@ -376,17 +358,12 @@ impl Arena {
         }
     }
 
-    /// Prefetches the place of the next value of a stream that was prefetched.
+    /// Prefetches the place of the next value of a stream that was prefetched, and its detector states.
     #[inline]
     pub fn prefetch_ring(&self, place: StreamIndex) {
         let (stream, ring) = self.get(place);
         prefetch(&ring[stream.window.next_place()]);
-    }
-
-    /// Prefetches the detector states of a stream that was prefetched.
-    #[inline]
-    pub fn prefetch_state(&self, place: StreamIndex) {
-        if let Some(state) = self.get(place).0.state {
+        if let Some(state) = stream.state {
             self.states.prefetch(state);
         }
     }

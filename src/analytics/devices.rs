@@ -12,6 +12,8 @@ mod entry;
 mod handover;
 mod saved;
 
+use std::ops::Range;
+
 pub use self::entry::DeviceEntry;
 
 use crate::analytics::anomalies::{AnomalyLog, OpenAnomaly, Subject};
@@ -21,7 +23,6 @@ use crate::analytics::last_sample::{LastSample, was_sent};
 use crate::analytics::merge::ReplicaMerge;
 use crate::analytics::metrics::KnownMetrics;
 use crate::analytics::onsets::Onsets;
-use crate::huge_pages;
 use crate::judged_queue::{JudgedCounts, SharedWindows};
 use sigmad_detectors::prefetch;
 use sigmad_sample::{DeviceId, MetricId, Reading, Sample};
@@ -31,13 +32,9 @@ pub const DEVICES_PER_CHUNK: usize = 1_024;
 /// Streams of devices that one step of [`DeviceWindows::free_stale`] checks: some 20 µs.
 const CHECKED_PER_STEP: usize = 4_096;
 
-/// Samples whose windows are prefetched together: of two streams each they are as many cache lines as a core waits for at once.
-const WINDOWS_TOGETHER: usize = 8;
-/// How many samples ahead windows, and the detector states of a sample, are prefetched. States are many cache lines: four samples
-/// take as long to judge as those of one take to come.
-const STATES_AHEAD: usize = 4;
-/// So many streams with windows of 50 stay in the caches of a core, where to prefetch them costs what it saves.
-const STREAMS_CACHED: usize = 1 << 10;
+/// How many samples ahead the entry of a device, its streams, and the places in their rings are prefetched. Four samples take
+/// as long as memory does, so each step finds what the one before it has fetched.
+const PREFETCHED_AHEAD: [usize; 3] = [12, 8, 4];
 
 /// Bytes of one device here, without its streams.
 pub const DEVICE_BYTES: usize = size_of::<DeviceEntry>();
@@ -106,40 +103,32 @@ impl DeviceWindows {
 
     /// Whether prefetching is worth its instructions.
     pub fn prefetches(&self) -> bool {
-        self.arena.states().keeps_states() || self.arena.in_use() > STREAMS_CACHED
+        // With windows alone it saved nothing: benches/batches.py, 10,000 and a million streams.
+        self.arena.states().keeps_states()
     }
 
     /// Prefetches what judging the sample at `at` and those after it needs. Called for each place in turn, from 0 on.
     #[inline]
     pub fn prefetch(&self, samples: &[Sample], at: usize) {
-        let from = |ahead: usize| samples.get(at + ahead..).unwrap_or_default();
+        // Each step reads what the one before it has fetched.
+        let [entry, streams, ring] = PREFETCHED_AHEAD;
         if at == 0 {
-            self.prefetch_windows(&samples[..samples.len().min(STATES_AHEAD)]);
+            self.prefetch_steps(samples, [0..entry, 0..streams, 0..ring]);
         }
-        if at.is_multiple_of(WINDOWS_TOGETHER) {
-            let ahead = from(STATES_AHEAD);
-            self.prefetch_windows(&ahead[..ahead.len().min(WINDOWS_TOGETHER)]);
-        }
-        if self.arena.states().keeps_states() {
-            let ahead = from(if at == 0 { 0 } else { STATES_AHEAD });
-            let together = if at == 0 { 1 + STATES_AHEAD } else { 1 };
-            let streams = self.streams_of(&ahead[..ahead.len().min(together)]);
-            streams.for_each(|stream| self.arena.prefetch_state(stream.place));
-        }
+        let at = |ahead: usize| at + ahead..at + ahead + 1;
+        self.prefetch_steps(samples, [at(entry), at(streams), at(ring)]);
     }
 
-    /// Prefetches the entries of the devices of samples, then their streams, then the places in their rings. So memory is waited
-    /// for three times, and not three times for each sample.
-    fn prefetch_windows(&self, samples: &[Sample]) {
-        samples.iter().filter_map(|s| self.at(s.device?.index)).for_each(prefetch);
-        self.streams_of(samples).for_each(|stream| self.arena.prefetch(stream.place));
-        self.streams_of(samples).for_each(|stream| self.arena.prefetch_ring(stream.place));
-    }
-
-    /// The first streams of each sample's device, as many as the sample has readings: mostly those that they are of.
-    fn streams_of<'a>(&'a self, samples: &'a [Sample]) -> impl Iterator<Item = &'a MetricStream> {
-        let entries = samples.iter().filter_map(|s| Some((self.at(s.device?.index)?, s.readings)));
-        entries.flat_map(|(entry, readings)| entry.streams.iter().take(readings as usize))
+    #[inline(always)] // in the loops over the samples of a batch
+    fn prefetch_steps(&self, samples: &[Sample], [entry, streams, ring]: [Range<usize>; 3]) {
+        let of = |places: Range<usize>| {
+            let places = places.filter_map(|at| samples.get(at)?.device);
+            places.filter_map(|id| self.at(id.index))
+        };
+        of(entry).for_each(prefetch);
+        let streams_of = |places| of(places).flat_map(|entry: &DeviceEntry| &entry.streams);
+        streams_of(streams).for_each(|stream| self.arena.prefetch(stream.place));
+        streams_of(ring).for_each(|stream| self.arena.prefetch_ring(stream.place));
     }
 
     /// This replica's counts of a device's stream; `hint` as for [`DeviceEntry::find`].
@@ -256,11 +245,8 @@ impl DeviceWindows {
     fn occupy(&mut self, id: DeviceId, metrics: &KnownMetrics) -> Option<()> {
         let index = id.index as usize;
         while self.devices.len() <= index / DEVICES_PER_CHUNK {
-            let mut chunk = Vec::with_capacity(DEVICES_PER_CHUNK);
-            if !self.devices.is_empty() {
-                huge_pages::advise(chunk.spare_capacity_mut());
-            }
-            chunk.resize_with(DEVICES_PER_CHUNK, DeviceEntry::default);
+            let chunk = std::iter::repeat_with(DeviceEntry::default).take(DEVICES_PER_CHUNK);
+            let chunk: Box<[_]> = chunk.collect();
             self.devices.push(chunk.try_into().expect("it has as many"));
         }
         let device = &mut self.devices[index / DEVICES_PER_CHUNK][index % DEVICES_PER_CHUNK];
