@@ -113,6 +113,7 @@ impl DeviceCache {
     /// The device that is expected next, if it has that name, which is not empty.
     #[inline(always)]
     pub(super) fn expected(&mut self, name: &[u8]) -> Option<Admitted> {
+        debug_assert!(!name.is_empty(), "so is that of an empty entry");
         let next = self.entries[usize::from(self.last)].next;
         let entry = &self.entries[usize::from(next)];
         if !entry.has(name) {
