@@ -110,8 +110,7 @@ impl MetricSource for JudgedQueueCounters {
             &self.anomalies_left_out_total,
         );
         let dropped = self.dropped_total.get();
-        SampleOutcomes { dropped, finished: dropped, ..SampleOutcomes::default() }
-            .collect(families);
+        SampleOutcomes { dropped, ..SampleOutcomes::default() }.collect(families);
     }
 }
 

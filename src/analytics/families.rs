@@ -34,7 +34,7 @@ pub struct StoredInMemory(pub Arc<AnalyticsCounters>);
 impl MetricSource for StoredInMemory {
     fn collect(&self, families: &mut Families) {
         let stored = self.0.samples_total.get();
-        SampleOutcomes { stored, finished: stored, ..SampleOutcomes::default() }.collect(families);
+        SampleOutcomes { stored, ..SampleOutcomes::default() }.collect(families);
     }
 }
 

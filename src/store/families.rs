@@ -47,14 +47,10 @@ impl MetricSource for StoreCounters {
 
 impl StoreCounters {
     fn outcomes(&self) -> SampleOutcomes {
-        // In this order: what enters the store queue between the two reads is not counted below zero.
-        let finished = self.taken_total.get();
         SampleOutcomes {
             stored: self.stored_total.get(),
             coalesced: self.coalesced_total.get(),
             dropped: self.dropped_total.iter().map(Counter::get).sum(),
-            queued: self.queue_samples.get(),
-            finished,
             ..SampleOutcomes::default()
         }
     }

@@ -192,7 +192,7 @@ impl StageDurations {
 }
 
 /// One source's part of the outcomes of samples. Over all sources, and at rest,
-/// received = rejected + stored + coalesced + dropped + pending, where pending = queued - finished.
+/// received = rejected + stored + coalesced + dropped + pending, where pending is what was queued and has no outcome.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SampleOutcomes {
     /// Samples in requests, whatever their outcome.
@@ -205,10 +205,8 @@ pub struct SampleOutcomes {
     pub coalesced: u64,
     /// Lost to a full queue, to Redis, or at shutdown.
     pub dropped: u64,
-    /// Sent into a queue whose samples are counted in `finished` once they leave it.
+    /// Accepted. A scrape must read it after the outcomes: else a sample might have its outcome before it is accepted.
     pub queued: u64,
-    /// Left that queue. A scrape must read it before it reads `queued`.
-    pub finished: u64,
 }
 
 impl MetricSource for SampleOutcomes {
@@ -230,7 +228,7 @@ impl MetricSource for SampleOutcomes {
                 "sigmad_pending_samples",
                 "Accepted samples without an outcome so far: in the analytics queue or the store queue.",
             )
-            .add(&[], self.queued as f64 - self.finished as f64);
+            .add(&[], self.queued as f64 - (self.stored + self.coalesced + self.dropped) as f64);
     }
 }
 
