@@ -103,7 +103,7 @@ examples:
 	cargo build --locked --workspace $(addprefix --example ,$(EXAMPLES))
 
 simulation: examples ## suite: replicas, Redis, network and clocks under simulated faults: the same seeds each time
-	$(TARGET)/debug/examples/simulate --first 1 --count 90 --seconds 600
+	$(TARGET)/debug/examples/simulate --first 1 --count 40 --seconds 600
 
 simulate: ## simulate for as long as told: SECONDS=3600, or SEED=7 to replay one seed
 	cargo run --release --locked --example simulate -- $(if $(SEED),--seed $(SEED),--seconds $(SECONDS))
