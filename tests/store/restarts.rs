@@ -10,8 +10,14 @@ const DEVICE: &str = "edge-1";
 
 /// A replica on a disk. What it acknowledges is on that, so that a kill loses nothing of it.
 fn on_disk(redis: &Redis, disk: &Directory, name: &str) -> Server {
-    let path = disk.file(name).display().to_string();
-    let server = replica_with(redis, &["--ack", "disk", "--state-dir", &path]);
+    sharded(redis, disk, name, 1)
+}
+
+/// The same with so many analytics threads.
+fn sharded(redis: &Redis, disk: &Directory, name: &str, shards: usize) -> Server {
+    let (path, shards) = (disk.file(name).display().to_string(), shards.to_string());
+    let flags = ["--ack", "disk", "--state-dir", &path, "--analytics", &shards];
+    let server = replica_with(redis, &flags);
     server.wait_for_log(&["\"restored\""]).expect("a line");
     server
 }
@@ -43,8 +49,12 @@ fn own_count(redis: &Redis, id: &str) -> Option<u64> {
 
 #[test]
 fn a_replica_that_is_killed_goes_on_as_the_same() {
+    [1, 2].into_iter().for_each(goes_on_as_the_same);
+}
+
+fn goes_on_as_the_same(shards: usize) {
     let (redis, disk) = (Redis::start(&[]), Directory::new());
-    let (alone, mut server) = (alone(), on_disk(&redis, &disk, "a"));
+    let (alone, mut server) = (alone(), sharded(&redis, &disk, "a", shards));
     let id = ids(&redis).pop().expect("it says that it lives");
     let mut at = 0;
     for until_at in [300, 330, 600] {
@@ -52,7 +62,7 @@ fn a_replica_that_is_killed_goes_on_as_the_same() {
         post(&server, DEVICE, at..until_at);
         written(&server);
         kill(&mut server);
-        server = on_disk(&redis, &disk, "a");
+        server = sharded(&redis, &disk, "a", shards);
         is_as_alone(&alone, &server, DEVICE);
         counts(&server, Some(DEVICE), until_at);
         counts(&server, None, until_at);
@@ -141,7 +151,8 @@ fn a_replica_whose_disk_is_lost_is_another_one() {
 fn three_replicas_with_a_disk_each_count_nothing_twice() {
     let (redis, disk) = (Redis::start(&[]), Directory::new());
     let (alone, names) = (alone(), ["a", "b", "c"]);
-    let mut servers = names.map(|name| on_disk(&redis, &disk, name));
+    let start = || [1, 2, 3].map(|shards| sharded(&redis, &disk, names[shards - 1], shards));
+    let mut servers = start();
     for round in 0..2 {
         let values = round * 200..(round + 1) * 200;
         for (server, device) in servers.iter().zip(names) {
@@ -154,7 +165,7 @@ fn three_replicas_with_a_disk_each_count_nothing_twice() {
             0 => servers.iter_mut().for_each(kill),
             _ => servers.into_iter().for_each(|server| assert_eq!(server.stop().0, Some(0))),
         }
-        servers = names.map(|name| on_disk(&redis, &disk, name));
+        servers = start();
         for server in &servers {
             counts(server, None, 3 * values.end);
             names.iter().for_each(|device| counts(server, Some(device), values.end));
