@@ -208,23 +208,25 @@ impl BodyAdmission<'_> {
     /// The device of that name, if this worker knows it with these metrics.
     #[inline(always)] // in the loops over samples and rows
     pub(super) fn known_device(&mut self, name: &[u8], mask: u64) -> Option<DeviceId> {
-        let Admission { registry, devices, .. } = &mut *self.admission;
-        let known = match devices.expected(name) {
-            Some(known) => known,
-            None => devices.get(registry.hash_name(name), name)?,
-        };
+        let known = self.looked_up(name)?;
         self.current(known, mask)
     }
 
     /// The same for a name as JSON writes it: None also where that has escapes, or is not valid.
     #[inline(always)] // as `known_device`
     pub(super) fn known_plain_device(&mut self, text: &[u8], mask: u64) -> Option<DeviceId> {
+        let known = self.looked_up(text)?;
+        if self.admission.devices.needs_escapes() { None } else { self.current(known, mask) }
+    }
+
+    /// What this worker knows of the device of that name.
+    #[inline(always)] // as `known_device`
+    fn looked_up(&mut self, name: &[u8]) -> Option<Admitted> {
         let Admission { registry, devices, .. } = &mut *self.admission;
-        let known = match devices.expected(text) {
-            Some(known) => known,
-            None => devices.get(registry.hash_name(text), text)?,
-        };
-        if devices.needs_escapes() { None } else { self.current(known, mask) }
+        match devices.expected(name) {
+            None => devices.get(registry.hash_name(name), name),
+            known => known,
+        }
     }
 
     /// A known device, if it still is one, and has streams of these metrics.

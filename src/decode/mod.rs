@@ -219,7 +219,7 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use sigmad_sample::{METRICS_MAX, QUEUE_SAMPLES_MAX, READINGS_MAX, Reading};
+    use sigmad_sample::{METRICS_MAX, MetricId, QUEUE_SAMPLES_MAX, READINGS_MAX, Reading};
 
     use super::admission::REFUSALS_LISTED_MAX;
     use super::*;
@@ -242,6 +242,16 @@ mod tests {
 
         fn decode(&mut self, body: impl AsRef<[u8]>) -> Result<Decoded, BodyError> {
             self.decoder.decode(&mut body.as_ref().to_vec(), Format::Json, NOW, &mut self.batch)
+        }
+
+        /// Decodes a body that comes in that second. Its readings are alone in the batch.
+        fn post(&mut self, body: &str, second: u64) -> Vec<MetricId> {
+            let now = Now { monotonic_ns: second * 1_000_000_000, wall_us: 0 };
+            self.batch.clear();
+            let (body, batch) = (&mut body.as_bytes().to_vec(), &mut self.batch);
+            self.decoder.decode(body, Format::Json, now, batch).expect("a good body");
+            let readings = self.batch.iter().flat_map(|(_, readings)| readings);
+            readings.map(|reading| reading.metric).collect()
         }
 
         fn messages(&self) -> Vec<&str> {
@@ -584,23 +594,7 @@ mod tests {
     #[test]
     fn an_evicted_metric_is_not_found_in_the_cache() {
         let mut fixture = Fixture::new(3);
-        let mut post = |body: &str, second: u64| {
-            let now = Now { monotonic_ns: second * 1_000_000_000, wall_us: 0 };
-            fixture.batch.clear();
-            let decoded = fixture.decoder.decode(
-                &mut body.as_bytes().to_vec(),
-                Format::Json,
-                now,
-                &mut fixture.batch,
-            );
-            assert!(decoded.is_ok());
-            fixture
-                .batch
-                .iter()
-                .flat_map(|(_, readings)| readings)
-                .map(|r| r.metric)
-                .collect::<Vec<_>>()
-        };
+        let mut post = |body: &str, second: u64| fixture.post(body, second);
         let old = post(r#"{"device":"a","cpu":1,"x":1,"y":1}"#, 1);
         assert_eq!(post(r#"{"device":"a","cpu":1,"x":1}"#, 40), old[..2]);
         // y has been silent, and with it goes its stream: there is room for another one.
@@ -608,6 +602,18 @@ mod tests {
         assert_eq!((&new[..2], new[2].slot(), new[2].generation()), (&old[..2], old[2].slot(), 1));
         assert_eq!(post(r#"{"device":"a","y":1}"#, 63), new[..0]);
         assert_eq!(post(r#"{"device":"a","z":1}"#, 63), new[2..]);
+    }
+
+    /// What a worker knows of a device has the bit of the evicted one.
+    #[test]
+    fn the_metric_after_an_evicted_one_is_a_stream_of_its_own() {
+        let mut fixture = Fixture::new(3);
+        let mut post = |body: &str, second: u64| fixture.post(body, second);
+        let old = post(r#"{"device":"a","cpu":1,"x":1,"y":1}"#, 1);
+        assert_eq!(post(r#"{"device":"a","cpu":1,"x":1}"#, 40), old[..2]);
+        let new = post(r#"{"device":"b","z":1}"#, 62);
+        assert_eq!(new[0].slot(), old[2].slot());
+        assert_eq!(post(r#"{"device":"a","z":1}"#, 63), [], "there is no room for it");
     }
 
     /// Whichever of its metrics a device has sent before, and whoever else has sent them.
@@ -667,13 +673,8 @@ mod tests {
     #[test]
     fn an_evicted_device_is_not_found_in_the_cache() {
         let mut fixture = Fixture::new(1);
-        let at = |second: u64| Now { monotonic_ns: second * 1_000_000_000, wall_us: 0 };
         let post = |fixture: &mut Fixture, device: &str, second| {
-            let mut body = format!(r#"{{"device":"{device}","cpu":1}}"#).into_bytes();
-            fixture.batch.clear();
-            let decoded =
-                fixture.decoder.decode(&mut body, Format::Json, at(second), &mut fixture.batch);
-            assert!(decoded.is_ok());
+            fixture.post(&format!(r#"{{"device":"{device}","cpu":1}}"#), second);
             fixture.batch.iter().next().and_then(|(sample, _)| sample.device)
         };
         let a = post(&mut fixture, "a", 0).expect("room");
