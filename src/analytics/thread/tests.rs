@@ -223,7 +223,7 @@ fn a_flood_of_questions_and_one_of_samples_both_get_through() {
             .map(|_| {
                 let asker = asker.clone();
                 scope.spawn(move || {
-                    for round in 0..90 {
+                    for round in 0..30 {
                         let limit = 10;
                         let since_us = i64::MIN;
                         let query = RecentQuery { limit, since_us, ..RecentQuery::default() };
@@ -257,7 +257,7 @@ fn a_flood_of_questions_and_one_of_samples_both_get_through() {
     });
     let totals = thread.join().expect("no panic");
     // An asker that has waited for long asks whether the thread still runs.
-    assert!(counters.questions_total.get() >= 180);
+    assert!(counters.questions_total.get() >= 60);
     assert_eq!(counters.samples_total.get(), totals.samples);
 }
 

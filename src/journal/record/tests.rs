@@ -68,6 +68,9 @@ fn exact(batch: &Batch) -> Vec<Exact> {
 }
 
 proptest! {
+    // Each decodes every prefix of its records.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn chunks_round_trip_and_no_prefix_does(chunks in proptest::collection::vec(samples(), 1..6)) {
         let (mut encoder, mut decoder) = (RecordEncoder::default(), RecordDecoder::default());
@@ -93,7 +96,9 @@ proptest! {
             }
         }
     }
+}
 
+proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(mut bytes: Vec<u8>, is_chunk: bool) {
         if is_chunk && !bytes.is_empty() {
