@@ -323,12 +323,16 @@ impl StoreThread {
         self.ask_info()?;
         self.lists.is_refused = false;
         self.write_lists()?;
+        let begun_ns = self.clock.monotonic_ns();
         loop {
             if self.is_past_deadline() {
                 return Err(LinkError::new(ErrorKind::Timeout, "the drain has ended"));
             }
             self.write_segment()?;
-            if !self.queue.has_full_segment() {
+            // Where samples come faster than Redis takes them there is always another one, and what others have written
+            // would never be read.
+            let is_long = self.clock.monotonic_ns() - begun_ns >= self.flush_interval_ns;
+            if is_long || !self.queue.has_full_segment() {
                 break;
             }
         }

@@ -940,6 +940,27 @@ fn a_full_queue_before_a_black_hole_counts_every_drop() {
     ledger.check_answers(&scene.server, &findings.contents);
 }
 
+/// Samples come faster than Redis takes them, and nothing of what others write is left unread.
+#[test]
+fn a_queue_that_is_never_empty_holds_up_no_reading() {
+    let scene = Scene::with_proxy(&["--redis-queue", "1MiB"]);
+    let other = start(&scene.redis.url(), &[]);
+    let delay = Duration::from_millis(200);
+    scene.proxy().set(Fault::Delay { requests: delay, replies: delay });
+    let plan = Plan { sizes: &[50], keys: Keys::Unique, ..Plan::default() };
+    let load = Ledger::new(plan).post_to(&scene.server);
+    eventually("the queue is full", || Scrape::of(&scene.server).dropped("queue_full") > 0);
+    other.ingest(r#"{"device":"elsewhere","rps":7}"#).expect(202);
+    eventually("it is read", || {
+        let report = scene.server.get("/analyze?device=elsewhere").expect(200).json();
+        report["totalCount"] == 1
+    });
+    scene.proxy().set(Fault::None);
+    let ledger = load.stop();
+    ledger.assert_all_answered();
+    ledger.settle(&scene.server);
+}
+
 #[test]
 fn a_key_of_the_wrong_type_affects_its_own_stream_only() {
     let scene = Scene::new(&[]);
