@@ -71,6 +71,7 @@ with_each_poller! {
     what_follows_a_closing_request_cuts_no_answer,
     a_drain_cuts_no_answer,
     a_client_that_never_stops_sending_is_closed,
+    a_client_that_sends_to_a_full_socket_learns_that_it_is_closed,
     of_large_bodies_one_is_called_in_a_round,
 }
 
@@ -405,6 +406,58 @@ fn a_client_that_never_stops_sending_is_closed(poller: PollerKind) {
     let noise = vec![b'x'; 1024 * 1024];
     while socket.write_all(&noise).is_ok() {}
     wait_until("it is closed", || engine.counters.open.get() == 0);
+}
+
+/// What it sends fills the memory of the kernel, and then the connection is closed, unread.
+fn a_client_that_sends_to_a_full_socket_learns_that_it_is_closed(poller: PollerKind) {
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let listener = listeners(any, 1).expect("a free port").remove(0);
+    let address = listener.local_addr().expect("bound");
+    match poller {
+        PollerKind::Epoll => {
+            learns_of_a_close(EpollPoller::new([listener]).expect("an epoll instance"), address);
+        }
+        PollerKind::IoUring => {
+            learns_of_a_close(UringPoller::new([listener]).expect("a ring"), address);
+        }
+    }
+}
+
+fn learns_of_a_close(mut poller: impl Poller, address: SocketAddr) {
+    let mut client = TcpStream::connect(address).expect("it listens");
+    let deadline = Instant::now() + PATIENCE;
+    let mut server = loop {
+        poller.wait(0, 10).expect("a poller");
+        if let Some(accepted) = poller.accept().expect("a connection") {
+            break accepted.socket;
+        }
+        assert!(Instant::now() < deadline, "nobody connects");
+    };
+    poller.register(&mut server, 0).expect("room");
+    poller.wait(0, 0).expect("a poller");
+    // As before a connection is closed in stages.
+    poller.shutdown_write(&mut server).expect("connected");
+    client.set_nonblocking(true).expect("a socket");
+    let noise = vec![b'x'; 64 * 1024];
+    let mut full = 0;
+    while full < 10 {
+        match client.write(&noise) {
+            Ok(_) => full = 0,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                full += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    poller.close(server);
+    loop {
+        poller.wait(0, 10).expect("a poller");
+        match client.write(&noise) {
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => break,
+            _ => assert!(Instant::now() < deadline, "it waits for room"),
+        }
+    }
 }
 
 fn of_large_bodies_one_is_called_in_a_round(poller: PollerKind) {

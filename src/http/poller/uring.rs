@@ -158,13 +158,14 @@ impl UringPoller {
                 cancelled.push(index);
             }
         }
-        for index in cancelled {
-            let receive = Operation::Receive.user_data(index);
-            let cancel = opcode::AsyncCancel::new(receive).build();
-            // SAFETY: it points to nothing.
-            unsafe { self.ring.push(&cancel.user_data(Operation::Cancel.user_data(index)))? };
-        }
-        Ok(())
+        cancelled.into_iter().try_for_each(|index| self.cancel_receive(index))
+    }
+
+    fn cancel_receive(&mut self, index: usize) -> io::Result<()> {
+        let receive = Operation::Receive.user_data(index);
+        let cancel = opcode::AsyncCancel::new(receive).build();
+        // SAFETY: it points to nothing.
+        unsafe { self.ring.push(&cancel.user_data(Operation::Cancel.user_data(index))) }
     }
 
     /// Receives, or waits for the end when the client sends no more.
@@ -292,14 +293,18 @@ impl UringPoller {
         }
     }
 
-    /// Closes the descriptor once no operation uses it, and ends those that wait for the client.
+    /// Closes the descriptor once no operation uses it, and ends a receive that waits for the client.
     fn end_closed(&mut self, index: usize) {
-        let slot = &self.slots[index];
+        let slot = &mut self.slots[index];
         if slot.is_at_rest() {
             self.slots.remove(index);
-        } else if !slot.is_sending() {
-            // It fails when the peer has gone, which ends them too.
-            let _ = slot.socket.shutdown(Shutdown::Both);
+        } else if !slot.is_sending()
+            && !mem::replace(&mut slot.is_cancelled, true)
+            // A shutdown would end it, too. But what has arrived is received then, and Linux tells nobody of the room: a client
+            // that waits for it finds out after two minutes that the connection is closed.
+            && self.cancel_receive(index).is_err()
+        {
+            let _ = self.slots[index].socket.shutdown(Shutdown::Both);
         }
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Slot {
     pub shuts_write: bool,
     /// The worker has closed it.
     pub is_closed: bool,
+    /// Its receive is told to end, for it is closed.
+    pub is_cancelled: bool,
     /// It is in the list of those with progress.
     pub is_listed: bool,
 }
@@ -67,6 +69,7 @@ impl Slot {
             wants_room: false,
             shuts_write: false,
             is_closed: false,
+            is_cancelled: false,
             is_listed: false,
         }
     }
