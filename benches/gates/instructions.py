@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import bench
 
 EXPECTED = Path(__file__).resolve().parent / "instructions.json"
-CASES = ("single", "pipelined", "batch", "thousand")
+CASES = ("single", "pipelined", "batch", "thousand", "incidents")
 FORMATS = ("json", "telegraf", "lp_1", "lp_10", "rw_1", "rw_2", "otlp", "otlp_json", "text", "arrow")
 # Of the formats; the first is that of the gate.
 STREAMS = (100, 10_000)

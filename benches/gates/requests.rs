@@ -4,8 +4,8 @@
 //! One thread, no sockets, no waiting, and every input the same in each run: what is left is the work.
 //! `instructions.py` runs it under callgrind, which counts in [`measured`] alone.
 //!
-//! Usage: `requests single|pipelined|batch|thousand [SHARDS [plain|journal [ROUNDS]]]`; prints requests and samples that were
-//! measured. With several shards the one thread does the work of each in turn: what dividing costs, without what threads cost
+//! Usage: `requests single|pipelined|batch|thousand|incidents [SHARDS [plain|journal [ROUNDS]]]`; prints requests and samples
+//! that were measured. `incidents` is `thousand` as the server judges it by default: for incidents, too, and ten rounds a second. With several shards the one thread does the work of each in turn: what dividing costs, without what threads cost
 //! each other. With `journal` each shard passes its chunks on as with a state directory, and takes the buffers back.
 //! `requests values FORMAT STREAMS` does what values.rs says, and prints bodies and values.
 
@@ -19,7 +19,7 @@ use crossbeam_channel::bounded;
 use mimalloc::MiMalloc;
 use sigmad::analytics::latest::LatestSamples;
 use sigmad::analytics::report::TotalsReport;
-use sigmad::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers};
+use sigmad::analytics::{Analytics, AnalyticsSettings, AnomalyNumbers, OnsetSettings};
 use sigmad::api::router::{Router, RouterParts};
 use sigmad::api::tokens::Tokens;
 use sigmad::decode::Decoder;
@@ -43,6 +43,11 @@ static ALLOCATOR: Sampled<MiMalloc> = Sampled(MiMalloc);
 /// Rounds before it counts: streams open, buffers find their size, windows fill.
 const ROUNDS_WARM: usize = 200;
 const ROUNDS_MEASURED: usize = 500;
+/// As the server has them by default.
+const INTERVAL_US: u64 = 10_000_000;
+const STREAM_IDLE_US: i64 = 3_600_000_000;
+/// More than there are.
+const STREAMS_MAX: usize = 1_000;
 
 /// Nobody asks for a responder here.
 struct NoDeferred;
@@ -66,8 +71,10 @@ impl Shard {
     fn judge(&mut self) {
         while let Ok(Some(chunk)) = self.consumer.receive() {
             let arrived_us = chunk.sent.wall_us;
+            self.analytics.tick(arrived_us);
             self.analytics.judge(&chunk.batch, arrived_us);
             self.latest.keep_of(self.analytics.part(), &chunk.batch, arrived_us);
+            self.analytics.pass_events(drop);
             if let Some((producer, consumer)) = &self.journal {
                 producer.push(self.judged_chunks, arrived_us, &chunk.batch, None);
                 consumer.full.try_iter().for_each(|input| consumer.recycle(input));
@@ -90,13 +97,15 @@ struct Bench {
     engine: Arc<dyn CompletionSink>,
     clock: Clock,
     round: u64,
+    /// Milliseconds from one round to the next, on a clock of its own.
+    round_ms: u64,
 }
 
 impl Bench {
-    fn new(layout: ShardLayout, has_journal: bool) -> Self {
+    fn new(layout: ShardLayout, has_journal: bool, has_incidents: bool) -> Self {
         let sleepers: Vec<_> = (0..layout.threads()).map(|_| Arc::default()).collect();
         let (samples, consumers) = sample_queue::sharded(layout, &sleepers, Arc::default());
-        let registry = Arc::new(Registry::new(1_000, 3_600));
+        let registry = Arc::new(Registry::new(STREAMS_MAX, (STREAM_IDLE_US / 1_000_000) as u32));
         let start = sigmad_clock::start();
         let router = Router::new(RouterParts {
             decoder: Decoder::new(registry.clone()),
@@ -110,8 +119,13 @@ impl Bench {
             readiness: Arc::default(),
         });
         let numbers = AnomalyNumbers::default();
+        let onsets = has_incidents.then(|| {
+            OnsetSettings::new(INTERVAL_US, STREAM_IDLE_US, STREAMS_MAX, layout.of_devices())
+        });
         let of_shard = |(shard, consumer)| {
-            let (part, settings) = (layout.part(shard), AnalyticsSettings::default());
+            let part = layout.part(shard);
+            let settings =
+                AnalyticsSettings { onsets: onsets.clone(), ..AnalyticsSettings::default() };
             let names = registry.clone().into();
             let analytics = Analytics::of_part(part, settings, names, numbers.clone());
             let journal = has_journal.then(|| journal::channel(Arc::default()));
@@ -129,6 +143,7 @@ impl Bench {
             engine: Arc::new(NoDeferred),
             clock: Clock::new(start),
             round: 0,
+            round_ms: if has_incidents { 100 } else { 1 },
         }
     }
 
@@ -136,9 +151,9 @@ impl Bench {
     fn round(&mut self, bytes: &mut [u8]) -> usize {
         self.round += 1;
         self.out.clear();
-        // A thousand rounds a second, on a clock of its own.
-        let wall_us = 1_735_100_000_000_000 + self.round as i64 * 1_000;
-        let now = Now { monotonic_ns: self.round * 1_000_000, wall_us };
+        let since_ms = self.round * self.round_ms;
+        let wall_us = 1_735_100_000_000_000 + since_ms as i64 * 1_000;
+        let now = Now { monotonic_ns: since_ms * 1_000_000, wall_us };
         self.date.update(now.wall_s());
         self.buffers.begin_round();
         let limits = Limits {
@@ -201,7 +216,7 @@ fn main() {
     let counted = if case == "values" { run_values() } else { run_requests(&case) };
     let Some((requests, samples)) = counted else {
         eprintln!(
-            "usage: requests single|pipelined|batch|thousand [SHARDS [plain|journal [ROUNDS]]] | values FORMAT STREAMS"
+            "usage: requests single|pipelined|batch|thousand|incidents [SHARDS [plain|journal [ROUNDS]]] | values FORMAT STREAMS"
         );
         std::process::exit(2);
     };
@@ -252,7 +267,7 @@ fn run_requests(case: &str) -> Option<(usize, usize)> {
             let bodies: Vec<_> = (0..100).map(body).collect();
             (request(&format!("[{}]", bodies.join(","))), 1, 100)
         }
-        "thousand" => (request(&thousand()), 1, 1_000),
+        "thousand" | "incidents" => (request(&thousand()), 1, 1_000),
         _ => return None,
     };
     let shards =
@@ -261,7 +276,7 @@ fn run_requests(case: &str) -> Option<(usize, usize)> {
     let rounds = std::env::args()
         .nth(4)
         .map_or(ROUNDS_MEASURED, |text| text.parse().expect("a number of rounds"));
-    let mut bench = Bench::new(ShardLayout::new(shards), has_journal);
+    let mut bench = Bench::new(ShardLayout::new(shards), has_journal, case == "incidents");
     let mut scratch = Vec::new();
     for _ in 0..ROUNDS_WARM {
         scratch.clear();
