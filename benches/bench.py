@@ -120,13 +120,15 @@ def until(what: str, holds: Callable[[], bool], seconds: float, explain: Callabl
     return time.monotonic() - began
 
 
-def wait_for_port(port: int, seconds: float = START_TIMEOUT_S) -> None:
+def wait_for_listener(target: int | str, seconds: float = START_TIMEOUT_S) -> None:
+    """Of a port, or of a Unix socket as `connected` has it."""
+
     def listens() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        with contextlib.suppress(OSError), connected(target):
             return True
         return False
 
-    until(f"something listens on {port}", listens, seconds)
+    until(f"something listens on {target}", listens, seconds)
 
 
 @contextlib.contextmanager
@@ -137,7 +139,7 @@ def redis(folder: Path, *flags: str, core: int | None = None):
     command += ["--appendonly", "no", "--pidfile", str(folder / "redis.pid"), *flags]
     with running(pinned(core, command), stdout=subprocess.DEVNULL) as child:
         (folder / "redis.pid").write_text(str(child.pid))
-        wait_for_port(port)
+        wait_for_listener(port)
         yield port
 
 

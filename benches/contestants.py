@@ -79,7 +79,9 @@ class Contestant:
         with bench.running(
             line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
         ) as child:
-            bench.wait_for_port(port, 60 if before else bench.START_TIMEOUT_S)
+            # Several listeners do not begin at once.
+            for target in {port, self.target(port)}:
+                bench.wait_for_listener(target, 60 if before else bench.START_TIMEOUT_S)
             yield child, port
 
     def check(self, port: int) -> None:

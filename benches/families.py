@@ -61,7 +61,7 @@ def foreign(command: str, stack: contextlib.ExitStack) -> tuple[str, int]:
     port = bench.free_port()
     words = shlex.split(line.format(port=port))
     child = stack.enter_context(bench.running(bench.pinned(str(bench.SERVER_CORE), words), stderr=subprocess.DEVNULL))
-    bench.wait_for_port(port, bench.START_TIMEOUT_S)
+    bench.wait_for_listener(port, bench.START_TIMEOUT_S)
     return f"http://127.0.0.1:{port}{path}", child.pid
 
 

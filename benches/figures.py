@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -140,6 +139,8 @@ blue less; it is as wide as the more expensive of both, so that removed function
 Commit {commit}, {cpu}, Linux {kernel}, {date}, `benches/{command}`, which `make perf` runs: perf with
 cpu-clock at 999 Hz and stacks by DWARF; 64 connections, one sample a request, the server on core 0,
 writing to a Redis. [The record]({record}) has the number of samples of each, and their share of the CPU time.
+Rungs from 16 on are flags of the shipped program at {flags_commit} on {flags_date}, without a Redis, and that of shards
+has 100 samples a request ([record]({flags_record})).
 
 Each is from one round: use it to find functions, and the rounds of the ladder for their cost.
 
@@ -149,12 +150,11 @@ Each is from one round: use it to find functions, and the rounds of the ladder f
 """
 
 
-def index(folder: Path) -> str:
+def index(records: Records) -> str:
     """The pictures of each rung, with the functions that changed the most."""
-    record = json.loads((folder / "flamegraphs.json").read_text())
+    record = records.of("flamegraphs")
     pairs = [(after, before, after) for before, after in itertools.pairwise(record["rungs"].values())]
-    # Records of 2026-11-28 have no flags.
-    pairs += [(one, one["before"], one["after"]) for one in record.get("switches", {}).values()]
+    pairs += [(one, one["before"], one["after"]) for one in records.of("flag-flamegraphs")["flags"].values()]
     rows = []
     for rung, before, after in pairs:
         slug = rung["slug"]
@@ -164,26 +164,37 @@ def index(folder: Path) -> str:
         moved = [f"`{one['function']}` {one['change_ns']:+,.0f}".replace("-", "−") for one in own[:3]]
         costs = [f"{one['ns_per_request']:,.0f}" for one in (before, after)]
         rows.append(f"| {rung['title']} | {pictures} | {' | '.join(costs)} | {', '.join(moved)} |")
-    manifest = record["manifest"]
+    manifest, of_flags = record["manifest"], records.of("flag-flamegraphs")["manifest"]
     return INDEX.format(
         **{name: manifest[name] for name in ("commit", "cpu", "kernel", "command")},
         date=manifest["date"][:10],
-        record=f"../{folder.relative_to(bench.ROOT)}/flamegraphs.md",
+        flags_commit=of_flags["commit"],
+        flags_date=of_flags["date"][:10],
+        record=link(records, "flamegraphs"),
+        flags_record=link(records, "flag-flamegraphs"),
         rows="\n".join(rows),
     )
 
 
+def link(records: Records, name: str) -> str:
+    return f"../{records.folder_of(name).relative_to(bench.ROOT)}/{name}.md"
+
+
 def publish(folder: Path) -> None:
     """Pictures and plots of that folder, and the page's reference to it."""
+    page = moved(PERF.read_text(), folder)
+    records = Records(folder, page)
     FLAMEGRAPHS.mkdir(exist_ok=True)
-    for old in FLAMEGRAPHS.glob("*.svg"):
-        old.unlink()
     for picture in sorted((folder / "flamegraphs").glob("*.svg")):
         shutil.copy(picture, FLAMEGRAPHS / picture.name)
-    (FLAMEGRAPHS / "README.md").write_text(index(folder))
+    rungs = [*records.of("flamegraphs")["rungs"].values(), *records.of("flag-flamegraphs")["flags"].values()]
+    slugs = {rung["slug"] for rung in rungs}
+    for picture in FLAMEGRAPHS.glob("*.svg"):
+        if picture.stem.rpartition("-")[0] not in slugs:
+            picture.unlink()
+    (FLAMEGRAPHS / "README.md").write_text(index(records))
     subprocess.run([sys.executable, str(Path(__file__).with_name("draw.py")), str(folder)], check=True)
-    page = moved(PERF.read_text(), folder)
-    PERF.write_text(refreshed(page, Records(folder, page)))
+    PERF.write_text(refreshed(page, records))
 
 
 def moved(page: str, folder: Path) -> str:

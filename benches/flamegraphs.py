@@ -252,42 +252,58 @@ def main() -> None:
     arguments = parser.parse_args()
     # Where scripts/setup.sh puts inferno.
     os.environ["PATH"] = f"{bench.ROOT / '.tools' / 'bin'}:{os.environ['PATH']}"
-    with bench.record("flamegraphs", 1) as record:
-        folder = bench.record_folder(record["manifest"]) / "flamegraphs"
-        folder.mkdir(parents=True, exist_ok=True)
-        steps = rungs.steps(arguments.rung)
-        stacks, found = {}, {}
-        with rungs.surroundings() as around:
-            for step in steps:
-                stacks[step.name], known = profile(step.contestant(around), arguments.seconds, headline.CONNECTIONS)
-                found[step.name] = known | {
-                    "slug": step.slug,
-                    "title": step.title,
-                    "heaviest": heaviest(stacks[step.name]),
-                }
-                told(step.slug, known)
-        for before, after in itertools.pairwise(steps):
-            pictures(folder, after.slug, stacks[before.name], stacks[after.name], (before.title, after.title))
-            found[after.name]["moved"] = moved(stacks[before.name], stacks[after.name])
-        record["rungs"] = found
-        record["switches"] = switched(folder, rungs.switches(arguments.rung), arguments.seconds)
-        sides = [
-            (f"{name}, {side}", one[side]) for name, one in record["switches"].items() for side in ("before", "after")
-        ]
-        record["text"] = bench.table(
-            ["rung", "ns/request", "samples", "captured", "kernel", "without a beginning"],
+    if steps := rungs.steps(arguments.rung):
+        with bench.record("flamegraphs", 1) as record:
+            found = climbed(pictures_folder(record), steps, arguments.seconds)
+            record["rungs"] = found
+            record["text"] = table(list(found.items()))
+    if chosen := rungs.switches(arguments.rung):
+        with bench.record("flag-flamegraphs", 1) as record:
+            found = switched(pictures_folder(record), chosen, arguments.seconds)
+            record["flags"] = found
+            sides = [(f"{name}, {side}", one[side]) for name, one in found.items() for side in ("before", "after")]
+            record["text"] = table(sides)
+
+
+def pictures_folder(record: dict) -> Path:
+    folder = bench.record_folder(record["manifest"]) / "flamegraphs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def climbed(folder: Path, steps: list[rungs.Step], seconds: float) -> dict[str, dict]:
+    """The pictures of each rung beside the one below, and what is known of it."""
+    stacks, found = {}, {}
+    with rungs.surroundings() as around:
+        for step in steps:
+            stacks[step.name], known = profile(step.contestant(around), seconds, headline.CONNECTIONS)
+            found[step.name] = known | {
+                "slug": step.slug,
+                "title": step.title,
+                "heaviest": heaviest(stacks[step.name]),
+            }
+            told(step.slug, known)
+    for before, after in itertools.pairwise(steps):
+        pictures(folder, after.slug, stacks[before.name], stacks[after.name], (before.title, after.title))
+        found[after.name]["moved"] = moved(stacks[before.name], stacks[after.name])
+    return found
+
+
+def table(rows: list[tuple[str, dict]]) -> str:
+    return bench.table(
+        ["rung", "ns/request", "samples", "captured", "kernel", "without a beginning"],
+        [
             [
-                [
-                    name,
-                    f"{known['ns_per_request']:,.0f}",
-                    str(known["samples"]),
-                    f"{known['captured']:.1%}",
-                    f"{known['kernel_share']:.1%}",
-                    f"{known['hanging_share']:.1%}",
-                ]
-                for name, known in [*found.items(), *sides]
-            ],
-        )
+                name,
+                f"{known['ns_per_request']:,.0f}",
+                str(known["samples"]),
+                f"{known['captured']:.1%}",
+                f"{known['kernel_share']:.1%}",
+                f"{known['hanging_share']:.1%}",
+            ]
+            for name, known in rows
+        ],
+    )
 
 
 if __name__ == "__main__":

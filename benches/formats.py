@@ -160,7 +160,7 @@ def victoria(folder: Path):
     command = ["victoria-metrics", f"-storageDataPath={folder}", f"-httpListenAddr=127.0.0.1:{port}"]
     command += ["-loggerLevel=ERROR", "-memory.allowedBytes=256MB"]
     with bench.running(bench.pinned(bench.SERVER_CORE, command), stderr=subprocess.DEVNULL) as child:
-        bench.wait_for_port(port)
+        bench.wait_for_listener(port)
         yield child, port
 
 

@@ -41,10 +41,13 @@ class Records:
     def of(self, name: str) -> dict:
         if name not in self.others:
             self.asked.add(name)
-        path = self.others.get(name, self.folder) / f"{name}.json"
+        path = self.folder_of(name) / f"{name}.json"
         if not path.exists():
             raise Wrong(f"there is no record {path}")
         return read(path)
+
+    def folder_of(self, name: str) -> Path:
+        return self.others.get(name, self.folder)
 
     def value(self, name: str, key: str) -> float:
         found = self.of(name)

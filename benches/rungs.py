@@ -228,7 +228,16 @@ def main() -> None:
     parser.add_argument("--rung", action="append", help="only these; all unless given")
     parser.add_argument("--no-counts", action="store_true", help="no callgrind, no strace")
     arguments = parser.parse_args()
-    climbed, chosen = steps(arguments.rung), switches(arguments.rung)
+    if climbed := steps(arguments.rung):
+        climb(climbed, arguments)
+    if chosen := switches(arguments.rung):
+        with bench.record("flags", arguments.rounds) as record:
+            record["flags"] = switched(chosen, arguments)
+            record["text"] = switch_table(record["flags"])
+            print(record["text"])
+
+
+def climb(climbed: list[Step], arguments: argparse.Namespace) -> None:
     with bench.record("ladder", arguments.rounds) as record, surroundings() as redis_port:
         rounds: dict[str, list[dict]] = {step.name: [] for step in climbed}
         for number in range(arguments.rounds):
@@ -249,8 +258,7 @@ def main() -> None:
         for below, step in zip([None, *climbed], climbed, strict=False):
             found[step.name] = figures(step, below, rounds, counted.get(step.name))
         record["rungs"], record["rounds"] = found, rounds
-        record["switches"] = switched(chosen, arguments)
-        record["text"] = "\n\n".join([table(found), switch_table(record["switches"])])
+        record["text"] = table(found)
         print(record["text"])
 
 

@@ -171,12 +171,11 @@ def switch_table(found: dict) -> str:
 
 
 def switches(records: Records) -> str:
-    return switch_table(records.of("ladder")["switches"])
+    return switch_table(records.of("flags")["flags"])
 
 
 def flamegraphs(records: Records) -> str:
-    record = records.of("flamegraphs")
-    flags = [(name, one["after"]) for name, one in record.get("switches", {}).items()]
+    flags = records.of("flag-flamegraphs")["flags"].items()
     rows = [
         [
             f"`{name}`",
@@ -185,7 +184,7 @@ def flamegraphs(records: Records) -> str:
             f"{one['kernel_share']:.1%}",
             f"{one['hanging_share']:.1%}",
         ]
-        for name, one in [*record["rungs"].items(), *flags]
+        for name, one in [*records.of("flamegraphs")["rungs"].items(), *((name, one["after"]) for name, one in flags)]
     ]
     return bench.table(["rung", "samples", "of the CPU time", "in the kernel", "stacks without a beginning"], rows)
 

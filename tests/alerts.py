@@ -259,7 +259,7 @@ class Webhook:
             bench.running(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=environment)
         )
         threading.Thread(target=self.read, daemon=True).start()
-        bench.wait_for_port(self.port)
+        bench.wait_for_listener(self.port)
 
     def read(self) -> None:
         for line in self.child.stdout:
@@ -350,8 +350,8 @@ def start_monitoring(stack: contextlib.ExitStack, folder: Path, replicas: list[i
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/tsdb"]
     command += [f"--web.listen-address=127.0.0.1:{prometheus}"]
     stack.enter_context(bench.running(command, stderr=(folder / "prometheus.log").open("w")))
-    bench.wait_for_port(alerts, 30)
-    bench.wait_for_port(prometheus, 30)
+    bench.wait_for_listener(alerts, 30)
+    bench.wait_for_listener(prometheus, 30)
     return prometheus
 
 

@@ -98,7 +98,7 @@ def start_alertmanager(stack: contextlib.ExitStack, folder: Path, port: int) -> 
     command = ["prometheus-alertmanager", f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/am"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
     own.enter_context(bench.running(command, stderr=(folder / "alertmanager.log").open("a")))
-    bench.wait_for_port(port, 30)
+    bench.wait_for_listener(port, 30)
     return own
 
 

@@ -62,9 +62,10 @@ def broken_links(name: str) -> list[str]:
 
 def main() -> None:
     page = figures.PERF.read_text()
+    records = figures.Records(figures.folder_of(page), page)
     bad = figures.faults(page)
     bad += broken_links("PERF.md") + broken_links("flamegraphs/README.md")
-    if (ROOT / "flamegraphs" / "README.md").read_text() != figures.index(figures.folder_of(page)):
+    if (ROOT / "flamegraphs" / "README.md").read_text() != figures.index(records):
         bad.append("flamegraphs/README.md is not what benches/figures.py makes of the record")
     pictures = sorted((ROOT / "flamegraphs").glob("*.svg"))
     bad += [

@@ -214,7 +214,7 @@ def check_page(scratch: Path, file: Path, function: str) -> None:
     environment = {**os.environ, "PPROF_TMPDIR": str(scratch), "HOME": str(scratch)}
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     with bench.running(command, **options):
-        bench.wait_for_port(port)
+        bench.wait_for_listener(port)
         for page in ("top", "flamegraph", ""):
             status, _, payload = bench.get(f"http://127.0.0.1:{port}/ui/{page}")
             assert status == 200, page

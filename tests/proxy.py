@@ -49,7 +49,7 @@ def start(stack: contextlib.ExitStack, folder: Path, http: str, port: int) -> No
     (folder / "nginx.conf").write_text(FRAME.format(folder=folder, http=http))
     command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     stack.enter_context(bench.running(command, stderr=subprocess.DEVNULL))
-    bench.wait_for_port(port)
+    bench.wait_for_listener(port)
 
 
 class Drivers:

@@ -85,7 +85,7 @@ class Redis:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         command += ["--dir", str(self.folder)]
         self.own.enter_context(bench.running(command, stdout=subprocess.DEVNULL))
-        bench.wait_for_port(self.port, 60)
+        bench.wait_for_listener(self.port, 60)
 
     def restart(self) -> None:
         self.own.close()

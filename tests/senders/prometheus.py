@@ -211,7 +211,7 @@ def main() -> None:
         command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
         command += [f"--web.listen-address=127.0.0.1:{own}"]
         stack.enter_context(bench.running(command, stderr=(folder / "prometheus.log").open("w")))
-        bench.wait_for_port(own, 60)
+        bench.wait_for_listener(own, 60)
         prometheus = Prometheus(own)
 
         wait_for_scrapes(exporter, 5)

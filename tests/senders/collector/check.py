@@ -72,7 +72,7 @@ def passed_on(program: str, encoding: str, compression: str) -> None:
         with bench.sigmad(listen=f"127.0.0.1:{port}") as (child, _):
             command = [program, f"--config={RECIPE}", f"--config={folder / 'changes.yaml'}"]
             collector = stack.enter_context(bench.running(command, stderr=log))
-            bench.wait_for_port(receiver, WAIT_S)
+            bench.wait_for_listener(receiver, WAIT_S)
             send("host-0")
             before = wait_for_all(set())
             child.send_signal(signal.SIGKILL)
