@@ -180,8 +180,8 @@ def check_sources() -> None:
     copied = [ROOT / name for line in lines for name in line.split()[:-1]]
     admitted = [ROOT / name for name in re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)]
     _, _, read = (bench.target_dir() / "sigmad.d").read_text().partition(": ")
-    # What build.rs has written is made again in the image.
-    built = bench.target_dir()
+    # What build.rs has written is made again in the image, and another program of `make perf` has sources there.
+    built = bench.target_dir().parent
     sources = [path for path in map(Path, read.split()) if path.is_relative_to(ROOT) and not path.is_relative_to(built)]
     metadata = json.loads(run("cargo", "metadata", "--locked", "--no-deps", "--format-version=1", cwd=ROOT))
     sources += [Path(package["manifest_path"]) for package in metadata["packages"]]
