@@ -34,7 +34,7 @@ PARTS = {
     "soak": (["cargo", "test", "--locked", "--test", "server", "soak::", "--", "--nocapture"], {"SOAK_SECONDS": "600"}),
     "kills": (["cargo", "test", "--locked", "--test", "server", "state::"], {"SIGMAD_KILL_ROUNDS": "200"}),
     "disk": (["cargo", "test", "--locked", "--package", "sigmad-state"], {"SIGMAD_DISK_CASES": "5000"}),
-    "demo": (["cargo", "test", "--locked", "--lib", "a_demo_has_news"], {"SIGMAD_DEMO_STORIES": "288"}),
+    "demo": (["cargo", "test", "--locked", "--lib", "a_demo_has_news"], {"SIGMAD_DEMO_STORIES": "72"}),
     "mutants": (["scripts/mutants.py"], {"SAMPLE": "400"}),
     "telegraf": (["make", "sender", "SENDER=telegraf"], {}),
     "collector": (["make", "sender", "SENDER=collector"], {}),

@@ -129,6 +129,11 @@ impl SilenceWatch {
         self.silences.returns()
     }
 
+    /// From now on nothing is expected of a device because others have shown it.
+    pub fn close_returns(&mut self) {
+        self.silences.close_returns();
+    }
+
     /// Takes from a snapshot what like devices had shown.
     pub fn restore_returns(&mut self, saved: &Returns) {
         self.silences.restore_returns(saved);

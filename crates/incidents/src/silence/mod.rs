@@ -119,6 +119,11 @@ impl Silences {
         &self.returns
     }
 
+    /// From now on nothing is expected of a device because others have shown it.
+    pub fn close_returns(&mut self) {
+        self.returns.close();
+    }
+
     /// Adds what like devices had shown before a restart.
     pub fn restore_returns(&mut self, saved: &Returns) {
         self.returns.restore(saved);

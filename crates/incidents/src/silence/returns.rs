@@ -56,6 +56,8 @@ saved!(Row { gaps_s, kept, next, at_s, rests_s, next_rest });
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Returns {
     rows: [Row; OCTAVES],
+    /// Nothing is taken any more.
+    is_closed: bool,
 }
 
 impl Saved for Returns {
@@ -66,7 +68,7 @@ impl Saved for Returns {
     fn read(from: &mut &[u8]) -> Option<Self> {
         let rows = <[Row; OCTAVES]>::read(from)?;
         let is_row = |row: &Row| row.kept <= KEPT && row.next < KEPT && row.next_rest < RESTS_KEPT;
-        rows.iter().all(is_row).then_some(Self { rows })
+        rows.iter().all(is_row).then_some(Self { rows, is_closed: false })
     }
 }
 
@@ -90,8 +92,16 @@ impl Row {
 }
 
 impl Returns {
+    /// From now on nothing is expected of a device because others have shown it.
+    pub fn close(&mut self) {
+        *self = Self { is_closed: true, ..Self::default() };
+    }
+
     /// Takes a device that seemed silent and is back.
     pub fn add(&mut self, mean_s: f32, gap_s: u32, now_s: u32) {
+        if self.is_closed {
+            return;
+        }
         let row = &mut self.rows[octave(mean_s)];
         if row.kept > 0 && now_s < row.at_s.saturating_add(APART_S) {
             return;
@@ -115,6 +125,9 @@ impl Returns {
 
     /// Takes a device that is silent since then, and may rest: others that die tell nothing of those that are new.
     pub fn add_rest(&mut self, mean_s: f32, since_s: u32) {
+        if self.is_closed {
+            return;
+        }
         let apart_s = (APART_GAPS * mean_s).max(RESTS_APART_S as f32) as u32;
         self.rows[octave(mean_s)].add_rest(since_s, apart_s);
     }
