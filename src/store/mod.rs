@@ -43,6 +43,8 @@ use sigmad_counters::{Counter, Histogram};
 pub struct StoreCounters {
     /// 1 while flushes succeed.
     pub up: Counter,
+    /// Samples taken from the judged-sample queue: each is in the store queue, or has its outcome.
+    pub taken_total: Counter,
     /// Samples whose key was written with their value.
     pub stored_total: Counter,
     /// Samples whose key was written with the value of a later one.

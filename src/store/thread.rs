@@ -295,6 +295,7 @@ impl StoreThread {
                     break;
                 }
             };
+            self.counters.taken_total.add(chunk.counted() as u64);
             let emptied = if self.is_past_deadline() {
                 self.too_late += chunk.counted() as u64;
                 chunk

@@ -461,10 +461,12 @@ impl Process {
         self.stored() + self.store_counters.coalesced_total.get() + self.dropped()
     }
 
-    /// What the store's queue has is not finished, and was sent to it.
+    /// Samples that the store has taken and that have no outcome so far are in its queue.
     pub fn is_queue_counted(&self) -> bool {
-        let sent = self.queue_counters.iter().map(|shard| shard.samples_total.get()).sum::<u64>();
-        sent >= self.outcomes() + self.store_counters.queue_samples.get()
+        let counters = &self.store_counters;
+        let store: u64 = counters.dropped_total.iter().map(|counter| counter.get()).sum();
+        let finished = self.stored() + counters.coalesced_total.get() + store;
+        counters.taken_total.get() == finished + counters.queue_samples.get()
     }
 
     /// The end of its drain is late past this.
