@@ -5,8 +5,8 @@
 //! `instructions.py` runs it under callgrind, which counts in [`measured`] alone.
 //!
 //! Usage: `requests single|pipelined|batch|thousand|incidents [SHARDS [plain|journal [ROUNDS]]]`; prints requests and samples
-//! that were measured. `incidents` is `thousand` as the server judges it by default: for incidents, too, and ten rounds a second. With several shards the one thread does the work of each in turn: what dividing costs, without what threads cost
-//! each other. With `journal` each shard passes its chunks on as with a state directory, and takes the buffers back.
+//! that were measured. `incidents` is `thousand` as the server judges it by default: for incidents, too, and ten rounds a second.
+//! With several shards the one thread does the work of each in turn: what dividing costs, without what threads cost each other. With `journal` each shard passes its chunks on as with a state directory, and takes the buffers back.
 //! `requests values FORMAT STREAMS` does what values.rs says, and prints bodies and values.
 
 mod bodies;

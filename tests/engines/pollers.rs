@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests bound their waits on real sockets")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -114,11 +114,16 @@ fn engine(poller: PollerKind) -> Engine {
     engine_with_stall(poller, WRITE_STALL_MS)
 }
 
-fn engine_with_stall(poller: PollerKind, write_stall_ms: u64) -> Engine {
-    let limits = Limits { write_stall_ms, drain_idle_ms: 60_000, ..LIMITS };
+fn free_listener() -> (TcpListener, SocketAddr) {
     let any = "127.0.0.1:0".parse().expect("an address");
     let listener = listeners(any, 1).expect("a free port").remove(0);
     let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
+fn engine_with_stall(poller: PollerKind, write_stall_ms: u64) -> Engine {
+    let limits = Limits { write_stall_ms, drain_idle_ms: 60_000, ..LIMITS };
+    let (listener, address) = free_listener();
     let (responder_sender, responders) = mpsc::channel();
     let (log_sender, log) = mpsc::channel();
     let counters = Arc::new(HttpCounters::default());
@@ -410,9 +415,7 @@ fn a_client_that_never_stops_sending_is_closed(poller: PollerKind) {
 
 /// What it sends fills the memory of the kernel, and then the connection is closed, unread.
 fn a_client_that_sends_to_a_full_socket_learns_that_it_is_closed(poller: PollerKind) {
-    let any = "127.0.0.1:0".parse().expect("an address");
-    let listener = listeners(any, 1).expect("a free port").remove(0);
-    let address = listener.local_addr().expect("bound");
+    let (listener, address) = free_listener();
     match poller {
         PollerKind::Epoll => {
             learns_of_a_close(EpollPoller::new([listener]).expect("an epoll instance"), address);
